@@ -1,0 +1,255 @@
+"""Every error lossd can answer with, as one tree; service and client raise the same classes.
+
+::
+
+    LossdError
+    ├── ConnectionFailed            no answer at all: nothing listens, or the connection broke
+    └── Problem                     an answer with a problem document (RFC 9457)
+        ├── MalformedBody           400  the body cannot be read as its content type says
+        ├── Unauthorized            401  no key, or one that is not known
+        ├── NotFound                404  no such route
+        │   ├── UnknownLoss         404  no loss of that name
+        │   └── UnknownMetric       404  no metric of that name
+        ├── MethodNotAllowed        405
+        ├── TooLarge                413  over one of the service's limits
+        ├── UnsupportedMediaType    415  a content type or encoding that lossd does not read
+        ├── NotEvaluable            422  well-formed, but there is nothing to compute
+        │   ├── InvalidRequest      422  an unknown or mistyped field, a parameter out of its range
+        │   ├── MissingInput        422  a tensor the loss needs was not sent
+        │   ├── UnknownInput        422  a tensor the loss does not take
+        │   ├── ShapeMismatch       422
+        │   ├── DtypeMismatch       422
+        │   └── InvalidValue        422  a tensor's entry is outside its domain
+        ├── QueueFull               429  come back after ``retry_after_s``
+        ├── InternalError           500  a fault of the service; quote the request id
+        ├── Unavailable             503  starting, draining, or without a worker
+        └── DeadlineExceeded        504  the request's own time-out passed first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
+
+__all__ = [
+    "PROBLEMS",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "DtypeMismatch",
+    "Fault",
+    "InternalError",
+    "InvalidRequest",
+    "InvalidValue",
+    "LossdError",
+    "MalformedBody",
+    "MethodNotAllowed",
+    "MissingInput",
+    "NotEvaluable",
+    "NotFound",
+    "Problem",
+    "QueueFull",
+    "ShapeMismatch",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownInput",
+    "UnknownLoss",
+    "UnknownMetric",
+    "UnsupportedMediaType",
+]
+
+
+class Fault(TypedDict):
+    """One of several faults in a request: where it is (an RFC 6901 pointer) and what is wrong there."""
+
+    pointer: str
+    detail: str
+
+
+class LossdError(Exception):
+    """Anything that kept lossd from answering."""
+
+
+class ConnectionFailed(LossdError):
+    """No answer came: nothing listens at the address, the connection broke, or the client's time-out passed."""
+
+
+class Problem(LossdError):
+    """An error the service answers with.
+
+    Args:
+        detail: One sentence: what, where, expected, found, remedy.
+        errors: The single faults, where there are several or they have a place in the request.
+        request_id: The request's id, as in ``X-Request-ID`` and in the service's log.
+        retry_after_s: Seconds after which the same request may succeed; only for answers that say so.
+    """
+
+    slug: ClassVar[str] = "problem"
+    title: ClassVar[str] = "Problem"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Fault] = (),
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors)
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.detail if self.request_id is None else f"{self.detail} (request {self.request_id})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The RFC 9457 document."""
+        document: dict[str, Any] = {
+            "type": f"/problems/{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            document["errors"] = self.errors
+        if self.request_id is not None:
+            document["request_id"] = self.request_id
+        return document
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any], *, status: int = 500, retry_after_s: float | None = None) -> Problem:
+        """The exception a problem document stands for; an unknown type becomes the class of its status."""
+        slug = str(document.get("type", "")).rpartition("/")[2]
+        status = int(document.get("status", status))
+        kind = PROBLEMS.get(slug) or next((k for k in PROBLEMS.values() if k.status == status), InternalError)
+        return kind(
+            str(document.get("detail") or document.get("title") or f"HTTP status {status}"),
+            errors=document.get("errors") or (),
+            request_id=document.get("request_id"),
+            retry_after_s=retry_after_s,
+        )
+
+
+class MalformedBody(Problem):
+    """The body cannot be read as what its Content-Type says: broken JSON, a truncated or lying safetensors header."""
+
+    slug, title, status = "malformed-body", "Malformed body", 400
+
+
+class Unauthorized(Problem):
+    """The service asks for a key and the request has none, or one that is not known."""
+
+    slug, title, status = "unauthorized", "Unauthorized", 401
+
+
+class NotFound(Problem):
+    """Nothing is served at this path."""
+
+    slug, title, status = "not-found", "Not found", 404
+
+
+class UnknownLoss(NotFound):
+    """There is no loss of that name; the detail lists the closest ones, ``GET /v1/losses`` all of them."""
+
+    slug, title = "unknown-loss", "Unknown loss"
+
+
+class UnknownMetric(NotFound):
+    """There is no metric of that name for the task; the detail lists the closest ones."""
+
+    slug, title = "unknown-metric", "Unknown metric"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, but not for this HTTP method."""
+
+    slug, title, status = "method-not-allowed", "Method not allowed", 405
+
+
+class TooLarge(Problem):
+    """A size is over one of the service's limits; the detail names the limit and its setting."""
+
+    slug, title, status = "too-large", "Too large", 413
+
+
+class UnsupportedMediaType(Problem):
+    """The Content-Type or Content-Encoding is not one lossd reads."""
+
+    slug, title, status = "unsupported-media-type", "Unsupported media type", 415
+
+
+class NotEvaluable(Problem):
+    """The request is well-formed, but what it asks cannot be computed."""
+
+    slug, title, status = "not-evaluable", "Not evaluable", 422
+
+
+class InvalidRequest(NotEvaluable):
+    """A field is unknown or mistyped, or a parameter is outside its range; ``errors`` points at each."""
+
+    slug, title = "invalid-request", "Invalid request"
+
+
+class MissingInput(NotEvaluable):
+    """A tensor that the loss needs was not sent."""
+
+    slug, title = "missing-input", "Missing input"
+
+
+class UnknownInput(NotEvaluable):
+    """A tensor was sent that the loss does not take."""
+
+    slug, title = "unknown-input", "Unknown input"
+
+
+class ShapeMismatch(NotEvaluable):
+    """A tensor's shape does not fit the loss or the other tensors; nothing is ever broadcast."""
+
+    slug, title = "shape-mismatch", "Shape mismatch"
+
+
+class DtypeMismatch(NotEvaluable):
+    """A tensor's dtype is of the wrong kind, for example floats where class indices are expected."""
+
+    slug, title = "dtype-mismatch", "Dtype mismatch"
+
+
+class InvalidValue(NotEvaluable):
+    """A tensor holds an entry outside its domain: a class out of range, a probability over 1, a NaN target."""
+
+    slug, title = "invalid-value", "Invalid value"
+
+
+class QueueFull(Problem):
+    """The service has as much work waiting as it may hold; retry after the time it names."""
+
+    slug, title, status = "queue-full", "Queue full", 429
+
+
+class InternalError(Problem):
+    """A fault of the service. The request id finds it in the log."""
+
+    slug, title, status = "internal-error", "Internal error", 500
+
+
+class Unavailable(Problem):
+    """The service is starting, draining, or has no worker at the moment; retry after the time it names."""
+
+    slug, title, status = "unavailable", "Unavailable", 503
+
+
+class DeadlineExceeded(Problem):
+    """The request's own deadline passed before it was evaluated; nothing was computed for it."""
+
+    slug, title, status = "deadline-exceeded", "Deadline exceeded", 504
+
+
+def _tree(root: type[Problem]) -> list[type[Problem]]:
+    return [root, *(kind for child in root.__subclasses__() for kind in _tree(child))]
+
+
+PROBLEMS: dict[str, type[Problem]] = {kind.slug: kind for kind in _tree(Problem)[1:]}
+"""Each problem class by the last part of its type URI, in the order of the tree."""

@@ -1,0 +1,155 @@
+"""The safetensors format: an 8-byte little-endian header length, a JSON header, the tensors' bytes.
+
+Format: https://github.com/huggingface/safetensors#format. Reading is strict: the tensors' ranges must cover the data
+exactly, without overlap or gap, each as long as its shape and dtype say. Reading is also split in two, so that a
+service can act on the header while the data still arrives. What is written starts its data on a 64-byte boundary.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lossd_client.errors import MalformedBody, TooLarge
+from lossd_client.wire import json
+from lossd_client.wire.tensor import DTYPES, DTYPES_BY_CODE, Tensor, element_count
+
+__all__ = ["MEDIA_TYPE", "PREFIX_BYTES", "Entry", "Header", "decode", "encode", "header_bytes", "read_header"]
+
+MEDIA_TYPE = "application/vnd.safetensors"
+PREFIX_BYTES = 8
+MAX_HEADER_BYTES = 1 << 20
+MAX_RANK = 8
+ALIGNMENT = 64
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a header: what it is, and where it lies, in bytes from the start of the data."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header: entries in the order of their bytes, which they cover from 0 to ``data_bytes`` exactly."""
+
+    entries: tuple[Entry, ...]
+    metadata: Mapping[str, str]
+    data_bytes: int
+
+
+def header_bytes(prefix: bytes | bytearray | memoryview) -> int:
+    """The length of the JSON header that the first 8 bytes announce.
+
+    Raises:
+        MalformedBody: Fewer than 8 bytes, or no bytes for a header.
+        TooLarge: More than 1 MiB announced.
+    """
+    if len(prefix) < PREFIX_BYTES:
+        raise MalformedBody(
+            f"a safetensors body starts with 8 bytes of header length, this one ends after {len(prefix)}"
+        )
+    (length,) = _LENGTH.unpack_from(prefix)
+    if length > MAX_HEADER_BYTES:
+        raise TooLarge(f"the safetensors header is said to be {length} bytes long; at most {MAX_HEADER_BYTES} are read")
+    if length < 2:
+        raise MalformedBody(f"the safetensors header is said to be {length} bytes long; no JSON object is that short")
+    return int(length)
+
+
+def read_header(text: bytes | bytearray | memoryview) -> Header:
+    """The header, given its JSON text.
+
+    Raises:
+        MalformedBody: Anything but a header whose entries cover its data exactly.
+    """
+    document = json.loads(text, what="the safetensors header")
+    if not isinstance(document, dict):
+        raise MalformedBody("the safetensors header is not a JSON object")
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise MalformedBody("__metadata__ in the safetensors header must map strings to strings")
+    entries = sorted((_entry(name, fields) for name, fields in document.items()), key=lambda e: (e.begin, e.end))
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            fault = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
+            raise MalformedBody(f"data_offsets of {entry.name!r} start at {entry.begin}: it {fault} (at {position})")
+        position = entry.end
+    return Header(tuple(entries), metadata, position)
+
+
+def _entry(name: str, fields: Any) -> Entry:
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise MalformedBody(f"the header's entry {name!r} must hold exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = DTYPES_BY_CODE.get(fields["dtype"]), fields["shape"], fields["data_offsets"]
+    if dtype is None:
+        known = ", ".join(DTYPES_BY_CODE)
+        raise MalformedBody(f"dtype {fields['dtype']!r} of {name!r} is not one lossd reads ({known})")
+    if not _naturals(shape):
+        raise MalformedBody(f"shape of {name!r} must be a list of integers >= 0")
+    if len(shape) > MAX_RANK:
+        raise TooLarge(f"{name} has {len(shape)} axes; at most {MAX_RANK} are read")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise MalformedBody(f"data_offsets of {name!r} must be [begin, end] with 0 <= begin <= end")
+    size = element_count(tuple(shape)) * dtype.itemsize
+    if offsets[1] - offsets[0] != size:
+        raise MalformedBody(
+            f"{name!r} of dtype {dtype.code} and shape {shape} has {size} bytes, its data_offsets span "
+            f"{offsets[1] - offsets[0]}"
+        )
+    return Entry(name, dtype.name, tuple(shape), offsets[0], offsets[1])
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def decode(body: bytes | bytearray | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A whole file's tensors, as views into ``body``, and its metadata.
+
+    Raises:
+        MalformedBody: Truncated, left-over or misplaced bytes.
+    """
+    view = memoryview(body)
+    start = PREFIX_BYTES + header_bytes(view[:PREFIX_BYTES])
+    if len(view) < start:
+        raise MalformedBody(f"the body ends inside the safetensors header: {len(view)} of {start} bytes")
+    header = read_header(view[PREFIX_BYTES:start])
+    if len(view) != start + header.data_bytes:
+        raise MalformedBody(
+            f"the header describes {header.data_bytes} bytes of tensors, {len(view) - start} follow it"
+        )
+    data = view[start:]
+    return {e.name: Tensor(e.dtype, e.shape, data[e.begin : e.end]) for e in header.entries}, dict(header.metadata)
+
+
+def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A file, as the list of its pieces: prefix with header, then each tensor's own memory, uncopied."""
+    ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
+    head = encode_header(((name, t.dtype, t.shape, len(t.data)) for name, t in ordered), metadata)
+    return [head, *(t.data for _, t in ordered if len(t.data))]
+
+
+def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
+    """Prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
+    document: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for name, dtype, shape, size in tensors:
+        document[name] = {
+            "dtype": DTYPES[dtype].code,
+            "shape": shape,
+            "data_offsets": (position, position + size),
+        }
+        position += size
+    text = json.dumps(document)
+    text += b" " * (-(len(text) + PREFIX_BYTES) % ALIGNMENT)
+    return _LENGTH.pack(len(text)) + text

@@ -1,0 +1,102 @@
+"""A tensor as it travels: dtype, shape, bytes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["DTYPES", "DTYPES_BY_CODE", "Dtype", "Tensor", "element_count"]
+
+assert sys.byteorder == "little", "lossd's wire is little-endian, and so must be its machine"
+
+Kind = Literal["float", "integer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """An element type.
+
+    Attributes:
+        name: The name in requests, NumPy's and torch's own ("float32").
+        code: The name in safetensors ("F32").
+        itemsize: Bytes per element.
+        kind: ``float`` or ``integer``; bool counts as integer.
+        storage: The NumPy type the bytes are viewed as; bfloat16, which NumPy lacks, as uint16.
+    """
+
+    name: str
+    code: str
+    itemsize: int
+    kind: Kind
+    storage: str
+
+
+DTYPES: dict[str, Dtype] = {
+    d.name: d
+    for d in (
+        Dtype("float64", "F64", 8, "float", "<f8"),
+        Dtype("float32", "F32", 4, "float", "<f4"),
+        Dtype("float16", "F16", 2, "float", "<f2"),
+        Dtype("bfloat16", "BF16", 2, "float", "<u2"),
+        Dtype("int64", "I64", 8, "integer", "<i8"),
+        Dtype("int32", "I32", 4, "integer", "<i4"),
+        Dtype("int16", "I16", 2, "integer", "<i2"),
+        Dtype("int8", "I8", 1, "integer", "|i1"),
+        Dtype("uint8", "U8", 1, "integer", "|u1"),
+        Dtype("bool", "BOOL", 1, "integer", "|b1"),
+    )
+}
+"""Every dtype lossd reads and writes, by name."""
+
+DTYPES_BY_CODE: dict[str, Dtype] = {d.code: d for d in DTYPES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Named nowhere, aligned anywhere: what a codec hands on.
+
+    Attributes:
+        dtype: A key of :data:`DTYPES`.
+        shape: Its axes; ``()`` is a scalar.
+        data: Its elements, row-major, little-endian; a flat buffer of bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+    @staticmethod
+    def of(array: np.ndarray[Any, Any], dtype: str | None = None) -> Tensor:
+        """A tensor over an array's memory (a copy only where it is not contiguous or not little-endian).
+
+        Args:
+            array: Any array of a dtype in :data:`DTYPES`; bfloat16 as its uint16 bits with ``dtype`` given, or as
+                an array of the ``ml_dtypes`` type.
+            dtype: The wire's name for the elements, where it is not the array's own.
+        """
+        name = dtype or array.dtype.name
+        if name not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise TypeError(f"dtype {name} does not travel; convert to one of {known}")
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return Tensor(name, tuple(array.shape), memoryview(flat.view(np.uint8)))
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The elements as an array over the same memory; bfloat16 widened to float32, which is exact."""
+        flat = np.frombuffer(self.data, dtype=DTYPES[self.dtype].storage)
+        if self.dtype == "bfloat16":
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return flat.reshape(self.shape)
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """The product of the axes, as an unbounded integer: it cannot overflow."""
+    count = 1
+    for axis in shape:
+        count *= axis
+    return count

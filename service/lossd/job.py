@@ -1,0 +1,156 @@
+"""A checked request and its answer: all that crosses a process border.
+
+A :class:`Recipe` is what the requests of one batch share: the loss with its fixed parameters, what is asked of it, and
+the columns its tensors are laid out in. A :class:`Job` is one request of a recipe: how many rows it has and its own
+numbers. Neither holds a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import orjson
+
+from lossd_client.wire import DTYPES
+from lossd_client.wire.tensor import element_count
+
+__all__ = ["Column", "Job", "Recipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One named tensor of every request of a batch, one request after the other.
+
+    Attributes:
+        name: The input's name, or ``gradient.<input>``, or ``loss``.
+        dtype: A wire dtype.
+        trailing: The axes after the first.
+        per_row: Whether the first axis counts the rows of the requests, which may differ in number; else it counts
+            the requests themselves and ``trailing`` is the whole shape of each.
+    """
+
+    name: str
+    dtype: str
+    trailing: tuple[int, ...]
+    per_row: bool
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of one row, or of one request's whole tensor."""
+        return element_count(self.trailing) * DTYPES[self.dtype].itemsize
+
+    def units(self, rows: int) -> int:
+        """How many units a request with that many rows takes."""
+        return rows if self.per_row else 1
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """The shape of one request's tensor."""
+        return (rows, *self.trailing) if self.per_row else self.trailing
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the requests of a batch have in common. Equal recipes have equal ``text``, which is their identity.
+
+    Attributes:
+        loss: The loss's name; None where only metrics are asked.
+        task: The task of the metrics.
+        kind: How requests share a batch: rows, stack or alone.
+        parameters: Every parameter that is the same for the whole batch.
+        numbers: The names of the parameters that may differ between requests, in the order of ``Job.numbers``.
+        reduction: mean, sum, none or batchmean.
+        want_loss: Whether the loss is asked for.
+        gradients: The inputs whose gradients are asked for.
+        gradient_options: clip_norm, clip_scope, clip_value.
+        metrics: The names of the metrics asked for; empty for none.
+        metric_options: threshold, zero_division and so on.
+        domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
+        classes: The length of the class axis, where there is one.
+        value: The unreduced loss's axes: those after the first where requests are rows, else all.
+        inputs: The columns requests fill.
+        answers: The columns the evaluation fills.
+    """
+
+    loss: str | None
+    task: str | None
+    kind: str
+    parameters: Mapping[str, Any]
+    numbers: tuple[str, ...]
+    reduction: str
+    want_loss: bool
+    gradients: tuple[str, ...]
+    gradient_options: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    metric_options: Mapping[str, Any]
+    domains: Mapping[str, str]
+    classes: int | None
+    value: tuple[int, ...]
+    inputs: tuple[Column, ...]
+    answers: tuple[Column, ...]
+
+    @cached_property
+    def text(self) -> str:
+        """Canonical JSON, the recipe's identity and its form on the way to a worker."""
+        fields = {name: value for name, value in self.__dict__.items() if name in _RECIPE_FIELDS}
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def parse(text: str) -> Recipe:
+        """The recipe a text stands for; the same object for the same text."""
+        fields = orjson.loads(text)
+        for name in ("inputs", "answers"):
+            fields[name] = tuple(Column(**{**c, "trailing": tuple(c["trailing"])}) for c in fields[name])
+        for name in ("numbers", "gradients", "metrics", "value"):
+            fields[name] = tuple(fields[name])
+        recipe = Recipe(**fields)
+        recipe.__dict__["text"] = text
+        return recipe
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Inputs, then answers."""
+        return (*self.inputs, *self.answers)
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes a row takes in the columns that count rows."""
+        return sum(c.unit_bytes for c in self.columns if c.per_row)
+
+    @cached_property
+    def request_bytes(self) -> int:
+        """Bytes a request takes in the columns that count requests."""
+        return sum(c.unit_bytes for c in self.columns if not c.per_row)
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether each request is a batch of its own."""
+        return self.kind == "alone"
+
+
+_RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One checked request, without its tensors.
+
+    Attributes:
+        recipe: What it shares with the others of its batch.
+        rows: Length of its first axis.
+        numbers: Its values of ``recipe.numbers``.
+        warnings: What checking already found worth a warning.
+    """
+
+    recipe: Recipe
+    rows: int
+    numbers: tuple[float, ...] = ()
+    warnings: tuple[Mapping[str, str], ...] = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors, inputs and answers."""
+        return self.rows * self.recipe.row_bytes + self.recipe.request_bytes

@@ -1,0 +1,200 @@
+"""The only place that reduces, weights and masks.
+
+Losses return one value per entry; here they become one number per request. Sums accumulate in float64 over pairwise
+partial sums, and never through a matrix product, which would carry one request's NaN into its neighbours' answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import Unreduced
+
+__all__ = ["Reduction", "Segments", "class_weights", "ratio"]
+
+
+class Segments:
+    """Which rows of a batch belong to which request.
+
+    Args:
+        rows: Rows of each request, in order; all at least 1.
+        device: Where the rows' tensors are.
+    """
+
+    def __init__(self, rows: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.rows = list(rows)
+        self.device = device
+        self.count = len(self.rows)
+        self.total = sum(self.rows)
+        self.equal = self.rows.count(self.rows[0]) == self.count
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Rows of each request, (B,) int64."""
+        return torch.tensor(self.rows, dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The request each row belongs to, (R,) int64."""
+        requests = torch.arange(self.count, device=self.device)
+        return torch.repeat_interleave(requests, self.lengths, output_size=self.total)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each request."""
+        starts, at = [], 0
+        for rows in self.rows:
+            starts.append(at)
+            at += rows
+        return starts
+
+    def sum(self, per_row: Tensor) -> Tensor:
+        """Sums over each request's rows: (R, ...) to (B, ...), in float64 for floats and int64 for integers."""
+        dtype = torch.float64 if per_row.is_floating_point() else torch.int64
+        if self.count == 1:
+            return per_row.sum(0, keepdim=True, dtype=dtype)
+        if self.equal:
+            return per_row.reshape(self.count, self.rows[0], *per_row.shape[1:]).sum(1, dtype=dtype)
+        sums = torch.zeros(self.count, *per_row.shape[1:], dtype=dtype, device=per_row.device)
+        return sums.index_add_(0, self.index, per_row.to(dtype))
+
+    def spread(self, per_request: Tensor, ndim: int = 1) -> Tensor:
+        """Each request's number for each of its rows: (B,) to (R, 1, ...) with ``ndim`` axes; 0-d where B is 1."""
+        if self.count == 1:
+            return per_request.reshape(())
+        rows = per_request[self.index] if not self.equal else per_request.repeat_interleave(self.rows[0])
+        return rows.reshape(-1, *(1,) * (ndim - 1))
+
+    def split(self, per_row: Tensor) -> tuple[Tensor, ...]:
+        """Each request's rows."""
+        return per_row.split(self.rows)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and 0 where the denominator is 0 (nothing to average)."""
+    empty = denominator == 0
+    return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
+
+
+def row_sums(value: Tensor) -> Tensor:
+    """The sum of each row's entries, (R, ...) to (R,): float64."""
+    return value.reshape(value.shape[0], -1).sum(1, dtype=torch.float64)
+
+
+class Reduction:
+    """From one value per entry to one loss per request, and the way back for the gradient.
+
+    Use in order: :meth:`upstream` once the weights are known, :meth:`reduce` once the values are.
+
+    Args:
+        mode: mean, sum, none or batchmean.
+        segments: The requests' rows.
+        shape: The shape of the value, (R, ...).
+        dtype: The dtype the gradient is computed in.
+        sample_weight: (R,), or None.
+        cotangent: The caller's own upstream gradient: (B,), or of the value's shape where ``mode`` is none; or None.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        segments: Segments,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        sample_weight: Tensor | None = None,
+        cotangent: Tensor | None = None,
+    ) -> None:
+        self.mode = mode
+        self.segments = segments
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.sample_weight = sample_weight
+        self.cotangent = cotangent
+        self.denominator: Tensor | None = None
+
+    def upstream(self, weight: Tensor | None) -> Tensor:
+        """What the gradient of each entry is multiplied with; broadcasts against the value.
+
+        Args:
+            weight: What each entry adds to the mean's denominator, in the shape of the value; None for one each.
+        """
+        self.denominator = self._denominators(weight)
+        ndim = len(self.shape)
+        factor = self.cotangent
+        if self.mode in ("mean", "batchmean"):
+            share = ratio(torch.ones_like(self.denominator), self.denominator)
+            factor = self.segments.spread(share if factor is None else share * factor, ndim)
+        elif factor is not None and self.mode == "sum":
+            factor = self.segments.spread(factor, ndim)
+        if factor is None:
+            factor = torch.ones((), dtype=self.dtype, device=self.segments.device)
+        factor = factor.to(self.dtype)
+        return factor if self.sample_weight is None else factor * self._weights_as(ndim)
+
+    def reduce(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, numerator and denominator of the mean, each (B,) float64, and the value with its sample weights."""
+        assert self.denominator is not None, "upstream() comes first: it learns the weights"
+        if self.sample_weight is not None:
+            weight = self._weights_as(value.ndim)
+            value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
+        numerator = self.segments.sum(row_sums(value))
+        mean = self.mode in ("mean", "batchmean")
+        return ratio(numerator, self.denominator) if mean else numerator, numerator, self.denominator, value
+
+    def _weights_as(self, ndim: int) -> Tensor:
+        assert self.sample_weight is not None
+        return self.sample_weight.reshape(-1, *(1,) * (ndim - 1))
+
+    def _denominators(self, weight: Tensor | None) -> Tensor:
+        if self.mode == "batchmean":
+            per_row = torch.ones(self.segments.total, dtype=torch.float64, device=self.segments.device)
+            return self.segments.sum(per_row if self.sample_weight is None else self.sample_weight)
+        if weight is not None:
+            if self.sample_weight is not None:
+                weight = weight * self._weights_as(weight.ndim)
+            return self.segments.sum(row_sums(weight.expand(self.shape)))
+        entries = torch.Size(self.shape[1:]).numel()
+        if self.sample_weight is not None:
+            return self.segments.sum(self.sample_weight) * entries
+        return self.segments.lengths.to(torch.float64) * entries
+
+
+def class_weights(
+    target: Tensor, like: Tensor, class_weight: Sequence[float] | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Targets that are safe to index with, and what each counts in the mean.
+
+    Args:
+        target: (N, *) class indices, some perhaps ``ignore_index``.
+        like: A tensor of the dtype and device the weights are to have.
+        class_weight: The weight of each of the C classes; None for one each.
+        ignore_index: The class that does not count; None for none.
+
+    Returns:
+        The targets with the ignored ones set to 0, and their weights: 0 where ignored, else the class's. The weights
+        are None where every target counts one.
+    """
+    target = target.long()
+    ignored = None if ignore_index is None else target == ignore_index
+    if ignored is not None and not bool(ignored.any()):
+        ignored = None
+    if ignored is not None:
+        target = target.masked_fill(ignored, 0)
+    if class_weight is None and ignored is None:
+        return target, None
+    if class_weight is None:
+        weight = torch.ones_like(target, dtype=like.dtype)
+    else:
+        weight = torch.tensor(class_weight, dtype=like.dtype, device=like.device)[target]
+    return target, weight if ignored is None else weight.masked_fill(ignored, 0)
+
+
+def weighted(value: Tensor, weight: Tensor | None) -> Tensor | Unreduced:
+    """The value with its weights multiplied in; exactly 0 where the weight is, whatever the value."""
+    if weight is None:
+        return value
+    return Unreduced(torch.where(weight == 0, torch.zeros_like(value), value * weight), weight)

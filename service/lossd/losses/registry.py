@@ -1,0 +1,327 @@
+"""``@loss``: a function's signature is its schema.
+
+From the annotations and the docstring of one function come its validation, its JSON Schema, its page in the catalogue
+and its help on the command line. :data:`REGISTRY` holds every loss by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from torch import Tensor
+
+from lossd.losses.types import TensorType
+
+__all__ = [
+    "REGISTRY",
+    "ClosedForm",
+    "Input",
+    "Kind",
+    "Loss",
+    "Parameter",
+    "Refinement",
+    "Unreduced",
+    "Upstream",
+    "closest",
+    "loss",
+]
+
+Kind = Literal["rows", "stack", "alone"]
+Reduction = Literal["mean", "sum", "none"]
+
+# What users of other libraries call our losses; for the message of an unknown name only, never an alias.
+SYNONYMS: Mapping[str, str] = {
+    "l1": "mae",
+    "l2": "mse",
+    "mean_squared_error": "mse",
+    "mean_absolute_error": "mae",
+    "binary_cross_entropy": "bce",
+    "bcewithlogits": "bce_with_logits",
+    "binary_cross_entropy_with_logits": "bce_with_logits",
+    "ce": "cross_entropy",
+    "crossentropy": "cross_entropy",
+    "softmax_cross_entropy": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy",
+    "focal_loss": "focal",
+    "sigmoid_focal_loss": "sigmoid_focal",
+    "soft_dice": "dice",
+    "iou": "jaccard",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreduced:
+    """What a loss function returns where its mean is not over the element count.
+
+    Attributes:
+        value: The unreduced loss, its weights multiplied in.
+        weight: What each entry adds to the denominator of the mean, in the shape of ``value``; constant with
+            respect to every differentiable input.
+        flags: Warning codes, each with the rows (R,) or requests (B,) it applies to, as booleans.
+        extras: Further fields of the answer; only losses of kind ``alone`` have any.
+    """
+
+    value: Tensor
+    weight: Tensor
+    flags: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Upstream(Protocol):
+    """Given the denominators' weights (None: one each), the loss's upstream gradient for each entry of the value."""
+
+    def __call__(self, weight: Tensor | None) -> Tensor: ...
+
+
+ClosedForm = Callable[..., Tensor | Unreduced]
+"""``f(upstream, gradient, inputs…, parameters…)``: writes ``gradient[name]`` and returns the value, without autograd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What parameters change about a signature.
+
+    Attributes:
+        inputs: Types that replace the declared ones.
+        returns: The answer's type, where it differs.
+        task: The task whose metrics fit, where it differs.
+    """
+
+    inputs: Mapping[str, TensorType] = field(default_factory=dict)
+    returns: TensorType | None = None
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One named tensor of a loss."""
+
+    name: str
+    types: tuple[TensorType, ...]
+    differentiable: bool
+    optional: bool
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One keyword-only parameter of a loss.
+
+    Attributes:
+        name: Its name.
+        annotation: Its type with its bounds, as Pydantic reads it.
+        default: Its default; every parameter has one, or it is required (``...``).
+        varies: Whether it is a plain number, which may differ between the requests of one batch.
+        summary: Its line of the docstring.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    varies: bool
+    summary: str
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as the rest of the service sees it.
+
+    Attributes:
+        name: Canonical, unique.
+        task: The task whose metrics fit its inputs.
+        kind: How requests share a batch: ``rows`` are concatenated (each row is on its own), ``stack`` are stacked
+            and vmapped (samples of one request interact), ``alone`` are evaluated one at a time.
+        function: The definition: tensors and keyword parameters to the unreduced loss.
+        inputs: Its tensors, in order.
+        parameters: Its keyword parameters, without ``reduction``.
+        returns: The type of the unreduced loss.
+        reductions: The reductions it takes, the default first.
+        refine: What its parameters change about its inputs' types.
+        summary: The docstring's first line.
+        formula: The docstring's formula, LaTeX.
+        references: The docstring's references, a line each.
+        documentation: The whole docstring.
+    """
+
+    name: str
+    task: str
+    kind: Kind
+    function: Callable[..., Tensor | Unreduced]
+    inputs: tuple[Input, ...]
+    parameters: tuple[Parameter, ...]
+    returns: TensorType
+    reductions: tuple[str, ...]
+    refine: Callable[[Mapping[str, Any]], Refinement]
+    summary: str
+    formula: str
+    references: tuple[str, ...]
+    documentation: str
+    closed_forms: list[ClosedForm] = field(default_factory=list)
+
+    def closed_form(self, function: ClosedForm) -> ClosedForm:
+        """Decorator: the same loss with its gradient written out; used wherever only first derivatives are asked."""
+        self.closed_forms.append(function)
+        return function
+
+    @cached_property
+    def model(self) -> type[BaseModel]:
+        """The Pydantic model of the request's ``loss`` object: name, reduction and the parameters, typed."""
+        fields: dict[str, Any] = {
+            "name": (Literal[self.name], Field(description=self.summary)),
+            "reduction": (
+                Literal[self.reductions],
+                Field(self.reductions[0], description="How the unreduced loss becomes the answer."),
+            ),
+        }
+        for parameter in self.parameters:
+            fields[parameter.name] = (
+                parameter.annotation,
+                Field(parameter.default, description=parameter.summary),
+            )
+        title = "".join(word.capitalize() for word in self.name.split("_"))
+        return create_model(title, __base__=_Parameters, __doc__=self.summary, **fields)
+
+    @cached_property
+    def differentiable(self) -> tuple[str, ...]:
+        """The inputs that have a gradient."""
+        return tuple(i.name for i in self.inputs if i.differentiable)
+
+
+REGISTRY: dict[str, Loss] = {}
+"""Every loss, by name, in the order of definition."""
+
+
+def loss(
+    *,
+    task: str,
+    kind: Kind,
+    differentiable: tuple[str, ...] = ("prediction",),
+    reductions: tuple[str, ...] = ("mean", "sum", "none"),
+    refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
+) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
+    """Register a loss under its function's name.
+
+    Args:
+        task: The task whose metrics fit its inputs.
+        kind: How requests share a batch, see :class:`Loss`.
+        differentiable: The inputs that have a gradient.
+        reductions: The reductions it takes, the default first.
+        refine: What the parameters change about the inputs' types.
+    """
+
+    def register(function: Callable[..., Tensor | Unreduced]) -> Loss:
+        name = function.__name__.rstrip("_")
+        hints = get_type_hints(function, include_extras=True)
+        doc = _Docstring(inspect.getdoc(function) or "")
+        inputs, parameters = [], []
+        for p in inspect.signature(function).parameters.values():
+            hint = hints[p.name]
+            summary = doc.arguments.get(p.name, "")
+            if not summary:
+                raise TypeError(f"{name}: the docstring says nothing about {p.name}")
+            if p.kind is inspect.Parameter.KEYWORD_ONLY:
+                base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+                default = ... if p.default is inspect.Parameter.empty else p.default
+                parameters.append(Parameter(p.name, hint, default, base is float, summary))
+            else:
+                optional = p.default is not inspect.Parameter.empty
+                inputs.append(Input(p.name, _tensor_types(hint), p.name in differentiable, optional, summary))
+        if name in REGISTRY:
+            raise TypeError(f"a loss named {name} is registered already")
+        REGISTRY[name] = Loss(
+            name=name,
+            task=task,
+            kind=kind,
+            function=function,
+            inputs=tuple(inputs),
+            parameters=tuple(parameters),
+            returns=_tensor_types(hints["return"])[0],
+            reductions=reductions,
+            refine=refine or (lambda _: Refinement()),
+            summary=doc.summary,
+            formula=doc.formula,
+            references=doc.references,
+            documentation=doc.text,
+        )
+        return REGISTRY[name]
+
+    return register
+
+
+def _tensor_types(hint: Any) -> tuple[TensorType, ...]:
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(t for arm in get_args(hint) for t in _tensor_types(arm))
+    return tuple(m for m in getattr(hint, "__metadata__", ()) if isinstance(m, TensorType))
+
+
+class _Docstring:
+    """The parts of a Google-style docstring that the catalogue shows."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.summary = text.partition("\n")[0]
+        sections = self._sections(text)
+        self.arguments = self._arguments(sections.get("Args", ""))
+        self.references = tuple(_paragraphs(sections.get("References", "")))
+        self.formula = self._formula(text)
+
+    @staticmethod
+    def _sections(text: str) -> dict[str, str]:
+        sections: dict[str, str] = {}
+        name = ""
+        for line in text.splitlines():
+            if line.endswith(":") and line[:-1].isalpha() and line[0] != " ":
+                name = line[:-1]
+            elif name:
+                sections[name] = sections.get(name, "") + line + "\n"
+        return {name: textwrap.dedent(body).strip("\n") for name, body in sections.items()}
+
+    @staticmethod
+    def _arguments(section: str) -> dict[str, str]:
+        return {
+            name: rest.strip() for name, _, rest in (item.partition(":") for item in _paragraphs(section)) if rest
+        }
+
+    @staticmethod
+    def _formula(text: str) -> str:
+        _, found, rest = text.partition(".. math::")
+        if not found:
+            return ""
+        lines = rest.splitlines()
+        body = [lines[0].strip()]
+        for line in lines[1:]:
+            if line and not line.startswith(" "):
+                break
+            body.append(line.strip())
+        return " ".join(part for part in body if part)
+
+
+def _paragraphs(section: str) -> list[str]:
+    """Items of a section: each starts at the margin, its continuation lines are indented."""
+    items: list[str] = []
+    for line in section.splitlines():
+        if line.startswith(" ") and items:
+            items[-1] += " " + line.strip()
+        elif line.strip():
+            items.append(line.strip())
+    return items
+
+
+def closest(name: str, known: Mapping[str, Any] | tuple[str, ...], synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:
+    """The known names nearest to one that is not known; a synonym's meaning first, at most three."""
+    folded = name.lower().replace("-", "_").removesuffix("_loss")
+    near = [synonyms[key] for key in (name.lower(), folded) if key in synonyms]
+    near += difflib.get_close_matches(folded, list(known), n=3, cutoff=0.6)
+    return list(dict.fromkeys(n for n in near if n in known))[:3]

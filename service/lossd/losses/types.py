@@ -1,0 +1,113 @@
+"""The vocabulary of a loss's signature: what its tensors are and which values its parameters take.
+
+``prediction: Logits[Tensor, "N C *"]`` reads: a float tensor of unnormalised scores whose axes are N samples, C classes
+and any further ones. Names bind across inputs: every N of one request is the same number, and ``*`` the same axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from lossd_client.wire import DTYPES
+
+__all__ = [
+    "ClassIndex",
+    "Domain",
+    "Finite",
+    "Fraction",
+    "LogProbability",
+    "Logits",
+    "Mask",
+    "NonNegative",
+    "NonNegativeTensor",
+    "Number",
+    "PerAxis",
+    "PerClass",
+    "PerLabel",
+    "Positive",
+    "Probability",
+    "Real",
+    "TensorType",
+]
+
+Domain = Literal["real", "finite", "logits", "log_probability", "probability", "class", "integer", "nonnegative"]
+Kind = Literal["float", "integer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """What one input is, or the answer.
+
+    Attributes:
+        domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
+            infinite, ``probability`` in [0, 1], ``nonnegative`` finite and at least 0, ``class`` an index into
+            axis C or the ignore index; ``real``, ``logits`` and ``log_probability`` may be anything.
+        kinds: The kinds of dtype it takes.
+        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes.
+    """
+
+    domain: Domain
+    kinds: tuple[Kind, ...]
+    pattern: tuple[str, ...]
+
+    def takes(self, dtype: str) -> bool:
+        """Whether a tensor of this dtype is welcome."""
+        return DTYPES[dtype].kind in self.kinds
+
+    def __str__(self) -> str:
+        """The shape as a reader writes it: ``(N, C, *)``."""
+        axes = ", ".join(self.pattern)
+        return f"({axes},)" if len(self.pattern) == 1 and axes != "*" else f"({axes})"
+
+
+class _Family:
+    """``Family[Tensor, "N C"]`` is ``Annotated[Tensor, TensorType(...)]``."""
+
+    def __init__(self, domain: Domain, *kinds: Kind) -> None:
+        self.domain: Domain = domain
+        self.kinds = kinds
+
+    def __getitem__(self, item: tuple[type, str]) -> Any:
+        tensor, pattern = item
+        return Annotated[tensor, TensorType(self.domain, self.kinds, tuple(pattern.split()))]
+
+
+if TYPE_CHECKING:  # to a type checker they are what they build
+    from typing import Annotated as ClassIndex
+    from typing import Annotated as Finite
+    from typing import Annotated as Logits
+    from typing import Annotated as LogProbability
+    from typing import Annotated as Mask
+    from typing import Annotated as NonNegativeTensor
+    from typing import Annotated as Probability
+    from typing import Annotated as Real
+else:
+    Real = _Family("real", "float")
+    Finite = _Family("finite", "float")
+    Logits = _Family("logits", "float")
+    Probability = _Family("probability", "float")
+    Mask = _Family("probability", "float", "integer")
+    LogProbability = _Family("log_probability", "float")
+    NonNegativeTensor = _Family("nonnegative", "float", "integer")
+    ClassIndex = _Family("class", "integer")
+
+# Parameters. A plain number may differ between the requests of one batch; it then reaches the function as a tensor
+# that broadcasts against the function's value. Everything else is the same for the whole batch.
+Number = float
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, slots=True)
+class PerAxis:
+    """Marks a list parameter that holds one entry for each step of an axis."""
+
+    axis: str
+
+
+PerClass = Annotated[list[NonNegative], PerAxis("C")]
+PerLabel = Annotated[list[NonNegative], PerAxis("L")]

@@ -1,0 +1,178 @@
+"""``@task`` and ``@metric``: what can be measured, and on what.
+
+A task is a class: built once per batch from a :class:`View`, it computes on the device what its metrics share (counts,
+sums) and hands them over as NumPy arrays with one entry per request. A metric is a small function of that object which
+returns one JSON value per request: None where undefined, the strings "NaN" and "Infinity" where not finite.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from lossd.losses.reduction import Segments
+from lossd.losses.registry import Input, closest
+from lossd_client.errors import Fault, InvalidRequest
+
+__all__ = ["METRICS", "TASKS", "Metric", "Task", "View", "breakdown", "check_task", "inputs", "metric", "resolve", "task"]
+
+
+@dataclass(frozen=True)
+class View:
+    """The tensors of a batch as metrics see them, checked and on the device.
+
+    Attributes:
+        tensors: The requests' inputs by name, concatenated along their rows, (R, ...); floats in the compute dtype,
+            integers in their own. Without ``sample_weight`` and ``cotangent``.
+        segments: Which rows belong to which request.
+        activation: What ``prediction`` is: real, logits, log_probability or probability.
+        sample_weight: (R,) float64, or None.
+        ignore_index: The class that does not count, or None.
+        parameters: The loss's parameters; those that differ between requests as (B,) float64 tensors.
+        options: The request's ``metrics`` object with its defaults.
+    """
+
+    tensors: Mapping[str, Tensor]
+    segments: Segments
+    activation: str
+    sample_weight: Tensor | None
+    ignore_index: int | None
+    parameters: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+class Task:
+    """What the metrics of one task share; the base of every task's class."""
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.undefined: list[dict[str, list[int]]] = [{} for _ in range(view.segments.count)]
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """The tensors the task takes where metrics are asked without a loss."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of one task.
+
+    Attributes:
+        name: Unique within the task.
+        task: The task's name.
+        default: Whether it is part of the default breakdown.
+        function: The task's object to one JSON value per request.
+        documentation: Its docstring.
+    """
+
+    name: str
+    task: str
+    default: bool
+    function: Callable[[Any], Sequence[Any]]
+    documentation: str
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return self.documentation.partition("\n")[0]
+
+
+TASKS: dict[str, type[Task]] = {}
+"""Every task's class, by name."""
+
+METRICS: dict[str, dict[str, Metric]] = {}
+"""Every task's metrics, by name, in the order of the answer."""
+
+F = TypeVar("F", bound=Callable[[Any], Sequence[Any]])
+T = TypeVar("T", bound=type[Task])
+
+
+def task(*names: str) -> Callable[[T], T]:
+    """Register a task's class under one or several names."""
+
+    def register(cls: T) -> T:
+        for name in names:
+            TASKS[name] = cls
+            METRICS.setdefault(name, {})
+        return cls
+
+    return register
+
+
+def metric(*tasks: str, default: bool = False, name: str | None = None) -> Callable[[F], F]:
+    """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
+
+    def register(function: F) -> F:
+        key = name or function.__name__
+        for of in tasks:
+            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, inspect.getdoc(function) or "")
+        return function
+
+    return register
+
+
+def check_task(name: str, *, instead_of: str | None = None) -> None:
+    """Refuse a task that does not exist, or cannot stand in for the loss's own.
+
+    Raises:
+        InvalidRequest: Naming the tasks there are.
+    """
+    exchangeable = ({"binary", "multilabel"}, {"multiclass", "segmentation"})
+    pointer = "/task" if instead_of is None else "/metrics/task"
+    if name not in TASKS:
+        near = closest(name, tuple(TASKS), {})
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+        detail = f"there is no task named {name!r}; {hint}"
+    elif instead_of in (None, name) or any({name, instead_of} <= group for group in exchangeable):
+        return
+    else:
+        detail = f"the metrics of task {name!r} do not fit inputs of task {instead_of!r}"
+    raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
+
+
+def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The metrics meant: the task's defaults for None, else those listed, "default" standing for the defaults.
+
+    Raises:
+        InvalidRequest: A name the task does not have, with the nearest ones.
+    """
+    known = METRICS.get(of, {})
+    defaults = [m.name for m in known.values() if m.default]
+    wanted: list[str] = []
+    for position, name in enumerate(defaults if names is None else names):
+        if name == "default":
+            wanted.extend(defaults)
+        elif name in known:
+            wanted.append(name)
+        else:
+            near = closest(name, tuple(known), {})
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            detail = f"the task {of} has no metric named {name!r}; {hint}"
+            raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
+    return tuple(dict.fromkeys(wanted))
+
+
+def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
+    """The tensors a task takes where metrics are asked without a loss."""
+    return TASKS[of].inputs(options)
+
+
+def breakdown(of: str, names: Sequence[str], view: View) -> list[dict[str, Any]]:
+    """One breakdown per request: the task's name, the metrics by name, and which classes had none."""
+    measured = TASKS[of](view)
+    known = METRICS[of]
+    columns = [known[name].function(measured) for name in names]
+    answers: list[dict[str, Any]] = []
+    for position, values in enumerate(zip(*columns, strict=True)):
+        answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
+        if measured.undefined[position]:
+            answer["undefined"] = measured.undefined[position]
+        answers.append(answer)
+    return answers

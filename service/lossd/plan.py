@@ -1,0 +1,462 @@
+"""From a request to a job: every check that needs no tensor's content.
+
+A :class:`Plan` is the request without its tensors, checked once and shared by all requests with the same text. Its
+:meth:`Plan.job` checks the tensors' names, dtypes and shapes against the loss's signature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lossd import metrics
+from lossd.job import Column, Job, Recipe
+from lossd.losses import REGISTRY
+from lossd.losses.registry import Input, Loss, Refinement, closest
+from lossd.losses.types import PerAxis, Positive, TensorType
+from lossd_client.errors import (
+    DtypeMismatch,
+    Fault,
+    InvalidRequest,
+    InvalidValue,
+    MissingInput,
+    ShapeMismatch,
+    UnknownInput,
+    UnknownLoss,
+)
+from lossd_client.wire import DTYPES
+
+__all__ = ["GradientOptions", "Layout", "MetricOptions", "Plan"]
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The tensors of a request: name to dtype and shape."""
+
+HALF = ("float16", "bfloat16")
+FloatName = Literal["float64", "float32", "float16", "bfloat16"]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class GradientOptions(_Options):
+    """What happens to the gradient before it is returned; ``clip_value`` first, then ``clip_norm``."""
+
+    clip_norm: Positive | None = Field(None, description="Largest L2 norm; longer gradients are scaled down to it.")
+    clip_scope: Literal["global", "tensor"] = Field(
+        "global", description="The norm of all returned gradients together, or of each tensor on its own."
+    )
+    clip_value: Positive | None = Field(None, description="Entries are clamped to [-clip_value, clip_value].")
+    dtype: FloatName | None = Field(
+        None, description="Dtype of the returned gradients; the input's own by default, float32 for half inputs."
+    )
+
+
+class MetricOptions(_Options):
+    """Which metrics, and how; the defaults are the task's."""
+
+    names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
+    task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Probabilities from this value on count as positive."
+    )
+    zero_division: Literal[0, 1] | None = Field(
+        None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
+    )
+    from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
+    ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
+
+
+class _Envelope(_Options):
+    """The request without its tensors, before the loss is known."""
+
+    loss: dict[str, Any] | None = None
+    task: str | None = None
+    outputs: list[str] | None = None
+    gradient: GradientOptions = GradientOptions()
+    metrics: MetricOptions = MetricOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request without its tensors, checked.
+
+    Attributes:
+        loss: The loss; None where only metrics are asked.
+        task: The task whose metrics are computed.
+        inputs: The tensors it takes.
+        refinement: What its parameters make of the inputs' types.
+        parameters: Every parameter of the loss, defaults filled in.
+        reduction: How the unreduced loss becomes the answer.
+        want_loss: Whether the loss is asked for.
+        gradients: The inputs whose gradients are asked for.
+        gradient_options: What happens to them.
+        metrics: The names of the metrics asked for.
+        metric_options: How they are computed.
+    """
+
+    loss: Loss | None
+    task: str
+    inputs: tuple[Input, ...]
+    refinement: Refinement
+    parameters: Mapping[str, Any]
+    reduction: str
+    want_loss: bool
+    gradients: tuple[str, ...]
+    gradient_options: GradientOptions
+    metrics: tuple[str, ...]
+    metric_options: MetricOptions
+
+    @staticmethod
+    def of(request: Any) -> Plan:
+        """The plan of a request's JSON object, ``inputs`` left out.
+
+        Raises:
+            UnknownLoss: With the nearest names.
+            InvalidRequest: With a pointer to each field that is unknown, mistyped or out of range.
+        """
+        if not isinstance(request, dict):
+            raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
+        envelope = _validated(_Envelope, request, "")
+        if envelope.loss is None:
+            return _metrics_plan(envelope)
+        return _loss_plan(envelope, envelope.loss)
+
+    def job(self, layout: Layout) -> Job:
+        """The job for tensors of these dtypes and shapes.
+
+        Raises:
+            MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
+        """
+        dims: dict[str, Any] = {}
+        self._check_names(layout)
+        shapes_from: dict[str, str] = {}
+        domains = {
+            entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
+        }
+        self._check_axes(dims)
+        kind = self.loss.kind if self.loss else "rows"
+        rows = int(dims.get("N", 1))
+        compute = self._compute_dtype(layout)
+        value = self._value_shape(dims)
+        if "cotangent" in layout:
+            self._check_cotangent(layout, value)
+
+        def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool) -> Column:
+            return Column(name, dtype, shape[1:] if per_row else shape, per_row)
+
+        per_row = {name: kind == "rows" and self._leads_with_rows(name) for name in layout}
+        inputs = tuple(column(name, *layout[name], per_row[name]) for name in sorted(layout))
+        answers = [
+            column(f"gradient.{name}", self._gradient_dtype(layout[name][0]), layout[name][1], per_row[name])
+            for name in self.gradients
+        ]
+        if self.want_loss and self.reduction == "none" and value is not None:
+            answers.append(column("loss", compute, value, kind == "rows"))
+        varying = self._varying if kind != "alone" else ()
+        recipe = Recipe(
+            loss=self.loss.name if self.loss else None,
+            task=self.task,
+            kind=kind,
+            parameters={n: v for n, v in self.parameters.items() if n not in varying},
+            numbers=varying,
+            reduction=self.reduction,
+            want_loss=self.want_loss,
+            gradients=self.gradients,
+            gradient_options=self.gradient_options.model_dump(exclude={"dtype"}),
+            metrics=self.metrics,
+            metric_options=self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
+            domains=domains,
+            classes=dims.get("C"),
+            value=() if value is None else value[1:] if kind == "rows" else value,
+            inputs=inputs,
+            answers=tuple(answers),
+        )
+        return Job(Recipe.parse(recipe.text), rows, tuple(float(self.parameters[n]) for n in varying))
+
+    @property
+    def _varying(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.loss.parameters if p.varies) if self.loss else ()
+
+    @property
+    def _subject(self) -> str:
+        return self.loss.name if self.loss else f"the {self.task} metrics"
+
+    def types(self, entry: Input) -> tuple[TensorType, ...]:
+        """The types an input may have, given the parameters."""
+        refined = self.refinement.inputs.get(entry.name)
+        return (refined,) if refined else entry.types
+
+    def _check_names(self, layout: Layout) -> None:
+        known = [entry.name for entry in self.inputs]
+        missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
+        if missing:
+            takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
+            raise MissingInput(f"{self._subject} needs the input {missing[0]}, which was not sent; it takes {takes}")
+        for name in layout:
+            if name not in known:
+                near = closest(name, tuple(known), {})
+                hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+                raise UnknownInput(f"{self._subject} takes no input {name!r}; {hint}")
+
+    def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
+        """Check one tensor, bind its axes' names, and say what its entries are."""
+        name = entry.name
+        dtype, shape = layout[name]
+        if name == "cotangent":
+            if DTYPES[dtype].kind != "float":
+                raise DtypeMismatch(f"cotangent must be a float tensor, found {dtype}")
+            return "real"
+        candidates = self.types(entry)
+        welcome = [t for t in candidates if t.takes(dtype)]
+        if not welcome:
+            kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
+            raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}")
+        for candidate in welcome:
+            bound = _match(candidate.pattern, shape, dims)
+            if bound is not None:
+                for axis in bound.keys() - dims.keys():
+                    shapes_from[axis] = name
+                dims.update(bound)
+                if math.prod(shape) == 0:
+                    raise ShapeMismatch(f"{name} has shape {_show(shape)}: an empty tensor has no loss")
+                return candidate.domain
+        expected = " or ".join(_expected(t.pattern, dims) for t in welcome)
+        sources = dict.fromkeys(shapes_from[a] for t in welcome for a in t.pattern if a in shapes_from)
+        origin = ", ".join(f"{s} is {_show(layout[s][1])}" for s in sources if s != name)
+        raise ShapeMismatch(
+            f"{name} has shape {_show(shape)}, expected {expected}"
+            + (f" since {origin}" if origin else "")
+            + "; shapes must match exactly, nothing is broadcast"
+        )
+
+    def _check_axes(self, dims: Mapping[str, Any]) -> None:
+        """Lists that hold one entry for each step of an axis have that axis's length."""
+        for parameter in self.loss.parameters if self.loss else ():
+            value = self.parameters[parameter.name]
+            axis = _per_axis(parameter.annotation)
+            if axis is None or not isinstance(value, list):
+                continue
+            length = dims.get(axis)
+            if length is None and axis == "L":  # labels are the last axis
+                trailing = dims.get("*", ())
+                length = trailing[-1] if trailing else 1
+            if length is not None and len(value) != length:
+                detail = f"{parameter.name} has {len(value)} entries, prediction has {length} along axis {axis}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=f"/loss/{parameter.name}", detail=detail)])
+
+    def _check_cotangent(self, layout: Layout, value: tuple[int, ...] | None) -> None:
+        shape = layout["cotangent"][1]
+        expected = value if self.reduction == "none" else ()
+        if expected is not None and shape != expected:
+            raise ShapeMismatch(
+                f"cotangent has shape {_show(shape)}, expected {_show(expected)}: the shape of the loss with "
+                f"reduction {self.reduction}"
+            )
+
+    def _compute_dtype(self, layout: Layout) -> str:
+        extras = ("sample_weight", "cotangent")
+        wide = any(dtype == "float64" for name, (dtype, _) in layout.items() if name not in extras)
+        return "float64" if wide else "float32"
+
+    def _gradient_dtype(self, dtype: str) -> str:
+        return self.gradient_options.dtype or ("float32" if dtype in HALF else dtype)
+
+    def _leads_with_rows(self, name: str) -> bool:
+        if name == "cotangent":
+            return self.reduction == "none"
+        entry = next(e for e in self.inputs if e.name == name)
+        return all(t.pattern[:1] == ("N",) for t in self.types(entry))
+
+    def _value_shape(self, dims: Mapping[str, Any]) -> tuple[int, ...] | None:
+        if self.loss is None:
+            return None
+        returns = self.refinement.returns or self.loss.returns
+        return _resolve(returns.pattern, dims)
+
+
+def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
+    if envelope.task is not None:
+        raise InvalidRequest("give either loss or task: task asks for metrics without a loss (metrics.task changes it)")
+    name = fields.get("name")
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
+        )
+    loss = REGISTRY.get(name)
+    if loss is None:
+        near = closest(name, REGISTRY)
+        hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
+        raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
+    values = _validated(loss.model, fields, "/loss")
+    parameters = {p.name: getattr(values, p.name) for p in loss.parameters}
+    try:
+        refinement = loss.refine(parameters)
+    except ValueError as error:  # a combination of parameters that has no meaning
+        raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer="/loss", detail=str(error))]) from None
+    outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
+    task = envelope.metrics.task or refinement.task or loss.task
+    if envelope.metrics.task:
+        metrics.check_task(task, instead_of=refinement.task or loss.task)
+    wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
+    return Plan(
+        loss=loss,
+        task=task,
+        inputs=(*loss.inputs, *_universal(loss)),
+        refinement=refinement,
+        parameters=parameters,
+        reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
+        want_loss="loss" in outputs,
+        gradients=_gradients(loss, outputs),
+        gradient_options=envelope.gradient,
+        metrics=wanted,
+        metric_options=envelope.metrics,
+    )
+
+
+def _metrics_plan(envelope: _Envelope) -> Plan:
+    if envelope.task is None:
+        raise InvalidRequest("the request names neither a loss nor a task; see GET /v1/losses and GET /v1/metrics")
+    metrics.check_task(envelope.task)
+    if envelope.outputs is not None and envelope.outputs != ["metrics"]:
+        raise InvalidRequest('without a loss there is only the output "metrics"')
+    options = envelope.metrics.model_dump()
+    return Plan(
+        loss=None,
+        task=envelope.task,
+        inputs=metrics.inputs(envelope.task, options),
+        refinement=Refinement(),
+        parameters={"ignore_index": envelope.metrics.ignore_index},
+        reduction="none",
+        want_loss=False,
+        gradients=(),
+        gradient_options=envelope.gradient,
+        metrics=metrics.resolve(envelope.task, envelope.metrics.names),
+        metric_options=envelope.metrics,
+    )
+
+
+SAMPLE_WEIGHT = Input(
+    "sample_weight",
+    (TensorType("nonnegative", ("float", "integer"), ("N",)),),
+    differentiable=False,
+    optional=True,
+    summary="What each sample counts, >= 0; 0 drops it.",
+)
+COTANGENT = Input(
+    "cotangent",
+    (TensorType("real", ("float",), ("*",)),),
+    differentiable=False,
+    optional=True,
+    summary="Upstream gradient, in the shape of the answered loss; the gradient becomes the vector-Jacobian product.",
+)
+
+
+def _universal(loss: Loss) -> tuple[Input, ...]:
+    return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
+
+
+def _gradients(loss: Loss, outputs: Sequence[str]) -> tuple[str, ...]:
+    names: list[str] = []
+    for position, output in enumerate(outputs):
+        if output == "gradient":
+            default = ("prediction",) if "prediction" in loss.differentiable else loss.differentiable
+            names.extend(default)
+        elif output.startswith("gradient."):
+            name = output.removeprefix("gradient.")
+            if name not in loss.differentiable:
+                detail = f"{loss.name} has gradients for {', '.join(loss.differentiable)}, not for {name!r}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
+            names.append(name)
+        elif output not in ("loss", "metrics"):
+            detail = f"{output!r} is not an output; there are loss, gradient, gradient.<input> and metrics"
+            raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
+    return tuple(dict.fromkeys(names))
+
+
+def _validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        faults = [_fault(model, pointer, e) for e in error.errors(include_url=False, include_input=True)]
+        raise InvalidRequest("; ".join(f["detail"] for f in faults), errors=faults) from None
+
+
+def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
+    # A union's arms add their own names to the place; only the fields and positions of the request belong there.
+    place = [p for i, p in enumerate(error["loc"]) if isinstance(p, int) or i == 0 or error["type"] == "extra_forbidden"]
+    where = pointer + "".join(f"/{part}" for part in place)
+    field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
+    if error["type"] == "extra_forbidden":
+        known = tuple(model.model_fields) if len(place) == 1 else ()
+        near = closest(str(place[-1]), known, {})
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
+        return Fault(pointer=where, detail=f"{field} is not known" + (f"; {hint}" if hint else ""))
+    if error["type"] == "missing":
+        return Fault(pointer=where, detail=f"{field} is required")
+    message = error["msg"][0].lower() + error["msg"][1:]
+    found = repr(error.get("input"))
+    return Fault(pointer=where, detail=f"{field}: {message}, found {found[:60]}")
+
+
+def _match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the pattern's names are bound to, or None where the shape does not fit."""
+    fixed = [axis for axis in pattern if axis != "*"]
+    if len(shape) < len(fixed) or ("*" not in pattern and len(shape) != len(fixed)):
+        return None
+    bound: dict[str, Any] = {}
+    for axis, length in zip(fixed, shape, strict=False):
+        if axis.isdigit():
+            if int(axis) != length:
+                return None
+        elif dims.get(axis, length) != length or bound.get(axis, length) != length:
+            return None
+        else:
+            bound[axis] = length
+    if "*" in pattern:
+        rest = shape[len(fixed) :]
+        if dims.get("*", rest) != rest:
+            return None
+        bound["*"] = rest
+    return bound
+
+
+def _resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:
+    shape: list[int] = []
+    for axis in pattern:
+        if axis == "*":
+            shape.extend(dims["*"])
+        elif axis.isdigit():
+            shape.append(int(axis))
+        else:
+            name, _, less = axis.partition("-")
+            shape.append(dims[name] - int(less or 0))
+    return tuple(shape)
+
+
+def _expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
+    axes: list[str] = []
+    for axis in pattern:
+        if axis == "*" and "*" in dims:
+            axes.extend(str(length) for length in dims["*"])
+        else:
+            axes.append(str(dims.get(axis, axis)))
+    return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+
+
+def _show(shape: Sequence[int]) -> str:
+    return str(tuple(shape))
+
+
+def _per_axis(annotation: Any) -> str | None:
+    for marker in getattr(annotation, "__metadata__", ()):
+        if isinstance(marker, PerAxis):
+            return marker.axis
+    return next((axis for arm in get_args(annotation) if (axis := _per_axis(arm))), None)

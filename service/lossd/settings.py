@@ -1,0 +1,59 @@
+"""Every setting once: its name, default, unit and what it does. Read from the environment as ``LOSSD_<NAME>``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+def _devices(value: str) -> str:
+    for device in value.split(","):
+        kind, _, index = device.partition(":")
+        if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+            raise ValueError(f"{device!r} is not a device; write cpu, cuda, or cuda:0,cuda:1")
+    return value
+
+
+class Settings(BaseSettings):
+    """How the service runs. The command line overrides the environment, which overrides the defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; the default is reachable from this machine only.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 picks a free one.")
+    device: Annotated[str, AfterValidator(_devices)] = Field(
+        "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
+    )
+    threads: Annotated[int, Field(ge=1)] = Field(
+        max(1, (os.cpu_count() or 1) - 1), description="Threads of a CPU worker; one core is left to the front."
+    )
+    engine: Literal["process", "inline"] = Field(
+        "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
+    )
+    max_body_bytes: ByteSize = Field(
+        ByteSize(1 << 30), description="Largest request body, in bytes (units such as 1GiB are understood)."
+    )
+    queue_bytes: ByteSize = Field(
+        ByteSize(4 << 30), description="Most memory that requests in progress may hold, answers included, in bytes."
+    )
+    batch_bytes: ByteSize = Field(
+        ByteSize(8 << 20), description="Largest batch, in bytes of inputs and answers; a larger request goes alone."
+    )
+    stream_bytes: ByteSize = Field(
+        ByteSize(1 << 20), description="Bodies from this size on are written to shared memory as they arrive."
+    )
+    cache_bytes: ByteSize = Field(
+        ByteSize(512 << 20), description="Shared memory kept ready between requests, in bytes; more is given back."
+    )
+    request_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
+    )
+    drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
+        30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")

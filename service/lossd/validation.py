@@ -1,0 +1,133 @@
+"""Checks of the tensors' entries, on the device, before any entry is used as an index.
+
+The common case costs one pass per tensor and one synchronisation per batch: the smallest and the largest entry of each
+tensor decide it. Only where they fail is the fault located, its request turned into an error, and the entry replaced by
+a harmless one, so that the neighbours in the batch go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lossd.job import Recipe
+from lossd.losses import REGISTRY
+from lossd.losses.reduction import Segments
+from lossd_client.errors import InvalidValue, Problem
+
+__all__ = ["check"]
+
+UNCHECKED = ("real", "logits", "log_probability")
+
+
+def check(
+    recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments
+) -> tuple[dict[str, Tensor], dict[int, Problem]]:
+    """The tensors with bad entries made harmless, and the problem of each request that had one.
+
+    Args:
+        recipe: What the entries of each input must be: ``domains``, ``classes``, the parameter ``ignore_index``.
+        tensors: Each input, (R, ...) where its column counts rows, else (B, ...).
+        segments: The rows of each request; of requests that are not concatenated, one row each.
+    """
+    safe = dict(tensors)
+    problems: dict[int, Problem] = {}
+    checked = [name for name in tensors if recipe.domains[name] not in UNCHECKED]
+    if not checked:
+        return safe, problems
+    extremes = torch.stack([e.to(torch.float64) for name in checked for e in _extremes(tensors[name])]).tolist()
+    for position, name in enumerate(checked):
+        low, high = extremes[2 * position : 2 * position + 2]
+        if _within(recipe, name, low, high):
+            continue
+        tensor = tensors[name]
+        bad = _bad_entries(recipe, name, tensor)
+        rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
+        if not rows:
+            continue
+        per_row = next(c.per_row for c in recipe.inputs if c.name == name)
+        for row in rows:
+            request = int(segments.index[row]) if per_row else row
+            if request not in problems:
+                problems[request] = InvalidValue(_describe(recipe, name, tensor, bad, row, request, segments, per_row))
+        safe[name] = tensor.masked_fill(bad, 0)
+    return safe, problems
+
+
+def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    if tensor.dtype == torch.bool:
+        tensor = tensor.view(torch.uint8)
+    low, high = tensor.aminmax()  # both are NaN where any entry is
+    return low, high
+
+
+def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
+    match recipe.domains[name]:
+        case "probability":
+            return low >= 0 and high <= 1
+        case "nonnegative":
+            return low >= 0 and high < float("inf")
+        case "class":
+            return low >= 0 and high < _classes(recipe)
+        case _:
+            return low > float("-inf") and high < float("inf")
+
+
+def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
+    match recipe.domains[name]:
+        case "probability":
+            return ~((tensor >= 0) & (tensor <= 1))
+        case "nonnegative":
+            return ~((tensor >= 0) & tensor.isfinite())
+        case "class":
+            ignored = recipe.parameters.get("ignore_index")
+            # Compared as int64: in a narrow dtype the bounds themselves could wrap around.
+            wide = tensor.long()
+            bad = (wide < 0) | (wide >= _classes(recipe))
+            return bad if ignored is None else bad & (wide != ignored)
+        case _:
+            return ~tensor.isfinite()
+
+
+def _classes(recipe: Recipe) -> int:
+    assert recipe.classes is not None
+    return recipe.classes
+
+
+def _describe(
+    recipe: Recipe,
+    name: str,
+    tensor: Tensor,
+    bad: Tensor,
+    row: int,
+    request: int,
+    segments: Segments,
+    per_row: bool,
+) -> str:
+    inner = [int(i) for i in bad[row].nonzero()[0]]
+    entry = tensor[(row, *inner)].item()
+    index = [row - segments.starts[request], *inner] if per_row else inner
+    place = f"{name}[{', '.join(map(str, index))}]" if index else name
+    value = f"{entry:g}" if isinstance(entry, float) else str(entry)
+    match recipe.domains[name]:
+        case "probability":
+            return f"probabilities expected in [0, 1], found {value} at {place}{_logits_remedy(recipe, name)}"
+        case "nonnegative":
+            return f"finite values >= 0 expected, found {value} at {place}"
+        case "class":
+            ignored = recipe.parameters.get("ignore_index")
+            also = "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
+            last = _classes(recipe) - 1
+            return f"class {value} at {place} is out of range: prediction has classes 0 to {last}{also}"
+        case _:
+            return f"finite values expected, found {value} at {place}; drop the entry with sample_weight 0 or a mask"
+
+
+def _logits_remedy(recipe: Recipe, name: str) -> str:
+    if name != "prediction" or recipe.loss is None:
+        return ""
+    if f"{recipe.loss}_with_logits" in REGISTRY:
+        return f"; use {recipe.loss}_with_logits for logits"
+    return "; set from_logits to true for logits" if recipe.parameters.get("from_logits") is False else ""
