@@ -1,0 +1,35 @@
+# Any base with python3 (3.11 or newer) and its venv module will do.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+# The requirement for torch, and further arguments of pip (such as an index): they choose the build of torch, CPU or CUDA.
+ARG TORCH=torch
+ARG PIP_ARGS=
+ENV PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python3 -m venv /opt/venv
+# The dependencies are a layer of their own: a change of the code does not install torch again.
+COPY constraints.txt pyproject.toml ./
+RUN /opt/venv/bin/python -c 'import tomllib; \
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["service"], sep="\n")' > requirements.txt \
+    && /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt "${TORCH}" -r requirements.txt
+COPY README.md LICENSE ./
+COPY service service
+COPY client client
+RUN /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt '.[service]'
+
+FROM ${BASE_IMAGE}
+COPY --from=build /opt/venv /opt/venv
+# In a container the outside is what the publisher of the port lets in, so the service listens on every address.
+# Nothing is written while it runs: the root file system may be read-only.
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd
+USER 10001
+WORKDIR /tmp
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/venv/bin/python", "-c", \
+    "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['LOSSD_PORT']}/health/ready\", timeout=2)"]
+ENTRYPOINT ["lossd"]
+CMD ["serve"]

@@ -1,0 +1,40 @@
+# Everything a clone needs: python3 (3.11 or newer) and make. Each target installs first what is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Build isolation installs hatchling outside the reach of -c; the environment reaches it.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test serve lint bench docs clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## a digit classifier trained by a running service, in under a minute
+	$(BIN)/python client/examples/digits/train.py
+
+test: install
+	$(BIN)/pytest
+
+serve: install
+	$(BIN)/lossd serve
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python tests/benchmarks/run.py
+
+docs: install
+	$(BIN)/python tests/readme.py
+
+clean:
+	rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache
