@@ -30,7 +30,7 @@ from lossd_client.errors import (
 )
 from lossd_client.wire import DTYPES
 
-__all__ = ["GradientOptions", "Layout", "MetricOptions", "Plan"]
+__all__ = ["GradientOptions", "Layout", "MetricOptions", "Plan", "universal_inputs"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: name to dtype and shape."""
@@ -194,6 +194,11 @@ class Plan:
         refined = self.refinement.inputs.get(entry.name)
         return (refined,) if refined else entry.types
 
+    def kinds(self, name: str) -> frozenset[str]:
+        """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
+        entry = next((e for e in self.inputs if e.name == name), None)
+        return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
+
     def _check_names(self, layout: Layout) -> None:
         known = [entry.name for entry in self.inputs]
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
@@ -309,7 +314,7 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
     return Plan(
         loss=loss,
         task=task,
-        inputs=(*loss.inputs, *_universal(loss)),
+        inputs=(*loss.inputs, *universal_inputs(loss)),
         refinement=refinement,
         parameters=parameters,
         reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
@@ -359,7 +364,8 @@ COTANGENT = Input(
 )
 
 
-def _universal(loss: Loss) -> tuple[Input, ...]:
+def universal_inputs(loss: Loss) -> tuple[Input, ...]:
+    """The inputs every loss of its kind takes beside its own."""
     return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
 
 

@@ -1,0 +1,7 @@
+"""The door: HTTP in front of the engine. The only room that knows FastAPI."""
+
+from __future__ import annotations
+
+from lossd.api.app import create_app
+
+__all__ = ["create_app"]

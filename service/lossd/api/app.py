@@ -1,0 +1,124 @@
+"""The application: routes, lifespan, and the one place where errors become answers."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from lossd import __version__
+from lossd.api import catalogue, docs, openapi, operations
+from lossd.api.evaluate import Evaluate, new_request_id
+from lossd.api.telemetry import Telemetry
+from lossd.engine import Engine, create_engine
+from lossd.settings import Settings
+from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from lossd_client.wire import json
+
+__all__ = ["create_app"]
+
+log = logging.getLogger("lossd.api")
+
+EVALUATE = "/v1/evaluate"
+
+
+class Service(FastAPI):
+    """FastAPI, with the hot route taken before its routing.
+
+    Attributes:
+        evaluate: ``POST /v1/evaluate`` as plain ASGI.
+    """
+
+    evaluate: Evaluate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route one connection."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == EVALUATE:
+            await self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with every loss's parameters typed."""
+        if not self.openapi_schema:
+            self.openapi_schema = openapi.document(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Service:
+    """The service as an ASGI application.
+
+    Args:
+        settings: How it runs; from the environment by default.
+        engine: Where losses are evaluated; the one the settings name by default. It is started and stopped with
+            the application.
+    """
+    settings = settings or Settings()
+    engine = engine or create_engine(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: full collections need not walk torch's objects on every pass
+        gc.set_threshold(20_000, 50, 100)
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    app = Service(
+        title="lossd",
+        version=__version__,
+        summary="Loss as a service: losses, gradients and metrics over HTTP.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    telemetry = Telemetry(engine)
+    app.evaluate = Evaluate(settings, engine, telemetry)
+    app.include_router(catalogue.router())
+    app.include_router(operations.router(engine, telemetry))
+    docs.mount(app)
+    for kind in (Problem, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """The problem document of whatever went wrong outside the hot route, which answers its own."""
+    problem = _as_problem(request, error)
+    problem.request_id = request.headers.get("x-request-id", "")[:128] or new_request_id()
+    if isinstance(problem, InternalError):
+        log.error("request %s failed", problem.request_id, exc_info=error)
+    headers = {"x-request-id": problem.request_id}
+    if problem.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(problem.retry_after_s)))
+    if isinstance(error, HTTPException) and error.headers:
+        headers |= error.headers
+    content = json.dumps(problem.to_json())
+    return Response(content, problem.status, headers, media_type="application/problem+json")
+
+
+def _as_problem(request: Request, error: Exception) -> Problem:
+    path = request.url.path
+    match error:
+        case Problem():
+            return error
+        case HTTPException(status_code=404):
+            return NotFound(f"nothing is served at {path}; /openapi.json lists what is")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed(f"{path} does not take {request.method}")
+        case RequestValidationError():
+            return InvalidRequest("; ".join(e["msg"] for e in error.errors()))
+        case HTTPException():
+            return Problem.from_json({"detail": error.detail, "status": error.status_code})
+    return InternalError("the service failed on this request; the log has the details under its request id")

@@ -1,0 +1,86 @@
+"""``GET /v1/losses`` and ``/v1/metrics``: what can be computed, generated from the code's signatures and docstrings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from lossd import metrics
+from lossd.losses import REGISTRY
+from lossd.losses.registry import Loss, closest
+from lossd.plan import universal_inputs
+from lossd_client.errors import UnknownLoss, UnknownMetric
+
+__all__ = ["describe_loss", "router"]
+
+
+def describe_loss(loss: Loss) -> dict[str, Any]:
+    """A loss as the catalogue shows it."""
+    schema = loss.model.model_json_schema()
+    parameters = {name: field for name, field in schema["properties"].items() if name != "name"}
+    return {
+        "name": loss.name,
+        "task": loss.task,
+        "summary": loss.summary,
+        "formula": loss.formula,
+        "inputs": [
+            {
+                "name": entry.name,
+                "types": [
+                    {"domain": t.domain, "dtypes": list(t.kinds), "shape": str(t)}
+                    for t in entry.types
+                ],
+                "differentiable": entry.differentiable,
+                "optional": entry.optional,
+                "summary": entry.summary,
+            }
+            for entry in (*loss.inputs, *universal_inputs(loss))
+        ],
+        "parameters": parameters,
+        "references": list(loss.references),
+        "batching": loss.kind,
+        "available": True,
+    }
+
+
+def router() -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1", tags=["catalogue"])
+
+    @routes.get("/losses", summary="Every loss")
+    def losses() -> dict[str, Any]:
+        return {"losses": [describe_loss(loss) for loss in REGISTRY.values()]}
+
+    @routes.get("/losses/{name}", summary="One loss")
+    def loss(name: str) -> dict[str, Any]:
+        if name not in REGISTRY:
+            near = closest(name, REGISTRY)
+            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
+            raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
+        return describe_loss(REGISTRY[name])
+
+    @routes.get("/metrics", summary="Every metric, by task")
+    def all_metrics() -> dict[str, Any]:
+        return {"metrics": [_describe_metric(m) for of_task in metrics.METRICS.values() for m in of_task.values()]}
+
+    @routes.get("/metrics/{name}", summary="One metric, in each task that has it")
+    def one_metric(name: str) -> dict[str, Any]:
+        found = [_describe_metric(of_task[name]) for of_task in metrics.METRICS.values() if name in of_task]
+        if not found:
+            near = closest(name, tuple({n for of_task in metrics.METRICS.values() for n in of_task}), {})
+            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists them all"
+            raise UnknownMetric(f"there is no metric named {name!r}; {hint}")
+        return {"metrics": found}
+
+    return routes
+
+
+def _describe_metric(metric: metrics.Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "task": metric.task,
+        "default": metric.default,
+        "summary": metric.summary,
+        "documentation": metric.documentation,
+    }

@@ -1,0 +1,70 @@
+"""Interactive documentation and the problems' pages; every asset comes from an installed package, none from a CDN."""
+
+from __future__ import annotations
+
+import inspect
+from html import escape
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from lossd_client.errors import PROBLEMS, NotFound, Problem
+
+__all__ = ["mount"]
+
+ASSETS = Path(fastapi_offline.__file__).parent / "static"
+STATIC = "/docs/static"
+
+
+def mount(app: FastAPI) -> None:
+    """Add ``/docs``, ``/redoc``, ``/problems`` and their assets."""
+    app.mount(STATIC, StaticFiles(directory=ASSETS), name="docs-assets")
+    icon = f"{STATIC}/favicon.png"
+
+    @app.get("/docs", include_in_schema=False)
+    def swagger() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="lossd",
+            swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
+            swagger_css_url=f"{STATIC}/swagger-ui.css",
+            swagger_favicon_url=icon,
+        )
+
+    @app.get("/redoc", include_in_schema=False)
+    def redoc() -> HTMLResponse:
+        return get_redoc_html(
+            openapi_url="/openapi.json",
+            title="lossd",
+            redoc_js_url=f"{STATIC}/redoc.standalone.js",
+            redoc_favicon_url=icon,
+            with_google_fonts=False,
+        )
+
+    @app.get("/problems", include_in_schema=False)
+    def problems() -> HTMLResponse:
+        return _page("Problems", "".join(_section(kind, linked=True) for kind in PROBLEMS.values()))
+
+    @app.get("/problems/{slug}", include_in_schema=False)
+    def problem(slug: str) -> HTMLResponse:
+        if slug not in PROBLEMS:
+            raise NotFound(f"there is no problem type {slug!r}; /problems lists them all")
+        return _page(PROBLEMS[slug].title, _section(PROBLEMS[slug], linked=False))
+
+
+def _section(kind: type[Problem], *, linked: bool) -> str:
+    title = f'<a href="/problems/{kind.slug}">{escape(kind.title)}</a>' if linked else escape(kind.title)
+    text = escape(inspect.getdoc(kind) or "").replace("``", "")
+    return f"<section><h2>{title}</h2><p><code>{kind.status}</code> {text}</p></section>"
+
+
+def _page(title: str, body: str) -> HTMLResponse:
+    style = "body{font:1rem/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}"
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · lossd</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style><main>{body}</main></html>'
+    )

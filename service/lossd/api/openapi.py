@@ -1,0 +1,181 @@
+"""The hot route's part of the OpenAPI document, written from the models since FastAPI never sees that route."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from lossd.losses import REGISTRY
+from lossd.plan import GradientOptions, MetricOptions
+from lossd_client.errors import PROBLEMS
+from lossd_client.wire import DTYPES, json, safetensors
+
+__all__ = ["document"]
+
+REFERENCE = "#/components/schemas/{model}"
+STATUSES = (400, 404, 405, 413, 415, 422, 429, 500, 503, 504)
+
+
+class TensorObject(BaseModel):
+    """A tensor as base64 of its little-endian, row-major bytes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dtype: str = Field(json_schema_extra={"enum": list(DTYPES)})
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=8)
+    data: str = Field(json_schema_extra={"contentEncoding": "base64"})
+
+
+class Reduction(BaseModel):
+    """The two numbers of the mean; accumulate them over batches for the exact global mean."""
+
+    numerator: float
+    denominator: float
+
+
+class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
+    """Something the caller should know about the answer."""
+
+    model_config = ConfigDict(title="Warning")
+
+    code: str
+    detail: str
+
+
+class Diagnostics(BaseModel):
+    """How healthy the loss and its gradient are."""
+
+    finite: bool
+    valid_count: int
+    gradient_norm: dict[str, float] | None = None
+    non_finite_gradient_entries: dict[str, int] | None = None
+    chance_level: float | None = None
+    warnings: list[Warning_]
+
+
+class Answer(BaseModel):
+    """What was asked for; what was not is not there. Numbers JSON cannot spell are "NaN", "Infinity", "-Infinity"."""
+
+    loss: float | list[Any] | TensorObject | None = None
+    reduction: Reduction | None = None
+    metrics: dict[str, Any] | None = None
+    diagnostics: Diagnostics
+    gradient: dict[str, list[Any] | TensorObject] | None = None
+
+
+class FaultModel(BaseModel):
+    """One fault: an RFC 6901 pointer into the request, and what is wrong there."""
+
+    model_config = ConfigDict(title="Fault")
+
+    pointer: str
+    detail: str
+
+
+class ProblemModel(BaseModel):
+    """An error, RFC 9457."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FaultModel] = []
+    request_id: str | None = None
+
+
+def document(base: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's own document with the evaluation route and its schemas added."""
+    losses = [loss.model for loss in REGISTRY.values()]
+    others = [GradientOptions, MetricOptions, TensorObject, Answer, ProblemModel]
+    _, definitions = models_json_schema([(m, "validation") for m in (*losses, *others)], ref_template=REFERENCE)
+    schemas = base.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(definitions["$defs"])
+    union = TypeAdapter(Annotated[reduce(or_, losses), Field(discriminator="name")])  # type: ignore[arg-type]
+    schemas["Loss"] = {
+        k: v for k, v in union.json_schema(ref_template=REFERENCE).items() if k != "$defs"
+    } | {"description": "A loss by name, with its parameters."}
+    tensor = {
+        "description": "A nested list of numbers, or an object of dtype, shape and base64 data.",
+        "anyOf": [{"type": "array"}, {"type": "number"}, _reference("TensorObject")],
+    }
+    schemas["EvaluateRequest"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["inputs"],
+        "properties": {
+            "loss": _reference("Loss"),
+            "task": {"type": "string", "description": "In place of a loss: metrics alone."},
+            "inputs": {"type": "object", "additionalProperties": tensor},
+            "outputs": {
+                "type": "array",
+                "items": {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"},
+                "default": ["loss", "gradient", "metrics"],
+            },
+            "gradient": _reference("GradientOptions"),
+            "metrics": _reference("MetricOptions"),
+        },
+        "example": {
+            "loss": {"name": "mse"},
+            "inputs": {"prediction": [2.5, 0.0, 2.1, 7.8], "target": [3.0, -0.5, 2.0, 8.0]},
+        },
+    }
+    binary = {"schema": {"type": "string", "format": "binary", "description": "A safetensors file."}}
+    base["paths"]["/v1/evaluate"] = {
+        "post": {
+            "tags": ["evaluation"],
+            "operationId": "evaluate",
+            "summary": "Evaluate a loss, its gradient and metrics",
+            "description": (
+                "As JSON, or as a safetensors file whose tensors are the inputs and whose `__metadata__.request` holds "
+                "the same JSON without `inputs`; the answer comes in the form of the request unless `Accept` says "
+                "otherwise."
+            ),
+            "parameters": [
+                _header("X-Request-ID", "string", "Echoed in the answer; made if absent."),
+                _header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
+                {
+                    "name": "request",
+                    "in": "query",
+                    "schema": {"type": "string"},
+                    "description": "The request's JSON, for safetensors files without it in their metadata.",
+                },
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    json.MEDIA_TYPE: {"schema": _reference("EvaluateRequest")},
+                    safetensors.MEDIA_TYPE: binary,
+                },
+            },
+            "responses": {
+                "200": {
+                    "description": "The answer",
+                    "content": {json.MEDIA_TYPE: {"schema": _reference("Answer")}, safetensors.MEDIA_TYPE: binary},
+                },
+                **{str(status): _problem(status) for status in STATUSES},
+            },
+        }
+    }
+    return base
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": REFERENCE.format(model=name)}
+
+
+def _header(name: str, type_: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": type_}, "description": description}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    titles = ", ".join(kind.title for kind in PROBLEMS.values() if kind.status == status)
+    return {
+        "description": titles,
+        "content": {"application/problem+json": {"schema": _reference("ProblemModel")}},
+    }

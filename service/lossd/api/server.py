@@ -1,0 +1,47 @@
+"""``serve``: the application under uvicorn, with uvloop and httptools."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from lossd.api.app import create_app
+
+if TYPE_CHECKING:
+    from lossd.settings import Settings
+
+__all__ = ["serve"]
+
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was accepted and return."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _raise_file_limit()
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+    )
+    uvicorn.Server(config).run()
+
+
+def _raise_file_limit() -> None:
+    """Every connection and every slab is a file; the default limit of 1024 is for interactive programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,109 @@
+"""What the service counts about its requests, and its page for Prometheus.
+
+The hot path adds to plain numbers; they become Prometheus samples only when somebody reads ``/metrics``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from lossd.engine import BATCH_SIZES
+
+if TYPE_CHECKING:
+    from lossd.engine import Engine
+
+__all__ = ["STAGES", "Telemetry"]
+
+STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
+BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _Histogram:
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        return _cumulative([str(bound) for bound in BOUNDS_S], self.counts)
+
+
+class Telemetry(Collector):
+    """Counters of one service.
+
+    Args:
+        engine: The engine whose queue and batches are reported.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.requests: dict[tuple[str, str], int] = {}
+        self.stages = {stage: _Histogram() for stage in STAGES}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def count(self, loss: str, outcome: str) -> None:
+        """One more request answered: ``outcome`` is ok or the problem's type."""
+        key = (loss, outcome)
+        self.requests[key] = self.requests.get(key, 0) + 1
+
+    def observe(self, durations_s: tuple[float, ...]) -> None:
+        """The durations of a request's stages, in the order of :data:`STAGES`."""
+        for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
+            histogram.observe(seconds)
+
+    def page(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything counted, as Prometheus families."""
+        requests = CounterMetricFamily("lossd_requests", "Requests answered.", labels=("loss", "outcome"))
+        for (loss, outcome), count in list(self.requests.items()):
+            requests.add_metric((loss, outcome), count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "lossd_request_seconds", "Time a request spent in each stage.", labels=("stage",)
+        )
+        for stage, histogram in self.stages.items():
+            seconds.add_metric((stage,), histogram.buckets(), histogram.total)
+        yield seconds
+        stats, engine = self.engine.stats, self.engine
+        sizes = HistogramMetricFamily("lossd_batch_requests", "Requests that shared a batch.")
+        buckets = _cumulative([str(size) for size in BATCH_SIZES], [*stats.batch_sizes, 0])
+        sizes.add_metric((), buckets, stats.batch_requests)
+        yield sizes
+        yield CounterMetricFamily("lossd_batch_bytes", "Bytes of the batches evaluated.", value=stats.batch_bytes)
+        yield CounterMetricFamily(
+            "lossd_worker_restarts", "Workers started in place of dead ones.", value=stats.restarts
+        )
+        yield GaugeMetricFamily("lossd_queue_requests", "Requests in progress.", value=engine.in_progress)
+        yield GaugeMetricFamily(
+            "lossd_queue_bytes", "Bytes that requests in progress hold.", value=engine.budget.held_bytes
+        )
+        yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
+        yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
+
+
+def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for bound, count in zip([*bounds, "+Inf"], counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets

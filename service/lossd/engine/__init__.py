@@ -1,0 +1,296 @@
+"""The engine: jobs in, results out; batches in between.
+
+:class:`Engine` holds what every engine does: admission, slabs, batching, deadlines. Where batches are evaluated is the
+difference between :class:`lossd.engine.process.ProcessEngine` (supervised worker processes) and
+:class:`lossd.engine.inline.InlineEngine` (this process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from lossd.engine.batcher import Batch, Batcher, Ticket
+from lossd.engine.slab import Budget, Lease, SlabPool, arrange, arrange_shared
+from lossd.job import Job
+from lossd_client.errors import DeadlineExceeded, Problem, Unavailable
+
+if TYPE_CHECKING:
+    from lossd.settings import Settings
+
+__all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "create_engine"]
+
+SWEEP_S = 0.025
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Timings(NamedTuple):
+    """How long a request's stages took, in seconds."""
+
+    queue_s: float
+    copy_s: float
+    compute_s: float
+
+
+@dataclass(slots=True)
+class Result:
+    """A job's answer. Its tensors lie in the slab: :meth:`release` when they have been sent, exactly once.
+
+    Attributes:
+        job: What was asked.
+        text: The answer's JSON object, without its tensors.
+        tensors: Gradients and an unreduced loss by column name, as views into the slab.
+        timings: Stage durations.
+        batch_requests: How many requests shared the batch.
+    """
+
+    job: Job
+    text: bytes
+    tensors: Mapping[str, memoryview]
+    timings: Timings
+    batch_requests: int
+    _engine: Engine
+    _lease: Lease
+
+    def release(self) -> None:
+        """Let go of the slab."""
+        self.tensors = {}
+        self._engine._done_with(self.job, self._lease)
+
+
+@dataclass(slots=True)
+class Stats:
+    """What the engine counts, for the metrics page.
+
+    Attributes:
+        restarts: Workers started in place of dead ones.
+        batches: Batches evaluated.
+        batch_sizes: How many batches had up to 1, 2, 4 … 512 requests.
+        batch_requests: Requests in those batches.
+        batch_bytes: Bytes in those batches.
+    """
+
+    restarts: int = 0
+    batches: int = 0
+    batch_sizes: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
+    batch_requests: int = 0
+    batch_bytes: int = 0
+
+    def count(self, batch: Batch) -> None:
+        """One more batch."""
+        size = len(batch.tickets)
+        self.batches += 1
+        self.batch_requests += size
+        self.batch_bytes += batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
+        self.batch_sizes[min((size - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
+
+
+class Upload:
+    """A request that is written into its own slab while its body arrives."""
+
+    def __init__(self, engine: Engine, batch: Batch, ticket: Ticket) -> None:
+        self._engine = engine
+        self._batch = batch
+        self._ticket = ticket
+
+    def buffer(self, name: str) -> memoryview:
+        """Where the bytes of an input belong."""
+        names = [c.name for c in self._batch.recipe.inputs]
+        first, last = self._ticket.span(self._batch.arrangement, names.index(name))
+        return self._batch.lease.slab.view[first:last]
+
+    def submit(self) -> asyncio.Future[Result]:
+        """Hand it in: every input has been written."""
+        return self._engine._enqueue(self._batch, self._ticket, joinable=False)
+
+    def abandon(self) -> None:
+        """Give it up before it was handed in."""
+        self._engine._done_with(self._ticket.job, self._ticket.lease)
+
+
+class Engine(ABC):
+    """What every engine does. One event loop, no threads of its own.
+
+    Args:
+        settings: The sizes and limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stats = Stats()
+        self.budget = Budget(settings.queue_bytes)
+        self.pool = SlabPool(settings.cache_bytes, self._forget)
+        self.batcher = Batcher(lambda ticket: self._done_with(ticket.job, ticket.lease))
+        self.draining = False
+        self.in_progress = 0
+        self._flush_due = False
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    # For the API
+
+    async def start(self) -> None:
+        """Begin; returns before a worker is ready."""
+        self.loop = asyncio.get_running_loop()
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def stop(self) -> None:
+        """Refuse new work, finish what was accepted (within ``drain_timeout_ms``), end."""
+        self.draining = True
+        deadline = time.monotonic() + self.settings.drain_timeout_ms / 1000
+        while self.in_progress and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.pool.close()
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether a worker is there to evaluate and new work is taken."""
+
+    def submit(self, job: Job, tensors: Mapping[str, memoryview], deadline: float) -> asyncio.Future[Result]:
+        """Hand in a request whose tensors are at hand; they are copied before this returns.
+
+        Args:
+            job: The checked request.
+            tensors: The bytes of each input of ``job.recipe.inputs``.
+            deadline: When the answer is no longer wanted, on the monotonic clock.
+
+        Raises:
+            QueueFull, Unavailable: Nothing was queued.
+        """
+        self._admit(job)
+        batch = None if job.recipe.alone else self.batcher.joinable(job)
+        joined = batch is not None
+        shared = not job.recipe.alone and 2 * job.nbytes <= self.settings.batch_bytes
+        if batch is None:
+            batch = self._open(job, shared=shared)
+        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease)
+        batch.add(ticket)
+        view, arrangement = batch.lease.slab.view, batch.arrangement
+        for index, column in enumerate(job.recipe.inputs):
+            first, last = ticket.span(arrangement, index)
+            view[first:last] = tensors[column.name]
+        return self._enqueue(None if joined else batch, ticket, joinable=shared)
+
+    def upload(self, job: Job, deadline: float) -> Upload:
+        """A slab of its own for a request whose body is still arriving.
+
+        Raises:
+            QueueFull, Unavailable: Nothing is held.
+        """
+        self._admit(job)
+        batch = self._open(job, shared=False)
+        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease)
+        batch.add(ticket)
+        return Upload(self, batch, ticket)
+
+    # Inside
+
+    def _admit(self, job: Job) -> None:
+        self._check_available()
+        self.budget.admit(job)
+        self.in_progress += 1
+
+    def _check_available(self) -> None:
+        if self.draining:
+            raise Unavailable("the service is shutting down", retry_after_s=5.0)
+
+    def _open(self, job: Job, *, shared: bool) -> Batch:
+        recipe = job.recipe
+        if shared:
+            arrangement = arrange_shared(recipe, self.settings.batch_bytes)
+        else:
+            arrangement = arrange(recipe, job.rows, 1)
+        return Batch(recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
+
+    def _enqueue(self, batch: Batch | None, ticket: Ticket, *, joinable: bool) -> asyncio.Future[Result]:
+        """Queue a ticket, and its batch where that is new; the flush comes once all that has arrived was read."""
+        ticket.queued = time.monotonic()
+        if batch is not None:
+            self.batcher.append(batch, joinable=joinable)
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+        return ticket.future
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._dispatch()
+
+    @abstractmethod
+    def _dispatch(self) -> None:
+        """Send batches to whoever is free."""
+
+    @abstractmethod
+    def _under_way(self) -> Sequence[Batch]:
+        """The batches that are being evaluated."""
+
+    def _forget(self, slab_id: int) -> None:
+        """A slab is closed."""
+
+    def _next_batch(self) -> Batch | None:
+        batch = self.batcher.next_batch()
+        if batch is not None:
+            now = time.monotonic()
+            for ticket in batch.tickets:
+                ticket.sent = now
+        return batch
+
+    def _resolve(self, batch: Batch, answers: Sequence[bytes | Problem], copy_s: float, compute_s: float) -> None:
+        """Give each request of an evaluated batch its answer."""
+        self.stats.count(batch)
+        recipe, view, size = batch.recipe, batch.lease.slab.view, len(batch.tickets)
+        if size:
+            self.budget.observe(sum(t.job.nbytes for t in batch.tickets), time.monotonic() - batch.tickets[0].sent)
+        first_answer = len(recipe.inputs)
+        for ticket, answer in zip(batch.tickets, answers, strict=True):
+            if ticket.future.done():  # abandoned or expired under way
+                self._done_with(ticket.job, ticket.lease)
+            elif isinstance(answer, Problem):
+                ticket.future.set_exception(answer)
+                self._done_with(ticket.job, ticket.lease)
+            else:
+                tensors = {}
+                for index, column in enumerate(recipe.answers, first_answer):
+                    first, last = ticket.span(batch.arrangement, index)
+                    tensors[column.name] = view[first:last]
+                timings = Timings(ticket.sent - ticket.queued, copy_s, compute_s)
+                ticket.future.set_result(Result(ticket.job, answer, tensors, timings, size, self, ticket.lease))
+
+    def _fail(self, batch: Batch, problem: Problem) -> None:
+        self._resolve(batch, [problem] * len(batch.tickets), 0.0, 0.0)
+
+    def _done_with(self, job: Job, lease: Lease) -> None:
+        self.in_progress -= 1
+        self.budget.release(job.nbytes)
+        lease.release()
+
+    def _sweep(self) -> None:
+        """Answer what is past its deadline; queued work of that kind is dropped before it is sent."""
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        if not self.in_progress:
+            return
+        now = time.monotonic()
+        tickets = [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
+        for ticket in tickets:
+            if ticket.deadline <= now and not ticket.future.done():
+                waited_ms = round((now - ticket.queued) * 1000)
+                ticket.future.set_exception(
+                    DeadlineExceeded(f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped")
+                )
+
+
+def create_engine(settings: Settings) -> Engine:
+    """The engine the settings name."""
+    if settings.engine == "inline":
+        from lossd.engine.inline import InlineEngine
+
+        return InlineEngine(settings)
+    from lossd.engine.process import ProcessEngine
+
+    return ProcessEngine(settings)

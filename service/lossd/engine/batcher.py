@@ -1,0 +1,183 @@
+"""Which requests go together, and when: pure policy. No I/O, no clock, no timer.
+
+Requests of one recipe join the open batch of that recipe until it is full; batches leave in the order in which they
+were opened, whenever a worker is free. Nothing ever waits for company: what has arrived by then goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lossd.engine.slab import Arrangement, Lease
+from lossd.job import Job, Recipe
+
+if TYPE_CHECKING:
+    from lossd.engine import Result
+
+__all__ = ["Batch", "Batcher", "Ticket"]
+
+_batch_ids = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request on its way through the engine.
+
+    Attributes:
+        job: What it asks.
+        future: Its answer.
+        deadline: When it is no longer wanted, on the monotonic clock.
+        lease: The slab its tensors are in.
+        row: Its first row in the batch.
+        position: Its place among the batch's requests.
+        queued: When it was handed in, monotonic.
+        sent: When its batch went to a worker, monotonic.
+    """
+
+    job: Job
+    future: Future[Result]
+    deadline: float
+    lease: Lease
+    row: int = 0
+    position: int = 0
+    queued: float = 0.0
+    sent: float = 0.0
+
+    def span(self, arrangement: Arrangement, index: int) -> tuple[int, int]:
+        """First and last byte (exclusive) of its tensor in a column of the slab."""
+        column = self.job.recipe.columns[index]
+        unit = column.unit_bytes
+        first = arrangement.offsets[index] + unit * (self.row if column.per_row else self.position)
+        return first, first + unit * column.units(self.job.rows)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Requests of one recipe in one slab.
+
+    Attributes:
+        recipe: What they share.
+        lease: The slab.
+        arrangement: Where its columns are, and its capacity.
+        tickets: The requests, in the order of their rows.
+        rows: Rows in use.
+        deaths: How many workers died while they had it.
+        id: How replies name it.
+    """
+
+    recipe: Recipe
+    lease: Lease
+    arrangement: Arrangement
+    tickets: list[Ticket] = field(default_factory=list)
+    rows: int = 0
+    deaths: int = 0
+    id: int = field(default_factory=lambda: next(_batch_ids))
+
+    def fits(self, job: Job) -> bool:
+        """Whether there is room for one more."""
+        within = self.rows + job.rows <= self.arrangement.rows or not self.recipe.row_bytes
+        return within and len(self.tickets) < self.arrangement.requests
+
+    def add(self, ticket: Ticket) -> None:
+        """Give the request its rows."""
+        ticket.row, ticket.position = self.rows, len(self.tickets)
+        self.rows += ticket.job.rows
+        self.tickets.append(ticket)
+        self.lease.holders += 1
+
+    def compact(self) -> list[Ticket]:
+        """Drop requests whose answer nobody waits for, close the gaps they leave, and return them."""
+        dropped = [t for t in self.tickets if t.future.done()]
+        if not dropped:
+            return dropped
+        view = self.lease.slab.view
+        kept = [t for t in self.tickets if not t.future.done()]
+        self.tickets, self.rows = [], 0
+        for ticket in kept:
+            spans = [ticket.span(self.arrangement, index) for index in range(len(self.recipe.inputs))]
+            ticket.row, ticket.position = self.rows, len(self.tickets)
+            for index, (first, last) in enumerate(spans):
+                target, end = ticket.span(self.arrangement, index)
+                if target != first:
+                    view[target:end] = bytes(view[first:last])
+            self.rows += ticket.job.rows
+            self.tickets.append(ticket)
+        return dropped
+
+    def singles(self) -> list[Batch]:
+        """Each request as a batch of its own, in the same slab."""
+        batches = []
+        for ticket in self.tickets:
+            offsets = tuple(ticket.span(self.arrangement, i)[0] for i in range(len(self.recipe.columns)))
+            ticket.row = ticket.position = 0
+            arrangement = Arrangement(offsets, ticket.job.rows, 1, self.arrangement.nbytes)
+            batches.append(
+                Batch(self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, deaths=self.deaths - 1)
+            )
+        return batches
+
+    def manifest(self) -> dict[str, Any]:
+        """What a worker needs to know; a few bytes."""
+        return {
+            "batch": self.id,
+            "slab": self.lease.slab.id,
+            "recipe": self.recipe.text,
+            "rows": [t.job.rows for t in self.tickets],
+            "numbers": [t.job.numbers for t in self.tickets] if self.recipe.numbers else [],
+            "offsets": self.arrangement.offsets,
+        }
+
+
+class Batcher:
+    """The queue: open and full batches, oldest first.
+
+    Args:
+        on_drop: Called with each request that left the queue because nobody waits for it.
+    """
+
+    def __init__(self, on_drop: Callable[[Ticket], None]) -> None:
+        self._on_drop = on_drop
+        self._open: dict[str, Batch] = {}
+        self._ready: deque[Batch] = deque()
+
+    def __len__(self) -> int:
+        return sum(len(batch.tickets) for batch in self._ready)
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def joinable(self, job: Job) -> Batch | None:
+        """The open batch the job may join."""
+        batch = self._open.get(job.recipe.text)
+        return batch if batch is not None and batch.fits(job) else None
+
+    def append(self, batch: Batch, *, joinable: bool) -> None:
+        """Queue a batch; others may join it if it is said to be joinable."""
+        self._ready.append(batch)
+        if joinable:
+            self._open[batch.recipe.text] = batch
+
+    def requeue(self, batches: Iterable[Batch]) -> None:
+        """Put batches that were under way back to the head of the queue, in their order."""
+        self._ready.extendleft(reversed(list(batches)))
+
+    def next_batch(self) -> Batch | None:
+        """The batch that goes next, without the requests nobody waits for; None where nothing waits."""
+        while self._ready:
+            batch = self._ready.popleft()
+            if self._open.get(batch.recipe.text) is batch:
+                del self._open[batch.recipe.text]
+            for ticket in batch.compact():
+                self._on_drop(ticket)
+            if batch.tickets:
+                return batch
+        return None
+
+    def waiting(self) -> Iterable[Ticket]:
+        """Every queued request."""
+        return (ticket for batch in self._ready for ticket in batch.tickets)
