@@ -210,7 +210,7 @@ class _Evaluation:
             return (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced,)
 
         stacked = torch.vmap(one)(dict(tensors), varying)
-        return Unreduced(*stacked) if with_weight[0] else stacked[0]
+        return Unreduced(stacked[0], stacked[1]) if with_weight[0] else stacked[0]
 
     def _numbers(self) -> dict[str, Any]:
         """The parameters that may vary: floats where they do not, else tensors that broadcast against the value."""
@@ -302,8 +302,10 @@ class _Evaluation:
         norms = {name: numbers[f"norm.{name}"] for name in gradients}
         if norms:
             diagnostics["gradient_norm"] = norms
-            strange = {n: self._strange(gradients[n], position) if not math.isfinite(v) else 0 for n, v in norms.items()}
-            diagnostics["non_finite_gradient_entries"] = strange
+            diagnostics["non_finite_gradient_entries"] = {
+                name: 0 if math.isfinite(norm) else self._strange(gradients[name], position)
+                for name, norm in norms.items()
+            }
         if (level := self._chance_level()) is not None:
             diagnostics["chance_level"] = level
         if numbers["denominator"] == 0:
@@ -333,7 +335,7 @@ class _Evaluation:
         """The batch as the metrics see it: stacked requests become rows, one after the other."""
         recipe, segments, tensors = self.recipe, self.segments, self.tensors
         if not self.rowwise:
-            segments = Segments([rows for rows in self.batch.rows], self.batch.device)
+            segments = Segments(self.batch.rows, self.batch.device)
             tensors = {name: t.flatten(0, 1) if t.ndim > 1 else t for name, t in tensors.items()}
         varying = {
             name: torch.tensor([n[i] for n in self.batch.numbers], dtype=torch.float64, device=self.batch.device)

@@ -22,7 +22,6 @@ from lossd_client.errors import (
     DtypeMismatch,
     Fault,
     InvalidRequest,
-    InvalidValue,
     MissingInput,
     ShapeMismatch,
     UnknownInput,
@@ -397,7 +396,8 @@ def _validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
 
 def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
     # A union's arms add their own names to the place; only the fields and positions of the request belong there.
-    place = [p for i, p in enumerate(error["loc"]) if isinstance(p, int) or i == 0 or error["type"] == "extra_forbidden"]
+    unknown = error["type"] == "extra_forbidden"
+    place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
     where = pointer + "".join(f"/{part}" for part in place)
     field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":

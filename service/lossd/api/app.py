@@ -40,7 +40,7 @@ class Service(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one connection."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == EVALUATE:
+        if scope["type"] == "http" and scope["path"] == EVALUATE:
             await self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
         else:
             await super().__call__(scope, receive, send)

@@ -27,10 +27,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "inputs": [
             {
                 "name": entry.name,
-                "types": [
-                    {"domain": t.domain, "dtypes": list(t.kinds), "shape": str(t)}
-                    for t in entry.types
-                ],
+                "types": [{"domain": t.domain, "dtypes": list(t.kinds), "shape": str(t)} for t in entry.types],
                 "differentiable": entry.differentiable,
                 "optional": entry.optional,
                 "summary": entry.summary,

@@ -1,7 +1,7 @@
 """``POST /v1/evaluate``: from the socket to a slab, and from the slab to the socket.
 
 Plain ASGI, taken before FastAPI's routing: at thousands of small requests a second, the framework's own work would be
-most of the bill. Tensors are not parsed here but in :mod:`lossd_client.wire`, nor checked here but in :mod:`lossd.plan`.
+most of the bill. Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.plan`, not here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lossd_client.errors import (
     InternalError,
     InvalidRequest,
     MalformedBody,
+    MethodNotAllowed,
     Problem,
     TooLarge,
     UnsupportedMediaType,
@@ -70,7 +71,7 @@ def new_request_id() -> str:
     return f"{_id_prefix}-{next(_ids):x}"
 
 
-class Disconnected(Exception):
+class DisconnectedError(Exception):
     """The client left; there is nobody to answer."""
 
 
@@ -119,8 +120,10 @@ class Evaluate:
         """Answer one request; every failure becomes a problem document."""
         exchange = _Exchange(scope, receive, self.settings)
         try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("/v1/evaluate takes POST")
             await self._evaluate(exchange, send)
-        except Disconnected:
+        except DisconnectedError:
             self.telemetry.count(exchange.loss, "disconnected")
         except Problem as problem:
             self.telemetry.count(exchange.loss, problem.slug)
@@ -135,11 +138,11 @@ class Evaluate:
         format_in = self._read_headers(exchange)
         forms: dict[str, json.Form] = {}
         if format_in == "json":
-            job, future = self._submit_json(exchange, await self._body(exchange), forms)
+            future = self._submit_json(exchange, await self._body(exchange), forms)
         elif exchange.length is not None and exchange.length >= self.settings.stream_bytes:
-            job, future = await self._stream_safetensors(exchange)
+            future = await self._stream_safetensors(exchange)
         else:
-            job, future = self._submit_safetensors(exchange, await self._body(exchange))
+            future = self._submit_safetensors(exchange, await self._body(exchange))
         parsed = time.monotonic()
         result = await self._wait(exchange, future)
         evaluated = time.monotonic()
@@ -175,7 +178,9 @@ class Evaluate:
             if exchange.length > self.settings.max_body_bytes:
                 raise self._too_large(exchange.length)
         if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
-            raise UnsupportedMediaType(f"Content-Encoding {encoding.decode('latin-1')} is not read; send the body as is")
+            raise UnsupportedMediaType(
+                f"Content-Encoding {encoding.decode('latin-1')} is not read; send the body as is"
+            )
         if timeout := headers.get(b"x-request-timeout-ms"):
             if not timeout.isdigit() or not int(timeout):
                 raise InvalidRequest("X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
@@ -205,7 +210,7 @@ class Evaluate:
         """The next piece of the body; ``exchange.unread`` is false after the last."""
         message = await exchange.receive()
         if message["type"] == "http.disconnect":
-            raise Disconnected
+            raise DisconnectedError
         exchange.unread = message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
         return chunk
@@ -224,7 +229,7 @@ class Evaluate:
 
     def _submit_json(
         self, exchange: _Exchange, body: bytes | bytearray, forms: dict[str, json.Form]
-    ) -> tuple[Job, asyncio.Future[Result]]:
+    ) -> asyncio.Future[Result]:
         document = json.loads(body)
         if not isinstance(document, dict):
             raise InvalidRequest("the body must be a JSON object with the fields loss and inputs")
@@ -241,20 +246,18 @@ class Evaluate:
             )
         job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
         data = {name: tensor.data for name, tensor in tensors.items()}
-        return job, self.engine.submit(job, data, exchange.deadline)
+        return self.engine.submit(job, data, exchange.deadline)
 
-    def _submit_safetensors(
-        self, exchange: _Exchange, body: bytes | bytearray
-    ) -> tuple[Job, asyncio.Future[Result]]:
+    def _submit_safetensors(self, exchange: _Exchange, body: bytes | bytearray) -> asyncio.Future[Result]:
         view = memoryview(body)
         start = safetensors.PREFIX_BYTES + safetensors.header_bytes(view[: safetensors.PREFIX_BYTES])
         checked = _read_header(exchange, view, start)
         if len(view) != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, len(view) - start)
         tensors = {name: view[start + begin : start + end] for name, begin, end in checked.spans}
-        return checked.job, self.engine.submit(checked.job, tensors, exchange.deadline)
+        return self.engine.submit(checked.job, tensors, exchange.deadline)
 
-    async def _stream_safetensors(self, exchange: _Exchange) -> tuple[Job, asyncio.Future[Result]]:
+    async def _stream_safetensors(self, exchange: _Exchange) -> asyncio.Future[Result]:
         """Write the body where it will be evaluated, chunk by chunk, as it arrives."""
         received = bytearray()
         start = safetensors.PREFIX_BYTES
@@ -287,7 +290,7 @@ class Evaluate:
         except BaseException:
             upload.abandon()
             raise
-        return checked.job, upload.submit()
+        return upload.submit()
 
     # Between
 
@@ -303,7 +306,7 @@ class Evaluate:
             return await future
         except asyncio.CancelledError:
             if watcher and watcher[0].done():
-                raise Disconnected from None
+                raise DisconnectedError from None
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().release()  # answered and cancelled at the same moment
             else:
@@ -361,9 +364,7 @@ def _wrong_length(described: int, found: int) -> MalformedBody:
 # Out
 
 
-def _encode(
-    result: Result, format_out: str, forms: Mapping[str, json.Form]
-) -> tuple[list[bytes | memoryview], bytes]:
+def _encode(result: Result, format_out: str, forms: Mapping[str, json.Form]) -> tuple[list[bytes | memoryview], bytes]:
     """The answer's pieces and media type."""
     rows = result.job.rows
     columns = result.job.recipe.answers
@@ -389,9 +390,13 @@ def _encode(
 
 def _server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:
     parse, queue, copy, compute, encode = stages
-    return (
-        b'parse;dur=%.3f, queue;dur=%.3f, copy;dur=%.3f, compute;dur=%.3f;desc="batch of %d", encode;dur=%.3f'
-        % (parse * 1e3, queue * 1e3, copy * 1e3, compute * 1e3, batch_requests, encode * 1e3)
+    return b'parse;dur=%.3f, queue;dur=%.3f, copy;dur=%.3f, compute;dur=%.3f;desc="batch of %d", encode;dur=%.3f' % (
+        parse * 1e3,
+        queue * 1e3,
+        copy * 1e3,
+        compute * 1e3,
+        batch_requests,
+        encode * 1e3,
     )
 
 
@@ -430,6 +435,8 @@ async def problem_response(problem: Problem, request_id: str, send: Send, *, clo
     ]
     if problem.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+    if problem.status == MethodNotAllowed.status:
+        headers.append((b"allow", b"POST"))
     if close:  # the rest of the body is not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})

@@ -97,9 +97,9 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     schemas = base.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])
     union = TypeAdapter(Annotated[reduce(or_, losses), Field(discriminator="name")])  # type: ignore[arg-type]
-    schemas["Loss"] = {
-        k: v for k, v in union.json_schema(ref_template=REFERENCE).items() if k != "$defs"
-    } | {"description": "A loss by name, with its parameters."}
+    schemas["Loss"] = {k: v for k, v in union.json_schema(ref_template=REFERENCE).items() if k != "$defs"} | {
+        "description": "A loss by name, with its parameters."
+    }
     tensor = {
         "description": "A nested list of numbers, or an object of dtype, shape and base64 data.",
         "anyOf": [{"type": "array"}, {"type": "number"}, _reference("TensorObject")],

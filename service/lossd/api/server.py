@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import resource
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -19,8 +21,13 @@ KEEP_ALIVE_S = 75
 BACKLOG = 2048
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was accepted and return."""
+def serve(settings: Settings, announce: Callable[[int], None] = lambda port: None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
+
+    Args:
+        settings: How it runs.
+        announce: Called with the port once connections are accepted; it was free to choose where the setting is 0.
+    """
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     _raise_file_limit()
     config = uvicorn.Config(
@@ -37,7 +44,20 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )
-    uvicorn.Server(config).run()
+    _Server(config, announce).run()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce(self.servers[0].sockets[0].getsockname()[1])
 
 
 def _raise_file_limit() -> None:

@@ -201,11 +201,8 @@ class Engine(ABC):
             raise Unavailable("the service is shutting down", retry_after_s=5.0)
 
     def _open(self, job: Job, *, shared: bool) -> Batch:
-        recipe = job.recipe
-        if shared:
-            arrangement = arrange_shared(recipe, self.settings.batch_bytes)
-        else:
-            arrangement = arrange(recipe, job.rows, 1)
+        recipe, budget_bytes = job.recipe, self.settings.batch_bytes
+        arrangement = arrange_shared(recipe, budget_bytes) if shared else arrange(recipe, job.rows, 1)
         return Batch(recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
 
     def _enqueue(self, batch: Batch | None, ticket: Ticket, *, joinable: bool) -> asyncio.Future[Result]:
@@ -230,8 +227,9 @@ class Engine(ABC):
     def _under_way(self) -> Sequence[Batch]:
         """The batches that are being evaluated."""
 
+    @abstractmethod
     def _forget(self, slab_id: int) -> None:
-        """A slab is closed."""
+        """A slab is closed: whoever maps it may let go."""
 
     def _next_batch(self) -> Batch | None:
         batch = self.batcher.next_batch()
@@ -281,7 +279,9 @@ class Engine(ABC):
             if ticket.deadline <= now and not ticket.future.done():
                 waited_ms = round((now - ticket.queued) * 1000)
                 ticket.future.set_exception(
-                    DeadlineExceeded(f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped")
+                    DeadlineExceeded(
+                        f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped"
+                    )
                 )
 
 

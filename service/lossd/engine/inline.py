@@ -1,7 +1,7 @@
 """An engine without a process: batches are evaluated in this one, in a thread beside the event loop.
 
-For embedding lossd in another server, as a replica of a distributed one, and for tests. Same batching, same memory layout,
-same answers as the process engine; a crash of torch takes the front with it.
+For embedding lossd in another server, as a replica of a distributed one, and for tests. Same batching, same memory
+layout, same answers as the process engine; a crash of torch takes the front with it.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class InlineEngine(Engine):
 
     def _under_way(self) -> Sequence[Batch]:
         return [self._running] if self._running is not None else []
+
+    def _forget(self, slab_id: int) -> None:
+        pass  # the pool's own mapping is the only one
 
     def _evaluate(self, batch: Batch) -> tuple[Reply, float]:
         import torch

@@ -93,7 +93,9 @@ class ProcessEngine(Engine):
             elif batch.deaths < MAX_DEATHS:
                 again.append(batch)
             else:
-                self._fail(batch, InternalError(f"{batch.deaths} workers died evaluating this request; it was given up"))
+                self._fail(
+                    batch, InternalError(f"{batch.deaths} workers died evaluating this request; it was given up")
+                )
         self.batcher.requeue(again)
 
 

@@ -1,12 +1,13 @@
 """Shared memory in which a batch is written where it will be read.
 
-A slab is an anonymous file in memory that the front and a worker both map. Requests' tensors are copied, or streamed from
-the socket, into the slab's columns; the worker reads them there, writes the answers beside them, and the front sends
-those from the same place. Nothing is concatenated, pickled or copied in between.
+A slab is an anonymous file in memory that the front and a worker both map. Requests' tensors are copied, or streamed
+from the socket, into the slab's columns; the worker reads them there, writes the answers beside them, and the front
+sends those from the same place. Nothing is concatenated, pickled or copied in between.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable
@@ -45,10 +46,8 @@ class Slab:
         """Give the memory back, as soon as the last view into it is gone."""
         os.close(self.fd)
         self.view.release()
-        try:
+        with contextlib.suppress(BufferError):  # a view is still alive somewhere: the mapping goes with it
             self.mapping.close()
-        except BufferError:
-            pass  # a view is still alive somewhere: the mapping goes with it
 
 
 class SlabPool:

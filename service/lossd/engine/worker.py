@@ -1,12 +1,13 @@
 """A worker: one process, one device, one batch after the other.
 
-``python -m lossd.engine.worker --device cpu --threads 1 --socket FD``. It reads manifests, evaluates what they name in the
-slabs, replies, and ends when the front closes the socket, whatever the front died of.
+``python -m lossd.engine.worker --device cpu --threads 1 --socket FD``. It reads manifests, evaluates what they name in
+the slabs, replies, and ends when the front closes the socket, whatever the front died of.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import mmap
@@ -44,9 +45,9 @@ def tensors_in(
     for column, offset in zip(columns, offsets, strict=True):
         shape = (rows if column.per_row else requests, *column.trailing)
         count = torch.Size(shape).numel()
-        tensors[column.name] = torch.frombuffer(
-            memory, dtype=DTYPES[column.dtype], count=count, offset=offset
-        ).view(shape)
+        tensors[column.name] = torch.frombuffer(memory, dtype=DTYPES[column.dtype], count=count, offset=offset).view(
+            shape
+        )
     return tensors
 
 
@@ -125,10 +126,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
     torch.set_num_threads(arguments.threads)
     connection = socket.socket(fileno=arguments.socket)
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         _Worker(arguments.device, connection).run()
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the front is gone
 
 
 if __name__ == "__main__":

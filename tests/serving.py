@@ -1,0 +1,60 @@
+"""A real service for tests: uvicorn in a thread, a socket, an engine with its worker process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from lossd.api import create_app
+from lossd.engine import Engine, create_engine
+from lossd.settings import Settings
+
+
+@dataclass
+class Running:
+    """A service that answers at ``url``; ``engine`` is its engine, to look inside."""
+
+    url: str
+    port: int
+    engine: Engine
+    settings: Settings
+
+    def wait_until(self, condition: Any, timeout_s: float = 30.0) -> None:
+        """Wait for a condition of the engine."""
+        end = time.monotonic() + timeout_s
+        while not condition(self.engine):
+            assert time.monotonic() < end, "the condition did not come true"
+            time.sleep(0.005)
+
+
+@contextmanager
+def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
+    """Serve on a free loopback port until the block ends."""
+    chosen = Settings(port=0, **({"threads": 1} | settings))
+    engine = create_engine(chosen)
+    config = uvicorn.Config(
+        create_app(chosen, engine), host="127.0.0.1", port=0, loop="uvloop", http="httptools", ws="none",
+        log_level="error", timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server ended before it had started"
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    service = Running(f"http://127.0.0.1:{port}", port, engine, chosen)
+    try:
+        if ready:
+            service.wait_until(lambda e: e.ready)
+        yield service
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive(), "the server did not stop"
