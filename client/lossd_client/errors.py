@@ -4,6 +4,7 @@
 
     LossdError
     ├── ConnectionFailed            no answer at all: nothing listens, or the connection broke
+    ├── UnreadableAnswer            an answer that is not lossd's: another program's, a proxy's, a broken one
     └── Problem                     an answer with a problem document (RFC 9457)
         ├── MalformedBody           400  the body cannot be read as its content type says
         ├── Unauthorized            401  no key, or one that is not known
@@ -25,6 +26,8 @@
         ├── Unavailable             503  starting, draining, or without a worker
         └── DeadlineExceeded        504  the request's own time-out passed first
 """
+
+# ruff: noqa: N818  (the names say what happened; that they are errors, the tree says)
 
 from __future__ import annotations
 
@@ -55,6 +58,7 @@ __all__ = [
     "UnknownInput",
     "UnknownLoss",
     "UnknownMetric",
+    "UnreadableAnswer",
     "UnsupportedMediaType",
 ]
 
@@ -67,11 +71,28 @@ class Fault(TypedDict):
 
 
 class LossdError(Exception):
-    """Anything that kept lossd from answering."""
+    """Anything that kept lossd from answering.
+
+    Args:
+        detail: One sentence: what, where, expected, found, remedy.
+        request_id: The request's id, as in ``X-Request-ID`` and in the service's log.
+    """
+
+    def __init__(self, detail: str, *, request_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.detail if self.request_id is None else f"{self.detail} (request {self.request_id})"
 
 
 class ConnectionFailed(LossdError):
     """No answer came: nothing listens at the address, the connection broke, or the client's time-out passed."""
+
+
+class UnreadableAnswer(LossdError):
+    """An answer came that lossd does not give: something else listens at the address, or stands in between."""
 
 
 class Problem(LossdError):
@@ -86,7 +107,7 @@ class Problem(LossdError):
 
     slug: ClassVar[str] = "problem"
     title: ClassVar[str] = "Problem"
-    status: ClassVar[int] = 500
+    status: int = 500
 
     def __init__(
         self,
@@ -96,14 +117,9 @@ class Problem(LossdError):
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        super().__init__(detail, request_id=request_id)
         self.errors = list(errors)
-        self.request_id = request_id
         self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return self.detail if self.request_id is None else f"{self.detail} (request {self.request_id})"
 
     def to_json(self) -> dict[str, Any]:
         """The RFC 9457 document."""
@@ -120,17 +136,37 @@ class Problem(LossdError):
         return document
 
     @staticmethod
-    def from_json(document: Mapping[str, Any], *, status: int = 500, retry_after_s: float | None = None) -> Problem:
-        """The exception a problem document stands for; an unknown type becomes the class of its status."""
-        slug = str(document.get("type", "")).rpartition("/")[2]
-        status = int(document.get("status", status))
-        kind = PROBLEMS.get(slug) or next((k for k in PROBLEMS.values() if k.status == status), InternalError)
-        return kind(
-            str(document.get("detail") or document.get("title") or f"HTTP status {status}"),
-            errors=document.get("errors") or (),
-            request_id=document.get("request_id"),
+    def from_json(
+        document: Mapping[str, Any],
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> Problem:
+        """The exception a problem document stands for; an unknown type becomes the class of its status.
+
+        Args:
+            document: The document, by whomever it was written: a field that is missing or mistyped is passed over.
+            status: The status of the answer that carried it; the document's own by default.
+            request_id: The id to fall back on where the document has none.
+            retry_after_s: What the answer's Retry-After says, in seconds.
+        """
+        if status is None:
+            stated = document.get("status")
+            status = stated if type(stated) is int else InternalError.status
+        kind = PROBLEMS.get(str(document.get("type", "")).rpartition("/")[2])
+        if kind is None:
+            fallback = InternalError if status >= 500 else Problem
+            kind = next((k for k in PROBLEMS.values() if k.status == status), fallback)
+        errors = document.get("errors")
+        problem = kind(
+            str(document.get("detail") or document.get("title") or f"the answer has HTTP status {status}"),
+            errors=errors if isinstance(errors, list) else (),
+            request_id=str(document.get("request_id") or request_id or "") or None,
             retry_after_s=retry_after_s,
         )
+        problem.status = status
+        return problem
 
 
 class MalformedBody(Problem):

@@ -15,54 +15,123 @@ from typing import Any, Literal
 import numpy as np
 
 from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch, TooLarge
-from lossd_client.wire.tensor import DTYPES, Tensor, element_count
+from lossd_client.wire.tensor import DTYPES, MAX_RANK, Tensor, element_count
 
 try:
     import orjson
 except ImportError:  # the thin client's base installation has none
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["MEDIA_TYPE", "Form", "dumps", "finite", "loads", "tensor_from_json", "tensor_to_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "MEDIA_TYPE",
+    "Form",
+    "check_depth",
+    "dumps",
+    "finite",
+    "loads",
+    "numeric",
+    "tensor_from_json",
+    "tensor_to_json",
+]
 
 MEDIA_TYPE = "application/json"
-MAX_RANK = 8
+MAX_DEPTH = 32
 Form = Literal["list", "base64"]
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def loads(text: bytes | bytearray | memoryview, *, what: str = "the body") -> Any:
-    """The document a JSON text stands for.
+    """The document a JSON text stands for; integers beyond 64 bits become floats.
+
+    How deep it may nest is the parser's own limit, some hundreds of levels: see :func:`check_depth`.
 
     Raises:
-        MalformedBody: Not JSON, nested too deeply, or with the bare tokens NaN and Infinity, which JSON lacks.
+        MalformedBody: Not JSON in UTF-8, nested beyond the parser's limit, or with the bare tokens NaN and Infinity,
+            which JSON lacks.
     """
     try:
         if orjson is not None:
             return orjson.loads(text)
-        return stdlib.loads(bytes(text), parse_constant=_refuse_constant)
+        return _stdlib_loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"{what} is not JSON: {error}") from None
+
+
+def _stdlib_loads(text: str) -> Any:
+    """The standard library's parser, held to what orjson accepts."""
+    document = stdlib.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
+    if "\\ud" in text or "\\uD" in text:
+        # Half a surrogate pair is no character; the encoder refuses what the parser let through.
+        stdlib.dumps(document, ensure_ascii=False).encode()
+    return document
 
 
 def _refuse_constant(token: str) -> None:
     raise ValueError(f'{token} is not JSON; write the string "{token}"')
 
 
+def _integer(digits: str) -> int | float:
+    if len(digits) > 20:
+        return _float(digits)
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else float(value)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is infinity as a double")
+    return value
+
+
+def check_depth(document: Any, *, limit: int = MAX_DEPTH, what: str = "the body") -> None:
+    """Make sure that a document (tensors aside, which have their own limit) can be walked by recursion.
+
+    Raises:
+        MalformedBody: Lists and objects nested more than ``limit`` deep.
+    """
+    level = [document] if isinstance(document, list | dict) else []
+    for _ in range(limit):
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+        level = [child for child in level if isinstance(child, list | dict)]
+        if not level:
+            return
+    raise MalformedBody(f"{what} nests lists and objects more than {limit} deep")
+
+
 def dumps(document: Any) -> bytes:
     """Compact JSON text. Non-finite floats must have been replaced before (:func:`finite`)."""
     if orjson is not None:
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return stdlib.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    return stdlib.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_numpy).encode()
+
+
+def _numpy(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return _shortest(np.asarray(value))
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def finite(value: Any) -> Any:
     """The same document with every non-finite float as its string; lists and objects are walked."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
+    return value
+
+
+def numeric(value: Any) -> Any:
+    """The same document with the strings "NaN", "Infinity" and "-Infinity" as floats: undoes :func:`finite`."""
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, list):
+        return [numeric(item) for item in value]
+    if isinstance(value, dict):
+        return {key: numeric(item) for key, item in value.items()}
     return value
 
 
@@ -74,9 +143,10 @@ def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> 
 
     Raises:
         MalformedBody: A ragged list, or an object that is not {dtype, shape, data}.
-        DtypeMismatch: Entries that are not numbers, or fractions where integers are declared.
+        DtypeMismatch: Entries that are not numbers, or floats where integers are declared.
         InvalidValue: A number outside the range of float32 or int64.
         ShapeMismatch: An object whose data is longer or shorter than its shape.
+        TooLarge: More than 8 axes.
     """
     if isinstance(value, dict):
         return _from_base64(name, value), "base64"
@@ -91,8 +161,8 @@ def _from_base64(name: str, value: dict[str, Any]) -> Tensor:
     dtype, shape, text = value["dtype"], value["shape"], value["data"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise DtypeMismatch(f"dtype {dtype!r} of {name} is not one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not all(type(axis) is int and axis >= 0 for axis in shape):
-        raise MalformedBody(f"shape of {name} must be a list of integers >= 0")
+    if not isinstance(shape, list) or not all(type(axis) is int and 0 <= axis < 2**63 for axis in shape):
+        raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
     if len(shape) > MAX_RANK:
         raise TooLarge(f"{name} has {len(shape)} axes; at most {MAX_RANK} are read")
     try:
@@ -106,74 +176,81 @@ def _from_base64(name: str, value: dict[str, Any]) -> Tensor:
 
 
 def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor:
-    probe, rank = value, 0
-    while isinstance(probe, list):
-        rank += 1
-        if rank > MAX_RANK:
-            raise TooLarge(f"{name} has more than {MAX_RANK} axes; at most {MAX_RANK} are read")
-        probe = probe[0] if probe else None
+    if len(_outline(value)) > MAX_RANK:
+        raise TooLarge(f"{name} has more than {MAX_RANK} axes; at most {MAX_RANK} are read")
     try:
         array = np.array(value)
-    except ValueError:
-        raise MalformedBody(f"{name} is a ragged list: every list on one level must have the same length") from None
-    except OverflowError:
-        raise InvalidValue(f"{name} holds a number outside the range of float64") from None
-    if array.dtype.kind in "US":
-        array = _spelled_out(name, value)
-    if array.dtype.kind == "u":
-        raise InvalidValue(f"{name} holds an integer outside the range of int64")
-    if array.dtype.kind not in "bif":
-        raise DtypeMismatch(f"{name} must hold numbers only; found {_first_stranger(name, value)}")
-    if not floats and array.dtype.kind == "f":
-        if array.size == 0:
-            array = array.astype(np.int64)
-        else:
-            at = _index(np.argwhere(array != np.trunc(array)), array)
-            raise DtypeMismatch(f"{name} must hold integers; found {array[at]} at {name}{list(at)}")
-    if array.dtype.kind == "f" or not integers:
-        with np.errstate(over="raise"):
-            try:
-                return Tensor.of(array.astype(np.float32))
-            except FloatingPointError:
-                limit = float(np.finfo(np.float32).max)
-                at = _index(np.argwhere(np.isfinite(array) & (np.abs(array) > limit)), array)
-                raise InvalidValue(
-                    f"{array[at]} at {name}{list(at)} does not fit float32; send an object with dtype float64"
-                ) from None
-    return Tensor.of(array.astype(np.int64, copy=False))
+    except (ValueError, OverflowError):
+        array = None
+    if array is None or not (array.dtype.kind in "bi" or (array.dtype.kind == "f" and floats)):
+        # Strings, strangers, raggedness, integers past int64: slower, entry by entry, with the place of what is wrong.
+        array = np.array(_entry_by_entry(name, value, floats=floats))
+    if integers and array.dtype.kind != "f":
+        return Tensor.of(array.astype(np.int64, copy=False))
+    if not floats:  # an empty list, whose numbers have no kind
+        return Tensor.of(array.astype(np.int64))
+    with np.errstate(over="raise"):
+        try:
+            return Tensor.of(array.astype(np.float32))
+        except FloatingPointError:
+            too_large = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
+            at = tuple(int(i) for i in np.argwhere(too_large)[0])
+            raise InvalidValue(
+                f"{array[at]} at {_place(name, at)} does not fit float32; send an object with dtype float64"
+            ) from None
 
 
-def _index(found: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> tuple[int, ...]:
-    return tuple(int(i) for i in found[0]) if len(found) else (0,) * array.ndim
+def _outline(value: Any) -> tuple[int, ...]:
+    """The shape of a nested list, judged by the first entry of each level; stops past the largest rank."""
+    shape: list[int] = []
+    while isinstance(value, list) and len(shape) <= MAX_RANK:
+        shape.append(len(value))
+        value = value[0] if value else None
+    return tuple(shape)
 
 
-def _spelled_out(name: str, value: Any) -> np.ndarray[Any, Any]:
-    """The array of a list in which some numbers are spelled as strings."""
+def _entry_by_entry(name: str, value: Any, *, floats: bool) -> Any:
+    """The nested list with its spelled-out numbers as floats, once it is known to hold nothing but numbers."""
+    shape = _outline(value)
 
-    def number(item: Any) -> Any:
+    def visit(item: Any, at: tuple[int, ...]) -> Any:
+        depth = len(at)
         if isinstance(item, list):
-            return [number(i) for i in item]
-        if isinstance(item, str):
-            if item not in _NON_FINITE:
-                raise DtypeMismatch(f'{name} must hold numbers or "NaN", "Infinity", "-Infinity"; found "{item[:40]}"')
-            return _NON_FINITE[item]
-        return item
+            if depth == len(shape):
+                raise MalformedBody(f"{name} is ragged: there is a list at {_place(name, at)}, a number before it")
+            if len(item) != shape[depth]:
+                raise MalformedBody(
+                    f"{name} is ragged: {_place(name, at)} has {len(item)} entries, the one before it {shape[depth]}"
+                )
+            return [visit(child, (*at, index)) for index, child in enumerate(item)]
+        number = _NON_FINITE.get(item, item) if isinstance(item, str) else item
+        if not isinstance(number, int | float):
+            raise DtypeMismatch(
+                f'{name} must hold numbers, or "NaN", "Infinity", "-Infinity"; '
+                f"found {_describe(item)} at {_place(name, at)}"
+            )
+        if depth != len(shape):
+            raise MalformedBody(f"{name} is ragged: there is a number at {_place(name, at)}, a list before it")
+        if isinstance(number, float):
+            if not floats:
+                raise DtypeMismatch(f"{name} must hold integers; found {item} at {_place(name, at)}")
+        elif not -(2**63) <= number < 2**63:
+            if not floats:
+                raise InvalidValue(f"{item} at {_place(name, at)} is outside the range of int64")
+            return float(number)
+        return number
 
-    try:
-        return np.array(number(value))
-    except ValueError:
-        raise MalformedBody(f"{name} is a ragged list: every list on one level must have the same length") from None
+    return visit(value, ())
 
 
-def _first_stranger(name: str, value: Any, at: str = "") -> str:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            if found := _first_stranger(name, item, f"{at}[{index}]"):
-                return found
-        return ""
-    if isinstance(value, int | float):
-        return "" if abs(value) < 2**63 or isinstance(value, float) else f"the integer {value} at {name}{at}"
-    return f"{stdlib.dumps(value)[:40]} at {name}{at}"
+def _place(name: str, at: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, at))}]" if at else name
+
+
+def _describe(item: Any) -> str:
+    if isinstance(item, str):
+        return stdlib.dumps(item[:40], ensure_ascii=False)
+    return {type(None): "null", dict: "an object"}.get(type(item), type(item).__name__)
 
 
 def tensor_to_json(tensor: Tensor, form: Form) -> Any:
@@ -183,7 +260,14 @@ def tensor_to_json(tensor: Tensor, form: Form) -> Any:
         return {"dtype": tensor.dtype, "shape": list(tensor.shape), "data": data}
     array = tensor.numpy()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return finite(array.tolist())
+        return finite(_shortest(array))
     if orjson is not None and array.ndim and array.dtype != np.float16:
         return array
+    return _shortest(array)
+
+
+def _shortest(array: np.ndarray[Any, Any]) -> Any:
+    """The entries as Python numbers; narrow floats by the fewest digits that lead back to them, as orjson has it."""
+    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        array = array.astype(np.str_).astype(np.float64)
     return array.tolist()

@@ -14,16 +14,16 @@ from typing import Any
 
 from lossd_client.errors import MalformedBody, TooLarge
 from lossd_client.wire import json
-from lossd_client.wire.tensor import DTYPES, DTYPES_BY_CODE, Tensor, element_count
+from lossd_client.wire.tensor import DTYPES, DTYPES_BY_CODE, MAX_RANK, Tensor, element_count
 
 __all__ = ["MEDIA_TYPE", "PREFIX_BYTES", "Entry", "Header", "decode", "encode", "header_bytes", "read_header"]
 
 MEDIA_TYPE = "application/vnd.safetensors"
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 1 << 20
-MAX_RANK = 8
 ALIGNMENT = 64
 _LENGTH = struct.Struct("<Q")
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,20 @@ class Header:
     data_bytes: int
 
 
-def header_bytes(prefix: bytes | bytearray | memoryview) -> int:
+def header_bytes(prefix: bytes | bytearray | memoryview, *, limit: int = MAX_HEADER_BYTES) -> int:
     """The length of the JSON header that the first 8 bytes announce.
 
     Raises:
         MalformedBody: Fewer than 8 bytes, or no bytes for a header.
-        TooLarge: More than 1 MiB announced.
+        TooLarge: More than ``limit`` announced, by default 1 MiB.
     """
     if len(prefix) < PREFIX_BYTES:
         raise MalformedBody(
             f"a safetensors body starts with 8 bytes of header length, this one ends after {len(prefix)}"
         )
     (length,) = _LENGTH.unpack_from(prefix)
-    if length > MAX_HEADER_BYTES:
-        raise TooLarge(f"the safetensors header is said to be {length} bytes long; at most {MAX_HEADER_BYTES} are read")
+    if length > limit:
+        raise TooLarge(f"the safetensors header is said to be {length} bytes long; at most {limit} are read")
     if length < 2:
         raise MalformedBody(f"the safetensors header is said to be {length} bytes long; no JSON object is that short")
     return int(length)
@@ -71,11 +71,13 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
     Raises:
         MalformedBody: Anything but a header whose entries cover its data exactly.
     """
+    text = bytes(text)
+    if not text.startswith(b"{"):
+        raise MalformedBody("the safetensors header does not start with {")
     document = json.loads(text, what="the safetensors header")
-    if not isinstance(document, dict):
-        raise MalformedBody("the safetensors header is not a JSON object")
-    metadata = document.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    has_metadata = _METADATA in document
+    metadata = document.pop(_METADATA, {})
+    if not _strings(metadata):
         raise MalformedBody("__metadata__ in the safetensors header must map strings to strings")
     entries = sorted((_entry(name, fields) for name, fields in document.items()), key=lambda e: (e.begin, e.end))
     position = 0
@@ -84,20 +86,27 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
             fault = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
             raise MalformedBody(f"data_offsets of {entry.name!r} start at {entry.begin}: it {fault} (at {position})")
         position = entry.end
+    # Of a name that occurs twice, parsers keep one silently. Here every string of a header is accounted for: an entry
+    # has five (name, keys, dtype), metadata one and a pair each. If the text has more quotes, something was dropped.
+    strings = 5 * len(entries) + (1 + 2 * len(metadata) if has_metadata else 0)
+    plain = text.replace(b"\\\\", b"")
+    if plain.count(b'"') - plain.count(b'\\"') != 2 * strings:
+        raise MalformedBody("the safetensors header holds a name or a key twice")
     return Header(tuple(entries), metadata, position)
 
 
 def _entry(name: str, fields: Any) -> Entry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedBody(f"the header's entry {name!r} must hold exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = DTYPES_BY_CODE.get(fields["dtype"]), fields["shape"], fields["data_offsets"]
+    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    dtype = DTYPES_BY_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:
         known = ", ".join(DTYPES_BY_CODE)
-        raise MalformedBody(f"dtype {fields['dtype']!r} of {name!r} is not one lossd reads ({known})")
+        raise MalformedBody(f"dtype {str(code)[:40]!r} of {name!r} is not one lossd reads ({known})")
     if not _naturals(shape):
-        raise MalformedBody(f"shape of {name!r} must be a list of integers >= 0")
+        raise MalformedBody(f"shape of {name!r} must be a list of integers from 0 to 2**63 - 1")
     if len(shape) > MAX_RANK:
-        raise TooLarge(f"{name} has {len(shape)} axes; at most {MAX_RANK} are read")
+        raise TooLarge(f"{name!r} has {len(shape)} axes; at most {MAX_RANK} are read")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise MalformedBody(f"data_offsets of {name!r} must be [begin, end] with 0 <= begin <= end")
     size = element_count(tuple(shape)) * dtype.itemsize
@@ -110,24 +119,29 @@ def _entry(name: str, fields: Any) -> Entry:
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def decode(body: bytes | bytearray | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _strings(document: Any) -> bool:
+    return isinstance(document, dict) and all(isinstance(value, str) for value in document.values())
+
+
+def decode(
+    body: bytes | bytearray | memoryview, *, max_header_bytes: int = MAX_HEADER_BYTES
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A whole file's tensors, as views into ``body``, and its metadata.
 
     Raises:
         MalformedBody: Truncated, left-over or misplaced bytes.
+        TooLarge: A header over ``max_header_bytes``, or a tensor of more than 8 axes.
     """
     view = memoryview(body)
-    start = PREFIX_BYTES + header_bytes(view[:PREFIX_BYTES])
+    start = PREFIX_BYTES + header_bytes(view[:PREFIX_BYTES], limit=max_header_bytes)
     if len(view) < start:
         raise MalformedBody(f"the body ends inside the safetensors header: {len(view)} of {start} bytes")
     header = read_header(view[PREFIX_BYTES:start])
     if len(view) != start + header.data_bytes:
-        raise MalformedBody(
-            f"the header describes {header.data_bytes} bytes of tensors, {len(view) - start} follow it"
-        )
+        raise MalformedBody(f"the header describes {header.data_bytes} bytes of tensors, {len(view) - start} follow it")
     data = view[start:]
     return {e.name: Tensor(e.dtype, e.shape, data[e.begin : e.end]) for e in header.entries}, dict(header.metadata)
 
@@ -141,9 +155,11 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[b
 
 def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
     """Prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
-    document: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    document: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
     for name, dtype, shape, size in tensors:
+        if name == _METADATA:
+            raise ValueError("a tensor cannot be named __metadata__")
         document[name] = {
             "dtype": DTYPES[dtype].code,
             "shape": shape,

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["DTYPES", "DTYPES_BY_CODE", "Dtype", "Tensor", "element_count"]
+__all__ = ["DTYPES", "DTYPES_BY_CODE", "MAX_RANK", "Dtype", "Tensor", "element_count"]
 
 assert sys.byteorder == "little", "lossd's wire is little-endian, and so must be its machine"
+
+MAX_RANK = 8
+"""The most axes a tensor on the wire may have."""
 
 Kind = Literal["float", "integer"]
 
@@ -81,6 +84,8 @@ class Tensor:
         if name not in DTYPES:
             known = ", ".join(DTYPES)
             raise TypeError(f"dtype {name} does not travel; convert to one of {known}")
+        if array.dtype.itemsize != DTYPES[name].itemsize:
+            raise TypeError(f"an array of {array.dtype.name} does not hold the bits of {name}")
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         flat = np.ascontiguousarray(array).reshape(-1)
