@@ -34,6 +34,7 @@ FLAGS = {
     "zero_vector": "a vector of length 0 has no direction; its gradient is 0",
     "no_positives": "there is no positive pair",
     "no_negatives": "there is no negative pair",
+    "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
 }
 
 
@@ -156,7 +157,10 @@ class _Evaluation:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
         extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
-        columns |= {f"flag.{code}": segments.sum(flag.long()).double() for code, flag in flags.items()}
+        columns |= {
+            f"flag.{code}": segments.sum(flag.long().flatten(1).sum(1) if flag.ndim > 1 else flag.long()).double()
+            for code, flag in flags.items()
+        }
         host = dict(zip(columns, torch.stack(list(columns.values())).tolist(), strict=True))
         for position in range(self.count):
             self._report(position, {name: values[position] for name, values in host.items()}, gradients, extras)
@@ -197,20 +201,21 @@ class _Evaluation:
             return loss.function(**tensors, **parameters)
         if self.count == 1:
             unreduced = loss.function(**{name: t[0] for name, t in tensors.items()}, **parameters)
-            if isinstance(unreduced, Unreduced):
-                return replace(unreduced, value=unreduced.value[None], weight=unreduced.weight[None])
-            return unreduced[None]
+            if not isinstance(unreduced, Unreduced):
+                return unreduced[None]
+            flags = {code: flag[None] for code, flag in unreduced.flags.items()}
+            return replace(unreduced, value=unreduced.value[None], weight=unreduced.weight[None], flags=flags)
         varying = {name: p for name, p in parameters.items() if isinstance(p, Tensor)}
         fixed = {name: p for name, p in parameters.items() if name not in varying}
-        with_weight = []
 
-        def one(tensors: dict[str, Tensor], numbers: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        def one(tensors: dict[str, Tensor], numbers: dict[str, Tensor]) -> tuple[Any, ...]:
             unreduced = loss.function(**tensors, **numbers, **fixed)
-            with_weight.append(isinstance(unreduced, Unreduced))
-            return (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced,)
+            if isinstance(unreduced, Unreduced):
+                return unreduced.value, unreduced.weight, dict(unreduced.flags)
+            return (unreduced,)
 
         stacked = torch.vmap(one)(dict(tensors), varying)
-        return Unreduced(stacked[0], stacked[1]) if with_weight[0] else stacked[0]
+        return Unreduced(*stacked) if len(stacked) > 1 else stacked[0]
 
     def _numbers(self) -> dict[str, Any]:
         """The parameters that may vary: floats where they do not, else tensors that broadcast against the value."""
@@ -236,7 +241,8 @@ class _Evaluation:
             dropped = (self.sample_weight == 0).reshape(-1, *(1,) * (gradient.ndim - 1))
             gradient = gradient.masked_fill_(dropped, 0)
         if weight is not None and self.rowwise and gradient.ndim >= value.ndim:
-            dropped = weight == 0
+            # A class of weight 0 still has a value where labels are smoothed: it adds to the numerator alone.
+            dropped = (weight == 0) & (value == 0)
             if gradient.ndim == value.ndim + 1:  # the class axis, which the value lacks
                 dropped = dropped.unsqueeze(1)
             gradient = gradient.masked_fill_(dropped, 0)

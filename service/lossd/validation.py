@@ -65,7 +65,7 @@ def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
     match recipe.domains[name]:
-        case "probability":
+        case "probability" | "mask":
             return low >= 0 and high <= 1
         case "nonnegative":
             return low >= 0 and high < float("inf")
@@ -79,16 +79,23 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
     match recipe.domains[name]:
         case "probability":
             return ~((tensor >= 0) & (tensor <= 1))
+        case "mask":
+            return _unless_ignored(recipe, tensor, ~((tensor >= 0) & (tensor <= 1)))
         case "nonnegative":
             return ~((tensor >= 0) & tensor.isfinite())
         case "class":
-            ignored = recipe.parameters.get("ignore_index")
             # Compared as int64: in a narrow dtype the bounds themselves could wrap around.
             wide = tensor.long()
-            bad = (wide < 0) | (wide >= _classes(recipe))
-            return bad if ignored is None else bad & (wide != ignored)
+            return _unless_ignored(recipe, wide, (wide < 0) | (wide >= _classes(recipe)))
         case _:
             return ~tensor.isfinite()
+
+
+def _unless_ignored(recipe: Recipe, tensor: Tensor, bad: Tensor) -> Tensor:
+    ignored = recipe.parameters.get("ignore_index")
+    if ignored is None:
+        return bad
+    return bad & ((tensor if tensor.is_floating_point() else tensor.long()) != ignored)
 
 
 def _classes(recipe: Recipe) -> int:
@@ -114,15 +121,23 @@ def _describe(
     match recipe.domains[name]:
         case "probability":
             return f"probabilities expected in [0, 1], found {value} at {place}{_logits_remedy(recipe, name)}"
+        case "mask":
+            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}"
         case "nonnegative":
             return f"finite values >= 0 expected, found {value} at {place}"
         case "class":
-            ignored = recipe.parameters.get("ignore_index")
-            also = "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
             last = _classes(recipe) - 1
-            return f"class {value} at {place} is out of range: prediction has classes 0 to {last}{also}"
+            return (
+                f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
+                f"{_or_ignored(recipe)}"
+            )
         case _:
             return f"finite values expected, found {value} at {place}; drop the entry with sample_weight 0 or a mask"
+
+
+def _or_ignored(recipe: Recipe) -> str:
+    ignored = recipe.parameters.get("ignore_index")
+    return "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
 
 
 def _logits_remedy(recipe: Recipe, name: str) -> str:

@@ -65,7 +65,7 @@ class Unreduced:
         value: The unreduced loss, its weights multiplied in.
         weight: What each entry adds to the denominator of the mean, in the shape of ``value``; constant with
             respect to every differentiable input.
-        flags: Warning codes, each with the rows (R,) or requests (B,) it applies to, as booleans.
+        flags: Warning codes, each with the rows (R, ...) or requests (B, ...) it applies to, as booleans.
         extras: Further fields of the answer; only losses of kind ``alone`` have any.
     """
 
@@ -78,11 +78,12 @@ class Unreduced:
 class Upstream(Protocol):
     """Given the denominators' weights (None: one each), the loss's upstream gradient for each entry of the value."""
 
-    def __call__(self, weight: Tensor | None) -> Tensor: ...
+    def __call__(self, weight: Tensor | None) -> Tensor:
+        """A factor for each entry, 0-d or broadcasting against the value; to be asked for once."""
 
 
 ClosedForm = Callable[..., Tensor | Unreduced]
-"""``f(upstream, gradient, inputs…, parameters…)``: writes ``gradient[name]`` and returns the value, without autograd."""
+"""``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,7 @@ def loss(
     differentiable: tuple[str, ...] = ("prediction",),
     reductions: tuple[str, ...] = ("mean", "sum", "none"),
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
+    like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
 
@@ -219,7 +221,11 @@ def loss(
         differentiable: The inputs that have a gradient.
         reductions: The reductions it takes, the default first.
         refine: What the parameters change about the inputs' types.
+        like: The loss whose docstring describes the inputs and parameters that this one's leaves out.
     """
+    described: dict[str, str] = {}
+    if like is not None:
+        described = {i.name: i.summary for i in like.inputs} | {p.name: p.summary for p in like.parameters}
 
     def register(function: Callable[..., Tensor | Unreduced]) -> Loss:
         name = function.__name__.rstrip("_")
@@ -228,7 +234,7 @@ def loss(
         inputs, parameters = [], []
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
-            summary = doc.arguments.get(p.name, "")
+            summary = doc.arguments.get(p.name) or described.get(p.name)
             if not summary:
                 raise TypeError(f"{name}: the docstring says nothing about {p.name}")
             if p.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -290,9 +296,7 @@ class _Docstring:
 
     @staticmethod
     def _arguments(section: str) -> dict[str, str]:
-        return {
-            name: rest.strip() for name, _, rest in (item.partition(":") for item in _paragraphs(section)) if rest
-        }
+        return {name: rest.strip() for name, _, rest in (item.partition(":") for item in _paragraphs(section)) if rest}
 
     @staticmethod
     def _formula(text: str) -> str:

@@ -42,6 +42,35 @@ def _mse(upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor,
 
 
 @loss(task="regression", kind="rows")
+def mae(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> Real[Tensor, "N *"]:
+    r"""Mean absolute error: the size of the difference.
+
+    .. math:: |e|, \quad e = \text{prediction} - \text{target}
+
+    Args:
+        prediction: Predictions, any real.
+        target: Same shape; never broadcast.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: the sign of e, 0 at 0.
+
+    References:
+        torch.nn.functional.l1_loss.
+    """
+    return (prediction - target).abs()
+
+
+@mae.closed_form
+def _mae(upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor, target: Tensor) -> Tensor:
+    error = prediction - target
+    torch.mul(error.sgn(), upstream(None), out=gradient["prediction"])
+    return error.abs_()
+
+
+@loss(task="regression", kind="rows")
 def huber(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, delta: Positive = 1.0
 ) -> Real[Tensor, "N *"]:
@@ -67,3 +96,13 @@ def huber(
     error = prediction - target
     size = error.abs()
     return torch.where(size <= delta, 0.5 * error * error, delta * (size - 0.5 * delta))
+
+
+@huber.closed_form
+def _huber(
+    upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor, target: Tensor, *, delta: float | Tensor
+) -> Tensor:
+    error = prediction - target
+    clamped = error.clamp(-delta, delta)  # type: ignore[arg-type]  # the stubs know floats or tensors, not either
+    torch.mul(clamped, upstream(None), out=gradient["prediction"])
+    return error.sub_(clamped, alpha=0.5).mul_(clamped)

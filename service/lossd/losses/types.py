@@ -15,6 +15,7 @@ from lossd_client.wire import DTYPES
 
 __all__ = [
     "ClassIndex",
+    "Distribution",
     "Domain",
     "Finite",
     "Fraction",
@@ -33,7 +34,9 @@ __all__ = [
     "TensorType",
 ]
 
-Domain = Literal["real", "finite", "logits", "log_probability", "probability", "class", "integer", "nonnegative"]
+Domain = Literal[
+    "real", "finite", "logits", "log_probability", "probability", "mask", "class", "integer", "nonnegative"
+]
 Kind = Literal["float", "integer"]
 
 
@@ -43,8 +46,9 @@ class TensorType:
 
     Attributes:
         domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
-            infinite, ``probability`` in [0, 1], ``nonnegative`` finite and at least 0, ``class`` an index into
-            axis C or the ignore index; ``real``, ``logits`` and ``log_probability`` may be anything.
+            infinite, ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and
+            at least 0, ``class`` an index into axis C or the ignore index; ``real``, ``logits`` and
+            ``log_probability`` may be anything.
         kinds: The kinds of dtype it takes.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes.
     """
@@ -77,9 +81,10 @@ class _Family:
 
 if TYPE_CHECKING:  # to a type checker they are what they build
     from typing import Annotated as ClassIndex
+    from typing import Annotated as Distribution
     from typing import Annotated as Finite
-    from typing import Annotated as Logits
     from typing import Annotated as LogProbability
+    from typing import Annotated as Logits
     from typing import Annotated as Mask
     from typing import Annotated as NonNegativeTensor
     from typing import Annotated as Probability
@@ -89,7 +94,8 @@ else:
     Finite = _Family("finite", "float")
     Logits = _Family("logits", "float")
     Probability = _Family("probability", "float")
-    Mask = _Family("probability", "float", "integer")
+    Distribution = _Family("probability", "float", "integer")
+    Mask = _Family("mask", "float", "integer")
     LogProbability = _Family("log_probability", "float")
     NonNegativeTensor = _Family("nonnegative", "float", "integer")
     ClassIndex = _Family("class", "integer")

@@ -1,0 +1,218 @@
+"""Losses of independent yes-or-no predictions: one value per element, the target in [0, 1] of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt, Lt
+from torch import Tensor
+from torch.nn import functional
+
+from lossd.losses.registry import Refinement, Upstream, loss
+from lossd.losses.types import Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
+
+Clip = Annotated[float, Gt(0), Lt(0.5)]
+AlphaMode = Literal["balance", "scale"]
+
+
+@loss(task="binary", kind="rows")
+def bce(
+    prediction: Probability[Tensor, "N *"], target: Mask[Tensor, "N *"], *, eps: Clip | None = None
+) -> Real[Tensor, "N *"]:
+    r"""Binary cross-entropy of probabilities.
+
+    .. math:: -t\log p - (1-t)\log(1-p)
+
+    Args:
+        prediction: Probabilities p; for logits use bce_with_logits, which is exact where p rounds to 0 or 1.
+        target: Same shape; 0, 1 or anything between.
+        eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100
+            instead, as torch does.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: (p−t) / (p(1−p)), the denominator at least 1e-12.
+
+    References:
+        torch.nn.functional.binary_cross_entropy.
+    """
+    return functional.binary_cross_entropy(_clipped(prediction, eps), target, reduction="none")
+
+
+@bce.closed_form
+def _bce(
+    upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor, target: Tensor, *, eps: float | None
+) -> Tensor:
+    p = _clipped(prediction, eps)
+    torch.mul(_bce_slope(p, target), upstream(None), out=gradient["prediction"])
+    _stop_at_clip(gradient["prediction"], prediction, eps)
+    return functional.binary_cross_entropy(p, target, reduction="none")
+
+
+def _clipped(p: Tensor, eps: float | None) -> Tensor:
+    return p if eps is None else p.clamp(eps, 1 - eps)
+
+
+def _stop_at_clip(gradient: Tensor, p: Tensor, eps: float | None) -> None:
+    if eps is not None:
+        gradient.masked_fill_((p < eps) | (p > 1 - eps), 0)
+
+
+def _bce_slope(p: Tensor, target: Tensor) -> Tensor:
+    return (p - target).div_((1 - p).mul_(p).clamp_(min=1e-12))
+
+
+@loss(task="binary", kind="rows")
+def bce_with_logits(
+    prediction: Logits[Tensor, "N *"], target: Mask[Tensor, "N *"], *, pos_weight: NonNegative | PerLabel | None = None
+) -> Real[Tensor, "N *"]:
+    r"""Binary cross-entropy of logits, exact however large they are.
+
+    .. math:: w\,t\,\operatorname{softplus}(-z) + (1-t)\operatorname{softplus}(z)
+
+    Args:
+        prediction: Logits z.
+        target: Same shape; 0, 1 or anything between.
+        pos_weight: Factor w of the positive part: one number, or one for each label (the last axis). The mean is
+            over the elements, whatever they weigh.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: σ(z) − t where ``pos_weight`` is 1.
+
+    References:
+        torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+    return functional.binary_cross_entropy_with_logits(
+        prediction, target, pos_weight=_label_weights(prediction, pos_weight), reduction="none"
+    )
+
+
+@bce_with_logits.closed_form
+def _bce_with_logits(
+    upstream: Upstream,
+    gradient: Mapping[str, Tensor],
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: float | Sequence[float] | None,
+) -> Tensor:
+    slope = gradient["prediction"]
+    torch.sigmoid(prediction, out=slope)
+    weight = _label_weights(prediction, pos_weight)
+    if weight is None:
+        slope.sub_(target)
+    else:
+        positive = target * weight
+        slope.mul_((1 - target).add_(positive)).sub_(positive)
+    slope.mul_(upstream(None))
+    return functional.binary_cross_entropy_with_logits(prediction, target, pos_weight=weight, reduction="none")
+
+
+def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
+    if pos_weight is None:
+        return None
+    return torch.tensor(pos_weight, dtype=prediction.dtype, device=prediction.device)
+
+
+def _sigmoid_focal_inputs(parameters: Mapping[str, Any]) -> Refinement:
+    if parameters["alpha_mode"] == "balance" and parameters["alpha"] > 1:
+        raise ValueError(f'alpha_mode "balance" needs alpha in [0, 1], found {parameters["alpha"]}')
+    if not parameters["from_logits"]:
+        return Refinement(inputs={"prediction": TensorType("probability", ("float",), ("N", "*"))})
+    if parameters["eps"] is not None:
+        raise ValueError("eps clips probabilities: it needs from_logits false")
+    return Refinement()
+
+
+@loss(task="binary", kind="rows", refine=_sigmoid_focal_inputs)
+def sigmoid_focal(
+    prediction: Logits[Tensor, "N *"],
+    target: Mask[Tensor, "N *"],
+    *,
+    gamma: NonNegative = 2.0,
+    alpha: NonNegative = 0.25,
+    alpha_mode: AlphaMode = "balance",
+    from_logits: bool = True,
+    eps: Clip | None = None,
+) -> Real[Tensor, "N *"]:
+    r"""Binary cross-entropy that fades for what is already classified well.
+
+    .. math:: \alpha_t\,(1-p_t)^\gamma\,\text{BCE}(p,t), \quad 1-p_t = p(1-t) + (1-p)\,t
+
+    Args:
+        prediction: Logits, or probabilities where ``from_logits`` is false.
+        target: Same shape; 0, 1 or anything between.
+        gamma: How fast it fades; 0 is binary cross-entropy. Fractions are welcome.
+        alpha: The factor; see ``alpha_mode``.
+        alpha_mode: "balance" gives positives the factor α and negatives 1−α; "scale" gives all of them α (1 for none).
+        from_logits: Whether predictions are logits.
+        eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100.
+
+    Returns:
+        One value per element, >= 0, unreduced; the mean is over the elements.
+
+    Gradient:
+        With respect to ``prediction``; exactly 0 where the logit is saturated and right.
+
+    References:
+        T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
+        torchvision.ops.sigmoid_focal_loss.
+    """
+    if from_logits:
+        # Both tails are taken from their own sigmoid: 1 − σ(z) would round to 0 long before σ(−z) does.
+        wrong = torch.sigmoid(prediction) * (1 - target) + torch.sigmoid(-prediction) * target
+        entropy = functional.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+    else:
+        p = _clipped(prediction, eps)
+        wrong = p * (1 - target) + (1 - p) * target
+        entropy = functional.binary_cross_entropy(p, target, reduction="none")
+    # The power's slope is infinite at 0 for gamma < 1, but there the value is 0 and so is its slope.
+    right = wrong == 0
+    fade = torch.exp(gamma * torch.log(wrong.masked_fill(right, 1)))
+    value = torch.where(right, torch.zeros_like(entropy), fade * entropy)
+    return _balance(target, alpha, alpha_mode) * value
+
+
+@sigmoid_focal.closed_form
+def _sigmoid_focal(
+    upstream: Upstream,
+    gradient: Mapping[str, Tensor],
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float | Tensor,
+    alpha: float | Tensor,
+    alpha_mode: str,
+    from_logits: bool,
+    eps: float | None,
+) -> Tensor:
+    if from_logits:
+        p, rest = torch.sigmoid(prediction), torch.sigmoid(-prediction)
+        entropy = functional.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+    else:
+        p = _clipped(prediction, eps)
+        rest = 1 - p
+        entropy = functional.binary_cross_entropy(p, target, reduction="none")
+    positive, negative = rest * target, p * (1 - target)
+    wrong = positive + negative
+    fade = torch.pow(wrong, gamma).mul_(_balance(target, alpha, alpha_mode))
+    # d(wrong)/dp is 1−2t; the first summand is that of the fading factor, the second that of the entropy.
+    slope = (1 - 2 * target).mul_(entropy).mul_(gamma).div_(wrong.clamp_(min=torch.finfo(p.dtype).tiny))
+    if from_logits:
+        slope.mul_(p).mul_(rest).add_(negative).sub_(positive)
+    else:
+        slope.add_(_bce_slope(p, target))
+    torch.mul(slope.mul_(fade), upstream(None), out=gradient["prediction"])
+    _stop_at_clip(gradient["prediction"], prediction, eps)
+    return fade.mul_(entropy)
+
+
+def _balance(target: Tensor, alpha: float | Tensor, mode: str) -> float | Tensor:
+    return alpha if mode == "scale" else alpha * target + (1 - alpha) * (1 - target)

@@ -1,0 +1,96 @@
+"""Losses of softmax scores with the gradient written out: one sweep over the scores, in blocks that stay in the cache.
+
+A kernel computes the value and the gradient of a few positions at once, and every position is on its own. Scores are
+(n, C, p) there, and whatever else a position has, (n, 1, p).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["distributed", "expected", "pointed", "sweep"]
+
+BLOCK_ELEMENTS = 1 << 18
+"""Scores in a block: with their gradient 2 MiB of float32, about what a core's own cache holds."""
+
+Kernel = Callable[..., Tensor]
+Slope = Callable[..., tuple[Tensor, Tensor]]
+
+
+def sweep(kernel: Kernel, gradient: Tensor, prediction: Tensor, *parts: Any) -> Tensor:
+    """The value (N, *) of each position of ``prediction`` (N, C, *), its gradient written into ``gradient``.
+
+    Args:
+        kernel: Called as ``kernel(gradient, prediction, *parts)`` on blocks; returns the value, (n, 1, p).
+        gradient: Where the gradient goes; contiguous, like ``prediction``.
+        prediction: Class scores.
+        parts: What else the kernel takes: tensors that broadcast against the value (N, *), tensors of the shape of
+            the prediction, and anything else, handed on as it is.
+    """
+    n, c = prediction.shape[:2]
+    shape = torch.Size((n, *prediction.shape[2:]))
+    scores, slopes = prediction.reshape(n, c, -1), gradient.view(n, c, -1)
+    flat = [_flat(part, shape) for part in parts]
+    if prediction.is_cuda or scores.numel() <= BLOCK_ELEMENTS:
+        return kernel(slopes, scores, *flat).reshape(shape)
+    value = prediction.new_empty(n, 1, scores.shape[2])
+    for rows, places in _blocks(*scores.shape):
+        cut = [part[rows, :, places] if isinstance(part, Tensor) and part.ndim else part for part in flat]
+        value[rows, :, places] = kernel(slopes[rows, :, places], scores[rows, :, places], *cut)
+    return value.reshape(shape)
+
+
+def _flat(part: Any, shape: torch.Size) -> Any:
+    if not isinstance(part, Tensor) or part.ndim == 0:
+        return part
+    if part.ndim == len(shape):
+        return part.expand(shape).reshape(shape[0], 1, -1)
+    return part.reshape(*part.shape[:2], -1)
+
+
+def _blocks(n: int, c: int, p: int) -> Iterator[tuple[slice, slice]]:
+    places = max(1, BLOCK_ELEMENTS // c)
+    rows = max(1, places // p)
+    for first in range(0, n, rows):
+        for start in range(0, p, places):
+            yield slice(first, first + rows), slice(start, start + places)
+
+
+def pointed(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, *parts: Any) -> Tensor:
+    """The kernel of a function of the target class's log-probability.
+
+    Args:
+        slope: Called as ``slope(nll, *parts)`` with the negative log-probability; returns the function's value and
+            its derivative by ``nll``, the upstream gradient multiplied in, which may be 0-d.
+        gradient: Written.
+        prediction: Class scores.
+        target: The target class, int64.
+        parts: What else ``slope`` takes.
+    """
+    torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
+    picked = gradient.gather(1, target)
+    total = gradient.exp_().sum(1, keepdim=True)
+    value, pull = slope(total.log().sub_(picked), *parts)
+    gradient.mul_(pull / total)
+    gradient.scatter_add_(1, target, pull.neg().expand_as(target))
+    return value
+
+
+def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Tensor) -> Tensor:
+    """The cross-entropy of a share of each class, (n, C, p); the shares need not add up to one."""
+    torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
+    exponential = gradient.exp()
+    total = exponential.sum(1, keepdim=True)
+    value = expected(share, total.log() - gradient).sum(1, keepdim=True)
+    torch.mul(exponential, share.sum(1, keepdim=True) / total, out=gradient)
+    gradient.sub_(share).mul_(factor)
+    return value
+
+
+def expected(share: Tensor, nll: Tensor) -> Tensor:
+    """Their product; 0 where the share is, even of an infinite ``nll`` (a class masked with a score of -inf)."""
+    return torch.where(share == 0, torch.zeros_like(nll), share * nll)

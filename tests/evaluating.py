@@ -1,0 +1,88 @@
+"""Requests straight to the evaluation: plan, job, batch, answer; no server, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossd.evaluation import Batch, evaluate
+from lossd.job import Column
+from lossd.plan import Plan
+from lossd_client.errors import Problem
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One request's answer: the document, and the tensors that travel next to it."""
+
+    document: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def loss(self) -> Any:
+        return self.document["loss"] if "loss" in self.document else self.tensors["loss"]
+
+    @property
+    def numerator(self) -> float:
+        return self.document["reduction"]["numerator"]
+
+    @property
+    def denominator(self) -> float:
+        return self.document["reduction"]["denominator"]
+
+    @property
+    def warnings(self) -> set[str]:
+        return {warning["code"] for warning in self.document["diagnostics"]["warnings"]}
+
+    def gradient(self, name: str = "prediction") -> Tensor:
+        return self.tensors[f"gradient.{name}"]
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        return {n.removeprefix("gradient."): t for n, t in self.tensors.items() if n.startswith("gradient.")}
+
+
+def layout(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
+
+
+def together(requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
+    """Requests that share a recipe, evaluated as one batch."""
+    plans = [Plan.of({"outputs": ["loss", "gradient"], **request}) for request in requests]
+    jobs = [plan.job(layout(tensors)) for plan, tensors in zip(plans, inputs, strict=True)]
+    recipe, rows = jobs[0].recipe, [job.rows for job in jobs]
+    assert all(job.recipe.text == recipe.text for job in jobs), "requests of one batch share their recipe"
+
+    def column(of: Column) -> Tensor:
+        parts = [tensors[of.name] for tensors in inputs]
+        return torch.cat(parts) if of.per_row else torch.stack(parts)
+
+    answers = {of.name: _unwritten(of, sum(rows), len(jobs)) for of in recipe.answers}
+    batch = Batch(recipe, rows, [job.numbers for job in jobs], {of.name: column(of) for of in recipe.inputs}, answers)
+    evaluated: list[Evaluated | Problem] = []
+    start = 0
+    for position, document in enumerate(evaluate(batch)):
+        stop = start + rows[position]
+        own = {of.name: answers[of.name][start:stop] if of.per_row else answers[of.name][position] for of in recipe.answers}
+        evaluated.append(document if isinstance(document, Problem) else Evaluated(document, own))
+        start = stop
+    return evaluated
+
+
+def _unwritten(of: Column, rows: int, count: int) -> Tensor:
+    shape = (rows if of.per_row else count, *of.trailing)
+    return torch.full(shape, torch.nan, dtype=getattr(torch, of.dtype))
+
+
+def alone(request: Mapping[str, Any], tensors: Tensors) -> Evaluated:
+    """One request's answer; its problem is raised."""
+    (answer,) = together([request], [tensors])
+    if isinstance(answer, Problem):
+        raise answer
+    return answer
