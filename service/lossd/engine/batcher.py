@@ -7,7 +7,6 @@ were opened, whenever a worker is free. Nothing ever waits for company: what has
 from __future__ import annotations
 
 import itertools
-from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from lossd.engine.slab import Arrangement, Lease
 from lossd.job import Job, Recipe
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from lossd.engine import Result
 
 __all__ = ["Batch", "Batcher", "Ticket"]

@@ -1,0 +1,134 @@
+"""Who may import whom: the architecture, as imports that are not there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = (ROOT / "service", ROOT / "client")
+
+FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "click"}
+
+# Room by room: the rooms whose modules it may import, beside its own.
+ROOMS = {
+    "lossd_client": set(),
+    "lossd.job": {"lossd_client"},
+    "lossd.losses": {"lossd_client"},
+    "lossd.metrics": {"lossd.losses", "lossd_client"},
+    "lossd.validation": {"lossd.job", "lossd.losses", "lossd_client"},
+    "lossd.evaluation": {"lossd.job", "lossd.losses", "lossd.metrics", "lossd.validation", "lossd_client"},
+    "lossd.plan": {"lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},
+    "lossd.settings": set(),
+    "lossd.engine": {"lossd.job", "lossd.evaluation", "lossd.settings", "lossd_client"},
+    "lossd.api": {
+        "lossd.job",
+        "lossd.losses",
+        "lossd.metrics",
+        "lossd.plan",
+        "lossd.settings",
+        "lossd.engine",
+        "lossd_client",
+    },
+    "lossd.cli": {"lossd.api", "lossd.settings", "lossd_client"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for source in SOURCES:
+        for path in sorted(source.glob("lossd*/**/*.py")):
+            parts = path.relative_to(source).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+def imports(path: Path, *, types: bool = True) -> set[str]:
+    """Every module a file imports, wherever in the file it does; ``types`` counts those for type checkers only."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    if not types:
+        tree.body = [
+            node for node in tree.body if "TYPE_CHECKING" not in ast.dump(node) or not isinstance(node, ast.If)
+        ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+    return found
+
+
+def room_of(module: str) -> str | None:
+    return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
+
+
+def loaded_by(*statements: str) -> set[str]:
+    """The top-level packages, and lossd's rooms, that a fresh interpreter has loaded after these statements."""
+    script = "; ".join([*statements, "import sys", "print(*sys.modules)"])
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    names = run.stdout.split()
+    return {name.partition(".")[0] for name in names} | {room for name in names if (room := room_of(name))}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "lossd"])
+def test_a_room_imports_only_the_rooms_it_may(module: str) -> None:
+    room = room_of(module)
+    assert room is not None, f"{module} is in no room: give it one in ROOMS and in service/README.md"
+    own_code = {name for name in imports(MODULES[module]) if name.partition(".")[0] in ("lossd", "lossd_client")}
+    rooms = {room_of(name) for name in own_code if name != "lossd"}  # the package itself holds the version
+    assert rooms <= ROOMS[room] | {room}, f"{module} imports {rooms - ROOMS[room] - {room}}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_web_frameworks_are_imported_by_the_api_alone(module: str) -> None:
+    top = {name.partition(".")[0] for name in imports(MODULES[module])}
+    allowed = {"lossd.api": {"fastapi", "starlette", "uvicorn"}, "lossd.cli": {"click"}}.get(
+        room_of(module) or "", set()
+    )
+    assert top & FRAMEWORKS <= allowed
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m == "lossd.engine.batcher" or ".wire" in m])
+def test_the_batcher_and_the_codecs_do_no_io(module: str) -> None:
+    doors = {"asyncio", "io", "mmap", "multiprocessing", "os", "pathlib", "select", "selectors", "socket", "subprocess"}
+    clocks = {"datetime", "time", "threading"}
+    assert not {name.partition(".")[0] for name in imports(MODULES[module], types=False)} & (doors | clocks)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("lossd_client") and m != "lossd_client.torch"])
+def test_the_client_loads_no_framework(module: str) -> None:
+    assert not loaded_by(f"import {module}") & {*FRAMEWORKS, "torch", "pydantic", "prometheus_client", "lossd"}
+
+
+@pytest.mark.parametrize("package", ["lossd.losses", "lossd.metrics"])
+def test_losses_and_metrics_load_no_server(package: str) -> None:
+    assert not loaded_by(f"import {package}") & {*FRAMEWORKS, "httpx", "lossd.engine", "lossd.api", "lossd.settings"}
+
+
+def test_an_evaluation_loads_no_server() -> None:
+    assert not loaded_by("import lossd.evaluation") & {*FRAMEWORKS, "httpx", "lossd.engine", "lossd.api"}
+
+
+def test_the_engine_loads_no_web_framework() -> None:
+    loaded = loaded_by("import lossd.engine.process", "import lossd.engine.inline")
+    assert not loaded & {*FRAMEWORKS, "httpx", "lossd.api"}
+
+
+def test_the_package_loads_nothing_until_it_is_used() -> None:
+    assert not loaded_by("import lossd") & {*FRAMEWORKS, "torch", "pydantic", "numpy", "httpx"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"]])
+def test_help_loads_no_torch(arguments: list[str]) -> None:
+    loaded = loaded_by("from lossd.cli import main", f"main({arguments}, standalone_mode=False)")
+    assert not loaded & {"torch", "fastapi", "numpy"}
