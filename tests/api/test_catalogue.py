@@ -1,0 +1,109 @@
+"""What the service says about itself: losses, metrics, OpenAPI, documentation, health."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lossd.losses import REGISTRY
+from lossd.metrics import METRICS
+from lossd_client.errors import PROBLEMS
+
+
+def test_every_loss_is_listed_with_what_it_takes(http):
+    listed = http.get("/v1/losses").json()["losses"]
+    assert [entry["name"] for entry in listed] == list(REGISTRY)
+    for entry in listed:
+        assert entry["summary"]
+        assert entry["inputs"]
+        assert entry["references"], entry["name"]
+        assert "reduction" in entry["parameters"]
+        assert http.get(f"/v1/losses/{entry['name']}").json() == entry
+
+
+def test_a_loss_is_described_by_its_signature(http):
+    huber = http.get("/v1/losses/huber").json()
+    assert huber["task"] == "regression"
+    assert "delta" in huber["formula"]
+    assert huber["parameters"]["delta"]["default"] == 1.0
+    assert huber["parameters"]["delta"]["exclusiveMinimum"] == 0
+    prediction = huber["inputs"][0]
+    assert (prediction["name"], prediction["differentiable"]) == ("prediction", True)
+    assert prediction["types"][0]["shape"] == "(N, *)"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(http):
+    for path, near in (("/v1/losses/l1", "mae"), ("/v1/losses/crossentropy", "cross_entropy"), ("/v1/metrics/f2", "f")):
+        response = http.get(path)
+        assert response.status_code == 404
+        assert near in response.json()["detail"]
+
+
+def test_every_metric_is_listed(http):
+    listed = {(m["task"], m["name"]) for m in http.get("/v1/metrics").json()["metrics"]}
+    assert listed == {(task, name) for task, of_task in METRICS.items() for name in of_task}
+    assert {m["task"] for m in http.get("/v1/metrics/f1").json()["metrics"]} >= {"binary", "multiclass"}
+
+
+def test_openapi_types_every_losss_parameters(http):
+    document = http.get("/openapi.json").json()
+    union = document["components"]["schemas"]["Loss"]
+    assert set(union["discriminator"]["mapping"]) == set(REGISTRY)
+    schemas = document["components"]["schemas"]
+    for name, reference in union["discriminator"]["mapping"].items():
+        schema = schemas[reference.rpartition("/")[2]]
+        assert {p.name for p in REGISTRY[name].parameters} | {"name", "reduction"} == set(schema["properties"])
+        assert schema["additionalProperties"] is False
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', http.get("/openapi.json").text))
+    assert references <= set(schemas)
+    evaluate = document["paths"]["/v1/evaluate"]["post"]
+    statuses = {str(kind.status) for kind in PROBLEMS.values()} - {"401"}
+    assert set(evaluate["responses"]) == {"200", *statuses}
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_interactive_docs_need_nothing_from_elsewhere(http, page):
+    text = http.get(page).text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert assets
+    for asset in assets:
+        assert asset.startswith("/"), asset
+        assert http.get(asset).status_code == 200
+    assert "https://" not in text.replace("https://www.w3.org", "")
+
+
+def test_every_problem_type_is_a_page(http):
+    for slug, kind in PROBLEMS.items():
+        page = http.get(f"/problems/{slug}")
+        assert page.status_code == 200
+        assert kind.title in page.text
+    assert http.get("/problems/nope").status_code == 404
+
+
+def test_health_and_counters(http):
+    assert http.get("/health/live").json()["status"] == "live"
+    assert http.get("/health/ready").status_code == 200
+    http.post("/v1/evaluate", json={"loss": {"name": "nope"}, "inputs": {}})
+    families = {f.name: f for f in text_string_to_metric_families(http.get("/metrics").text)}
+    for name in (
+        "lossd_requests",
+        "lossd_request_seconds",
+        "lossd_batch_requests",
+        "lossd_batch_bytes",
+        "lossd_queue_bytes",
+        "lossd_queue_requests",
+        "lossd_worker_restarts",
+    ):
+        assert name in families, name
+    outcomes = {s.labels["outcome"] for s in families["lossd_requests"].samples}
+    assert "unknown-loss" in outcomes
+
+
+def test_errors_of_the_router_have_the_same_form(http):
+    for method, path, status in (("GET", "/nope", 404), ("DELETE", "/v1/losses", 405)):
+        response = http.request(method, path)
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["request_id"] == response.headers["x-request-id"]
