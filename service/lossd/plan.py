@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lossd import metrics
 from lossd.job import Column, Job, Recipe
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Input, Loss, Refinement, closest
+from lossd.losses.registry import Input, Loss, Refinement, closest, find
 from lossd.losses.types import PerAxis, Positive, TensorType
 from lossd_client.errors import (
     DtypeMismatch,
@@ -25,7 +25,6 @@ from lossd_client.errors import (
     MissingInput,
     ShapeMismatch,
     UnknownInput,
-    UnknownLoss,
 )
 from lossd_client.wire import DTYPES
 
@@ -144,7 +143,7 @@ class Plan:
         kind = self.loss.kind if self.loss else "rows"
         rows = int(dims.get("N", 1))
         compute = self._compute_dtype(layout)
-        value = self._value_shape(dims)
+        value = self._value_shape(dims, layout)
         if "cotangent" in layout:
             self._check_cotangent(layout, value)
 
@@ -279,9 +278,14 @@ class Plan:
         entry = next(e for e in self.inputs if e.name == name)
         return all(t.pattern[:1] == ("N",) for t in self.types(entry))
 
-    def _value_shape(self, dims: Mapping[str, Any]) -> tuple[int, ...] | None:
+    def _value_shape(self, dims: Mapping[str, Any], layout: Layout) -> tuple[int, ...] | None:
         if self.loss is None:
             return None
+        if self.loss.shape is not None:
+            try:
+                return self.loss.shape(self.parameters, {name: shape for name, (_, shape) in layout.items()})
+            except ValueError as error:
+                raise ShapeMismatch(f"{self.loss.name}: {error}") from None
         returns = self.refinement.returns or self.loss.returns
         return _resolve(returns.pattern, dims)
 
@@ -294,17 +298,14 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
         raise InvalidRequest(
             "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
         )
-    loss = REGISTRY.get(name)
-    if loss is None:
-        near = closest(name, REGISTRY)
-        hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
-        raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
+    loss = find(name)
     values = _validated(loss.model, fields, "/loss")
     parameters = {p.name: getattr(values, p.name) for p in loss.parameters}
     try:
         refinement = loss.refine(parameters)
     except ValueError as error:  # a combination of parameters that has no meaning
         raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer="/loss", detail=str(error))]) from None
+    inputs = (*loss.inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
     task = envelope.metrics.task or refinement.task or loss.task
     if envelope.metrics.task:
@@ -313,12 +314,12 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
     return Plan(
         loss=loss,
         task=task,
-        inputs=(*loss.inputs, *universal_inputs(loss)),
+        inputs=inputs,
         refinement=refinement,
         parameters=parameters,
         reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
         want_loss="loss" in outputs,
-        gradients=_gradients(loss, outputs),
+        gradients=_gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs),
         gradient_options=envelope.gradient,
         metrics=wanted,
         metric_options=envelope.metrics,
@@ -368,16 +369,27 @@ def universal_inputs(loss: Loss) -> tuple[Input, ...]:
     return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
 
 
-def _gradients(loss: Loss, outputs: Sequence[str]) -> tuple[str, ...]:
+def _variadic_inputs(loss: Loss, refinement: Refinement) -> tuple[Input, ...]:
+    """The inputs that only the parameters name."""
+    if loss.variadic is None:
+        return ()
+    declared = {entry.name for entry in loss.inputs}
+    return tuple(
+        Input(name, (of,), differentiable=True, optional=False, summary="Named by the parameters.")
+        for name, of in refinement.inputs.items()
+        if name not in declared
+    )
+
+
+def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
     names: list[str] = []
     for position, output in enumerate(outputs):
         if output == "gradient":
-            default = ("prediction",) if "prediction" in loss.differentiable else loss.differentiable
-            names.extend(default)
+            names.extend(["prediction"] if "prediction" in differentiable else differentiable)
         elif output.startswith("gradient."):
             name = output.removeprefix("gradient.")
-            if name not in loss.differentiable:
-                detail = f"{loss.name} has gradients for {', '.join(loss.differentiable)}, not for {name!r}"
+            if name not in differentiable:
+                detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {name!r}"
                 raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
             names.append(name)
         elif output not in ("loss", "metrics"):
@@ -413,7 +425,9 @@ def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fa
 
 
 def _match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the pattern's names are bound to, or None where the shape does not fit."""
+    """What the pattern's names are bound to, or None where the shape does not fit; ``...`` fits and binds nothing."""
+    if pattern == ("...",):
+        return {}
     fixed = [axis for axis in pattern if axis != "*"]
     if len(shape) < len(fixed) or ("*" not in pattern and len(shape) != len(fixed)):
         return None

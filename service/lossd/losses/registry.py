@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
 from lossd.losses.types import TensorType
+from lossd_client.errors import UnknownLoss
 
 __all__ = [
     "REGISTRY",
@@ -31,10 +32,11 @@ __all__ = [
     "Unreduced",
     "Upstream",
     "closest",
+    "find",
     "loss",
 ]
 
-Kind = Literal["rows", "stack", "alone"]
+Kind = Literal["rows", "stack", "alone", "composed"]
 Reduction = Literal["mean", "sum", "none"]
 
 # What users of other libraries call our losses; for the message of an unknown name only, never an alias.
@@ -81,6 +83,9 @@ class Upstream(Protocol):
     def __call__(self, weight: Tensor | None) -> Tensor:
         """A factor for each entry, 0-d or broadcasting against the value; to be asked for once."""
 
+
+Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, ...]]
+"""``f(parameters, shapes)``: the unreduced loss's shape; ``ValueError`` where the shapes do not fit together."""
 
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
@@ -143,13 +148,16 @@ class Loss:
         name: Canonical, unique.
         task: The task whose metrics fit its inputs.
         kind: How requests share a batch: ``rows`` are concatenated (each row is on its own), ``stack`` are stacked
-            and vmapped (samples of one request interact), ``alone`` are evaluated one at a time.
+            and vmapped (samples of one request interact), ``alone`` are evaluated one at a time, ``composed`` are
+            functions of other losses' values.
         function: The definition: tensors and keyword parameters to the unreduced loss.
         inputs: Its tensors, in order.
+        variadic: The type of any further tensors (``**inputs``), which ``refine`` names; None where there are none.
         parameters: Its keyword parameters, without ``reduction``.
         returns: The type of the unreduced loss.
         reductions: The reductions it takes, the default first.
-        refine: What its parameters change about its inputs' types.
+        refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
+        shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -161,10 +169,12 @@ class Loss:
     kind: Kind
     function: Callable[..., Tensor | Unreduced]
     inputs: tuple[Input, ...]
+    variadic: TensorType | None
     parameters: tuple[Parameter, ...]
     returns: TensorType
     reductions: tuple[str, ...]
     refine: Callable[[Mapping[str, Any]], Refinement]
+    shape: Shape | None
     summary: str
     formula: str
     references: tuple[str, ...]
@@ -196,7 +206,7 @@ class Loss:
 
     @cached_property
     def differentiable(self) -> tuple[str, ...]:
-        """The inputs that have a gradient."""
+        """The declared inputs that have a gradient; further ones (``variadic``) all do."""
         return tuple(i.name for i in self.inputs if i.differentiable)
 
 
@@ -211,6 +221,7 @@ def loss(
     differentiable: tuple[str, ...] = ("prediction",),
     reductions: tuple[str, ...] = ("mean", "sum", "none"),
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
+    shape: Shape | None = None,
     like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
@@ -221,6 +232,7 @@ def loss(
         differentiable: The inputs that have a gradient.
         reductions: The reductions it takes, the default first.
         refine: What the parameters change about the inputs' types.
+        shape: The unreduced loss's shape, where the return annotation cannot say it.
         like: The loss whose docstring describes the inputs and parameters that this one's leaves out.
     """
     described: dict[str, str] = {}
@@ -231,7 +243,7 @@ def loss(
         name = function.__name__.rstrip("_")
         hints = get_type_hints(function, include_extras=True)
         doc = _Docstring(inspect.getdoc(function) or "")
-        inputs, parameters = [], []
+        inputs, parameters, variadic = [], [], None
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
             summary = doc.arguments.get(p.name) or described.get(p.name)
@@ -241,6 +253,8 @@ def loss(
                 base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
                 default = ... if p.default is inspect.Parameter.empty else p.default
                 parameters.append(Parameter(p.name, hint, default, base is float, summary))
+            elif p.kind is inspect.Parameter.VAR_KEYWORD:
+                (variadic,) = _tensor_types(hint)
             else:
                 optional = p.default is not inspect.Parameter.empty
                 inputs.append(Input(p.name, _tensor_types(hint), p.name in differentiable, optional, summary))
@@ -252,10 +266,12 @@ def loss(
             kind=kind,
             function=function,
             inputs=tuple(inputs),
+            variadic=variadic,
             parameters=tuple(parameters),
             returns=_tensor_types(hints["return"])[0],
             reductions=reductions,
             refine=refine or (lambda _: Refinement()),
+            shape=shape,
             summary=doc.summary,
             formula=doc.formula,
             references=doc.references,
@@ -321,6 +337,19 @@ def _paragraphs(section: str) -> list[str]:
         elif line.strip():
             items.append(line.strip())
     return items
+
+
+def find(name: str) -> Loss:
+    """The loss of that name.
+
+    Raises:
+        UnknownLoss: With the nearest names.
+    """
+    if name not in REGISTRY:
+        near = closest(name, REGISTRY)
+        hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
+        raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
+    return REGISTRY[name]
 
 
 def closest(name: str, known: Mapping[str, Any] | tuple[str, ...], synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:

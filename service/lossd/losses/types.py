@@ -50,7 +50,7 @@ class TensorType:
             at least 0, ``class`` an index into axis C or the ignore index; ``real``, ``logits`` and
             ``log_probability`` may be anything.
         kinds: The kinds of dtype it takes.
-        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes.
+        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes; ``...`` alone is any shape.
     """
 
     domain: Domain
