@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lossd import metrics
 from lossd.job import Column, Job, Recipe
-from lossd.losses import REGISTRY
 from lossd.losses.registry import Input, Loss, Refinement, closest, find
-from lossd.losses.types import PerAxis, Positive, TensorType
+from lossd.losses.types import Fraction, NonNegative, PerAxis, Positive, TensorType
 from lossd_client.errors import (
     DtypeMismatch,
     Fault,
@@ -62,11 +61,24 @@ class MetricOptions(_Options):
 
     names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
     task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
-    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Probabilities from this value on count as positive."
+    threshold: NonNegative | None = Field(
+        None,
+        description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
+        "distance, half the margin by default.",
     )
     zero_division: Literal[0, 1] | None = Field(
         None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
+    )
+    beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
+    k: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        5, description="top_k_accuracy, recall@k: how many of the best count."
+    )
+    bins: Annotated[int, Field(ge=1, le=1000)] = Field(15, description="ece: how many bins probabilities fall into.")
+    points: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
+    )
+    quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
+        [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
     )
     from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
     ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
@@ -311,6 +323,7 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
     if envelope.metrics.task:
         metrics.check_task(task, instead_of=refinement.task or loss.task)
     wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
+    metrics.check_options(task, envelope.metrics.model_dump())
     return Plan(
         loss=loss,
         task=task,
@@ -333,6 +346,7 @@ def _metrics_plan(envelope: _Envelope) -> Plan:
     if envelope.outputs is not None and envelope.outputs != ["metrics"]:
         raise InvalidRequest('without a loss there is only the output "metrics"')
     options = envelope.metrics.model_dump()
+    metrics.check_options(envelope.task, options)
     return Plan(
         loss=None,
         task=envelope.task,

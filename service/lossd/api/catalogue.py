@@ -8,9 +8,9 @@ from fastapi import APIRouter
 
 from lossd import metrics
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Loss, closest
+from lossd.losses.registry import Loss, closest, find
 from lossd.plan import universal_inputs
-from lossd_client.errors import UnknownLoss, UnknownMetric
+from lossd_client.errors import UnknownMetric
 
 __all__ = ["describe_loss", "router"]
 
@@ -51,11 +51,7 @@ def router() -> APIRouter:
 
     @routes.get("/losses/{name}", summary="One loss")
     def loss(name: str) -> dict[str, Any]:
-        if name not in REGISTRY:
-            near = closest(name, REGISTRY)
-            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
-            raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
-        return describe_loss(REGISTRY[name])
+        return describe_loss(find(name))
 
     @routes.get("/metrics", summary="Every metric, by task")
     def all_metrics() -> dict[str, Any]:
