@@ -95,7 +95,7 @@ def _unless_ignored(recipe: Recipe, tensor: Tensor, bad: Tensor) -> Tensor:
     ignored = recipe.parameters.get("ignore_index")
     if ignored is None:
         return bad
-    return bad & ((tensor if tensor.is_floating_point() else tensor.long()) != ignored)
+    return bad & (tensor if tensor.is_floating_point() else tensor.long()).ne(ignored)
 
 
 def _classes(recipe: Recipe) -> int:

@@ -132,8 +132,7 @@ class Reduction:
             factor = self.segments.spread(factor, ndim)
         if factor is None:
             factor = torch.ones((), dtype=self.dtype, device=self.segments.device)
-        factor = factor.to(self.dtype)
-        return factor if self.sample_weight is None else factor * self._weights_as(ndim)
+        return (factor if self.sample_weight is None else factor * self._weights_as(ndim)).to(self.dtype)
 
     def reduce(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, numerator and denominator of the mean, each (B,) float64, and the value with its sample weights."""
