@@ -69,7 +69,9 @@ def together(requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors]) -
     start = 0
     for position, document in enumerate(evaluate(batch)):
         stop = start + rows[position]
-        own = {of.name: answers[of.name][start:stop] if of.per_row else answers[of.name][position] for of in recipe.answers}
+        own = {
+            of.name: answers[of.name][start:stop] if of.per_row else answers[of.name][position] for of in recipe.answers
+        }
         evaluated.append(document if isinstance(document, Problem) else Evaluated(document, own))
         start = stop
     return evaluated

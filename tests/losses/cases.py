@@ -1,0 +1,10 @@
+"""THE TABLE: one row a loss. A loss without a row fails ``test_table.py``."""
+
+from __future__ import annotations
+
+from losses import cases_binary, cases_classification, cases_regression, cases_segmentation
+from losses.case import Case
+
+FAMILIES = (cases_regression, cases_binary, cases_classification, cases_segmentation)
+
+CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

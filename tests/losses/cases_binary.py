@@ -1,0 +1,164 @@
+"""Rows of the losses of independent yes-or-no predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossd_client.errors import InvalidRequest, InvalidValue
+from losses.case import Array, Case, Parameters, Refused, Stated
+from losses.cases_regression import ELEMENTWISE_REFUSED
+
+SATURATED = {"prediction": [-1e4, 1e4], "target": [0.0, 1.0]}
+MASK = Refused(
+    InvalidValue,
+    r"values in \[0, 1\] expected, found 2 at target\[1\]",
+    inputs={"prediction": [0.5, 0.5], "target": [0, 2]},
+)
+PROBABILITY = Refused(
+    InvalidValue,
+    r"probabilities expected in \[0, 1\], found 3.2 at prediction\[4, 1\]; .*logits",
+    inputs={"prediction": [[0.5, 0.5]] * 4 + [[0.5, 3.2]], "target": [[0.0, 1.0]] * 5},
+)
+NAN_PROBABILITY = Refused(
+    InvalidValue, r"found nan at prediction\[0\]", inputs={"prediction": [float("nan")], "target": [1.0]}
+)
+
+
+def logits(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
+    """Targets of both kinds: certain in the first rows, soft in the others."""
+    target = np.concatenate([rng.integers(0, 2, (n - n // 2, 3)).astype(float), rng.uniform(0, 1, (n // 2, 3))])
+    return {"prediction": rng.normal(0, 2, (n, 3)), "target": target}
+
+
+def probabilities(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    drawn = logits(rng, n, parameters)
+    return drawn | {"prediction": 1 / (1 + np.exp(-drawn["prediction"]))}
+
+
+def either(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    return (logits if parameters.get("from_logits", True) else probabilities)(rng, n, parameters)
+
+
+def bce(prediction: Tensor, target: Tensor, *, eps: float | None = None) -> Tensor:
+    """Plain formula; away from 0 and 1 the clamp at -100 plays no part."""
+    p = prediction if eps is None else prediction.clamp(eps, 1 - eps)
+    return -(target * p.log() + (1 - target) * (1 - p).log())
+
+
+def bce_with_logits(prediction: Tensor, target: Tensor, *, pos_weight: float | list[float] | None = None) -> Tensor:
+    """Plain formula, by way of logsigmoid."""
+    weight = torch.as_tensor(1.0 if pos_weight is None else pos_weight, dtype=prediction.dtype)
+    positive, negative = functional.logsigmoid(prediction), functional.logsigmoid(-prediction)
+    return -(weight * target * positive + (1 - target) * negative)
+
+
+def sigmoid_focal(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    alpha_mode: str = "balance",
+    from_logits: bool = True,
+    eps: float | None = None,
+) -> Tensor:
+    """Lin et al. 2017 as torchvision.ops.sigmoid_focal_loss spells it."""
+    p = torch.sigmoid(prediction) if from_logits else prediction
+    p = p if eps is None else p.clamp(eps, 1 - eps)
+    p_t = p * target + (1 - p) * (1 - target)
+    value = functional.binary_cross_entropy(p, target, reduction="none") * (1 - p_t) ** gamma
+    return value * (alpha if alpha_mode == "scale" else alpha * target + (1 - alpha) * (1 - target))
+
+
+CASES = (
+    Case(
+        "bce",
+        probabilities,
+        bce,
+        parameters=({}, {"eps": 1e-3}, {"eps": 0.3}),
+        stated=(
+            Stated("certain and right", {"prediction": [0.0, 1.0], "target": [0.0, 1.0]}, 0, gradient=[0.0, 0.0]),
+            # As torch: logarithms end at -100, the slope's denominator at 1e-12.
+            Stated("certain and wrong", {"prediction": [0.0], "target": [1.0]}, 100, gradient=[-1e12]),
+            Stated("clipped", {"prediction": [0.0], "target": [1.0]}, -np.log(0.01), {"eps": 0.01}, gradient=[0.0]),
+            Stated("integer targets", {"prediction": [0.25, 0.25], "target": [0, 1]}, -np.log(0.1875) / 2),
+        ),
+        refused=(
+            *ELEMENTWISE_REFUSED,
+            MASK,
+            PROBABILITY,
+            NAN_PROBABILITY,
+            Refused(InvalidRequest, "loss.eps.*less than 0.5", parameters={"eps": 0.5}),
+        ),
+    ),
+    Case(
+        "bce_with_logits",
+        logits,
+        bce_with_logits,
+        parameters=({}, {"pos_weight": 3.0}, {"pos_weight": [0.5, 1.0, 0.0]}),
+        stated=(
+            Stated(
+                "a tutorial's numbers", {"prediction": [0.5, 2, -1, 0], "target": [1, 1, 0, 0]}, 0.40185, within=1e-5
+            ),
+            Stated("certain and wrong", {"prediction": [-1e4, 1e4], "target": [1, 0]}, 1e4, gradient=[-0.5, 0.5]),
+            Stated("certain and right", SATURATED, 0, gradient=[0.0, 0.0], warnings={"zero_gradient"}),
+        ),
+        refused=(
+            *ELEMENTWISE_REFUSED,
+            MASK,
+            Refused(
+                InvalidRequest, "pos_weight has 2 entries, prediction has 3", parameters={"pos_weight": [1.0, 2.0]}
+            ),
+            Refused(InvalidRequest, "pos_weight", parameters={"pos_weight": -1.0}),
+        ),
+    ),
+    Case(
+        "sigmoid_focal",
+        either,
+        sigmoid_focal,
+        parameters=(
+            {},
+            {"gamma": 0.0},
+            {"gamma": 0.5, "alpha": 0.6},
+            {"gamma": 3.0, "alpha": 2.5, "alpha_mode": "scale"},
+            {"from_logits": False},
+            {"from_logits": False, "gamma": 0.5, "eps": 0.2},
+            {"from_logits": False, "alpha": 0.8, "alpha_mode": "scale", "eps": 1e-7},
+        ),
+        vary={"gamma": (0.0, 0.5, 2.0), "alpha": (0.1, 0.5, 1.0)},
+        stated=(
+            *(
+                Stated(f"certain and right, gamma {gamma}", SATURATED, 0, {"gamma": gamma}, gradient=[0.0, 0.0])
+                for gamma in (0.0, 0.5, 2.0)
+            ),
+            *(
+                Stated(
+                    f"certain and right probabilities, gamma {gamma}",
+                    {"prediction": [0.0, 1.0], "target": [0, 1]},
+                    0,
+                    {"gamma": gamma, "from_logits": False},
+                    gradient=[0.0, 0.0],
+                )
+                for gamma in (0.0, 0.5, 2.0)
+            ),
+            Stated("certain and wrong", {"prediction": [-1e4], "target": [1.0]}, 2500, gradient=[-0.25]),
+            Stated(
+                "alpha 1, gamma 0 is bce",
+                {"prediction": [0.5, 2, -1, 0], "target": [1, 1, 0, 0]},
+                0.40185,
+                {"alpha": 1.0, "alpha_mode": "scale", "gamma": 0.0},
+                within=1e-5,
+            ),
+        ),
+        refused=(
+            *ELEMENTWISE_REFUSED,
+            MASK,
+            Refused(InvalidValue, "set from_logits to true", {"from_logits": False}, PROBABILITY.inputs),
+            Refused(InvalidRequest, "needs alpha in", parameters={"alpha": 1.5}),
+            Refused(InvalidRequest, "needs from_logits false", parameters={"eps": 0.1}),
+        ),
+    ),
+)

@@ -1,0 +1,286 @@
+"""Rows of the losses of class scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, ShapeMismatch
+from losses.case import Array, Case, Parameters, Refused, Stated
+
+CLASSES = 4
+THREE = {"prediction": [[2, 1, 0.1], [0.5, 2.5, 0.3], [0.1, 0.2, 3]], "target": [0, 1, 2]}
+SATURATED = {"prediction": [[-1e4, 1e4, 0.0]], "target": [1]}
+INF = float("inf")
+
+
+def indices(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    """Scores of a dense prediction; where there is an ignore_index, some targets have it, but not all."""
+    target = rng.integers(0, CLASSES, (n, 2, 3))
+    if parameters.get("ignore_index") is not None:
+        target[:, 0, 1] = parameters["ignore_index"]
+    return {"prediction": rng.normal(0, 2, (n, CLASSES, 2, 3)), "target": target}
+
+
+def flat(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
+    return {"prediction": rng.normal(0, 2, (n, CLASSES)), "target": rng.integers(0, CLASSES, n)}
+
+
+def shares(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
+    """Target probabilities; in the last row one class has them all."""
+    target = rng.dirichlet(np.ones(CLASSES), (n, 3)).transpose(0, 2, 1)
+    target[-1] = np.eye(CLASSES)[:, :3]
+    return {"prediction": rng.normal(0, 2, (n, CLASSES, 3)), "target": target}
+
+
+def table(prediction: Tensor, weights: list[float] | None) -> Tensor | None:
+    return None if weights is None else torch.tensor(weights, dtype=prediction.dtype)
+
+
+def target_weights(target: Tensor, weights: list[float] | None, ignore_index: int | None) -> Tensor:
+    """What each target adds to the denominator: position by position."""
+    return torch.tensor(
+        [0.0 if t == ignore_index else 1.0 if weights is None else weights[t] for t in target.flatten().tolist()],
+        dtype=torch.float64,
+    ).reshape(target.shape)
+
+
+def one_hot(target: Tensor, classes: int, ignore_index: int | None) -> Tensor:
+    """(N, C, *) float64; nothing where the target is ignored."""
+    hot = torch.zeros(target.shape[0], classes, *target.shape[1:], dtype=torch.float64)
+    for c in range(classes):
+        hot[:, c] = (target == c) & (target != ignore_index)
+    return hot
+
+
+def cross_entropy(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    class_weight: list[float] | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    smoothing_mode: str = "uniform",
+) -> tuple[Tensor, Tensor]:
+    """torch.nn.functional.cross_entropy; smoothing over the other classes by spelling out the target distribution."""
+    weight = table(prediction, class_weight)
+    if smoothing_mode == "uniform":
+        value = functional.cross_entropy(
+            prediction,
+            target,
+            weight,
+            ignore_index=-100 if ignore_index is None else ignore_index,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+    else:
+        hot = one_hot(target, CLASSES, ignore_index)
+        counted = hot.sum(1, keepdim=True)
+        others = (counted - hot) * label_smoothing / (CLASSES - 1)
+        value = functional.cross_entropy(prediction, hot * (1 - label_smoothing) + others, weight, reduction="none")
+    return value, target_weights(target, class_weight, ignore_index)
+
+
+def soft_cross_entropy(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    class_weight: list[float] | None = None,
+    label_smoothing: float = 0.0,
+    smoothing_mode: str = "uniform",
+) -> Tensor:
+    """torch.nn.functional.cross_entropy with probabilities, whose mean is over the positions."""
+    if smoothing_mode == "others":
+        target = target * (1 - label_smoothing) + (1 - target) * label_smoothing / (CLASSES - 1)
+        label_smoothing = 0.0
+    return functional.cross_entropy(
+        prediction, target, table(prediction, class_weight), reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def focal(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: float | list[float] | None = None,
+    alpha_mode: str = "scale",
+    class_weight: list[float] | None = None,
+    ignore_index: int | None = -100,
+) -> tuple[Tensor, Tensor]:
+    """Lin et al. 2017, the plain formula; alpha as kornia and MONAI read it where alpha_mode is foreground."""
+    weights = target_weights(target, class_weight, ignore_index)
+    p_t = (torch.softmax(prediction, 1) * one_hot(target, CLASSES, ignore_index)).sum(1)
+    p_t = torch.where(weights == 0, torch.ones_like(p_t), p_t)
+    if isinstance(alpha, list):
+        factors = list(alpha)
+    elif alpha_mode == "foreground":
+        factors = [1 - alpha] + [alpha] * (CLASSES - 1)
+    else:
+        factors = [1.0 if alpha is None else alpha] * CLASSES
+    return -target_weights(target, factors, ignore_index) * weights * (1 - p_t) ** gamma * p_t.log(), weights
+
+
+BAD_CLASS = (
+    Refused(
+        InvalidValue,
+        r"class 3 at target\[1\] is out of range: classes 0 to 2 expected.*-100 \(ignore_index\)",
+        inputs={"prediction": [[0.1, 0.2, 0.3]] * 2, "target": [0, 3]},
+    ),
+    Refused(
+        InvalidValue,
+        r"class -1 at target\[0, 1\]",
+        {"ignore_index": None},
+        {"prediction": np.zeros((1, 3, 2)), "target": [[0, -1]]},
+    ),
+    Refused(
+        ShapeMismatch,
+        r"target has shape \(5, 1\), expected \(5,\).*since prediction is \(5, 4\)",
+        inputs={"prediction": np.zeros((5, 4)), "target": np.zeros((5, 1), int)},
+    ),
+    Refused(InvalidRequest, "class_weight has 2 entries, prediction has 4 along axis C", {"class_weight": [1.0, 2.0]}),
+    Refused(InvalidRequest, "class_weight.*greater than or equal to 0", {"class_weight": [1.0, -2.0]}),
+    Refused(InvalidRequest, "ignore_index.*integer", {"ignore_index": 0.5}),
+)
+IGNORED = {"prediction": [[1.0, 2.0], [3.0, 4.0]], "target": [-100, -100]}
+ALL_IGNORED = Stated("all ignored", IGNORED, 0, gradient=[[0.0, 0.0]] * 2, warnings={"nothing_to_average"})
+ALL_DROPPED = Stated(
+    "weights all 0", THREE | {"sample_weight": [0, 0, 0]}, 0, gradient=[[0.0] * 3] * 3, warnings={"nothing_to_average"}
+)
+NAN_IGNORED = Stated(
+    "NaN where ignored",
+    {"prediction": [[INF - INF, 1.0], [0.0, 0.0]], "target": [-100, 0]},
+    float(np.log(2)),
+    {"gamma": 0.0},
+    gradient=[[0.0, 0.0], [-0.5, 0.5]],
+)
+
+CASES = (
+    Case(
+        "cross_entropy",
+        indices,
+        cross_entropy,
+        variant="indices",
+        parameters=(
+            {},
+            {"class_weight": [0.5, 1.0, 2.0, 0.0]},
+            {"ignore_index": -1, "label_smoothing": 0.1},
+            {"ignore_index": 2, "class_weight": [0.5, 1.0, 2.0, 3.0]},
+            {"ignore_index": None, "label_smoothing": 0.2, "class_weight": [0.0, 1.0, 2.0, 3.0]},
+            {"label_smoothing": 0.1, "smoothing_mode": "others", "class_weight": [0.5, 1.0, 2.0, 0.0]},
+        ),
+        vary={"label_smoothing": (0.0, 0.1, 1.0)},
+        stated=(
+            Stated("a tutorial's numbers", THREE, 0.24889, within=1e-5),
+            Stated("huge scores", {"prediction": [[-1e4, 1e4, 0.0]], "target": [0]}, 2e4, gradient=[[-1.0, 1.0, 0.0]]),
+            Stated("certain and right", SATURATED, 0, gradient=[[0.0, 0.0, 0.0]]),
+            Stated(
+                "a class masked",
+                {"prediction": [[0.0, -INF, 0.0]], "target": [0]},
+                float(np.log(2)),
+                gradient=[[-0.5, 0.0, 0.5]],
+            ),
+            Stated(
+                "the target's class masked",
+                {"prediction": [[0.0, -INF]], "target": [1]},
+                "Infinity",
+                gradient=[[1.0, -1.0]],
+                warnings={"non_finite"},
+            ),
+            Stated(
+                "one class",
+                {"prediction": [[3.0]], "target": [0]},
+                0,
+                {"label_smoothing": 0.5, "smoothing_mode": "others"},
+                gradient=[[0.0]],
+            ),
+            Stated(
+                "narrow targets",
+                {"prediction": np.zeros((2, 200)), "target": np.array([199, 255], np.uint8)},
+                float(np.log(200)),
+                {"ignore_index": 255},
+            ),
+            ALL_IGNORED,
+            ALL_DROPPED,
+        ),
+        refused=(
+            *BAD_CLASS,
+            Refused(InvalidRequest, "label_smoothing.*less than or equal to 1", {"label_smoothing": 1.5}),
+        ),
+    ),
+    Case(
+        "cross_entropy",
+        shares,
+        soft_cross_entropy,
+        variant="probabilities",
+        parameters=(
+            {},
+            {"class_weight": [0.5, 1.0, 2.0, 0.0], "label_smoothing": 0.1},
+            {"label_smoothing": 0.1, "smoothing_mode": "others"},
+        ),
+        vary={"label_smoothing": (0.0, 0.1, 1.0)},
+        stated=(
+            Stated(
+                "masked and not expected",
+                {"prediction": [[0.0, -INF]], "target": [[1.0, 0.0]]},
+                0,
+                gradient=[[0.0, 0.0]],
+            ),
+            Stated(
+                "integers", {"prediction": [[0.0, 0.0]], "target": [[1, 0]]}, float(np.log(2)), gradient=[[-0.5, 0.5]]
+            ),
+        ),
+        refused=(
+            Refused(
+                InvalidValue,
+                r"found -0.5 at target\[0, 1\]",
+                inputs={"prediction": [[0.0, 0.0]], "target": [[1.0, -0.5]]},
+            ),
+        ),
+    ),
+    Case(
+        "focal",
+        indices,
+        focal,
+        parameters=(
+            {},
+            {"gamma": 0.0},
+            {"gamma": 0.5, "alpha": [0.1, 0.2, 0.3, 1.4]},
+            {"gamma": 3.5, "alpha": 0.25, "ignore_index": 1},
+            {"alpha": 0.25, "alpha_mode": "foreground", "ignore_index": None},
+            {"class_weight": [0.5, 1.0, 2.0, 0.0], "alpha": 2, "ignore_index": -7},
+        ),
+        vary={"gamma": (0.0, 0.5, 2.0)},
+        stated=(
+            *(
+                Stated(f"certain and right, gamma {gamma}", SATURATED, 0, {"gamma": gamma}, gradient=[[0.0] * 3])
+                for gamma in (0.0, 0.5, 2.0)
+            ),
+            Stated("certain and wrong", {"prediction": [[-1e4, 1e4]], "target": [0]}, 2e4, gradient=[[-1.0, 1.0]]),
+            Stated("gamma 0 is cross_entropy", THREE, 0.24889, {"gamma": 0.0}, within=1e-5),
+            Stated(
+                "the target's class masked",
+                {"prediction": [[0.0, -INF]], "target": [1]},
+                "Infinity",
+                gradient=[[1.0, -1.0]],
+                warnings={"non_finite"},
+            ),
+            ALL_IGNORED,
+            ALL_DROPPED,
+            NAN_IGNORED,
+        ),
+        refused=(
+            *BAD_CLASS,
+            Refused(
+                DtypeMismatch, "target of focal must be a tensor of integers, found float", inputs={"target": [0.0]}
+            ),
+            Refused(InvalidRequest, "alpha has 3 entries, prediction has 4", {"alpha": [1.0, 1.0, 1.0]}),
+            Refused(InvalidRequest, "needs alpha as one number", {"alpha": [1.0] * 4, "alpha_mode": "foreground"}),
+            Refused(InvalidRequest, "needs alpha as one number", {"alpha": 1.5, "alpha_mode": "foreground"}),
+            Refused(InvalidRequest, "gamma.*greater than or equal to 0", {"gamma": -1.0}),
+            Refused(InvalidRequest, "did you mean gamma", {"gama": 1.0}),
+        ),
+    ),
+)

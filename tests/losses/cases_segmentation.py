@@ -1,0 +1,200 @@
+"""Rows of the region losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd_client.errors import InvalidRequest, InvalidValue, ShapeMismatch
+from losses.case import Array, Case, Parameters, Refused, Stated
+
+CLASSES = 3
+
+
+def regions(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    """Predictions of 2 by 4 positions; the last class is absent, and some targets are ignored if any can be."""
+    mode = parameters.get("mode", "multiclass")
+    axes = (n, 2, 4) if mode == "binary" else (n, CLASSES, 2, 4)
+    prediction = rng.normal(0, 2, axes)
+    if mode == "multiclass":
+        target = rng.integers(0, CLASSES - 1, (n, 2, 4))
+        probabilities = np.exp(prediction) / np.exp(prediction).sum(1, keepdims=True)
+    else:
+        target = rng.uniform(0, 1, axes).round(1)
+        if mode == "multilabel":
+            target[:, -1] = 0
+        probabilities = 1 / (1 + np.exp(-prediction))
+    if parameters.get("ignore_index") is not None:
+        target[:, ..., 1] = parameters["ignore_index"]
+    return {"prediction": prediction if parameters.get("from_logits", True) else probabilities, "target": target}
+
+
+def region_loss(score: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The reference of a region loss: loops over images and regions, each region's elements picked out one by one."""
+
+    def reference(
+        prediction: Tensor,
+        target: Tensor,
+        *,
+        mode: str = "multiclass",
+        from_logits: bool = True,
+        per_image: bool = False,
+        include_background: bool = True,
+        class_weight: list[float] | None = None,
+        ignore_index: int | None = None,
+        absent: str = "keep",
+        **parameters: Any,
+    ) -> tuple[Tensor, Tensor]:
+        if mode == "binary":
+            prediction, target = prediction.unsqueeze(1), target.unsqueeze(1)
+        if from_logits:
+            prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
+        n, classes = prediction.shape[:2]
+        values, weights = [], []
+        for images in [[i] for i in range(n)] if per_image else [list(range(n))]:
+            for c in range(0 if include_background else 1, classes):
+                p = torch.cat([prediction[i, c].flatten() for i in images])
+                t = torch.cat([target[i].flatten() if mode == "multiclass" else target[i, c].flatten() for i in images])
+                counted = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
+                p, t = p[counted], t[counted]
+                t = (t == c).double() if mode == "multiclass" else t
+                weight = 1.0 if class_weight is None else class_weight[c]
+                weight = 0.0 if absent == "ignore" and t.sum() == 0 else weight
+                values.append(weight * (1 - score(p, t, **parameters)))
+                weights.append(torch.tensor(weight, dtype=torch.float64))
+        shape = (n, -1) if per_image else (-1,)
+        return torch.stack(values).reshape(shape), torch.stack(weights).reshape(shape)
+
+    return reference
+
+
+def dice(p: Tensor, t: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """Milletari et al. 2016 without its squares, as Drozdzal et al. 2016, arXiv:1608.04117, write it."""
+    return (2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth)
+
+
+def jaccard(p: Tensor, t: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """Rahman and Wang 2016; the union as p + t − pt, element by element."""
+    return ((p * t).sum() + smooth) / ((p + t - p * t).sum() + smooth)
+
+
+def tversky(p: Tensor, t: Tensor, *, smooth: float = 1.0, alpha: float = 0.5, beta: float = 0.5) -> Tensor:
+    """Salehi et al. 2017, equation 4, alpha with the false positives."""
+    hit, false_positive, false_negative = (p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()
+    return (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
+
+
+SHARED: tuple[dict[str, Any], ...] = (
+    {},
+    {"smooth": 0.0, "per_image": True},
+    {"class_weight": [0.5, 1.0, 2.0], "ignore_index": 255, "absent": "ignore"},
+    {"class_weight": [0.5, 1.0, 2.0], "per_image": True, "include_background": False, "from_logits": False},
+    {"ignore_index": 0, "include_background": False},
+    {"mode": "binary", "smooth": 1e-3},
+    {"mode": "binary", "per_image": True, "from_logits": False, "ignore_index": -1},
+    {"mode": "multilabel", "class_weight": [0.5, 1.0, 2.0], "ignore_index": 7},
+    {"mode": "multilabel", "per_image": True, "absent": "ignore"},
+)
+BINARY = {"mode": "binary", "from_logits": False}
+EMPTY = {"prediction": [[0.0, 0.0, 0.0]], "target": [[0, 0, 0]]}
+SEEN = {"prediction": [[0.0, 1.0, 1.0]], "target": [[0, 1, 1]]}
+REFUSED = (
+    Refused(
+        ShapeMismatch,
+        r"target has shape \(5, 2, 4\), expected \(5, 3, 2, 4\)",
+        {"mode": "multilabel"},
+        {"prediction": np.zeros((5, 3, 2, 4)), "target": np.zeros((5, 2, 4))},
+    ),
+    Refused(
+        InvalidValue,
+        r"class 3 at target\[0, 1\] is out of range: classes 0 to 2",
+        inputs={"prediction": np.zeros((1, 3, 2)), "target": [[0, 3]]},
+    ),
+    Refused(
+        InvalidValue,
+        r"values in \[0, 1\] expected, or 255 \(ignore_index\).*found 254 at target\[0, 1\]",
+        {"mode": "binary", "ignore_index": 255},
+        {"prediction": [[0.0, 0.0]], "target": [[255, 254]]},
+    ),
+    Refused(
+        InvalidValue,
+        r"found 1.5 at prediction\[0, 0\]; set from_logits to true",
+        BINARY,
+        {"prediction": [[1.5]], "target": [[1.0]]},
+    ),
+    Refused(InvalidRequest, "no background channel", {"mode": "binary", "include_background": False}),
+    Refused(InvalidRequest, "one region", {"mode": "binary", "class_weight": [1.0]}),
+    Refused(InvalidRequest, "class_weight has 2 entries, prediction has 3", {"class_weight": [1.0, 2.0]}),
+    Refused(
+        ShapeMismatch,
+        r"unreduced loss would have shape \(0,\)",
+        {"include_background": False},
+        {"prediction": np.zeros((1, 1, 2)), "target": np.zeros((1, 2), int)},
+    ),
+)
+
+
+def stated(factor: float) -> tuple[Stated, ...]:
+    """What all three agree on; with ``smooth`` the gradient of an empty region is ``factor``/smooth."""
+    return (
+        *(
+            Stated(
+                f"nothing to find, nothing found, smooth {smooth}",
+                EMPTY,
+                0,
+                BINARY | {"smooth": smooth},
+                gradient=[[factor / smooth if smooth else 0.0] * 3],
+                warnings=warnings,
+            )
+            for smooth, warnings in ((0.0, {"tiny_smooth", "zero_gradient"}), (1e-6, set()), (1.0, set()))
+        ),
+        Stated("all found", SEEN, 0, BINARY),
+        Stated(
+            "absent and left out",
+            EMPTY,
+            0,
+            BINARY | {"absent": "ignore"},
+            gradient=[[0.0] * 3],
+            warnings={"nothing_to_average"},
+        ),
+        Stated(
+            "half precision, many ones",
+            {"prediction": np.ones((1, 512, 512)), "target": np.ones((1, 512, 512), int)},
+            0,
+            BINARY,
+            dtype=torch.float16,
+        ),
+        Stated(
+            "saturated logits",
+            {"prediction": [[-1e4, 1e4]], "target": [[0, 1]]},
+            0,
+            {"mode": "binary"},
+            gradient=[[0.0, 0.0]],
+        ),
+        Stated(
+            "NaN where ignored",
+            {"prediction": [[np.nan, 1e4]], "target": [[255, 1]]},
+            0,
+            {"mode": "binary", "ignore_index": 255},
+            gradient=[[0.0, 0.0]],
+        ),
+    )
+
+
+CASES = (
+    Case("dice", regions, region_loss(dice), SHARED, {"smooth": (0.0, 0.5, 1.0)}, stated(1.0), REFUSED),
+    Case("jaccard", regions, region_loss(jaccard), SHARED, {"smooth": (0.0, 0.5, 1.0)}, stated(1.0), REFUSED),
+    Case(
+        "tversky",
+        regions,
+        region_loss(tversky),
+        (*SHARED, {"alpha": 0.3, "beta": 0.7}, {"alpha": 1.0, "beta": 0.0, "mode": "binary"}),
+        {"smooth": (0.0, 0.5, 1.0), "alpha": (0.0, 0.5, 1.0), "beta": (1.0, 0.5, 0.25)},
+        stated(0.5),
+        REFUSED,
+    ),
+)

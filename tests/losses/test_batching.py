@@ -1,0 +1,100 @@
+"""Batching never changes an answer, and the order of the samples matters to none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluating import Evaluated, alone, together
+from lossd.losses import REGISTRY
+from lossd_client.errors import InvalidValue, Problem
+from losses.case import Case, Parameters
+from losses.cases import CASES
+from losses.test_values import ROWS, request
+
+# What a request may differ by when it is evaluated among strangers: sums are taken in another order.
+WITHIN = {torch.float64: 1e-13, torch.float32: 1e-6}
+
+
+def assert_same(batched: Evaluated | Problem, single: Evaluated, dtype: torch.dtype) -> None:
+    assert isinstance(batched, Evaluated), batched
+    within = WITHIN[dtype]
+    assert batched.loss == pytest.approx(single.loss, rel=within, abs=within)
+    assert batched.denominator == pytest.approx(single.denominator, rel=within)
+    assert batched.warnings == single.warnings
+    for name, gradient in single.gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(batched.gradient(name), gradient, rtol=10 * within, atol=within * scale)
+
+
+def requests(case: Case, parameters: Parameters) -> list[dict[str, Any]]:
+    """Three requests of one batch, each with its own numbers where it may have them."""
+    return [
+        request(case, {**parameters, **{n: values[i % len(values)] for n, values in case.vary.items()}})
+        for i in range(3)
+    ]
+
+
+def row_counts(case: Case) -> tuple[int, int, int]:
+    return (4, 2, 5) if REGISTRY[case.name].kind == "rows" else (4, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_among_strangers_equals_alone(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:
+    asked = requests(case, parameters)
+    inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
+    for batched, one, own in zip(together(asked, inputs), asked, inputs, strict=True):
+        assert_same(batched, alone(one, own), dtype)
+
+
+def poisoned(inputs: Mapping[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
+    tensor = inputs[name].clone()
+    tensor[(0,) * tensor.ndim] = value
+    return {**inputs, name: tensor}
+
+
+POISONS = [
+    pytest.param(case, input_.name, poison, id=f"{case}-{input_.name}-{poison}")
+    for case in CASES
+    for input_ in REGISTRY[case.name].inputs
+    for poison in (float("nan"), float("inf"), 10_000)
+    if isinstance(poison, int) or case.inputs(case.parameters[0])[input_.name].is_floating_point()
+]
+
+
+@pytest.mark.parametrize(("case", "name", "poison"), POISONS)
+def test_a_poisoned_neighbour_changes_nothing(case: Case, name: str, poison: float) -> None:
+    parameters = case.parameters[0]
+    asked = requests(case, parameters)
+    inputs = [case.inputs(parameters, n, seed=n + i, dtype=torch.float32) for i, n in enumerate(row_counts(case))]
+    inputs[1] = poisoned(inputs[1], name, poison)
+    answers = together(asked, inputs)
+    for position in (0, 2):
+        assert_same(answers[position], alone(asked[position], inputs[position]), torch.float32)
+    neighbour = answers[1]
+    if isinstance(neighbour, Problem):
+        assert isinstance(neighbour, InvalidValue)
+        assert name in neighbour.detail
+    elif poison != poison:
+        assert "non_finite" in neighbour.warnings
+        assert neighbour.document["diagnostics"]["finite"] is False
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_the_order_of_the_samples_does_not_matter(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters)
+    order = torch.tensor([3, 0, 4, 1, 2])
+
+    def permuted(tensor: Tensor, name: str) -> Tensor:
+        return tensor.index_select(case.sample_axis.get(name, 0), order)
+
+    straight = alone(request(case, parameters), inputs)
+    shuffled = alone(request(case, parameters), {name: permuted(t, name) for name, t in inputs.items()})
+    assert shuffled.loss == pytest.approx(straight.loss, rel=1e-12)
+    for name, gradient in straight.gradients.items():
+        torch.testing.assert_close(shuffled.gradient(name), permuted(gradient, name), rtol=1e-11, atol=1e-13)

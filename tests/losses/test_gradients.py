@@ -1,0 +1,105 @@
+"""Gradients: autograd against finite differences, and what is written out against autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lossd.losses import REGISTRY, softmax
+from lossd.losses.registry import Loss, Unreduced
+from losses.case import Case, Parameters
+from losses.cases import CASES
+from losses.test_values import ROWS
+
+
+def arguments(loss: Loss, parameters: Parameters) -> dict[str, object]:
+    given = {p.name: p.default for p in loss.parameters} | dict(parameters)
+    return {name: float(v) if isinstance(v, int) and not isinstance(v, bool) and name != "ignore_index" else v
+            for name, v in given.items() if name != "reduction"}  # fmt: skip
+
+
+def computed(loss: Loss, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs as the evaluation hands them on: all but class indices are floats."""
+    target_like = {i.name for i in loss.inputs if any(t.domain in ("class", "integer") for t in i.types)}
+    return {n: t if n in target_like or t.is_floating_point() else t.double() for n, t in inputs.items()}
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_autograd_equals_finite_differences(case: Case, parameters: Parameters) -> None:
+    loss = REGISTRY[case.name]
+    inputs = computed(loss, case.inputs(parameters, n=3, seed=1))
+    leaves = [inputs[name].clone().requires_grad_() for name in loss.differentiable]
+
+    def value(*leaves: Tensor) -> Tensor:
+        unreduced = loss.function(
+            **{**inputs, **dict(zip(loss.differentiable, leaves, strict=True))}, **arguments(loss, parameters)
+        )
+        return unreduced.value if isinstance(unreduced, Unreduced) else unreduced
+
+    assert torch.autograd.gradcheck(value, leaves, fast_mode=True)
+
+
+def both(
+    loss: Loss, inputs: dict[str, Tensor], given: dict[str, object]
+) -> tuple[tuple[Tensor, Tensor | None, dict[str, Tensor]], tuple[Tensor, Tensor | None, dict[str, Tensor]]]:
+    """Value, weight and gradients, by the closed form and by autograd, of one random upstream gradient."""
+    leaves = {name: inputs[name].clone().requires_grad_() for name in loss.differentiable}
+    plain = loss.function(**{**inputs, **leaves}, **given)
+    value, weight = (plain.value, plain.weight) if isinstance(plain, Unreduced) else (plain, None)
+    factor = torch.randn(value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(0))
+    gradients = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), factor), strict=True))
+    asked: list[Tensor | None] = []
+
+    def upstream(weight: Tensor | None) -> Tensor:
+        asked.append(weight)
+        return factor
+
+    written = {name: torch.full_like(inputs[name], torch.nan) for name in loss.differentiable}
+    with torch.no_grad():
+        closed = loss.closed_forms[0](upstream, written, **inputs, **given)
+    own_value, own_weight = (closed.value, closed.weight) if isinstance(closed, Unreduced) else (closed, None)
+    assert len(asked) == 1, "the upstream gradient is asked for once"
+    if own_weight is None:
+        assert asked == [None]
+    else:
+        assert asked[0] is not None
+        torch.testing.assert_close(asked[0], own_weight)
+    return (own_value, own_weight, written), (value.detach(), weight, gradients)
+
+
+CLOSED = [row for row in ROWS if REGISTRY[row.values[0].name].closed_forms]
+
+
+@pytest.mark.parametrize(("case", "parameters"), CLOSED)
+@pytest.mark.parametrize("blocked", [False, True], ids=["whole", "blocked"])
+def test_what_is_written_out_equals_autograd(
+    case: Case, parameters: Parameters, blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if blocked:
+        monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", 16)
+    loss = REGISTRY[case.name]
+    closed, plain = both(loss, computed(loss, case.inputs(parameters, n=7)), arguments(loss, parameters))
+    torch.testing.assert_close(closed, plain, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if REGISTRY[c.name].closed_forms and c.vary], ids=str)
+@pytest.mark.parametrize("blocked", [False, True], ids=["whole", "blocked"])
+def test_what_is_written_out_equals_autograd_with_a_number_for_each_row(
+    case: Case, blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if blocked:
+        monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", 16)
+    loss = REGISTRY[case.name]
+    inputs = computed(loss, case.inputs({}, n=7))
+    with torch.no_grad():
+        plain = loss.function(**inputs, **arguments(loss, {}))
+    ndim = (plain.value if isinstance(plain, Unreduced) else plain).ndim
+    numbers = {
+        name: torch.tensor([values[i % len(values)] for i in range(7)], dtype=torch.float64).reshape(
+            -1, *(1,) * (ndim - 1)
+        )
+        for name, values in case.vary.items()
+    }
+    closed, plain = both(loss, inputs, arguments(loss, {}) | numbers)
+    torch.testing.assert_close(closed, plain, rtol=1e-12, atol=1e-13)

@@ -1,0 +1,40 @@
+"""The table and the registry agree, and every row says what it must."""
+
+from __future__ import annotations
+
+import pytest
+
+from lossd.losses import REGISTRY
+from losses.case import Case
+from losses.cases import CASES
+
+
+def test_table_and_registry_hold_the_same_names() -> None:
+    assert {case.name for case in CASES} == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_rows_of_a_loss_name_all_of_its_parameters(name: str) -> None:
+    rows = [case for case in CASES if case.name == name]
+    named = {key for case in rows for parameters in case.parameters for key in parameters} | {
+        key for case in rows for key in case.vary
+    }
+    assert named - {"reduction"} == {parameter.name for parameter in REGISTRY[name].parameters}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_row_varies_every_number(case: Case) -> None:
+    assert set(case.vary) == {parameter.name for parameter in REGISTRY[case.name].parameters if parameter.varies}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_row_refuses_something(case: Case) -> None:
+    assert case.refused
+
+
+@pytest.mark.parametrize("loss", REGISTRY.values(), ids=REGISTRY)
+def test_a_loss_is_documented(loss) -> None:
+    assert loss.summary.endswith(".")
+    assert loss.formula
+    assert loss.references
+    assert all(part.summary.endswith((".", ")")) for part in (*loss.inputs, *loss.parameters))

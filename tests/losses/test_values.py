@@ -1,0 +1,158 @@
+"""Value, gradient and reductions against the independent reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluating import alone
+from lossd.losses import REGISTRY
+from losses.case import Case, Parameters
+from losses.cases import CASES
+
+ROWS = [
+    pytest.param(case, parameters, id=f"{case}-{position}")
+    for case in CASES
+    for position, parameters in enumerate(case.parameters)
+]
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference's unreduced loss and weights, and the inputs they can be differentiated by."""
+
+    value: Tensor
+    weight: Tensor
+    leaves: dict[str, Tensor]
+
+    @property
+    def total(self) -> float:
+        return float(self.value.detach().sum())
+
+    def gradients(self, upstream: Tensor | float) -> dict[str, Tensor]:
+        upstream = torch.as_tensor(upstream, dtype=torch.float64).expand_as(self.value)
+        grads = torch.autograd.grad(self.value, list(self.leaves.values()), upstream, retain_graph=True)
+        return dict(zip(self.leaves, grads, strict=True))
+
+
+def expected(case: Case, inputs: dict[str, Tensor], parameters: Parameters) -> Expected:
+    differentiable = REGISTRY[case.name].differentiable
+    wide = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
+    leaves = {name: wide[name].clone().requires_grad_() for name in differentiable}
+    own = {name: value for name, value in parameters.items() if name != "reduction"}
+    result = case.reference(**{**wide, **leaves}, **own)
+    value, weight = result if isinstance(result, tuple) else (result, torch.ones_like(result))
+    return Expected(value, weight.detach(), leaves)
+
+
+def request(case: Case, parameters: Parameters, **more: Any) -> dict[str, Any]:
+    gradients = [f"gradient.{name}" for name in REGISTRY[case.name].differentiable]
+    return {"loss": {"name": case.name, **parameters, **more}, "outputs": ["loss", *gradients]}
+
+
+def denominator(case: Case, of: Expected, parameters: Parameters, sample_weight: Tensor | None = None) -> float:
+    reduction = parameters.get("reduction", REGISTRY[case.name].reductions[0])
+    rows = torch.ones(len(of.value), dtype=torch.float64) if sample_weight is None else sample_weight
+    if reduction == "batchmean":
+        return float(rows.sum())
+    return (
+        float((of.weight * over_rows(rows, of.weight)).sum()) if sample_weight is not None else float(of.weight.sum())
+    )
+
+
+def over_rows(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_value_and_gradient_equal_the_reference(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters)
+    of = expected(case, inputs, parameters)
+    answer = alone(request(case, parameters), inputs)
+    below = denominator(case, of, parameters)
+    assert answer.numerator == pytest.approx(of.total, rel=1e-10, abs=1e-10)
+    assert answer.denominator == pytest.approx(below, rel=1e-12)
+    assert answer.loss == pytest.approx(of.total / below, rel=1e-10, abs=1e-10)
+    assert answer.document["diagnostics"]["finite"] is True
+    for name, gradient in of.gradients(1 / below).items():
+        torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+        norm = answer.document["diagnostics"]["gradient_norm"][name]
+        assert norm == pytest.approx(float(gradient.norm()), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_sum_and_none_equal_the_reference(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters)
+    of = expected(case, inputs, parameters)
+    gradients = of.gradients(1.0)
+    summed = alone(request(case, parameters, reduction="sum"), inputs)
+    unreduced = alone(request(case, parameters, reduction="none"), inputs)
+    assert summed.loss == pytest.approx(of.total, rel=1e-10, abs=1e-10)
+    torch.testing.assert_close(unreduced.loss, of.value.detach(), **EXACT)
+    for answer in (summed, unreduced):
+        assert answer.denominator == pytest.approx(float(of.weight.sum()), rel=1e-12)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_cotangent_makes_the_gradient_a_vector_jacobian_product(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters)
+    of = expected(case, inputs, parameters)
+    upstream = torch.linspace(-1, 2, of.value.numel(), dtype=torch.float64).reshape(of.value.shape)
+    answer = alone(request(case, parameters, reduction="none"), inputs | {"cotangent": upstream})
+    for name, gradient in of.gradients(upstream).items():
+        torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+    answer = alone(request(case, parameters), inputs | {"cotangent": torch.tensor(-2.5, dtype=torch.float64)})
+    for name, gradient in of.gradients(-2.5 / denominator(case, of, parameters)).items():
+        torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+
+
+@pytest.mark.parametrize(("case", "parameters"), [r for r in ROWS if REGISTRY[r.values[0].name].kind == "rows"])
+def test_sample_weights_weigh_numerator_and_denominator(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters)
+    of = expected(case, inputs, parameters)
+    sample_weight = torch.tensor([0.5, 0.0, 2.0, 1.0, 0.25], dtype=torch.float64)
+    weights = over_rows(sample_weight, of.value)
+    below = denominator(case, of, parameters, sample_weight)
+    answer = alone(request(case, parameters), inputs | {"sample_weight": sample_weight})
+    assert answer.denominator == pytest.approx(below, rel=1e-12)
+    assert answer.loss == pytest.approx(float((weights * of.value).detach().sum()) / below, rel=1e-10, abs=1e-10)
+    for name, gradient in of.gradients(weights / below).items():
+        torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+    unreduced = alone(request(case, parameters, reduction="none"), inputs | {"sample_weight": sample_weight})
+    torch.testing.assert_close(unreduced.loss, (weights * of.value).detach(), **EXACT)
+
+
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_single_precision_is_close(case: Case, parameters: Parameters) -> None:
+    inputs = case.inputs(parameters, dtype=torch.float32)
+    of = expected(case, inputs, parameters)
+    answer = alone(request(case, parameters), inputs)
+    below = denominator(case, of, parameters)
+    assert answer.loss == pytest.approx(of.total / below, rel=1e-5, abs=1e-6)
+    for name, gradient in of.gradients(1 / below).items():
+        scale = float(gradient.abs().max())
+        assert answer.gradient(name).dtype == torch.float32
+        torch.testing.assert_close(answer.gradient(name).double(), gradient, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("case", "parameters"), ROWS)
+def test_half_precision_equals_single_precision_of_the_rounded_inputs(
+    case: Case, parameters: Parameters, dtype: torch.dtype
+) -> None:
+    rounded = case.inputs(parameters, dtype=dtype)
+    half = alone(request(case, parameters), rounded)
+    single = alone(
+        request(case, parameters), {n: t.float() if t.is_floating_point() else t for n, t in rounded.items()}
+    )
+    assert half.document == single.document
+    for name, gradient in single.gradients.items():
+        assert half.gradient(name).dtype == torch.float32
+        assert torch.equal(half.gradient(name), gradient)
