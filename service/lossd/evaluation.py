@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd import metrics
+from lossd import gradient, metrics
+from lossd.composition import compose
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
@@ -117,11 +118,13 @@ class _Evaluation:
         wide = any(safe[name].dtype == torch.float64 for name in safe if name not in UNIVERSAL)
         self.dtype = torch.float64 if wide else torch.float32
         self.tensors = {
-            name: tensor if recipe.domains[name] in ("class", "integer") else tensor.to(self.dtype)
+            name: tensor if recipe.domains[name] in ("class", "integer", "term") else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
-        weight, self.cotangent = safe.get("sample_weight"), safe.get("cotangent")
+        # A composed loss has no samples of its own: sample weights are for its terms.
+        weight = safe.get("sample_weight") if recipe.kind != "composed" else None
+        self.cotangent = safe.get("cotangent")
         self.sample_weight = None if weight is None else weight.to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
             self._evaluate_loss(REGISTRY[recipe.loss])
@@ -145,14 +148,15 @@ class _Evaluation:
         total, numerator, denominator, value = reduction.reduce(value)
         columns = {"loss": total, "numerator": numerator, "denominator": denominator}
         columns["valid"] = self._valid(weight, math.prod(recipe.value))
-        gradients = {name: self._masked(g, value, weight) for name, g in gradients.items()}
-        norms = {name: self._norms(g) for name, g in gradients.items()}
+        if self.rowwise:
+            gradients = {name: gradient.mask(g, value, weight, self.sample_weight) for name, g in gradients.items()}
+        norms = {name: gradient.norms(g, segments) for name, g in gradients.items()}
         columns |= {f"norm.{name}": norm for name, norm in norms.items()}
-        self._clip(gradients, norms)
-        for name, gradient in gradients.items():
+        gradient.clip(gradients, norms, recipe.gradient_options, segments)
+        for name, of_input in gradients.items():
             answer = self.batch.answers[f"gradient.{name}"]
-            if answer.data_ptr() != gradient.data_ptr():
-                answer.copy_(gradient.reshape(answer.shape))
+            if answer.data_ptr() != of_input.data_ptr():
+                answer.copy_(of_input.reshape(answer.shape))
         if "loss" in self.batch.answers:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
         extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
@@ -170,6 +174,8 @@ class _Evaluation:
     ) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
         """The unreduced loss and the gradient of each request's answer with respect to the inputs asked for."""
         wanted = self.recipe.gradients
+        if self.recipe.kind == "composed":
+            return self._compose(loss, reduction)
         parameters = {**self.recipe.parameters, **self._numbers()}
         if not wanted:
             with torch.no_grad():
@@ -194,6 +200,16 @@ class _Evaluation:
         value = value.detach()
         detached = replace(unreduced, value=value) if isinstance(unreduced, Unreduced) else value
         return detached, dict(zip(leaves, gradients, strict=True))
+
+    def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
+        composed = compose(loss, self.batch, evaluate)
+        if composed.metrics is not None:
+            self.answers[0]["metrics"] = composed.metrics
+        weight = composed.weight[None]
+        upstream = reduction.upstream(weight)
+        gradients = {name: gradient[None] * upstream for name, gradient in composed.gradients.items()}
+        extras = {"terms": composed.terms} if composed.terms else {}
+        return Unreduced(composed.value[None], weight, extras=extras), gradients
 
     def _call(self, loss: Loss, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> Tensor | Unreduced:
         """The loss function on the batch: on all rows at once, or on the requests stacked, one on its own unstacked."""
@@ -234,49 +250,6 @@ class _Evaluation:
         answer = self.batch.answers[f"gradient.{name}"]
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
-
-    def _masked(self, gradient: Tensor, value: Tensor, weight: Tensor | None) -> Tensor:
-        """Exactly 0 where a row or entry does not count, whatever its neighbours in the graph were."""
-        if self.sample_weight is not None:
-            dropped = (self.sample_weight == 0).reshape(-1, *(1,) * (gradient.ndim - 1))
-            gradient = gradient.masked_fill_(dropped, 0)
-        if weight is not None and self.rowwise and gradient.ndim >= value.ndim:
-            # A class of weight 0 still has a value where labels are smoothed: it adds to the numerator alone.
-            dropped = (weight == 0) & (value == 0)
-            if gradient.ndim == value.ndim + 1:  # the class axis, which the value lacks
-                dropped = dropped.unsqueeze(1)
-            gradient = gradient.masked_fill_(dropped, 0)
-        return gradient
-
-    def _norms(self, gradient: Tensor) -> Tensor:
-        """The L2 norm of each request's gradient, (B,) float64."""
-        flat = gradient.reshape(self.segments.total if self.rowwise else self.count, -1)
-        per_row = torch.linalg.vector_norm(flat, dim=1).double()
-        norms = self.segments.sum(per_row * per_row).sqrt()
-        if self.dtype == torch.float32 and bool(((norms == 0) | ~norms.isfinite()).any()):
-            # Squares may have left float32's range where the norm itself has not.
-            per_row = torch.linalg.vector_norm(flat.double(), dim=1)
-            norms = self.segments.sum(per_row * per_row).sqrt()
-        return norms
-
-    def _clip(self, gradients: Mapping[str, Tensor], norms: dict[str, Tensor]) -> None:
-        """Clamp entries, then scale what is still too long; in place. ``norms`` stay those before clipping."""
-        options = self.recipe.gradient_options
-        limit, value = options.get("clip_norm"), options.get("clip_value")
-        if value is not None:
-            for gradient in gradients.values():
-                gradient.clamp_(-value, value)
-        if limit is None or not gradients:
-            return
-        lengths = {name: self._norms(g) for name, g in gradients.items()} if value is not None else norms
-        if options.get("clip_scope") != "tensor":
-            together = torch.stack([n * n for n in lengths.values()]).sum(0).sqrt()
-            lengths = dict.fromkeys(lengths, together)
-        for name, gradient in gradients.items():
-            length = lengths[name]
-            factor = torch.where(length > limit, limit / length, torch.ones_like(length)).to(gradient.dtype)
-            factor = self.segments.spread(factor, gradient.ndim)
-            gradient.mul_(factor)
 
     def _valid(self, weight: Tensor | None, entries: int) -> Tensor:
         """How many entries count, (B,) float64."""

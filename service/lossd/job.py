@@ -58,7 +58,7 @@ class Recipe:
     Attributes:
         loss: The loss's name; None where only metrics are asked.
         task: The task of the metrics.
-        kind: How requests share a batch: rows, stack or alone.
+        kind: How requests share a batch: rows, stack, alone or composed.
         parameters: Every parameter that is the same for the whole batch.
         numbers: The names of the parameters that may differ between requests, in the order of ``Job.numbers``.
         reduction: mean, sum, none or batchmean.
@@ -67,6 +67,7 @@ class Recipe:
         gradient_options: clip_norm, clip_scope, clip_value.
         metrics: The names of the metrics asked for; empty for none.
         metric_options: threshold, zero_division and so on.
+        terms: What a composed loss is made of: each term's recipe text, rows, numbers and input names.
         domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
         classes: The length of the class axis, where there is one.
         value: The unreduced loss's axes: those after the first where requests are rows, else all.
@@ -85,6 +86,7 @@ class Recipe:
     gradient_options: Mapping[str, Any]
     metrics: tuple[str, ...]
     metric_options: Mapping[str, Any]
+    terms: tuple[Mapping[str, Any], ...]
     domains: Mapping[str, str]
     classes: int | None
     value: tuple[int, ...]
@@ -104,7 +106,7 @@ class Recipe:
         fields = orjson.loads(text)
         for name in ("inputs", "answers"):
             fields[name] = tuple(Column(**{**c, "trailing": tuple(c["trailing"])}) for c in fields[name])
-        for name in ("numbers", "gradients", "metrics", "value"):
+        for name in ("numbers", "gradients", "metrics", "value", "terms"):
             fields[name] = tuple(fields[name])
         recipe = Recipe(**fields)
         recipe.__dict__["text"] = text
@@ -128,7 +130,7 @@ class Recipe:
     @cached_property
     def alone(self) -> bool:
         """Whether each request is a batch of its own."""
-        return self.kind == "alone"
+        return self.kind in ("alone", "composed")
 
 
 _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)

@@ -8,90 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from lossd import metrics
 from lossd.job import Column, Job, Recipe
 from lossd.losses.registry import Input, Loss, Refinement, closest, find
-from lossd.losses.types import Fraction, NonNegative, PerAxis, Positive, TensorType
+from lossd.losses.types import PerAxis, TensorType
+from lossd.request import Envelope, GradientOptions, MetricOptions, validated
+from lossd.shapes import expected, match, resolve, show
 from lossd_client.errors import (
     DtypeMismatch,
     Fault,
     InvalidRequest,
     MissingInput,
+    Problem,
     ShapeMismatch,
     UnknownInput,
 )
 from lossd_client.wire import DTYPES
 
-__all__ = ["GradientOptions", "Layout", "MetricOptions", "Plan", "universal_inputs"]
+__all__ = ["Layout", "Plan", "universal_inputs"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: name to dtype and shape."""
 
 HALF = ("float16", "bfloat16")
-FloatName = Literal["float64", "float32", "float16", "bfloat16"]
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class GradientOptions(_Options):
-    """What happens to the gradient before it is returned; ``clip_value`` first, then ``clip_norm``."""
-
-    clip_norm: Positive | None = Field(None, description="Largest L2 norm; longer gradients are scaled down to it.")
-    clip_scope: Literal["global", "tensor"] = Field(
-        "global", description="The norm of all returned gradients together, or of each tensor on its own."
-    )
-    clip_value: Positive | None = Field(None, description="Entries are clamped to [-clip_value, clip_value].")
-    dtype: FloatName | None = Field(
-        None, description="Dtype of the returned gradients; the input's own by default, float32 for half inputs."
-    )
-
-
-class MetricOptions(_Options):
-    """Which metrics, and how; the defaults are the task's."""
-
-    names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
-    task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
-    threshold: NonNegative | None = Field(
-        None,
-        description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
-        "distance, half the margin by default.",
-    )
-    zero_division: Literal[0, 1] | None = Field(
-        None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
-    )
-    beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
-    k: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        5, description="top_k_accuracy, recall@k: how many of the best count."
-    )
-    bins: Annotated[int, Field(ge=1, le=1000)] = Field(15, description="ece: how many bins probabilities fall into.")
-    points: Annotated[int, Field(ge=2, le=100_000)] = Field(
-        1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
-    )
-    quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
-        [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
-    )
-    from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
-    ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
-
-
-class _Envelope(_Options):
-    """The request without its tensors, before the loss is known."""
-
-    loss: dict[str, Any] | None = None
-    task: str | None = None
-    outputs: list[str] | None = None
-    gradient: GradientOptions = GradientOptions()
-    metrics: MetricOptions = MetricOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +52,7 @@ class Plan:
         gradient_options: What happens to them.
         metrics: The names of the metrics asked for.
         metric_options: How they are computed.
+        terms: The losses it is made of, where it is composed.
     """
 
     loss: Loss | None
@@ -123,6 +66,7 @@ class Plan:
     gradient_options: GradientOptions
     metrics: tuple[str, ...]
     metric_options: MetricOptions
+    terms: tuple[Term, ...] = ()
 
     @staticmethod
     def of(request: Any) -> Plan:
@@ -134,7 +78,7 @@ class Plan:
         """
         if not isinstance(request, dict):
             raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
-        envelope = _validated(_Envelope, request, "")
+        envelope = validated(Envelope, request, "")
         if envelope.loss is None:
             return _metrics_plan(envelope)
         return _loss_plan(envelope, envelope.loss)
@@ -156,6 +100,11 @@ class Plan:
         rows = int(dims.get("N", 1))
         compute = self._compute_dtype(layout)
         value = self._value_shape(dims, layout)
+        if value is not None and 0 in value:
+            raise ShapeMismatch(
+                f"{self._subject} has nothing left of inputs of these shapes: the unreduced loss would have shape "
+                f"{show(value)}"
+            )
         if "cotangent" in layout:
             self._check_cotangent(layout, value)
 
@@ -170,7 +119,7 @@ class Plan:
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
             answers.append(column("loss", compute, value, kind == "rows"))
-        varying = self._varying if kind != "alone" else ()
+        varying = self._varying if kind in ("rows", "stack") else ()
         recipe = Recipe(
             loss=self.loss.name if self.loss else None,
             task=self.task,
@@ -183,6 +132,7 @@ class Plan:
             gradient_options=self.gradient_options.model_dump(exclude={"dtype"}),
             metrics=self.metrics,
             metric_options=self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
+            terms=tuple(term.record(position, layout) for position, term in enumerate(self.terms)),
             domains=domains,
             classes=dims.get("C"),
             value=() if value is None else value[1:] if kind == "rows" else value,
@@ -235,19 +185,19 @@ class Plan:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
             raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}")
         for candidate in welcome:
-            bound = _match(candidate.pattern, shape, dims)
+            bound = match(candidate.pattern, shape, dims)
             if bound is not None:
                 for axis in bound.keys() - dims.keys():
                     shapes_from[axis] = name
                 dims.update(bound)
                 if math.prod(shape) == 0:
-                    raise ShapeMismatch(f"{name} has shape {_show(shape)}: an empty tensor has no loss")
+                    raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no loss")
                 return candidate.domain
-        expected = " or ".join(_expected(t.pattern, dims) for t in welcome)
+        fitting = " or ".join(expected(t.pattern, dims) for t in welcome)
         sources = dict.fromkeys(shapes_from[a] for t in welcome for a in t.pattern if a in shapes_from)
-        origin = ", ".join(f"{s} is {_show(layout[s][1])}" for s in sources if s != name)
+        origin = ", ".join(f"{s} is {show(layout[s][1])}" for s in sources if s != name)
         raise ShapeMismatch(
-            f"{name} has shape {_show(shape)}, expected {expected}"
+            f"{name} has shape {show(shape)}, expected {fitting}"
             + (f" since {origin}" if origin else "")
             + "; shapes must match exactly, nothing is broadcast"
         )
@@ -269,10 +219,10 @@ class Plan:
 
     def _check_cotangent(self, layout: Layout, value: tuple[int, ...] | None) -> None:
         shape = layout["cotangent"][1]
-        expected = value if self.reduction == "none" else ()
-        if expected is not None and shape != expected:
+        needed = value if self.reduction == "none" else ()
+        if needed is not None and shape != needed:
             raise ShapeMismatch(
-                f"cotangent has shape {_show(shape)}, expected {_show(expected)}: the shape of the loss with "
+                f"cotangent has shape {show(shape)}, expected {show(needed)}: the shape of the loss with "
                 f"reduction {self.reduction}"
             )
 
@@ -299,10 +249,10 @@ class Plan:
             except ValueError as error:
                 raise ShapeMismatch(f"{self.loss.name}: {error}") from None
         returns = self.refinement.returns or self.loss.returns
-        return _resolve(returns.pattern, dims)
+        return resolve(returns.pattern, dims)
 
 
-def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
+def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     if envelope.task is not None:
         raise InvalidRequest("give either loss or task: task asks for metrics without a loss (metrics.task changes it)")
     name = fields.get("name")
@@ -311,19 +261,23 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
             "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
         )
     loss = find(name)
-    values = _validated(loss.model, fields, "/loss")
+    values = validated(loss.model, fields, "/loss")
     parameters = {p.name: getattr(values, p.name) for p in loss.parameters}
     try:
         refinement = loss.refine(parameters)
     except ValueError as error:  # a combination of parameters that has no meaning
         raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer="/loss", detail=str(error))]) from None
     inputs = (*loss.inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
+    terms: tuple[Term, ...] = ()
+    if loss.terms is not None:
+        terms = tuple(_term(position, term, envelope) for position, term in enumerate(loss.terms(parameters)))
+        inputs = _composed_inputs(inputs, terms)
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
-    task = envelope.metrics.task or refinement.task or loss.task
-    if envelope.metrics.task:
+    gradients = _gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs)
+    task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
+    if envelope.metrics.task and not terms:
         metrics.check_task(task, instead_of=refinement.task or loss.task)
     wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
-    metrics.check_options(task, envelope.metrics.model_dump())
     return Plan(
         loss=loss,
         task=task,
@@ -332,14 +286,90 @@ def _loss_plan(envelope: _Envelope, fields: dict[str, Any]) -> Plan:
         parameters=parameters,
         reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
         want_loss="loss" in outputs,
-        gradients=_gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs),
+        gradients=gradients,
         gradient_options=envelope.gradient,
-        metrics=wanted,
+        metrics=() if terms else wanted,
         metric_options=envelope.metrics,
+        terms=tuple(term.asked(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
     )
 
 
-def _metrics_plan(envelope: _Envelope) -> Plan:
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One loss among those a composed loss is made of.
+
+    Attributes:
+        plan: The term as a request of its own.
+        inputs: Its inputs' names, mapped to the request's tensors; the same name where it has no entry.
+    """
+
+    plan: Plan
+    inputs: Mapping[str, str]
+
+    def tensor(self, name: str) -> str:
+        """The request's tensor for one of the term's inputs."""
+        return self.inputs.get(name, name)
+
+    def asked(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> Term:
+        """The same term, asked for its value, its gradients by these tensors, and these metrics."""
+        own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
+        return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
+
+    def record(self, position: int, layout: Layout) -> dict[str, Any]:
+        """What the evaluation needs to know of the term, given the request's tensors."""
+        own = {e.name: layout[self.tensor(e.name)] for e in self.plan.inputs if self.tensor(e.name) in layout}
+        own.pop("cotangent", None)  # that of the whole is not the term's
+        try:
+            job = self.plan.job(own)
+        except Problem as problem:
+            raise type(problem)(f"term {position}: {problem.detail}", errors=problem.errors) from None
+        recipe = job.recipe
+        return {
+            "loss": recipe.loss, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
+            "numbers": job.numbers,
+        }  # fmt: skip
+
+
+def _term(position: int, fields: Mapping[str, Any], envelope: Envelope) -> Term:
+    own = Envelope(loss=fields["loss"], outputs=["loss"], metrics=envelope.metrics)
+    try:
+        plan = _loss_plan(own, fields["loss"])
+        if plan.terms:
+            raise InvalidRequest("a composed loss cannot be a term of another")
+        if plan.reduction == "none":
+            raise InvalidRequest('a term is one number: its reduction cannot be "none"')
+        inputs = fields.get("inputs", {})
+        for name in inputs:
+            if name not in {entry.name for entry in plan.inputs}:
+                raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {name!r}")
+    except Problem as problem:
+        place = f"/loss/terms/{position}"
+        faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
+        raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
+    return Term(plan, inputs)
+
+
+def _composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:
+    """Every tensor a composed loss takes: its own, and what its terms ask for under the request's names."""
+    inputs = {entry.name: entry for entry in own if entry.name != "losses"}
+    for term in terms:
+        for entry in term.plan.inputs:
+            name = term.tensor(entry.name)
+            known = inputs.get(name)
+            if known is None:
+                any_shape = tuple(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))
+                inputs[name] = replace(entry, name=name, types=any_shape)
+            elif name != "cotangent":
+                inputs[name] = replace(
+                    known,
+                    types=(*known.types, *(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))),
+                    differentiable=known.differentiable or entry.differentiable,
+                    optional=known.optional and entry.optional,
+                )
+    return tuple(inputs.values())
+
+
+def _metrics_plan(envelope: Envelope) -> Plan:
     if envelope.task is None:
         raise InvalidRequest("the request names neither a loss nor a task; see GET /v1/losses and GET /v1/metrics")
     metrics.check_task(envelope.task)
@@ -410,83 +440,6 @@ def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str])
             detail = f"{output!r} is not an output; there are loss, gradient, gradient.<input> and metrics"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
     return tuple(dict.fromkeys(names))
-
-
-def _validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        faults = [_fault(model, pointer, e) for e in error.errors(include_url=False, include_input=True)]
-        raise InvalidRequest("; ".join(f["detail"] for f in faults), errors=faults) from None
-
-
-def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
-    # A union's arms add their own names to the place; only the fields and positions of the request belong there.
-    unknown = error["type"] == "extra_forbidden"
-    place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
-    where = pointer + "".join(f"/{part}" for part in place)
-    field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
-    if error["type"] == "extra_forbidden":
-        known = tuple(model.model_fields) if len(place) == 1 else ()
-        near = closest(str(place[-1]), known, {})
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
-        return Fault(pointer=where, detail=f"{field} is not known" + (f"; {hint}" if hint else ""))
-    if error["type"] == "missing":
-        return Fault(pointer=where, detail=f"{field} is required")
-    message = error["msg"][0].lower() + error["msg"][1:]
-    found = repr(error.get("input"))
-    return Fault(pointer=where, detail=f"{field}: {message}, found {found[:60]}")
-
-
-def _match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the pattern's names are bound to, or None where the shape does not fit; ``...`` fits and binds nothing."""
-    if pattern == ("...",):
-        return {}
-    fixed = [axis for axis in pattern if axis != "*"]
-    if len(shape) < len(fixed) or ("*" not in pattern and len(shape) != len(fixed)):
-        return None
-    bound: dict[str, Any] = {}
-    for axis, length in zip(fixed, shape, strict=False):
-        if axis.isdigit():
-            if int(axis) != length:
-                return None
-        elif dims.get(axis, length) != length or bound.get(axis, length) != length:
-            return None
-        else:
-            bound[axis] = length
-    if "*" in pattern:
-        rest = shape[len(fixed) :]
-        if dims.get("*", rest) != rest:
-            return None
-        bound["*"] = rest
-    return bound
-
-
-def _resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:
-    shape: list[int] = []
-    for axis in pattern:
-        if axis == "*":
-            shape.extend(dims["*"])
-        elif axis.isdigit():
-            shape.append(int(axis))
-        else:
-            name, _, less = axis.partition("-")
-            shape.append(dims[name] - int(less or 0))
-    return tuple(shape)
-
-
-def _expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
-    axes: list[str] = []
-    for axis in pattern:
-        if axis == "*" and "*" in dims:
-            axes.extend(str(length) for length in dims["*"])
-        else:
-            axes.append(str(dims.get(axis, axis)))
-    return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
-
-
-def _show(shape: Sequence[int]) -> str:
-    return str(tuple(shape))
 
 
 def _per_axis(annotation: Any) -> str | None:

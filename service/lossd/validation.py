@@ -7,6 +7,7 @@ a harmless one, so that the neighbours in the batch go on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +20,7 @@ from lossd_client.errors import InvalidValue, Problem
 
 __all__ = ["check"]
 
-UNCHECKED = ("real", "logits", "log_probability")
+UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
 
 
 def check(
@@ -71,6 +72,8 @@ def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
             return low >= 0 and high < float("inf")
         case "class":
             return low >= 0 and high < _classes(recipe)
+        case "indicator" | "sign" | "box":
+            return False  # the extremes of these do not tell
         case _:
             return low > float("-inf") and high < float("inf")
 
@@ -87,8 +90,21 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
             # Compared as int64: in a narrow dtype the bounds themselves could wrap around.
             wide = tensor.long()
             return _unless_ignored(recipe, wide, (wide < 0) | (wide >= _classes(recipe)))
+        case "indicator":
+            return (tensor != 0) & (tensor != 1)
+        case "sign":
+            wide = tensor if tensor.is_floating_point() else tensor.long()
+            return (wide != -1) & (wide != 1)
+        case "box":
+            low = tensor[..., :2] if _is_xyxy(recipe) else torch.zeros_like(tensor[..., :2])
+            inverted = tensor[..., 2:] < low
+            return ~tensor.isfinite() | torch.cat([torch.zeros_like(inverted), inverted], -1)
         case _:
             return ~tensor.isfinite()
+
+
+def _is_xyxy(recipe: Recipe) -> bool:
+    return recipe.parameters.get("format", "xyxy") == "xyxy"
 
 
 def _unless_ignored(recipe: Recipe, tensor: Tensor, bad: Tensor) -> Tensor:
@@ -130,6 +146,20 @@ def _describe(
             return (
                 f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
                 f"{_or_ignored(recipe)}"
+            )
+        case "indicator":
+            return f"1 (yes) or 0 (no) expected, found {value} at {place}"
+        case "sign":
+            return f"1 (yes) or -1 (no) expected, found {value} at {place}"
+        case "box" if math.isfinite(entry):
+            box = f"box {name}[{', '.join(map(str, index[:-1]))}]"
+            if not _is_xyxy(recipe):
+                return f"{box} has the negative {('width', 'height')[inner[-1] - 2]} {value}"
+            axis = "xy"[inner[-1] - 2]
+            opposite = tensor[(row, *inner[:-1], inner[-1] - 2)].item()
+            return (
+                f"{box} is inverted: {axis}2 = {value} is less than {axis}1 = {opposite:g}; x1 <= x2 and y1 <= y2 "
+                "expected; set format for boxes given by their size"
             )
         case _:
             return f"finite values expected, found {value} at {place}; drop the entry with sample_weight 0 or a mask"

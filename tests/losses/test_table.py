@@ -7,13 +7,14 @@ import pytest
 from lossd.losses import REGISTRY
 from losses.case import Case
 from losses.cases import CASES
+from losses.cases_composed import COMPOSITIONS
 
 
 def test_table_and_registry_hold_the_same_names() -> None:
-    assert {case.name for case in CASES} == set(REGISTRY)
+    assert {case.name for case in CASES} | {row.name for row in COMPOSITIONS} == set(REGISTRY)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", dict.fromkeys(case.name for case in CASES))
 def test_the_rows_of_a_loss_name_all_of_its_parameters(name: str) -> None:
     rows = [case for case in CASES if case.name == name]
     named = {key for case in rows for parameters in case.parameters for key in parameters} | {

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from lossd.losses import REGISTRY
-from lossd.plan import GradientOptions, MetricOptions
+from lossd.request import GradientOptions, MetricOptions
 from lossd_client.errors import PROBLEMS
 from lossd_client.wire import DTYPES, json, safetensors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossd.losses import binary, classification, regression, segmentation
+from lossd.losses import binary, boxes, classification, combine, regression, segmentation
 from lossd.losses.registry import REGISTRY, Loss, loss
 
-__all__ = ["REGISTRY", "Loss", "binary", "classification", "loss", "regression", "segmentation"]
+__all__ = ["REGISTRY", "Loss", "binary", "boxes", "classification", "combine", "loss", "regression", "segmentation"]

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
@@ -87,6 +87,9 @@ class Upstream(Protocol):
 Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, ...]]
 """``f(parameters, shapes)``: the unreduced loss's shape; ``ValueError`` where the shapes do not fit together."""
 
+Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+"""``f(parameters)``: the terms of a composed loss."""
+
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
 
@@ -158,6 +161,8 @@ class Loss:
         reductions: The reductions it takes, the default first.
         refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
         shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
+        terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
+        per_sample: Whether it is a function of its term's value on each row rather than on all rows.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -175,6 +180,8 @@ class Loss:
     reductions: tuple[str, ...]
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
+    terms: Terms | None
+    per_sample: bool
     summary: str
     formula: str
     references: tuple[str, ...]
@@ -222,6 +229,8 @@ def loss(
     reductions: tuple[str, ...] = ("mean", "sum", "none"),
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
     shape: Shape | None = None,
+    terms: Terms | None = None,
+    per_sample: bool = False,
     like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
@@ -233,6 +242,8 @@ def loss(
         reductions: The reductions it takes, the default first.
         refine: What the parameters change about the inputs' types.
         shape: The unreduced loss's shape, where the return annotation cannot say it.
+        terms: The losses a composed one is made of.
+        per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         like: The loss whose docstring describes the inputs and parameters that this one's leaves out.
     """
     described: dict[str, str] = {}
@@ -272,6 +283,8 @@ def loss(
             reductions=reductions,
             refine=refine or (lambda _: Refinement()),
             shape=shape,
+            terms=terms,
+            per_sample=per_sample,
             summary=doc.summary,
             formula=doc.formula,
             references=doc.references,

@@ -14,11 +14,14 @@ from annotated_types import Ge, Gt, Le
 from lossd_client.wire import DTYPES
 
 __all__ = [
+    "Boxes",
     "ClassIndex",
     "Distribution",
     "Domain",
     "Finite",
     "Fraction",
+    "Indicator",
+    "Integer",
     "LogProbability",
     "Logits",
     "Mask",
@@ -31,11 +34,24 @@ __all__ = [
     "Positive",
     "Probability",
     "Real",
+    "Sign",
     "TensorType",
 ]
 
 Domain = Literal[
-    "real", "finite", "logits", "log_probability", "probability", "mask", "class", "integer", "nonnegative"
+    "real",
+    "finite",
+    "logits",
+    "log_probability",
+    "probability",
+    "mask",
+    "class",
+    "integer",
+    "nonnegative",
+    "indicator",
+    "sign",
+    "box",
+    "term",
 ]
 Kind = Literal["float", "integer"]
 
@@ -47,8 +63,9 @@ class TensorType:
     Attributes:
         domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
             infinite, ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and
-            at least 0, ``class`` an index into axis C or the ignore index; ``real``, ``logits`` and
-            ``log_probability`` may be anything.
+            at least 0, ``class`` an index into axis C or the ignore index, ``indicator`` 0 or 1, ``sign`` -1 or 1,
+            ``box`` finite and not inverted in the parameter ``format``; ``term`` is checked by a composed loss's
+            terms; ``real``, ``logits``, ``log_probability`` and ``integer`` may be anything.
         kinds: The kinds of dtype it takes.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes; ``...`` alone is any shape.
     """
@@ -80,15 +97,19 @@ class _Family:
 
 
 if TYPE_CHECKING:  # to a type checker they are what they build
+    from typing import Annotated as Boxes
     from typing import Annotated as ClassIndex
     from typing import Annotated as Distribution
     from typing import Annotated as Finite
+    from typing import Annotated as Indicator
+    from typing import Annotated as Integer
     from typing import Annotated as LogProbability
     from typing import Annotated as Logits
     from typing import Annotated as Mask
     from typing import Annotated as NonNegativeTensor
     from typing import Annotated as Probability
     from typing import Annotated as Real
+    from typing import Annotated as Sign
 else:
     Real = _Family("real", "float")
     Finite = _Family("finite", "float")
@@ -99,6 +120,10 @@ else:
     LogProbability = _Family("log_probability", "float")
     NonNegativeTensor = _Family("nonnegative", "float", "integer")
     ClassIndex = _Family("class", "integer")
+    Integer = _Family("integer", "integer")
+    Indicator = _Family("indicator", "float", "integer")
+    Sign = _Family("sign", "float", "integer")
+    Boxes = _Family("box", "float")
 
 # Parameters. A plain number may differ between the requests of one batch; it then reaches the function as a tensor
 # that broadcasts against the function's value. Everything else is the same for the whole batch.

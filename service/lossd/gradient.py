@@ -1,0 +1,78 @@
+"""What happens to gradients between the loss and the answer: masked where nothing counts, measured, clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossd.losses.reduction import Segments
+
+__all__ = ["clip", "mask", "norms"]
+
+
+def mask(gradient: Tensor, value: Tensor, weight: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+    """The gradient, exactly 0 where a row or an entry does not count, whatever its neighbours in the graph were.
+
+    Args:
+        gradient: (R, ...) of concatenated requests; overwritten.
+        value: The weighted unreduced loss, (R, ...), perhaps without the class axis that ``gradient`` has.
+        weight: What each entry of the value counts, or None for one each.
+        sample_weight: (R,), or None.
+    """
+    if sample_weight is not None:
+        dropped = (sample_weight == 0).reshape(-1, *(1,) * (gradient.ndim - 1))
+        gradient = gradient.masked_fill_(dropped, 0)
+    if weight is not None and gradient.ndim >= value.ndim:
+        # A class of weight 0 still has a value where labels are smoothed: it adds to the numerator alone.
+        dropped = (weight == 0) & (value == 0)
+        if gradient.ndim == value.ndim + 1:
+            dropped = dropped.unsqueeze(1)
+        gradient = gradient.masked_fill_(dropped, 0)
+    return gradient
+
+
+def norms(gradient: Tensor, segments: Segments) -> Tensor:
+    """The L2 norm of each request's gradient, (B,) float64.
+
+    Args:
+        gradient: One row per row of the segments.
+        segments: The rows of each request.
+    """
+    flat = gradient.reshape(segments.total, -1)
+    per_row = torch.linalg.vector_norm(flat, dim=1).double()
+    lengths = segments.sum(per_row * per_row).sqrt()
+    if flat.dtype == torch.float32 and bool(((lengths == 0) | ~lengths.isfinite()).any()):
+        # Squares may have left float32's range where the norm itself has not.
+        per_row = torch.linalg.vector_norm(flat.double(), dim=1)
+        lengths = segments.sum(per_row * per_row).sqrt()
+    return lengths
+
+
+def clip(
+    gradients: Mapping[str, Tensor], lengths: Mapping[str, Tensor], options: Mapping[str, Any], segments: Segments
+) -> None:
+    """Clamp entries, then scale down what is still too long; in place.
+
+    Args:
+        gradients: By input, each (R, ...) or (B, ...) as the segments have it.
+        lengths: The norms before clipping, (B,) each.
+        options: ``clip_value``, ``clip_norm`` and ``clip_scope`` as in :class:`lossd.plan.GradientOptions`.
+        segments: The rows of each request.
+    """
+    limit, value = options.get("clip_norm"), options.get("clip_value")
+    if value is not None:
+        for gradient in gradients.values():
+            gradient.clamp_(-value, value)
+        lengths = {name: norms(g, segments) for name, g in gradients.items()}
+    if limit is None or not gradients:
+        return
+    if options.get("clip_scope") != "tensor":
+        together = torch.stack([length * length for length in lengths.values()]).sum(0).sqrt()
+        lengths = dict.fromkeys(lengths, together)
+    for name, gradient in gradients.items():
+        length = lengths[name]
+        factor = torch.where(length > limit, limit / length, torch.ones_like(length)).to(gradient.dtype)
+        gradient.mul_(segments.spread(factor, gradient.ndim))

@@ -1,0 +1,105 @@
+"""The request without its tensors, as Pydantic models, and how their faults are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lossd.losses.registry import closest
+from lossd.losses.types import Fraction, NonNegative, Positive
+from lossd_client.errors import Fault, InvalidRequest
+
+__all__ = ["Envelope", "GradientOptions", "MetricOptions", "validated"]
+
+FloatName = Literal["float64", "float32", "float16", "bfloat16"]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class GradientOptions(_Options):
+    """What happens to the gradient before it is returned; ``clip_value`` first, then ``clip_norm``."""
+
+    clip_norm: Positive | None = Field(None, description="Largest L2 norm; longer gradients are scaled down to it.")
+    clip_scope: Literal["global", "tensor"] = Field(
+        "global", description="The norm of all returned gradients together, or of each tensor on its own."
+    )
+    clip_value: Positive | None = Field(None, description="Entries are clamped to [-clip_value, clip_value].")
+    dtype: FloatName | None = Field(
+        None, description="Dtype of the returned gradients; the input's own by default, float32 for half inputs."
+    )
+
+
+class MetricOptions(_Options):
+    """Which metrics, and how; the defaults are the task's."""
+
+    names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
+    task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
+    threshold: NonNegative | None = Field(
+        None,
+        description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
+        "distance, half the margin by default.",
+    )
+    zero_division: Literal[0, 1] | None = Field(
+        None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
+    )
+    beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
+    k: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        5, description="top_k_accuracy, recall@k: how many of the best count."
+    )
+    bins: Annotated[int, Field(ge=1, le=1000)] = Field(15, description="ece: how many bins probabilities fall into.")
+    points: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
+    )
+    quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
+        [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
+    )
+    from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
+    ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
+
+
+class Envelope(_Options):
+    """The request without its tensors, before the loss is known."""
+
+    loss: dict[str, Any] | None = None
+    task: str | None = None
+    outputs: list[str] | None = None
+    gradient: GradientOptions = GradientOptions()
+    metrics: MetricOptions = MetricOptions()
+
+
+def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
+    """The fields as the model has them.
+
+    Raises:
+        InvalidRequest: With a pointer, starting at ``pointer``, to each fault.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        faults = [_fault(model, pointer, e) for e in error.errors(include_url=False, include_input=True)]
+        raise InvalidRequest("; ".join(f["detail"] for f in faults), errors=faults) from None
+
+
+def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
+    # A union's arms add their own names to the place; only the fields and positions of the request belong there.
+    unknown = error["type"] == "extra_forbidden"
+    place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
+    where = pointer + "".join(f"/{part}" for part in place)
+    field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
+    if error["type"] == "extra_forbidden":
+        known = tuple(model.model_fields) if len(place) == 1 else ()
+        near = closest(str(place[-1]), known, {})
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
+        return Fault(pointer=where, detail=f"{field} is not known" + (f"; {hint}" if hint else ""))
+    if error["type"] == "missing":
+        return Fault(pointer=where, detail=f"{field} is required")
+    message = error["msg"][0].lower() + error["msg"][1:]
+    found = repr(error.get("input"))
+    return Fault(pointer=where, detail=f"{field}: {message}, found {found[:60]}")

@@ -1,0 +1,160 @@
+"""Losses of losses: values and gradients through two levels, heads of their own, terms that fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evaluating import alone, together
+from lossd.losses import REGISTRY
+from lossd_client.errors import InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput, UnknownLoss
+from losses.cases_composed import COMPOSITIONS, Composition, Tensors, masks
+
+ROWS = [pytest.param(row, id=f"{row.name}-{row.title}") for row in COMPOSITIONS]
+
+
+def drawn(row: Composition, seed: int = 0) -> Tensors:
+    return row.draw(torch.Generator().manual_seed(seed))
+
+
+def request(row: Composition) -> dict:
+    return {"loss": dict(row.loss), "outputs": ["loss", *(f"gradient.{name}" for name in row.gradients)]}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_value_and_gradients_equal_the_reference(row: Composition) -> None:
+    inputs = drawn(row)
+    leaves = {name: inputs[name].clone().requires_grad_() for name in row.gradients}
+    value = row.reference({**inputs, **leaves})
+    gradients = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+    answer = alone(request(row), inputs)
+    assert answer.loss == pytest.approx(float(value.detach()), rel=1e-10)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(answer.gradient(name), gradient, rtol=1e-10, atol=1e-12)
+        norm = answer.document["diagnostics"]["gradient_norm"][name]
+        assert norm == pytest.approx(float(gradient.norm()), rel=1e-9)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_single_precision_and_a_cotangent(row: Composition) -> None:
+    inputs = drawn(row)
+    exact = alone(request(row), inputs)
+    single = {n: t.float() if t.is_floating_point() else t for n, t in inputs.items()}
+    answer = alone(request(row), single | {"cotangent": torch.tensor(-3.0)})
+    assert answer.loss == pytest.approx(exact.loss, rel=1e-5)
+    for name in row.gradients:
+        assert answer.gradient(name).dtype == torch.float32
+        expected = -3.0 * exact.gradient(name)
+        torch.testing.assert_close(answer.gradient(name).double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_requests_that_arrive_together_are_answered_as_alone(row: Composition) -> None:
+    inputs = [drawn(row, seed) for seed in range(3)]
+    for batched, own in zip(together([request(row)] * 3, inputs), inputs, strict=True):
+        single = alone(request(row), own)
+        assert batched.document == single.document
+        for name, gradient in single.gradients.items():
+            assert torch.equal(batched.gradient(name), gradient)
+
+
+def test_rows_cover_every_composed_loss_and_every_parameter() -> None:
+    own = {name for name, loss in REGISTRY.items() if loss.kind == "composed"} | {"gradnorm"}
+    assert {row.name for row in COMPOSITIONS} == own
+    for name in own:
+        named = {key for row in COMPOSITIONS if row.name == name for key in row.loss} - {"name"}
+        assert named == {parameter.name for parameter in REGISTRY[name].parameters}
+
+
+def test_the_answer_holds_each_terms_value_and_weight() -> None:
+    inputs = masks(torch.Generator().manual_seed(1))
+    answer = alone({"loss": {"name": "bce_dice", "dice_weight": 3.0}}, inputs).document
+    singles = [
+        alone({"loss": {"name": "bce_with_logits"}}, inputs).loss,
+        alone({"loss": {"name": "dice", "mode": "binary"}}, inputs).loss,
+    ]
+    assert [term["loss"] for term in answer["terms"]] == ["bce_with_logits", "dice"]
+    assert [term["value"] for term in answer["terms"]] == singles
+    assert [term["weight"] for term in answer["terms"]] == [1.0, 3.0]
+    assert answer["loss"] == pytest.approx(singles[0] + 3 * singles[1])
+
+
+def test_the_metrics_are_those_of_the_first_term() -> None:
+    inputs = masks(torch.Generator().manual_seed(2))
+    composed = alone({"loss": {"name": "bce_dice"}, "outputs": ["metrics", "loss"]}, inputs).document
+    plain = alone({"loss": {"name": "bce_with_logits"}, "outputs": ["metrics", "loss"]}, inputs).document
+    assert composed["metrics"] == plain["metrics"]
+    assert composed["metrics"]["task"] == "binary"
+
+
+def test_sample_weights_go_to_the_terms_that_take_them() -> None:
+    inputs = masks(torch.Generator().manual_seed(3))
+    weight = torch.tensor([1.0, 0.0, 2.0])
+    answer = alone({"loss": {"name": "bce_dice"}}, inputs | {"sample_weight": weight}).document
+    single = alone({"loss": {"name": "bce_with_logits"}}, inputs | {"sample_weight": weight}).loss
+    assert answer["terms"][0]["value"] == single
+
+
+def test_uncertainty_reproduces_the_tutorials_number() -> None:
+    """Losses (2.5, 0.8, 1.2) with s = 0, unhalved, make 4.5."""
+    terms = [{"loss": {"name": "mae"}, "inputs": {"prediction": f"p{i}", "target": "zero"}} for i in range(3)]
+    inputs = {f"p{i}": torch.tensor([v], dtype=torch.float64) for i, v in enumerate((2.5, 0.8, 1.2))}
+    inputs |= {"zero": torch.zeros(1, dtype=torch.float64), "log_variance": torch.zeros(3, dtype=torch.float64)}
+    answer = alone({"loss": {"name": "uncertainty", "form": "unhalved", "terms": terms}}, inputs)
+    assert answer.loss == pytest.approx(4.5)
+
+
+def test_no_lesson_easy_enough_is_nothing_to_average() -> None:
+    row = next(row for row in COMPOSITIONS if row.name == "curriculum")
+    answer = alone({"loss": {**row.loss, "progress": 0.0}}, drawn(row))
+    assert answer.loss == 0.0
+    assert answer.denominator == 0.0
+    assert answer.warnings == {"nothing_to_average"}
+    assert not answer.gradient().any()
+
+
+def test_gradnorm_answers_the_renormalised_weights() -> None:
+    row = next(row for row in COMPOSITIONS if row.name == "gradnorm")
+    inputs = drawn(row)
+    weights = torch.tensor(alone(request(row), inputs).document["renormalised_weights"])
+    assert float(weights.sum()) == pytest.approx(4.0)
+    ratios = inputs["task_weight"] / weights
+    torch.testing.assert_close(ratios, ratios[:1].expand(4))
+
+
+REFUSED = [
+    ("no terms", {"terms": []}, InvalidRequest, "at least 1"),
+    ("unknown loss", {"terms": [{"loss": {"name": "mze"}}]}, UnknownLoss, "term 0: .*mse"),
+    ("bad parameter", {"terms": [{"loss": {"name": "huber", "delta": -1}}]}, InvalidRequest, "term 0: loss.delta"),
+    ("unknown field", {"terms": [{"loss": {"name": "mse"}, "wait": 1}]}, InvalidRequest, "wait"),
+    ("unknown mapping", {"terms": [{"loss": {"name": "mse"}, "inputs": {"x": "y"}}]}, UnknownInput, "'x'"),
+    ("not a number", {"terms": [{"loss": {"name": "mse", "reduction": "none"}}]}, InvalidRequest, "reduction"),
+    (
+        "nested",
+        {"terms": [{"loss": {"name": "weighted_sum", "terms": [{"loss": {"name": "mse"}}]}}]},
+        InvalidRequest,
+        "composed",
+    ),
+    (
+        "missing head",
+        {"terms": [{"loss": {"name": "mse"}, "inputs": {"prediction": "head"}}]},
+        MissingInput,
+        "head",
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "error", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_a_faulty_term_is_named(loss: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        alone({"loss": {"name": "weighted_sum", **loss}}, masks(torch.Generator().manual_seed(4)))
+
+
+def test_a_faulty_tensor_is_named_with_its_term() -> None:
+    inputs = masks(torch.Generator().manual_seed(5))
+    with pytest.raises(InvalidValue, match=r"term 0 \(bce_with_logits\): .*target\[0, 0, 0\]"):
+        alone({"loss": {"name": "bce_dice"}}, inputs | {"target": inputs["target"] + 3})
+    with pytest.raises(ShapeMismatch, match="term 0: target"):
+        alone({"loss": {"name": "bce_dice"}}, inputs | {"target": inputs["target"][:2]})
+    with pytest.raises(UnknownInput, match="goal"):
+        alone({"loss": {"name": "bce_dice"}}, inputs | {"goal": inputs["target"]})
