@@ -89,7 +89,7 @@ class Tensor:
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         flat = np.ascontiguousarray(array).reshape(-1)
-        return Tensor(name, tuple(array.shape), memoryview(flat.view(np.uint8)))
+        return Tensor(name, tuple(array.shape), flat.view(np.uint8).data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The elements as an array over the same memory; bfloat16 widened to float32, which is exact."""

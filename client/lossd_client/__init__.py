@@ -1,0 +1,45 @@
+"""The client of lossd, the loss service: NumPy and httpx are all it needs.
+
+>>> from lossd_client import LossClient
+>>> with LossClient("http://localhost:8000") as lossd:  # doctest: +SKIP
+...     lossd.evaluate("mse", [2.5, 0.0], [3.0, -0.5]).loss
+0.25
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lossd_client.errors import ConnectionFailed, LossdError, Problem, UnreadableAnswer
+
+if TYPE_CHECKING:
+    from lossd_client.client import AsyncLossClient, LossClient
+    from lossd_client.messages import Evaluation, Record, Reduction
+
+__all__ = [
+    "AsyncLossClient",
+    "ConnectionFailed",
+    "Evaluation",
+    "LossClient",
+    "LossdError",
+    "Problem",
+    "Record",
+    "Reduction",
+    "UnreadableAnswer",
+]
+
+_HOMES = {
+    "AsyncLossClient": "client",
+    "LossClient": "client",
+    "Evaluation": "messages",
+    "Record": "messages",
+    "Reduction": "messages",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # httpx takes longer to load than all the rest; the service shares the wire and the errors, and does without it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,145 @@
+"""What a service can be asked: each question as a conversation, which a client of either colour holds."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Generator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from lossd_client.arrays import is_tensor
+from lossd_client.errors import ConnectionFailed, LossdError, Unavailable, UnreadableAnswer
+from lossd_client.exchange import Answer, Body, Call, Send, Wait, attempt, exchange
+from lossd_client.messages import Evaluation, Record, compose, read_evaluation
+from lossd_client.wire import json, safetensors
+
+__all__ = ["Conversation", "Service"]
+
+T = TypeVar("T")
+Conversation = Generator[Send | Wait, Answer | None, T]
+
+FIRST_POLL_S = 0.05
+LONGEST_POLL_S = 1.0
+
+
+class Service:
+    """A service, seen from outside.
+
+    Args:
+        url: Where it is.
+        api_key: What it knows the caller by.
+        timeout_s: How long a call may take.
+        retries: How often a call is repeated.
+    """
+
+    def __init__(self, url: str, api_key: str | None, timeout_s: float, retries: int) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no address; it must start with http:// or https://")
+        self.url = url.rstrip("/")
+        self.headers = {"User-Agent": "lossd-client", "Accept-Encoding": "identity"}
+        if api_key is not None:
+            self.headers["Authorization"] = f"Bearer {api_key}"
+        self.timeout_s = timeout_s
+        self.retries = retries
+
+    def evaluate(
+        self, *arguments: Any, timeout_s: float | None, request_id: str | None, **options: Any
+    ) -> Conversation[Evaluation]:
+        """``POST /v1/evaluate``, with the arguments of :func:`lossd_client.messages.compose`."""
+        composed = compose(*arguments, **options)
+        call = self._call("POST", "/v1/evaluate", safetensors.MEDIA_TYPE, composed.body, timeout_s, request_id)
+        return read_evaluation((yield from exchange(call)), composed.homes)
+
+    def metrics(
+        self,
+        task: str,
+        prediction: Any,
+        target: Any,
+        inputs: Mapping[str, Any] | None,
+        *,
+        timeout_s: float | None,
+        request_id: str | None,
+        keywords: Mapping[str, Any],
+    ) -> Conversation[Record]:
+        """``POST /v1/evaluate`` without a loss; keywords that are no tensors are the metrics' options."""
+        tensors = {name: value for name, value in keywords.items() if is_tensor(value)}
+        options = {name: value for name, value in keywords.items() if name not in tensors}
+        evaluation = yield from self.evaluate(
+            None,
+            prediction,
+            target,
+            task=task,
+            inputs=inputs,
+            metrics=options or None,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            keywords=tensors,
+        )
+        return evaluation.metrics
+
+    def losses(self) -> Conversation[list[Record]]:
+        """``GET /v1/losses``."""
+        losses: list[Record] = (yield from self._get("/v1/losses")).losses
+        return losses
+
+    def loss(self, name: str) -> Conversation[Record]:
+        """``GET /v1/losses/{name}``."""
+        return self._get(f"/v1/losses/{quote(name, safe='')}")
+
+    def health(self) -> Conversation[Record]:
+        """``GET /health/live``."""
+        return self._get("/health/live")
+
+    def ready(self) -> Conversation[bool]:
+        """``GET /health/ready``, once."""
+        call = self._call("GET", "/health/ready", json.MEDIA_TYPE)
+        try:
+            yield from attempt(call, call.timeout_s)
+        except (ConnectionFailed, Unavailable):
+            return False
+        return True
+
+    def wait_until_ready(self, timeout_s: float) -> Conversation[None]:
+        """``GET /health/ready``, until it is."""
+        call = self._call("GET", "/health/ready", json.MEDIA_TYPE)
+        deadline = time.monotonic() + timeout_s
+        pause_s = FIRST_POLL_S
+        while True:
+            try:
+                yield from attempt(call, min(call.timeout_s, deadline - time.monotonic()))
+            except (ConnectionFailed, Unavailable) as failure:
+                if time.monotonic() + pause_s >= deadline:
+                    failure.add_note(f"{self.url} was given {timeout_s:g} s to become ready")
+                    raise
+            else:
+                return
+            yield Wait(pause_s)
+            pause_s = min(LONGEST_POLL_S, 2 * pause_s)
+
+    def _get(self, path: str) -> Conversation[Record]:
+        call = self._call("GET", path, json.MEDIA_TYPE)
+        answer = yield from exchange(call)
+        try:
+            document = json.loads(answer.body, what="the answer")
+        except LossdError as error:
+            raise UnreadableAnswer(f"{call.url}: {error}; is it lossd?", request_id=call.request_id) from error
+        if not isinstance(document, dict):
+            raise UnreadableAnswer(f"{call.url}: the answer is no object; is it lossd?", request_id=call.request_id)
+        return Record(document)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        media_type: str,
+        body: Body | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> Call:
+        request_id = request_id or uuid.uuid4().hex
+        headers = {**self.headers, "Accept": media_type, "X-Request-ID": request_id}
+        if body is not None:
+            headers["Content-Type"] = media_type
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        return Call(method, self.url + path, headers, timeout_s, self.retries, request_id, body)
