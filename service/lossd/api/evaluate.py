@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -46,6 +47,7 @@ INLINE_ANSWER_BYTES = 256 << 10
 CHUNK_BYTES = 256 << 10
 TAIL_BYTES = 128 << 10
 WATCH_AFTER_S = 0.1
+LINGER_S = 2.0
 
 _HEADERS = (
     b"content-type",
@@ -127,12 +129,12 @@ class Evaluate:
             self.telemetry.count(exchange.loss, "disconnected")
         except Problem as problem:
             self.telemetry.count(exchange.loss, problem.slug)
-            await problem_response(problem, exchange.request_id, send, close=exchange.unread)
+            await self._refuse(problem, exchange, send)
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             self.telemetry.count(exchange.loss, InternalError.slug)
             fault = InternalError("the service failed on this request; the log has the details under its request id")
-            await problem_response(fault, exchange.request_id, send, close=exchange.unread)
+            await self._refuse(fault, exchange, send)
 
     async def _evaluate(self, exchange: _Exchange, send: Send) -> None:
         format_in = self._read_headers(exchange)
@@ -167,6 +169,21 @@ class Evaluate:
             await send({"type": "http.response.body", "body": body})
         self.telemetry.count(exchange.loss, "ok")
         self.telemetry.observe((*stages, time.monotonic() - exchange.begin))
+
+    async def _refuse(self, problem: Problem, exchange: _Exchange, send: Send) -> None:
+        """Answer with a problem; what is still being sent is taken and dropped.
+
+        A socket that is closed over unread bytes is reset, and takes the answer with it: the client would see a broken
+        connection in place of the reason.
+        """
+
+        async def drain() -> None:
+            with suppress(DisconnectedError, TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while exchange.unread:
+                        await self._chunk(exchange)
+
+        await problem_response(problem, exchange.request_id, send, drain if exchange.unread else None)
 
     # In
 
@@ -236,6 +253,7 @@ class Evaluate:
         inputs = document.pop("inputs", None)
         if not isinstance(inputs, dict):
             raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
+        json.check_depth(document)
         plan = _plan(json.dumps(document))
         exchange.loss = plan.loss.name if plan.loss else plan.task
         tensors: dict[str, Tensor] = {}
@@ -326,7 +344,9 @@ async def _cancel_on_disconnect(receive: Receive, future: asyncio.Future[Result]
 
 @lru_cache(maxsize=1024)
 def _plan(text: bytes) -> Plan:
-    return Plan.of(json.loads(text, what="the request"))
+    request = json.loads(text, what="the request")
+    json.check_depth(request, what="the request")
+    return Plan.of(request)
 
 
 def _read_header(exchange: _Exchange, view: memoryview, start: int) -> Checked:
@@ -424,8 +444,10 @@ async def _send_pieces(send: Send, headers: list[tuple[bytes, bytes]], pieces: l
             await send({"type": "http.response.body", "body": body, "more_body": remaining > 0})
 
 
-async def problem_response(problem: Problem, request_id: str, send: Send, *, close: bool = False) -> None:
-    """Answer with a problem document."""
+async def problem_response(
+    problem: Problem, request_id: str, send: Send, drain: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Answer with a problem document; the connection ends with it where a body has to be drained."""
     problem.request_id = request_id
     body = json.dumps(problem.to_json())
     headers = [
@@ -437,7 +459,10 @@ async def problem_response(problem: Problem, request_id: str, send: Send, *, clo
         headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
     if problem.status == MethodNotAllowed.status:
         headers.append((b"allow", b"POST"))
-    if close:  # the rest of the body is not read
+    if drain is not None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": drain is not None})
+    if drain is not None:
+        await drain()
+        await send({"type": "http.response.body", "body": b""})
