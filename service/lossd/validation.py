@@ -104,7 +104,7 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
 
 
 def _is_xyxy(recipe: Recipe) -> bool:
-    return recipe.parameters.get("format", "xyxy") == "xyxy"
+    return recipe.parameters.get("format") in (None, "xyxy")
 
 
 def _unless_ignored(recipe: Recipe, tensor: Tensor, bad: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class Case:
         stated: Extreme inputs and numbers to reproduce.
         refused: What is an error.
         sample_axis: The axis of the samples, of inputs where it is not the first.
+        held_constant: Whether the gradient, by definition, holds a part of the value constant: it is the reference's,
+            not what finite differences find.
         variant: What this row is about, where a loss has several since it takes inputs of several kinds.
     """
 
@@ -83,6 +85,7 @@ class Case:
     stated: Sequence[Stated] = ()
     refused: Sequence[Refused] = ()
     sample_axis: Mapping[str, int] = field(default_factory=dict)
+    held_constant: bool = False
     variant: str = ""
 
     def __str__(self) -> str:

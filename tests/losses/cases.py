@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from losses import cases_binary, cases_classification, cases_regression, cases_segmentation
+from losses import cases_binary, cases_boxes, cases_classification, cases_regression, cases_segmentation
 from losses.case import Case
 
-FAMILIES = (cases_regression, cases_binary, cases_classification, cases_segmentation)
+FAMILIES = (cases_regression, cases_binary, cases_classification, cases_segmentation, cases_boxes)
 
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -25,7 +25,7 @@ def computed(loss: Loss, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t if n in target_like or t.is_floating_point() else t.double() for n, t in inputs.items()}
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@pytest.mark.parametrize(("case", "parameters"), [row for row in ROWS if not row.values[0].held_constant])
 def test_autograd_equals_finite_differences(case: Case, parameters: Parameters) -> None:
     loss = REGISTRY[case.name]
     inputs = computed(loss, case.inputs(parameters, n=3, seed=1))

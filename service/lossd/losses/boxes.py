@@ -1,0 +1,218 @@
+"""Losses of paired boxes: one value for each prediction and its target.
+
+Areas are computed in float64: the square of a float32 coordinate does not overflow there, and the difference of two
+large areas keeps its digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import loss
+from lossd.losses.types import Boxes, NonNegative, Real
+
+Format = Literal["xyxy", "xywh", "cxcywh"]
+
+
+@loss(task="boxes", kind="rows")
+def iou(
+    prediction: Boxes[Tensor, "N 4"],
+    target: Boxes[Tensor, "N 4"],
+    *,
+    format: Format = "xyxy",  # noqa: A002  (its name on the wire)
+    eps: NonNegative = 1e-7,
+) -> Real[Tensor, "N"]:
+    r"""One less the intersection over union of two boxes.
+
+    .. math:: 1 - \frac{|A\cap B|}{|A\cup B| + \varepsilon}
+
+    Args:
+        prediction: Boxes, each paired with the target of its row.
+        target: Boxes. Two identical boxes without area have loss 0 and gradient 0.
+        format: What the four numbers are: two corners (xyxy), a corner and the size (xywh), or the centre and the size
+            (cxcywh). x1 <= x2 and y1 <= y2.
+        eps: Added to the denominators, in squared units of the coordinates.
+
+    Returns:
+        One value per pair, in [0, 1], unreduced.
+
+    Gradient:
+        With respect to ``prediction``; 0 for boxes that do not overlap.
+
+    References:
+        torchvision.ops.box_iou.
+        J. Yu et al., UnitBox: An Advanced Object Detection Network, 2016, arXiv:1608.01471 (with a logarithm).
+    """
+    pair = _pair(prediction, target, format, eps)
+    return pair.zero_where_same(1 - pair.iou)
+
+
+@loss(task="boxes", kind="rows", like=iou)
+def giou(
+    prediction: Boxes[Tensor, "N 4"],
+    target: Boxes[Tensor, "N 4"],
+    *,
+    format: Format = "xyxy",  # noqa: A002
+    eps: NonNegative = 1e-7,
+) -> Real[Tensor, "N"]:
+    r"""Intersection over union, and how much of the smallest enclosing box C belongs to neither.
+
+    .. math:: 1 - \frac{|A\cap B|}{|A\cup B| + \varepsilon} + \frac{|C| - |A\cup B|}{|C| + \varepsilon}
+
+    The inputs and parameters are those of ``iou``.
+
+    Returns:
+        One value per pair, in [0, 2], unreduced.
+
+    Gradient:
+        With respect to ``prediction``; it also draws together boxes that do not overlap.
+
+    References:
+        H. Rezatofighi et al., Generalized Intersection over Union, 2019, arXiv:1902.09630.
+        torchvision.ops.generalized_box_iou_loss.
+    """
+    pair = _pair(prediction, target, format, eps)
+    area = _area(pair.span)
+    return pair.zero_where_same(1 - pair.iou + _ratio(area - pair.union, area + eps))
+
+
+@loss(task="boxes", kind="rows", like=iou)
+def diou(
+    prediction: Boxes[Tensor, "N 4"],
+    target: Boxes[Tensor, "N 4"],
+    *,
+    format: Format = "xyxy",  # noqa: A002
+    eps: NonNegative = 1e-7,
+) -> Real[Tensor, "N"]:
+    r"""Intersection over union, and the distance ρ of the centres in diagonals c of the smallest enclosing box.
+
+    .. math:: 1 - \text{IoU} + \frac{\rho^2}{c^2 + \varepsilon}
+
+    The inputs and parameters are those of ``iou``.
+
+    Returns:
+        One value per pair, in [0, 2], unreduced.
+
+    Gradient:
+        With respect to ``prediction``; it also draws together boxes that do not overlap.
+
+    References:
+        Z. Zheng et al., Distance-IoU Loss, 2020, arXiv:1911.08287.
+        torchvision.ops.distance_box_iou_loss.
+    """
+    pair = _pair(prediction, target, format, eps)
+    return pair.zero_where_same(1 - pair.iou + pair.distance)
+
+
+@loss(task="boxes", kind="rows", like=iou)
+def ciou(
+    prediction: Boxes[Tensor, "N 4"],
+    target: Boxes[Tensor, "N 4"],
+    *,
+    format: Format = "xyxy",  # noqa: A002
+    eps: NonNegative = 1e-7,
+) -> Real[Tensor, "N"]:
+    r"""Distance-IoU, and how far the aspect ratios differ.
+
+    .. math:: 1 - \text{IoU} + \frac{\rho^2}{c^2 + \varepsilon} + \alpha v, \quad
+        v = \frac{4}{\pi^2}\left(\arctan\frac{w_t}{h_t} - \arctan\frac{w_p}{h_p}\right)^2, \quad
+        \alpha = \frac{v}{1 - \text{IoU} + v + \varepsilon}
+
+    The inputs and parameters are those of ``iou``.
+
+    Returns:
+        One value per pair, in [0, 3], unreduced. The angle of a box of height 0 is π/2, that of a point 0.
+
+    Gradient:
+        With respect to ``prediction``; α is held constant, and the angle of a point too.
+
+    References:
+        Z. Zheng et al., Distance-IoU Loss, 2020, arXiv:1911.08287.
+        torchvision.ops.complete_box_iou_loss.
+    """
+    pair = _pair(prediction, target, format, eps)
+    v = (4 / math.pi**2) * (_angle(pair.target_size) - _angle(pair.prediction_size)).square()
+    with torch.no_grad():
+        alpha = _ratio(v, 1 - pair.iou + v + eps)
+    return pair.zero_where_same(1 - pair.iou + pair.distance + alpha * v)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What two boxes have in common, (N,) or (N, 2) for x and y, float64.
+
+    Attributes:
+        prediction_size: Width and height.
+        target_size: Width and height.
+        union: Area of the union.
+        iou: Intersection over union.
+        span: Width and height of the smallest enclosing box.
+        distance: Squared distance of the centres over the squared diagonal of the enclosing box.
+        same: Whether both are one and the same box without area.
+    """
+
+    prediction_size: Tensor
+    target_size: Tensor
+    union: Tensor
+    iou: Tensor
+    span: Tensor
+    distance: Tensor
+    same: Tensor
+
+    def zero_where_same(self, value: Tensor) -> Tensor:
+        """The value, and 0 for a box without area that equals its target: nothing to overlap, and nothing missed."""
+        return torch.where(self.same, torch.zeros_like(value), value)
+
+
+def _pair(prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) -> _Pair:  # noqa: A002
+    p_low, p_high = _corners(prediction.double(), format)
+    t_low, t_high = _corners(target.double(), format)
+    p_size, t_size = p_high - p_low, t_high - t_low
+    overlap = _area(torch.relu(torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)))
+    union = _area(p_size) + _area(t_size) - overlap
+    span = torch.maximum(p_high, t_high) - torch.minimum(p_low, t_low)
+    between = ((p_low + p_high) - (t_low + t_high)) / 2
+    return _Pair(
+        prediction_size=p_size,
+        target_size=t_size,
+        union=union,
+        iou=_ratio(overlap, union + eps),
+        span=span,
+        distance=_ratio(between.square().sum(-1), span.square().sum(-1) + eps),
+        same=(union == 0) & (p_low == t_low).all(-1) & (p_high == t_high).all(-1),
+    )
+
+
+def _corners(box: Tensor, format: str) -> tuple[Tensor, Tensor]:  # noqa: A002
+    first, second = box[:, :2], box[:, 2:]
+    match format:
+        case "xywh":
+            return first, first + second
+        case "cxcywh":
+            return first - second / 2, first + second / 2
+        case _:
+            return first, second
+
+
+def _area(size: Tensor) -> Tensor:
+    return size[:, 0] * size[:, 1]
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and 0 with gradient 0 where the denominator is 0."""
+    empty = denominator == 0
+    return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
+
+
+def _angle(size: Tensor) -> Tensor:
+    """The angle whose tangent is width over height, (N,); 0 with gradient 0 for a point."""
+    # It does not depend on the scale; at that of the longer side its derivative's squares cannot underflow.
+    scale = size.detach().amax(-1, keepdim=True)
+    point = scale == 0
+    width, height = torch.where(point, torch.ones_like(size), size / scale.masked_fill(point, 1)).unbind(-1)
+    return torch.where(point.squeeze(-1), torch.zeros_like(width), torch.atan2(width, height))
