@@ -1,6 +1,25 @@
-"""Loss as a service: losses, gradients and metrics over HTTP, batched onto a worker."""
+"""Loss as a service: losses, gradients and metrics over HTTP, batched onto a worker.
+
+>>> import lossd
+>>> lossd.evaluate("mse", [2.5, 0.0], [3.0, -0.5]).loss
+0.25
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = ["__version__", "evaluate"]
+
+if TYPE_CHECKING:
+    from lossd.local import evaluate
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to load; `lossd --help` and the version do without it.
+    if name == "evaluate":
+        from lossd.local import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
@@ -92,11 +90,11 @@ class ProblemModel(BaseModel):
 def document(base: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's own document with the evaluation route and its schemas added."""
     losses = [loss.model for loss in REGISTRY.values()]
-    others = [GradientOptions, MetricOptions, TensorObject, Answer, ProblemModel]
+    others: list[type[BaseModel]] = [GradientOptions, MetricOptions, TensorObject, Answer, ProblemModel]
     _, definitions = models_json_schema([(m, "validation") for m in (*losses, *others)], ref_template=REFERENCE)
     schemas = base.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])
-    union = TypeAdapter(Annotated[reduce(or_, losses), Field(discriminator="name")])  # type: ignore[arg-type]
+    union: TypeAdapter[Any] = TypeAdapter(Annotated[Union[*losses], Field(discriminator="name")])  # type: ignore[arg-type]  # a union made at run time
     schemas["Loss"] = {k: v for k, v in union.json_schema(ref_template=REFERENCE).items() if k != "$defs"} | {
         "description": "A loss by name, with its parameters."
     }

@@ -71,7 +71,7 @@ class Segments:
 
     def split(self, per_row: Tensor) -> tuple[Tensor, ...]:
         """Each request's rows."""
-        return per_row.split(self.rows)
+        return torch.split(per_row, self.rows)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

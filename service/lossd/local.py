@@ -1,0 +1,82 @@
+"""The same evaluation in this process: what a request would be answered, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import torch
+
+from lossd.engine.slab import arrange
+from lossd.engine.worker import answer
+from lossd.plan import Plan
+from lossd_client.errors import Problem
+from lossd_client.exchange import Answer
+from lossd_client.messages import Evaluation, compose, read_evaluation
+from lossd_client.wire import Tensor, json, safetensors
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    loss: str | Mapping[str, Any] | None = None,
+    prediction: Any = None,
+    target: Any = None,
+    *,
+    task: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] | str | None = None,
+    gradient: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
+    device: str = "cpu",
+    **keywords: Any,
+) -> Evaluation:
+    """Evaluate a loss, its gradient and metrics; arguments and answer are those of ``LossClient.evaluate``.
+
+    Args:
+        loss: A loss's name, or an object of its name and parameters.
+        prediction: Array, tensor or nested list.
+        target: Likewise.
+        task: In place of a loss: the task whose metrics are computed.
+        inputs: Further inputs by name.
+        outputs: What is wanted: loss, gradient, gradient.<input>, metrics; all by default.
+        gradient: clip_norm, clip_scope, clip_value, dtype.
+        metrics: Names of metrics, or the options' object.
+        device: Where to compute: cpu, cuda, cuda:0.
+        **keywords: Inputs (arrays and tensors) and the loss's parameters.
+
+    Raises:
+        Problem: What the service would answer with.
+    """
+    composed = compose(
+        loss,
+        prediction,
+        target,
+        task=task,
+        inputs=inputs,
+        outputs=outputs,
+        gradient=gradient,
+        metrics=metrics,
+        keywords=keywords,
+    )
+    tensors, metadata = safetensors.decode(b"".join(composed.body.pieces))
+    plan = Plan.of(json.loads(metadata["request"].encode()))
+    job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+    recipe, arrangement = job.recipe, arrange(job.recipe, job.rows, 1)
+    memory = bytearray(arrangement.nbytes)
+    for column, offset in zip(recipe.inputs, arrangement.offsets, strict=False):
+        data = tensors[column.name].data
+        memory[offset : offset + len(data)] = data
+    manifest = {"batch": 1, "recipe": recipe.text, "rows": [job.rows], "numbers": [job.numbers]}
+    reply = answer({**manifest, "offsets": arrangement.offsets}, memory, torch.device(device))
+    [(failed, text)] = reply.answers
+    if failed:
+        raise Problem.from_json(orjson.loads(text))
+    view = memoryview(memory)
+    answered = {}
+    for column, offset in zip(recipe.answers, arrangement.offsets[len(recipe.inputs) :], strict=True):
+        size = column.unit_bytes * column.units(job.rows)
+        answered[column.name] = Tensor(column.dtype, column.shape(job.rows), view[offset : offset + size])
+    body = bytearray().join(safetensors.encode(answered, {"result": text.decode()}))
+    return read_evaluation(Answer(200, {"content-type": safetensors.MEDIA_TYPE}, body), composed.homes)

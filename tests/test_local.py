@@ -1,0 +1,49 @@
+"""The evaluation in this process."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+
+import lossd
+from lossd_client.errors import InvalidValue
+
+
+def test_the_docstring_is_true() -> None:
+    assert doctest.testmod(lossd, globs={}).failed == 0
+
+
+def test_arrays_in_arrays_out() -> None:
+    rng = np.random.default_rng(0)
+    prediction, target = rng.standard_normal((5, 3)), rng.integers(0, 3, 5)
+    result = lossd.evaluate("cross_entropy", prediction, target, label_smoothing=0.1)
+    leaf = torch.tensor(prediction, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(leaf, torch.tensor(target), label_smoothing=0.1)
+    expected.backward()
+    assert result.loss == pytest.approx(expected.item(), rel=1e-12)
+    np.testing.assert_allclose(result.gradient, leaf.grad, rtol=1e-10, atol=1e-14)
+    assert result.reduction.denominator == 5
+
+
+def test_torch_in_torch_out_in_each_dtype() -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        prediction = torch.tensor([2.5, 0.0, 2.0], dtype=dtype)
+        result = lossd.evaluate(
+            "mse", prediction, torch.zeros(3), outputs=["loss", "gradient"], gradient={"dtype": "bfloat16"}
+        )
+        assert result.gradient.dtype == torch.bfloat16
+        assert result.gradient.tolist() == pytest.approx([5 / 3, 0, 4 / 3], rel=1e-2)
+        assert result.loss == pytest.approx(10.25 / 3)
+
+
+def test_an_unreduced_loss_is_an_array() -> None:
+    result = lossd.evaluate("mse", np.array([1.0, 3.0]), np.array([0.0, 0.0]), reduction="none")
+    np.testing.assert_array_equal(result.loss, [1.0, 9.0])
+
+
+def test_problems_are_raised() -> None:
+    with pytest.raises(InvalidValue, match=r"3.2 at prediction\[1\]"):
+        lossd.evaluate("bce", [0.1, 3.2], [0, 1])
