@@ -44,7 +44,7 @@ class Record(dict[str, Any]):
 def _records(value: Any) -> Any:
     if isinstance(value, dict):
         return Record(value)
-    if isinstance(value, list):
+    if isinstance(value, list) and not {dict, list}.isdisjoint(map(type, value)):
         return [_records(item) for item in value]
     return value
 
@@ -210,11 +210,14 @@ def read_evaluation(answer: Answer, homes: Mapping[str, Home]) -> Evaluation:
         )
     try:
         tensors, metadata = safetensors.decode(answer.body, max_header_bytes=len(answer.body))
-        result = json.numeric(json.loads(metadata.get("result", "").encode(), what="the result"))
+        text = metadata.get("result", "")
+        result = json.loads(text.encode(), what="the result")
     except LossdError as error:
         raise UnreadableAnswer(f"the answer cannot be read: {error}", request_id=request_id) from error
     if not isinstance(result, dict):
         raise UnreadableAnswer("the answer's result is not an object", request_id=request_id)
+    if '"NaN"' in text or 'Infinity"' in text:
+        result = json.numeric(result)
     gradients = {name.removeprefix(GRADIENT): t for name, t in tensors.items() if name.startswith(GRADIENT)}
     loss = result.pop("loss", None)
     if "loss" in tensors:

@@ -24,8 +24,8 @@ from lossd_client.errors import (
     UnknownInput,
     UnknownLoss,
 )
-from serving import running
 from lossd_client.wire import safetensors
+from serving import running
 
 MAX_BODY_BYTES = 32 << 20
 
