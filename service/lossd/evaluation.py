@@ -7,7 +7,6 @@ request evaluated among strangers equals itself evaluated alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,26 +16,18 @@ from torch import Tensor
 
 from lossd import gradient, metrics
 from lossd.composition import compose
+from lossd.diagnostics import describe
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd.validation import check
 from lossd_client.errors import InternalError, Problem
-from lossd_client.wire.json import finite
 
 __all__ = ["Batch", "evaluate"]
 
 UNIVERSAL = ("sample_weight", "cotangent")
-SCORES = ("logits", "log_probability", "probability")
-
-# What a loss may flag, row by row or for a request: the warnings' codes and their sentences.
-FLAGS = {
-    "zero_vector": "a vector of length 0 has no direction; its gradient is 0",
-    "no_positives": "there is no positive pair",
-    "no_negatives": "there is no negative pair",
-    "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
-}
+INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,6 @@ class _Evaluation:
         self.rowwise = self.recipe.kind == "rows"
         self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device)
         self.answers: list[dict[str, Any]] = [{} for _ in range(self.count)]
-        self.warnings: list[list[dict[str, str]]] = [[] for _ in range(self.count)]
 
     def run(self) -> list[dict[str, Any] | Problem]:
         recipe, device = self.recipe, self.batch.device
@@ -118,7 +108,7 @@ class _Evaluation:
         wide = any(safe[name].dtype == torch.float64 for name in safe if name not in UNIVERSAL)
         self.dtype = torch.float64 if wide else torch.float32
         self.tensors = {
-            name: tensor if recipe.domains[name] in ("class", "integer", "term") else tensor.to(self.dtype)
+            name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
@@ -133,8 +123,8 @@ class _Evaluation:
             measured = metrics.breakdown(recipe.task, recipe.metrics, self._view())
             for answer, of_request in zip(self.answers, measured, strict=True):
                 answer["metrics"] = of_request
-        for answer, warnings in zip(self.answers, self.warnings, strict=True):
-            answer.setdefault("diagnostics", {})["warnings"] = warnings
+        for answer in self.answers:
+            answer.setdefault("diagnostics", {"warnings": []})
         return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
 
     # The loss and its gradient
@@ -146,12 +136,9 @@ class _Evaluation:
         unreduced, gradients = self._differentiate(loss, reduction)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         total, numerator, denominator, value = reduction.reduce(value)
-        columns = {"loss": total, "numerator": numerator, "denominator": denominator}
-        columns["valid"] = self._valid(weight, math.prod(recipe.value))
         if self.rowwise:
             gradients = {name: gradient.mask(g, value, weight, self.sample_weight) for name, g in gradients.items()}
         norms = {name: gradient.norms(g, segments) for name, g in gradients.items()}
-        columns |= {f"norm.{name}": norm for name, norm in norms.items()}
         gradient.clip(gradients, norms, recipe.gradient_options, segments)
         for name, of_input in gradients.items():
             answer = self.batch.answers[f"gradient.{name}"]
@@ -161,22 +148,25 @@ class _Evaluation:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
         extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
-        columns |= {
-            f"flag.{code}": segments.sum(flag.long().flatten(1).sum(1) if flag.ndim > 1 else flag.long()).double()
-            for code, flag in flags.items()
-        }
-        host = dict(zip(columns, torch.stack(list(columns.values())).tolist(), strict=True))
-        for position in range(self.count):
-            self._report(position, {name: values[position] for name, values in host.items()}, gradients, extras)
+        raised = [segments.sum(flag.long().reshape(segments.total, -1).sum(1)).double() for flag in flags.values()]
+        columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
 
-    def _differentiate(
-        self, loss: Loss, reduction: Reduction
-    ) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
+        def count_non_finite(name: str, position: int) -> int:
+            return int((~segments.split(gradients[name])[position].isfinite()).sum())
+
+        host = torch.stack(columns).tolist()  # the one moment at which the device is waited for
+        described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
+        for of_request, more in zip(self.answers, described, strict=True):
+            of_request.update(more)
+
+    def _differentiate(self, loss: Loss, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
         """The unreduced loss and the gradient of each request's answer with respect to the inputs asked for."""
         wanted = self.recipe.gradients
         if self.recipe.kind == "composed":
             return self._compose(loss, reduction)
         parameters = {**self.recipe.parameters, **self._numbers()}
+        if loss.reads_reduction:
+            parameters["reduction"] = self.recipe.reduction
         if not wanted:
             with torch.no_grad():
                 unreduced = self._call(loss, self.tensors, parameters)
@@ -251,65 +241,6 @@ class _Evaluation:
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
 
-    def _valid(self, weight: Tensor | None, entries: int) -> Tensor:
-        """How many entries count, (B,) float64."""
-        if weight is None:
-            kept = self.sample_weight != 0 if self.sample_weight is not None else None
-            rows = self.segments.lengths if kept is None else self.segments.sum(kept.long())
-            return rows.double() * entries
-        counted = weight != 0
-        if self.sample_weight is not None:
-            counted = counted & (self.sample_weight != 0).reshape(-1, *(1,) * (weight.ndim - 1))
-        return self.segments.sum(counted.reshape(counted.shape[0], -1).sum(1)).double()
-
-    # What the caller reads
-
-    def _report(
-        self,
-        position: int,
-        numbers: Mapping[str, float],
-        gradients: Mapping[str, Tensor],
-        extras: Mapping[str, Any],
-    ) -> None:
-        recipe, answer, warnings = self.recipe, self.answers[position], self.warnings[position]
-        diagnostics: dict[str, Any] = {"finite": math.isfinite(numbers["loss"]), "valid_count": int(numbers["valid"])}
-        if recipe.want_loss:
-            if recipe.reduction != "none":
-                answer["loss"] = numbers["loss"]
-            answer["reduction"] = {"numerator": numbers["numerator"], "denominator": numbers["denominator"]}
-        answer.update(extras)
-        norms = {name: numbers[f"norm.{name}"] for name in gradients}
-        if norms:
-            diagnostics["gradient_norm"] = norms
-            diagnostics["non_finite_gradient_entries"] = {
-                name: 0 if math.isfinite(norm) else self._strange(gradients[name], position)
-                for name, norm in norms.items()
-            }
-        if (level := self._chance_level()) is not None:
-            diagnostics["chance_level"] = level
-        if numbers["denominator"] == 0:
-            warnings.append(_warning("nothing_to_average", "every entry is ignored or has weight 0: the loss is 0"))
-        elif norms and not any(norms.values()):
-            warnings.append(_warning("zero_gradient", "every entry of the gradient is 0"))
-        if not math.isfinite(numbers["loss"]) or not all(map(math.isfinite, norms.values())):
-            warnings.append(_warning("non_finite", "the loss or its gradient is not finite"))
-            answer |= finite(answer)
-            diagnostics = finite(diagnostics)
-        for name, hits in numbers.items():
-            if name.startswith("flag.") and hits:
-                code = name.removeprefix("flag.")
-                warnings.append(_warning(code, f"{FLAGS[code]} ({int(hits)} times)"))
-        answer["diagnostics"] = diagnostics
-
-    def _strange(self, gradient: Tensor, position: int) -> int:
-        own = self.segments.split(gradient)[position] if self.rowwise else gradient[position]
-        return int((~own.isfinite()).sum())
-
-    def _chance_level(self) -> float | None:
-        if not self.rowwise or self.recipe.domains.get("prediction") not in SCORES:
-            return None
-        return math.log(self.recipe.classes or 2)
-
     def _view(self) -> metrics.View:
         """The batch as the metrics see it: stacked requests become rows, one after the other."""
         recipe, segments, tensors = self.recipe, self.segments, self.tensors
@@ -329,7 +260,3 @@ class _Evaluation:
             parameters={**recipe.parameters, **varying},
             options=recipe.metric_options,
         )
-
-
-def _warning(code: str, detail: str) -> dict[str, str]:
-    return {"code": code, "detail": detail}

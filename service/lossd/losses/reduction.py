@@ -55,6 +55,8 @@ class Segments:
     def sum(self, per_row: Tensor) -> Tensor:
         """Sums over each request's rows: (R, ...) to (B, ...), in float64 for floats and int64 for integers."""
         dtype = torch.float64 if per_row.is_floating_point() else torch.int64
+        if self.count == self.total and per_row.dtype == dtype:
+            return per_row
         if self.count == 1:
             return per_row.sum(0, keepdim=True, dtype=dtype)
         if self.equal:
@@ -123,10 +125,11 @@ class Reduction:
             weight: What each entry adds to the mean's denominator, in the shape of the value; None for one each.
         """
         self.denominator = self._denominators(weight)
+        self._positive = weight is None and self.sample_weight is None
         ndim = len(self.shape)
         factor = self.cotangent
         if self.mode in ("mean", "batchmean"):
-            share = ratio(torch.ones_like(self.denominator), self.denominator)
+            share = self._over_denominator(torch.ones_like(self.denominator))
             factor = self.segments.spread(share if factor is None else share * factor, ndim)
         elif factor is not None and self.mode == "sum":
             factor = self.segments.spread(factor, ndim)
@@ -142,7 +145,26 @@ class Reduction:
             value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
         numerator = self.segments.sum(row_sums(value))
         mean = self.mode in ("mean", "batchmean")
-        return ratio(numerator, self.denominator) if mean else numerator, numerator, self.denominator, value
+        return self._over_denominator(numerator) if mean else numerator, numerator, self.denominator, value
+
+    def count(self, weight: Tensor | None) -> Tensor:
+        """How many entries count: those without a weight of 0, (B,) float64."""
+        if weight is None and self.sample_weight is None:
+            return self.segments.lengths.double() * self._entries
+        counted = (
+            torch.ones(self.shape, dtype=torch.bool, device=self.segments.device) if weight is None else weight != 0
+        )
+        if self.sample_weight is not None:
+            counted = counted & (self._weights_as(counted.ndim) != 0)
+        return self.segments.sum(counted.reshape(counted.shape[0], -1).sum(1)).double()
+
+    @property
+    def _entries(self) -> int:
+        return torch.Size(self.shape[1:]).numel()
+
+    def _over_denominator(self, numerator: Tensor) -> Tensor:
+        assert self.denominator is not None
+        return numerator / self.denominator if self._positive else ratio(numerator, self.denominator)
 
     def _weights_as(self, ndim: int) -> Tensor:
         assert self.sample_weight is not None
@@ -150,16 +172,16 @@ class Reduction:
 
     def _denominators(self, weight: Tensor | None) -> Tensor:
         if self.mode == "batchmean":
-            per_row = torch.ones(self.segments.total, dtype=torch.float64, device=self.segments.device)
-            return self.segments.sum(per_row if self.sample_weight is None else self.sample_weight)
+            if self.sample_weight is None:
+                return self.segments.lengths.double()
+            return self.segments.sum(self.sample_weight)
         if weight is not None:
             if self.sample_weight is not None:
                 weight = weight * self._weights_as(weight.ndim)
             return self.segments.sum(row_sums(weight.expand(self.shape)))
-        entries = torch.Size(self.shape[1:]).numel()
         if self.sample_weight is not None:
-            return self.segments.sum(self.sample_weight) * entries
-        return self.segments.lengths.to(torch.float64) * entries
+            return self.segments.sum(self.sample_weight) * self._entries
+        return self.segments.lengths.double() * self._entries
 
 
 def class_weights(

@@ -1,0 +1,91 @@
+"""What an answer says next to the tensors: the loss, the two numbers of its mean, and how healthy both are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lossd.job import Recipe
+from lossd_client.wire.json import finite
+
+__all__ = ["WARNINGS", "describe"]
+
+SCORES = ("logits", "log_probability", "probability")
+
+WARNINGS: Mapping[str, str] = {
+    "nothing_to_average": "every entry is ignored or has weight 0: the loss is 0",
+    "zero_gradient": "every entry of the gradient is 0",
+    "non_finite": "the loss or its gradient is not finite",
+    "zero_vector": "a vector of length 0 has no direction; its gradient is 0",
+    "no_positives": "there is no positive pair",
+    "no_negatives": "there is no negative pair",
+    "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
+}
+"""Every warning an answer may carry: its code, and the sentence that goes with it."""
+
+
+def describe(
+    recipe: Recipe,
+    columns: Sequence[Sequence[float]],
+    norm_names: Sequence[str],
+    flag_codes: Sequence[str],
+    count_non_finite: Callable[[str, int], int],
+    extras: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The answer of each request, without tensors and metrics.
+
+    Args:
+        recipe: What was asked.
+        columns: One list per quantity, one number per request: loss, numerator, denominator, count of valid entries,
+            then the gradient norms in the order of ``norm_names``, then how often each flag was raised.
+        norm_names: The inputs whose gradients were computed.
+        flag_codes: Codes of :data:`WARNINGS`.
+        count_non_finite: Given an input and a request, the non-finite entries of its gradient.
+        extras: Further fields of the answer.
+    """
+    level = _chance_level(recipe)
+    answers = []
+    for position, (loss, numerator, denominator, valid, *rest) in enumerate(zip(*columns, strict=True)):
+        norms = dict(zip(norm_names, rest, strict=False))
+        sound = math.isfinite(loss) and all(map(math.isfinite, norms.values()))
+        warnings = []
+        if denominator == 0:
+            warnings.append(_warning("nothing_to_average"))
+        elif norms and not any(norms.values()):
+            warnings.append(_warning("zero_gradient"))
+        if not sound:
+            warnings.append(_warning("non_finite"))
+        for code, times in zip(flag_codes, rest[len(norms) :], strict=True):
+            if times:
+                warnings.append(_warning(code, int(times)))
+        answer: dict[str, Any] = {}
+        if recipe.want_loss:
+            if recipe.reduction != "none":
+                answer["loss"] = loss
+            answer["reduction"] = {"numerator": numerator, "denominator": denominator}
+        answer.update(extras)
+        diagnostics: dict[str, Any] = {"finite": math.isfinite(loss), "valid_count": int(valid)}
+        if norms:
+            diagnostics["gradient_norm"] = norms
+            diagnostics["non_finite_gradient_entries"] = {
+                name: 0 if math.isfinite(norm) else count_non_finite(name, position) for name, norm in norms.items()
+            }
+        if level is not None:
+            diagnostics["chance_level"] = level
+        diagnostics["warnings"] = warnings
+        answer["diagnostics"] = diagnostics
+        answers.append(answer if sound else finite(answer))
+    return answers
+
+
+def _chance_level(recipe: Recipe) -> float | None:
+    """The cross-entropy of a uniform guess, for losses of class scores."""
+    if recipe.kind != "rows" or recipe.domains.get("prediction") not in SCORES:
+        return None
+    return math.log(recipe.classes or 2)
+
+
+def _warning(code: str, times: int | None = None) -> dict[str, str]:
+    detail = WARNINGS[code] if times is None else f"{WARNINGS[code]} ({times} times)"
+    return {"code": code, "detail": detail}
