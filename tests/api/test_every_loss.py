@@ -1,0 +1,145 @@
+"""Every loss and every metric over HTTP: in each form, alone, and among all the others at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lossd.losses import REGISTRY
+from lossd.metrics import METRICS
+from lossd_client import wire
+from lossd_client.wire import safetensors
+from losses.cases import CASES
+from losses.cases_composed import COMPOSITIONS
+
+BINARY = "application/vnd.safetensors"
+
+
+def single(tensor: torch.Tensor) -> np.ndarray:
+    array = tensor.numpy()
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def requests() -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """One request for each row of the tables: what is asked, and its tensors."""
+    rows: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
+    for case in CASES:
+        inputs = {name: single(t) for name, t in case.inputs(case.parameters[0], n=4).items()}
+        rows[str(case)] = ({"loss": {"name": case.name, **case.parameters[0]}}, inputs)
+    for row in COMPOSITIONS:
+        inputs = {name: single(t) for name, t in row.draw(torch.Generator().manual_seed(0)).items()}
+        rows[f"{row.name}-{row.title}"] = ({"loss": dict(row.loss)}, inputs)
+    return rows
+
+
+REQUESTS = requests()
+
+
+def listed(array: np.ndarray) -> Any:
+    return array.tolist()
+
+
+def as_object(array: np.ndarray) -> Any:
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "data": base64.b64encode(array.tobytes()).decode(),
+    }
+
+
+def body(form: str, request: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What httpx is to send, for an answer in JSON."""
+    if form == "safetensors":
+        pieces = safetensors.encode(
+            {name: wire.Tensor.of(array) for name, array in tensors.items()}, {"request": json.dumps(request)}
+        )
+        return {
+            "content": b"".join(bytes(piece) for piece in pieces),
+            "headers": {"Content-Type": BINARY, "Accept": "application/json"},
+        }
+    convert = listed if form == "list" else as_object
+    return {"json": {**request, "inputs": {name: convert(array) for name, array in tensors.items()}}}
+
+
+def gradients(answer: dict[str, Any]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, value in answer.get("gradient", {}).items():
+        if isinstance(value, dict):
+            flat = np.frombuffer(base64.b64decode(value["data"]), value["dtype"])
+            arrays[name] = flat.reshape(value["shape"])
+        else:
+            arrays[name] = np.array(value, dtype=np.float32)
+    return arrays
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_loss_gives_one_answer_in_every_form(http, name: str) -> None:
+    request, tensors = REQUESTS[name]
+    answers = []
+    for form in ("safetensors", "base64", "list"):
+        response = http.post("/v1/evaluate", **body(form, request, tensors))
+        assert response.status_code == 200, response.text
+        answers.append(response.json())
+    binary, object_, listed_ = answers
+    assert binary["diagnostics"]["finite"] is True
+    for other in (object_, listed_):
+        for field in binary.keys() - {"gradient"}:
+            assert other[field] == binary[field], field
+        for of_input, gradient in gradients(binary).items():
+            np.testing.assert_array_equal(gradients(other)[of_input], gradient)
+
+
+def test_the_tables_name_every_loss_that_is_available() -> None:
+    assert {request["loss"]["name"] for request, _ in REQUESTS.values()} == set(REGISTRY)
+
+
+@given(names=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=16, max_size=48))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, http, names: list[str]) -> None:
+    async def at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+            return await asyncio.gather(
+                *(client.post("/v1/evaluate", **body("safetensors", *REQUESTS[name])) for name in names)
+            )
+
+    for name, response in zip(names, asyncio.run(at_once()), strict=True):
+        alone = http.post("/v1/evaluate", **body("safetensors", *REQUESTS[name])).json()
+        mixed = response.json()
+        assert response.status_code == 200, mixed
+        assert mixed["loss"] == pytest.approx(alone["loss"], rel=1e-5, abs=1e-6), name
+        for of_input, gradient in gradients(alone).items():
+            np.testing.assert_allclose(gradients(mixed)[of_input], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+TASKS = ("binary", "multilabel", "multiclass", "regression")
+METRICS_ALONE = [(task, name) for task in TASKS for name in METRICS[task]]
+    (task, name) for task in ("binary", "multilabel", "multiclass", "regression") for name in METRICS[task]
+]
+
+
+@pytest.mark.parametrize(("task", "name"), METRICS_ALONE)
+def test_a_metric_is_answered_without_a_loss(http, task: str, name: str) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        "binary": {"prediction": rng.standard_normal(40), "target": rng.integers(0, 2, 40)},
+        "multilabel": {"prediction": rng.standard_normal((40, 3)), "target": rng.integers(0, 2, (40, 3))},
+        "multiclass": {"prediction": rng.standard_normal((40, 4)), "target": rng.integers(0, 4, 40)},
+        "regression": {"prediction": rng.standard_normal(40), "target": rng.standard_normal(40)},
+    }[task]
+    request = {"task": task, "metrics": {"names": [name]}}
+    response = http.post("/v1/evaluate", **body("safetensors", request, tensors))
+    answer = response.json()
+    assert response.status_code == 200, answer
+    assert answer["metrics"].keys() - {"task", "undefined"} == {name}
+    assert answer["metrics"][name] is not None
+    assert "loss" not in answer
