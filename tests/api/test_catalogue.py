@@ -58,6 +58,7 @@ def test_openapi_types_every_losss_parameters(http):
         assert schema["additionalProperties"] is False
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', http.get("/openapi.json").text))
     assert references <= set(schemas)
+    assert "HTTPValidationError" not in schemas
     evaluate = document["paths"]["/v1/evaluate"]["post"]
     statuses = {str(kind.status) for kind in PROBLEMS.values()} - {"401"}
     assert set(evaluate["responses"]) == {"200", *statuses}

@@ -123,8 +123,6 @@ def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, http, name
 
 TASKS = ("binary", "multilabel", "multiclass", "regression")
 METRICS_ALONE = [(task, name) for task in TASKS for name in METRICS[task]]
-    (task, name) for task in ("binary", "multilabel", "multiclass", "regression") for name in METRICS[task]
-]
 
 
 @pytest.mark.parametrize(("task", "name"), METRICS_ALONE)

@@ -124,7 +124,16 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         },
     }
     binary = {"schema": {"type": "string", "format": "binary", "description": "A safetensors file."}}
-    base["paths"]["/v1/evaluate"] = {
+    for path, methods in base["paths"].items():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)  # FastAPI's own form of it; ours are problems
+            if "{" in path:
+                operation["responses"]["404"] = _problem(404)
+            elif path == "/health/ready":
+                operation["responses"]["503"] = _problem(503)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    evaluate = {
         "post": {
             "tags": ["evaluation"],
             "operationId": "evaluate",
@@ -160,6 +169,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             },
         }
     }
+    base["paths"] = {"/v1/evaluate": evaluate, **base["paths"]}
     return base
 
 
