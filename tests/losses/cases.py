@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from losses import cases_binary, cases_boxes, cases_classification, cases_regression, cases_segmentation
+from losses import (
+    cases_binary,
+    cases_boxes,
+    cases_classification,
+    cases_embedding,
+    cases_margin,
+    cases_regression,
+    cases_segmentation,
+    cases_sequence,
+)
 from losses.case import Case
 
-FAMILIES = (cases_regression, cases_binary, cases_classification, cases_segmentation, cases_boxes)
+FAMILIES = (
+    cases_regression,
+    cases_binary,
+    cases_classification,
+    cases_margin,
+    cases_sequence,
+    cases_segmentation,
+    cases_boxes,
+    cases_embedding,
+)
 
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from lossd.losses import binary, boxes, classification, combine, regression, segmentation
+from lossd.losses import binary, boxes, classification, combine, embedding, regression, segmentation
 from lossd.losses.registry import REGISTRY, Loss, loss
 
-__all__ = ["REGISTRY", "Loss", "binary", "boxes", "classification", "combine", "loss", "regression", "segmentation"]
+__all__ = [
+    "REGISTRY",
+    "Loss",
+    "binary",
+    "boxes",
+    "classification",
+    "combine",
+    "embedding",
+    "loss",
+    "regression",
+    "segmentation",
+]
