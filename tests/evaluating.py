@@ -52,7 +52,9 @@ def layout(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
 
 
-def together(requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
+def together(
+    requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors], device: str = "cpu"
+) -> list[Evaluated | Problem]:
     """Requests that share a recipe, evaluated as one batch."""
     plans = [Plan.of({"outputs": ["loss", "gradient"], **request}) for request in requests]
     jobs = [plan.job(layout(tensors)) for plan, tensors in zip(plans, inputs, strict=True)]
@@ -64,7 +66,14 @@ def together(requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors]) -
         return torch.cat(parts) if of.per_row else torch.stack(parts)
 
     answers = {of.name: _unwritten(of, sum(rows), len(jobs)) for of in recipe.answers}
-    batch = Batch(recipe, rows, [job.numbers for job in jobs], {of.name: column(of) for of in recipe.inputs}, answers)
+    batch = Batch(
+        recipe,
+        rows,
+        [job.numbers for job in jobs],
+        {of.name: column(of) for of in recipe.inputs},
+        answers,
+        torch.device(device),
+    )
     evaluated: list[Evaluated | Problem] = []
     start = 0
     for position, document in enumerate(evaluate(batch)):
@@ -82,9 +91,9 @@ def _unwritten(of: Column, rows: int, count: int) -> Tensor:
     return torch.full(shape, torch.nan, dtype=getattr(torch, of.dtype))
 
 
-def alone(request: Mapping[str, Any], tensors: Tensors) -> Evaluated:
+def alone(request: Mapping[str, Any], tensors: Tensors, device: str = "cpu") -> Evaluated:
     """One request's answer; its problem is raised."""
-    (answer,) = together([request], [tensors])
+    (answer,) = together([request], [tensors], device)
     if isinstance(answer, Problem):
         raise answer
     return answer
