@@ -16,6 +16,7 @@ from lossd_client.errors import ConnectionFailed, LossdError, Problem, Unreadabl
 if TYPE_CHECKING:
     from lossd_client.client import AsyncLossClient, LossClient
     from lossd_client.messages import Evaluation, Record, Reduction
+    from lossd_client.score import Score
 
 __all__ = [
     "AsyncLossClient",
@@ -26,6 +27,7 @@ __all__ = [
     "Problem",
     "Record",
     "Reduction",
+    "Score",
     "UnreadableAnswer",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "Evaluation": "messages",
     "Record": "messages",
     "Reduction": "messages",
+    "Score": "score",
 }
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from lossd_client.exchange import Answer, Body, Receipt, Send, Wait
 from lossd_client.messages import Evaluation, Record
+from lossd_client.score import Batch, Score, arguments, score, score_async, scored
 from lossd_client.service import Conversation, Service
 
 __all__ = ["AsyncLossClient", "LossClient"]
@@ -149,6 +150,42 @@ class LossClient:
                 keywords=options_and_inputs,
             )
         )
+
+    def score(
+        self,
+        batches: Iterable[Batch],
+        loss: str | Mapping[str, Any] | None = None,
+        /,
+        *,
+        outputs: Sequence[str] | str | None = None,
+        in_flight: int = 8,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Score:
+        """Evaluate many batches, several at a time.
+
+        Args:
+            batches: The inputs of each request: (prediction, target), or a mapping of names to tensors. They are drawn
+                one by one, while earlier ones are evaluated.
+            loss: As for :meth:`evaluate`; none where ``task`` asks for metrics alone.
+            outputs: As for :meth:`evaluate`; by default loss and metrics.
+            in_flight: The most requests that wait for their answer at any moment.
+            progress: Whether to draw a progress bar on standard error; by default where that is a terminal.
+            **options: Whatever else :meth:`evaluate` takes, the same for all batches.
+
+        Returns:
+            The batches' evaluations in order, and their losses' exact mean.
+
+        Raises:
+            LossdError: What the first request that failed raised; those behind it are given up.
+        """
+        wanted = scored(loss) if outputs is None else outputs
+
+        def evaluate(batch: Batch) -> Evaluation:
+            positional, inputs = arguments(batch)
+            return self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
+
+        return score(evaluate, batches, in_flight=in_flight, progress=progress)
 
     def losses(self) -> list[Record]:
         """Every loss the service has: name, task, summary, formula, inputs, parameters, references."""
@@ -296,6 +333,26 @@ class AsyncLossClient:
                 keywords=options_and_inputs,
             )
         )
+
+    async def score(
+        self,
+        batches: Iterable[Batch],
+        loss: str | Mapping[str, Any] | None = None,
+        /,
+        *,
+        outputs: Sequence[str] | str | None = None,
+        in_flight: int = 8,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Score:
+        """As :meth:`LossClient.score`."""
+        wanted = scored(loss) if outputs is None else outputs
+
+        async def evaluate(batch: Batch) -> Evaluation:
+            positional, inputs = arguments(batch)
+            return await self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
+
+        return await score_async(evaluate, batches, in_flight=in_flight, progress=progress)
 
     async def losses(self) -> list[Record]:
         """As :meth:`LossClient.losses`."""

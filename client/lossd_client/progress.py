@@ -1,0 +1,70 @@
+"""A progress bar: one line on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+__all__ = ["Progress"]
+
+WIDTH = 24
+REDRAW_S = 0.1
+
+
+class Progress:
+    """How far a long job has come, redrawn in place on standard error; it leaves the last state behind.
+
+    Args:
+        total: How many steps there will be, where that is known.
+        unit: What a step is, in the plural.
+        shown: Whether to draw; by default where ``stream`` is a terminal.
+        stream: Where to; standard error by default.
+    """
+
+    def __init__(
+        self, total: int | None, unit: str, *, shown: bool | None = None, stream: TextIO | None = None
+    ) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._note = ""
+        self._stream = sys.stderr if stream is None else stream
+        self._shown = self._stream.isatty() if shown is None else shown
+        self._begin = self._drawn = time.monotonic()
+        self._length = 0
+
+    def advance(self, note: str = "") -> None:
+        """One more step is done; ``note`` is what there is to say about it."""
+        self.done += 1
+        self._note = note
+        if time.monotonic() - self._drawn >= REDRAW_S:
+            self._draw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown and self.done:
+            self._draw()
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if not self._shown:
+            return
+        seconds = max(self._drawn - self._begin, 1e-9)
+        rate = f"{self.done / seconds:.1f} {self.unit}/s"
+        if self.total:
+            filled = WIDTH * min(self.done, self.total) // self.total
+            line = f"{'█' * filled}{'░' * (WIDTH - filled)} {self.done}/{self.total} {self.unit}  {rate}"
+        else:
+            line = f"{self.done} {self.unit}  {rate}"
+        line = f"{line}  {self._note}".rstrip()
+        self._stream.write(f"\r{line.ljust(self._length)}")
+        self._stream.flush()
+        self._length = len(line)

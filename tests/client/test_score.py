@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.fake import Asked, Caller, FakeService, Reply, evaluation, problem
+from lossd_client import LossClient, Score, progress
+from lossd_client.errors import ShapeMismatch
+from lossd_client.messages import Evaluation, Reduction
+from lossd_client.progress import Progress
+from serving import running
+
+
+def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(index + 1, float(index)), np.zeros(index + 1)
+
+
+def index_of(asked: Asked) -> int:
+    return int(asked.tensors["prediction"].numpy()[0])
+
+
+def mse(asked: Asked) -> Reply:
+    """The right answer to a batch of :func:`batch`."""
+    value = index_of(asked) ** 2
+    count = asked.tensors["prediction"].shape[0]
+    reduction = {"numerator": float(value * count), "denominator": float(count)}
+    return evaluation({"loss": float(value), "reduction": reduction, "metrics": {"index": index_of(asked)}})
+
+
+def test_batches_come_back_in_order_with_their_exact_mean(ask: Caller, service: FakeService) -> None:
+    service.default = mse
+    result = ask(service.url, "score", [batch(i) for i in range(20)], "mse", delta=2.0, timeout_s=7)
+    assert [e.metrics.index for e in result.evaluations] == list(range(20))
+    errors = np.concatenate([prediction for prediction, _ in map(batch, range(20))])
+    assert result.mean_loss == pytest.approx((errors**2).mean())
+    assert result.mean_loss != pytest.approx(np.mean([e.loss for e in result.evaluations]))
+    assert result.reduction == Reduction((errors**2).sum(), float(errors.size))
+    assert repr(result) == f"Score(mean_loss={result.mean_loss!r}, batches=20)"
+    assert all(
+        a.request == {"loss": {"name": "mse", "delta": 2.0}, "outputs": ["loss", "metrics"]} for a in service.asked
+    )
+    assert len({asked.headers["X-Request-ID"] for asked in service.asked}) == 20
+    assert all(int(asked.headers["X-Request-Timeout-Ms"]) <= 7000 for asked in service.asked)
+
+
+def test_batches_may_name_their_inputs_and_ask_for_metrics_alone(ask: Caller, service: FakeService) -> None:
+    service.default = lambda asked: evaluation({"metrics": {"f1": 1.0}})
+    result = ask(service.url, "score", iter([{"anchor": np.ones(1), "label": [1, 2]}]), task="binary")
+    assert service.asked[0].request == {"task": "binary", "outputs": ["metrics"]}
+    assert set(service.asked[0].tensors) == {"anchor", "label"}
+    assert result.evaluations[0].metrics.f1 == 1.0
+    assert result.mean_loss == 0.0
+
+
+def test_no_batches_are_a_score(ask: Caller, service: FakeService) -> None:
+    assert ask(service.url, "score", [], "mse") == Score([])
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_so_many_are_in_flight_and_no_more(in_flight: int, ask: Caller, service: FakeService) -> None:
+    drawn = answered = most_held = at_once = most_at_once = 0
+    lock = threading.Lock()
+
+    def batches() -> Iterator[Any]:
+        nonlocal drawn, most_held
+        for index in range(12):
+            drawn += 1
+            most_held = max(most_held, drawn - answered)
+            yield batch(index)
+
+    def slow(asked: Asked) -> Reply:
+        nonlocal answered, at_once, most_at_once
+        with lock:
+            at_once += 1
+            most_at_once = max(most_at_once, at_once)
+        time.sleep(0.01)
+        with lock:
+            at_once -= 1
+            answered += 1
+        return mse(asked)
+
+    service.default = slow
+    result = ask(service.url, "score", batches(), "mse", in_flight=in_flight)
+    assert [e.metrics.index for e in result.evaluations] == list(range(12))
+    assert most_at_once == in_flight
+    assert most_held <= in_flight + 1, "one is drawn and waits for a place"
+
+
+def test_a_slow_batch_does_not_hold_up_the_others(ask: Caller, service: FakeService) -> None:
+    last_answered = threading.Event()
+
+    def first_is_last(asked: Asked) -> Reply:
+        if index_of(asked) == 0:
+            assert last_answered.wait(10)
+        elif index_of(asked) == 7:
+            last_answered.set()
+        return mse(asked)
+
+    service.default = first_is_last
+    result = ask(service.url, "score", [batch(i) for i in range(8)], "mse", in_flight=2)
+    assert [e.metrics.index for e in result.evaluations] == list(range(8))
+
+
+def test_a_failure_ends_it(ask: Caller, service: FakeService) -> None:
+    service.default = lambda asked: problem(422, "shape-mismatch", "third") if index_of(asked) == 2 else mse(asked)
+    drawn = []
+
+    def batches() -> Iterator[Any]:
+        for index in range(1000):
+            drawn.append(index)
+            yield batch(index)
+
+    with pytest.raises(ShapeMismatch, match="third"):
+        ask(service.url, "score", batches(), "mse", in_flight=2)
+    assert len(drawn) < 10
+
+
+def test_scores_are_those_of_the_service() -> None:
+    generator = np.random.default_rng(1)
+    prediction = generator.normal(size=(100, 4)).astype(np.float32)
+    target = generator.integers(0, 4, 100)
+    parts = np.split(np.arange(100), [7, 50, 51])
+    with running(engine="inline") as service, LossClient(service.url) as lossd:
+        whole = lossd.evaluate("cross_entropy", prediction, target)
+        result = lossd.score([(prediction[p], target[p]) for p in parts], "cross_entropy")
+    assert result.mean_loss == pytest.approx(whole.loss, rel=1e-6)
+    assert all(not e.gradients for e in result.evaluations)
+
+
+# The progress bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_bar_is_drawn_in_place(clock: list[float]) -> None:
+    terminal = Terminal()
+    with Progress(4, "batches", stream=terminal) as bar:
+        for note in ("mean loss 0.123456", "mean loss 0.5", "mean loss 1"):
+            clock[0] += 0.5
+            bar.advance(note)
+    assert terminal.getvalue() == (
+        "\r██████░░░░░░░░░░░░░░░░░░ 1/4 batches  2.0 batches/s  mean loss 0.123456"
+        "\r████████████░░░░░░░░░░░░ 2/4 batches  2.0 batches/s  mean loss 0.5     "
+        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  mean loss 1  "
+        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  mean loss 1\n"
+    )
+
+
+def test_an_unknown_total_is_counted(clock: list[float]) -> None:
+    terminal = Terminal()
+    with Progress(None, "batches", stream=terminal) as bar:
+        clock[0] += 2
+        bar.advance()
+    assert terminal.getvalue().endswith("\r1 batches  0.5 batches/s\n")
+
+
+def test_it_is_not_drawn_more_often_than_it_can_be_read(clock: list[float]) -> None:
+    terminal = Terminal()
+    with Progress(1000, "batches", stream=terminal) as bar:
+        for _ in range(1000):
+            clock[0] += 0.001
+            bar.advance()
+    assert 9 <= terminal.getvalue().count("\r") <= 12
+    assert "1000/1000" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stream", "shown", "drawn"),
+    [(io.StringIO, None, False), (io.StringIO, True, True), (Terminal, None, True), (Terminal, False, False)],
+)
+def test_it_is_drawn_on_terminals_unless_told_otherwise(
+    stream: type[io.StringIO], shown: bool | None, drawn: bool, clock: list[float]
+) -> None:
+    target = stream()
+    with Progress(1, "batches", shown=shown, stream=target) as bar:
+        clock[0] += 1
+        bar.advance()
+    assert bool(target.getvalue()) is drawn
+
+
+def test_scoring_draws_on_standard_error(ask: Caller, service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    service.default = mse
+    ask(service.url, "score", [batch(i) for i in range(3)], "mse", progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "3/3 batches" in captured.err
+    assert "mean loss 2.33333" in captured.err
+    ask(service.url, "score", [batch(0)], "mse")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_score_without_losses_has_none_to_average() -> None:
+    assert Score([Evaluation(), Evaluation(reduction=Reduction(3.0, 2.0))]).mean_loss == 1.5
