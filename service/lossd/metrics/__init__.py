@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lossd.metrics import binary, calibration, classes, counts, ranking, regression
 from lossd.metrics.registry import (
     METRICS,
     TASKS,
@@ -9,11 +10,33 @@ from lossd.metrics.registry import (
     Task,
     View,
     breakdown,
+    check_options,
     check_task,
+    describe,
     inputs,
     metric,
     resolve,
     task,
 )
 
-__all__ = ["METRICS", "TASKS", "Metric", "Task", "View", "breakdown", "check_task", "inputs", "metric", "resolve", "task"]
+__all__ = [
+    "METRICS",
+    "TASKS",
+    "Metric",
+    "Task",
+    "View",
+    "binary",
+    "breakdown",
+    "calibration",
+    "check_options",
+    "check_task",
+    "classes",
+    "counts",
+    "describe",
+    "inputs",
+    "metric",
+    "ranking",
+    "regression",
+    "resolve",
+    "task",
+]

@@ -12,13 +12,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
 from lossd_client.errors import Fault, InvalidRequest
 
-__all__ = ["METRICS", "TASKS", "Metric", "Task", "View", "breakdown", "check_task", "inputs", "metric", "resolve", "task"]
+__all__ = [
+    "METRICS",
+    "TASKS",
+    "Metric",
+    "Task",
+    "View",
+    "breakdown",
+    "check_options",
+    "check_task",
+    "describe",
+    "inputs",
+    "metric",
+    "resolve",
+    "spell",
+    "task",
+]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,18 +66,70 @@ class View:
 
 
 class Task:
-    """What the metrics of one task share; the base of every task's class."""
+    """What the metrics of one task share; the base of every task's class.
 
-    name: ClassVar[str] = ""
+    Attributes:
+        options: The options of the request's ``metrics`` object that every metric of the task reads.
+        undefined: For each request, the metrics that are 0/0 and the classes they are so for: class or label indices;
+            [1], the positive class, where the task has but that one; [] for a number that belongs to no class.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("zero_division",)
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.undefined: list[dict[str, list[int]]] = [{} for _ in range(view.segments.count)]
+        self.count = view.segments.count
+        counts_as = view.options.get("zero_division")
+        self.zero_division = None if counts_as is None else float(counts_as)
+        self.undefined: list[dict[str, list[int]]] = [{} for _ in range(self.count)]
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """The tensors the task takes where metrics are asked without a loss."""
         raise NotImplementedError
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options that mean nothing for this task.
+
+        Raises:
+            InvalidRequest: Pointing at the option.
+        """
+
+    def numbers(self, name: str, values: Floats, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
+        """One number per request, None or ``zero_division`` where it is undefined, which is recorded.
+
+        Args:
+            name: The metric.
+            values: (B,) float64; where undefined, anything.
+            undefined: (B,) bool; None where all are defined.
+            of: The classes that ``undefined`` names.
+        """
+        answer = spell(values)
+        if undefined is not None and undefined.any():
+            for position in np.flatnonzero(undefined).tolist():
+                answer[position] = self.zero_division
+                self.undefined[position][name] = list(of)
+        return answer
+
+    def quotients(self, name: str, numerator: Array, denominator: Array, of: Sequence[int] = ()) -> list[Any]:
+        """One ratio per request, (B,) over (B,); 0/0 is undefined."""
+        undefined = denominator == 0
+        return self.numbers(name, numerator / np.where(undefined, 1, denominator), undefined, of)
+
+
+def spell(values: Floats) -> list[Any]:
+    """The array as nested lists, with the strings NaN, Infinity and -Infinity for what JSON cannot spell."""
+    answer: list[Any] = values.tolist()
+    if np.isfinite(values).all():
+        return answer
+    for index in np.argwhere(~np.isfinite(values)).tolist():
+        inner = answer
+        for step in index[:-1]:
+            inner = inner[step]
+        number = inner[index[-1]]
+        inner[index[-1]] = "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +141,7 @@ class Metric:
         task: The task's name.
         default: Whether it is part of the default breakdown.
         function: The task's object to one JSON value per request.
+        options: The options it reads besides the task's.
         documentation: Its docstring.
     """
 
@@ -76,6 +149,7 @@ class Metric:
     task: str
     default: bool
     function: Callable[[Any], Sequence[Any]]
+    options: tuple[str, ...]
     documentation: str
 
     @property
@@ -106,13 +180,16 @@ def task(*names: str) -> Callable[[T], T]:
     return register
 
 
-def metric(*tasks: str, default: bool = False, name: str | None = None) -> Callable[[F], F]:
+def metric(
+    *tasks: str, default: bool = False, name: str | None = None, options: tuple[str, ...] = ()
+) -> Callable[[F], F]:
     """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
 
     def register(function: F) -> F:
         key = name or function.__name__
+        documentation = inspect.getdoc(function) or ""
         for of in tasks:
-            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, inspect.getdoc(function) or "")
+            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation)
         return function
 
     return register
@@ -162,6 +239,33 @@ def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
 def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
     """The tensors a task takes where metrics are asked without a loss."""
     return TASKS[of].inputs(options)
+
+
+def check_options(of: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for a task.
+
+    Raises:
+        InvalidRequest: Pointing at the option.
+    """
+    if of in TASKS:
+        TASKS[of].check(options)
+
+
+def describe(of: str | None = None) -> list[dict[str, Any]]:
+    """Every metric, or one task's: name, task, default, summary, documentation and the options it reads."""
+    return [
+        {
+            "name": entry.name,
+            "task": entry.task,
+            "default": entry.default,
+            "summary": entry.summary,
+            "documentation": entry.documentation,
+            "options": [*TASKS[entry.task].options, *entry.options],
+        }
+        for task_name, known in METRICS.items()
+        if of in (None, task_name)
+        for entry in known.values()
+    ]
 
 
 def breakdown(of: str, names: Sequence[str], view: View) -> list[dict[str, Any]]:

@@ -1,0 +1,102 @@
+"""From one value per class to {macro, micro, weighted, per_class}.
+
+What has no value is left out of averages, or counts as ``zero_division``; a class that neither the target nor the
+prediction holds is always left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lossd.metrics.registry import Array, Floats, Task, spell
+
+__all__ = ["Averages", "average", "macro_and_weighted"]
+
+
+def macro_and_weighted(values: Floats, counted: Array, support: Array) -> tuple[Floats, Floats, Array]:
+    """Means over the last axis, the classes: plain, and by support.
+
+    Args:
+        values: (..., K); where not counted, anything.
+        counted: (..., K) bool.
+        support: (..., K), what each class counts in the weighted mean. Where all that is counted has none, the weighted
+            mean is the plain one.
+
+    Returns:
+        Macro, weighted and whether they are defined, (...) each.
+    """
+    kept = np.where(counted, values, 0)
+    classes = counted.sum(-1)
+    defined = classes > 0
+    macro = kept.sum(-1) / np.maximum(classes, 1)
+    share = counted * support
+    total = share.sum(-1)
+    some = total > 0
+    weighted = np.where(some, (kept * share).sum(-1) / np.where(some, total, 1), macro)
+    return macro, weighted, defined
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """The values of M metrics for B requests of K classes; where undefined, anything.
+
+    Attributes:
+        per_class: (M, B, K), and ``defined`` in the same shape.
+        defined: bool.
+        macro: (M, B), and ``weighted`` and ``mean_defined`` in the same shape.
+        weighted: Weighted by support.
+        mean_defined: bool, of macro and weighted.
+        micro: (M, B), the metric of all classes' counts together, and ``micro_defined`` in the same shape.
+        micro_defined: bool.
+    """
+
+    per_class: Floats
+    defined: Array
+    macro: Floats
+    weighted: Floats
+    mean_defined: Array
+    micro: Floats
+    micro_defined: Array
+
+    def answers(self, task: Task, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+        """One {macro, micro, weighted, per_class} per metric and request; what is undefined is recorded."""
+        filler = task.zero_division
+        per_class, macros, micros, weighteds = map(spell, (self.per_class, self.macro, self.micro, self.weighted))
+        for m, b in np.argwhere(~self.mean_defined).tolist():
+            macros[m][b] = weighteds[m][b] = filler
+        for m, b in np.argwhere(~self.micro_defined).tolist():
+            micros[m][b] = filler
+            task.undefined[b][names[m]] = []
+        if not self.defined.all():
+            for m, b in np.argwhere(~self.defined.all(-1)).tolist():
+                classes = np.flatnonzero(~self.defined[m, b]).tolist()
+                task.undefined[b][names[m]] = classes
+                row = per_class[m][b]
+                for k in classes:
+                    row[k] = filler
+        return {
+            name: [
+                {"macro": macro, "micro": micro, "weighted": weighted, "per_class": classes}
+                for macro, micro, weighted, classes in zip(*columns, strict=True)
+            ]
+            for name, *columns in zip(names, macros, micros, weighteds, per_class, strict=True)
+        }
+
+
+def average(
+    per_class: Floats,
+    defined: Array,
+    counted: Array,
+    support: Array,
+    micro: Floats,
+    micro_defined: Array,
+    filler: float | None,
+) -> Averages:
+    """The averages over the classes that count; those that are undefined do as ``filler``, which is then a number."""
+    if filler is not None:
+        per_class = np.where(defined, per_class, filler)
+    macro, weighted, mean_defined = macro_and_weighted(per_class, counted, support)
+    return Averages(per_class, defined, macro, weighted, mean_defined, micro, micro_defined)

@@ -1,0 +1,228 @@
+"""One class of several: multiclass, and segmentation, which is the same at every position of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import Input
+from lossd.metrics.activation import class_probabilities
+from lossd.metrics.averages import Averages, macro_and_weighted
+from lossd.metrics.counts import CLASSES, Counts
+from lossd.metrics.entries import Entries, entrywise, most_likely
+from lossd.metrics.ranking import Ranking, bounded
+from lossd.metrics.registry import Array, View, metric, task
+from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
+
+__all__ = ["Classes"]
+
+# Up to this many classes the confusion matrix is answered; its size is the square.
+MATRIX_CLASSES = 256
+
+# Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
+FREE_CELLS = 1 << 16
+
+
+@task(*CLASSES)
+class Classes(Counts):
+    """The classes of a batch's entries, those predicted and those of the target, axis 1 of the prediction.
+
+    The predicted class is the one with the highest score, the lowest index where several are; NaN counts as the
+    highest score. A target of class probabilities stands for its most likely class.
+
+    Attributes:
+        scores: (R, C, I).
+        predicted_class: (R, I) int64.
+        target_class: (R, I) int64; where ignored, anything.
+    """
+
+    averaged: ClassVar[bool] = True
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        scores, target = (view.tensors[name] for name in ("prediction", "target"))
+        self.classes = scores.shape[1]
+        self.scores = scores.reshape(*scores.shape[:2], -1)
+        self.predicted_class = most_likely(self.scores)
+        ignored = None
+        if target.is_floating_point():
+            self.target_class = most_likely(target.reshape(self.scores.shape))
+        else:
+            self.target_class = target.long().reshape(self.predicted_class.shape)
+            if view.ignore_index is not None:
+                ignored = self.target_class == view.ignore_index
+        self.entries = Entries(view, ignored)
+        self.tp, predicted, actual = self._from_matrices() or self.counts(self.entries)
+        self.fp, self.fn = predicted - self.tp, actual - self.tp
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Scores of classes, and classes or their probabilities."""
+        target = given(
+            "target", "Class indices, or class probabilities.", numbers("class", "N *", "integer"),
+            floats("probability", "N C *"),
+        )  # fmt: skip
+        return prediction(options, "N C *"), target, SAMPLE_WEIGHT
+
+    @cached_property
+    def negatives(self) -> Array:
+        """Entries of the other classes."""
+        present = self.actual > 0
+        others = present.sum(1, keepdims=True) > present
+        return np.where(others, self.actual.sum(1, keepdims=True) - self.actual, 0)
+
+    @cached_property
+    def right(self) -> tuple[Array, Array]:
+        """Entries with the right class and entries."""
+        return self.tp.sum(1), self.actual.sum(1)
+
+    @cached_property
+    def pairs(self) -> Tensor:
+        """(R, I) int64: target and predicted class in one number."""
+        return torch.add(self.predicted_class, self.target_class, alpha=self.classes)
+
+    @cached_property
+    def matrices(self) -> Array | None:
+        """(B, C, C), target by prediction; None where that would be larger than the tensors it comes from."""
+        cells = self.classes**2
+        if self.classes > MATRIX_CLASSES or self.count * cells > max(FREE_CELLS, self.scores.numel()):
+            return None
+        return self.entries.tally(self.pairs, cells).reshape(-1, self.classes, self.classes)
+
+    @cached_property
+    def safe_target(self) -> Tensor:
+        """The target's classes, 0 where ignored."""
+        ignored = self.entries.ignored
+        return self.target_class if ignored is None else self.target_class.masked_fill(ignored, 0)
+
+    def _from_matrices(self) -> tuple[Array, Array, Array] | None:
+        if self.matrices is None:
+            return None
+        return self.matrices.diagonal(axis1=1, axis2=2), self.matrices.sum(1), self.matrices.sum(2)
+
+    def counts(self, entries: Entries) -> tuple[Array, Array, Array]:
+        """Hits, predictions and targets of each class, (B, C) each, without the matrix."""
+        # One cell more, for what is wrong.
+        hit = torch.where(self.predicted_class == self.target_class, self.target_class, self.classes)
+        return (
+            entries.tally(hit, self.classes + 1)[:, :-1],
+            entries.tally(self.predicted_class, self.classes),
+            entries.tally(self.target_class, self.classes),
+        )
+
+    @property
+    def columns(self) -> int:
+        """How many classes there are."""
+        return self.classes
+
+    def ranking(self, request: int, column: int | None) -> Ranking:
+        """The entries of one request that count, by the probability of one class or of each."""
+        rows = self.entries.rows_of(request)
+        scores = self.scores[rows]
+        bounded(scores.numel() if column is None else scores.shape[0] * scores.shape[2])
+        if column is None:
+            index = torch.arange(self.classes, device=scores.device).reshape(1, -1, 1)
+            p = class_probabilities(scores, self.view.activation)
+        else:
+            index = torch.full((1, 1, 1), column, device=scores.device)
+            p = self._probability(rows, column).unsqueeze(1)
+        positive = self.target_class[rows].unsqueeze(1) == index
+        ignored, weight = self.entries.ignored, self.entries.weight
+        return Ranking.of(
+            p,
+            positive,
+            None if ignored is None else ignored[rows].unsqueeze(1).expand(p.shape),
+            None if weight is None else weight[rows],
+        )
+
+    def _probability(self, rows: slice, column: int) -> Tensor:
+        """The probability of one class, (r, I)."""
+        own = self.scores[rows, column].double()
+        match self.view.activation:
+            case "probability":
+                return own
+            case "log_probability":
+                return own.exp()
+            case _:
+                return (own - self._log_norm[rows]).exp()
+
+    @cached_property
+    def _log_norm(self) -> Tensor:
+        return entrywise(lambda scores: torch.logsumexp(scores.double(), 1), self.scores, dtype=torch.float64)
+
+
+@metric(*CLASSES, default=True)
+def confusion_matrix(classes: Classes) -> Sequence[Any]:
+    """Entries by class of the target (rows) and predicted class (columns); C lists of C counts.
+
+    Beyond 256 classes the counts of each class instead: {"tp", "fp", "fn", "tn"}, a list each. Equals
+    sklearn.metrics.confusion_matrix.
+    """
+    if classes.classes > MATRIX_CLASSES:
+        counts = (classes.tp, classes.fp, classes.fn, classes.tn)
+        rows = zip(*(c.tolist() for c in counts), strict=True)
+        return [dict(zip(("tp", "fp", "fn", "tn"), row, strict=True)) for row in rows]
+    if classes.matrices is not None:
+        matrices: list[Any] = classes.matrices.tolist()
+        return matrices
+    shape = (classes.classes, classes.classes)
+    tallies = classes.entries.tallies(classes.pairs, classes.classes**2)
+    return [tally.reshape(shape).tolist() for tally in tallies]
+
+
+@metric(*CLASSES, options=("k",))
+def top_k_accuracy(classes: Classes) -> Sequence[Any]:
+    """The fraction of entries whose class is among the ``k`` with the highest scores; of equal scores the lower index.
+
+    Equals sklearn.metrics.top_k_accuracy_score.
+    """
+    k: int = classes.view.options["k"]
+    index = torch.arange(classes.classes, device=classes.scores.device).reshape(1, -1, 1)
+
+    def found(scores: Tensor, target: Tensor) -> Tensor:
+        scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        target = target.unsqueeze(1)
+        own = scores.gather(1, target)
+        before = (scores > own) | ((scores == own) & (index < target))
+        return before.sum(1) < k
+
+    hits = entrywise(found, classes.scores, classes.safe_target, dtype=torch.int64)
+    misses_and_hits = classes.entries.tally(hits, 2)
+    return classes.quotients("top_k_accuracy", misses_and_hits[:, 1], misses_and_hits.sum(1))
+
+
+@metric(*CLASSES)
+def per_image_iou(classes: Classes) -> Sequence[Any]:
+    """IoU of each image (row) on its own, averaged over the images.
+
+    ``macro`` is the mean over images of the mean over the classes in the image or its prediction, ``micro`` and
+    ``weighted`` likewise; ``per_class`` the mean over the images that have the class. Images weigh as samples do.
+    """
+    return _per_image(classes, "per_image_iou", 1, 1)
+
+
+@metric(*CLASSES)
+def per_image_dice(classes: Classes) -> Sequence[Any]:
+    """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
+    return _per_image(classes, "per_image_dice", 2, 0)
+
+
+def _per_image(classes: Classes, name: str, factor: int, intersections: int) -> list[Any]:
+    """factor·tp / (predicted + actual − intersections·tp), image by image."""
+    tp, predicted, actual = classes.counts(classes.entries.by_row())
+    numerator, denominator = factor * tp, predicted + actual - intersections * tp
+    defined = denominator > 0
+    values = numerator / np.where(defined, denominator, 1)
+    macro, weighted, some = macro_and_weighted(values, defined, actual)
+    micro = numerator.sum(1) / np.maximum(denominator.sum(1), 1)
+    per_class, found = classes.entries.row_means(values, defined)
+    means, any_image = classes.entries.row_means(np.stack([macro, weighted, micro], 1), some[:, None])
+    whole = any_image[None, :, 0]
+    macro, weighted, micro = means.T[:, None]
+    answers = Averages(per_class[None], found[None], macro, weighted, whole, micro, whole)
+    return answers.answers(classes, (name,))[name]

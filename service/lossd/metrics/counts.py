@@ -1,0 +1,299 @@
+"""Metrics of counts: entries of a class, entries said to be of it, and entries that are both.
+
+One definition serves every task that decides: with one positive class (binary, pairs, gan) a metric is a plain
+number, with several labels or classes it is {macro, micro, weighted, per_class}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lossd.metrics.averages import average
+from lossd.metrics.registry import Array, Floats, Task, metric
+
+__all__ = ["CLASSES", "DECISIONS", "LABELS", "Counts"]
+
+DECISIONS = ("binary",)
+LABELS = ("multilabel",)
+CLASSES = ("multiclass", "segmentation")
+
+TOGETHER = ("precision", "recall", "f1", "iou")
+
+
+class Counts(Task):
+    """The counts of a batch, (B, K): B requests, K classes; int64, or float64 where samples are weighted.
+
+    Attributes:
+        averaged: Whether answers hold averages over the classes, or are the number of the only one.
+        tp: Entries of the class that are said to be of it.
+        fp: Entries said to be of it that are not.
+        fn: Entries of it that are not said to be.
+    """
+
+    averaged: ClassVar[bool] = True
+    tp: Array
+    fp: Array
+    fn: Array
+
+    @cached_property
+    def negatives(self) -> Array:
+        """Entries that are not of the class; exactly 0 where there are none, weighted or not."""
+        raise NotImplementedError
+
+    @cached_property
+    def right(self) -> tuple[Array, Array]:
+        """Right decisions and all decisions of each request, (B,) each."""
+        raise NotImplementedError
+
+    @cached_property
+    def predicted(self) -> Array:
+        """Entries said to be of the class."""
+        return self.tp + self.fp
+
+    @cached_property
+    def actual(self) -> Array:
+        """Entries of the class."""
+        return self.tp + self.fn
+
+    @property
+    def tn(self) -> Array:
+        """Entries that neither are of the class nor said to be."""
+        return self.negatives - self.fp
+
+    @cached_property
+    def present(self) -> Array:
+        """(B, K) bool: whether a class is in the target or in the prediction."""
+        return (self.predicted + self.actual) > 0
+
+    @cached_property
+    def together(self) -> dict[str, list[Any]]:
+        """Precision, recall, F1 and IoU, computed in one go since they are nearly always asked for at once."""
+        numerators = np.empty((4, *self.tp.shape), self.tp.dtype)
+        denominators = np.empty_like(numerators)
+        numerators[:] = self.tp
+        numerators[2] *= 2
+        denominators[0], denominators[1] = self.predicted, self.actual
+        np.add(self.predicted, self.actual, out=denominators[2])
+        np.subtract(denominators[2], self.tp, out=denominators[3])
+        return self.ratios(TOGETHER, numerators, denominators)
+
+    def ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
+        """Ratios of counts, (M, B, K) over (M, B, K)."""
+        if not self.averaged:
+            of = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
+            return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in of}
+        defined = denominators > 0
+        values = numerators / np.where(defined, denominators, 1)
+        together, beneath = numerators.sum(-1), denominators.sum(-1)
+        micro_defined = beneath > 0
+        micro = together / np.where(micro_defined, beneath, 1)
+        return self.averaged_over(names, values, defined, micro, micro_defined)
+
+    def averaged_over(
+        self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array
+    ) -> dict[str, list[Any]]:
+        """Values per class, (M, B, K), and of all classes' counts, (M, B), as answers."""
+        present = np.broadcast_to(self.present, defined.shape)
+        counted = present & defined if self.zero_division is None else present
+        filler = self.zero_division
+        averaged = average(values, defined, counted, self.actual, micro, micro_defined, filler)
+        return averaged.answers(self, names)
+
+    def ratio(self, name: str, numerator: Array, denominator: Array) -> list[Any]:
+        """A ratio of counts, (B, K) over (B, K)."""
+        return self.ratios((name,), numerator[None], denominator[None])[name]
+
+    def per_class(self, counts: Array) -> list[Any]:
+        """The counts themselves: a number, or one for each class."""
+        answer: list[Any] = counts.tolist() if self.averaged else counts[:, 0].tolist()
+        return answer
+
+
+@metric(*DECISIONS, *LABELS, default=True)
+@metric(*CLASSES)
+def tp(counts: Counts) -> Sequence[Any]:
+    """True positives: entries of the class that are predicted to be; of several classes, a list."""
+    return counts.per_class(counts.tp)
+
+
+@metric(*DECISIONS, *LABELS, default=True)
+@metric(*CLASSES)
+def fp(counts: Counts) -> Sequence[Any]:
+    """False positives: entries predicted to be of the class that are not."""
+    return counts.per_class(counts.fp)
+
+
+@metric(*DECISIONS, *LABELS, default=True)
+@metric(*CLASSES)
+def fn(counts: Counts) -> Sequence[Any]:
+    """False negatives: entries of the class that are not predicted to be."""
+    return counts.per_class(counts.fn)
+
+
+@metric(*DECISIONS, *LABELS, default=True)
+@metric(*CLASSES)
+def tn(counts: Counts) -> Sequence[Any]:
+    """True negatives: entries that neither are of the class nor predicted to be."""
+    return counts.per_class(counts.tn)
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+def accuracy(counts: Counts) -> Sequence[Any]:
+    """The fraction of decisions that are right, a plain number for every task.
+
+    Of labels, every label of every sample is a decision of its own. Equals sklearn.metrics.accuracy_score of the
+    flattened decisions.
+    """
+    right, decisions = counts.right
+    return counts.quotients("accuracy", right, decisions, of=() if counts.averaged else (1,))
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+def precision(counts: Counts) -> Sequence[Any]:
+    """How much of what is predicted to be of the class is: tp / (tp + fp).
+
+    Undefined for a class that is never predicted. Equals sklearn.metrics.precision_score with ``zero_division`` NaN
+    where the option is null.
+    """
+    return counts.together["precision"]
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+def recall(counts: Counts) -> Sequence[Any]:
+    """How much of the class is found: tp / (tp + fn).
+
+    Undefined for a class without entries. Equals sklearn.metrics.recall_score with ``zero_division`` NaN where the
+    option is null.
+    """
+    return counts.together["recall"]
+
+
+@metric(*DECISIONS, *LABELS, default=True)
+@metric(*CLASSES)
+def specificity(counts: Counts) -> Sequence[Any]:
+    """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
+    return counts.ratio("specificity", counts.tn, counts.negatives)
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+def f1(counts: Counts) -> Sequence[Any]:
+    """The harmonic mean of precision and recall, the Dice coefficient: 2 tp / (2 tp + fp + fn).
+
+    Undefined for a class in neither prediction nor target. Equals sklearn.metrics.f1_score with ``zero_division`` NaN
+    where the option is null.
+    """
+    return counts.together["f1"]
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+def iou(counts: Counts) -> Sequence[Any]:
+    """Intersection over union, the Jaccard index: tp / (tp + fp + fn).
+
+    Undefined for a class in neither prediction nor target. Equals sklearn.metrics.jaccard_score over the classes in
+    either.
+    """
+    return counts.together["iou"]
+
+
+@metric(*LABELS, *CLASSES, default=True)
+@metric(*DECISIONS)
+def support(counts: Counts) -> Sequence[Any]:
+    """How many entries are of the class, in the target; the weights of the weighted averages."""
+    return counts.per_class(counts.actual)
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES, options=("beta",))
+def f_beta(counts: Counts) -> Sequence[Any]:
+    """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
+
+    Equals sklearn.metrics.fbeta_score.
+    """
+    square = counts.view.options["beta"] ** 2
+    return counts.ratio("f_beta", (1 + square) * counts.tp, square * counts.actual + counts.predicted)
+
+
+@metric(*DECISIONS, *LABELS)
+def balanced_accuracy(counts: Counts) -> Sequence[Any]:
+    """The mean of recall and specificity; the one that is defined where the other is not.
+
+    Equals sklearn.metrics.balanced_accuracy_score.
+    """
+    return _of_four(counts, "balanced_accuracy", _balanced)
+
+
+@metric(*CLASSES, name="balanced_accuracy")
+def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
+    """The mean recall of the classes in the target, a plain number. Equals sklearn.metrics.balanced_accuracy_score."""
+    some = counts.actual > 0
+    recalls = counts.tp / np.where(some, counts.actual, 1)
+    return counts.quotients("balanced_accuracy", recalls.sum(-1), some.sum(-1))
+
+
+@metric(*DECISIONS, *LABELS)
+def mcc(counts: Counts) -> Sequence[Any]:
+    """Matthews' correlation coefficient, in [-1, 1]; undefined where prediction or target is constant.
+
+    Equals sklearn.metrics.matthews_corrcoef, whose 0 for constant input is the option ``zero_division`` = 0 here.
+    """
+    return _of_four(counts, "mcc", _matthews)
+
+
+@metric(*CLASSES, name="mcc")
+def mcc_of_classes(counts: Counts) -> Sequence[Any]:
+    """Matthews' correlation coefficient R_K, a plain number; undefined where prediction or target is constant.
+
+    Equals sklearn.metrics.matthews_corrcoef, whose 0 for constant input is the option ``zero_division`` = 0 here.
+
+    References:
+        J. Gorodkin, Comparing two K-category assignments by a K-category correlation coefficient, 2004.
+    """
+    predicted, actual = counts.predicted.astype(float), counts.actual.astype(float)
+    total = counts.right[1].astype(float)
+    covariance = counts.tp.sum(-1) * total - (predicted * actual).sum(-1)
+    spread = np.sqrt((total**2 - (predicted**2).sum(-1)).clip(0) * (total**2 - (actual**2).sum(-1)).clip(0))
+    # Asked of the counts, not of the spread, which rounding of weighted counts keeps from being 0.
+    constant = ((predicted > 0).sum(-1) < 2) | ((actual > 0).sum(-1) < 2)
+    return counts.numbers("mcc", covariance / np.where(constant, 1, spread), constant)
+
+
+@metric(*CLASSES)
+def cohen_kappa(counts: Counts) -> Sequence[Any]:
+    """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
+
+    Undefined where prediction and target are the same single class. Equals sklearn.metrics.cohen_kappa_score.
+    """
+    total = counts.right[1].astype(float)
+    safe = np.where(total > 0, total, 1)
+    agreement = counts.tp.sum(-1) / safe
+    chance = ((counts.predicted / safe[:, None]) * (counts.actual / safe[:, None])).sum(-1)
+    constant = counts.present.sum(-1) < 2
+    return counts.numbers("cohen_kappa", (agreement - chance) / np.where(constant, 1, 1 - chance), constant)
+
+
+def _of_four(counts: Counts, name: str, function: Any) -> list[Any]:
+    """A metric that is a function of tp, fp, fn and tn but not a ratio of them."""
+    four = [c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn)]
+    values, defined = function(*four)
+    if not counts.averaged:
+        return counts.numbers(name, values[:, 0], ~defined[:, 0], of=(1,))
+    micro, micro_defined = function(*(c.sum(-1) for c in four))
+    arrays = (values, defined, micro, micro_defined)
+    return counts.averaged_over((name,), *(a[None] for a in arrays))[name]
+
+
+def _balanced(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, Array]:
+    positives, negatives = tp + fn, tn + fp
+    recall = tp / np.where(positives > 0, positives, 1)
+    specificity = tn / np.where(negatives > 0, negatives, 1)
+    sides = (positives > 0).astype(float) + (negatives > 0)
+    return (recall + specificity) / np.maximum(sides, 1), sides > 0
+
+
+def _matthews(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, Array]:
+    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    defined = margins > 0
+    return (tp * tn - fp * fn) / np.sqrt(np.where(defined, margins, 1)), defined

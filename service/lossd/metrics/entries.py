@@ -1,0 +1,190 @@
+"""The entries of a batch: which of them count, how they are summed by request, and how they are walked in blocks.
+
+Entries are what a metric averages over: every row of a tensor times every position along its further axes, (R, I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd.losses.reduction import Segments
+from lossd.metrics.registry import Array, Floats, View
+
+__all__ = ["Entries", "blocks", "entrywise", "most_likely", "rowwise"]
+
+# Numbers in a block: small enough for its intermediate results to stay in a core's second-level cache.
+BLOCK = 1 << 18
+
+
+class Entries:
+    """The entries of a batch that count, and their sums by request.
+
+    Args:
+        view: The batch.
+        ignored: (R, I) bool, the entries that do not count; None where all do.
+    """
+
+    def __init__(self, view: View, ignored: Tensor | None = None) -> None:
+        self.view = view
+        self.segments = view.segments
+        self.weight = view.sample_weight
+        if self.weight is not None:
+            # Dropped, rather than multiplied with 0: a NaN in a dropped row must not come back.
+            dropped = (self.weight == 0).unsqueeze(1)
+            ignored = dropped if ignored is None else ignored | dropped
+        self.ignored = ignored
+
+    def by_row(self) -> Entries:
+        """The same entries, each row a request of its own, each that counts counting one."""
+        rows = Segments([1] * self.segments.total, self.segments.device)
+        return Entries(replace(self.view, segments=rows, sample_weight=None), self.ignored)
+
+    def rows_of(self, request: int) -> slice:
+        """The rows of one request."""
+        start = self.segments.starts[request]
+        return slice(start, start + self.segments.rows[request])
+
+    def tally(self, key: Tensor, cells: int, values: Tensor | None = None) -> Array:
+        """How many entries of each request have each key; exact integers unless something weighs them.
+
+        Args:
+            key: (R, I) int64, 0 to ``cells`` - 1 where the entry counts.
+            cells: How many keys there are.
+            values: (R, I) float64, what is added up instead of ones.
+
+        Returns:
+            (B, cells) int64; float64 where there are values or sample weights.
+        """
+        count = self.segments.count
+        if count > 1:
+            key = torch.add(key, self.segments.index.unsqueeze(1), alpha=cells)
+        return self._tally(key, count * cells, slice(None), values).reshape(count, cells)
+
+    def tallies(self, key: Tensor, cells: int) -> Iterator[Array]:
+        """As :meth:`tally`, (cells,) of one request after the other, where those of all would be too large."""
+        for request in range(self.segments.count):
+            rows = self.rows_of(request)
+            yield self._tally(key[rows], cells, rows, None)
+
+    def _tally(self, key: Tensor, cells: int, rows: slice, values: Tensor | None) -> Array:
+        if self.ignored is not None:
+            key = key.masked_fill(self.ignored[rows], cells)
+        weight = values
+        if self.weight is not None:
+            of_row = self.weight[rows].unsqueeze(1)
+            weight = of_row.expand(key.shape) if values is None else values * of_row
+        flat = None if weight is None else weight.reshape(-1)
+        return torch.bincount(key.reshape(-1), flat, minlength=cells + 1)[:cells].numpy(force=True)
+
+    def total(self, values: Tensor) -> Floats:
+        """The weighted sum of each request's entries: (R, I) to (B,) float64."""
+        if self.ignored is not None:
+            values = values.masked_fill(self.ignored, 0)
+        return self.total_of_rows(values.sum(1, keepdim=True, dtype=torch.float64))[:, 0]
+
+    def total_of_rows(self, rows: Tensor) -> Floats:
+        """The weighted sum of each request's rows: (R, K) float64 to (B, K); dropped rows add nothing, NaN or not."""
+        if self.weight is not None:
+            of_row = self.weight.unsqueeze(1)
+            rows = torch.where(of_row == 0, 0, rows * of_row)
+        return self.segments.sum(rows).numpy(force=True)
+
+    def size(self, shape: torch.Size) -> Array:
+        """How many of each request's entries count, (B,): int64, or float64 if weighted."""
+        if self.ignored is None:
+            return self.segments.lengths.numpy(force=True) * shape[1]
+        rows = (~self.ignored).expand(shape).sum(1)
+        return self.segments.sum(rows if self.weight is None else rows * self.weight).numpy(force=True)
+
+    def row_means(self, values: Floats, defined: Array) -> tuple[Floats, Array]:
+        """The mean over each request's rows, those that are defined: (R, K) to (B, K), and whether there is one.
+
+        Args:
+            values: (R, K); where undefined, anything.
+            defined: (R, K) or (R, 1) bool.
+        """
+        share = defined * (1.0 if self.weight is None else self.weight.numpy(force=True)[:, None])
+        total = np.add.reduceat(np.broadcast_to(share, values.shape), self.segments.starts)
+        sums = np.add.reduceat(np.where(defined, values, 0) * share, self.segments.starts)
+        return sums / np.where(total > 0, total, 1), total > 0
+
+
+def blocks(rows: int, width: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the first and the last axis of a (rows, width, length) tensor, about ``BLOCK`` numbers each.
+
+    Where the last axis is cut depends on a row's shape alone, so that a row is summed the same way in any batch.
+    """
+    if width * length <= BLOCK:
+        step = max(1, BLOCK // (width * length))
+        for first in range(0, rows, step):
+            yield slice(first, min(first + step, rows)), slice(0, length)
+        return
+    step = max(1, BLOCK // width)
+    for row in range(rows):
+        for first in range(0, length, step):
+            yield slice(row, row + 1), slice(first, min(first + step, length))
+
+
+def entrywise(function: Callable[..., Tensor], scores: Tensor, *others: Tensor, dtype: torch.dtype) -> Tensor:
+    """``function`` of each entry, without an intermediate result of the size of ``scores``.
+
+    Args:
+        function: Blocks (r, C, i) of ``scores`` and (r, i) of ``others`` to (r, i).
+        scores: (R, C, I).
+        others: (R, I) each.
+        dtype: Of the answer.
+    """
+    rows, classes, length = scores.shape
+    answer = torch.empty(rows, length, dtype=dtype, device=scores.device)
+    for row, column in blocks(rows, classes, length):
+        answer[row, column] = function(scores[row, :, column], *(other[row, column] for other in others))
+    return answer
+
+
+def rowwise(
+    function: Callable[..., Tensor], *tensors: Tensor, join: Callable[[Tensor, Tensor], Tensor] = torch.add
+) -> Tensor:
+    """What ``function`` says of each row, without an intermediate result of the size of the tensors.
+
+    Args:
+        function: Blocks (r, i) of ``tensors`` to (r, K) float64.
+        tensors: (R, I) each.
+        join: What makes one of the answers for the parts of a row, starting from 0.
+
+    Returns:
+        (R, K) float64.
+    """
+    rows, length = tensors[0].shape
+    answer: Tensor | None = None
+    for row, column in blocks(rows, 1, length):
+        part = function(*(tensor[row, column] for tensor in tensors))
+        if answer is None:
+            answer = part.new_zeros(rows, part.shape[1])
+        answer[row] = join(answer[row], part)
+    assert answer is not None, "requests have rows"
+    return answer
+
+
+def most_likely(scores: Tensor) -> Tensor:
+    """The class with the highest score: (R, C, I) to (R, I) int64; the lowest index where several are.
+
+    NaN counts as higher than any number, as in torch.argmax.
+    """
+    if scores.shape[2] == 1 or scores.is_cuda:
+        return scores.argmax(1)
+    # On a CPU, torch.argmax along an axis that is not the last is an order of magnitude slower than amax.
+    classes = scores.shape[1]
+    kind = torch.uint8 if classes < 1 << 8 else torch.int16 if classes < 1 << 15 else torch.int32
+    falling = torch.arange(classes, 0, -1, dtype=kind).unsqueeze(1)
+
+    def first_highest(block: Tensor) -> Tensor:
+        highest = (block == block.amax(1, keepdim=True)).view(torch.uint8)
+        rank = (highest * falling).amax(1)
+        return classes - rank if bool(rank.all()) else block.argmax(1)  # NaN equals nothing, itself included
+
+    return entrywise(first_highest, scores, dtype=torch.int64)

@@ -1,0 +1,266 @@
+"""Metrics of the order of scores: no threshold decides, all of them do.
+
+Each class's scores are sorted once; the counts at each distinct score, taken as a threshold, are the steps that areas,
+curves and the best threshold are read from. Scores that rank the same are one step. A NaN score has no rank: areas are
+then NaN, and there is no curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd.metrics.averages import average
+from lossd.metrics.counts import CLASSES, DECISIONS, LABELS
+from lossd.metrics.registry import Array, Floats, metric, spell
+from lossd_client.errors import InvalidRequest
+
+__all__ = ["Ranked", "Ranking", "bounded"]
+
+# Sorting takes some sixty bytes a score.
+MOST_SCORES = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Scores of n entries and what they should rank.
+
+    Attributes:
+        scores: (n,); higher is more likely.
+        positive: (n,) bool.
+        weight: (n,) float64, > 0; None for one each.
+    """
+
+    scores: Tensor
+    positive: Tensor
+    weight: Tensor | None
+
+    @classmethod
+    def of(cls, scores: Tensor, positive: Tensor, ignored: Tensor | None, weight: Tensor | None) -> Ranking:
+        """The entries that count.
+
+        Args:
+            scores: (r, k, I).
+            positive: (r, k, I) bool.
+            ignored: (r, k, I) bool, or None.
+            weight: (r,) float64, or None.
+        """
+        bounded(scores.numel())
+        spread = None if weight is None else weight.reshape(-1, 1, 1).expand(scores.shape)
+        if ignored is None:
+            return cls(scores.reshape(-1), positive.reshape(-1), None if spread is None else spread.reshape(-1))
+        kept = ~ignored
+        return cls(scores[kept], positive[kept], None if spread is None else spread[kept])
+
+
+def bounded(scores: int) -> None:
+    """Refuse to sort more than memory is planned for.
+
+    Raises:
+        InvalidRequest: With the number and what to do.
+    """
+    if scores > MOST_SCORES:
+        raise InvalidRequest(
+            f"metrics of the order of scores are computed of at most {MOST_SCORES} scores at once, found {scores}; "
+            "send a sample of them"
+        )
+
+
+class Ranked(Protocol):
+    """What a task offers to be ranked."""
+
+    count: int
+    averaged: bool
+    zero_division: float | None
+    columns: int
+    view: Any
+
+    def ranking(self, request: int, column: int | None) -> Ranking:
+        """The entries of one request that count, for one class or label; of all together for None."""
+        ...
+
+    def as_threshold(self, scores: Floats) -> Floats:
+        """Scores as the option ``threshold`` would name them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Counts of what scores at least each threshold; thresholds are the distinct scores, falling."""
+
+    thresholds: Floats
+    tp: Array
+    fp: Array
+
+    @property
+    def positives(self) -> Any:
+        """All that is positive."""
+        return self.tp[-1] if self.tp.size else 0
+
+    @property
+    def negatives(self) -> Any:
+        """All that is not."""
+        return self.fp[-1] if self.fp.size else 0
+
+    @property
+    def unranked(self) -> bool:
+        """Whether there is a NaN score."""
+        return self.thresholds.size > 0 and bool(np.isnan(self.thresholds[0]))
+
+
+def steps(ranking: Ranking) -> Steps:
+    """Sort, and count from the top."""
+    scores, order = ranking.scores.sort(descending=True)  # NaN comes first
+    positive = ranking.positive[order]
+    if ranking.weight is None:
+        tp = positive.cumsum(0)
+        fp = torch.arange(1, len(tp) + 1, device=tp.device) - tp
+    else:
+        weight = ranking.weight[order]
+        tp = (weight * positive).cumsum(0)
+        fp = (weight * ~positive).cumsum(0)
+    last = torch.ones_like(positive)
+    last[:-1] = scores[1:] != scores[:-1]
+    return Steps(*(t[last].numpy(force=True) for t in (scores.double(), tp, fp)))
+
+
+def _area_under_roc(s: Steps) -> tuple[float, bool]:
+    if not (s.positives > 0 and s.negatives > 0):
+        return 0.0, False
+    if s.unranked:
+        return np.nan, True
+    # Twice the area, in whole numbers where nothing is weighted: exact.
+    twice = np.dot(np.diff(s.fp, prepend=0), s.tp + np.append(0, s.tp[:-1]))
+    return float(twice / (2 * s.positives * s.negatives)), True
+
+
+def _average_precision(s: Steps) -> tuple[float, bool]:
+    if not s.positives > 0:
+        return 0.0, False
+    if s.unranked:
+        return np.nan, True
+    return float(np.dot(np.diff(s.tp, prepend=0), s.tp / (s.tp + s.fp)) / s.positives), True
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES)
+def auroc(task: Ranked) -> Sequence[Any]:
+    """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
+
+    Undefined where all entries are positive or none is. Several classes: each against the rest, by its probability;
+    averages are over those defined. Equals sklearn.metrics.roc_auc_score (``multi_class="ovr"``).
+    """
+    return _areas(task, "auroc", _area_under_roc)
+
+
+@metric(*DECISIONS, *LABELS, *CLASSES)
+def average_precision(task: Ranked) -> Sequence[Any]:
+    """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
+
+    Undefined where no entry is positive. Several classes: each against the rest, by its probability; averages are over
+    those defined. Equals sklearn.metrics.average_precision_score.
+    """
+    return _areas(task, "average_precision", _average_precision)
+
+
+def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
+    columns = range(task.columns)
+    pairs = np.array([[area(steps(task.ranking(b, k))) for k in columns] for b in range(task.count)])
+    values, defined = pairs[..., 0], pairs[..., 1] > 0
+    if not task.averaged:
+        answer: list[Any] = task.numbers(name, values[:, 0], ~defined[:, 0], of=(1,))
+        return answer
+    pooled = np.array([area(steps(task.ranking(b, None))) for b in range(task.count)])
+    micro, micro_defined = pooled[:, 0], pooled[:, 1] > 0
+    averaged = average(
+        values[None], defined[None], defined[None], task.actual, micro[None], micro_defined[None], task.zero_division
+    )
+    return averaged.answers(task, (name,))[name]
+
+
+@metric("binary", *LABELS, options=("points",))
+def roc_curve(task: Ranked) -> Sequence[Any]:
+    """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
+
+    The first point, (0, 0), has the threshold Infinity; points on a straight line are left out, and beyond ``points``
+    the rest is thinned evenly. Null where all entries are positive or none is. Of several labels, a list of curves.
+    Equals sklearn.metrics.roc_curve.
+    """
+
+    def curve(s: Steps) -> dict[str, Any] | None:
+        if s.unranked or not (s.positives > 0 and s.negatives > 0):
+            return None
+        bend = (np.diff(s.fp, 2) != 0) | (np.diff(s.tp, 2) != 0)
+        corners = np.flatnonzero(np.concatenate([[True], bend, [True]])) if len(s.tp) > 1 else np.arange(1)
+        kept = _thinned(corners, task.view.options["points"] - 1)
+        return {
+            "fpr": spell(np.append(0, s.fp[kept] / s.negatives)),
+            "tpr": spell(np.append(0, s.tp[kept] / s.positives)),
+            "thresholds": spell(np.append(np.inf, task.as_threshold(s.thresholds[kept]))),
+        }
+
+    return _curves(task, "roc_curve", curve)
+
+
+@metric("binary", *LABELS, options=("points",))
+def pr_curve(task: Ranked) -> Sequence[Any]:
+    """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
+
+    Ends with the point (1, 0), which has no threshold. Beyond ``points`` it is thinned evenly. Null where no entry is
+    positive. Of several labels, a list of curves. Equals sklearn.metrics.precision_recall_curve.
+    """
+
+    def curve(s: Steps) -> dict[str, Any] | None:
+        if s.unranked or not s.positives > 0:
+            return None
+        kept = _thinned(np.arange(len(s.tp)), task.view.options["points"] - 1)[::-1]
+        tp, fp = s.tp[kept], s.fp[kept]
+        return {
+            "precision": spell(np.append(tp / (tp + fp), 1.0)),
+            "recall": spell(np.append(tp / s.positives, 0.0)),
+            "thresholds": spell(task.as_threshold(s.thresholds[kept])),
+        }
+
+    return _curves(task, "pr_curve", curve)
+
+
+@metric("binary", *LABELS)
+def best_threshold(task: Ranked) -> Sequence[Any]:
+    """The threshold with the highest F1, among the scores; the highest of several.
+
+    Null where no entry is positive. Of several labels {"micro", "per_class"}: one threshold for all, and one for each.
+    """
+
+    def best(s: Steps) -> Any:
+        if s.unranked or not s.positives > 0:
+            return None
+        f1 = 2 * s.tp / (s.tp + s.fp + s.positives)
+        return spell(task.as_threshold(s.thresholds[[int(np.argmax(f1))]]))[0]
+
+    per_class = _curves(task, "best_threshold", best)
+    if not task.averaged:
+        return per_class
+    pooled = [best(steps(task.ranking(b, None))) for b in range(task.count)]
+    return [{"micro": micro, "per_class": row} for micro, row in zip(pooled, per_class, strict=True)]
+
+
+def _thinned(kept: Array, points: int) -> Array:
+    if len(kept) <= points:
+        return kept
+    thinned: Array = kept[np.linspace(len(kept) - 1, 0, points)[::-1].round().astype(int)]
+    return thinned
+
+
+def _curves(task: Any, name: str, curve: Callable[[Steps], Any]) -> list[Any]:
+    """One answer per request, or a list of one per label; those that are None are recorded."""
+    answers = []
+    for b in range(task.count):
+        of_request = [curve(steps(task.ranking(b, k))) for k in range(task.columns)]
+        if missing := [k for k, answer in enumerate(of_request) if answer is None]:
+            task.undefined[b][name] = missing if task.averaged else [1]
+        answers.append(of_request if task.averaged else of_request[0])
+    return answers

@@ -1,0 +1,511 @@
+"""What each metric must be, from scikit-learn, SciPy and plain NumPy: one request at a time, ignored entries removed.
+
+An oracle takes a :class:`Sample` and gives the JSON value, with NaN for what is to be null.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from scipy.special import expit, softmax
+from sklearn import metrics as sk
+
+from metrics.measuring import Array, Request
+
+UNDEFINED = float("nan")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request's entries that count.
+
+    Attributes:
+        said: Decisions: predicted classes (n,), or booleans (n,) or (n, L).
+        true: What they should be, in the same form.
+        score: Probabilities: (n, C), (n,) or (n, L).
+        weight: (n,).
+        classes: How many classes or labels.
+        image: (n,) the row each entry comes from.
+        image_weight: The weight of each row.
+        options: Of the request.
+    """
+
+    said: Array
+    true: Array
+    score: Array
+    weight: Array
+    classes: int
+    image: Array
+    image_weight: Array
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def label(self, k: int) -> Sample:
+        """One label of several."""
+        arrays = (self.said[:, k], self.true[:, k], self.score[:, k])
+        return Sample(*arrays, self.weight, 1, self.image, self.image_weight, self.options)
+
+    def pooled(self) -> Sample:
+        """Every label of every entry as an entry."""
+        spread = np.repeat(self.weight, self.classes)
+        image = np.repeat(self.image, self.classes)
+        arrays = (self.said.ravel(), self.true.ravel(), self.score.ravel())
+        return Sample(*arrays, spread, 1, image, self.image_weight, self.options)
+
+
+Oracle = Callable[[Sample], Any]
+
+
+def null(value: Any) -> Any:
+    """JSON's null for NaN, throughout."""
+    if isinstance(value, dict):
+        return {key: null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [null(item) for item in value]
+    if value is None or isinstance(value, str):
+        return value
+    return None if np.isnan(value) else float(value)
+
+
+def quietly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Without scikit-learn's warnings, which say in words what null says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **named)
+
+
+def sample_of_classes(request: Request, ignore_index: int | None, **options: Any) -> Sample:
+    """Scores (N, C, *) and class indices or class probabilities."""
+    scores, target = request["prediction"], request["target"]
+    n, classes = scores.shape[:2]
+    scores = np.moveaxis(scores.reshape(n, classes, -1), 1, 2).reshape(-1, classes)
+    entries = len(scores) // n
+    if target.dtype.kind == "f":
+        target = target.reshape(n, classes, -1).argmax(1)
+    target = target.ravel()
+    row_weight = request.get("sample_weight", np.ones(n))
+    kept = np.repeat(row_weight > 0, entries)
+    if ignore_index is not None:
+        kept &= target != ignore_index
+    return Sample(
+        said=scores.argmax(1)[kept],
+        true=target[kept],
+        score=softmax(scores.astype(float), 1)[kept],
+        weight=np.repeat(row_weight, entries)[kept],
+        classes=classes,
+        image=np.repeat(np.arange(n), entries)[kept],
+        image_weight=row_weight,
+        options=options,
+    )
+
+
+def sample_of_decisions(request: Request, ignore_index: int | None, *, labels: bool, **options: Any) -> Sample:
+    """Logits and targets of the same shape; labels along the second axis."""
+    scores, target = request["prediction"], request["target"]
+    n = len(scores)
+    row_weight = request.get("sample_weight", np.ones(n))
+    if labels:
+        width = scores.shape[1]
+        scores, target = (np.moveaxis(a.reshape(n, width, -1), 1, 2).reshape(-1, width) for a in (scores, target))
+    else:
+        width, scores, target = 1, scores.ravel(), target.ravel()
+    repeats = len(scores) // n
+    kept = np.repeat(row_weight > 0, repeats)
+    if ignore_index is not None:
+        kept &= target != ignore_index
+    threshold = options.get("threshold", 0.5)
+    probability = expit(scores.astype(float))
+    return Sample(
+        said=(probability >= threshold)[kept],
+        true=(target >= 0.5)[kept],
+        score=probability[kept],
+        weight=np.repeat(row_weight, repeats)[kept],
+        classes=width,
+        image=np.repeat(np.arange(n), repeats)[kept],
+        image_weight=row_weight,
+        options=options,
+    )
+
+
+# Several classes
+
+
+def _averaged(function: Callable[..., Any], **named: Any) -> Oracle:
+    """A scikit-learn score with its averages, over the classes that occur."""
+
+    def oracle(s: Sample) -> Any:
+        common = {"sample_weight": s.weight, "zero_division": UNDEFINED, **named}
+        answer = {a: function(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
+        per_class = function(s.true, s.said, average=None, labels=range(s.classes), **common)
+        return {**answer, "per_class": per_class}
+
+    return oracle
+
+
+def _f_beta(s: Sample) -> Any:
+    return _averaged(sk.fbeta_score, beta=s.options.get("beta", 1.0))(s)
+
+
+def _jaccard(s: Sample) -> Any:
+    """scikit-learn's Jaccard index has no NaN of its own: a class in neither is taken out by hand."""
+    common = {"sample_weight": s.weight, "zero_division": 0}
+    answer = {a: sk.jaccard_score(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
+    per_class = sk.jaccard_score(s.true, s.said, average=None, labels=range(s.classes), **common)
+    absent = ~np.isin(np.arange(s.classes), np.concatenate([s.true[s.weight > 0], s.said[s.weight > 0]]))
+    return {**answer, "per_class": np.where(absent, UNDEFINED, per_class)}
+
+
+def _mean_over(values: Array, weights: Array) -> float:
+    kept = ~np.isnan(values) & (weights > 0)
+    return float(np.average(values[kept], weights=weights[kept])) if kept.any() else UNDEFINED
+
+
+def _specificity_of_classes(s: Sample) -> Any:
+    matrix = sk.confusion_matrix(s.true, s.said, labels=range(s.classes), sample_weight=s.weight)
+    values, negatives, rejected = [], [], []
+    for k in range(s.classes):
+        others = np.arange(s.classes) != k
+        negatives.append(matrix[others].sum())
+        rejected.append(matrix[others][:, others].sum())
+        values.append(rejected[-1] / negatives[-1] if negatives[-1] else UNDEFINED)
+    per_class, actual = np.array(values), matrix.sum(1)
+    present = (actual + matrix.sum(0)) > 0
+    return {
+        "macro": _mean_over(per_class[present], np.ones(present.sum())),
+        "micro": sum(rejected) / sum(negatives),
+        "weighted": _weighted(per_class[present], actual[present]),
+        "per_class": per_class,
+    }
+
+
+def _weighted(values: Array, support: Array) -> float:
+    """As scikit-learn: the plain mean where all that has a value has no support."""
+    mean = _mean_over(values, support)
+    return _mean_over(values, np.ones(len(values))) if np.isnan(mean) else mean
+
+
+def _count(which: str) -> Oracle:
+    def oracle(s: Sample) -> Any:
+        cells = sk.multilabel_confusion_matrix(s.true, s.said, labels=range(s.classes), sample_weight=s.weight)
+        place = {"tn": (0, 0), "fp": (0, 1), "fn": (1, 0), "tp": (1, 1)}[which]
+        return cells[:, *place]
+
+    return oracle
+
+
+def _support_of_classes(s: Sample) -> Any:
+    return [s.weight[s.true == k].sum() for k in range(s.classes)]
+
+
+def _mcc(s: Sample) -> Any:
+    w = s.weight > 0
+    if len(np.unique(s.true[w])) < 2 or len(np.unique(s.said[w])) < 2:
+        return UNDEFINED
+    return sk.matthews_corrcoef(s.true, s.said, sample_weight=s.weight)
+
+
+def _kappa(s: Sample) -> Any:
+    w = s.weight > 0
+    if len(np.unique(np.concatenate([s.true[w], s.said[w]]))) < 2:
+        return UNDEFINED
+    return sk.cohen_kappa_score(s.true, s.said, sample_weight=s.weight)
+
+
+def _balanced(s: Sample) -> Any:
+    return quietly(sk.balanced_accuracy_score, s.true, s.said, sample_weight=s.weight)
+
+
+def _top_k(s: Sample) -> Any:
+    # scikit-learn breaks ties towards the higher class: turned around, towards the lower.
+    turned = s.score[:, ::-1]
+    true = s.classes - 1 - s.true
+    return quietly(
+        sk.top_k_accuracy_score, true, turned, k=s.options.get("k", 5), labels=range(s.classes), sample_weight=s.weight
+    )  # fmt: skip
+
+
+def _one_against_rest(function: Oracle) -> Oracle:
+    def oracle(s: Sample) -> Any:
+        one_hot = s.true[:, None] == np.arange(s.classes)
+        labels = Sample(one_hot, one_hot, s.score, s.weight, s.classes, s.image, s.image_weight, s.options)
+        return _of_labels(function)(labels)
+
+    return oracle
+
+
+def _log_loss_of_classes(s: Sample) -> Any:
+    return sk.log_loss(s.true, s.score, labels=range(s.classes), sample_weight=s.weight)
+
+
+def _brier_of_classes(s: Sample) -> Any:
+    return sk.brier_score_loss(s.true, s.score, labels=range(s.classes), sample_weight=s.weight)
+
+
+def _ece(confidence: Array, right: Array, weight: Array, bins: int) -> float:
+    """Guo et al. 2017, straight from the definition."""
+    edges = np.linspace(0, 1, bins + 1)
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence > low) & (confidence <= high) | ((low == 0) & (confidence == 0))
+        if weight[inside].sum():
+            gap = np.average(right[inside], weights=weight[inside]) - np.average(
+                confidence[inside], weights=weight[inside]
+            )
+            total += weight[inside].sum() * abs(gap)
+    return total / weight.sum()
+
+
+def _ece_of_classes(s: Sample) -> Any:
+    return _ece(s.score[np.arange(len(s.said)), s.said], s.said == s.true, s.weight, s.options.get("bins", 15))
+
+
+def _per_image(factor: int, intersections: int) -> Oracle:
+    """factor·tp / (predicted + actual − intersections·tp) of each image, averaged."""
+
+    def oracle(s: Sample) -> Any:
+        rows: list[list[Any]] = []
+        for image in range(len(s.image_weight)):
+            here = s.image == image
+            if not here.any():
+                rows.append([np.full(s.classes, UNDEFINED), UNDEFINED, UNDEFINED, UNDEFINED])
+                continue
+            matrix = sk.confusion_matrix(s.true[here], s.said[here], labels=range(s.classes))
+            tp, predicted, actual = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+            denominator = predicted + actual - intersections * tp
+            values = np.where(denominator > 0, factor * tp / np.maximum(denominator, 1), UNDEFINED)
+            rows.append([values, np.nanmean(values), factor * tp.sum() / denominator.sum(), _mean_over(values, actual)])
+        per_class = np.stack([row[0] for row in rows])
+        macro, micro, weighted = (_mean_over(np.array([row[i] for row in rows]), s.image_weight) for i in (1, 2, 3))
+        means = [_mean_over(per_class[:, k], s.image_weight) for k in range(s.classes)]
+        return {"macro": macro, "micro": micro, "weighted": weighted, "per_class": means}
+
+    return oracle
+
+
+CLASSES: dict[str, Oracle] = {
+    "tp": _count("tp"),
+    "fp": _count("fp"),
+    "fn": _count("fn"),
+    "tn": _count("tn"),
+    "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
+    "precision": _averaged(sk.precision_score),
+    "recall": _averaged(sk.recall_score),
+    "specificity": _specificity_of_classes,
+    "f1": _averaged(sk.f1_score),
+    "iou": _jaccard,
+    "support": _support_of_classes,
+    "f_beta": _f_beta,
+    "balanced_accuracy": _balanced,
+    "mcc": _mcc,
+    "cohen_kappa": _kappa,
+    "confusion_matrix": lambda s: sk.confusion_matrix(
+        s.true, s.said, labels=range(s.classes), sample_weight=s.weight
+    ).tolist(),
+    "top_k_accuracy": _top_k,
+    "per_image_iou": _per_image(1, 1),
+    "per_image_dice": _per_image(2, 0),
+    "log_loss": _log_loss_of_classes,
+    "brier": _brier_of_classes,
+    "ece": _ece_of_classes,
+}
+
+
+# One positive class
+
+
+def _plain(function: Callable[..., Any]) -> Oracle:
+    return lambda s: function(s.true, s.said, sample_weight=s.weight, zero_division=UNDEFINED)
+
+
+def _cells(s: Sample) -> Array:
+    return sk.confusion_matrix(s.true, s.said, labels=[False, True], sample_weight=s.weight)
+
+
+def _cell(row: int, column: int) -> Oracle:
+    return lambda s: _cells(s)[row, column]
+
+
+def _iou(s: Sample) -> Any:
+    cells = _cells(s)
+    beneath = cells.sum() - cells[0, 0]
+    return sk.jaccard_score(s.true, s.said, sample_weight=s.weight) if beneath else UNDEFINED
+
+
+def _auroc(s: Sample) -> Any:
+    if len(np.unique(s.true[s.weight > 0])) < 2:
+        return UNDEFINED
+    return sk.roc_auc_score(s.true, s.score, sample_weight=s.weight)
+
+
+def _average_precision(s: Sample) -> Any:
+    if not s.true[s.weight > 0].any():
+        return UNDEFINED
+    return sk.average_precision_score(s.true, s.score, sample_weight=s.weight)
+
+
+def _roc_curve(s: Sample) -> Any:
+    if len(np.unique(s.true[s.weight > 0])) < 2:
+        return UNDEFINED
+    fpr, tpr, thresholds = sk.roc_curve(s.true, s.score, sample_weight=s.weight)
+    return {"fpr": fpr.tolist(), "tpr": tpr.tolist(), "thresholds": ["Infinity", *thresholds[1:].tolist()]}
+
+
+def _pr_curve(s: Sample) -> Any:
+    if not s.true[s.weight > 0].any():
+        return UNDEFINED
+    precision, recall, thresholds = sk.precision_recall_curve(s.true, s.score, sample_weight=s.weight)
+    return {"precision": precision, "recall": recall, "thresholds": thresholds}
+
+
+def _best_threshold(s: Sample) -> Any:
+    if not s.true[s.weight > 0].any():
+        return UNDEFINED
+    thresholds = np.unique(s.score[s.weight > 0])[::-1]
+    return thresholds[np.argmax([sk.f1_score(s.true, s.score >= t, sample_weight=s.weight) for t in thresholds])]
+
+
+def _per_image_plain(factor: int, intersections: int) -> Oracle:
+    def oracle(s: Sample) -> Any:
+        values = []
+        for image in range(len(s.image_weight)):
+            here = s.image == image
+            tp = (s.said & s.true)[here].sum()
+            beneath = s.said[here].sum() + s.true[here].sum() - intersections * tp
+            values.append(factor * tp / beneath if beneath else UNDEFINED)
+        return _mean_over(np.array(values), s.image_weight)
+
+    return oracle
+
+
+DECISIONS: dict[str, Oracle] = {
+    "tp": _cell(1, 1),
+    "fp": _cell(0, 1),
+    "fn": _cell(1, 0),
+    "tn": _cell(0, 0),
+    "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
+    "precision": _plain(sk.precision_score),
+    "recall": _plain(sk.recall_score),
+    "specificity": lambda s: sk.recall_score(~s.true, ~s.said, sample_weight=s.weight, zero_division=UNDEFINED),
+    "f1": _plain(sk.f1_score),
+    "iou": _iou,
+    "support": lambda s: s.weight[s.true].sum(),
+    "f_beta": lambda s: sk.fbeta_score(
+        s.true, s.said, beta=s.options.get("beta", 1.0), sample_weight=s.weight, zero_division=UNDEFINED
+    ),
+    "balanced_accuracy": _balanced,
+    "mcc": _mcc,
+    "auroc": _auroc,
+    "average_precision": _average_precision,
+}
+
+BINARY: dict[str, Oracle] = {
+    **DECISIONS,
+    "roc_curve": _roc_curve,
+    "pr_curve": _pr_curve,
+    "best_threshold": _best_threshold,
+    "log_loss": lambda s: sk.log_loss(s.true, s.score, labels=[False, True], sample_weight=s.weight),
+    "brier": lambda s: np.average((s.score - s.true) ** 2, weights=s.weight),
+    "ece": lambda s: _ece(s.score, s.true, s.weight, s.options.get("bins", 15)),
+    "per_image_iou": _per_image_plain(1, 1),
+    "per_image_dice": _per_image_plain(2, 0),
+}  # fmt: skip
+
+
+def _of_labels(function: Oracle, *, left_out: bool = False) -> Oracle:
+    """A binary metric of each label; ``left_out``: averages leave out a label in neither target nor prediction."""
+
+    def oracle(s: Sample) -> Any:
+        per_class = np.array([function(s.label(k)) for k in range(s.classes)], float)
+        weight = s.weight[:, None]
+        actual = (s.true * weight).sum(0)
+        present = (actual + (s.said * weight).sum(0) > 0) | (not left_out)
+        return {
+            "macro": _mean_over(per_class[present], np.ones(present.sum())),
+            "micro": function(s.pooled()),
+            "weighted": _weighted(per_class[present], actual[present]),
+            "per_class": per_class,
+        }
+
+    return oracle
+
+
+def _each(function: Oracle) -> Oracle:
+    return lambda s: [function(s.label(k)) for k in range(s.classes)]
+
+
+MULTILABEL: dict[str, Oracle] = {
+    **{name: _each(BINARY[name]) for name in ("tp", "fp", "fn", "tn", "support", "roc_curve", "pr_curve")},
+    **{
+        name: _of_labels(BINARY[name], left_out=True)
+        for name in ("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc")
+    },
+    **{name: _of_labels(BINARY[name]) for name in ("auroc", "average_precision")},
+    **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in ("accuracy", "log_loss", "brier", "ece")},
+    "best_threshold": lambda s: {
+        "micro": _best_threshold(s.pooled()),
+        "per_class": [_best_threshold(s.label(k)) for k in range(s.classes)],
+    },
+}
+
+CLASSES |= {
+    "auroc": _one_against_rest(_auroc),
+    "average_precision": _one_against_rest(_average_precision),
+}
+
+
+# Real values; a sample's ``said`` and ``true`` are the numbers
+
+
+def sample_of_numbers(request: Request, ignore_index: int | None, **options: Any) -> Sample:
+    """Predictions and targets, flattened, dropped samples removed."""
+    n = len(request["target"])
+    weight = request.get("sample_weight", np.ones(n))
+    said, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
+    spread = np.repeat(weight, said.shape[1])
+    kept = spread > 0
+    empty = np.zeros(kept.sum())
+    arrays = (said.ravel()[kept], true.ravel()[kept], empty, spread[kept])
+    options["weighted"] = "sample_weight" in request
+    return Sample(*arrays, classes=1, image=empty, image_weight=weight, options=options)
+
+
+def _correlation(s: Sample) -> Any:
+    if np.ptp(s.said) == 0 or np.ptp(s.true) == 0:
+        return UNDEFINED
+    if np.ptp(s.weight) == 0:
+        return scipy.stats.pearsonr(s.said, s.true).statistic
+    covariance = np.cov(s.said, s.true, aweights=s.weight)
+    return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
+def _quantiles(s: Sample) -> Any:
+    levels = s.options.get("quantiles", [0.05, 0.25, 0.5, 0.75, 0.95])
+    errors = s.said - s.true
+    if not s.options["weighted"]:
+        return np.quantile(errors, levels)
+    order = np.argsort(errors)
+    reached = np.cumsum(s.weight[order]) / s.weight.sum()
+    return [errors[order][np.argmax(reached >= level - 1e-12)] for level in levels]
+
+
+def _unless_constant(function: Callable[..., Any]) -> Oracle:
+    return lambda s: UNDEFINED if np.ptp(s.true) == 0 else function(s.true, s.said, sample_weight=s.weight)
+
+
+REGRESSION: dict[str, Oracle] = {
+    "mae": lambda s: sk.mean_absolute_error(s.true, s.said, sample_weight=s.weight),
+    "mse": lambda s: sk.mean_squared_error(s.true, s.said, sample_weight=s.weight),
+    "rmse": lambda s: sk.root_mean_squared_error(s.true, s.said, sample_weight=s.weight),
+    "bias": lambda s: np.average(s.said - s.true, weights=s.weight),
+    "max_error": lambda s: sk.max_error(s.true, s.said),
+    "r2": _unless_constant(sk.r2_score),
+    "explained_variance": _unless_constant(sk.explained_variance_score),
+    "pearson": _correlation,
+    "mape": lambda s: sk.mean_absolute_percentage_error(s.true, s.said, sample_weight=s.weight),
+    "error_quantiles": _quantiles,
+}
