@@ -169,8 +169,10 @@ def compose(
     if gradient is not None:
         request["gradient"] = plain(gradient)
     if metrics is not None:
-        names = [metrics] if isinstance(metrics, str) else metrics
-        request["metrics"] = plain(metrics if isinstance(metrics, Mapping) else {"names": list(names)})
+        options: dict[str, Any] = dict(metrics) if isinstance(metrics, Mapping) else {"names": metrics}
+        if isinstance(options.get("names"), str):
+            options["names"] = [options["names"]]
+        request["metrics"] = plain(options)
     taken = {name: take(name, tensor) for name, tensor in tensors.items()}
     text = json.dumps(json.finite(request)).decode()
     pieces = safetensors.encode({name: tensor for name, (tensor, _) in taken.items()}, {"request": text})

@@ -87,6 +87,30 @@ def test_weights_and_cotangents_are_inputs(url: str, ask: Caller) -> None:
     assert weighted.loss == pytest.approx((losses.detach() * weight).sum().item() / weight.sum().item())
 
 
+def test_metrics_come_with_the_loss_or_alone(url: str, ask: Caller) -> None:
+    prediction, target = logits()
+    accuracy = (prediction.argmax(1) == target).double().mean().item()
+    result = ask(url, "evaluate", "cross_entropy", prediction, target, metrics=["accuracy", "f1"])
+    assert set(result.metrics) >= {"accuracy", "f1"}
+    assert result.metrics.accuracy == pytest.approx(accuracy)
+    assert 0 <= result.metrics.f1.macro <= 1
+    alone = ask(url, "metrics", "multiclass", prediction.softmax(1), target, from_logits=False)
+    assert alone.accuracy == pytest.approx(accuracy)
+    assert alone.f1.per_class == pytest.approx(result.metrics.f1.per_class)
+    weight = np.zeros(64)
+    weight[:3] = 1
+    weighted = ask(url, "metrics", "multiclass", prediction, target, names="accuracy", sample_weight=weight)
+    assert weighted.accuracy == pytest.approx((prediction[:3].argmax(1) == target[:3]).double().mean().item())
+
+
+def test_a_sum_of_losses_tells_its_terms(url: str, ask: Caller) -> None:
+    prediction, target = torch.tensor([2.5, 0.0, 2.1, 7.8]), torch.tensor([3, -0.5, 2, 8])
+    terms = [{"loss": {"name": "mse"}, "weight": 2.0}, {"loss": {"name": "mae"}}]
+    result = ask(url, "evaluate", {"name": "weighted_sum", "terms": terms}, prediction, target)
+    assert result.loss == pytest.approx(2 * 0.1375 + 0.325)
+    assert len(result.extra.terms) == 2
+
+
 def test_a_body_of_many_chunks_arrives_whole(url: str, ask: Caller) -> None:
     prediction, target = logits(rows=200_000)
     result = ask(url, "evaluate", "cross_entropy", prediction, target)

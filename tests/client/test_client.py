@@ -211,7 +211,13 @@ def test_outputs_may_be_one_or_many(given: Any, sent: list[str], service: FakeSe
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"), [("f1", {"names": ["f1"]}), (["f1", "iou"], {"names": ["f1", "iou"]}), ({"k": (1,)}, {"k": [1]})]
+    ("given", "sent"),
+    [
+        ("f1", {"names": ["f1"]}),
+        (("f1", "iou"), {"names": ["f1", "iou"]}),
+        ({"names": "f1"}, {"names": ["f1"]}),
+        ({"k": (1,)}, {"k": [1]}),
+    ],
 )
 def test_metrics_may_be_named_or_described(given: Any, sent: Any, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
