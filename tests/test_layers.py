@@ -107,7 +107,8 @@ def test_the_batcher_and_the_codecs_do_no_io(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("lossd_client") and m != "lossd_client.torch"])
 def test_the_client_loads_no_framework(module: str) -> None:
-    assert not loaded_by(f"import {module}") & {*FRAMEWORKS, "torch", "pydantic", "prometheus_client", "lossd"}
+    loaded = loaded_by(f"import {module}") - {"click"}  # httpx loads it, where it is, for a command of its own
+    assert not loaded & {*FRAMEWORKS, "torch", "pydantic", "prometheus_client", "lossd"}
 
 
 @pytest.mark.parametrize("package", ["lossd.losses", "lossd.metrics"])
