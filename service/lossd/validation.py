@@ -72,6 +72,8 @@ def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
             return low >= 0 and high < float("inf")
         case "class":
             return low >= 0 and high < _classes(recipe)
+        case "class_set":
+            return low >= -1 and high < _classes(recipe)
         case "indicator" | "sign" | "box":
             return False  # the extremes of these do not tell
         case _:
@@ -90,8 +92,11 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
             # Compared as int64: in a narrow dtype the bounds themselves could wrap around.
             wide = tensor.long()
             return _unless_ignored(recipe, wide, (wide < 0) | (wide >= _classes(recipe)))
+        case "class_set":
+            wide = tensor.long()
+            return (wide < -1) | (wide >= _classes(recipe))
         case "indicator":
-            return (tensor != 0) & (tensor != 1)
+            return _unless_ignored(recipe, tensor, (tensor != 0) & (tensor != 1))
         case "sign":
             wide = tensor if tensor.is_floating_point() else tensor.long()
             return (wide != -1) & (wide != 1)
@@ -147,8 +152,10 @@ def _describe(
                 f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
                 f"{_or_ignored(recipe)}"
             )
+        case "class_set":
+            return f"class {value} at {place} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
-            return f"1 (yes) or 0 (no) expected, found {value} at {place}"
+            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}"
         case "sign":
             return f"1 (yes) or -1 (no) expected, found {value} at {place}"
         case "box" if math.isfinite(entry):

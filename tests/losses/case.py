@@ -56,7 +56,7 @@ class Refused:
     message: str
     parameters: Parameters = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """What replaces the drawn inputs: nested lists or arrays."""
+    """What replaces the drawn inputs: nested lists or arrays, None for an input that is not sent."""
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,5 @@ class Case:
 
 def tensors(values: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Arrays or nested lists as tensors: floats of ``dtype``, integers as they are."""
-    converted = {name: torch.as_tensor(value) for name, value in values.items()}
+    converted = {name: torch.as_tensor(value) for name, value in values.items() if value is not None}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in converted.items()}

@@ -13,6 +13,7 @@ from losses.case import Array, Case, Parameters, Refused, Stated
 CLASSES = 4
 THREE = {"prediction": [[2, 1, 0.1], [0.5, 2.5, 0.3], [0.1, 0.2, 3]], "target": [0, 1, 2]}
 SATURATED = {"prediction": [[-1e4, 1e4, 0.0]], "target": [1]}
+PERFECT = {"prediction": [[1e3, 0, 0], [0, 1e3, 0], [1e3, 0, 0]], "target": [0, 1, 0]}
 INF = float("inf")
 
 
@@ -123,12 +124,62 @@ def focal(
     return -target_weights(target, factors, ignore_index) * weights * (1 - p_t) ** gamma * p_t.log(), weights
 
 
+def log_probabilities(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    drawn = indices(rng, n, parameters)
+    return drawn | {"prediction": normalised(drawn["prediction"])}
+
+
+def normalised(scores: Array) -> Array:
+    """Log-probabilities along axis 1."""
+    return scores - np.log(np.exp(scores).sum(1, keepdims=True))
+
+
+def distributions(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    """Target probabilities, or their logarithms; without log_target, some of them 0."""
+    drawn = shares(rng, n + 1, parameters)
+    target = np.log(drawn["target"][:-1]) if parameters.get("log_target") else drawn["target"][1:]
+    return {"prediction": normalised(drawn["prediction"])[1:], "target": target}
+
+
+def nll(
+    prediction: Tensor, target: Tensor, *, class_weight: list[float] | None = None, ignore_index: int | None = -100
+) -> tuple[Tensor, Tensor]:
+    """torch.nn.functional.nll_loss."""
+    ignored = -100 if ignore_index is None else ignore_index
+    value = functional.nll_loss(
+        prediction, target, table(prediction, class_weight), ignore_index=ignored, reduction="none"
+    )
+    return value, target_weights(target, class_weight, ignore_index)
+
+
+def kl_div(prediction: Tensor, target: Tensor, *, log_target: bool = False) -> Tensor:
+    """torch.nn.functional.kl_div."""
+    return functional.kl_div(prediction, target, reduction="none", log_target=log_target)
+
+
+def soft_f1(
+    prediction: Tensor, target: Tensor, *, eps: float = 1e-7, absent: str = "penalize"
+) -> tuple[Tensor, Tensor]:
+    """The definition, class by class, from soft counts of true and false positives and negatives."""
+    p = torch.softmax(prediction, 1)
+    values, weights = [], []
+    for c in range(prediction.shape[1]):
+        true = (target == c).double()
+        tp, fp, fn = (p[:, c] * true).sum(), (p[:, c] * (1 - true)).sum(), ((1 - p[:, c]) * true).sum()
+        weight = 0.0 if absent == "ignore" and true.sum() == 0 else 1.0
+        values.append(weight * (1 - 2 * tp / (2 * tp + fp + fn + eps)))
+        weights.append(weight)
+    return torch.stack(values), torch.tensor(weights, dtype=torch.float64)
+
+
+OUT_OF_RANGE = Refused(
+    InvalidValue,
+    r"class 3 at target\[1\] is out of range: classes 0 to 2 expected",
+    inputs={"prediction": [[0.1, 0.2, 0.3]] * 2, "target": [0, 3]},
+)
 BAD_CLASS = (
-    Refused(
-        InvalidValue,
-        r"class 3 at target\[1\] is out of range: classes 0 to 2 expected.*-100 \(ignore_index\)",
-        inputs={"prediction": [[0.1, 0.2, 0.3]] * 2, "target": [0, 3]},
-    ),
+    OUT_OF_RANGE,
+    Refused(InvalidValue, r"or -100 \(ignore_index\) for targets that do not count", inputs=OUT_OF_RANGE.inputs),
     Refused(
         InvalidValue,
         r"class -1 at target\[0, 1\]",
@@ -281,6 +332,73 @@ CASES = (
             Refused(InvalidRequest, "needs alpha as one number", {"alpha": 1.5, "alpha_mode": "foreground"}),
             Refused(InvalidRequest, "gamma.*greater than or equal to 0", {"gamma": -1.0}),
             Refused(InvalidRequest, "did you mean gamma", {"gama": 1.0}),
+        ),
+    ),
+    Case(
+        "nll",
+        log_probabilities,
+        nll,
+        parameters=({}, {"class_weight": [0.5, 1.0, 2.0, 0.0], "ignore_index": 2}, {"ignore_index": None}),
+        stated=(
+            ALL_IGNORED,
+            ALL_DROPPED,
+            Stated("another class masked", {"prediction": [[0.0, -INF]], "target": [0]}, 0, gradient=[[-1.0, 0.0]]),
+        ),
+        refused=BAD_CLASS,
+    ),
+    Case(
+        "kl_div",
+        distributions,
+        kl_div,
+        parameters=({}, {"log_target": True}, {"reduction": "mean"}),
+        stated=(
+            Stated(
+                "nothing expected, nothing possible",
+                {"prediction": [[0.0, -INF]], "target": [[1.0, 0.0]]},
+                0,
+                gradient=[[-1.0, 0.0]],
+            ),
+            Stated(
+                "the same as logarithms",
+                {"prediction": [[0.0, -INF]], "target": [[0.0, -INF]]},
+                0,
+                {"log_target": True},
+                gradient=[[-1.0, 0.0]],
+            ),
+            Stated("batchmean", {"prediction": np.log([[0.5, 0.5]] * 2), "target": [[1, 0]] * 2}, float(np.log(2))),
+            Stated(
+                "mean",
+                {"prediction": np.log([[0.5, 0.5]] * 2), "target": [[1, 0]] * 2},
+                float(np.log(2)) / 2,
+                {"reduction": "mean"},
+            ),
+        ),
+        refused=(
+            Refused(
+                InvalidValue,
+                r"probabilities expected in \[0, 1\], found 2 at target\[0, 1\]",
+                inputs={"prediction": [[0.0, 0.0]], "target": [[0.0, 2.0]]},
+            ),
+            Refused(
+                ShapeMismatch,
+                r"target has shape \(1, 3\), expected \(1, 2\)",
+                inputs={"prediction": [[0.0, 0.0]], "target": [[0.0, 0.5, 0.5]]},
+            ),
+        ),
+    ),
+    Case(
+        "soft_f1",
+        flat,
+        soft_f1,
+        parameters=({}, {"eps": 0.1}, {"absent": "ignore"}),
+        vary={"eps": (1e-7, 1e-3, 1.0)},
+        stated=(
+            Stated("perfect, a class absent", PERFECT, 1 / 3, {"absent": "penalize"}),
+            Stated("perfect, a class absent and left out", PERFECT, 0, {"absent": "ignore"}),
+        ),
+        refused=(
+            OUT_OF_RANGE,
+            Refused(InvalidRequest, "eps.*greater than 0", {"eps": 0.0}),
         ),
     ),
 )

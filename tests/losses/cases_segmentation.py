@@ -33,6 +33,27 @@ def regions(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[st
     return {"prediction": prediction if parameters.get("from_logits", True) else probabilities, "target": target}
 
 
+def certain_regions(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    drawn = regions(rng, n, parameters)
+    return drawn | {"target": drawn["target"].round().astype(int)}
+
+
+def pooled(n: int, per_image: bool) -> list[list[int]]:
+    """The images whose sums are taken together."""
+    return [[i] for i in range(n)] if per_image else [list(range(n))]
+
+
+def elements(
+    prediction: Tensor, target: Tensor, images: list[int], c: int, mode: str, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
+    """A region's probabilities and targets, (P,) each, without those that are ignored."""
+    p = torch.cat([prediction[i, c].flatten() for i in images])
+    t = torch.cat([target[i].flatten() if mode == "multiclass" else target[i, c].flatten() for i in images])
+    counted = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
+    p, t = p[counted], t[counted]
+    return p, (t == c).double() if mode == "multiclass" else t.double()
+
+
 def region_loss(score: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
     """The reference of a region loss: loops over images and regions, each region's elements picked out one by one."""
 
@@ -55,13 +76,9 @@ def region_loss(score: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Ten
             prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
         n, classes = prediction.shape[:2]
         values, weights = [], []
-        for images in [[i] for i in range(n)] if per_image else [list(range(n))]:
+        for images in pooled(n, per_image):
             for c in range(0 if include_background else 1, classes):
-                p = torch.cat([prediction[i, c].flatten() for i in images])
-                t = torch.cat([target[i].flatten() if mode == "multiclass" else target[i, c].flatten() for i in images])
-                counted = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
-                p, t = p[counted], t[counted]
-                t = (t == c).double() if mode == "multiclass" else t
+                p, t = elements(prediction, target, images, c, mode, ignore_index)
                 weight = 1.0 if class_weight is None else class_weight[c]
                 weight = 0.0 if absent == "ignore" and t.sum() == 0 else weight
                 values.append(weight * (1 - score(p, t, **parameters)))
@@ -86,6 +103,83 @@ def tversky(p: Tensor, t: Tensor, *, smooth: float = 1.0, alpha: float = 0.5, be
     """Salehi et al. 2017, equation 4, alpha with the false positives."""
     hit, false_positive, false_negative = (p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()
     return (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
+
+
+def focal_tversky(p: Tensor, t: Tensor, *, gamma: float = 0.75, **parameters: float) -> Tensor:
+    """Abraham and Khan 2018, equation 4, with the exponent itself as gamma."""
+    return 1 - (1 - tversky(p, t, **parameters)) ** gamma
+
+
+def generalized_dice(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    region_weight: str = "square",
+    smooth: float = 1.0,
+    mode: str = "multiclass",
+    from_logits: bool = True,
+    per_image: bool = False,
+    include_background: bool = True,
+    class_weight: list[float] | None = None,
+    ignore_index: int | None = None,
+    absent: str = "keep",
+) -> tuple[Tensor, Tensor]:
+    """monai.losses.GeneralizedDiceLoss, written out: an absent region has the largest weight of the others."""
+    if mode == "binary":
+        prediction, target = prediction.unsqueeze(1), target.unsqueeze(1)
+    if from_logits:
+        prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
+    values, counts = [], []
+    for images in pooled(len(prediction), per_image):
+        kept = range(0 if include_background else 1, prediction.shape[1])
+        pairs = [elements(prediction, target, images, c, mode, ignore_index) for c in kept]
+        volumes = [float(t.sum()) for _, t in pairs]
+        power = {"square": 2, "simple": 1, "uniform": 0}[region_weight]
+        weights = [v**-power if v else None for v in volumes]
+        largest = max((w for w in weights if w is not None), default=0.0) if power else 1.0
+        weights = [(largest if absent == "keep" else 0.0) if w is None else w for w in weights]
+        if class_weight is not None:
+            weights = [w * class_weight[c] for w, c in zip(weights, kept, strict=True)]
+        above = sum(2 * w * (p * t).sum() for w, (p, t) in zip(weights, pairs, strict=True)) + smooth
+        below = sum(w * (p.sum() + t.sum()) for w, (p, t) in zip(weights, pairs, strict=True)) + smooth
+        counts.append(1.0 if absent == "keep" or any(volumes) else 0.0)
+        values.append(counts[-1] * (1 - above / below))
+    return torch.stack(values), torch.tensor(counts, dtype=torch.float64)
+
+
+def lovasz(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    mode: str = "multiclass",
+    from_logits: bool = True,
+    per_image: bool = False,
+    ignore_index: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Berman et al. 2018: the Lovász extension by its definition, from the Jaccard loss of growing sets of errors."""
+    if mode == "binary":
+        prediction, target = prediction.unsqueeze(1), target.unsqueeze(1)
+    elif from_logits:
+        prediction = torch.softmax(prediction, 1)
+    n, classes = prediction.shape[:2]
+    values, weights = [], []
+    for images in pooled(n, per_image):
+        shares = []
+        for c in range(classes):
+            p, t = elements(prediction, target, images, c, mode, ignore_index)
+            errors = torch.relu(1 - p * (2 * t - 1)) if mode == "binary" else (t - p).abs()
+            value, jaccard_before, wrong = 0 * p.sum(), 0.0, torch.zeros_like(t)
+            for i in torch.argsort(errors, descending=True).tolist():
+                wrong[i] = 1
+                hits, union = (t * (1 - wrong)).sum(), ((t + wrong) > 0).sum()
+                value = value + errors[i] * (1 - hits / union - jaccard_before)
+                jaccard_before = 1 - hits / union
+            values.append(value)
+            shares.append(1.0 if (len(t) if mode == "binary" else t.sum()) else 0.0)
+        weights += [share / max(sum(shares), 1.0) if per_image else share for share in shares]
+    weight = torch.tensor(weights, dtype=torch.float64)
+    shape = (n, -1) if per_image else (-1,)
+    return (torch.stack(values) * weight).reshape(shape), weight.reshape(shape)
 
 
 SHARED: tuple[dict[str, Any], ...] = (
@@ -131,7 +225,7 @@ REFUSED = (
     Refused(InvalidRequest, "class_weight has 2 entries, prediction has 3", {"class_weight": [1.0, 2.0]}),
     Refused(
         ShapeMismatch,
-        r"unreduced loss would have shape \(0,\)",
+        "nothing left|no region left",
         {"include_background": False},
         {"prediction": np.zeros((1, 1, 2)), "target": np.zeros((1, 2), int)},
     ),
@@ -196,5 +290,91 @@ CASES = (
         {"smooth": (0.0, 0.5, 1.0), "alpha": (0.0, 0.5, 1.0), "beta": (1.0, 0.5, 0.25)},
         stated(0.5),
         REFUSED,
+    ),
+    Case(
+        "focal_tversky",
+        regions,
+        region_loss(focal_tversky),
+        (*SHARED, {"gamma": 2.0, "alpha": 0.3, "beta": 0.7}),
+        {"smooth": (0.1, 0.5, 1.0), "alpha": (0.0, 0.5, 1.0), "beta": (1.0, 0.5, 0.25), "gamma": (0.5, 1.0, 2.0)},
+        (
+            Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[0.0] * 3]),
+            Stated("all found", SEEN, 0, BINARY | {"gamma": 0.5}, gradient=[[0.0] * 3]),
+        ),
+        REFUSED,
+    ),
+    Case(
+        "generalized_dice",
+        regions,
+        generalized_dice,
+        (
+            *SHARED,
+            {"region_weight": "simple", "per_image": True, "class_weight": [0.5, 1.0, 2.0]},
+            {"region_weight": "uniform", "absent": "ignore"},
+        ),
+        {"smooth": (0.0, 0.5, 1.0)},
+        (
+            Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[0.0] * 3]),
+            Stated("no target, left out", EMPTY, 0, BINARY | {"absent": "ignore"}, warnings={"nothing_to_average"}),
+            Stated("all found", SEEN, 0, BINARY),
+            # Region weights 1/9 and 1: 1 - 2 (1/9 * 3/2 + 1/2) / (1/9 * 5 + 3).
+            Stated(
+                "even probabilities",
+                {"prediction": np.zeros((1, 2, 4)), "target": [[0, 0, 0, 1]]},
+                1 - (3 / 9 + 1) / (5 / 9 + 3),
+                {"smooth": 0.0},
+            ),
+        ),
+        REFUSED,
+    ),
+    Case(
+        "lovasz",
+        certain_regions,
+        lovasz,
+        (
+            {},
+            {"per_image": True},
+            {"ignore_index": 1, "from_logits": False},
+            {"ignore_index": 0, "per_image": True},
+            {"mode": "binary"},
+            {"mode": "binary", "per_image": True, "ignore_index": 255},
+        ),
+        stated=(
+            Stated("certain and right", {"prediction": [[[1e4, -1e4], [-1e4, 1e4]]], "target": [[0, 1]]}, 0),
+            Stated(
+                "beyond the margin",
+                {"prediction": [[-3.0, 2.0]], "target": [[0, 1]]},
+                0,
+                {"mode": "binary"},
+                gradient=[[0.0, 0.0]],
+            ),
+            # Errors 2 (a miss) and 0: the Jaccard loss of missing one of one is 1.
+            Stated(
+                "one missed",
+                {"prediction": [[-1.0, -2.0]], "target": [[1, 0]]},
+                2,
+                {"mode": "binary"},
+                gradient=[[-1.0, 0.0]],
+            ),
+            Stated(
+                "nothing left",
+                {"prediction": [[1.0]], "target": [[255]]},
+                0,
+                {"mode": "binary", "ignore_index": 255},
+                gradient=[[0.0]],
+                warnings={"nothing_to_average"},
+            ),
+        ),
+        refused=(
+            *REFUSED[1:2],
+            Refused(InvalidRequest, "takes logits", {"mode": "binary", "from_logits": False}),
+            Refused(InvalidRequest, "mode", {"mode": "multilabel"}),
+            Refused(
+                InvalidValue,
+                r"found 0.5 at target\[0, 0\]",
+                {"mode": "binary"},
+                {"prediction": [[1.0]], "target": [[0.5]]},
+            ),
+        ),
     ),
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lossd.evaluation import INDICES
 from lossd.losses import REGISTRY, softmax
 from lossd.losses.registry import Loss, Unreduced
 from losses.case import Case, Parameters
@@ -21,7 +22,7 @@ def arguments(loss: Loss, parameters: Parameters) -> dict[str, object]:
 
 def computed(loss: Loss, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inputs as the evaluation hands them on: all but class indices are floats."""
-    target_like = {i.name for i in loss.inputs if any(t.domain in ("class", "integer") for t in i.types)}
+    target_like = {i.name for i in loss.inputs if any(t.domain in INDICES for t in i.types)}
     return {n: t if n in target_like or t.is_floating_point() else t.double() for n, t in inputs.items()}
 
 

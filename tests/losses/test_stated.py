@@ -38,7 +38,8 @@ def test_comes_out_as_stated(case: Case, stated: Stated) -> None:
 )
 def test_is_refused_with_a_message_that_says_what_to_do(case: Case, refused: Refused) -> None:
     parameters = {n: v for n, v in refused.parameters.items() if n in {k for p in case.parameters for k in p}}
-    inputs = case.inputs(parameters) | tensors(refused.inputs)
+    drawn = {n: t for n, t in case.inputs(parameters).items() if refused.inputs.get(n, t) is not None}
+    inputs = drawn | tensors(refused.inputs)
     with pytest.raises(refused.error, match=refused.message):
         alone({"loss": {"name": case.name, **refused.parameters}}, inputs)
 

@@ -40,11 +40,13 @@ class Expected:
         return dict(zip(self.leaves, grads, strict=True))
 
 
-def expected(case: Case, inputs: dict[str, Tensor], parameters: Parameters) -> Expected:
+def expected(case: Case, inputs: dict[str, Tensor], parameters: Parameters, reduction: str = "mean") -> Expected:
     differentiable = REGISTRY[case.name].differentiable
     wide = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
     leaves = {name: wide[name].clone().requires_grad_() for name in differentiable}
     own = {name: value for name, value in parameters.items() if name != "reduction"}
+    if REGISTRY[case.name].reads_reduction:
+        own["reduction"] = reduction
     result = case.reference(**{**wide, **leaves}, **own)
     value, weight = result if isinstance(result, tuple) else (result, torch.ones_like(result))
     return Expected(value, weight.detach(), leaves)
@@ -88,7 +90,7 @@ def test_value_and_gradient_equal_the_reference(case: Case, parameters: Paramete
 @pytest.mark.parametrize(("case", "parameters"), ROWS)
 def test_sum_and_none_equal_the_reference(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
-    of = expected(case, inputs, parameters)
+    of = expected(case, inputs, parameters, "sum")
     gradients = of.gradients(1.0)
     summed = alone(request(case, parameters, reduction="sum"), inputs)
     unreduced = alone(request(case, parameters, reduction="none"), inputs)
@@ -103,11 +105,12 @@ def test_sum_and_none_equal_the_reference(case: Case, parameters: Parameters) ->
 @pytest.mark.parametrize(("case", "parameters"), ROWS)
 def test_cotangent_makes_the_gradient_a_vector_jacobian_product(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
-    of = expected(case, inputs, parameters)
+    of = expected(case, inputs, parameters, "none")
     upstream = torch.linspace(-1, 2, of.value.numel(), dtype=torch.float64).reshape(of.value.shape)
     answer = alone(request(case, parameters, reduction="none"), inputs | {"cotangent": upstream})
     for name, gradient in of.gradients(upstream).items():
         torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+    of = expected(case, inputs, parameters)
     answer = alone(request(case, parameters), inputs | {"cotangent": torch.tensor(-2.5, dtype=torch.float64)})
     for name, gradient in of.gradients(-2.5 / denominator(case, of, parameters)).items():
         torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)

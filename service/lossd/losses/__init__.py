@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lossd.losses import binary, boxes, classification, combine, embedding, regression, segmentation
+from lossd.losses import (
+    binary,
+    boxes,
+    classification,
+    combine,
+    embedding,
+    margin,
+    regression,
+    segmentation,
+    sequence,
+)
 from lossd.losses.registry import REGISTRY, Loss, loss
 
 __all__ = [
@@ -14,6 +24,8 @@ __all__ = [
     "combine",
     "embedding",
     "loss",
+    "margin",
     "regression",
     "segmentation",
+    "sequence",
 ]

@@ -9,10 +9,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lossd.losses import softmax
+from lossd.losses import regions, softmax
 from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
-from lossd.losses.types import ClassIndex, Distribution, Fraction, Logits, NonNegative, PerClass, Real
+from lossd.losses.types import (
+    ClassIndex,
+    Distribution,
+    Fraction,
+    Logits,
+    LogProbability,
+    NonNegative,
+    PerClass,
+    Positive,
+    Real,
+    TensorType,
+)
 
 SmoothingMode = Literal["uniform", "others"]
 AlphaMode = Literal["scale", "foreground"]
@@ -259,3 +270,108 @@ def _alphas(
     if isinstance(alpha, float | int):
         return float(alpha) if mode == "scale" else torch.where(target == 0, 1 - alpha, alpha).to(prediction.dtype)
     return torch.tensor(alpha, dtype=prediction.dtype, device=prediction.device)[target]
+
+
+@loss(task="multiclass", kind="rows")
+def nll(
+    prediction: LogProbability[Tensor, "N C *"],
+    target: ClassIndex[Tensor, "N *"],
+    *,
+    class_weight: PerClass | None = None,
+    ignore_index: int | None = -100,
+) -> Real[Tensor, "N *"] | Unreduced:
+    r"""Negative log-probability of the target class, given log-probabilities.
+
+    .. math:: -w_t \log p_t
+
+    Args:
+        prediction: Log-probabilities, as log_softmax gives them; for logits use cross_entropy.
+        target: Class indices.
+        class_weight: Weight w of each class; the mean is divided by the sum of the targets' weights.
+        ignore_index: Targets of this class count neither in the numerator nor in the denominator; any integer, null
+            for none.
+
+    Returns:
+        One value per position, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: −w at the target class, 0 elsewhere.
+
+    References:
+        torch.nn.functional.nll_loss.
+    """
+    target, weight = class_weights(target, prediction, class_weight, ignore_index)
+    return weighted(-prediction.gather(1, target.unsqueeze(1)).squeeze(1), weight)
+
+
+def _kl_inputs(parameters: Mapping[str, Any]) -> Refinement:
+    if not parameters["log_target"]:
+        return Refinement()
+    return Refinement(inputs={"target": TensorType("log_probability", ("float",), ("N", "C", "*"))})
+
+
+@loss(task="multiclass", kind="rows", reductions=("batchmean", "mean", "sum", "none"), refine=_kl_inputs)
+def kl_div(
+    prediction: LogProbability[Tensor, "N C *"],
+    target: Distribution[Tensor, "N C *"],
+    *,
+    log_target: bool = False,
+) -> Real[Tensor, "N C *"]:
+    r"""The Kullback-Leibler divergence of a predicted distribution from the target.
+
+    .. math:: t\,(\log t - \log p)
+
+    Args:
+        prediction: Log-probabilities, as log_softmax gives them.
+        target: Probabilities t in the shape of the prediction; log-probabilities where ``log_target`` is true.
+        log_target: Whether targets are log-probabilities.
+
+    Returns:
+        One value per class and position, unreduced. "batchmean", the default, sums over everything but the samples,
+        which makes it the divergence; "mean" divides by the number of elements.
+
+    Gradient:
+        With respect to ``prediction``: −t. Where t is 0 the value and the gradient are 0, even of a prediction of -inf.
+
+    References:
+        S. Kullback and R. A. Leibler, On Information and Sufficiency, 1951, doi:10.1214/aoms/1177729694.
+        torch.nn.functional.kl_div.
+    """
+    share = torch.exp(target) if log_target else target
+    entropy = softmax.expected(share, target) if log_target else torch.xlogy(target, target)
+    return entropy + softmax.expected(share, -prediction)
+
+
+@loss(task="multiclass", kind="stack")
+def soft_f1(
+    prediction: Logits[Tensor, "N C"],
+    target: ClassIndex[Tensor, "N"],
+    *,
+    eps: Positive = 1e-7,
+    absent: Literal["penalize", "ignore"] = "penalize",
+) -> Real[Tensor, "C"] | Unreduced:
+    r"""One less the F1 score of each class, with the probabilities as fractions of a count.
+
+    .. math:: 1 - \frac{2\,TP}{2\,TP + FP + FN + \epsilon}
+
+    Args:
+        prediction: Class scores (logits).
+        target: Class indices.
+        eps: Keeps the quotient defined for a class that is neither present nor predicted.
+        absent: A class that no target has: "penalize" counts it, with a loss of 1; "ignore" leaves it out.
+
+    Returns:
+        One value per class, in [0, 1], unreduced; the mean is over the classes.
+
+    Gradient:
+        With respect to ``prediction``.
+
+    References:
+        G. Bénédict et al., sigmoidF1: A Smooth F1 Score Surrogate Loss, 2021, arXiv:2108.10566.
+    """
+    probabilities = torch.softmax(prediction, 1).unsqueeze(-1)
+    hits, count = (of.sum(0) for of in regions.by_class(probabilities, target.long().reshape(-1, 1, 1)))
+    # 2 TP + FP + FN is what was predicted plus what was there.
+    value = 1 - 2 * hits / (probabilities.double().sum((0, 2)) + count + eps)
+    weight = torch.ones_like(value) if absent == "penalize" else (count > 0).to(value.dtype)
+    return Unreduced(value * weight, weight)

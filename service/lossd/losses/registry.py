@@ -159,6 +159,7 @@ class Loss:
         parameters: Its keyword parameters, without ``reduction``.
         returns: The type of the unreduced loss.
         reductions: The reductions it takes, the default first.
+        reads_reduction: Whether its value depends on the reduction, which it then has as a keyword.
         refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
         shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
         terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
@@ -178,6 +179,7 @@ class Loss:
     parameters: tuple[Parameter, ...]
     returns: TensorType
     reductions: tuple[str, ...]
+    reads_reduction: bool
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
     terms: Terms | None
@@ -239,7 +241,7 @@ def loss(
         task: The task whose metrics fit its inputs.
         kind: How requests share a batch, see :class:`Loss`.
         differentiable: The inputs that have a gradient.
-        reductions: The reductions it takes, the default first.
+        reductions: The reductions it takes, the default first; not where the function has a keyword ``reduction``.
         refine: What the parameters change about the inputs' types.
         shape: The unreduced loss's shape, where the return annotation cannot say it.
         terms: The losses a composed one is made of.
@@ -254,13 +256,15 @@ def loss(
         name = function.__name__.rstrip("_")
         hints = get_type_hints(function, include_extras=True)
         doc = _Docstring(inspect.getdoc(function) or "")
-        inputs, parameters, variadic = [], [], None
+        inputs, parameters, variadic, taken = [], [], None, reductions
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
             summary = doc.arguments.get(p.name) or described.get(p.name)
             if not summary:
                 raise TypeError(f"{name}: the docstring says nothing about {p.name}")
-            if p.kind is inspect.Parameter.KEYWORD_ONLY:
+            if p.name == "reduction":
+                taken = get_args(hint)
+            elif p.kind is inspect.Parameter.KEYWORD_ONLY:
                 base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
                 default = ... if p.default is inspect.Parameter.empty else p.default
                 parameters.append(Parameter(p.name, hint, default, base is float, summary))
@@ -280,7 +284,8 @@ def loss(
             variadic=variadic,
             parameters=tuple(parameters),
             returns=_tensor_types(hints["return"])[0],
-            reductions=reductions,
+            reductions=taken,
+            reads_reduction="reduction" in hints,
             refine=refine or (lambda _: Refinement()),
             shape=shape,
             terms=terms,

@@ -5,13 +5,14 @@ A region is a class (over the whole batch, or of one image with ``per_image``); 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lossd.losses import regions
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import ClassIndex, Domain, Logits, NonNegative, PerClass, Real, TensorType
 
@@ -83,9 +84,9 @@ def dice(
     References:
         F. Milletari et al., V-Net, 2016, arXiv:1606.04797.
     """
-    region = _sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
-    score = _ratio(2 * region.overlap + smooth, region.prediction + region.target + smooth)
-    return _weighted(1 - score, region, smooth, prediction.dtype, class_weight, include_background, absent)
+    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    score = regions.ratio(2 * region.overlap + smooth, region.prediction + region.target + smooth)
+    return regions.weighted(1 - score, region, smooth, class_weight, include_background, absent)
 
 
 @loss(task="segmentation", kind="stack", refine=_refine, like=dice)
@@ -118,9 +119,9 @@ def jaccard(
     References:
         M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
     """
-    region = _sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
-    score = _ratio(region.overlap + smooth, region.prediction + region.target - region.overlap + smooth)
-    return _weighted(1 - score, region, smooth, prediction.dtype, class_weight, include_background, absent)
+    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    score = regions.ratio(region.overlap + smooth, region.prediction + region.target - region.overlap + smooth)
+    return regions.weighted(1 - score, region, smooth, class_weight, include_background, absent)
 
 
 @loss(task="segmentation", kind="stack", refine=_refine, like=dice)
@@ -159,102 +160,192 @@ def tversky(
     References:
         S. S. M. Salehi et al., Tversky Loss Function for Image Segmentation, 2017, arXiv:1706.05721.
     """
-    region = _sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
     value = 1 - _tversky_index(region, alpha, beta, smooth)
-    return _weighted(value, region, smooth, prediction.dtype, class_weight, include_background, absent)
+    return regions.weighted(value, region, smooth, class_weight, include_background, absent)
 
 
-@dataclass(frozen=True, slots=True)
-class _Region:
-    """Sums over each region, float64, (C,) or (N, C).
+@loss(task="segmentation", kind="stack", refine=_refine, like=tversky)
+def focal_tversky(
+    prediction: Logits[Tensor, "N C *"],
+    target: ClassIndex[Tensor, "N *"],
+    *,
+    gamma: NonNegative = 0.75,
+    alpha: NonNegative = 0.5,
+    beta: NonNegative = 0.5,
+    mode: Mode = "multiclass",
+    from_logits: bool = True,
+    smooth: NonNegative = 1.0,
+    per_image: bool = False,
+    include_background: bool = True,
+    class_weight: PerClass | None = None,
+    ignore_index: int | None = None,
+    absent: Absent = "keep",
+) -> Real[Tensor, "C"] | Unreduced:
+    r"""The Tversky loss of each region, raised to a power.
 
-    Attributes:
-        overlap: Of prediction times target.
-        prediction: Of the predicted probabilities.
-        target: Of the target.
-        size: Elements a region may have at most.
+    .. math:: \left(1 - \frac{TP + s}{TP + \alpha FP + \beta FN + s}\right)^\gamma
+
+    The other inputs and parameters are those of ``tversky``.
+
+    Args:
+        gamma: The power; below 1 it stresses regions that are almost right, above 1 those that are wrong.
+
+    Returns:
+        One value per region, (C,) or (N, C) with ``per_image``, in [0, 1], unreduced. The mean's denominator is the
+        number of regions, or the sum of their weights.
+
+    Gradient:
+        With respect to ``prediction``; 0 where ignored, and 0 for a perfect region, where the power has no slope.
+
+    References:
+        N. Abraham and N. M. Khan, A Novel Focal Tversky Loss Function, 2018, arXiv:1810.07842 (its γ is 1/``gamma``).
     """
-
-    overlap: Tensor
-    prediction: Tensor
-    target: Tensor
-    size: int = field(kw_only=True)
-
-
-def _sums(
-    prediction: Tensor,
-    target: Tensor,
-    mode: str,
-    from_logits: bool,
-    per_image: bool,
-    include_background: bool,
-    ignore_index: int | None,
-) -> _Region:
-    n, c = prediction.shape[0], 1 if mode == "binary" else prediction.shape[1]
-    prediction = prediction.reshape(n, c, -1)
-    target = target.long().reshape(n, 1, -1) if mode == "multiclass" else target.reshape(n, c, -1)
-    if ignore_index is not None:
-        # Masked before the softmax: a NaN there has no gradient to send back.
-        ignored = target == ignore_index
-        prediction = prediction.masked_fill(ignored, 0)
-        target = target.masked_fill(ignored, 0)
-    if from_logits:
-        prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
-    if ignore_index is not None:
-        prediction = prediction.masked_fill(ignored, 0)
-    if mode == "multiclass":
-        overlap, count = _by_class(prediction, target, None if ignore_index is None else ignored)
-    else:
-        overlap, count = (prediction * target).sum(-1).double(), target.sum(-1).double()
-    # A sum along one row of memory is pairwise in torch; across rows float64 takes over.
-    sums = torch.stack([overlap, prediction.sum(-1).double(), count])
-    if not include_background:
-        sums = sums[:, :, 1:]
-    if not per_image:
-        sums = sums.sum(1)
-    return _Region(*sums.unbind(), size=prediction.shape[2] * (1 if per_image else n))
+    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    rest = 1 - _tversky_index(region, alpha, beta, smooth)
+    perfect = rest <= 0
+    value = torch.where(perfect, torch.zeros_like(rest), torch.exp(gamma * torch.log(rest.masked_fill(perfect, 1))))
+    return regions.weighted(value, region, smooth, class_weight, include_background, absent)
 
 
-def _by_class(prediction: Tensor, target: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of each class, (N, C): the sum of its probabilities where it is the target, and how often it is."""
-    picked = prediction.gather(1, target).squeeze(1).double()
-    target = target.squeeze(1)
-    one = torch.ones_like(picked)
-    if ignored is not None:
-        one = one.masked_fill(ignored.squeeze(1), 0)
-    empty = prediction.new_zeros(prediction.shape[:2], dtype=torch.float64)
-    return empty.scatter_add(1, target, picked), empty.scatter_add(1, target, one)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 1 with gradient 0 where both are 0: nothing to find and nothing found."""
-    empty = denominator == 0
-    return torch.where(empty, torch.ones_like(numerator), numerator / denominator.masked_fill(empty, 1))
-
-
-def _tversky_index(region: _Region, alpha: Any, beta: Any, smooth: Any) -> Tensor:
+def _tversky_index(
+    region: regions.Regions, alpha: float | Tensor, beta: float | Tensor, smooth: float | Tensor
+) -> Tensor:
     false_positive = region.prediction - region.overlap
     false_negative = region.target - region.overlap
     hit = region.overlap + smooth
-    return _ratio(hit, hit + alpha * false_positive + beta * false_negative)
+    return regions.ratio(hit, hit + alpha * false_positive + beta * false_negative)
 
 
-def _weighted(
-    value: Tensor,
-    region: _Region,
-    smooth: Any,
-    dtype: torch.dtype,
-    class_weight: Sequence[float] | None,
-    include_background: bool,
-    absent: str,
-) -> Unreduced:
-    weight = torch.ones_like(value)
-    if class_weight is not None:
-        table = torch.tensor(class_weight, dtype=value.dtype, device=value.device)
-        weight = weight * table[0 if include_background else 1 :]
+def _refine_together(parameters: Mapping[str, Any]) -> Refinement:
+    """A loss that takes all regions together has one value, or one for each image."""
+    returns = TensorType("real", ("float",), ("N",) if parameters["per_image"] else ("1",))
+    return replace(_refine(parameters), returns=returns)
+
+
+@loss(task="segmentation", kind="stack", refine=_refine_together, like=dice)
+def generalized_dice(
+    prediction: Logits[Tensor, "N C *"],
+    target: ClassIndex[Tensor, "N *"],
+    *,
+    region_weight: Literal["square", "simple", "uniform"] = "square",
+    mode: Mode = "multiclass",
+    from_logits: bool = True,
+    smooth: NonNegative = 1.0,
+    per_image: bool = False,
+    include_background: bool = True,
+    class_weight: PerClass | None = None,
+    ignore_index: int | None = None,
+    absent: Absent = "keep",
+) -> Real[Tensor, "1"] | Unreduced:
+    r"""One less the Dice coefficient of all regions together, small regions counting as much as large ones.
+
+    .. math:: 1 - \frac{2\sum_c w_c \sum p_c t_c + s}{\sum_c w_c \left(\sum p_c + \sum t_c\right) + s}
+
+    The other inputs and parameters are those of ``dice``.
+
+    Args:
+        region_weight: The weight w of a region with V target elements: "square" 1/V², "simple" 1/V, "uniform" 1.
+        class_weight: Further factor of each of the C classes' regions; null for one each.
+        absent: A region without a target element: "keep" gives it the largest weight among the others, "ignore" none.
+
+    Returns:
+        One value, (1,), or one for each image, (N,) with ``per_image``, in [0, 1], unreduced. The mean's denominator
+        is their number; with ``absent="ignore"`` an image without any target does not count.
+
+    Gradient:
+        With respect to ``prediction``; 0 where ignored.
+
+    References:
+        C. H. Sudre et al., Generalised Dice Overlap, 2017, arXiv:1707.03237.
+        monai.losses.GeneralizedDiceLoss.
+    """
+    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
     empty = region.target == 0
-    if absent == "ignore":
-        weight = weight.masked_fill(empty, 0)
-    rounding = region.size * torch.finfo(dtype).eps
-    tiny = empty & (weight != 0) & (torch.as_tensor(smooth, device=value.device) < rounding)
-    return Unreduced(value * weight, weight, flags={"tiny_smooth": tiny})
+    volume = region.target.masked_fill(empty, 1)
+    power = {"square": 2, "simple": 1, "uniform": 0}[region_weight]
+    weight = (volume**-power).masked_fill(empty, 0)
+    if absent == "keep":
+        largest = weight.amax(-1, keepdim=True) if power else torch.ones_like(weight)
+        weight = torch.where(empty, largest, weight)
+    if class_weight is not None:
+        weight = weight * regions.class_table(weight, class_weight, include_background)
+    overlap = (weight * region.overlap).sum(-1)
+    total = (weight * (region.prediction + region.target)).sum(-1)
+    value = 1 - regions.ratio(2 * overlap + smooth, total + smooth)
+    counts = torch.ones_like(value) if absent == "keep" else (~empty).any(-1).to(value.dtype)
+    return Unreduced((value * counts).reshape(-1), counts.reshape(-1))
+
+
+def _refine_lovasz(parameters: Mapping[str, Any]) -> Refinement:
+    if parameters["mode"] == "binary" and not parameters["from_logits"]:
+        raise ValueError("the Lovász hinge takes logits; from_logits must be true where mode is binary")
+    refined = _refine({**parameters, "include_background": True, "class_weight": None})
+    if parameters["mode"] == "multiclass":
+        return refined
+    sure = replace(refined.inputs["target"], domain="indicator")
+    return replace(refined, inputs={**refined.inputs, "target": sure})
+
+
+@loss(task="segmentation", kind="stack", refine=_refine_lovasz, like=dice)
+def lovasz(
+    prediction: Logits[Tensor, "N C *"],
+    target: ClassIndex[Tensor, "N *"],
+    *,
+    mode: Literal["multiclass", "binary"] = "multiclass",
+    from_logits: bool = True,
+    per_image: bool = False,
+    ignore_index: int | None = None,
+) -> Real[Tensor, "C"] | Unreduced:
+    r"""The Jaccard loss's convex extension to probabilities: Lovász-softmax, or where binary the Lovász hinge.
+
+    .. math:: \sum_i m_{(i)} \left(\Delta_J(\{(1),\dots,(i)\}) - \Delta_J(\{(1),\dots,(i-1)\})\right)
+
+    The errors m in descending order: \|t − p\| of each class, or where binary max(0, 1 − z) with the sign of the
+    target. The other inputs and parameters are those of ``dice``.
+
+    Args:
+        target: Class indices for "multiclass"; 0 or 1 in the shape of the prediction for "binary".
+        mode: "multiclass" (softmax, one class per position) or "binary" (no class axis, logits only).
+
+    Returns:
+        One value per class, (C,), or (N, C) with ``per_image``; (1,) or (N, 1) where binary; >= 0, unreduced. The
+        mean is over the classes that are present, with ``per_image`` of each image first and then over images.
+
+    Gradient:
+        With respect to ``prediction``; 0 where ignored. The order of the errors is held constant.
+
+    References:
+        M. Berman et al., The Lovász-Softmax Loss, 2018, arXiv:1705.08790.
+        J. Yu and M. Blaschko, Learning Submodular Losses with the Lovász Hinge, 2015, arXiv:1512.07797.
+    """
+    hinge = mode == "binary"
+    scores, target, ignored = regions.masked(prediction, target, mode, from_logits and not hinge, ignore_index)
+    if hinge:
+        present, errors = target, 1 - scores * (2 * target - 1)
+    else:
+        classes = torch.arange(scores.shape[1], device=scores.device).reshape(1, -1, 1)
+        present = (target == classes).to(scores.dtype)
+        errors = (present - scores).abs()
+    counted = torch.ones_like(target, dtype=torch.bool) if ignored is None else ~ignored
+    # What is ignored comes last, where it changes no other's share, and has no error of its own.
+    present, errors = present * counted, errors.masked_fill(~counted, -torch.inf)
+    if not per_image:
+        present, errors, counted = (of.transpose(0, 1).flatten(1).unsqueeze(0) for of in (present, errors, counted))
+    errors, order = torch.sort(errors, dim=-1, descending=True)
+    value = (torch.relu(errors) * _jaccard_steps(present.gather(-1, order))).sum(-1).double()
+    weight = (counted if hinge else present > 0).any(-1).double()
+    weight = weight / weight.sum(-1, keepdim=True).clamp(min=1) if per_image else weight
+    value, weight = value * weight, weight.expand_as(value)
+    return Unreduced(value, weight) if per_image else Unreduced(value[0], weight[0])
+
+
+def _jaccard_steps(present: Tensor) -> Tensor:
+    """What each element adds to the Jaccard loss as it joins the set of errors, in order; (..., P)."""
+    # Neighbouring values differ in the last digits of float32 where there are many elements.
+    hits = present.double()
+    total = hits.sum(-1, keepdim=True)
+    missed = hits.cumsum(-1)
+    spurious = (1 - hits).cumsum(-1)
+    jaccard = 1 - (total - missed) / (total + spurious)
+    return torch.diff(jaccard, dim=-1, prepend=torch.zeros_like(total)).to(present.dtype)

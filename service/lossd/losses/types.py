@@ -16,6 +16,7 @@ from lossd_client.wire import DTYPES
 __all__ = [
     "Boxes",
     "ClassIndex",
+    "ClassSet",
     "Distribution",
     "Domain",
     "Finite",
@@ -46,6 +47,7 @@ Domain = Literal[
     "probability",
     "mask",
     "class",
+    "class_set",
     "integer",
     "nonnegative",
     "indicator",
@@ -63,9 +65,10 @@ class TensorType:
     Attributes:
         domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
             infinite, ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and
-            at least 0, ``class`` an index into axis C or the ignore index, ``indicator`` 0 or 1, ``sign`` -1 or 1,
-            ``box`` finite and not inverted in the parameter ``format``; ``term`` is checked by a composed loss's
-            terms; ``real``, ``logits``, ``log_probability`` and ``integer`` may be anything.
+            at least 0, ``class`` an index into axis C or the ignore index, ``class_set`` such an index or -1,
+            ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1, ``box`` finite and not inverted in the parameter
+            ``format``; ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and
+            ``integer`` may be anything.
         kinds: The kinds of dtype it takes.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes; ``...`` alone is any shape.
     """
@@ -99,6 +102,7 @@ class _Family:
 if TYPE_CHECKING:  # to a type checker they are what they build
     from typing import Annotated as Boxes
     from typing import Annotated as ClassIndex
+    from typing import Annotated as ClassSet
     from typing import Annotated as Distribution
     from typing import Annotated as Finite
     from typing import Annotated as Indicator
@@ -120,6 +124,7 @@ else:
     LogProbability = _Family("log_probability", "float")
     NonNegativeTensor = _Family("nonnegative", "float", "integer")
     ClassIndex = _Family("class", "integer")
+    ClassSet = _Family("class_set", "integer")
     Integer = _Family("integer", "integer")
     Indicator = _Family("indicator", "float", "integer")
     Sign = _Family("sign", "float", "integer")

@@ -1,0 +1,121 @@
+"""Sums over the regions of a dense prediction: what overlaps, what was predicted, what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import Unreduced
+from lossd_client.errors import ShapeMismatch
+
+__all__ = ["Regions", "by_class", "class_table", "masked", "ratio", "sums", "weighted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Sums over each region, float64, (C,) over the whole batch or (N, C) over each image.
+
+    Attributes:
+        overlap: Of prediction times target.
+        prediction: Of the predicted probabilities.
+        target: Of the target.
+        rounding: What the dtype's rounding may add up to in a region without a target.
+    """
+
+    overlap: Tensor
+    prediction: Tensor
+    target: Tensor
+    rounding: float
+
+
+def masked(
+    prediction: Tensor, target: Tensor, mode: str, from_logits: bool, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Probabilities (N, C, P), targets (N, 1 or C, P), both 0 where ignored, and where that is (None for nowhere)."""
+    n, c = prediction.shape[0], 1 if mode == "binary" else prediction.shape[1]
+    prediction = prediction.reshape(n, c, -1)
+    target = target.long().reshape(n, 1, -1) if mode == "multiclass" else target.reshape(n, c, -1)
+    ignored = None if ignore_index is None else target == ignore_index
+    if ignored is not None:
+        # Masked before the softmax as well: a NaN there has no gradient to send back.
+        prediction, target = prediction.masked_fill(ignored, 0), target.masked_fill(ignored, 0)
+    if from_logits:
+        prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
+    return prediction if ignored is None else prediction.masked_fill(ignored, 0), target, ignored
+
+
+def sums(
+    prediction: Tensor,
+    target: Tensor,
+    mode: str,
+    from_logits: bool,
+    per_image: bool,
+    include_background: bool,
+    ignore_index: int | None,
+) -> Regions:
+    """The sums over each region; the parameters are those of ``dice``.
+
+    Raises:
+        ShapeMismatch: The background is the only class.
+    """
+    if mode != "binary" and prediction.shape[1] == 1 and not include_background:
+        raise ShapeMismatch("prediction has one class and include_background is false: there is no region left")
+    prediction, target, ignored = masked(prediction, target, mode, from_logits, ignore_index)
+    # A sum along one row of memory is pairwise in torch; across rows float64 takes over.
+    predicted = prediction.sum(-1).double()
+    if mode == "multiclass":
+        overlap, count = by_class(prediction, target, ignored)
+    else:
+        overlap, count = (prediction * target).sum(-1).double(), target.sum(-1).double()
+    stacked = torch.stack([overlap, predicted, count])[:, :, 0 if include_background else 1 :]
+    elements = prediction.shape[2] * (1 if per_image else prediction.shape[0])
+    overlap, predicted, count = (stacked if per_image else stacked.sum(1)).unbind()
+    return Regions(overlap, predicted, count, rounding=elements * torch.finfo(prediction.dtype).eps)
+
+
+def by_class(prediction: Tensor, target: Tensor, ignored: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of each class, (N, C) float64: the sum of its probabilities where it is the target, and how often it is.
+
+    Args:
+        prediction: Probabilities, (N, C, P).
+        target: Class indices, (N, 1, P).
+        ignored: Where the target does not count, (N, 1, P).
+    """
+    picked = prediction.gather(1, target).squeeze(1).double()
+    one = torch.ones_like(picked) if ignored is None else (~ignored).squeeze(1).double()
+    empty = torch.zeros(prediction.shape[:2], dtype=torch.float64, device=prediction.device)
+    target = target.squeeze(1)
+    return empty.scatter_add(1, target, picked), empty.scatter_add(1, target, one)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient; 1 with gradient 0 where both are 0: nothing to find and nothing found."""
+    empty = denominator == 0
+    return torch.where(empty, torch.ones_like(numerator), numerator / denominator.masked_fill(empty, 1))
+
+
+def class_table(value: Tensor, class_weight: Sequence[float], include_background: bool) -> Tensor:
+    """The weights of the classes that are regions."""
+    return torch.tensor(class_weight, dtype=value.dtype, device=value.device)[0 if include_background else 1 :]
+
+
+def weighted(
+    value: Tensor,
+    region: Regions,
+    smooth: float | Tensor,
+    class_weight: Sequence[float] | None,
+    include_background: bool,
+    absent: str,
+) -> Unreduced:
+    """The value of each region with its weight; the parameters are those of ``dice``."""
+    weight = torch.ones_like(value)
+    if class_weight is not None:
+        weight = weight * class_table(value, class_weight, include_background)
+    empty = region.target == 0
+    if absent == "ignore":
+        weight = weight.masked_fill(empty, 0)
+    tiny = torch.as_tensor(smooth, device=value.device) < region.rounding
+    return Unreduced(value * weight, weight, flags={"tiny_smooth": empty & (weight != 0) & tiny})
