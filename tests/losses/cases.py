@@ -7,6 +7,7 @@ from losses import (
     cases_boxes,
     cases_classification,
     cases_embedding,
+    cases_generative,
     cases_margin,
     cases_regression,
     cases_segmentation,
@@ -23,6 +24,7 @@ FAMILIES = (
     cases_segmentation,
     cases_boxes,
     cases_embedding,
+    cases_generative,
 )
 
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)
