@@ -79,7 +79,7 @@ def test_so_many_are_in_flight_and_no_more(in_flight: int, ask: Caller, service:
         with lock:
             at_once += 1
             most_at_once = max(most_at_once, at_once)
-        time.sleep(0.01)
+        time.sleep(0.03)
         with lock:
             at_once -= 1
             answered += 1
