@@ -51,10 +51,11 @@ def norms(gradient: Tensor, segments: Segments) -> Tensor:
 
 
 def _lengths(flat: Tensor, segments: Segments) -> Tensor:
-    per_row = torch.linalg.vector_norm(flat, dim=1).double()
+    per_row: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
     if len(flat) == segments.count:
         return per_row
-    return torch.sqrt(segments.sum(per_row * per_row))
+    lengths: Tensor = segments.sum(per_row * per_row).sqrt()
+    return lengths
 
 
 def clip(

@@ -167,6 +167,21 @@ def test_a_client_that_leaves_frees_what_it_held(part, rows):
         assert response.json()["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1000, 40_000], ids=["gathered", "streamed"])
+def test_a_body_that_does_not_arrive_in_time_is_given_up(rows):
+    with running() as service:
+        body, _ = request_for(9, rows=rows)
+        head = f"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-Request-Timeout-Ms: 300\r\n"
+        head += "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "\r\n"
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.settimeout(10)
+            connection.sendall(head.encode() + body[: len(body) // 2])
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 504")
+        service.wait_until(lambda e: e.in_progress == 0)
+        assert service.engine.pool.in_use == 0
+
+
 def test_work_beyond_the_queue_is_refused_with_the_time_to_come_back():
     body, expected = request_for(6)
     with running(queue_bytes=3 * 64 * 10 * 4) as service:

@@ -11,8 +11,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,7 @@ from lossd.job import Job
 from lossd.plan import Plan
 from lossd.settings import Settings
 from lossd_client.errors import (
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     MalformedBody,
@@ -142,7 +143,8 @@ class Evaluate:
         if format_in == "json":
             future = self._submit_json(exchange, await self._body(exchange), forms)
         elif exchange.length is not None and exchange.length >= self.settings.stream_bytes:
-            future = await self._stream_safetensors(exchange)
+            async with _in_time(exchange):
+                future = await self._stream_safetensors(exchange)
         else:
             future = self._submit_safetensors(exchange, await self._body(exchange))
         parsed = time.monotonic()
@@ -238,10 +240,11 @@ class Evaluate:
         if not exchange.unread:
             return chunk
         body = bytearray(chunk)
-        while exchange.unread:
-            body += await self._chunk(exchange)
-            if len(body) > self.settings.max_body_bytes:
-                raise self._too_large(len(body))
+        async with _in_time(exchange):
+            while exchange.unread:
+                body += await self._chunk(exchange)
+                if len(body) > self.settings.max_body_bytes:
+                    raise self._too_large(len(body))
         return body
 
     def _submit_json(
@@ -334,6 +337,16 @@ class Evaluate:
             timer.cancel()
             if watcher:
                 watcher[0].cancel()
+
+
+@asynccontextmanager
+async def _in_time(exchange: _Exchange) -> AsyncIterator[None]:
+    """What is inside must be done before the request's deadline."""
+    try:
+        async with asyncio.timeout(exchange.deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the body had not arrived when the request's deadline passed") from None
 
 
 async def _cancel_on_disconnect(receive: Receive, future: asyncio.Future[Result]) -> None:
