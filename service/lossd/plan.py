@@ -22,6 +22,7 @@ from lossd_client.errors import (
     Fault,
     InvalidRequest,
     MissingInput,
+    NotEvaluable,
     Problem,
     ShapeMismatch,
     UnknownInput,
@@ -89,6 +90,9 @@ class Plan:
         Raises:
             MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
         """
+        counted = self.counted(layout)
+        if counted is not self:
+            return counted.job(layout)
         dims: dict[str, Any] = {}
         self._check_names(layout)
         shapes_from: dict[str, str] = {}
@@ -141,6 +145,27 @@ class Plan:
         )
         return Job(Recipe.parse(recipe.text), rows, tuple(float(self.parameters[n]) for n in varying))
 
+    def counted(self, layout: Layout) -> Plan:
+        """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
+
+        Raises:
+            InvalidRequest: A gradient is asked for that the series is too short for.
+        """
+        stems = [entry.name[:-1] for entry in self.inputs if entry.name.endswith(".*")]
+        if not stems:
+            return self
+        length = max(1, *(sum(name.startswith(stem) for name in layout) for stem in stems))
+
+        def each(name: str) -> list[str]:
+            return [f"{name[:-1]}{i}" for i in range(length)] if name.endswith(".*") else [name]
+
+        inputs = tuple(replace(entry, name=name) for entry in self.inputs for name in each(entry.name))
+        gradients = tuple(dict.fromkeys(n for name in self.gradients for n in each(name)))
+        for name in gradients:
+            if name not in {entry.name for entry in inputs}:
+                raise InvalidRequest(f"the gradient of {name} is asked for, which was not sent")
+        return replace(self, inputs=inputs, gradients=gradients)
+
     @property
     def _varying(self) -> tuple[str, ...]:
         return tuple(p.name for p in self.loss.parameters if p.varies) if self.loss else ()
@@ -156,7 +181,7 @@ class Plan:
 
     def kinds(self, name: str) -> frozenset[str]:
         """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
-        entry = next((e for e in self.inputs if e.name == name), None)
+        entry = next((e for e in self.inputs if e.name in (name, _series(name))), None)
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
     def _check_names(self, layout: Layout) -> None:
@@ -169,6 +194,8 @@ class Plan:
             if name not in known:
                 near = closest(name, tuple(known), {})
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+                if name in self.parameters:
+                    hint = "it is a parameter: send it as a number or list with the loss's name"
                 raise UnknownInput(f"{self._subject} takes no input {name!r}; {hint}")
 
     def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
@@ -261,6 +288,8 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
             "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
         )
     loss = find(name)
+    if (reason := loss.unavailable()) is not None:
+        raise NotEvaluable(reason)
     values = validated(loss.model, fields, "/loss")
     parameters = {p.name: getattr(values, p.name) for p in loss.parameters}
     try:
@@ -317,7 +346,8 @@ class Term:
 
     def record(self, position: int, layout: Layout) -> dict[str, Any]:
         """What the evaluation needs to know of the term, given the request's tensors."""
-        own = {e.name: layout[self.tensor(e.name)] for e in self.plan.inputs if self.tensor(e.name) in layout}
+        inputs = self.plan.counted(layout).inputs
+        own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
         own.pop("cotangent", None)  # that of the whole is not the term's
         try:
             job = self.plan.job(own)
@@ -432,7 +462,7 @@ def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str])
             names.extend(["prediction"] if "prediction" in differentiable else differentiable)
         elif output.startswith("gradient."):
             name = output.removeprefix("gradient.")
-            if name not in differentiable:
+            if name not in differentiable and _series(name) not in differentiable:
                 detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {name!r}"
                 raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
             names.append(name)
@@ -440,6 +470,11 @@ def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str])
             detail = f"{output!r} is not an output; there are loss, gradient, gradient.<input> and metrics"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
     return tuple(dict.fromkeys(names))
+
+
+def _series(name: str) -> str:
+    """The series that an input of this name would be one of."""
+    return f"{name.rpartition('.')[0]}.*"
 
 
 def _per_axis(annotation: Any) -> str | None:
