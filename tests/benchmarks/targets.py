@@ -59,7 +59,7 @@ TARGETS: dict[str, Target] = {
 
 
 class Running:
-    """A started target: a session of processes, halted while another one is measured."""
+    """A started target: a process and its descendants, halted while another one is measured."""
 
     def __init__(self, target: Target, log: Path) -> None:
         self.target = target
@@ -121,8 +121,13 @@ class Running:
         return kib * 1024 / 1e6
 
     def _processes(self) -> list[int]:
+        """The started process and its descendants."""
         ids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-        return [process for process in ids if (fields := _stat(process)) and int(fields[3]) == self.process.pid]
+        parents = {process: int(fields[1]) for process in ids if (fields := _stat(process))}
+        family = [self.process.pid]
+        for process in family:  # grows while it is walked
+            family += [child for child, parent in parents.items() if parent == process]
+        return family
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -44,6 +45,9 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )
+    # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     _Server(config, announce).run()
 
 

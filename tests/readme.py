@@ -1,0 +1,103 @@
+"""The tables of README.md that are written from the code: ``make docs`` writes them, a test keeps them current."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from pydantic import ByteSize
+
+from lossd.losses import REGISTRY
+from lossd.metrics import METRICS
+from lossd.settings import Settings
+from lossd_client.errors import PROBLEMS
+
+README = Path(__file__).parents[1] / "README.md"
+
+MACHINE_DEFAULTS = {"threads": "one less than there are cores"}
+
+
+def losses() -> str:
+    return _table(
+        ("Loss", "Task", "", "Parameters"),
+        (
+            (f"`{loss.name}`", loss.task, _code(loss.summary), ", ".join(f"`{p.name}`" for p in loss.parameters))
+            for loss in REGISTRY.values()
+        ),
+    )
+
+
+def metrics() -> str:
+    return _table(
+        ("Task", "By default", "By name"),
+        (
+            (
+                task,
+                ", ".join(f"`{m.name}`" for m in of_task.values() if m.default),
+                ", ".join(f"`{m.name}`" for m in of_task.values() if not m.default),
+            )
+            for task, of_task in METRICS.items()
+        ),
+    )
+
+
+def settings() -> str:
+    rows = []
+    for name, setting in Settings.model_fields.items():
+        default = MACHINE_DEFAULTS.get(name, setting.default)
+        if isinstance(default, ByteSize):
+            default = default.human_readable().replace(".0", "")
+        elif name not in MACHINE_DEFAULTS:
+            default = f"`{default}`"
+        choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else ()
+        among = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+        rows.append((f"`LOSSD_{name.upper()}`", default, f"{setting.description}{among}"))
+    return _table(("Setting", "Default", ""), rows)
+
+
+def problems() -> str:
+    return _table(
+        ("Status", "`type`", ""),
+        (
+            (
+                str(kind.status),
+                f"`/problems/{kind.slug}`",
+                _code((inspect.getdoc(kind) or "").partition("\n")[0]),
+            )
+            for kind in PROBLEMS.values()
+        ),
+    )
+
+
+def _code(text: str) -> str:
+    return text.replace("``", "`")  # reStructuredText to Markdown
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "losses": losses,
+    "metrics": metrics,
+    "settings": settings,
+    "problems": problems,
+}
+
+
+def filled(text: str) -> str:
+    """The text with every section between its markers written anew."""
+    for name, section in SECTIONS.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not (begin and end):
+            raise ValueError(f"README.md needs the lines <!-- {name} --> and <!-- /{name} -->")
+        text = f"{before}{begin}{section()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))

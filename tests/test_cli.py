@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from lossd.cli import ALLOCATOR, main
+from lossd.losses import REGISTRY
+from lossd.settings import Settings
+from lossd_client import LossClient
+from lossd_client.wire import Tensor, safetensors
+
+LOGITS = np.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3], [0.1, 0.2, 3.0]], np.float32)
+TARGET = np.array([0, 1, 2])
+
+
+def lossd(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def answer(*arguments: str | Path) -> dict[str, Any]:
+    result = lossd("evaluate", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    paths = tmp_path / "prediction.npy", tmp_path / "target.npy"
+    np.save(paths[0], LOGITS)
+    np.save(paths[1], TARGET)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    """The address of a service that ``lossd serve`` started."""
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--threads", "1", "--log-level", "error"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.search(r"http://[\d.:]+", said)
+        assert found, said
+        try:
+            with LossClient(found[0]) as client:
+                client.wait_until_ready()
+            yield found[0]
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0, "SIGTERM ends the service with status 0"
+
+
+def cross_entropy(logits: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Row by row, in float64."""
+    logits = logits.astype(np.float64)
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(target)), target]
+
+
+# evaluate
+
+
+def test_files_fill_the_inputs_in_order(files: tuple[Path, Path]) -> None:
+    rows = cross_entropy(LOGITS, TARGET)
+    document = answer(*files, "--loss", "cross_entropy")
+    assert document["loss"] == pytest.approx(rows.mean(), abs=1e-6)
+    assert document["reduction"] == pytest.approx({"numerator": rows.sum(), "denominator": 3})
+    assert document["metrics"]["accuracy"] == 1.0
+
+
+def test_parameters_are_options(files: tuple[Path, Path]) -> None:
+    rows = cross_entropy(LOGITS, TARGET)
+    weight = np.array([1.0, 2.0, 0.5])
+    document = answer(*files, "--loss", "cross_entropy", "--class-weight", "1,2,0.5", "--reduction", "sum")
+    assert document["loss"] == pytest.approx((weight[TARGET] * rows).sum(), abs=1e-6)
+    focal = answer(*files, "--loss", "focal", "--gamma", "3")
+    assert focal["loss"] == pytest.approx(((1 - np.exp(-rows)) ** 3 * rows).mean(), abs=1e-6)
+
+
+def test_further_inputs_go_by_name(files: tuple[Path, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "weight.npy", np.array([1.0, 0.0, 1.0], np.float32))
+    document = answer(*files, "--loss", "cross_entropy", "--input", f"sample_weight={tmp_path / 'weight.npy'}")
+    assert document["loss"] == pytest.approx(cross_entropy(LOGITS, TARGET)[[0, 2]].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_file_can_hold_all_inputs_by_name(suffix: str, tmp_path: Path) -> None:
+    path = (tmp_path / "batch").with_suffix(suffix)
+    if suffix == ".npz":
+        np.savez(path, target=TARGET, prediction=LOGITS)
+    else:
+        tensors = {"prediction": Tensor.of(LOGITS), "target": Tensor.of(TARGET)}
+        path.write_bytes(b"".join(safetensors.encode(tensors, {})))
+    assert answer(path, "--loss", "cross_entropy")["loss"] == pytest.approx(cross_entropy(LOGITS, TARGET).mean())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_the_gradient_goes_into_a_file(suffix: str, files: tuple[Path, Path], tmp_path: Path) -> None:
+    path = (tmp_path / "gradient").with_suffix(suffix)
+    answer(*files, "--loss", "cross_entropy", "--gradient-out", path)
+    exponentials = np.exp(LOGITS.astype(np.float64))
+    expected = (exponentials / exponentials.sum(1, keepdims=True) - np.eye(3)) / 3
+    if suffix == ".npy":
+        gradient = np.load(path)
+    elif suffix == ".npz":
+        gradient = np.load(path)["prediction"]
+    else:
+        gradient = safetensors.decode(path.read_bytes())[0]["prediction"].numpy()
+    assert gradient.dtype == np.float32
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_several_gradients_need_a_file_that_names_them(tmp_path: Path) -> None:
+    anchor, positive, negative = (tmp_path / f"{name}.npy" for name in ("anchor", "positive", "negative"))
+    for seed, path in enumerate((anchor, positive, negative)):
+        np.save(path, np.random.default_rng(seed).standard_normal((4, 8)))
+    files = (anchor, positive, negative)
+    refused = lossd("evaluate", *files, "--loss", "triplet", "--gradient-out", tmp_path / "gradient.npy")
+    assert refused.exit_code == 2
+    assert "holds one array" in refused.stderr
+    assert lossd("evaluate", *files, "--loss", "triplet", "--gradient-out", tmp_path / "g.npz").exit_code == 0
+    assert set(np.load(tmp_path / "g.npz")) == {"anchor", "positive", "negative"}
+
+
+def test_metrics_can_be_named_and_can_stand_alone(files: tuple[Path, Path]) -> None:
+    named = answer(*files, "--loss", "cross_entropy", "--metrics", "mcc,accuracy")
+    assert named["metrics"] == {"task": "multiclass", "mcc": pytest.approx(1.0), "accuracy": 1.0}
+    alone = answer(*files, "--task", "multiclass", "--metrics", "accuracy")
+    assert alone["metrics"] == {"task": "multiclass", "accuracy": 1.0}
+    assert alone["loss"] is None
+
+
+def test_without_json_a_person_can_read_it(files: tuple[Path, Path]) -> None:
+    output = lossd("evaluate", *files, "--loss", "cross_entropy", "--label-smoothing", "0.1").stdout
+    assert "cross_entropy label_smoothing=0.1" in output
+    assert re.search(r"^loss +0\.\d+ *$", output, re.MULTILINE)
+    assert re.search(r"^f1 +1 +1 +1 *$", output, re.MULTILINE)
+    assert re.search(r"^2 +· +· +1 *$", output, re.MULTILINE), "the confusion matrix's last row"
+
+
+def test_a_service_answers_as_this_process_does(files: tuple[Path, Path], service: str) -> None:
+    asked = (*files, "--loss", "focal", "--gamma", "1.5", "--class-weight", "[1, 2, 3]")
+    here, there = answer(*asked), answer(*asked, "--url", service)
+    assert there == here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--loss", "focul"], "did you mean focal?"),
+        (["--loss", "l1"], "did you mean mae?"),
+        (["--loss", "focal", "--gamma", "-1"], "gamma"),
+        (["--loss", "focal", "--class-weight", "1,2"], "3"),
+        (["--loss", "cross_entropy", "--metrics", "acuracy"], "did you mean accuracy"),
+        (["--loss", "mse"], "target of mse must be a tensor of floats"),
+    ],
+)
+def test_a_problem_with_the_request_is_status_1(arguments: list[str], said: str, files: tuple[Path, Path]) -> None:
+    result = lossd("evaluate", *files, *arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_unreadable_files_are_status_1(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    for name, content in {"a.npy": b"no array", "b.npz": b"PK\x03\x04", "c.safetensors": b"\0" * 9}.items():
+        (tmp_path / name).write_bytes(content)
+        result = lossd("evaluate", tmp_path / name, files[1], "--loss", "mse")
+        assert (result.exit_code, "cannot be read" in result.stderr) == (1, True), result.output
+    np.save(tmp_path / "complex.npy", LOGITS.astype(np.complex64))
+    result = lossd("evaluate", tmp_path / "complex.npy", files[1], "--loss", "mse")
+    assert (result.exit_code, "complex64" in result.stderr) == (1, True)
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    result = lossd("evaluate", tmp_path / "objects.npy", files[1], "--loss", "mse")
+    assert (result.exit_code, "allow_pickle" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a loss"),
+        (["--loss", "mse", "--task", "regression"], "name a loss"),
+        (["--loss", "focal", "--gama", "2"], "--gamma"),
+        (["--loss", "focal", "--alpha-mode", "scaled"], "foreground"),
+        (["--loss", "mse", "--input", "weights"], "NAME=FILE"),
+        (["nothing.npy", "--loss", "mse"], "does not exist"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], said: str, files: tuple[Path, Path]) -> None:
+    result = lossd("evaluate", *files, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_more_files_than_inputs_are_wrong_usage(files: tuple[Path, Path]) -> None:
+    result = lossd("evaluate", *files, files[0], "--loss", "mse")
+    assert (result.exit_code, "too many" in result.stderr) == (2, True)
+
+
+def test_no_service_is_status_3(files: tuple[Path, Path]) -> None:
+    result = lossd("evaluate", *files, "--loss", "mse", "--url", "http://127.0.0.1:9")
+    assert result.exit_code == 3
+    assert "cannot connect" in result.stderr
+
+
+def test_a_loss_s_parameters_are_in_its_help() -> None:
+    text = lossd("evaluate", "--loss", "focal", "--help").stdout
+    for parameter in REGISTRY["focal"].parameters:
+        assert f"--{parameter.name.replace('_', '-')}" in text
+    assert "≥ 0; default: 2.0" in text
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_loss_has_a_page_and_options(name: str) -> None:
+    page = lossd("losses", name)
+    assert page.exit_code == 0, page.output
+    loss = REGISTRY[name]
+    assert loss.summary.replace("``", "")[:60] in " ".join(page.stdout.split())
+    assert all(parameter.name in page.stdout for parameter in loss.parameters)
+    assert lossd("evaluate", "--loss", name, "--help").exit_code == 0
+
+
+def test_losses_lists_them_all() -> None:
+    shown = lossd("losses").stdout
+    assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in REGISTRY)
+    assert [loss["name"] for loss in json.loads(lossd("losses", "--json").stdout)["losses"]] == list(REGISTRY)
+    assert json.loads(lossd("losses", "focal", "--json").stdout)["name"] == "focal"
+
+
+# serve
+
+
+def test_every_setting_is_an_option_of_serve() -> None:
+    text = " ".join(lossd("serve", "--help").stdout.split())
+    for name, setting in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert str(setting.description) in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--port", "99999"], {}, "--port"),
+        (["--max-body-bytes", "lots"], {}, "--max-body-bytes"),
+        (["--engine", "warp"], {}, "process"),
+        ([], {"LOSSD_DEVICE": "tpu"}, "'tpu' is not a device"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_wrong_usage(
+    arguments: Sequence[str], environment: dict[str, str], said: str
+) -> None:
+    result = CliRunner(env=environment).invoke(main, ["serve", *arguments])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_the_command_line_overrides_the_environment() -> None:
+    environment = os.environ | {"LOSSD_PORT": "1", "LOSSD_ENGINE": "inline", "LOSSD_LOG_LEVEL": "error"}
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        listens = re.fullmatch(
+            r"lossd \S+ listens on http://127\.0\.0\.1:(\d+), reachable from this machine only\n", said
+        )
+        assert listens, said
+        assert int(listens[1]) > 1
+        allocator = Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
+        assert {f"{name}={value}" for name, value in ALLOCATOR.items()} <= set(allocator)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

@@ -1,0 +1,31 @@
+"""The demo, run as ``make demo`` runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[1] / "client/examples/digits/train.py"
+
+
+def test_the_demo_learns_to_read_digits() -> None:
+    began_s = time.monotonic()
+    run = subprocess.run([sys.executable, DEMO], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert time.monotonic() - began_s < 60
+    assert run.stderr == ""
+    accuracy = re.search(r"^accuracy +([\d.]+) *$", run.stdout, re.MULTILINE)
+    assert accuracy
+    assert float(accuracy[1]) >= 0.95
+    rows = [
+        list(map(int, row.replace("·", "0").split()))
+        for row in re.findall(r"^\d((?: +(?:\d+|·)){10}) *$", run.stdout, re.MULTILINE)
+    ]
+    assert len(rows) == 10
+    assert sum(map(sum, rows)) == 450, "every held-out digit is in the confusion matrix"
+    assert float(accuracy[1]) == pytest.approx(sum(rows[digit][digit] for digit in range(10)) / 450, abs=1e-6)
