@@ -227,6 +227,13 @@ CASES = (
             Stated("a tutorial's numbers", THREE, 0.24889, within=1e-5),
             Stated("huge scores", {"prediction": [[-1e4, 1e4, 0.0]], "target": [0]}, 2e4, gradient=[[-1.0, 1.0, 0.0]]),
             Stated("certain and right", SATURATED, 0, gradient=[[0.0, 0.0, 0.0]]),
+            # softmax: 0.0900, 0.2447, 0.6652
+            Stated(
+                "scores beyond exp's range",
+                {"prediction": [[1000.0, 1001.0, 1002.0]], "target": [0]},
+                2.407606,
+                gradient=[[0.09003057 - 1, 0.24472847, 0.66524096]],
+            ),
             Stated(
                 "a class masked",
                 {"prediction": [[0.0, -INF, 0.0]], "target": [0]},

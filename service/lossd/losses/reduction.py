@@ -17,6 +17,10 @@ from lossd.losses.registry import Unreduced
 __all__ = ["Reduction", "Segments", "class_weights", "ratio"]
 
 
+LONG, PARTIAL = 1 << 16, 1024
+"""Rows of ``LONG`` entries or more are summed pairwise in their own dtype, ``PARTIAL`` at a time, then in float64."""
+
+
 class Segments:
     """Which rows of a batch belong to which request.
 
@@ -84,7 +88,13 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 def row_sums(value: Tensor) -> Tensor:
     """The sum of each row's entries, (R, ...) to (R,): float64."""
-    return value.reshape(value.shape[0], -1).sum(1, dtype=torch.float64)
+    flat = value.reshape(value.shape[0], -1)
+    whole = flat.shape[1] // PARTIAL * PARTIAL
+    if whole < LONG or value.dtype == torch.float64:
+        return flat.sum(1, dtype=torch.float64)
+    # Torch widens a tensor before it sums it: where rows are long, only their partial sums are worth that.
+    partial = flat[:, :whole].reshape(flat.shape[0], -1, PARTIAL).sum(2)
+    return partial.sum(1, dtype=torch.float64).add_(flat[:, whole:].sum(1, dtype=torch.float64))
 
 
 class Reduction:
