@@ -270,13 +270,15 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
 
 def breakdown(of: str, names: Sequence[str], view: View) -> list[dict[str, Any]]:
     """One breakdown per request: the task's name, the metrics by name, and which classes had none."""
-    measured = TASKS[of](view)
     known = METRICS[of]
-    columns = [known[name].function(measured) for name in names]
+    with np.errstate(all="ignore"):  # what is not finite is answered as such
+        measured = TASKS[of](view)
+        columns = [known[name].function(measured) for name in names]
     answers: list[dict[str, Any]] = []
-    for position, values in enumerate(zip(*columns, strict=True)):
+    for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):
         answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
-        if measured.undefined[position]:
-            answer["undefined"] = measured.undefined[position]
+        # Metrics computed together are recorded together, asked for or not.
+        if undefined and (asked := {name: undefined[name] for name in names if name in undefined}):
+            answer["undefined"] = asked
         answers.append(answer)
     return answers

@@ -189,7 +189,7 @@ def error_quantiles(task: Regression) -> Sequence[Any]:
         rows = task.entries.rows_of(request)
         errors = (task.prediction[rows].double() - task.target[rows].double()).numpy(force=True)
         if weight is None:
-            answers.append(spell(np.quantile(errors, levels)))
+            answers.append(spell(_between(np.sort(errors, axis=None), levels)))
             continue
         weights = np.broadcast_to(weight[rows].unsqueeze(1).numpy(force=True), errors.shape)
         kept = weights > 0
@@ -199,3 +199,13 @@ def error_quantiles(task: Regression) -> Sequence[Any]:
             continue
         answers.append(spell(np.quantile(errors[kept], levels, weights=weights[kept], method="inverted_cdf")))
     return answers
+
+
+def _between(ordered: Floats, levels: list[float]) -> Floats:
+    """Quantiles by linear interpolation, which numpy.quantile does not do next to an infinity."""
+    if np.isnan(ordered[-1]):
+        return np.full(len(levels), np.nan)
+    place = np.array(levels) * (len(ordered) - 1)
+    low, high = ordered[np.floor(place).astype(int)], ordered[np.ceil(place).astype(int)]
+    between: Floats = np.where(low == high, low, low + (high - low) * (place % 1))
+    return between
