@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, FilePath
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Settings"]
@@ -55,5 +55,8 @@ class Settings(BaseSettings):
     )
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
+    )
+    perceptual_weights: FilePath | None = Field(
+        None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")

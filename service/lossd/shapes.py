@@ -10,10 +10,8 @@ __all__ = ["expected", "match", "resolve", "show"]
 
 def match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the pattern's names are bound to, or None where the shape does not fit; ``...`` fits and binds nothing."""
-    if pattern == ("...",):
-        return {}
-    fixed = [axis for axis in pattern if axis != "*"]
-    if len(shape) < len(fixed) or ("*" not in pattern and len(shape) != len(fixed)):
+    fixed = [axis for axis in pattern if axis not in ("*", "...")]
+    if len(shape) < len(fixed) or (len(fixed) == len(pattern) and len(shape) != len(fixed)):
         return None
     bound: dict[str, Any] = {}
     for axis, length in zip(fixed, shape, strict=False):

@@ -9,6 +9,7 @@ from losses import (
     cases_embedding,
     cases_generative,
     cases_margin,
+    cases_perceptual,
     cases_regression,
     cases_segmentation,
     cases_sequence,
@@ -25,6 +26,7 @@ FAMILIES = (
     cases_boxes,
     cases_embedding,
     cases_generative,
+    cases_perceptual,
 )
 
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

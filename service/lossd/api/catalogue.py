@@ -37,7 +37,8 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "parameters": parameters,
         "references": list(loss.references),
         "batching": loss.kind,
-        "available": True,
+        "available": loss.unavailable() is None,
+        "unavailable_because": loss.unavailable(),
     }
 
 

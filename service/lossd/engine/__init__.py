@@ -8,6 +8,7 @@ difference between :class:`lossd.engine.process.ProcessEngine` (supervised worke
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,8 @@ class Engine(ABC):
 
     async def start(self) -> None:
         """Begin; returns before a worker is ready."""
+        if self.settings.perceptual_weights is not None:  # the losses look there, here and in the workers
+            os.environ["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
         self.loop = asyncio.get_running_loop()
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 

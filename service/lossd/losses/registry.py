@@ -7,6 +7,7 @@ and its help on the command line. :data:`REGISTRY` holds every loss by name.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import textwrap
 import types
@@ -55,7 +56,18 @@ SYNONYMS: Mapping[str, str] = {
     "focal_loss": "focal",
     "sigmoid_focal_loss": "sigmoid_focal",
     "soft_dice": "dice",
-    "iou": "jaccard",
+    "gdl": "generalized_dice",
+    "lovasz_softmax": "lovasz",
+    "lovasz_hinge": "lovasz",
+    "pinball": "quantile",
+    "logcosh": "log_cosh",
+    "smoothl1": "smooth_l1",
+    "kl": "kl_div",
+    "kldiv": "kl_div",
+    "kullback_leibler": "kl_div",
+    "negative_log_likelihood": "nll",
+    "hinge": "multi_margin",
+    "logistic": "soft_margin",
 }
 
 
@@ -111,7 +123,7 @@ class Refinement:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One named tensor of a loss."""
+    """One named tensor of a loss; ``name.*`` is a series of them, ``name.0``, ``name.1``, … as many as are sent."""
 
     name: str
     types: tuple[TensorType, ...]
@@ -164,6 +176,7 @@ class Loss:
         shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
         terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
         per_sample: Whether it is a function of its term's value on each row rather than on all rows.
+        unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -184,6 +197,7 @@ class Loss:
     shape: Shape | None
     terms: Terms | None
     per_sample: bool
+    unavailable: Callable[[], str | None]
     summary: str
     formula: str
     references: tuple[str, ...]
@@ -233,6 +247,7 @@ def loss(
     shape: Shape | None = None,
     terms: Terms | None = None,
     per_sample: bool = False,
+    unavailable: Callable[[], str | None] = lambda: None,
     like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
@@ -246,6 +261,7 @@ def loss(
         shape: The unreduced loss's shape, where the return annotation cannot say it.
         terms: The losses a composed one is made of.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
+        unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
         like: The loss whose docstring describes the inputs and parameters that this one's leaves out.
     """
     described: dict[str, str] = {}
@@ -256,7 +272,7 @@ def loss(
         name = function.__name__.rstrip("_")
         hints = get_type_hints(function, include_extras=True)
         doc = _Docstring(inspect.getdoc(function) or "")
-        inputs, parameters, variadic, taken = [], [], None, reductions
+        inputs, parameters, series, variadic, taken = [], [], [], None, reductions
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
             summary = doc.arguments.get(p.name) or described.get(p.name)
@@ -270,6 +286,10 @@ def loss(
                 parameters.append(Parameter(p.name, hint, default, base is float, summary))
             elif p.kind is inspect.Parameter.VAR_KEYWORD:
                 (variadic,) = _tensor_types(hint)
+            elif get_origin(hint) is list:
+                series.append(p.name)
+                types = _tensor_types(get_args(hint)[0])
+                inputs.append(Input(f"{p.name}.*", types, p.name in differentiable, False, summary))
             else:
                 optional = p.default is not inspect.Parameter.empty
                 inputs.append(Input(p.name, _tensor_types(hint), p.name in differentiable, optional, summary))
@@ -279,7 +299,7 @@ def loss(
             name=name,
             task=task,
             kind=kind,
-            function=function,
+            function=_gathering(function, series) if series else function,
             inputs=tuple(inputs),
             variadic=variadic,
             parameters=tuple(parameters),
@@ -290,6 +310,7 @@ def loss(
             shape=shape,
             terms=terms,
             per_sample=per_sample,
+            unavailable=unavailable,
             summary=doc.summary,
             formula=doc.formula,
             references=doc.references,
@@ -298,6 +319,19 @@ def loss(
         return REGISTRY[name]
 
     return register
+
+
+def _gathering(function: Callable[..., Tensor | Unreduced], series: Sequence[str]) -> Callable[..., Tensor | Unreduced]:
+    """The function of single tensors ``name.0``, ``name.1``, …, which it is to have as the list ``name``."""
+
+    @functools.wraps(function)
+    def gathered(**arguments: Any) -> Tensor | Unreduced:
+        for name in series:
+            length = sum(argument.startswith(f"{name}.") for argument in arguments)
+            arguments[name] = [arguments.pop(f"{name}.{i}") for i in range(length)]
+        return function(**arguments)
+
+    return gathered
 
 
 def _tensor_types(hint: Any) -> tuple[TensorType, ...]:

@@ -70,7 +70,8 @@ class TensorType:
             ``format``; ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and
             ``integer`` may be anything.
         kinds: The kinds of dtype it takes.
-        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes; ``...`` alone is any shape.
+        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes, which are the same wherever
+            it stands; ``...`` are any axes.
     """
 
     domain: Domain

@@ -1,0 +1,19 @@
+"""Weights for the perceptual loss: VGG16's layers, narrow and random, in a file as the service reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from losses.cases_perceptual import WEIGHTS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _perceptual_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    torch.save(WEIGHTS, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOSSD_PERCEPTUAL_WEIGHTS", str(path))
+        yield
