@@ -19,6 +19,7 @@ Parameters = Mapping[str, Any]
 Draw = Callable[[np.random.Generator, int, Parameters], dict[str, Array]]
 """``draw(rng, n, parameters)``: valid inputs of n samples, floats in float64, away from kinks."""
 
+Tensors = dict[str, Tensor]
 Reference = Callable[..., Tensor | tuple[Tensor, Tensor]]
 """``reference(*inputs, **parameters)``: the unreduced loss, differentiable; and its weights where they are not 1."""
 
@@ -99,6 +100,29 @@ class Case:
         self, parameters: Parameters, n: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> dict[str, Tensor]:
         return tensors(self.arrays(parameters, n, seed), dtype)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One request whose parameters name its inputs.
+
+    Attributes:
+        title: What is special about it.
+        loss: The request's loss object.
+        draw: Its inputs, in float64.
+        reference: The loss as one differentiable number of these inputs.
+        gradients: The inputs whose gradients are compared.
+    """
+
+    title: str
+    loss: Mapping[str, Any]
+    draw: Callable[[torch.Generator], Tensors]
+    reference: Callable[[Tensors], Tensor]
+    gradients: tuple[str, ...] = ("prediction",)
+
+    @property
+    def name(self) -> str:
+        return str(self.loss["name"])
 
 
 def tensors(values: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

@@ -1,39 +1,15 @@
-"""Rows of the composed losses: whole requests, and what they come to in plain torch."""
+"""Rows of the losses whose inputs the request names: whole requests, and what they come to in plain torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """One composed request.
-
-    Attributes:
-        title: What is special about it.
-        loss: The request's loss object.
-        draw: Its inputs, in float64.
-        reference: The loss as one differentiable number of these inputs.
-        gradients: The inputs whose gradients are compared.
-    """
-
-    title: str
-    loss: Mapping[str, Any]
-    draw: Callable[[torch.Generator], Tensors]
-    reference: Callable[[Tensors], Tensor]
-    gradients: tuple[str, ...] = ("prediction",)
-
-    @property
-    def name(self) -> str:
-        return str(self.loss["name"])
+from losses.case import Composition, Tensors
+from losses.cases_expression import EXPRESSIONS
 
 
 def normal(g: torch.Generator, *shape: int) -> Tensor:
@@ -201,4 +177,5 @@ COMPOSITIONS = (
     Composition(
         "alpha", {"name": "gradnorm", "alpha": 0.12}, norms, lambda of: restoring(of, 0.12), ("task_weight",)
     ),
+    *EXPRESSIONS,
 )  # fmt: skip

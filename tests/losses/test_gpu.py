@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from evaluating import Evaluated, alone, together
-from losses.case import Case, Parameters
-from losses.cases_composed import COMPOSITIONS, Composition
+from losses.case import Case, Composition, Parameters
+from losses.cases_composed import COMPOSITIONS
 from losses.test_batching import requests, row_counts
 from losses.test_values import ROWS
 from serving import running

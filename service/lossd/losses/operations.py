@@ -1,0 +1,250 @@
+"""What a formula can compute: each operation with its shape rule and its numerically stable evaluation.
+
+A value is a tensor or, where it depends on no input, a Python float; numbers take no dtype of their own and never
+widen a tensor's. Arithmetic is that of IEEE 754 throughout: 1/0 is infinite, 9**9**9 too, and no integer ever grows.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["OPERATIONS", "Operation", "Value"]
+
+Value = Tensor | float
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operator or function.
+
+    Attributes:
+        name: As a formula writes it.
+        compute: On as many values as there are operands, at least one a tensor; with the axis where there is one.
+        operands: How many values it takes.
+        axis: What no axis stands for: ``all`` of them or the ``classes`` (1, or 0 where that is the only one); None
+            for an operation that takes no axis and works entry by entry.
+        collapses: Whether the axis is left with length 1.
+    """
+
+    name: str
+    compute: Callable[..., Tensor]
+    operands: int = 1
+    axis: Literal["all", "classes"] | None = None
+    collapses: bool = False
+
+    @property
+    def signature(self) -> str:
+        """What goes between the parentheses."""
+        values = "one value" if self.operands == 1 else f"{self.operands} values"
+        return values + (" and optionally an axis" if self.axis else "")
+
+    def shape(self, operands: Sequence[Shape], axis: int | None) -> Shape:
+        """The result's shape.
+
+        Raises:
+            ValueError: The operands do not combine, or the axis is not there.
+        """
+        shape = combined(operands)
+        place = self._axis(len(shape), axis)
+        if place is None:
+            return () if self.collapses else shape
+        return (*shape[:place], 1, *shape[place + 1 :]) if self.collapses else shape
+
+    def __call__(self, operands: Sequence[Value], axis: int | None) -> Value:
+        """The result; a float where every operand is one."""
+        if all(isinstance(value, float) for value in operands):
+            wide = [torch.tensor(value, dtype=torch.float64) for value in operands]
+            return float(self._compute(wide, axis))
+        return self._compute(operands, axis)
+
+    def _compute(self, operands: Sequence[Value], axis: int | None) -> Tensor:
+        if self.axis is None:
+            return self.compute(*operands)
+        ndim = max(value.ndim for value in operands if isinstance(value, Tensor))
+        return self.compute(*operands, axis=self._axis(ndim, axis))
+
+    def _axis(self, ndim: int, axis: int | None) -> int | None:
+        """The axis from 0, None for all."""
+        if axis is None and self.axis == "classes":
+            axis = min(1, ndim - 1) if ndim else 0
+        if axis is not None and not -ndim <= axis < ndim:
+            raise ValueError(f"{self.name} over axis {axis} of a value with {ndim} axes")
+        return axis % ndim if axis is not None else None
+
+
+def combined(shapes: Sequence[Shape]) -> Shape:
+    """The shape of values taken entry by entry: equal shapes, numbers with anything, and axes of length 1.
+
+    Raises:
+        ValueError: Other shapes; axes are never added.
+    """
+    result: Shape = ()
+    for shape in shapes:
+        if not result or not shape:
+            result = result or shape
+            continue
+        pairs = list(zip(result, shape, strict=False))
+        if len(result) != len(shape) or any(a != b and 1 not in (a, b) for a, b in pairs):
+            raise ValueError(
+                f"shapes {result} and {shape} do not combine; they must be equal, but for axes of length 1, as sum(x, "
+                "1) leaves them"
+            )
+        result = tuple(b if a == 1 else a for a, b in pairs)
+    return result
+
+
+def _steep(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An entry without upstream gradient gets none, even where the slope is infinite.
+
+    ``where(x > 0, log(x), 0)`` does not take the logarithm of 0, but autograd multiplies its infinite slope by the 0
+    that arrives and answers NaN.
+    """
+
+    def guarded(*operands: Value) -> Tensor:
+        tensors = [value for value in operands if isinstance(value, Tensor)]
+        if not any(tensor.requires_grad for tensor in tensors) or not torch.is_grad_enabled():
+            return compute(*operands)
+        shape = combined([tuple(tensor.shape) for tensor in tensors])
+        arrived: list[Tensor] = []
+
+        def stop(gradient: Tensor | None) -> Tensor | None:
+            return None if gradient is None else gradient.masked_fill(arrived[-1] == 0, 0)
+
+        entries: list[Value] = []
+        for value in operands:
+            if isinstance(value, Tensor) and value.requires_grad:
+                value = value.expand(shape)  # a node of its own, before the sum over axes of length 1
+                value.register_hook(stop)  # type: ignore[no-untyped-call]  # as torch left it
+            entries.append(value)
+        result = compute(*entries)
+        result.register_hook(arrived.append)  # type: ignore[no-untyped-call]  # as torch left it
+        return result
+
+    return guarded
+
+
+_steep_product = _steep(torch.mul)
+
+
+def _compared(compare: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
+    """1 where the comparison holds, else 0, in the operands' dtype."""
+
+    def compute(a: Value, b: Value) -> Tensor:
+        result: Tensor = compare(a, b)
+        return result.to(_like(a, b).dtype)
+
+    return compute
+
+
+def _like(*values: Value) -> Tensor:
+    return next(value for value in values if isinstance(value, Tensor))
+
+
+def _tensors(*values: Value) -> list[Tensor]:
+    """Numbers as tensors, next to the others."""
+    like = _like(*values)
+    return [v if isinstance(v, Tensor) else torch.full((), v, dtype=like.dtype, device=like.device) for v in values]
+
+
+def _times(a: Value, b: Value) -> Tensor:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return _steep_product(a, b)
+    # By a number the slope is that number; two tensors can meet as 0 and infinity.
+    return torch.mul(a, b) if isinstance(a, Tensor) else torch.mul(_like(b), a)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch's own is the identity beyond 20.
+    return torch.logaddexp(x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def _where(condition: Value, a: Value, b: Value) -> Tensor:
+    condition, a, b = _tensors(condition, a, b)
+    return torch.where(condition != 0, a, b)
+
+
+def _dims(x: Tensor, axis: int | None) -> tuple[int, ...]:
+    return tuple(range(x.ndim)) if axis is None else (axis,)
+
+
+def _sum(x: Tensor, axis: int | None) -> Tensor:
+    return x.sum(_dims(x, axis), keepdim=axis is not None, dtype=torch.float64).to(x.dtype)
+
+
+def _mean(x: Tensor, axis: int | None) -> Tensor:
+    return x.mean(_dims(x, axis), keepdim=axis is not None, dtype=torch.float64).to(x.dtype)
+
+
+def _norm(x: Tensor, axis: int | None) -> Tensor:
+    # Relative to the largest entry, so that no square leaves the dtype's range; the gradient at 0 is 0.
+    dims, keep = _dims(x, axis), axis is not None
+    largest = x.detach().abs().amax(dims, keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    length: Tensor = torch.linalg.vector_norm(x / scale, dim=dims, keepdim=True) * scale
+    return length if keep else length.reshape(())
+
+
+def _dot(a: Value, b: Value, axis: int | None) -> Tensor:
+    return _sum(_times(a, b), axis)
+
+
+def _table(*operations: Operation) -> dict[str, Operation]:
+    return {operation.name: operation for operation in operations}
+
+
+OPERATIONS = _table(
+    Operation("+", operator.add, 2),
+    Operation("-", operator.sub, 2),
+    Operation("*", _times, 2),
+    Operation("/", _steep(operator.truediv), 2),
+    Operation("**", _steep(operator.pow), 2),
+    Operation("-x", operator.neg),
+    *(
+        Operation(sign, _compared(compare), 2)
+        for sign, compare in (
+            ("<", operator.lt),
+            ("<=", operator.le),
+            (">", operator.gt),
+            (">=", operator.ge),
+            ("==", operator.eq),
+            ("!=", operator.ne),
+        )
+    ),
+    Operation("abs", torch.abs),
+    Operation("exp", _steep(torch.exp)),
+    Operation("expm1", _steep(torch.expm1)),
+    Operation("log", _steep(torch.log)),
+    Operation("log1p", _steep(torch.log1p)),
+    Operation("sqrt", _steep(torch.sqrt)),
+    Operation("square", torch.square),
+    Operation("sign", torch.sign),
+    Operation("sin", torch.sin),
+    Operation("cos", torch.cos),
+    Operation("tanh", torch.tanh),
+    Operation("sigmoid", torch.sigmoid),
+    Operation("softplus", _softplus),
+    Operation("logsigmoid", functional.logsigmoid),
+    Operation("relu", torch.relu),
+    Operation("minimum", lambda a, b: torch.minimum(*_tensors(a, b)), 2),
+    Operation("maximum", lambda a, b: torch.maximum(*_tensors(a, b)), 2),
+    Operation("clamp", lambda x, low, high: torch.clamp(*_tensors(x, low, high)), 3),
+    Operation("where", _where, 3),
+    Operation("softmax", lambda x, axis: torch.softmax(x, axis), axis="classes"),
+    Operation("log_softmax", lambda x, axis: torch.log_softmax(x, axis), axis="classes"),
+    Operation("logsumexp", lambda x, axis: torch.logsumexp(x, axis, keepdim=True), axis="classes", collapses=True),
+    Operation("sum", _sum, axis="all", collapses=True),
+    Operation("mean", _mean, axis="all", collapses=True),
+    Operation("max", lambda x, axis: x.amax(_dims(x, axis), keepdim=axis is not None), axis="all", collapses=True),
+    Operation("min", lambda x, axis: x.amin(_dims(x, axis), keepdim=axis is not None), axis="all", collapses=True),
+    Operation("norm", _norm, axis="all", collapses=True),
+    Operation("dot", _dot, 2, axis="all", collapses=True),
+)
+"""Every operation, by the name a formula writes."""
