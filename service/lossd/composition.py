@@ -63,7 +63,9 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
     values = [value for term in evaluated for value in term.values]
     losses = torch.tensor(values, dtype=torch.float64, device=batch.device).requires_grad_()
     own = {
-        entry.name: batch.inputs[entry.name][0].to(batch.device, torch.float64).requires_grad_(entry.name in recipe.gradients)
+        entry.name: batch.inputs[entry.name][0]
+        .to(batch.device, torch.float64)
+        .requires_grad_(entry.name in recipe.gradients)
         for entry in loss.inputs
         if entry.name != "losses"
     }
