@@ -1,7 +1,7 @@
 """Losses of embeddings: pairs and triplets, one value a row, and batches whose samples are each other's negatives.
 
 A distance of 0 and a vector of length 0 have no direction to move in: their gradient is 0, and the answer says so.
-Distances are computed in float64, from differences: a row is at distance 0 of itself exactly.
+Distances are computed from differences: a row is at distance 0 of itself exactly.
 """
 
 from __future__ import annotations
@@ -85,10 +85,9 @@ def cosine_embedding(
     References:
         torch.nn.functional.cosine_embedding_loss.
     """
-    (a, no_a), (b, no_b) = _direction(first.double()), _direction(second.double())
-    cosine = (a * b).sum(-1)
+    cosine, zero = _cosine(first, second)
     value = torch.where(similar > 0, 1 - cosine, (cosine - margin).clamp(min=0))
-    return Unreduced(value, torch.ones_like(value), flags={"zero_vector": no_a | no_b})
+    return Unreduced(value, torch.ones_like(value), flags={"zero_vector": zero})
 
 
 @loss(task="triplets", kind="rows", differentiable=("anchor", "positive", "negative"))
@@ -174,22 +173,24 @@ def mined_triplet(
         F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, 2015, arXiv:1503.03832 (semi-hard).
     """
     wide = embedding.double()
-    distance = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
-    zero = (distance == 0).sum(-1) > 1
-    if squared:
-        distance = distance.square()
     positive, negative = _relations(label)
     with torch.no_grad():
+        distance = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+        zero = distance == 0
+        slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(zero, 0)
+        if squared:
+            distance = distance.square()
         if mining == "hard":
             signs, active, valid = _hardest(distance, positive, negative, margin)
         else:
             signs, active = _active(distance, positive, negative, margin, semi_hard=mining == "semi_hard")
             valid = active if mining == "semi_hard" else positive.sum(-1) * negative.sum(-1)
-        signs, active = signs.to(distance.dtype), active.to(distance.dtype)
-    # Piecewise linear: each distance enters with a sign, as often as it is in an active triplet.
-    value = (signs * distance).sum(-1) + margin * active
-    flags = {"zero_vector": zero, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
-    return Unreduced(value, (active if active_only else valid).to(distance.dtype), flags)
+        # Piecewise linear: each distance enters with a sign, as often as it is in an active triplet.
+        signs, active = signs.double(), active.double()
+        value = (signs * distance).sum(-1) + margin * active
+    value = value + _pull(wide, signs * slope)
+    flags = {"zero_vector": zero.sum(-1) > 1, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
+    return Unreduced(value, (active if active_only else valid).double(), flags)
 
 
 @loss(task="paired_views", kind="stack", differentiable=("first", "second"))
@@ -318,13 +319,42 @@ def _distance(
     first: Tensor, second: Tensor, order: float = 2.0, eps: float | Tensor = 0.0, squared: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The distance of each row to its counterpart, (N,), and whether they are identical, which has no gradient."""
-    difference = first.double() - second.double()
-    same = (difference == 0).all(-1)
-    if not squared:
-        difference = difference + (eps.unsqueeze(-1) if isinstance(eps, Tensor) else eps)
-    distance = torch.linalg.vector_norm(difference, order, dim=-1)
-    distance = torch.where(same, distance.detach(), distance)
+    shift = torch.zeros_like(first[:, :1]) if squared else torch.as_tensor(eps, dtype=first.dtype, device=first.device)
+    shift = shift.reshape(-1, 1)
+    difference = first - second
+    distance = torch.linalg.vector_norm(difference + shift, order, dim=-1)
+    same = torch.zeros_like(distance, dtype=torch.bool)
+    # What may be no difference but the shift, and what float32's powers may not hold, is looked at again.
+    if order != 2 or not _in_range(distance, above=4 * shift.squeeze(-1) * difference.shape[-1]):
+        same = (difference == 0).all(-1)
+        distance = torch.linalg.vector_norm((difference + shift).double(), order, dim=-1)
+        distance = torch.where(same, distance.detach(), distance)
     return distance.square() if squared else distance, same
+
+
+def _cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine of each row and its counterpart, (N,), and whether one has no direction: it is 0, without gradient."""
+    lengths = [torch.linalg.vector_norm(v, dim=-1) for v in (first, second)]
+    if all(_in_range(length) for length in lengths):
+        return (first * second).sum(-1) / (lengths[0] * lengths[1]), torch.zeros_like(lengths[0], dtype=torch.bool)
+    (a, no_a), (b, no_b) = _direction(first.double()), _direction(second.double())
+    return (a * b).sum(-1), no_a | no_b
+
+
+def _in_range(length: Tensor, above: float | Tensor = 0.0) -> bool:
+    """Whether every length is so far from 0 and from overflow that squares and products of entries are exact enough."""
+    return bool(((length > above + 1e-12) & (length < 1e12)).all())
+
+
+def _pull(embedding: Tensor, slope: Tensor) -> Tensor:
+    """0 for each anchor (N,), with the gradient of half its squared distances weighted by ``slope`` (N, N).
+
+    By matrix products: the distances' own gradient would visit every pair's every coordinate again.
+    """
+    centred = embedding - embedding.detach().mean(0)
+    square = centred.square().sum(-1)
+    pull = (square * slope.sum(-1) + (slope * square).sum(-1)) / 2 - (centred * (slope @ centred)).sum(-1)
+    return pull - pull.detach()
 
 
 def _direction(vector: Tensor) -> tuple[Tensor, Tensor]:

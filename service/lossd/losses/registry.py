@@ -68,6 +68,19 @@ SYNONYMS: Mapping[str, str] = {
     "negative_log_likelihood": "nll",
     "hinge": "multi_margin",
     "logistic": "soft_margin",
+    "generalized_iou": "giou",
+    "distance_iou": "diou",
+    "complete_iou": "ciou",
+    "cosine": "cosine_embedding",
+    "triplet_margin": "triplet",
+    "infonce": "info_nce",
+    "ntxent": "nt_xent",
+    "simclr": "nt_xent",
+    "supervised_contrastive": "supcon",
+    "gan": "gan_discriminator",
+    "elbo": "vae",
+    "lpips": "perceptual",
+    "vgg": "perceptual",
 }
 
 

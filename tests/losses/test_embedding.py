@@ -1,0 +1,95 @@
+"""Triplets mined among ties and near copies, and rows without a direction among others that have one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evaluating import alone
+from losses.cases_embedding import mined_triplet
+
+MINING = ("hard", "semi_hard", "all")
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 2)), min_size=1, max_size=8),
+    margin=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    mining=st.sampled_from(MINING),
+    squared=st.booleans(),
+    active_only=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_ties_are_counted_as_one_by_one(
+    points: list[tuple[int, int]], margin: float, mining: str, squared: bool, active_only: bool
+) -> None:
+    embedding = torch.tensor([[float(x)] for x, _ in points], dtype=torch.float64)
+    label = torch.tensor([y for _, y in points])
+    parameters: dict[str, Any] = {"margin": margin, "mining": mining, "squared": squared, "active_only": active_only}
+    value, weight = mined_triplet(embedding, label, **parameters)
+    answer = alone({"loss": {"name": "mined_triplet", **parameters}}, {"embedding": embedding, "label": label})
+    assert answer.numerator == pytest.approx(float(value.sum()), abs=1e-12)
+    assert answer.denominator == float(weight.sum())
+
+
+@pytest.mark.parametrize("mining", MINING)
+def test_embeddings_far_from_the_origin_keep_their_distances(mining: str) -> None:
+    rng = np.random.default_rng(0)
+    embedding = torch.tensor(1e3 + rng.normal(0, 1, (64, 8)), dtype=torch.float32)
+    label = torch.tensor(rng.integers(0, 8, 64))
+    leaf = embedding.double().requires_grad_()
+    value, weight = mined_triplet(leaf, label, mining=mining)
+    (value.sum() / weight.sum()).backward()
+    answer = alone({"loss": {"name": "mined_triplet", "mining": mining}}, {"embedding": embedding, "label": label})
+    assert answer.loss == pytest.approx(float(value.detach().sum() / weight.sum()), rel=1e-12)
+    assert leaf.grad is not None
+    torch.testing.assert_close(answer.gradient("embedding"), leaf.grad.float(), rtol=1e-6, atol=1e-9)
+
+
+def rows(*pairs: tuple[list[float], list[float]]) -> tuple[Tensor, Tensor]:
+    first, second = zip(*pairs, strict=True)
+    return torch.tensor(first), torch.tensor(second)
+
+
+@pytest.mark.parametrize(
+    ("loss", "degenerate"),
+    [("contrastive", ([1.0, 2.0], [1.0, 2.0])), ("cosine_embedding", ([0.0, 0.0], [1.0, 2.0]))],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+def test_a_row_without_direction_leaves_the_others_theirs(
+    loss: str, degenerate: tuple[list[float], list[float]], scale: float
+) -> None:
+    one = ([3.0 * scale, 1.0 * scale], [1.0 * scale, -2.0 * scale])
+    parameters = {"margin": 5 * scale} if loss == "contrastive" else {"margin": -0.5}
+    request = {"loss": {"name": loss, "reduction": "none", **parameters}}
+    unlike = 0 if loss == "contrastive" else -1
+
+    def answer(*pairs: tuple[list[float], list[float]]) -> dict[str, Tensor]:
+        first, second = rows(*pairs)
+        similar = torch.full((len(pairs),), unlike)
+        return alone(request, {"first": first, "second": second, "similar": similar}).gradients
+
+    own, among = answer(one), answer(degenerate, one)
+    for name in ("first", "second"):
+        assert not among[name][0].any()
+        assert own[name].isfinite().all()
+        assert own[name].any()
+        torch.testing.assert_close(among[name][1:], own[name], rtol=1e-5, atol=0)
+
+
+def test_a_degenerate_triplet_leaves_the_others_theirs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {name: torch.randn(3, 4, generator=generator) for name in ("anchor", "positive", "negative")}
+    request = {"loss": {"name": "triplet", "margin": 9.0, "reduction": "sum"}}
+    own = alone(request, {name: tensor[1:] for name, tensor in inputs.items()})
+    inputs["positive"][0] = inputs["negative"][0] = inputs["anchor"][0]
+    among = alone(request, inputs)
+    assert among.warnings == {"zero_vector"}
+    for name in inputs:
+        assert not among.gradient(name)[0].any()
+        torch.testing.assert_close(among.gradient(name)[1:], own.gradient(name), rtol=1e-5, atol=1e-6)
