@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import numpy as reference
 
+from client.fake import FakeService, evaluation, problem
+from excerpts import ROOT, excerpt
+from lossd_client import LossClient
 from serving import Running, running
 
-EXAMPLES = Path(__file__).parents[2] / "client" / "examples"
+EXAMPLES = ROOT / "client" / "examples"
+PREDICTION = np.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], np.float32)
+TARGET = np.array([0, 1])
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 
 
 @pytest.fixture(scope="module")
@@ -23,58 +34,167 @@ def service() -> Iterator[Running]:
         yield service
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=60)
+def run(*command: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    # A program of a second needs no optimising compiler; without it, Java starts in half the time.
+    environment = {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=100, cwd=folder, env=environment
+    )
 
 
 def focal() -> tuple[float, torch.Tensor]:
     """The examples' loss and gradient, from the definition."""
-    prediction = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], dtype=torch.float64, requires_grad=True)
-    logs = torch.log_softmax(prediction, 1)[[0, 1], [0, 1]]
+    prediction = torch.tensor(PREDICTION, dtype=torch.float64, requires_grad=True)
+    logs = torch.log_softmax(prediction, 1)[[0, 1], TARGET]
     loss = (-((1 - logs.exp()) ** 2) * logs).mean()
     loss.backward()
     assert prediction.grad is not None
     return loss.item(), prediction.grad
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def remote_loss(service: Running) -> float:
+    """What the Python client is answered."""
+    with LossClient(service.url) as lossd:
+        loss: float = lossd.evaluate("focal", PREDICTION, TARGET, gamma=2.0).loss
+    assert loss == pytest.approx(focal()[0], rel=1e-6)
+    return loss
+
+
+# Programs that evaluate once and judge the answer
+
+PROGRAMS = {
+    "java/Evaluate.java": ("", "java client/examples/java/Evaluate.java"),
+    "cpp/evaluate.cpp": ("g++ -std=c++17 client/examples/cpp/evaluate.cpp -o evaluate -lcurl", "./evaluate"),
+    "go/evaluate.go": ("", "go run client/examples/go/evaluate.go"),
+    "rust/evaluate.rs": ("rustc --edition 2021 client/examples/rust/evaluate.rs", "./evaluate"),
+}
+"""The commands to build and to run each, as its head names them."""
+WARNINGS_ARE_ERRORS = {"g++": "-Wall -Wextra -Wpedantic -Werror", "rustc": "-D warnings"}
+
+Program = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """A program, built, to be run with the service's address."""
+    build, start = PROGRAMS[request.param]
+    head = (EXAMPLES / request.param).read_text()
+    assert build in head
+    assert f"{start} [http://127.0.0.1:8000]" in head
+    tool = (build or start).split()[0]
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    if "-lcurl" in build and run("g++", "-E", "-xc++", "-include", "curl/curl.h", "/dev/null").returncode:
+        pytest.skip("needs the headers of libcurl")
+    folder = tmp_path_factory.mktemp("program")
+
+    def shell(command: str) -> subprocess.CompletedProcess[str]:
+        return run("bash", "-c", command.replace("client/examples", str(EXAMPLES)), folder=folder)
+
+    if build:
+        done = shell(f"{build} {WARNINGS_ARE_ERRORS[tool]}")
+        assert done.returncode == 0, done.stderr
+    return lambda url: shell(f"{start} {url}")
+
+
+def test_a_program_prints_the_python_client_s_loss_to_the_last_digit(program: Program, service: Running) -> None:
+    done = program(service.url)
+    assert done.returncode == 0, done.stderr
+    loss, gradient = re.fullmatch(r"loss (\S+)\ngradient \[?(.*?)\]?\n", done.stdout).groups()
+    assert float(loss) == remote_loss(service)
+    found = torch.tensor([float(entry) for entry in re.split("[, ]+", gradient)], dtype=torch.float64).reshape(2, 3)
+    torch.testing.assert_close(found, focal()[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_answer(program: Program) -> None:
+    loss, gradient = focal()
+    right = gradient.float().numpy()
+    service = FakeService()
+    try:
+        service.replies += [
+            evaluation({"loss": loss}, gradient__prediction=right),
+            evaluation({"loss": loss * 1.001}, gradient__prediction=right),
+            evaluation({"loss": loss}, gradient__prediction=-right),
+            problem(422, "shape-mismatch", "the target has too many rows"),
+        ]
+        done = [program(service.url) for _ in range(len(service.replies))]
+    finally:
+        service.stop()
+    assert [run.returncode for run in done] == [0, 1, 1, 1], [run.stderr for run in done]
+    assert all("this is not the focal loss" in run.stderr for run in done[1:3])
+    assert "the target has too many rows" in done[3].stderr
+    for asked in service.asked:
+        assert asked.request == {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}
+        sent = reference.load(asked.body)
+        assert sent.keys() == {"prediction", "target"}
+        np.testing.assert_array_equal(sent["prediction"], PREDICTION, strict=True)
+        np.testing.assert_array_equal(sent["target"], TARGET, strict=True)
+
+
+# curl
+
+
+@needs_curl
 def test_curl(service: Running) -> None:
     done = run("bash", EXAMPLES / "curl" / "evaluate.sh", service.url)
     assert done.returncode == 0, done.stderr
     text, binary = re.fullmatch("JSON:\n(.*)\nsafetensors:\n(.*)\n", done.stdout, re.DOTALL).groups()
-    loss, gradient = focal()
     answer = json.loads(text)
-    assert answer["loss"] == pytest.approx(loss, rel=1e-6)
+    assert answer["loss"] == remote_loss(service)
     torch.testing.assert_close(
-        torch.tensor(answer["gradient"]["prediction"], dtype=torch.float64), gradient, rtol=1e-5, atol=1e-7
+        torch.tensor(answer["gradient"]["prediction"], dtype=torch.float64), focal()[1], rtol=1e-5, atol=1e-7
     )
     answer = json.loads(binary)
     assert answer["loss"] == 2.0
     assert answer["gradient"] == {"prediction": [0.0, -2.0]}
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@needs_curl
 def test_curl_fails_where_the_service_refuses(service: Running) -> None:
     done = run("bash", EXAMPLES / "curl" / "evaluate.sh", f"{service.url}/elsewhere")
     assert done.returncode != 0
     assert "not-found" in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@needs_curl
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (2, 3, 5, 1)])
+def test_a_file_of_the_reference_library_is_posted_as_it_is(
+    shape: tuple[int, ...], service: Running, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    prediction, target = random.standard_normal((2, *shape)).astype(np.float32)
+    # The library writes tensors in the order of their dtypes and names, and a header whose data starts on 8 bytes.
+    reference.save_file(
+        {"target": target, "prediction": prediction, "sample_weight": np.ones(shape[0])},
+        tmp_path / "batch.safetensors",
+        {"format": "np", "note": 'with "quotes" and ü'},
+    )
+    command = f"lossd=(curl --silent --fail-with-body); url={service.url}; file={tmp_path}/batch.safetensors\n"
+    done = run("bash", "-euc", command + excerpt("client/examples/curl/evaluate.sh", "file"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    difference = prediction.astype(np.float64) - target
+    assert answer["loss"] == pytest.approx((difference**2).mean(), rel=1e-6)
+    np.testing.assert_allclose(answer["gradient"]["prediction"], 2 * difference / difference.size, rtol=1e-5)
+
+
+# Node
+
+
+@needs_node
 def test_node(service: Running) -> None:
     done = run("node", EXAMPLES / "node" / "evaluate.mjs", service.url)
     assert done.returncode == 0, done.stderr
-    loss, gradient = focal()
-    assert float(re.search(r"^loss (\S+)$", done.stdout, re.MULTILINE)[1]) == pytest.approx(loss, rel=1e-6)
+    assert float(re.search(r"^loss (\S+)$", done.stdout, re.MULTILINE)[1]) == remote_loss(service)
     shape, entries = re.search(
         r"^gradient \[ (.*?) \] Float32Array\(6\) \[(.*?)\]", done.stdout, re.DOTALL | re.MULTILINE
     ).groups()
     assert shape == "2, 3"
     found = torch.tensor([float(entry) for entry in entries.split(",")], dtype=torch.float64).reshape(2, 3)
-    torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found, focal()[1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@needs_node
 def test_node_tells_what_the_service_says(service: Running) -> None:
     script = f"""
         import {{ evaluate }} from {json.dumps(str(EXAMPLES / "node" / "evaluate.mjs"))};

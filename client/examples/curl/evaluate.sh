@@ -12,10 +12,12 @@ if [[ -n ${LOSSD_API_KEY:-} ]]; then
 fi
 
 echo "JSON:"
+# #region json
 "${lossd[@]}" "$url/v1/evaluate" --json '{
   "loss": {"name": "focal", "gamma": 2.0},
   "inputs": {"prediction": [[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], "target": [0, 1]}
 }'
+# #endregion
 echo
 
 # A safetensors file: 8 bytes of header length (little-endian), the header, the tensors' bytes. Any program that can save
@@ -33,6 +35,8 @@ trap 'rm -f "$file"' EXIT
 
 # The file holds no request, so the query does. Accept: application/json asks for the answer as text.
 echo "safetensors:"
+# #region file
 "${lossd[@]}" --url-query 'request={"loss":{"name":"mse"},"outputs":["loss","gradient"]}' "$url/v1/evaluate" \
   --header 'Content-Type: application/vnd.safetensors' --header 'Accept: application/json' --data-binary "@$file"
+# #endregion
 echo

@@ -19,6 +19,7 @@ const DTYPES = new Map([
 ]);
 const ARRAYS = new Map([...DTYPES].map(([array, dtype]) => [dtype, array]));
 
+// #region encode
 /**
  * A safetensors file as a list of its pieces: the length of the header, the header, each tensor's own memory.
  *
@@ -44,7 +45,9 @@ export function encode(tensors, metadata) {
   length.setBigUint64(0, BigInt(text.length), true);
   return [length, text, ...ordered.map(([, { data }]) => data)];
 }
+// #endregion
 
+// #region decode
 /**
  * The tensors of a safetensors file, as views into its buffer, and its metadata.
  *
@@ -62,6 +65,7 @@ export function decode(buffer) {
   }
   return { tensors, metadata };
 }
+// #endregion
 
 /**
  * Ask a service to evaluate.

@@ -1,0 +1,98 @@
+//! A loss and its gradient from Rust: a safetensors file out, a safetensors file back, the standard library alone.
+//!
+//!     rustc --edition 2021 client/examples/rust/evaluate.rs && ./evaluate [http://127.0.0.1:8000]
+//!
+//! Needs Rust 1.70 or newer. A service that asks for a key gets the one in LOSSD_API_KEY. HTTP is spelled out here, which
+//! is enough for a service in reach; behind https, use an HTTP crate and keep `encode` and `decode`.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+const REQUEST: &str = r#"{"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}"#;
+
+// #region encode
+/// Scores (one row a sample) and class indices as a safetensors file: length of the header, header, elements.
+fn encode(prediction: &[f32], target: &[i64]) -> Vec<u8> {
+    let (rows, wide, all) = (target.len(), 8 * target.len(), 8 * target.len() + 4 * prediction.len());
+    let classes = prediction.len() / rows;
+    // The wider elements first, and spaces behind the header: every tensor starts on a multiple of its element's size.
+    let mut header = format!(
+        r#"{{"__metadata__": {{"request": {REQUEST:?}}},
+        "target": {{"dtype": "I64", "shape": [{rows}], "data_offsets": [0, {wide}]}},
+        "prediction": {{"dtype": "F32", "shape": [{rows}, {classes}], "data_offsets": [{wide}, {all}]}}}}"#
+    );
+    header += &" ".repeat(header.len().wrapping_neg() % 8);
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.bytes());
+    file.extend(target.iter().flat_map(|index| index.to_le_bytes()));
+    file.extend(prediction.iter().flat_map(|score| score.to_le_bytes()));
+    file
+}
+// #endregion
+
+// #region decode
+/// The answer: a safetensors file too. Its one tensor is the gradient; the loss stands in the header.
+fn decode(body: &[u8]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
+    let length = u64::from_le_bytes(body.get(..8).ok_or("the answer is too short")?.try_into()?) as usize;
+    let header = std::str::from_utf8(body[8..].get(..length).ok_or("the answer is cut off")?)?;
+    // The result is JSON inside a string of the header, hence the backslashes. A JSON library would read all of it.
+    let (_, rest) = header.split_once(r#"\"loss\":"#).ok_or("no loss in the answer")?;
+    let loss = rest.split([',', '}']).next().unwrap_or_default().trim().parse()?;
+    let elements = body[8 + length..].chunks_exact(4);
+    Ok((loss, elements.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()))
+}
+// #endregion
+
+// #region post
+fn evaluate(url: &str, prediction: &[f32], target: &[i64]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
+    let address = format!("{url}/v1/evaluate");
+    let place = address.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
+    let (host, path) = place.ok_or("the address must start with http://")?;
+    let key = std::env::var("LOSSD_API_KEY").map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+    let file = encode(prediction, target);
+    let mut socket = TcpStream::connect(host)?;
+    // To HTTP/1.0 the answer comes in one piece, and ends where the connection does.
+    write!(
+        socket,
+        "POST /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/vnd.safetensors\r\n\
+         Content-Length: {}\r\n{key}\r\n",
+        file.len()
+    )?;
+    socket.write_all(&file)?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or("the answer is not HTTP")?;
+    let (head, body) = (&answer[..end], &answer[end + 4..]);
+    // A refusal is a JSON document that says what is wrong, where, and how to mend it.
+    if head.split(|byte| *byte == b' ').nth(1) != Some(b"200") {
+        return Err(String::from_utf8_lossy(body).into());
+    }
+    decode(body)
+}
+// #endregion
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let url = std::env::args().nth(1).unwrap_or("http://127.0.0.1:8000".into());
+    let (prediction, target) = ([2.0, 1.0, 0.1, 0.5, 2.5, 0.3], [0, 1]);
+    let (loss, gradient) = evaluate(&url, &prediction, &target)?;
+    println!("loss {loss}");
+    println!("gradient {gradient:?}");
+
+    // From the definition, mean of -(1 - p)^2 log p with p the softmax at the target: the loss, the gradient's first row.
+    let near = |found: f64, expected: f64| (found - expected).abs() < 1e-6;
+    let row = [-0.0517822, 0.0368145, 0.0149677];
+    let right =
+        near(loss, 0.0285387) && gradient.iter().zip(row).all(|(&found, expected)| near(found.into(), expected));
+    if !right || gradient.len() != prediction.len() {
+        return Err("this is not the focal loss".into());
+    }
+    Ok(())
+}
+
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
