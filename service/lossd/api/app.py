@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from lossd import __version__
 from lossd.api import catalogue, docs, openapi, operations
-from lossd.api.evaluate import Evaluate, new_request_id
+from lossd.api.evaluate import Evaluate
+from lossd.api.exchange import new_request_id
 from lossd.api.telemetry import Telemetry
 from lossd.engine import Engine, create_engine
 from lossd.settings import Settings

@@ -1,0 +1,291 @@
+"""One request and its answer over ASGI: what the routes that evaluate share.
+
+Bodies are read within limits and deadlines, results are waited for while the client is watched, and large answers are
+sent straight from the slab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from lossd.engine import Engine, Result, Upload
+from lossd.settings import Settings
+from lossd_client.errors import DeadlineExceeded, InvalidRequest, MalformedBody, TooLarge
+
+__all__ = [
+    "INLINE_ANSWER_BYTES",
+    "DisconnectedError",
+    "Exchange",
+    "Receive",
+    "Send",
+    "new_request_id",
+    "send_pieces",
+    "server_timing",
+]
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+INLINE_ANSWER_BYTES = 256 << 10
+CHUNK_BYTES = 256 << 10
+TAIL_BYTES = 128 << 10
+WATCH_AFTER_S = 0.1
+LINGER_S = 2.0
+
+_HEADERS = frozenset(
+    (
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"accept",
+        b"x-request-id",
+        b"x-request-timeout-ms",
+    )
+)
+_ids = itertools.count()
+_id_prefix = secrets.token_hex(4)
+
+
+def new_request_id() -> str:
+    """An id for a request that brings none: unique among the running services."""
+    return f"{_id_prefix}-{next(_ids):x}"
+
+
+class DisconnectedError(Exception):
+    """The client left; there is nobody to answer."""
+
+
+class Exchange:
+    """One request and its answer: what the stages need to hand on.
+
+    Args:
+        scope: ASGI's.
+        receive: ASGI's.
+        settings: Limits.
+
+    Attributes:
+        begin: When the request began, on the monotonic clock.
+        deadline: When its answer is no longer wanted, on the same clock.
+        headers: Those that lossd reads, by lower-case name.
+        request_id: The client's, or a new one.
+        loss: The loss, or the task of metrics alone, once it is known; for counting.
+        unread: Whether there is more of the body to come.
+        length: The body's stated length in bytes; None where it is not stated.
+    """
+
+    __slots__ = (
+        "begin",
+        "deadline",
+        "headers",
+        "length",
+        "loss",
+        "max_body_bytes",
+        "query",
+        "receive",
+        "request_id",
+        "unread",
+    )
+
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, settings: Settings) -> None:
+        self.begin = time.monotonic()
+        self.receive = receive
+        self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given.decode("latin-1")[:128] if given else new_request_id()
+        self.query = scope["query_string"]
+        self.loss = ""
+        self.unread = True
+        self.length: int | None = None
+        self.max_body_bytes = int(settings.max_body_bytes)
+        self.deadline = self.begin + settings.request_timeout_ms / 1000
+
+    def read_headers(self) -> None:
+        """Learn length and deadline.
+
+        Raises:
+            TooLarge: By the stated length.
+            InvalidRequest: A time-out that is no number of milliseconds.
+        """
+        if length := self.headers.get(b"content-length"):
+            self.length = int(length)
+            if self.length > self.max_body_bytes:
+                raise self.too_large(self.length)
+        if timeout := self.headers.get(b"x-request-timeout-ms"):
+            if not timeout.isdigit() or not int(timeout):
+                raise InvalidRequest("X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
+            self.deadline = self.begin + int(timeout) / 1000
+
+    def too_large(self, size: int) -> TooLarge:
+        """The refusal of a body that has at least so many bytes."""
+        return TooLarge(
+            f"the body has {size} bytes or more, at most {self.max_body_bytes} are read (setting max_body_bytes)"
+        )
+
+    # In
+
+    async def chunk(self) -> bytes:
+        """The next piece of the body; ``unread`` is false after the last.
+
+        Raises:
+            DisconnectedError: There will be none.
+        """
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        self.unread = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    async def body(self) -> bytes | bytearray:
+        """The whole body, for what is too small to be worth streaming or cannot be.
+
+        Raises:
+            TooLarge, DeadlineExceeded, DisconnectedError: While it was read.
+        """
+        chunk = await self.chunk()
+        if not self.unread:
+            return chunk
+        body = bytearray(chunk)
+        async with self.in_time():
+            while self.unread:
+                body += await self.chunk()
+                if len(body) > self.max_body_bytes:
+                    raise self.too_large(len(body))
+        return body
+
+    async def pour(
+        self,
+        upload: Upload,
+        received: memoryview,
+        spans: Iterable[tuple[str, int, int]],
+        wrong_length: Callable[[int], MalformedBody],
+    ) -> asyncio.Future[Result]:
+        """Write the rest of the body where it will be evaluated, chunk by chunk, as it arrives; then hand it in.
+
+        Args:
+            upload: What it is written into; abandoned if this fails.
+            received: What has arrived of the tensors already.
+            spans: Names and places of the tensors in the body, in order and without gaps, from 0 on.
+            wrong_length: Given how many bytes of tensors there were, the refusal.
+        """
+        try:
+            last = 0
+            for name, first, last in spans:
+                target, at, size = upload.buffer(name), 0, last - first
+                while at < size:
+                    if not len(received):
+                        if not self.unread:
+                            raise wrong_length(first + at)
+                        received = memoryview(await self.chunk())
+                    step = min(len(received), size - at)
+                    target[at : at + step] = received[:step]
+                    received, at = received[step:], at + step
+            while self.unread:  # the last chunk may be empty
+                if await self.chunk():
+                    raise wrong_length(last + 1)
+        except BaseException:
+            upload.abandon()
+            raise
+        return upload.submit()
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """What is inside must be done before the request's deadline.
+
+        Raises:
+            DeadlineExceeded: It was not.
+        """
+        try:
+            async with asyncio.timeout(self.deadline - time.monotonic()):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded("the body had not arrived when the request's deadline passed") from None
+
+    async def drain(self) -> None:
+        """Take and drop what is still being sent.
+
+        A socket that is closed over unread bytes is reset, and takes the answer with it: the client would see a broken
+        connection in place of the reason.
+        """
+        with suppress(DisconnectedError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self.unread:
+                    await self.chunk()
+
+    # Between
+
+    async def result(self, engine: Engine, future: asyncio.Future[Result]) -> Result:
+        """The result; a request that waits long enough to notice is given up when its client leaves."""
+        watcher: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watcher.append(asyncio.ensure_future(_cancel_on_disconnect(self.receive, future)))
+
+        timer = engine.loop.call_later(WATCH_AFTER_S, watch)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if watcher and watcher[0].done():
+                raise DisconnectedError from None
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()  # answered and cancelled at the same moment
+            else:
+                future.cancel()
+            raise
+        finally:
+            timer.cancel()
+            if watcher:
+                watcher[0].cancel()
+
+
+async def _cancel_on_disconnect(receive: Receive, future: asyncio.Future[Result]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    future.cancel()
+
+
+# Out
+
+
+def server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:
+    """The Server-Timing header of parse, queue, copy, compute and encode, in seconds."""
+    parse, queue, copy, compute, encode = stages
+    return b'parse;dur=%.3f, queue;dur=%.3f, copy;dur=%.3f, compute;dur=%.3f;desc="batch of %d", encode;dur=%.3f' % (
+        parse * 1e3,
+        queue * 1e3,
+        copy * 1e3,
+        compute * 1e3,
+        batch_requests,
+        encode * 1e3,
+    )
+
+
+async def send_pieces(send: Send, headers: list[tuple[bytes, bytes]], pieces: list[bytes | memoryview]) -> None:
+    """Send straight from the slab. When this returns, nothing refers to the slab any more.
+
+    The server keeps what the socket does not take at once, up to its high-water mark of 64 KiB, so the last 128 KiB go
+    as copies: once the first half of them was accepted, all that was sent before has left the slab.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    remaining = sum(len(piece) for piece in pieces)
+    for piece in pieces:
+        view = memoryview(piece)
+        at = 0
+        while at < len(view):
+            from_slab = remaining - TAIL_BYTES
+            if from_slab > 0:
+                step = min(CHUNK_BYTES, len(view) - at, from_slab)
+                body: bytes | memoryview = view[at : at + step]
+            else:
+                step = min(TAIL_BYTES // 2, len(view) - at)
+                body = bytes(view[at : at + step])
+            at += step
+            remaining -= step
+            await send({"type": "http.response.body", "body": body, "more_body": remaining > 0})
