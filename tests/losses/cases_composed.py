@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from losses.case import Composition, Tensors
 from losses.cases_expression import EXPRESSIONS
+from losses.cases_perceptual import SERIES
 
 
 def normal(g: torch.Generator, *shape: int) -> Tensor:
@@ -178,4 +179,5 @@ COMPOSITIONS = (
         "alpha", {"name": "gradnorm", "alpha": 0.12}, norms, lambda of: restoring(of, 0.12), ("task_weight",)
     ),
     *EXPRESSIONS,
+    *SERIES,
 )  # fmt: skip

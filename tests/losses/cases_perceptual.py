@@ -1,6 +1,8 @@
-"""The row of the perceptual loss, and the weights it is tested with. Reference: the network as a list of layers."""
+"""Rows of the losses of features, and the weights they are tested with. Reference: the network as a list of layers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, ShapeMismatch
-from losses.case import Array, Case, Parameters, Refused, Stated
+from losses.case import Array, Case, Composition, Parameters, Refused, Stated, Tensors
 
 # VGG16, layer by layer, as torchvision numbers them: the width of a convolution (64 to 512 there), or what else it is.
 LAYERS = (4, "relu", 4, "relu", "pool",
@@ -75,6 +77,34 @@ def perceptual(
     return total / sum(weights)
 
 
+FEATURES = ((4, 3, 5), (2,), ())
+"""The axes of three layers' features, after that of the samples."""
+
+
+def layers(generator: torch.Generator, n: int = 4) -> Tensors:
+    return {
+        f"{name}.{i}": torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+        for i, shape in enumerate(FEATURES)
+        for name in ("prediction", "target")
+    }
+
+
+def matched(of: Tensors, weights: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+    errors = [functional.mse_loss(of[f"prediction.{i}"], of[f"target.{i}"]) for i in range(3)]
+    return sum((w * e for w, e in zip(weights, errors, strict=True)), start=torch.zeros(())) / sum(weights)
+
+
+PREDICTIONS = tuple(f"prediction.{i}" for i in range(3))
+SERIES = (
+    Composition("alike", {"name": "feature_matching"}, layers, matched, PREDICTIONS),
+    Composition(
+        "weighted",
+        {"name": "feature_matching", "layer_weights": [0.5, 1.0, 4.0]},
+        layers,
+        lambda of: matched(of, (0.5, 1.0, 4.0)),
+        PREDICTIONS,
+    ),
+)
 PICTURE = {"prediction": np.full((1, 3, 4, 4), 0.5), "target": np.full((1, 3, 4, 4), 0.5)}
 CASES = (
     Case(

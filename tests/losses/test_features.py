@@ -26,20 +26,14 @@ from lossd_client.errors import (
     ShapeMismatch,
     UnknownInput,
 )
-from losses.cases_perceptual import WEIGHTS, images
+from losses.cases_perceptual import WEIGHTS, images, layers
 from serving import running
 
-SHAPES = ((4, 3, 5), (2,), ())
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def pairs(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"{name}.{i}": torch.randn(n, *shape, generator=generator, dtype=torch.float64).to(dtype)
-        for i, shape in enumerate(SHAPES)
-        for name in ("prediction", "target")
-    }
+    return {name: tensor.to(dtype) for name, tensor in layers(torch.Generator().manual_seed(seed), n).items()}
 
 
 def matching(**parameters: Any) -> dict[str, Any]:
