@@ -118,6 +118,11 @@ class Recipe:
         return (*self.inputs, *self.answers)
 
     @cached_property
+    def units(self) -> tuple[tuple[int, bool], ...]:
+        """Of each column: bytes of a unit, and whether a unit is a row."""
+        return tuple((c.unit_bytes, c.per_row) for c in self.columns)
+
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes a row takes in the columns that count rows."""
         return sum(c.unit_bytes for c in self.columns if c.per_row)
@@ -144,15 +149,13 @@ class Job:
         recipe: What it shares with the others of its batch.
         rows: Length of its first axis.
         numbers: Its values of ``recipe.numbers``.
-        warnings: What checking already found worth a warning.
+        nbytes: Bytes of its tensors, inputs and answers.
     """
 
     recipe: Recipe
     rows: int
     numbers: tuple[float, ...] = ()
-    warnings: tuple[Mapping[str, str], ...] = field(default=())
+    nbytes: int = field(init=False)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors, inputs and answers."""
-        return self.rows * self.recipe.row_bytes + self.recipe.request_bytes
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nbytes", self.rows * self.recipe.row_bytes + self.recipe.request_bytes)

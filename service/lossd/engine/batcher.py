@@ -51,10 +51,12 @@ class Ticket:
 
     def span(self, arrangement: Arrangement, index: int) -> tuple[int, int]:
         """First and last byte (exclusive) of its tensor in a column of the slab."""
-        column = self.job.recipe.columns[index]
-        unit = column.unit_bytes
-        first = arrangement.offsets[index] + unit * (self.row if column.per_row else self.position)
-        return first, first + unit * column.units(self.job.rows)
+        unit_bytes, per_row = self.job.recipe.units[index]
+        if per_row:
+            first = arrangement.offsets[index] + unit_bytes * self.row
+            return first, first + unit_bytes * self.job.rows
+        first = arrangement.offsets[index] + unit_bytes * self.position
+        return first, first + unit_bytes
 
 
 @dataclass(slots=True, eq=False)
