@@ -66,8 +66,7 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
         entry.name: batch.inputs[entry.name][0]
         .to(batch.device, torch.float64)
         .requires_grad_(entry.name in recipe.gradients)
-        for entry in loss.inputs
-        if entry.name != "losses"
+        for entry in loss.request_inputs
     }
     with torch.enable_grad():
         unreduced = loss.function(losses, **own, **recipe.parameters)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from lossd import metrics
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
+from lossd.losses.types import TensorType
 from lossd.plan import universal_inputs
 from lossd_client.errors import UnknownMetric
 
@@ -27,19 +28,25 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "inputs": [
             {
                 "name": entry.name,
-                "types": [{"domain": t.domain, "dtypes": list(t.kinds), "shape": str(t)} for t in entry.types],
+                "types": [_describe_type(of) for of in entry.types],
                 "differentiable": entry.differentiable,
                 "optional": entry.optional,
                 "summary": entry.summary,
             }
-            for entry in (*loss.inputs, *universal_inputs(loss))
+            for entry in (*loss.request_inputs, *universal_inputs(loss))
         ],
+        "named_by_parameters": None if loss.variadic is None else _describe_type(loss.variadic),
         "parameters": parameters,
         "references": list(loss.references),
+        "documentation": loss.documentation,
         "batching": loss.kind,
         "available": loss.unavailable() is None,
         "unavailable_because": loss.unavailable(),
     }
+
+
+def _describe_type(of: TensorType) -> dict[str, Any]:
+    return {"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)}
 
 
 def router() -> APIRouter:

@@ -68,6 +68,8 @@ TOKEN = re.compile(
 class FormulaError(ValueError):
     """A formula that cannot be read, or whose shapes do not fit; the message begins with the place."""
 
+    pointer = "/formula"
+
 
 @dataclass(frozen=True, slots=True)
 class Number:

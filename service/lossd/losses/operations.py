@@ -151,7 +151,8 @@ def _like(*values: Value) -> Tensor:
 def _tensors(*values: Value) -> list[Tensor]:
     """Numbers as tensors, next to the others."""
     like = _like(*values)
-    return [v if isinstance(v, Tensor) else torch.full((), v, dtype=like.dtype, device=like.device) for v in values]
+    numbers = [v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64, device=like.device) for v in values]
+    return [number.to(like.dtype) for number in numbers]  # beyond the range of a narrow dtype: infinite
 
 
 def _times(a: Value, b: Value) -> Tensor:

@@ -241,6 +241,11 @@ class Loss:
         return create_model(title, __base__=_Parameters, __doc__=self.summary, **fields)
 
     @cached_property
+    def request_inputs(self) -> tuple[Input, ...]:
+        """The inputs a request sends: all but the terms' values of a composed loss."""
+        return tuple(i for i in self.inputs if not (self.terms and i.name == "losses"))
+
+    @cached_property
     def differentiable(self) -> tuple[str, ...]:
         """The declared inputs that have a gradient; further ones (``variadic``) all do."""
         return tuple(i.name for i in self.inputs if i.differentiable)
