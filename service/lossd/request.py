@@ -46,12 +46,13 @@ class MetricOptions(_Options):
         description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
         "distance, half the margin by default.",
     )
+    iou_threshold: Fraction = Field(0.5, description="Paired boxes from this IoU on are hits.")
     zero_division: Literal[0, 1] | None = Field(
         None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
     )
     beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        5, description="top_k_accuracy, recall@k: how many of the best count."
+        5, description="How many of the best count, in top_k_accuracy and the metrics named @k."
     )
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(15, description="ece: how many bins probabilities fall into.")
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(
@@ -61,6 +62,9 @@ class MetricOptions(_Options):
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
     )
     from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
+    format: Literal["xyxy", "xywh", "cxcywh"] = Field(
+        "xyxy", description="Metrics alone: what the four numbers of a box are, see the losses of boxes."
+    )
     ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
 
 

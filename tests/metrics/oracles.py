@@ -1,4 +1,4 @@
-"""What each metric must be, from scikit-learn, SciPy and plain NumPy: one request at a time, ignored entries removed.
+"""What metrics of counts, ranks and probabilities must be, from scikit-learn and plain NumPy.
 
 An oracle takes a :class:`Sample` and gives the JSON value, with NaN for what is to be null.
 """
@@ -8,55 +8,15 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from metrics.measuring import Array, Request
+from metrics.measuring import Array
+from metrics.samples import Sample
 
 UNDEFINED = float("nan")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One request's entries that count.
-
-    Attributes:
-        said: Decisions: predicted classes (n,), or booleans (n,) or (n, L).
-        true: What they should be, in the same form.
-        score: Probabilities: (n, C), (n,) or (n, L).
-        weight: (n,).
-        classes: How many classes or labels.
-        image: (n,) the row each entry comes from.
-        image_weight: The weight of each row.
-        options: Of the request.
-    """
-
-    said: Array
-    true: Array
-    score: Array
-    weight: Array
-    classes: int
-    image: Array
-    image_weight: Array
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def label(self, k: int) -> Sample:
-        """One label of several."""
-        arrays = (self.said[:, k], self.true[:, k], self.score[:, k])
-        return Sample(*arrays, self.weight, 1, self.image, self.image_weight, self.options)
-
-    def pooled(self) -> Sample:
-        """Every label of every entry as an entry."""
-        spread = np.repeat(self.weight, self.classes)
-        image = np.repeat(self.image, self.classes)
-        arrays = (self.said.ravel(), self.true.ravel(), self.score.ravel())
-        return Sample(*arrays, spread, 1, image, self.image_weight, self.options)
-
 
 Oracle = Callable[[Sample], Any]
 
@@ -77,59 +37,6 @@ def quietly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*args, **named)
-
-
-def sample_of_classes(request: Request, ignore_index: int | None, **options: Any) -> Sample:
-    """Scores (N, C, *) and class indices or class probabilities."""
-    scores, target = request["prediction"], request["target"]
-    n, classes = scores.shape[:2]
-    scores = np.moveaxis(scores.reshape(n, classes, -1), 1, 2).reshape(-1, classes)
-    entries = len(scores) // n
-    if target.dtype.kind == "f":
-        target = target.reshape(n, classes, -1).argmax(1)
-    target = target.ravel()
-    row_weight = request.get("sample_weight", np.ones(n))
-    kept = np.repeat(row_weight > 0, entries)
-    if ignore_index is not None:
-        kept &= target != ignore_index
-    return Sample(
-        said=scores.argmax(1)[kept],
-        true=target[kept],
-        score=softmax(scores.astype(float), 1)[kept],
-        weight=np.repeat(row_weight, entries)[kept],
-        classes=classes,
-        image=np.repeat(np.arange(n), entries)[kept],
-        image_weight=row_weight,
-        options=options,
-    )
-
-
-def sample_of_decisions(request: Request, ignore_index: int | None, *, labels: bool, **options: Any) -> Sample:
-    """Logits and targets of the same shape; labels along the second axis."""
-    scores, target = request["prediction"], request["target"]
-    n = len(scores)
-    row_weight = request.get("sample_weight", np.ones(n))
-    if labels:
-        width = scores.shape[1]
-        scores, target = (np.moveaxis(a.reshape(n, width, -1), 1, 2).reshape(-1, width) for a in (scores, target))
-    else:
-        width, scores, target = 1, scores.ravel(), target.ravel()
-    repeats = len(scores) // n
-    kept = np.repeat(row_weight > 0, repeats)
-    if ignore_index is not None:
-        kept &= target != ignore_index
-    threshold = options.get("threshold", 0.5)
-    probability = expit(scores.astype(float))
-    return Sample(
-        said=(probability >= threshold)[kept],
-        true=(target >= 0.5)[kept],
-        score=probability[kept],
-        weight=np.repeat(row_weight, repeats)[kept],
-        classes=width,
-        image=np.repeat(np.arange(n), repeats)[kept],
-        image_weight=row_weight,
-        options=options,
-    )
 
 
 # Several classes
@@ -458,57 +365,4 @@ MULTILABEL: dict[str, Oracle] = {
 CLASSES |= {
     "auroc": _one_against_rest(_auroc),
     "average_precision": _one_against_rest(_average_precision),
-}
-
-
-# Real values; a sample's ``said`` and ``true`` are the numbers
-
-
-def sample_of_numbers(request: Request, ignore_index: int | None, **options: Any) -> Sample:
-    """Predictions and targets, flattened, dropped samples removed."""
-    n = len(request["target"])
-    weight = request.get("sample_weight", np.ones(n))
-    said, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
-    spread = np.repeat(weight, said.shape[1])
-    kept = spread > 0
-    empty = np.zeros(kept.sum())
-    arrays = (said.ravel()[kept], true.ravel()[kept], empty, spread[kept])
-    options["weighted"] = "sample_weight" in request
-    return Sample(*arrays, classes=1, image=empty, image_weight=weight, options=options)
-
-
-def _correlation(s: Sample) -> Any:
-    if np.ptp(s.said) == 0 or np.ptp(s.true) == 0:
-        return UNDEFINED
-    if np.ptp(s.weight) == 0:
-        return scipy.stats.pearsonr(s.said, s.true).statistic
-    covariance = np.cov(s.said, s.true, aweights=s.weight)
-    return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
-
-
-def _quantiles(s: Sample) -> Any:
-    levels = s.options.get("quantiles", [0.05, 0.25, 0.5, 0.75, 0.95])
-    errors = s.said - s.true
-    if not s.options["weighted"]:
-        return np.quantile(errors, levels)
-    order = np.argsort(errors)
-    reached = np.cumsum(s.weight[order]) / s.weight.sum()
-    return [errors[order][np.argmax(reached >= level - 1e-12)] for level in levels]
-
-
-def _unless_constant(function: Callable[..., Any]) -> Oracle:
-    return lambda s: UNDEFINED if np.ptp(s.true) == 0 else function(s.true, s.said, sample_weight=s.weight)
-
-
-REGRESSION: dict[str, Oracle] = {
-    "mae": lambda s: sk.mean_absolute_error(s.true, s.said, sample_weight=s.weight),
-    "mse": lambda s: sk.mean_squared_error(s.true, s.said, sample_weight=s.weight),
-    "rmse": lambda s: sk.root_mean_squared_error(s.true, s.said, sample_weight=s.weight),
-    "bias": lambda s: np.average(s.said - s.true, weights=s.weight),
-    "max_error": lambda s: sk.max_error(s.true, s.said),
-    "r2": _unless_constant(sk.r2_score),
-    "explained_variance": _unless_constant(sk.explained_variance_score),
-    "pearson": _correlation,
-    "mape": lambda s: sk.mean_absolute_percentage_error(s.true, s.said, sample_weight=s.weight),
-    "error_quantiles": _quantiles,
 }

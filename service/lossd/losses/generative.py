@@ -113,7 +113,7 @@ def wgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     return -fake
 
 
-@loss(task="gan", kind="stack", differentiable=("real", "fake"), shape=_one_after_the_other)
+@loss(task="lsgan", kind="stack", differentiable=("real", "fake"), shape=_one_after_the_other)
 def lsgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) -> Real[Tensor, "N *"] | Unreduced:
     r"""Least squares of a discriminator: real samples are 1, fake ones 0.
 
@@ -135,7 +135,7 @@ def lsgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) ->
     return _two_means(0.5 * (real - 1).square(), 0.5 * fake.square())
 
 
-@loss(task="gan_generator", kind="rows", differentiable=("fake",))
+@loss(task="lsgan_generator", kind="rows", differentiable=("fake",))
 def lsgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""What a generator minimises against a least-squares discriminator.
 

@@ -65,7 +65,7 @@ def margin_ranking(
     return (margin - target * (first - second)).clamp(min=0)
 
 
-@loss(task="signs", kind="rows")
+@loss(task="binary", kind="rows")
 def soft_margin(prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""Logistic loss of a score whose sign should be the target's.
 

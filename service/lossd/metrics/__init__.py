@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from lossd.metrics import binary, calibration, classes, counts, ranking, regression
+from lossd.metrics import (
+    adversarial,
+    autoencoder,
+    binary,
+    boxes,
+    calibration,
+    classes,
+    counts,
+    distances,
+    ranking,
+    regression,
+    retrieval,
+    triplets,
+)
 from lossd.metrics.registry import (
     METRICS,
     TASKS,
@@ -25,7 +38,10 @@ __all__ = [
     "Metric",
     "Task",
     "View",
+    "adversarial",
+    "autoencoder",
     "binary",
+    "boxes",
     "breakdown",
     "calibration",
     "check_options",
@@ -33,10 +49,13 @@ __all__ = [
     "classes",
     "counts",
     "describe",
+    "distances",
     "inputs",
     "metric",
     "ranking",
     "regression",
     "resolve",
+    "retrieval",
     "task",
+    "triplets",
 ]

@@ -1,9 +1,9 @@
-"""Yes-or-no decisions: one positive class (binary), or several labels that exclude nothing (multilabel)."""
+"""Decisions by probability: one positive class (binary), or several labels that exclude nothing (multilabel)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,64 +12,14 @@ from torch import Tensor
 
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score, probabilities
-from lossd.metrics.counts import Counts
-from lossd.metrics.entries import Entries
-from lossd.metrics.ranking import Ranking
-from lossd.metrics.registry import Array, Floats, View, metric, task
+from lossd.metrics.decisions import Decided, decisions
+from lossd.metrics.registry import Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
 
-__all__ = ["Binary", "Decided", "Multilabel"]
+__all__ = ["Binary", "LabelSets", "Multilabel"]
 
 DEFAULT_THRESHOLD = 0.5
-
-
-class Decided(Counts):
-    """Counts of decisions, given as the four kinds there are.
-
-    Args:
-        view: The batch.
-        cells: (B, K, 4): true positives, false positives, false negatives, true negatives.
-    """
-
-    def __init__(self, view: View, cells: Array) -> None:
-        super().__init__(view)
-        self.cells = cells
-        self.tp, self.fp, self.fn = cells[..., 0], cells[..., 1], cells[..., 2]
-
-    @cached_property
-    def negatives(self) -> Array:
-        """Entries that are not positive."""
-        return self.cells[..., 1] + self.cells[..., 3]
-
-    @cached_property
-    def right(self) -> tuple[Array, Array]:
-        """Right decisions and all decisions of each request, whatever the label."""
-        sums = self.cells.sum(1)
-        return sums[:, 0] + sums[:, 3], sums.sum(1)
-
-
-def decisions(predicted: Tensor, actual: Tensor, entries: Entries) -> Array:
-    """The cells of decisions.
-
-    Args:
-        predicted: (R, K, I) bool.
-        actual: (R, K, I) bool.
-        entries: Of (R, K·I).
-
-    Returns:
-        (B, K, 4), int64 or weighted float64: true and false positives, false and true negatives.
-    """
-    count = torch.full((), predicted.shape[2], device=predicted.device)
-    if entries.ignored is not None:
-        kept = ~entries.ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
-        predicted, actual = predicted & kept, actual & kept
-        count = kept.sum(2)
-    both, said, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
-    rows = torch.stack([both, said - both, true - both, count - said - true + both], 2)
-    if entries.weight is not None:
-        rows = rows * entries.weight.reshape(-1, 1, 1)
-    return entries.segments.sum(rows).numpy(force=True)
 
 
 @task("binary")
@@ -80,43 +30,25 @@ class Binary(Decided):
     targets and targets of -1 and 1 decide as well.
     """
 
-    averaged: ClassVar[bool] = False
-    options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
-
     def __init__(self, view: View) -> None:
-        scores, target = (view.tensors[name] for name in ("prediction", "target"))
-        self.scores = self.by_label(scores)
-        self.positive = self.by_label(target) >= 0.5
-        flat = target.reshape(target.shape[0], -1)
-        self.entries = Entries(view, None if view.ignore_index is None else flat == view.ignore_index)
+        scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
         threshold = view.options.get("threshold")
         least = least_score(DEFAULT_THRESHOLD if threshold is None else threshold, view.activation)
-        self.predicted_positive = self.scores >= least
-        super().__init__(view, decisions(self.predicted_positive, self.positive, self.entries))
+        ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
+        super().__init__(view, scores, target >= 0.5, scores >= least, ignored)
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:
         """The tensor as (R, K, I): rows, labels, all further positions."""
         return tensor.reshape(tensor.shape[0], 1, -1)
 
-    @property
-    def columns(self) -> int:
-        """How many labels there are."""
-        return self.scores.shape[1]
-
-    def ranking(self, request: int, column: int | None) -> Ranking:
-        """The elements of one request and label, or of all labels, that count."""
-        rows = self.entries.rows_of(request)
-        label = slice(None) if column is None else slice(column, column + 1)
-        ignored = self.entries.ignored
-        if ignored is not None:
-            ignored = ignored[rows].expand(-1, self.scores[0].numel()).reshape(self.scores[rows].shape)[:, label]
-        weight = None if self.entries.weight is None else self.entries.weight[rows]
-        return Ranking.of(self.scores[rows, label], self.positive[rows, label], ignored, weight)
-
     def as_threshold(self, scores: Floats) -> Floats:
         """Scores as probabilities."""
         return probabilities(torch.from_numpy(scores), self.view.activation).numpy()
+
+    def threshold_at(self, scores: Floats, step: int) -> float:
+        """The probability that decides for the scores up to one of them, which are falling."""
+        return float(self.as_threshold(scores[step : step + 1])[0])
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -146,6 +78,26 @@ class Multilabel(Binary):
     def by_label(tensor: Tensor) -> Tensor:
         """The tensor as (R, K, I): rows, labels, all further positions."""
         return tensor.reshape(tensor.shape[0], tensor.shape[1] if tensor.ndim > 1 else 1, -1)
+
+
+@task("sets")
+class LabelSets(Multilabel):
+    """Decisions of labels, the target of each row the indices of those that apply, up to the first -1."""
+
+    def __init__(self, view: View) -> None:
+        indices = view.tensors["target"].long()
+        listed = (indices < 0).cumsum(1) == 0
+        # One column more, for what is not an index.
+        several = torch.zeros(indices.shape[0], indices.shape[1] + 1, device=indices.device)
+        several.scatter_(1, torch.where(listed, indices, indices.shape[1]), 1)
+        tensors = {**view.tensors, "target": several[:, :-1]}
+        super().__init__(replace(view, tensors=tensors))
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Scores of classes and the indices of those that apply."""
+        target = given("target", "Class indices, then -1.", numbers("class_set", "N C", "integer"))
+        return prediction(options, "N C"), target, SAMPLE_WEIGHT
 
 
 @metric("binary")

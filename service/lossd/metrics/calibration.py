@@ -17,7 +17,7 @@ from torch.nn import functional
 from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
-from lossd.metrics.counts import CLASSES, LABELS
+from lossd.metrics.counts import BINARY, CLASSES, LABELS
 from lossd.metrics.entries import entrywise
 from lossd.metrics.registry import metric
 
@@ -27,7 +27,7 @@ __all__: list[str] = []
 TINY = torch.finfo(torch.float64).eps
 
 
-@metric("binary", *LABELS)
+@metric(*BINARY, *LABELS)
 def brier(task: Binary) -> Sequence[Any]:
     """The mean squared difference of probability and target, the target 0 or 1.
 
@@ -55,7 +55,7 @@ def brier_of_classes(task: Classes) -> Sequence[Any]:
     return _mean(task, "brier", entrywise(squared, task.scores, task.safe_target, dtype=torch.float64))
 
 
-@metric("binary", *LABELS)
+@metric(*BINARY, *LABELS)
 def log_loss(task: Binary) -> Sequence[Any]:
     """The mean of −log of the probability given to what came true, the target 0 or 1.
 
@@ -95,7 +95,7 @@ def log_loss_of_classes(task: Classes) -> Sequence[Any]:
     return _mean(task, "log_loss", entrywise(surprise, task.scores, task.safe_target, dtype=torch.float64))
 
 
-@metric("binary", *LABELS, options=("bins",))
+@metric(*BINARY, *LABELS, options=("bins",))
 def ece(task: Binary) -> Sequence[Any]:
     """Expected calibration error: the distance of the probability from the positive fraction, in ``bins`` bins.
 

@@ -15,10 +15,14 @@ import numpy as np
 from lossd.metrics.averages import average
 from lossd.metrics.registry import Array, Floats, Task, metric
 
-__all__ = ["CLASSES", "DECISIONS", "LABELS", "Counts"]
+__all__ = ["ADVERSARIAL", "BINARY", "CLASSES", "DISTANCES", "LABELS", "ONE_CLASS", "Counts"]
 
-DECISIONS = ("binary",)
-LABELS = ("multilabel",)
+# The tasks that count, by what they decide.
+BINARY = ("binary",)
+DISTANCES = ("pairs", "cosine_pairs", "distances")
+ADVERSARIAL = ("gan", "lsgan")
+ONE_CLASS = (*BINARY, *DISTANCES, *ADVERSARIAL)
+LABELS = ("multilabel", "sets")
 CLASSES = ("multiclass", "segmentation")
 
 TOGETHER = ("precision", "recall", "f1", "iou")
@@ -113,35 +117,35 @@ class Counts(Task):
         return answer
 
 
-@metric(*DECISIONS, *LABELS, default=True)
-@metric(*CLASSES)
+@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
 def tp(counts: Counts) -> Sequence[Any]:
     """True positives: entries of the class that are predicted to be; of several classes, a list."""
     return counts.per_class(counts.tp)
 
 
-@metric(*DECISIONS, *LABELS, default=True)
-@metric(*CLASSES)
+@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
 def fp(counts: Counts) -> Sequence[Any]:
     """False positives: entries predicted to be of the class that are not."""
     return counts.per_class(counts.fp)
 
 
-@metric(*DECISIONS, *LABELS, default=True)
-@metric(*CLASSES)
+@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
 def fn(counts: Counts) -> Sequence[Any]:
     """False negatives: entries of the class that are not predicted to be."""
     return counts.per_class(counts.fn)
 
 
-@metric(*DECISIONS, *LABELS, default=True)
-@metric(*CLASSES)
+@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
 def tn(counts: Counts) -> Sequence[Any]:
     """True negatives: entries that neither are of the class nor predicted to be."""
     return counts.per_class(counts.tn)
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
 def accuracy(counts: Counts) -> Sequence[Any]:
     """The fraction of decisions that are right, a plain number for every task.
 
@@ -152,7 +156,7 @@ def accuracy(counts: Counts) -> Sequence[Any]:
     return counts.quotients("accuracy", right, decisions, of=() if counts.averaged else (1,))
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
 def precision(counts: Counts) -> Sequence[Any]:
     """How much of what is predicted to be of the class is: tp / (tp + fp).
 
@@ -162,7 +166,7 @@ def precision(counts: Counts) -> Sequence[Any]:
     return counts.together["precision"]
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
 def recall(counts: Counts) -> Sequence[Any]:
     """How much of the class is found: tp / (tp + fn).
 
@@ -172,14 +176,14 @@ def recall(counts: Counts) -> Sequence[Any]:
     return counts.together["recall"]
 
 
-@metric(*DECISIONS, *LABELS, default=True)
-@metric(*CLASSES)
+@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
 def specificity(counts: Counts) -> Sequence[Any]:
     """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
     return counts.ratio("specificity", counts.tn, counts.negatives)
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
 def f1(counts: Counts) -> Sequence[Any]:
     """The harmonic mean of precision and recall, the Dice coefficient: 2 tp / (2 tp + fp + fn).
 
@@ -189,7 +193,7 @@ def f1(counts: Counts) -> Sequence[Any]:
     return counts.together["f1"]
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
 def iou(counts: Counts) -> Sequence[Any]:
     """Intersection over union, the Jaccard index: tp / (tp + fp + fn).
 
@@ -200,13 +204,13 @@ def iou(counts: Counts) -> Sequence[Any]:
 
 
 @metric(*LABELS, *CLASSES, default=True)
-@metric(*DECISIONS)
+@metric(*ONE_CLASS)
 def support(counts: Counts) -> Sequence[Any]:
     """How many entries are of the class, in the target; the weights of the weighted averages."""
     return counts.per_class(counts.actual)
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES, options=("beta",))
+@metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",))
 def f_beta(counts: Counts) -> Sequence[Any]:
     """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
 
@@ -216,7 +220,7 @@ def f_beta(counts: Counts) -> Sequence[Any]:
     return counts.ratio("f_beta", (1 + square) * counts.tp, square * counts.actual + counts.predicted)
 
 
-@metric(*DECISIONS, *LABELS)
+@metric(*ONE_CLASS, *LABELS)
 def balanced_accuracy(counts: Counts) -> Sequence[Any]:
     """The mean of recall and specificity; the one that is defined where the other is not.
 
@@ -233,7 +237,7 @@ def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
     return counts.quotients("balanced_accuracy", recalls.sum(-1), some.sum(-1))
 
 
-@metric(*DECISIONS, *LABELS)
+@metric(*ONE_CLASS, *LABELS)
 def mcc(counts: Counts) -> Sequence[Any]:
     """Matthews' correlation coefficient, in [-1, 1]; undefined where prediction or target is constant.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lossd.metrics.averages import average
-from lossd.metrics.counts import CLASSES, DECISIONS, LABELS
+from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
 from lossd.metrics.registry import Array, Floats, metric, spell
 from lossd_client.errors import InvalidRequest
 
@@ -88,6 +88,10 @@ class Ranked(Protocol):
         """Scores as the option ``threshold`` would name them."""
         ...
 
+    def threshold_at(self, scores: Floats, step: int) -> float:
+        """The ``threshold`` that decides for the scores up to one of them, which are falling."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -147,7 +151,7 @@ def _average_precision(s: Steps) -> tuple[float, bool]:
     return float(np.dot(np.diff(s.tp, prepend=0), s.tp / (s.tp + s.fp)) / s.positives), True
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES)
+@metric(*ONE_CLASS, *LABELS, *CLASSES)
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
 
@@ -157,7 +161,7 @@ def auroc(task: Ranked) -> Sequence[Any]:
     return _areas(task, "auroc", _area_under_roc)
 
 
-@metric(*DECISIONS, *LABELS, *CLASSES)
+@metric(*ONE_CLASS, *LABELS, *CLASSES)
 def average_precision(task: Ranked) -> Sequence[Any]:
     """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
 
@@ -182,7 +186,7 @@ def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) ->
     return averaged.answers(task, (name,))[name]
 
 
-@metric("binary", *LABELS, options=("points",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",))
 def roc_curve(task: Ranked) -> Sequence[Any]:
     """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
 
@@ -206,7 +210,7 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "roc_curve", curve)
 
 
-@metric("binary", *LABELS, options=("points",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",))
 def pr_curve(task: Ranked) -> Sequence[Any]:
     """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
 
@@ -228,18 +232,19 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "pr_curve", curve)
 
 
-@metric("binary", *LABELS)
+@metric(*ONE_CLASS, *LABELS)
 def best_threshold(task: Ranked) -> Sequence[Any]:
-    """The threshold with the highest F1, among the scores; the highest of several.
+    """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
 
-    Null where no entry is positive. Of several labels {"micro", "per_class"}: one threshold for all, and one for each.
+    Of distances, half-way to the next. Null where no entry is positive. Of several labels {"micro", "per_class"}: one
+    threshold for all, and one for each.
     """
 
     def best(s: Steps) -> Any:
         if s.unranked or not s.positives > 0:
             return None
         f1 = 2 * s.tp / (s.tp + s.fp + s.positives)
-        return spell(task.as_threshold(s.thresholds[[int(np.argmax(f1))]]))[0]
+        return task.threshold_at(s.thresholds, int(np.argmax(f1)))
 
     per_class = _curves(task, "best_threshold", best)
     if not task.averaged:

@@ -64,6 +64,11 @@ class View:
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
 
+    def number(self, name: str, default: float, ndim: int) -> Tensor | float:
+        """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""
+        value = self.parameters.get(name, default)
+        return self.segments.spread(value, ndim) if isinstance(value, Tensor) else float(value)
+
 
 class Task:
     """What the metrics of one task share; the base of every task's class.
@@ -96,12 +101,12 @@ class Task:
             InvalidRequest: Pointing at the option.
         """
 
-    def numbers(self, name: str, values: Floats, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
+    def numbers(self, name: str, values: Array, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
         """One number per request, None or ``zero_division`` where it is undefined, which is recorded.
 
         Args:
             name: The metric.
-            values: (B,) float64; where undefined, anything.
+            values: (B,); where undefined, anything.
             undefined: (B,) bool; None where all are defined.
             of: The classes that ``undefined`` names.
         """
@@ -118,7 +123,7 @@ class Task:
         return self.numbers(name, numerator / np.where(undefined, 1, denominator), undefined, of)
 
 
-def spell(values: Floats) -> list[Any]:
+def spell(values: Array) -> list[Any]:
     """The array as nested lists, with the strings NaN, Infinity and -Infinity for what JSON cannot spell."""
     answer: list[Any] = values.tolist()
     if np.isfinite(values).all():
@@ -201,7 +206,7 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
     Raises:
         InvalidRequest: Naming the tasks there are.
     """
-    exchangeable = ({"binary", "multilabel"}, {"multiclass", "segmentation"})
+    exchangeable = ({"binary", "multilabel"}, {"multiclass", "segmentation"}, {"pairs", "cosine_pairs"})
     pointer = "/task" if instead_of is None else "/metrics/task"
     if name not in TASKS:
         near = closest(name, tuple(TASKS), {})

@@ -20,7 +20,7 @@ __all__ = ["Regression"]
 
 @task("regression")
 class Regression(Task):
-    """Errors and targets, flattened; computed in float64.
+    """Errors and targets, flattened; computed in float64. Of a loss of log-rates, the errors are those of the rates.
 
     Attributes:
         prediction: (R, I).
@@ -31,6 +31,8 @@ class Regression(Task):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         prediction, target = view.tensors["prediction"], view.tensors["target"]
+        if view.parameters.get("log_input"):
+            prediction = prediction.exp()
         self.prediction = prediction.reshape(prediction.shape[0], -1)
         self.target = target.reshape(target.shape[0], -1)
         self.entries = Entries(view)

@@ -1,0 +1,111 @@
+"""The two players of adversarial training: what the discriminator takes for real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lossd.losses.reduction import Segments
+from lossd.losses.registry import Input
+from lossd.metrics.activation import least_score
+from lossd.metrics.binary import Binary
+from lossd.metrics.entries import Entries
+from lossd.metrics.registry import Task, View, metric, task
+from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+
+__all__ = ["Adversarial", "Generated", "LeastSquares", "LeastSquaresGenerated"]
+
+
+@task("gan")
+class Adversarial(Binary):
+    """A discriminator's decisions: real samples are positive, generated ones are not.
+
+    Scores are read as logits: what is not below 0 is taken for real (a Wasserstein critic's scores have no such zero;
+    their order, auroc, says more).
+    """
+
+    activation: ClassVar[str] = "logits"
+
+    def __init__(self, view: View) -> None:
+        real, fake = view.tensors["real"], view.tensors["fake"]
+        # Requests that are stacked have as many fake samples each; others have one for each real one.
+        fakes = (
+            view.segments.rows if len(real) == len(fake) else [len(fake) // view.segments.count] * view.segments.count
+        )
+        parts: list[Tensor] = []
+        target: list[Tensor] = []
+        for of_real, of_fake in zip(torch.split(real, view.segments.rows), torch.split(fake, fakes), strict=True):
+            parts += of_real, of_fake
+            target += torch.ones_like(of_real), torch.zeros_like(of_fake)
+        rows = [r + f for r, f in zip(view.segments.rows, fakes, strict=True)]
+        both = replace(
+            view,
+            tensors={"prediction": torch.cat(parts), "target": torch.cat(target)},
+            segments=Segments(rows, view.segments.device),
+            activation=self.activation,
+            sample_weight=None,
+            ignore_index=None,
+        )
+        super().__init__(both)
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Scores of as many real as generated samples."""
+        return (
+            given("real", "The discriminator's scores of real samples.", floats("real", "N *")),
+            given("fake", "Its scores of generated samples, as many.", floats("real", "N *")),
+        )
+
+
+@task("lsgan")
+class LeastSquares(Adversarial):
+    """Decisions of a discriminator that was taught 1 for real samples and 0 for generated ones: real from 0.5 on."""
+
+    activation: ClassVar[str] = "probability"
+
+
+@task("gan_generator")
+class Generated(Task):
+    """Scores of generated samples alone: what a generator's loss has.
+
+    Scores are read as logits, as in the task gan.
+    """
+
+    activation: ClassVar[str] = "logits"
+    options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        fake = view.tensors["fake"]
+        self.scores = fake.reshape(len(fake), -1)
+        self.entries = Entries(view)
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Scores of generated samples."""
+        return given("fake", "The discriminator's scores of generated samples.", floats("real", "N *")), SAMPLE_WEIGHT
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """As of a discriminator."""
+        Binary.check(options)
+
+
+@task("lsgan_generator")
+class LeastSquaresGenerated(Generated):
+    """Scores of generated samples alone, by a discriminator that was taught 1 for real samples and 0 for these."""
+
+    activation: ClassVar[str] = "probability"
+
+
+@metric("gan_generator", "lsgan_generator", default=True)
+def fooled(task: Generated) -> Sequence[Any]:
+    """The fraction of generated samples that the discriminator takes for real."""
+    threshold = task.view.options.get("threshold")
+    least = least_score(0.5 if threshold is None else threshold, task.activation)
+    taken = task.entries.total((task.scores >= least).double())
+    return task.quotients("fooled", taken, task.entries.size(task.scores.shape))

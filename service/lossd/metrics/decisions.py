@@ -1,0 +1,91 @@
+"""Yes or no, entry by entry: what every task that decides has in common, whatever it decides by."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lossd.metrics.counts import Counts
+from lossd.metrics.entries import Entries
+from lossd.metrics.ranking import Ranking
+from lossd.metrics.registry import Array, View
+
+__all__ = ["Decided", "decisions"]
+
+
+class Decided(Counts):
+    """Counts of decisions.
+
+    Args:
+        view: The batch.
+        scores: (R, K, I): rows, labels, further positions; higher is more likely.
+        positive: (R, K, I) bool, what is so.
+        predicted: (R, K, I) bool, what is decided.
+        ignored: (R, K·I) bool, what does not count; or None.
+    """
+
+    averaged: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
+
+    def __init__(
+        self, view: View, scores: Tensor, positive: Tensor, predicted: Tensor, ignored: Tensor | None = None
+    ) -> None:
+        super().__init__(view)
+        self.scores = scores
+        self.positive = positive
+        self.predicted_positive = predicted
+        self.entries = Entries(view, ignored)
+        self.cells = decisions(predicted, positive, self.entries)
+        self.tp, self.fp, self.fn = self.cells[..., 0], self.cells[..., 1], self.cells[..., 2]
+
+    @cached_property
+    def negatives(self) -> Array:
+        """Entries that are not positive."""
+        return self.cells[..., 1] + self.cells[..., 3]
+
+    @cached_property
+    def right(self) -> tuple[Array, Array]:
+        """Right decisions and all decisions of each request, whatever the label."""
+        sums = self.cells.sum(1)
+        return sums[:, 0] + sums[:, 3], sums.sum(1)
+
+    @property
+    def columns(self) -> int:
+        """How many labels there are."""
+        return self.scores.shape[1]
+
+    def ranking(self, request: int, column: int | None) -> Ranking:
+        """The elements of one request and label, or of all labels, that count."""
+        rows = self.entries.rows_of(request)
+        label = slice(None) if column is None else slice(column, column + 1)
+        ignored = self.entries.ignored
+        if ignored is not None:
+            ignored = ignored[rows].expand(-1, self.scores[0].numel()).reshape(self.scores[rows].shape)[:, label]
+        weight = None if self.entries.weight is None else self.entries.weight[rows]
+        return Ranking.of(self.scores[rows, label], self.positive[rows, label], ignored, weight)
+
+
+def decisions(predicted: Tensor, actual: Tensor, entries: Entries) -> Array:
+    """The cells of decisions.
+
+    Args:
+        predicted: (R, K, I) bool.
+        actual: (R, K, I) bool.
+        entries: Of (R, K·I).
+
+    Returns:
+        (B, K, 4), int64 or weighted float64: true and false positives, false and true negatives.
+    """
+    count = torch.full((), predicted.shape[2], device=predicted.device)
+    if entries.ignored is not None:
+        kept = ~entries.ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
+        predicted, actual = predicted & kept, actual & kept
+        count = kept.sum(2)
+    both, said, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
+    rows = torch.stack([both, said - both, true - both, count - said - true + both], 2)
+    if entries.weight is not None:
+        rows = rows * entries.weight.reshape(-1, 1, 1)
+    return entries.segments.sum(rows).numpy(force=True)

@@ -1,0 +1,120 @@
+"""Pairs that are similar where their distance is small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import Input
+from lossd.metrics.decisions import Decided
+from lossd.metrics.registry import Floats, View, task
+from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+
+__all__ = ["CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
+
+
+@task("distances")
+class Distances(Decided):
+    """Pairs given by their distance: similar where it is below ``threshold``, by default half the loss's margin.
+
+    A NaN distance is below nothing. The target is above 0 for similar pairs.
+    """
+
+    def __init__(self, view: View) -> None:
+        distance, similar = self.of(view)
+        threshold = view.options.get("threshold")
+        limit = self.boundary(view) if threshold is None else threshold
+        distance = distance.reshape(len(distance), 1, -1)
+        super().__init__(view, -distance, similar.reshape(distance.shape) > 0, distance < limit)
+
+    def of(self, view: View) -> tuple[Tensor, Tensor]:
+        """Distances in float64, and what is above 0 for similar pairs, in the same shape."""
+        return view.tensors["prediction"].double(), view.tensors["target"]
+
+    def boundary(self, view: View) -> Tensor | float:
+        """Half the margin, of each row where it differs: (R, 1, 1)."""
+        return view.number("margin", 1.0, 3) / 2
+
+    def as_threshold(self, scores: Floats) -> Floats:
+        """Scores as distances."""
+        return -scores
+
+    def threshold_at(self, scores: Floats, step: int) -> float:
+        """Half-way between the distance of one step and the next: similar is what is below it."""
+        last = -scores[step]
+        following = -scores[step + 1] if step + 1 < len(scores) else np.nextafter(last, np.inf)
+        middle = (last + following) / 2
+        return float(middle if middle > last else following)
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Distances, and whether they are of similar pairs."""
+        return (
+            given("prediction", "Distances.", floats("real", "N *")),
+            given("target", "Same shape; 1 for similar, -1 for dissimilar.", numbers("sign", "N *")),
+            SAMPLE_WEIGHT,
+        )
+
+
+@task("pairs")
+class Pairs(Distances):
+    """Pairs of embeddings: similar where their Euclidean distance is below ``threshold``, by default half a margin."""
+
+    def of(self, view: View) -> tuple[Tensor, Tensor]:
+        """The distance of each pair, as the loss has it, and ``similar``."""
+        difference = view.tensors["first"].double() - view.tensors["second"].double()
+        distance = torch.linalg.vector_norm(difference + view.number("eps", 0.0, 2), dim=1)
+        return distance, view.tensors["similar"]
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Two embeddings a row, and whether they are similar."""
+        return (
+            given("first", "Embeddings.", floats("real", "N D")),
+            given("second", "Embeddings, each paired with the row of the first.", floats("real", "N D")),
+            given("similar", "1 for a similar pair, 0 for another.", numbers("indicator", "N")),
+            SAMPLE_WEIGHT,
+        )
+
+
+@task("cosine_pairs")
+class CosinePairs(Pairs):
+    """Pairs of embeddings: similar where 1 - their cosine is below ``threshold``, by default half-way to the margin.
+
+    Half-way means (1 - margin) / 2: the loss draws similar pairs to a distance of 0, and pushes others to 1 - margin.
+    """
+
+    def of(self, view: View) -> tuple[Tensor, Tensor]:
+        """1 - the cosine of each pair; 1 where one of them is the zero vector."""
+        cosine = (unit(view.tensors["first"]) * unit(view.tensors["second"])).sum(1)
+        return 1 - without_noise(cosine), view.tensors["similar"]
+
+    def boundary(self, view: View) -> Tensor | float:
+        """Half-way between the distances wanted, of each row where it differs: (R, 1, 1)."""
+        return (1 - view.number("margin", 0.0, 3)) / 2
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Two embeddings a row, and whether they are similar."""
+        first, second, _, weight = super().inputs(options)
+        return first, second, given("similar", "1 for a similar pair, -1 for another.", numbers("sign", "N")), weight
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Each vector at length 1, in float64; the zero vector as it is: (..., D)."""
+    wide = vectors.double()
+    # At the scale of the largest entry squares neither overflow nor vanish.
+    scale = wide.abs().amax(-1, keepdim=True)
+    scaled = wide / scale.masked_fill(scale == 0, 1)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    direction: Tensor = scaled / length.masked_fill(length == 0, 1)
+    return direction
+
+
+def without_noise(cosines: Tensor) -> Tensor:
+    """Rounded to 2^-40: sums of products that differ by their order alone are then equal, and rank as ties."""
+    return torch.round(cosines * 2.0**40) / 2.0**40

@@ -1,0 +1,116 @@
+"""Two that are compared: an anchor's distances to its positive and its negative, or two scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossd.losses.registry import Input
+from lossd.metrics.entries import Entries
+from lossd.metrics.registry import Floats, Task, View, metric, task
+from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+
+__all__ = ["Comparison", "Ordered", "Triplets"]
+
+
+class Comparison(Task):
+    """By how much each comparison comes out right.
+
+    Args:
+        view: The batch.
+        ahead: (R, I), above 0 where it comes out right.
+    """
+
+    def __init__(self, view: View, ahead: Tensor) -> None:
+        super().__init__(view)
+        self.ahead = ahead
+        self.entries = Entries(view)
+
+    def mean(self, name: str, values: Tensor) -> list[Any]:
+        """The mean of (R, I) values over what counts."""
+        totals: Floats = self.entries.total(values.double())
+        return self.quotients(name, totals, self.entries.size(values.shape))
+
+
+@task("triplets")
+class Triplets(Comparison):
+    """Distances as the loss has them: its norm, squared or not, and with ``swap`` the smaller of the negative's two."""
+
+    def __init__(self, view: View) -> None:
+        anchor, positive, negative = (view.tensors[name].double() for name in ("anchor", "positive", "negative"))
+        self.near = _distance(view, anchor, positive)
+        self.far = _distance(view, anchor, negative)
+        if view.parameters.get("swap"):
+            self.far = torch.minimum(self.far, _distance(view, positive, negative))
+        super().__init__(view, self.far - self.near)
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Three embeddings a row."""
+        return (
+            given("anchor", "Embeddings.", floats("real", "N D")),
+            given("positive", "Embeddings of the same kind as the anchors.", floats("real", "N D")),
+            given("negative", "Embeddings of another kind.", floats("real", "N D")),
+            SAMPLE_WEIGHT,
+        )
+
+
+@task("ranking")
+class Ordered(Comparison):
+    """Two scores of which one should be higher."""
+
+    def __init__(self, view: View) -> None:
+        first, second, target = (
+            view.tensors[name].reshape(view.segments.total, -1).double() for name in ("first", "second", "target")
+        )
+        super().__init__(view, torch.where(target > 0, first - second, second - first))
+
+    @classmethod
+    def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
+        """Two scores, and which should be higher."""
+        return (
+            given("first", "Scores.", floats("real", "N *")),
+            given("second", "Scores, same shape.", floats("real", "N *")),
+            given("target", "Same shape; 1 where the first should be higher, -1 where the second.",
+                  numbers("sign", "N *")),
+            SAMPLE_WEIGHT,
+        )  # fmt: skip
+
+
+def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
+    """(R, 1)."""
+    squared = view.parameters.get("squared", False)
+    difference = first - second
+    if not squared:
+        difference = difference + view.number("eps", 0.0, 2)
+    order = float(view.parameters.get("p", 2.0))
+    distance: Tensor = torch.linalg.vector_norm(difference, order, dim=1, keepdim=True)
+    return distance.square() if squared else distance
+
+
+@metric("triplets", "ranking", default=True)
+def correct(task: Comparison) -> Sequence[Any]:
+    """The fraction in the right order: the positive nearer than the negative, the higher score higher. Ties are not."""
+    return task.mean("correct", task.ahead > 0)
+
+
+@metric("triplets", "ranking", default=True)
+def satisfied(task: Comparison) -> Sequence[Any]:
+    """The fraction in the right order by the loss's margin at least: what has no loss."""
+    default = 1.0 if isinstance(task, Triplets) else 0.0
+    return task.mean("satisfied", task.ahead >= task.view.number("margin", default, 2))
+
+
+@metric("triplets", default=True)
+def mean_positive_distance(task: Triplets) -> Sequence[Any]:
+    """The mean distance of anchors to their positives."""
+    return task.mean("mean_positive_distance", task.near)
+
+
+@metric("triplets", default=True)
+def mean_negative_distance(task: Triplets) -> Sequence[Any]:
+    """The mean distance of anchors to their negatives."""
+    return task.mean("mean_negative_distance", task.far)

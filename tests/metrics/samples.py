@@ -1,0 +1,114 @@
+"""One request as its oracle sees it: the entries that count, flattened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from metrics.measuring import Array, Request
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request's entries that count.
+
+    Attributes:
+        said: Decisions: predicted classes (n,), or booleans (n,) or (n, L).
+        true: What they should be, in the same form.
+        score: Probabilities: (n, C), (n,) or (n, L).
+        weight: (n,).
+        classes: How many classes or labels.
+        image: (n,) the row each entry comes from.
+        image_weight: The weight of each row.
+        options: Of the request.
+    """
+
+    said: Array
+    true: Array
+    score: Array
+    weight: Array
+    classes: int
+    image: Array
+    image_weight: Array
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def label(self, k: int) -> Sample:
+        """One label of several."""
+        arrays = (self.said[:, k], self.true[:, k], self.score[:, k])
+        return Sample(*arrays, self.weight, 1, self.image, self.image_weight, self.options)
+
+    def pooled(self) -> Sample:
+        """Every label of every entry as an entry."""
+        spread = np.repeat(self.weight, self.classes)
+        image = np.repeat(self.image, self.classes)
+        arrays = (self.said.ravel(), self.true.ravel(), self.score.ravel())
+        return Sample(*arrays, spread, 1, image, self.image_weight, self.options)
+
+
+def sample_of_classes(request: Request, ignore_index: int | None, **options: Any) -> Sample:
+    """Scores (N, C, *) and class indices or class probabilities."""
+    scores, target = request["prediction"], request["target"]
+    n, classes = scores.shape[:2]
+    scores = np.moveaxis(scores.reshape(n, classes, -1), 1, 2).reshape(-1, classes)
+    entries = len(scores) // n
+    if target.dtype.kind == "f":
+        target = target.reshape(n, classes, -1).argmax(1)
+    target = target.ravel()
+    row_weight = request.get("sample_weight", np.ones(n))
+    kept = np.repeat(row_weight > 0, entries)
+    if ignore_index is not None:
+        kept &= target != ignore_index
+    return Sample(
+        said=scores.argmax(1)[kept],
+        true=target[kept],
+        score=softmax(scores.astype(float), 1)[kept],
+        weight=np.repeat(row_weight, entries)[kept],
+        classes=classes,
+        image=np.repeat(np.arange(n), entries)[kept],
+        image_weight=row_weight,
+        options=options,
+    )
+
+
+def sample_of_decisions(request: Request, ignore_index: int | None, *, labels: bool, **options: Any) -> Sample:
+    """Logits and targets of the same shape; labels along the second axis."""
+    scores, target = request["prediction"], request["target"]
+    n = len(scores)
+    row_weight = request.get("sample_weight", np.ones(n))
+    if labels:
+        width = scores.shape[1]
+        scores, target = (np.moveaxis(a.reshape(n, width, -1), 1, 2).reshape(-1, width) for a in (scores, target))
+    else:
+        width, scores, target = 1, scores.ravel(), target.ravel()
+    repeats = len(scores) // n
+    kept = np.repeat(row_weight > 0, repeats)
+    if ignore_index is not None:
+        kept &= target != ignore_index
+    threshold = options.get("threshold", 0.5)
+    probability = expit(scores.astype(float))
+    return Sample(
+        said=(probability >= threshold)[kept],
+        true=(target >= 0.5)[kept],
+        score=probability[kept],
+        weight=np.repeat(row_weight, repeats)[kept],
+        classes=width,
+        image=np.repeat(np.arange(n), repeats)[kept],
+        image_weight=row_weight,
+        options=options,
+    )
+
+
+def sample_of_numbers(request: Request, ignore_index: int | None, **options: Any) -> Sample:
+    """Predictions and targets, flattened, dropped samples removed."""
+    n = len(request["target"])
+    weight = request.get("sample_weight", np.ones(n))
+    said, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
+    spread = np.repeat(weight, said.shape[1])
+    kept = spread > 0
+    empty = np.zeros(kept.sum())
+    arrays = (said.ravel()[kept], true.ravel()[kept], empty, spread[kept])
+    options["weighted"] = "sample_weight" in request
+    return Sample(*arrays, classes=1, image=empty, image_weight=weight, options=options)
