@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from lossd_client.exchange import Answer, Body, Receipt, Send, Wait
+from lossd_client.exchange import Answer, Receipt, Send, Wait
 from lossd_client.messages import Evaluation, Record
 from lossd_client.score import Batch, Score, arguments, score, score_async, scored
 from lossd_client.service import Conversation, Service
@@ -41,7 +41,8 @@ class LossClient:
         api_key: Sent as ``Authorization: Bearer``, for a service that asks for one.
         timeout_s: Seconds a call may take, repetitions included. The service is told, and drops what is too late.
         retries: How often a call is repeated after a failed connection, 429 or 503. Evaluation is pure: it is safe.
-        http: An ``httpx`` client to use in place of an own one, for proxies or certificates; it is not closed here.
+        http: An ``httpx`` client to use in place of an own one, for proxies or certificates. Its headers are
+            sent along as they are now; it is not closed here.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class LossClient:
         retries: int = DEFAULT_RETRIES,
         http: httpx.Client | None = None,
     ) -> None:
-        self._service = Service(url, api_key, timeout_s, retries)
         self._owned = http is None
         self._http = http or httpx.Client(limits=LIMITS)
+        self._service = Service(url, api_key, timeout_s, retries, self._http.headers)
 
     def evaluate(
         self,
@@ -241,11 +242,10 @@ class LossClient:
         if isinstance(step, Wait):
             time.sleep(step.seconds)
             return None
-        request = self._http.build_request(content=step.call.body, **step.request_arguments())
-        response = self._http.send(request, stream=True)
+        response = self._http.send(step.request(self._http.cookies), stream=True)
         try:
             receipt = Receipt(response)
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_bytes() if receipt.encoded else response.iter_raw():
                 receipt.add(chunk)
         finally:
             response.close()
@@ -272,9 +272,9 @@ class AsyncLossClient:
         retries: int = DEFAULT_RETRIES,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._service = Service(url, api_key, timeout_s, retries)
         self._owned = http is None
         self._http = http or httpx.AsyncClient(limits=LIMITS)
+        self._service = Service(url, api_key, timeout_s, retries, self._http.headers)
 
     async def evaluate(
         self,
@@ -403,18 +403,11 @@ class AsyncLossClient:
         if isinstance(step, Wait):
             await asyncio.sleep(step.seconds)
             return None
-        content = None if step.call.body is None else _each(step.call.body)
-        request = self._http.build_request(content=content, **step.request_arguments())
-        response = await self._http.send(request, stream=True)
+        response = await self._http.send(step.request(self._http.cookies), stream=True)
         try:
             receipt = Receipt(response)
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_bytes() if receipt.encoded else response.aiter_raw():
                 receipt.add(chunk)
         finally:
             await response.aclose()
         return receipt.answer()
-
-
-async def _each(body: Body) -> AsyncIterator[bytes]:
-    for chunk in body:
-        yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ __all__ = ["Composed", "Evaluation", "Record", "Reduction", "compose", "read_eva
 
 GRADIENT = "gradient."
 _SHOWN_ENTRIES = 6
+_NESTED = frozenset((dict, list))
+_DURATION = re.compile(r"([^\s,;]+)\s*(?:;[^,;]*)*?;\s*dur=(\d+(?:\.\d*)?)(?![^\s,;])")
 
 
 class Record(dict[str, Any]):
@@ -26,7 +29,11 @@ class Record(dict[str, Any]):
     """
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
-        super().__init__({name: _records(value) for name, value in (document or {}).items()})
+        super().__init__(document or {})
+        for name, value in self.items():
+            # Most are numbers: a look at the type is cheaper than a call.
+            if type(value) is dict or type(value) is list:
+                self[name] = _records(value)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -44,7 +51,7 @@ class Record(dict[str, Any]):
 def _records(value: Any) -> Any:
     if isinstance(value, dict):
         return Record(value)
-    if isinstance(value, list) and not {dict, list}.isdisjoint(map(type, value)):
+    if isinstance(value, list) and not _NESTED.isdisjoint(map(type, value)):
         return [_records(item) for item in value]
     return value
 
@@ -239,11 +246,4 @@ def read_evaluation(answer: Answer, homes: Mapping[str, Home]) -> Evaluation:
 
 def _durations_ms(header: str) -> dict[str, float]:
     """The durations of a Server-Timing header by stage."""
-    durations: dict[str, float] = {}
-    for stage in header.split(","):
-        name, *fields = (part.strip() for part in stage.split(";"))
-        for item in fields:
-            key, _, value = item.partition("=")
-            if key == "dur" and value.replace(".", "", 1).isdigit():
-                durations[name] = float(value)
-    return durations
+    return {stage: float(duration) for stage, duration in _DURATION.findall(header)}

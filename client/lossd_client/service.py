@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -31,15 +31,19 @@ class Service:
         api_key: What it knows the caller by.
         timeout_s: How long a call may take.
         retries: How often a call is repeated.
+        headers: What is sent with every call, where nothing here says otherwise.
     """
 
-    def __init__(self, url: str, api_key: str | None, timeout_s: float, retries: int) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, timeout_s: float, retries: int, headers: Mapping[str, str]
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no address; it must start with http:// or https://")
         self.url = url.rstrip("/")
-        self.headers = {"User-Agent": "lossd-client", "Accept-Encoding": "identity"}
+        given = {name.lower(): value for name, value in headers.items()}
+        self.headers = {**given, "user-agent": "lossd-client", "accept-encoding": "identity"}
         if api_key is not None:
-            self.headers["Authorization"] = f"Bearer {api_key}"
+            self.headers["authorization"] = f"Bearer {api_key}"
         self.timeout_s = timeout_s
         self.retries = retries
 
@@ -137,9 +141,9 @@ class Service:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Call:
-        request_id = request_id or uuid.uuid4().hex
-        headers = {**self.headers, "Accept": media_type, "X-Request-ID": request_id}
+        request_id = request_id or os.urandom(16).hex()
+        headers = {**self.headers, "accept": media_type, "x-request-id": request_id}
         if body is not None:
-            headers["Content-Type"] = media_type
+            headers["content-type"] = media_type
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         return Call(method, self.url + path, headers, timeout_s, self.retries, request_id, body)

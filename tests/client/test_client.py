@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -323,6 +325,15 @@ def test_an_answer_reads_like_this(ask: Caller, service: FakeService) -> None:
     assert result.server_timing == {"parse": 0.125, "queue": 2.0, "compute": 1.5}
 
 
+def test_an_answer_that_a_proxy_has_compressed_reads_the_same(ask: Caller, service: FakeService) -> None:
+    gradient = np.zeros((2, 3), np.float32)
+    reply = evaluation(RESULT, {"Content-Encoding": "gzip"}, gradient__prediction=gradient)
+    service.replies.append(replace(reply, body=gzip.compress(reply.body)))
+    result = ask(service.url, "evaluate", "focal", PREDICTION, TARGET)
+    assert result.loss == 0.25
+    np.testing.assert_array_equal(result.gradient, gradient)
+
+
 def test_what_was_not_asked_for_is_not_there(service: FakeService) -> None:
     service.default = lambda asked: evaluation({})
     with LossClient(service.url) as lossd:
@@ -582,11 +593,17 @@ def test_connections_are_kept(service: FakeService) -> None:
 
 
 def test_a_client_of_ones_own_is_used_and_not_closed(service: FakeService) -> None:
-    with httpx.Client(headers={"X-Proxy": "yes"}) as http:
+    given = {"X-Proxy": "yes", "User-Agent": "mine", "Accept": "text/html"}
+    with httpx.Client(headers=given, cookies={"backend": "b1"}) as http:
         with LossClient(service.url, http=http) as lossd:
             lossd.evaluate("mse", PREDICTION, PREDICTION)
         assert not http.is_closed
-    assert service.asked[0].headers["X-Proxy"] == "yes"
+    headers = service.asked[0].headers
+    assert headers["X-Proxy"] == "yes"
+    assert headers["Cookie"] == "backend=b1"
+    assert headers.get_all("Accept") == [safetensors.MEDIA_TYPE]
+    assert headers.get_all("User-Agent") == ["lossd-client"]
+    assert headers.get_all("Host") == [service.url.removeprefix("http://")]
     lossd = LossClient(service.url)
     lossd.close()
     assert lossd._http.is_closed

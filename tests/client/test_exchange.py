@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -170,9 +171,9 @@ def test_repetitions_share_one_deadline(clock: Clock) -> None:
 
 
 def test_the_service_is_told_the_time_that_is_left() -> None:
-    arguments = Send(call(), 0.25).request_arguments()
-    assert arguments["headers"] == {"Content-Length": "4", "X-Request-Timeout-Ms": "250"}
-    assert arguments["timeout"] == httpx.Timeout(1.25, connect=0.25, pool=0.25)
+    request = Send(call(), 0.25).request()
+    assert request.headers == {"host": "lossd.test", "content-length": "4", "x-request-timeout-ms": "250"}
+    assert request.extensions["timeout"] == httpx.Timeout(1.25, connect=0.25, pool=0.25).as_dict()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +263,20 @@ def test_an_answer_is_gathered_whatever_was_announced(headers: dict[str, str]) -
     for chunk in (b"ab", b"", b"cde", b"f"):
         receipt.add(chunk)
     assert receipt.answer().body == bytearray(b"abcdef")
+
+
+def test_headers_that_come_twice_are_one() -> None:
+    headers = [(b"Server-Timing", b"parse;dur=1"), (b"X-ID", b"\xfc"), (b"server-timing", b"cdn;dur=2")]
+    answer = exchange.Receipt(httpx.Response(200, headers=headers)).answer()
+    assert answer.headers == {"server-timing": "parse;dur=1, cdn;dur=2", "x-id": "ü"}
+
+
+def test_both_kinds_of_client_send_the_same_body() -> None:
+    async def gather(body: Body) -> list[bytes]:
+        return [chunk async for chunk in body]
+
+    body = Body([b"head", memoryview(bytes(exchange.CHUNK_BYTES + 1))])
+    assert asyncio.run(gather(body)) == list(body)
 
 
 def test_an_announced_answer_is_gathered_in_place() -> None:

@@ -55,6 +55,8 @@ DTYPES: dict[str, Dtype] = {
 """Every dtype lossd reads and writes, by name."""
 
 DTYPES_BY_CODE: dict[str, Dtype] = {d.code: d for d in DTYPES.values()}
+# NumPy composes a dtype's name whenever it is asked for it.
+_NAMES = {np.dtype(d.storage): d.name for d in DTYPES.values() if d.name != "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Tensor:
                 an array of the ``ml_dtypes`` type.
             dtype: The wire's name for the elements, where it is not the array's own.
         """
-        name = dtype or array.dtype.name
+        name = dtype or _NAMES.get(array.dtype) or array.dtype.name
         if name not in DTYPES:
             known = ", ".join(DTYPES)
             raise TypeError(f"dtype {name} does not travel; convert to one of {known}")
