@@ -31,6 +31,7 @@ __all__ = [
     "finite",
     "loads",
     "numeric",
+    "shortest",
     "tensor_from_json",
     "tensor_to_json",
 ]
@@ -41,26 +42,37 @@ Form = Literal["list", "base64"]
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def loads(text: bytes | bytearray | memoryview, *, what: str = "the body") -> Any:
+def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", tokens: bool = False) -> Any:
     """The document a JSON text stands for; integers beyond 64 bits become floats.
 
     How deep it may nest is the parser's own limit, some hundreds of levels: see :func:`check_depth`.
 
+    Args:
+        text: In UTF-8.
+        what: What errors call it.
+        tokens: Whether the bare tokens NaN, Infinity and -Infinity, which JSON lacks, are numbers.
+
     Raises:
-        MalformedBody: Not JSON in UTF-8, nested beyond the parser's limit, or with the bare tokens NaN and Infinity,
-            which JSON lacks.
+        MalformedBody: Not JSON in UTF-8, nested beyond the parser's limit, or with tokens that are not to be read.
     """
     try:
-        if orjson is not None:
+        if orjson is not None and not (tokens and _has_tokens(text)):
             return orjson.loads(text)
-        return _stdlib_loads(str(text, "utf-8"))
+        return _stdlib_loads(str(text, "utf-8"), tokens=tokens)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"{what} is not JSON: {error}") from None
 
 
-def _stdlib_loads(text: str) -> Any:
+def _has_tokens(text: bytes | bytearray | memoryview) -> bool:
+    """Whether the text may hold NaN or Infinity; a string that does costs speed, nothing else."""
+    searched = bytes(text) if isinstance(text, memoryview) else text
+    return b"NaN" in searched or b"Infinity" in searched
+
+
+def _stdlib_loads(text: str, *, tokens: bool = False) -> Any:
     """The standard library's parser, held to what orjson accepts."""
-    document = stdlib.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
+    constant = float if tokens else _refuse_constant
+    document = stdlib.loads(text, parse_constant=constant, parse_int=_integer, parse_float=_float)
     if "\\ud" in text or "\\uD" in text:
         # Half a surrogate pair is no character; the encoder refuses what the parser let through.
         stdlib.dumps(document, ensure_ascii=False).encode()
@@ -109,7 +121,7 @@ def dumps(document: Any) -> bytes:
 
 def _numpy(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
-        return _shortest(np.asarray(value))
+        return shortest(np.asarray(value))
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
@@ -260,13 +272,13 @@ def tensor_to_json(tensor: Tensor, form: Form) -> Any:
         return {"dtype": tensor.dtype, "shape": list(tensor.shape), "data": data}
     array = tensor.numpy()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return finite(_shortest(array))
+        return finite(shortest(array))
     if orjson is not None and array.ndim and array.dtype != np.float16:
         return array
-    return _shortest(array)
+    return shortest(array)
 
 
-def _shortest(array: np.ndarray[Any, Any]) -> Any:
+def shortest(array: np.ndarray[Any, Any]) -> Any:
     """The entries as Python numbers; narrow floats by the fewest digits that lead back to them, as orjson has it."""
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         array = array.astype(np.str_).astype(np.float64)
