@@ -25,14 +25,15 @@ def view(
     activation: str = "logits",
     ignore_index: int | None = None,
     parameters: Mapping[str, Any] | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> metrics.View:
     """The batch of these requests, as the evaluation would show it to the metrics."""
-    joined = {name: torch.from_numpy(np.concatenate([r[name] for r in requests])) for name in requests[0]}
+    joined = {name: torch.from_numpy(np.concatenate([r[name] for r in requests])).to(device) for name in requests[0]}
     weight = joined.pop("sample_weight", None)
     return metrics.View(
         tensors=joined,
-        segments=Segments([len(next(iter(r.values()))) for r in requests]),
+        segments=Segments([len(next(iter(r.values()))) for r in requests], device),
         activation=activation,
         sample_weight=weight,
         ignore_index=ignore_index,

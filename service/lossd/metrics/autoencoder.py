@@ -48,12 +48,15 @@ def reconstruction(task: Autoencoder) -> Sequence[Any]:
     view = task.view
 
     def error(p: Tensor, t: Tensor) -> Tensor:
-        p, t = p.double(), t.double()
         if view.parameters.get("reconstruction") == "mse":
-            return (p - t).square().sum(1, keepdim=True)
-        if view.activation == "logits":
-            return functional.binary_cross_entropy_with_logits(p, t, reduction="none").sum(1, keepdim=True)
-        return functional.binary_cross_entropy(p, t, reduction="none").sum(1, keepdim=True)
+            value = (p.double() - t.double()).square()
+        elif view.activation == "logits":
+            value = functional.binary_cross_entropy_with_logits(p, t, reduction="none")
+        else:
+            # As torch clamps them; its own binary_cross_entropy takes three times as long on a CPU.
+            yes, no = p.log().clamp_(min=-100), torch.log1p(-p).clamp_(min=-100)
+            value = -(t * yes + (1 - t) * no)
+        return value.sum(1, keepdim=True, dtype=torch.float64)
 
     rows = rowwise(error, *(view.tensors[name].reshape(view.segments.total, -1) for name in ("prediction", "target")))
     return task.quotients("reconstruction", task.entries.total_of_rows(rows)[:, 0], task.samples)

@@ -117,29 +117,29 @@ class Counts(Task):
         return answer
 
 
-@metric(*BINARY, *LABELS, default=True)
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
+@metric(*BINARY, *LABELS, default=True)
 def tp(counts: Counts) -> Sequence[Any]:
     """True positives: entries of the class that are predicted to be; of several classes, a list."""
     return counts.per_class(counts.tp)
 
 
-@metric(*BINARY, *LABELS, default=True)
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
+@metric(*BINARY, *LABELS, default=True)
 def fp(counts: Counts) -> Sequence[Any]:
     """False positives: entries predicted to be of the class that are not."""
     return counts.per_class(counts.fp)
 
 
-@metric(*BINARY, *LABELS, default=True)
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
+@metric(*BINARY, *LABELS, default=True)
 def fn(counts: Counts) -> Sequence[Any]:
     """False negatives: entries of the class that are not predicted to be."""
     return counts.per_class(counts.fn)
 
 
-@metric(*BINARY, *LABELS, default=True)
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
+@metric(*BINARY, *LABELS, default=True)
 def tn(counts: Counts) -> Sequence[Any]:
     """True negatives: entries that neither are of the class nor predicted to be."""
     return counts.per_class(counts.tn)
@@ -176,8 +176,8 @@ def recall(counts: Counts) -> Sequence[Any]:
     return counts.together["recall"]
 
 
-@metric(*BINARY, *LABELS, default=True)
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
+@metric(*BINARY, *LABELS, default=True)
 def specificity(counts: Counts) -> Sequence[Any]:
     """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
     return counts.ratio("specificity", counts.tn, counts.negatives)

@@ -107,14 +107,15 @@ class CosinePairs(Pairs):
 def unit(vectors: Tensor) -> Tensor:
     """Each vector at length 1, in float64; the zero vector as it is: (..., D)."""
     wide = vectors.double()
-    # At the scale of the largest entry squares neither overflow nor vanish.
-    scale = wide.abs().amax(-1, keepdim=True)
-    scaled = wide / scale.masked_fill(scale == 0, 1)
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    direction: Tensor = scaled / length.masked_fill(length == 0, 1)
+    if vectors.dtype == torch.float64:
+        # At the scale of the largest entry squares neither overflow nor vanish; those of float32 do neither.
+        scale = wide.abs().amax(-1, keepdim=True)
+        wide = wide / scale.masked_fill(scale == 0, 1)
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    direction: Tensor = wide.div_(length.masked_fill_(length == 0, 1))
     return direction
 
 
 def without_noise(cosines: Tensor) -> Tensor:
     """Rounded to 2^-40: sums of products that differ by their order alone are then equal, and rank as ties."""
-    return torch.round(cosines * 2.0**40) / 2.0**40
+    return (cosines * 2.0**40).round_().mul_(2.0**-40)

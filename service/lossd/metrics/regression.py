@@ -60,15 +60,38 @@ class Regression(Task):
         return self.quotients(name, totals, self.size)
 
     @cached_property
+    def _rows(self) -> Tensor:
+        """(R, 6): sums of errors, of their sizes, of their squares, of predictions, of targets; the largest size."""
+
+        def sums(prediction: Tensor, target: Tensor) -> Tensor:
+            p, t = prediction.double(), target.double()
+            error = p - t
+            size = error.abs()
+            return torch.stack([error.sum(1), size.sum(1), (error * error).sum(1), p.sum(1), t.sum(1), size.amax(1)], 1)
+
+        def join(before: Tensor, part: Tensor) -> Tensor:
+            return torch.cat([before[:, :5] + part[:, :5], torch.maximum(before[:, 5:], part[:, 5:])], 1)
+
+        return rowwise(sums, self.prediction, self.target, join=join)
+
+    @cached_property
     def errors(self) -> Floats:
-        """(B, 3): sums of the errors, of their sizes, of their squares."""
-        return self.totals(lambda p, t: [e := p - t, e.abs(), e * e])
+        """(B, 5): sums of the errors, of their sizes, of their squares, of the predictions and of the targets."""
+        return self.entries.total_of_rows(self._rows[:, :5])
+
+    @cached_property
+    def largest(self) -> Floats:
+        """(B,): the largest size of an error."""
+        rows = self._rows[:, 5]
+        if self.entries.weight is not None:
+            rows = rows.masked_fill(self.entries.weight == 0, 0)
+        return np.maximum.reduceat(rows.numpy(force=True), self.view.segments.starts)
 
     @cached_property
     def means(self) -> tuple[Tensor, Tensor]:
         """Each request's mean prediction and mean target, spread over its elements."""
-        sums = self.totals(lambda p, t: [p, t]) / np.where(self.size > 0, self.size, 1)[:, None]
-        rows = torch.from_numpy(sums).to(self.target.device)[self.view.segments.index]
+        means = self.errors[:, 3:] / np.where(self.size > 0, self.size, 1)[:, None]
+        rows = torch.from_numpy(means).to(self.target.device)[self.view.segments.index]
         return rows[:, :1].expand(self.target.shape), rows[:, 1:].expand(self.target.shape)
 
     @cached_property
@@ -120,15 +143,7 @@ def bias(task: Regression) -> Sequence[Any]:
 @metric("regression", default=True)
 def max_error(task: Regression) -> Sequence[Any]:
     """The largest absolute error. Equals sklearn.metrics.max_error."""
-
-    def largest(prediction: Tensor, target: Tensor) -> Tensor:
-        return (prediction.double() - target.double()).abs().amax(1, keepdim=True)
-
-    rows = rowwise(largest, task.prediction, task.target, join=torch.maximum)[:, 0]
-    if task.entries.weight is not None:
-        rows = rows.masked_fill(task.entries.weight == 0, 0)
-    values = np.maximum.reduceat(rows.numpy(force=True), task.view.segments.starts)
-    return task.numbers("max_error", values, task.size == 0)
+    return task.numbers("max_error", task.largest, task.size == 0)
 
 
 @metric("regression", default=True)

@@ -22,36 +22,48 @@ from lossd.metrics.signature import floats, given, numbers
 __all__ = ["Labelled", "Views"]
 
 # Numbers held at a time.
-BLOCK = 1 << 20
-
-
-def nearness(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """How near some queries are to all of the gallery, (q, N), a block of rows at a time.
-
-    Half of what the squared distance is short of the query's own squared length: for unit vectors the cosine less 1/2.
-    """
-    step = max(1, BLOCK // len(gallery))
-    half = gallery.square().sum(1) / 2
-    for first in range(0, len(queries), step):
-        rows = slice(first, min(first + step, len(queries)))
-        yield rows, without_noise(queries[rows] @ gallery.T - half)
+BLOCK = 1 << 17
 
 
 def rank_of_nearest(near: Tensor, wanted: Tensor) -> Tensor:
-    """How many are nearer than the nearest that is wanted: (q, N) to (q,); without any, N."""
-    column = torch.arange(near.shape[1], device=near.device)
-    best = near.masked_fill(~wanted, -torch.inf).amax(1, keepdim=True)
-    index = torch.where(wanted & (near == best), column, len(column)).amin(1, keepdim=True)
-    nearer = (near > best) | ((near == best) & (column < index))
-    return torch.where(index[:, 0] < len(column), nearer.sum(1), len(column))
+    """How many are nearer than the nearest that is wanted: (..., N) to (...); without any, N."""
+    column = torch.arange(near.shape[-1], dtype=torch.int32, device=near.device)
+    best = near.masked_fill(~wanted, -torch.inf).amax(-1, keepdim=True)
+    as_near = near == best
+    index = torch.where(as_near & wanted, column, len(column)).amin(-1, keepdim=True)
+    nearer = (near > best).logical_or_(as_near.logical_and_(column < index))
+    return torch.where(index.squeeze(-1) < len(column), nearer.sum(-1), len(column))
+
+
+def half_squares(units: Tensor) -> Tensor:
+    """Half the squared length of unit vectors, (..., N, D) to (..., N): 1/2 exactly, or 0 of a zero vector.
+
+    Less that of the neighbour, a cosine orders neighbours as their distance does.
+    """
+    half: Tensor = (torch.linalg.vector_norm(units, dim=-1) > 0.5) * 0.5
+    return half
+
+
+def row_blocks(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The products of some of each request's queries with all of its gallery: (b, q, N), q rows at a time."""
+    step = max(1, BLOCK // (gallery.shape[0] * gallery.shape[1]))
+    for first in range(0, queries.shape[1], step):
+        rows = slice(first, min(first + step, queries.shape[1]))
+        yield rows, without_noise(queries[:, rows] @ gallery.mT)
 
 
 class Neighbours(Task):
-    """Requests of N embeddings each, taken one after the other."""
+    """Requests of N embeddings each, each request's its own neighbours."""
 
-    def each(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The tensors of one request after the other."""
-        return zip(*(self.view.segments.split(tensor) for tensor in tensors), strict=True)
+    def groups(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The tensors of requests of one size, (b, N, ...), as many as make a block; in order."""
+        segments = self.view.segments
+        if not segments.equal:
+            yield from (tuple(t.unsqueeze(0) for t in of) for of in zip(*map(segments.split, tensors), strict=True))
+            return
+        rows = segments.rows[0]
+        stacked = [t.reshape(segments.count, rows, *t.shape[1:]) for t in tensors]
+        yield from zip(*(torch.split(t, max(1, BLOCK // rows**2)) for t in stacked), strict=True)
 
     def fraction(self, name: str, found: Array, asked: Array | None = None) -> list[Any]:
         """The mean of (R,) numbers over each request's rows, those that are asked."""
@@ -70,15 +82,18 @@ class Labelled(Neighbours):
         return unit(self.view.tensors["embedding"])
 
     def walk(self, function: Callable[[Tensor, Tensor], Tensor]) -> Floats:
-        """What ``function`` says of blocks of queries, (R,): of who is how near and who shares the label, (q, N) each."""
+        """What ``function`` says of each query, (R,), given who is how near and who shares its label, (..., N) each."""
         answers = []
-        for units, label in self.each(self.units, self.view.tensors["label"]):
-            index = torch.arange(len(label), device=label.device)
-            for rows, near in nearness(units, units):
+        for units, label in self.groups(self.units, self.view.tensors["label"]):
+            index = torch.arange(label.shape[1], device=label.device)
+            half = half_squares(units).unsqueeze(1)
+            parts = []
+            for rows, cosine in row_blocks(units, units):
                 own = index[rows].unsqueeze(1) == index
-                wanted = (label[rows].unsqueeze(1) == label) & ~own
-                answers.append(function(near.masked_fill(own, -torch.inf), wanted).double())
-        return torch.cat(answers).numpy(force=True)
+                wanted = (label[:, rows].unsqueeze(2) == label.unsqueeze(1)) & ~own
+                parts.append(function((cosine - half).masked_fill(own, -torch.inf), wanted))
+            answers.append(torch.cat(parts, 1).flatten())
+        return torch.cat(answers).double().numpy(force=True)
 
     @cached_property
     def ranks(self) -> Floats:
@@ -88,11 +103,11 @@ class Labelled(Neighbours):
     @cached_property
     def asked(self) -> Array:
         """(R,) bool: whether another has the same label."""
-        shared = []
-        for (label,) in self.each(self.view.tensors["label"]):
-            _, which, count = torch.unique(label, return_inverse=True, return_counts=True)
-            shared.append(count[which] > 1)
-        return torch.cat(shared).numpy(force=True)
+        labels, dense = torch.unique(self.view.tensors["label"], return_inverse=True)
+        of_request = self.view.segments.index * len(labels) + dense
+        _, which, count = torch.unique(of_request, return_inverse=True, return_counts=True)
+        asked: Array = (count[which] > 1).numpy(force=True)
+        return asked
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -134,12 +149,12 @@ def map_at_r(task: Labelled) -> Sequence[Any]:
     """
 
     def average_precision(near: Tensor, wanted: Tensor) -> Tensor:
-        found = wanted.gather(1, near.sort(stable=True, dim=1, descending=True).indices)
-        place = torch.arange(1, found.shape[1] + 1, device=found.device)
-        share = wanted.sum(1)
-        precision = found.cumsum(1) / place
-        within = found & (place <= share.unsqueeze(1))
-        return (precision * within).sum(1) / share.clamp(min=1)
+        found = wanted.gather(-1, near.sort(stable=True, dim=-1, descending=True).indices)
+        place = torch.arange(1, found.shape[-1] + 1, device=found.device)
+        share = wanted.sum(-1)
+        precision = found.cumsum(-1) / place
+        within = found & (place <= share.unsqueeze(-1))
+        return (precision * within).sum(-1) / share.clamp(min=1)
 
     return task.fraction("map@r", task.walk(average_precision), task.asked)
 
@@ -154,22 +169,34 @@ class Views(Neighbours):
         return unit(self.view.tensors["first"]), unit(self.view.tensors["second"])
 
     @cached_property
-    def forward_ranks(self) -> Floats:
-        """(R,): how many of the second view are nearer to one of the first than its counterpart."""
-        return self._ranks(*self.units)
+    def ranks(self) -> tuple[Floats, Floats]:
+        """(R,) both ways: how many of the other view are nearer than the counterpart."""
+        forth, back = [], []
+        for first, second in self.groups(*self.units):
+            index = torch.arange(first.shape[1], device=first.device)
+            half_first, half_second = half_squares(first), half_squares(second)
+            own = without_noise((first * second).sum(-1))
+            to_second, to_first = torch.full_like(own, 0), torch.full_like(own, 0)
+            for rows, cosine in row_blocks(first, second):
+                row, column = index[rows].unsqueeze(1), index
+                near, limit = cosine - half_second.unsqueeze(1), (own - half_second)[:, rows].unsqueeze(2)
+                nearer = ((near > limit) | ((near == limit) & (column < row))) & (column != row)
+                to_second[:, rows] = nearer.sum(2).to(own.dtype)
+                near, limit = cosine - half_first[:, rows].unsqueeze(2), (own - half_first).unsqueeze(1)
+                nearer = ((near > limit) | ((near == limit) & (row < column))) & (column != row)
+                to_first += nearer.sum(1)
+            # Nothing is nearer than NaN, which finds nothing.
+            forth.append(to_second.masked_fill(own.isnan(), torch.inf).flatten())
+            back.append(to_first.masked_fill(own.isnan(), torch.inf).flatten())
+        return torch.cat(forth).numpy(force=True), torch.cat(back).numpy(force=True)
 
     @cached_property
-    def backward_ranks(self) -> Floats:
-        """(R,): how many of the first view are nearer to one of the second than its counterpart."""
-        return self._ranks(*reversed(self.units))
-
-    def _ranks(self, queries: Tensor, gallery: Tensor) -> Floats:
-        ranks = []
-        for of_queries, of_gallery in self.each(queries, gallery):
-            index = torch.arange(len(of_queries), device=queries.device)
-            for rows, near in nearness(of_queries, of_gallery):
-                ranks.append(rank_of_nearest(near, index[rows].unsqueeze(1) == index))
-        return torch.cat(ranks).double().numpy(force=True)
+    def uniformities(self) -> Floats:
+        """(B,), the mean of both views; where there is a single embedding, anything."""
+        of_views = [[_uniformity(group) for (group,) in self.groups(view)] for view in self.units]
+        first, second = (torch.cat(parts).numpy(force=True) for parts in of_views)
+        mean: Floats = (first + second) / 2
+        return mean
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -183,13 +210,13 @@ class Views(Neighbours):
 @metric("paired_views", default=True, name="first_to_second@1")
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the first view whose nearest neighbour in the second is their counterpart."""
-    return task.fraction("first_to_second@1", task.forward_ranks < 1)
+    return task.fraction("first_to_second@1", task.ranks[0] < 1)
 
 
 @metric("paired_views", default=True, name="second_to_first@1")
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the second view whose nearest neighbour in the first is their counterpart."""
-    return task.fraction("second_to_first@1", task.backward_ranks < 1)
+    return task.fraction("second_to_first@1", task.ranks[1] < 1)
 
 
 @metric("paired_views", default=True)
@@ -214,29 +241,28 @@ def uniformity(task: Views) -> Sequence[Any]:
         T. Wang, P. Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
             Hypersphere, 2020, arXiv:2005.10242.
     """
-    both = np.array([[_uniformity(view) for view in views] for views in task.each(*task.units)])
-    return task.numbers("uniformity", both.mean(1), np.array(task.view.segments.rows) < 2)
+    return task.numbers("uniformity", task.uniformities, np.array(task.view.segments.rows) < 2)
 
 
-def _uniformity(units: Tensor) -> float:
-    if len(units) < 2:
-        return 0.0
-    lengths = units.square().sum(1)
-    potentials = 0.0
-    for rows, near in nearness(units, units):
-        squared = (lengths[rows].unsqueeze(1) - 2 * near).clamp(min=0)
-        potentials += float((-2 * squared).exp().sum())
-    others = len(units) - 1
-    return float(np.log((potentials - len(units)) / (len(units) * others)))
+def _uniformity(units: Tensor) -> Tensor:
+    """(b, N, D) to (b,)."""
+    half = half_squares(units)
+    potentials = torch.zeros(len(units), dtype=torch.float64, device=units.device)
+    for rows, cosine in row_blocks(units, units):
+        squared = 2 * (half[:, rows].unsqueeze(2) + half.unsqueeze(1) - cosine)
+        potentials += (-2 * squared.clamp(min=0)).exp().sum((1, 2))
+    n = units.shape[1]
+    # Each pair twice, and each embedding with itself, at distance 0.
+    return torch.log((potentials - n) / max(n * (n - 1), 1))
 
 
 @metric("paired_views", name="first_to_second@k", options=("k",))
 def first_to_second_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the first view with their counterpart among the ``k`` nearest of the second."""
-    return task.fraction("first_to_second@k", task.forward_ranks < task.view.options["k"])
+    return task.fraction("first_to_second@k", task.ranks[0] < task.view.options["k"])
 
 
 @metric("paired_views", name="second_to_first@k", options=("k",))
 def second_to_first_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the second view with their counterpart among the ``k`` nearest of the first."""
-    return task.fraction("second_to_first@k", task.backward_ranks < task.view.options["k"])
+    return task.fraction("second_to_first@k", task.ranks[1] < task.view.options["k"])
