@@ -121,6 +121,24 @@ def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, http, name
             np.testing.assert_allclose(gradients(mixed)[of_input], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, name: str) -> None:
+    request, tensors = REQUESTS[name]
+    plain = http.post("/v1/evaluate", **body("safetensors", request, tensors)).json()
+    if "metrics" not in plain:
+        assert REGISTRY[request["loss"]["name"]].task not in METRICS
+        return
+    every = list(METRICS[plain["metrics"]["task"]])
+    asked = {**request, "metrics": {"names": every}}
+    answer = http.post("/v1/evaluate", **body("safetensors", asked, tensors))
+    assert answer.status_code == 200, answer.text
+    metrics = answer.json()["metrics"]
+    assert metrics.keys() - {"undefined", "task"} == set(every)
+    for default, value in plain["metrics"].items():
+        if default != "undefined":
+            assert metrics[default] == value
+
+
 TASKS = ("binary", "multilabel", "multiclass", "regression")
 METRICS_ALONE = [(task, name) for task in TASKS for name in METRICS[task]]
 
