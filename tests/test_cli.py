@@ -240,6 +240,14 @@ def test_losses_lists_them_all() -> None:
     assert json.loads(lossd("losses", "focal", "--json").stdout)["name"] == "focal"
 
 
+def test_losses_at_length_shows_every_formula_and_source() -> None:
+    shown = "".join(lossd("losses", "--long").output.split())
+    for loss in REGISTRY.values():
+        assert "".join(loss.formula.split()) in shown
+        for reference in loss.references:
+            assert "".join(reference.replace("``", "").split()) in shown
+
+
 # serve
 
 

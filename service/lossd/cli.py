@@ -303,8 +303,9 @@ def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--long", "long_form", is_flag=True, help="All about each: formula, inputs, parameters, references.")
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
-def losses(name: str | None, as_json: bool) -> None:
+def losses(name: str | None, long_form: bool, as_json: bool) -> None:
     """List the losses, or show all about one of them."""
     from lossd import report
     from lossd.api.catalogue import describe_loss
@@ -312,14 +313,17 @@ def losses(name: str | None, as_json: bool) -> None:
 
     if name:
         description = _describe(name, None)
-        document, shown = description, report.loss(description)
+        document, shown = description, [report.loss(description)]
     else:
         descriptions = [describe_loss(loss) for loss in REGISTRY.values()]
-        document, shown = {"losses": descriptions}, report.catalogue(descriptions)
+        pages = map(report.loss, descriptions) if long_form else [report.catalogue(descriptions)]
+        document, shown = {"losses": descriptions}, list(pages)
     if as_json:
         click.echo(json.dumps(document))
     else:
-        report.console().print(shown)
+        console = report.console()
+        for page in shown:
+            console.print(page)
 
 
 if __name__ == "__main__":
