@@ -83,7 +83,7 @@ class Evaluation:
         diagnostics: Norms, counts, whether all is finite.
         extra: What only this loss answers, such as the terms of a sum.
         request_id: Finds the request in the service's log.
-        server_timing: How long the service spent on each stage, in milliseconds.
+        timing: The answer's ``Server-Timing`` header, which :attr:`server_timing` reads.
     """
 
     loss: Any = None
@@ -93,12 +93,17 @@ class Evaluation:
     diagnostics: Record = field(default_factory=Record)
     extra: Record = field(default_factory=Record)
     request_id: str = ""
-    server_timing: Mapping[str, float] = field(default_factory=dict)
+    timing: str = ""
 
     @property
     def gradient(self) -> Any:
         """The gradient of ``prediction``, or of the only or first input that has one; None where there is none."""
         return self.gradients.get("prediction", next(iter(self.gradients.values()), None))
+
+    @property
+    def server_timing(self) -> Mapping[str, float]:
+        """How long the service spent on each stage, in milliseconds."""
+        return {stage: float(duration) for stage, duration in _DURATION.findall(self.timing)}
 
     @property
     def warnings(self) -> list[Record]:
@@ -240,10 +245,5 @@ def read_evaluation(answer: Answer, homes: Mapping[str, Home]) -> Evaluation:
         diagnostics=Record(result.pop("diagnostics", None)),
         extra=Record(result),
         request_id=request_id,
-        server_timing=_durations_ms(answer.headers.get("server-timing", "")),
+        timing=answer.headers.get("server-timing", ""),
     )
-
-
-def _durations_ms(header: str) -> dict[str, float]:
-    """The durations of a Server-Timing header by stage."""
-    return {stage: float(duration) for stage, duration in _DURATION.findall(header)}
