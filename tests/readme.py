@@ -50,7 +50,7 @@ def settings() -> str:
         if isinstance(default, ByteSize):
             default = default.human_readable().replace(".0", "")
         elif name not in MACHINE_DEFAULTS:
-            default = f"`{default}`"
+            default = "" if default is None else f"`{default}`"
         choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else ()
         among = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
         rows.append((f"`LOSSD_{name.upper()}`", default, f"{setting.description}{among}"))

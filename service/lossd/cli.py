@@ -98,13 +98,14 @@ def _setting_options() -> tuple[click.Parameter, ...]:
     options = []
     for name, setting in Settings.model_fields.items():
         default = setting.default.human_readable() if isinstance(setting.default, ByteSize) else setting.default
+        note = "" if default is None else f" [default: {default}]"
         choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else None
         options.append(
             click.Option(
                 [_option_name(name)],
                 type=click.Choice(choices) if choices else str,
                 metavar=None if choices else "BYTES" if setting.annotation is ByteSize else "VALUE",
-                help=f"{setting.description} [default: {default}]",
+                help=f"{setting.description}{note}",
             )
         )
     return tuple(options)

@@ -113,7 +113,8 @@ def catalogue(losses: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Every loss, a line each."""
     table = _listing("loss", "task", "")
     for description in losses:
-        table.add_row(description["name"], description["task"], _prose(description["summary"]))
+        notes = "" if description["available"] else " (not available here)"
+        table.add_row(description["name"], description["task"], _prose(description["summary"] + notes))
     return table
 
 
@@ -131,6 +132,7 @@ def loss(description: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         Text(description["name"], style="bold") + Text(f"  {description['task']}", style="dim not bold"),
         _prose(description["summary"]),
+        *([] if description["available"] else [Text(description["unavailable_because"], style="yellow")]),
         Padding(Text(description["formula"], style="cyan"), (1, 0), expand=False),
         inputs,
         Padding(parameters, (1, 0), expand=False),

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import load
-from rich.console import Console
-from rich.table import Table
 from targets import TARGETS, Running
 from workloads import WORKLOADS, Workload
 
@@ -31,8 +29,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--output", type=Path, default=Path(tempfile.gettempdir(), "lossd-bench.json"))
     arguments = parser.parse_args()
-    console = Console()
-    console.print(f"load by {'wrk' if load.have_wrk() else 'Python sockets (install wrk for less of its own cost)'}")
+    print(f"load by {'wrk' if load.have_wrk() else 'Python sockets'}, medians of {arguments.rounds} rounds\n")
+    print(aligned(*HEADINGS))
     running: list[Running] = []
     report: dict[str, Any] = {"rounds": arguments.rounds, "seconds": arguments.seconds, "measurements": []}
     try:
@@ -45,12 +43,13 @@ def main() -> None:
             for connections in workload.connections:
                 rows = measure(running, workload, connections, arguments.rounds, arguments.seconds)
                 report["measurements"] += rows
-                console.print(table(rows))
+                for row in rows:
+                    print(line(row, rows[0]), flush=True)
     finally:
         for target in running:
             target.stop()
     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    console.print(f"every round: {arguments.output}")
+    print(f"\nevery round: {arguments.output}")
 
 
 def measure(
@@ -92,33 +91,50 @@ def measure(
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The medians of each target, and how it compares with the first."""
+HEADINGS = (
+    "",
+    "",
+    "requests/s",
+    "lowest..highest",
+    "ratio",
+    "p50 ms",
+    "p99 ms",
+    "CPU ms",
+    "MB before",
+    "after",
+    "failed",
+)
+WIDTHS = (9, 10, 10, 19, 6, 9, 9, 8, 10, 7, 7)
 
-    def median(row: dict[str, Any], figure: str) -> float:
-        return statistics.median(measured[figure] for measured in row["rounds"])
 
-    shown = Table(title=f"{rows[0]['workload']}, {rows[0]['connections']} at a time", title_justify="left")
-    shown.add_column("")
-    for heading in ("requests/s", "lowest..highest", "ratio", "p50 ms", "p99 ms", "CPU ms", "MB before", "MB after"):
-        shown.add_column(heading, justify="right")
-    shown.add_column("failed", justify="right")
-    for row in rows:
-        rates = [measured["per_second"] for measured in row["rounds"]]
-        failed = sum(measured["failures"] for measured in row["rounds"])
-        shown.add_row(
-            row["target"],
-            f"{median(row, 'per_second'):,.1f}",
-            f"{min(rates):,.1f}..{max(rates):,.1f}",
-            f"{median(rows[0], 'per_second') and median(row, 'per_second') / median(rows[0], 'per_second'):.2f}",
-            f"{median(row, 'p50_ms'):.2f}",
-            f"{median(row, 'p99_ms'):.2f}",
-            f"{median(row, 'cpu_ms'):.2f}",
-            f"{row['idle_mb']:.0f}",
-            f"{max(measured['memory_mb'] for measured in row['rounds']):.0f}",
-            f"[red]{failed}[/]" if failed else "0",
-        )
-    return shown
+def line(row: dict[str, Any], first: dict[str, Any]) -> str:
+    """The medians of one target, and how it compares with the first."""
+
+    def median(of: dict[str, Any], figure: str) -> float:
+        return statistics.median(measured[figure] for measured in of["rounds"])
+
+    rates = [measured["per_second"] for measured in row["rounds"]]
+    return aligned(
+        f"{row['workload']} c={row['connections']}",
+        row["target"],
+        f"{median(row, 'per_second'):,.1f}",
+        f"{min(rates):,.1f}..{max(rates):,.1f}",
+        f"{median(row, 'per_second') / median(first, 'per_second'):.2f}",
+        f"{median(row, 'p50_ms'):.2f}",
+        f"{median(row, 'p99_ms'):.2f}",
+        f"{median(row, 'cpu_ms'):.2f}",
+        f"{row['idle_mb']:.0f}",
+        f"{max(measured['memory_mb'] for measured in row['rounds']):.0f}",
+        f"{sum(measured['failures'] for measured in row['rounds'])}",
+    )
+
+
+def aligned(*cells: str) -> str:
+    """Words to the left, figures to the right."""
+    padded = (
+        f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(cells, WIDTHS, strict=True))
+    )
+    return " ".join(padded).rstrip()
 
 
 if __name__ == "__main__":
