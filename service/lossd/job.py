@@ -17,7 +17,12 @@ import orjson
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["Column", "Job", "Recipe"]
+__all__ = ["Column", "Job", "Recipe", "model_name"]
+
+
+def model_name(loss: str | None, task: str | None) -> str:
+    """The name that requests are counted under: the loss's, or that of metrics alone."""
+    return loss or f"metrics.{task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,16 @@ class Recipe:
     def request_bytes(self) -> int:
         """Bytes a request takes in the columns that count requests."""
         return sum(c.unit_bytes for c in self.columns if not c.per_row)
+
+    @cached_property
+    def model(self) -> str:
+        """See :func:`model_name`."""
+        return model_name(self.loss, self.task)
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """About how long a request's answer is beside its tensors: a confusion matrix outweighs all else."""
+        return 1024 + (8 * (self.classes or 0) ** 2 if self.metrics else 0)
 
     @cached_property
     def alone(self) -> bool:

@@ -189,7 +189,10 @@ class Plan:
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
         if missing:
             takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
-            raise MissingInput(f"{self._subject} needs the input {missing[0]}, which was not sent; it takes {takes}")
+            constant = " (or give it a value in parameters)" if self.loss and self.loss.name == "expression" else ""
+            raise MissingInput(
+                f"{self._subject} needs the input {missing[0]}, which was not sent{constant}; it takes {takes}"
+            )
         for name in layout:
             if name not in known:
                 near = closest(name, tuple(known), {})
@@ -295,8 +298,9 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     try:
         refinement = loss.refine(parameters)
     except ValueError as error:  # a combination of parameters that has no meaning
-        raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer="/loss", detail=str(error))]) from None
-    inputs = (*loss.inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
+        pointer = f"/loss{getattr(error, 'pointer', '')}"
+        raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer=pointer, detail=str(error))]) from None
+    inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
     terms: tuple[Term, ...] = ()
     if loss.terms is not None:
         terms = tuple(_term(position, term, envelope) for position, term in enumerate(loss.terms(parameters)))
@@ -306,6 +310,7 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
     if envelope.metrics.task and not terms:
         metrics.check_task(task, instead_of=refinement.task or loss.task)
+    metrics.check_options(task, envelope.metrics.model_dump())
     wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
     return Plan(
         loss=loss,
@@ -381,7 +386,7 @@ def _term(position: int, fields: Mapping[str, Any], envelope: Envelope) -> Term:
 
 def _composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:
     """Every tensor a composed loss takes: its own, and what its terms ask for under the request's names."""
-    inputs = {entry.name: entry for entry in own if entry.name != "losses"}
+    inputs = {entry.name: entry for entry in own}
     for term in terms:
         for entry in term.plan.inputs:
             name = term.tensor(entry.name)
@@ -412,7 +417,7 @@ def _metrics_plan(envelope: Envelope) -> Plan:
         task=envelope.task,
         inputs=metrics.inputs(envelope.task, options),
         refinement=Refinement(),
-        parameters={"ignore_index": envelope.metrics.ignore_index},
+        parameters={"ignore_index": options["ignore_index"], "format": options["format"]},
         reduction="none",
         want_loss=False,
         gradients=(),

@@ -63,11 +63,11 @@ def router() -> APIRouter:
 
     @routes.get("/metrics", summary="Every metric, by task")
     def all_metrics() -> dict[str, Any]:
-        return {"metrics": [_describe_metric(m) for of_task in metrics.METRICS.values() for m in of_task.values()]}
+        return {"metrics": metrics.describe()}
 
     @routes.get("/metrics/{name}", summary="One metric, in each task that has it")
     def one_metric(name: str) -> dict[str, Any]:
-        found = [_describe_metric(of_task[name]) for of_task in metrics.METRICS.values() if name in of_task]
+        found = [entry for entry in metrics.describe() if entry["name"] == name]
         if not found:
             near = closest(name, tuple({n for of_task in metrics.METRICS.values() for n in of_task}), {})
             hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists them all"
@@ -75,13 +75,3 @@ def router() -> APIRouter:
         return {"metrics": found}
 
     return routes
-
-
-def _describe_metric(metric: metrics.Metric) -> dict[str, Any]:
-    return {
-        "name": metric.name,
-        "task": metric.task,
-        "default": metric.default,
-        "summary": metric.summary,
-        "documentation": metric.documentation,
-    }

@@ -73,6 +73,7 @@ class Stats:
         batch_sizes: How many batches had up to 1, 2, 4 … 512 requests.
         batch_requests: Requests in those batches.
         batch_bytes: Bytes in those batches.
+        executions: Batches by what was evaluated, see :func:`lossd.job.model_name`.
     """
 
     restarts: int = 0
@@ -80,6 +81,7 @@ class Stats:
     batch_sizes: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
     batch_requests: int = 0
     batch_bytes: int = 0
+    executions: dict[str, int] = field(default_factory=dict)
 
     def count(self, batch: Batch) -> None:
         """One more batch."""
@@ -88,6 +90,8 @@ class Stats:
         self.batch_requests += size
         self.batch_bytes += batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
         self.batch_sizes[min((size - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
+        model = batch.recipe.model
+        self.executions[model] = self.executions.get(model, 0) + 1
 
 
 class Upload:

@@ -142,11 +142,11 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
 def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement:
     """Columns for as many requests as a budget holds."""
     usable = budget_bytes - ALIGNMENT * len(recipe.columns)
-    requests = min(MAX_REQUESTS, usable // recipe.request_bytes if recipe.request_bytes else MAX_REQUESTS)
+    most = max(1, min(MAX_REQUESTS, budget_bytes // recipe.text_bytes))  # the answers are as long as they are
     if not recipe.row_bytes:
+        requests = min(most, usable // recipe.request_bytes)
         return arrange(recipe, requests, requests)
-    if recipe.request_bytes:
-        requests = min(MAX_REQUESTS, max(1, usable // (2 * recipe.request_bytes)))
+    requests = min(most, max(1, usable // (2 * recipe.request_bytes))) if recipe.request_bytes else most
     rows = (usable - requests * recipe.request_bytes) // recipe.row_bytes
     return arrange(recipe, rows, requests)
 
