@@ -17,13 +17,13 @@ from lossd.losses.registry import Input, Loss, Refinement, closest, find
 from lossd.losses.types import PerAxis, TensorType
 from lossd.request import Envelope, GradientOptions, MetricOptions, validated
 from lossd.shapes import expected, match, resolve, show
+from lossd.terms import Term, composed_inputs, plan_term
 from lossd_client.errors import (
     DtypeMismatch,
     Fault,
     InvalidRequest,
     MissingInput,
     NotEvaluable,
-    Problem,
     ShapeMismatch,
     UnknownInput,
 )
@@ -303,8 +303,10 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
     terms: tuple[Term, ...] = ()
     if loss.terms is not None:
-        terms = tuple(_term(position, term, envelope) for position, term in enumerate(loss.terms(parameters)))
-        inputs = _composed_inputs(inputs, terms)
+        terms = tuple(
+            plan_term(position, term, envelope, _loss_plan) for position, term in enumerate(loss.terms(parameters))
+        )
+        inputs = composed_inputs(inputs, terms)
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
     gradients = _gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs)
     task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
@@ -326,82 +328,6 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         metric_options=envelope.metrics,
         terms=tuple(term.asked(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One loss among those a composed loss is made of.
-
-    Attributes:
-        plan: The term as a request of its own.
-        inputs: Its inputs' names, mapped to the request's tensors; the same name where it has no entry.
-    """
-
-    plan: Plan
-    inputs: Mapping[str, str]
-
-    def tensor(self, name: str) -> str:
-        """The request's tensor for one of the term's inputs."""
-        return self.inputs.get(name, name)
-
-    def asked(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> Term:
-        """The same term, asked for its value, its gradients by these tensors, and these metrics."""
-        own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
-        return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
-
-    def record(self, position: int, layout: Layout) -> dict[str, Any]:
-        """What the evaluation needs to know of the term, given the request's tensors."""
-        inputs = self.plan.counted(layout).inputs
-        own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
-        own.pop("cotangent", None)  # that of the whole is not the term's
-        try:
-            job = self.plan.job(own)
-        except Problem as problem:
-            raise type(problem)(f"term {position}: {problem.detail}", errors=problem.errors) from None
-        recipe = job.recipe
-        return {
-            "loss": recipe.loss, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
-            "numbers": job.numbers,
-        }  # fmt: skip
-
-
-def _term(position: int, fields: Mapping[str, Any], envelope: Envelope) -> Term:
-    own = Envelope(loss=fields["loss"], outputs=["loss"], metrics=envelope.metrics)
-    try:
-        plan = _loss_plan(own, fields["loss"])
-        if plan.terms:
-            raise InvalidRequest("a composed loss cannot be a term of another")
-        if plan.reduction == "none":
-            raise InvalidRequest('a term is one number: its reduction cannot be "none"')
-        inputs = fields.get("inputs", {})
-        for name in inputs:
-            if name not in {entry.name for entry in plan.inputs}:
-                raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {name!r}")
-    except Problem as problem:
-        place = f"/loss/terms/{position}"
-        faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
-        raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
-    return Term(plan, inputs)
-
-
-def _composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:
-    """Every tensor a composed loss takes: its own, and what its terms ask for under the request's names."""
-    inputs = {entry.name: entry for entry in own}
-    for term in terms:
-        for entry in term.plan.inputs:
-            name = term.tensor(entry.name)
-            known = inputs.get(name)
-            if known is None:
-                any_shape = tuple(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))
-                inputs[name] = replace(entry, name=name, types=any_shape)
-            elif name != "cotangent":
-                inputs[name] = replace(
-                    known,
-                    types=(*known.types, *(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))),
-                    differentiable=known.differentiable or entry.differentiable,
-                    optional=known.optional and entry.optional,
-                )
-    return tuple(inputs.values())
 
 
 def _metrics_plan(envelope: Envelope) -> Plan:

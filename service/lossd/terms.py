@@ -1,0 +1,106 @@
+"""The terms of a composed loss: each is planned as a request of its own, over the tensors of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lossd.losses.registry import Input
+from lossd.losses.types import TensorType
+from lossd.request import Envelope
+from lossd_client.errors import Fault, InvalidRequest, Problem, UnknownInput
+
+if TYPE_CHECKING:
+    from lossd.plan import Layout, Plan
+
+__all__ = ["Term", "composed_inputs", "plan_term"]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One loss among those a composed loss is made of.
+
+    Attributes:
+        plan: The term as a request of its own.
+        inputs: Its inputs' names, mapped to the request's tensors; the same name where it has no entry.
+    """
+
+    plan: Plan
+    inputs: Mapping[str, str]
+
+    def tensor(self, name: str) -> str:
+        """The request's tensor for one of the term's inputs."""
+        return self.inputs.get(name, name)
+
+    def asked(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> Term:
+        """The same term, asked for its value, its gradients by these tensors, and these metrics."""
+        own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
+        return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
+
+    def record(self, position: int, layout: Layout) -> dict[str, Any]:
+        """What the evaluation needs to know of the term, given the request's tensors."""
+        inputs = self.plan.counted(layout).inputs
+        own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
+        own.pop("cotangent", None)  # that of the whole is not the term's
+        try:
+            job = self.plan.job(own)
+        except Problem as problem:
+            raise type(problem)(f"term {position}: {problem.detail}", errors=problem.errors) from None
+        recipe = job.recipe
+        return {
+            "loss": recipe.loss, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
+            "numbers": job.numbers,
+        }  # fmt: skip
+
+
+def plan_term(
+    position: int, fields: Mapping[str, Any], envelope: Envelope, plan_loss: Callable[[Envelope, dict[str, Any]], Plan]
+) -> Term:
+    """One term, checked as the request it would be on its own.
+
+    Args:
+        position: Its place among the terms, for messages.
+        fields: What the request says of it: ``loss`` and perhaps ``inputs``.
+        envelope: The whole request.
+        plan_loss: How a loss's request is planned.
+
+    Raises:
+        Problem: That of the term, with its place.
+    """
+    own = Envelope(loss=fields["loss"], outputs=["loss"], metrics=envelope.metrics)
+    try:
+        plan = plan_loss(own, fields["loss"])
+        if plan.terms:
+            raise InvalidRequest("a composed loss cannot be a term of another")
+        if plan.reduction == "none":
+            raise InvalidRequest('a term is one number: its reduction cannot be "none"')
+        inputs = fields.get("inputs", {})
+        for name in inputs:
+            if name not in {entry.name for entry in plan.inputs}:
+                raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {name!r}")
+    except Problem as problem:
+        place = f"/loss/terms/{position}"
+        faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
+        raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
+    return Term(plan, inputs)
+
+
+def composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:
+    """Every tensor a composed loss takes: its own, and what its terms ask for under the request's names."""
+    inputs = {entry.name: entry for entry in own}
+    for term in terms:
+        for entry in term.plan.inputs:
+            name = term.tensor(entry.name)
+            known = inputs.get(name)
+            if known is None:
+                any_shape = tuple(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))
+                inputs[name] = replace(entry, name=name, types=any_shape)
+            elif name != "cotangent":
+                inputs[name] = replace(
+                    known,
+                    types=(*known.types, *(TensorType("term", t.kinds, ("...",)) for t in term.plan.types(entry))),
+                    differentiable=known.differentiable or entry.differentiable,
+                    optional=known.optional and entry.optional,
+                )
+    return tuple(inputs.values())
