@@ -35,6 +35,7 @@ bench: install
 
 docs: install
 	$(BIN)/python tests/readme.py
+	$(BIN)/python tests/excerpts.py
 
 clean:
 	rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache

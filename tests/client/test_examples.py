@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def service() -> Iterator[Running]:
 
 def run(*command: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     # A program of a second needs no optimising compiler; without it, Java starts in half the time.
-    environment = {**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    options = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC", "LOSSD_API_KEY": "secret"}
+    environment = os.environ | options
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=100, cwd=folder, env=environment
     )
@@ -125,6 +127,7 @@ def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_
     assert "the target has too many rows" in done[3].stderr
     for asked in service.asked:
         assert asked.request == {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}
+        assert asked.headers["Authorization"] == "Bearer secret"
         sent = reference.load(asked.body)
         assert sent.keys() == {"prediction", "target"}
         np.testing.assert_array_equal(sent["prediction"], PREDICTION, strict=True)
@@ -210,3 +213,15 @@ def test_node_tells_what_the_service_says(service: Running) -> None:
     assert json.loads(done.stdout) == [[0, 4], [0, -4]]
     assert done.returncode != 0
     assert re.search(r"Unknown loss: .*'mze'.* \(request \S+\)", done.stderr)
+
+
+# The Open Inference Protocol
+
+
+def test_triton_s_client(service: Running) -> None:
+    done = run(sys.executable, EXAMPLES / "triton" / "evaluate.py", service.url.removeprefix("http://"))
+    assert done.returncode == 0, done.stderr
+    loss, gradient = re.fullmatch(r"loss (\S+)\ngradient (.*)\n", done.stdout).groups()
+    assert float(loss) == remote_loss(service)
+    found = torch.tensor(json.loads(gradient), dtype=torch.float64).reshape(2, 3)
+    torch.testing.assert_close(found, focal()[1], rtol=1e-5, atol=1e-7)
