@@ -16,7 +16,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install  ## a digit classifier trained by a running service, in under a minute
+demo: install
 	$(BIN)/python client/examples/digits/train.py
 
 test: install
