@@ -5,7 +5,9 @@ FROM ${BASE_IMAGE} AS build
 # The requirement for torch, and further arguments of pip (such as an index): they choose the build of torch, CPU or CUDA.
 ARG TORCH=torch
 ARG PIP_ARGS=
-ENV PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# A folder of wheels mounted into the build, such as torch's CPU wheel, is looked into as well; there need not be one.
+ARG WHEELS=/opt/wheels
+ENV PIP_FIND_LINKS=${WHEELS} PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/venv
 # The dependencies are a layer of their own: a change of the code does not install torch again.
