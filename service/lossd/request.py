@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -98,7 +98,7 @@ def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fa
     where = pointer + "".join(f"/{part}" for part in place)
     field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":
-        known = tuple(model.model_fields) if len(place) == 1 else ()
+        known = _fields_at(model, place[:-1])
         near = closest(str(place[-1]), known, {})
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
         return Fault(pointer=where, detail=f"{field} is not known" + (f"; {hint}" if hint else ""))
@@ -107,3 +107,13 @@ def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fa
     message = error["msg"][0].lower() + error["msg"][1:]
     found = repr(error.get("input"))
     return Fault(pointer=where, detail=f"{field}: {message}, found {found[:60]}")
+
+
+def _fields_at(model: type[BaseModel], place: Sequence[Any]) -> tuple[str, ...]:
+    """The fields of the model at a place inside another; none where there is no model."""
+    for part in place:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        model = annotation
+    return tuple(model.model_fields)

@@ -17,6 +17,7 @@ from lossd import __version__
 from lossd.api import catalogue, docs, openapi, operations
 from lossd.api.evaluate import Evaluate
 from lossd.api.exchange import new_request_id
+from lossd.api.inference import PREFIX, Inference
 from lossd.api.telemetry import Telemetry
 from lossd.engine import Engine, create_engine
 from lossd.settings import Settings
@@ -31,18 +32,22 @@ EVALUATE = "/v1/evaluate"
 
 
 class Service(FastAPI):
-    """FastAPI, with the hot route taken before its routing.
+    """FastAPI, with the routes that evaluate taken before its routing.
 
     Attributes:
         evaluate: ``POST /v1/evaluate`` as plain ASGI.
+        inference: Everything under ``/v2``, likewise.
     """
 
     evaluate: Evaluate
+    inference: Inference
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one connection."""
         if scope["type"] == "http" and scope["path"] == EVALUATE:
             await self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+        elif scope["type"] == "http" and (scope["path"] == PREFIX or scope["path"].startswith(f"{PREFIX}/")):
+            await self.inference(scope, receive, send)  # type: ignore[arg-type]
         else:
             await super().__call__(scope, receive, send)
 
@@ -86,6 +91,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     )
     telemetry = Telemetry(engine)
     app.evaluate = Evaluate(settings, engine, telemetry)
+    app.inference = Inference(settings, engine, telemetry)
     app.include_router(catalogue.router())
     app.include_router(operations.router(engine, telemetry))
     docs.mount(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,7 @@ from lossd.api.exchange import (
 )
 from lossd.api.telemetry import Telemetry
 from lossd.engine import Engine, Result
-from lossd.job import Job
+from lossd.job import Job, model_name
 from lossd.plan import Plan
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -39,11 +39,12 @@ from lossd_client.errors import (
 )
 from lossd_client.wire import DTYPES, Tensor, json, safetensors
 
-__all__ = ["Evaluate", "plan_of", "problem_response"]
+__all__ = ["Evaluate", "plan_of"]
 
 log = logging.getLogger("lossd.api")
 
 CACHED_HEADER_BYTES = 8 << 10
+PROBLEM_TYPE = b"application/problem+json"
 
 _SAFETENSORS = safetensors.MEDIA_TYPE.encode()
 _JSON = json.MEDIA_TYPE.encode()
@@ -85,13 +86,11 @@ class Evaluate:
                 raise MethodNotAllowed("/v1/evaluate takes POST")
             await self._evaluate(exchange, send)
         except DisconnectedError:
-            self.telemetry.count(exchange.loss, "disconnected")
+            self.telemetry.refused(exchange.loss, "disconnected", time.monotonic() - exchange.begin)
         except Problem as problem:
-            self.telemetry.count(exchange.loss, problem.slug)
             await self._refuse(problem, exchange, send)
         except Exception:
             log.exception("request %s failed", exchange.request_id)
-            self.telemetry.count(exchange.loss, InternalError.slug)
             fault = InternalError("the service failed on this request; the log has the details under its request id")
             await self._refuse(fault, exchange, send)
 
@@ -127,12 +126,12 @@ class Evaluate:
         if body is not None:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-        self.telemetry.count(exchange.loss, "ok")
-        self.telemetry.observe((*stages, time.monotonic() - exchange.begin))
+        self.telemetry.answered(exchange.loss, (*stages, time.monotonic() - exchange.begin))
 
     async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
-        drain = exchange.drain if exchange.unread else None
-        await problem_response(problem, exchange.request_id, send, drain)
+        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
+        problem.request_id = exchange.request_id
+        await exchange.refuse(problem, problem.status, PROBLEM_TYPE, json.dumps(problem.to_json()), send)
 
     # In
 
@@ -172,7 +171,7 @@ class Evaluate:
             raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
         json.check_depth(document)
         plan = plan_of(json.dumps(document))
-        exchange.loss = plan.loss.name if plan.loss else plan.task
+        exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
         tensors: dict[str, Tensor] = {}
         for name, value in inputs.items():
             kinds = plan.kinds(name)
@@ -229,7 +228,7 @@ def _read_header(exchange: Exchange, view: memoryview, start: int) -> Checked:
     text = bytes(view[safetensors.PREFIX_BYTES : start])
     read = _checked if len(text) <= CACHED_HEADER_BYTES else _checked.__wrapped__
     checked = read(text, exchange.query)
-    exchange.loss = checked.job.recipe.loss or checked.job.recipe.task or ""
+    exchange.loss = checked.job.recipe.model
     return checked
 
 
@@ -279,27 +278,3 @@ def _encode(result: Result, format_out: str, forms: Mapping[str, json.Form]) -> 
     if gradients:
         text = text[:-1] + b',"gradient":{' + b",".join(gradients) + b"}}"
     return [text], _JSON
-
-
-async def problem_response(
-    problem: Problem, request_id: str, send: Send, drain: Callable[[], Awaitable[None]] | None = None
-) -> None:
-    """Answer with a problem document; the connection ends with it where a body has to be drained."""
-    problem.request_id = request_id
-    body = json.dumps(problem.to_json())
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id.encode("latin-1")),
-    ]
-    if problem.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
-    if problem.status == MethodNotAllowed.status:
-        headers.append((b"allow", b"POST"))
-    if drain is not None:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": drain is not None})
-    if drain is not None:
-        await drain()
-        await send({"type": "http.response.body", "body": b""})

@@ -16,7 +16,7 @@ from typing import Any
 
 from lossd.engine import Engine, Result, Upload
 from lossd.settings import Settings
-from lossd_client.errors import DeadlineExceeded, InvalidRequest, MalformedBody, TooLarge
+from lossd_client.errors import DeadlineExceeded, InvalidRequest, MalformedBody, MethodNotAllowed, Problem, TooLarge
 
 __all__ = [
     "INLINE_ANSWER_BYTES",
@@ -45,6 +45,8 @@ _HEADERS = frozenset(
         b"content-length",
         b"content-encoding",
         b"accept",
+        b"accept-encoding",
+        b"inference-header-content-length",
         b"x-request-id",
         b"x-request-timeout-ms",
     )
@@ -71,16 +73,18 @@ class Exchange:
         settings: Limits.
 
     Attributes:
+        allow: The methods its path takes.
         begin: When the request began, on the monotonic clock.
         deadline: When its answer is no longer wanted, on the same clock.
         headers: Those that lossd reads, by lower-case name.
         request_id: The client's, or a new one.
-        loss: The loss, or the task of metrics alone, once it is known; for counting.
+        loss: What it is counted under, see :func:`lossd.job.model_name`; empty until that is known.
         unread: Whether there is more of the body to come.
         length: The body's stated length in bytes; None where it is not stated.
     """
 
     __slots__ = (
+        "allow",
         "begin",
         "deadline",
         "headers",
@@ -94,6 +98,7 @@ class Exchange:
     )
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, settings: Settings) -> None:
+        self.allow = b"POST"
         self.begin = time.monotonic()
         self.receive = receive
         self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
@@ -208,7 +213,26 @@ class Exchange:
         except TimeoutError:
             raise DeadlineExceeded("the body had not arrived when the request's deadline passed") from None
 
-    async def drain(self) -> None:
+    async def refuse(self, problem: Problem, status: int, media_type: bytes, body: bytes, send: Send) -> None:
+        """Answer with a problem, in the route's form; where a body has to be drained, the connection ends with it."""
+        headers = [
+            (b"content-type", media_type),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.request_id.encode("latin-1")),
+        ]
+        if problem.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+        if isinstance(problem, MethodNotAllowed):
+            headers.append((b"allow", self.allow))
+        if self.unread:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": self.unread})
+        if self.unread:
+            await self._drain()
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _drain(self) -> None:
         """Take and drop what is still being sent.
 
         A socket that is closed over unread bytes is reset, and takes the answer with it: the client would see a broken

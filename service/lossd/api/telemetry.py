@@ -5,8 +5,10 @@ The hot path adds to plain numbers; they become Prometheus samples only when som
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,7 +23,7 @@ from lossd.engine import BATCH_SIZES
 if TYPE_CHECKING:
     from lossd.engine import Engine
 
-__all__ = ["STAGES", "Telemetry"]
+__all__ = ["STAGES", "Counts", "Telemetry"]
 
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -42,31 +44,85 @@ class _Histogram:
         return _cumulative([str(bound) for bound in BOUNDS_S], self.counts)
 
 
+@dataclass(slots=True)
+class Counts:
+    """The requests for one loss, or for one task's metrics alone; durations are sums, in seconds.
+
+    Attributes:
+        success: Requests answered.
+        success_s: How long they took as a whole, and below, in each stage.
+        queue_s: Waiting.
+        copy_s: To the device.
+        compute_s: Computing.
+        encode_s: Making the answer.
+        fail: Requests answered with a problem.
+        fail_s: How long those took.
+        last_s: When the last one was answered, in seconds since 1970.
+    """
+
+    success: int = 0
+    success_s: float = 0.0
+    queue_s: float = 0.0
+    copy_s: float = 0.0
+    compute_s: float = 0.0
+    encode_s: float = 0.0
+    fail: int = 0
+    fail_s: float = 0.0
+    last_s: float = 0.0
+
+
 class Telemetry(Collector):
     """Counters of one service.
 
     Args:
         engine: The engine whose queue and batches are reported.
+
+    Attributes:
+        models: Counts by :func:`lossd.job.model_name`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.requests: dict[tuple[str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
+        self.models: dict[str, Counts] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def count(self, loss: str, outcome: str) -> None:
-        """One more request answered: ``outcome`` is ok or the problem's type."""
+    def answered(self, loss: str, durations_s: tuple[float, ...]) -> None:
+        """One more request answered; how long its stages took, in the order of :data:`STAGES`."""
+        self._count(loss, "ok")
+        for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
+            histogram.observe(seconds)
+        counts = self._counts(loss)
+        _, queue_s, copy_s, compute_s, encode_s, total_s = durations_s
+        counts.success += 1
+        counts.success_s += total_s
+        counts.queue_s += queue_s
+        counts.copy_s += copy_s
+        counts.compute_s += compute_s
+        counts.encode_s += encode_s
+        counts.last_s = time.time()
+
+    def refused(self, loss: str, outcome: str, seconds: float) -> None:
+        """One more request that was not: the problem's type, or that the client left; and how long it took."""
+        self._count(loss, outcome)
+        if loss:
+            counts = self._counts(loss)
+            counts.fail += 1
+            counts.fail_s += seconds
+
+    def _count(self, loss: str, outcome: str) -> None:
         key = (loss, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1
 
-    def observe(self, durations_s: tuple[float, ...]) -> None:
-        """The durations of a request's stages, in the order of :data:`STAGES`."""
-        for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
-            histogram.observe(seconds)
+    def _counts(self, loss: str) -> Counts:
+        counts = self.models.get(loss)
+        if counts is None:
+            counts = self.models[loss] = Counts()
+        return counts
 
     def page(self) -> bytes:
         """The text that Prometheus scrapes."""

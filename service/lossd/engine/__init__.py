@@ -239,9 +239,9 @@ class Engine(ABC):
         """A slab is closed: whoever maps it may let go."""
 
     def _next_batch(self) -> Batch | None:
-        batch = self.batcher.next_batch()
+        now = time.monotonic()
+        batch = self.batcher.next_batch(lambda ticket: _expire(ticket, now))
         if batch is not None:
-            now = time.monotonic()
             for ticket in batch.tickets:
                 ticket.sent = now
         return batch
@@ -283,13 +283,15 @@ class Engine(ABC):
         now = time.monotonic()
         tickets = [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
         for ticket in tickets:
-            if ticket.deadline <= now and not ticket.future.done():
-                waited_ms = round((now - ticket.queued) * 1000)
-                ticket.future.set_exception(
-                    DeadlineExceeded(
-                        f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped"
-                    )
-                )
+            _expire(ticket, now)
+
+
+def _expire(ticket: Ticket, now: float) -> None:
+    """Answer a request whose deadline has passed."""
+    if ticket.deadline <= now and not ticket.future.done():
+        waited_ms = round((now - ticket.queued) * 1000)
+        detail = f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped"
+        ticket.future.set_exception(DeadlineExceeded(detail))
 
 
 def create_engine(settings: Settings) -> Engine:

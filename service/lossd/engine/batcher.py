@@ -169,10 +169,16 @@ class Batcher:
         """Put batches that were under way back to the head of the queue, in their order."""
         self._ready.extendleft(reversed(list(batches)))
 
-    def next_batch(self) -> Batch | None:
-        """The batch that goes next, without the requests nobody waits for; None where nothing waits."""
+    def next_batch(self, expire: Callable[[Ticket], None] = lambda _: None) -> Batch | None:
+        """The batch that goes next, without the requests nobody waits for; None where nothing waits.
+
+        Args:
+            expire: Called with each request before it goes; ends its future where it is too late.
+        """
         while self._ready:
             batch = self._ready.popleft()
+            for ticket in batch.tickets:
+                expire(ticket)
             if self._open.get(batch.recipe.text) is batch:
                 del self._open[batch.recipe.text]
             for ticket in batch.compact():

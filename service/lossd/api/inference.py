@@ -1,0 +1,276 @@
+"""``/v2``, the Open Inference Protocol: the same evaluation for clients of KServe and Triton.
+
+Plain ASGI like ``/v1/evaluate``, and for the same reason; and since errors here have a form of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from lossd.api import inference_models as models
+from lossd.api.compression import accepted, compressed, decompressed
+from lossd.api.exchange import (
+    INLINE_ANSWER_BYTES,
+    DisconnectedError,
+    Exchange,
+    Receive,
+    Send,
+    send_pieces,
+    server_timing,
+)
+from lossd.api.inference_outputs import Asked, answered, asked
+from lossd.api.telemetry import Telemetry
+from lossd.engine import Engine, Result
+from lossd.settings import Settings
+from lossd_client.errors import (
+    InternalError,
+    MalformedBody,
+    MethodNotAllowed,
+    NotEvaluable,
+    NotFound,
+    Problem,
+    Unavailable,
+)
+from lossd_client.wire import json, oip
+
+__all__ = ["PREFIX", "Inference"]
+
+log = logging.getLogger("lossd.api")
+
+PREFIX = "/v2"
+CACHED_TEXT_BYTES = 8 << 10
+
+_JSON = json.MEDIA_TYPE.encode()
+_BINARY = oip.MEDIA_TYPE.encode()
+_LENGTH = oip.HEADER_LENGTH.lower().encode()
+
+
+class NotOfferedError(Problem):
+    """A part of the protocol that lossd has no use for."""
+
+    slug, title, status = "not-offered", "Not offered", 501
+
+
+class Inference:
+    """Everything under ``/v2``.
+
+    Args:
+        settings: Limits.
+        engine: Where jobs go.
+        telemetry: Where requests are counted.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request; every failure becomes ``{"error": …}``."""
+        exchange = Exchange(scope, receive, self.settings)
+        try:
+            path = scope["path"].removeprefix(PREFIX).strip("/").split("/")
+            exchange.unread = scope["method"] != "GET"
+            match path:
+                case ["models", name, "infer"]:
+                    await self._infer(exchange, scope["method"], models.find(name), send)
+                case ["models", name, "versions", version, "infer"]:
+                    await self._infer(exchange, scope["method"], models.find(name, version), send)
+                case _:
+                    await self._document(exchange, scope["method"], path, send)
+        except DisconnectedError:
+            self.telemetry.refused(exchange.loss, "disconnected", time.monotonic() - exchange.begin)
+        except Problem as problem:
+            await self._refuse(problem, exchange, send)
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            fault = InternalError(
+                f"the service failed on this request; its log has the details under {exchange.request_id}"
+            )
+            await self._refuse(fault, exchange, send)
+
+    async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
+        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
+        # The protocol knows no 422.
+        status = MalformedBody.status if problem.status == NotEvaluable.status else problem.status
+        await exchange.refuse(problem, status, _JSON, json.dumps({"error": problem.detail}), send)
+
+    # Inference
+
+    async def _infer(self, exchange: Exchange, method: str, model: models.Model, send: Send) -> None:
+        exchange.loss = model.name
+        _check_method(exchange, method, "POST")
+        exchange.read_headers()
+        of, future = await self._submit(exchange, model)
+        parsed = time.monotonic()
+        result = await exchange.result(self.engine, future)
+        evaluated = time.monotonic()
+        try:
+            pieces, length = oip.encode_response(model.name, answered(of, result), id=of.request.id)
+            size = sum(len(piece) for piece in pieces)
+            body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
+            headers = [
+                (b"content-type", _JSON if length is None else _BINARY),
+                (b"x-request-id", exchange.request_id.encode("latin-1")),
+            ]
+            if length is not None:
+                headers.append((_LENGTH, b"%d" % length))
+            encoding = accepted(exchange.headers.get(b"accept-encoding"))
+            if encoding is not None and (shorter := await compressed(pieces, encoding)) is not None:
+                body, size = shorter, len(shorter)
+                headers.append((b"content-encoding", encoding))
+            encoded = time.monotonic()
+            stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
+            headers.append((b"content-length", b"%d" % size))
+            headers.append((b"server-timing", server_timing(stages, result.batch_requests)))
+            if body is None:
+                await send_pieces(send, headers, pieces)
+        finally:
+            result.release()
+        if body is not None:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        self.telemetry.answered(exchange.loss, (*stages, time.monotonic() - exchange.begin))
+
+    async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
+        encoding = exchange.headers.get(b"content-encoding", b"identity")
+        given = exchange.headers.get(_LENGTH)
+        streamed = exchange.length is not None and exchange.length >= self.settings.stream_bytes
+        if streamed and given is not None and encoding == b"identity":
+            async with exchange.in_time():
+                return await self._stream(exchange, model, given)
+        body = await decompressed(await exchange.body(), encoding, exchange.max_body_bytes)
+        return self._submit_whole(exchange, model, memoryview(body), oip.header_length(given, len(body)))
+
+    def _submit_whole(
+        self, exchange: Exchange, model: models.Model, body: memoryview, length: int | None
+    ) -> tuple[Asked, asyncio.Future[Result]]:
+        text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
+        of = _read(text, model)
+        if len(data) != of.request.data_bytes:
+            raise _wrong_length(of, len(data))
+        tensors = {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
+        return of, self.engine.submit(of.job, tensors, _deadline(exchange, of))
+
+    async def _stream(
+        self, exchange: Exchange, model: models.Model, given: bytes
+    ) -> tuple[Asked, asyncio.Future[Result]]:
+        """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
+        length = oip.header_length(given, exchange.length)
+        assert length is not None
+        received = bytearray()
+        while len(received) < length:
+            if not exchange.unread:
+                raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
+            received += await exchange.chunk()
+        of = _read(memoryview(received)[:length], model)
+        if exchange.length != length + of.request.data_bytes:
+            raise _wrong_length(of, (exchange.length or 0) - length)
+        if not of.streamable:
+            while exchange.unread:
+                received += await exchange.chunk()
+            return self._submit_whole(exchange, model, memoryview(received), length)
+        return of, await exchange.pour(
+            self.engine.upload(of.job, _deadline(exchange, of)),
+            memoryview(received)[length:],
+            [(entry.name, entry.begin, entry.end) for entry in of.request.inputs],
+            lambda found: _wrong_length(of, found),
+        )
+
+    # Everything else
+
+    async def _document(self, exchange: Exchange, method: str, path: list[str], send: Send) -> None:
+        """Answer what is no inference."""
+        versioned = len(path) > 3 and path[0] == "models" and path[2] == "versions"
+        version = path[3] if versioned else None
+        expected = "GET"
+        match [*path[:2], *path[4:]] if versioned else path:
+            case [""]:
+                document: Any = models.server_metadata()
+            case ["health", "live"]:
+                document = {"live": True}
+            case ["health", "ready"]:
+                self._check_ready()
+                document = {"ready": True}
+            case ["models", "stats"]:
+                document = models.statistics(models.models().values(), self.telemetry)
+            case ["models", name]:
+                document = models.metadata(models.find(name, version))
+            case ["models", name, "config"]:
+                document = models.config(models.find(name, version))
+            case ["models", name, "stats"]:
+                document = models.statistics([models.find(name, version)], self.telemetry)
+            case ["models", name, "ready"]:
+                document = self._model_ready(models.find(name, version))
+            case ["repository", "index"]:
+                expected = "POST"
+                _check_method(exchange, method, expected)
+                document = models.index(ready=self.engine.ready, only_ready=_only_ready(await exchange.body()))
+            case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
+                document = []
+            case ["systemsharedmemory" | "cudasharedmemory", *_, "unregister"]:
+                expected, document = "POST", {}
+            case [*_, "load" | "unload" | "register" | "logging"] | [*_, "trace", "setting"]:
+                raise NotOfferedError(
+                    "models are not loaded or unloaded, there is no shared memory between client and service, and "
+                    "tracing and logging have no settings here"
+                )
+            case _:
+                raise NotFound(f"nothing is served at {PREFIX}/{'/'.join(path)}; /openapi.json lists what is")
+        _check_method(exchange, method, expected)
+        body = json.dumps(document)
+        headers = [
+            (b"content-type", _JSON),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", exchange.request_id.encode("latin-1")),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _check_ready(self) -> None:
+        if not self.engine.ready:
+            state = "shutting down" if self.engine.draining else "waiting for a worker"
+            raise Unavailable(f"the service is {state}", retry_after_s=1.0)
+
+    def _model_ready(self, model: models.Model) -> dict[str, Any]:
+        self._check_ready()
+        if model.reason:
+            raise Unavailable(model.reason)
+        return {"name": model.name, "ready": True}
+
+
+def _check_method(exchange: Exchange, method: str, expected: str) -> None:
+    if method != expected:
+        exchange.allow = expected.encode()
+        raise MethodNotAllowed(f"this path takes {expected}, not {method}")
+
+
+def _only_ready(body: bytes | bytearray) -> bool:
+    document = json.loads(body) if body else {}
+    if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+        raise MalformedBody('the body of an index request is empty or {"ready": true or false}')
+    return bool(document.get("ready", False))
+
+
+def _read(text: memoryview, model: models.Model) -> Asked:
+    """What is asked; clients repeat themselves, so most is known already."""
+    whole = bytes(text)
+    return _asked(whole, model) if len(whole) <= CACHED_TEXT_BYTES else asked(whole, model)
+
+
+_asked = lru_cache(maxsize=1024)(asked)
+
+
+def _deadline(exchange: Exchange, of: Asked) -> float:
+    if of.timeout_s is None:
+        return exchange.deadline
+    return min(exchange.deadline, exchange.begin + of.timeout_s)
+
+
+def _wrong_length(of: Asked, found: int) -> MalformedBody:
+    return MalformedBody(f"the JSON describes {of.request.data_bytes} bytes of binary tensors, {found} follow it")
