@@ -21,6 +21,7 @@ from lossd_client import wire
 from lossd_client.wire import safetensors
 from losses.cases import CASES
 from losses.cases_composed import COMPOSITIONS
+from wire.stock import infer_inputs
 
 BINARY = "application/vnd.safetensors"
 
@@ -97,6 +98,20 @@ def test_a_loss_gives_one_answer_in_every_form(http, name: str) -> None:
             assert other[field] == binary[field], field
         for of_input, gradient in gradients(binary).items():
             np.testing.assert_array_equal(gradients(other)[of_input], gradient)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_open_inference_protocol_gives_the_same_answer(http, triton, name: str) -> None:
+    request, tensors = REQUESTS[name]
+    loss = dict(request["loss"])
+    model = loss.pop("name")
+    parameters = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in loss.items()}
+    result = triton.infer(model, infer_inputs(**tensors), parameters=parameters)
+    answer = http.post("/v1/evaluate", **body("safetensors", request, tensors)).json()
+    assert result.as_numpy("loss").tolist() == answer["loss"]
+    first = next(iter(gradients(answer).values()), None)
+    if first is not None:
+        np.testing.assert_array_equal(result.as_numpy("gradient"), first)
 
 
 def test_the_tables_name_every_loss_that_is_available() -> None:
