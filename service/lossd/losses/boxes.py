@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lossd.losses.reduction import ratio
 from lossd.losses.registry import loss
 from lossd.losses.types import Boxes, NonNegative, Real
 
@@ -77,8 +78,8 @@ def giou(
         torchvision.ops.generalized_box_iou_loss.
     """
     pair = _pair(prediction, target, format, eps)
-    area = _area(pair.span)
-    return pair.zero_where_same(1 - pair.iou + _ratio(area - pair.union, area + eps))
+    enclosing = area(pair.span)
+    return pair.zero_where_same(1 - pair.iou + ratio(enclosing - pair.union, enclosing + eps))
 
 
 @loss(task="boxes", kind="rows", like=iou)
@@ -138,7 +139,7 @@ def ciou(
     pair = _pair(prediction, target, format, eps)
     v = (4 / math.pi**2) * (_angle(pair.target_size) - _angle(pair.prediction_size)).square()
     with torch.no_grad():
-        alpha = _ratio(v, 1 - pair.iou + v + eps)
+        alpha = ratio(v, 1 - pair.iou + v + eps)
     return pair.zero_where_same(1 - pair.iou + pair.distance + alpha * v)
 
 
@@ -170,25 +171,26 @@ class _Pair:
 
 
 def _pair(prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) -> _Pair:  # noqa: A002
-    p_low, p_high = _corners(prediction.double(), format)
-    t_low, t_high = _corners(target.double(), format)
+    p_low, p_high = corners(prediction.double(), format)
+    t_low, t_high = corners(target.double(), format)
     p_size, t_size = p_high - p_low, t_high - t_low
-    overlap = _area(torch.relu(torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)))
-    union = _area(p_size) + _area(t_size) - overlap
+    overlap = area(torch.relu(torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)))
+    union = area(p_size) + area(t_size) - overlap
     span = torch.maximum(p_high, t_high) - torch.minimum(p_low, t_low)
     between = ((p_low + p_high) - (t_low + t_high)) / 2
     return _Pair(
         prediction_size=p_size,
         target_size=t_size,
         union=union,
-        iou=_ratio(overlap, union + eps),
+        iou=ratio(overlap, union + eps),
         span=span,
-        distance=_ratio(between.square().sum(-1), span.square().sum(-1) + eps),
+        distance=ratio(between.square().sum(-1), span.square().sum(-1) + eps),
         same=(union == 0) & (p_low == t_low).all(-1) & (p_high == t_high).all(-1),
     )
 
 
-def _corners(box: Tensor, format: str) -> tuple[Tensor, Tensor]:  # noqa: A002
+def corners(box: Tensor, format: str) -> tuple[Tensor, Tensor]:  # noqa: A002
+    """The lower and the upper corner of each box, (N, 2) each."""
     first, second = box[:, :2], box[:, 2:]
     match format:
         case "xywh":
@@ -199,14 +201,9 @@ def _corners(box: Tensor, format: str) -> tuple[Tensor, Tensor]:  # noqa: A002
             return first, second
 
 
-def _area(size: Tensor) -> Tensor:
+def area(size: Tensor) -> Tensor:
+    """Width times height, (N, 2) to (N,)."""
     return size[:, 0] * size[:, 1]
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 with gradient 0 where the denominator is 0."""
-    empty = denominator == 0
-    return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
 
 
 def _angle(size: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Segments:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where the denominator is 0 (nothing to average)."""
+    """The quotient, and 0 with gradient 0 where the denominator is 0 (nothing to average)."""
     empty = denominator == 0
     return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
 

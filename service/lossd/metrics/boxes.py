@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossd.losses.boxes import area, corners
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Array, Task, View, metric, task
@@ -36,7 +37,7 @@ class Boxes(Task):
         self.entries = Entries(view)
         form = view.parameters.get("format") or "xyxy"
         (self.p_low, self.p_high), (self.t_low, self.t_high) = (
-            _corners(view.tensors[name].double(), form) for name in ("prediction", "target")
+            corners(view.tensors[name].double(), form) for name in ("prediction", "target")
         )
 
     @cached_property
@@ -47,13 +48,13 @@ class Boxes(Task):
     @cached_property
     def union(self) -> Tensor:
         """(R,), areas."""
-        return _area(self.p_high - self.p_low) + _area(self.t_high - self.t_low) - self.intersection
+        return area(self.p_high - self.p_low) + area(self.t_high - self.t_low) - self.intersection
 
     @cached_property
     def intersection(self) -> Tensor:
         """(R,), areas."""
         overlap = torch.minimum(self.p_high, self.t_high) - torch.maximum(self.p_low, self.t_low)
-        return _area(overlap.clamp(min=0))
+        return area(overlap.clamp(min=0))
 
     @cached_property
     def same(self) -> Tensor:
@@ -115,7 +116,7 @@ def giou(task: Boxes) -> Sequence[Any]:
     References:
         H. Rezatofighi et al., Generalized Intersection over Union, 2019, arXiv:1902.09630.
     """
-    hull = _area(torch.maximum(task.p_high, task.t_high) - torch.minimum(task.p_low, task.t_low))
+    hull = area(torch.maximum(task.p_high, task.t_high) - torch.minimum(task.p_low, task.t_low))
     missed = (hull - task.union) / hull.masked_fill(hull == 0, 1)
     return task.mean("giou", task.iou - missed)
 
@@ -135,19 +136,3 @@ def per_threshold(task: Boxes) -> Sequence[Any]:
         {"iou_threshold": THRESHOLDS.tolist(), "f1": list(row), "mean": mean}
         for row, mean in zip(rows, means, strict=True)
     ]
-
-
-def _corners(boxes: Tensor, form: str) -> tuple[Tensor, Tensor]:
-    """The lower and the upper corner of each box, (R, 2) each."""
-    first, second = boxes[:, :2], boxes[:, 2:]
-    match form:
-        case "xywh":
-            return first, first + second
-        case "cxcywh":
-            return first - second / 2, first + second / 2
-        case _:
-            return first, second
-
-
-def _area(size: Tensor) -> Tensor:
-    return size[:, 0] * size[:, 1]
