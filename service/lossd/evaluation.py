@@ -7,6 +7,7 @@ request evaluated among strangers equals itself evaluated alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,8 @@ from lossd.validation import check
 from lossd_client.errors import InternalError, Problem
 
 __all__ = ["Batch", "evaluate"]
+
+log = logging.getLogger("lossd.evaluation")
 
 UNIVERSAL = ("sample_weight", "cotangent")
 INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
@@ -84,9 +87,11 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
-    except Exception as error:
+    except Exception:
         if len(batch.rows) == 1:
-            return [InternalError(f"{batch.recipe.loss or batch.recipe.task} failed: {type(error).__name__}: {error}")]
+            shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
+            log.exception("%s failed on inputs of shapes %s", batch.recipe.model, shapes)
+            return [InternalError(f"{batch.recipe.model} failed on this request; the worker's log says why")]
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.single(i))]
 
 
