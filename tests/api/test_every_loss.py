@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tritonclient.http import InferRequestedOutput
 
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
@@ -106,12 +107,45 @@ def test_the_open_inference_protocol_gives_the_same_answer(http, triton, name: s
     loss = dict(request["loss"])
     model = loss.pop("name")
     parameters = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in loss.items()}
-    result = triton.infer(model, infer_inputs(**tensors), parameters=parameters)
     answer = http.post("/v1/evaluate", **body("safetensors", request, tensors)).json()
-    assert result.as_numpy("loss").tolist() == answer["loss"]
-    first = next(iter(gradients(answer).values()), None)
-    if first is not None:
-        np.testing.assert_array_equal(result.as_numpy("gradient"), first)
+    plain = triton.infer(model, infer_inputs(**tensors), parameters=parameters)
+    of_inputs = gradients(answer)
+    names = ["loss", "numerator", "denominator", *(f"gradient.{name}" for name in of_inputs), "diagnostics"]
+    outputs = [InferRequestedOutput(name) for name in names]
+    named = triton.infer(model, infer_inputs(**tensors), parameters=parameters, outputs=outputs)
+    assert plain.as_numpy("loss") == named.as_numpy("loss") == answer["loss"]
+    for name, value in answer["reduction"].items():
+        assert named.as_numpy(name) == value
+    for name, gradient in of_inputs.items():
+        np.testing.assert_array_equal(named.as_numpy(f"gradient.{name}"), gradient)
+    if of_inputs:
+        np.testing.assert_array_equal(plain.as_numpy("gradient"), next(iter(of_inputs.values())))
+    measured = {k: v for k, v in answer.get("metrics", {}).items() if k not in ("task", "undefined")}
+    for name, value in measured.items():
+        expected = np.array(value["macro"] if isinstance(value, dict) else value, plain.as_numpy(name).dtype)
+        np.testing.assert_array_equal(plain.as_numpy(name), expected, strict=True)
+    assert json.loads(named.as_numpy("diagnostics")[0]).items() >= answer["diagnostics"].items()
+    answered = [output["name"] for output in plain.get_response()["outputs"]]
+    assert answered == ["loss", *(["gradient"] if of_inputs else []), *measured]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_model_s_metadata_tell_what_is_answered(triton, name: str) -> None:
+    request, tensors = REQUESTS[name]
+    if len(request["loss"]) > 1:  # metadata are of every parameter at its default
+        return
+    model = request["loss"]["name"]
+    metadata = triton.get_model_metadata(model)
+    takes = {tensor["name"].replace("*", "0") for tensor in metadata["inputs"]}
+    assert {tensor for tensor in tensors if not tensor.endswith((".1", ".2", ".3"))} <= takes
+    outputs = [InferRequestedOutput(tensor["name"].replace("*", "0")) for tensor in metadata["outputs"]]
+    result = triton.infer(model, infer_inputs(**tensors), outputs=outputs)
+    for described, answered in zip(metadata["outputs"], result.get_response()["outputs"], strict=True):
+        assert described["datatype"] == answered["datatype"], described
+        if "sample_weight" not in tensors and -1 not in described["shape"]:
+            assert described["shape"] == answered["shape"], described
+        elif described["name"] in ("tp", "fp", "fn", "tn", "support", "confusion_matrix"):
+            assert len(described["shape"]) == len(answered["shape"]), described
 
 
 def test_the_tables_name_every_loss_that_is_available() -> None:

@@ -17,6 +17,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.http import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+from lossd.api.inference_openapi import InferResponse
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
 from serving import running
@@ -201,7 +202,6 @@ def test_parameters_of_the_loss_as_numbers_and_as_text(triton) -> None:
     as_text = triton.infer("focal", infer_inputs(**tensors), parameters={"gamma": "3.0", "alpha": "[0.2,0.3,0.5]"})
     plain = triton.infer("focal", infer_inputs(**tensors), parameters={"alpha": "null", "reduction": "sum"})
     assert as_numbers.as_numpy("loss") == as_text.as_numpy("loss")
-    assert plain.as_numpy("loss") == pytest.approx(plain.as_numpy("loss"))
     log_p = np.log(np.exp(tensors["prediction"]) / np.exp(tensors["prediction"]).sum(1, keepdims=True))
     own = log_p[np.arange(8), tensors["target"]]
     assert plain.as_numpy("loss") == pytest.approx(float(-((1 - np.exp(own)) ** 2 * own).sum()), rel=1e-5)
@@ -313,8 +313,9 @@ def test_reserved_parameters_are_taken(triton) -> None:
 
 def test_a_loss_without_its_weights_says_how_to_give_them(triton, monkeypatch) -> None:
     monkeypatch.delenv("LOSSD_PERCEPTUAL_WEIGHTS")
+    unheard_of = {"layer_weights": "[0.25, 0.5, 0.125]"}  # a request planned before, with the weights, stays planned
     with pytest.raises(InferenceServerException, match="LOSSD_PERCEPTUAL_WEIGHTS"):
-        triton.infer("perceptual", infer_inputs(**logits()))
+        triton.infer("perceptual", infer_inputs(**logits()), parameters=unheard_of)
 
 
 def test_a_timeout_in_microseconds_is_the_deadline(triton) -> None:
@@ -643,3 +644,41 @@ def test_statistics_count_what_happened(triton, http) -> None:
 def test_statistics_of_every_model(triton) -> None:
     names = [stats["name"] for stats in triton.get_inference_statistics()["model_stats"]]
     assert names == [model["name"] for model in triton.get_model_repository_index()]
+
+
+def test_dashboards_made_for_triton_find_their_counters(triton, http) -> None:
+    tensors, _ = numbers(0)
+
+    def counts() -> dict[str, float]:
+        lines = http.get("/metrics").text.splitlines()
+        own = (line for line in lines if line.startswith("nv_inference_") and 'model="huber",version="1"' in line)
+        return {line.partition("{")[0].removeprefix("nv_inference_"): float(line.rpartition(" ")[2]) for line in own}
+
+    triton.infer("huber", infer_inputs(**tensors))
+    before = counts()
+    triton.infer("huber", infer_inputs(**tensors))
+    with pytest.raises(InferenceServerException):
+        triton.infer("huber", infer_inputs(**ONE))
+    after = counts()
+    for name in ("request_success", "request_failure", "count", "exec_count"):
+        assert after[name] - before[name] == 1, name
+    for name in ("request", "queue", "compute_infer", "compute_output"):
+        assert after[f"{name}_duration_us"] > before[f"{name}_duration_us"], name
+    assert "compute_input_duration_us" in after
+
+
+def test_what_openapi_lists_is_served(http) -> None:
+    document = http.get("/openapi.json").json()
+    listed = {path: methods for path, methods in document["paths"].items() if path.startswith("/v2")}
+    assert len(listed) == 10
+    identities = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(set(identities)) == len(identities)
+    example = document["components"]["schemas"]["InferRequest"]["example"]
+    for path, methods in listed.items():
+        (method,) = methods
+        content = json.dumps(example) if path.endswith("infer") else None
+        response = http.request(method, path.replace("{name}", "mse"), content=content)
+        assert response.status_code == 200, path
+        if content:
+            InferResponse.model_validate(response.json())
+            assert value_of(response.json(), "loss") == [pytest.approx(0.1375)]

@@ -84,18 +84,24 @@ class Inference:
                 case _:
                     await self._document(exchange, scope["method"], path, send)
         except DisconnectedError:
-            self.telemetry.refused(exchange.loss, "disconnected", time.monotonic() - exchange.begin)
+            self._count(scope, exchange, "disconnected")
         except Problem as problem:
+            self._count(scope, exchange, problem.slug)
             await self._refuse(problem, exchange, send)
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             fault = InternalError(
                 f"the service failed on this request; its log has the details under {exchange.request_id}"
             )
+            self._count(scope, exchange, fault.slug)
             await self._refuse(fault, exchange, send)
 
+    def _count(self, scope: Mapping[str, Any], exchange: Exchange, outcome: str) -> None:
+        """Count a request for an inference that had none."""
+        if scope["path"].endswith("/infer"):
+            self.telemetry.refused(exchange.loss, outcome, time.monotonic() - exchange.begin)
+
     async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
-        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
         # The protocol knows no 422.
         status = MalformedBody.status if problem.status == NotEvaluable.status else problem.status
         await exchange.refuse(problem, status, _JSON, json.dumps({"error": problem.detail}), send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -28,6 +29,7 @@ RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeou
 RESERVED_PREFIX = "triton_"
 OF_THE_LOSS = ("loss", "numerator", "denominator")
 DIAGNOSTICS = "diagnostics"
+_DOUBLE = struct.Struct("<d")
 OPTIONS: dict[str, type[BaseModel]] = {"gradient": GradientOptions, "metrics": MetricOptions}
 
 
@@ -211,6 +213,8 @@ def _value(name: str, answer: Mapping[str, Any]) -> oip.Value:
 
 def _numbers(value: Any) -> oip.Value:
     """Counts as int64, other numbers as float64, null as NaN; what is no array of numbers as its JSON text."""
+    if type(value) is float:  # most are, and NumPy takes its time over single numbers
+        return Tensor("float64", (), memoryview(_DOUBLE.pack(value)))
     try:
         array = np.array(value)
         if array.dtype.kind not in "iuf":  # null, and the strings NaN and Infinity, which float64 reads

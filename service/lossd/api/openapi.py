@@ -1,4 +1,4 @@
-"""The hot route's part of the OpenAPI document, written from the models since FastAPI never sees that route."""
+"""The OpenAPI document with the routes that FastAPI never sees, written from the models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from lossd.api import inference_openapi
 from lossd.losses import REGISTRY
 from lossd.request import GradientOptions, MetricOptions
 from lossd_client.errors import PROBLEMS
@@ -90,7 +91,14 @@ class ProblemModel(BaseModel):
 def document(base: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's own document with the evaluation route and its schemas added."""
     losses = [loss.model for loss in REGISTRY.values()]
-    others: list[type[BaseModel]] = [GradientOptions, MetricOptions, TensorObject, Answer, ProblemModel]
+    others: list[type[BaseModel]] = [
+        GradientOptions,
+        MetricOptions,
+        TensorObject,
+        Answer,
+        ProblemModel,
+        *inference_openapi.MODELS,
+    ]
     _, definitions = models_json_schema([(m, "validation") for m in (*losses, *others)], ref_template=REFERENCE)
     schemas = base.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])
@@ -169,7 +177,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             },
         }
     }
-    base["paths"] = {"/v1/evaluate": evaluate, **base["paths"]}
+    base["paths"] = {"/v1/evaluate": evaluate, **base["paths"], **inference_openapi.paths()}
     return base
 
 

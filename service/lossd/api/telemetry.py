@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    UntypedMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from lossd.engine import BATCH_SIZES
+from lossd_client.wire.oip import VERSION
 
 if TYPE_CHECKING:
     from lossd.engine import Engine
@@ -27,6 +33,19 @@ __all__ = ["STAGES", "Counts", "Telemetry"]
 
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+# What dashboards made for Triton read: name, attribute of Counts, and its unit.
+_TRITON = (
+    ("request_success", "success", 1),
+    ("request_failure", "fail", 1),
+    ("count", "success", 1),
+    ("request_duration_us", "success_s", 1e6),
+    ("queue_duration_us", "queue_s", 1e6),
+    ("compute_input_duration_us", "copy_s", 1e6),
+    ("compute_infer_duration_us", "compute_s", 1e6),
+    ("compute_output_duration_us", "encode_s", 1e6),
+)
 
 
 class _Histogram:
@@ -155,6 +174,20 @@ class Telemetry(Collector):
         )
         yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
+        yield from self._triton()
+
+    def _triton(self) -> Iterator[Metric]:
+        """The same under the names that Triton has for it; those lack the ``_total`` that counters end in."""
+        labels = ("model", "version")
+        for name, attribute, factor in _TRITON:
+            family = UntypedMetricFamily(f"nv_inference_{name}", "As Triton Inference Server counts it.", labels=labels)
+            for model, counts in list(self.models.items()):
+                family.add_metric((model, VERSION), round(getattr(counts, attribute) * factor))
+            yield family
+        family = UntypedMetricFamily("nv_inference_exec_count", "Batches, as Triton counts them.", labels=labels)
+        for model, count in list(self.engine.stats.executions.items()):
+            family.add_metric((model, VERSION), count)
+        yield family
 
 
 def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:
