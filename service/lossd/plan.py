@@ -189,7 +189,7 @@ class Plan:
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
         if missing:
             takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
-            constant = " (or give it a value in parameters)" if self.loss and self.loss.name == "expression" else ""
+            constant = " (or give it a value in parameters)" if self.loss and self.loss.variadic else ""
             raise MissingInput(
                 f"{self._subject} needs the input {missing[0]}, which was not sent{constant}; it takes {takes}"
             )

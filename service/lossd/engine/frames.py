@@ -10,7 +10,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["HELLO", "LENGTH", "Reply", "encode_reply", "take_frames", "take_replies"]
+import orjson
+
+from lossd_client.errors import Problem
+
+__all__ = ["HELLO", "LENGTH", "Reply", "decode_answers", "encode_reply", "take_frames", "take_replies"]
 
 LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<QQQI")  # batch, copy ns, compute ns, answers
@@ -72,3 +76,8 @@ def take_replies(buffer: bytearray) -> Iterator[Reply]:
             answers.append((problem, frame[at : at + size]))
             at += size
         yield Reply(batch, copy_ns, compute_ns, answers)
+
+
+def decode_answers(reply: Reply) -> list[bytes | Problem]:
+    """Each request's answer as its JSON text, or as the problem that it is."""
+    return [Problem.from_json(orjson.loads(text)) if problem else text for problem, text in reply.answers]

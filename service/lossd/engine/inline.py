@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import orjson
-
 from lossd.engine import Engine
 from lossd.engine.batcher import Batch
-from lossd.engine.frames import Reply
-from lossd_client.errors import InternalError, Problem
+from lossd.engine.frames import Reply, decode_answers
+from lossd_client.errors import InternalError
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -81,7 +79,4 @@ class InlineEngine(Engine):
             self._fail(batch, InternalError(f"the evaluation failed: {error}"))
             return
         reply, compute_s = done.result()
-        answers: list[bytes | Problem] = [
-            Problem.from_json(orjson.loads(text)) if problem else text for problem, text in reply.answers
-        ]
-        self._resolve(batch, answers, reply.copy_ns / 1e9, compute_s)
+        self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, compute_s)

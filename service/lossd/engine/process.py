@@ -17,8 +17,8 @@ import orjson
 
 from lossd.engine import Engine
 from lossd.engine.batcher import Batch
-from lossd.engine.frames import HELLO, LENGTH, Reply, take_replies
-from lossd_client.errors import InternalError, Problem, Unavailable
+from lossd.engine.frames import HELLO, LENGTH, Reply, decode_answers, take_replies
+from lossd_client.errors import InternalError, Unavailable
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -216,10 +216,7 @@ class Worker:
     def _answered(self, reply: Reply) -> None:
         batch = self.batches.pop(reply.batch)
         self.engine._dispatch()  # first give the worker its next batch, then the answers their way
-        answers: list[bytes | Problem] = [
-            Problem.from_json(orjson.loads(text)) if problem else text for problem, text in reply.answers
-        ]
-        self.engine._resolve(batch, answers, reply.copy_ns / 1e9, reply.compute_ns / 1e9)
+        self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
         self.ready = False
