@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from lossd.cli import ALLOCATOR, main
+from lossd.cli import main
+from lossd.cli.serve import ALLOCATOR
 from lossd.losses import REGISTRY
 from lossd.settings import Settings
 from lossd_client import LossClient

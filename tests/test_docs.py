@@ -78,7 +78,7 @@ def test_the_readme_s_commands_are_the_command_line_s(tmp_path: Path, monkeypatc
         name, *arguments = shlex.split(line, comments=True)
         assert name == "lossd"
         if arguments[0] == "serve":  # would not return
-            cli.serve.make_context("serve", arguments[1:])
+            cli.main.commands["serve"].make_context("serve", arguments[1:])
         else:
             result = CliRunner().invoke(cli.main, arguments)
             assert result.exit_code == 0, result.output

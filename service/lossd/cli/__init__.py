@@ -1,0 +1,46 @@
+"""The command line: ``lossd serve``, ``lossd evaluate``, ``lossd losses``; one module a command.
+
+Torch takes a second to import, FastAPI another half: each command imports what it needs when it runs, so that help and
+version answer at once. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service.
+"""
+
+from __future__ import annotations
+
+try:
+    import click
+except ModuleNotFoundError:  # the base installation is the client's
+    raise SystemExit("the lossd command needs the service's packages: pip install 'lossd[service]'") from None
+
+from typing import Any
+
+from lossd import __version__
+from lossd.cli import catalogue, evaluate, serve
+
+__all__ = ["main"]
+
+REFUSED, UNANSWERED = 1, 3
+
+
+class _Commands(click.Group):
+    """The commands; what keeps one from answering becomes its exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from lossd_client.errors import LossdError, Problem, QueueFull
+
+        try:
+            return super().invoke(ctx)
+        except LossdError as error:
+            click.echo(f"{error.title}: {error}" if isinstance(error, Problem) else str(error), err=True)
+            refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
+            ctx.exit(REFUSED if refused else UNANSWERED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lossd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Loss as a service: losses, gradients and metrics over HTTP."""
+
+
+for module in (serve, evaluate, catalogue):
+    for command in module.COMMANDS:
+        main.add_command(command)

@@ -1,0 +1,5 @@
+"""``python -m lossd.cli``."""
+
+from lossd.cli import main
+
+main()

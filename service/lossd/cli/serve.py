@@ -1,0 +1,95 @@
+"""``lossd serve``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from lossd import __version__
+from lossd.cli.options import option_name
+
+__all__ = ["ALLOCATOR", "COMMANDS"]
+
+# A body arrives in chunks of more than glibc's mmap threshold of 128 KiB, so each would be mapped afresh and its pages
+# faulted in one by one. glibc reads these before Python starts; they can only be set for a new process.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "536870912",
+    "MALLOC_TOP_PAD_": "16777216",
+}
+
+
+class _Serve(click.Command):
+    """``serve``, with an option for every setting."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*_setting_options(), *super().get_params(ctx)]
+
+
+@click.command(cls=_Serve)
+def serve(**given: Any) -> None:
+    """Start the service; it runs until SIGTERM or Ctrl-C.
+
+    Every option is also an environment variable, which it overrides: --port is LOSSD_PORT.
+    """
+    from pydantic import ValidationError
+
+    from lossd.settings import Settings
+
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"{option_name(str(e['loc'][0]))}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
+        raise click.UsageError("; ".join(faults)) from None
+    _tune_allocator()
+    from lossd.api.server import serve
+
+    def announce(port: int) -> None:
+        reach = "from this machine only" if _is_loopback(settings.host) else "from the network, without a key"
+        click.echo(f"lossd {__version__} listens on http://{_bracketed(settings.host)}:{port}, reachable {reach}")
+
+    serve(settings, announce)
+
+
+@cache
+def _setting_options() -> tuple[click.Parameter, ...]:
+    from pydantic import ByteSize
+
+    from lossd.settings import Settings
+
+    options = []
+    for name, setting in Settings.model_fields.items():
+        default = setting.default.human_readable() if isinstance(setting.default, ByteSize) else setting.default
+        note = "" if default is None else f" [default: {default}]"
+        choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else None
+        options.append(
+            click.Option(
+                [option_name(name)],
+                type=click.Choice(choices) if choices else str,
+                metavar=None if choices else "BYTES" if setting.annotation is ByteSize else "VALUE",
+                help=f"{setting.description}{note}",
+            )
+        )
+    return tuple(options)
+
+
+def _tune_allocator() -> None:
+    """Start this very command again with the allocator set up, unless the environment already says how."""
+    if not ALLOCATOR.keys() <= os.environ.keys():
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+COMMANDS = (serve,)
