@@ -19,6 +19,7 @@ FRAMEWORKS = {"fastapi", "starlette", "uvicorn", "click"}
 ROOMS: dict[str, set[str]] = {
     "lossd_client": set(),
     "lossd.settings": set(),
+    "lossd.keys": set(),
     "lossd.shapes": set(),
     "lossd.job": {"lossd_client"},
     "lossd.losses": {"lossd_client"},
@@ -53,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.api": {
         "lossd.engine",
         "lossd.job",
+        "lossd.keys",
         "lossd.losses",
         "lossd.metrics",
         "lossd.plan",
@@ -62,7 +64,15 @@ ROOMS: dict[str, set[str]] = {
     },
     "lossd.files": {"lossd_client"},
     "lossd.report": {"lossd_client"},
-    "lossd.cli": {"lossd.api", "lossd.files", "lossd.losses", "lossd.report", "lossd.settings", "lossd_client"},
+    "lossd.cli": {
+        "lossd.api",
+        "lossd.files",
+        "lossd.keys",
+        "lossd.losses",
+        "lossd.report",
+        "lossd.settings",
+        "lossd_client",
+    },
 }
 
 

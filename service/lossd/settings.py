@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, ByteSize, Field, FilePath
+from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
+__all__ = ["SECRETS", "Settings"]
 
 
 def _devices(value: str) -> str:
@@ -19,10 +19,17 @@ def _devices(value: str) -> str:
     return value
 
 
+def _key(value: SecretStr | None) -> SecretStr | None:
+    text = None if value is None else value.get_secret_value()
+    if text is not None and (len(text) < 16 or not all("!" <= character <= "~" for character in text)):
+        raise ValueError("an API key is 16 or more visible ASCII characters; lossd key NAME makes a good one")
+    return value
+
+
 class Settings(BaseSettings):
     """How the service runs. The command line overrides the environment, which overrides the defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; the default is reachable from this machine only.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 picks a free one.")
@@ -41,6 +48,9 @@ class Settings(BaseSettings):
     queue_bytes: ByteSize = Field(
         ByteSize(4 << 30), description="Most memory that requests in progress may hold, answers included, in bytes."
     )
+    queue_requests: Annotated[int, Field(ge=1)] = Field(
+        8192, description="Most requests that may be in progress at a time."
+    )
     batch_bytes: ByteSize = Field(
         ByteSize(8 << 20), description="Largest batch, in bytes of inputs and answers; a larger request goes alone."
     )
@@ -56,7 +66,18 @@ class Settings(BaseSettings):
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
     )
+    api_keys_file: FilePath | None = Field(
+        None, description="API keys that are let in, one name:sha256hex a line (lossd key); read again on SIGHUP."
+    )
+    api_key: Annotated[SecretStr | None, AfterValidator(_key)] = Field(
+        None, description="One API key that is let in, for a single client; it goes by the name default."
+    )
+    metrics_public: bool = Field(False, description="Whether /metrics is open to requests without an API key.")
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+
+
+SECRETS = frozenset(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))
+"""The settings whose values appear nowhere: not on a command line, not in a message."""

@@ -11,10 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
 from lossd.api import catalogue, docs, openapi, operations
+from lossd.api.access import Access, keys_of
 from lossd.api.evaluate import Evaluate
 from lossd.api.exchange import new_request_id
 from lossd.api.inference import PREFIX, Inference
@@ -37,12 +38,20 @@ class Service(FastAPI):
     Attributes:
         evaluate: ``POST /v1/evaluate`` as plain ASGI.
         inference: Everything under ``/v2``, likewise.
+        entrance: What a connection passes first: the door where keys are asked for, then :meth:`answer`.
+        access: That door; None where no keys are asked for.
     """
 
     evaluate: Evaluate
     inference: Inference
+    entrance: ASGIApp
+    access: Access | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one connection."""
+        await self.entrance(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one connection."""
         if scope["type"] == "http" and scope["path"] == EVALUATE:
             await self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
@@ -95,6 +104,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.include_router(catalogue.router())
     app.include_router(operations.router(engine, telemetry))
     docs.mount(app)
+    app.entrance = app.answer
+    if (keys := keys_of(settings)) is not None:
+        app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app

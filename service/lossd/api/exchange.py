@@ -16,9 +16,18 @@ from typing import Any
 
 from lossd.engine import Engine, Result, Upload
 from lossd.settings import Settings
-from lossd_client.errors import DeadlineExceeded, InvalidRequest, MalformedBody, MethodNotAllowed, Problem, TooLarge
+from lossd_client.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    Problem,
+    TooLarge,
+    Unauthorized,
+)
 
 __all__ = [
+    "CLIENT",
     "INLINE_ANSWER_BYTES",
     "DisconnectedError",
     "Exchange",
@@ -32,6 +41,9 @@ __all__ = [
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+# Where the scope has the name of the API key that the request came with.
+CLIENT = "lossd.client"
 
 INLINE_ANSWER_BYTES = 256 << 10
 CHUNK_BYTES = 256 << 10
@@ -75,6 +87,7 @@ class Exchange:
     Attributes:
         allow: The methods its path takes.
         begin: When the request began, on the monotonic clock.
+        client: The name of the API key it came with; empty where it came without.
         deadline: When its answer is no longer wanted, on the same clock.
         headers: Those that lossd reads, by lower-case name.
         request_id: The client's, or a new one.
@@ -86,6 +99,7 @@ class Exchange:
     __slots__ = (
         "allow",
         "begin",
+        "client",
         "deadline",
         "headers",
         "length",
@@ -100,6 +114,7 @@ class Exchange:
     def __init__(self, scope: Mapping[str, Any], receive: Receive, settings: Settings) -> None:
         self.allow = b"POST"
         self.begin = time.monotonic()
+        self.client: str = scope.get(CLIENT, "")
         self.receive = receive
         self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
         given = self.headers.get(b"x-request-id", b"")
@@ -224,6 +239,8 @@ class Exchange:
             headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
         if isinstance(problem, MethodNotAllowed):
             headers.append((b"allow", self.allow))
+        if isinstance(problem, Unauthorized):
+            headers.append((b"www-authenticate", b'Bearer realm="lossd"'))
         if self.unread:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})

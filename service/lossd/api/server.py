@@ -13,7 +13,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lossd.api.app import create_app
+from lossd.api.app import Service, create_app
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -100,6 +100,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            app = self.config.app
+            if isinstance(app, Service) and app.access is not None:
+                self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, app.access.reload)
             self._announce(self.servers[0].sockets[0].getsockname()[1])
 
 

@@ -14,7 +14,7 @@ except ModuleNotFoundError:  # the base installation is the client's
 from typing import Any
 
 from lossd import __version__
-from lossd.cli import catalogue, evaluate, serve
+from lossd.cli import catalogue, evaluate, key, serve
 
 __all__ = ["main"]
 
@@ -41,6 +41,6 @@ def main() -> None:
     """Loss as a service: losses, gradients and metrics over HTTP."""
 
 
-for module in (serve, evaluate, catalogue):
+for module in (serve, evaluate, catalogue, key):
     for command in module.COMMANDS:
         main.add_command(command)

@@ -34,7 +34,8 @@ class _Serve(click.Command):
 def serve(**given: Any) -> None:
     """Start the service; it runs until SIGTERM or Ctrl-C.
 
-    Every option is also an environment variable, which it overrides: --port is LOSSD_PORT.
+    Every option is also an environment variable, which it overrides: --port is LOSSD_PORT. A secret is no option, since
+    others can read a command line: LOSSD_API_KEY is a variable only.
     """
     from pydantic import ValidationError
 
@@ -43,26 +44,38 @@ def serve(**given: Any) -> None:
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        faults = [f"{option_name(str(e['loc'][0]))}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise click.UsageError("; ".join(faults)) from None
+        raise click.UsageError("; ".join(map(_fault, error.errors()))) from None
     _tune_allocator()
     from lossd.api.server import serve
 
     def announce(port: int) -> None:
-        reach = "from this machine only" if _is_loopback(settings.host) else "from the network, without a key"
+        open_to_all = settings.api_key is None and settings.api_keys_file is None
+        reach = "from this machine only" if _is_loopback(settings.host) else "from the network"
+        reach += ", without a key" if open_to_all else ", with a key"
         click.echo(f"lossd {__version__} listens on http://{_bracketed(settings.host)}:{port}, reachable {reach}")
 
     serve(settings, announce)
+
+
+def _fault(fault: Any) -> str:
+    from lossd.settings import SECRETS
+
+    name = str(fault["loc"][0])
+    if name in SECRETS:
+        return f"LOSSD_{name.upper()}: {fault['msg']}"
+    return f"{option_name(name)}: {fault['msg']}, found {fault['input']!r}"
 
 
 @cache
 def _setting_options() -> tuple[click.Parameter, ...]:
     from pydantic import ByteSize
 
-    from lossd.settings import Settings
+    from lossd.settings import SECRETS, Settings
 
     options = []
     for name, setting in Settings.model_fields.items():
+        if name in SECRETS:
+            continue
         default = setting.default.human_readable() if isinstance(setting.default, ByteSize) else setting.default
         note = "" if default is None else f" [default: {default}]"
         choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else None

@@ -1,0 +1,112 @@
+"""Who may ask: every request shows its API key here, once, before any route sees it.
+
+What is not named public below needs a key: a new route is protected until somebody decides otherwise. Public is health,
+for probes that know no key, and so are pages that are the same for every service of this version.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lossd.api.exchange import CLIENT, Exchange
+from lossd.keys import Keys
+from lossd_client.errors import Problem, Unauthorized
+from lossd_client.wire import json
+
+if TYPE_CHECKING:
+    from lossd.api.telemetry import Telemetry
+    from lossd.settings import Settings
+
+__all__ = ["Access", "keys_of"]
+
+log = logging.getLogger("lossd.api")
+
+PAGES = frozenset(("/", "/docs", "/redoc", "/openapi.json", "/problems"))
+FOLDERS = ("/health/", "/v2/health/", "/docs/", "/problems/", "/explorer/")
+METRICS = "/metrics"
+
+
+def keys_of(settings: Settings) -> Keys | None:
+    """The keys the settings name; None where the service asks for none.
+
+    Raises:
+        ValueError, OSError: The keys file is none.
+    """
+    if settings.api_keys_file is None and settings.api_key is None:
+        return None
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return Keys(settings.api_keys_file, key)
+
+
+class Access:
+    """The door: lets in whoever has a key, and notes its name in the scope.
+
+    Args:
+        app: What is behind it.
+        keys: Those that open.
+        settings: Whether metrics are public, and limits.
+        telemetry: Where refusals are counted.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, settings: Settings, telemetry: Telemetry) -> None:
+        self.app = app
+        self.keys = keys
+        self.settings = settings
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] == "http":
+            key = _key(scope)
+            name = None if key is None else self.keys.name_of(key)
+            if name is not None:
+                scope[CLIENT] = name
+            elif not self._public(scope["path"]):
+                await self._refuse(scope, receive, send, given=key is not None)
+                return
+        await self.app(scope, receive, send)
+
+    def reload(self) -> None:
+        """Read the keys file again; one that is none changes nothing but the log."""
+        try:
+            log.info("%d API keys are known", self.keys.reload())
+        except (ValueError, OSError) as error:
+            log.error("the API keys stay as they were: %s", error)
+
+    def _public(self, path: str) -> bool:
+        return path in PAGES or path.startswith(FOLDERS) or (path == METRICS and self.settings.metrics_public)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, *, given: bool) -> None:
+        exchange = Exchange(scope, receive, self.settings)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+        exchange.unread = scope["method"] not in ("GET", "HEAD")
+        if given:
+            problem = Unauthorized("the request's API key is not one that this service knows")
+        else:
+            problem = Unauthorized("this service asks for an API key; send it as a bearer, or as X-API-Key")
+        problem.request_id = exchange.request_id
+        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
+        await exchange.refuse(problem, problem.status, *_form(scope["path"], problem), send)
+
+
+def _form(path: str, problem: Problem) -> tuple[bytes, bytes]:
+    """Media type and body, as the path's protocol has them."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return b"application/json", json.dumps({"error": problem.detail})
+    return b"application/problem+json", json.dumps(problem.to_json())
+
+
+def _key(scope: Scope) -> bytes | None:
+    """The key the request shows: as a bearer, or else by itself."""
+    key: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, credentials = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                return bytes(credentials.strip())
+        elif name == b"x-api-key":
+            key = value
+    return key

@@ -1,0 +1,28 @@
+"""``lossd key``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("name")
+def key(name: str) -> None:
+    """Make an API key for the client NAME: it is shown this once, and its line for the keys file follows.
+
+    The line alone goes to standard output, so that a file can collect it: lossd key NAME >> keys
+    """
+    from lossd.keys import fresh_key, key_line
+
+    fresh = fresh_key()
+    try:
+        line = key_line(name, fresh)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from None
+    click.echo(f"{name}'s key, kept nowhere: {fresh}", err=True)
+    click.echo(line)
+
+
+COMMANDS = (key,)
