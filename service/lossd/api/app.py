@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
-from lossd.api import catalogue, docs, openapi, operations
+from lossd.api import catalogue, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
 from lossd.api.evaluate import Evaluate
 from lossd.api.exchange import new_request_id
@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.include_router(catalogue.router())
     app.include_router(operations.router(engine, telemetry))
     docs.mount(app)
+    explorer.mount(app)
     app.entrance = app.answer
     if (keys := keys_of(settings)) is not None:
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)

@@ -1,0 +1,134 @@
+/** The shell: the bar, the theme, the key, and which view is shown. */
+
+import * as api from "./api.js";
+import { announce, h, icon } from "./dom.js";
+import * as plots from "./plots.js";
+import { current, href, match, navigate } from "./router.js";
+import { theme } from "./theme.js";
+import { VIEWS } from "./views/index.js";
+
+const HOME = "/losses";
+const STATE_EVERY_MS = 5000;
+const THEMES = { system: ["contrast", "Theme: as the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
+
+const root = document.getElementById("view");
+let leave = new AbortController();
+let shown = null;
+
+async function show() {
+  const { path, query } = current();
+  if (path === "/") return navigate(HOME, query, { replace: true }), show();
+  const [view, parameters] = found(path);
+  leave.abort();
+  leave = new AbortController();
+  const { signal } = leave;
+  const stage = h("div", { class: "stage" });
+  const moved = shown !== null && shown !== path;
+  shown = path;
+  mark(path);
+  try {
+    if (!view) throw new api.Problem({ title: "Nothing here", detail: `There is no view at ${path}.`, status: 404 });
+    title(view.title);
+    const context = { api, plots, theme, signal, parameters, query, path, navigate, href, title, announce };
+    const { render } = await view.load();
+    if (signal.aborted) return;
+    root.replaceChildren(stage);
+    if (moved) scrollTo(0, 0);
+    await render(stage, context);
+  } catch (error) {
+    if (signal.aborted || error.name === "AbortError") return;
+    root.replaceChildren(failure(error));
+    if (!(error instanceof api.Problem)) console.error(error);
+  }
+  if (moved && !signal.aborted) {
+    const heading = root.querySelector("h1") ?? root;
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+  }
+}
+
+function found(path) {
+  for (const view of VIEWS) {
+    const parameters = match(view.path, path);
+    if (parameters) return [view, parameters];
+  }
+  return [null, {}];
+}
+
+function title(text) {
+  document.title = `${text} · lossd`;
+}
+
+function failure(error) {
+  return h("section", { class: "notice", role: "alert" },
+    h("h1", {}, error.title ?? "This view has failed"),
+    h("p", {}, error.message),
+    h("p", { class: "row" },
+      h("button", { type: "button", onclick: show }, "Try again"),
+      h("a", { href: href(HOME) }, "All losses"),
+      error.type?.startsWith("/problems/") && h("a", { href: error.type.slice(1) }, "What this problem means")));
+}
+
+function mark(path) {
+  for (const link of document.querySelectorAll("#nav a")) {
+    const at = link.hash.slice(1);
+    if (path === at || path.startsWith(`${at}/`)) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function buildBar() {
+  const links = VIEWS.filter((view) => view.nav).map((view) => h("a", { href: href(view.path) }, view.title));
+  document.getElementById("nav").append(...links);
+  const button = document.getElementById("theme");
+  const label = () => {
+    const [picture, text] = THEMES[theme.choice];
+    button.replaceChildren(icon(picture));
+    button.setAttribute("aria-label", text);
+    button.title = text;
+  };
+  button.addEventListener("click", () => {
+    announce(THEMES[theme.next()][1]);
+    label();
+  });
+  label();
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();  // the part after the # is the view's address here
+    root.focus();
+  });
+}
+
+/** Whether the service takes work, in the bar, as long as somebody looks. */
+async function watchState() {
+  const badge = document.getElementById("state");
+  const text = document.getElementById("state-text");
+  for (;;) {
+    if (!document.hidden) {
+      let state = "down";
+      try {
+        const response = await fetch("health/ready", { cache: "no-store" });
+        state = response.ok ? "ready" : "waiting";
+      } catch { /* it is down */ }
+      if (badge.dataset.state !== state) {
+        badge.dataset.state = state;
+        text.textContent = { ready: "Ready", waiting: "Not ready", down: "No answer" }[state];
+      }
+    }
+    await new Promise((resolve) => { setTimeout(resolve, STATE_EVERY_MS); });
+  }
+}
+
+api.onKeyNeeded((reason) => new Promise((resolve) => {
+  const dialog = document.getElementById("key-dialog");
+  const input = document.getElementById("key");
+  document.getElementById("key-reason").textContent = reason;
+  input.value = "";
+  dialog.returnValue = "cancel";
+  dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? input.value.trim() : null), { once: true });
+  dialog.showModal();
+}));
+
+buildBar();
+addEventListener("hashchange", show);
+show();
+watchState();

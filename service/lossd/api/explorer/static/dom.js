@@ -1,0 +1,52 @@
+/** Elements without markup in strings, so that no text can ever become markup. */
+
+/**
+ * An element: h("p", { class: "quiet", onclick: f }, "text", child). Attributes that are null or false are left out;
+ * those starting with "on" are listeners; `dataset` and `style` (custom properties included) take objects.
+ */
+export function h(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** The same in the SVG namespace. */
+export function svg(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "dataset") Object.assign(element.dataset, value);
+    else if (name === "style") for (const [key, entry] of Object.entries(value)) element.style.setProperty(key, entry);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** A picture of the page's own set, by name; it is decoration, what it means is said in words beside it. */
+export function icon(name) {
+  const paths = ICONS[name].map((d) => svg("path", { d }));
+  return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, paths);
+}
+
+const ICONS = {
+  search: ["M11 4a7 7 0 1 0 0 14a7 7 0 0 0 0-14", "m20 20-4-4"],
+  sun: ["M12 8a4 4 0 1 0 0 8a4 4 0 0 0 0-8", "M12 2.5v2M12 19.5v2M2.5 12h2M19.5 12h2M5.3 5.3l1.4 1.4M17.3 17.3l1.4 1.4M5.3 18.7l1.4-1.4M17.3 6.7l1.4-1.4"],
+  moon: ["M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5"],
+  contrast: ["M12 3.5a8.5 8.5 0 1 0 0 17a8.5 8.5 0 0 0 0-17", "M12 3.5v17M12 8h5.5M12 12h8M12 16h5.5"],
+  plus: ["M12 5v14M5 12h14"],
+  close: ["m6 6 12 12M18 6 6 18"],
+  back: ["m14 6-6 6 6 6"],
+  key: ["M8 12a4 4 0 1 0 0 8a4 4 0 0 0 0-8", "m11 13 8-8m-3 3 3 3m-5-1 2 2"],
+  reset: ["M4 12a8 8 0 1 0 2.5-5.8", "M4 4.5v4.5h4.5"],
+  copy: ["M9 9h10v11H9z", "M15 9V4H5v11h4"],
+  play: ["M7 5v14l12-7z"],
+  external: ["M14 5h5v5", "m19 5-8 8", "M11 6H5v13h13v-6"],
+};
+
+/** Announce a sentence to those who listen to the page. */
+export function announce(text) {
+  document.getElementById("announcer").textContent = text;
+}

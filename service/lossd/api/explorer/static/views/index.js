@@ -1,0 +1,7 @@
+/**
+ * Every view: its address, its title, and the module that renders it. Those with `nav` are in the bar, in this order.
+ * A module exports `async function render(root, context)`; see the README.
+ */
+export const VIEWS = [
+  { path: "/losses", title: "Losses", nav: true, load: () => import("./losses.js") },
+];

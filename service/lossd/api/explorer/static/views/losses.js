@@ -1,0 +1,68 @@
+/** Every loss the service has, by task, each with its curve; a search over all that is said of them. */
+
+import { h, icon } from "../dom.js";
+import { taskName } from "../words.js";
+
+export async function render(root, { api, href, navigate, query, announce, signal }) {
+  const losses = await api.losses();
+  const tasks = [...new Set(losses.map((loss) => loss.task))];
+
+  const input = h("input", {
+    type: "search", id: "search", placeholder: "Search: focal, boxes, margin, Lin et al. …", value: query.get("q") ?? "",
+    "aria-label": "Search the losses", autocomplete: "off", spellcheck: "false", oninput: filter,
+  });
+  const task = h("select", { "aria-label": "Task", onchange: filter },
+    h("option", { value: "" }, "All tasks"), tasks.map((name) => h("option", { value: name }, taskName(name))));
+  task.value = query.get("task") ?? "";
+  const groups = tasks.map((name) => {
+    const tiles = losses.filter((loss) => loss.task === name).map((loss) => tile(loss, href));
+    const list = h("ul", { class: "tiles" }, tiles.map(({ element }) => element));
+    const count = h("span", { class: "quiet" });
+    return { name, tiles, count, element: h("section", { class: "group" }, h("h2", {}, taskName(name), count), list) };
+  });
+  const nothing = h("p", { class: "quiet", hidden: true }, "No loss has all of these words.");
+
+  root.append(
+    h("section", { class: "hero" },
+      h("h1", {}, `${losses.length} losses, drawn live`),
+      h("p", {}, "Every point of every curve on these pages is an answer of this service to a plain request. Open a loss to move its parameters and to compare it with others.")),
+    h("div", { class: "row", role: "search" },
+      h("div", { class: "search" }, icon("search"), input, h("kbd", { "aria-hidden": "true" }, "/")),
+      h("div", { class: "filter" }, task)),
+    ...groups.map(({ element }) => element), nothing);
+
+  function filter() {
+    const words = input.value.toLowerCase().split(/[\s_]+/).filter(Boolean);
+    let total = 0;
+    for (const group of groups) {
+      let shown = 0;
+      for (const { element, text } of group.tiles) {
+        const fits = (!task.value || task.value === group.name) && words.every((word) => text.includes(word));
+        element.hidden = !fits;
+        shown += fits;
+      }
+      group.element.hidden = !shown;
+      group.count.textContent = shown;
+      total += shown;
+    }
+    nothing.hidden = total > 0;
+    navigate("/losses", { ...(input.value && { q: input.value }), ...(task.value && { task: task.value }) }, { replace: true });
+    if (this) announce(`${total} ${total === 1 ? "loss" : "losses"}`);
+  }
+  filter();
+
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea")) return;
+    event.preventDefault();
+    input.focus();
+  }, { signal });
+}
+
+function tile(loss, href) {
+  const element = h("li", {}, h("article", { class: "tile" },
+    h("div", { class: "thumb" }),
+    h("h3", {}, h("a", { href: href(`/losses/${loss.name}`) }, loss.name)),
+    h("p", {}, loss.summary)));
+  const text = [loss.name, taskName(loss.task), loss.documentation, ...Object.keys(loss.parameters)].join(" ").toLowerCase();
+  return { element, text };
+}
