@@ -49,6 +49,8 @@ ROOMS: dict[str, set[str]] = {
         "lossd.validation",
         "lossd_client",
     },
+    "lossd.axes": {"lossd.losses", "lossd_client"},
+    "lossd.curves": {"lossd.axes", "lossd.losses", "lossd.plan", "lossd_client"},
     "lossd.engine": {"lossd.evaluation", "lossd.job", "lossd.settings", "lossd_client"},
     "lossd.local": {"lossd.engine", "lossd.plan", "lossd_client"},
     "lossd.api": {
