@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossd.engine.batcher import Batch, Batcher, Ticket
+from lossd.engine.batcher import REQUEST_BYTES, Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
 from lossd.job import Job
 from lossd.plan import Plan
@@ -26,8 +27,13 @@ def mse_job(rows: int, width: int = 3) -> Job:
     return plan.job(dict.fromkeys(("prediction", "target"), ("float32", (rows, width))))
 
 
-def ticket_for(job: Job, lease: Lease, loop) -> Ticket:
-    return Ticket(job, loop.create_future(), deadline=0.0, lease=lease)
+def ticket_for(job: Job, lease: Lease, loop, client: str = "") -> Ticket:
+    return Ticket(job, loop.create_future(), deadline=0.0, lease=lease, client=client)
+
+
+def enqueue(batcher: Batcher, batch: Batch, ticket: Ticket) -> None:
+    batch.add(ticket)
+    batcher.append(batch, ticket, joinable=True)
 
 
 def fill(ticket: Ticket, batch: Batch, byte: int) -> None:
@@ -42,8 +48,7 @@ def test_requests_of_one_recipe_share_a_batch_and_others_do_not(loop):
     narrow, wide = mse_job(2, 3), mse_job(2, 4)
     arrangement = arrange_shared(narrow.recipe, 1 << 16)
     batch = Batch(narrow.recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
-    batch.add(ticket_for(narrow, batch.lease, loop))
-    batcher.append(batch, joinable=True)
+    enqueue(batcher, batch, ticket_for(narrow, batch.lease, loop))
     assert batcher.joinable(mse_job(7, 3)) is batch
     assert batcher.joinable(wide) is None
 
@@ -54,8 +59,7 @@ def test_a_batch_that_left_takes_nobody_in(loop):
     job = mse_job(2)
     arrangement = arrange_shared(job.recipe, 1 << 16)
     batch = Batch(job.recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
-    batch.add(ticket_for(job, batch.lease, loop))
-    batcher.append(batch, joinable=True)
+    enqueue(batcher, batch, ticket_for(job, batch.lease, loop))
     assert batcher.next_batch() is batch
     assert batcher.joinable(job) is None
     assert batcher.next_batch() is None
@@ -87,10 +91,9 @@ def test_dropping_requests_leaves_the_others_bytes_in_their_new_place(sizes, gon
     tickets = []
     for number, job in enumerate(jobs):
         ticket = ticket_for(job, batch.lease, loop)
-        batch.add(ticket)
+        enqueue(batcher, batch, ticket)
         fill(ticket, batch, 2 * number)
         tickets.append(ticket)
-    batcher.append(batch, joinable=True)
     expected_gone = [t for t, left in zip(tickets, gone, strict=False) if left]
     for ticket in expected_gone:
         ticket.future.cancel()
@@ -142,3 +145,128 @@ def test_a_slab_is_reused_and_a_surplus_one_closed():
     assert closed == [second.id]
     assert pool.take(100) is first
     assert pool.in_use == 1
+
+
+class WithoutLoop:
+    """What a ticket needs of an event loop: futures that nobody awaits."""
+
+    def create_future(self):
+        return Future()
+
+
+class Queue:
+    """A batcher and the slabs its requests lie in; ``sent`` is whose requests each batch held, as they leave."""
+
+    def __init__(self, loop) -> None:
+        self.loop = loop
+        self.pool = SlabPool(1 << 20)
+        self.batcher = Batcher(lambda ticket: None)
+
+    def put(self, client: str, job: Job) -> Ticket:
+        batch = self.batcher.joinable(job, client)
+        if batch is None:
+            arrangement = arrange_shared(job.recipe, 8 << 20)
+            batch = Batch(job.recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
+        ticket = ticket_for(job, batch.lease, self.loop, client)
+        enqueue(self.batcher, batch, ticket)
+        return ticket
+
+    def alone(self, client: str, job: Job) -> None:
+        arrangement = arrange(job.recipe, job.rows, 1)
+        batch = Batch(job.recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
+        batch.add(ticket_for(job, batch.lease, self.loop, client))
+        self.batcher.append(batch, batch.tickets[0], joinable=False)
+
+    def take(self) -> list[str]:
+        batch = self.batcher.next_batch()
+        if batch is None:
+            return []
+        for _ in batch.tickets:
+            batch.lease.release()
+        return [ticket.client for ticket in batch.tickets]
+
+
+def test_one_client_s_batches_leave_in_the_order_in_which_they_were_opened(loop):
+    queue = Queue(loop)
+    tickets = [queue.put("", mse_job(2, width)) for width in (5, 3, 9, 4)]
+    queue.put("", mse_job(2, 3))  # joins the second
+    assert [queue.batcher.next_batch().tickets[0] for _ in tickets] == tickets
+    assert queue.take() == []
+
+
+def test_a_newcomer_does_not_wait_behind_all_that_another_client_has_queued(loop):
+    queue = Queue(loop)
+    for width in range(1, 65):
+        queue.put("greedy", mse_job(200, width))
+    assert queue.take() == ["greedy"]
+    queue.put("modest", mse_job(200, 70))
+    assert ["modest"] in (queue.take(), queue.take())
+
+
+def test_requests_of_several_clients_share_a_batch_which_goes_when_the_first_of_them_is_due(loop):
+    queue = Queue(loop)
+    for width in (8, 7, 6, 5):
+        queue.put("greedy", mse_job(2, width))
+    assert queue.take() == ["greedy"]
+    queue.put("modest", mse_job(2, 5))
+    assert queue.take() == ["greedy", "modest"]
+    assert [queue.take(), queue.take(), queue.take()] == [["greedy"], ["greedy"], []]
+
+
+def test_a_small_request_does_not_join_the_long_batch_of_another_client(loop):
+    queue = Queue(loop)
+    for _ in range(10):
+        queue.put("greedy", mse_job(20_000))
+    queue.put("modest", mse_job(2))
+    assert queue.take() == ["greedy"] * 10  # it was there first
+    assert queue.take() == ["modest"]
+    queue.put("modest", mse_job(2))
+    for _ in range(10):
+        queue.put("greedy", mse_job(20_000))
+    assert queue.take() == ["modest"], "what came later must not make it longer"
+
+
+@given(
+    sizes=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 2000), min_size=2),
+    data=st.data(),
+)
+def test_clients_with_work_get_equal_shares_however_much_each_has_queued(sizes, data):
+    """Whenever all of them are backlogged, none is ahead of another by more than the largest request of each."""
+    queue = Queue(WithoutLoop())
+    widths = {client: 10 + index for index, client in enumerate(sizes)}  # recipes of their own: nothing is shared
+    jobs = {client: mse_job(rows, widths[client]) for client, rows in sizes.items()}
+    per_batch = {client: job.nbytes + REQUEST_BYTES for client, job in jobs.items()}
+    served = dict.fromkeys(sizes, 0)
+    for client in data.draw(st.permutations([*sizes, *sizes])):
+        queue.alone(client, jobs[client])
+    for _ in range(60):
+        (client,) = queue.take()
+        served[client] += per_batch[client]
+        for _ in range(data.draw(st.integers(1, 2))):  # it is always backlogged, now more, now less
+            queue.alone(client, jobs[client])
+    for one in sizes:
+        for other in sizes:
+            assert served[one] - served[other] <= 2 * (per_batch[one] + per_batch[other])
+
+
+def test_a_client_that_was_away_has_saved_nothing_up(loop):
+    queue = Queue(loop)
+    for _ in range(20):
+        queue.alone("busy", mse_job(100))
+        assert queue.take() == ["busy"]
+    for _ in range(4):
+        queue.alone("back", mse_job(100))
+        queue.alone("busy", mse_job(100))
+    order = [queue.take()[0] for _ in range(8)]
+    assert all({*order[i : i + 2]} == {"back", "busy"} for i in range(0, 8, 2))
+
+
+def test_what_a_dead_worker_had_goes_first_and_in_its_order(loop):
+    queue = Queue(loop)
+    for width in (3, 4, 5, 6):
+        queue.put("greedy", mse_job(2, width))
+    under_way = [queue.batcher.next_batch() for _ in range(2)]
+    queue.put("modest", mse_job(2, 7))
+    queue.batcher.requeue(under_way)
+    assert [queue.batcher.next_batch(), queue.batcher.next_batch()] == under_way
+    assert ["modest"] in (queue.take(), queue.take())

@@ -180,7 +180,7 @@ class Evaluate:
             )
         job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
         data = {name: tensor.data for name, tensor in tensors.items()}
-        return self.engine.submit(job, data, exchange.deadline)
+        return self.engine.submit(job, data, exchange.deadline, exchange.client)
 
     def _submit_safetensors(self, exchange: Exchange, body: bytes | bytearray) -> asyncio.Future[Result]:
         view = memoryview(body)
@@ -189,7 +189,7 @@ class Evaluate:
         if len(view) != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, len(view) - start)
         tensors = {name: view[start + begin : start + end] for name, begin, end in checked.spans}
-        return self.engine.submit(checked.job, tensors, exchange.deadline)
+        return self.engine.submit(checked.job, tensors, exchange.deadline, exchange.client)
 
     async def _stream_safetensors(self, exchange: Exchange) -> asyncio.Future[Result]:
         """Write the body where it will be evaluated, chunk by chunk, as it arrives."""
@@ -206,7 +206,7 @@ class Evaluate:
         if exchange.length != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, exchange.length - start)
         return await exchange.pour(
-            self.engine.upload(checked.job, exchange.deadline),
+            self.engine.upload(checked.job, exchange.deadline, exchange.client),
             memoryview(received)[start:],
             checked.spans,
             lambda found: _wrong_length(checked.data_bytes, found),

@@ -161,7 +161,7 @@ class Inference:
         if len(data) != of.request.data_bytes:
             raise _wrong_length(of, len(data))
         tensors = {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
-        return of, self.engine.submit(of.job, tensors, _deadline(exchange, of))
+        return of, self.engine.submit(of.job, tensors, _deadline(exchange, of), exchange.client)
 
     async def _stream(
         self, exchange: Exchange, model: models.Model, given: bytes
@@ -182,7 +182,7 @@ class Inference:
                 received += await exchange.chunk()
             return self._submit_whole(exchange, model, memoryview(received), length)
         return of, await exchange.pour(
-            self.engine.upload(of.job, _deadline(exchange, of)),
+            self.engine.upload(of.job, _deadline(exchange, of), exchange.client),
             memoryview(received)[length:],
             [(entry.name, entry.begin, entry.end) for entry in of.request.inputs],
             lambda found: _wrong_length(of, found),

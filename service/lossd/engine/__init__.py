@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from lossd.engine.admission import Budget
 from lossd.engine.batcher import Batch, Batcher, Ticket
-from lossd.engine.slab import Budget, Lease, SlabPool, arrange, arrange_shared
+from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
 from lossd.job import Job
 from lossd_client.errors import DeadlineExceeded, Problem, Unavailable
 
@@ -55,12 +56,12 @@ class Result:
     timings: Timings
     batch_requests: int
     _engine: Engine
-    _lease: Lease
+    _ticket: Ticket
 
     def release(self) -> None:
         """Let go of the slab."""
         self.tensors = {}
-        self._engine._done_with(self.job, self._lease)
+        self._engine._done_with(self._ticket)
 
 
 @dataclass(slots=True)
@@ -110,11 +111,11 @@ class Upload:
 
     def submit(self) -> asyncio.Future[Result]:
         """Hand it in: every input has been written."""
-        return self._engine._enqueue(self._batch, self._ticket, joinable=False)
+        return self._engine._enqueue(self._batch, self._ticket)
 
     def abandon(self) -> None:
         """Give it up before it was handed in."""
-        self._engine._done_with(self._ticket.job, self._ticket.lease)
+        self._engine._done_with(self._ticket)
 
 
 class Engine(ABC):
@@ -127,11 +128,10 @@ class Engine(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stats = Stats()
-        self.budget = Budget(settings.queue_bytes)
+        self.budget = Budget(settings.queue_bytes, settings.queue_requests)
         self.pool = SlabPool(settings.cache_bytes, self._forget)
-        self.batcher = Batcher(lambda ticket: self._done_with(ticket.job, ticket.lease))
+        self.batcher = Batcher(self._done_with)
         self.draining = False
-        self.in_progress = 0
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -159,64 +159,73 @@ class Engine(ABC):
     def ready(self) -> bool:
         """Whether a worker is there to evaluate and new work is taken."""
 
-    def submit(self, job: Job, tensors: Mapping[str, memoryview], deadline: float) -> asyncio.Future[Result]:
+    @property
+    def in_progress(self) -> int:
+        """Requests that were admitted and whose answers have not been sent."""
+        return self.budget.held.requests
+
+    def submit(
+        self, job: Job, tensors: Mapping[str, memoryview], deadline: float, client: str = ""
+    ) -> asyncio.Future[Result]:
         """Hand in a request whose tensors are at hand; they are copied before this returns.
 
         Args:
             job: The checked request.
             tensors: The bytes of each input of ``job.recipe.inputs``.
             deadline: When the answer is no longer wanted, on the monotonic clock.
+            client: Whose it is: clients with different names get equal shares.
 
         Raises:
             QueueFull, Unavailable: Nothing was queued.
         """
-        self._admit(job)
-        batch = None if job.recipe.alone else self.batcher.joinable(job)
-        joined = batch is not None
+        self._check_available()
+        batch = None if job.recipe.alone else self.batcher.joinable(job, client)
         shared = not job.recipe.alone and 2 * job.nbytes <= self.settings.batch_bytes
+        self.budget.admit(client, job.nbytes)
         if batch is None:
-            batch = self._open(job, shared=shared)
-        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease)
+            batch = self._open(job, client, shared=shared)
+        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
         batch.add(ticket)
         view, arrangement = batch.lease.slab.view, batch.arrangement
         for index, column in enumerate(job.recipe.inputs):
             first, last = ticket.span(arrangement, index)
             view[first:last] = tensors[column.name]
-        return self._enqueue(None if joined else batch, ticket, joinable=shared)
+        return self._enqueue(batch, ticket, joinable=shared)
 
-    def upload(self, job: Job, deadline: float) -> Upload:
+    def upload(self, job: Job, deadline: float, client: str = "") -> Upload:
         """A slab of its own for a request whose body is still arriving.
 
         Raises:
             QueueFull, Unavailable: Nothing is held.
         """
-        self._admit(job)
-        batch = self._open(job, shared=False)
-        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease)
+        self._check_available()
+        self.budget.admit(client, job.nbytes)
+        batch = self._open(job, client, shared=False)
+        ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
         batch.add(ticket)
         return Upload(self, batch, ticket)
 
     # Inside
 
-    def _admit(self, job: Job) -> None:
-        self._check_available()
-        self.budget.admit(job)
-        self.in_progress += 1
-
     def _check_available(self) -> None:
         if self.draining:
             raise Unavailable("the service is shutting down", retry_after_s=5.0)
 
-    def _open(self, job: Job, *, shared: bool) -> Batch:
+    def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
+        """A batch for a job that was admitted; where there is no memory for it, it no longer is."""
         recipe, budget_bytes = job.recipe, self.settings.batch_bytes
         arrangement = arrange_shared(recipe, budget_bytes) if shared else arrange(recipe, job.rows, 1)
-        return Batch(recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
+        try:
+            slab = self.pool.take(arrangement.nbytes)
+        except OSError:
+            self.budget.release(client, job.nbytes)
+            raise
+        return Batch(recipe, Lease(self.pool, slab), arrangement)
 
-    def _enqueue(self, batch: Batch | None, ticket: Ticket, *, joinable: bool) -> asyncio.Future[Result]:
+    def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:
         """Queue a ticket, and its batch where that is new; the flush comes once all that has arrived was read."""
         ticket.queued = time.monotonic()
-        if batch is not None:
-            self.batcher.append(batch, joinable=joinable)
+        self.batcher.append(batch, ticket, joinable=joinable)
         if not self._flush_due:
             self._flush_due = True
             self.loop.call_soon(self._flush)
@@ -251,29 +260,29 @@ class Engine(ABC):
         self.stats.count(batch)
         recipe, view, size = batch.recipe, batch.lease.slab.view, len(batch.tickets)
         if size:
-            self.budget.observe(sum(t.job.nbytes for t in batch.tickets), time.monotonic() - batch.tickets[0].sent)
+            nbytes = batch.rows * recipe.row_bytes + size * recipe.request_bytes
+            self.budget.observe(nbytes, size, batch.tickets[0].sent, time.monotonic())
         first_answer = len(recipe.inputs)
         for ticket, answer in zip(batch.tickets, answers, strict=True):
             if ticket.future.done():  # abandoned or expired under way
-                self._done_with(ticket.job, ticket.lease)
+                self._done_with(ticket)
             elif isinstance(answer, Problem):
                 ticket.future.set_exception(answer)
-                self._done_with(ticket.job, ticket.lease)
+                self._done_with(ticket)
             else:
                 tensors = {}
                 for index, column in enumerate(recipe.answers, first_answer):
                     first, last = ticket.span(batch.arrangement, index)
                     tensors[column.name] = view[first:last]
                 timings = Timings(ticket.sent - ticket.queued, copy_s, compute_s)
-                ticket.future.set_result(Result(ticket.job, answer, tensors, timings, size, self, ticket.lease))
+                ticket.future.set_result(Result(ticket.job, answer, tensors, timings, size, self, ticket))
 
     def _fail(self, batch: Batch, problem: Problem) -> None:
         self._resolve(batch, [problem] * len(batch.tickets), 0.0, 0.0)
 
-    def _done_with(self, job: Job, lease: Lease) -> None:
-        self.in_progress -= 1
-        self.budget.release(job.nbytes)
-        lease.release()
+    def _done_with(self, ticket: Ticket) -> None:
+        self.budget.release(ticket.client, ticket.job.nbytes)
+        ticket.lease.release()
 
     def _sweep(self) -> None:
         """Answer what is past its deadline; queued work of that kind is dropped before it is sent."""

@@ -1,15 +1,20 @@
 """Which requests go together, and when: pure policy. No I/O, no clock, no timer.
 
-Requests of one recipe join the open batch of that recipe until it is full; batches leave in the order in which they
-were opened, whenever a worker is free. Nothing ever waits for company: what has arrived by then goes.
+Requests of one recipe join the open batch of that recipe until it is full; a batch leaves whenever a worker is free.
+Nothing ever waits for company: what has arrived by then goes.
+
+Clients take turns (start-time fair queueing). A request's turn comes when its client's earlier requests have had
+theirs, in a virtual time that counts bytes; a client that was away begins at the present. Batches leave in the order of
+their requests' first turns: for a single client, the order in which they were opened. Where several share a batch it
+goes at the turn of the one that is due first, and it stays small, so that sharing costs that one nothing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from lossd.engine.slab import Arrangement, Lease
@@ -21,6 +26,11 @@ if TYPE_CHECKING:
     from lossd.engine import Result
 
 __all__ = ["Batch", "Batcher", "Ticket"]
+
+# What several clients may share. As long as that takes, a batch takes anyway: its fixed cost outweighs it.
+SHARED_BYTES = 512 << 10
+# What a request costs besides its bytes.
+REQUEST_BYTES = 8 << 10
 
 _batch_ids = itertools.count(1)
 
@@ -34,6 +44,7 @@ class Ticket:
         future: Its answer.
         deadline: When it is no longer wanted, on the monotonic clock.
         lease: The slab its tensors are in.
+        client: Whose it is.
         row: Its first row in the batch.
         position: Its place among the batch's requests.
         queued: When it was handed in, monotonic.
@@ -44,6 +55,7 @@ class Ticket:
     future: Future[Result]
     deadline: float
     lease: Lease
+    client: str = ""
     row: int = 0
     position: int = 0
     queued: float = 0.0
@@ -70,6 +82,8 @@ class Batch:
         tickets: The requests, in the order of their rows.
         rows: Rows in use.
         deaths: How many workers died while they had it.
+        turn: When it is due, in the batcher's virtual time.
+        client: Whose requests it holds; None where they are several clients'.
         id: How replies name it.
     """
 
@@ -79,15 +93,23 @@ class Batch:
     tickets: list[Ticket] = field(default_factory=list)
     rows: int = 0
     deaths: int = 0
+    turn: float = 0.0
+    client: str | None = None
     id: int = field(default_factory=lambda: next(_batch_ids))
 
-    def fits(self, job: Job) -> bool:
-        """Whether there is room for one more."""
-        within = self.rows + job.rows <= self.arrangement.rows or not self.recipe.row_bytes
-        return within and len(self.tickets) < self.arrangement.requests
+    def fits(self, job: Job, client: str = "") -> bool:
+        """Whether there is room for one more of this client's."""
+        recipe, rows, requests = self.recipe, self.rows + job.rows, len(self.tickets) + 1
+        if requests > self.arrangement.requests or (recipe.row_bytes and rows > self.arrangement.rows):
+            return False
+        return client == self.client or rows * recipe.row_bytes + requests * recipe.request_bytes <= SHARED_BYTES
 
     def add(self, ticket: Ticket) -> None:
         """Give the request its rows."""
+        if not self.tickets:
+            self.client = ticket.client
+        elif ticket.client != self.client:
+            self.client = None
         ticket.row, ticket.position = self.rows, len(self.tickets)
         self.rows += ticket.job.rows
         self.tickets.append(ticket)
@@ -119,9 +141,9 @@ class Batch:
             offsets = tuple(ticket.span(self.arrangement, i)[0] for i in range(len(self.recipe.columns)))
             ticket.row = ticket.position = 0
             arrangement = Arrangement(offsets, ticket.job.rows, 1, self.arrangement.nbytes)
-            batches.append(
-                Batch(self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, deaths=self.deaths - 1)
-            )
+            single = Batch(self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, deaths=self.deaths - 1)
+            single.turn, single.client = self.turn, ticket.client
+            batches.append(single)
         return batches
 
     def manifest(self) -> dict[str, Any]:
@@ -137,7 +159,7 @@ class Batch:
 
 
 class Batcher:
-    """The queue: open and full batches, oldest first.
+    """The queue: open and full batches, by their turns.
 
     Args:
         on_drop: Called with each request that left the queue because nobody waits for it.
@@ -146,28 +168,47 @@ class Batcher:
     def __init__(self, on_drop: Callable[[Ticket], None]) -> None:
         self._on_drop = on_drop
         self._open: dict[str, Batch] = {}
-        self._ready: deque[Batch] = deque()
+        self._queued: dict[int, Batch] = {}
+        self._order: list[
+            tuple[float, int]
+        ] = []  # a heap of turn and id; a batch that was moved forward is in it twice
+        self._present = 0.0
+        self._next_turn: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return sum(len(batch.tickets) for batch in self._ready)
+        return sum(len(batch.tickets) for batch in self._queued.values())
 
     def __bool__(self) -> bool:
-        return bool(self._ready)
+        return bool(self._queued)
 
-    def joinable(self, job: Job) -> Batch | None:
-        """The open batch the job may join."""
+    def joinable(self, job: Job, client: str = "") -> Batch | None:
+        """The open batch that the client's job may join."""
         batch = self._open.get(job.recipe.text)
-        return batch if batch is not None and batch.fits(job) else None
+        return batch if batch is not None and batch.fits(job, client) else None
 
-    def append(self, batch: Batch, *, joinable: bool) -> None:
-        """Queue a batch; others may join it if it is said to be joinable."""
-        self._ready.append(batch)
-        if joinable:
-            self._open[batch.recipe.text] = batch
+    def append(self, batch: Batch, ticket: Ticket, *, joinable: bool) -> None:
+        """Queue a request that was added to a batch.
+
+        Args:
+            batch: Queued with it, unless it is already.
+            ticket: The request.
+            joinable: Whether others may join the batch, where it is new.
+        """
+        turn = self._next_turn.get(ticket.client, 0.0)
+        if turn < self._present:
+            turn = self._present
+        self._next_turn[ticket.client] = turn + ticket.job.nbytes + REQUEST_BYTES
+        if batch.id not in self._queued:
+            if joinable:
+                self._open[batch.recipe.text] = batch
+        elif turn >= batch.turn:
+            return
+        self._queue(batch, turn)
 
     def requeue(self, batches: Iterable[Batch]) -> None:
-        """Put batches that were under way back to the head of the queue, in their order."""
-        self._ready.extendleft(reversed(list(batches)))
+        """Put batches that were under way back: their turns are past, so that they go first, in their order."""
+        for batch in batches:
+            self._queue(batch, batch.turn)
 
     def next_batch(self, expire: Callable[[Ticket], None] = lambda _: None) -> Batch | None:
         """The batch that goes next, without the requests nobody waits for; None where nothing waits.
@@ -175,8 +216,13 @@ class Batcher:
         Args:
             expire: Called with each request before it goes; ends its future where it is too late.
         """
-        while self._ready:
-            batch = self._ready.popleft()
+        while self._order:
+            turn, number = heappop(self._order)
+            batch = self._queued.get(number)
+            if batch is None or batch.turn != turn:
+                continue
+            del self._queued[number]
+            self._present = max(self._present, turn)
             for ticket in batch.tickets:
                 expire(ticket)
             if self._open.get(batch.recipe.text) is batch:
@@ -189,4 +235,9 @@ class Batcher:
 
     def waiting(self) -> Iterable[Ticket]:
         """Every queued request."""
-        return (ticket for batch in self._ready for ticket in batch.tickets)
+        return (ticket for batch in self._queued.values() for ticket in batch.tickets)
+
+    def _queue(self, batch: Batch, turn: float) -> None:
+        batch.turn = turn
+        self._queued[batch.id] = batch
+        heappush(self._order, (turn, batch.id))

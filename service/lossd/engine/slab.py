@@ -13,8 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lossd.job import Job, Recipe
-from lossd_client.errors import QueueFull
+from lossd.job import Recipe
 
 __all__ = ["Arrangement", "Lease", "Slab", "SlabPool", "arrange"]
 
@@ -38,8 +37,12 @@ class Slab:
         self.id = id
         self.size = size
         self.fd = os.memfd_create(f"lossd-slab-{id}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, size)
-        self.mapping = mmap.mmap(self.fd, size)
+        try:
+            os.ftruncate(self.fd, size)
+            self.mapping = mmap.mmap(self.fd, size)
+        except OSError:
+            os.close(self.fd)
+            raise
         self.view = memoryview(self.mapping)
 
     def close(self) -> None:
@@ -69,12 +72,14 @@ class SlabPool:
     def take(self, nbytes: int) -> Slab:
         """A slab of at least that many bytes; sizes are powers of two, untouched pages cost nothing."""
         size = max(1 << 16, 1 << (nbytes - 1).bit_length())
-        self.in_use += 1
         if free := self._free.get(size):
             self.cached_bytes -= size
-            return free.pop()
-        self._next_id += 1
-        return Slab(self._next_id, size)
+            slab = free.pop()
+        else:
+            self._next_id += 1
+            slab = Slab(self._next_id, size)
+        self.in_use += 1
+        return slab
 
     def give(self, slab: Slab) -> None:
         """Take a slab back that nothing refers to any more."""
@@ -149,43 +154,3 @@ def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement:
     requests = min(most, max(1, usable // (2 * recipe.request_bytes))) if recipe.request_bytes else most
     rows = (usable - requests * recipe.request_bytes) // recipe.row_bytes
     return arrange(recipe, rows, requests)
-
-
-@dataclass(slots=True)
-class Budget:
-    """The bytes that requests in progress hold, and the most they may.
-
-    Attributes:
-        limit_bytes: The setting ``queue_bytes``.
-        held_bytes: Held now.
-        rate_bytes_per_s: How fast they have been released lately, for a truthful Retry-After.
-    """
-
-    limit_bytes: int
-    held_bytes: int = 0
-    rate_bytes_per_s: float = 0.0
-
-    def admit(self, job: Job) -> None:
-        """Count a request in.
-
-        Raises:
-            QueueFull: With the seconds after which there will be room.
-        """
-        if self.held_bytes + job.nbytes > self.limit_bytes:
-            missing = self.held_bytes + job.nbytes - self.limit_bytes
-            wait_s = missing / self.rate_bytes_per_s if self.rate_bytes_per_s else 1.0
-            raise QueueFull(
-                f"{self.held_bytes} bytes of work are in progress and this request needs {job.nbytes}; at most "
-                f"{self.limit_bytes} are held at a time (setting queue_bytes)",
-                retry_after_s=min(60.0, max(0.1, wait_s)),
-            )
-        self.held_bytes += job.nbytes
-
-    def release(self, nbytes: int) -> None:
-        """Count a request out."""
-        self.held_bytes -= nbytes
-
-    def observe(self, nbytes: int, seconds: float) -> None:
-        """Learn how fast batches go through: a moving average."""
-        rate = nbytes / max(seconds, 1e-6)
-        self.rate_bytes_per_s = rate if not self.rate_bytes_per_s else 0.9 * self.rate_bytes_per_s + 0.1 * rate

@@ -1,0 +1,106 @@
+"""How much is taken in: pure counting, no engine."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossd.engine.admission import Budget
+from lossd_client.errors import QueueFull
+
+
+def fill(budget: Budget, client: str, nbytes: int) -> int:
+    """How many requests of that size are admitted until one is refused."""
+    for count in range(10_000):
+        try:
+            budget.admit(client, nbytes)
+        except QueueFull:
+            return count
+    raise AssertionError("nothing was refused")
+
+
+def test_bytes_and_requests_are_limited():
+    assert fill(Budget(1000, 100), "", 100) == 10
+    assert fill(Budget(1000, 7), "", 100) == 7
+
+
+def test_a_greedy_client_is_refused_while_a_modest_one_is_admitted():
+    budget = Budget(9000, 1000)
+    assert fill(budget, "greedy", 100) == 45
+    assert fill(budget, "modest", 100) == 23
+    budget = Budget(1 << 30, 90)
+    assert fill(budget, "greedy", 100) == 45
+    assert fill(budget, "modest", 100) == 23
+
+
+def test_clients_that_ask_for_all_they_can_get_come_to_equal_shares():
+    budget = Budget(9000, 1000)
+    held = {"first": fill(budget, "first", 100), "second": 0}
+    for _ in range(60):  # what is released, both ask for again
+        budget.release("first", 100)
+        held["first"] -= 1
+        for client in ("second", "first"):
+            held[client] += fill(budget, client, 100)
+    assert held["first"] == pytest.approx(30, abs=1)
+    assert held["second"] == pytest.approx(30, abs=1)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 400), st.booleans()), max_size=60))
+def test_what_is_released_was_admitted_and_a_refusal_holds_nothing(steps):
+    budget, held = Budget(1000, 10), []
+    for client, nbytes, leaves in steps:
+        if leaves and held:
+            budget.release(*held.pop())
+        else:
+            try:
+                budget.admit(client, nbytes)
+            except QueueFull:
+                continue
+            held.append((client, nbytes))
+        assert budget.held.requests == len(held) <= 10
+        assert budget.held.nbytes == sum(n for _, n in held) <= 1000
+    for client, nbytes in held:
+        budget.release(client, nbytes)
+    assert (budget.held.requests, budget.held.nbytes) == (0, 0)
+
+
+@pytest.mark.parametrize("client", ["", "a"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_after_the_time_it_names_the_request_is_taken(client, workers):
+    """Simulated: workers that take 0.5 s for each 100 bytes, and a client that comes back when it was told to."""
+    budget = Budget(2000, 1000)
+    now, step_s = 0.0, 0.5 / workers
+    waiting = fill(budget, client, 100)
+    for _ in range(5):  # learn
+        now += step_s
+        budget.observe(100, 1, now - 0.5, now)
+        budget.release(client, 100)
+        budget.admit(client, 100)
+    with pytest.raises(QueueFull) as refused:
+        budget.admit(client, 300)
+    told_s = refused.value.retry_after_s
+    end, missing = now + told_s, 0
+    while now + step_s <= end + 1e-9 and waiting:
+        now += step_s
+        budget.release(client, 100)
+        waiting -= 1
+        missing += 1
+    budget.admit(client, 300)
+    assert missing <= 4, "it must not name much more time than it takes"
+
+
+def test_a_pause_between_batches_does_not_count_as_work():
+    budget = Budget(1000, 100)
+    for second in (10.0, 20.0, 90.0):
+        budget.observe(100, 1, second, second + 1.0)
+    assert budget.wait_s(500, 1) == pytest.approx(5.0)
+    assert budget.wait_s(0, 3) == pytest.approx(3.0)
+
+
+def test_before_anything_was_measured_it_still_says_a_time():
+    budget = Budget(100, 1)
+    budget.admit("", 10)
+    with pytest.raises(QueueFull, match="queue_requests") as refused:
+        budget.admit("", 10)
+    assert refused.value.retry_after_s > 0
