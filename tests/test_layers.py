@@ -23,7 +23,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.shapes": set(),
     "lossd.job": {"lossd_client"},
     "lossd.losses": {"lossd_client"},
-    "lossd.metrics": {"lossd.losses", "lossd_client"},
+    "lossd.compiled": {"lossd.job"},
+    "lossd.metrics": {"lossd.compiled", "lossd.losses", "lossd_client"},
     "lossd.request": {"lossd.losses", "lossd_client"},
     "lossd.terms": {"lossd.losses", "lossd.plan", "lossd.request", "lossd_client"},
     "lossd.plan": {
@@ -40,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.diagnostics": {"lossd.job", "lossd_client"},
     "lossd.composition": {"lossd.evaluation", "lossd.job", "lossd.losses", "lossd_client"},
     "lossd.evaluation": {
+        "lossd.compiled",
         "lossd.composition",
         "lossd.diagnostics",
         "lossd.gradient",
@@ -51,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "lossd.axes": {"lossd.losses", "lossd_client"},
     "lossd.curves": {"lossd.axes", "lossd.losses", "lossd.plan", "lossd_client"},
-    "lossd.engine": {"lossd.evaluation", "lossd.job", "lossd.settings", "lossd_client"},
+    "lossd.engine": {"lossd.compiled", "lossd.evaluation", "lossd.job", "lossd.settings", "lossd_client"},
     "lossd.local": {"lossd.engine", "lossd.plan", "lossd_client"},
     "lossd.api": {
         "lossd.engine",

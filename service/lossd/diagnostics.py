@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lossd.job import Recipe
@@ -29,9 +30,9 @@ def describe(
     recipe: Recipe,
     columns: Sequence[Sequence[float]],
     norm_names: Sequence[str],
-    flag_codes: Sequence[str],
-    count_non_finite: Callable[[str, int], int],
-    extras: Mapping[str, Any],
+    flag_codes: Sequence[str] = (),
+    count_non_finite: Callable[[str, int], int] = lambda _, __: 0,
+    extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """The answer of each request, without tensors and metrics.
 
@@ -46,31 +47,32 @@ def describe(
     """
     level = _chance_level(recipe)
     answers = []
+    isfinite = math.isfinite
     for position, (loss, numerator, denominator, valid, *rest) in enumerate(zip(*columns, strict=True)):
         norms = dict(zip(norm_names, rest, strict=False))
-        sound = math.isfinite(loss) and all(map(math.isfinite, norms.values()))
-        warnings = []
+        sound = isfinite(loss)
+        diagnostics: dict[str, Any] = {"finite": sound, "valid_count": int(valid)}
+        warnings: list[dict[str, str]] = []
+        if norms:
+            flawed = {name: 0 if isfinite(norm) else count_non_finite(name, position) for name, norm in norms.items()}
+            sound = sound and all(map(isfinite, norms.values()))
+            diagnostics["gradient_norm"] = norms
+            diagnostics["non_finite_gradient_entries"] = flawed
         if denominator == 0:
             warnings.append(_warning("nothing_to_average"))
         elif norms and not any(norms.values()):
             warnings.append(_warning("zero_gradient"))
         if not sound:
             warnings.append(_warning("non_finite"))
-        for code, times in zip(flag_codes, rest[len(norms) :], strict=True):
-            if times:
-                warnings.append(_warning(code, int(times)))
+        if flag_codes:
+            raised = zip(flag_codes, rest[len(norms) :], strict=True)
+            warnings.extend(_warning(code, int(times)) for code, times in raised if times)
         answer: dict[str, Any] = {}
         if recipe.want_loss:
             if recipe.reduction != "none":
                 answer["loss"] = loss
             answer["reduction"] = {"numerator": numerator, "denominator": denominator}
         answer.update(extras)
-        diagnostics: dict[str, Any] = {"finite": math.isfinite(loss), "valid_count": int(valid)}
-        if norms:
-            diagnostics["gradient_norm"] = norms
-            diagnostics["non_finite_gradient_entries"] = {
-                name: 0 if math.isfinite(norm) else count_non_finite(name, position) for name, norm in norms.items()
-            }
         if level is not None:
             diagnostics["chance_level"] = level
         diagnostics["warnings"] = warnings

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd import gradient, metrics
+from lossd import compiled, gradient, metrics
 from lossd.composition import compose
 from lossd.diagnostics import describe
 from lossd.job import Recipe
@@ -83,7 +83,9 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     if batch.recipe.alone and len(batch.rows) > 1:
         return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.single(i))]
     try:
-        return _Evaluation(batch).run()
+        outcome = _pass(batch)
+        if outcome is None or not outcome.doubtful.any():
+            return _Evaluation(batch, outcome).run()
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
@@ -95,10 +97,27 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.single(i))]
 
 
-class _Evaluation:
-    """One batch on its way through."""
+def _pass(batch: Batch) -> compiled.Outcome | None:
+    """What a compiled pass says of the batch; None where there is no such pass, or it doubts the only request."""
+    run = compiled.find(batch.recipe) if batch.device.type == "cpu" else None
+    if run is None:
+        return None
+    inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+    answers = {name: tensor.numpy() for name, tensor in batch.answers.items()}
+    outcome = run(batch.recipe, batch.rows, batch.numbers, inputs, answers)
+    return None if len(batch.rows) == 1 and outcome.doubtful[0] else outcome
 
-    def __init__(self, batch: Batch) -> None:
+
+class _Evaluation:
+    """One batch on its way through.
+
+    Args:
+        batch: The batch.
+        outcome: What a compiled pass has done of it already; it has no doubts.
+    """
+
+    def __init__(self, batch: Batch, outcome: compiled.Outcome | None = None) -> None:
+        self.outcome = outcome
         self.batch = batch
         self.recipe = batch.recipe
         self.count = len(batch.rows)
@@ -107,6 +126,26 @@ class _Evaluation:
         self.answers: list[dict[str, Any]] = [{} for _ in range(self.count)]
 
     def run(self) -> list[dict[str, Any] | Problem]:
+        recipe = self.recipe
+        problems: dict[int, Problem] = {}
+        if self.outcome is not None:
+            self.tensors: Mapping[str, Tensor] = self.batch.inputs
+            self.sample_weight: Tensor | None = None
+            if recipe.want_loss or recipe.gradients:
+                self.answers = describe(recipe, self.outcome.columns.tolist(), recipe.gradients)
+        else:
+            problems = self._run_in_steps()
+        if recipe.metrics:
+            assert recipe.task is not None
+            measured = metrics.breakdown(recipe.task, recipe.metrics, self._view())
+            for answer, of_request in zip(self.answers, measured, strict=True):
+                answer["metrics"] = of_request
+        for answer in self.answers:
+            answer.setdefault("diagnostics", {"warnings": []})
+        return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
+
+    def _run_in_steps(self) -> dict[int, Problem]:
+        """Loss and gradient, a tensor operation for each step of them."""
         recipe, device = self.recipe, self.batch.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
         safe, problems = check(recipe, on_device, self.segments)
@@ -123,14 +162,7 @@ class _Evaluation:
         self.sample_weight = None if weight is None else weight.to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
             self._evaluate_loss(REGISTRY[recipe.loss])
-        if recipe.metrics:
-            assert recipe.task is not None
-            measured = metrics.breakdown(recipe.task, recipe.metrics, self._view())
-            for answer, of_request in zip(self.answers, measured, strict=True):
-                answer["metrics"] = of_request
-        for answer in self.answers:
-            answer.setdefault("diagnostics", {"warnings": []})
-        return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
+        return problems
 
     # The loss and its gradient
 
@@ -264,4 +296,5 @@ class _Evaluation:
             ignore_index=recipe.parameters.get("ignore_index"),
             parameters={**recipe.parameters, **varying},
             options=recipe.metric_options,
+            counted={} if self.outcome is None else self.outcome.counted,
         )

@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1)] = Field(
         max(1, (os.cpu_count() or 1) - 1), description="Threads of a CPU worker; one core is left to the front."
     )
+    compiled: bool = Field(
+        True,
+        description="Whether a CPU worker compiles the losses asked for most; its first start takes longer by that.",
+    )
     engine: Literal["process", "inline"] = Field(
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
     )

@@ -35,7 +35,11 @@ class InlineEngine(Engine):
         """Load torch and begin."""
         import torch
 
+        from lossd import compiled
+
         await super().start()
+        if self.settings.compiled and self.settings.device == "cpu":
+            compiled.load()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
         await self.loop.run_in_executor(self._executor, torch.set_num_threads, self.settings.threads)
 

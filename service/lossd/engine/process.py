@@ -140,6 +140,7 @@ class Worker:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         command = [sys.executable, "-m", "lossd.engine.worker", "--device", self.device]
         command += ["--threads", str(self.engine.settings.threads), "--socket", str(theirs.fileno())]
+        command += ["--compiled"] if self.engine.settings.compiled else []
         environment = {"OMP_NUM_THREADS": str(self.engine.settings.threads), **os.environ}
         # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
         self._process = subprocess.Popen(

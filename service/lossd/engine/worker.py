@@ -22,6 +22,7 @@ import orjson
 import torch
 from torch import Tensor
 
+from lossd import compiled
 from lossd.engine.frames import HELLO, Reply, encode_reply, take_frames
 from lossd.evaluation import Batch, evaluate
 from lossd.job import Column, Recipe
@@ -121,10 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true", help="compile the losses asked for most, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
     torch.set_num_threads(arguments.threads)
+    if arguments.compiled and arguments.device == "cpu":
+        compiled.load()
     connection = socket.socket(fileno=arguments.socket)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         _Worker(arguments.device, connection).run()

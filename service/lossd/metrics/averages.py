@@ -13,7 +13,7 @@ import numpy as np
 
 from lossd.metrics.registry import Array, Floats, Task, spell
 
-__all__ = ["Averages", "average", "macro_and_weighted"]
+__all__ = ["Averages", "average", "complete", "macro_and_weighted"]
 
 
 def macro_and_weighted(values: Floats, counted: Array, support: Array) -> tuple[Floats, Floats, Array]:
@@ -84,6 +84,17 @@ class Averages:
             ]
             for name, *columns in zip(names, macros, micros, weighteds, per_class, strict=True)
         }
+
+
+def complete(names: tuple[str, ...], values: Floats) -> dict[str, list[dict[str, Any]]]:
+    """The answers where everything is defined: (M, B, K + 3), the classes, then macro, micro and weighted."""
+    return {
+        name: [
+            {"macro": macro, "micro": micro, "weighted": weighted, "per_class": per_class}
+            for *per_class, macro, micro, weighted in requests
+        ]
+        for name, requests in zip(names, values.tolist(), strict=True)
+    }
 
 
 def average(

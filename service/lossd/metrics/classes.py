@@ -34,31 +34,41 @@ class Classes(Counts):
 
     The predicted class is the one with the highest score, the lowest index where several are; NaN counts as the
     highest score. A target of class probabilities stands for its most likely class.
-
-    Attributes:
-        scores: (R, C, I).
-        predicted_class: (R, I) int64.
-        target_class: (R, I) int64; where ignored, anything.
     """
 
     averaged: ClassVar[bool] = True
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        scores, target = (view.tensors[name] for name in ("prediction", "target"))
-        self.classes = scores.shape[1]
-        self.scores = scores.reshape(*scores.shape[:2], -1)
-        self.predicted_class = most_likely(self.scores)
-        ignored = None
-        if target.is_floating_point():
-            self.target_class = most_likely(target.reshape(self.scores.shape))
-        else:
-            self.target_class = target.long().reshape(self.predicted_class.shape)
-            if view.ignore_index is not None:
-                ignored = self.target_class == view.ignore_index
-        self.entries = Entries(view, ignored)
+        self.classes = view.tensors["prediction"].shape[1]
         self.tp, predicted, actual = self._from_matrices() or self.counts(self.entries)
         self.fp, self.fn = predicted - self.tp, actual - self.tp
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """(R, C, I)."""
+        scores = self.view.tensors["prediction"]
+        return scores.reshape(*scores.shape[:2], -1)
+
+    @cached_property
+    def predicted_class(self) -> Tensor:
+        """(R, I) int64."""
+        return most_likely(self.scores)
+
+    @cached_property
+    def target_class(self) -> Tensor:
+        """(R, I) int64; where ignored, anything."""
+        target = self.view.tensors["target"]
+        if target.is_floating_point():
+            return most_likely(target.reshape(self.scores.shape))
+        return target.long().reshape(target.shape[0], -1)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """Those that count."""
+        hard = not self.view.tensors["target"].is_floating_point()
+        ignored = self.target_class == self.view.ignore_index if hard and self.view.ignore_index is not None else None
+        return Entries(self.view, ignored)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -89,6 +99,8 @@ class Classes(Counts):
     @cached_property
     def matrices(self) -> Array | None:
         """(B, C, C), target by prediction; None where that would be larger than the tensors it comes from."""
+        if (counted := self.view.counted.get("matrices")) is not None:
+            return counted
         cells = self.classes**2
         if self.classes > MATRIX_CLASSES or self.count * cells > max(FREE_CELLS, self.scores.numel()):
             return None

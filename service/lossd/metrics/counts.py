@@ -6,13 +6,15 @@ number, with several labels or classes it is {macro, micro, weighted, per_class}
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lossd.metrics.averages import average
+from lossd import compiled
+from lossd.metrics.averages import Averages, average, complete
 from lossd.metrics.registry import Array, Floats, Task, metric
 
 __all__ = ["ADVERSARIAL", "BINARY", "CLASSES", "DISTANCES", "LABELS", "ONE_CLASS", "Counts"]
@@ -90,12 +92,27 @@ class Counts(Task):
         if not self.averaged:
             of = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
             return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in of}
+        if compiled.ratios is not None:
+            return self._compiled_ratios(names, numerators, denominators)
         defined = denominators > 0
         values = numerators / np.where(defined, denominators, 1)
         together, beneath = numerators.sum(-1), denominators.sum(-1)
         micro_defined = beneath > 0
         micro = together / np.where(micro_defined, beneath, 1)
         return self.averaged_over(names, values, defined, micro, micro_defined)
+
+    def _compiled_ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
+        assert compiled.ratios is not None
+        metrics, count, classes = numerators.shape
+        filler = math.nan if self.zero_division is None else self.zero_division
+        values, defined = np.empty((metrics, count, classes + 3)), np.empty((metrics, count, classes + 2), bool)
+        floats = (array.astype(np.float64) for array in (numerators, denominators, self.actual))
+        if compiled.ratios(*floats, self.present, filler, values, defined):
+            return complete(names, values)
+        macro, micro, weighted = (values[..., classes + of] for of in range(3))
+        means = defined[..., classes], defined[..., classes + 1]
+        averages = Averages(values[..., :classes], defined[..., :classes], macro, weighted, means[0], micro, means[1])
+        return averages.answers(self, names)
 
     def averaged_over(
         self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array

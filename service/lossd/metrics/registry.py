@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -54,6 +54,7 @@ class View:
         ignore_index: The class that does not count, or None.
         parameters: The loss's parameters; those that differ between requests as (B,) float64 tensors.
         options: The request's ``metrics`` object with its defaults.
+        counted: What was counted along with the loss already, by the name its task has for it.
     """
 
     tensors: Mapping[str, Tensor]
@@ -63,6 +64,7 @@ class View:
     ignore_index: int | None
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
+    counted: Mapping[str, Array] = field(default_factory=dict)
 
     def number(self, name: str, default: float, ndim: int) -> Tensor | float:
         """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""

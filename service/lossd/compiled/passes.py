@@ -1,0 +1,116 @@
+"""Which recipes have a compiled pass, and how their requests are handed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossd.compiled import Outcome, Pass, softmax
+from lossd.job import Recipe
+
+__all__ = ["find"]
+
+Array = npt.NDArray[Any]
+
+FLOATS = ("float32", "float64")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+NO_CLASS = -1 - (1 << 62)
+MATRIX_CLASSES, FREE_CELLS = 256, 1 << 16
+
+
+def find(recipe: Recipe) -> Pass | None:
+    """See :func:`lossd.compiled.find`."""
+    return _find(recipe.text)
+
+
+@lru_cache(maxsize=4096)
+def _find(text: str) -> Pass | None:
+    recipe = Recipe.parse(text)
+    options = recipe.gradient_options
+    plain = (
+        recipe.kind == "rows"
+        and recipe.reduction in ("mean", "sum")
+        and [column.name for column in recipe.inputs] == ["prediction", "target"]
+        and recipe.inputs[0].dtype in FLOATS
+        and all(answer.dtype == recipe.inputs[0].dtype for answer in recipe.answers)
+        and options.get("clip_norm") is None
+        and options.get("clip_value") is None
+    )
+    form = FORMS.get(recipe.loss or "")
+    return form(recipe) if plain and form is not None else None
+
+
+def _class_scores(recipe: Recipe) -> Pass | None:
+    prediction, target = recipe.inputs
+    if len(prediction.trailing) != 1 or target.trailing != () or target.dtype not in INTEGERS:
+        return None
+    parameters, classes = recipe.parameters, prediction.trailing[0]
+    weight = _per_class(parameters.get("class_weight"), classes)
+    alpha = parameters.get("alpha")
+    scale = _per_class(alpha, classes)
+    if parameters.get("alpha_mode") == "foreground" and alpha is not None:
+        scale[0] = 1 - alpha
+    ignored = parameters["ignore_index"]
+    others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
+    share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
+
+    def evaluate(
+        recipe: Recipe,
+        rows: Sequence[int],
+        numbers: Sequence[Sequence[float]],
+        inputs: Mapping[str, Array],
+        answers: Mapping[str, Array],
+    ) -> Outcome:
+        scores = inputs["prediction"]
+        count = len(rows)
+        gamma = _numbers(recipe, numbers, "gamma", count)
+        smoothing = _numbers(recipe, numbers, "label_smoothing", count) * share
+        gradient = answers.get("gradient.prediction")
+        if gradient is None:
+            gradient = np.empty((0, classes), scores.dtype)
+        counted = bool(recipe.metrics) and classes <= MATRIX_CLASSES
+        counted = counted and count * classes**2 <= max(FREE_CELLS, scores.size)
+        matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
+        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        softmax.rows(
+            scores,
+            inputs["target"].astype(np.int64, copy=False),
+            _starts(rows),
+            gamma,
+            smoothing,
+            weight,
+            scale,
+            NO_CLASS if ignored is None else ignored,
+            recipe.reduction == "mean",
+            gradient,
+            columns,
+            matrices,
+            doubtful,
+        )
+        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
+
+    return evaluate
+
+
+def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
+    return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
+
+
+def _numbers(recipe: Recipe, numbers: Sequence[Sequence[float]], name: str, count: int) -> Array:
+    if name not in recipe.numbers:
+        return np.zeros(count)
+    position = recipe.numbers.index(name)
+    return np.array([of_request[position] for of_request in numbers])
+
+
+def _starts(rows: Sequence[int]) -> Array:
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(rows, out=starts[1:])
+    return starts
+
+
+FORMS: Mapping[str, Callable[[Recipe], Pass | None]] = {"cross_entropy": _class_scores, "focal": _class_scores}

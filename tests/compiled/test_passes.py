@@ -1,0 +1,257 @@
+"""Compiled passes answer as the general way does, and leave to it what they cannot answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluating import Evaluated, Tensors, layout, together
+from lossd import compiled
+from lossd.compiled import Pass
+from lossd.job import Recipe
+from lossd.plan import Plan
+from lossd_client.errors import Problem
+
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+Request = Mapping[str, Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded() -> None:
+    compiled.load()
+
+
+@pytest.fixture
+def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Evaluates the general way."""
+
+    def evaluate(requests: Sequence[Request], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled, "_find", None)
+            patch.setattr(compiled, "ratios", None)
+            return together(requests, inputs)
+
+    return evaluate
+
+
+def uses_a_pass(request: Request, tensors: Tensors) -> bool:
+    recipe = Plan.of({"outputs": ["loss", "gradient"], **request}).job(layout(tensors)).recipe
+    return compiled.find(recipe) is not None
+
+
+def scores(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    prediction = 4 * torch.randn(rows, classes, generator=random, dtype=torch.float64)
+    return {"prediction": prediction.to(dtype), "target": torch.randint(0, classes, (rows,), generator=random)}
+
+
+def assert_equal(found: Evaluated | Problem, wanted: Evaluated | Problem, tolerance: float) -> None:
+    if isinstance(wanted, Problem):
+        assert isinstance(found, Problem)
+        assert found.to_json() == wanted.to_json()
+        return
+    assert isinstance(found, Evaluated)
+    assert_like(found.document, wanted.document, tolerance)
+    assert found.tensors.keys() == wanted.tensors.keys()
+    for name, tensor in wanted.tensors.items():
+        scale = float(tensor[tensor.isfinite()].abs().max()) if tensor.isfinite().any() else 1.0
+        torch.testing.assert_close(
+            found.tensors[name], tensor, rtol=10 * tolerance, atol=tolerance * scale, equal_nan=True
+        )
+
+
+def assert_like(found: Any, wanted: Any, tolerance: float, path: str = "") -> None:
+    """The same JSON but for the rounding of numbers, field order included."""
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted), path
+        for name in wanted:
+            assert_like(found[name], wanted[name], tolerance, f"{path}/{name}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), path
+        for position, (f, w) in enumerate(zip(found, wanted, strict=True)):
+            assert_like(f, w, tolerance, f"{path}/{position}")
+    elif isinstance(wanted, float) and not isinstance(found, str):
+        assert found == pytest.approx(wanted, rel=10 * tolerance, abs=tolerance), path
+    else:
+        assert found == wanted, path
+
+
+CLASS_SCORES: list[dict[str, Any]] = [
+    {"name": "cross_entropy"},
+    {"name": "cross_entropy", "label_smoothing": 0.1},
+    {"name": "cross_entropy", "label_smoothing": 0.3, "smoothing_mode": "others", "class_weight": [1, 0.5, 2, 0, 1]},
+    {"name": "cross_entropy", "class_weight": [1, 0.5, 2, 0, 1], "ignore_index": 1},
+    {"name": "cross_entropy", "reduction": "sum"},
+    {"name": "focal", "gamma": 2.0},
+    {"name": "focal", "gamma": 0.0},
+    {"name": "focal", "gamma": 0.5, "alpha": 0.25, "alpha_mode": "foreground"},
+    {"name": "focal", "gamma": 1.7, "alpha": [0.1, 0.2, 0.3, 0.4, 0.5], "class_weight": [1, 0.5, 2, 0, 1]},
+    {"name": "focal", "gamma": 3.0, "alpha": 0.5, "ignore_index": 0, "reduction": "sum"},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("loss", CLASS_SCORES, ids=str)
+def test_class_scores_answer_as_the_general_way(loss: dict[str, Any], dtype: torch.dtype, general: Any) -> None:
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [scores(rows, 5, dtype, seed=rows) for rows in (7, 1, 64, 3)]
+    assert uses_a_pass(request, inputs[0])
+    for found, wanted in zip(together([request] * 4, inputs), general([request] * 4, inputs), strict=True):
+        assert_equal(found, wanted, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"outputs": ["loss"]},
+        {"outputs": ["gradient"]},
+        {"outputs": ["metrics"]},
+        {"outputs": ["loss", "metrics"], "metrics": {"names": ["default", "mcc", "cohen_kappa", "balanced_accuracy"]}},
+        {"outputs": ["metrics"], "metrics": {"names": ["top_k_accuracy", "tn", "f_beta"], "k": 2, "beta": 2.0}},
+        {"outputs": ["metrics"], "metrics": {"zero_division": 0}},
+        {"outputs": ["metrics"], "metrics": {"zero_division": 1}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("classes", [1, 2, 9, 300])
+def test_whatever_is_asked_of_class_scores_is_answered(classes: int, request_: Request, general: Any) -> None:
+    request = {"loss": {"name": "focal", "ignore_index": 0}, **request_}
+    names = request_.get("metrics", {}).get("names", [])
+    if classes == 1 and "top_k_accuracy" in names:
+        pytest.skip("one class has no two best")
+    inputs = [scores(rows, classes, seed=rows) for rows in (5, 2)]
+    for found, wanted in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
+        assert_equal(found, wanted, 2e-6)
+
+
+def test_gammas_differ_within_a_batch(general: Any) -> None:
+    requests = [{"loss": {"name": "focal", "gamma": gamma}} for gamma in (0.0, 0.3, 2.0, 5.0)]
+    inputs = [scores(6, 4, torch.float64, seed) for seed in range(4)]
+    for found, wanted in zip(together(requests, inputs), general(requests, inputs), strict=True):
+        assert_equal(found, wanted, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_targets_of_every_integer_dtype_are_read(dtype: torch.dtype) -> None:
+    tensors = scores(20, 6)
+    request = {"loss": {"name": "cross_entropy"}, "outputs": ["loss", "gradient", "metrics"]}
+    (wanted,) = together([request], [tensors])
+    (found,) = together([request], [{**tensors, "target": tensors["target"].to(dtype)}])
+    assert isinstance(found, Evaluated)
+    assert isinstance(wanted, Evaluated)
+    assert found.document == wanted.document
+    assert torch.equal(found.gradient(), wanted.gradient())
+
+
+def poisoned(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    prediction, target = tensors["prediction"].clone(), tensors["target"].clone()
+    match how:
+        case "class too high":
+            target[1] = prediction.shape[1]
+        case "class too low":
+            target[1] = -2
+        case "nan":
+            prediction[1, 2] = torch.nan
+        case "first nan":
+            prediction[1, 0] = torch.nan
+        case "inf":
+            prediction[1, 2] = torch.inf
+        case "-inf at the target":
+            prediction[1, target[1]] = -torch.inf
+        case "-inf elsewhere":
+            prediction[1, (target[1] + 1) % prediction.shape[1]] = -torch.inf
+        case "all -inf":
+            prediction[1] = -torch.inf
+        case "all ignored":
+            target[:] = -100
+        case "saturated":
+            prediction[:] = 0
+            prediction[torch.arange(len(target)), target] = 1e4
+        case "wrong and sure":
+            prediction[:] = 0
+            prediction[torch.arange(len(target)), (target + 1) % prediction.shape[1]] = 1e30
+    return {"prediction": prediction, "target": target}
+
+
+POISONS = (
+    "class too high", "class too low", "nan", "first nan", "inf", "-inf at the target", "-inf elsewhere", "all -inf",
+    "all ignored", "saturated", "wrong and sure",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("how", POISONS)
+def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str, general: Any) -> None:
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [scores(4, 5, seed=1), poisoned(scores(4, 5, seed=2), how), scores(4, 5, seed=3)]
+    found, wanted = together([request] * 3, inputs), general([request] * 3, inputs)
+    for f, w in zip(found, wanted, strict=True):
+        assert_equal(f, w, 2e-6)
+    for position in (0, 2):
+        (alone,) = together([request], [inputs[position]])
+        assert_bits_equal(found[position], alone)
+
+
+def assert_bits_equal(found: Evaluated | Problem, wanted: Evaluated | Problem) -> None:
+    assert isinstance(found, Evaluated)
+    assert isinstance(wanted, Evaluated)
+    assert found.document == wanted.document
+    for name, tensor in wanted.tensors.items():
+        assert torch.equal(found.tensors[name], tensor)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 30), st.sampled_from(CLASS_SCORES[:2]))
+def test_a_batch_never_changes_a_bit_of_an_answer(rows: list[int], classes: int, loss: dict[str, Any]) -> None:
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [scores(n, classes, seed=position) for position, n in enumerate(rows)]
+    for found, tensors in zip(together([request] * len(rows), inputs), inputs, strict=True):
+        (alone,) = together([request], [tensors])
+        assert_bits_equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("request_", "change"),
+    [
+        ({"loss": {"name": "focal", "reduction": "none"}}, {}),
+        ({"loss": {"name": "focal"}, "gradient": {"clip_norm": 1.0}}, {}),
+        ({"loss": {"name": "focal"}}, {"sample_weight": torch.ones(8)}),
+        ({"loss": {"name": "focal"}}, {"prediction": torch.zeros(8, 5, dtype=torch.float16)}),
+        ({"loss": {"name": "focal"}}, {"prediction": torch.zeros(8, 5, 3), "target": torch.zeros(8, 3).long()}),
+        ({"loss": {"name": "nll"}}, {}),
+    ],
+    ids=str,
+)
+def test_what_no_pass_covers_goes_the_general_way(request_: Request, change: Tensors) -> None:
+    assert not uses_a_pass(request_, {**scores(8, 5), **change})
+
+
+def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:
+    from lossd.compiled.arithmetic import exp
+
+    x = -np.concatenate([np.linspace(0, 707.9, 20_001), np.geomspace(1e-300, 1, 20_001)])
+    found = np.array([exp(v) for v in x])
+    wanted = np.exp(x.astype(np.longdouble))
+    assert np.abs((found - wanted) / np.spacing(found)).max() <= 2
+    assert exp(-709.0) == exp(-np.inf) == 0
+    assert np.isnan(exp(np.nan))
+
+
+def test_the_cache_of_compiled_code_is_named_after_its_sources() -> None:
+    path = compiled._cache_path()
+    assert path.name.startswith("compiled-")
+    assert path == compiled._cache_path()
+
+
+def test_a_recipe_without_a_pass_is_looked_up_once() -> None:
+    job = Plan.of({"loss": {"name": "dice"}}).job({"prediction": ("float32", (1, 2, 4)), "target": ("int64", (1, 4))})
+    recipe: Recipe = job.recipe
+    found: Pass | None = compiled.find(recipe)
+    assert found is None
