@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json as stdlib
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -187,18 +188,18 @@ def test_a_list_becomes_float32_or_int64(
         (None, MalformedBody, "prediction must be a (nested) list of numbers or an object"),
         ([[1.0, None]], DtypeMismatch, "found null at prediction[0, 1]"),
         (["NaN", None], DtypeMismatch, "found null at prediction[1]"),
-        ([[0], ["one"]], DtypeMismatch, 'found "one" at prediction[1, 0]'),
-        (["nan"], DtypeMismatch, 'found "nan" at prediction[0]'),
-        (["1.5"], DtypeMismatch, 'found "1.5" at prediction[0]'),
-        ("one", DtypeMismatch, 'found "one" at prediction'),
-        (["é" * 500], DtypeMismatch, f'found "{"é" * 40}" at prediction[0]'),
+        ([[0], ["one"]], DtypeMismatch, "found 'one' at prediction[1, 0]"),
+        (["nan"], DtypeMismatch, "found 'nan' at prediction[0]"),
+        (["1.5"], DtypeMismatch, "found '1.5' at prediction[0]"),
+        ("one", DtypeMismatch, "found 'one' at prediction"),
+        (["é" * 500], DtypeMismatch, f"found '{'é' * 60}'... at prediction[0]"),
         ([1, {"a": 1}], DtypeMismatch, "found an object at prediction[1]"),
         ([[1], {"a": 1}], DtypeMismatch, "found an object at prediction[1]"),
         ([1, 1e39], InvalidValue, "1e+39 at prediction[1] does not fit float32; send an object with dtype float64"),
         (-1e300, InvalidValue, "-1e+300 at prediction does not fit float32"),
         ([["Infinity"], [1e300]], InvalidValue, "1e+300 at prediction[1, 0] does not fit float32"),
         ([[[[[[[[[1]]]]]]]]], TooLarge, "prediction has more than 8 axes"),
-        ({"dtype": "float32", "shape": [1]}, MalformedBody, "found dtype, shape"),
+        ({"dtype": "float32", "shape": [1]}, MalformedBody, "found 'dtype', 'shape'"),
         ({}, MalformedBody, "found nothing"),
     ],
 )
@@ -288,7 +289,8 @@ DATA = base64.b64encode(bytes(8)).decode()
         ({"dtype": "float31"}, DtypeMismatch, "dtype 'float31' of prediction is not one of float64, "),
         ({"dtype": ["float32"]}, DtypeMismatch, "of prediction is not one of"),
         ({"shape": [3]}, ShapeMismatch, "prediction of dtype float32 and shape [3] has 12 bytes, its data has 8"),
-        ({"shape": [2**62, 2**62]}, ShapeMismatch, "its data has 8"),
+        ({"shape": [2**62, 2**62]}, MalformedBody, "more elements than any memory holds"),
+        ({"shape": [2**62, 4, 0]}, MalformedBody, "more elements than any memory holds"),
         ({"shape": [-2]}, MalformedBody, "shape of prediction must be a list of integers"),
         ({"shape": [2.0]}, MalformedBody, "shape of prediction must be a list of integers"),
         ({"shape": [2**63]}, MalformedBody, "shape of prediction must be a list of integers"),
@@ -306,6 +308,31 @@ def test_a_lying_object_is_refused(changes: dict[str, Any], kind: type[LossdErro
         read({"dtype": "float32", "shape": [2], "data": DATA, **changes})
     assert type(caught.value) is kind
     assert message in caught.value.detail
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_long_string_among_numbers_is_refused_in_no_time_and_memory(size: int) -> None:
+    value = [1.0] * 100_000 + ["x" * (size << 20)]
+    tracemalloc.start()
+    with pytest.raises(DtypeMismatch, match=r"found 'x{60}'\.\.\. at prediction\[100000\]"):
+        read(value)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20  # NumPy alone would make every entry as long as the longest: gigabytes
+
+
+def test_an_error_repeats_little_of_what_it_is_about() -> None:
+    for value in (
+        ["x" * 10**6],
+        {"x" * 10**6: 1},
+        {str(i): i for i in range(10**5)},
+        [10**4300],
+        ["\x1b[31m\x85\u202e"],
+    ):
+        with pytest.raises((MalformedBody, DtypeMismatch, InvalidValue)) as caught:
+            json.tensor_from_json("n" * 10**6, value, floats=False, integers=True)
+        assert len(caught.value.detail) < 500
+        assert caught.value.detail.isprintable()
 
 
 def test_an_axis_of_thousands_of_digits_is_refused_not_printed() -> None:

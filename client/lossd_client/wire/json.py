@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json as stdlib
 import math
 from typing import Any, Literal
 
 import numpy as np
 
-from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch, TooLarge
-from lossd_client.wire.tensor import DTYPES, MAX_RANK, Tensor, element_count
+from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch
+from lossd_client.wire.nested import SPELLED, flatten, numbers, place
+from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import DTYPES, Tensor, element_count, read_shape
 
 try:
     import orjson
@@ -39,7 +42,6 @@ __all__ = [
 MEDIA_TYPE = "application/json"
 MAX_DEPTH = 32
 Form = Literal["list", "base64"]
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", tokens: bool = False) -> Any:
@@ -139,7 +141,7 @@ def finite(value: Any) -> Any:
 def numeric(value: Any) -> Any:
     """The same document with the strings "NaN", "Infinity" and "-Infinity" as floats: undoes :func:`finite`."""
     if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
+        return SPELLED.get(value, value)
     if isinstance(value, list):
         return [numeric(item) for item in value]
     if isinstance(value, dict):
@@ -160,6 +162,8 @@ def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> 
         ShapeMismatch: An object whose data is longer or shorter than its shape.
         TooLarge: More than 8 axes.
     """
+    if len(name) > 60 or not name.isprintable():
+        name = quoted(name)
     if isinstance(value, dict):
         return _from_base64(name, value), "base64"
     if not isinstance(value, list | int | float | str):
@@ -169,100 +173,42 @@ def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> 
 
 def _from_base64(name: str, value: dict[str, Any]) -> Tensor:
     if value.keys() != {"dtype", "shape", "data"}:
-        raise MalformedBody(f"{name} must hold exactly dtype, shape and data, found {', '.join(value) or 'nothing'}")
-    dtype, shape, text = value["dtype"], value["shape"], value["data"]
+        raise MalformedBody(f"{name} must hold exactly dtype, shape and data, found {_keys(value)}")
+    dtype, text = value["dtype"], value["data"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise DtypeMismatch(f"dtype {dtype!r} of {name} is not one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not all(type(axis) is int and 0 <= axis < 2**63 for axis in shape):
-        raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
-    if len(shape) > MAX_RANK:
-        raise TooLarge(f"{name} has {len(shape)} axes; at most {MAX_RANK} are read")
+        raise DtypeMismatch(f"dtype {quoted(dtype)} of {name} is not one of {', '.join(DTYPES)}")
+    shape = read_shape(name, value["shape"])
     try:
         data = base64.b64decode(text if isinstance(text, str) else b"!", validate=True)
     except (binascii.Error, ValueError):
         raise MalformedBody(f"data of {name} is not a base64 string") from None
-    expected = element_count(tuple(shape)) * DTYPES[dtype].itemsize
+    expected = element_count(shape) * DTYPES[dtype].itemsize
     if len(data) != expected:
-        raise ShapeMismatch(f"{name} of dtype {dtype} and shape {shape} has {expected} bytes, its data has {len(data)}")
-    return Tensor(dtype, tuple(shape), memoryview(data))
+        raise ShapeMismatch(
+            f"{name} of dtype {dtype} and shape {list(shape)} has {expected} bytes, its data has {len(data)}"
+        )
+    return Tensor(dtype, shape, memoryview(data))
+
+
+def _keys(value: dict[str, Any]) -> str:
+    shown = [quoted(key) for key in itertools.islice(value, 5)]
+    return ", ".join(shown) + (", ..." if len(value) > len(shown) else "") or "nothing"
 
 
 def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor:
-    if len(_outline(value)) > MAX_RANK:
-        raise TooLarge(f"{name} has more than {MAX_RANK} axes; at most {MAX_RANK} are read")
-    try:
-        array = np.array(value)
-    except (ValueError, OverflowError):
-        array = None
-    if array is None or not (array.dtype.kind in "bi" or (array.dtype.kind == "f" and floats)):
-        # Strings, strangers, raggedness, integers past int64: slower, entry by entry, with the place of what is wrong.
-        array = np.array(_entry_by_entry(name, value, floats=floats))
-    if integers and array.dtype.kind != "f":
-        return Tensor.of(array.astype(np.int64, copy=False))
-    if not floats:  # an empty list, whose numbers have no kind
-        return Tensor.of(array.astype(np.int64))
+    shape, entries = flatten(name, value)
+    array = numbers(name, shape, entries, floats=floats, integers=integers, spelled=True)
+    if array.dtype.kind == "i":
+        return Tensor.of(array)
     with np.errstate(over="raise"):
         try:
             return Tensor.of(array.astype(np.float32))
         except FloatingPointError:
-            too_large = np.isfinite(array) & (np.abs(array) > np.finfo(np.float32).max)
-            at = tuple(int(i) for i in np.argwhere(too_large)[0])
+            flat = array.reshape(-1)
+            at = int(np.argmax(np.isfinite(flat) & (np.abs(flat) > np.finfo(np.float32).max)))
             raise InvalidValue(
-                f"{array[at]} at {_place(name, at)} does not fit float32; send an object with dtype float64"
+                f"{flat[at]} at {place(name, shape, at)} does not fit float32; send an object with dtype float64"
             ) from None
-
-
-def _outline(value: Any) -> tuple[int, ...]:
-    """The shape of a nested list, judged by the first entry of each level; stops past the largest rank."""
-    shape: list[int] = []
-    while isinstance(value, list) and len(shape) <= MAX_RANK:
-        shape.append(len(value))
-        value = value[0] if value else None
-    return tuple(shape)
-
-
-def _entry_by_entry(name: str, value: Any, *, floats: bool) -> Any:
-    """The nested list with its spelled-out numbers as floats, once it is known to hold nothing but numbers."""
-    shape = _outline(value)
-
-    def visit(item: Any, at: tuple[int, ...]) -> Any:
-        depth = len(at)
-        if isinstance(item, list):
-            if depth == len(shape):
-                raise MalformedBody(f"{name} is ragged: there is a list at {_place(name, at)}, a number before it")
-            if len(item) != shape[depth]:
-                raise MalformedBody(
-                    f"{name} is ragged: {_place(name, at)} has {len(item)} entries, the one before it {shape[depth]}"
-                )
-            return [visit(child, (*at, index)) for index, child in enumerate(item)]
-        number = _NON_FINITE.get(item, item) if isinstance(item, str) else item
-        if not isinstance(number, int | float):
-            raise DtypeMismatch(
-                f'{name} must hold numbers, or "NaN", "Infinity", "-Infinity"; '
-                f"found {_describe(item)} at {_place(name, at)}"
-            )
-        if depth != len(shape):
-            raise MalformedBody(f"{name} is ragged: there is a number at {_place(name, at)}, a list before it")
-        if isinstance(number, float):
-            if not floats:
-                raise DtypeMismatch(f"{name} must hold integers; found {item} at {_place(name, at)}")
-        elif not -(2**63) <= number < 2**63:
-            if not floats:
-                raise InvalidValue(f"{item} at {_place(name, at)} is outside the range of int64")
-            return float(number)
-        return number
-
-    return visit(value, ())
-
-
-def _place(name: str, at: tuple[int, ...]) -> str:
-    return f"{name}[{', '.join(map(str, at))}]" if at else name
-
-
-def _describe(item: Any) -> str:
-    if isinstance(item, str):
-        return stdlib.dumps(item[:40], ensure_ascii=False)
-    return {type(None): "null", dict: "an object"}.get(type(item), type(item).__name__)
 
 
 def tensor_to_json(tensor: Tensor, form: Form) -> Any:

@@ -14,7 +14,15 @@ from typing import Any
 
 from lossd_client.errors import MalformedBody, TooLarge
 from lossd_client.wire import json
-from lossd_client.wire.tensor import DTYPES, DTYPES_BY_CODE, MAX_RANK, Tensor, element_count
+from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import (
+    DTYPES,
+    DTYPES_BY_CODE,
+    Tensor,
+    check_tensor_count,
+    element_count,
+    read_shape,
+)
 
 __all__ = ["MEDIA_TYPE", "PREFIX_BYTES", "Entry", "Header", "decode", "encode", "header_bytes", "read_header"]
 
@@ -79,12 +87,15 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
     metadata = document.pop(_METADATA, {})
     if not _strings(metadata):
         raise MalformedBody("__metadata__ in the safetensors header must map strings to strings")
+    check_tensor_count(len(document))
     entries = sorted((_entry(name, fields) for name, fields in document.items()), key=lambda e: (e.begin, e.end))
     position = 0
     for entry in entries:
         if entry.begin != position:
             fault = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
-            raise MalformedBody(f"data_offsets of {entry.name!r} start at {entry.begin}: it {fault} (at {position})")
+            raise MalformedBody(
+                f"data_offsets of {quoted(entry.name)} start at {entry.begin}: it {fault} (at {position})"
+            )
         position = entry.end
     # Of a name that occurs twice, parsers keep one silently. Here every string of a header is accounted for: an entry
     # has five (name, keys, dtype), metadata one and a pair each. If the text has more quotes, something was dropped.
@@ -96,26 +107,24 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
 
 
 def _entry(name: str, fields: Any) -> Entry:
+    called = quoted(name)
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise MalformedBody(f"the header's entry {name!r} must hold exactly dtype, shape and data_offsets")
-    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+        raise MalformedBody(f"the header's entry {called} must hold exactly dtype, shape and data_offsets")
+    code, offsets = fields["dtype"], fields["data_offsets"]
     dtype = DTYPES_BY_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:
         known = ", ".join(DTYPES_BY_CODE)
-        raise MalformedBody(f"dtype {str(code)[:40]!r} of {name!r} is not one lossd reads ({known})")
-    if not _naturals(shape):
-        raise MalformedBody(f"shape of {name!r} must be a list of integers from 0 to 2**63 - 1")
-    if len(shape) > MAX_RANK:
-        raise TooLarge(f"{name!r} has {len(shape)} axes; at most {MAX_RANK} are read")
+        raise MalformedBody(f"dtype {quoted(code)} of {called} is not one lossd reads ({known})")
+    shape = read_shape(called, fields["shape"])
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise MalformedBody(f"data_offsets of {name!r} must be [begin, end] with 0 <= begin <= end")
-    size = element_count(tuple(shape)) * dtype.itemsize
+        raise MalformedBody(f"data_offsets of {called} must be [begin, end] with 0 <= begin <= end")
+    size = element_count(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != size:
         raise MalformedBody(
-            f"{name!r} of dtype {dtype.code} and shape {shape} has {size} bytes, its data_offsets span "
+            f"{called} of dtype {dtype.code} and shape {list(shape)} has {size} bytes, its data_offsets span "
             f"{offsets[1] - offsets[0]}"
         )
-    return Entry(name, dtype.name, tuple(shape), offsets[0], offsets[1])
+    return Entry(name, dtype.name, shape, offsets[0], offsets[1])
 
 
 def _naturals(values: Any) -> bool:

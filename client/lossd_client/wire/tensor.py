@@ -8,12 +8,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["DTYPES", "DTYPES_BY_CODE", "MAX_RANK", "Dtype", "Tensor", "element_count"]
+from lossd_client.errors import MalformedBody, TooLarge
+
+__all__ = [
+    "DTYPES",
+    "DTYPES_BY_CODE",
+    "MAX_RANK",
+    "MAX_TENSORS",
+    "Dtype",
+    "Tensor",
+    "check_tensor_count",
+    "element_count",
+    "read_shape",
+]
 
 assert sys.byteorder == "little", "lossd's wire is little-endian, and so must be its machine"
 
 MAX_RANK = 8
 """The most axes a tensor on the wire may have."""
+
+MAX_TENSORS = 1024
+"""The most tensors a message may have."""
 
 Kind = Literal["float", "integer"]
 
@@ -107,3 +122,31 @@ def element_count(shape: tuple[int, ...]) -> int:
     for axis in shape:
         count *= axis
     return count
+
+
+def read_shape(name: str, value: Any) -> tuple[int, ...]:
+    """The shape that a JSON value stands for.
+
+    Raises:
+        MalformedBody: Anything but a list of axes, or more elements than any memory holds.
+        TooLarge: More than 8 axes.
+    """
+    if not isinstance(value, list) or not all(type(axis) is int and 0 <= axis < 2**63 for axis in value):
+        raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
+    if len(value) > MAX_RANK:
+        raise TooLarge(f"{name} has {len(value)} axes; at most {MAX_RANK} are read")
+    shape = tuple(value)
+    # NumPy and torch count without the axes of length 0.
+    if element_count(tuple(axis for axis in shape if axis)) >= 2**60:
+        raise MalformedBody(f"{name} has shape {value}: more elements than any memory holds")
+    return shape
+
+
+def check_tensor_count(count: int) -> None:
+    """Make sure that a message has no more tensors than :data:`MAX_TENSORS`.
+
+    Raises:
+        TooLarge: It has.
+    """
+    if count > MAX_TENSORS:
+        raise TooLarge(f"there are {count} tensors; at most {MAX_TENSORS} are read")

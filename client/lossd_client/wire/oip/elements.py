@@ -1,0 +1,103 @@
+"""The elements of one tensor, binary or in the JSON text."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch
+from lossd_client.wire.nested import flatten, numbers
+from lossd_client.wire.oip.messages import Entry
+from lossd_client.wire.tensor import Tensor, element_count
+
+__all__ = ["LENGTH", "read_elements", "read_tensor"]
+
+LENGTH = struct.Struct("<I")
+"""What each string of a BYTES tensor begins with: its length."""
+
+
+def read_tensor(entry: Entry, data: memoryview) -> Tensor:
+    """The tensor of numbers that an entry describes.
+
+    Args:
+        entry: Of :func:`read_request`.
+        data: The bytes after the JSON text.
+
+    Raises:
+        MalformedBody, DtypeMismatch, InvalidValue, ShapeMismatch: The JSON value is not what datatype and shape say.
+    """
+    datatype = entry.datatype
+    if not datatype.itemsize:
+        raise DtypeMismatch(f"{entry.name} is BYTES, which are no numbers")
+    if not entry.binary:
+        return _tensor_from_json(entry)
+    own = data[entry.begin : entry.end]
+    if not datatype.widened:
+        return Tensor(datatype.dtype, entry.shape, own)
+    return _widened(entry, np.frombuffer(own, datatype.storage).reshape(entry.shape))
+
+
+def _tensor_from_json(entry: Entry) -> Tensor:
+    """The tensor of a nested or a flat list."""
+    name, datatype = entry.name, entry.datatype
+    if not datatype.as_json:
+        raise MalformedBody(f"{name} is {datatype.name}, which JSON has no numbers for; send it as binary data")
+    kind = np.dtype(datatype.storage).kind
+    shape, entries = flatten(f"data of {name}", entry.data)
+    if shape != entry.shape and not (len(shape) <= 1 and len(entries) == element_count(entry.shape)):
+        raise ShapeMismatch(f"{name} has shape {list(entry.shape)}, its data {list(shape)}")
+    array = numbers(f"data of {name}", shape, entries, floats=kind == "f", integers=kind != "f", spelled=False)
+    if kind != "f" and array.size:
+        low, high = (0, 1) if kind == "b" else (np.iinfo(datatype.storage).min, np.iinfo(datatype.storage).max)
+        if int(array.min()) < low or int(array.max()) > high:
+            raise InvalidValue(f"{name} is {datatype.name}: its data must be from {low} to {high}")
+    with np.errstate(over="raise"):
+        try:
+            array = array.astype(datatype.storage).reshape(entry.shape)
+        except FloatingPointError:
+            raise InvalidValue(f"data of {name} has a number that does not fit {datatype.name}") from None
+    return _widened(entry, array) if datatype.widened else Tensor.of(array)
+
+
+def _widened(entry: Entry, array: np.ndarray[Any, Any]) -> Tensor:
+    """Unsigned integers as int64, which holds what lossd has a use for."""
+    if entry.datatype.name == "UINT64" and array.size and array.max() >= 2**63:
+        raise InvalidValue(f"{entry.name} holds {array.max()}; integers below 2**63 are read")
+    return Tensor.of(array.astype(np.int64))
+
+
+def read_elements(entry: Entry, data: memoryview) -> list[bytes]:
+    """The strings of a BYTES entry, row-major, whatever its shape; JSON strings as UTF-8.
+
+    Raises:
+        MalformedBody: Lengths that do not fit the bytes.
+        DtypeMismatch: JSON that is no string.
+        ShapeMismatch: More or fewer than the shape says.
+    """
+    if entry.binary:
+        elements = _split_elements(entry.name, data[entry.begin : entry.end])
+    else:
+        _, flat = flatten(f"data of {entry.name}", entry.data)
+        if not all(isinstance(child, str) for child in flat):
+            raise DtypeMismatch(f"{entry.name} is BYTES: its data must be strings")
+        elements = [child.encode() for child in flat]
+    if len(elements) != element_count(entry.shape):
+        raise ShapeMismatch(f"{entry.name} has shape {list(entry.shape)}, its data has {len(elements)} strings")
+    return elements
+
+
+def _split_elements(name: str, data: memoryview) -> list[bytes]:
+    elements: list[bytes] = []
+    at = 0
+    while at < len(data):
+        if len(data) - at < LENGTH.size:
+            raise MalformedBody(f"{name} ends inside the length of its string {len(elements)}")
+        (size,) = LENGTH.unpack_from(data, at)
+        at += LENGTH.size
+        if size > len(data) - at:
+            raise MalformedBody(f"string {len(elements)} of {name} is {size} bytes long, {len(data) - at} are left")
+        elements.append(bytes(data[at : at + size]))
+        at += size
+    return elements

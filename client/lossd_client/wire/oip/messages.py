@@ -1,0 +1,149 @@
+"""What messages of the protocol are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lossd_client.wire.tensor import DTYPES, Tensor
+
+__all__ = [
+    "BY_DTYPE",
+    "DATATYPES",
+    "HEADER_LENGTH",
+    "MEDIA_TYPE",
+    "VERSION",
+    "Datatype",
+    "Entry",
+    "Output",
+    "Request",
+    "Response",
+    "Value",
+]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+MEDIA_TYPE = "application/octet-stream"
+"""Of messages with binary tensors; those without are JSON."""
+
+VERSION = "1"
+
+Value = Tensor | list[bytes]
+"""What a tensor of the protocol holds: numbers, or (BYTES, one axis) strings of bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datatype:
+    """An element type of the protocol.
+
+    Attributes:
+        name: The protocol's name ("FP32").
+        itemsize: Bytes per element; 0 where each has its own length (BYTES).
+        storage: The NumPy type the bytes are viewed as.
+        dtype: The lossd dtype its elements are read as: its own, or int64 where lossd has none.
+    """
+
+    name: str
+    itemsize: int
+    storage: str
+    dtype: str
+
+    @property
+    def widened(self) -> bool:
+        """Whether reading converts, so that the bytes on the wire are not those of the tensor."""
+        return self.dtype not in DTYPES or DTYPES[self.dtype].storage != self.storage
+
+    @property
+    def as_json(self) -> bool:
+        """Whether its elements may be written as JSON."""
+        return self.name not in ("FP16", "BF16")
+
+
+DATATYPES: dict[str, Datatype] = {
+    d.name: d
+    for d in (
+        Datatype("BOOL", 1, "|b1", "bool"),
+        Datatype("UINT8", 1, "|u1", "uint8"),
+        Datatype("UINT16", 2, "<u2", "int64"),
+        Datatype("UINT32", 4, "<u4", "int64"),
+        Datatype("UINT64", 8, "<u8", "int64"),
+        Datatype("INT8", 1, "|i1", "int8"),
+        Datatype("INT16", 2, "<i2", "int16"),
+        Datatype("INT32", 4, "<i4", "int32"),
+        Datatype("INT64", 8, "<i8", "int64"),
+        Datatype("FP16", 2, "<f2", "float16"),
+        Datatype("FP32", 4, "<f4", "float32"),
+        Datatype("FP64", 8, "<f8", "float64"),
+        Datatype("BF16", 2, "<u2", "bfloat16"),
+        Datatype("BYTES", 0, "|O", "bytes"),
+    )
+}
+"""Every datatype of the protocol, by name."""
+
+BY_DTYPE: dict[str, Datatype] = {d.dtype: d for d in DATATYPES.values() if not d.widened}
+"""The datatypes lossd's own dtypes travel as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a message: what it is, and where its elements are.
+
+    Attributes:
+        name: Unique in the message.
+        datatype: Its type.
+        shape: Its axes.
+        data: The JSON value that holds the elements; None where they are binary.
+        begin: Where they begin, in bytes after the JSON text.
+        end: Where they end; ``begin`` where they are in the JSON.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: Any
+    begin: int
+    end: int
+
+    @property
+    def binary(self) -> bool:
+        """Whether the elements follow the JSON text."""
+        return self.data is None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output that is asked for, and whether as bytes after the JSON text."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The JSON text of a request, checked.
+
+    Attributes:
+        id: The client's, to be sent back; None where it has none.
+        parameters: Strings, numbers and booleans by name.
+        inputs: The tensors, those that are binary in the order of their bytes.
+        outputs: What is asked for; None for the default.
+        binary: Whether outputs that say nothing about it are binary.
+        data_bytes: How many bytes follow the JSON text.
+    """
+
+    id: str | None
+    parameters: Mapping[str, str | int | float | bool]
+    inputs: tuple[Entry, ...]
+    outputs: tuple[Output, ...] | None
+    binary: bool
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response, decoded."""
+
+    id: str | None
+    model_name: str
+    model_version: str
+    outputs: Mapping[str, Value]

@@ -1,0 +1,116 @@
+"""Messages written: the body's pieces, each tensor's own memory."""
+
+from __future__ import annotations
+
+import json as stdlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossd_client.errors import DtypeMismatch
+from lossd_client.wire import json
+from lossd_client.wire.oip.elements import LENGTH
+from lossd_client.wire.oip.messages import BY_DTYPE, VERSION, Value
+from lossd_client.wire.tensor import Tensor
+
+__all__ = ["encode_request", "encode_response"]
+
+ALIGNMENT = 64
+
+
+def encode_request(
+    inputs: Mapping[str, Value],
+    *,
+    parameters: Mapping[str, str | int | float | bool] | None = None,
+    outputs: Sequence[str] | None = None,
+    id: str | None = None,  # noqa: A002  (the protocol's word)
+) -> tuple[list[bytes | memoryview], int]:
+    """A request with its tensors binary, both ways: the body's pieces, and the length of the JSON text.
+
+    Args:
+        inputs: By name.
+        parameters: Of the request.
+        outputs: What is asked for; the default where None.
+        id: To be sent back.
+    """
+    described, pieces = [], []
+    for name, value in inputs.items():
+        piece = _bytes(value)
+        described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
+        pieces.append(piece)
+    fields: dict[str, Any] = {} if id is None else {"id": id}
+    fields["parameters"] = {**(parameters or {}), "binary_data_output": True}
+    if outputs is not None:
+        fields["outputs"] = [{"name": name} for name in outputs]
+    text = _aligned(json.dumps(fields)[:-1] + b',"inputs":[' + b",".join(described) + b"]}")
+    return [text, *(piece for piece in pieces if len(piece))], len(text)
+
+
+def encode_response(
+    model_name: str,
+    outputs: Sequence[tuple[str, Value, bool]],
+    *,
+    id: str | None = None,  # noqa: A002
+) -> tuple[list[bytes | memoryview], int | None]:
+    """A response: the body's pieces, each tensor's own memory, and the length of the JSON text where bytes follow it.
+
+    Args:
+        model_name: Whose answer it is.
+        outputs: Names and values, and whether each is to be binary.
+        id: The request's.
+
+    Raises:
+        DtypeMismatch: FP16 or BF16 that is not to be binary.
+    """
+    described: list[bytes] = []
+    pieces: list[bytes | memoryview] = []
+    for name, value, binary in outputs:
+        if binary:
+            piece = _bytes(value)
+            described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
+            if len(piece):
+                pieces.append(piece)
+        else:
+            described.append(_describe(name, value, b'"data":' + _listed(name, value)))
+    fields = {"model_name": model_name, "model_version": VERSION}
+    head = json.dumps(fields if id is None else {"id": id, **fields})
+    text = head[:-1] + b',"outputs":[' + b",".join(described) + b"]}"
+    if not pieces:
+        return [text], None
+    text = _aligned(text)
+    return [text, *pieces], len(text)
+
+
+def _describe(name: str, value: Value, rest: bytes) -> bytes:
+    if isinstance(value, Tensor):
+        datatype, shape = BY_DTYPE[value.dtype].name, list(value.shape)
+    else:
+        datatype, shape = "BYTES", [len(value)]
+    return json.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b"," + rest + b"}"
+
+
+def _bytes(value: Value) -> bytes | memoryview:
+    if isinstance(value, Tensor):
+        return value.data
+    return b"".join(LENGTH.pack(len(element)) + element for element in value)
+
+
+def _listed(name: str, value: Value) -> bytes:
+    """The elements as a flat JSON list, with the bare tokens for what is not finite."""
+    if not isinstance(value, Tensor):
+        try:
+            return json.dumps([element.decode() for element in value])
+        except UnicodeDecodeError:
+            raise DtypeMismatch(f"{name} holds bytes that are not UTF-8; ask for it as binary data") from None
+    if not BY_DTYPE[value.dtype].as_json:
+        raise DtypeMismatch(f"{name} is {value.dtype}, which JSON has no numbers for; ask for it as binary data")
+    array = value.numpy().reshape(-1)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return stdlib.dumps(json.shortest(array), separators=(",", ":")).encode()
+    return json.dumps(array)
+
+
+def _aligned(text: bytes) -> bytes:
+    """The JSON text with spaces after it, so that the tensors start where processors like them to."""
+    return text + b" " * (-len(text) % ALIGNMENT)
