@@ -29,16 +29,15 @@ export function short(value) {
 /**
  * Curves over one axis x, in an element that has a width.
  *
- * @param options {height, xLabel, yLabel, link: plots with equal links share a cursor, onCursor(index or null), zero}
- * @returns {draw({x, series: [{values, color: a name in the style sheet, width, dash, points}]}), plot()}; it goes with `signal`.
+ * @param options `{height(), xLabel(), yLabel(), link, onCursor, signal}`: plots of one `link` share a cursor, and
+ *   `onCursor(index, left)` has the point under it and where that is, in pixels, or null.
+ * @returns `draw({x, series: [{values, color: a name in the style sheet, width, dash, fill}]})` and more, see below.
  */
-export async function curves(element, { height, xLabel, yLabel, link, onCursor, signal, tall }) {
+export async function curves(element, { height, xLabel, yLabel, link, onCursor, signal }) {
   const Plot = await uPlot();
   let plot = null;
-  let last = null;
 
   function draw({ x, series }) {
-    last = { x, series };
     const data = [x, ...series.map((entry) => entry.values.map((value) => (Number.isFinite(value) ? value : null)))];
     const looks = JSON.stringify(series.map(({ values, ...look }) => look));
     if (plot && plot.looks === looks) plot.setData(data);
@@ -57,22 +56,22 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
       values: (_, splits) => splits.map(short),
     };
     return {
-      width: element.clientWidth, height: height(), padding: [12, 12, 0, 0], legend: { show: false },
-      scales: { x: { time: false }, y: { range: (_, low, high) => tall?.(low, high) ?? spread(low, high) } },
+      width: element.clientWidth, height: height(), padding: [12, 14, 0, 0], legend: { show: false }, pxAlign: false,
+      scales: { x: { time: false }, y: { range: (_, low, high) => spread(low, high) } },
       axes: [
-        { ...axis, label: xLabel(), labelSize: 22, size: 30, space: 60 },
-        { ...axis, label: yLabel(), labelSize: 22, size: (_, values) => 14 + 7 * Math.max(3, ...(values ?? []).map((v) => v.length)), space: 36 },
+        { ...axis, label: xLabel() || null, labelSize: 22, size: 30, space: 60 },
+        { ...axis, label: yLabel(), labelSize: 20, size: 46, space: 36 },
       ],
       series: [{}, ...series.map((entry) => ({
-        stroke: () => theme.color(entry.color), width: entry.width ?? 2, dash: entry.dash, alpha: entry.alpha ?? 1,
-        points: { show: Boolean(entry.points), size: 5 },
+        stroke: () => theme.color(entry.color), width: entry.width ?? 2, dash: entry.dash,
+        points: { show: false },
         fill: entry.fill ? () => `color-mix(in srgb, ${theme.color(entry.color)} 9%, transparent)` : undefined,
       }))],
       cursor: {
         y: false, drag: { x: false, y: false }, sync: { key: link },
         points: { size: 8, width: 2, stroke: (u, i) => u.series[i].stroke(u, i), fill: () => theme.color("card") },
       },
-      hooks: { setCursor: [(u) => onCursor?.(u.cursor.idx ?? null)], drawClear: [zeroLine] },
+      hooks: { setCursor: [(u) => onCursor?.(u.cursor.idx ?? null, u.cursor.left + u.bbox.left / devicePixelRatio)], drawClear: [zeroLine] },
     };
   }
 
@@ -80,7 +79,13 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   fit.observe(element);
   theme.onChange(() => plot?.redraw(), signal);
   signal.addEventListener("abort", () => { fit.disconnect(); plot?.destroy(); });
-  return { draw, redraw: () => { if (plot) { plot.destroy(); plot = null; draw(last); } } };
+  return {
+    draw,
+    /** Begin anew with the next drawing: the axis is another. */
+    forget: () => { plot?.destroy(); plot = null; },
+    /** Put the cursor on the point with an index. */
+    point: (index) => plot?.setCursor({ left: plot.valToPos(plot.data[0][index], "x"), top: 0 }),
+  };
 }
 
 /** Some air above and below; a constant gets some too. */

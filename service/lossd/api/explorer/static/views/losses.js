@@ -1,9 +1,13 @@
 /** Every loss the service has, by task, each with its curve; a search over all that is said of them. */
 
+import { axesOf } from "../axes.js";
+import { draw } from "../curve.js";
 import { h, icon } from "../dom.js";
 import { taskName } from "../words.js";
 
-export async function render(root, { api, href, navigate, query, announce, signal }) {
+const POINTS = { rows: 101, single: 21 };
+
+export async function render(root, { api, plots, href, navigate, query, announce, signal }) {
   const losses = await api.losses();
   const tasks = [...new Set(losses.map((loss) => loss.task))];
 
@@ -50,6 +54,7 @@ export async function render(root, { api, href, navigate, query, announce, signa
     if (this) announce(`${total} ${total === 1 ? "loss" : "losses"}`);
   }
   filter();
+  drawWhenSeen(groups.flatMap(({ tiles }) => tiles), { api, plots, signal });
 
   addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea")) return;
@@ -58,11 +63,41 @@ export async function render(root, { api, href, navigate, query, announce, signa
   }, { signal });
 }
 
+/** Ask for a tile's curve when it comes into sight. */
+function drawWhenSeen(tiles, { api, plots, signal }) {
+  const of = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      observer.unobserve(target);
+      thumbnail(target, of.get(target), { api, plots, signal });
+    }
+  }, { rootMargin: "200px" });
+  for (const thumb of of.keys()) observer.observe(thumb);
+  signal.addEventListener("abort", () => observer.disconnect());
+}
+
+async function thumbnail(element, loss, { api, plots, signal }) {
+  const [axis] = loss.available ? axesOf(loss) : [];
+  try {
+    if (!axis) element.append(h("span", { class: "none" }, loss.available ? "No curve: it takes whole images" : "Not available here"));
+    else {
+      const { x, values } = await draw({ loss, axis, parameters: {} }, { api, signal, points: loss.batching === "rows" || axis.rows ? POINTS.rows : POINTS.single });
+      element.append(plots.thumbnail(x, values));
+    }
+    element.classList.add("drawn");
+  } catch (error) {
+    if (error.name !== "AbortError") element.append(h("span", { class: "none" }, error.title ?? "No answer"));
+    element.classList.add("drawn");
+  }
+}
+
 function tile(loss, href) {
+  const thumb = h("div", { class: "thumb" });
   const element = h("li", {}, h("article", { class: "tile" },
-    h("div", { class: "thumb" }),
+    thumb,
     h("h3", {}, h("a", { href: href(`/losses/${loss.name}`) }, loss.name)),
     h("p", {}, loss.summary)));
   const text = [loss.name, taskName(loss.task), loss.documentation, ...Object.keys(loss.parameters)].join(" ").toLowerCase();
-  return { element, text };
+  return { loss, thumb, element, text };
 }
