@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,12 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
-from lossd.api import catalogue, docs, explorer, openapi, operations
+from lossd.api import catalogue, curves, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
 from lossd.api.evaluate import Evaluate
-from lossd.api.exchange import new_request_id
+from lossd.api.exchange import request_id
 from lossd.api.inference import PREFIX, Inference
 from lossd.api.telemetry import Telemetry
+from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
@@ -47,18 +48,19 @@ class Service(FastAPI):
     entrance: ASGIApp
     access: Access | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one connection."""
-        await self.entrance(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """Take one connection; the coroutine that does it is handed on, not awaited layer by layer."""
+        return self.entrance(scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Route one connection."""
-        if scope["type"] == "http" and scope["path"] == EVALUATE:
-            await self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
-        elif scope["type"] == "http" and (scope["path"] == PREFIX or scope["path"].startswith(f"{PREFIX}/")):
-            await self.inference(scope, receive, send)  # type: ignore[arg-type]
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path == EVALUATE:
+                return self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable
+            if path == PREFIX or path.startswith(f"{PREFIX}/"):
+                return self.inference(scope, receive, send)  # type: ignore[arg-type]
+        return super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with every loss's parameters typed."""
@@ -98,10 +100,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    telemetry = Telemetry(engine)
-    app.evaluate = Evaluate(settings, engine, telemetry)
-    app.inference = Inference(settings, engine, telemetry)
+    telemetry, turns = Telemetry(engine), Turns(settings.requests_per_key)
+    app.evaluate = Evaluate(settings, engine, telemetry, turns)
+    app.inference = Inference(settings, engine, telemetry, turns)
     app.include_router(catalogue.router())
+    app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
     docs.mount(app)
     explorer.mount(app)
@@ -116,7 +119,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 async def _answer_error(request: Request, error: Exception) -> Response:
     """The problem document of whatever went wrong outside the hot route, which answers its own."""
     problem = _as_problem(request, error)
-    problem.request_id = request.headers.get("x-request-id", "")[:128] or new_request_id()
+    problem.request_id = request_id(request.headers.get("x-request-id", ""))
     if isinstance(problem, InternalError):
         log.error("request %s failed", problem.request_id, exc_info=error)
     headers = {"x-request-id": problem.request_id}

@@ -24,7 +24,9 @@ from lossd.api.exchange import (
     send_pieces,
     server_timing,
 )
+from lossd.api.sending import send_whole
 from lossd.api.telemetry import Telemetry
+from lossd.api.turns import Turns
 from lossd.engine import Engine, Result
 from lossd.job import Job, model_name
 from lossd.plan import Plan
@@ -35,15 +37,19 @@ from lossd_client.errors import (
     MalformedBody,
     MethodNotAllowed,
     Problem,
+    TooLarge,
     UnsupportedMediaType,
 )
 from lossd_client.wire import DTYPES, Tensor, json, safetensors
+from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import check_tensor_count
 
 __all__ = ["Evaluate", "plan_of"]
 
 log = logging.getLogger("lossd.api")
 
 CACHED_HEADER_BYTES = 8 << 10
+MAX_REQUEST_BYTES = 1 << 20
 PROBLEM_TYPE = b"application/problem+json"
 
 _SAFETENSORS = safetensors.MEDIA_TYPE.encode()
@@ -71,12 +77,14 @@ class Evaluate:
         settings: Limits.
         engine: Where jobs go.
         telemetry: Where requests are counted.
+        turns: Whose request is read next.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, turns: Turns) -> None:
         self.settings = settings
         self.engine = engine
         self.telemetry = telemetry
+        self.turns = turns
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes a problem document."""
@@ -93,9 +101,14 @@ class Evaluate:
             log.exception("request %s failed", exchange.request_id)
             fault = InternalError("the service failed on this request; the log has the details under its request id")
             await self._refuse(fault, exchange, send)
+        finally:
+            if exchange.turn_bytes:
+                self.turns.give(exchange)
 
     async def _evaluate(self, exchange: Exchange, send: Send) -> None:
         format_in = self._read_headers(exchange)
+        if exchange.client:
+            await self.turns.take(exchange)
         forms: dict[str, json.Form] = {}
         if format_in == "json":
             future = self._submit_json(exchange, await exchange.body(), forms)
@@ -124,8 +137,7 @@ class Evaluate:
         finally:
             result.release()
         if body is not None:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await send_whole(send, headers, body)
         self.telemetry.answered(exchange.loss, (*stages, time.monotonic() - exchange.begin))
 
     async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
@@ -145,12 +157,15 @@ class Evaluate:
             )
         content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type not in _FORMATS:
-            found = content_type.decode("latin-1") or "none"
+            found = quoted(content_type.decode("latin-1")) if content_type else "none"
             raise UnsupportedMediaType(
                 f"the Content-Type is {found}; send application/json or {safetensors.MEDIA_TYPE} "
                 "(with curl: -H 'Content-Type: application/json')"
             )
-        return _FORMATS[content_type]
+        format_in = _FORMATS[content_type]
+        if format_in == "json":
+            exchange.limit_json(self.settings.max_json_bytes)
+        return format_in
 
     def _format_out(self, exchange: Exchange, format_in: str) -> str:
         accept = exchange.headers.get(b"accept")
@@ -169,8 +184,12 @@ class Evaluate:
         inputs = document.pop("inputs", None)
         if not isinstance(inputs, dict):
             raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
-        json.check_depth(document)
-        plan = plan_of(json.dumps(document))
+        check_tensor_count(len(inputs))
+        try:
+            text = json.dumps(document)
+        except TypeError:  # it can write only what nests some hundreds deep
+            raise MalformedBody("the body nests lists and objects too deep") from None
+        plan = plan_of(text)
         exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
         tensors: dict[str, Tensor] = {}
         for name, value in inputs.items():
@@ -213,12 +232,27 @@ class Evaluate:
         )
 
 
-@lru_cache(maxsize=1024)
 def plan_of(text: bytes) -> Plan:
-    """The plan of a request's JSON text; clients repeat themselves, so most are known already."""
+    """The plan of a request's JSON text; clients repeat themselves, so most are known already.
+
+    Raises:
+        TooLarge: The text is no request without its tensors.
+        Problem: See :meth:`lossd.plan.Plan.of`.
+    """
+    if len(text) <= CACHED_HEADER_BYTES:
+        return _known_plan(text)
+    if len(text) > MAX_REQUEST_BYTES:
+        raise TooLarge(f"the request has {len(text)} bytes beside its tensors; at most {MAX_REQUEST_BYTES} are read")
+    return _plan_of(text)
+
+
+def _plan_of(text: bytes) -> Plan:
     request = json.loads(text, what="the request")
     json.check_depth(request, what="the request")
     return Plan.of(request)
+
+
+_known_plan = lru_cache(maxsize=1024)(_plan_of)
 
 
 def _read_header(exchange: Exchange, view: memoryview, start: int) -> Checked:
