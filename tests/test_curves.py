@@ -156,7 +156,7 @@ def test_the_axis_its_ends_and_the_others_are_said() -> None:
     assert (document["axis"], document["axes"]) == ("margin", ["probability", "margin"])
     assert (document["x"][0], document["x"][-1]) == (-1, 1)
     assert document["label"].startswith("margin")
-    assert document["series"][0]["gradient_of"] == "that class's score"
+    assert document["series"][0]["gradient_of"] == "the class's score"
 
 
 @pytest.mark.parametrize(

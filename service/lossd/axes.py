@@ -126,7 +126,7 @@ def _classified(margin: Array, p: Array, scene: Scene) -> Path:
     return Path(
         {"prediction": prediction, "target": _everywhere(target, p)},
         {"prediction": np.array([1.0, 0.0])},
-        f"that class's {subject}",
+        f"the class's {subject}",
     )
 
 

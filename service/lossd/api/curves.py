@@ -1,0 +1,178 @@
+"""``GET /v1/losses/{name}/curve.svg``, ``.png`` and ``.json``: what a loss and its gradient look like.
+
+Points are evaluated by the engine like any request, a few at a time. Images are drawn by a process of their own, which
+lives for one image: it neither holds up the loop that serves requests nor leaves its libraries in this one's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from lossd.curves import OPTIONS, Answer, Line, curve
+from lossd.engine import Engine, Result
+from lossd.literal import literal
+from lossd.settings import Settings
+from lossd_client.errors import QueueFull
+from lossd_client.wire import Tensor, json
+
+__all__ = ["router"]
+
+Form = Literal["svg", "png", "json"]
+Theme = Literal["auto", "light", "dark"]
+
+MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "png": "image/png", "json": json.MEDIA_TYPE}
+CACHED_BYTES = 16 << 20
+WAITING = 8
+POINTS_AT_A_TIME = 16
+DRAWING_S = 30.0
+# Private, since a service with keys lets only some read it; an answer changes with the version, hence the tag.
+CACHE_CONTROL = "private, max-age=3600"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def router(engine: Engine, settings: Settings) -> APIRouter:
+    """The route.
+
+    Args:
+        engine: Where points are evaluated.
+        settings: Limits.
+    """
+    routes = APIRouter(prefix="/v1", tags=["catalogue"])
+    kept = _Kept()
+    drawing = _Drawing()
+
+    @routes.get("/losses/{name}/curve.{form}", summary="A loss and its gradient, drawn", response_class=Response)
+    async def drawn(
+        request: Request,
+        name: str,
+        form: Form,
+        x: Annotated[str | None, Query(description="What it is drawn along; the loss's first axis by default.")] = None,
+        others: Annotated[list[str], Query(alias="with", description="Losses to lay over it.")] = [],  # noqa: B006  (FastAPI's way)
+        low: Annotated[float | None, Query(description="Where the axis begins.")] = None,
+        high: Annotated[float | None, Query(description="Where the axis ends.")] = None,
+        points: Annotated[int | None, Query(description="How many points.")] = None,
+        theme: Annotated[Theme, Query(description="Of images; auto is that of the reader (PNG: light).")] = "auto",
+    ) -> Response:
+        """Every other query parameter is one of the loss; given several times, each value is a line of its own."""
+
+        async def document() -> bytes:
+            given: dict[str, list[Any]] = {}
+            for key, text in request.query_params.multi_items():
+                if key not in OPTIONS:
+                    given.setdefault(key, []).append(literal(text))
+            of = curve(name, given, others=others, x=x, low=low, high=high, points=points)
+            deadline = time.monotonic() + settings.request_timeout_ms / 1000
+            return json.dumps(json.finite(of.document([await _answers(engine, line, deadline) for line in of.lines])))
+
+        async def image() -> bytes:
+            return await drawing.of(await kept.get((name, query), document), form, theme)
+
+        query = "&".join(part for part in request.url.query.split("&") if not part.startswith("theme="))
+        key = (name, query) if form == "json" else (name, query, form, theme)
+        content = await kept.get(key, document if form == "json" else image)
+        tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+        headers = {"cache-control": CACHE_CONTROL, "etag": tag, "content-security-policy": POLICY}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=MEDIA_TYPES[form])
+
+    return routes
+
+
+async def _answers(engine: Engine, line: Line, deadline: float) -> list[Answer]:
+    """What the service answers to each request of a line."""
+    taken = [{name: Tensor.of(of) for name, of in each.items()} for each in line.inputs]
+    job = line.plan.job({name: (of.dtype, of.shape) for name, of in taken[0].items()})
+    answers: list[Answer] = []
+    while len(answers) < len(taken):
+        futures: list[asyncio.Future[Result]] = []
+        try:
+            for each in taken[len(answers) : len(answers) + POINTS_AT_A_TIME]:
+                futures.append(engine.submit(job, {name: of.data for name, of in each.items()}, deadline))
+            answers += [_answer(await future) for future in futures]
+        finally:
+            for future in futures:
+                if not future.cancel() and not future.cancelled() and future.exception() is None:
+                    future.result().release()
+    return answers
+
+
+def _answer(result: Result) -> Answer:
+    """A copy of what is in the slab."""
+    columns = {column.name: column.dtype for column in result.job.recipe.answers}
+    tensors = {name: np.frombuffer(bytes(of), columns[name]) for name, of in result.tensors.items()}
+    loss = tensors.pop("loss", None)
+    gradients = {name.removeprefix("gradient."): of for name, of in tensors.items()}
+    return Answer(float(json.loads(result.text)["loss"]) if loss is None else loss, gradients)
+
+
+class _Kept:
+    """What was answered lately, or is being worked on: whoever asks for the same shares it."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
+
+    async def get(self, key: tuple[str, ...], make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+        """What is kept under a key; made if it is not there. A failure is not kept."""
+        task = self._tasks.pop(key, None) or asyncio.create_task(make())
+        self._tasks[key] = task  # the latest comes last
+        try:
+            content = await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self._tasks.get(key) is task:
+                del self._tasks[key]
+            raise
+        self._forget()
+        return content
+
+    def _forget(self) -> None:
+        done = {key: len(task.result()) for key, task in self._tasks.items() if task.done() and not task.exception()}
+        size = sum(done.values())
+        for key, length in done.items():
+            if size <= CACHED_BYTES:
+                break
+            size -= length
+            del self._tasks[key]
+
+
+class _Drawing:
+    """One image at a time, and a few that wait."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
+
+    async def of(self, document: bytes, form: str, theme: str) -> bytes:
+        """A curve's image.
+
+        Raises:
+            QueueFull: Too many wait for theirs.
+        """
+        if self._waiting >= WAITING:
+            raise QueueFull(f"{WAITING} images are waiting to be drawn, which are as many as may", retry_after_s=2.0)
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(_draw, document, form, theme)
+        finally:
+            self._waiting -= 1
+
+
+def _draw(document: bytes, form: str, theme: str) -> bytes:
+    command = [sys.executable, "-m", "lossd.plots", "curve", form, theme]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
+    if run.returncode:
+        raise RuntimeError(f"drawing ended with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
+    return run.stdout
