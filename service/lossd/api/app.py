@@ -48,12 +48,12 @@ class Service(FastAPI):
     entrance: ASGIApp
     access: Access | None = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Take one connection; the coroutine that does it is handed on, not awaited layer by layer."""
-        return self.entrance(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one connection."""
+        await self.entrance(scope, receive, send)
 
     def answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Route one connection."""
+        """Route one connection; the coroutine that answers is handed on, not awaited layer by layer."""
         if scope["type"] == "http":
             path = scope["path"]
             if path == EVALUATE:
