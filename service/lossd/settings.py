@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr
@@ -23,6 +24,13 @@ def _key(value: SecretStr | None) -> SecretStr | None:
     text = None if value is None else value.get_secret_value()
     if text is not None and (len(text) < 16 or not all("!" <= character <= "~" for character in text)):
         raise ValueError("an API key is 16 or more visible ASCII characters; lossd key NAME makes a good one")
+    return value
+
+
+def _origins(value: str | None) -> str | None:
+    for origin in (value or "*").split(","):
+        if origin != "*" and not re.fullmatch(r"https?://[^/?#\s*]+", origin):
+            raise ValueError(f"{origin!r} is not an origin; write https://host:port, several with commas, or *")
     return value
 
 
@@ -77,10 +85,20 @@ class Settings(BaseSettings):
         None, description="One API key that is let in, for a single client; it goes by the name default."
     )
     metrics_public: bool = Field(False, description="Whether /metrics is open to requests without an API key.")
+    cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
+        None, description="Origins whose pages may ask from a browser: https://host:port, several with commas, or *."
+    )
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Lines of JSON, or of text to be read; by itself text on a terminal only."
+    )
+    access_log: Literal["all", "problems", "none"] = Field("all", description="Which requests get a line in the log.")
+    access_log_per_s: Annotated[int, Field(ge=0)] = Field(
+        100, description="Most such lines a second, and as many for problems; 0 for any number."
+    )
 
 
 SECRETS = frozenset(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))

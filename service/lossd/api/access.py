@@ -7,7 +7,6 @@ for probes that know no key, and so are pages that are the same for every servic
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -88,7 +87,7 @@ class Access:
         else:
             problem = Unauthorized("this service asks for an API key; send it as a bearer, or as X-API-Key")
         problem.request_id = exchange.request_id
-        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
+        self.telemetry.refused(exchange, problem.slug, problem.status)
         await exchange.refuse(problem, problem.status, *_form(scope["path"], problem), send)
 
 

@@ -11,14 +11,19 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
 from lossd.api import catalogue, curves, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
+from lossd.api.compression import MIN_BYTES
 from lossd.api.evaluate import Evaluate
 from lossd.api.exchange import request_id
+from lossd.api.headers import PageHeaders
 from lossd.api.inference import PREFIX, Inference
+from lossd.api.log import AccessLog, PageLog
 from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
@@ -38,13 +43,17 @@ class Service(FastAPI):
 
     Attributes:
         evaluate: ``POST /v1/evaluate`` as plain ASGI.
-        inference: Everything under ``/v2``, likewise.
+        inference: ``/v2``, likewise.
+        documents: What of ``/v2`` is no inference, with a log.
+        pages: Everything else, which is FastAPI's, with a log and headers for browsers.
         entrance: What a connection passes first: the door where keys are asked for, then :meth:`answer`.
         access: That door; None where no keys are asked for.
     """
 
     evaluate: Evaluate
     inference: Inference
+    documents: ASGIApp
+    pages: ASGIApp
     entrance: ASGIApp
     access: Access | None = None
 
@@ -58,8 +67,14 @@ class Service(FastAPI):
             path = scope["path"]
             if path == EVALUATE:
                 return self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable
-            if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            if path.startswith(f"{PREFIX}/") and path.endswith("/infer"):
                 return self.inference(scope, receive, send)  # type: ignore[arg-type]
+            if path == PREFIX or path.startswith(f"{PREFIX}/"):
+                return self.documents(scope, receive, send)
+        return self.pages(scope, receive, send)
+
+    def framework(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """FastAPI's own routing."""
         return super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -103,6 +118,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     telemetry, turns = Telemetry(engine), Turns(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, turns)
     app.inference = Inference(settings, engine, telemetry, turns)
+    access_log = AccessLog(settings)
+    telemetry.observers.append(access_log)
+    app.documents = PageLog(app.inference, access_log)  # type: ignore[arg-type]
+    app.pages = PageLog(PageHeaders(GZipMiddleware(app.framework, MIN_BYTES)), access_log)
     app.include_router(catalogue.router())
     app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
@@ -111,9 +130,31 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.entrance = app.answer
     if (keys := keys_of(settings)) is not None:
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)
+    if settings.cors_origins:
+        app.entrance = _cors(app.entrance, settings.cors_origins)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
+
+
+def _cors(app: ASGIApp, origins: str) -> ASGIApp:
+    """Whoever asks first, since preflights bring no key, and refusals for want of one are for pages to read too."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins.split(","),
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=(
+            "Authorization",
+            "Content-Encoding",
+            "Inference-Header-Content-Length",
+            "traceparent",
+            "tracestate",
+            "X-API-Key",
+            "X-Request-ID",
+            "X-Request-Timeout-Ms",
+        ),
+        expose_headers=("Inference-Header-Content-Length", "Retry-After", "Server-Timing", "X-Request-ID"),
+    )
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ import zlib
 
 from lossd_client.errors import MalformedBody, TooLarge, UnsupportedMediaType
 
-__all__ = ["accepted", "compressed", "decompressed"]
+__all__ = ["MIN_BYTES", "accepted", "compressed", "decompressed"]
 
 WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 LEVEL = 1

@@ -12,6 +12,7 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from lossd.api.headers import with_policy
 from lossd_client.errors import PROBLEMS, NotFound, Problem
 
 __all__ = ["mount"]
@@ -27,23 +28,25 @@ def mount(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def swagger() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title="lossd",
             swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
             swagger_css_url=f"{STATIC}/swagger-ui.css",
             swagger_favicon_url=icon,
         )
+        return with_policy(page)
 
     @app.get("/redoc", include_in_schema=False)
     def redoc() -> HTMLResponse:
-        return get_redoc_html(
+        page = get_redoc_html(
             openapi_url="/openapi.json",
             title="lossd",
             redoc_js_url=f"{STATIC}/redoc.standalone.js",
             redoc_favicon_url=icon,
             with_google_fonts=False,
         )
+        return with_policy(page)
 
     @app.get("/problems", include_in_schema=False)
     def problems() -> HTMLResponse:
@@ -64,7 +67,8 @@ def _section(kind: type[Problem], *, linked: bool) -> str:
 
 def _page(title: str, body: str) -> HTMLResponse:
     style = "body{font:1rem/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}"
-    return HTMLResponse(
+    page = HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · lossd</title>'
         f'<meta name="viewport" content="width=device-width"><style>{style}</style><main>{body}</main></html>'
     )
+    return with_policy(page)

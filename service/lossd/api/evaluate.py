@@ -25,7 +25,7 @@ from lossd.api.exchange import (
     server_timing,
 )
 from lossd.api.sending import send_whole
-from lossd.api.telemetry import Telemetry
+from lossd.api.telemetry import DISCONNECTED, Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, Result
 from lossd.job import Job, model_name
@@ -94,7 +94,7 @@ class Evaluate:
                 raise MethodNotAllowed("/v1/evaluate takes POST")
             await self._evaluate(exchange, send)
         except DisconnectedError:
-            self.telemetry.refused(exchange.loss, "disconnected", time.monotonic() - exchange.begin)
+            self.telemetry.refused(exchange, DISCONNECTED)
         except Problem as problem:
             await self._refuse(problem, exchange, send)
         except Exception:
@@ -138,10 +138,10 @@ class Evaluate:
             result.release()
         if body is not None:
             await send_whole(send, headers, body)
-        self.telemetry.answered(exchange.loss, (*stages, time.monotonic() - exchange.begin))
+        self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
 
     async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
-        self.telemetry.refused(exchange.loss, problem.slug, time.monotonic() - exchange.begin)
+        self.telemetry.refused(exchange, problem.slug, problem.status)
         problem.request_id = exchange.request_id
         await exchange.refuse(problem, problem.status, PROBLEM_TYPE, json.dumps(problem.to_json()), send)
 
@@ -197,7 +197,7 @@ class Evaluate:
             tensors[name], forms[name] = json.tensor_from_json(
                 name, value, floats="float" in kinds, integers="integer" in kinds
             )
-        job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+        job = exchange.job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
         data = {name: tensor.data for name, tensor in tensors.items()}
         return self.engine.submit(job, data, exchange.deadline, exchange.client)
 
@@ -262,7 +262,7 @@ def _read_header(exchange: Exchange, view: memoryview, start: int) -> Checked:
     text = bytes(view[safetensors.PREFIX_BYTES : start])
     read = _checked if len(text) <= CACHED_HEADER_BYTES else _checked.__wrapped__
     checked = read(text, exchange.query)
-    exchange.loss = checked.job.recipe.model
+    exchange.job, exchange.loss = checked.job, checked.job.recipe.model
     return checked
 
 

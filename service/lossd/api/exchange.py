@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from lossd.engine import Engine, Result, Upload
+from lossd.job import Job
 from lossd.settings import Settings
 from lossd_client.errors import (
     DeadlineExceeded,
@@ -90,7 +91,9 @@ class Exchange:
         client: The name of the API key it came with; empty where it came without.
         deadline: When its answer is no longer wanted, on the same clock.
         headers: Those that lossd reads, by lower-case name.
+        job: What it asks, once that is known.
         request_id: The client's, or a new one.
+        scope: ASGI's.
         loss: What it is counted under, see :func:`lossd.job.model_name`; empty until that is known.
         unread: Whether there is more of the body to come.
         length: The body's stated length in bytes; None where it is not stated.
@@ -102,12 +105,14 @@ class Exchange:
         "client",
         "deadline",
         "headers",
+        "job",
         "length",
         "loss",
         "max_body_bytes",
         "query",
         "receive",
         "request_id",
+        "scope",
         "unread",
     )
 
@@ -120,7 +125,9 @@ class Exchange:
         given = self.headers.get(b"x-request-id", b"")
         self.request_id = given.decode("latin-1")[:128] if given else new_request_id()
         self.query = scope["query_string"]
+        self.scope = scope
         self.loss = ""
+        self.job: Job | None = None
         self.unread = True
         self.length: int | None = None
         self.max_body_bytes = int(settings.max_body_bytes)

@@ -24,7 +24,7 @@ from lossd.api.exchange import (
     server_timing,
 )
 from lossd.api.inference_outputs import Asked, answered, asked
-from lossd.api.telemetry import Telemetry
+from lossd.api.telemetry import DISCONNECTED, Telemetry
 from lossd.engine import Engine, Result
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -84,26 +84,25 @@ class Inference:
                 case _:
                     await self._document(exchange, scope["method"], path, send)
         except DisconnectedError:
-            self._count(scope, exchange, "disconnected")
+            self._count(exchange, DISCONNECTED)
         except Problem as problem:
-            self._count(scope, exchange, problem.slug)
             await self._refuse(problem, exchange, send)
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             fault = InternalError(
                 f"the service failed on this request; its log has the details under {exchange.request_id}"
             )
-            self._count(scope, exchange, fault.slug)
             await self._refuse(fault, exchange, send)
 
-    def _count(self, scope: Mapping[str, Any], exchange: Exchange, outcome: str) -> None:
+    def _count(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
         """Count a request for an inference that had none."""
-        if scope["path"].endswith("/infer"):
-            self.telemetry.refused(exchange.loss, outcome, time.monotonic() - exchange.begin)
+        if exchange.scope["path"].endswith("/infer"):
+            self.telemetry.refused(exchange, outcome, status)
 
     async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
         # The protocol knows no 422.
         status = MalformedBody.status if problem.status == NotEvaluable.status else problem.status
+        self._count(exchange, problem.slug, status)
         await exchange.refuse(problem, status, _JSON, json.dumps({"error": problem.detail}), send)
 
     # Inference
@@ -141,7 +140,7 @@ class Inference:
         if body is not None:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-        self.telemetry.answered(exchange.loss, (*stages, time.monotonic() - exchange.begin))
+        self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
 
     async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
         encoding = exchange.headers.get(b"content-encoding", b"identity")
@@ -158,6 +157,7 @@ class Inference:
     ) -> tuple[Asked, asyncio.Future[Result]]:
         text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
         of = _read(text, model)
+        exchange.job = of.job
         if len(data) != of.request.data_bytes:
             raise _wrong_length(of, len(data))
         tensors = {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
@@ -175,6 +175,7 @@ class Inference:
                 raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
             received += await exchange.chunk()
         of = _read(memoryview(received)[:length], model)
+        exchange.job = of.job
         if exchange.length != length + of.request.data_bytes:
             raise _wrong_length(of, (exchange.length or 0) - length)
         if not of.streamable:

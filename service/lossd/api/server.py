@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import signal
 import socket
@@ -14,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lossd.api.app import Service, create_app
+from lossd.api.log import configure
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -31,7 +31,7 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
         settings: How it runs.
         announce: Called with the port once connections are accepted; it was free to choose where the setting is 0.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure(settings)
     _raise_file_limit()
     config = uvicorn.Config(
         create_app(settings),
@@ -42,6 +42,7 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
         ws="none",
         access_log=False,
         server_header=False,
+        log_config=None,
         log_level="warning",
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,

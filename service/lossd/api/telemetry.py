@@ -1,4 +1,4 @@
-"""What the service counts about its requests, and its page for Prometheus.
+"""What is known of a request when it is over: counted for Prometheus here, and handed on to whoever else observes.
 
 The hot path adds to plain numbers; they become Prometheus samples only when somebody reads ``/metrics``.
 """
@@ -9,13 +9,14 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     UntypedMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
@@ -23,14 +24,17 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from lossd.engine import BATCH_SIZES
+from lossd import __version__
+from lossd.engine import BATCH_SIZES, Result
 from lossd_client.wire.oip import VERSION
 
 if TYPE_CHECKING:
+    from lossd.api.exchange import Exchange
     from lossd.engine import Engine
 
-__all__ = ["STAGES", "Counts", "Telemetry"]
+__all__ = ["DISCONNECTED", "STAGES", "Counts", "Observer", "Telemetry"]
 
+OK, DISCONNECTED = "ok", "disconnected"
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -90,6 +94,30 @@ class Counts:
     last_s: float = 0.0
 
 
+class Observer(Protocol):
+    """Who is told of every request for an evaluation when it is over."""
+
+    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+        """It was answered.
+
+        Args:
+            exchange: The request.
+            result: Its answer, whose tensors were let go.
+            durations_s: How long its stages took, in the order of :data:`STAGES`.
+            size: Bytes of the answer.
+        """
+
+    def refused(self, exchange: Exchange, outcome: str, status: int | None, total_s: float) -> None:
+        """It was not.
+
+        Args:
+            exchange: The request.
+            outcome: The problem's type, or :data:`DISCONNECTED`.
+            status: Of the answer; None where there was nobody left to answer.
+            total_s: How long that took.
+        """
+
+
 class Telemetry(Collector):
     """Counters of one service.
 
@@ -98,11 +126,13 @@ class Telemetry(Collector):
 
     Attributes:
         models: Counts by :func:`lossd.job.model_name`.
+        observers: Who else is told.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.requests: dict[tuple[str, str], int] = {}
+        self.observers: list[Observer] = []
+        self.requests: dict[tuple[str, str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
         self.models: dict[str, Counts] = {}
         self._registry = CollectorRegistry()
@@ -110,12 +140,12 @@ class Telemetry(Collector):
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def answered(self, loss: str, durations_s: tuple[float, ...]) -> None:
-        """One more request answered; how long its stages took, in the order of :data:`STAGES`."""
-        self._count(loss, "ok")
+    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+        """One more request answered; see :meth:`Observer.answered`."""
+        self._count(exchange, OK)
         for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
             histogram.observe(seconds)
-        counts = self._counts(loss)
+        counts = self._counts(exchange.loss)
         _, queue_s, copy_s, compute_s, encode_s, total_s = durations_s
         counts.success += 1
         counts.success_s += total_s
@@ -124,17 +154,22 @@ class Telemetry(Collector):
         counts.compute_s += compute_s
         counts.encode_s += encode_s
         counts.last_s = time.time()
+        for observer in self.observers:
+            observer.answered(exchange, result, durations_s, size)
 
-    def refused(self, loss: str, outcome: str, seconds: float) -> None:
-        """One more request that was not: the problem's type, or that the client left; and how long it took."""
-        self._count(loss, outcome)
-        if loss:
-            counts = self._counts(loss)
+    def refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
+        """One more request that was not; see :meth:`Observer.refused`."""
+        total_s = time.monotonic() - exchange.begin
+        self._count(exchange, outcome)
+        if exchange.loss:
+            counts = self._counts(exchange.loss)
             counts.fail += 1
-            counts.fail_s += seconds
+            counts.fail_s += total_s
+        for observer in self.observers:
+            observer.refused(exchange, outcome, status, total_s)
 
-    def _count(self, loss: str, outcome: str) -> None:
-        key = (loss, outcome)
+    def _count(self, exchange: Exchange, outcome: str) -> None:
+        key = (exchange.loss, exchange.client, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1
 
     def _counts(self, loss: str) -> Counts:
@@ -149,10 +184,10 @@ class Telemetry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything counted, as Prometheus families."""
-        requests = CounterMetricFamily("lossd_requests", "Requests answered.", labels=("loss", "outcome"))
-        for (loss, outcome), count in list(self.requests.items()):
-            requests.add_metric((loss, outcome), count)
-        yield requests
+        yield _by("lossd_requests", "Requests for an evaluation, by loss.", ("loss", "outcome"), self._sums(0, 2))
+        yield _by(
+            "lossd_client_requests", "The same, by the name of the API key.", ("client", "outcome"), self._sums(1, 2)
+        )
         seconds = HistogramMetricFamily(
             "lossd_request_seconds", "Time a request spent in each stage.", labels=("stage",)
         )
@@ -174,7 +209,16 @@ class Telemetry(Collector):
         )
         yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
+        yield InfoMetricFamily("lossd_build", "What is running.", value={"version": __version__})
         yield from self._triton()
+
+    def _sums(self, *parts: int) -> dict[tuple[str, ...], int]:
+        """How many requests there were, by some parts of what they are counted under."""
+        sums: dict[tuple[str, ...], int] = {}
+        for key, count in list(self.requests.items()):
+            part = tuple(key[index] for index in parts)
+            sums[part] = sums.get(part, 0) + count
+        return sums
 
     def _triton(self) -> Iterator[Metric]:
         """The same under the names that Triton has for it; those lack the ``_total`` that counters end in."""
@@ -188,6 +232,13 @@ class Telemetry(Collector):
         for model, count in list(self.engine.stats.executions.items()):
             family.add_metric((model, VERSION), count)
         yield family
+
+
+def _by(name: str, text: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family
 
 
 def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:

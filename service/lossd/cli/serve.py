@@ -50,8 +50,8 @@ def serve(**given: Any) -> None:
 
     def announce(port: int) -> None:
         open_to_all = settings.api_key is None and settings.api_keys_file is None
-        reach = "from this machine only" if _is_loopback(settings.host) else "from the network"
-        reach += ", without a key" if open_to_all else ", with a key"
+        network = f"from the network, {'without' if open_to_all else 'with'} a key"
+        reach = "from this machine only" if _is_loopback(settings.host) else network
         click.echo(f"lossd {__version__} listens on http://{_bracketed(settings.host)}:{port}, reachable {reach}")
 
     serve(settings, announce)
