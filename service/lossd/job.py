@@ -17,7 +17,12 @@ import orjson
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["Column", "Job", "Recipe", "model_name"]
+__all__ = ["MAX_PAIRS", "Column", "Job", "Recipe", "model_name"]
+
+CACHED_TEXT_CHARACTERS = 16 << 10
+
+MAX_PAIRS = 1 << 28
+"""The most pairs that are looked at together, by a request or a batch: a gigabyte in float32, and some temporaries."""
 
 
 def model_name(loss: str | None, task: str | None) -> str:
@@ -75,6 +80,7 @@ class Recipe:
         terms: What a composed loss is made of: each term's recipe text, rows, numbers and input names.
         domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
         classes: The length of the class axis, where there is one.
+        pairs: How many pairs of entries each request has that are looked at together; 0 where none are.
         value: The unreduced loss's axes: those after the first where requests are rows, else all.
         inputs: The columns requests fill.
         answers: The columns the evaluation fills.
@@ -94,6 +100,7 @@ class Recipe:
     terms: tuple[Mapping[str, Any], ...]
     domains: Mapping[str, str]
     classes: int | None
+    pairs: int
     value: tuple[int, ...]
     inputs: tuple[Column, ...]
     answers: tuple[Column, ...]
@@ -105,9 +112,13 @@ class Recipe:
         return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
 
     @staticmethod
-    @lru_cache(maxsize=4096)
     def parse(text: str) -> Recipe:
-        """The recipe a text stands for; the same object for the same text."""
+        """The recipe a text stands for; the same object for the same text, unless that is long."""
+        return _known_recipe(text) if len(text) <= CACHED_TEXT_CHARACTERS else Recipe.read(text)
+
+    @staticmethod
+    def read(text: str) -> Recipe:
+        """The same, always a new one."""
         fields = orjson.loads(text)
         for name in ("inputs", "answers"):
             fields[name] = tuple(Column(**{**c, "trailing": tuple(c["trailing"])}) for c in fields[name])
@@ -154,6 +165,7 @@ class Recipe:
 
 
 _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)
+_known_recipe = lru_cache(maxsize=4096)(Recipe.read)
 
 
 @dataclass(frozen=True, slots=True)

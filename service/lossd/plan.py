@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from lossd import metrics
-from lossd.job import Column, Job, Recipe
+from lossd.job import MAX_PAIRS, Column, Job, Recipe
 from lossd.losses.registry import Input, Loss, Refinement, closest, find
 from lossd.losses.types import PerAxis, TensorType
 from lossd.request import Envelope, GradientOptions, MetricOptions, validated
@@ -25,9 +25,11 @@ from lossd_client.errors import (
     MissingInput,
     NotEvaluable,
     ShapeMismatch,
+    TooLarge,
     UnknownInput,
 )
 from lossd_client.wire import DTYPES
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["Layout", "Plan", "universal_inputs"]
 
@@ -139,6 +141,7 @@ class Plan:
             terms=tuple(term.record(position, layout) for position, term in enumerate(self.terms)),
             domains=domains,
             classes=dims.get("C"),
+            pairs=self._pairs(layout),
             value=() if value is None else value[1:] if kind == "rows" else value,
             inputs=inputs,
             answers=tuple(answers),
@@ -161,9 +164,10 @@ class Plan:
 
         inputs = tuple(replace(entry, name=name) for entry in self.inputs for name in each(entry.name))
         gradients = tuple(dict.fromkeys(n for name in self.gradients for n in each(name)))
+        sent = {entry.name for entry in inputs}
         for name in gradients:
-            if name not in {entry.name for entry in inputs}:
-                raise InvalidRequest(f"the gradient of {name} is asked for, which was not sent")
+            if name not in sent:
+                raise InvalidRequest(f"the gradient of {quoted(name)} is asked for, which was not sent")
         return replace(self, inputs=inputs, gradients=gradients)
 
     @property
@@ -199,7 +203,7 @@ class Plan:
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
                 if name in self.parameters:
                     hint = "it is a parameter: send it as a number or list with the loss's name"
-                raise UnknownInput(f"{self._subject} takes no input {name!r}; {hint}")
+                raise UnknownInput(f"{self._subject} takes no input {quoted(name)}; {hint}")
 
     def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
         """Check one tensor, bind its axes' names, and say what its entries are."""
@@ -255,6 +259,17 @@ class Plan:
                 f"cotangent has shape {show(shape)}, expected {show(needed)}: the shape of the loss with "
                 f"reduction {self.reduction}"
             )
+
+    def _pairs(self, layout: Layout) -> int:
+        shapes = {name: shape for name, (_, shape) in layout.items()}
+        of_metrics = metrics.pairs(self.task, shapes) if self.metrics else 0
+        of_loss = self.loss.pairs(shapes) if self.loss and self.loss.pairs else 0
+        if max(of_loss, of_metrics) > MAX_PAIRS:
+            raise TooLarge(
+                f"{self._subject if of_loss > MAX_PAIRS else f'the {self.task} metrics'} would compare "
+                f"{max(of_loss, of_metrics)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller batches"
+            )
+        return of_loss
 
     def _compute_dtype(self, layout: Layout) -> str:
         extras = ("sample_weight", "cotangent")
@@ -394,11 +409,11 @@ def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str])
         elif output.startswith("gradient."):
             name = output.removeprefix("gradient.")
             if name not in differentiable and _series(name) not in differentiable:
-                detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {name!r}"
+                detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {quoted(name)}"
                 raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
             names.append(name)
         elif output not in ("loss", "metrics"):
-            detail = f"{output!r} is not an output; there are loss, gradient, gradient.<input> and metrics"
+            detail = f"{quoted(output)} is not an output; there are loss, gradient, gradient.<input> and metrics"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
     return tuple(dict.fromkeys(names))
 

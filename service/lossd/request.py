@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lossd.losses.registry import closest
 from lossd.losses.types import Fraction, NonNegative, Positive
 from lossd_client.errors import Fault, InvalidRequest
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["Envelope", "GradientOptions", "MetricOptions", "validated"]
 
@@ -17,6 +18,9 @@ FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_FAULTS = 10
+MAX_NAME = 60
 
 
 class _Options(BaseModel):
@@ -87,16 +91,19 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        faults = [_fault(model, pointer, e) for e in error.errors(include_url=False, include_input=True)]
-        raise InvalidRequest("; ".join(f["detail"] for f in faults), errors=faults) from None
+        told = error.errors(include_url=False, include_input=True)[:MAX_FAULTS]
+        faults = [_fault(model, pointer, e) for e in told]
+        more = error.error_count() - len(told)
+        detail = "; ".join(f["detail"] for f in faults) + (f"; and {more} more" if more else "")
+        raise InvalidRequest(detail, errors=faults) from None
 
 
 def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
     # A union's arms add their own names to the place; only the fields and positions of the request belong there.
     unknown = error["type"] == "extra_forbidden"
     place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
-    where = pointer + "".join(f"/{part}" for part in place)
-    field = ".".join(str(part) for part in [*pointer.split("/")[1:], *place])
+    where = pointer + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')[:MAX_NAME]}" for part in place)
+    field = ".".join(_shown(str(part)) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
         near = closest(str(place[-1]), known, {})
@@ -105,8 +112,12 @@ def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fa
     if error["type"] == "missing":
         return Fault(pointer=where, detail=f"{field} is required")
     message = error["msg"][0].lower() + error["msg"][1:]
-    found = repr(error.get("input"))
-    return Fault(pointer=where, detail=f"{field}: {message}, found {found[:60]}")
+    return Fault(pointer=where, detail=f"{field}: {message}, found {quoted(error.get('input'))}")
+
+
+def _shown(name: str) -> str:
+    """A field's name as it is, where it is one that a field could have."""
+    return name if len(name) <= MAX_NAME and name.isprintable() else quoted(name)
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from lossd.losses.registry import Input
 from lossd.losses.types import TensorType
 from lossd.request import Envelope
 from lossd_client.errors import Fault, InvalidRequest, Problem, UnknownInput
+from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
     from lossd.plan import Layout, Plan
@@ -78,7 +79,7 @@ def plan_term(
         inputs = fields.get("inputs", {})
         for name in inputs:
             if name not in {entry.name for entry in plan.inputs}:
-                raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {name!r}")
+                raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {quoted(name)}")
     except Problem as problem:
         place = f"/loss/terms/{position}"
         faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]

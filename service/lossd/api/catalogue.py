@@ -12,6 +12,7 @@ from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
 from lossd.plan import universal_inputs
 from lossd_client.errors import UnknownMetric
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["describe_loss", "router"]
 
@@ -71,7 +72,7 @@ def router() -> APIRouter:
         if not found:
             near = closest(name, tuple({n for of_task in metrics.METRICS.values() for n in of_task}), {})
             hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists them all"
-            raise UnknownMetric(f"there is no metric named {name!r}; {hint}")
+            raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}")
         return {"metrics": found}
 
     return routes

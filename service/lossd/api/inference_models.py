@@ -19,6 +19,7 @@ from lossd.plan import universal_inputs
 from lossd.request import MetricOptions
 from lossd_client.errors import NotFound, Problem
 from lossd_client.wire import json, oip
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["Model", "config", "find", "index", "metadata", "models", "server_metadata", "statistics"]
 
@@ -67,9 +68,9 @@ def find(name: str, version: str | None = None) -> Model:
     if model is None:
         near = closest(name, models())
         hint = f"did you mean {' or '.join(near)}?" if near else "POST /v2/repository/index lists them all"
-        raise NotFound(f"there is no model named {name!r}; {hint}")
+        raise NotFound(f"there is no model named {quoted(name)}; {hint}")
     if version not in (None, "", oip.VERSION):
-        raise NotFound(f"the model {name} has the version {oip.VERSION}, not {version!r}")
+        raise NotFound(f"the model {name} has the version {oip.VERSION}, not {quoted(version)}")
     return model
 
 

@@ -22,6 +22,7 @@ from lossd.plan import Plan
 from lossd.request import GradientOptions, MetricOptions
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody
 from lossd_client.wire import Tensor, json, oip
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["Asked", "answered", "asked"]
 
@@ -105,7 +106,7 @@ def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
             hint = (
                 f"did you mean metrics.{name}?" if name in MetricOptions.model_fields else "options begin with metrics."
             )
-            raise InvalidRequest(f"{model.name} takes no parameter {name}; {hint}")
+            raise InvalidRequest(f"{model.name} takes no parameter {quoted(name)}; {hint}")
         else:
             loss[name] = _typed(value, types.get(name))
     return {"task": model.task, **options} if model.loss is None else {"loss": {**loss, "name": model.name}, **options}
@@ -116,9 +117,11 @@ def _typed(value: Any, annotation: Any) -> Any:
     if not isinstance(value, str) or _takes_text(annotation):
         return value
     try:
-        return json.loads(value.encode())
+        found = json.loads(value.encode())
     except MalformedBody:
         return value
+    json.check_depth(found, what="a parameter")
+    return found
 
 
 def _takes_text(annotation: Any) -> bool:
@@ -154,7 +157,7 @@ def _wanted(model: Model, plan: Plan, names: list[str], gradient: str) -> tuple[
             there_are = (*of_loss, *known, DIAGNOSTICS)
             near = closest(name, there_are, {})
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there_are)}"
-            raise InvalidRequest(f"{model.name} has no output {name!r}; {hint}")
+            raise InvalidRequest(f"{model.name} has no output {quoted(name)}; {hint}")
     return list(dict.fromkeys(wanted)), list(dict.fromkeys(measured))
 
 
@@ -207,7 +210,7 @@ def _value(name: str, answer: Mapping[str, Any]) -> oip.Value:
     value = metrics[metric]
     if not isinstance(value, dict) or part not in value:
         parts = f"it has {', '.join(value)}" if isinstance(value, dict) else "it has no parts"
-        raise InvalidRequest(f"the metric {metric} has no part {part!r}; {parts}")
+        raise InvalidRequest(f"the metric {metric} has no part {quoted(part)}; {parts}")
     return _numbers(value[part])
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lossd.job import Recipe
+from lossd.job import MAX_PAIRS, Recipe
 
 __all__ = ["Arrangement", "Lease", "Slab", "SlabPool", "arrange"]
 
@@ -147,7 +147,10 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
 def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement:
     """Columns for as many requests as a budget holds."""
     usable = budget_bytes - ALIGNMENT * len(recipe.columns)
-    most = max(1, min(MAX_REQUESTS, budget_bytes // recipe.text_bytes))  # the answers are as long as they are
+    most = min(MAX_REQUESTS, budget_bytes // recipe.text_bytes)  # the answers are as long as they are
+    if recipe.pairs:
+        most = min(most, MAX_PAIRS // recipe.pairs)
+    most = max(1, most)
     if not recipe.row_bytes:
         requests = min(most, usable // recipe.request_bytes)
         return arrange(recipe, requests, requests)

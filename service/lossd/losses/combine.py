@@ -14,6 +14,8 @@ from typing_extensions import TypedDict
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
+MAX_TERMS = 64
+
 
 class Term(TypedDict):
     """One term: a full loss (name, reduction, parameters), its weight (1), and its inputs' names in the request."""
@@ -36,7 +38,7 @@ def _given(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 @loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_given)
-def weighted_sum(losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], Len(1)]) -> Real[Tensor, ""]:
+def weighted_sum(losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], Len(1, MAX_TERMS)]) -> Real[Tensor, ""]:
     r"""The weighted sum of several losses, each with its own inputs.
 
     .. math:: \sum_i w_i L_i
@@ -63,7 +65,7 @@ def uncertainty(
     losses: Real[Tensor, "T"],
     log_variance: Real[Tensor, "T"],
     *,
-    terms: Annotated[list[Task], Len(1)],
+    terms: Annotated[list[Task], Len(1, MAX_TERMS)],
     form: Literal["kendall", "unhalved"] = "kendall",
 ) -> Real[Tensor, ""]:
     r"""Losses of several tasks, weighted by their learned homoscedastic uncertainty.

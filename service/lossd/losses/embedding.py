@@ -6,6 +6,7 @@ Distances are computed from differences: a row is at distance 0 of itself exactl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -19,6 +20,14 @@ Cosine = Annotated[float, Ge(-1), Le(1)]
 Order = Annotated[float, Ge(1)] | Literal["inf"]
 Mining = Literal["hard", "semi_hard", "all"]
 Variant = Literal["symmetric", "one_sided_duplicate"]
+
+
+def _of_one(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return shapes["embedding"][0] ** 2
+
+
+def _of_both_views(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return 4 * shapes["first"][0] ** 2
 
 
 @loss(task="pairs", kind="rows", differentiable=("first", "second"))
@@ -138,7 +147,7 @@ def triplet(
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
-@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",))
+@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=_of_one)
 def mined_triplet(
     embedding: Real[Tensor, "N D"],
     label: Integer[Tensor, "N"],
@@ -193,7 +202,7 @@ def mined_triplet(
     return Unreduced(value, (active if active_only else valid).double(), flags)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"))
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views)
 def info_nce(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
@@ -227,7 +236,7 @@ def info_nce(
     return _info_nce(first, second, temperature, variant)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"), like=info_nce)
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views, like=info_nce)
 def nt_xent(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
@@ -253,7 +262,7 @@ def nt_xent(
     return _info_nce(first, second, temperature, variant)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"))
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views)
 def clip(
     first: Real[Tensor, "N D"], second: Real[Tensor, "N D"], *, temperature: Positive = 0.07
 ) -> Real[Tensor, "N"] | Unreduced:
@@ -283,7 +292,7 @@ def clip(
     return _of_views(value, no_a | no_b)
 
 
-@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",))
+@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=_of_one)
 def supcon(
     embedding: Real[Tensor, "N D"], label: Integer[Tensor, "N"], *, temperature: Positive = 0.07
 ) -> Real[Tensor, "N"] | Unreduced:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lossd.losses.types import TensorType
 from lossd_client.errors import UnknownLoss
+from lossd_client.wire.quoting import quoted
 
 __all__ = [
     "REGISTRY",
@@ -112,6 +113,9 @@ class Upstream(Protocol):
 Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, ...]]
 """``f(parameters, shapes)``: the unreduced loss's shape; ``ValueError`` where the shapes do not fit together."""
 
+Pairs = Callable[[Mapping[str, tuple[int, ...]]], int]
+"""``f(shapes)``: how many pairs are looked at together."""
+
 Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """``f(parameters)``: the terms of a composed loss."""
 
@@ -187,6 +191,8 @@ class Loss:
         reads_reduction: Whether its value depends on the reduction, which it then has as a keyword.
         refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
         shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
+        pairs: How many pairs of entries are looked at together, which takes that much memory or time; None where
+            both grow with the tensors alone.
         terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
         per_sample: Whether it is a function of its term's value on each row rather than on all rows.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -208,6 +214,7 @@ class Loss:
     reads_reduction: bool
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
+    pairs: Pairs | None
     terms: Terms | None
     per_sample: bool
     unavailable: Callable[[], str | None]
@@ -263,6 +270,7 @@ def loss(
     reductions: tuple[str, ...] = ("mean", "sum", "none"),
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
     shape: Shape | None = None,
+    pairs: Pairs | None = None,
     terms: Terms | None = None,
     per_sample: bool = False,
     unavailable: Callable[[], str | None] = lambda: None,
@@ -277,6 +285,7 @@ def loss(
         reductions: The reductions it takes, the default first; not where the function has a keyword ``reduction``.
         refine: What the parameters change about the inputs' types.
         shape: The unreduced loss's shape, where the return annotation cannot say it.
+        pairs: How many pairs of entries are looked at together, where it is more than there are entries.
         terms: The losses a composed one is made of.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -326,6 +335,7 @@ def loss(
             reads_reduction="reduction" in hints,
             refine=refine or (lambda _: Refinement()),
             shape=shape,
+            pairs=pairs,
             terms=terms,
             per_sample=per_sample,
             unavailable=unavailable,
@@ -418,7 +428,7 @@ def find(name: str) -> Loss:
     if name not in REGISTRY:
         near = closest(name, REGISTRY)
         hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
-        raise UnknownLoss(f"there is no loss named {name!r}; {hint}")
+        raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
     return REGISTRY[name]
 
 

@@ -28,6 +28,7 @@ from lossd.metrics.registry import (
     describe,
     inputs,
     metric,
+    pairs,
     resolve,
     task,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "distances",
     "inputs",
     "metric",
+    "pairs",
     "ranking",
     "regression",
     "resolve",

@@ -19,6 +19,7 @@ from torch import Tensor
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
 from lossd_client.errors import Fault, InvalidRequest
+from lossd_client.wire.quoting import quoted
 
 __all__ = [
     "METRICS",
@@ -94,6 +95,11 @@ class Task:
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """The tensors the task takes where metrics are asked without a loss."""
         raise NotImplementedError
+
+    @classmethod
+    def compared(cls, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """How many pairs of entries are looked at, where it is more than there are entries."""
+        return 0
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -213,11 +219,11 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
     if name not in TASKS:
         near = closest(name, tuple(TASKS), {})
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
-        detail = f"there is no task named {name!r}; {hint}"
+        detail = f"there is no task named {quoted(name)}; {hint}"
     elif instead_of in (None, name) or any({name, instead_of} <= group for group in exchangeable):
         return
     else:
-        detail = f"the metrics of task {name!r} do not fit inputs of task {instead_of!r}"
+        detail = f"the metrics of task {quoted(name)} do not fit inputs of task {instead_of!r}"
     raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
 
 
@@ -238,7 +244,7 @@ def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
         else:
             near = closest(name, tuple(known), {})
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            detail = f"the task {of} has no metric named {name!r}; {hint}"
+            detail = f"the task {of} has no metric named {quoted(name)}; {hint}"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
     return tuple(dict.fromkeys(wanted))
 
@@ -246,6 +252,11 @@ def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
 def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
     """The tensors a task takes where metrics are asked without a loss."""
     return TASKS[of].inputs(options)
+
+
+def pairs(of: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many pairs of entries a task's metrics look at, where it is more than there are entries."""
+    return TASKS[of].compared(shapes)
 
 
 def check_options(of: str, options: Mapping[str, Any]) -> None:

@@ -23,20 +23,24 @@ class Regression(Task):
     """Errors and targets, flattened; computed in float64. Of a loss of log-rates, the errors are those of the rates.
 
     Attributes:
-        prediction: (R, I).
         target: (R, I).
         size: (B,), how many elements count, or what they weigh.
     """
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        prediction, target = view.tensors["prediction"], view.tensors["target"]
-        if view.parameters.get("log_input"):
-            prediction = prediction.exp()
-        self.prediction = prediction.reshape(prediction.shape[0], -1)
+        target = view.tensors["target"]
         self.target = target.reshape(target.shape[0], -1)
         self.entries = Entries(view)
         self.size = self.entries.size(self.target.shape)
+
+    @cached_property
+    def prediction(self) -> Tensor:
+        """(R, I)."""
+        prediction = self.view.tensors["prediction"]
+        if self.view.parameters.get("log_input"):
+            prediction = prediction.exp()
+        return prediction.reshape(prediction.shape[0], -1)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -77,11 +81,15 @@ class Regression(Task):
     @cached_property
     def errors(self) -> Floats:
         """(B, 5): sums of the errors, of their sizes, of their squares, of the predictions and of the targets."""
+        if (counted := self.view.counted.get("errors")) is not None:
+            return counted
         return self.entries.total_of_rows(self._rows[:, :5])
 
     @cached_property
     def largest(self) -> Floats:
         """(B,): the largest size of an error."""
+        if (counted := self.view.counted.get("largest")) is not None:
+            return counted
         rows = self._rows[:, 5]
         if self.entries.weight is not None:
             rows = rows.masked_fill(self.entries.weight == 0, 0)
@@ -97,11 +105,15 @@ class Regression(Task):
     @cached_property
     def target_spread(self) -> Floats:
         """(B,): sums of the squared distances of the targets from their mean."""
+        if (counted := self.view.counted.get("target_spread")) is not None:
+            return counted
         return self.totals(lambda _, t, mean: [(t - mean).square()], self.means[1])[:, 0]
 
     @cached_property
     def constant_target(self) -> Array:
         """(B,) bool: whether all targets that count are the same number, or none counts."""
+        if (counted := self.view.counted.get("constant_target")) is not None:
+            return counted
         return self.constant(self.target)
 
     def constant(self, values: Tensor) -> Array:

@@ -55,6 +55,11 @@ def row_blocks(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor
 class Neighbours(Task):
     """Requests of N embeddings each, each request's its own neighbours."""
 
+    @classmethod
+    def compared(cls, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Each of one tensor's rows with each of another's."""
+        return max(shape[0] if shape else 1 for shape in shapes.values()) ** 2
+
     def groups(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of requests of one size, (b, N, ...), as many as make a block; in order."""
         segments = self.view.segments
