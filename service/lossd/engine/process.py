@@ -118,6 +118,8 @@ class Worker:
         self._known: set[int] = set()
         self._closed: list[int] = []
         self._buffer = bytearray()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._waiting_to_write = False
         self._failures = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -182,16 +184,39 @@ class Worker:
             self._closed.clear()
         self.batches[batch.id] = batch
         body = orjson.dumps(manifest)
-        try:
-            socket.send_fds(self._socket, [LENGTH.pack(len(body)) + body], fds)
-        except OSError:
-            self._died()
+        self._unsent.append((memoryview(LENGTH.pack(len(body)) + body), fds))
+        if len(self._unsent) == 1:
+            self._flush()
 
     def forget(self, slab_id: int) -> None:
         """Tell it, with the next batch, that a slab is no more."""
         if slab_id in self._known:
             self._known.discard(slab_id)
             self._closed.append(slab_id)
+
+    def _flush(self) -> None:
+        """Send what the socket takes. Manifests are mostly far smaller than its buffer, but not all."""
+        assert self._socket is not None
+        loop, number = self.engine.loop, self._socket.fileno()
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._socket, [data], fds)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._died()
+                return
+            if sent < len(data):
+                self._unsent[0] = data[sent:], [] if sent else fds  # descriptors go with the first byte
+                if not self._waiting_to_write:
+                    self._waiting_to_write = True
+                    loop.add_writer(number, self._flush)
+                return
+            self._unsent.popleft()
+        if self._waiting_to_write:
+            self._waiting_to_write = False
+            loop.remove_writer(number)
 
     def _readable(self) -> None:
         assert self._socket is not None
@@ -223,6 +248,9 @@ class Worker:
         self.ready = False
         if self._socket is not None:
             self.engine.loop.remove_reader(self._socket.fileno())
+            self.engine.loop.remove_writer(self._socket.fileno())
+            self._waiting_to_write = False
+            self._unsent.clear()
             self._socket.close()
             self._socket = None
 
