@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from lossd.api import create_app
-from lossd.api.server import Http
+from lossd.api.connection import http_for
 from lossd.engine import Engine, create_engine
 from lossd.settings import Settings
 
@@ -40,7 +40,7 @@ def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
     chosen = Settings(port=0, **({"threads": 1} | settings))
     engine = create_engine(chosen)
     config = uvicorn.Config(
-        create_app(chosen, engine), host="127.0.0.1", port=0, loop="uvloop", http=Http, ws="none",
+        create_app(chosen, engine), host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen), ws="none",
         log_level="error", timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)

@@ -57,11 +57,17 @@ class Settings(BaseSettings):
     max_body_bytes: ByteSize = Field(
         ByteSize(1 << 30), description="Largest request body, in bytes (units such as 1GiB are understood)."
     )
+    max_json_bytes: ByteSize = Field(
+        ByteSize(16 << 20), description="Largest JSON text, in bytes; it is parsed in one go, others wait meanwhile."
+    )
     queue_bytes: ByteSize = Field(
         ByteSize(4 << 30), description="Most memory that requests in progress may hold, answers included, in bytes."
     )
     queue_requests: Annotated[int, Field(ge=1)] = Field(
         8192, description="Most requests that may be in progress at a time."
+    )
+    requests_per_key: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Most requests that may be in progress for one API key at a time."
     )
     batch_bytes: ByteSize = Field(
         ByteSize(8 << 20), description="Largest batch, in bytes of inputs and answers; a larger request goes alone."
@@ -74,6 +80,19 @@ class Settings(BaseSettings):
     )
     request_timeout_ms: Annotated[int, Field(ge=1)] = Field(
         60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
+    )
+    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        600_000, description="Longest deadline a request may bring, in milliseconds; a longer one is cut to it."
+    )
+    idle_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        20_000,
+        description="Longest pause within a body or an answer, and longest time for a request's head, in milliseconds.",
+    )
+    keep_alive_timeout_ms: Annotated[int, Field(ge=1000)] = Field(
+        75_000, description="Longest pause between two requests of a connection, in milliseconds."
+    )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        4096, description="Most connections that are served at a time; one more is answered 503."
     )
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
@@ -98,6 +117,9 @@ class Settings(BaseSettings):
     access_log: Literal["all", "problems", "none"] = Field("all", description="Which requests get a line in the log.")
     access_log_per_s: Annotated[int, Field(ge=0)] = Field(
         100, description="Most such lines a second, and as many for problems; 0 for any number."
+    )
+    tracing: bool = Field(
+        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
     )
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lossd.api.exchange import CLIENT, Exchange
+from lossd.api.exchange import CLIENT, Exchange, refusal
 from lossd.keys import Keys
-from lossd_client.errors import Problem, Unauthorized
-from lossd_client.wire import json
+from lossd_client.errors import Unauthorized
 
 if TYPE_CHECKING:
     from lossd.api.telemetry import Telemetry
@@ -88,14 +87,7 @@ class Access:
             problem = Unauthorized("this service asks for an API key; send it as a bearer, or as X-API-Key")
         problem.request_id = exchange.request_id
         self.telemetry.refused(exchange, problem.slug, problem.status)
-        await exchange.refuse(problem, problem.status, *_form(scope["path"], problem), send)
-
-
-def _form(path: str, problem: Problem) -> tuple[bytes, bytes]:
-    """Media type and body, as the path's protocol has them."""
-    if path == "/v2" or path.startswith("/v2/"):
-        return b"application/json", json.dumps({"error": problem.detail})
-    return b"application/problem+json", json.dumps(problem.to_json())
+        await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
 
 
 def _key(scope: Scope) -> bytes | None:

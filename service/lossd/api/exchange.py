@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -26,15 +27,19 @@ from lossd_client.errors import (
     TooLarge,
     Unauthorized,
 )
+from lossd_client.wire import json
 
 __all__ = [
     "CLIENT",
     "INLINE_ANSWER_BYTES",
+    "WHOLE",
     "DisconnectedError",
     "Exchange",
     "Receive",
     "Send",
     "new_request_id",
+    "refusal",
+    "request_id",
     "send_pieces",
     "server_timing",
 ]
@@ -45,11 +50,14 @@ Send = Callable[[Message], Awaitable[None]]
 
 # Where the scope has the name of the API key that the request came with.
 CLIENT = "lossd.client"
+# Where the scope says that all of the body had arrived when the request began to be answered.
+WHOLE = "lossd.whole"
 
 INLINE_ANSWER_BYTES = 256 << 10
 CHUNK_BYTES = 256 << 10
 TAIL_BYTES = 128 << 10
 WATCH_AFTER_S = 0.1
+MAX_DIGITS = 18
 LINGER_S = 2.0
 
 _HEADERS = frozenset(
@@ -73,6 +81,11 @@ def new_request_id() -> str:
     return f"{_id_prefix}-{next(_ids):x}"
 
 
+def request_id(given: str) -> str:
+    """The client's id, cut to 128 characters; a new one in place of one that a log could take for something else."""
+    return given[:128] if given and given.isascii() and given.isprintable() else new_request_id()
+
+
 class DisconnectedError(Exception):
     """The client left; there is nobody to answer."""
 
@@ -94,8 +107,11 @@ class Exchange:
         job: What it asks, once that is known.
         request_id: The client's, or a new one.
         scope: ASGI's.
+        setting: Where the limit of the body comes from.
         loss: What it is counted under, see :func:`lossd.job.model_name`; empty until that is known.
+        turn_bytes: What it counts for among its client's, see :class:`lossd.api.turns.Turns`; 0 before its turn.
         unread: Whether there is more of the body to come.
+        whole: Whether all of it is known to have arrived.
         length: The body's stated length in bytes; None where it is not stated.
     """
 
@@ -109,11 +125,15 @@ class Exchange:
         "length",
         "loss",
         "max_body_bytes",
+        "max_timeout_ms",
         "query",
         "receive",
         "request_id",
         "scope",
+        "setting",
+        "turn_bytes",
         "unread",
+        "whole",
     )
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, settings: Settings) -> None:
@@ -122,15 +142,18 @@ class Exchange:
         self.client: str = scope.get(CLIENT, "")
         self.receive = receive
         self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
-        given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given.decode("latin-1")[:128] if given else new_request_id()
+        given = self.headers.get(b"x-request-id")
+        self.request_id = new_request_id() if given is None else request_id(given.decode("latin-1"))
         self.query = scope["query_string"]
         self.scope = scope
         self.loss = ""
         self.job: Job | None = None
+        self.turn_bytes = 0
         self.unread = True
+        self.whole: bool = scope.get(WHOLE, False)
         self.length: int | None = None
-        self.max_body_bytes = int(settings.max_body_bytes)
+        self.max_body_bytes, self.setting = int(settings.max_body_bytes), "max_body_bytes"
+        self.max_timeout_ms = settings.max_timeout_ms
         self.deadline = self.begin + settings.request_timeout_ms / 1000
 
     def read_headers(self) -> None:
@@ -145,14 +168,28 @@ class Exchange:
             if self.length > self.max_body_bytes:
                 raise self.too_large(self.length)
         if timeout := self.headers.get(b"x-request-timeout-ms"):
-            if not timeout.isdigit() or not int(timeout):
-                raise InvalidRequest("X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
-            self.deadline = self.begin + int(timeout) / 1000
+            if not timeout.isdigit() or len(timeout) > MAX_DIGITS or not int(timeout):
+                raise InvalidRequest(
+                    "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1, of at most "
+                    f"{MAX_DIGITS} digits"
+                )
+            self.deadline = self.begin + min(int(timeout), self.max_timeout_ms) / 1000
+
+    def limit_json(self, max_json_bytes: int) -> None:
+        """Hold a body that is all JSON to the limit of those, where that is less.
+
+        Raises:
+            TooLarge: By the stated length.
+        """
+        if max_json_bytes < self.max_body_bytes:
+            self.max_body_bytes, self.setting = max_json_bytes, "max_json_bytes; tensors may be larger in binary"
+            if self.length is not None and self.length > max_json_bytes:
+                raise self.too_large(self.length)
 
     def too_large(self, size: int) -> TooLarge:
         """The refusal of a body that has at least so many bytes."""
         return TooLarge(
-            f"the body has {size} bytes or more, at most {self.max_body_bytes} are read (setting max_body_bytes)"
+            f"the body has {size} bytes or more, at most {self.max_body_bytes} are read (setting {self.setting})"
         )
 
     # In
@@ -176,10 +213,12 @@ class Exchange:
         Raises:
             TooLarge, DeadlineExceeded, DisconnectedError: While it was read.
         """
-        chunk = await self.chunk()
-        if not self.unread:
+        if self.whole:
+            chunk = await self.chunk()
+            if len(chunk) > self.max_body_bytes:
+                raise self.too_large(len(chunk))
             return chunk
-        body = bytearray(chunk)
+        body = bytearray()
         async with self.in_time():
             while self.unread:
                 body += await self.chunk()
@@ -223,8 +262,11 @@ class Exchange:
         return upload.submit()
 
     @asynccontextmanager
-    async def in_time(self) -> AsyncIterator[None]:
+    async def in_time(self, late: str = "the body had not arrived") -> AsyncIterator[None]:
         """What is inside must be done before the request's deadline.
+
+        Args:
+            late: How it stands where it is not.
 
         Raises:
             DeadlineExceeded: It was not.
@@ -233,7 +275,7 @@ class Exchange:
             async with asyncio.timeout(self.deadline - time.monotonic()):
                 yield
         except TimeoutError:
-            raise DeadlineExceeded("the body had not arrived when the request's deadline passed") from None
+            raise DeadlineExceeded(f"{late} when the request's deadline passed") from None
 
     async def refuse(self, problem: Problem, status: int, media_type: bytes, body: bytes, send: Send) -> None:
         """Answer with a problem, in the route's form; where a body has to be drained, the connection ends with it."""
@@ -243,7 +285,7 @@ class Exchange:
             (b"x-request-id", self.request_id.encode("latin-1")),
         ]
         if problem.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(problem.retry_after_s))))
         if isinstance(problem, MethodNotAllowed):
             headers.append((b"allow", self.allow))
         if isinstance(problem, Unauthorized):
@@ -300,6 +342,13 @@ async def _cancel_on_disconnect(receive: Receive, future: asyncio.Future[Result]
 
 
 # Out
+
+
+def refusal(path: str, problem: Problem) -> tuple[bytes, bytes]:
+    """A problem's media type and body, in the form of the protocol that the path belongs to."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return json.MEDIA_TYPE.encode(), json.dumps({"error": problem.detail})
+    return b"application/problem+json", json.dumps(problem.to_json())
 
 
 def server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:

@@ -25,6 +25,7 @@ from lossd.api.exchange import (
 )
 from lossd.api.inference_outputs import Asked, answered, asked
 from lossd.api.telemetry import DISCONNECTED, Telemetry
+from lossd.api.turns import Turns
 from lossd.engine import Engine, Result
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -34,6 +35,7 @@ from lossd_client.errors import (
     NotEvaluable,
     NotFound,
     Problem,
+    TooLarge,
     Unavailable,
 )
 from lossd_client.wire import json, oip
@@ -44,6 +46,10 @@ log = logging.getLogger("lossd.api")
 
 PREFIX = "/v2"
 CACHED_TEXT_BYTES = 8 << 10
+
+# With NaN among its numbers JSON is read by the standard library, which calls back for every number: longer texts are
+# read in a thread, where that does not keep others waiting.
+INLINE_TEXT_BYTES = 256 << 10
 
 _JSON = json.MEDIA_TYPE.encode()
 _BINARY = oip.MEDIA_TYPE.encode()
@@ -63,12 +69,14 @@ class Inference:
         settings: Limits.
         engine: Where jobs go.
         telemetry: Where requests are counted.
+        turns: Whose request is read next.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, turns: Turns) -> None:
         self.settings = settings
         self.engine = engine
         self.telemetry = telemetry
+        self.turns = turns
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes ``{"error": …}``."""
@@ -93,6 +101,9 @@ class Inference:
                 f"the service failed on this request; its log has the details under {exchange.request_id}"
             )
             await self._refuse(fault, exchange, send)
+        finally:
+            if exchange.turn_bytes:
+                self.turns.give(exchange)
 
     def _count(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
         """Count a request for an inference that had none."""
@@ -111,6 +122,8 @@ class Inference:
         exchange.loss = model.name
         _check_method(exchange, method, "POST")
         exchange.read_headers()
+        if exchange.client:
+            await self.turns.take(exchange)
         of, future = await self._submit(exchange, model)
         parsed = time.monotonic()
         result = await exchange.result(self.engine, future)
@@ -149,25 +162,36 @@ class Inference:
         if streamed and given is not None and encoding == b"identity":
             async with exchange.in_time():
                 return await self._stream(exchange, model, given)
+        if given is None:
+            exchange.limit_json(self.settings.max_json_bytes)
         body = await decompressed(await exchange.body(), encoding, exchange.max_body_bytes)
-        return self._submit_whole(exchange, model, memoryview(body), oip.header_length(given, len(body)))
+        return await self._submit_whole(exchange, model, memoryview(body), self._text_bytes(given, len(body)))
 
-    def _submit_whole(
+    def _text_bytes(self, given: bytes | None, size: int | None) -> int | None:
+        length = oip.header_length(given, size)
+        if length is not None and length > self.settings.max_json_bytes:
+            raise TooLarge(
+                f"the JSON text has {length} bytes, at most {int(self.settings.max_json_bytes)} are read (setting "
+                "max_json_bytes; tensors may be larger in binary)"
+            )
+        return length
+
+    async def _submit_whole(
         self, exchange: Exchange, model: models.Model, body: memoryview, length: int | None
     ) -> tuple[Asked, asyncio.Future[Result]]:
         text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
-        of = _read(text, model)
+        if len(text) <= INLINE_TEXT_BYTES:
+            of, tensors = _decoded(text, data, model)
+        else:
+            of, tensors = await asyncio.to_thread(_decoded, text, data, model)
         exchange.job = of.job
-        if len(data) != of.request.data_bytes:
-            raise _wrong_length(of, len(data))
-        tensors = {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
         return of, self.engine.submit(of.job, tensors, _deadline(exchange, of), exchange.client)
 
     async def _stream(
         self, exchange: Exchange, model: models.Model, given: bytes
     ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
-        length = oip.header_length(given, exchange.length)
+        length = self._text_bytes(given, exchange.length)
         assert length is not None
         received = bytearray()
         while len(received) < length:
@@ -181,7 +205,7 @@ class Inference:
         if not of.streamable:
             while exchange.unread:
                 received += await exchange.chunk()
-            return self._submit_whole(exchange, model, memoryview(received), length)
+            return await self._submit_whole(exchange, model, memoryview(received), length)
         return of, await exchange.pour(
             self.engine.upload(of.job, _deadline(exchange, of), exchange.client),
             memoryview(received)[length:],
@@ -262,6 +286,13 @@ def _only_ready(body: bytes | bytearray) -> bool:
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
         raise MalformedBody('the body of an index request is empty or {"ready": true or false}')
     return bool(document.get("ready", False))
+
+
+def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[Asked, dict[str, memoryview]]:
+    of = _read(text, model)
+    if len(data) != of.request.data_bytes:
+        raise _wrong_length(of, len(data))
+    return of, {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
 
 
 def _read(text: memoryview, model: models.Model) -> Asked:

@@ -8,19 +8,17 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lossd.api.app import Service, create_app
+from lossd.api.connection import http_for
 from lossd.api.log import configure
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["Http", "serve"]
+__all__ = ["serve"]
 
-KEEP_ALIVE_S = 75
 BACKLOG = 2048
 
 
@@ -38,57 +36,20 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=Http,
+        http=http_for(settings),  # type: ignore[arg-type]  # it is called, no more
         ws="none",
         access_log=False,
         server_header=False,
         log_config=None,
         log_level="warning",
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=max(1, settings.keep_alive_timeout_ms // 1000),
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     _Server(config, announce).run()
-
-
-class Http(HttpToolsProtocol):
-    """Uvicorn's HTTP, for which a body may follow an offer to speak another protocol.
-
-    Java's HTTP client, among others, offers HTTP/2 with every first request and is content to be answered in HTTP/1.1.
-    The parser, though, ends a message where an ``Upgrade`` header takes effect, and drops its body.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        """Parse; a head that offers another protocol is parsed again, without the offer."""
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            if self._offers_upgrade():
-                version = self.parser.get_http_version().encode()
-                start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
-                headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-                self.parser = httptools.HttpRequestParser(self)
-                self.data_received(b"\r\n".join([start, *headers, b"", data[stop.args[0] :]]))
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer, unless this head is parsed again."""
-        if not self._offers_upgrade():
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The body is whole, unless it has not begun."""
-        if not self._offers_upgrade():
-            super().on_message_complete()
-
-    def _offers_upgrade(self) -> bool:
-        # CONNECT leaves HTTP too, but by itself, and has no body.
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
 
 class _Server(uvicorn.Server):
