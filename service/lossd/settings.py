@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     tracing: bool = Field(
         False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
     )
+    tracing: bool = Field(
+        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
+    )
 
 
 SECRETS = frozenset(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +31,9 @@ from lossd.engine import Engine, create_engine
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire import json
+
+if TYPE_CHECKING:
+    from lossd.api.tracing import Tracing
 
 __all__ = ["create_app"]
 
@@ -97,6 +101,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tracing = _tracing() if settings.tracing else None
+        if tracing is not None:
+            telemetry.observers.append(tracing)
         await engine.start()
         gc.collect()
         gc.freeze()  # what is loaded now stays: full collections need not walk torch's objects on every pass
@@ -105,6 +112,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             yield
         finally:
             await engine.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.stop)
 
     app = Service(
         title="lossd",
@@ -135,6 +144,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
+
+
+def _tracing() -> Tracing:
+    """Loaded where it is asked for: it is an extra, and takes a while."""
+    from lossd.api.tracing import Tracing
+
+    return Tracing()
 
 
 def _cors(app: ASGIApp, origins: str) -> ASGIApp:
