@@ -131,6 +131,84 @@ def test_whatever_is_asked_of_class_scores_is_answered(classes: int, request_: R
         assert_equal(found, wanted, 2e-6)
 
 
+ERRORS: list[dict[str, Any]] = [
+    {"name": "mse"},
+    {"name": "mae", "reduction": "sum"},
+    {"name": "huber", "delta": 0.7},
+    {"name": "smooth_l1", "beta": 0.4},
+    {"name": "smooth_l1", "beta": 0.0},
+    {"name": "log_cosh"},
+    {"name": "quantile", "q": 0.2},
+]
+LOGITS: list[dict[str, Any]] = [
+    {"name": "bce_with_logits"},
+    {"name": "sigmoid_focal", "gamma": 2.0},
+    {"name": "sigmoid_focal", "gamma": 0.0, "alpha": 0.9},
+    {"name": "sigmoid_focal", "gamma": 0.5, "alpha": 2.0, "alpha_mode": "scale", "reduction": "sum"},
+]
+
+
+def pairs(loss: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    prediction = 3 * torch.randn(shape, generator=random, dtype=torch.float64)
+    target = torch.rand(shape, generator=random, dtype=torch.float64)
+    if loss in ERRORS:
+        target = (4 * target - 2).round(decimals=1)
+        prediction = prediction.round(decimals=1)  # errors of exactly 0 and exactly at the bends
+    elif seed % 2:
+        target = target.round()
+    return {"prediction": prediction.to(dtype), "target": target.to(dtype)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("trailing", [(), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("loss", ERRORS + LOGITS, ids=str)
+def test_elements_answer_as_the_general_way(
+    loss: dict[str, Any], trailing: tuple[int, ...], dtype: torch.dtype, general: Any
+) -> None:
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [pairs(loss, (rows, *trailing), dtype, seed=rows) for rows in (7, 1, 30)]
+    assert uses_a_pass(request, inputs[0])
+    for found, wanted in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
+        assert_equal(found, wanted, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics"),
+    [
+        ("mse", {"names": ["default", "explained_variance", "pearson", "mape", "error_quantiles"]}),
+        ("sigmoid_focal", {"task": "multilabel"}),
+        ("sigmoid_focal", {"task": "multilabel", "threshold": 0.3, "names": ["default", "mcc", "auroc"]}),
+        ("bce_with_logits", {"threshold": 0.0, "names": ["default", "auroc", "brier", "per_image_iou"]}),
+        ("bce_with_logits", {"threshold": 1.0}),
+    ],
+    ids=str,
+)
+def test_whatever_is_asked_of_elements_is_answered(loss: str, metrics: dict[str, Any], general: Any) -> None:
+    request = {"loss": {"name": loss}, "outputs": ["metrics"], "metrics": metrics}
+    kind = next(known for known in ERRORS + LOGITS if known["name"] == loss)
+    inputs = [pairs(kind, (rows, 4), torch.float32, seed=rows) for rows in (9, 3)]
+    for found, wanted in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
+        assert_equal(found, wanted, 2e-6)
+
+
+@pytest.mark.parametrize("where", ["prediction", "target"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1.5, 80.0, -800.0])
+@pytest.mark.parametrize("loss", [ERRORS[0], ERRORS[5], *LOGITS[:3]], ids=str)
+def test_elements_out_of_range_are_left_to_the_general_way(
+    loss: dict[str, Any], value: float, where: str, general: Any
+) -> None:
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [pairs(loss, (4, 3), torch.float32, seed) for seed in range(3)]
+    inputs[1][where][2, 1] = value
+    found, wanted = together([request] * 3, inputs), general([request] * 3, inputs)
+    for f, w in zip(found, wanted, strict=True):
+        assert_equal(f, w, 2e-6)
+    for position in (0, 2):
+        (alone,) = together([request], [inputs[position]])
+        assert_bits_equal(found[position], alone)
+
+
 def test_gammas_differ_within_a_batch(general: Any) -> None:
     requests = [{"loss": {"name": "focal", "gamma": gamma}} for gamma in (0.0, 0.3, 2.0, 5.0)]
     inputs = [scores(6, 4, torch.float64, seed) for seed in range(4)]

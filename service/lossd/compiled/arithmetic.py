@@ -6,6 +6,7 @@ into vector instructions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -117,3 +118,16 @@ def squares_of(row: Any) -> float:
     for c in range(row.shape[0]):
         total += np.float64(row[c]) * np.float64(row[c])
     return total
+
+
+@inlined
+def sigmoid(z: float) -> float:
+    """1 / (1 + e^-z), whatever z."""
+    e = math.exp(-abs(z))
+    return 1 / (1 + e) if z >= 0 else e / (1 + e)
+
+
+@inlined
+def log1p_exp(z: float) -> float:
+    """log(1 + e^z), whatever z: the softplus."""
+    return max(z, 0.0) + math.log1p(math.exp(-abs(z)))

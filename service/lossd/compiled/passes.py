@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import Outcome, Pass, softmax
+from lossd.compiled import Outcome, Pass, elementwise, softmax
 from lossd.job import Recipe
 
 __all__ = ["find"]
@@ -96,6 +97,15 @@ def _class_scores(recipe: Recipe) -> Pass | None:
     return evaluate
 
 
+def _logit(threshold: float | None) -> float:
+    """The logit from which on the probability of yes is at least the threshold."""
+    if threshold is None:
+        return 0.0
+    if threshold in (0, 1):
+        return math.inf if threshold else -math.inf
+    return math.log(threshold / (1 - threshold))
+
+
 def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
@@ -113,4 +123,69 @@ def _starts(rows: Sequence[int]) -> Array:
     return starts
 
 
-FORMS: Mapping[str, Callable[[Recipe], Pass | None]] = {"cross_entropy": _class_scores, "focal": _class_scores}
+# The parameter that the loss of an element has, and its factors of positives and negatives.
+PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_focal": "gamma"}
+
+
+def _elements(recipe: Recipe) -> Pass | None:
+    prediction, target = recipe.inputs
+    parameters = recipe.parameters
+    if (prediction.dtype, prediction.trailing) != (target.dtype, target.trailing):
+        return None
+    if parameters.get("pos_weight") is not None or parameters.get("from_logits") is False:
+        return None
+    loss = recipe.loss or ""
+    kind = elementwise.KINDS.index(loss)
+    decided = kind >= elementwise.KINDS.index("bce_with_logits")
+    named = PARAMETERS.get(loss, "")
+    balance = parameters.get("alpha_mode") == "balance"
+    labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
+    least = _logit(recipe.metric_options.get("threshold"))
+
+    def evaluate(
+        recipe: Recipe,
+        rows: Sequence[int],
+        numbers: Sequence[Sequence[float]],
+        inputs: Mapping[str, Array],
+        answers: Mapping[str, Array],
+    ) -> Outcome:
+        total, count = sum(rows), len(rows)
+        scores, target = inputs["prediction"].reshape(total, -1), inputs["target"].reshape(total, -1)
+        gradient = answers.get("gradient.prediction")
+        slopes = np.empty((0, scores.shape[1]), scores.dtype) if gradient is None else gradient.reshape(total, -1)
+        starts, alpha = _starts(rows), _numbers(recipe, numbers, "alpha", count)
+        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        elementwise.elements(
+            kind,
+            scores,
+            target,
+            starts,
+            _numbers(recipe, numbers, named, count),
+            alpha,
+            1 - alpha if balance else alpha,
+            recipe.reduction == "mean",
+            slopes,
+            columns,
+            doubtful,
+        )
+        counted: dict[str, Array] = {}
+        if recipe.metrics and decided:
+            cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
+            shape = (total, labels, -1)
+            elementwise.decisions(scores.reshape(shape), target.reshape(shape), starts, least, cells)
+        elif recipe.metrics:
+            sums = counted["errors"] = np.empty((count, 5))
+            largest, spread = np.empty((2, count))
+            constant = np.empty(count, bool)
+            elementwise.errors(scores, target, starts, sums, largest, spread, constant)
+            counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
+        return Outcome(columns, doubtful, counted)
+
+    return evaluate
+
+
+FORMS: Mapping[str, Callable[[Recipe], Pass | None]] = {
+    "cross_entropy": _class_scores,
+    "focal": _class_scores,
+    **dict.fromkeys(elementwise.KINDS, _elements),
+}

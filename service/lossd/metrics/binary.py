@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score, probabilities
-from lossd.metrics.decisions import Decided, decisions
+from lossd.metrics.decisions import Decided, Decision, decisions
 from lossd.metrics.registry import Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
@@ -30,12 +30,14 @@ class Binary(Decided):
     targets and targets of -1 and 1 decide as well.
     """
 
-    def __init__(self, view: View) -> None:
+    def decide(self) -> Decision:
+        """By the probability of yes."""
+        view = self.view
         scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
         threshold = view.options.get("threshold")
         least = least_score(DEFAULT_THRESHOLD if threshold is None else threshold, view.activation)
         ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
-        super().__init__(view, scores, target >= 0.5, scores >= least, ignored)
+        return Decision(scores, target >= 0.5, scores >= least, ignored)
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def per_image_dice(task: Binary) -> Sequence[Any]:
 
 def _per_image(task: Binary, name: str, factor: int, intersections: int) -> list[Any]:
     """factor·tp / (predicted + actual − intersections·tp), image by image."""
-    cells = decisions(task.predicted_positive, task.positive, task.entries.by_row())[:, 0]
+    cells = decisions(task.decision.predicted, task.positive, task.entries.by_row())[:, 0]
     tp = cells[:, :1]
     denominator = (2 - intersections) * tp + cells[:, 1:2] + cells[:, 2:3]
     values = factor * tp / np.maximum(denominator, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -13,33 +14,64 @@ from lossd.metrics.entries import Entries
 from lossd.metrics.ranking import Ranking
 from lossd.metrics.registry import Array, View
 
-__all__ = ["Decided", "decisions"]
+__all__ = ["Decided", "Decision", "decisions"]
 
 
-class Decided(Counts):
-    """Counts of decisions.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is decided of each entry.
 
-    Args:
-        view: The batch.
+    Attributes:
         scores: (R, K, I): rows, labels, further positions; higher is more likely.
         positive: (R, K, I) bool, what is so.
         predicted: (R, K, I) bool, what is decided.
         ignored: (R, K·I) bool, what does not count; or None.
     """
 
+    scores: Tensor
+    positive: Tensor
+    predicted: Tensor
+    ignored: Tensor | None = None
+
+
+class Decided(Counts):
+    """Counts of decisions."""
+
     averaged: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
 
-    def __init__(
-        self, view: View, scores: Tensor, positive: Tensor, predicted: Tensor, ignored: Tensor | None = None
-    ) -> None:
+    def __init__(self, view: View) -> None:
         super().__init__(view)
-        self.scores = scores
-        self.positive = positive
-        self.predicted_positive = predicted
-        self.entries = Entries(view, ignored)
-        self.cells = decisions(predicted, positive, self.entries)
+        counted = view.counted.get("cells")
+        self.cells = self._count() if counted is None else counted
         self.tp, self.fp, self.fn = self.cells[..., 0], self.cells[..., 1], self.cells[..., 2]
+
+    def decide(self) -> Decision:
+        """What is decided of each entry of the view."""
+        raise NotImplementedError
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The same, made once, where anything needs more than the counts."""
+        return self.decide()
+
+    @property
+    def scores(self) -> Tensor:
+        """(R, K, I)."""
+        return self.decision.scores
+
+    @property
+    def positive(self) -> Tensor:
+        """(R, K, I) bool."""
+        return self.decision.positive
+
+    @cached_property
+    def entries(self) -> Entries:
+        """Those that count."""
+        return Entries(self.view, self.decision.ignored)
+
+    def _count(self) -> Array:
+        return decisions(self.decision.predicted, self.positive, self.entries)
 
     @cached_property
     def negatives(self) -> Array:
@@ -55,7 +87,7 @@ class Decided(Counts):
     @property
     def columns(self) -> int:
         """How many labels there are."""
-        return self.scores.shape[1]
+        return self.cells.shape[1]
 
     def ranking(self, request: int, column: int | None) -> Ranking:
         """The elements of one request and label, or of all labels, that count."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossd.losses.registry import Input
-from lossd.metrics.decisions import Decided
+from lossd.metrics.decisions import Decided, Decision
 from lossd.metrics.registry import Floats, View, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
 
@@ -24,12 +24,14 @@ class Distances(Decided):
     A NaN distance is below nothing. The target is above 0 for similar pairs.
     """
 
-    def __init__(self, view: View) -> None:
+    def decide(self) -> Decision:
+        """By the distance."""
+        view = self.view
         distance, similar = self.of(view)
         threshold = view.options.get("threshold")
         limit = self.boundary(view) if threshold is None else threshold
         distance = distance.reshape(len(distance), 1, -1)
-        super().__init__(view, -distance, similar.reshape(distance.shape) > 0, distance < limit)
+        return Decision(-distance, similar.reshape(distance.shape) > 0, distance < limit)
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
         """Distances in float64, and what is above 0 for similar pairs, in the same shape."""
