@@ -40,12 +40,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-GUARDS = {
-    "content-security-policy": POLICY,
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+GUARDS = {"content-security-policy": POLICY, "cross-origin-opener-policy": "same-origin"}
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 

@@ -128,7 +128,13 @@ api.onKeyNeeded((reason) => new Promise((resolve) => {
   dialog.showModal();
 }));
 
+async function showVersion() {
+  const { version } = await api.catalogue("/health/live");
+  document.getElementById("version").textContent = version;
+}
+
 buildBar();
 addEventListener("hashchange", show);
 show();
 watchState();
+showVersion().catch(() => { /* the bar says that there is no answer */ });

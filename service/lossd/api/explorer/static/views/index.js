@@ -5,4 +5,5 @@
 export const VIEWS = [
   { path: "/losses", title: "Losses", nav: true, load: () => import("./losses.js") },
   { path: "/losses/:name", title: "Loss", load: () => import("./loss.js") },
+  { path: "/service", title: "Service", nav: true, load: () => import("./service.js") },
 ];
