@@ -15,7 +15,7 @@ from lossd import metrics
 from lossd.job import MAX_PAIRS, Column, Job, Recipe
 from lossd.losses.registry import Input, Loss, Refinement, closest, find
 from lossd.losses.types import PerAxis, TensorType
-from lossd.request import Envelope, GradientOptions, MetricOptions, validated
+from lossd.request import Envelope, GradientOptions, MetricOptions, check_integers, validated
 from lossd.shapes import expected, match, resolve, show
 from lossd.terms import Term, composed_inputs, plan_term
 from lossd_client.errors import (
@@ -81,6 +81,7 @@ class Plan:
         """
         if not isinstance(request, dict):
             raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
+        check_integers(request)
         envelope = validated(Envelope, request, "")
         if envelope.loss is None:
             return _metrics_plan(envelope)

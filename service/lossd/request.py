@@ -12,7 +12,7 @@ from lossd.losses.types import Fraction, NonNegative, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Envelope", "GradientOptions", "MetricOptions", "validated"]
+__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_integers", "validated"]
 
 FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -98,11 +98,35 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
         raise InvalidRequest(detail, errors=faults) from None
 
 
+def check_integers(value: Any, pointer: str = "") -> None:
+    """Make sure that every integer in a request's document can be one of a tensor's entries.
+
+    Args:
+        value: The document, or a part of it; it nests as deep as may be.
+        pointer: To that part.
+
+    Raises:
+        InvalidRequest: With a pointer to the first that is too large.
+    """
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        detail = f"{value} is outside the range of int64"
+        raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        if type(child) is not float:
+            check_integers(child, f"{pointer}/{_token(key)}")
+
+
+def _token(part: object) -> str:
+    """A part of an RFC 6901 pointer."""
+    return str(part).replace("~", "~0").replace("/", "~1")[:MAX_NAME]
+
+
 def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
     # A union's arms add their own names to the place; only the fields and positions of the request belong there.
     unknown = error["type"] == "extra_forbidden"
     place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
-    where = pointer + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')[:MAX_NAME]}" for part in place)
+    where = pointer + "".join(f"/{_token(part)}" for part in place)
     field = ".".join(_shown(str(part)) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Term", "composed_inputs", "plan_term"]
 
+MAX_NAME = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Term:
@@ -77,7 +79,9 @@ def plan_term(
         if plan.reduction == "none":
             raise InvalidRequest('a term is one number: its reduction cannot be "none"')
         inputs = fields.get("inputs", {})
-        for name in inputs:
+        for name, source in inputs.items():
+            if not 0 < len(source) <= MAX_NAME or not source.isprintable():
+                raise InvalidRequest(f"a tensor's name is 1 to {MAX_NAME} printable characters, found {quoted(source)}")
             if name not in {entry.name for entry in plan.inputs}:
                 raise UnknownInput(f"{plan.loss.name if plan.loss else ''} takes no input {quoted(name)}")
     except Problem as problem:
