@@ -119,10 +119,8 @@ class Settings(BaseSettings):
         100, description="Most such lines a second, and as many for problems; 0 for any number."
     )
     tracing: bool = Field(
-        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
-    )
-    tracing: bool = Field(
-        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
+        False,
+        description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say.",
     )
 
 

@@ -60,8 +60,11 @@ def test_openapi_types_every_losss_parameters(http):
     assert references <= set(schemas)
     assert "HTTPValidationError" not in schemas
     evaluate = document["paths"]["/v1/evaluate"]["post"]
-    statuses = {str(kind.status) for kind in PROBLEMS.values()} - {"401"}
+    statuses = {str(kind.status) for kind in PROBLEMS.values()}
     assert set(evaluate["responses"]) == {"200", *statuses}
+    named = {name for requirement in document["security"] for name in requirement}
+    assert {} in document["security"], "a key is needed only where the service has some"
+    assert named == set(document["components"]["securitySchemes"])
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
+from lossd.api.compression import packed
 from lossd.api.exchange import (
     INLINE_ANSWER_BYTES,
     DisconnectedError,
@@ -112,7 +113,7 @@ class Evaluate:
         forms: dict[str, json.Form] = {}
         if format_in == "json":
             future = self._submit_json(exchange, await exchange.body(), forms)
-        elif exchange.length is not None and exchange.length >= self.settings.stream_bytes:
+        elif exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes:
             async with exchange.in_time():
                 future = await self._stream_safetensors(exchange)
         else:
@@ -123,6 +124,10 @@ class Evaluate:
         try:
             pieces, media_type = _encode(result, self._format_out(exchange, format_in), forms)
             size = sum(len(piece) for piece in pieces)
+            encoding = None
+            if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
+                encoding, pieces = await packed(pieces, welcome, binary=media_type is _SAFETENSORS)
+                size = sum(len(piece) for piece in pieces)
             body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
             encoded = time.monotonic()
             stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
@@ -132,6 +137,8 @@ class Evaluate:
                 (b"x-request-id", exchange.request_id.encode("latin-1")),
                 (b"server-timing", server_timing(stages, result.batch_requests)),
             ]
+            if encoding:
+                headers.append((b"content-encoding", encoding))
             if body is None:
                 await send_pieces(send, headers, pieces)
         finally:
@@ -150,12 +157,7 @@ class Evaluate:
     def _read_headers(self, exchange: Exchange) -> str:
         """The body's format, after every check that needs only the headers."""
         exchange.read_headers()
-        headers = exchange.headers
-        if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
-            raise UnsupportedMediaType(
-                f"Content-Encoding {encoding.decode('latin-1')} is not read; send the body as is"
-            )
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        content_type = exchange.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type not in _FORMATS:
             found = quoted(content_type.decode("latin-1")) if content_type else "none"
             raise UnsupportedMediaType(
@@ -221,9 +223,16 @@ class Evaluate:
             if len(received) >= safetensors.PREFIX_BYTES:
                 start = safetensors.PREFIX_BYTES + safetensors.header_bytes(received[: safetensors.PREFIX_BYTES])
         checked = _read_header(exchange, memoryview(received), start)
-        assert exchange.length is not None
-        if exchange.length != start + checked.data_bytes:
-            raise _wrong_length(checked.data_bytes, exchange.length - start)
+        size = start + checked.data_bytes
+        if exchange.unpacker is None:
+            if exchange.length != size:
+                raise _wrong_length(checked.data_bytes, (exchange.length or 0) - start)
+        elif size > exchange.max_body_bytes:
+            raise exchange.too_large(size)
+        elif size < self.settings.stream_bytes:  # small enough to join others
+            while exchange.unread and len(received) <= size:
+                received += await exchange.chunk()
+            return self._submit_safetensors(exchange, received)
         return await exchange.pour(
             self.engine.upload(checked.job, exchange.deadline, exchange.client),
             memoryview(received)[start:],

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from lossd.api.compression import Unpacker
 from lossd.engine import Engine, Result, Upload
 from lossd.job import Job
 from lossd.settings import Settings
@@ -110,9 +111,10 @@ class Exchange:
         setting: Where the limit of the body comes from.
         loss: What it is counted under, see :func:`lossd.job.model_name`; empty until that is known.
         turn_bytes: What it counts for among its client's, see :class:`lossd.api.turns.Turns`; 0 before its turn.
+        unpacker: What takes the body out of its Content-Encoding, where it has one.
         unread: Whether there is more of the body to come.
         whole: Whether all of it is known to have arrived.
-        length: The body's stated length in bytes; None where it is not stated.
+        length: The body's stated length in bytes, as it travels; None where it is not stated.
     """
 
     __slots__ = (
@@ -132,6 +134,7 @@ class Exchange:
         "scope",
         "setting",
         "turn_bytes",
+        "unpacker",
         "unread",
         "whole",
     )
@@ -149,6 +152,7 @@ class Exchange:
         self.loss = ""
         self.job: Job | None = None
         self.turn_bytes = 0
+        self.unpacker: Unpacker | None = None
         self.unread = True
         self.whole: bool = scope.get(WHOLE, False)
         self.length: int | None = None
@@ -157,16 +161,19 @@ class Exchange:
         self.deadline = self.begin + settings.request_timeout_ms / 1000
 
     def read_headers(self) -> None:
-        """Learn length and deadline.
+        """Learn length, encoding and deadline.
 
         Raises:
             TooLarge: By the stated length.
+            UnsupportedMediaType: An encoding that is not read.
             InvalidRequest: A time-out that is no number of milliseconds.
         """
         if length := self.headers.get(b"content-length"):
             self.length = int(length)
             if self.length > self.max_body_bytes:
                 raise self.too_large(self.length)
+        if (encoding := self.headers.get(b"content-encoding")) and encoding != b"identity":
+            self.unpacker = Unpacker(encoding.lower())
         if timeout := self.headers.get(b"x-request-timeout-ms"):
             if not timeout.isdigit() or len(timeout) > MAX_DIGITS or not int(timeout):
                 raise InvalidRequest(
@@ -200,6 +207,8 @@ class Exchange:
         Raises:
             DisconnectedError: There will be none.
         """
+        if self.unpacker is not None:
+            return await self._unpacked(self.unpacker)
         message = await self.receive()
         if message["type"] == "http.disconnect":
             raise DisconnectedError
@@ -207,13 +216,26 @@ class Exchange:
         chunk: bytes = message.get("body", b"")
         return chunk
 
+    async def _unpacked(self, unpacker: Unpacker) -> bytes:
+        """The next piece of the body as it was before its Content-Encoding."""
+        while unpacker.hungry:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError
+            unpacker.feed(message.get("body", b""), unread=message.get("more_body", False))
+        piece = await unpacker.piece()
+        if unpacker.size > self.max_body_bytes:
+            raise self.too_large(unpacker.size)
+        self.unread = not unpacker.done
+        return piece
+
     async def body(self) -> bytes | bytearray:
         """The whole body, for what is too small to be worth streaming or cannot be.
 
         Raises:
             TooLarge, DeadlineExceeded, DisconnectedError: While it was read.
         """
-        if self.whole:
+        if self.whole and self.unpacker is None:
             chunk = await self.chunk()
             if len(chunk) > self.max_body_bytes:
                 raise self.too_large(len(chunk))
@@ -253,9 +275,10 @@ class Exchange:
                     step = min(len(received), size - at)
                     target[at : at + step] = received[:step]
                     received, at = received[step:], at + step
-            while self.unread:  # the last chunk may be empty
-                if await self.chunk():
-                    raise wrong_length(last + 1)
+            while self.unread and not len(received):  # the last chunk may be empty
+                received = memoryview(await self.chunk())
+            if len(received):
+                raise wrong_length(last + len(received))
         except BaseException:
             upload.abandon()
             raise
@@ -279,6 +302,8 @@ class Exchange:
 
     async def refuse(self, problem: Problem, status: int, media_type: bytes, body: bytes, send: Send) -> None:
         """Answer with a problem, in the route's form; where a body has to be drained, the connection ends with it."""
+        if self.unpacker is not None:
+            self.unread, self.unpacker = self.unpacker.unread, None
         headers = [
             (b"content-type", media_type),
             (b"content-length", b"%d" % len(body)),

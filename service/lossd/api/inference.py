@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from lossd.api import inference_models as models
-from lossd.api.compression import accepted, compressed, decompressed
+from lossd.api.compression import packed
 from lossd.api.exchange import (
     INLINE_ANSWER_BYTES,
     DisconnectedError,
@@ -131,17 +131,18 @@ class Inference:
         try:
             pieces, length = oip.encode_response(model.name, answered(of, result), id=of.request.id)
             size = sum(len(piece) for piece in pieces)
-            body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
             headers = [
                 (b"content-type", _JSON if length is None else _BINARY),
                 (b"x-request-id", exchange.request_id.encode("latin-1")),
             ]
             if length is not None:
                 headers.append((_LENGTH, b"%d" % length))
-            encoding = accepted(exchange.headers.get(b"accept-encoding"))
-            if encoding is not None and (shorter := await compressed(pieces, encoding)) is not None:
-                body, size = shorter, len(shorter)
-                headers.append((b"content-encoding", encoding))
+            if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
+                encoding, pieces = await packed(pieces, welcome, binary=length is not None)
+                size = sum(len(piece) for piece in pieces)
+                if encoding:
+                    headers.append((b"content-encoding", encoding))
+            body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
             encoded = time.monotonic()
             stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
             headers.append((b"content-length", b"%d" % size))
@@ -156,15 +157,14 @@ class Inference:
         self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
 
     async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
-        encoding = exchange.headers.get(b"content-encoding", b"identity")
         given = exchange.headers.get(_LENGTH)
-        streamed = exchange.length is not None and exchange.length >= self.settings.stream_bytes
-        if streamed and given is not None and encoding == b"identity":
+        streamed = exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes
+        if streamed and given is not None:
             async with exchange.in_time():
                 return await self._stream(exchange, model, given)
         if given is None:
             exchange.limit_json(self.settings.max_json_bytes)
-        body = await decompressed(await exchange.body(), encoding, exchange.max_body_bytes)
+        body = await exchange.body()
         return await self._submit_whole(exchange, model, memoryview(body), self._text_bytes(given, len(body)))
 
     def _text_bytes(self, given: bytes | None, size: int | None) -> int | None:
@@ -191,7 +191,7 @@ class Inference:
         self, exchange: Exchange, model: models.Model, given: bytes
     ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
-        length = self._text_bytes(given, exchange.length)
+        length = self._text_bytes(given, exchange.length if exchange.unpacker is None else None)
         assert length is not None
         received = bytearray()
         while len(received) < length:
@@ -200,10 +200,14 @@ class Inference:
             received += await exchange.chunk()
         of = _read(memoryview(received)[:length], model)
         exchange.job = of.job
-        if exchange.length != length + of.request.data_bytes:
-            raise _wrong_length(of, (exchange.length or 0) - length)
-        if not of.streamable:
-            while exchange.unread:
+        size = length + of.request.data_bytes
+        if exchange.unpacker is None:
+            if exchange.length != size:
+                raise _wrong_length(of, (exchange.length or 0) - length)
+        elif size > exchange.max_body_bytes:
+            raise exchange.too_large(size)
+        if not of.streamable or size < self.settings.stream_bytes:
+            while exchange.unread and len(received) <= size:
                 received += await exchange.chunk()
             return await self._submit_whole(exchange, model, memoryview(received), length)
         return of, await exchange.pour(

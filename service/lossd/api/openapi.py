@@ -16,7 +16,7 @@ from lossd_client.wire import DTYPES, json, safetensors
 __all__ = ["document"]
 
 REFERENCE = "#/components/schemas/{model}"
-STATUSES = (400, 404, 405, 413, 415, 422, 429, 500, 503, 504)
+STATUSES = (400, 401, 404, 405, 413, 415, 422, 429, 500, 503, 504)
 
 
 class TensorObject(BaseModel):
@@ -154,6 +154,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             "parameters": [
                 _header("X-Request-ID", "string", "Echoed in the answer; made if absent."),
                 _header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
+                _header("Content-Encoding", "string", "zstd, gzip or deflate; limits hold for the body unpacked."),
                 {
                     "name": "request",
                     "in": "query",
@@ -178,6 +179,11 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         }
     }
     base["paths"] = {"/v1/evaluate": evaluate, **base["paths"], **inference_openapi.paths()}
+    base["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, by itself."},
+    }
+    base["security"] = [{}, {"bearer": []}, {"header": []}]
     return base
 
 

@@ -85,7 +85,7 @@ def _answer(body: bytes, suffix: str, caching: str, asked: Headers) -> Response:
     headers = GUARDS | {"cache-control": caching, "etag": tag, "vary": "accept-encoding"}
     if tag in asked.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    if suffix not in INCOMPRESSIBLE and accepted(asked.get("accept-encoding", "").encode("latin-1")) == b"gzip":
+    if suffix not in INCOMPRESSIBLE and accepted(asked.get("accept-encoding", "").encode("latin-1"), (b"gzip",)):
         body, headers["content-encoding"] = _packed(body), "gzip"
     return Response(body, headers=headers, media_type=MEDIA_TYPES[suffix])
 
