@@ -12,7 +12,7 @@
         │   ├── UnknownLoss         404  no loss of that name
         │   └── UnknownMetric       404  no metric of that name
         ├── MethodNotAllowed        405
-        ├── TooLarge                413  over one of the service's limits
+        ├── TooLarge                413  over one of the service's limits, or its memory
         ├── UnsupportedMediaType    415  a content type or encoding that lossd does not read
         ├── NotEvaluable            422  well-formed, but there is nothing to compute
         │   ├── InvalidRequest      422  an unknown or mistyped field, a parameter out of its range
@@ -206,7 +206,7 @@ class MethodNotAllowed(Problem):
 
 
 class TooLarge(Problem):
-    """A size is over one of the service's limits; the detail names the limit and its setting."""
+    """A size is over one of the service's limits, or over what its device has memory for; the detail says which."""
 
     slug, title, status = "too-large", "Too large", 413
 

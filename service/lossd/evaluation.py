@@ -18,6 +18,7 @@ from torch import Tensor
 from lossd import compiled, gradient, metrics
 from lossd.composition import compose
 from lossd.diagnostics import describe
+from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
@@ -53,22 +54,22 @@ class Batch:
     answers: Mapping[str, Tensor]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def single(self, position: int) -> Batch:
-        """The batch of one of its requests alone, over the same memory."""
-        start = sum(self.rows[:position])
-        stop = start + self.rows[position]
+    def part(self, first: int, last: int) -> Batch:
+        """The batch of some of its requests, over the same memory; ``last`` is not one of them."""
+        start = sum(self.rows[:first])
+        stop = start + sum(self.rows[first:last])
 
         def part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {
-                c.name: tensors[c.name][start:stop] if c.per_row else tensors[c.name][position : position + 1]
+                c.name: tensors[c.name][start:stop] if c.per_row else tensors[c.name][first:last]
                 for c in self.recipe.columns
                 if c.name in tensors
             }
 
         return replace(
             self,
-            rows=[self.rows[position]],
-            numbers=[self.numbers[position]] if self.recipe.numbers else [],
+            rows=self.rows[first:last],
+            numbers=self.numbers[first:last],
             inputs=part(self.inputs),
             answers=part(self.answers),
         )
@@ -78,10 +79,15 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     """The answer of each request, in order: a JSON-ready document, or the problem with that request.
 
     Gradients and unreduced losses are written into ``batch.answers``. A failure that names no request is narrowed
-    down by evaluating each alone, so that one request never takes another's answer away.
+    down by evaluating each alone, so that one request never takes another's answer away; where memory runs out, halves
+    may do.
+
+    Raises:
+        RuntimeError: The device is broken: whoever has another may evaluate the batch there.
     """
     if batch.recipe.alone and len(batch.rows) > 1:
-        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.single(i))]
+        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
+    exhausted = False
     try:
         outcome = _pass(batch)
         if outcome is None or not outcome.doubtful.any():
@@ -89,12 +95,22 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
-    except Exception:
+    except Exception as error:
+        if is_broken_device(error):
+            raise
+        exhausted = is_out_of_memory(error)
+        if len(batch.rows) == 1 and exhausted:
+            nbytes = sum(tensor.nbytes for tensors in (batch.inputs, batch.answers) for tensor in tensors.values())
+            return [too_large(error, batch.device, batch.recipe.model, nbytes)]
         if len(batch.rows) == 1:
             shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
             log.exception("%s failed on inputs of shapes %s", batch.recipe.model, shapes)
             return [InternalError(f"{batch.recipe.model} failed on this request; the worker's log says why")]
-    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.single(i))]
+    if exhausted:  # not before here, where nothing of the failed attempt is held any more
+        release_memory(batch.device)
+        half = len(batch.rows) // 2
+        return evaluate(batch.part(0, half)) + evaluate(batch.part(half, len(batch.rows)))
+    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
 
 
 def _pass(batch: Batch) -> compiled.Outcome | None:

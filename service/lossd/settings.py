@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = Field(
         4096, description="Most connections that are served at a time; one more is answered 503."
     )
+    worker_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        120_000,
+        description="A worker that has work and gives no sign of life for so long is replaced, in milliseconds.",
+    )
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
     )
@@ -119,8 +123,10 @@ class Settings(BaseSettings):
         100, description="Most such lines a second, and as many for problems; 0 for any number."
     )
     tracing: bool = Field(
-        False,
-        description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say.",
+        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
+    )
+    tracing: bool = Field(
+        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
     )
 
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from lossd.engine import supervision
+from lossd.engine.supervision import Patience
 from lossd_client import wire
 from lossd_client.wire import safetensors
-from serving import running
+from serving import Running
+from serving import running as serving
+
+running = partial(serving, compiled=False)  # what is not needed here takes time to load
 
 
 def body_of(request: str, **arrays) -> bytes:
@@ -236,3 +247,178 @@ def test_stopping_finishes_what_was_accepted():
     assert answers == [200] * 6
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+FAULTY = Path(__file__).with_name("faulty_worker.py")
+
+
+class Faults:
+    """Workers that fail where they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+        self.monkeypatch = monkeypatch
+        self.place = place
+
+    def of(self, faults: dict[int, str]) -> None:
+        """What happens to a batch whose first request has so many rows."""
+        self.monkeypatch.setattr(supervision, "COMMAND", (sys.executable, str(FAULTY)))
+        self.monkeypatch.setenv("LOSSD_TEST_FAULTS", json.dumps(faults))
+        self.monkeypatch.setenv("LOSSD_TEST_PLACE", str(self.place))
+
+    def evaluated(self) -> list[list[int]]:
+        """The rows of each batch that was begun, by whichever worker."""
+        path = self.place / "evaluated"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Faults:
+    return Faults(monkeypatch, tmp_path)
+
+
+def post(service: Running, rows: int, seed: int = 1, timeout_ms: int | None = None) -> httpx.Response:
+    """Ask, and check an answer there is against what is computed here."""
+    body, expected = request_for(seed, rows)
+    headers = HEADERS if timeout_ms is None else {**HEADERS, "X-Request-Timeout-Ms": str(timeout_ms)}
+    response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers, timeout=60)
+    if response.status_code == 200:
+        assert response.json()["loss"] == pytest.approx(expected, rel=1e-5)
+    return response
+
+
+def all_at_once(service: Running, rows: list[int]) -> list[httpx.Response]:
+    """Ask for them together, so that they come into one batch: the worker is stopped until all are there."""
+    pid = service.engine.workers[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(len(rows) + 1) as threads:
+            answers = [threads.submit(post, service, 7)]
+            service.wait_until(lambda e: e.in_progress == 1)
+            answers += [threads.submit(post, service, n, seed) for seed, n in enumerate(rows)]
+            service.wait_until(lambda e: e.in_progress == 1 + len(rows))
+            os.kill(pid, signal.SIGCONT)
+            return [answer.result() for answer in answers][1:]
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def assert_nothing_is_held(service: Running) -> None:
+    service.wait_until(lambda e: e.in_progress == 0)
+    engine = service.engine
+    assert (engine.pool.in_use, engine.budget.held_bytes, len(engine.batcher)) == (0, 0, 0)
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_work_done_by_the_next(faults):
+    faults.of({63: "once hang"})
+    with running(worker_timeout_ms=600) as service:
+        hung = service.engine.workers[0].pid
+        assert post(service, 63).status_code == 200
+        assert service.engine.stats.restarts == 1
+        assert service.engine.workers[0].pid != hung
+        assert faults.evaluated() == [[63], [63]]
+        assert_nothing_is_held(service)
+
+
+def test_a_worker_that_is_stopped_before_it_reads_its_work_is_replaced():
+    with running(worker_timeout_ms=600) as service:
+        os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
+        assert post(service, 64).status_code == 200
+        assert service.engine.stats.restarts == 1
+
+
+def test_a_worker_that_is_only_slow_is_left_in_peace(faults):
+    faults.of({63: "plod"})
+    with running(worker_timeout_ms=600) as service:
+        begin = time.monotonic()
+        assert post(service, 63).status_code == 200
+        assert time.monotonic() - begin > 2.5
+        assert service.engine.stats.restarts == 0
+
+
+def test_what_nobody_waits_for_any_more_does_not_keep_a_worker_for_ever(faults):
+    faults.of({63: "plod on"})
+    with running(worker_timeout_ms=600) as service:
+        assert post(service, 63, timeout_ms=300).status_code == 504
+        assert post(service, 64).status_code == 200
+        assert service.engine.stats.restarts == 1
+        assert faults.evaluated() == [[63], [64]]
+        assert_nothing_is_held(service)
+
+
+def test_a_broken_device_ends_its_worker_and_the_next_answers(faults):
+    faults.of({63: "once break"})
+    with running() as service:
+        assert post(service, 63).status_code == 200
+        assert service.engine.stats.restarts == 1
+        assert_nothing_is_held(service)
+
+
+def test_a_request_that_breaks_every_device_is_given_up(faults):
+    faults.of({63: "break"})
+    with running() as service:
+        answers = all_at_once(service, [63, 62])
+        assert [r.status_code for r in answers] == [500, 200]
+        assert "workers died" in answers[0].json()["detail"]
+        assert_nothing_is_held(service)
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_evaluated_in_parts(faults):
+    faults.of({20: "out of memory"})
+    with running() as service:
+        assert {r.status_code for r in all_at_once(service, [20] * 6)} == {200}
+        assert faults.evaluated() == [[7], [20] * 6, [20] * 3, [20] * 3]
+        assert service.engine.stats.restarts == 0
+
+
+def test_a_request_that_memory_does_not_suffice_for_is_refused_with_the_figures_and_its_neighbours_are_answered(faults):
+    faults.of({20: "out of memory", 65: "out of memory"})
+    with running() as service:
+        answers = all_at_once(service, [20, 65])
+        assert [r.status_code for r in answers] == [200, 413]
+        problem = answers[1].json()
+        assert problem["type"] == "/problems/too-large"
+        inputs_and_gradient = 65 * (2 * 10 * 4 + 8)
+        assert f"focal on this request's {inputs_and_gradient} bytes" in problem["detail"]
+        assert "more memory than cpu has" in problem["detail"]
+        assert "20.00 MiB" in problem["detail"]
+        assert_nothing_is_held(service)
+
+
+def test_an_innocent_request_is_not_blamed_for_the_deaths_its_neighbour_caused(faults):
+    """Two batches of different recipes are under way, and the worker dies of the first as often as it may."""
+    faults.of({63: "crash"})
+    with running() as service:
+        service.engine.workers[0].depth = 2
+        with ThreadPoolExecutor(2) as threads:
+            bad, good = threads.submit(post, service, 63), threads.submit(post, service, 64)
+            assert bad.result().status_code == 500
+            assert good.result().status_code == 200
+        assert service.engine.stats.restarts == 3
+        assert_nothing_is_held(service)
+
+
+def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, monkeypatch):
+    faults.of({63: "crash"})
+    monkeypatch.setattr(Patience, "delay_s", lambda self: 1.5)
+    with running() as service:
+        begin = time.monotonic()
+        response = post(service, 63, timeout_ms=500)
+        assert response.status_code == 504
+        assert 0.45 < time.monotonic() - begin < 1.4
+        service.wait_until(lambda e: e.ready)
+        assert post(service, 64).status_code == 200
+        assert faults.evaluated() == [[63], [64]], "what was queued again must be dropped when its deadline has passed"
+        assert_nothing_is_held(service)
+
+
+def test_a_client_that_leaves_while_its_work_is_queued_again_frees_what_it_held(faults, monkeypatch):
+    faults.of({63: "crash"})
+    monkeypatch.setattr(Patience, "delay_s", lambda self: 1.5)
+    with running() as service:
+        body, _ = request_for(1, 63)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{service.url}/v1/evaluate", content=body, headers=HEADERS, timeout=0.5)
+        service.wait_until(lambda e: e.ready)
+        assert_nothing_is_held(service)
+        assert faults.evaluated() == [[63]]

@@ -1,16 +1,15 @@
 """A worker: one process, one device, one batch after the other.
 
 ``python -m lossd.engine.worker --device cpu --threads 1 --socket FD``. It reads manifests, evaluates what they name in
-the slabs, replies, and ends when the front closes the socket, whatever the front died of.
+the slabs, replies, and ends when the last front has closed its connection, whatever the front died of.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import gc
-import mmap
+import logging
 import os
 import signal
 import socket
@@ -23,14 +22,19 @@ import torch
 from torch import Tensor
 
 from lossd import compiled
-from lossd.engine.frames import HELLO, Reply, encode_reply, take_frames
+from lossd.engine.frames import HELLO, Reply
+from lossd.engine.pulse import ASK, Pulse
+from lossd.engine.reception import Front, Fronts
 from lossd.evaluation import Batch, evaluate
+from lossd.failures import is_broken_device
 from lossd.job import Column, Recipe
 from lossd_client.errors import Problem
 
-__all__ = ["answer", "main", "tensors_in"]
+__all__ = ["answer", "main", "run", "serve", "tensors_in"]
 
-MAX_FDS = 16
+log = logging.getLogger("lossd.engine")
+
+BROKEN = 70
 LARGE_BYTES = 64 << 20
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -67,45 +71,41 @@ def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Re
     return Reply(manifest["batch"], 0, time.perf_counter_ns() - begin, texts)
 
 
-class _Worker:
-    def __init__(self, device: str, connection: socket.socket) -> None:
-        self.device = torch.device(device)
-        self.connection = connection
-        self.slabs: dict[int, mmap.mmap] = {}
+def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
+    """Evaluate what is sent, one batch after the other, until nobody is left."""
+    while fronts:
+        for front, manifest in fronts.receive():
+            if front.gone:
+                continue
+            pulse.begin(front.number, manifest["batch"])
+            memory = front.slab(manifest)
+            reply = answer(manifest, memory, device)
+            pulse.end()
+            fronts.reply(front, reply)
+            if len(memory) >= LARGE_BYTES:
+                _return_free_memory()
 
-    def run(self) -> None:
-        if self.device.type == "cuda":
-            torch.zeros(1, device=self.device)  # a device that does not work fails here, before the hello
-        gc.collect()
-        gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
-        hello = {"pid": os.getpid(), "device": str(self.device)}
-        self._send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]))
-        buffer = bytearray()
-        fds: list[int] = []
-        while True:
-            chunk, received, _, _ = socket.recv_fds(self.connection, 1 << 16, MAX_FDS)
-            if not chunk:
-                return
-            fds.extend(received)
-            buffer += chunk
-            for frame in take_frames(buffer):
-                manifest = orjson.loads(frame)
-                self._map(manifest, fds)
-                reply = answer(manifest, self.slabs[manifest["slab"]], self.device)
-                self._send(reply)
-                if len(self.slabs[manifest["slab"]]) >= LARGE_BYTES:
-                    _return_free_memory()
 
-    def _map(self, manifest: Mapping[str, Any], fds: list[int]) -> None:
-        for slab in manifest.get("closed", ()):
-            self.slabs.pop(slab, None)
-        if size := manifest.get("size"):
-            fd = fds.pop(0)
-            self.slabs[manifest["slab"]] = mmap.mmap(fd, size)
-            os.close(fd)
+def run(device: torch.device, connection: socket.socket, listener: socket.socket | None) -> None:
+    """Say hello to each front and serve it."""
+    pulse = Pulse()
+    signal.signal(ASK, pulse.beat)
+    if device.type == "cuda":
+        torch.zeros(1, device=device)  # a device that does not work fails here, before the hello
 
-    def _send(self, reply: Reply) -> None:
-        self.connection.sendall(encode_reply(reply))
+    def greet(front: Front) -> None:
+        hello = {"pid": os.getpid(), "device": str(device), "front": front.number}
+        front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (pulse.fd,))
+
+    gc.collect()
+    gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
+    try:
+        serve(Fronts(connection, listener, greet), device, pulse)
+    except RuntimeError as error:
+        if not is_broken_device(error):
+            raise
+        log.critical("%s is broken, this worker ends: %s", device, error)
+        os._exit(BROKEN)  # nothing is tidied up: that would wait for the device
 
 
 def _return_free_memory() -> None:
@@ -124,14 +124,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="compile the losses asked for most, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
+    parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
     torch.set_num_threads(arguments.threads)
     if arguments.compiled and arguments.device == "cpu":
         compiled.load()
-    connection = socket.socket(fileno=arguments.socket)
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
-        _Worker(arguments.device, connection).run()
+    listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
+    run(torch.device(arguments.device), socket.socket(fileno=arguments.socket), listener)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,250 @@
+"""A front's link to a worker: what it was sent and has not answered, and what happens when it dies or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from lossd.engine.batcher import Batch
+from lossd.engine.frames import HELLO, LENGTH, Reply, decode_answers, take_replies
+from lossd.engine.pulse import ASK, Pulse
+from lossd.engine.supervision import SOCKET_BYTES, Patience, WorkerProcess
+from lossd.engine.watch import Sight, Watch
+
+if TYPE_CHECKING:
+    from lossd.engine.process import ProcessEngine
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("lossd.engine")
+
+
+class Worker:
+    """The front's end of one worker.
+
+    Args:
+        engine: Whose batches it evaluates.
+        device: What it computes on.
+        address: Where it listens, if somebody else keeps its process.
+
+    Attributes:
+        device: What it computes on.
+        ready: Whether it said hello and has not died since.
+        batches: What it was sent and has not answered, oldest first.
+        pid: The id of its process, while there is one.
+    """
+
+    def __init__(self, engine: ProcessEngine, device: str, address: str | None = None) -> None:
+        self.engine = engine
+        self.device = device
+        self.address = address
+        # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
+        self.depth = 3 if device.startswith("cuda") else 1
+        self.ready = False
+        self.batches: dict[int, Batch] = {}
+        self.pid: int | None = None
+        self._known: set[int] = set()
+        self._closed: list[int] = []
+        self._buffer = bytearray()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._waiting_to_write = False
+        self._process = WorkerProcess(device, engine.settings) if address is None else None
+        self._patience = Patience()
+        self._socket: socket.socket | None = None
+        self._pulse: Pulse | None = None
+        self._number = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._watch = Watch(engine.settings.worker_timeout_ms / 1000)
+        self._next_look: asyncio.TimerHandle | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take a batch now."""
+        return self.ready and len(self.batches) < self.depth
+
+    def connect(self) -> None:
+        """Start its process, or find it; it is ready when it says hello."""
+        if self._process is not None:
+            connection = self._process.start()
+            self.pid = self._process.pid
+        else:
+            assert self.address is not None
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            connection.setblocking(False)
+            try:
+                connection.connect(self.address)
+            except OSError as error:  # whoever keeps the worker is ending, or too many wait to be let in
+                connection.close()
+                self._try_again(f"cannot be reached: {error}")
+                return
+        self._socket = connection
+        self._known.clear()
+        self._closed.clear()
+        self._buffer = bytearray()
+        self.engine.loop.add_reader(connection.fileno(), self._readable)
+
+    def end(self) -> None:
+        """Close the connection, upon which its process ends; make sure that it does."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._hang_up()
+        if self._process is not None:
+            self._process.end()
+            self.pid = None
+
+    def send(self, batch: Batch) -> None:
+        """Hand it a batch."""
+        assert self._socket is not None
+        slab = batch.lease.slab
+        manifest: dict[str, Any] = batch.manifest()
+        fds = []
+        if slab.id not in self._known:
+            self._known.add(slab.id)
+            manifest["size"] = slab.size
+            fds.append(slab.fd)
+        if self._closed:
+            manifest["closed"] = list(self._closed)
+            self._closed.clear()
+        self.batches[batch.id] = batch
+        body = orjson.dumps(manifest)
+        self._unsent.append((memoryview(LENGTH.pack(len(body)) + body), fds))
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def forget(self, slab_id: int) -> None:
+        """Tell it, with the next batch, that a slab is no more."""
+        if slab_id in self._known:
+            self._known.discard(slab_id)
+            self._closed.append(slab_id)
+
+    def _flush(self) -> None:
+        """Send what the socket takes. Manifests are mostly far smaller than its buffer, but not all."""
+        assert self._socket is not None
+        loop, number = self.engine.loop, self._socket.fileno()
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._socket, [data], fds)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._lost()
+                return
+            if sent < len(data):
+                self._unsent[0] = data[sent:], [] if sent else fds  # descriptors go with the first byte
+                if not self._waiting_to_write:
+                    self._waiting_to_write = True
+                    loop.add_writer(number, self._flush)
+                return
+            self._unsent.popleft()
+        if self._waiting_to_write:
+            self._waiting_to_write = False
+            loop.remove_writer(number)
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            if self.ready:
+                chunk = self._socket.recv(SOCKET_BYTES)
+            else:
+                chunk, fds, _, _ = socket.recv_fds(self._socket, SOCKET_BYTES, 1)
+                if fds:
+                    self._pulse = Pulse(fds[0])
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._lost()
+            return
+        self._buffer += chunk
+        for reply in list(take_replies(self._buffer)):
+            if reply.batch == HELLO:
+                self._greeted(orjson.loads(reply.answers[0][1]))
+            else:
+                self._answered(reply)
+
+    def _greeted(self, hello: dict[str, Any]) -> None:
+        self.ready = True
+        self.pid, self._number = hello["pid"], hello["front"]
+        self._patience.succeeded()
+        self._watch.reset(time.monotonic())
+        self._look()
+        log.info("worker ready on %s (pid %s)", self.device, self.pid)
+        self.engine._dispatch()
+
+    def _answered(self, reply: Reply) -> None:
+        batch = self.batches.pop(reply.batch, None)
+        if batch is None:  # the connection broke while replies were being read: it was queued again
+            return
+        self.engine._dispatch()  # first give the worker its next batch, then the answers their way
+        self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
+
+    def _hang_up(self) -> None:
+        self.ready = False
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+        if self._socket is not None:
+            self.engine.loop.remove_reader(self._socket.fileno())
+            self.engine.loop.remove_writer(self._socket.fileno())
+            self._waiting_to_write = False
+            self._unsent.clear()
+            self._socket.close()
+            self._socket = None
+
+    def _lost(self) -> None:
+        """The connection is gone, and with it the process: its work is for the next one."""
+        if self._socket is None:
+            return
+        batches = list(self.batches.values())
+        self.batches.clear()
+        at_work = self._pulse.at_work if self._pulse is not None else None
+        # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
+        suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
+        self._hang_up()
+        status = self._process.reap() if self._process is not None else None
+        self.engine._recover(batches, suspects)
+        if self.engine.draining and not self.engine.in_progress:
+            return
+        if self._process is not None:
+            self.engine.stats.restarts += 1
+        what = f"ended with status {status}" if status is not None else "is gone"
+        self._try_again(f"{what}; {sum(len(b.tickets) for b in batches)} requests requeued")
+
+    def _try_again(self, what: str) -> None:
+        delay_s = self._patience.delay_s()
+        verb = "starting another" if self._process is not None else "looking for the next"
+        log.warning("worker on %s %s, %s in %.1f s", self.device, what, verb, delay_s)
+        self._retry = self.engine.loop.call_later(delay_s, self.connect)
+
+    def _look(self) -> None:
+        """See whether it is alive, and ask where that is not plain."""
+        self._next_look = self.engine.loop.call_later(self._watch.interval_s, self._look)
+        pulse = self._pulse
+        if pulse is None:
+            return
+        batch = self.batches.get(pulse.at_work[1]) if pulse.at_work and pulse.at_work[0] == self._number else None
+        wanted = batch is None or not all(ticket.future.done() for ticket in batch.tickets)
+        why = self._watch.look(Sight(pulse.steps, pulse.beats, bool(self.batches), wanted), time.monotonic())
+        if why is not None:
+            self._kill(why)
+        elif self._watch.silent and self.pid is not None:
+            os.kill(self.pid, ASK)
+
+    def _kill(self, why: str) -> None:
+        """End a process that does not serve any more; its end is noticed as any other's is."""
+        if self.pid is not None:
+            log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
+            os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,72 @@
+"""A worker's pulse: a page of shared memory that shows what it is doing, and whether it is doing anything.
+
+How long a batch takes says nothing: a large one may honestly take minutes. A thread that beats says nothing either: it
+goes on while the rest hangs. So the front asks, by a signal, and Python answers signals in the main thread alone,
+between two of its instructions. A worker inside an operation answers when that operation ends; one that hangs does not.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+
+__all__ = ["ASK", "Pulse"]
+
+ASK = signal.SIGUSR1
+"""The signal by which a front asks a worker for a beat."""
+
+_STEPS, _BEATS, _FRONT, _BATCH = range(4)
+
+
+class Pulse:
+    """The page.
+
+    Args:
+        fd: The anonymous file it is in; by default a new one.
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = os.memfd_create("lossd-pulse", os.MFD_CLOEXEC) if fd is None else fd
+        if fd is None:
+            os.ftruncate(self.fd, mmap.PAGESIZE)
+        self._words = memoryview(mmap.mmap(self.fd, mmap.PAGESIZE)).cast("Q")
+
+    def close(self) -> None:
+        """Give the page back."""
+        os.close(self.fd)
+        self._words.release()
+
+    # The worker's side
+
+    def begin(self, front: int, batch: int) -> None:
+        """That batch of that front is being evaluated."""
+        words = self._words
+        words[_FRONT] = front
+        words[_BATCH] = batch
+        words[_STEPS] += 1
+
+    def end(self) -> None:
+        """It has been evaluated."""
+        self._words[_STEPS] += 1
+
+    def beat(self, *_: object) -> None:
+        """Answer a front that asks."""
+        self._words[_BEATS] += 1
+
+    # The front's side
+
+    @property
+    def steps(self) -> int:
+        """Counts batches begun and batches ended; odd while one is being evaluated."""
+        return self._words[_STEPS]
+
+    @property
+    def beats(self) -> int:
+        """Counts answers to :data:`ASK`."""
+        return self._words[_BEATS]
+
+    @property
+    def at_work(self) -> tuple[int, int] | None:
+        """The front and the batch that are being served, or were when the worker died."""
+        return (self._words[_FRONT], self._words[_BATCH]) if self.steps % 2 else None

@@ -1,0 +1,95 @@
+"""A worker's process: starting it, ending it, and how soon it may be started again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lossd.settings import Settings
+
+__all__ = ["SOCKET_BYTES", "Patience", "WorkerProcess"]
+
+SOCKET_BYTES = 1 << 20
+COMMAND = (sys.executable, "-m", "lossd.engine.worker")
+END_S = 2.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
+
+
+class Patience:
+    """How long to wait before another try: not at all at first, and longer with every failure after."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """The last try was good."""
+        self._failures = 0
+
+    def delay_s(self) -> float:
+        """One more failure: seconds until the next try."""
+        failures, self._failures = self._failures, self._failures + 1
+        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**failures) if failures else 0.0
+
+
+class WorkerProcess:
+    """One worker, in one process after the other.
+
+    Args:
+        device: What it computes on.
+        settings: How.
+        listener: Where fronts besides the one that starts it connect, if there are any.
+    """
+
+    def __init__(self, device: str, settings: Settings, listener: socket.socket | None = None) -> None:
+        self.device = device
+        self.settings = settings
+        self.listener = listener
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its id, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> socket.socket:
+        """Start it; the connection to it, which ends when it does."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        command = [*COMMAND, "--device", self.device]
+        command += ["--threads", str(self.settings.threads), "--socket", str(theirs.fileno())]
+        command += ["--compiled"] if self.settings.compiled else []
+        passed = [theirs.fileno()]
+        if self.listener is not None:
+            command += ["--listen", str(self.listener.fileno())]
+            passed.append(self.listener.fileno())
+        environment = {"OMP_NUM_THREADS": str(self.settings.threads), **os.environ}
+        if self.settings.perceptual_weights is not None:
+            environment["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
+        # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
+        self._process = subprocess.Popen(
+            command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+        )
+        theirs.close()
+        ours.setblocking(False)
+        return ours
+
+    def reap(self) -> int:
+        """Its status, now that its connection is closed."""
+        assert self._process is not None
+        self._process.kill()
+        return self._process.wait()
+
+    def end(self) -> None:
+        """Make sure that it ends, which it does by itself when its connections are closed."""
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
