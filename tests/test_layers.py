@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.shapes": set(),
     "lossd.job": {"lossd_client"},
     "lossd.losses": {"lossd_client"},
+    "lossd.columns": {"lossd.job"},
     "lossd.compiled": {"lossd.job"},
     "lossd.metrics": {"lossd.compiled", "lossd.losses", "lossd_client"},
     "lossd.request": {"lossd.losses", "lossd_client"},
@@ -42,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.failures": {"lossd_client"},
     "lossd.composition": {"lossd.evaluation", "lossd.job", "lossd.losses", "lossd_client"},
     "lossd.evaluation": {
+        "lossd.columns",
         "lossd.compiled",
         "lossd.composition",
         "lossd.diagnostics",
@@ -56,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.axes": {"lossd.losses", "lossd_client"},
     "lossd.curves": {"lossd.axes", "lossd.losses", "lossd.plan", "lossd_client"},
     "lossd.engine": {
+        "lossd.columns",
         "lossd.compiled",
         "lossd.evaluation",
         "lossd.failures",

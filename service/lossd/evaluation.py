@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lossd import compiled, gradient, metrics
+from lossd.columns import arrays_of
 from lossd.composition import compose
 from lossd.diagnostics import describe
 from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
@@ -118,9 +119,7 @@ def _pass(batch: Batch) -> compiled.Outcome | None:
     run = compiled.find(batch.recipe) if batch.device.type == "cpu" else None
     if run is None:
         return None
-    inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
-    answers = {name: tensor.numpy() for name, tensor in batch.answers.items()}
-    outcome = run(batch.recipe, batch.rows, batch.numbers, inputs, answers)
+    outcome = run(batch.recipe, batch.rows, batch.numbers, arrays_of(batch.inputs), arrays_of(batch.answers))
     return None if len(batch.rows) == 1 and outcome.doubtful[0] else outcome
 
 

@@ -139,6 +139,11 @@ class Recipe:
         return tuple((c.unit_bytes, c.per_row) for c in self.columns)
 
     @cached_property
+    def bfloat16(self) -> frozenset[str]:
+        """The columns of that dtype."""
+        return frozenset(c.name for c in self.columns if c.dtype == "bfloat16")
+
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes a row takes in the columns that count rows."""
         return sum(c.unit_bytes for c in self.columns if c.per_row)

@@ -24,8 +24,12 @@ Request = Mapping[str, Any]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _loaded() -> None:
-    compiled.load()
+def _loaded() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:  # the other tests are of the general way
+        patch.setattr(compiled, "_find", None)
+        patch.setattr(compiled, "rates", None)
+        compiled.load()
+        yield
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def evaluate(requests: Sequence[Request], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
         with monkeypatch.context() as patch:
             patch.setattr(compiled, "_find", None)
-            patch.setattr(compiled, "ratios", None)
+            patch.setattr(compiled, "rates", None)
             return together(requests, inputs)
 
     return evaluate

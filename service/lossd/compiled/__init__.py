@@ -24,7 +24,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from lossd.job import Recipe
 
-__all__ = ["Outcome", "Pass", "find", "load", "ratios"]
+__all__ = ["Outcome", "Pass", "find", "load", "rates"]
 
 log = logging.getLogger("lossd.compiled")
 
@@ -52,8 +52,8 @@ Pass = Callable[["Recipe", Sequence[int], Sequence[Sequence[float]], Mapping[str
 
 _find: Callable[[Recipe], Pass | None] | None = None
 
-ratios: Callable[..., bool] | None = None
-"""See :func:`lossd.compiled.averages.ratios`; None until it is loaded."""
+rates: Callable[..., bool] | None = None
+"""See :func:`lossd.compiled.averages.rates`; None until it is loaded."""
 
 
 def find(recipe: Recipe) -> Pass | None:
@@ -63,7 +63,7 @@ def find(recipe: Recipe) -> Pass | None:
 
 def load() -> None:
     """Compile, or read what an earlier process compiled; takes about ten seconds, or half of one."""
-    global _find, ratios
+    global _find, rates
     if _find is not None:
         return
     begin = time.monotonic()
@@ -71,7 +71,7 @@ def load() -> None:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_path()))
     from lossd.compiled import averages, passes
 
-    ratios = averages.ratios
+    rates = averages.rates
     _find = passes.find
     log.info("compiled passes ready after %.1f s", time.monotonic() - begin)
 

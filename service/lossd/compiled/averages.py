@@ -6,23 +6,26 @@ from typing import Any
 
 from lossd.compiled.arithmetic import compiled
 
-__all__ = ["ratios"]
+__all__ = ["rates"]
+
+
+COUNTS = ("int64", "float64")
 
 
 @compiled(
-    "boolean(float64[:,:,::1], float64[:,:,::1], float64[:,::1], boolean[:,::1], float64, float64[:,:,::1],"
-    " boolean[:,:,::1])"
+    *(
+        f"boolean(float64[:,::1], {t}[:,:], {t}[:,:], {t}[:,:], float64, float64[:,:,::1], boolean[:,:,::1])"
+        for t in COUNTS
+    )
 )
-def ratios(
-    numerators: Any, denominators: Any, support: Any, present: Any, filler: float, values: Any, defined: Any
-) -> bool:
+def rates(terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, values: Any, defined: Any) -> bool:
     """M ratios of each of B requests and K classes, and their averages as :mod:`lossd.metrics.averages` defines them.
 
     Args:
-        numerators: (M, B, K).
-        denominators: (M, B, K).
-        support: (B, K), what a class counts in the weighted mean.
-        present: (B, K), whether a class counts in macro and weighted where its ratio is defined.
+        terms: (M, 4): a, b, c and d of (a·tp) / (b·tp + c·predicted + d·actual).
+        tp: (B, K).
+        predicted: (B, K).
+        actual: (B, K), which is also what a class counts in the weighted mean.
         filler: What an undefined ratio counts as; NaN where it does not count.
         values: (M, B, K + 3), written: per class, then macro, micro, weighted; where undefined, ``filler``.
         defined: (M, B, K + 2), written: whether each is, macro and weighted being so together.
@@ -30,15 +33,17 @@ def ratios(
     Returns:
         Whether all are.
     """
-    metrics, requests, classes = numerators.shape
+    requests, classes = tp.shape
     complete = True
     counts_anyway = filler == filler
-    for m in range(metrics):
+    for m in range(terms.shape[0]):
+        a, of_tp, of_predicted, of_actual = terms[m]
         for b in range(requests):
             total, weighted, weight, averaged = 0.0, 0.0, 0.0, 0
             above, beneath = 0.0, 0.0
             for k in range(classes):
-                n, d = numerators[m, b, k], denominators[m, b, k]
+                p, t = float(predicted[b, k]), float(actual[b, k])
+                n, d = a * tp[b, k], of_tp * tp[b, k] + of_predicted * p + of_actual * t
                 above += n
                 beneath += d
                 is_defined = d > 0
@@ -46,10 +51,10 @@ def ratios(
                 complete &= is_defined
                 value = n / d if is_defined else filler
                 values[m, b, k] = value
-                if present[b, k] and (is_defined or counts_anyway):
+                if p + t > 0 and (is_defined or counts_anyway):
                     total += value
-                    weighted += value * support[b, k]
-                    weight += support[b, k]
+                    weighted += value * t
+                    weight += t
                     averaged += 1
             macro = total / averaged if averaged else filler
             values[m, b, classes] = macro

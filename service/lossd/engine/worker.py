@@ -14,46 +14,28 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import torch
-from torch import Tensor
 
 from lossd import compiled
+from lossd.columns import columns_in
 from lossd.engine.frames import HELLO, Reply
 from lossd.engine.pulse import ASK, Pulse
 from lossd.engine.reception import Front, Fronts
 from lossd.evaluation import Batch, evaluate
 from lossd.failures import is_broken_device
-from lossd.job import Column, Recipe
+from lossd.job import Recipe
 from lossd_client.errors import Problem
 
-__all__ = ["answer", "main", "run", "serve", "tensors_in"]
+__all__ = ["answer", "main", "run", "serve"]
 
 log = logging.getLogger("lossd.engine")
 
 BROKEN = 70
 LARGE_BYTES = 64 << 20
-DTYPES: Mapping[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
-
-
-def tensors_in(
-    memory: Any, columns: Sequence[Column], offsets: Sequence[int], rows: int, requests: int
-) -> dict[str, Tensor]:
-    """Tensors over the columns of a slab, nothing copied."""
-    tensors = {}
-    for column, offset in zip(columns, offsets, strict=True):
-        shape = (rows if column.per_row else requests, *column.trailing)
-        count = torch.Size(shape).numel()
-        tensors[column.name] = torch.frombuffer(memory, dtype=DTYPES[column.dtype], count=count, offset=offset).view(
-            shape
-        )
-    return tensors
 
 
 def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Reply:
@@ -61,9 +43,7 @@ def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Re
     begin = time.perf_counter_ns()
     recipe = Recipe.parse(manifest["recipe"])
     rows: list[int] = manifest["rows"]
-    tensors = tensors_in(memory, recipe.columns, manifest["offsets"], sum(rows), len(rows))
-    inputs = {c.name: tensors[c.name] for c in recipe.inputs}
-    answers = {c.name: tensors[c.name] for c in recipe.answers}
+    inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
     outcomes = evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device))
     texts = [
         (True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes

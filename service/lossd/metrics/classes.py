@@ -41,8 +41,7 @@ class Classes(Counts):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         self.classes = view.tensors["prediction"].shape[1]
-        self.tp, predicted, actual = self._from_matrices() or self.counts(self.entries)
-        self.fp, self.fn = predicted - self.tp, actual - self.tp
+        self.tp, self.predicted, self.actual = self._from_matrices() or self.counts(self.entries)
 
     @cached_property
     def scores(self) -> Tensor:
@@ -115,7 +114,8 @@ class Classes(Counts):
     def _from_matrices(self) -> tuple[Array, Array, Array] | None:
         if self.matrices is None:
             return None
-        return self.matrices.diagonal(axis1=1, axis2=2), self.matrices.sum(1), self.matrices.sum(2)
+        diagonals = self.matrices.reshape(self.count, -1)[:, :: self.classes + 1]
+        return diagonals, self.matrices.sum(1), self.matrices.sum(2)
 
     def counts(self, entries: Entries) -> tuple[Array, Array, Array]:
         """Hits, predictions and targets of each class, (B, C) each, without the matrix."""

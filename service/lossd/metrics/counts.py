@@ -7,7 +7,7 @@ number, with several labels or classes it is {macro, micro, weighted, per_class}
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -28,6 +28,8 @@ LABELS = ("multilabel", "sets")
 CLASSES = ("multiclass", "segmentation")
 
 TOGETHER = ("precision", "recall", "f1", "iou")
+# Of each: the factor of tp above, and those of tp, predicted and actual beneath.
+TERMS = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [2, 0, 1, 1], [1, -1, 1, 1]], float)
 
 
 class Counts(Task):
@@ -36,14 +38,10 @@ class Counts(Task):
     Attributes:
         averaged: Whether answers hold averages over the classes, or are the number of the only one.
         tp: Entries of the class that are said to be of it.
-        fp: Entries said to be of it that are not.
-        fn: Entries of it that are not said to be.
     """
 
     averaged: ClassVar[bool] = True
     tp: Array
-    fp: Array
-    fn: Array
 
     @cached_property
     def negatives(self) -> Array:
@@ -54,6 +52,16 @@ class Counts(Task):
     def right(self) -> tuple[Array, Array]:
         """Right decisions and all decisions of each request, (B,) each."""
         raise NotImplementedError
+
+    @cached_property
+    def fp(self) -> Array:
+        """Entries said to be of it that are not; a task sets this and ``fn``, or ``predicted`` and ``actual``."""
+        return self.predicted - self.tp
+
+    @cached_property
+    def fn(self) -> Array:
+        """Entries of the class that are not said to be."""
+        return self.actual - self.tp
 
     @cached_property
     def predicted(self) -> Array:
@@ -78,6 +86,8 @@ class Counts(Task):
     @cached_property
     def together(self) -> dict[str, list[Any]]:
         """Precision, recall, F1 and IoU, computed in one go since they are nearly always asked for at once."""
+        if self.averaged and compiled.rates is not None:
+            return self._rates(compiled.rates)
         numerators = np.empty((4, *self.tp.shape), self.tp.dtype)
         denominators = np.empty_like(numerators)
         numerators[:] = self.tp
@@ -87,32 +97,29 @@ class Counts(Task):
         np.subtract(denominators[2], self.tp, out=denominators[3])
         return self.ratios(TOGETHER, numerators, denominators)
 
+    def _rates(self, rates: Callable[..., bool]) -> dict[str, list[Any]]:
+        count, classes = self.tp.shape
+        filler = math.nan if self.zero_division is None else self.zero_division
+        values = np.empty((len(TOGETHER), count, classes + 3))
+        defined = np.empty((len(TOGETHER), count, classes + 2), bool)
+        if rates(TERMS, self.tp, self.predicted, self.actual, filler, values, defined):
+            return complete(TOGETHER, values)
+        macro, micro, weighted = (values[..., classes + of] for of in range(3))
+        means = defined[..., classes], defined[..., classes + 1]
+        averages = Averages(values[..., :classes], defined[..., :classes], macro, weighted, means[0], micro, means[1])
+        return averages.answers(self, TOGETHER)
+
     def ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
         """Ratios of counts, (M, B, K) over (M, B, K)."""
         if not self.averaged:
             of = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
             return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in of}
-        if compiled.ratios is not None:
-            return self._compiled_ratios(names, numerators, denominators)
         defined = denominators > 0
         values = numerators / np.where(defined, denominators, 1)
         together, beneath = numerators.sum(-1), denominators.sum(-1)
         micro_defined = beneath > 0
         micro = together / np.where(micro_defined, beneath, 1)
         return self.averaged_over(names, values, defined, micro, micro_defined)
-
-    def _compiled_ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
-        assert compiled.ratios is not None
-        metrics, count, classes = numerators.shape
-        filler = math.nan if self.zero_division is None else self.zero_division
-        values, defined = np.empty((metrics, count, classes + 3)), np.empty((metrics, count, classes + 2), bool)
-        floats = (array.astype(np.float64) for array in (numerators, denominators, self.actual))
-        if compiled.ratios(*floats, self.present, filler, values, defined):
-            return complete(names, values)
-        macro, micro, weighted = (values[..., classes + of] for of in range(3))
-        means = defined[..., classes], defined[..., classes + 1]
-        averages = Averages(values[..., :classes], defined[..., :classes], macro, weighted, means[0], micro, means[1])
-        return averages.answers(self, names)
 
     def averaged_over(
         self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array

@@ -87,7 +87,7 @@ class Decided(Counts):
     @property
     def columns(self) -> int:
         """How many labels there are."""
-        return self.cells.shape[1]
+        return int(self.cells.shape[1])
 
     def ranking(self, request: int, column: int | None) -> Ranking:
         """The elements of one request and label, or of all labels, that count."""

@@ -1,0 +1,81 @@
+"""The columns of a batch in the memory of its slab, as arrays and as tensors; nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lossd.job import Recipe
+
+__all__ = ["Columns", "arrays_of", "columns_in"]
+
+Array = npt.NDArray[Any]
+
+# NumPy has no bfloat16: its arrays hold the bits.
+_DTYPES = {
+    name: np.dtype({"bfloat16": "int16"}.get(name, name))
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
+
+
+class Columns(Mapping[str, Tensor]):
+    """Tensors by name, made of their arrays when they are asked for: a compiled pass asks for none.
+
+    Attributes:
+        arrays: The same as arrays, those of bfloat16 as int16.
+    """
+
+    __slots__ = ("_bfloat16", "_tensors", "arrays")
+
+    def __init__(self, arrays: dict[str, Array], bfloat16: frozenset[str]) -> None:
+        self.arrays = arrays
+        self._bfloat16 = bfloat16
+        self._tensors: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            tensor = torch.from_numpy(self.arrays[name])
+            if name in self._bfloat16:
+                tensor = tensor.view(torch.bfloat16)
+            self._tensors[name] = tensor
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+def columns_in(
+    memory: Any, recipe: Recipe, offsets: Sequence[int], rows: int, requests: int
+) -> tuple[Columns, Columns]:
+    """The inputs and the answers of a batch.
+
+    Args:
+        memory: The slab's.
+        recipe: Of the batch.
+        offsets: Where each column begins, in bytes.
+        rows: Of all requests together.
+        requests: How many there are.
+    """
+    arrays = {
+        column.name: np.ndarray(
+            (rows if column.per_row else requests, *column.trailing), _DTYPES[column.dtype], memory, offset
+        )
+        for column, offset in zip(recipe.columns, offsets, strict=True)
+    }
+    bfloat16 = recipe.bfloat16
+    inputs = {column.name: arrays.pop(column.name) for column in recipe.inputs}
+    return Columns(inputs, bfloat16), Columns(arrays, bfloat16)
+
+
+def arrays_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Array]:
+    """Tensors in main memory as arrays; none of them bfloat16."""
+    return tensors.arrays if isinstance(tensors, Columns) else {name: t.numpy() for name, t in tensors.items()}
