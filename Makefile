@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test serve lint bench docs clean
+.PHONY: install demo test fuzz serve lint bench docs clean
 
 install: .venv/installed
 
@@ -21,6 +21,11 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# The coverage-guided part needs atheris, which is not for every Python; the rest runs without.
+fuzz: install
+	-$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 serve: install
 	$(BIN)/lossd serve
