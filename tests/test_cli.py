@@ -152,7 +152,10 @@ def test_without_json_a_person_can_read_it(files: tuple[Path, Path]) -> None:
 def test_a_service_answers_as_this_process_does(files: tuple[Path, Path], service: str) -> None:
     asked = (*files, "--loss", "focal", "--gamma", "1.5", "--class-weight", "[1, 2, 3]")
     here, there = answer(*asked), answer(*asked, "--url", service)
-    assert there == here
+    assert there.keys() == here.keys()
+    assert there["loss"] == pytest.approx(here["loss"])
+    assert there["reduction"] == pytest.approx(here["reduction"])
+    assert there["metrics"] == here["metrics"]
 
 
 @pytest.mark.parametrize(

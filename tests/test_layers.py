@@ -86,9 +86,14 @@ ROOMS: dict[str, set[str]] = {
     "lossd.report": {"lossd_client"},
     "lossd.cli": {
         "lossd.api",
+        "lossd.curves",
         "lossd.files",
         "lossd.keys",
+        "lossd.literal",
         "lossd.losses",
+        "lossd.metrics",
+        "lossd.plan",
+        "lossd.plots",
         "lossd.report",
         "lossd.settings",
         "lossd_client",
@@ -187,7 +192,13 @@ def test_the_package_loads_nothing_until_it_is_used() -> None:
     assert not loaded_by("import lossd") & {*FRAMEWORKS, "torch", "pydantic", "numpy", "httpx"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"]])
+def test_the_service_draws_elsewhere() -> None:
+    assert not loaded_by("from lossd.api import create_app", "create_app()") & {"matplotlib", "PIL", "lossd.plots"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"], ["curve", "--help"]]
+)
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     loaded = loaded_by("from lossd.cli import main", f"main({arguments}, standalone_mode=False)")
     assert not loaded & {"torch", "fastapi", "numpy"}

@@ -14,20 +14,22 @@ from rich.text import Text
 from lossd_client import Evaluation
 from lossd_client.wire import json
 
-__all__ = ["as_json", "catalogue", "console", "loss", "render"]
+__all__ = ["catalogue", "console", "curve", "document", "failures", "loss", "metrics", "outcomes", "render"]
 
 MAX_CLASSES = 32
+MAX_ROWS, MAX_COLUMNS = 40, 6
+SHOWN_POINTS = 11
 AVERAGES = ("macro", "micro", "weighted")
 
 
-def as_json(evaluation: Evaluation) -> str:
+def document(evaluation: Evaluation) -> dict[str, Any]:
     """The answer as the service's JSON has it, without the gradient."""
     answer = {"loss": evaluation.loss, "metrics": evaluation.metrics, "diagnostics": evaluation.diagnostics}
     if isinstance(evaluation.loss, np.ndarray):
         answer["loss"] = evaluation.loss.tolist()
     if evaluation.reduction is not None:
         answer["reduction"] = evaluation.reduction._asdict()
-    return json.dumps(json.finite({**answer, **evaluation.extra})).decode()
+    return {**answer, **evaluation.extra}
 
 
 def render(evaluation: Evaluation, *, title: str) -> RenderableType:
@@ -139,6 +141,62 @@ def loss(description: Mapping[str, Any]) -> RenderableType:
         *map(_prose, description["references"]),
     ]
     return Group(*parts)
+
+
+def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Metrics, a line each, under their tasks."""
+    table = _listing("task", "metric", "by default", "")
+    last = ""
+    for entry in found:
+        task = entry["task"] if entry["task"] != last else ""
+        table.add_row(task, entry["name"], "yes" if entry["default"] else "", _prose(entry["summary"]))
+        last = entry["task"]
+    return table
+
+
+def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> RenderableType:
+    """What came of many files: a row each, of more than fit on a page the first and the last.
+
+    Args:
+        rows: The names, and the numbers or what was wrong.
+    """
+    every = next((list(of) for _, of in rows if not isinstance(of, str)), [])
+    names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_COLUMNS]
+    table = _table("file", *names)
+    hidden = range(MAX_ROWS // 2, len(rows) - MAX_ROWS // 2) if len(rows) > MAX_ROWS else range(0)
+    for index, (name, of) in enumerate(rows):
+        if index in hidden:
+            if index == hidden[0]:
+                table.add_row(f"… {len(hidden)} more", *("…" for _ in names))
+        elif isinstance(of, str):
+            table.add_row(name, *("–" for _ in names), style="red")
+        else:
+            table.add_row(name, *(_number(of.get(column)) for column in names))
+    return table
+
+
+def failures(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> list[Text]:
+    """What was wrong, a line each, as far as a page goes."""
+    wrong = [Text(f"{name}: {of}", style="red") for name, of in rows if isinstance(of, str)]
+    more = [Text(f"… {len(wrong) - MAX_ROWS} more", style="red")] if len(wrong) > MAX_ROWS else []
+    return [*wrong[:MAX_ROWS], *more]
+
+
+def curve(document: Mapping[str, Any]) -> RenderableType:
+    """A few points of a curve: the loss of each line, then the gradient."""
+    series = document["series"]
+    shared = f"{series[0]['name']}, " if len({line["name"] for line in series}) == 1 else ""
+    labels = [line["label"].removeprefix(shared) for line in series]
+    last = len(document["x"]) - 1
+    points = np.linspace(0, last, min(SHOWN_POINTS, last + 1)).round().astype(int)
+    parts: list[RenderableType] = []
+    for what, title in (("loss", "loss"), ("gradient", f"gradient, with respect to {series[0]['gradient_of']}")):
+        table = _table(document["axis"], *labels)
+        for point in points:
+            numbers = (float(line[what][point]) for line in series)
+            table.add_row(_number(document["x"][point]), *map(_number, numbers))
+        parts += ["", Text(title, style="bold"), table]
+    return Group(Text(f"{shared}along the {document['label']}"), *parts)
 
 
 def _listing(*headings: str) -> Table:

@@ -1,7 +1,8 @@
-"""The command line: ``lossd serve``, ``lossd evaluate``, ``lossd losses``; one module a command.
+"""The command line: ``lossd serve``, ``lossd evaluate``, ``lossd curve`` and the others; one module a command.
 
 Torch takes a second to import, FastAPI another half: each command imports what it needs when it runs, so that help and
-version answer at once. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service.
+version answer at once. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ except ModuleNotFoundError:  # the base installation is the client's
 from typing import Any
 
 from lossd import __version__
-from lossd.cli import catalogue, evaluate, key, serve
+from lossd.cli import catalogue, completion, curve, evaluate, key, serve
+from lossd.cli.help import Group
 
 __all__ = ["main"]
 
 REFUSED, UNANSWERED = 1, 3
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """The commands; what keeps one from answering becomes its exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -35,12 +37,15 @@ class _Commands(click.Group):
             ctx.exit(REFUSED if refused else UNANSWERED)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="lossd", message="%(prog)s %(version)s")
 def main() -> None:
-    """Loss as a service: losses, gradients and metrics over HTTP."""
+    """Loss as a service: losses, gradients and metrics over HTTP.
+
+    Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service, 130 interrupted.
+    """
 
 
-for module in (serve, evaluate, catalogue, key):
+for module in (serve, evaluate, curve, catalogue, key, completion):
     for command in module.COMMANDS:
         main.add_command(command)

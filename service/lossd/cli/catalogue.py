@@ -1,4 +1,4 @@
-"""``lossd losses``."""
+"""``lossd losses`` and ``lossd metrics``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import json
 
 import click
 
+from lossd.cli import known
+from lossd.cli.help import Command
 from lossd.cli.options import describe
 
 __all__ = ["COMMANDS"]
 
+LOSSES = """
+lossd losses
+lossd losses focal
+lossd losses --json | jq -r '.losses[] | select(.task == "boxes").name'
+"""
+METRICS = """
+lossd metrics multiclass
+lossd metrics --name auroc
+lossd metrics --json
+"""
 
-@click.command()
-@click.argument("name", required=False)
+
+@click.command(cls=Command, examples=LOSSES)
+@click.argument("name", required=False, shell_complete=known.losses)
 @click.option("--long", "long_form", is_flag=True, help="All about each: formula, inputs, parameters, references.")
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, as_json: bool) -> None:
-    """List the losses, or show all about one of them."""
+    """List the losses, or show all about the one called NAME."""
     from lossd import report
     from lossd.api.catalogue import describe_loss
     from lossd.losses import REGISTRY
 
     if name:
-        description = describe(name, None)
+        description = describe(name)
         document, shown = description, [report.loss(description)]
     else:
         descriptions = [describe_loss(loss) for loss in REGISTRY.values()]
@@ -36,4 +49,32 @@ def losses(name: str | None, long_form: bool, as_json: bool) -> None:
             console.print(page)
 
 
-COMMANDS = (losses,)
+@click.command(cls=Command, examples=METRICS)
+@click.argument("task", required=False, shell_complete=known.tasks)
+@click.option(
+    "--name", metavar="METRIC", shell_complete=known.metrics, help="Only this metric, in each task that has it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of a table.")
+def metrics(task: str | None, name: str | None, as_json: bool) -> None:
+    """List the metrics of every task, or of TASK."""
+    from lossd import metrics as of_lossd
+    from lossd import report
+    from lossd_client.errors import UnknownMetric
+
+    if task is not None:
+        of_lossd.check_task(task)
+    tasks = list(of_lossd.METRICS)
+    found = [
+        entry
+        for entry in sorted(of_lossd.describe(), key=lambda entry: tasks.index(entry["task"]))
+        if task in (None, entry["task"]) and name in (None, entry["name"])
+    ]
+    if not found:
+        raise UnknownMetric(f"there is no metric named {name!r}{f' for {task}' if task else ''}; see: lossd metrics")
+    if as_json:
+        click.echo(json.dumps({"metrics": found}))
+    else:
+        report.console().print(report.metrics(found))
+
+
+COMMANDS = (losses, metrics)

@@ -2,63 +2,74 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lossd.cli.options import describe, parameter_option
+from lossd.cli import known
+from lossd.cli.options import API_KEY, LossCommand, as_text
+from lossd.cli.plot import KINDS, Image
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
 
 __all__ = ["COMMANDS"]
 
+EXAMPLES = """
+lossd evaluate prediction.npy target.npy --loss focal --gamma 2
+lossd evaluate batch.safetensors --task multiclass --plot confusion.svg
+lossd evaluate --batch predictions/ --loss dice --output results.csv
+lossd evaluate --batch predictions/ --loss dice --url http://127.0.0.1:8000 --json
+"""
+
+Ask = Callable[..., "Evaluation"]
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-class _Evaluate(click.Command):
-    """``evaluate``, with an option for every parameter of the loss that is named."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        which = click.Command(
-            "which",
-            params=[click.Option(["--loss"]), click.Option(["--url"])],
-            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-            add_help_option=False,
-        )
-        named = which.make_context("which", list(args), resilient_parsing=True).params
-        if named["loss"] is not None:
-            ctx.obj = describe(named["loss"], named["url"])
-        return super().parse_args(ctx, args)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), *self._of_loss(ctx)]
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections = {"Options": super().get_params(ctx), "Parameters of the loss": self._of_loss(ctx)}
-        for title, params in sections.items():
-            records = [param.get_help_record(ctx) for param in params if isinstance(param, click.Option)]
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl([record for record in records if record])
-
-    def _of_loss(self, ctx: click.Context) -> list[click.Parameter]:
-        return [parameter_option(*item) for item in ctx.obj["parameters"].items()] if ctx.obj else []
-
-
-@click.command(cls=_Evaluate)
+@click.command(cls=LossCommand, examples=EXAMPLES)
 @click.argument("paths", metavar="[FILES]...", nargs=-1, type=_FILE)
-@click.option("--loss", metavar="NAME", help="The loss. With --help, its parameters are shown too.")
 @click.option(
-    "--task", metavar="NAME", help="Instead of a loss: the task whose metrics are wanted, such as multiclass."
+    "--loss", metavar="NAME", shell_complete=known.losses, help="The loss. With --help, its parameters are shown too."
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    shell_complete=known.tasks,
+    help="Instead of a loss: the task whose metrics are wanted, such as multiclass.",
 )
 @click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy file for the input of that name.")
-@click.option("--metrics", metavar="NAMES", help="Exactly these metrics, comma-separated, instead of the task's own.")
+@click.option(
+    "--batch",
+    "directory",
+    type=_DIRECTORY,
+    help="Instead of FILES: evaluate everything in a directory, .safetensors, .npz, or .npy files called alike up to "
+    "the input's name, as in 7_prediction.npy and 7_target.npy.",
+)
+@click.option(
+    "--metrics",
+    metavar="NAMES",
+    shell_complete=known.metrics,
+    help="Exactly these metrics, comma-separated, instead of the task's own.",
+)
 @click.option("--gradient-out", type=_NEW_FILE, help="Where to write the gradient: .npy; .npz or .safetensors by name.")
-@click.option("--url", help="Ask the service at this address instead of evaluating here.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, without the gradient, instead of tables.")
+@click.option("--plot", type=Image(), help="Where to draw what the task has a picture of: .svg or .png.")
+@click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, where the task has several.")
+@click.option("--output", type=_NEW_FILE, help="Where to write a row for each evaluation: .csv or .jsonl.")
+@click.option(
+    "--url",
+    help="Ask the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if there is one.",
+)
+@click.option("--in-flight", type=click.IntRange(1, 256), help="How many files at a time. [default: 1; 4 with --url]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, without the gradient, a line each instead of tables."
+)
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -67,55 +78,120 @@ def evaluate(
     loss: str | None,
     task: str | None,
     named: tuple[str, ...],
+    directory: Path | None,
     metrics: str | None,
     gradient_out: Path | None,
+    plot: Path | None,
+    plot_kind: str | None,
+    output: Path | None,
     url: str | None,
+    in_flight: int | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
     """Evaluate a loss on tensors in files.
 
     FILES are .npy arrays in the order of the loss's inputs, prediction first, or a .npz or .safetensors that holds them
-    by name. A loss's parameters are options too, as in: lossd evaluate p.npy t.npy --loss focal --gamma 2
+    by name. A loss's parameters are options too.
+
+    Exit status: 0 all is evaluated, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service,
+    130 interrupted; what was done until then is reported.
     """
     if (loss is None) == (task is None):
         raise click.UsageError("name a loss with --loss, or with --task a task whose metrics are wanted alone")
-    order = (
-        [entry["name"] for entry in ctx.obj["inputs"] if not entry["optional"]] if loss else ["prediction", "target"]
-    )
+    if directory is not None and (paths or named or gradient_out):
+        raise click.UsageError(
+            "--batch takes its files from a directory: no FILES, --input or --gradient-out beside it"
+        )
     given = {name: value for name, value in parameters.items() if value is not None}
-    asked: dict[str, Any] = {
-        "task": task,
-        "inputs": _inputs(paths, named, order),
-        "metrics": metrics.split(",") if metrics else None,
-    }
-    from lossd import files, report
+    of = {"name": loss, **given} if loss else None
+    names = metrics.split(",") if metrics else None
+    title = f"{loss or task} {as_text(given)}".strip()
+    inputs = [entry["name"] for entry in ctx.obj["inputs"]] if ctx.obj else ["prediction", "target"]
+    with _asking(url) as ask:
+        if directory is not None:
+            from lossd.cli.many import evaluate_all
 
-    answer = _answer(url, {"name": loss, **given} if loss else None, **asked)
+            if plot_kind not in (None, "confusion"):
+                raise click.UsageError(f"of many files only confusion matrices add up; {plot_kind} is for one file")
+            outputs = ["loss", "metrics"] if loss else None
+            if url is None:
+                _check(of, task, names, outputs)
+            status = evaluate_all(
+                directory,
+                inputs,
+                lambda tensors: ask(of, task=task, inputs=tensors, metrics=names, outputs=outputs),
+                in_flight=in_flight or (4 if url else 1),
+                output=output,
+                plot=plot,
+                as_json=as_json,
+                title=title,
+            )
+            ctx.exit(status)
+        order = [entry["name"] for entry in ctx.obj["inputs"] if not entry["optional"]] if ctx.obj else inputs
+        tensors = _inputs(paths, named, order)
+        answer = ask(of, task=task, inputs=tensors, metrics=names)
+        if plot is not None:
+            from lossd.cli import plot as pictures
+
+            of_task = task or (answer.metrics.task if answer.metrics else ctx.obj["task"])
+            kind = pictures.kind_for(of_task, plot_kind, loss=loss)
+            pictures.of_evaluation(
+                plot, kind, of_task, of, lambda m: ask(of, task=task, inputs=tensors, metrics=m, outputs=["metrics"])
+            )
     if gradient_out:
-        try:
-            files.write(gradient_out, answer.gradients)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--gradient-out") from None
-    if as_json:
-        click.echo(report.as_json(answer))
-    else:
-        options = " ".join(f"{name}={value}" for name, value in given.items())
-        report.console().print(report.render(answer, title=f"{loss or task} {options}".strip()))
+        _write_gradient(gradient_out, answer)
+    _report(answer, title, output, as_json=as_json)
 
 
-def _answer(url: str | None, loss: dict[str, Any] | None, **asked: Any) -> Evaluation:
+def _check(of: Mapping[str, Any] | None, task: str | None, names: list[str] | None, outputs: list[str] | None) -> None:
+    """Say what is wrong with the request itself once, not once a file."""
+    from lossd.plan import Plan
+
+    subject = {"loss": of, "outputs": outputs} if of else {"task": task}
+    Plan.of({**subject, "metrics": {"names": names}} if names else subject)
+
+
+@contextmanager
+def _asking(url: str | None) -> Iterator[Ask]:
+    """Whom to ask: this process, or the service at an address."""
     if url is None:
         from lossd import evaluate
 
-        return evaluate(loss, **asked)
+        yield evaluate
+        return
     from lossd_client import LossClient
 
-    with LossClient(url) as service:
-        return service.evaluate(loss, **asked)
+    with LossClient(url, api_key=os.environ.get(API_KEY)) as service:
+        yield service.evaluate
 
 
-def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> dict[str, Any]:
+def _write_gradient(path: Path, answer: Evaluation) -> None:
+    from lossd import files
+
+    try:
+        files.write(path, answer.gradients)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gradient-out") from None
+
+
+def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: bool) -> None:
+    from lossd import report
+    from lossd.cli.results import results_file, text
+
+    with results_file(output) as rows:
+        if rows is not None:
+            from lossd.cli.batch import Outcome
+            from lossd.files import Source
+
+            rows.add(Outcome(Source(title, {}), 0, 0.0, answer))
+    if as_json:
+        click.echo(text(report.document(answer)))
+    else:
+        report.console().print(report.render(answer, title=title))
+
+
+def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:
     """The inputs by name: those given by name first, then arrays without one in the order of those still missing."""
     from lossd import files
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from lossd.cli.help import Command
+
 __all__ = ["COMMANDS"]
 
 
-@click.command()
+@click.command(cls=Command, examples="lossd key alice >> keys")
 @click.argument("name")
 def key(name: str) -> None:
     """Make an API key for the client NAME: it is shown this once, and its line for the keys file follows.

@@ -3,14 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["describe", "option_name", "parameter_option"]
+from lossd.cli.help import Command
+from lossd.cli.known import known
+from lossd.literal import literal
+
+__all__ = ["API_KEY", "LossCommand", "as_text", "describe", "option_name"]
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+API_KEY = "LOSSD_API_KEY"
+"""The variable that holds the key for a service: others can read a command line."""
+
+
+class LossCommand(Command):
+    """A command with an option for every parameter of the loss that it is about.
+
+    The loss is that of ``--loss``, or where ``several`` values may be given the command's first word.
+    """
+
+    several = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, knowing the loss; it is described in ``ctx.obj``."""
+        loss, url = self._named(args)
+        if loss is not None and ctx.resilient_parsing:  # a shell asks what there is
+            ctx.obj = known()["losses"].get(loss)
+        elif loss is not None:
+            ctx.obj = describe(loss, url)
+        return super().parse_args(ctx, args)
+
+    def _named(self, args: list[str]) -> tuple[str | None, str | None]:
+        if self.several:
+            return (args[0] if args and not args[0].startswith("-") else None), None
+        which = click.Command(
+            "which",
+            params=[click.Option(["--loss"]), click.Option(["--url"])],
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+            add_help_option=False,
+        )
+        named = which.make_context("which", list(args), resilient_parsing=True).params
+        return named["loss"], named["url"]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own, then the loss's."""
+        return [*super().get_params(ctx), *self._of_loss(ctx)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the two apart."""
+        sections = {"Options": super().get_params(ctx), "Parameters of the loss": self._of_loss(ctx)}
+        for title, params in sections.items():
+            records = [param.get_help_record(ctx) for param in params if isinstance(param, click.Option)]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl([record for record in records if record])
+
+    def _of_loss(self, ctx: click.Context) -> list[click.Parameter]:
+        if not ctx.obj:
+            return []
+        drawn = {name: of for name, of in ctx.obj["parameters"].items() if not (self.several and name == "reduction")}
+        return [_parameter_option(name, schema, several=self.several) for name, schema in drawn.items()]
 
 
 def option_name(name: str) -> str:
@@ -18,12 +75,12 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def describe(loss: str, url: str | None) -> Mapping[str, Any]:
+def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     """The loss as the catalogue has it, which is that of the service where one is asked."""
     if url is not None:
         from lossd_client import LossClient
 
-        with LossClient(url) as service:
+        with LossClient(url, api_key=os.environ.get(API_KEY)) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss
     from lossd.losses.registry import find
@@ -31,25 +88,25 @@ def describe(loss: str, url: str | None) -> Mapping[str, Any]:
     return describe_loss(find(loss))
 
 
-class _JsonValue(click.ParamType[Any]):
-    """A number, list or object as JSON; a list of numbers may go without its brackets, a string without its quotes."""
+def as_text(parameters: Mapping[str, Any]) -> str:
+    """Parameters as one would say them."""
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+class _Literal(click.ParamType[Any]):
+    """See :func:`lossd.literal.literal`."""
 
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        for text in (value, f"[{value}]"):
-            try:
-                return json.loads(text)
-            except ValueError:
-                pass
-        return value
+        return literal(value) if isinstance(value, str) else value
 
 
-def parameter_option(name: str, schema: Mapping[str, Any]) -> click.Option:
+def _parameter_option(name: str, schema: Mapping[str, Any], *, several: bool) -> click.Option:
     """The option for a parameter, made from its JSON Schema."""
-    arms = schema.get("anyOf", [schema])
+    arms: Sequence[Mapping[str, Any]] = schema.get("anyOf", [schema])
     types = [arm["type"] for arm in arms if "type" in arm]
-    flag = types == ["boolean"]
+    flag = types == ["boolean"] and not several
     choices = [choice for arm in arms for choice in arm.get("enum", [arm["const"]] if "const" in arm else [])]
     bounds = [f"{sign} {arm[key]:g}" for arm in arms for key, sign in _BOUNDS.items() if key in arm]
     notes = [*bounds, f"default: {json.dumps(schema['default'])}"] if "default" in schema else [*bounds, "required"]
@@ -57,7 +114,8 @@ def parameter_option(name: str, schema: Mapping[str, Any]) -> click.Option:
     return click.Option(
         [f"{option}/--no-{option[2:]}" if flag else option, name],
         default=None,
-        type=None if flag else click.Choice(choices) if choices else _JsonValue(),
+        multiple=several,
+        type=None if flag else click.Choice(choices) if choices else _Literal(),
         metavar=None if flag or choices else "|".join(dict.fromkeys(types)).upper() or "JSON",
         help=f"{schema.get('description', '').replace('``', '')} [{'; '.join(notes)}]",
     )

@@ -10,9 +10,16 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from lossd import __version__
+from lossd.cli.help import Command
 from lossd.cli.options import option_name
 
 __all__ = ["ALLOCATOR", "COMMANDS"]
+
+EXAMPLES = """
+lossd serve
+lossd serve --port 9000 --device cuda:0,cuda:1
+LOSSD_QUEUE_BYTES=8GiB lossd serve --host 0.0.0.0 --api-keys-file keys
+"""
 
 # A body arrives in chunks of more than glibc's mmap threshold of 128 KiB, so each would be mapped afresh and its pages
 # faulted in one by one. glibc reads these before Python starts; they can only be set for a new process.
@@ -23,14 +30,14 @@ ALLOCATOR = {
 }
 
 
-class _Serve(click.Command):
+class _Serve(Command):
     """``serve``, with an option for every setting."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*_setting_options(), *super().get_params(ctx)]
 
 
-@click.command(cls=_Serve)
+@click.command(cls=_Serve, examples=EXAMPLES)
 def serve(**given: Any) -> None:
     """Start the service; it runs until SIGTERM or Ctrl-C.
 

@@ -1,0 +1,30 @@
+"""``lossd completion``."""
+
+from __future__ import annotations
+
+import click
+
+from lossd.cli.help import Command
+
+__all__ = ["COMMANDS"]
+
+EXAMPLES = """
+echo 'eval "$(lossd completion bash)"' >> ~/.bashrc
+echo 'eval "$(lossd completion zsh)"' >> ~/.zshrc
+lossd completion fish > ~/.config/fish/completions/lossd.fish
+"""
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes SHELL complete commands, losses, metrics and a loss's parameters."""
+    from click.shell_completion import get_completion_class
+
+    of_shell = get_completion_class(shell)
+    assert of_shell is not None, "click knows these three"
+    click.echo(of_shell(ctx.find_root().command, {}, "lossd", "_LOSSD_COMPLETE").source())
+
+
+COMMANDS = (completion,)

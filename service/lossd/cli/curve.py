@@ -1,0 +1,71 @@
+"""``lossd curve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lossd.cli import known
+from lossd.cli.options import LossCommand
+from lossd.cli.plot import Image, curve_document, write
+
+__all__ = ["COMMANDS"]
+
+EXAMPLES = """
+lossd curve focal --gamma 0 --gamma 2 -o focal.svg
+lossd curve huber --delta 0.5 --delta 2 --with mse --with mae -o robust.png
+lossd curve cross_entropy --x margin --json
+"""
+
+
+class _Curve(LossCommand):
+    several = True
+
+
+@click.command(cls=_Curve, examples=EXAMPLES)
+@click.argument("loss", shell_complete=known.losses)
+@click.option("-o", "--output", type=Image(), help="Where to draw it: .svg or .png. Without, some points are printed.")
+@click.option(
+    "--with", "others", multiple=True, metavar="NAME", shell_complete=known.losses, help="A loss to lay over it."
+)
+@click.option("--x", metavar="AXIS", help="What it is drawn along, such as probability or margin.")
+@click.option("--low", type=float, help="Where the axis begins.")
+@click.option("--high", type=float, help="Where the axis ends.")
+@click.option("--points", type=int, help="How many points.")
+@click.option(
+    "--theme", type=click.Choice(["auto", "light", "dark"]), default="auto", help="Its colours. [default: auto]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every point as JSON.")
+def curve(
+    loss: str,
+    output: Path | None,
+    others: tuple[str, ...],
+    x: str | None,
+    low: float | None,
+    high: float | None,
+    points: int | None,
+    theme: str,
+    as_json: bool,
+    **parameters: tuple[Any, ...],
+) -> None:
+    """Draw LOSS and its gradient along what it is a function of.
+
+    LOSS comes first. Its parameters are options, and may be given several times: every combination is a line.
+    """
+    given = {name: values for name, values in parameters.items() if values}
+    document = curve_document(loss, given, others=others, x=x, low=low, high=high, points=points)
+    if output is not None:
+        write(output, "curve", document, theme)
+    if as_json:
+        from lossd.cli.results import text
+
+        click.echo(text(document))
+    elif output is None:
+        from lossd import report
+
+        report.console().print(report.curve(document))
+
+
+COMMANDS = (curve,)
