@@ -270,7 +270,7 @@ class Plan:
                 f"{self._subject if of_loss > MAX_PAIRS else f'the {self.task} metrics'} would compare "
                 f"{max(of_loss, of_metrics)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller batches"
             )
-        return of_loss
+        return of_loss if self.loss and self.loss.kind == "stack" else 0  # requests of rows differ in how many
 
     def _compute_dtype(self, layout: Layout) -> str:
         extras = ("sample_weight", "cotangent")
