@@ -1,6 +1,8 @@
 # Everything a clone needs: python3 (3.11 or newer) and make. Each target installs first what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+# What to measure: all, or a command of tests/benchmarks with its options; BENCH=--help lists them.
+BENCH ?= all
 
 # Build isolation installs hatchling outside the reach of -c; the environment reaches it.
 export PIP_CONSTRAINT := constraints.txt
@@ -36,11 +38,11 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python tests/benchmarks/run.py
+	cd tests && ../$(BIN)/python -m benchmarks $(BENCH)
 
 docs: install
 	$(BIN)/python tests/readme.py
 	$(BIN)/python tests/excerpts.py
 
 clean:
-	rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .bench .pytest_cache .hypothesis .mypy_cache .ruff_cache

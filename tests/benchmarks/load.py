@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import selectors
 import shutil
 import socket
@@ -14,10 +13,28 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 SCRATCH_BYTES = 1 << 20
 HEAD_BYTES = 64 << 10
+SILENCE_S = 60.0
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Post:
+    """A request before it is known to whom."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def head(self, address: Address) -> bytes:
+        """Everything before the body."""
+        host, port = address
+        fixed = {"Host": f"{host}:{port}", **self.headers, "Content-Length": str(len(self.body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
+        return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,8 @@ class Measurement:
 
     @property
     def per_second(self) -> float:
-        return self.requests / self.seconds if self.seconds else 0.0
+        """Answers a second; a refusal is none."""
+        return max(0, self.requests - self.failures) / self.seconds if self.seconds else 0.0
 
 
 def have_wrk() -> bool:
@@ -40,17 +58,17 @@ def have_wrk() -> bool:
     return shutil.which("wrk") is not None
 
 
-def wrk(url: str, bodies: Sequence[bytes], headers: Mapping[str, str], connections: int, seconds: float) -> Measurement:
+def wrk(address: Address, posts: Sequence[Post], connections: int, seconds: float) -> Measurement:
     """A round by wrk, one thread."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = [Path(directory, str(index)) for index in range(len(bodies))]
-        for path, body in zip(paths, bodies, strict=True):
-            path.write_bytes(body)
-        lines = {"BODIES": map(str, paths), "HEADERS": (f"{name}: {value}" for name, value in headers.items())}
-        script = Path(__file__).with_name("post.lua")
+        for index, post in enumerate(posts):
+            Path(directory, str(index)).write_bytes(post.head(address) + post.body)
         run = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", script, url],
-            env=os.environ | {name: "\n".join(values) for name, values in lines.items()},
+            [
+                *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"),
+                *("-s", Path(__file__).with_name("post.lua"), "http://{}:{}".format(*address)),
+                *("--", directory, str(len(posts))),
+            ],
             capture_output=True,
             text=True,
             check=True,
@@ -60,26 +78,23 @@ def wrk(url: str, bodies: Sequence[bytes], headers: Mapping[str, str], connectio
 
 
 def sockets(
-    url: str, bodies: Sequence[bytes], headers: Mapping[str, str], connections: int, seconds: float, at_least: int = 1
+    address: Address, posts: Sequence[Post], connections: int, seconds: float, at_least: int = 1
 ) -> Measurement:
     """A round over raw sockets in one thread: for large bodies, and for small ones where wrk is missing."""
-    address = urlsplit(url)
-    fixed = {"Host": address.netloc, **headers}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
-    requests = itertools.cycle(
-        (f"POST {address.path} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode(), memoryview(body))
-        for body in bodies
-    )
+    requests = itertools.cycle([(post.head(address), memoryview(post.body)) for post in posts])
     scratch = memoryview(bytearray(SCRATCH_BYTES))
     selector = selectors.DefaultSelector()
-    open_connections = [_Connection(address.hostname or "", address.port or 80, scratch) for _ in range(connections)]
+    open_connections = [_Connection(address, scratch) for _ in range(connections)]
     begin = time.monotonic()
     for connection in open_connections:
         connection.begin(requests)
         selector.register(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
     running, latencies_s, failures = len(open_connections), [], 0
     while running:
-        for key, events in selector.select(timeout=60):
+        ready = selector.select(SILENCE_S)
+        if not ready:
+            raise TimeoutError(f"no answer within {SILENCE_S:.0f} s")
+        for key, events in ready:
             connection = key.data
             if events & selectors.EVENT_WRITE and connection.write():
                 selector.modify(connection.socket, selectors.EVENT_READ, connection)
@@ -105,8 +120,8 @@ def sockets(
 class _Connection:
     """One connection and how far its request and answer have come. ``status`` 0 is a connection that broke."""
 
-    def __init__(self, host: str, port: int, scratch: memoryview) -> None:
-        self.socket = socket.create_connection((host, port))
+    def __init__(self, address: Address, scratch: memoryview) -> None:
+        self.socket = socket.create_connection(address)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.scratch = scratch

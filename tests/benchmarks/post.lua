@@ -1,12 +1,11 @@
--- Posts the bodies listed in BODIES (paths, one a line) in turn, and prints what was measured as one line of JSON.
+-- Sends the requests in the files 0, 1, … of a directory in turn (arguments: directory, how many), and prints what was
+-- measured as one line of JSON.
 local requests, turn = {}, 0
 
-function init(_)
-  wrk.method = "POST"
-  for name, value in string.gmatch(os.getenv("HEADERS"), "([^:\n]+): ([^\n]+)") do wrk.headers[name] = value end
-  for path in string.gmatch(os.getenv("BODIES"), "[^\n]+") do
-    local file = assert(io.open(path, "rb"))
-    requests[#requests + 1] = wrk.format(nil, nil, nil, file:read("*a"))
+function init(arguments)
+  for index = 0, tonumber(arguments[2]) - 1 do
+    local file = assert(io.open(arguments[1] .. "/" .. index, "rb"))
+    requests[#requests + 1] = file:read("*a")
     file:close()
   end
 end

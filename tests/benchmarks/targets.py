@@ -1,12 +1,12 @@
-"""Who is measured: a command that starts it, and how a workload is put to it."""
+"""Who is measured: what starts it, what it speaks, and the processes it is when it runs."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,45 +14,119 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import load
-from workloads import WORKLOADS, Arrays, safetensors_body
+from benchmarks.dialects import Asked, Dialect, Safetensors, Triton
+from benchmarks.environments import PEERS, outer
+from benchmarks.load import Address
+from benchmarks.workloads import focal
+from lossd_client.errors import Problem
 
-START_S = 90.0
+START_S = 180.0
 STOP_S = 15.0
+ANSWER_S = 120.0
+NOT_YET = (404, 503)
+"""What those answer who listen before they are ready."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "536870912",
+    "MALLOC_TOP_PAD_": "16777216",
+}
+"""glibc keeps what it frees. lossd sets itself up so; what a peer gains by it, it is to have."""
+
+
+class UnusableAnswerError(RuntimeError):
+    """What a target answered in place of a result."""
+
+    def __init__(self, what: str, status: int) -> None:
+        super().__init__(what)
+        self.status = status
 
 
 @dataclass(frozen=True)
 class Target:
-    """A service to measure. A peer of lossd is one more of these in :data:`TARGETS`.
+    """A service to measure.
 
     Attributes:
         name: How the table calls it.
-        command: What starts it on a port.
-        path: Where requests are posted.
-        body: A request's JSON object and tensors to the body that asks the same of it.
-        headers: Sent with every request.
-        environment: Added to the environment it starts in.
+        what: What the page says it is.
+        command: From the folder of a Python's programs and a port to what starts it.
+        dialect: What it speaks.
+        environment: The name of its virtual environment; empty for this one.
+        variables: Added to the environment it starts in.
     """
 
     name: str
-    command: Callable[[int], list[str]]
-    path: str
-    body: Callable[[Mapping[str, Any], Arrays], bytes]
-    headers: Mapping[str, str]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    what: str
+    command: Callable[[Path, int], list[str]]
+    dialect: Dialect
+    environment: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def _mosec(largest_batch: int) -> Callable[[Path, int], list[str]]:
+    def command(programs: Path, port: int) -> list[str]:
+        limits = ["--timeout", "120000", "--max-request-size", str(1 << 30), "--log-level", "error"]
+        server = [str(programs / "python"), "serve_mosec.py", str(largest_batch)]
+        return [*server, "--address", "127.0.0.1", "--port", str(port), *limits]
+
+    return command
+
+
+def _uvicorn(programs: Path, port: int) -> list[str]:
+    quick = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    return [str(programs / "uvicorn"), "serve_fastapi:app", "--host", "127.0.0.1", "--port", str(port), *quick]
 
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target(
-            name="lossd",
-            command=lambda port: [sys.executable, "-m", "lossd.cli", "serve", "--port", str(port), "--threads", "1"],
-            path="/v1/evaluate",
-            body=safetensors_body,
-            headers={"Content-Type": "application/vnd.safetensors"},
-            environment={"LOSSD_LOG_LEVEL": "warning"},
+            "lossd",
+            "this service: one front, one worker of one thread",
+            lambda programs, port: [str(programs / "lossd"), "serve", "--port", str(port), "--threads", "1"],
+            Safetensors("/v1/evaluate"),
+            variables={"LOSSD_LOG_LEVEL": "warning"},
+        ),
+        Target(
+            "mosec",
+            "batches of up to 64 in one worker, behind a front in Rust",
+            _mosec(64),
+            Safetensors("/inference"),
+            "mosec",
+            ALLOCATOR,
+        ),
+        Target(
+            "mosec-alone",
+            "the same without batching",
+            _mosec(1),
+            Safetensors("/inference"),
+            "mosec",
+            ALLOCATOR,
+        ),
+        Target(
+            "fastapi",
+            "evaluated in the route, no batching, under uvicorn with uvloop and httptools",
+            _uvicorn,
+            Safetensors("/evaluate"),
+            "fastapi",
+            ALLOCATOR,
+        ),
+        Target(
+            "pytriton",
+            "Triton Inference Server, dynamic batches of up to 64",
+            lambda programs, port: [str(programs / "python"), "serve_pytriton.py", str(port)],
+            Triton(),
+            "pytriton",
+            ALLOCATOR,
+        ),
+        Target(
+            "litserve",
+            "batches of up to 64 in one worker",
+            lambda programs, port: [str(programs / "python"), "serve_litserve.py", str(port)],
+            Safetensors("/predict"),
+            "litserve",
+            ALLOCATOR,
         ),
     )
 }
@@ -61,66 +135,90 @@ TARGETS: dict[str, Target] = {
 class Running:
     """A started target: a process and its descendants, halted while another one is measured."""
 
-    def __init__(self, target: Target, log: Path) -> None:
-        self.target = target
-        self.port = _free_port()
+    def __init__(self, target: Target, python: Path, log: Path) -> None:
+        self.name = target.name
+        self.dialect = target.dialect
+        self.address: Address = ("127.0.0.1", _free_port())
         self.log: IO[bytes] = log.open("wb")
         self.process = subprocess.Popen(
-            target.command(self.port),
-            env={**os.environ, "OMP_NUM_THREADS": "1", **target.environment},
+            target.command(python.parent, self.address[1]),
+            cwd=PEERS,
+            env={**(outer() if target.environment else os.environ), "OMP_NUM_THREADS": "1", **target.variables},
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
         )
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.target.path}"
+    def ask(self, asked: Asked) -> dict[str, Any]:
+        """What it answers.
+
+        Raises:
+            UnusableAnswerError: A refusal, or nothing that can be read.
+        """
+        post = self.dialect.post(asked)
+        connection = http.client.HTTPConnection(*self.address, timeout=ANSWER_S)
+        try:
+            connection.request("POST", post.path, post.body, dict(post.headers))
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise UnusableAnswerError(f"{response.status}: {body[:500].decode(errors='replace')}", response.status)
+        try:
+            return self.dialect.read({name.lower(): value for name, value in response.getheaders()}, body)
+        except (Problem, ValueError, KeyError) as error:
+            raise UnusableAnswerError(f"an answer that cannot be read: {error}", response.status) from error
 
     def wait_until_it_answers(self) -> None:
         """Raises RuntimeError where it ends first, or takes too long."""
-        body = self.target.body(*WORKLOADS["S"]().requests[0])
         deadline = time.monotonic() + START_S
+        last: Exception | None = None
         while time.monotonic() < deadline and self.process.poll() is None:
-            with suppress(OSError):
-                if not load.sockets(self.url, [body], self.target.headers, connections=1, seconds=0).failures:
-                    return
-            time.sleep(0.1)
-        raise RuntimeError(f"{self.target.name} did not start; its output is in {self.log.name}")
+            try:
+                self.ask(focal((64, 10)))
+            except (OSError, http.client.HTTPException, UnusableAnswerError) as error:
+                if isinstance(error, UnusableAnswerError) and error.status not in NOT_YET:
+                    raise
+                last = error
+                time.sleep(0.1)
+            else:
+                return
+        raise RuntimeError(f"did not start ({last}); its output is in {self.log.name}")
 
     def halt(self) -> None:
-        self._signal(signal.SIGSTOP)
+        _signal(self.processes(), signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        _signal(self.processes(), signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it, by force if it must be."""
+        """End it and what it started, by force if it must be."""
         self.resume()
+        family = self.processes()
         self.process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self.process.wait()
+        _signal([process for process in family if os.path.exists(f"/proc/{process}")], signal.SIGKILL)
+        self.process.wait()
         self.log.close()
 
     def cpu_s(self) -> float:
         """Processor time used so far by all its processes, in seconds."""
-        used = (_stat(process) for process in self._processes())
+        used = (_stat(process) for process in self.processes())
         return sum(sum(map(int, fields[11:15])) for fields in used if fields) / TICKS_PER_S
 
     def memory_mb(self) -> float:
         """Memory of all its processes, shared pages counted once, in MB."""
         kib = 0
-        for process in self._processes():
+        for process in self.processes():
             with suppress(OSError):
                 lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
                 kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return kib * 1024 / 1e6
 
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
         """The started process and its descendants."""
         ids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         parents = {process: int(fields[1]) for process in ids if (fields := _stat(process))}
@@ -129,10 +227,11 @@ class Running:
             family += [child for child, parent in parents.items() if parent == process]
         return family
 
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes():
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
+
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _stat(process: int) -> list[str]:

@@ -7,37 +7,42 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from benchmarks import load
-from benchmarks.workloads import WORKLOADS, safetensors_body
+from benchmarks.dialects import Safetensors
+from benchmarks.load import Address, Post
+from benchmarks.workloads import WORKLOADS, focal
 from serving import running
 
-HEADERS = {"Content-Type": "application/vnd.safetensors"}
+LOSSD = Safetensors("/v1/evaluate")
 GENERATORS = [load.sockets, pytest.param(load.wrk, marks=pytest.mark.skipif(not load.have_wrk(), reason="no wrk here"))]
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def address() -> Iterator[Address]:
     with running(engine="inline") as service:
-        yield f"{service.url}/v1/evaluate"
+        host, _, port = service.url.removeprefix("http://").partition(":")
+        yield host, int(port)
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
-def test_a_round_is_counted_and_timed(generate: Callable[..., load.Measurement], url: str) -> None:
-    body = safetensors_body(*WORKLOADS["S"]().requests[0])
-    measured = generate(url, [body], HEADERS, connections=4, seconds=1)
+def test_a_round_is_counted_and_timed(generate: Callable[..., load.Measurement], address: Address) -> None:
+    measured = generate(address, [LOSSD.post(focal((64, 10)))], connections=4, seconds=1)
     assert measured.failures == 0
     assert 1.0 <= measured.seconds < 5.0
     assert measured.requests >= 8
+    assert measured.per_second == measured.requests / measured.seconds
     assert 0 < measured.p50_ms <= measured.p99_ms < 1000 * measured.seconds
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
-def test_answers_that_refuse_are_failures(generate: Callable[..., load.Measurement], url: str) -> None:
-    measured = generate(url, [b"no safetensors"], HEADERS, connections=2, seconds=1)
+def test_answers_that_refuse_are_failures(generate: Callable[..., load.Measurement], address: Address) -> None:
+    refused = Post("/v1/evaluate", LOSSD.post(focal((64, 10))).headers, b"no safetensors")
+    measured = generate(address, [refused], connections=2, seconds=1)
     assert measured.failures == measured.requests > 0
+    assert measured.per_second == 0
 
 
 @pytest.mark.parametrize("letter", sorted(WORKLOADS.keys() - {"L"}))  # L is 97 MB, and is M but for its size
-def test_the_service_answers_every_request_of_a_workload(letter: str, url: str) -> None:
-    bodies = [safetensors_body(*request) for request in WORKLOADS[letter]().requests]
-    measured = load.sockets(url, bodies, HEADERS, connections=1, seconds=0, at_least=len(bodies))
-    assert (measured.requests, measured.failures) == (len(bodies), 0)
+def test_the_service_answers_every_request_of_a_workload(letter: str, address: Address) -> None:
+    posts = [LOSSD.post(asked) for asked in WORKLOADS[letter]().requests]
+    measured = load.sockets(address, posts, connections=1, seconds=0, at_least=len(posts))
+    assert (measured.requests, measured.failures) == (len(posts), 0)

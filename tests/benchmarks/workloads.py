@@ -1,17 +1,16 @@
-"""What is asked: focal loss with its gradient and the default metrics, small, medium and large, and a mixture."""
+"""What is asked: a loss, its gradient and the metrics of its task, small, medium and large, and a mixture."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from lossd_client.wire import Tensor, safetensors
+from benchmarks.dialects import Arrays, Asked
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
+MIXED_REQUESTS = 2000
+"""No two alike, and more of them than any cache keeps: whoever shares a service meets strangers."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +24,19 @@ class Workload:
     """
 
     name: str
-    requests: Sequence[tuple[Mapping[str, Any], Arrays]]
+    requests: Sequence[Asked]
     connections: tuple[int, ...]
 
-    @property
-    def large(self) -> bool:
-        """Whether one request takes long enough that a round counts requests, not seconds."""
-        return max(a.nbytes for _, arrays in self.requests for a in arrays.values()) > 1 << 24
 
-
-def _focal(shape: tuple[int, ...]) -> tuple[Mapping[str, Any], Arrays]:
+def focal(shape: tuple[int, ...]) -> Asked:
+    """The focal loss (γ = 2, the default everywhere) of standard normal scores, classes along axis 1."""
     random = np.random.default_rng(0)
     logits = random.standard_normal(shape, dtype=np.float32)
     target = random.integers(0, shape[1], (shape[0], *shape[2:]), dtype=np.int64)
-    return {"loss": {"name": "focal", "gamma": 2.0}}, {"prediction": logits, "target": target}
+    return {"loss": {"name": "focal"}}, {"prediction": logits, "target": target}
 
 
-def _mixture() -> list[tuple[Mapping[str, Any], Arrays]]:
+def mixture() -> list[Asked]:
     """What a shared service sees: ten losses, parameters and sizes that differ from request to request."""
     random = np.random.default_rng(1)
     classes = 10
@@ -71,8 +66,8 @@ def _mixture() -> list[tuple[Mapping[str, Any], Arrays]]:
         ("bce_with_logits", None, labels),
         ("sigmoid_focal", "gamma", labels),
     ]
-    requests = []
-    for index in range(20 * len(kinds)):
+    requests: list[Asked] = []
+    for index in range(MIXED_REQUESTS):
         name, parameter, inputs = kinds[index % len(kinds)]
         parameters = {parameter: round(float(random.uniform(0.05, 0.95)), 3)} if parameter else {}
         requests.append(({"loss": {"name": name, **parameters}}, inputs(int(random.integers(1, 257)))))
@@ -80,15 +75,9 @@ def _mixture() -> list[tuple[Mapping[str, Any], Arrays]]:
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "S": lambda: Workload("S", [_focal((64, 10))], (1, 16, 64)),
-    "M": lambda: Workload("M", [_focal((4096, 21))], (1, 8)),
-    "L": lambda: Workload("L", [_focal((1, 21, 1024, 1024))], (1, 2)),
-    "X": lambda: Workload("X", _mixture(), (64,)),
+    "S": lambda: Workload("S", [focal((64, 10))], (1, 16, 64)),
+    "M": lambda: Workload("M", [focal((4096, 21))], (1, 8)),
+    "L": lambda: Workload("L", [focal((1, 21, 1024, 1024))], (1, 2)),
+    "X": lambda: Workload("X", mixture(), (64,)),
 }
 """Each workload by its letter; built when it is measured, since L is 97 MB."""
-
-
-def safetensors_body(request: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """A request as lossd reads it, as one piece."""
-    tensors = {name: Tensor.of(array) for name, array in arrays.items()}
-    return b"".join(safetensors.encode(tensors, {"request": json.dumps(request)}))

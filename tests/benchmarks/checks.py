@@ -1,0 +1,162 @@
+"""What is asked of lossd alone: cost linear in the pixels, many connections, memory, and the tail of the latency."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import load
+from benchmarks.comparison import OURS, Cell, Step, cells, one_round, put, started
+from benchmarks.goals import Verdict, tail
+from benchmarks.targets import Running
+from benchmarks.workloads import WORKLOADS, focal
+
+SIDES = (512, 1024, 2048)
+CLASSES = 21
+LINEAR_WITHIN = 0.15
+
+CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LEAST_AT_MOST_CONNECTIONS = 0.8
+
+IDLE_MB = 450.0
+BODIES_KEPT = 3.0
+GROWTH_WITHIN = 0.05
+MIXED_REQUESTS = 10_000
+MIXED_CONNECTIONS = 64
+SETTLE_S = 1.0
+
+
+@dataclass
+class Finding:
+    """What a check measured, as a table, and what it says of it."""
+
+    headings: tuple[str, ...]
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check by its name.
+
+    Attributes:
+        title: What is asked.
+        measure: From rounds, seconds a round and whom to tell of each step to the finding.
+        steps: How many steps that is, from the number of rounds.
+    """
+
+    title: str
+    measure: Callable[[int, float, Step], Finding]
+    steps: Callable[[int], int]
+
+
+@contextmanager
+def service(step: Step) -> Iterator[Running]:
+    with started([OURS], {}, step) as (running,):
+        yield running
+
+
+def linear(rounds: int, seconds: float, step: Step) -> Finding:
+    """The time of L at a quarter of its pixels, and at four times as many."""
+    with service(step) as lossd:
+        posts = {side: [lossd.dialect.post(focal((1, CLASSES, side, side)))] for side in SIDES}
+        times: dict[int, list[float]] = {side: [] for side in SIDES}
+        for number in range(rounds + 1):
+            for side in SIDES:
+                step(f"{side} × {side} pixels")
+                measured = one_round(lossd, posts[side], connections=1, seconds=seconds)
+                if number:
+                    times[side].append(measured["p50_ms"])
+    found = Finding(("pixels", "body MB", "p50 ms", "ms a megapixel", "over that of L"))
+    per_pixel = {side: statistics.median(taken) / side**2 for side, taken in times.items()}
+    for side in SIDES:
+        against = per_pixel[side] / per_pixel[1024]
+        body_mb = len(posts[side][0].body) / 1e6
+        each = per_pixel[side] * 1e6
+        found.rows.append((f"{side} × {side}", body_mb, per_pixel[side] * side**2, each, against))
+        if side != 1024:
+            what = f"{side} × {side} pixels, away from linear by"
+            found.verdicts.append(Verdict(what, 100 * abs(against - 1), 100 * LINEAR_WITHIN, unit="%", at_most=True))
+    return found
+
+
+def connections(rounds: int, seconds: float, step: Step) -> Finding:
+    """S at one connection to 256."""
+    measured = {cell["connections"]: cell for cell in small(CONNECTIONS, rounds, seconds, step)}
+    found = Finding(("connections", "requests/s", "p50 ms", "p99 ms", "failed"))
+    rates = {}
+    for count, cell in measured.items():
+        taken = cell["rounds"][OURS]
+        rates[count] = statistics.median(each["per_second"] for each in taken)
+        p50_ms, p99_ms = (statistics.median(each[name] for each in taken) for name in ("p50_ms", "p99_ms"))
+        found.rows.append((count, rates[count], p50_ms, p99_ms, sum(each["failures"] for each in taken)))
+    failures = sum(row[-1] for row in found.rows)
+    share = rates[CONNECTIONS[-1]] / max(rates.values())
+    what = f"requests a second at {CONNECTIONS[-1]} connections over the best"
+    found.verdicts.append(Verdict(what, share, LEAST_AT_MOST_CONNECTIONS, unit="×"))
+    found.verdicts.append(Verdict("requests that failed", failures, 0, at_most=True))
+    return found
+
+
+def latency(rounds: int, seconds: float, step: Step) -> Finding:
+    """The tail at S, 16 at a time."""
+    (cell,) = small((16,), rounds, seconds, step)
+    found = Finding(("round", "requests/s", "p50 ms", "p99 ms", "p99/p50"), verdicts=[tail(cell)])
+    for number, each in enumerate(cell["rounds"][OURS], 1):
+        p50_ms, p99_ms = each["p50_ms"], each["p99_ms"]
+        found.rows.append((number, each["per_second"], p50_ms, p99_ms, p99_ms / p50_ms))
+    return found
+
+
+def small(counts: tuple[int, ...], rounds: int, seconds: float, step: Step) -> list[Cell]:
+    """S by lossd alone."""
+    with service(step) as lossd:
+        wanted = {"connections": counts, "rounds": rounds, "seconds": seconds, "step": step}
+        return list(cells([lossd], WORKLOADS["S"](), {}, **wanted))
+
+
+def memory(rounds: int, seconds: float, step: Step) -> Finding:
+    """Front and worker at rest, after large requests, and, started anew, after ten thousand mixed ones."""
+    found = Finding(("front and worker", "MB"))
+
+    def note(when: str, lossd: Running) -> float:
+        time.sleep(SETTLE_S)
+        found.rows.append((when, lossd.memory_mb()))
+        return float(found.rows[-1][1])
+
+    with service(step) as lossd:
+        lossd.resume()
+        idle_mb = note("after the first small request", lossd)
+        step("L")
+        large = lossd.dialect.post(focal((1, CLASSES, 1024, 1024)))
+        put(lossd, [large], connections=1, seconds=seconds)
+        after_mb = note("after L, one at a time", lossd)
+    with service(step) as lossd:
+        lossd.resume()
+        posts = [lossd.dialect.post(asked) for asked in WORKLOADS["X"]().requests]
+        step("X, to warm up")
+        load.sockets(lossd.address, posts, MIXED_CONNECTIONS, seconds=0, at_least=MIXED_REQUESTS)
+        warm_mb = note(f"after {MIXED_REQUESTS:,} requests of X", lossd)
+        step(f"X, {MIXED_REQUESTS:,} requests")
+        load.sockets(lossd.address, posts, MIXED_CONNECTIONS, seconds=0, at_least=MIXED_REQUESTS)
+        grown_mb = note(f"after {MIXED_REQUESTS:,} more", lossd)
+    body_mb = len(large.body) / 1e6
+    growth = 100 * (grown_mb / warm_mb - 1)
+    found.verdicts += [
+        Verdict("at rest", idle_mb, IDLE_MB, unit=" MB", at_most=True),
+        Verdict("kept after L, in bodies", (after_mb - idle_mb) / body_mb, BODIES_KEPT, at_most=True),
+        Verdict(f"growth by {MIXED_REQUESTS:,} requests of X", growth, 100 * GROWTH_WITHIN, unit="%", at_most=True),
+    ]
+    return found
+
+
+CHECKS = {
+    "linear": Check("Cost over pixels", linear, lambda rounds: 1 + len(SIDES) * (rounds + 1)),
+    "connections": Check("Connections", connections, lambda rounds: 2 + len(CONNECTIONS) * (rounds + 1)),
+    "memory": Check("Memory", memory, lambda rounds: 5),
+    "latency": Check("Latency", latency, lambda rounds: 3 + rounds),
+}

@@ -1,0 +1,92 @@
+"""How a request is put to a target, and how its answer is read: the same tensors, whatever the target speaks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.load import Post
+from lossd_client.wire import Tensor, oip, safetensors
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+Asked = tuple[Mapping[str, Any], Arrays]
+"""A request's JSON object as lossd reads it, and its tensors."""
+
+MACRO = ("precision", "recall", "f1", "iou")
+VALUES = ("mae", "mse", "rmse")
+
+
+class Dialect(Protocol):
+    def post(self, asked: Asked) -> Post:
+        """The request as this target reads it."""
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        """The answer: loss, gradient, the metrics by name, confusion_matrix; NaN for what is undefined."""
+
+
+@dataclass(frozen=True)
+class Safetensors:
+    """lossd's own, which the peers that read any bytes are taught."""
+
+    path: str
+
+    def post(self, asked: Asked) -> Post:
+        request, arrays = asked
+        tensors = {name: Tensor.of(array) for name, array in arrays.items()}
+        body = b"".join(safetensors.encode(tensors, {"request": json.dumps(request)}))
+        return Post(self.path, {"Content-Type": safetensors.MEDIA_TYPE}, body)
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        tensors, metadata = safetensors.decode(body)
+        result = json.loads(metadata["result"])
+        answer = {"loss": result["loss"], "gradient": tensors["gradient.prediction"].numpy(), **flat(result["metrics"])}
+        if "confusion_matrix" in tensors:
+            answer["confusion_matrix"] = tensors["confusion_matrix"].numpy()
+        return answer
+
+
+class Triton:
+    """The Open Inference Protocol with binary tensors, as pytriton's models have it: one a loss, and one for images."""
+
+    def post(self, asked: Asked) -> Post:
+        request, arrays = asked
+        model, *parameters = request["loss"].values()
+        if arrays["prediction"].ndim > 2:
+            model, inputs = f"{model}_of_an_image", dict(arrays)
+        else:
+            inputs = {name: values[np.newaxis] for name, values in arrays.items()}
+        if parameters:
+            inputs["parameter"] = np.array([parameters], np.float32)
+        pieces, length = oip.encode_request({name: Tensor.of(values) for name, values in inputs.items()})
+        return Post(f"/v2/models/{model}/infer", {oip.HEADER_LENGTH: str(length)}, b"".join(pieces))
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        length = headers.get(oip.HEADER_LENGTH.lower())
+        outputs = oip.decode_response(body, None if length is None else int(length)).outputs
+        found = {name: value.numpy() for name, value in outputs.items() if isinstance(value, Tensor)}
+        metrics = found.pop("metrics").reshape(-1)
+        names = MACRO if len(metrics) == len(MACRO) else VALUES
+        matrix = found.pop("confusion_matrix", None)
+        answer = {
+            "loss": float(found["loss"].reshape(())),
+            "gradient": found["gradient"],
+            **dict(zip(names, metrics.tolist(), strict=True)),
+        }
+        return answer if matrix is None else answer | {"confusion_matrix": matrix}
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics by name, those of classes by their macro average."""
+    found: dict[str, Any] = {}
+    for name in (*MACRO, *VALUES):
+        if name in metrics:
+            value = metrics[name]["macro"] if isinstance(metrics[name], dict) else metrics[name]
+            found[name] = math.nan if value is None else value
+    if "confusion_matrix" in metrics:
+        found["confusion_matrix"] = np.array(metrics["confusion_matrix"])
+    return found

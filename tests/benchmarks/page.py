@@ -1,0 +1,101 @@
+"""docs/performance.md: what was measured goes between its markers, what is explained there is written by hand."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.checks import CHECKS
+from benchmarks.comparison import Cell, median, peers, ratios
+from benchmarks.environments import ROOT
+from benchmarks.goals import Verdict
+from benchmarks.report import VERDICT_HEADINGS, figure, verdict_row
+from benchmarks.targets import TARGETS
+
+PAGE = ROOT / "docs/performance.md"
+
+Part = Mapping[str, Any]
+
+
+def write(parts: Mapping[str, Part]) -> None:
+    """The page with what was measured; what was not stays as it is."""
+    PAGE.write_text(filled(PAGE.read_text(), parts))
+
+
+def filled(text: str, parts: Mapping[str, Part]) -> str:
+    """The text with everything between ``<!-- measured: name -->`` and ``<!-- /measured -->`` made anew."""
+    for name, section in SECTIONS.items():
+        part = parts.get(name)
+        if part is None:
+            continue
+        before, begin, rest = text.partition(f"<!-- measured: {name} -->\n")
+        _, end, after = rest.partition("<!-- /measured -->")
+        if not (begin and end):
+            raise ValueError(f"{PAGE} needs the lines <!-- measured: {name} --> and <!-- /measured -->")
+        text = f"{before}{begin}{section(part)}\n{end}{after}"
+    return text
+
+
+def comparison(part: Part) -> str:
+    """Requests a second by target, the goals, who was measured and who was not."""
+    cells: Sequence[Cell] = part["cells"]
+    names = [name for name in TARGETS if any(name in cell["rounds"] for cell in cells)]
+    paragraphs = [
+        provenance(part),
+        table(
+            ("", *names, "lossd over the best peer"),
+            (
+                (
+                    f"{cell['workload']}, {cell['connections']} at a time",
+                    *(figure(median(cell, name)) if name in cell["rounds"] else "" for name in names),
+                    over_the_best(cell),
+                )
+                for cell in cells
+            ),
+        ),
+        goals(part),
+        table(
+            ("", "What it is", "Versions"),
+            (
+                (name, TARGETS[name].what, ", ".join(" ".join(each) for each in versions.items()))
+                for name, versions in part["versions"].items()
+            ),
+        ),
+        "\n".join(f"- Not measured: {who}: {why}" for who, why in part["absent"].items()),
+    ]
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def over_the_best(cell: Cell) -> str:
+    """The ratio, and how far it varied from round to round."""
+    others = peers(cell)
+    if not others:
+        return ""
+    each = ratios(cell, others[0])
+    return f"**{statistics.median(each):.2f}** ({each[0]:.2f} – {each[-1]:.2f}) over {others[0]}"
+
+
+def finding(part: Part) -> str:
+    """The table of a check, and its verdicts."""
+    rows = ([each if isinstance(each, str) else figure(each) for each in row] for row in part["rows"])
+    return "\n\n".join((provenance(part), table(part["headings"], rows), goals(part)))
+
+
+def goals(part: Part) -> str:
+    return table(VERDICT_HEADINGS, (verdict_row(Verdict(**verdict)) for verdict in part["verdicts"]))
+
+
+def provenance(part: Part) -> str:
+    """When, where, how."""
+    how = f"{part['rounds']} rounds of {part['seconds']:g} s, load by {part['generator']}"
+    return f"{part['date']}, commit {part['commit'] or 'unknown'}; {part['machine']}; {how}."
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column to the left, the others to the right."""
+    lines = [headings, ("---", *("---:",) * (len(headings) - 1)), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+SECTIONS: dict[str, Callable[[Part], str]] = {"comparison": comparison, **dict.fromkeys(CHECKS, finding)}

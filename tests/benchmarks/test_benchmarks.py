@@ -1,0 +1,145 @@
+"""The benchmark runs, its peers do the work that lossd does, and its verdicts follow from its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import comparison, page
+from benchmarks.answers import WrongAnswerError, compare, expected
+from benchmarks.dialects import Safetensors, Triton
+from benchmarks.environments import PEERS, NotInstalledError
+from benchmarks.goals import Verdict, of_comparison
+from benchmarks.workloads import WORKLOADS, focal
+from lossd_client.wire import Tensor, oip
+
+LOSSD = Safetensors("/v1/evaluate")
+MIXED = WORKLOADS["X"]().requests
+
+
+def test_the_command_measures_lossd_and_keeps_every_round(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    brief = ["--rounds", "1", "--seconds", "1", "--output", str(output)]
+    what = ["compare", "--targets", "lossd", "--workloads", "S", "--connections", "4"]
+    command = [sys.executable, "-m", "benchmarks", *brief, *what]
+    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "S c=4" in run.stdout
+    part = json.loads(output.read_text())["comparison"]
+    assert part["absent"] == {}
+    assert part["versions"]["lossd"].keys() >= {"lossd", "torch"}
+    (cell,) = part["cells"]
+    assert (cell["workload"], cell["connections"]) == ("S", 4)
+    (taken,) = cell["rounds"]["lossd"]
+    assert taken["failures"] == 0
+    assert taken["requests"] >= 8
+    assert 0 < taken["p50_ms"] <= taken["p99_ms"]
+    assert taken["memory_mb"] > 50
+
+
+def test_a_peer_that_cannot_be_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(name: str) -> Path:
+        raise NotInstalledError("no such wheel")
+
+    monkeypatch.setattr(comparison, "python_of", refuse)
+    monkeypatch.setattr(comparison, "CACHE", tmp_path)
+    absent: dict[str, str] = {}
+    with comparison.started(["mosec"], absent, print) as running:
+        assert running == []
+    assert absent == {"mosec": "no such wheel"}
+
+
+# The peers
+
+
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PEERS))
+    import bodies
+
+    return bodies
+
+
+def test_the_peers_job_gives_lossd_s_answers_alone_and_in_batches(bodies: ModuleType) -> None:
+    requests = [*MIXED[:40], focal((64, 10)), focal((2, 5, 8, 8))]
+    read = [bodies.read(bytearray(LOSSD.post(asked).body)) for asked in requests]
+    alone = [bodies.job.evaluate([request])[0] for request in read]
+    for answers in (alone, bodies.job.evaluate(read)):
+        for asked, answer in zip(requests, answers, strict=True):
+            compare(LOSSD.read({}, bodies.write(answer)), expected(asked), str(asked[0]))
+
+
+def test_triton_s_requests_hold_the_same_tensors() -> None:
+    asked = MIXED[7]
+    assert asked[0]["loss"]["name"] == "focal"
+    post = Triton().post(asked)
+    assert post.path == "/v2/models/focal/infer"
+    _, inputs = oip.decode_request(post.body, int(post.headers[oip.HEADER_LENGTH]))
+    arrays = {name: value.numpy() for name, value in inputs.items() if isinstance(value, Tensor)}
+    np.testing.assert_array_equal(arrays["prediction"], asked[1]["prediction"][np.newaxis])
+    np.testing.assert_array_equal(arrays["target"], asked[1]["target"][np.newaxis])
+    assert arrays["parameter"].tolist() == [[np.float32(asked[0]["loss"]["gamma"])]]
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient", "f1", "confusion_matrix"])
+def test_another_answer_is_noticed(name: str) -> None:
+    right = expected(focal((64, 10)))
+    compare(dict(right), right, "lossd")
+    with pytest.raises(WrongAnswerError, match=name):
+        compare(right | {name: np.asarray(right[name]) * 1.001 + 0.001}, right, "a peer")
+    with pytest.raises(WrongAnswerError, match=f"no {name}"):
+        compare({each: value for each, value in right.items() if each != name}, right, "a peer")
+
+
+# What the figures come to
+
+
+def cell(workload: str, connections: int, body_bytes: int = 1000, **rates: list[float]) -> comparison.Cell:
+    def taken(rate: float) -> dict[str, Any]:
+        return {"per_second": rate, "p50_ms": 2.0, "p99_ms": 5.0, "cpu_ms": 1.0, "memory_mb": 100.0, "failures": 0}
+
+    rounds = {name: [taken(rate) for rate in each] for name, each in rates.items()}
+    return {"workload": workload, "connections": connections, "body_bytes": body_bytes, "rounds": rounds}
+
+
+CELLS = [
+    cell("S", 16, lossd=[300, 100, 500], mosec=[100, 100, 100], fastapi=[50, 900, 60]),
+    cell("S", 64, lossd=[1000], mosec=[1000]),
+    cell("X", 64, body_bytes=2000, lossd=[300], pytriton=[50]),
+]
+
+
+def test_ratios_are_taken_round_by_round_against_the_peer_with_the_best_median() -> None:
+    verdicts = {verdict.what: verdict for verdict in of_comparison(CELLS)}
+    assert [verdict.found for verdict in verdicts.values()] == [3.0, 1.0, 6.0, 0.6, 2.5]
+    assert [verdict.met for verdict in verdicts.values()] == [True, False, True, True, True]
+    assert "S, 16 at a time, over mosec, the best peer" in verdicts
+    assert verdicts["S, 16 at a time, p99 over p50"].exceeded
+
+
+def test_without_peers_nothing_is_said_about_them() -> None:
+    assert of_comparison([cell("S", 1, lossd=[100])]) == []
+
+
+def test_the_page_has_a_place_for_everything_that_is_measured() -> None:
+    about = {"date": "today", "commit": "", "machine": "m", "generator": "wrk", "rounds": 3, "seconds": 1.0}
+    verdict = Verdict("how much", 1.234, 2.0, unit="×")
+    found = about | {"headings": ["when", "MB"], "rows": [["now", 12.345]], "verdicts": [vars(verdict)]}
+    parts: dict[str, Any] = dict.fromkeys(page.SECTIONS, found)
+    absent = {"absent": {"litserve": "no such wheel"}, "versions": {"mosec": {"mosec": "1.2"}}}
+    parts["comparison"] = about | absent | {"cells": CELLS, "verdicts": []}
+    text = page.PAGE.read_text()
+    filled = page.filled(text, parts)
+    assert "| S, 16 at a time | 300 | 100 | 60 |  | **3.00** (1.00 – 5.00) over mosec |" in filled
+    assert "- Not measured: litserve: no such wheel" in filled
+    assert filled.count("| now | 12.3 |") == len(parts) - 1
+    assert "| how much | 1.23× | at least 2× |  | missed |" in filled
+    assert page.filled(filled, parts) == filled
+    assert page.filled(text, {}) == text
