@@ -42,6 +42,7 @@ def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
     config = uvicorn.Config(
         create_app(chosen, engine), host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen), ws="none",
         log_level="error", timeout_graceful_shutdown=5,
+        timeout_keep_alive=max(1, chosen.keep_alive_timeout_ms // 1000),
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -16,9 +16,9 @@ from lossd_client.errors import QueueFull
 
 __all__ = ["Turns"]
 
-# Enough small requests for a good batch, and a batch that takes a few milliseconds.
-WINDOW_BYTES = 1 << 20
-REQUEST_BYTES = 64 << 10
+# Eight small requests, which still make a batch; more would make the others wait for this one's reading and answering.
+WINDOW_BYTES = 2 << 20
+REQUEST_BYTES = 256 << 10
 
 # As long as requests of different clients followed one another within this time, they compete.
 COMPETING_S = 1.0

@@ -148,8 +148,8 @@ class Engine(ABC):
         """Refuse new work, finish what was accepted (within ``drain_timeout_ms``), end."""
         self.draining = True
         deadline = time.monotonic() + self.settings.drain_timeout_ms / 1000
-        while self.in_progress and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        while any(not t.future.done() for t in self._tickets()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)  # what nobody waits for any more is not waited for here either
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.pool.close()
@@ -290,9 +290,12 @@ class Engine(ABC):
         if not self.in_progress:
             return
         now = time.monotonic()
-        tickets = [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
-        for ticket in tickets:
+        for ticket in self._tickets():
             _expire(ticket, now)
+
+    def _tickets(self) -> list[Ticket]:
+        """Every request that is queued or being evaluated."""
+        return [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
 
 
 def _expire(ticket: Ticket, now: float) -> None:

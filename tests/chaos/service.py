@@ -1,0 +1,139 @@
+"""A service in a process of its own, started as its operator would, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from lossd.keys import key_line
+
+START_S = 120.0
+
+
+@dataclass
+class Service:
+    """A running ``lossd serve``.
+
+    Attributes:
+        process: Its front.
+        url: Where it answers.
+        key: An API key to ask for its metrics with; None where it asks for none.
+    """
+
+    process: subprocess.Popen[str]
+    url: str
+    key: str | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.key is None else {"X-API-Key": self.key}
+
+    def workers(self) -> list[int]:
+        """The worker processes that are alive."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"lossd.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + START_S
+        while not self.ready():
+            assert self.process.poll() is None, "the service has ended"
+            assert time.monotonic() < end, "the service does not become ready"
+            time.sleep(0.1)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of the metrics page."""
+        page = httpx.get(f"{self.url}/metrics", headers=self.headers, timeout=30).text
+        samples = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def held(self) -> tuple[float, float, float]:
+        """Requests in progress, the bytes they hold, and the slabs in use."""
+        metrics = self.metrics()
+        return metrics["lossd_queue_requests"], metrics["lossd_queue_bytes"], metrics["lossd_slabs_in_use"]
+
+    def files(self) -> int:
+        """Open files of the front: sockets and all else but slabs, of which some are kept ready."""
+        links = (os.readlink(file) for file in Path(f"/proc/{self.process.pid}/fd").iterdir() if file.is_symlink())
+        return sum("lossd-slab" not in link for link in links)
+
+    def resident_bytes(self) -> int:
+        """Memory of the front, again without slabs."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (kib,) = re.findall(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+        return int(kib) << 10
+
+    def wait_until_idle(self, timeout_s: float = 30.0) -> None:
+        """Wait until nothing is in progress; fail where something stays."""
+        end = time.monotonic() + timeout_s
+        while (held := self.held()) != (0, 0, 0):
+            assert time.monotonic() < end, f"still held: requests, bytes, slabs = {held}"
+            time.sleep(0.05)
+        time.sleep(0.2)  # until the connection that asked is gone too
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """Ask it to end; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def served(log: IO[str] | None = None, keys: Mapping[str, str] | None = None, **settings: object) -> Iterator[Service]:
+    """Serve on a free port, until the block ends.
+
+    Args:
+        log: Where its log goes; nowhere by default.
+        keys: API keys by name, the first of which reads the metrics.
+        settings: Of the service.
+    """
+    # The compiled passes give the same answers; to make them would only make each start longer.
+    chosen = {"threads": 1, "compiled": False, "access_log": "none"} | settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOSSD_")}
+    environment |= {f"LOSSD_{name.upper()}": str(value) for name, value in chosen.items()}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        if keys is not None:
+            file = Path(folder, "keys")
+            file.write_text("".join(f"{key_line(name, key)}\n" for name, key in keys.items()))
+            environment["LOSSD_API_KEYS_FILE"] = str(file)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True, env=environment
+        )
+        yield from _until_ready(process, next(iter(keys.values())) if keys else None)
+
+
+def _until_ready(process: subprocess.Popen[str], key: str | None) -> Iterator[Service]:
+    try:
+        assert process.stdout is not None
+        announced = process.stdout.readline()
+        address = re.search(r"http://[0-9.]+:[0-9]+", announced)
+        assert address is not None, f"the service did not start: {announced}"
+        service = Service(process, address[0], key)
+        service.wait_until_ready()
+        yield service
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
