@@ -90,7 +90,13 @@ def test_a_task_has_its_picture(binary: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "title"), [("roc", "ROC curve"), ("pr", "Precision over recall"), ("curve", "bce_with_logits over")]
+    ("kind", "title"),
+    [
+        ("roc", "ROC curve"),
+        ("pr", "Precision over recall"),
+        ("reliability", "Reliability"),
+        ("curve", "bce_with_logits over"),
+    ],
 )
 def test_a_picture_can_be_chosen(kind: str, title: str, binary: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "picture.svg"

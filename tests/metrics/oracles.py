@@ -171,6 +171,25 @@ def _ece_of_classes(s: Sample) -> Any:
     return _ece(s.score[np.arange(len(s.said)), s.said], s.said == s.true, s.weight, s.options.get("bins", 15))
 
 
+def _reliability(confidence: Array, right: Array, weight: Array, bins: int) -> Any:
+    """A table of the entries, bin by bin."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, weight, minlength=bins)
+    means = [
+        [
+            total / n if n else None
+            for total, n in zip(np.bincount(place, weight * of, minlength=bins), count, strict=True)
+        ]
+        for of in (confidence, right)
+    ]
+    return {"confidence": means[0], "accuracy": means[1], "count": count.tolist()} if count.any() else UNDEFINED
+
+
+def _reliability_of_classes(s: Sample) -> Any:
+    confidence = s.score[np.arange(len(s.said)), s.said]
+    return _reliability(confidence, s.said == s.true, s.weight, s.options.get("bins", 15))
+
+
 def _per_image(factor: int, intersections: int) -> Oracle:
     """factor·tp / (predicted + actual − intersections·tp) of each image, averaged."""
 
@@ -220,6 +239,7 @@ CLASSES: dict[str, Oracle] = {
     "log_loss": _log_loss_of_classes,
     "brier": _brier_of_classes,
     "ece": _ece_of_classes,
+    "reliability": _reliability_of_classes,
 }
 
 
@@ -321,6 +341,7 @@ BINARY: dict[str, Oracle] = {
     "log_loss": lambda s: sk.log_loss(s.true, s.score, labels=[False, True], sample_weight=s.weight),
     "brier": lambda s: np.average((s.score - s.true) ** 2, weights=s.weight),
     "ece": lambda s: _ece(s.score, s.true, s.weight, s.options.get("bins", 15)),
+    "reliability": lambda s: _reliability(s.score, s.true, s.weight, s.options.get("bins", 15)),
     "per_image_iou": _per_image_plain(1, 1),
     "per_image_dice": _per_image_plain(2, 0),
 }  # fmt: skip
@@ -348,6 +369,8 @@ def _each(function: Oracle) -> Oracle:
     return lambda s: [function(s.label(k)) for k in range(s.classes)]
 
 
+CALIBRATED = ("accuracy", "log_loss", "brier", "ece", "reliability")
+
 MULTILABEL: dict[str, Oracle] = {
     **{name: _each(BINARY[name]) for name in ("tp", "fp", "fn", "tn", "support", "roc_curve", "pr_curve")},
     **{
@@ -355,7 +378,7 @@ MULTILABEL: dict[str, Oracle] = {
         for name in ("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc")
     },
     **{name: _of_labels(BINARY[name]) for name in ("auroc", "average_precision")},
-    **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in ("accuracy", "log_loss", "brier", "ece")},
+    **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in CALIBRATED},
     "best_threshold": lambda s: {
         "micro": _best_threshold(s.pooled()),
         "per_class": [_best_threshold(s.label(k)) for k in range(s.classes)],

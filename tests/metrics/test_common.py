@@ -67,7 +67,7 @@ def test_a_metric_of_a_batch_equals_its_oracle_request_by_request(table, name):
 def test_a_request_among_strangers_equals_itself_alone(table, name):
     """Bit for bit where counts are whole numbers: without sample weights they are, and so are areas."""
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
-    within = table.within or (1e-12 if name in ("log_loss", "brier", "ece") else 0)
+    within = table.within or (1e-12 if name in ("log_loss", "brier", "ece", "reliability") else 0)
     together = measure(table.task, requests, [name], activation=table.activation)
     for request, answer in zip(requests, together, strict=True):
         (alone,) = measure(table.task, [request], [name], activation=table.activation)

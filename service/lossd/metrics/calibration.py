@@ -19,7 +19,7 @@ from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
 from lossd.metrics.counts import BINARY, CLASSES, LABELS
 from lossd.metrics.entries import entrywise
-from lossd.metrics.registry import metric
+from lossd.metrics.registry import Array, metric
 
 __all__: list[str] = []
 
@@ -104,11 +104,7 @@ def ece(task: Binary) -> Sequence[Any]:
     References:
         C. Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
     """
-
-    def confidence(scores: Tensor, positive: Tensor) -> Tensor:
-        return probabilities(scores, task.view.activation)[:, 0]
-
-    return _calibration_error(task, _of_decisions(task, confidence), task.positive.flatten(1))
+    return _calibration_error(task, _of_decisions(task, _positive_probability(task)), task.positive.flatten(1))
 
 
 @metric(*CLASSES, name="ece", options=("bins",))
@@ -120,12 +116,38 @@ def ece_of_classes(task: Classes) -> Sequence[Any]:
     References:
         C. Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
     """
+    return _calibration_error(task, _of_predicted(task), task.predicted_class == task.target_class)
+
+
+@metric(*BINARY, *LABELS, options=("bins",))
+def reliability(task: Binary) -> Sequence[Any]:
+    """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
+
+    Accuracy is the positive fraction. An empty bin's means are null; all is null where nothing counts.
+    """
+    return _reliability(task, _of_decisions(task, _positive_probability(task)), task.positive.flatten(1))
+
+
+@metric(*CLASSES, name="reliability", options=("bins",))
+def reliability_of_classes(task: Classes) -> Sequence[Any]:
+    """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
+
+    Confidence is the predicted class's probability. An empty bin's means are null; all is null where nothing counts.
+    """
+    return _reliability(task, _of_predicted(task), task.predicted_class == task.target_class)
+
+
+def _positive_probability(task: Binary) -> Any:
+    return lambda scores, positive: probabilities(scores, task.view.activation)[:, 0]
+
+
+def _of_predicted(task: Classes) -> Tensor:
+    """The probability of each entry's predicted class, (R, I) float64."""
 
     def confidence(scores: Tensor, predicted: Tensor) -> Tensor:
         return class_probabilities(scores, task.view.activation).gather(1, predicted.unsqueeze(1))[:, 0]
 
-    confidences = entrywise(confidence, task.scores, task.predicted_class, dtype=torch.float64)
-    return _calibration_error(task, confidences, task.predicted_class == task.target_class)
+    return entrywise(confidence, task.scores, task.predicted_class, dtype=torch.float64)
 
 
 def _of_decisions(task: Binary, function: Any) -> Tensor:
@@ -139,9 +161,33 @@ def _mean(task: Binary | Classes, name: str, values: Tensor) -> list[Any]:
 
 
 def _calibration_error(task: Binary | Classes, confidences: Tensor, right: Tensor) -> list[Any]:
-    bins: int = task.view.options["bins"]
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidences.device)[1:-1]
-    bin_of = torch.bucketize(confidences, edges)
+    bin_of, bins = _binned(task, confidences)
     gaps = task.entries.tally(bin_of, bins, right.double() - confidences)
     denominator = task.entries.size(confidences.shape)
     return task.quotients("ece", np.abs(gaps).sum(1), denominator, of=() if task.averaged else (1,))
+
+
+def _reliability(task: Binary | Classes, confidences: Tensor, right: Tensor) -> list[Any]:
+    bin_of, bins = _binned(task, confidences)
+    count, confidence, accuracy = (
+        task.entries.tally(bin_of, bins, values) for values in (None, confidences, right.double())
+    )
+    answers: list[Any] = []
+    for request, (n, of, hits) in enumerate(zip(count, confidence, accuracy, strict=True)):
+        if n.any():
+            answers.append({"confidence": _means(of, n), "accuracy": _means(hits, n), "count": n.tolist()})
+        else:
+            task.undefined[request]["reliability"] = [] if task.averaged else [1]
+            answers.append(None)
+    return answers
+
+
+def _means(sums: Array, count: Array) -> list[float | None]:
+    return [total / n if n else None for total, n in zip(sums.tolist(), count.tolist(), strict=True)]
+
+
+def _binned(task: Binary | Classes, confidences: Tensor) -> tuple[Tensor, int]:
+    """The bin of each entry, and how many there are."""
+    bins: int = task.view.options["bins"]
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidences.device)[1:-1]
+    return torch.bucketize(confidences, edges), bins
