@@ -32,6 +32,7 @@ USER 10001
 WORKDIR /tmp
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/venv/bin/python", "-c", \
-    "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['LOSSD_PORT']}/health/ready\", timeout=2)"]
+    "import os, ssl, urllib.request as u; s = 's' * ('LOSSD_TLS_CERT' in os.environ); \
+u.urlopen(f\"http{s}://127.0.0.1:{os.environ['LOSSD_PORT']}/health/ready\", timeout=2, context=s and ssl._create_unverified_context())"]
 ENTRYPOINT ["lossd"]
 CMD ["serve"]

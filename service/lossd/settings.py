@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr
+from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["SECRETS", "Settings"]
@@ -108,6 +108,14 @@ class Settings(BaseSettings):
         None, description="One API key that is let in, for a single client; it goes by the name default."
     )
     metrics_public: bool = Field(False, description="Whether /metrics is open to requests without an API key.")
+    tls_cert: FilePath | None = Field(
+        None, description="Certificate chain (PEM) to serve HTTPS with; read again on SIGHUP. Without one, HTTP."
+    )
+    tls_key: FilePath | None = Field(None, description="The certificate's private key (PEM), if in a file of its own.")
+    tls_key_password: SecretStr | None = Field(None, description="What that key is encrypted with, if it is.")
+    tls_client_ca: FilePath | None = Field(
+        None, description="Authorities (PEM), one of which must have signed a client's certificate; none asks for none."
+    )
     cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
         None, description="Origins whose pages may ask from a browser: https://host:port, several with commas, or *."
     )
@@ -123,11 +131,25 @@ class Settings(BaseSettings):
         100, description="Most such lines a second, and as many for problems; 0 for any number."
     )
     tracing: bool = Field(
-        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
+        False,
+        description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say.",
     )
-    tracing: bool = Field(
-        False, description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say."
-    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
+            raise ValueError("tls_key and tls_client_ca need a tls_cert")
+        return self
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether whoever asks must show an API key."""
+        return self.api_key is not None or self.api_keys_file is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens to this machine alone."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
 SECRETS = frozenset(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))

@@ -34,7 +34,7 @@ def keys_of(settings: Settings) -> Keys | None:
     Raises:
         ValueError, OSError: The keys file is none.
     """
-    if settings.api_keys_file is None and settings.api_key is None:
+    if not settings.has_keys:
         return None
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     return Keys(settings.api_keys_file, key)

@@ -96,8 +96,9 @@ class Http(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
         """Take the connection; one too many is answered that, and closed."""
         super().connection_made(transport)
+        # Not the watch's clock, which stands still while there is nothing to look at; and TLS has begun to write.
+        self._heard_s = self._drained_s = time.monotonic()
         self.watch.add(self)
-        self._heard_s = self._drained_s = self.watch.now
         most = self.watch.settings.max_connections
         if len(self.connections) > 2 * most:
             transport.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 import socket
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.connection import http_for
 from lossd.api.log import configure
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from lossd.settings import Settings
 
 __all__ = ["serve"]
+
+log = logging.getLogger("lossd.api")
 
 BACKLOG = 2048
 
@@ -45,27 +49,36 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
         backlog=BACKLOG,
         timeout_keep_alive=max(1, settings.keep_alive_timeout_ms // 1000),
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+        **tls.uvicorn_options(settings),
     )
+    if not (settings.is_local or settings.has_keys or settings.tls_client_ca):
+        log.warning("%s is reachable from the network, and no API keys are set: anybody may ask", settings.host)
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    _Server(config, announce).run()
+    _Server(config, settings, announce).run()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which says when it listens."""
+    """Uvicorn's, which says when it listens, and reads keys and certificate again on SIGHUP."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, announce: Callable[[int], None]) -> None:
         super().__init__(config)
+        self._settings = settings
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            app = self.config.app
-            if isinstance(app, Service) and app.access is not None:
-                self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, app.access.reload)
+            self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
             self._announce(self.servers[0].sockets[0].getsockname()[1])
+
+    def _reload(self) -> None:
+        app = self.config.app
+        if isinstance(app, Service) and app.access is not None:
+            app.access.reload()
+        if self.config.ssl is not None:
+            tls.renew(self.config.ssl, self._settings)
 
 
 def _raise_file_limit() -> None:

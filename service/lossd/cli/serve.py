@@ -56,10 +56,10 @@ def serve(**given: Any) -> None:
     from lossd.api.server import serve
 
     def announce(port: int) -> None:
-        open_to_all = settings.api_key is None and settings.api_keys_file is None
-        network = f"from the network, {'without' if open_to_all else 'with'} a key"
-        reach = "from this machine only" if _is_loopback(settings.host) else network
-        click.echo(f"lossd {__version__} listens on http://{_bracketed(settings.host)}:{port}, reachable {reach}")
+        network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
+        reach = "from this machine only" if settings.is_local else network
+        url = f"{'http' if settings.tls_cert is None else 'https'}://{_bracketed(settings.host)}:{port}"
+        click.echo(f"lossd {__version__} listens on {url}, reachable {reach}")
 
     serve(settings, announce)
 
@@ -102,10 +102,6 @@ def _tune_allocator() -> None:
     if not ALLOCATOR.keys() <= os.environ.keys():
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _bracketed(host: str) -> str:
