@@ -41,8 +41,9 @@ bench: install
 	cd tests && ../$(BIN)/python -m benchmarks $(BENCH)
 
 docs: install
-	$(BIN)/python tests/readme.py
+	$(BIN)/python tests/tables.py
 	$(BIN)/python tests/excerpts.py
+	$(BIN)/python tests/website.py
 
 clean:
 	rm -rf .venv .bench .pytest_cache .hypothesis .mypy_cache .ruff_cache

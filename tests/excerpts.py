@@ -1,4 +1,4 @@
-"""Pieces of the tested programs, as the documentation shows them: ``python tests/excerpts.py`` puts them in anew."""
+"""Pieces of tested files, as the documentation shows them: ``python tests/excerpts.py`` puts them in anew."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_BLOCK = re.compile(r"^(<!-- (?P<file>\S+)#(?P<region>\S+) -->\n```\w+\n).*?^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^(<!-- (?P<file>\S+)#(?P<region>\S*) -->\n```\w+\n).*?^```$", re.DOTALL | re.MULTILINE)
 
 
 def excerpt(file: str, region: str) -> str:
-    """The lines between ``#region <region>`` and the next ``#endregion``, which stand in comments."""
+    """The lines between ``#region <region>`` and ``#endregion``, which stand in comments; all, without a region."""
     source = (ROOT / file).read_text()
+    if not region:
+        return source
     found = re.findall(rf"^ *\S+ #region {region}\n(.*?)^ *\S+ #endregion$", source, re.DOTALL | re.MULTILINE)
     if len(found) != 1:
         raise ValueError(f"{file} has {len(found)} regions called {region}")
@@ -24,11 +26,6 @@ def excerpt(file: str, region: str) -> str:
 def filled(page: str) -> str:
     """The page with every code block below ``<!-- file#region -->`` as it is in that file."""
     return _BLOCK.sub(lambda block: f"{block[1]}{excerpt(block['file'], block['region'])}```", page)
-
-
-def unfounded(page: str) -> list[str]:
-    """The code blocks that show no excerpt."""
-    return re.findall(r"^```\w*\n.*?^```$", _BLOCK.sub("", page), re.DOTALL | re.MULTILINE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of README.md that are written from the code: ``make docs`` writes them, a test keeps them current."""
+"""The documentation's tables that are written from the code: ``make docs`` writes them, a test keeps them current."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import ByteSize
 
-from lossd.losses import REGISTRY
+from docs.families import by_family
+from lossd.diagnostics import WARNINGS
 from lossd.metrics import METRICS
 from lossd.settings import Settings
 from lossd_client.errors import PROBLEMS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 MACHINE_DEFAULTS = {"threads": "one less than there are cores"}
 
 
+def families() -> str:
+    """Every loss, for those who know what they look for."""
+    return "\n".join(f"- {name}: {', '.join(f'`{loss.name}`' for loss in of)}" for name, of in by_family().items())
+
+
 def losses() -> str:
-    return _table(
-        ("Loss", "Task", "", "Parameters"),
-        (
-            (f"`{loss.name}`", loss.task, _code(loss.summary), ", ".join(f"`{p.name}`" for p in loss.parameters))
-            for loss in REGISTRY.values()
-        ),
+    return "\n\n".join(
+        f"## {heading}\n\n"
+        + _table(
+            ("Loss", "Task", "", "Parameters"),
+            (
+                (f"`{loss.name}`", loss.task, _code(loss.summary), ", ".join(f"`{p.name}`" for p in loss.parameters))
+                for loss in of
+            ),
+        )
+        for heading, of in by_family().items()
     )
 
 
@@ -34,7 +44,7 @@ def metrics() -> str:
         ("Task", "By default", "By name"),
         (
             (
-                task,
+                f"`{task}`",
                 ", ".join(f"`{m.name}`" for m in of_task.values() if m.default),
                 ", ".join(f"`{m.name}`" for m in of_task.values() if not m.default),
             )
@@ -80,24 +90,36 @@ def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def warnings() -> str:
+    return _table(("Code", "What it means"), ((f"`{code}`", text) for code, text in WARNINGS.items()))
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
+    "families": families,
     "losses": losses,
     "metrics": metrics,
     "settings": settings,
     "problems": problems,
+    "warnings": warnings,
 }
 
 
 def filled(text: str) -> str:
-    """The text with every section between its markers written anew."""
+    """The text with every table between its markers written anew."""
     for name, section in SECTIONS.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not (begin and end):
-            raise ValueError(f"README.md needs the lines <!-- {name} --> and <!-- /{name} -->")
-        text = f"{before}{begin}{section()}\n{end}{after}"
+        if begin and not end:
+            raise ValueError(f"<!-- {name} --> needs its <!-- /{name} -->")
+        text = f"{before}{begin}{section()}\n{end}{after}" if begin else text
     return text
 
 
+def documents() -> list[Path]:
+    """Where tables may stand."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for path in documents():
+        path.write_text(filled(path.read_text()))

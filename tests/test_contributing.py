@@ -32,7 +32,7 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for part in ("service", "client/lossd_client", "tests"):
+        for part in ("service", "client/lossd_client", "tests", "docs"):
             shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, root / name)
@@ -71,8 +71,8 @@ def test_a_loss_takes_one_function_and_one_row(tmp_path: Path) -> None:
     assert int(re.findall(r"(\d+) passed", checked.stdout)[0]) > 40
     assert copy.pytest("tests/losses/test_table.py").returncode == 0
 
-    assert copy.python("tests/readme.py").returncode == 0
-    assert "| `charbonnier` | regression | " in (tmp_path / "README.md").read_text()
+    assert copy.python("tests/tables.py").returncode == 0
+    assert "| `charbonnier` | regression | " in (tmp_path / "docs/losses.md").read_text()
 
     use = block("python", "lossd.evaluate")
     printed = copy.python("-c", use)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from html import escape
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from starlette.staticfiles import StaticFiles
 
 from lossd.api.headers import with_policy
 from lossd_client.errors import PROBLEMS, NotFound, Problem
+from lossd_client.wire.quoting import quoted
 
-__all__ = ["mount"]
+__all__ = ["describe_problem", "mount"]
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"
 STATIC = "/docs/static"
@@ -55,14 +57,37 @@ def mount(app: FastAPI) -> None:
     @app.get("/problems/{slug}", include_in_schema=False)
     def problem(slug: str) -> HTMLResponse:
         if slug not in PROBLEMS:
-            raise NotFound(f"there is no problem type {slug!r}; /problems lists them all")
+            raise NotFound(f"there is no problem type {quoted(slug)}; /problems lists them all")
         return _page(PROBLEMS[slug].title, _section(PROBLEMS[slug], linked=False))
 
 
+def describe_problem(kind: type[Problem]) -> dict[str, str]:
+    """A problem type as its pages show it: here, and in the manual."""
+    text = inspect.getdoc(kind) or ""
+    again = {
+        429: "Yes, after the seconds that `Retry-After` names.",
+        500: "Perhaps: another try may succeed, and the log says what failed.",
+        503: "Yes, after the seconds that `Retry-After` names.",
+        504: "Yes, with a later deadline, or when the service has less to do.",
+    }
+    return {
+        "title": kind.title,
+        "summary": text.partition("\n")[0],
+        "text": text,
+        "retry": again.get(kind.status, "No: the same request will be refused again."),
+    }
+
+
 def _section(kind: type[Problem], *, linked: bool) -> str:
+    described = describe_problem(kind)
     title = f'<a href="/problems/{kind.slug}">{escape(kind.title)}</a>' if linked else escape(kind.title)
-    text = escape(inspect.getdoc(kind) or "").replace("``", "")
-    return f"<section><h2>{title}</h2><p><code>{kind.status}</code> {text}</p></section>"
+    text = "".join(f"<p>{_html(part)}</p>" for part in described["text"].split("\n\n"))
+    facts = f"Status <code>{kind.status}</code>. In Python: <code>lossd_client.errors.{kind.__name__}</code>."
+    return f"<section><h2>{title}</h2>{text}<p>{facts} Try again? {_html(described['retry'])}</p></section>"
+
+
+def _html(text: str) -> str:
+    return re.sub(r"`+([^`]+)`+", r"<code>\1</code>", escape(text))
 
 
 def _page(title: str, body: str) -> HTMLResponse:

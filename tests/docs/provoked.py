@@ -1,0 +1,64 @@
+"""A request for each problem type that is answered with it: what the problems' pages show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+GOOD = {"prediction": [[2.0, 1.0], [0.5, 2.5]], "target": [0, 1]}
+
+
+def _evaluate(loss: Mapping[str, Any], inputs: Mapping[str, Any] = GOOD, **rest: Any) -> dict[str, Any]:
+    return {"json": {"loss": loss, "inputs": inputs, **rest}}
+
+
+REQUESTS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "malformed-body": ("POST", "/v1/evaluate", {"text": '{"loss": {"name": "mse"}, '}),
+    "not-found": ("GET", "/v1/loses", {}),
+    "unknown-loss": ("POST", "/v1/evaluate", _evaluate({"name": "crossentropy"})),
+    "unknown-metric": ("GET", "/v1/metrics/acuracy", {}),
+    "method-not-allowed": ("GET", "/v1/evaluate", {}),
+    "too-large": ("POST", "/v1/evaluate", {"text": "1" * 5000}),
+    "unsupported-media-type": ("POST", "/v1/evaluate", {"text": "a=1", "type": "application/x-www-form-urlencoded"}),
+    "not-evaluable": ("POST", "/v1/evaluate", _evaluate({"name": "perceptual"})),
+    "invalid-request": ("POST", "/v1/evaluate", _evaluate({"name": "focal", "gama": 2})),
+    "missing-input": ("POST", "/v1/evaluate", _evaluate({"name": "mse"}, {"prediction": [1.0, 2.0]})),
+    "unknown-input": ("POST", "/v1/evaluate", _evaluate({"name": "cross_entropy"}, {**GOOD, "weights": [1, 2]})),
+    "shape-mismatch": (
+        "POST",
+        "/v1/evaluate",
+        _evaluate({"name": "mse"}, {"prediction": [[1.0], [2.0]], "target": [1.0, 2.0]}),
+    ),
+    "dtype-mismatch": (
+        "POST",
+        "/v1/evaluate",
+        _evaluate({"name": "focal"}, {**GOOD, "target": [0.0, 1.0]}),
+    ),
+    "invalid-value": ("POST", "/v1/evaluate", _evaluate({"name": "cross_entropy"}, {**GOOD, "target": [0, 2]})),
+}
+"""Method, path, and what is sent."""
+
+SETTINGS = {"max_body_bytes": 4096, "access_log": "none"}
+"""Of the service that is asked."""
+
+UNPROVOKED = {
+    "unauthorized": "the service that is asked has no key",
+    "queue-full": "takes more load than a page is worth",
+    "internal-error": "there is no known way",
+    "unavailable": "takes a service that is starting or stopping",
+    "deadline-exceeded": "a matter of luck",
+}
+"""The types without an example, and why."""
+
+
+def provoke(url: str, slug: str) -> dict[str, Any]:
+    """The problem document that the request of this type is answered with."""
+    method, path, sent = REQUESTS[slug]
+    headers = {"content-type": sent.get("type", "application/json"), "x-request-id": "a-request"}
+    if "json" in sent:
+        answer = httpx.request(method, f"{url}{path}", json=sent["json"], headers=headers)
+    else:
+        answer = httpx.request(method, f"{url}{path}", content=sent.get("text"), headers=headers)
+    return dict(answer.json())

@@ -1,0 +1,105 @@
+"""Nothing is left out: settings, routes, problems, counters, commands, examples and modules all have their words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from starlette.routing import Mount, Route
+
+import tables
+from docs.snippets import ROOT, documents
+from excerpts import excerpt
+from excerpts import filled as cut
+from lossd.api import create_app
+from lossd.settings import Settings
+from lossd_client.errors import PROBLEMS
+
+MANUAL = "\n".join(path.read_text() for path in documents())
+PAGES = [*documents(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", tables.documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_and_excerpts_are_written_from_the_code(page: Path) -> None:
+    text = page.read_text()
+    assert tables.filled(text) == text, f"{page.name} is behind the code; run: make docs"
+    assert cut(text) == text, f"{page.name} is behind the programs; run: make docs"
+
+
+def test_each_table_stands_somewhere() -> None:
+    for name in tables.SECTIONS:
+        assert MANUAL.count(f"<!-- {name} -->") == 1
+
+
+def test_every_setting_has_a_row() -> None:
+    text = (ROOT / "docs/settings.md").read_text()
+    assert {name for name in Settings.model_fields if f"`LOSSD_{name.upper()}`" not in text} == set()
+
+
+def test_settings_named_anywhere_are_settings() -> None:
+    known = {f"LOSSD_{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(r"\bLOSSD_[A-Z_]+[A-Z]\b", MANUAL)) - known == set()
+
+
+def test_every_problem_is_listed() -> None:
+    assert {slug for slug in PROBLEMS if f"`/problems/{slug}`" not in (ROOT / "docs/errors.md").read_text()} == set()
+
+
+def test_every_page_that_a_service_serves_to_people_is_mentioned() -> None:
+    routes = create_app(Settings(engine="inline")).routes
+    served = {route.path for route in routes if isinstance(route, Route) and not isinstance(route, Mount)}
+    pages = {path.partition("{")[0].rstrip("/") or "/" for path in served}
+    assert {"/docs", "/redoc", "/problems", "/openapi.json"} <= pages
+    assert {path for path in pages if not re.search(rf"`(?:GET )?{re.escape(path)}(?:/[^`]*)?`", MANUAL)} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_make_targets_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_build_arguments_shown_are_the_image_s() -> None:
+    named = set(re.findall(r"--build-arg (\w+)=", MANUAL))
+    assert named
+    assert named <= set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+
+
+def test_every_example_program_is_shown_with_the_command_that_its_head_names() -> None:
+    page = (ROOT / "docs/from-any-language.md").read_text()
+    rows = re.findall(r"^\| \[\w.*\]\(\.\./(\S+)\) \| `(.*?)` \|", page, re.MULTILINE)
+    for file, commands in rows:
+        for command in commands.split(" && "):
+            assert command in (ROOT / file).read_text()
+    examples = {path.parent for path in (ROOT / "client/examples").glob("*/*")} - {ROOT / "client/examples/digits"}
+    assert {(ROOT / file).parent for file, _ in rows} == examples
+
+
+def test_a_changed_program_shows() -> None:
+    page = (ROOT / "docs/from-any-language.md").read_text()
+    (first, *_) = re.findall(r"^<!-- (\S+)#(\S+) -->$", page, re.MULTILINE)
+    shown = excerpt(*first)
+    assert cut(page.replace(shown, shown.replace(" ", "  ", 1), 1)) == page
+
+
+def test_the_map_names_every_module() -> None:
+    text = (ROOT / "service/README.md").read_text()
+    for source in (ROOT / "service/lossd", ROOT / "client/lossd_client"):
+        modules = {path.relative_to(source) for path in source.rglob("*.py") if path.name != "__init__.py"}
+        families = {path for path in modules if path.parts[0] in ("losses", "metrics")}
+        assert {str(path) for path in modules - families if f"{path.name}`" not in text} == set()

@@ -1,0 +1,151 @@
+"""The manifests under deploy, and Docker Compose's, agree with the service: routes, ports, settings, memory, users."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ByteSize, TypeAdapter
+
+from docs.snippets import ROOT
+from lossd.api import create_app
+from lossd.settings import Settings
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+OBJECTS = [
+    (path.relative_to(ROOT / "deploy"), document)
+    for path in sorted((ROOT / "deploy").rglob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
+TORCH_BYTES = 1 << 30
+"""What front and worker take before the first request, generously."""
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The specification of each pod; patches are none."""
+    for path, document in OBJECTS:
+        if document["kind"] == "Deployment" and path.parent.name != "gpu":
+            yield str(path), document["spec"]["template"]["spec"]
+        elif document["kind"] == "InferenceService":
+            yield str(path), document["spec"]["predictor"]
+
+
+def environments() -> Iterator[tuple[str, dict[str, str]]]:
+    for path, document in OBJECTS:
+        if document["kind"] in ("Deployment", "InferenceService"):
+            spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
+            for container in spec["containers"]:
+                yield str(path), {entry["name"]: entry["value"] for entry in container["env"]}
+    for name, service in COMPOSE["services"].items():
+        yield f"docker-compose.yml {name}", {k: str(v) for k, v in service.get("environment", {}).items()}
+
+
+def bytes_of(quantity: str) -> int:
+    return int(TypeAdapter(ByteSize).validate_python(re.sub(r"(?<=[KMGT]i)$", "B", quantity)))
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    values = {name.removeprefix("LOSSD_").lower(): value for name, value in environment.items()}
+    return Settings(**{name: value for name, value in values.items() if not name.endswith("_file")})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("where", "environment"), [pytest.param(*e, id=e[0]) for e in environments()])
+def test_environments_name_settings_and_values_that_they_take(where: str, environment: dict[str, str]) -> None:
+    assert {name for name in environment if name.removeprefix("LOSSD_").lower() not in Settings.model_fields} == set()
+    settings_of(environment)
+
+
+@pytest.mark.parametrize(("where", "pod"), [pytest.param(*p, id=p[0]) for p in pods()])
+def test_pods_fit_the_service(where: str, pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    settings = settings_of({entry["name"]: entry["value"] for entry in container["env"]})
+    paths = create_app(Settings(engine="inline")).openapi()["paths"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == settings.port == int(re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)[0])
+    probes = [container[name]["httpGet"] for name in container if name.endswith("Probe")]
+    assert len(probes) >= 2
+    for probe in probes:
+        assert "get" in paths[probe["path"]]
+        assert probe["port"] in (port["containerPort"], port.get("name"))
+    assert container["readinessProbe"]["httpGet"]["path"].endswith("/ready")
+    assert container["livenessProbe"]["httpGet"]["path"].endswith("/live")
+
+    memory = bytes_of(container["resources"]["limits"]["memory"])
+    assert memory >= settings.queue_bytes + settings.cache_bytes + TORCH_BYTES
+    assert settings.max_body_bytes < settings.queue_bytes
+    assert int(container["resources"]["requests"]["cpu"]) > settings.threads
+
+    pause_s = float(container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [0, 0])[1])
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout_ms / 1000 + pause_s
+
+    assert pod["securityContext"]["runAsUser"] == int(re.findall(r"--uid (\d+)", DOCKERFILE)[0])
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    secured = container["securityContext"]
+    assert secured["readOnlyRootFilesystem"]
+    assert not secured["allowPrivilegeEscalation"]
+    assert secured["capabilities"]["drop"] == ["ALL"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
+    assert mounted["tmp"] == re.findall(r"HOME=(\S+)", DOCKERFILE)[0]
+    assert container["image"].partition(":")[0] == COMPOSE["x-lossd"]["image"]
+
+
+def test_what_selects_pods_finds_them() -> None:
+    kinds = {
+        document["kind"]: document
+        for path, document in OBJECTS
+        if path.parts[0] == "kubernetes" and "gpu" not in path.parts
+    }
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    (container,) = kinds["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert kinds["Service"]["spec"]["selector"] == labels
+    assert kinds["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert kinds["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    (port,) = container["ports"]
+    assert kinds["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
+    assert kinds["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"]
+    annotations = kinds["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    assert annotations["prometheus.io/path"] in create_app(Settings(engine="inline")).openapi()["paths"]
+
+
+def test_kustomizations_name_files_that_are_there() -> None:
+    named = 0
+    for path, document in OBJECTS:
+        if document["kind"] == "Kustomization":
+            folder = ROOT / "deploy" / path.parent
+            for file in (*document.get("resources", ()), *(patch["path"] for patch in document.get("patches", ()))):
+                named += 1
+                assert (folder / file).exists(), file
+    assert named > 3
+
+
+def test_versions_are_the_package_s() -> None:
+    from lossd import __version__
+
+    (tag,) = {image["newTag"] for _, d in OBJECTS if d["kind"] == "Kustomization" for image in d.get("images", ())}
+    assert tag == __version__
+    (image,) = {
+        c["image"] for _, d in OBJECTS if d["kind"] == "InferenceService" for c in d["spec"]["predictor"]["containers"]
+    }
+    assert image.partition(":")[2] == __version__
+
+
+def test_keys_are_mounted_where_the_setting_says() -> None:
+    pod = dict(pods())["kubernetes/deployment.yaml"]
+    (container,) = pod["containers"]
+    (file,) = (entry["value"] for entry in container["env"] if entry["name"] == "LOSSD_API_KEYS_FILE")
+    folder, _, key = file.rpartition("/")
+    assert {mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "keys"} == {folder}
+    assert f"--from-file={key}=" in (ROOT / "docs/deployment.md").read_text()
+
+
+def test_compose_waits_longer_than_the_service_drains() -> None:
+    grace_s = float(COMPOSE["x-lossd"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > Settings.model_fields["drain_timeout_ms"].default / 1000
+    assert COMPOSE["x-lossd"]["ports"] == ["127.0.0.1:8000:8000"]
