@@ -17,6 +17,7 @@ from typing import Any
 
 from lossd.api.compression import Unpacker
 from lossd.engine import Engine, Result, Upload
+from lossd.engine.admission import Budget
 from lossd.job import Job
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -229,11 +230,14 @@ class Exchange:
         self.unread = not unpacker.done
         return piece
 
-    async def body(self) -> bytes | bytearray:
+    async def body(self, budget: Budget) -> bytes | bytearray:
         """The whole body, for what is too small to be worth streaming or cannot be.
 
+        Args:
+            budget: The engine's, in which it counts until it is whole.
+
         Raises:
-            TooLarge, DeadlineExceeded, DisconnectedError: While it was read.
+            TooLarge, QueueFull, DeadlineExceeded, DisconnectedError: While it was read.
         """
         if self.whole and self.unpacker is None:
             chunk = await self.chunk()
@@ -241,11 +245,17 @@ class Exchange:
                 raise self.too_large(len(chunk))
             return chunk
         body = bytearray()
-        async with self.in_time():
-            while self.unread:
-                body += await self.chunk()
-                if len(body) > self.max_body_bytes:
-                    raise self.too_large(len(body))
+        gathered = 0
+        try:
+            async with self.in_time():
+                while self.unread:
+                    body += await self.chunk()
+                    if len(body) > self.max_body_bytes:
+                        raise self.too_large(len(body))
+                    budget.gather(len(body) - gathered)
+                    gathered = len(body)
+        finally:
+            budget.gather(-gathered)
         return body
 
     async def pour(
@@ -304,6 +314,9 @@ class Exchange:
         """Answer with a problem, in the route's form; where a body has to be drained, the connection ends with it."""
         if self.unpacker is not None:
             self.unread, self.unpacker = self.unpacker.unread, None
+        if self.unread and self.whole:
+            with suppress(DisconnectedError):
+                await self.chunk()
         headers = [
             (b"content-type", media_type),
             (b"content-length", b"%d" % len(body)),
