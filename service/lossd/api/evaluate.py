@@ -112,12 +112,12 @@ class Evaluate:
             await self.turns.take(exchange)
         forms: dict[str, json.Form] = {}
         if format_in == "json":
-            future = self._submit_json(exchange, await exchange.body(), forms)
-        elif exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes:
+            future = self._submit_json(exchange, await exchange.body(self.engine.budget), forms)
+        elif exchange.length is None or exchange.length >= self.settings.stream_bytes or exchange.unpacker is not None:
             async with exchange.in_time():
                 future = await self._stream_safetensors(exchange)
         else:
-            future = self._submit_safetensors(exchange, await exchange.body())
+            future = self._submit_safetensors(exchange, await exchange.body(self.engine.budget))
         parsed = time.monotonic()
         result = await exchange.result(self.engine, future)
         evaluated = time.monotonic()
@@ -224,9 +224,9 @@ class Evaluate:
                 start = safetensors.PREFIX_BYTES + safetensors.header_bytes(received[: safetensors.PREFIX_BYTES])
         checked = _read_header(exchange, memoryview(received), start)
         size = start + checked.data_bytes
-        if exchange.unpacker is None:
+        if exchange.unpacker is None and exchange.length is not None:
             if exchange.length != size:
-                raise _wrong_length(checked.data_bytes, (exchange.length or 0) - start)
+                raise _wrong_length(checked.data_bytes, exchange.length - start)
         elif size > exchange.max_body_bytes:
             raise exchange.too_large(size)
         elif size < self.settings.stream_bytes:  # small enough to join others

@@ -164,7 +164,7 @@ class Inference:
                 return await self._stream(exchange, model, given)
         if given is None:
             exchange.limit_json(self.settings.max_json_bytes)
-        body = await exchange.body()
+        body = await exchange.body(self.engine.budget)
         return await self._submit_whole(exchange, model, memoryview(body), self._text_bytes(given, len(body)))
 
     def _text_bytes(self, given: bytes | None, size: int | None) -> int | None:
@@ -245,7 +245,9 @@ class Inference:
             case ["repository", "index"]:
                 expected = "POST"
                 _check_method(exchange, method, expected)
-                document = models.index(ready=self.engine.ready, only_ready=_only_ready(await exchange.body()))
+                exchange.limit_json(self.settings.max_json_bytes)
+                only_ready = _only_ready(await exchange.body(self.engine.budget))
+                document = models.index(ready=self.engine.ready, only_ready=only_ready)
             case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
                 document = []
             case ["systemsharedmemory" | "cudasharedmemory", *_, "unregister"]:

@@ -32,12 +32,14 @@ class Budget:
 
     Attributes:
         held: All together.
+        gathered_bytes: What has arrived of bodies that have to be whole before they can be read.
     """
 
     def __init__(self, limit_bytes: int, limit_requests: int) -> None:
         self.limit_bytes = limit_bytes
         self.limit_requests = limit_requests
         self.held = Held()
+        self.gathered_bytes = 0
         self._clients: dict[str, Held] = {}
         # Sums over the batches evaluated, each weighing less than the one after it.
         self._bytes = self._requests = self._busy_s = 0.0
@@ -57,7 +59,7 @@ class Budget:
         held, own = self.held, self._clients.get(client)
         if own is None:
             own = self._clients[client] = Held()
-        free_bytes = self.limit_bytes - held.nbytes
+        free_bytes = self.limit_bytes - held.nbytes - self.gathered_bytes
         free_requests = self.limit_requests - held.requests
         if client:
             free_bytes -= own.nbytes
@@ -76,6 +78,21 @@ class Budget:
         held.requests -= 1
         own.nbytes -= nbytes
         own.requests -= 1
+
+    def gather(self, nbytes: int) -> None:
+        """Count a piece of a body that is gathered; negative, when it is no longer.
+
+        Raises:
+            QueueFull: With the seconds after which there will be room.
+        """
+        missing = self.held.nbytes + self.gathered_bytes + nbytes - self.limit_bytes
+        if nbytes > 0 and missing > 0:
+            raise QueueFull(
+                f"requests in progress and bodies that arrive hold {self.held.nbytes + self.gathered_bytes} bytes; at "
+                f"most {self.limit_bytes} are held at a time (setting queue_bytes)",
+                retry_after_s=self.wait_s(missing, 0),
+            )
+        self.gathered_bytes += nbytes
 
     def observe(self, nbytes: int, requests: int, sent_s: float, now_s: float) -> None:
         """Learn how fast work goes through.
