@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     engine: Literal["process", "inline"] = Field(
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
     )
+    fronts: Annotated[int, Field(ge=1)] = Field(
+        1, description="Processes that take requests on one port and share the workers; limits are for each of them."
+    )
     max_body_bytes: ByteSize = Field(
         ByteSize(1 << 30), description="Largest request body, in bytes (units such as 1GiB are understood)."
     )

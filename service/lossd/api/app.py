@@ -28,6 +28,7 @@ from lossd.api.log import AccessLog, PageLog
 from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
+from lossd.fronts.member import Member
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire import json
@@ -88,16 +89,17 @@ class Service(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Service:
+def create_app(settings: Settings | None = None, engine: Engine | None = None, member: Member | None = None) -> Service:
     """The service as an ASGI application.
 
     Args:
         settings: How it runs; from the environment by default.
         engine: Where losses are evaluated; the one the settings name by default. It is started and stopped with
             the application.
+        member: Its place among several fronts, if there are several.
     """
     settings = settings or Settings()
-    engine = engine or create_engine(settings)
+    engine = engine or create_engine(settings, member.place.workers if member else None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -105,6 +107,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         if tracing is not None:
             telemetry.observers.append(tracing)
         await engine.start()
+        if member is not None:
+            await member.join(telemetry.counted)
         gc.collect()
         gc.freeze()  # what is loaded now stays: full collections need not walk torch's objects on every pass
         gc.set_threshold(20_000, 50, 100)
@@ -112,6 +116,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             yield
         finally:
             await engine.stop()
+            if member is not None:
+                member.leave()
             if tracing is not None:
                 await asyncio.to_thread(tracing.stop)
 
@@ -124,7 +130,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    telemetry, turns = Telemetry(engine), Turns(settings.requests_per_key)
+    telemetry, turns = Telemetry(engine, member), Turns(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, turns)
     app.inference = Inference(settings, engine, telemetry, turns)
     access_log = AccessLog(settings)

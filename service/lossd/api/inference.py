@@ -233,13 +233,13 @@ class Inference:
                 self._check_ready()
                 document = {"ready": True}
             case ["models", "stats"]:
-                document = models.statistics(models.models().values(), self.telemetry)
+                document = models.statistics(models.models().values(), await self.telemetry.by_model())
             case ["models", name]:
                 document = models.metadata(models.find(name, version))
             case ["models", name, "config"]:
                 document = models.config(models.find(name, version))
             case ["models", name, "stats"]:
-                document = models.statistics([models.find(name, version)], self.telemetry)
+                document = models.statistics([models.find(name, version)], await self.telemetry.by_model())
             case ["models", name, "ready"]:
                 document = self._model_ready(models.find(name, version))
             case ["repository", "index"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from lossd import __version__
 from lossd.api.evaluate import plan_of
-from lossd.api.telemetry import Counts, Telemetry
+from lossd.api.telemetry import Counts
 from lossd.job import model_name
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Input, Loss, closest
@@ -189,13 +189,12 @@ def _metric(task: str, name: str) -> _Tensor:
     return _Tensor(name, "INT64", [-1] if getattr(TASKS[task], "averaged", False) else [])
 
 
-def statistics(of: Iterable[Model], telemetry: Telemetry) -> dict[str, Any]:
+def statistics(of: Iterable[Model], counted: Mapping[str, Counts]) -> dict[str, Any]:
     """What ``GET /v2/models/stats`` says: requests by either door, since the service started."""
-    return {"model_stats": [_statistics(model.name, telemetry) for model in of]}
+    return {"model_stats": [_statistics(model.name, counted.get(model.name, Counts())) for model in of]}
 
 
-def _statistics(name: str, telemetry: Telemetry) -> dict[str, Any]:
-    counts = telemetry.models.get(name, Counts())
+def _statistics(name: str, counts: Counts) -> dict[str, Any]:
 
     def duration(count: int, seconds: float) -> dict[str, int]:
         return {"count": count, "ns": round(seconds * 1e9)}
@@ -205,7 +204,7 @@ def _statistics(name: str, telemetry: Telemetry) -> dict[str, Any]:
         "version": oip.VERSION,
         "last_inference": round(counts.last_s * 1e3),
         "inference_count": counts.success,
-        "execution_count": telemetry.engine.stats.executions.get(name, 0),
+        "execution_count": counts.executions,
         "inference_stats": {
             "success": duration(counts.success, counts.success_s),
             "fail": duration(counts.fail, counts.fail_s),

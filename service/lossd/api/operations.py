@@ -37,6 +37,6 @@ def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
 
     @routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        return Response(telemetry.page(), media_type=PROMETHEUS)
+        return Response(await telemetry.page(), media_type=PROMETHEUS)
 
     return routes

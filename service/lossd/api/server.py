@@ -15,8 +15,11 @@ from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.connection import http_for
 from lossd.api.log import configure
+from lossd.fronts.member import Member
+from lossd.fronts.port import bind
 
 if TYPE_CHECKING:
+    from lossd.fronts import Place
     from lossd.settings import Settings
 
 __all__ = ["serve"]
@@ -26,17 +29,19 @@ log = logging.getLogger("lossd.api")
 BACKLOG = 2048
 
 
-def serve(settings: Settings, announce: Callable[[int], None] = lambda port: None) -> None:
+def serve(settings: Settings, announce: Callable[[int], None] = lambda port: None, place: Place | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
 
     Args:
         settings: How it runs.
         announce: Called with the port once connections are accepted; it was free to choose where the setting is 0.
+        place: Its place among several fronts, if there are several: its port, and whom it tells instead.
     """
     configure(settings)
     _raise_file_limit()
+    member = Member(place) if place is not None else None
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, member=member),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -56,7 +61,11 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    _Server(config, settings, announce).run()
+    if member is None:
+        _Server(config, settings, announce).run()
+    else:
+        say = member.say_listening
+        _Server(config, settings, lambda port: say()).run(bind(settings.host, member.place.port))
 
 
 class _Server(uvicorn.Server):

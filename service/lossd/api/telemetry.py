@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,15 +26,18 @@ from prometheus_client.registry import Collector
 
 from lossd import __version__
 from lossd.engine import BATCH_SIZES, Result
+from lossd.fronts.counts import Family, family, metric
 from lossd_client.wire.oip import VERSION
 
 if TYPE_CHECKING:
     from lossd.api.exchange import Exchange
     from lossd.engine import Engine
+    from lossd.fronts.member import Member
 
 __all__ = ["DISCONNECTED", "STAGES", "Counts", "Observer", "Telemetry"]
 
 OK, DISCONNECTED = "ok", "disconnected"
+_MODELS = "models"  # a family that fronts tell each other, and that is not shown
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -81,6 +84,7 @@ class Counts:
         fail: Requests answered with a problem.
         fail_s: How long those took.
         last_s: When the last one was answered, in seconds since 1970.
+        executions: Batches, as far as somebody asked.
     """
 
     success: int = 0
@@ -92,6 +96,7 @@ class Counts:
     fail: int = 0
     fail_s: float = 0.0
     last_s: float = 0.0
+    executions: int = 0
 
 
 class Observer(Protocol):
@@ -119,18 +124,20 @@ class Observer(Protocol):
 
 
 class Telemetry(Collector):
-    """Counters of one service.
+    """Counters of one front; what it shows is what all fronts of the service have counted.
 
     Args:
         engine: The engine whose queue and batches are reported.
+        member: Its place among several fronts, if there are several.
 
     Attributes:
         models: Counts by :func:`lossd.job.model_name`.
         observers: Who else is told.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, member: Member | None = None) -> None:
         self.engine = engine
+        self.member = member
         self.observers: list[Observer] = []
         self.requests: dict[tuple[str, str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
@@ -178,9 +185,37 @@ class Telemetry(Collector):
             counts = self.models[loss] = Counts()
         return counts
 
-    def page(self) -> bytes:
+    async def page(self) -> bytes:
         """The text that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        if self.member is None:
+            return generate_latest(self._registry)
+        return generate_latest(_Read([f for f in await self.member.totals() if f["name"] != _MODELS]))
+
+    async def by_model(self) -> dict[str, Counts]:
+        """Counts by :func:`lossd.job.model_name`."""
+        if self.member is None:
+            return self._with_executions()
+        counts: dict[str, Counts] = {}
+        (models,) = (family for family in await self.member.totals() if family["name"] == _MODELS)
+        for name, labels, value in models["samples"]:
+            of_model = counts.setdefault(labels["model"], Counts())
+            setattr(of_model, name, type(getattr(of_model, name))(value))
+        return counts
+
+    def counted(self) -> list[Family]:
+        """What this front has counted, for the others."""
+        samples = [
+            [field.name, {"model": model}, getattr(counts, field.name)]
+            for model, counts in self._with_executions().items()
+            for field in fields(counts)
+        ]
+        models = {"name": _MODELS, "type": "unknown", "documentation": "", "samples": samples}
+        return [models, *(family(metric) for metric in self._registry.collect())]
+
+    def _with_executions(self) -> dict[str, Counts]:
+        for model, count in self.engine.stats.executions.items():
+            self._counts(model).executions = count
+        return self.models
 
     def collect(self) -> Iterator[Metric]:
         """Everything counted, as Prometheus families."""
@@ -232,6 +267,17 @@ class Telemetry(Collector):
         for model, count in list(self.engine.stats.executions.items()):
             family.add_metric((model, VERSION), count)
         yield family
+
+
+class _Read(Collector):
+    """Families that others counted."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self.families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Them."""
+        return map(metric, self.families)
 
 
 def _by(name: str, text: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> Metric:

@@ -53,7 +53,6 @@ def serve(**given: Any) -> None:
     except ValidationError as error:
         raise click.UsageError("; ".join(map(_fault, error.errors()))) from None
     _tune_allocator()
-    from lossd.api.server import serve
 
     def announce(port: int) -> None:
         network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
@@ -61,7 +60,16 @@ def serve(**given: Any) -> None:
         url = f"{'http' if settings.tls_cert is None else 'https'}://{_bracketed(settings.host)}:{port}"
         click.echo(f"lossd {__version__} listens on {url}, reachable {reach}")
 
-    serve(settings, announce)
+    from lossd.fronts import Place
+
+    place = Place.given()
+    if settings.fronts > 1 and place is None:
+        from lossd.fronts.parent import keep
+
+        sys.exit(keep(settings, announce))
+    from lossd.api.server import serve
+
+    serve(settings, announce, place)
 
 
 def _fault(fault: Any) -> str:

@@ -306,12 +306,17 @@ def _expire(ticket: Ticket, now: float) -> None:
         ticket.future.set_exception(DeadlineExceeded(detail))
 
 
-def create_engine(settings: Settings) -> Engine:
-    """The engine the settings name."""
+def create_engine(settings: Settings, workers: Sequence[str] | None = None) -> Engine:
+    """The engine the settings name.
+
+    Args:
+        settings: Its sizes and limits.
+        workers: Where the workers listen, one a device, if somebody else keeps them.
+    """
     if settings.engine == "inline":
         from lossd.engine.inline import InlineEngine
 
         return InlineEngine(settings)
     from lossd.engine.process import ProcessEngine
 
-    return ProcessEngine(settings)
+    return ProcessEngine(settings, workers)

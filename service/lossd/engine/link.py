@@ -81,7 +81,7 @@ class Worker:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             connection.setblocking(False)
             try:
-                connection.connect(self.address)
+                connection.connect(f"\0{self.address}")
             except OSError as error:  # whoever keeps the worker is ending, or too many wait to be let in
                 connection.close()
                 self._try_again(f"cannot be reached: {error}")

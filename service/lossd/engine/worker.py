@@ -62,7 +62,9 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
             reply = answer(manifest, memory, device)
             pulse.end()
             fronts.reply(front, reply)
-            if len(memory) >= LARGE_BYTES:
+            size = len(memory)
+            del memory  # which would keep the slab of a front that is gone until the next batch
+            if size >= LARGE_BYTES:
                 _return_free_memory()
 
 

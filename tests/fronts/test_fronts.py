@@ -1,0 +1,236 @@
+"""Several fronts on one port, in front of one worker: what they share, and what happens when one of them ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from fronts.group import Group, eventually, group, is_alive
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    with group(tmp_path_factory.mktemp("fronts"), 2) as one:
+        yield one
+
+
+def ask(client: httpx.Client, seed: int, rows: int = 8) -> int:
+    """Ask, check an answer there is against what is computed here, and return the status."""
+    random = np.random.default_rng(seed)
+    prediction, target = random.standard_normal((2, rows, 3))
+    inputs = {"prediction": prediction.tolist(), "target": target.tolist()}
+    answer = client.post("/v1/evaluate", json={"loss": {"name": "mse"}, "inputs": inputs})
+    if answer.status_code == 200:
+        assert answer.json()["loss"] == pytest.approx(np.mean((prediction - target) ** 2), rel=1e-5)
+    return answer.status_code
+
+
+def maps(pid: int) -> int:
+    """How many slabs a process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text().count("lossd-slab")
+
+
+class Load:
+    """Threads that ask without pause, each over its own connection to a front."""
+
+    def __init__(self, one: Group, each: int = 3) -> None:
+        self.one = one
+        self.each = each
+        self.answered: dict[int, int] = {}
+        self.statuses: set[int] = set()
+        self.broken: list[int] = []
+        self.stop = threading.Event()
+
+    def __enter__(self) -> Load:
+        self.pool = ThreadPoolExecutor(16)
+        self.futures = [
+            self.pool.submit(self._ask, pid, client, 1000 * number)
+            for number in range(self.each)
+            for pid, client in self.one.client_of_each().items()
+        ]
+        self.goes_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for future in self.futures:
+            future.result()
+        self.pool.shutdown()
+
+    def goes_on(self) -> None:
+        """Wait until every front that has clients left has answered some more."""
+        before = dict(self.answered)
+        pids = [pid for pid in self.one.fronts if pid not in self.broken]
+        pids = [pid for pid in pids if pid in before] or pids
+        eventually(lambda: all(self.answered.get(pid, 0) >= before.get(pid, 0) + 20 for pid in pids))
+
+    def _ask(self, pid: int, client: httpx.Client, seed: int) -> None:
+        with closing(client):
+            while not self.stop.is_set():
+                seed += 1
+                try:
+                    self.statuses.add(ask(client, seed))
+                except httpx.TransportError:
+                    self.broken.append(pid)
+                    return
+                self.answered[pid] = self.answered.get(pid, 0) + 1
+
+
+def test_fronts_share_one_port_and_one_worker(shared):
+    assert len(shared.fronts) == 2
+    assert len(shared.workers) == 1
+    for client in shared.client_of_each().values():
+        with closing(client):
+            assert ask(client, 1) == 200
+            assert client.get("/health/ready").status_code == 200
+
+
+def test_every_front_shows_what_all_have_counted(shared):
+    clients = shared.client_of_each()
+    before = shared.metric('lossd_requests_total{loss="mse",outcome="ok"}')
+    for number, client in enumerate(clients.values()):
+        for seed in range(3 + number):
+            ask(client, seed)
+    for client in clients.values():
+        with closing(client):
+            page = client.get("/metrics").text
+            assert f'lossd_requests_total{{loss="mse",outcome="ok"}} {before + 7}' in page
+            assert f'lossd_request_seconds_count{{stage="total"}} {before + 7}' in page
+            assert f'nv_inference_count{{model="mse",version="1"}} {before + 7}' in page
+            assert len(re.findall(r"^process_cpu_seconds_total ", page, re.MULTILINE)) == 1
+            (stats,) = client.get("/v2/models/mse/stats").json()["model_stats"]
+            assert (stats["inference_count"], stats["execution_count"]) == (before + 7, before + 7)
+            assert stats["last_inference"] > 1.7e12
+
+
+def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):
+    counted = 0.0
+    (worker,) = shared.workers
+    killed, _ = shared.fronts
+    with Load(shared) as load:
+        counted = shared.metric('lossd_requests_total{loss="mse",outcome="ok"}')
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: load.broken.count(killed) == 3)
+        load.goes_on()
+        eventually(lambda: len(shared.fronts) == 2 and killed not in shared.fronts)
+        assert shared.metric('lossd_requests_total{loss="mse",outcome="ok"}') >= counted
+    assert load.statuses == {200}
+    assert set(load.broken) == {killed}
+    assert shared.workers == [worker]
+    for client in shared.client_of_each().values():
+        with closing(client):
+            assert ask(client, 5) == 200
+    assert shared.metric("lossd_front_restarts_total") == 1
+    assert shared.metric("lossd_queue_requests") == shared.metric("lossd_slabs_in_use") == 0
+
+
+def test_a_worker_lets_go_of_the_slabs_of_a_front_that_is_gone(shared):
+    (worker,) = shared.workers
+    for client in shared.client_of_each().values():
+        with closing(client):
+            ask(client, 1)
+    gone, other = shared.fronts
+    both = maps(worker)
+    assert both >= 2
+    os.kill(gone, signal.SIGKILL)
+    eventually(lambda: maps(worker) < both)
+    assert maps(worker) == maps(other)
+    eventually(lambda: len(shared.fronts) == 2)
+    for client in shared.client_of_each().values():
+        client.close()
+
+
+def test_a_killed_worker_loses_no_accepted_request_of_any_front(shared):
+    restarts = shared.metric("lossd_worker_restarts_total")
+    with Load(shared) as load:
+        for kill in range(2):
+            (worker,) = shared.workers
+            os.kill(worker, signal.SIGKILL)
+            eventually(lambda n=kill: shared.metric("lossd_worker_restarts_total") == restarts + n + 1)
+            eventually(lambda: shared.metric("lossd_ready") == 1)
+            load.goes_on()
+    assert load.statuses == {200}
+    assert load.broken == []
+    assert shared.metric("lossd_queue_requests") == shared.metric("lossd_slabs_in_use") == 0
+
+
+def test_sigterm_lets_every_front_finish_what_it_accepted(tmp_path):
+    with group(tmp_path, 2) as one:
+        (worker,) = one.workers
+        clients = list(one.client_of_each().values())
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(ask, client, seed) for seed, client in enumerate(clients)]
+            eventually(lambda: one.metric("lossd_queue_requests") == 2)
+            one.parent.send_signal(signal.SIGTERM)
+            eventually(lambda: refuses(one.port))
+            os.kill(worker, signal.SIGCONT)
+            assert [answer.result() for answer in answers] == [200, 200]
+        assert one.parent.wait(timeout=30) == 0
+        assert not is_alive(worker)
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_nobody_outlives_the_parent(tmp_path):
+    with group(tmp_path, 2) as one:
+        kept = list(one.children)
+        assert len(kept) == 3
+        one.parent.kill()
+        one.parent.wait()
+        eventually(lambda: not any(map(is_alive, kept)))
+
+
+def test_sighup_reaches_every_front(tmp_path):
+    keys = tmp_path / "keys"
+    old, new = "old-key-0123456789", "new-key-0123456789"
+    keys.write_text(f"one:{sha256(old.encode()).hexdigest()}\n")
+    with group(tmp_path, 2, f"--api-keys-file={keys}", "--metrics-public=true") as one:
+        clients = one.client_of_each().values()
+
+        def statuses(key: str) -> list[int]:
+            return [c.get("/v1/losses/mse", headers={"X-API-Key": key}).status_code for c in clients]
+
+        assert (statuses(old), statuses(new)) == ([200, 200], [401, 401])
+        keys.write_text(f"one:{sha256(new.encode()).hexdigest()}\n")
+        one.parent.send_signal(signal.SIGHUP)
+        eventually(lambda: (statuses(old), statuses(new)) == ([401, 401], [200, 200]))
+        for client in clients:
+            client.close()
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_started(tmp_path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(AssertionError, match="cannot listen on"),
+        group(tmp_path, 2, f"--port={taken.getsockname()[1]}"),
+    ):
+        pass
+
+
+def test_fronts_that_cannot_start_are_not_tried_for_ever(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("this is no key file\n")
+    with (
+        pytest.raises(AssertionError, match="before it accepted connections"),
+        group(tmp_path, 2, f"--api-keys-file={keys}"),
+    ):
+        pass
