@@ -172,6 +172,7 @@ def test_the_axis_its_ends_and_the_others_are_said() -> None:
         (lambda: curve("focal", low=0.5, high=0.5), InvalidRequest, "low must be below high"),
         (lambda: curve("focal", high=1.5), InvalidRequest, "both within 1e-06 and 0.999999; found 0.005 and 1.5"),
         (lambda: curve("focal", {"gamma": list(range(MAX_LINES + 1))}), InvalidRequest, "13 lines; there may be 12"),
+        (lambda: curve("dice", {"smooth": [0, 1, 2]}, points=500), InvalidRequest, "3 times 500 requests"),
         (lambda: curve("focal", points=1), InvalidRequest, "2 to 501 points, found 1"),
         (lambda: curve("expression", {"formula": ["a - b"]}), NotEvaluable, "be prediction and target; found a, b"),
     ],

@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 OPTIONS = ("x", "with", "low", "high", "points", "theme")
 """What a curve's own options are called; no parameter of a loss is called so."""
 
-MAX_LINES, MAX_POINTS = 12, 501
+MAX_LINES, MAX_POINTS, MAX_REQUESTS = 12, 501, 1200
 POINTS_OF_ROWS, POINTS_OF_REQUESTS = 201, 81
 
 
@@ -172,6 +172,11 @@ def curve(
         raise InvalidRequest(f"these would be {len(combinations)} lines; there may be {MAX_LINES}")
     by_rows = all(_by_rows(find(fields["name"])) for fields in wanted)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
+    if not by_rows and len(combinations) * len(along) > MAX_REQUESTS:
+        raise InvalidRequest(
+            f"these would be {len(combinations)} times {len(along)} requests, each point being one; "
+            f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
+        )
     return Curve(axis, names, along, [_line(of, case, fields, along) for fields, of, case in combinations])
 
 

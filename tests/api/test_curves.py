@@ -150,20 +150,28 @@ def test_requests_are_answered_while_a_picture_is_drawn(service: Running, monkey
     thread.join()
 
 
-def test_only_so_many_wait_for_their_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    may_end = threading.Event()
-    monkeypatch.setattr(curves, "_draw", lambda *_: b"drawn" * may_end.wait(30))
+def test_only_so_many_wait_for_their_turn() -> None:
+    running: list[int] = []
 
-    async def ask() -> list[bytes | BaseException]:
-        drawing = curves._Drawing()
-        tasks = [asyncio.create_task(drawing.of(b"{}", "svg", "auto")) for _ in range(curves.WAITING + 2)]
-        await asyncio.sleep(0)
+    async def ask() -> list[BaseException | None]:
+        line, may_end = curves._OneAtATime(3, "images"), asyncio.Event()
+
+        async def one(number: int) -> None:
+            async with line.turn():
+                running.append(number)
+                await may_end.wait()
+                assert len(running) == number + 1, "nobody else has the turn"
+
+        tasks = [asyncio.create_task(one(number)) for number in range(5)]
+        await asyncio.sleep(0.01)
+        assert running == [0]
         may_end.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    answers = asyncio.run(ask())
-    assert [type(answer) for answer in answers[-2:]] == [QueueFull, QueueFull]
-    assert answers[:-2] == [b"drawn"] * curves.WAITING
+    *done, fourth, fifth = asyncio.run(ask())
+    assert done == [None] * 3
+    assert [type(refused) for refused in (fourth, fifth)] == [QueueFull, QueueFull]
+    assert running == [0, 1, 2]
 
 
 def test_a_failure_is_not_kept_and_old_answers_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ Theme = Literal["auto", "light", "dark"]
 
 MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "png": "image/png", "json": json.MEDIA_TYPE}
 CACHED_BYTES = 16 << 20
-WAITING = 8
+WAITING_FOR_POINTS, WAITING_FOR_IMAGES = 32, 8
 POINTS_AT_A_TIME = 16
 DRAWING_S = 30.0
 # Private, since a service with keys lets only some read it; an answer changes with the version, hence the tag.
@@ -50,9 +51,19 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     """
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
     kept = _Kept()
-    drawing = _Drawing()
+    points_turn = _OneAtATime(WAITING_FOR_POINTS, "curves")
+    drawing_turn = _OneAtATime(WAITING_FOR_IMAGES, "images")
 
-    @routes.get("/losses/{name}/curve.{form}", summary="A loss and its gradient, drawn", response_class=Response)
+    content: dict[int | str, dict[str, Any]] = {
+        200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}
+    }
+
+    @routes.get(
+        "/losses/{name}/curve.{form}",
+        summary="A loss and its gradient, drawn",
+        response_class=Response,
+        responses=content,
+    )
     async def drawn(
         request: Request,
         name: str,
@@ -72,20 +83,24 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
                 if key not in OPTIONS:
                     given.setdefault(key, []).append(literal(text))
             of = curve(name, given, others=others, x=x, low=low, high=high, points=points)
-            deadline = time.monotonic() + settings.request_timeout_ms / 1000
-            return json.dumps(json.finite(of.document([await _answers(engine, line, deadline) for line in of.lines])))
+            async with points_turn.turn():
+                deadline = time.monotonic() + settings.request_timeout_ms / 1000
+                answers = [await _answers(engine, line, deadline) for line in of.lines]
+            return json.dumps(json.finite(of.document(answers)))
 
         async def image() -> bytes:
-            return await drawing.of(await kept.get((name, query), document), form, theme)
+            of = await kept.get((name, query), document)
+            async with drawing_turn.turn():
+                return await asyncio.to_thread(_draw, of, form, theme)
 
         query = "&".join(part for part in request.url.query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
-        content = await kept.get(key, document if form == "json" else image)
-        tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+        found = await kept.get(key, document if form == "json" else image)
+        tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
         headers = {"cache-control": CACHE_CONTROL, "etag": tag, "content-security-policy": POLICY}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=MEDIA_TYPES[form])
+        return Response(found, headers=headers, media_type=MEDIA_TYPES[form])
 
     return routes
 
@@ -146,25 +161,33 @@ class _Kept:
             del self._tasks[key]
 
 
-class _Drawing:
-    """One image at a time, and a few that wait."""
+class _OneAtATime:
+    """One at a time, and a few that wait.
 
-    def __init__(self) -> None:
+    Args:
+        waiting: How many may.
+        what: What they wait for.
+    """
+
+    def __init__(self, waiting: int, what: str) -> None:
         self._turn = asyncio.Semaphore(1)
+        self._most = waiting
         self._waiting = 0
+        self._what = what
 
-    async def of(self, document: bytes, form: str, theme: str) -> bytes:
-        """A curve's image.
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn, and have it.
 
         Raises:
-            QueueFull: Too many wait for theirs.
+            QueueFull: Too many wait already.
         """
-        if self._waiting >= WAITING:
-            raise QueueFull(f"{WAITING} images are waiting to be drawn, which are as many as may", retry_after_s=2.0)
+        if self._waiting >= self._most:
+            raise QueueFull(f"{self._most} {self._what} are waiting to be made, as many as may", retry_after_s=2.0)
         self._waiting += 1
         try:
             async with self._turn:
-                return await asyncio.to_thread(_draw, document, form, theme)
+                yield
         finally:
             self._waiting -= 1
 
