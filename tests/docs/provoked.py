@@ -53,12 +53,9 @@ UNPROVOKED = {
 """The types without an example, and why."""
 
 
-def provoke(url: str, slug: str) -> dict[str, Any]:
+def provoke(service: httpx.Client, slug: str) -> dict[str, Any]:
     """The problem document that the request of this type is answered with."""
     method, path, sent = REQUESTS[slug]
+    content = {"json": sent["json"]} if "json" in sent else {"content": sent.get("text")}
     headers = {"content-type": sent.get("type", "application/json"), "x-request-id": "a-request"}
-    if "json" in sent:
-        answer = httpx.request(method, f"{url}{path}", json=sent["json"], headers=headers)
-    else:
-        answer = httpx.request(method, f"{url}{path}", content=sent.get("text"), headers=headers)
-    return dict(answer.json())
+    return dict(service.request(method, path, headers=headers, **content).json())

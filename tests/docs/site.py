@@ -61,19 +61,19 @@ def generated(pictured: Collection[str]) -> dict[str, str]:
     Args:
         pictured: The losses whose curve is wanted, if they have one; each takes the best part of a second.
     """
-    with _service() as url:
+    with _service() as url, httpx.Client(base_url=url, timeout=60) as service:
 
         def ask(request: Mapping[str, Any]) -> Any:
-            answer = httpx.post(f"{url}/v1/evaluate", json=request)
+            answer = service.post("/v1/evaluate", json=request)
             if answer.status_code != 200:
                 raise ValueError(f"an example is refused: {answer.json()['detail']}")
             return answer.json()
 
-        document = httpx.get(f"{url}/openapi.json").json()
-        pictures = {name: httpx.get(f"{url}/v1/losses/{name}/curve.svg", timeout=60) for name in pictured}
+        document = service.get("/openapi.json").json()
+        pictures = {name: service.get(f"/v1/losses/{name}/curve.svg") for name in pictured}
         drawn = {name: picture.text for name, picture in pictures.items() if picture.status_code == 200}
-        counted = httpx.get(f"{url}/metrics").text
-        pages = losses.pages(ask, drawn) | api.problems(lambda slug: provoked.provoke(url, slug))
+        counted = service.get("/metrics").text
+        pages = losses.pages(ask, drawn) | api.problems(lambda slug: provoked.provoke(service, slug))
     pages["reference/http.md"] = api.routes(document, **api.HTTP)
     pages["reference/inference.md"] = api.routes(document, **api.INFERENCE)
     pages["reference/python.md"] = api.client()

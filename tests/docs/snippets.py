@@ -239,13 +239,15 @@ def alike(said: Any, happened: Any) -> bool:
 
 
 def furnish(folder: Path) -> None:
-    """Put files there that commands on the pages read: a batch of four predictions of three classes, 2 by 2 pixels."""
+    """Put files there that commands read: four predictions of three classes and 2 by 2 pixels, and a folder of such."""
     random = np.random.default_rng(0)
     prediction, target = random.standard_normal((4, 3, 2, 2)), random.integers(0, 3, (4, 2, 2))
     np.save(folder / "prediction.npy", prediction)
     np.save(folder / "target.npy", target)
     tensors = {"prediction": Tensor.of(prediction), "target": Tensor.of(target)}
-    (folder / "batch.safetensors").write_bytes(b"".join(safetensors.encode(tensors, {})))
+    (folder / "validation").mkdir()
+    for name in ("batch", "validation/first", "validation/second"):
+        (folder / f"{name}.safetensors").write_bytes(b"".join(safetensors.encode(tensors, {})))
 
 
 def excuses(pages: Iterable[Path]) -> Iterator[str]:

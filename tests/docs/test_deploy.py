@@ -18,7 +18,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OBJECTS = [
     (path.relative_to(ROOT / "deploy"), document)
-    for path in sorted((ROOT / "deploy").rglob("*.yaml"))
+    for folder in ("kubernetes", "kserve")
+    for path in sorted((ROOT / "deploy" / folder).rglob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
 ]
 TORCH_BYTES = 1 << 30
