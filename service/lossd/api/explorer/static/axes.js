@@ -2,10 +2,11 @@
  * What a loss is drawn along: one number x, the inputs at each x, and how those change with it.
  *
  * An axis has a `name` (losses that share it can share a plot), a `label`, its ends `low` and `high`, and a
- * `scene(xs, parameters, given)`, which makes the inputs: of all points where `rows` is true, row by row in one request,
- * else of a single one; points are `dense` at both ends where curves are steep. `toward` has the inputs' change where the slope is measured, which is what the gradient is
- * multiplied with, and `subject` says with respect to what that is. `given` are further numbers that the reader may set;
- * `start` are parameters that a loss must be given, `fixed` those that the axis needs as they are.
+ * `scene(xs, parameters, given)`, which makes the inputs: of all points, row by row, where the loss takes rows that know
+ * nothing of each other, else of a single one. Points are `dense` at both ends where curves are steep. `toward` has the
+ * inputs' change where the slope is measured, which is what the gradient is multiplied with, and `subject` says with
+ * respect to what that is. `given` are further numbers that the reader may set; `start` are parameters that a loss must
+ * be given, `hides` those that the axis itself sets.
  */
 
 const zeros = (xs) => xs.map(() => 0);
@@ -127,28 +128,22 @@ const SAMPLES = (margins) => {
     toward: { prediction: [[1, 0], [1, 0], [0, 1], [0, 1]] }, subject: "every sample's score of its class",
   };
 };
-const FRAMES = {
-  rows: true,
-  scene: (margins) => {
-    // Four frames that say "1 1 2 2", each with probability p for its own symbol and the rest for the other two.
-    const frames = [1, 1, 2, 2];
-    const row = (m, own) => [0, 1, 2].map((symbol) => (symbol === own ? -softplus(-m) : -softplus(m) - Math.LN2));
-    return {
-      inputs: {
-        prediction: frames.map((own) => margins.map((m) => row(m, own))), target: every(margins, [1, 2]),
-        input_lengths: every(margins, 4), target_lengths: every(margins, 2),
-      },
-      toward: { prediction: frames.map((own) => every(margins, [0, 1, 2].map((symbol) => Number(symbol === own)))) },
-      pointsAxis: 1, subject: "every frame's log-probability of its symbol",
-    };
-  },
+const FRAMES = ([m]) => {
+  // Four frames that say "1 1 2 2", each with probability p for its own symbol and the rest for the other two.
+  const frames = [1, 1, 2, 2];
+  const row = (own) => [0, 1, 2].map((symbol) => (symbol === own ? -softplus(-m) : -softplus(m) - Math.LN2));
+  return {
+    inputs: { prediction: frames.map((own) => [row(own)]), target: [[1, 2]], input_lengths: [4], target_lengths: [2] },
+    toward: { prediction: frames.map((own) => [[0, 1, 2].map((symbol) => Number(symbol === own))]) },
+    subject: "every frame's log-probability of its symbol",
+  };
 };
 
 // Regions
 
 const PIXELS = 20;
 
-/** An image for every point, part of it foreground, whose pixels all give probability p to what they are. */
+/** An image, part of it foreground, whose pixels all give probability p to what they are. */
 function regions(xs, { mode = "binary", from_logits: logits = true }, { share }) {
   const foreground = Array.from({ length: PIXELS }, (_, i) => Number(i < share * PIXELS));
   const score = (p) => (logits ? logit(p) : p);
@@ -170,7 +165,7 @@ const OVERLAP = {
   name: "overlap", label: "probability of every pixel's own class", low: 0.01, high: 0.99, dense: true,
   given: { share: { label: "foreground", value: 0.5, min: 0.05, max: 0.95, step: 0.05 } },
 };
-const IMAGES = { ...OVERLAP, rows: true, fixed: { per_image: true }, scene: regions };
+const IMAGES = { ...OVERLAP, scene: regions };
 const composedImages = (mode) => ({ ...OVERLAP, scene: (xs, _, given) => regions(xs, { mode }, given) });
 
 // Boxes
@@ -311,7 +306,7 @@ const BY_TASK = {
     latent("prediction", "the reconstruction of what is 1", 0.005, 1),
   ],
   features: [FEATURE],
-  sequences: [probability(FRAMES.scene, undefined, { rows: true, label: "probability of each frame's symbol" })],
+  sequences: [probability(FRAMES, undefined, { label: "probability of each frame's symbol" })],
   custom: [FORMULA],
 };
 

@@ -135,10 +135,9 @@ function constants(name, value, set, description) {
 }
 
 function framed(id, label, name, aside, body, description) {
-  const known = label !== name.replaceAll("_", " ") && !label.includes(" ");
   return h("div", { class: "field" },
     h("div", { class: "field-head" },
-      h(id ? "label" : "span", { for: id }, known && label.length === 1 ? [h("span", { class: "sign" }, label), " ", h("span", { class: "quiet mono" }, name)] : label),
+      h(id ? "label" : "span", { for: id }, label === parameterName(name) && label !== name && label.length === 1 ? [h("span", { class: "sign" }, label), " ", h("span", { class: "quiet mono" }, name)] : label),
       aside),
     body, description && h("p", { class: "about", id: id && `${id}-about` }, inline(description)));
 }

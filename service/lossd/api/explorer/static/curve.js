@@ -5,7 +5,7 @@ import { givenOf } from "./axes.js";
 const ROWS = 161;
 const SINGLE = 41;
 const AT_ONCE = 6;
-const KEPT = 400;
+const KEPT = 1500;
 
 const kept = new Map();
 const waiting = [];
@@ -18,7 +18,7 @@ export function defaultsOf(loss) {
 }
 
 /** Whether one request can hold all points, because no row knows of another. */
-const byRows = (loss, axis) => axis.rows ?? (loss.batching === "rows" && loss.parameters.reduction?.enum?.includes("none"));
+export const byRows = (loss) => loss.batching === "rows" && Boolean(loss.parameters.reduction?.enum?.includes("none"));
 
 /**
  * What is asked for a curve: `{ x, requests: [{ body, scene }], rows }`.
@@ -27,11 +27,11 @@ const byRows = (loss, axis) => axis.rows ?? (loss.batching === "rows" && loss.pa
  * @param points how many; as many as look smooth by default
  */
 export function plan({ loss, axis, parameters, given }, points) {
-  const rows = byRows(loss, axis);
+  const rows = byRows(loss);
   const count = points ?? axis.points ?? (rows ? ROWS : SINGLE);
   const place = (part) => (axis.dense ? (1 - Math.cos(Math.PI * part)) / 2 : part);
   const x = Array.from({ length: count }, (_, i) => rounded(axis.low + (axis.high - axis.low) * place(i / (count - 1))));
-  const set = { ...axis.start, ...parameters, ...axis.fixed };
+  const set = { ...axis.start, ...parameters };
   const known = { ...defaultsOf(loss), ...set };
   const numbers = { ...givenOf(axis), ...Object.fromEntries(Object.entries(given ?? {}).filter(([name]) => name in (axis.given ?? {}))) };
   const requests = (rows ? [x] : x.map((one) => [one])).map((xs) => {
@@ -67,11 +67,8 @@ export async function draw(curve, { api, signal, points }) {
 }
 
 /** The gradient's share in the direction that x has at a point, or in all of a request where that is null. */
-function along(gradient, { toward, pointsAxis = 0 }, point) {
-  const of = (tensor) => {
-    if (point === null) return [tensor].flat(Infinity);
-    return (pointsAxis ? tensor.map((part) => part[point]) : [tensor[point]]).flat(Infinity);
-  };
+function along(gradient, { toward }, point) {
+  const of = (tensor) => (point === null ? [tensor] : [tensor[point]]).flat(Infinity);
   let sum = 0;
   for (const [name, direction] of Object.entries(toward)) {
     const entries = of(gradient[name]);
@@ -83,19 +80,20 @@ function along(gradient, { toward, pointsAxis = 0 }, point) {
 /** An answer, kept for when it is asked for again; no more requests at once than a browser sends anyway. */
 async function answer(body, api, signal) {
   const key = JSON.stringify(body);
-  if (!kept.has(key)) {
+  let found = kept.get(key);
+  kept.delete(key);
+  if (!found) {
     await turn(signal);
     try {
-      const found = await api.evaluate(body, signal);
-      if (kept.size >= KEPT) kept.delete(kept.keys().next().value);
-      kept.set(key, found);
-      return found;
+      found = await api.evaluate(body, signal);
     } finally {
       busy -= 1;
       waiting.shift()?.();
     }
   }
-  return kept.get(key);
+  kept.set(key, found);  // the latest comes last, the first goes first
+  if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+  return found;
 }
 
 async function turn(signal) {

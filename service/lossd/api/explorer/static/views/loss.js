@@ -87,9 +87,14 @@ async function curves(root, context, loss, losses, axes) {
   }
 
   async function evaluate(aborted) {
-    const wanted = all();
+    const drawn = async (curve) => ({ ...curve, ...(await draw(curve, { api, signal: aborted })) });
+    const [own, ...others] = all().map(drawn);
     try {
-      around.results = await Promise.all(wanted.map(async (curve) => ({ ...curve, ...(await draw(curve, { api, signal: aborted })) })));
+      if (!around.results.length) {
+        around.results = [await own];
+        show();  // the others join it as soon as they are there
+      }
+      around.results = await Promise.all([own, ...others]);
       problem.hidden = true;
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
@@ -98,6 +103,7 @@ async function curves(root, context, loss, losses, axes) {
       return;
     }
     show();
+    stack.dataset.drawn = Number(stack.dataset.drawn ?? 0) + 1;
   }
 
   function show() {
@@ -115,7 +121,6 @@ async function curves(root, context, loss, losses, axes) {
     listed();
     tabulate();
     showRequest();
-    stack.dataset.drawn = Number(stack.dataset.drawn ?? 0) + 1;
   }
 
   function listed() {
@@ -196,7 +201,7 @@ async function curves(root, context, loss, losses, axes) {
 
   function buildForm() {
     const { axis } = state;
-    const shown = settable(loss, [...Object.keys(axis.fixed ?? {}), ...(axis.hides ?? [])]);
+    const shown = settable(loss, axis.hides);
     const fields = shown.map(([name, schema]) => field(loss, name, schema, state.parameters[name] ?? axis.start?.[name], (value) => {
       if (value === undefined) delete state.parameters[name];
       else state.parameters[name] = value;
@@ -206,7 +211,7 @@ async function curves(root, context, loss, losses, axes) {
     const rare = fields.filter((entry, i) => lists.includes(entry) || RARE.has(shown[i][0]));
     const plain = fields.filter((entry) => !rare.includes(entry));
     form.replaceChildren(...plain.map(({ element }) => element));
-    if (rare.length) form.append(h("details", { class: "rare", open: !plain.length }, h("summary", {}, "More parameters"), h("div", { class: "fields" }, rare.map(({ element }) => element))));
+    if (rare.length) form.append(h("details", { class: "rare", open: !plain.length }, h("summary", {}, plain.length ? "More parameters" : "Parameters"), h("div", { class: "fields" }, rare.map(({ element }) => element))));
     if (!fields.length) form.append(h("p", { class: "quiet small" }, "This loss has no parameters."));
   }
 
@@ -247,7 +252,7 @@ async function curves(root, context, loss, losses, axes) {
   }
 }
 
-const RARE = new Set(["eps", "ignore_index", "from_logits", "full", "factor", "alpha_mode", "smoothing_mode", "absent", "include_background", "log_target", "format", "zero_infinity", "blank"]);
+const RARE = new Set(["eps", "ignore_index", "from_logits", "full", "factor", "alpha_mode", "smoothing_mode", "absent", "include_background", "per_image", "log_target", "format", "zero_infinity", "blank"]);
 
 /** Whether two losses may share a plot: an "offset" of boxes is not another's, and a "score" of one kind not the other's. */
 function sameKind(a, b) {

@@ -1,9 +1,10 @@
 /** Every loss the service has, by task, each with its curve; a search over all that is said of them. */
 
 import { axesOf } from "../axes.js";
-import { draw } from "../curve.js";
+import { byRows, draw } from "../curve.js";
+import { inline } from "../documentation.js";
 import { h, icon } from "../dom.js";
-import { taskName } from "../words.js";
+import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 101, single: 21 };
 
@@ -18,11 +19,11 @@ export async function render(root, { api, plots, href, navigate, query, announce
   const task = h("select", { "aria-label": "Task", onchange: filter },
     h("option", { value: "" }, "All tasks"), tasks.map((name) => h("option", { value: name }, taskName(name))));
   task.value = query.get("task") ?? "";
-  const groups = tasks.map((name) => {
-    const tiles = losses.filter((loss) => loss.task === name).map((loss) => tile(loss, href));
+  const groups = FAMILY_NAMES.map((name) => {
+    const tiles = losses.filter((loss) => familyOf(loss.task) === name).map((loss) => tile(loss, href));
     const list = h("ul", { class: "tiles" }, tiles.map(({ element }) => element));
     const count = h("span", { class: "quiet" });
-    return { name, tiles, count, element: h("section", { class: "group" }, h("h2", {}, taskName(name), count), list) };
+    return { tiles, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
   });
   const nothing = h("p", { class: "quiet", hidden: true }, "No loss has all of these words.");
 
@@ -40,8 +41,8 @@ export async function render(root, { api, plots, href, navigate, query, announce
     let total = 0;
     for (const group of groups) {
       let shown = 0;
-      for (const { element, text } of group.tiles) {
-        const fits = (!task.value || task.value === group.name) && words.every((word) => text.includes(word));
+      for (const { element, loss, text } of group.tiles) {
+        const fits = (!task.value || task.value === loss.task) && words.every((word) => text.includes(word));
         element.hidden = !fits;
         shown += fits;
       }
@@ -82,7 +83,7 @@ async function thumbnail(element, loss, { api, plots, signal }) {
   try {
     if (!axis) element.append(h("span", { class: "none" }, loss.available ? "No curve: it takes whole images" : "Not available here"));
     else {
-      const { x, values } = await draw({ loss, axis, parameters: {} }, { api, signal, points: loss.batching === "rows" || axis.rows ? POINTS.rows : POINTS.single });
+      const { x, values } = await draw({ loss, axis, parameters: {} }, { api, signal, points: byRows(loss) ? POINTS.rows : POINTS.single });
       element.append(plots.thumbnail(x, values));
     }
     element.classList.add("drawn");
@@ -97,7 +98,7 @@ function tile(loss, href) {
   const element = h("li", {}, h("article", { class: "tile" },
     thumb,
     h("h3", {}, h("a", { href: href(`/losses/${loss.name}`) }, loss.name)),
-    h("p", {}, loss.summary)));
-  const text = [loss.name, taskName(loss.task), loss.documentation, ...Object.keys(loss.parameters)].join(" ").toLowerCase();
+    h("p", {}, inline(loss.summary))));
+  const text = [loss.name, taskName(loss.task), familyOf(loss.task), loss.documentation, ...Object.keys(loss.parameters)].join(" ").toLowerCase();
   return { loss, thumb, element, text };
 }

@@ -1,0 +1,317 @@
+"""Each view in a browser, as a reader uses it: by mouse, by keyboard, on a phone, in the dark, without the internet."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import lossd
+from lossd.losses import REGISTRY
+from serving import Running, running
+
+from .conftest import drawn, redrawn
+
+VIEWS = {
+    "/losses": "60 losses",
+    "/losses/focal": "focal",
+    "/losses/dice": "dice",
+    "/losses/giou": "giou",
+    "/losses/expression": "expression",
+    "/service": "Service",
+}
+
+
+def settled(page, path: str) -> None:
+    """Wait until a view shows what it has to show."""
+    page.wait_for_selector("main h1")
+    if path.startswith("/losses/"):
+        drawn(page)
+    elif path == "/losses":
+        page.wait_for_function("() => document.querySelectorAll('.thumb.drawn svg').length > 3")
+    else:
+        page.wait_for_selector(".meter strong")
+
+
+def shown(page) -> list[list[float]]:
+    """The table beside the plot: x, then loss and gradient of each curve."""
+    if not page.locator(".numbers").count():
+        page.get_by_text("The numbers").click()
+    rows = page.locator(".numbers tbody tr").evaluate_all(
+        "rows => rows.map((r) => [...r.children].map((c) => c.textContent))"
+    )
+    return [[float(cell.replace("−", "-")) for cell in row] for row in rows]
+
+
+def focal(x: float, **parameters: float) -> float:
+    """The service's own evaluation of a sample whose true class has the probability x."""
+    scores = np.array([[np.log(x) - np.log1p(-x), 0]], np.float32)
+    return float(lossd.evaluate("focal", scores, np.array([0]), outputs=["loss"], **parameters).loss)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("path", VIEWS)
+def test_a_view_opens_offline_without_a_complaint_or_a_serious_fault_and_fits_a_phone(
+    visit, path: str, theme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = visit(path, theme=theme)
+    settled(page, path)
+    assert VIEWS[path].replace("60", str(len(REGISTRY))) in page.locator("h1").inner_text()
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    assert page.title().endswith("· lossd")
+    for details in page.locator("summary").all():
+        details.click()
+    found = axe.run(page).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("() => document.documentElement.scrollWidth === 390")
+
+
+def test_a_slider_moves_the_curve_to_what_the_service_says(visit) -> None:
+    page = visit("/losses/focal")
+    drawn(page)
+    for gamma in (2.0, 4.5, 0.5):
+        if gamma != 2.0:
+            with redrawn(page):
+                page.get_by_role("slider", name="gamma").fill(str(gamma))
+        table = shown(page)
+        assert len(table) > 30
+        for x, loss, *_ in table[5:-5:7]:
+            # What is read off has four digits, so has its x.
+            assert loss == pytest.approx(focal(x, gamma=gamma), rel=5e-3, abs=1e-6)
+        assert f"gamma={gamma:g}" in page.url or gamma == 2.0
+
+
+def test_the_curves_beside_it_are_what_they_are_called(visit) -> None:
+    page = visit("/losses/focal")
+    drawn(page)
+    names = page.locator(".legend li").all_inner_texts()
+    assert [name.strip() for name in names] == [
+        "focal",
+        "focal, γ = 0",
+        "focal, γ = 1",
+        "focal, γ = 5",
+        "cross_entropy",
+    ]
+    for x, *cells in shown(page)[8:-8:6]:
+        values = cells[::2]
+        expected = [focal(x, gamma=gamma) for gamma in (2.0, 0.0, 1.0, 5.0)]
+        assert values == pytest.approx([*expected, -np.log(x)], rel=5e-3, abs=1e-6)
+
+
+def test_curves_can_be_added_kept_and_removed_and_the_address_says_so(visit) -> None:
+    page = visit("/losses/huber?with=")
+    drawn(page)
+    assert page.locator(".legend li").count() == 1
+    with redrawn(page):
+        page.get_by_label("Compare with").select_option("mse")
+    with redrawn(page):
+        page.get_by_role("slider", name="delta").fill("0.5")
+    with redrawn(page):
+        page.get_by_role("button", name="Keep this curve").click()
+    assert [text.strip() for text in page.locator(".legend li").all_inner_texts()] == [
+        "huber, δ = 0.5",
+        "mse",
+        "huber, δ = 0.5",
+    ]
+    page.reload()
+    drawn(page)
+    assert page.locator(".legend li").count() == 3
+    with redrawn(page):
+        page.get_by_role("button", name="Remove mse").click()
+    assert page.locator(".legend li").count() == 2
+    with redrawn(page):
+        page.get_by_role("button", name="As it was").click()
+    assert page.url.endswith("#/losses/huber")
+
+
+def test_another_axis_is_another_question(visit) -> None:
+    page = visit("/losses/cross_entropy?with=")
+    drawn(page)
+    with redrawn(page):
+        page.locator(".choice label", has_text="margin").click()
+    table = shown(page)
+    for x, loss, gradient in table[::8]:
+        scores = np.array([[x, 0]], np.float32)
+        result = lossd.evaluate("cross_entropy", scores, np.array([0]), outputs=["loss", "gradient"])
+        assert (loss, gradient) == pytest.approx((result.loss, result.gradient[0, 0]), rel=5e-3, abs=1e-4)
+    assert "x=margin" in page.url
+
+
+def test_a_formula_of_the_reader_s_own_is_drawn(visit) -> None:
+    page = visit("/losses/expression?with=")
+    drawn(page)
+    with redrawn(page):
+        page.get_by_label("formula", exact=True).fill("abs(prediction - target) ** 3 / c")
+    assert [loss for x, loss, _ in shown(page)] == pytest.approx(
+        [abs(x) ** 3 for x, *_ in shown(page)], rel=5e-3, abs=1e-6
+    )
+    with redrawn(page):
+        page.get_by_label("c, as digits").fill("2")
+    assert shown(page)[0][1] == pytest.approx(27 / 2)
+
+
+def test_what_the_service_refuses_is_shown_in_its_words_and_the_curve_stays(visit) -> None:
+    page = visit("/losses/huber")
+    drawn(page)
+    before = shown(page)
+    page.get_by_label("δ, as digits").fill("-1")
+    page.wait_for_selector(".drawing .notice:visible")
+    assert "greater than 0" in page.locator(".drawing .notice").inner_text()
+    assert shown(page) == before
+    with redrawn(page):
+        page.get_by_label("δ, as digits").fill("1")
+    assert page.locator(".drawing .notice").is_hidden()
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser notes every refusal
+
+
+def test_the_last_of_many_moves_is_what_is_drawn_however_slow_the_first_answer(visit) -> None:
+    page = visit("/losses/focal?with=")
+    drawn(page)
+    held = []
+
+    def delay(route):
+        if json.loads(route.request.post_data)["loss"].get("gamma") == 1 and not held:
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/v1/evaluate", delay)
+    slider = page.get_by_role("slider", name="gamma")
+    for gamma in ("1", "4", "3", "5"):
+        slider.fill(gamma)
+    page.wait_for_function("() => document.querySelector('.plots').dataset.drawn > 1")
+    page.get_by_text("The numbers").click()
+    page.wait_for_timeout(300)
+    assert held
+    for x, loss, _ in shown(page)[5:-5:10]:
+        assert loss == pytest.approx(focal(x, gamma=5.0), rel=5e-3, abs=1e-6)
+
+
+def test_search_finds_by_name_by_words_and_by_author_and_stays_in_the_address(visit) -> None:
+    page = visit("/losses")
+    page.wait_for_selector(".tile:visible")
+    tiles = page.locator(".tile:visible h3")
+    assert tiles.count() == len(REGISTRY)
+    page.get_by_role("searchbox").fill("focal")
+    assert {"focal", "sigmoid_focal", "focal_tversky"} <= set(tiles.all_inner_texts())
+    assert tiles.count() < 12
+    page.get_by_role("searchbox").fill("rezatofighi")
+    assert tiles.all_inner_texts() == ["giou"]
+    page.reload()
+    page.wait_for_selector(".tile:visible")
+    assert tiles.all_inner_texts() == ["giou"]
+    page.get_by_role("searchbox").fill("no such loss")
+    assert page.get_by_text("No loss has all of these words.").is_visible()
+    page.get_by_role("searchbox").fill("")
+    page.get_by_label("Task").select_option("boxes")
+    assert tiles.all_inner_texts() == [name for name, loss in REGISTRY.items() if loss.task == "boxes"]
+
+
+def test_it_all_works_by_keyboard(visit) -> None:
+    page = visit("/losses")
+    page.wait_for_selector(".tile:visible")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "view"
+    page.keyboard.press("/")
+    page.keyboard.type("quantile")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#/losses/quantile")
+    drawn(page)
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    plots = page.get_by_role("slider", name=re.compile("Read the curves off"))
+    plots.focus()
+    page.keyboard.press("Home")
+    first = plots.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowRight")
+    second = plots.get_attribute("aria-valuetext")
+    assert first.startswith("x −3;")
+    assert "quantile 1.5" in first
+    assert second != first
+    page.get_by_role("slider", name="q", exact=True).focus()
+    with redrawn(page):
+        page.keyboard.press("ArrowRight")
+    assert "q=0.51" in page.url
+
+
+def test_back_leads_back(visit) -> None:
+    page = visit("/losses?q=huber")
+    page.wait_for_selector(".tile:visible")
+    page.get_by_role("link", name="huber", exact=True).click()
+    drawn(page)
+    page.go_back()
+    page.wait_for_selector(".tile:visible")
+    assert page.get_by_role("searchbox").input_value() == "huber"
+
+
+def test_the_theme_can_be_chosen_and_is_remembered(visit) -> None:
+    page = visit("/losses")
+    page.wait_for_selector(".tile:visible")
+    button = page.locator("#theme")
+    button.click()
+    assert button.get_attribute("aria-label") == "Theme: light"
+    button.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.reload()
+    page.wait_for_selector(".tile:visible")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+    button.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"  # the system's
+
+
+def test_an_unknown_loss_is_told_with_the_nearest_names(visit) -> None:
+    page = visit("/losses/focl")
+    page.get_by_role("alert").wait_for()
+    assert "did you mean focal" in page.get_by_role("alert").inner_text()
+    page.complaints[:] = [text for text in page.complaints if "404" not in text]
+
+
+def test_a_service_that_does_not_answer_is_told_and_tried_again(visit) -> None:
+    page = visit("/service")
+    page.wait_for_selector(".meter strong")
+    page.route("**/v1/losses", lambda route: route.abort())
+    page.get_by_role("link", name="Losses", exact=True).click()
+    page.get_by_role("alert").wait_for()
+    page.unroute("**/v1/losses")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(".tile:visible")
+    page.complaints[:] = [text for text in page.complaints if "ERR_FAILED" not in text]
+
+
+def test_the_service_is_seen_working(visit, service: Running) -> None:
+    page = visit("/service")
+    page.wait_for_selector(".meter strong")
+    page.get_by_text(re.compile(r"[\d,]+ requests answered")).wait_for()
+    before = int(page.locator(".lead").inner_text().split()[0].replace(",", ""))
+    page.get_by_role("button", name="Send it some work").click()
+    page.get_by_text("600 focal losses").wait_for()
+    page.wait_for_function(
+        "least => document.querySelector('.lead').textContent.replace(',', '').match(/\\d+/)[0] >= least",
+        arg=before + 600,
+    )
+    assert page.get_by_role("link", name="focal", exact=True).is_visible()
+    assert page.locator(".bars").first.locator("tr").count() >= 1
+    assert " ms" in page.locator(".stages").inner_text() or "µs" in page.locator(".stages").inner_text()
+
+
+def test_a_service_with_keys_asks_for_one_and_keeps_it_in_the_tab(visit) -> None:
+    with running(engine="inline", api_key="open-sesame-0123456789") as locked:
+        page = visit("/losses/mse", url=locked.url)
+        for attempt in ("wrong", "open-sesame-0123456789"):
+            page.wait_for_selector("#key-dialog[open]")
+            page.get_by_label("API key").fill(attempt)
+            page.get_by_role("button", name="Use this key").click()
+        drawn(page)
+        page.reload()
+        drawn(page)
+        assert page.locator("#key-dialog[open]").count() == 0
+        assert page.evaluate("localStorage.length") == 0
+        page.complaints[:] = [text for text in page.complaints if "401" not in text]
