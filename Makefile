@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test fuzz serve lint bench docs clean
+.PHONY: install demo test fuzz serve lint bench chaos docs clean
 
 install: .venv/installed
 
@@ -39,6 +39,9 @@ lint: install
 
 bench: install
 	cd tests && ../$(BIN)/python -m benchmarks $(BENCH)
+
+chaos: install
+	cd tests && ../$(BIN)/python -m chaos $(CHAOS)
 
 docs: install
 	$(BIN)/python tests/tables.py

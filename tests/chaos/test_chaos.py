@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chaos.disconnects import leave
 from chaos.service import served
+from chaos.soak import KEYS, SETTINGS, soak
 
 MIB = 1 << 20
 
@@ -13,4 +14,16 @@ def test_clients_that_leave_in_the_middle_take_nothing_with_them() -> None:
         left = leave(service, 80)
         assert left.files_after <= left.files_before
         assert left.resident_bytes_after < left.resident_bytes_before + 48 * MIB
+        assert service.stop() == 0
+
+
+def test_in_a_storm_every_request_has_its_answer_and_every_answer_is_right() -> None:
+    with served(keys=KEYS, **SETTINGS) as service:
+        ledger = soak(service, requests=1000, kills=2)
+        assert (ledger.wrong, ledger.lost) == ([], []), str(ledger)
+        assert ledger.accounted == ledger.sent >= 1000
+        assert ledger.restarts == ledger.kills == 2
+        assert ledger.answered["asks"] > 500
+        assert ledger.answered["is refused"] > 30
+        assert ledger.left > 30
         assert service.stop() == 0
