@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import socket
+import sys
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -17,10 +20,19 @@ from fuzz.mutations import Sent
 from lossd_client.errors import PROBLEMS, LossdError
 from lossd_client.wire import oip, safetensors
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 __all__ = ["Answer", "UnacceptableError", "Wire", "check_answer", "check_codecs"]
 
 LONGEST_S = 20.0
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+    "zstd": zstd.decompress,
+}
 LONGEST_REFUSAL = 16 << 10
 INTERNALS = re.compile(
     r"Traceback|File \"|\.py\b|object at 0x|/site-packages/|line \d+, in |<class |Error\(|<memory at"
@@ -57,7 +69,8 @@ class Wire:
         begin = time.monotonic()
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=2 * LONGEST_S)
-        headers = {"Host": "lossd", "Content-Length": str(len(sent.body)), **sent.headers}
+        framing = {} if "Transfer-Encoding" in sent.headers else {"Content-Length": str(len(sent.body))}
+        headers = {"Host": "lossd", **framing, **sent.headers}
         lines = [f"POST {sent.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         with suppress(BrokenPipeError, ConnectionResetError):  # it was refused before all was sent
             self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + sent.body)
@@ -65,7 +78,7 @@ class Wire:
         response.begin()
         content = response.read()
         if encoding := response.headers.get("content-encoding"):
-            content = zlib.decompress(content, WINDOW_BITS[encoding])
+            content = UNPACK[encoding](content)
         if response.will_close:
             self.close()
         return Answer(response.status, response.headers, content, time.monotonic() - begin)

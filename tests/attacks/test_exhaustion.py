@@ -1,0 +1,205 @@
+"""Requests that are within every limit one by one, and too many, too varied, or too costly together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from evaluating import alone, layout
+from fuzz.mutations import as_json, as_oip, as_safetensors
+from lossd.api.evaluate import _known_plan, plan_of
+from lossd.api.inference import _asked
+from lossd.engine import link
+from lossd.engine.slab import arrange_shared
+from lossd.job import MAX_PAIRS, Recipe, _known_recipe
+from lossd.losses import REGISTRY
+from lossd.metrics import METRICS
+from lossd.plan import Plan
+from lossd_client.errors import PROBLEMS
+from losses.case import Case
+from losses.cases import CASES
+from serving import Running, running
+
+MSE = {"name": "mse"}
+
+
+def test_a_large_json_text_keeps_nobody_waiting_for_seconds() -> None:
+    """At the default limit, in the form that takes the parser longest; meanwhile health is asked for all the time."""
+    with running() as service:
+        unit, limit = b"[1],", int(service.settings.max_json_bytes)
+        body = b'{"loss":{"name":"mse"},"inputs":{"prediction":[' + unit * (limit // len(unit) - 30) + b"[1]]}}"
+        pauses: list[float] = []
+        done = threading.Event()
+
+        def watch() -> None:
+            with httpx.Client(base_url=service.url, timeout=30) as http:
+                while not done.is_set():
+                    begin = time.monotonic()
+                    http.get("/health/live")
+                    pauses.append(time.monotonic() - begin)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        headers = {"Content-Type": "application/json"}
+        refused = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers, timeout=60)
+        done.set()
+        watcher.join()
+        assert len(body) > limit - 1024
+        assert refused.status_code == 422
+        assert max(pauses) < 5  # about half a second where nothing else runs
+
+
+def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) -> None:
+    """Connections that send all but the end of a body hold what the queue may hold, together, and no more."""
+    budget, connections = service.engine.budget, []
+    size = int(service.settings.max_json_bytes) - 1
+    head = b"POST /v1/evaluate HTTP/1.1\r\nHost: lossd\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % size
+    try:
+        for _ in range(budget.limit_bytes // size + 10):
+            connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+            connection.sendall(head + b" " * (size - 1))
+            connections.append(connection)
+        refused = [c for c in connections[-9:] if c.recv(12) == b"HTTP/1.1 429"]
+        assert len(refused) == 9
+        assert budget.limit_bytes - 2 * size < budget.gathered_bytes <= budget.limit_bytes
+    finally:
+        for connection in connections:
+            connection.close()
+    service.wait_until(lambda engine: not engine.budget.gathered_bytes)
+
+
+def test_texts_that_are_kept_for_the_next_request_are_few_and_short() -> None:
+    for cache in (_known_plan, _known_recipe, _asked):
+        assert cache.cache_info().maxsize is not None
+        assert cache.cache_info().maxsize <= 4096
+    weights = [0.5] * 10_000
+    request = {"loss": {"name": "cross_entropy", "class_weight": weights}, "outputs": ["loss"]}
+    before = _known_plan.cache_info().currsize, _known_recipe.cache_info().currsize
+    plan = plan_of(json.dumps(request).encode())
+    job = plan.job({"prediction": ("float32", (2, 10_000)), "target": ("int64", (2,))})
+    assert Recipe.parse(job.recipe.text).text == job.recipe.text
+    assert (_known_plan.cache_info().currsize, _known_recipe.cache_info().currsize) == before
+
+
+def test_labels_of_counters_are_losses_and_problems_whatever_is_asked(service: Running, http: httpx.Client) -> None:
+    for i in range(50):
+        strange = f"strange{i}"
+        http.post("/v1/evaluate", json={"loss": {"name": strange}, "inputs": {}})
+        http.post("/v1/evaluate", json={"task": strange, "inputs": {}})
+        http.post(f"/v2/models/{strange}/infer", content=b"{}")
+        http.post(f"/v1/{strange}")
+        http.request(f"M{i}", "/v1/evaluate")
+    page = http.get("/metrics").text
+    assert "strange" not in page
+    known = {*REGISTRY, *(f"metrics.{task}" for task in METRICS), ""}
+    labels = re.findall(r'^lossd_requests_total\{loss="(.*?)",outcome="(.*?)"\}', page, re.MULTILINE)
+    assert labels
+    assert {loss for loss, _ in labels} <= known
+    assert {outcome for _, outcome in labels} <= {*PROBLEMS, "ok", "disconnected"}
+
+
+def test_as_many_shapes_as_one_likes_leave_no_memory_behind(service: Running, http: httpx.Client) -> None:
+    """Each recipe has its own slabs; those of recipes that nobody asks for any more go back or serve others."""
+    pool = service.engine.pool
+    for columns in range(1, 300):
+        row = np.zeros((1, columns), np.float32)
+        sent = as_safetensors({"loss": MSE, "outputs": ["loss"]}, prediction=row, target=row)
+        assert http.post(sent.path, content=sent.body, headers=sent.headers).status_code == 200
+    assert pool.in_use == 0
+    assert pool.cached_bytes <= pool.cache_bytes
+    assert sum(map(len, pool._free.values())) < 50
+
+
+def test_many_recipes_at_once_are_each_answered(service: Running) -> None:
+    async def post() -> list[int]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
+            inputs = {"prediction": [[1.0] * 3], "target": [0]}
+            losses = [{"name": "cross_entropy", "class_weight": [i, 1, 1]} for i in range(1, 200)]
+            sent = [as_json({"loss": loss, "inputs": inputs}) for loss in losses]
+            answers = await asyncio.gather(*(http.post(s.path, content=s.body, headers=s.headers) for s in sent))
+        return [answer.status_code for answer in answers]
+
+    assert set(asyncio.run(post())) == {200}
+
+
+def test_a_recipe_longer_than_the_worker_s_socket_takes_at_once_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "SOCKET_BYTES", 4096)
+    scores, target = np.zeros((1, 20_000), np.float32), np.array([3])
+    with running() as service, httpx.Client(base_url=service.url, timeout=30) as http:
+        for weight in (1.0, 0.25):
+            request = {"loss": {"name": "cross_entropy", "class_weight": [weight] * 20_000}, "outputs": ["loss"]}
+            sent = as_safetensors(request, prediction=scores, target=target)
+            answer = http.post(sent.path, content=sent.body, headers={**sent.headers, "Accept": "application/json"})
+            assert answer.json()["loss"] == pytest.approx(np.log(20_000), rel=1e-5)
+        assert service.engine.stats.restarts == 0
+
+
+def test_pairs_of_a_batch_are_bounded_as_those_of_a_request() -> None:
+    plan = Plan.of({"loss": {"name": "nt_xent"}, "outputs": ["loss"]})
+    for rows in (64, 1024, 4096, 8192):
+        recipe = plan.job(dict.fromkeys(("first", "second"), ("float32", (rows, 1)))).recipe
+        assert recipe.pairs == 4 * rows**2
+        most = arrange_shared(recipe, 8 << 20).requests
+        assert most >= 1
+        assert most * recipe.pairs <= MAX_PAIRS
+
+
+def largest_bytes(request: dict[str, Any], inputs: dict[str, torch.Tensor]) -> int:
+    """The largest piece of memory that an evaluation asks for."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        alone(request, inputs)
+    return max(event.cpu_memory_usage for event in profiler.events())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_counted(case: Case) -> None:
+    parameters = case.parameters[0]
+    few, many = 48, 8 * 48
+    inputs = {rows: case.inputs(parameters, n=rows) for rows in (few, many)}
+    if "label" in inputs[few]:  # the tables have a few labels that fit together
+        inputs = {rows: {**of, "label": torch.arange(rows) % 7} for rows, of in inputs.items()}
+    request = {"loss": {"name": case.name, **parameters}, "outputs": ["loss"]}
+    plan = Plan.of(json.loads(json.dumps(request)))
+    pairs = {rows: plan.job(layout(of)).recipe.pairs for rows, of in inputs.items()}
+    least = max(tensor.nbytes for tensor in inputs[many].values())
+    largest = {rows: largest_bytes(request, of) for rows, of in inputs.items()}
+    if pairs[many]:
+        assert pairs[many] >= 32 * pairs[few] or case.name == "multilabel_margin"
+        assert largest[many] <= 8 * pairs[many] + 64 * least
+    else:
+        assert largest[many] <= 24 * max(largest[few], least // 8)
+
+
+def test_the_body_of_a_repository_index_is_bounded(http: httpx.Client) -> None:
+    answer = http.post("/v2/repository/index", content=b" " * (65 << 10))
+    assert answer.status_code == 413
+    assert answer.json().keys() == {"error"}
+
+
+def test_a_thousand_names_of_which_the_last_is_twice_are_compared_once(http: httpx.Client) -> None:
+    inputs = [{"name": str(i), "shape": [0], "datatype": "FP32", "data": []} for i in range(900)]
+    begin = time.monotonic()
+    answer = http.post("/v2/models/mse/infer", content=json.dumps({"inputs": [*inputs, inputs[-1]]}).encode())
+    assert time.monotonic() - begin < 2
+    assert answer.json() == {"error": "the input 899 is listed twice"}
+
+
+def test_a_series_of_a_thousand_inputs_is_planned_in_no_time(http: httpx.Client) -> None:
+    row = np.zeros((1, 1), np.float32)
+    arrays = {f"{name}.{i}": row for i in range(500) for name in ("prediction", "target")}
+    sent = as_oip("feature_matching", {}, **arrays)
+    begin = time.monotonic()
+    answer = http.post(sent.path, content=sent.body, headers=sent.headers)
+    assert time.monotonic() - begin < 5
+    assert answer.status_code in (200, 400, 413)

@@ -1,0 +1,69 @@
+"""Nothing that arrives is ever unpickled, compiled or executed."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from lossd_client.wire import safetensors
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for source in ("service/lossd", "client/lossd_client") for path in (ROOT / source).rglob("*.py"))
+
+EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "multiprocessing"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
+
+
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def keywords(call: ast.Call) -> dict[str | None, Any]:
+    return {k.arg: k.value.value if isinstance(k.value, ast.Constant) else ... for k in call.keywords}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_can_unpickle_or_execute(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    assert not {name.partition(".")[0] for name in imported} & EXECUTES
+    for name, call in calls(tree):
+        assert name not in BUILTINS, f"line {call.lineno}"
+        if name.endswith("np.load"):
+            assert keywords(call)["allow_pickle"] is False
+        if name == "torch.load":  # the operator's own file of weights
+            assert keywords(call)["weights_only"] is True
+
+
+class Harm:
+    """What a pickle can be."""
+
+    def __reduce__(self) -> Any:
+        return (print, ("harm",))
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, prediction=np.array([Harm()], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("body", [pickle.dumps(Harm()), pickle.dumps(Harm(), 0), _npz()], ids=["pickle", "text", "npz"])
+@pytest.mark.parametrize(
+    "kind", [safetensors.MEDIA_TYPE, "application/json", "application/octet-stream", "application/x-pickle"]
+)
+@pytest.mark.parametrize("path", ["/v1/evaluate", "/v2/models/mse/infer"])
+def test_a_pickle_is_just_a_malformed_body(
+    body: bytes, kind: str, path: str, http: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = http.post(path, content=body, headers={"Content-Type": kind})
+    assert answer.status_code in (400, 413, 415)
+    assert "harm" not in capfd.readouterr().out
