@@ -5,10 +5,12 @@ The hot path adds to plain numbers; they become Prometheus samples only when som
 
 from __future__ import annotations
 
+import mmap
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -25,7 +27,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from lossd import __version__
-from lossd.engine import BATCH_SIZES, Result
+from lossd.engine import BATCH_BYTES, BATCH_SIZES, Result
 from lossd.fronts.counts import Family, family, metric
 from lossd_client.wire.oip import VERSION
 
@@ -234,7 +236,9 @@ class Telemetry(Collector):
         buckets = _cumulative([str(size) for size in BATCH_SIZES], [*stats.batch_sizes, 0])
         sizes.add_metric((), buckets, stats.batch_requests)
         yield sizes
-        yield CounterMetricFamily("lossd_batch_bytes", "Bytes of the batches evaluated.", value=stats.batch_bytes)
+        weights = HistogramMetricFamily("lossd_batch_bytes", "Bytes of a batch, inputs and answers.")
+        weights.add_metric((), _cumulative([str(size) for size in BATCH_BYTES], stats.batch_weights), stats.batch_bytes)
+        yield weights
         yield CounterMetricFamily(
             "lossd_worker_restarts", "Workers started in place of dead ones.", value=stats.restarts
         )
@@ -244,6 +248,7 @@ class Telemetry(Collector):
         )
         yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
+        yield from self._memory()
         yield InfoMetricFamily("lossd_build", "What is running.", value={"version": __version__})
         yield from self._triton()
 
@@ -254,6 +259,24 @@ class Telemetry(Collector):
             part = tuple(key[index] for index in parts)
             sums[part] = sums.get(part, 0) + count
         return sums
+
+    def _memory(self) -> Iterator[Metric]:
+        """The workers' memory; this process's own is ProcessCollector's."""
+        labels = ("worker", "device")
+        resident = GaugeMetricFamily("lossd_worker_resident_bytes", "Main memory of a worker process.", labels=labels)
+        device = GaugeMetricFamily(
+            "lossd_device_memory_bytes",
+            "Memory of a worker's GPU: reserved by the worker, free, and total.",
+            labels=(*labels, "state"),
+        )
+        for index, vitals in enumerate(self.engine.vitals):
+            names = (str(index), vitals.device)
+            if vitals.pid is not None and (size := _resident_bytes(vitals.pid)):
+                resident.add_metric(names, size)
+            for state, size in zip(("reserved", "free", "total"), vitals.device_memory or (), strict=False):
+                device.add_metric((*names, state), size)
+        yield resident
+        yield device
 
     def _triton(self) -> Iterator[Metric]:
         """The same under the names that Triton has for it; those lack the ``_total`` that counters end in."""
@@ -267,6 +290,14 @@ class Telemetry(Collector):
         for model, count in list(self.engine.stats.executions.items()):
             family.add_metric((model, VERSION), count)
         yield family
+
+
+def _resident_bytes(pid: int) -> int:
+    """Memory of a process; 0 where it has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return 0
 
 
 class _Read(Collector):

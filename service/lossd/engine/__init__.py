@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,10 +25,11 @@ from lossd_client.errors import DeadlineExceeded, Problem, Unavailable
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "create_engine"]
+__all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_engine"]
 
 SWEEP_S = 0.025
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
 
 
 class Timings(NamedTuple):
@@ -64,6 +66,20 @@ class Result:
         self._engine._done_with(self._ticket)
 
 
+class Vitals(NamedTuple):
+    """How one worker process is.
+
+    Attributes:
+        device: What it computes on.
+        pid: The id of its process, while there is one.
+        device_memory: Bytes of the device's memory: held by it, by nobody, and all; None where nothing is known.
+    """
+
+    device: str
+    pid: int | None
+    device_memory: tuple[int, int, int] | None
+
+
 @dataclass(slots=True)
 class Stats:
     """What the engine counts, for the metrics page.
@@ -74,6 +90,7 @@ class Stats:
         batch_sizes: How many batches had up to 1, 2, 4 … 512 requests.
         batch_requests: Requests in those batches.
         batch_bytes: Bytes in those batches.
+        batch_weights: How many batches had up to 1 KiB, 4 KiB … 1 GiB, and more.
         executions: Batches by what was evaluated, see :func:`lossd.job.model_name`.
     """
 
@@ -82,6 +99,7 @@ class Stats:
     batch_sizes: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
     batch_requests: int = 0
     batch_bytes: int = 0
+    batch_weights: list[int] = field(default_factory=lambda: [0] * (len(BATCH_BYTES) + 1))
     executions: dict[str, int] = field(default_factory=dict)
 
     def count(self, batch: Batch) -> None:
@@ -89,7 +107,9 @@ class Stats:
         size = len(batch.tickets)
         self.batches += 1
         self.batch_requests += size
-        self.batch_bytes += batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
+        nbytes = batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
+        self.batch_bytes += nbytes
+        self.batch_weights[bisect_left(BATCH_BYTES, nbytes)] += 1
         self.batch_sizes[min((size - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
         model = batch.recipe.model
         self.executions[model] = self.executions.get(model, 0) + 1
@@ -158,6 +178,11 @@ class Engine(ABC):
     @abstractmethod
     def ready(self) -> bool:
         """Whether a worker is there to evaluate and new work is taken."""
+
+    @property
+    def vitals(self) -> Sequence[Vitals]:
+        """How the worker processes are; none where there are none."""
+        return ()
 
     @property
     def in_progress(self) -> int:

@@ -70,6 +70,11 @@ class Worker:
         """Whether it can take a batch now."""
         return self.ready and len(self.batches) < self.depth
 
+    @property
+    def memory(self) -> tuple[int, int, int] | None:
+        """See :attr:`lossd.engine.pulse.Pulse.memory`."""
+        return None if self._pulse is None else self._pulse.memory
+
     def connect(self) -> None:
         """Start its process, or find it; it is ready when it says hello."""
         if self._process is not None:

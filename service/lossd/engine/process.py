@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossd.engine import Engine
+from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
 from lossd.engine.link import Worker
 from lossd_client.errors import InternalError, Unavailable
@@ -52,6 +52,11 @@ class ProcessEngine(Engine):
     def ready(self) -> bool:
         """Whether any worker said hello and is alive."""
         return not self.draining and any(worker.ready for worker in self.workers)
+
+    @property
+    def vitals(self) -> Sequence[Vitals]:
+        """How the workers are."""
+        return [Vitals(worker.device, worker.pid, worker.memory) for worker in self.workers]
 
     def _check_available(self) -> None:
         super()._check_available()

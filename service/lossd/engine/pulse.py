@@ -16,7 +16,7 @@ __all__ = ["ASK", "Pulse"]
 ASK = signal.SIGUSR1
 """The signal by which a front asks a worker for a beat."""
 
-_STEPS, _BEATS, _FRONT, _BATCH = range(4)
+_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL = range(7)
 
 
 class Pulse:
@@ -54,7 +54,18 @@ class Pulse:
         """Answer a front that asks."""
         self._words[_BEATS] += 1
 
+    def note_memory(self, reserved: int, free: int, total: int) -> None:
+        """What its device's memory looks like, in bytes: held by this worker, held by nobody, and all there is."""
+        words = self._words
+        words[_RESERVED], words[_FREE], words[_TOTAL] = reserved, free, total
+
     # The front's side
+
+    @property
+    def memory(self) -> tuple[int, int, int] | None:
+        """What was noted last; None before the first time, as on a CPU."""
+        words = self._words
+        return (words[_RESERVED], words[_FREE], words[_TOTAL]) if words[_TOTAL] else None
 
     @property
     def steps(self) -> int:

@@ -36,6 +36,7 @@ log = logging.getLogger("lossd.engine")
 
 BROKEN = 70
 LARGE_BYTES = 64 << 20
+NOTE_S = 1.0
 
 
 def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Reply:
@@ -53,6 +54,7 @@ def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Re
 
 def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
     """Evaluate what is sent, one batch after the other, until nobody is left."""
+    on_gpu, next_note = device.type == "cuda", 0.0
     while fronts:
         for front, manifest in fronts.receive():
             if front.gone:
@@ -66,6 +68,9 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
             del memory  # which would keep the slab of a front that is gone until the next batch
             if size >= LARGE_BYTES:
                 _return_free_memory()
+            if on_gpu and (now := time.monotonic()) >= next_note:
+                next_note = now + NOTE_S
+                pulse.note_memory(torch.cuda.memory_reserved(device), *torch.cuda.mem_get_info(device))
 
 
 def run(device: torch.device, connection: socket.socket, listener: socket.socket | None) -> None:

@@ -1,0 +1,152 @@
+"""What watches the service: every number it asks for is one the service has, every file is where it is looked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving import running
+
+ROOT = Path(__file__).parents[1]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/lossd.json").read_text())
+ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PROMETHEUS = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+
+# What Prometheus itself knows of whom it scrapes.
+SCRAPE = {"up"}
+
+
+@pytest.fixture(scope="module")
+def scraped() -> Iterator[dict[str, list[dict[str, str]]]]:
+    """Each sample's name with the labels it comes with, from a service that has done a little of everything."""
+    mse = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [2.0]}}
+    with running() as service, httpx.Client(base_url=service.url, timeout=30) as http:
+        assert http.post("/v1/evaluate", json=mse).is_success
+        assert not http.post("/v1/evaluate", json={}).is_success
+        service.engine.workers[0]._pulse.note_memory(1, 2, 3)  # type: ignore[attr-defined]  # as on a GPU
+        found: dict[str, list[dict[str, str]]] = {}
+        for family in text_string_to_metric_families(http.get("/metrics").text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample.labels)
+        yield found
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+    for group in ALERTS["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+def selectors(expression: str) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:
+    """The metrics an expression names, each with what it asks of their labels."""
+    for name, matchers in re.findall(r"\b([a-z][a-z0-9]*(?:_[a-z0-9]+)+|up)\b(?!\()(?:\{([^}]*)\})?", expression):
+        if name not in ("histogram_quantile",):
+            found = re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', matchers)
+            yield name, {label: (operator, wanted) for label, operator, wanted in found}
+
+
+@pytest.mark.parametrize(("title", "expression"), list(expressions()))
+def test_every_number_that_is_asked_for_exists(
+    title: str, expression: str, scraped: dict[str, list[dict[str, str]]]
+) -> None:
+    named = list(selectors(expression))
+    assert named, expression
+    for name, matchers in named:
+        if name in SCRAPE:
+            continue
+        assert name in scraped, f"{title} asks for {name}"
+        for label, (_, wanted) in matchers.items():
+            if label == "job":
+                continue
+            values = {labels.get(label) for labels in scraped[name]}
+            assert values != {None}, f"{title} asks for {name} by {label}"
+            if label in ("stage", "state"):
+                assert wanted in values, f"{title}: {label} is never {wanted}"
+    for labels in re.findall(r"by \(([^)]*)\)", expression):
+        known = {label for name, _ in named for sample in scraped.get(name, ()) for label in sample}
+        assert set(labels.split(", ")) <= known | {"instance"}
+
+
+def test_outcomes_that_alerts_name_are_problems_of_the_service() -> None:
+    from lossd_client.errors import PROBLEMS
+
+    text = json.dumps(ALERTS)
+    outcomes = set(re.findall(r'outcome=\\"([\w-]+)\\"', text))
+    assert outcomes
+    assert outcomes <= set(PROBLEMS)
+
+
+def test_the_dashboard_has_every_metric_of_the_service_s_own(scraped: dict[str, list[dict[str, str]]]) -> None:
+    named = {name for _, expression in expressions() for name, _ in selectors(expression)}
+    families = {
+        re.sub(r"_(bucket|sum|count|total|created)$", "", name) for name in scraped if name.startswith("lossd_")
+    }
+    shown = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in named}
+    assert families - shown == {"lossd_build_info"}
+
+
+def test_panels_do_not_overlap_and_ids_are_unique() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def mounts(service: str) -> dict[str, Path]:
+    """Where a container of the compose file finds which of our folders."""
+    volumes = (volume.split(":") for volume in COMPOSE["services"][service]["volumes"])
+    return {at: ROOT / source for source, at, *_ in volumes if source.startswith(".")}
+
+
+def test_the_compose_file_mounts_what_there_is() -> None:
+    for name in ("prometheus", "grafana"):
+        assert COMPOSE["services"][name]["profiles"] == ["observe"]
+        assert all(folder.is_dir() for folder in mounts(name).values())
+        assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
+
+
+def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
+    folder = mounts("prometheus")["/etc/prometheus"]
+    assert (folder / "prometheus.yml").exists(), "the image looks for it there"
+    assert [(folder / name).exists() for name in PROMETHEUS["rule_files"]] == [True]
+    (job,) = PROMETHEUS["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    assert host in COMPOSE["services"]
+    assert any(published.endswith(f":{port}") for published in COMPOSE["services"][host]["ports"])
+    assert job["job_name"] in json.dumps(ALERTS)
+
+
+def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
+    folders = mounts("grafana")
+    provisioning = folders["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    name, port = re.fullmatch(r"http://(\w+):(\d+)", source["url"]).groups()  # type: ignore[union-attr]
+    assert COMPOSE["services"][name]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/lossd.yml").read_text())["providers"]
+    dashboards = folders[provider["options"]["path"]]
+    home = COMPOSE["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (dashboards / Path(home).relative_to(provider["options"]["path"])).exists()
+    variables: dict[str, Any] = {v["name"]: v for v in DASHBOARD["templating"]["list"]}
+    assert variables["datasource"]["query"] == source["type"]
