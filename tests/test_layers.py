@@ -22,10 +22,11 @@ ROOMS: dict[str, set[str]] = {
     "lossd.keys": set(),
     "lossd.shapes": set(),
     "lossd.job": {"lossd_client"},
-    "lossd.losses": {"lossd_client"},
+    "lossd.deferred": set(),
+    "lossd.losses": {"lossd.deferred", "lossd_client"},
     "lossd.columns": {"lossd.job"},
     "lossd.compiled": {"lossd.job"},
-    "lossd.metrics": {"lossd.compiled", "lossd.losses", "lossd_client"},
+    "lossd.metrics": {"lossd.compiled", "lossd.deferred", "lossd.losses", "lossd_client"},
     "lossd.request": {"lossd.losses", "lossd_client"},
     "lossd.terms": {"lossd.losses", "lossd.plan", "lossd.request", "lossd_client"},
     "lossd.plan": {
@@ -184,6 +185,12 @@ def test_losses_and_metrics_load_no_server(package: str) -> None:
 
 def test_an_evaluation_loads_no_server() -> None:
     assert not loaded_by("import lossd.evaluation") & {*FRAMEWORKS, "lossd.engine", "lossd.api", "lossd.settings"}
+
+
+def test_the_front_loads_neither_torch_nor_numba() -> None:
+    """It checks and forwards requests; what computes is the worker's."""
+    serving = "from lossd.api.server import serve; from lossd.api import create_app; from lossd.settings import Settings"
+    assert not loaded_by(serving, "create_app(Settings()).openapi()") & {"torch", "numba", "llvmlite"}
 
 
 def test_the_engine_loads_no_web_framework() -> None:

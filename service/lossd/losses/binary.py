@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import torch
 from annotated_types import Gt, Lt
-from torch import Tensor
-from torch.nn import functional
 
+from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
 

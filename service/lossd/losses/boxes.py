@@ -10,9 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses.reduction import ratio
 from lossd.losses.registry import loss
 from lossd.losses.types import Boxes, NonNegative, Real

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-import torch
 from annotated_types import Len
 from pydantic import ConfigDict
-from torch import Tensor
 from typing_extensions import TypedDict
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Real
 

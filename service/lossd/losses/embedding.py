@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Indicator, Integer, NonNegative, Positive, Real, Sign
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
+from lossd.deferred import Tensor
 from lossd.losses.formula import FormulaError, parse
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import Real, TensorType

@@ -28,9 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses.operations import OPERATIONS, Operation, Value
 
 __all__ = ["Formula", "FormulaError", "parse"]

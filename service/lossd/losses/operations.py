@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from lossd.deferred import Tensor, functional, torch
 
 __all__ = ["OPERATIONS", "Operation", "Value"]
 
@@ -131,7 +129,15 @@ def _steep(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return guarded
 
 
-_steep_product = _steep(torch.mul)
+def _of_torch(name: str) -> Callable[..., Tensor]:
+    def compute(*operands: Value) -> Tensor:
+        result: Tensor = getattr(torch, name)(*operands)
+        return result
+
+    return compute
+
+
+_steep_product = _steep(_of_torch("mul"))
 
 
 def _compared(compare: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
@@ -219,21 +225,21 @@ OPERATIONS = _table(
             ("!=", operator.ne),
         )
     ),
-    Operation("abs", torch.abs),
-    Operation("exp", _steep(torch.exp)),
-    Operation("expm1", _steep(torch.expm1)),
-    Operation("log", _steep(torch.log)),
-    Operation("log1p", _steep(torch.log1p)),
-    Operation("sqrt", _steep(torch.sqrt)),
-    Operation("square", torch.square),
-    Operation("sign", torch.sign),
-    Operation("sin", torch.sin),
-    Operation("cos", torch.cos),
-    Operation("tanh", torch.tanh),
-    Operation("sigmoid", torch.sigmoid),
+    Operation("abs", _of_torch("abs")),
+    Operation("exp", _steep(_of_torch("exp"))),
+    Operation("expm1", _steep(_of_torch("expm1"))),
+    Operation("log", _steep(_of_torch("log"))),
+    Operation("log1p", _steep(_of_torch("log1p"))),
+    Operation("sqrt", _steep(_of_torch("sqrt"))),
+    Operation("square", _of_torch("square")),
+    Operation("sign", _of_torch("sign")),
+    Operation("sin", _of_torch("sin")),
+    Operation("cos", _of_torch("cos")),
+    Operation("tanh", _of_torch("tanh")),
+    Operation("sigmoid", _of_torch("sigmoid")),
     Operation("softplus", _softplus),
-    Operation("logsigmoid", functional.logsigmoid),
-    Operation("relu", torch.relu),
+    Operation("logsigmoid", lambda x: functional.logsigmoid(x)),
+    Operation("relu", _of_torch("relu")),
     Operation("minimum", lambda a, b: torch.minimum(*_tensors(a, b)), 2),
     Operation("maximum", lambda a, b: torch.maximum(*_tensors(a, b)), 2),
     Operation("clamp", lambda x, low, high: torch.clamp(*_tensors(x, low, high)), 3),

@@ -8,10 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from annotated_types import Len
-from torch import Tensor, nn
 
+from lossd.deferred import Tensor, nn, torch
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import Finite, NonNegative, Real
 from lossd_client.errors import NotEvaluable

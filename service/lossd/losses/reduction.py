@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced
 
 __all__ = ["Reduction", "Segments", "class_weights", "ratio"]

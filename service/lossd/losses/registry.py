@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from torch import Tensor
 
+from lossd.deferred import Tensor
 from lossd.losses.types import TensorType
 from lossd_client.errors import UnknownLoss
 from lossd_client.wire.quoting import quoted

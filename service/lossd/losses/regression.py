@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType
 

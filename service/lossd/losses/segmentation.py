@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses import regions
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import ClassIndex, Domain, Logits, NonNegative, PerClass, Real, TensorType

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge
-from torch import Tensor
-from torch.nn import functional
 
+from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import loss
 from lossd.losses.types import Integer, LogProbability, Real
 from lossd_client.errors import InvalidRequest, InvalidValue

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
+from lossd.deferred import Tensor, torch
 
 __all__ = ["distributed", "expected", "pointed", "sweep"]
 

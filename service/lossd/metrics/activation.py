@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from lossd.deferred import Tensor
 
 __all__ = ["class_probabilities", "least_score", "probabilities"]
 

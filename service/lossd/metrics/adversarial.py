@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
+from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries, rowwise
 from lossd.metrics.registry import Task, View, metric, task

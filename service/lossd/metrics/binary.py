@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score, probabilities
 from lossd.metrics.decisions import Decided, Decision, decisions

@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.boxes import area, corners
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
+from lossd.deferred import Tensor, functional, torch
 from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
@@ -24,7 +22,7 @@ from lossd.metrics.registry import Array, metric
 __all__: list[str] = []
 
 # As sklearn clips float64 probabilities before it takes their logarithm.
-TINY = torch.finfo(torch.float64).eps
+TINY = np.finfo(np.float64).eps
 
 
 @metric(*BINARY, *LABELS)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
 from lossd.metrics.ranking import Ranking

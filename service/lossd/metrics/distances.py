@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.decisions import Decided, Decision
 from lossd.metrics.registry import Floats, View, task

@@ -5,13 +5,13 @@ Entries are what a metric averages over: every row of a tensor times every posit
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.metrics.registry import Array, Floats, View
 
@@ -147,7 +147,7 @@ def entrywise(function: Callable[..., Tensor], scores: Tensor, *others: Tensor, 
 
 
 def rowwise(
-    function: Callable[..., Tensor], *tensors: Tensor, join: Callable[[Tensor, Tensor], Tensor] = torch.add
+    function: Callable[..., Tensor], *tensors: Tensor, join: Callable[[Tensor, Tensor], Tensor] = operator.add
 ) -> Tensor:
     """What ``function`` says of each row, without an intermediate result of the size of the tensors.
 

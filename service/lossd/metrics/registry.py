@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from lossd.deferred import Tensor
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
 from lossd_client.errors import Fault, InvalidRequest

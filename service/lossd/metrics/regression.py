@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries, rowwise
 from lossd.metrics.registry import Array, Floats, Task, View, metric, spell, task

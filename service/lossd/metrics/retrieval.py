@@ -11,9 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.distances import unit, without_noise
 from lossd.metrics.registry import Array, Floats, Task, metric, task

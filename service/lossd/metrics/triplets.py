@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Floats, Task, View, metric, task
