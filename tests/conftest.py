@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from lossd import compiled
 from losses.cases_perceptual import WEIGHTS
+
+
+@pytest.fixture(autouse=True)
+def _compiled_passes_are_loaded_by_who_tests_them() -> Iterator[None]:
+    """An inline engine loads them for its process, which the tests share."""
+    before = compiled._find, compiled.rates
+    yield
+    compiled._find, compiled.rates = before
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,6 +32,7 @@ __all__ = ["Batch", "evaluate"]
 log = logging.getLogger("lossd.evaluation")
 
 UNIVERSAL = ("sample_weight", "cotangent")
+HALF = (torch.float16, torch.bfloat16)
 INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
 
 
@@ -116,10 +117,18 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
 
 def _pass(batch: Batch) -> compiled.Outcome | None:
     """What a compiled pass says of the batch; None where there is no such pass, or it doubts the only request."""
-    run = compiled.find(batch.recipe) if batch.device.type == "cpu" else None
+    recipe = batch.recipe
+    run = compiled.find(recipe) if batch.device.type == "cpu" else None
     if run is None:
         return None
-    outcome = run(batch.recipe, batch.rows, batch.numbers, arrays_of(batch.inputs), arrays_of(batch.answers))
+    inputs, answers, rounded = batch.inputs, batch.answers, {}
+    if recipe.half:
+        inputs = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in inputs.items()}
+        rounded = {name: torch.empty(a.shape) for name, a in answers.items() if a.dtype in HALF}
+        answers = {**answers, **rounded}
+    outcome = run(recipe, batch.rows, batch.numbers, arrays_of(inputs), arrays_of(answers))
+    for name, exact in rounded.items():
+        batch.answers[name].copy_(exact)
     return None if len(batch.rows) == 1 and outcome.doubtful[0] else outcome
 
 

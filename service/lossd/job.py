@@ -144,6 +144,11 @@ class Recipe:
         return frozenset(c.name for c in self.columns if c.dtype == "bfloat16")
 
     @cached_property
+    def half(self) -> bool:
+        """Whether any column is of half precision."""
+        return any(c.dtype in ("float16", "bfloat16") for c in self.columns)
+
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes a row takes in the columns that count rows."""
         return sum(c.unit_bytes for c in self.columns if c.per_row)

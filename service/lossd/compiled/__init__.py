@@ -14,21 +14,24 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from lossd.job import Recipe
 
-__all__ = ["Outcome", "Pass", "find", "load", "rates"]
+__all__ = ["Outcome", "Pass", "find", "in_parallel", "load", "rates"]
 
 log = logging.getLogger("lossd.compiled")
 
 Array = npt.NDArray[Any]
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,12 @@ class Outcome:
 
 
 Pass = Callable[["Recipe", Sequence[int], Sequence[Sequence[float]], Mapping[str, Array], Mapping[str, Array]], Outcome]
-"""Called with a recipe, the rows and the numbers of its requests, and their inputs and answers by name."""
+"""Called with a recipe, the rows and the numbers of its requests, and their inputs and answers by name; all floats are
+in float32, or all in float64."""
 
 _find: Callable[[Recipe], Pass | None] | None = None
+
+_threads: ThreadPoolExecutor | None = None
 
 rates: Callable[..., bool] | None = None
 """See :func:`lossd.compiled.averages.rates`; None until it is loaded."""
@@ -61,9 +67,14 @@ def find(recipe: Recipe) -> Pass | None:
     return None if _find is None else _find(recipe)
 
 
-def load() -> None:
-    """Compile, or read what an earlier process compiled; takes about ten seconds, or half of one."""
-    global _find, rates
+def load(threads: int = 1) -> None:
+    """Compile, or read what an earlier process compiled; takes about ten seconds, or half of one.
+
+    Args:
+        threads: How many take the parts of a large request.
+    """
+    global _find, _threads, rates
+    _threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
     if _find is not None:
         return
     begin = time.monotonic()
@@ -74,6 +85,11 @@ def load() -> None:
     rates = averages.rates
     _find = passes.find
     log.info("compiled passes ready after %.1f s", time.monotonic() - begin)
+
+
+def in_parallel(function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
+    """The results of the parts, in their order."""
+    return map(function, parts) if _threads is None or len(parts) == 1 else _threads.map(function, parts)
 
 
 def _cache_path() -> Path:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import Outcome, Pass, elementwise, softmax
+from lossd.compiled import Outcome, Pass, dense, elementwise, in_parallel, softmax
 from lossd.job import Recipe
 
 __all__ = ["find"]
 
 Array = npt.NDArray[Any]
 
-FLOATS = ("float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 NO_CLASS = -1 - (1 << 62)
 MATRIX_CLASSES, FREE_CELLS = 256, 1 << 16
@@ -37,7 +37,7 @@ def _find(text: str) -> Pass | None:
         and recipe.reduction in ("mean", "sum")
         and [column.name for column in recipe.inputs] == ["prediction", "target"]
         and recipe.inputs[0].dtype in FLOATS
-        and all(answer.dtype == recipe.inputs[0].dtype for answer in recipe.answers)
+        and all(_wide(answer.dtype) == _wide(recipe.inputs[0].dtype) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
@@ -47,17 +47,18 @@ def _find(text: str) -> Pass | None:
 
 def _class_scores(recipe: Recipe) -> Pass | None:
     prediction, target = recipe.inputs
-    if len(prediction.trailing) != 1 or target.trailing != () or target.dtype not in INTEGERS:
+    if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
         return None
-    parameters, classes = recipe.parameters, prediction.trailing[0]
+    parameters, classes, positions = recipe.parameters, prediction.trailing[0], math.prod(target.trailing)
     weight = _per_class(parameters.get("class_weight"), classes)
     alpha = parameters.get("alpha")
     scale = _per_class(alpha, classes)
     if parameters.get("alpha_mode") == "foreground" and alpha is not None:
         scale[0] = 1 - alpha
-    ignored = parameters["ignore_index"]
+    ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
+    mean = recipe.reduction == "mean"
 
     def evaluate(
         recipe: Recipe,
@@ -66,35 +67,86 @@ def _class_scores(recipe: Recipe) -> Pass | None:
         inputs: Mapping[str, Array],
         answers: Mapping[str, Array],
     ) -> Outcome:
+        count, starts = len(rows), _starts(rows)
         scores = inputs["prediction"]
-        count = len(rows)
+        classes_of = inputs["target"].astype(np.int64, copy=False)
         gamma = _numbers(recipe, numbers, "gamma", count)
         smoothing = _numbers(recipe, numbers, "label_smoothing", count) * share
-        gradient = answers.get("gradient.prediction")
-        if gradient is None:
-            gradient = np.empty((0, classes), scores.dtype)
+        gradient = answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and classes <= MATRIX_CLASSES
         counted = counted and count * classes**2 <= max(FREE_CELLS, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
-        softmax.rows(
-            scores,
-            inputs["target"].astype(np.int64, copy=False),
-            _starts(rows),
-            gamma,
-            smoothing,
-            weight,
-            scale,
-            NO_CLASS if ignored is None else ignored,
-            recipe.reduction == "mean",
-            gradient,
-            columns,
-            matrices,
-            doubtful,
-        )
+        if positions == 1:
+            shape: tuple[int, ...] = (-1, classes)
+            softmax.rows(
+                scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored, mean,
+                gradient.reshape(shape), columns, matrices, doubtful,
+            )  # fmt: skip
+        elif smoothing.any():
+            doubtful[:] = True
+        else:
+            shape = (-1, classes, positions)
+            _dense(
+                scores.reshape(shape), classes_of.reshape(-1, positions), starts, gamma, weight, scale, ignored, mean,
+                gradient.reshape(shape), columns, matrices, doubtful,
+            )  # fmt: skip
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     return evaluate
+
+
+def _dense(
+    scores: Array,
+    target: Array,
+    starts: Array,
+    gamma: Array,
+    weight: Array,
+    scale: Array,
+    ignored: int,
+    mean: bool,
+    gradient: Array,
+    columns: Array,
+    matrices: Array,
+    doubtful: Array,
+) -> None:
+    """As :func:`lossd.compiled.softmax.rows` of (R, C, I) and (R, I), without smoothing; a large one part by part."""
+    dense.weigh(target, starts, weight, ignored, columns, doubtful)
+    for b in np.flatnonzero(~doubtful).tolist():
+        denominator = columns[2, b]
+        upstream = (1 / denominator if denominator > 0 else 0.0) if mean else 1.0
+
+        def of_part(place: tuple[int, int, int, int], b: int = b, upstream: float = upstream) -> tuple[Array, Array]:
+            sums, matrix = np.zeros(2), np.zeros_like(matrices[b] if len(matrices) else matrices[:, 0])
+            dense.part(
+                scores, target, *place, gamma[b], weight, scale, ignored, upstream, gradient, sums, matrix
+            )  # fmt: skip
+            return sums, matrix
+
+        sums = np.zeros(2)
+        for part_sums, matrix in in_parallel(of_part, _parts(int(starts[b]), int(starts[b + 1]), target.shape[1])):
+            sums += part_sums
+            if len(matrices):
+                matrices[b] += matrix
+        columns[0, b], columns[1, b], columns[4, b] = sums[0] * upstream, sums[0], math.sqrt(sums[1])
+    doubtful |= ~np.isfinite(columns).all(0)
+
+
+def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, int]]:
+    """Rows and positions of each part of a request."""
+    if positions >= dense.PART:
+        return [
+            (row, row + 1, start, min(start + dense.PART, positions))
+            for row in range(first, last)
+            for start in range(0, positions, dense.PART)
+        ]
+    rows = dense.PART // positions
+    return [(row, min(row + rows, last), 0, positions) for row in range(first, last, rows)]
+
+
+def _wide(dtype: str) -> str:
+    """The dtype that numbers of a dtype are handed over in."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 def _logit(threshold: float | None) -> float:
@@ -130,7 +182,9 @@ PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_f
 def _elements(recipe: Recipe) -> Pass | None:
     prediction, target = recipe.inputs
     parameters = recipe.parameters
-    if (prediction.dtype, prediction.trailing) != (target.dtype, target.trailing):
+    if prediction.trailing != target.trailing or target.dtype not in FLOATS:
+        return None
+    if _wide(prediction.dtype) != _wide(target.dtype):
         return None
     if parameters.get("pos_weight") is not None or parameters.get("from_logits") is False:
         return None

@@ -1,0 +1,149 @@
+"""Cross-entropy and focal loss of dense predictions: class scores at every position of a row, as of an image's pixels.
+
+As :mod:`lossd.compiled.softmax`, but the classes of a position lie far apart: positions are walked in strips short
+enough for a core's own cache, class by class, and large requests in parts that several threads take.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lossd.compiled.arithmetic import compiled, exp, squares_of
+
+__all__ = ["PART", "part", "weigh"]
+
+PART = 1 << 16
+"""Positions in a part; what a request's answer adds up does not depend on how many threads there are."""
+
+STRIP = 256
+
+
+@compiled("void(int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], boolean[::1])")
+def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, doubtful: Any) -> None:
+    """Check the targets of each request, and find what its mean is divided by.
+
+    Args:
+        target: (R, I) class indices.
+        starts: (B + 1,) the first row of each request, and R.
+        weight: (C,) class weights.
+        ignored: The target that does not count.
+        columns: (5, B); the third is written, the denominator, and the fourth, the positions that count.
+        doubtful: (B,), set where a target is out of range.
+    """
+    for b in range(starts.shape[0] - 1):
+        denominator, count = 0.0, 0
+        for i in range(starts[b], starts[b + 1]):
+            for j in range(target.shape[1]):
+                k = target[i, j]
+                if k != ignored:
+                    if k < 0 or k >= weight.shape[0]:
+                        doubtful[b] = True
+                        break
+                    denominator += weight[k]
+                    count += weight[k] != 0
+        columns[2, b], columns[3, b] = denominator, count
+
+
+@compiled(
+    *(
+        f"void({float_}[:,:,::1], int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
+        f"int64, float64, {float_}[:,:,::1], float64[::1], int64[:,::1])"
+        for float_ in ("float32", "float64")
+    )
+)
+def part(
+    scores: Any,
+    target: Any,
+    first_row: int,
+    last_row: int,
+    first: int,
+    last: int,
+    fading: float,
+    weight: Any,
+    scale: Any,
+    ignored: int,
+    upstream: float,
+    gradient: Any,
+    sums: Any,
+    matrix: Any,
+) -> None:
+    """Some positions of one request.
+
+    Args:
+        scores: (R, C, I).
+        target: (R, I) class indices, in range or ignored.
+        first_row: The first row, and below, the one after the last.
+        last_row: Exclusive.
+        first: The first position of each, and below, the one after the last.
+        last: Exclusive.
+        fading: The focal exponent; 0 for cross-entropy.
+        weight: (C,) class weights.
+        scale: (C,) factors that do not divide.
+        ignored: The target that does not count.
+        upstream: What gradients are multiplied with.
+        gradient: (R, C, I), written; (0, C, I) where it is not wanted.
+        sums: (2,), added to: the numerator, the gradient's square.
+        matrix: (C, C), counted up: target by highest score; (0, C) where it is not wanted.
+    """
+    classes = scores.shape[1]
+    power = np.empty((classes, STRIP))
+    top, others, pull, factor = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
+    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
+    slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
+    numerator, square = 0.0, 0.0
+    for i in range(first_row, last_row):
+        for start in range(first, last, STRIP):
+            width = min(STRIP, last - start)
+            for j in range(width):
+                k = target[i, start + j]
+                own[j] = 0 if k == ignored else k
+                factor[j] = 0.0 if k == ignored else 1.0
+                top[j] = scores[i, 0, start + j]
+                best[j] = 0
+                others[j] = 0.0
+            for c in range(1, classes):
+                row = scores[i, c, start : start + width]
+                for j in range(width):
+                    higher = row[j] > top[j]
+                    top[j] = row[j] if higher else top[j]
+                    best[j] = c if higher else best[j]
+            for c in range(classes):
+                row, powers = scores[i, c, start : start + width], power[c]
+                for j in range(width):
+                    powers[j] = exp(row[j] - top[j])
+                for j in range(width):
+                    others[j] += 0.0 if own[j] == c else powers[j]
+            for j in range(width):
+                k = own[j]
+                total = others[j] + power[k, j]
+                if best[j] == k:
+                    nll = math.log1p(others[j] / power[k, j])
+                else:
+                    nll = math.log(total) + (top[j] - scores[i, k, start + j])
+                if counts and factor[j] != 0:
+                    matrix[k, best[j]] += 1
+                rest = others[j] / total
+                fade, slope = 1.0, 1.0
+                if fading != 0:
+                    if rest > 0:
+                        fade = rest * rest if fading == 2 else rest**fading
+                        slope = fade * (1 + fading * (power[k, j] / total) * nll / rest)
+                    else:
+                        fade = slope = 0.0
+                if factor[j] == 0:
+                    pull[j] = 0.0
+                    continue
+                share = weight[k] * scale[k]
+                numerator += share * fade * nll
+                pull[j] = share * slope * upstream / total
+            if slopes:
+                for c in range(classes):
+                    row, powers = gradient[i, c, start : start + width], power[c]
+                    for j in range(width):
+                        row[j] = pull[j] * (-others[j] if own[j] == c else powers[j])
+                    square += squares_of(row)
+    sums[0] += numerator
+    sums[1] += square
