@@ -42,6 +42,8 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
             for container in spec["containers"]:
                 yield str(path), {entry["name"]: entry["value"] for entry in container["env"]}
     for name, service in COMPOSE["services"].items():
+        if service["image"] != COMPOSE["x-lossd"]["image"]:
+            continue  # somebody else's, which watches
         yield f"docker-compose.yml {name}", {k: str(v) for k, v in service.get("environment", {}).items()}
 
 
