@@ -18,9 +18,9 @@ GRACE_S = 20
 CLIENTS = 24
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with served(drain_timeout_ms=GRACE_S * 1000) as service:
+@pytest.fixture(params=[1, 2], ids=["one front", "two fronts"])
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with served(drain_timeout_ms=GRACE_S * 1000, fronts=request.param) as service:
         yield service
 
 

@@ -17,8 +17,8 @@ from lossd_client.errors import QueueFull
 __all__ = ["Turns"]
 
 # Eight small requests, which still make a batch; more would make the others wait for this one's reading and answering.
-WINDOW_BYTES = 2 << 20
-REQUEST_BYTES = 256 << 10
+WINDOW_BYTES = 1 << 20
+REQUEST_BYTES = 128 << 10
 
 # As long as requests of different clients followed one another within this time, they compete.
 COMPETING_S = 1.0
