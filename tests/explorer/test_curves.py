@@ -96,3 +96,39 @@ def test_a_slope_along_the_input_itself_is_the_curve_s(curves) -> None:
         step = np.diff(values) / np.diff(x)
         low, high = np.minimum(slope[1:], slope[:-1]), np.maximum(slope[1:], slope[:-1])
         assert np.all((low - 1e-3 <= step) & (step <= high + 1e-3)), curve["name"]
+
+
+# Draws what GET /v1/losses/{name}/curve.json has, at its points, and hands over both.
+COMPARE = """
+async () => {
+  const from = (name) => import(document.querySelector('script[type=module]').src.replace('app.js', name));
+  const [api, { axesOf }, { draw }] = await Promise.all([from('api.js'), from('axes.js'), from('curve.js')]);
+  const found = [];
+  for (const loss of await api.losses()) {
+    for (const axis of axesOf(loss)) {
+      const answer = await fetch(`v1/losses/${loss.name}/curve.json?x=${axis.name}&points=5`);
+      if (!answer.ok) continue;
+      const theirs = await answer.json();
+      const own = { ...axis, low: theirs.x[0], high: theirs.x[4], dense: false };
+      const { values, slope } = await draw({ loss, axis: own, parameters: {} }, { api, points: 5 });
+      const [{ loss: loss_, gradient }] = theirs.series;
+      const { name, picture } = axis;
+      found.push({ name: loss.name, axis: name, picture, own: [values, slope], theirs: [loss_, gradient] });
+    }
+  }
+  return found;
+}
+"""
+
+
+def test_the_page_s_axes_are_those_of_the_service_s_own_pictures(browser, service) -> None:
+    page = browser.new_page()
+    page.goto(f"{service.url}/#/losses")
+    compared = page.evaluate(COMPARE)
+    page.close()
+    assert len(compared) > 50
+    for curve in compared:
+        # Images differ in size, which is what the constant in the quotients is small or large beside.
+        tolerance = 0.3 if curve["picture"] == "image" else 1e-4
+        where = f"{curve['name']} along {curve['axis']}"
+        np.testing.assert_allclose(curve["own"], curve["theirs"], rtol=1e-4, atol=tolerance, err_msg=where)

@@ -128,6 +128,30 @@ def test_curves_can_be_added_kept_and_removed_and_the_address_says_so(visit) -> 
     assert page.url.endswith("#/losses/huber")
 
 
+def test_the_service_s_picture_of_the_same_lines_can_be_saved(visit) -> None:
+    page = visit("/losses/focal?gamma=3&with=focal;gamma=1&with=cross_entropy")
+    drawn(page)
+    with page.expect_download() as saved, page.expect_request("**/curve.svg?*") as asked:
+        page.get_by_role("button", name="Save as SVG").click()
+    assert asked.value.url.split("?")[1] == "x=probability&gamma=3&gamma=1&with=cross_entropy"
+    assert saved.value.suggested_filename == "focal.svg"
+    assert "<svg" in saved.value.path().read_text()
+
+
+def test_pointing_at_the_curves_reads_them_off_and_shows_what_x_means(visit) -> None:
+    page = visit("/losses/giou?with=iou")
+    drawn(page)
+    assert page.locator(".tip").is_hidden()
+    box = page.locator(".plot").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    lines = page.locator(".tip tbody tr").all_inner_texts()
+    assert [line.split()[0] for line in lines] == ["giou", "iou"]
+    own, aim = page.locator(".sketch .own"), page.locator(".sketch .aim")
+    x = float(page.locator(".tip th").first.inner_text().removeprefix("x = ").replace("−", "-"))
+    moved = float(own.get_attribute("x")) - float(aim.get_attribute("x"))
+    assert moved == pytest.approx(x, abs=1e-3)
+
+
 def test_another_axis_is_another_question(visit) -> None:
     page = visit("/losses/cross_entropy?with=")
     drawn(page)

@@ -6,7 +6,7 @@
  * nothing of each other, else of a single one. Points are `dense` at both ends where curves are steep. `toward` has the
  * inputs' change where the slope is measured, which is what the gradient is multiplied with, and `subject` says with
  * respect to what that is. `given` are further numbers that the reader may set; `start` are parameters that a loss must
- * be given, `hides` those that the axis itself sets.
+ * be given, `hides` those that the axis itself sets; `picture` names a sketch of a point.
  */
 
 const zeros = (xs) => xs.map(() => 0);
@@ -103,19 +103,20 @@ const hinge = (xs, _, { classes }) => ({
   ...classified(xs, { classes }), inputs: { prediction: xs.map((m) => [m, ...Array(classes - 1).fill(0)]), target: zeros(xs) },
 });
 const SHARE = {
-  name: "share", label: "predicted probability of the first class", low: 0.005, high: 0.995, dense: true,
+  name: "probability", label: "predicted probability of the first class", low: 0.005, high: 0.995, dense: true,
   given: { share: { label: "its target", value: 0.75, min: 0, max: 1, step: 0.01 } },
   scene: (xs, { log_target: logs }, { share }) => {
     const target = [share, 1 - share].map((t) => (logs ? Math.max(Math.log(t), -100) : t));
     return { ...classified(xs.map(logit), {}, { logs: true, targets: every(xs, target) }), subject: "the first class's log-probability" };
   },
 };
-const LABELS = {
-  given: { labels: { label: "labels", value: 3, min: 1, max: 10, step: 1 } },
-  scene: (xs, _, { labels }) => ({
-    inputs: { prediction: xs.map((x) => [x, ...Array(labels - 1).fill(-x)]), target: every(xs, [1, ...Array(labels - 1).fill(0)]) },
-    toward: { prediction: every(xs, [1, ...Array(labels - 1).fill(-1)]) }, subject: "the margin",
-  }),
+const LABELS = { labels: { label: "labels", value: 3, min: 1, max: 10, step: 1 } };
+const labels = (margins, _, { labels: count }) => {
+  const rest = (value) => Array(count - 1).fill(value);
+  return {
+    inputs: { prediction: margins.map((m) => [m, ...rest(-m)]), target: every(margins, [1, ...rest(0)]) },
+    toward: { prediction: every(margins, [1, ...rest(-1)]) }, subject: "the margin",
+  };
 };
 const SET = (xs, _, { classes }) => ({
   inputs: { prediction: xs.map((x) => [x, ...Array(classes - 1).fill(0)]), target: every(xs, [0, ...Array(classes - 1).fill(-1)]) },
@@ -162,7 +163,7 @@ function regions(xs, { mode = "binary", from_logits: logits = true }, { share })
 }
 
 const OVERLAP = {
-  name: "overlap", label: "probability of every pixel's own class", low: 0.01, high: 0.99, dense: true,
+  name: "overlap", picture: "image", label: "probability of every pixel's own class", low: 0.01, high: 0.99, dense: true,
   given: { share: { label: "foreground", value: 0.5, min: 0.05, max: 0.95, step: 0.05 } },
 };
 const IMAGES = { ...OVERLAP, scene: regions };
@@ -171,7 +172,7 @@ const composedImages = (mode) => ({ ...OVERLAP, scene: (xs, _, given) => regions
 // Boxes
 
 const OFFSET = {
-  name: "offset", label: "offset of the predicted box, in widths", low: -2.5, high: 2.5,
+  name: "offset", picture: "boxes", label: "offset of the predicted box, in widths", low: -2.5, high: 2.5,
   given: {
     size: { label: "its size", value: 1, min: 0.2, max: 3, step: 0.05 },
     below: { label: "offset below", value: 0, min: 0, max: 2, step: 0.05 },
@@ -185,6 +186,11 @@ const OFFSET = {
       toward: { prediction: every(xs, format === "xyxy" ? [1, 0, 1, 0] : [1, 0, 0, 0]) }, subject: "the offset",
     };
   },
+};
+
+const IOU = {
+  ...OFFSET, name: "overlap", picture: "iou", label: "intersection over union of two equal boxes", low: 0, high: 1, given: undefined,
+  scene: (xs, parameters) => OFFSET.scene(xs.map((x) => (1 - x) / (1 + x)), parameters, { size: 1, below: 0 }),
 };
 
 // Embeddings
@@ -219,7 +225,7 @@ function turned(cosine) {
   return { first: all.map(unit), second: all.map((i) => mixed(i, cosine, sine)), toward: all.map((i) => mixed(i, 1, -cosine / sine)) };
 }
 
-const cosine = (label, scene, rest) => ({ name: "cosine", label, low: -0.99, high: 0.99, scene, ...rest });
+const cosine = (label, scene, rest) => ({ name: "cosine", picture: "cosine", label, low: -0.99, high: 0.99, scene, ...rest });
 const cosinePair = (xs, _, { similar }) => {
   const all = xs.map(turned);
   return {
@@ -282,13 +288,13 @@ const BY_TASK = {
   regression: [ERROR],
   binary: [probability(binary, CHOICE), margin(binary, CHOICE)],
   multiclass: [probability(multiclass, CLASSES), margin(multiclass, CLASSES)],
-  multilabel: [margin(LABELS.scene, LABELS.given)],
-  sets: [margin(SET, { classes: { ...CLASSES.classes, value: 3 } })],
+  multilabel: [probability(labels, LABELS), margin(labels, LABELS)],
+  sets: [margin(SET, CLASSES)],
   segmentation: [IMAGES],
-  boxes: [OFFSET],
-  pairs: [distance("distance between the two", apart, PAIR)],
-  distances: [distance("the distance", givenDistance, PAIR)],
-  triplets: [distance("distance of the negative", triplet, POSITIVE)],
+  boxes: [OFFSET, IOU],
+  pairs: [distance("distance between the two", apart, PAIR, { picture: "pair" })],
+  distances: [distance("the distance", givenDistance, PAIR, { picture: "pair" })],
+  triplets: [distance("distance of the negative", triplet, POSITIVE, { picture: "triplet" })],
   cosine_pairs: [cosine("cosine of the two", cosinePair, { given: PAIR })],
   paired_views: [cosine(ORTHOGONAL, views)],
   labelled_embeddings: [cosine(ORTHOGONAL, labelled)],
@@ -302,8 +308,8 @@ const BY_TASK = {
   gan_generator: [{ name: "score", label: "score of the generated", low: -4, high: 4, scene: fake }],
   lsgan_generator: [{ name: "score", label: "score of the generated", low: -1, high: 2, scene: fake }],
   vae: [
-    latent("mean", "the latent's mean", -3, 3), latent("log_variance", "the latent's log-variance", -4, 3),
     latent("prediction", "the reconstruction of what is 1", 0.005, 1),
+    latent("mean", "the latent's mean", -3, 3), latent("log_variance", "the latent's log-variance", -4, 3),
   ],
   features: [FEATURE],
   sequences: [probability(FRAMES, undefined, { label: "probability of each frame's symbol" })],
@@ -311,11 +317,11 @@ const BY_TASK = {
 };
 
 const BY_NAME = {
-  bce: [probability(ofProbabilities, CHOICE)],
+  bce: [probability(ofProbabilities, CHOICE), margin(ofProbabilities, CHOICE)],
   sigmoid_focal: [probability(binary, CHOICE), margin(binary, CHOICE)],
   soft_margin: [margin(signed, CHOICE), probability(signed, CHOICE)],
   nll: [probability(logProbabilities, CLASSES), margin(logProbabilities, CLASSES)],
-  multi_margin: [margin(hinge, { classes: { ...CLASSES.classes, value: 3 } })],
+  multi_margin: [margin(hinge, CLASSES)],
   kl_div: [SHARE],
   soft_f1: [probability(SAMPLES, undefined, { label: "probability of every sample's class" })],
   gaussian_nll: [NORMAL, VARIANCE],

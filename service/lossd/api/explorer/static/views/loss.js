@@ -8,6 +8,7 @@ import { h, icon } from "../dom.js";
 import { formula } from "../formula.js";
 import { latest } from "../latest.js";
 import { beside } from "../presets.js";
+import { sketch } from "../sketches.js";
 import { curveName, taskName } from "../words.js";
 
 const COLORS = 6;
@@ -52,11 +53,12 @@ async function curves(root, context, loss, losses, axes) {
   const add = h("select", { "aria-label": "Compare with", onchange: () => { compare({ name: add.value, parameters: {} }); add.value = ""; } });
   const keep = h("button", { type: "button", class: "plain", onclick: () => compare({ name: loss.name, parameters: { ...state.parameters } }) }, icon("plus"), "Keep this curve");
   const reset = h("button", { type: "button", class: "plain", onclick: startOver }, icon("reset"), "As it was");
+  const save = h("button", { type: "button", class: "plain", onclick: saved }, icon("save"), h("span", {}, "Save as SVG"));
   const table = h("details", { ontoggle: tabulate }, h("summary", {}, "The numbers"));
   const asked = h("details", { ontoggle: showRequest }, h("summary", {}, "The request"));
 
   root.append(h("div", { class: "board" },
-    h("section", { class: "card drawing", "aria-label": "Curves" }, h("div", { class: "legend-row" }, legend, axisChoice()), stack, about, problem),
+    h("section", { class: "card drawing", "aria-label": "Curves" }, h("div", { class: "legend-row" }, legend, axisChoice()), stack, h("div", { class: "row spread" }, about, save), problem),
     h("section", { class: "card side", "aria-label": "Parameters" }, form, held,
       h("div", { class: "field" }, h("span", { class: "field-title" }, "Compare"), add, h("div", { class: "row tight" }, keep, reset)))),
   h("div", { class: "card more" }, table, asked));
@@ -141,7 +143,7 @@ async function curves(root, context, loss, losses, axes) {
     const { x, results, lines } = around;
     const rows = results.map((result, i) => h("tr", { style: { "--color": `var(--${result.color})` } },
       h("td", {}, h("span", { class: "swatch" }), result.label), h("td", {}, plots.short(lines[i].loss[index])), lines[i].slope && h("td", {}, plots.short(lines[i].slope[index]))));
-    tip.replaceChildren(h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, `x = ${plots.short(x[index])}`), h("th", {}, "loss"), !lower.hidden && h("th", {}, "gradient"))), h("tbody", {}, rows)));
+    tip.replaceChildren(...[sketch(state.axis, x[index], state.given)].filter(Boolean), h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, `x = ${plots.short(x[index])}`), h("th", {}, "loss"), !lower.hidden && h("th", {}, "gradient"))), h("tbody", {}, rows)));
     const width = tip.offsetWidth;
     const beside = around.left + 18;
     tip.style.setProperty("left", `${Math.max(0, beside + width > stack.clientWidth ? around.left - width - 18 : beside)}px`);
@@ -157,6 +159,22 @@ async function curves(root, context, loss, losses, axes) {
     event.preventDefault();
     const index = Math.min(last, Math.max(0, (around.at ?? last / 2 | 0) + moves[event.key]));
     lossPlot.point(index);
+  }
+
+  /** The service's own picture of the same lines. */
+  async function saved() {
+    save.disabled = true;
+    try {
+      const picture = await api.request(`/v1/losses/${loss.name}/curve.svg?${asPicture(loss, state)}`, { signal });
+      const link = h("a", { href: URL.createObjectURL(await picture.blob()), download: `${loss.name}.svg` });
+      link.click();
+      URL.revokeObjectURL(link.href);
+    } catch (error) {
+      if (!(error instanceof api.Problem)) throw error;
+      problem.hidden = false;
+      problem.replaceChildren(h("p", {}, error.message));
+    }
+    save.disabled = false;
   }
 
   function compare(curve) {
@@ -308,6 +326,17 @@ function parsed(text) {
   } catch {
     return text;
   }
+}
+
+/** The query of /v1/losses/{name}/curve.svg: values of one parameter as lines of their own, and other losses as they are. */
+function asPicture(loss, { axis, parameters, others }) {
+  const query = new URLSearchParams([["x", axis.name], ...words({ ...axis.start, ...parameters })]);
+  const own = others.filter(({ name }) => name === loss.name).flatMap((curve) => words(curve.parameters));
+  const [varied] = own[0] ?? [];
+  if (varied && !query.has(varied)) query.append(...words({ [varied]: loss.parameters[varied].default })[0]);
+  for (const [name, value] of own) if (name === varied && !query.getAll(name).includes(value)) query.append(name, value);
+  for (const { name, parameters: set } of others) if (name !== loss.name && !Object.keys(set).length) query.append("with", name);
+  return query;
 }
 
 // What is known of it
