@@ -155,6 +155,8 @@ def _logit(threshold: float | None) -> float:
         return 0.0
     if threshold in (0, 1):
         return math.inf if threshold else -math.inf
+    if threshold > 1:
+        return math.nan  # which nothing is at least
     return math.log(threshold / (1 - threshold))
 
 
