@@ -360,12 +360,12 @@ class Exchange:
         try:
             return await future
         except asyncio.CancelledError:
-            if watcher and watcher[0].done():
-                raise DisconnectedError from None
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().release()  # answered and cancelled at the same moment
             else:
                 future.cancel()
+            if watcher and watcher[0].done():
+                raise DisconnectedError from None
             raise
         finally:
             timer.cancel()

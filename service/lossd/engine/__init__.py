@@ -172,6 +172,10 @@ class Engine(ABC):
             await asyncio.sleep(0.01)  # what nobody waits for any more is not waited for here either
         if self._sweeper is not None:
             self._sweeper.cancel()
+        for ticket in self._tickets():
+            if not ticket.future.done():
+                ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=5.0))
+        self._next_batch()  # there is none that anybody waits for: this drops all that were queued
         self.pool.close()
 
     @property
@@ -212,9 +216,14 @@ class Engine(ABC):
         ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
         batch.add(ticket)
         view, arrangement = batch.lease.slab.view, batch.arrangement
-        for index, column in enumerate(job.recipe.inputs):
-            first, last = ticket.span(arrangement, index)
-            view[first:last] = tensors[column.name]
+        try:
+            for index, column in enumerate(job.recipe.inputs):
+                first, last = ticket.span(arrangement, index)
+                view[first:last] = tensors[column.name]
+        except BaseException:  # its place in the batch is taken: it goes the way of those that nobody waits for
+            ticket.future.cancel()
+            self._enqueue(batch, ticket, joinable=shared)
+            raise
         return self._enqueue(batch, ticket, joinable=shared)
 
     def upload(self, job: Job, deadline: float, client: str = "") -> Upload:

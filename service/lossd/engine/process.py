@@ -47,6 +47,10 @@ class ProcessEngine(Engine):
         await super().stop()
         for worker in self.workers:
             worker.end()
+            for batch in worker.batches.values():
+                for ticket in batch.tickets:
+                    self._done_with(ticket)
+            worker.batches.clear()
 
     @property
     def ready(self) -> bool:

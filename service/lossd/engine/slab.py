@@ -49,8 +49,9 @@ class Slab:
         """Give the memory back, as soon as the last view into it is gone."""
         os.close(self.fd)
         self.view.release()
-        with contextlib.suppress(BufferError):  # a view is still alive somewhere: the mapping goes with it
+        with contextlib.suppress(BufferError):  # a view is still alive somewhere: the mapping goes with it,
             self.mapping.close()
+        del self.mapping  # and not with this object, which may wait for the garbage collector
 
 
 class SlabPool:
@@ -92,7 +93,8 @@ class SlabPool:
         self._free.setdefault(slab.size, []).append(slab)
 
     def close(self) -> None:
-        """Close every slab that is not in use."""
+        """Close every slab that is not in use, and from now on each that comes back."""
+        self.cache_bytes = 0
         for slabs in self._free.values():
             for slab in slabs:
                 slab.close()
