@@ -26,7 +26,7 @@ from lossd.keys import fresh_key
 from serving import Running, running
 
 KEY = fresh_key()
-MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [271.5, 0.25], "target": [3.0, 0.5]}}
+MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [271.828125, 0.25], "target": [3.0, 0.5]}}
 OIP = {"inputs": [{"name": n, "shape": [1], "datatype": "FP32", "data": [1]} for n in ("prediction", "target")]}
 TRACE, PARENT = "ab" * 16, "cd" * 8
 STAGES = ["parse", "queue", "copy", "compute", "encode"]
@@ -152,7 +152,7 @@ def test_no_value_and_no_key_is_in_a_span(http: httpx.Client, spans: InMemorySpa
     http.post("/v1/evaluate", json=MSE)
     text = one(spans).to_json()
     assert KEY not in text
-    assert "271.5" not in text
+    assert "271.828125" not in text
 
 
 def test_without_the_setting_it_is_not_even_loaded() -> None:

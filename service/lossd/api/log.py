@@ -1,4 +1,4 @@
-"""The log: a line a request, as JSON for machines or for whoever reads along on a terminal.
+"""A line in the log for each request.
 
 Never a tensor's values, never a key, and no more lines a second than are set: a line says how many were left out, and
 the metrics count them all. Problems have their own allowance, so that answers in their thousands cannot hide them, nor
@@ -11,63 +11,25 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd.api.exchange import CLIENT
 from lossd.api.telemetry import OK, STAGES
+from lossd.logs import Line
 
 if TYPE_CHECKING:
     from lossd.api.exchange import Exchange
     from lossd.engine import Result
     from lossd.settings import Settings
 
-__all__ = ["AccessLog", "PageLog", "configure"]
+__all__ = ["AccessLog", "PageLog"]
 
 log = logging.getLogger("lossd.access")
 
 WINDOW_S = 1.0
 PROBES = ("/health/", "/v2/health/", "/metrics")
-
-
-def configure(settings: Settings) -> None:
-    """Send this process's log to standard error, in the form the settings ask for."""
-    for_reading = sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "text"
-    readable = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler = logging.StreamHandler()
-    handler.setFormatter(readable if for_reading else JsonFormatter())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, and a line's fields or a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        document: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
-        document |= record.msg if isinstance(record.msg, Line) else {"message": record.getMessage()}
-        if record.exc_info:
-            document["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(document, default=str).decode()
-
-
-class Line(dict[str, Any]):
-    """The fields of a line; as text, they are what a person reads."""
-
-    def __str__(self) -> str:
-        text = " ".join(f"{name}={_shown(value)}" for name, value in self.items())
-        # What a request brings along must not draw on the terminal.
-        return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}:{_shown(part)}" for name, part in value.items())
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class AccessLog:

@@ -14,9 +14,9 @@ import uvicorn
 from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.connection import http_for
-from lossd.api.log import configure
 from lossd.fronts.member import Member
 from lossd.fronts.port import bind
+from lossd.logs import configure
 
 if TYPE_CHECKING:
     from lossd.fronts import Place

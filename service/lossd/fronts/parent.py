@@ -23,6 +23,7 @@ from lossd.fronts import Place
 from lossd.fronts.counts import Family, cumulative, family, merged
 from lossd.fronts.member import LINE_BYTES
 from lossd.fronts.port import bind, check_free
+from lossd.logs import configure
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -46,7 +47,7 @@ def keep(settings: Settings, announce: Callable[[int], None]) -> int:
     Returns:
         The exit status: 0, or 1 where a front did not start or did not end.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure(settings)
     return asyncio.run(_Parent(settings, announce).run())
 
 
