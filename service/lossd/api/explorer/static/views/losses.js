@@ -13,7 +13,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
   const tasks = [...new Set(losses.map((loss) => loss.task))];
 
   const input = h("input", {
-    type: "search", id: "search", placeholder: "Search: focal, boxes, margin, Lin et al. …", value: query.get("q") ?? "",
+    type: "search", id: "search", placeholder: "Search: focal, boxes, Lin et al. …", value: query.get("q") ?? "",
     "aria-label": "Search the losses", autocomplete: "off", spellcheck: "false", oninput: filter,
   });
   const task = h("select", { "aria-label": "Task", onchange: filter },
