@@ -97,6 +97,7 @@ def build(folder: Path, pictured: Collection[str] = REGISTRY.keys()) -> list[str
     """Build the website into ``folder``/site, with the curves of these losses, and say what is wrong with it."""
     shutil.rmtree(folder, ignore_errors=True)
     made = generated(pictured)
+    shutil.copytree(ROOT / "docs/assets", folder / "pages/assets")
     pages = {page: _as_page(file, (ROOT / file).read_text(), folder / "pages") for file, page in written().items()}
     for path, text in (pages | made).items():
         place = folder / "pages" / path
