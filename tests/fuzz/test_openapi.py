@@ -44,7 +44,7 @@ def modes() -> Iterator[tuple[str, GenerationMode]]:
 
 
 @pytest.mark.timeout(0 if EXAMPLES else 120)
-@pytest.mark.parametrize(("label", "mode"), modes(), ids=lambda value: getattr(value, "value", value))
+@pytest.mark.parametrize(("label", "mode"), list(modes()), ids=lambda value: getattr(value, "value", value))
 def test_the_service_is_what_openapi_says(label: str, mode: GenerationMode, service: Running) -> None:
     @settings(
         max_examples=int(EXAMPLES or 8),
