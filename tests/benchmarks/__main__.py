@@ -97,12 +97,12 @@ class Bench:
 
 
 def listed(_: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names separated by commas."""
+    """Names separated by commas; among the targets is lossd always."""
     names = tuple(filter(None, value.split(",")))
     known = {"targets": TARGETS, "workloads": WORKLOADS}[parameter.name or ""]
     if unknown := [name for name in names if name not in known]:
         raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(known)}")
-    return names
+    return tuple(dict.fromkeys((comparison.OURS, *names))) if parameter.name == "targets" else names
 
 
 @click.group()

@@ -41,16 +41,22 @@ def started(names: Sequence[str], absent: dict[str, str], step: Step) -> Iterato
         for name in names:
             step(f"starting {name}")
             try:
-                target = Running(TARGETS[name], python_of(TARGETS[name].environment), CACHE / f"{name}.log")
-                stack.callback(target.stop)
+                python = python_of(TARGETS[name].environment)
+            except NotInstalledError as error:
+                absent[name] = str(error)
+                continue
+            target = Running(TARGETS[name], python, CACHE / f"{name}.log")
+            stack.callback(target.stop)
+            try:
                 target.wait_until_it_answers()
-            except (NotInstalledError, RuntimeError) as error:
+            except RuntimeError as error:
                 if name == OURS:
                     raise
                 absent[name] = str(error)
             else:
-                target.halt()
                 running.append(target)
+            finally:
+                target.halt()
         yield running
 
 
@@ -89,7 +95,7 @@ def cells(
                     continue
                 try:
                     figures = one_round(target, posts[target.name], count, seconds if number else WARM_UP_S)
-                except (OSError, subprocess.CalledProcessError) as error:
+                except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
                     if target.name == OURS:
                         raise
                     del taken[target.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,12 +34,13 @@ class Safetensors:
     """lossd's own, which the peers that read any bytes are taught."""
 
     path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def post(self, asked: Asked) -> Post:
         request, arrays = asked
         tensors = {name: Tensor.of(array) for name, array in arrays.items()}
         body = b"".join(safetensors.encode(tensors, {"request": json.dumps(request)}))
-        return Post(self.path, {"Content-Type": safetensors.MEDIA_TYPE}, body)
+        return Post(self.path, {"Content-Type": safetensors.MEDIA_TYPE, **self.headers}, body)
 
     def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         tensors, metadata = safetensors.decode(body)

@@ -61,6 +61,7 @@ def comparison(part: Part) -> str:
                 (name, TARGETS[name].what, ", ".join(" ".join(each) for each in versions.items()))
                 for name, versions in part["versions"].items()
             ),
+            figures=False,
         ),
         "\n".join(f"- Not measured: {who}: {why}" for who, why in part["absent"].items()),
     ]
@@ -92,9 +93,9 @@ def provenance(part: Part) -> str:
     return f"{part['date']}, commit {part['commit'] or 'unknown'}; {part['machine']}; {how}."
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    lines = [headings, ("---", *("---:",) * (len(headings) - 1)), *rows]
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = True) -> str:
+    """Markdown; the first column to the left, and figures to the right."""
+    lines = [headings, ("---", *("---:" if figures else "---",) * (len(headings) - 1)), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
