@@ -20,19 +20,23 @@ COPY README.md LICENSE ./
 COPY service service
 COPY client client
 RUN /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt '.[service]'
+# For the processor of the machine that builds; on another one, the first start compiles beside its work.
+RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/python -m lossd.compiled
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/cache /opt/cache
 # In a container the outside is what the publisher of the port lets in, so the service listens on every address.
 # Nothing is written while it runs: the root file system may be read-only.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd
+    LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000 LOSSD_CACHE_DIR=/opt/cache
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown -R lossd /opt/cache
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/venv/bin/python", "-c", \
-    "import os, ssl, urllib.request as u; s = 's' * ('LOSSD_TLS_CERT' in os.environ); \
-u.urlopen(f\"http{s}://127.0.0.1:{os.environ['LOSSD_PORT']}/health/ready\", timeout=2, context=s and ssl._create_unverified_context())"]
+    "import os, ssl, http.client as h; at = ('127.0.0.1', int(os.environ['LOSSD_PORT'])); \
+c = h.HTTPSConnection(*at, timeout=2, context=ssl._create_unverified_context()) if 'LOSSD_TLS_CERT' in os.environ \
+else h.HTTPConnection(*at, timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["lossd"]
 CMD ["serve"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr, model_validator
@@ -49,7 +50,10 @@ class Settings(BaseSettings):
     )
     compiled: bool = Field(
         True,
-        description="Whether a CPU worker compiles the losses asked for most; its first start takes longer by that.",
+        description="Whether a CPU worker compiles the losses asked for most, beside its work, the first time it runs.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Where compiled code is kept between starts; by default the user's cache, ~/.cache/lossd."
     )
     engine: Literal["process", "inline"] = Field(
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -386,10 +389,51 @@ def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:
     assert np.isnan(exp(np.nan))
 
 
-def test_the_cache_of_compiled_code_is_named_after_its_sources() -> None:
-    path = compiled._cache_path()
-    assert path.name.startswith("compiled-")
-    assert path == compiled._cache_path()
+def finished() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "lossd-compile":
+            thread.join(timeout=60)
+
+
+def test_what_is_not_compiled_yet_is_compiled_beside_and_then_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "_find", None)
+    may_end, commands = threading.Event(), []
+
+    def run(command: list[str], **_: Any) -> None:
+        commands.append(command)
+        assert may_end.wait(60)
+        compiled._complete().touch()
+
+    monkeypatch.setattr(compiled.subprocess, "run", run)
+    compiled.prepare()
+    assert compiled._find is None, "everything goes the general way for now"
+    may_end.set()
+    finished()
+    assert compiled._find is not None
+    assert [command[1:] for command in commands] == [["-m", "lossd.compiled"]]
+    monkeypatch.setattr(compiled, "_find", None)
+    compiled.prepare()
+    assert compiled._find is not None, "the second time it is there at once"
+    assert len(commands) == 1
+
+
+def test_without_a_compiler_everything_goes_the_general_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "_find", None)
+
+    def fail(command: list[str], **_: Any) -> None:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(compiled.subprocess, "run", fail)
+    compiled.prepare()
+    finished()
+    assert compiled._find is None
+    assert "general way" in caplog.text
 
 
 def test_a_recipe_without_a_pass_is_looked_up_once() -> None:

@@ -5,17 +5,25 @@ way takes a tensor operation for each step of it. It answers what needs no expla
 range or a number that is not finite is left to the general way, which finds the words. Answers agree to the rounding of
 the inputs' dtype.
 
-Nothing is compiled before :func:`load`; until then, and for every other recipe, :func:`find` knows of no pass.
+Nothing is there before :func:`load`; until then, and for every other recipe, :func:`find` knows of no pass.
 """
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import hashlib
 import logging
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +33,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from lossd.job import Recipe
 
-__all__ = ["Outcome", "Pass", "find", "in_parallel", "load", "rates"]
+__all__ = ["Outcome", "Pass", "compile_and_keep", "find", "in_parallel", "load", "prepare", "rates"]
 
 log = logging.getLogger("lossd.compiled")
 
@@ -67,8 +75,25 @@ def find(recipe: Recipe) -> Pass | None:
     return None if _find is None else _find(recipe)
 
 
+def prepare(threads: int = 1) -> None:
+    """Load the passes; where they are not compiled yet, have a process beside this one do that, and load them then.
+
+    Until then everything goes the general way, so that nobody waits.
+
+    Args:
+        threads: How many take the parts of a large request.
+    """
+    if _complete().exists():
+        try:
+            load(threads)
+        except OSError as error:  # a read-only container without a place for temporary files
+            log.warning("the compiled passes cannot be read: %s; every request goes the general way", error)
+    elif _find is None:
+        threading.Thread(target=_compile_and_load, args=(threads,), name="lossd-compile", daemon=True).start()
+
+
 def load(threads: int = 1) -> None:
-    """Compile, or read what an earlier process compiled; takes about ten seconds, or half of one.
+    """Load the passes, or compile them first, which takes some ten seconds.
 
     Args:
         threads: How many take the parts of a large request.
@@ -78,13 +103,34 @@ def load(threads: int = 1) -> None:
     if _find is not None:
         return
     begin = time.monotonic()
-    # Numba tells by a module's own time of change whether what it kept is still true, not by what it imports.
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_path()))
-    from lossd.compiled import averages, passes
+    with _writable(_cache()) as path:
+        os.environ["NUMBA_CACHE_DIR"] = str(path)
+        from lossd.compiled import averages, passes
 
     rates = averages.rates
     _find = passes.find
-    log.info("compiled passes ready after %.1f s", time.monotonic() - begin)
+    log.info("compiled passes loaded in %.1f s", time.monotonic() - begin)
+
+
+def compile_and_keep() -> None:
+    """Compile the passes for this machine's processor and keep them on disk; ``python -m lossd.compiled``."""
+    load()
+    with suppress(OSError):  # nowhere to keep anything
+        _complete().touch()
+
+
+def _compile_and_load(threads: int) -> None:
+    try:
+        _cache().mkdir(parents=True, exist_ok=True)
+        with (_cache() / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several workers start at once; one compiles
+            if not _complete().exists():
+                subprocess.run([sys.executable, "-m", "lossd.compiled"], stdin=subprocess.DEVNULL, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("the compiled passes cannot be had: %s; every request goes the general way", error)
+        return
+    load(threads)
+    gc.freeze()
 
 
 def in_parallel(function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
@@ -92,8 +138,34 @@ def in_parallel(function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
     return map(function, parts) if _threads is None or len(parts) == 1 else _threads.map(function, parts)
 
 
-def _cache_path() -> Path:
+def _cache() -> Path:
+    """Where compiled code is kept, by its sources: Numba looks at a module's own time, not at what it imports."""
     here = Path(__file__).parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py"))))
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "lossd" / f"compiled-{sources.hexdigest()[:16]}"
+    caches = os.environ.get("LOSSD_CACHE_DIR")
+    home = Path(caches) if caches else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossd"
+    return home / f"compiled-{sources.hexdigest()[:16]}"
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """The folder, or a copy of it for as long as it is read: Numba reads nothing where it cannot write."""
+    with suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+    if os.access(path, os.W_OK):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lossd-") as copy:
+        if path.exists():
+            shutil.copytree(path, copy, dirs_exist_ok=True)
+        yield Path(copy)
+
+
+def _complete() -> Path:
+    """What lies there when all was compiled, for this processor by this Numba."""
+    from importlib.metadata import version
+
+    import llvmlite.binding as llvm
+
+    features = hashlib.sha256(llvm.get_host_cpu_features().flatten().encode()).hexdigest()[:8]
+    return _cache() / f"complete-{version('numba')}-{llvm.get_host_cpu_name()}-{features}"

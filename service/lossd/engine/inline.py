@@ -39,7 +39,7 @@ class InlineEngine(Engine):
 
         await super().start()
         if self.settings.compiled and self.settings.device == "cpu":
-            compiled.load(self.settings.threads)
+            compiled.prepare(self.settings.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
         await self.loop.run_in_executor(self._executor, torch.set_num_threads, self.settings.threads)
 

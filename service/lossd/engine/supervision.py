@@ -70,6 +70,8 @@ class WorkerProcess:
         environment = {"OMP_NUM_THREADS": str(self.settings.threads), **os.environ}
         if self.settings.perceptual_weights is not None:
             environment["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
+        if self.settings.cache_dir is not None:
+            environment["LOSSD_CACHE_DIR"] = str(self.settings.cache_dir.absolute())
         # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
         self._process = subprocess.Popen(
             command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True

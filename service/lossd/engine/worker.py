@@ -116,7 +116,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
     torch.set_num_threads(arguments.threads)
     if arguments.compiled and arguments.device == "cpu":
-        compiled.load(arguments.threads)
+        compiled.prepare(arguments.threads)
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
     run(torch.device(arguments.device), socket.socket(fileno=arguments.socket), listener)
 
