@@ -229,5 +229,5 @@ class _Crowded:
         exchange = Exchange(scope, receive, self.settings)
         detail = f"{self.settings.max_connections} connections are open; no more are taken (setting max_connections)"
         problem = Unavailable(detail, request_id=exchange.request_id, retry_after_s=1.0)
-        exchange.unread = True  # with the answer, the connection ends
+        exchange.unread, exchange.whole = True, False  # as if more were to come: the connection ends with the answer
         await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
