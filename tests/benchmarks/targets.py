@@ -197,13 +197,14 @@ class Running:
         _signal(self.processes(), signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it and what it started, by force if it must be."""
+        """End it and what it started, by force if it must be: who is given time gives shared memory back."""
         self.resume()
         family = self.processes()
         self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_S)
-        _signal([process for process in family if os.path.exists(f"/proc/{process}")], signal.SIGKILL)
+        deadline = time.monotonic() + STOP_S
+        while (left := [process for process in family if _alive(process)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        _signal(left, signal.SIGKILL)
         self.process.wait()
         self.log.close()
 
@@ -235,6 +236,10 @@ def _signal(processes: list[int], number: signal.Signals) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, number)
+
+
+def _alive(process: int) -> bool:
+    return _stat(process)[:1] not in ([], ["Z"])
 
 
 def _stat(process: int) -> list[str]:
