@@ -23,7 +23,7 @@ __all__ = ["Front", "Fronts", "Manifest"]
 
 Manifest = Mapping[str, Any]
 
-MAX_FDS = 16
+FDS_BYTES = socket.CMSG_SPACE(16 * 4)
 CHUNK_BYTES = 1 << 16
 SOCKET_BYTES = 1 << 20
 SEND_TIMEOUT_S = 5
@@ -69,10 +69,12 @@ class Front:
             BlockingIOError: Nothing is there, and ``flags`` say not to wait.
             ConnectionError: The front is gone.
         """
-        chunk, fds, _, _ = socket.recv_fds(self.connection, CHUNK_BYTES, MAX_FDS, flags)
+        # Not socket.recv_fds, which ignores the flags before Python 3.12.
+        chunk, attached, _, _ = self.connection.recvmsg(CHUNK_BYTES, FDS_BYTES, flags)
         if not chunk:
             raise ConnectionResetError
-        self._fds += fds
+        for _, _, fds in attached:
+            self._fds += memoryview(fds).cast("i")
         self._buffer += chunk
         return [orjson.loads(frame) for frame in take_frames(self._buffer)]
 

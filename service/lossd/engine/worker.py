@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,14 +24,15 @@ import torch
 from lossd import compiled
 from lossd.columns import columns_in
 from lossd.engine.frames import HELLO, Reply
+from lossd.engine.pipeline import Pipeline, Staged
 from lossd.engine.pulse import ASK, Pulse
 from lossd.engine.reception import Front, Fronts
 from lossd.evaluation import Batch, evaluate
 from lossd.failures import is_broken_device
 from lossd.job import Recipe
-from lossd_client.errors import Problem
+from lossd_client.errors import Problem, TooLarge
 
-__all__ = ["answer", "main", "run", "serve"]
+__all__ = ["answer", "main", "run", "serve", "serve_ahead"]
 
 log = logging.getLogger("lossd.engine")
 
@@ -45,16 +47,16 @@ def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Re
     recipe = Recipe.parse(manifest["recipe"])
     rows: list[int] = manifest["rows"]
     inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    outcomes = evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device))
-    texts = [
-        (True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes
-    ]
+    texts = _texts(evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device)))
     return Reply(manifest["batch"], 0, time.perf_counter_ns() - begin, texts)
+
+
+def _texts(outcomes: list[dict[str, Any] | Problem]) -> list[tuple[bool, bytes]]:
+    return [(True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes]
 
 
 def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
     """Evaluate what is sent, one batch after the other, until nobody is left."""
-    on_gpu, next_note = device.type == "cuda", 0.0
     while fronts:
         for front, manifest in fronts.receive():
             if front.gone:
@@ -68,9 +70,40 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
             del memory  # which would keep the slab of a front that is gone until the next batch
             if size >= LARGE_BYTES:
                 _return_free_memory()
-            if on_gpu and (now := time.monotonic()) >= next_note:
-                next_note = now + NOTE_S
-                pulse.note_memory(torch.cuda.memory_reserved(device), *torch.cuda.mem_get_info(device))
+
+
+def serve_ahead(fronts: Fronts, pipeline: Pipeline, pulse: Pulse) -> None:
+    """The same on a GPU: what was sent meanwhile is copied in while a batch is evaluated."""
+    staged: deque[tuple[Front, Staged]] = deque()
+    next_note = 0.0
+    while fronts:
+        while fronts and (received := fronts.receive(wait=not staged)):  # all that there is: a read may bring but one
+            for front, manifest in received:
+                if not front.gone:
+                    staged.append((front, pipeline.stage(manifest, front.slab(manifest))))
+        if staged:
+            _serve_staged(fronts, pipeline, pulse, staged)
+        if pipeline.device.type == "cuda" and (now := time.monotonic()) >= next_note:
+            next_note = now + NOTE_S
+            free_and_total = torch.cuda.mem_get_info(pipeline.device)
+            pulse.note_memory(torch.cuda.memory_reserved(pipeline.device), *free_and_total)
+
+
+def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: deque[tuple[Front, Staged]]) -> None:
+    """Serve the first; a function of its own, after which nothing refers to its slab or to its place on the device."""
+    front, batch = staged.popleft()
+    if front.gone:
+        return
+    pulse.begin(front.number, batch.manifest["batch"])
+    outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
+    if staged and any(isinstance(outcome, TooLarge) for outcome in outcomes):
+        # It shares the device's memory with those that were copied ahead: that is no reason to refuse it.
+        for _, other in staged:
+            pipeline.restage(other)
+        pipeline.restage(batch)
+        outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
+    pulse.end()
+    fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, _texts(outcomes)))
 
 
 def run(device: torch.device, connection: socket.socket, listener: socket.socket | None) -> None:
@@ -87,7 +120,11 @@ def run(device: torch.device, connection: socket.socket, listener: socket.socket
     gc.collect()
     gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
     try:
-        serve(Fronts(connection, listener, greet), device, pulse)
+        if device.type == "cuda":
+            pipeline = Pipeline(device)
+            serve_ahead(Fronts(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, pulse)
+        else:
+            serve(Fronts(connection, listener, greet), device, pulse)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
