@@ -413,7 +413,7 @@ def test_what_is_not_compiled_yet_is_compiled_beside_and_then_used(
     may_end.set()
     finished()
     assert compiled._find is not None
-    assert [command[1:] for command in commands] == [["-m", "lossd.compiled"]]
+    assert [command[1:] for command in commands] == [["-P", "-m", "lossd.compiled"]]
     monkeypatch.setattr(compiled, "_find", None)
     compiled.prepare()
     assert compiled._find is not None, "the second time it is there at once"

@@ -193,7 +193,7 @@ class _OneAtATime:
 
 
 def _draw(document: bytes, form: str, theme: str) -> bytes:
-    command = [sys.executable, "-m", "lossd.plots", "curve", form, theme]
+    command = [sys.executable, "-P", "-m", "lossd.plots", "curve", form, theme]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
     if run.returncode:

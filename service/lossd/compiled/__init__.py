@@ -125,7 +125,7 @@ def _compile_and_load(threads: int) -> None:
         with (_cache() / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # several workers start at once; one compiles
             if not _complete().exists():
-                subprocess.run([sys.executable, "-m", "lossd.compiled"], stdin=subprocess.DEVNULL, check=True)
+                subprocess.run([sys.executable, "-P", "-m", "lossd.compiled"], stdin=subprocess.DEVNULL, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         log.warning("the compiled passes cannot be had: %s; every request goes the general way", error)
         return

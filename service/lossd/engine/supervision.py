@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["SOCKET_BYTES", "Patience", "WorkerProcess"]
 
 SOCKET_BYTES = 1 << 20
-COMMAND = (sys.executable, "-m", "lossd.engine.worker")
+COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
 END_S = 2.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 
