@@ -191,8 +191,9 @@ def test_an_evaluation_loads_no_server() -> None:
 
 def test_the_front_loads_neither_torch_nor_numba() -> None:
     """It checks and forwards requests; what computes is the worker's."""
-    serving = "from lossd.api.server import serve; from lossd.api import create_app; from lossd.settings import Settings"
-    assert not loaded_by(serving, "create_app(Settings()).openapi()") & {"torch", "numba", "llvmlite"}
+    serving = "from lossd.api import create_app; from lossd.api.server import serve"
+    openapi = "from lossd.settings import Settings; create_app(Settings()).openapi()"
+    assert not loaded_by(serving, openapi) & {"torch", "numba", "llvmlite"}
 
 
 def test_the_engine_loads_no_web_framework() -> None:

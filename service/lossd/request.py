@@ -58,7 +58,9 @@ class MetricOptions(_Options):
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
         5, description="How many of the best count, in top_k_accuracy and the metrics named @k."
     )
-    bins: Annotated[int, Field(ge=1, le=1000)] = Field(15, description="ece, reliability: how many bins probabilities fall into.")
+    bins: Annotated[int, Field(ge=1, le=1000)] = Field(
+        15, description="ece, reliability: how many bins probabilities fall into."
+    )
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(
         1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
     )

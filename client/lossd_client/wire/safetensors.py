@@ -164,7 +164,12 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[b
 
 def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
     """Prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
-    document: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    return header_of(encode_entries(tensors), metadata)
+
+
+def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> bytes:
+    """The header's entries for tensors (name, dtype, shape, bytes) that follow in this order, for :func:`header_of`."""
+    document: dict[str, Any] = {}
     position = 0
     for name, dtype, shape, size in tensors:
         if name == _METADATA:
@@ -175,6 +180,13 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], meta
             "data_offsets": (position, position + size),
         }
         position += size
-    text = json.dumps(document)
+    return json.dumps(document)[1:-1]
+
+
+def header_of(entries: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Prefix and header: entries that were encoded before, next to metadata of their own."""
+    parts = [b'"%b":%b' % (_METADATA.encode(), json.dumps(dict(metadata)))] if metadata else []
+    parts += [entries] if entries else []
+    text = b"{%b}" % b",".join(parts)
     text += b" " * (-(len(text) + PREFIX_BYTES) % ALIGNMENT)
     return _LENGTH.pack(len(text)) + text

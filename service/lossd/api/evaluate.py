@@ -29,7 +29,7 @@ from lossd.api.sending import send_whole
 from lossd.api.telemetry import DISCONNECTED, Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, Result
-from lossd.job import Job, model_name
+from lossd.job import Job, Recipe, model_name
 from lossd.plan import Plan
 from lossd.settings import Settings
 from lossd_client.errors import (
@@ -299,15 +299,22 @@ def _wrong_length(described: int, found: int) -> MalformedBody:
 # Out
 
 
+@lru_cache(maxsize=1024)
+def _layout(recipe: str, rows: int) -> tuple[tuple[str, ...], bytes]:
+    """The tensors of an answer, those of the widest dtype first, and what the file's header says of them."""
+    columns = sorted(Recipe.parse(recipe).answers, key=lambda c: -DTYPES[c.dtype].itemsize)
+    entries = [(c.name, c.dtype, c.shape(rows), c.unit_bytes * c.units(rows)) for c in columns]
+    return tuple(c.name for c in columns), safetensors.encode_entries(entries)
+
+
 def _encode(result: Result, format_out: str, forms: Mapping[str, json.Form]) -> tuple[list[bytes | memoryview], bytes]:
     """The answer's pieces and media type."""
     rows = result.job.rows
     columns = result.job.recipe.answers
     if format_out == "safetensors":
-        ordered = sorted(columns, key=lambda c: -DTYPES[c.dtype].itemsize) if len(columns) > 1 else columns
-        entries = [(c.name, c.dtype, c.shape(rows), len(result.tensors[c.name])) for c in ordered]
-        head = safetensors.encode_header(entries, {"result": result.text.decode()})
-        return [head, *(result.tensors[c.name] for c in ordered)], _SAFETENSORS
+        names, entries = _layout(result.job.recipe.text, rows)
+        head = safetensors.header_of(entries, {"result": result.text.decode()})
+        return [head, *(result.tensors[name] for name in names)], _SAFETENSORS
     text = result.text
     gradients = []
     for column in columns:

@@ -58,7 +58,6 @@ WHOLE = "lossd.whole"
 INLINE_ANSWER_BYTES = 256 << 10
 CHUNK_BYTES = 256 << 10
 TAIL_BYTES = 128 << 10
-WATCH_AFTER_S = 0.1
 MAX_DIGITS = 18
 LINGER_S = 2.0
 
@@ -356,7 +355,7 @@ class Exchange:
         def watch() -> None:
             watcher.append(asyncio.ensure_future(_cancel_on_disconnect(self.receive, future)))
 
-        timer = engine.loop.call_later(WATCH_AFTER_S, watch)
+        engine.waiting.add(future, watch)
         try:
             return await future
         except asyncio.CancelledError:
@@ -368,7 +367,7 @@ class Exchange:
                 raise DisconnectedError from None
             raise
         finally:
-            timer.cancel()
+            engine.waiting.remove(future)
             if watcher:
                 watcher[0].cancel()
 

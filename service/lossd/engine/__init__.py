@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
+from lossd.engine.waiting import Waiting
 from lossd.job import Job
 from lossd_client.errors import DeadlineExceeded, Problem, Unavailable
 
@@ -154,6 +155,7 @@ class Engine(ABC):
         self.draining = False
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self.waiting = Waiting()
 
     # For the API
 
@@ -296,7 +298,12 @@ class Engine(ABC):
         if size:
             nbytes = batch.rows * recipe.row_bytes + size * recipe.request_bytes
             self.budget.observe(nbytes, size, batch.tickets[0].sent, time.monotonic())
-        first_answer = len(recipe.inputs)
+        columns = [
+            (column.name, offset, unit_bytes, per_row)
+            for column, offset, (unit_bytes, per_row) in zip(
+                recipe.columns, batch.arrangement.offsets, recipe.units, strict=True
+            )
+        ][len(recipe.inputs) :]
         for ticket, answer in zip(batch.tickets, answers, strict=True):
             if ticket.future.done():  # abandoned or expired under way
                 self._done_with(ticket)
@@ -305,9 +312,9 @@ class Engine(ABC):
                 self._done_with(ticket)
             else:
                 tensors = {}
-                for index, column in enumerate(recipe.answers, first_answer):
-                    first, last = ticket.span(batch.arrangement, index)
-                    tensors[column.name] = view[first:last]
+                for name, offset, unit_bytes, per_row in columns:
+                    first = offset + unit_bytes * (ticket.row if per_row else ticket.position)
+                    tensors[name] = view[first : first + unit_bytes * (ticket.job.rows if per_row else 1)]
                 timings = Timings(ticket.sent - ticket.queued, copy_s, compute_s)
                 ticket.future.set_result(Result(ticket.job, answer, tensors, timings, size, self, ticket))
 
@@ -324,6 +331,7 @@ class Engine(ABC):
         if not self.in_progress:
             return
         now = time.monotonic()
+        self.waiting.look(now)
         for ticket in self._tickets():
             _expire(ticket, now)
 
