@@ -10,6 +10,8 @@ const SPANS = {
   over_penalty: [0, 8], factor: [0, 2], pos_weight: [0, 8], p: [1, 6], progress: [0, 1],
   "vae.beta": [0, 8], "gradnorm.alpha": [0, 3], "hinge_embedding.margin": [0, 3], "margin_ranking.margin": [-1, 3],
 };
+/** What is seldom set. */
+export const RARE = new Set(["eps", "ignore_index", "from_logits", "full", "factor", "alpha_mode", "smoothing_mode", "absent", "include_background", "per_image", "log_target", "format", "zero_infinity", "blank"]);
 const FIRST = { number: 1, integer: 0 };
 
 /** What may be set of a loss: its parameters, without the reduction and those that are always the same. */

@@ -44,6 +44,7 @@ const ICONS = {
   copy: ["M9 9h10v11H9z", "M15 9V4H5v11h4"],
   save: ["M12 4v11m-4-4 4 4 4-4", "M5 19h14"],
   play: ["M7 5v14l12-7z"],
+  open: ["M12 15V4m-4 4 4-4 4 4", "M5 14v5h14v-5"],
   external: ["M14 5h5v5", "m19 5-8 8", "M11 6H5v13h13v-6"],
 };
 

@@ -1,7 +1,7 @@
 /** One loss: its formula, its curves, and what is known of it. */
 
 import { axesOf, givenOf } from "../axes.js";
-import { choice, field, settable, slider } from "../controls.js";
+import { choice, field, RARE, settable, slider } from "../controls.js";
 import { draw } from "../curve.js";
 import { inline, prose, reference, sections } from "../documentation.js";
 import { h, icon } from "../dom.js";
@@ -269,8 +269,6 @@ async function curves(root, context, loss, losses, axes) {
       h("pre", { class: "request", tabindex: 0, role: "region", "aria-label": "The request's body" }, h("code", {}, JSON.stringify(requests[0]))), h("p", { class: "row" }, copy));
   }
 }
-
-const RARE = new Set(["eps", "ignore_index", "from_logits", "full", "factor", "alpha_mode", "smoothing_mode", "absent", "include_background", "per_image", "log_target", "format", "zero_infinity", "blank"]);
 
 /** Whether two losses may share a plot: an "offset" of boxes is not another's, and a "score" of one kind not the other's. */
 function sameKind(a, b) {

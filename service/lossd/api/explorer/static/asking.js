@@ -1,0 +1,75 @@
+/** One request to POST /v1/evaluate, from arrays and options: what is sent, in JSON or safetensors, and what is answered. */
+
+import { elementCount, encode, MEDIA_TYPE, numbers, tensor } from "./safetensors.js";
+
+const WIRE = { F64: "float64", F32: "float32", F16: "float16", BF16: "bfloat16", I64: "int64", I32: "int32", I16: "int16", I8: "int8", U8: "uint8", BOOL: "bool" };
+export const dtypeName = (dtype) => WIRE[dtype];
+
+/** An array with a dtype: what a file says; of text, whole numbers are int64 where the input takes integers. */
+export function typed(array, input) {
+  if (array.dtype) return array;
+  const kinds = new Set(input.types.flatMap(({ dtypes }) => dtypes));
+  const whole = array.data.every((value) => Number.isSafeInteger(value));
+  return tensor(array.data, array.shape, kinds.has("integer") && (whole || !kinds.has("float")) ? "I64" : "F32");
+}
+
+/** A tensor as JSON has it: nested lists where those are read as the same dtype, else its bytes in base64. */
+export function inJson(of) {
+  const { dtype, shape, data } = of;
+  const readBack = dtype === "F32" || (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
+  if (!readBack || !shape.length || shape.includes(0)) return { dtype: WIRE[dtype], shape, data: base64(data) };
+  return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(of), shape);
+}
+
+/** The fewest digits that are the same float32; JSON has no other names for what is not finite. */
+function shortest(value) {
+  if (!Number.isFinite(value)) return String(value);
+  for (const digits of [6, 7, 8]) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return short;
+  }
+  return Number(value.toPrecision(9));
+}
+
+export function nest(flat, shape) {
+  if (shape.length === 1) return flat;
+  const step = elementCount(shape.slice(1));
+  return Array.from({ length: shape[0] }, (_, i) => nest(flat.slice(i * step, (i + 1) * step), shape.slice(1)));
+}
+
+function base64(data) {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+  return btoa(text);
+}
+
+/** The request's JSON; its inputs too. */
+export const body = ({ inputs, ...rest }) => ({ ...rest, inputs: Object.fromEntries(Object.entries(inputs).map(([name, of]) => [name, inJson(of)])) });
+
+/** The same as a file to save: what `curl --data-binary` sends. */
+export const asFile = ({ inputs, ...rest }) => new Blob([encode(inputs, { request: JSON.stringify(rest) })], { type: MEDIA_TYPE });
+
+/** The answer in one form: `{ loss, gradients: { name: { shape, values } }, … }`; loss is a number or such a tensor. */
+export async function ask(api, request, form, signal) {
+  if (form === "safetensors") {
+    const { tensors, result } = await api.evaluateTensors(request, signal);
+    const plain = Object.fromEntries(Object.entries(tensors).map(([name, of]) => [name, { shape: of.shape, values: numbers(of) }]));
+    const gradients = Object.entries(plain).filter(([name]) => name.startsWith("gradient.")).map(([name, of]) => [name.slice(9), of]);
+    return { ...result, ...(plain.loss && { loss: plain.loss }), gradients: Object.fromEntries(gradients) };
+  }
+  const { gradient = {}, ...result } = await api.evaluate(body(request), signal);
+  const gradients = Object.fromEntries(Object.entries(gradient).map(([name, of]) => [name, flat(of)]));
+  return { ...result, ...(typeof result.loss === "object" && { loss: flat(result.loss) }), gradients };
+}
+
+function flat(value) {
+  if (!Array.isArray(value)) {
+    const dtype = Object.keys(WIRE).find((name) => WIRE[name] === value.dtype);
+    const bytes = Uint8Array.from(atob(value.data), (letter) => letter.charCodeAt(0));
+    return { shape: value.shape, values: numbers({ dtype, data: new ({ F64: Float64Array, F32: Float32Array, F16: globalThis.Float16Array ?? Uint16Array, BF16: Uint16Array }[dtype])(bytes.buffer) }) };
+  }
+  const shape = [];
+  for (let level = value; Array.isArray(level); [level] = level) shape.push(level.length);
+  return { shape, values: value.flat(Infinity) };
+}

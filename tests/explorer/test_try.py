@@ -1,0 +1,337 @@
+"""A reader's own request: files and pasted numbers in, the service's answer out, and commands that do the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from lossd_client import LossClient
+from serving import Running, running
+
+RNG = np.random.default_rng(5)
+SCORES = RNG.normal(size=(64, 10)).astype(np.float32)
+CLASSES = RNG.integers(0, 10, 64)
+
+
+def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version=version)
+    return file.getvalue()
+
+
+def npz(save_as: Callable[..., None], **arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    save_as(file, **arrays)
+    return file.getvalue()
+
+
+def opened(visit: Callable, query: str = "", **options: Any):
+    page = visit(f"/try{query}", **options)
+    page.wait_for_selector("[data-answers]")
+    return page
+
+
+def answers(page) -> int:
+    return int(page.locator("[data-answers]").get_attribute("data-answers"))
+
+
+def after(page, act: Callable[[], object]) -> float:
+    """The loss that is shown after something was done and answered."""
+    before = answers(page)
+    act()
+    page.wait_for_function("n => document.querySelector('[data-answers]').dataset.answers > n", arg=before)
+    page.wait_for_function("() => !document.querySelector('[aria-busy]')")
+    return shown(page)
+
+
+def shown(page) -> float:
+    return float(page.locator("#loss").get_attribute("data-value"))
+
+
+def drop(page, **files: bytes) -> None:
+    """Drop files on the inputs, as a mouse does."""
+    page.evaluate(
+        """(files) => {
+          const transfer = new DataTransfer();
+          for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+          const zone = document.querySelector('.drop');
+          for (const type of ['dragover', 'drop'])
+            zone.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [[name.replace("__", "."), list(content)] for name, content in files.items()],
+    )
+
+
+HEAD = ",".join([*(f"score {i}" for i in range(10)), "label"])
+ROWS = [[*map(repr, map(float, row)), str(of)] for row, of in zip(SCORES, CLASSES, strict=True)]
+TABLE = "\n".join([HEAD, *map(",".join, ROWS)])
+
+BIG = {
+    "npy": {"prediction__npy": npy(SCORES), "target__npy": npy(CLASSES)},
+    "npy version 2, columns first": {
+        "prediction__npy": npy(np.asfortranarray(SCORES), (2, 0)),
+        "target__npy": npy(CLASSES.astype(np.int32)),
+    },
+    "npz": {"batch__npz": npz(np.savez, logits=SCORES, labels=CLASSES)},
+    "npz, packed": {"batch__npz": npz(np.savez_compressed, y_true=CLASSES, y_pred=SCORES)},
+    "npz, neither is called anything": {"batch__npz": npz(np.savez_compressed, arr_0=SCORES, arr_1=CLASSES)},
+    "safetensors": {"batch__safetensors": save({"target": CLASSES, "prediction": SCORES})},
+    "unsigned": {"prediction__npy": npy(SCORES), "target__npy": npy(CLASSES.astype(np.uint16))},
+    "csv": {"data__csv": TABLE.encode()},
+}
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+@pytest.mark.parametrize("files", BIG)
+def test_a_dropped_file_has_the_loss_that_the_python_client_is_answered(
+    visit, service: Running, files: str, form: str
+) -> None:
+    page = opened(visit, f"?as={form}")
+    loss = after(page, lambda: drop(page, **BIG[files]))
+    with LossClient(service.url) as lossd:
+        expected = lossd.evaluate("cross_entropy", SCORES, CLASSES)
+    assert page.locator("#loss-choice option").first.inner_text() == "Guessed: cross_entropy"
+    assert loss == expected.loss
+    cells = page.locator(".heat").first.locator("tbody td").all_inner_texts()
+    assert [int(cell) for cell in cells] == np.ravel(expected.metrics.confusion_matrix).tolist()
+
+
+def test_files_can_be_chosen_and_arrays_assigned_by_hand(visit, service: Running, tmp_path: Path) -> None:
+    page = opened(visit)
+    file = tmp_path / "batch.npz"
+    np.savez(file, first=CLASSES, second=SCORES)
+    page.locator("#files").set_input_files(file)
+    page.get_by_label("Where prediction is from").select_option("batch.npz: second · 64 × 10 float32")
+    loss = after(page, lambda: page.get_by_label("Where target is from").select_option(index=1))
+    with LossClient(service.url) as lossd:
+        assert loss == lossd.evaluate("cross_entropy", SCORES, CLASSES).loss
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]
+
+
+def test_halves_and_doubles_keep_their_dtype(visit, service: Running) -> None:
+    for dtype in (np.float16, np.float64):
+        for form in ("json", "safetensors"):
+            page = opened(visit, f"?loss=mse&as={form}")
+            arrays = [RNG.normal(size=300).astype(dtype) for _ in range(2)]
+            files = {f"{name}__npy": npy(of) for name, of in zip(("prediction", "target"), arrays, strict=True)}
+            loss = after(page, lambda page=page, files=files: drop(page, **files))
+            with LossClient(service.url) as lossd:
+                assert loss == lossd.evaluate("mse", *arrays).loss
+
+
+def rezipped(content: bytes, method: int) -> bytes:
+    """The same archive, packed in another way."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"x__npy": npy(SCORES.astype(">f4"))}, "big-endian"),
+        ({"x__npy": npy(SCORES)[:-1]}, "does not have the bytes"),
+        ({"x__npy": npy(np.array(["a"]))}, "does not travel"),
+        ({"x__npz": b"PK nothing"}, "no .npz file"),
+        ({"x__npz": rezipped(BIG["npz"]["batch__npz"], zipfile.ZIP_LZMA)}, "packed in a way"),
+        ({"x__safetensors": b"12345678"}, "no safetensors file"),
+        ({"x__csv": b"a,b\n1,2\n3\n"}, "Line 2 has 1 numbers"),
+        ({"x__csv": b"a,b\n1,two\n"}, "“two” in row 1 is not a number"),
+        ({"x__png": b"\x89PNG"}, "is none of"),
+    ],
+)
+def test_what_is_not_read_says_why_and_the_answer_stays(visit, files: dict[str, bytes], complaint: str) -> None:
+    page = opened(visit)
+    before = shown(page)
+    drop(page, **files)
+    page.get_by_text(re.compile(re.escape(complaint))).wait_for()
+    assert shown(page) == before
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "guessed"),
+    [
+        ("1 2 3\n3 1 0", "2\n0", "cross_entropy"),
+        ("1\n-2\n0.5", "1\n0\n1", "bce_with_logits"),
+        ("1,-2\n0.5,3\n1,1", "1,0\n1,1\n0,1", "multilabel_soft_margin"),
+        ("1, 2.5, 3", "0.9; 2; 3.5", "mse"),
+        ("[1, -2, 0.5]", "[1, -1, -1]", "soft_margin"),
+        ("0 0 9 9\n1 1 5 5", "0 0 8 8\n1 2 5 5", "giou"),
+        ("[[[[1, -1], [2, 0]], [[0, 1], [0.5, 3]]]]", "[[[0, 1], [0, 1]]]", "dice"),
+    ],
+)
+def test_pasted_numbers_are_read_and_a_loss_is_guessed(
+    visit, service: Running, prediction: str, target: str, guessed: str
+) -> None:
+    page = opened(visit)
+    page.get_by_label(re.compile("^prediction")).fill(prediction)
+    page.wait_for_selector("[aria-invalid]")
+    loss = after(page, lambda: page.get_by_label(re.compile("^target")).fill(target))
+    assert page.locator("#loss-choice option").first.inner_text() == f"Guessed: {guessed}"
+
+    def array(text: str) -> np.ndarray:
+        if text.startswith("["):
+            return np.array(json.loads(text))
+        rows = [[float(cell) for cell in re.split(r"[\s,;]+", line)] for line in text.splitlines()]
+        return np.array(rows).squeeze()
+
+    values = array(target)
+    targets = values.astype(np.float32 if guessed in ("mse", "giou") else np.int64)
+    with LossClient(service.url) as lossd:
+        expected = lossd.evaluate(guessed, array(prediction).astype(np.float32), targets).loss
+    assert loss == expected
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]
+
+
+def test_a_refusal_is_told_beside_the_input_that_it_names(visit) -> None:
+    page = opened(visit)
+    target = page.get_by_label(re.compile("^target"))
+    target.fill("0\n1\n7")
+    page.wait_for_selector("[aria-invalid]")
+    assert target.get_attribute("aria-invalid") == "true"
+    assert "target has shape (3,), expected (12,)" in page.locator("#input-target-fault").inner_text()
+    assert page.locator(f"#{target.get_attribute('aria-describedby')}").inner_text() != ""
+    assert page.locator("#input-prediction-fault").inner_text() == ""
+    target.fill("0\n1\nx")
+    page.get_by_text("“x” in line 3 is not a number.").wait_for()
+    after(page, lambda: target.fill("\n".join("012012012012")))
+    assert target.get_attribute("aria-invalid") is None
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]
+
+
+def test_parameters_metrics_and_options_are_sent(visit, service: Running) -> None:
+    page = opened(visit, "?loss=focal")
+    page.get_by_text("Metrics, clipping").click()
+    after(page, lambda: page.get_by_role("slider", name="gamma").fill("3.5"))
+    after(page, lambda: page.get_by_label("auroc", exact=True).check())
+    after(page, lambda: page.get_by_label("gradient.clip norm, as digits").fill("0.05"))
+    with page.expect_request("**/v1/evaluate") as asked:
+        after(page, lambda: page.locator(".choice label", has_text="sum").click())
+    body = json.loads(asked.value.post_data)
+    assert body["loss"] == {"name": "focal", "gamma": 3.5, "reduction": "sum"}
+    assert body["gradient"] == {"clip_norm": 0.05}
+    assert "auroc" in body["metrics"]["names"]
+    inputs = {name: np.array(of) for name, of in body["inputs"].items()}
+    with LossClient(service.url) as lossd:
+        expected = lossd.evaluate(
+            body["loss"], inputs=inputs | {"prediction": inputs["prediction"].astype(np.float32)},
+            gradient=body["gradient"], metrics=body["metrics"],
+        )  # fmt: skip
+    assert shown(page) == expected.loss
+    assert "auroc" in page.locator(".classes thead").inner_text()
+    page.reload()
+    page.wait_for_selector("[data-answers]")
+    assert shown(page) == expected.loss
+
+
+def test_every_loss_has_an_example_that_is_answered(visit) -> None:
+    page = opened(visit)
+    names = page.locator("#loss-choice option").evaluate_all("all => all.map((option) => option.value).filter(Boolean)")
+    assert len(names) > 55
+    refused = []
+    for name in names:
+        before = answers(page)
+        page.locator("#loss-choice").select_option(name)
+        page.wait_for_function(
+            "n => { const { answers, refused } = document.querySelector('[data-answers]').dataset;"
+            " return answers > n || refused || document.querySelector('[aria-invalid]'); }",
+            arg=before,
+        )
+        if answers(page) == before:
+            refused.append(name)
+            page.evaluate("() => { delete document.querySelector('[data-answers]').dataset.refused; }")
+    assert refused == []
+
+
+def commands(page) -> dict[str, str]:
+    found = {}
+    for language in ("curl", "Python", "JavaScript"):
+        page.locator(".choice label", has_text=language).click()
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name=re.compile("^Cop")).click()
+        page.get_by_role("button", name="Copied").wait_for()
+        found[language] = page.evaluate("navigator.clipboard.readText()")
+    return found
+
+
+def ran(language: str, command: str, folder: Path, **env: str) -> float:
+    """The loss that a copied command prints."""
+    tool = {"curl": "curl", "Python": sys.executable, "JavaScript": "node"}[language]
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    script = folder / {"curl": "it.sh", "Python": "it.py", "JavaScript": "it.mjs"}[language]
+    script.write_text(command)
+    start = ["sh"] if language == "curl" else [tool]
+    out = subprocess.run(
+        [*start, script.name], cwd=folder, env=os.environ | env, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    return json.loads(out)["loss"] if language == "curl" else float(out.splitlines()[0])
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_a_copied_command_runs_and_has_the_shown_loss(visit, tmp_path: Path, language: str, form: str) -> None:
+    page = opened(visit, f"?loss=expression&as={form}")
+    after(page, lambda: page.get_by_label("formula", exact=True).fill("abs(prediction - target) ** 3 / c + 0.1"))
+    loss = after(page, lambda: page.locator(".choice label", has_text="sum").click())
+    if page.get_by_role("button", name="Save request.safetensors").count():
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save request.safetensors").click()
+        saved.value.save_as(tmp_path / "request.safetensors")
+    assert ran(language, commands(page)[language], tmp_path) == loss
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_what_is_too_long_for_a_command_is_saved_and_sent_from_the_file(visit, tmp_path: Path, language: str) -> None:
+    page = opened(visit)
+    scores, classes = RNG.normal(size=(500, 10)).astype(np.float32), RNG.integers(0, 10, 500)
+    loss = after(page, lambda: drop(page, prediction__npy=npy(scores), target__npy=npy(classes)))
+    found = commands(page)
+    assert all(len(command) < 1500 for command in found.values())
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save request.safetensors").click()
+    saved.value.save_as(tmp_path / "request.safetensors")
+    assert ran(language, found[language], tmp_path) == loss
+
+
+def test_commands_take_the_key_from_the_environment_and_never_show_it(visit, tmp_path: Path) -> None:
+    key = "open-sesame-0123456789"
+    with running(engine="inline", api_key=key) as locked:
+        page = visit("/try", url=locked.url)
+        page.wait_for_selector("#key-dialog[open]")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        page.wait_for_selector("[data-answers]")
+        for language, command in commands(page).items():
+            assert key not in command
+            assert ran(language, command, tmp_path, LOSSD_API_KEY=key) == shown(page)
+        page.complaints[:] = [text for text in page.complaints if "401" not in text]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("query", ["", "?loss=dice", "?loss=mse&outputs=loss,gradient", "?loss=giou&as=safetensors"])
+def test_it_has_no_serious_fault_and_fits_a_phone(visit, query: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = opened(visit, query, theme=theme)
+    for details in page.locator("summary:visible").all():
+        details.click()
+    page.wait_for_selector(".side details[open] .field")
+    found = axe.run(page).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("() => document.documentElement.scrollWidth === 390")
