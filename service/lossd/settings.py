@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -11,6 +13,15 @@ from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr, model
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["SECRETS", "Settings"]
+
+
+def _cores() -> int:
+    """The processor time this process may use, in whole cores: of those it may run on, what its container leaves it."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))  # "max" is no number: there is no limit
+    return cores
 
 
 def _devices(value: str) -> str:
@@ -46,7 +57,8 @@ class Settings(BaseSettings):
         "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
     )
     threads: Annotated[int, Field(ge=1)] = Field(
-        max(1, (os.cpu_count() or 1) - 1), description="Threads of a CPU worker; one core is left to the front."
+        max(1, _cores() - 1),
+        description="Threads of a CPU worker; by default one a core it may use, but for one core.",
     )
     compiled: bool = Field(
         True,
@@ -83,7 +95,7 @@ class Settings(BaseSettings):
         ByteSize(1 << 20), description="Bodies from this size on are written to shared memory as they arrive."
     )
     cache_bytes: ByteSize = Field(
-        ByteSize(512 << 20), description="Shared memory kept ready between requests, in bytes; more is given back."
+        ByteSize(1 << 30), description="Shared memory kept ready between requests, in bytes; more is given back."
     )
     request_timeout_ms: Annotated[int, Field(ge=1)] = Field(
         60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."

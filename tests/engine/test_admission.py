@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossd.engine.admission import Budget
-from lossd_client.errors import QueueFull
+from lossd_client.errors import QueueFull, TooLarge
 
 
 def fill(budget: Budget, client: str, nbytes: int) -> int:
@@ -104,3 +104,13 @@ def test_before_anything_was_measured_it_still_says_a_time():
     with pytest.raises(QueueFull, match="queue_requests") as refused:
         budget.admit("", 10)
     assert refused.value.retry_after_s > 0
+
+
+@pytest.mark.parametrize(("client", "most"), [("", 1000), ("a", 500)])
+def test_what_will_never_fit_is_too_large_and_not_merely_early(client, most):
+    budget = Budget(1000, 10)
+    with pytest.raises(TooLarge, match="queue_bytes"):
+        budget.admit(client, most + 1)
+    budget.admit(client, most)
+    with pytest.raises(QueueFull):
+        budget.admit(client, most)

@@ -136,17 +136,6 @@ def test_columns_are_aligned_and_do_not_overlap(rows, requests):
         assert offset + column.unit_bytes * rows <= end
 
 
-def test_a_slab_is_reused_and_a_surplus_one_closed():
-    closed: list[int] = []
-    pool = SlabPool(cache_bytes=1 << 16, on_close=closed.append)
-    first, second = pool.take(100), pool.take(100)
-    pool.give(first)
-    pool.give(second)
-    assert closed == [second.id]
-    assert pool.take(100) is first
-    assert pool.in_use == 1
-
-
 class WithoutLoop:
     """What a ticket needs of an event loop: futures that nobody awaits."""
 

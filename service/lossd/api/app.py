@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         log.error("request %s failed", problem.request_id, exc_info=error)
     headers = {"x-request-id": problem.request_id}
     if problem.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(problem.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(problem.retry_after_s)))
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers
     content = json.dumps(problem.to_json())

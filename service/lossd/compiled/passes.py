@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,21 @@ Array = npt.NDArray[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+KNOWN, MISSING = "_pass", object()
 NO_CLASS = -1 - (1 << 62)
 MATRIX_CLASSES, FREE_CELLS = 256, 1 << 16
 
 
 def find(recipe: Recipe) -> Pass | None:
     """See :func:`lossd.compiled.find`."""
-    return _find(recipe.text)
+    known = recipe.__dict__.get(KNOWN, MISSING)  # recipes are kept by their text, and with them what is known of them
+    if known is MISSING:
+        known = recipe.__dict__[KNOWN] = _find(recipe)
+    found: Pass | None = known
+    return found
 
 
-@lru_cache(maxsize=4096)
-def _find(text: str) -> Pass | None:
-    recipe = Recipe.parse(text)
+def _find(recipe: Recipe) -> Pass | None:
     options = recipe.gradient_options
     plain = (
         recipe.kind == "rows"

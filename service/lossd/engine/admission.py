@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossd_client.errors import QueueFull
+from lossd_client.errors import QueueFull, TooLarge
 
 __all__ = ["Budget"]
 
@@ -54,8 +54,16 @@ class Budget:
         """Count a request in.
 
         Raises:
+            TooLarge: There will never be room.
             QueueFull: With the seconds after which there will be room.
         """
+        most = self.limit_bytes // 2 if client else self.limit_bytes
+        if nbytes > most:
+            share = ", half of it for a key" if client else ""
+            raise TooLarge(
+                f"this request needs {nbytes} bytes with its answer; at most {self.limit_bytes} are held at a time "
+                f"(setting queue_bytes){share}"
+            )
         held, own = self.held, self._clients.get(client)
         if own is None:
             own = self._clients[client] = Held()

@@ -68,14 +68,16 @@ class SlabPool:
         self.cached_bytes = 0
         self.in_use = 0
         self._free: dict[int, list[Slab]] = {}
+        self._idle: dict[int, Slab] = {}  # the same by id, longest unused first
         self._next_id = 0
 
     def take(self, nbytes: int) -> Slab:
         """A slab of at least that many bytes; sizes are powers of two, untouched pages cost nothing."""
         size = max(1 << 16, 1 << (nbytes - 1).bit_length())
         if free := self._free.get(size):
-            self.cached_bytes -= size
             slab = free.pop()
+            del self._idle[slab.id]
+            self.cached_bytes -= size
         else:
             self._next_id += 1
             slab = Slab(self._next_id, size)
@@ -83,23 +85,33 @@ class SlabPool:
         return slab
 
     def give(self, slab: Slab) -> None:
-        """Take a slab back that nothing refers to any more."""
+        """Take a slab back that nothing refers to any more; those unused for longest make room for it."""
         self.in_use -= 1
-        if self.cached_bytes + slab.size > self.cache_bytes:
-            self.on_close(slab.id)
-            slab.close()
+        if slab.size > self.cache_bytes:
+            self._close(slab)
             return
+        while self.cached_bytes + slab.size > self.cache_bytes:
+            oldest = next(iter(self._idle.values()))
+            del self._idle[oldest.id]
+            self._free[oldest.size].remove(oldest)
+            self.cached_bytes -= oldest.size
+            self._close(oldest)
         self.cached_bytes += slab.size
         self._free.setdefault(slab.size, []).append(slab)
+        self._idle[slab.id] = slab
 
     def close(self) -> None:
         """Close every slab that is not in use, and from now on each that comes back."""
         self.cache_bytes = 0
-        for slabs in self._free.values():
-            for slab in slabs:
-                slab.close()
+        for slab in self._idle.values():
+            slab.close()
         self._free.clear()
+        self._idle.clear()
         self.cached_bytes = 0
+
+    def _close(self, slab: Slab) -> None:
+        self.on_close(slab.id)
+        slab.close()
 
 
 class Lease:
