@@ -139,12 +139,13 @@ def in_parallel(function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
 
 
 def _cache() -> Path:
-    """Where compiled code is kept, by its sources: Numba looks at a module's own time, not at what it imports."""
-    here = Path(__file__).parent
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py"))))
+    """Where compiled code is kept, by all sources (Numba looks at one), and by their place and time (as Numba)."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.absolute().glob("*.py")):
+        digest.update(f"{path} {path.stat().st_mtime_ns} ".encode() + path.read_bytes())
     caches = os.environ.get("LOSSD_CACHE_DIR")
     home = Path(caches) if caches else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossd"
-    return home / f"compiled-{sources.hexdigest()[:16]}"
+    return home / f"compiled-{digest.hexdigest()[:16]}"
 
 
 @contextmanager
