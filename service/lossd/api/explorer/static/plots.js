@@ -30,15 +30,15 @@ export function short(value) {
  * Curves over one axis x, in an element that has a width.
  *
  * @param options `{height(), xLabel(), yLabel(), link, onCursor, signal}`: plots of one `link` share a cursor, and
- *   `onCursor(index, left)` has the point under it and where that is, in pixels, or null.
+ *   `onCursor(index, left)` has the point under it and where that is, in pixels, or null; `log` makes y logarithmic.
  * @returns `draw({x, series: [{values, color: a name in the style sheet, width, dash, fill}]})` and more, see below.
  */
-export async function curves(element, { height, xLabel, yLabel, link, onCursor, signal }) {
+export async function curves(element, { height, xLabel, yLabel, link, onCursor, signal, log = false }) {
   const Plot = await uPlot();
   let plot = null;
 
   function draw({ x, series }) {
-    const data = [x, ...series.map((entry) => entry.values.map((value) => (Number.isFinite(value) ? value : null)))];
+    const data = [x, ...series.map((entry) => entry.values.map((value) => (Number.isFinite(value) && (!log || value > 0) ? value : null)))];
     const looks = JSON.stringify(series.map(({ values, ...look }) => look));
     if (plot && plot.looks === looks) plot.setData(data);
     else {
@@ -53,11 +53,11 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
     const axis = {
       stroke: () => theme.color("quiet"), font, labelFont: font, labelGap: 2, ticks: { show: false },
       grid: { stroke: () => theme.color("grid"), width: 1 },
-      values: (_, splits) => splits.map(short),
+      values: (_, splits) => splits.map((value) => (value === null ? "" : short(value))),
     };
     return {
       width: element.clientWidth, height: height(), padding: [12, 14, 0, 0], legend: { show: false }, pxAlign: false,
-      scales: { x: { time: false }, y: { range: (_, low, high) => spread(low, high) } },
+      scales: { x: { time: false }, y: log ? { distr: 3, range: (_, low, high) => (low === null ? [0.1, 1] : Plot.rangeLog(low, high, 10, false)) } : { range: (_, low, high) => spread(low, high) } },
       axes: [
         { ...axis, label: xLabel() || null, labelSize: 22, size: 30, space: 60 },
         { ...axis, label: yLabel(), labelSize: 20, size: 46, space: 36 },
@@ -71,7 +71,7 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
         y: false, drag: { x: false, y: false }, sync: { key: link },
         points: { size: 8, width: 2, stroke: (u, i) => u.series[i].stroke(u, i), fill: () => theme.color("card") },
       },
-      hooks: { setCursor: [(u) => onCursor?.(u.cursor.idx ?? null, u.cursor.left + u.bbox.left / devicePixelRatio)], drawClear: [zeroLine] },
+      hooks: { setCursor: [(u) => onCursor?.(u.cursor.idx ?? null, u.cursor.left + u.bbox.left / devicePixelRatio)], drawClear: log ? [] : [zeroLine] },
     };
   }
 

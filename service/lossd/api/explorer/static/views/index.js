@@ -6,5 +6,6 @@ export const VIEWS = [
   { path: "/losses", title: "Losses", nav: true, load: () => import("./losses.js") },
   { path: "/losses/:name", title: "Loss", load: () => import("./loss.js") },
   { path: "/try", title: "Try it", nav: true, load: () => import("./try.js") },
+  { path: "/landscape", title: "Landscape", nav: true, load: () => import("./landscape.js") },
   { path: "/service", title: "Service", nav: true, load: () => import("./service.js") },
 ];

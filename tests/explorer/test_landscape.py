@@ -1,0 +1,231 @@
+"""The landscape of a linear model: the service's losses over two parameters, and ways down by its gradients."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lossd
+
+GRID = 49
+SPANS = {"line": [(-3, 3), (-4, 4)], "direction": [(-5, 5), (-5, 5)]}
+
+
+def opened(visit: Callable, query: str = "", **options: Any):
+    page = visit(f"/landscape{query}", **options)
+    page.wait_for_selector(".land[data-drawn]")
+    return page
+
+
+def after(page, act: Callable[[], object]) -> None:
+    """Do something, and wait for what it changes to be drawn."""
+    before = int(page.locator(".land[data-drawn]").get_attribute("data-drawn"))
+    act()
+    page.wait_for_function("n => document.querySelector('.land[data-drawn]').dataset.drawn > n", arg=before)
+
+
+def points(page) -> np.ndarray:
+    if not page.get_by_label("The points, one a line").is_visible():
+        page.get_by_text("The points as text").click()
+    text = page.get_by_label("The points, one a line").input_value()
+    return np.array([[float(cell) for cell in line.split(",")] for line in text.splitlines()])
+
+
+def inputs(model: str, loss: str, rows: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and target of the model with the parameters ``at``."""
+    if model == "line":
+        return (at[0] * rows[:, 0] + at[1]).astype(np.float32), rows[:, 1].astype(np.float32)
+    scores = (rows[:, :2] @ at).astype(np.float32)
+    if loss in ("multi_margin", "cross_entropy", "focal"):
+        return np.stack([np.zeros_like(scores), scores], 1), rows[:, 2].astype(np.int64)
+    return scores, rows[:, 2].astype(np.float32)
+
+
+def value(model: str, loss: str, rows: np.ndarray, at: np.ndarray, **parameters: float) -> float:
+    prediction, target = inputs(model, loss, rows, at)
+    return float(lossd.evaluate(loss, prediction, target, outputs=["loss"], **parameters).loss)
+
+
+def paths(page) -> list[dict[str, Any]]:
+    rows = page.locator("#paths tbody tr")
+    return [
+        {"at": np.array(json.loads(row.get_attribute("data-at"))), "loss": json.loads(row.get_attribute("data-losses"))}
+        for row in rows.all()
+    ]
+
+
+LOSSES = {"line": ["mse", "mae", "huber"], "direction": ["bce_with_logits", "sigmoid_focal", "multi_margin"]}
+
+
+@pytest.mark.parametrize("shown", [0, 1, 2])
+@pytest.mark.parametrize("model", LOSSES)
+def test_the_lowest_point_is_where_a_grid_search_finds_it(visit, model: str, shown: int) -> None:
+    page = opened(visit, f"?model={model}&shown={shown}")
+    rows, loss = points(page), LOSSES[model][shown]
+    *at, lowest = json.loads(page.locator("#best").get_attribute("data-at"))
+    axes = [np.linspace(*span, GRID) for span in SPANS[model]]
+    # One evaluation for the whole grid would be the page's own way; this one is point by point.
+    every = {(a, b): value(model, loss, rows, np.array([a, b])) for a in axes[0][::4] for b in axes[1][::4]}
+    best = min(every, key=every.__getitem__)
+    assert lowest == pytest.approx(value(model, loss, rows, np.array(at)), rel=1e-4, abs=1e-6)
+    assert lowest <= every[best] * (1 + 1e-5)
+    steps = [axis[1] - axis[0] for axis in axes]
+    near = [(at[0] + i * steps[0], at[1] + k * steps[1]) for i in range(-2, 3) for k in range(-2, 3)]
+    assert all(value(model, loss, rows, np.array(place)) >= lowest * (1 - 1e-5) for place in near)
+    page.get_by_text("The surface as numbers").click()
+    cells = page.locator(".more .numbers tbody tr").evaluate_all(
+        "rows => rows.map((row) => [...row.children].map((cell) => Number(cell.textContent.replace('−', '-'))))"
+    )
+    heads = page.locator(".more .numbers thead th").all_inner_texts()[1:]
+    for b, *losses in cells[::3]:
+        for a, found in list(zip(heads, losses, strict=True))[::4]:
+            expected = value(model, loss, rows, np.array([float(a.replace("−", "-")), b]))
+            assert found == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("model", LOSSES)
+def test_each_path_is_gradient_descent_and_descends(visit, model: str) -> None:
+    page = opened(visit, f"?model={model}&rate=0.05&steps=40")
+    rows = points(page)
+    features = np.stack([rows[:, 0], np.ones(len(rows))], 1) if model == "line" else rows[:, :2]
+    found = paths(page)
+    assert len(found) == 3
+    for loss, path in zip(LOSSES[model], found, strict=True):
+        at = path["at"][0]
+        assert len(path["loss"]) == len(path["at"]) == 41
+        assert np.all(np.diff(path["loss"]) <= 1e-6), loss
+        assert path["loss"][-1] < 0.9 * path["loss"][0]
+        for step in range(40):
+            prediction, target = inputs(model, loss, rows, at)
+            result = lossd.evaluate(loss, prediction, target, outputs=["loss", "gradient"])
+            assert path["loss"][step] == pytest.approx(float(result.loss), rel=1e-5), (loss, step)
+            slope = result.gradient if result.gradient.ndim == 1 else result.gradient[:, 1]
+            at = at - 0.05 * features.T.astype(np.float64) @ slope.astype(np.float64)
+            np.testing.assert_allclose(path["at"][step + 1], at, rtol=1e-4, atol=1e-5)
+
+
+def test_too_long_a_step_diverges_and_is_called_so(visit) -> None:
+    page = opened(visit, "?rate=2&steps=60")
+    assert "diverges" in page.locator("#paths tbody tr").first.inner_text()
+    assert "diverges" not in page.locator("#paths tbody tr").nth(1).inner_text()
+
+
+def test_sliders_choose_rate_and_steps_and_the_address_keeps_them(visit) -> None:
+    page = opened(visit)
+    after(page, lambda: page.get_by_role("slider", name="steps").fill("25"))
+    after(page, lambda: page.get_by_role("slider", name="step size").fill("0.2"))
+    before = paths(page)
+    assert [len(path["at"]) for path in before] == [26, 26, 26]
+    assert "rate=0.2" in page.url
+    assert "steps=25" in page.url
+    page.reload()
+    page.wait_for_selector(".land[data-drawn]")
+    for old, new in zip(before, paths(page), strict=True):
+        np.testing.assert_array_equal(old["at"], new["at"])
+
+
+def test_points_are_added_dragged_and_removed_by_mouse(visit) -> None:
+    page = opened(visit, "?model=direction")
+    count = len(points(page))
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator(".data").bounding_box()
+    spot = (box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.05)
+    after(page, lambda: page.mouse.click(*spot))
+    added = points(page)
+    assert len(added) == count + 1
+    np.testing.assert_allclose(added[-1], [2.7, 2.7, 1], atol=0.05)
+
+    def drag() -> None:
+        page.mouse.move(*spot)
+        page.mouse.down()
+        page.mouse.move(spot[0] - 40, spot[1] + 10, steps=3)
+        page.mouse.move(box["x"] + box["width"] * 0.05, spot[1], steps=3)
+        page.mouse.up()
+
+    after(page, drag)
+    page.wait_for_timeout(200)
+    np.testing.assert_allclose(points(page)[-1], [-2.7, 2.7, 1], atol=0.05)
+    after(page, lambda: page.mouse.dblclick(box["x"] + box["width"] * 0.05, spot[1]))
+    page.wait_for_timeout(200)
+    assert len(points(page)) == count
+    at = json.loads(page.locator("#best").get_attribute("data-at"))
+    page.reload()
+    page.wait_for_selector(".land[data-drawn]")
+    assert json.loads(page.locator("#best").get_attribute("data-at")) == at
+
+
+def test_it_all_works_by_keyboard(visit) -> None:
+    page = opened(visit)
+    before = points(page)
+    after(page, lambda: page.get_by_role("button", name="Add one in the middle").press("Enter"))
+    for key in ("ArrowRight", "ArrowUp", "Shift+ArrowUp"):
+        after(page, lambda key=key: page.keyboard.press(key))
+    np.testing.assert_allclose(points(page), [*before, [0.1, 1.1]])
+    label = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert label == f"Point {len(before) + 1} of {len(before) + 1}: x 0.1, y 1.1"
+    page.keyboard.press("PageDown")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Point 1 of")
+    after(page, lambda: page.keyboard.press("Delete"))
+    np.testing.assert_allclose(points(page), [*before[1:], [0.1, 1.1]])
+    after(page, lambda: page.get_by_label("The points, one a line").fill("0, 0\n1, 1\n2, 2"))
+    *at, lowest = json.loads(page.locator("#best").get_attribute("data-at"))
+    assert (at, lowest) == (pytest.approx([1, 0], abs=1e-9), pytest.approx(0, abs=1e-9))
+    start = page.get_by_role("application", name=re.compile("Start of the descent"))
+    start.focus()
+    after(page, lambda: page.keyboard.press("Shift+ArrowRight"))
+    np.testing.assert_allclose(paths(page)[0]["at"][0], [-1, -2.5])
+
+
+def test_other_losses_and_their_parameters(visit) -> None:
+    page = opened(visit)
+    after(page, lambda: page.get_by_label("Add a loss").select_option("quantile"))
+    after(page, lambda: page.get_by_role("slider", name="q", exact=True).fill("0.9"))
+    rows = points(page)
+    *at, lowest = json.loads(page.locator("#best").get_attribute("data-at"))
+    assert lowest == pytest.approx(value("line", "quantile", rows, np.array(at), q=0.9), rel=1e-4)
+    assert page.get_by_label("Add a loss").is_disabled()
+    after(page, lambda: page.get_by_role("button", name="Remove mse").click())
+    assert [row.split()[0] for row in page.locator("#paths tbody tr").all_inner_texts()] == [
+        "mae",
+        "huber",
+        "quantile,",
+    ]
+
+
+def test_the_last_of_many_moves_is_what_is_drawn_however_slow_the_first_answer(visit) -> None:
+    page = opened(visit)
+    held = []
+
+    def delay(route):
+        if not held:
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/v1/evaluate", delay)
+    text = page.get_by_text("The points as text")
+    text.click()
+    area = page.get_by_label("The points, one a line")
+    area.fill("0, 0\n1, -1")
+    after(page, lambda: area.fill("0, 0\n1, 1\n2, 2"))
+    assert held
+    *at, _ = json.loads(page.locator("#best").get_attribute("data-at"))
+    assert at == pytest.approx([1, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("model", LOSSES)
+def test_it_has_no_serious_fault_and_fits_a_phone(visit, model: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = opened(visit, f"?model={model}", theme=theme)
+    for details in page.locator("summary:visible").all():
+        details.click()
+    found = axe.run(page).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("() => document.documentElement.scrollWidth === 390")
