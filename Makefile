@@ -21,7 +21,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/python client/examples/digits/train.py
 
+# Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
 test: install
+	$(BIN)/python -m lossd.compiled
 	$(BIN)/pytest
 
 # The coverage-guided part needs atheris, which is not for every Python; the rest runs without.
