@@ -47,7 +47,18 @@ def main() -> None:
 @contextmanager
 def running_service() -> Iterator[str]:
     """A service on a free port of this machine, for as long as the block lasts."""
-    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--log-level", "warning"]
+    command = [
+        sys.executable,
+        "-m",
+        "lossd.cli",
+        "serve",
+        "--port",
+        "0",
+        "--log-level",
+        "warning",
+        "--access-log",
+        "none",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
