@@ -12,9 +12,11 @@ from losses.cases_perceptual import WEIGHTS
 
 
 @pytest.fixture(autouse=True)
-def _compiled_passes_are_loaded_by_who_tests_them() -> Iterator[None]:
+def _compiled_passes_are_loaded_by_who_tests_them(request: pytest.FixtureRequest) -> Iterator[None]:
     """An inline engine loads them for its process, which the tests share."""
     before = compiled._find, compiled.rates
+    if not request.node.nodeid.startswith("tests/compiled/"):
+        compiled._find = compiled.rates = None
     yield
     compiled._find, compiled.rates = before
 

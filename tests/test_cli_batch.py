@@ -264,6 +264,8 @@ class Terminal:
     def __init__(self, *arguments: str | Path) -> None:
         ours, theirs = pty.openpty()
         self._screen = ours
+        self._poll = select.poll()  # select.select() knows no file beyond the 1024th
+        self._poll.register(ours, select.POLLIN)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lossd.cli", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
@@ -274,7 +276,7 @@ class Terminal:
     def watch(self) -> Iterator[str]:
         """What is on the screen, as it grows."""
         while True:
-            if select.select([self._screen], [], [], 60)[0]:
+            if self._poll.poll(60_000):
                 try:
                     part = os.read(self._screen, 65536)
                 except OSError:  # the other end is closed

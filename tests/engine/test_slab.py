@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossd.engine.slab import SlabPool
+from lossd.engine.slab import MAX_IDLE, SlabPool
 
 KIB = 1 << 10
 
@@ -31,6 +31,16 @@ def test_what_was_unused_for_longest_makes_room() -> None:
     pool.give(large)
     pool.close()
     assert pool.cached_bytes == 0
+
+
+def test_no_more_are_kept_than_files_are_worth() -> None:
+    closed: list[int] = []
+    pool = SlabPool(1 << 30, closed.append)
+    slabs = [pool.take(1) for _ in range(MAX_IDLE + 1)]
+    for slab in slabs:
+        pool.give(slab)
+    assert closed == [slabs[0].id]
+    pool.close()
 
 
 def test_what_is_larger_than_all_that_may_be_kept_is_given_back() -> None:

@@ -19,6 +19,7 @@ __all__ = ["Arrangement", "Lease", "Slab", "SlabPool", "arrange"]
 
 ALIGNMENT = 64
 MAX_REQUESTS = 512
+MAX_IDLE = 256  # slabs kept; each is two open files
 
 
 class Slab:
@@ -90,7 +91,7 @@ class SlabPool:
         if slab.size > self.cache_bytes:
             self._close(slab)
             return
-        while self.cached_bytes + slab.size > self.cache_bytes:
+        while self.cached_bytes + slab.size > self.cache_bytes or len(self._idle) >= MAX_IDLE:
             oldest = next(iter(self._idle.values()))
             del self._idle[oldest.id]
             self._free[oldest.size].remove(oldest)
