@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from lossd.engine.admission import Budget
-from lossd.engine.batcher import Batch, Batcher, Ticket
+from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
 from lossd.engine.waiting import Waiting
 from lossd.job import Job
@@ -259,10 +259,15 @@ class Engine(ABC):
         return Batch(recipe, Lease(self.pool, slab), arrangement)
 
     def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:
-        """Queue a ticket, and its batch where that is new; the flush comes once all that has arrived was read."""
+        """Queue a ticket, and its batch where that is new.
+
+        It leaves once all that has arrived was read, or its batch is worth going: a worker need not wait for the rest.
+        """
         ticket.queued = time.monotonic()
         self.batcher.append(batch, ticket, joinable=joinable)
-        if not self._flush_due:
+        if len(batch.tickets) == WORTH_REQUESTS:
+            self._dispatch()
+        elif not self._flush_due:
             self._flush_due = True
             self.loop.call_soon(self._flush)
         return ticket.future

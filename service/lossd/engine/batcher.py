@@ -2,6 +2,7 @@
 
 Requests of one recipe join the open batch of that recipe until it is full; a batch leaves whenever a worker is free.
 Nothing ever waits for company: what has arrived by then goes.
+A batch worth going may be sent to a worker that is busy, which then has its next one at hand.
 
 Clients take turns (start-time fair queueing). A request's turn comes when its client's earlier requests have had
 theirs, in a virtual time that counts bytes; a client that was away begins at the present. Batches leave in the order of
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
     from lossd.engine import Result
 
-__all__ = ["Batch", "Batcher", "Ticket"]
+__all__ = ["WORTH_REQUESTS", "Batch", "Batcher", "Ticket"]
+
+# So many requests make up for a batch's fixed cost: more would save little, and keep a worker waiting.
+WORTH_REQUESTS = 16
 
 # What several clients may share. As long as that takes, a batch takes anyway: its fixed cost outweighs it.
 SHARED_BYTES = 512 << 10
@@ -169,9 +173,8 @@ class Batcher:
         self._on_drop = on_drop
         self._open: dict[str, Batch] = {}
         self._queued: dict[int, Batch] = {}
-        self._order: list[
-            tuple[float, int]
-        ] = []  # a heap of turn and id; a batch that was moved forward is in it twice
+        # A heap of turn and id; a batch that was moved forward is in it twice.
+        self._order: list[tuple[float, int]] = []
         self._present = 0.0
         self._next_turn: dict[str, float] = {}
 
@@ -216,13 +219,10 @@ class Batcher:
         Args:
             expire: Called with each request before it goes; ends its future where it is too late.
         """
-        while self._order:
-            turn, number = heappop(self._order)
-            batch = self._queued.get(number)
-            if batch is None or batch.turn != turn:
-                continue
-            del self._queued[number]
-            self._present = max(self._present, turn)
+        while (batch := self._first()) is not None:
+            heappop(self._order)
+            del self._queued[batch.id]
+            self._present = max(self._present, batch.turn)
             for ticket in batch.tickets:
                 expire(ticket)
             if self._open.get(batch.recipe.text) is batch:
@@ -233,9 +233,25 @@ class Batcher:
                 return batch
         return None
 
+    @property
+    def worth_going(self) -> bool:
+        """Whether the batch that goes next is worth its fixed cost as it is."""
+        batch = self._first()
+        return batch is not None and len(batch.tickets) >= WORTH_REQUESTS
+
     def waiting(self) -> Iterable[Ticket]:
         """Every queued request."""
         return (ticket for batch in self._queued.values() for ticket in batch.tickets)
+
+    def _first(self) -> Batch | None:
+        """The batch that goes next."""
+        while self._order:
+            turn, number = self._order[0]
+            batch = self._queued.get(number)
+            if batch is not None and batch.turn == turn:
+                return batch
+            heappop(self._order)
+        return None
 
     def _queue(self, batch: Batch, turn: float) -> None:
         batch.turn = turn

@@ -47,7 +47,7 @@ class Worker:
         self.device = device
         self.address = address
         # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
-        self.depth = 3 if device.startswith("cuda") else 1
+        self.depth, self.room = (3, 3) if device.startswith("cuda") else (1, 2)
         self.ready = False
         self.batches: dict[int, Batch] = {}
         self.pid: int | None = None
@@ -69,6 +69,11 @@ class Worker:
     def free(self) -> bool:
         """Whether it can take a batch now."""
         return self.ready and len(self.batches) < self.depth
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take a batch to have it at hand."""
+        return self.ready and len(self.batches) < self.room
 
     @property
     def memory(self) -> tuple[int, int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -72,12 +73,13 @@ class ProcessEngine(Engine):
             raise Unavailable("no worker is running; one is being started", retry_after_s=2.0)
 
     def _dispatch(self) -> None:
-        for worker in self.workers:
-            while worker.free and self.batcher:
-                batch = self._next_batch()
-                if batch is None:
-                    return
-                worker.send(batch)
+        while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:
+            worker.send(batch)
+
+    def _next_worker(self) -> Worker | None:
+        """Who gets the next batch: the least busy one, if it is free, or has room and the batch is worth going."""
+        worker = min(self.workers, key=lambda worker: len(worker.batches) if worker.ready else sys.maxsize)
+        return worker if worker.free or (worker.has_room and self.batcher.worth_going) else None
 
     def _under_way(self) -> Sequence[Batch]:
         return [batch for worker in self.workers for batch in worker.batches.values()]
