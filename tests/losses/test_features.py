@@ -99,7 +99,7 @@ def test_one_gradient_of_a_series_can_be_asked_for() -> None:
         (ShapeMismatch, r"target.2 has shape \(3,\), expected \(2, ...\)", {}, {"target.2": torch.zeros(3)}),
         (ShapeMismatch, "layer_weights has 2 entries for 3 pairs", matching(layer_weights=[1.0, 1.0]), {}),
         (InvalidRequest, "layer_weights are all 0", matching(layer_weights=[0.0, 0.0, 0.0]), {}),
-        (InvalidRequest, "prediction.3. .* not sent", {"outputs": ["gradient.prediction.3"]}, {}),
+        (InvalidRequest, r"'prediction\.3' .* not sent", {"outputs": ["gradient.prediction.3"]}, {}),
         (InvalidRequest, "not for 'target.0'", {"outputs": ["gradient.target.0"]}, {}),
         (InvalidValue, r"found nan at target.1\[0, 0\]", {}, {"target.1": torch.full((2, 2), torch.nan)}),
         (DtypeMismatch, "prediction.1 of feature_matching must be", {}, {"prediction.1": torch.ones(2, 2).long()}),

@@ -189,8 +189,9 @@ class Evaluate:
         check_tensor_count(len(inputs))
         try:
             text = json.dumps(document)
-        except TypeError:  # it can write only what nests some hundreds deep
-            raise MalformedBody("the body nests lists and objects too deep") from None
+        except TypeError:  # what nests some hundreds deep
+            json.check_depth(document)
+            raise
         plan = plan_of(text)
         exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
         tensors: dict[str, Tensor] = {}
