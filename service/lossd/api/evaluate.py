@@ -1,43 +1,26 @@
 """``POST /v1/evaluate``: from the socket to a slab, and from the slab to the socket.
 
-Plain ASGI, taken before FastAPI's routing: at thousands of small requests a second, the framework's own work would be
-most of the bill. Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.plan`, not here.
+Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.plan`, not here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 from urllib.parse import parse_qs
 
-from lossd.api.compression import packed
-from lossd.api.exchange import (
-    INLINE_ANSWER_BYTES,
-    DisconnectedError,
-    Exchange,
-    Receive,
-    Send,
-    send_pieces,
-    server_timing,
-)
-from lossd.api.sending import send_whole
-from lossd.api.telemetry import DISCONNECTED, Telemetry
-from lossd.api.turns import Turns
-from lossd.engine import Engine, Result
+from lossd.api.exchange import Exchange, Send
+from lossd.api.route import Route
+from lossd.api.sending import Headers, Pieces
+from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
 from lossd.plan import Plan
-from lossd.settings import Settings
 from lossd_client.errors import (
-    InternalError,
     InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
-    Problem,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -47,11 +30,8 @@ from lossd_client.wire.tensor import check_tensor_count
 
 __all__ = ["Evaluate", "plan_of"]
 
-log = logging.getLogger("lossd.api")
-
 CACHED_HEADER_BYTES = 8 << 10
 MAX_REQUEST_BYTES = 1 << 20
-PROBLEM_TYPE = b"application/problem+json"
 
 _SAFETENSORS = safetensors.MEDIA_TYPE.encode()
 _JSON = json.MEDIA_TYPE.encode()
@@ -71,42 +51,20 @@ class Checked:
     data_bytes: int
 
 
-class Evaluate:
-    """The route.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer depends on besides the result: the form of the request, and of each tensor in it."""
 
-    Args:
-        settings: Limits.
-        engine: Where jobs go.
-        telemetry: Where requests are counted.
-        turns: Whose request is read next.
-    """
+    format_in: str
+    forms: Mapping[str, json.Form]
 
-    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, turns: Turns) -> None:
-        self.settings = settings
-        self.engine = engine
-        self.telemetry = telemetry
-        self.turns = turns
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request; every failure becomes a problem document."""
-        exchange = Exchange(scope, receive, self.settings)
-        try:
-            if scope["method"] != "POST":
-                raise MethodNotAllowed("/v1/evaluate takes POST")
-            await self._evaluate(exchange, send)
-        except DisconnectedError:
-            self.telemetry.refused(exchange, DISCONNECTED)
-        except Problem as problem:
-            await self._refuse(problem, exchange, send)
-        except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            fault = InternalError("the service failed on this request; the log has the details under its request id")
-            await self._refuse(fault, exchange, send)
-        finally:
-            if exchange.turn_bytes:
-                self.turns.give(exchange)
+class Evaluate(Route[Asked]):
+    """The route."""
 
-    async def _evaluate(self, exchange: Exchange, send: Send) -> None:
+    async def _serve(self, exchange: Exchange, send: Send) -> None:
+        if exchange.scope["method"] != "POST":
+            raise MethodNotAllowed("/v1/evaluate takes POST")
         format_in = self._read_headers(exchange)
         if exchange.client:
             await self.turns.take(exchange)
@@ -118,39 +76,7 @@ class Evaluate:
                 future = await self._stream_safetensors(exchange)
         else:
             future = self._submit_safetensors(exchange, await exchange.body(self.engine.budget))
-        parsed = time.monotonic()
-        result = await exchange.result(self.engine, future)
-        evaluated = time.monotonic()
-        try:
-            pieces, media_type = _encode(result, self._format_out(exchange, format_in), forms)
-            size = sum(len(piece) for piece in pieces)
-            encoding = None
-            if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
-                encoding, pieces = await packed(pieces, welcome, binary=media_type is _SAFETENSORS)
-                size = sum(len(piece) for piece in pieces)
-            body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
-            encoded = time.monotonic()
-            stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
-            headers = [
-                (b"content-type", media_type),
-                (b"content-length", b"%d" % size),
-                (b"x-request-id", exchange.request_id.encode("latin-1")),
-                (b"server-timing", server_timing(stages, result.batch_requests)),
-            ]
-            if encoding:
-                headers.append((b"content-encoding", encoding))
-            if body is None:
-                await send_pieces(send, headers, pieces)
-        finally:
-            result.release()
-        if body is not None:
-            await send_whole(send, headers, body)
-        self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
-
-    async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
-        self.telemetry.refused(exchange, problem.slug, problem.status)
-        problem.request_id = exchange.request_id
-        await exchange.refuse(problem, problem.status, PROBLEM_TYPE, json.dumps(problem.to_json()), send)
+        await self._answer(exchange, Asked(format_in, forms), future, send)
 
     # In
 
@@ -168,14 +94,6 @@ class Evaluate:
         if format_in == "json":
             exchange.limit_json(self.settings.max_json_bytes)
         return format_in
-
-    def _format_out(self, exchange: Exchange, format_in: str) -> str:
-        accept = exchange.headers.get(b"accept")
-        if accept is None or b"*/*" in accept:
-            return format_in
-        if _SAFETENSORS in accept:
-            return "safetensors"
-        return "json" if _JSON in accept else format_in
 
     def _submit_json(
         self, exchange: Exchange, body: bytes | bytearray, forms: dict[str, json.Form]
@@ -241,6 +159,24 @@ class Evaluate:
             lambda found: _wrong_length(checked.data_bytes, found),
         )
 
+    # Out
+
+    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+        if self._format_out(exchange, asked.format_in) == "json":
+            return [_json(result, asked.forms)], [(b"content-type", _JSON)], False
+        names, entries = _layout(result.job.recipe.text, result.job.rows)
+        head = safetensors.header_of(entries, {"result": result.text.decode()})
+        pieces: Pieces = [head, *(result.tensors[name] for name in names)]
+        return pieces, [(b"content-type", _SAFETENSORS)], True
+
+    def _format_out(self, exchange: Exchange, format_in: str) -> str:
+        accept = exchange.headers.get(b"accept")
+        if accept is None or b"*/*" in accept:
+            return format_in
+        if _SAFETENSORS in accept:
+            return "safetensors"
+        return "json" if _JSON in accept else format_in
+
 
 def plan_of(text: bytes) -> Plan:
     """The plan of a request's JSON text; clients repeat themselves, so most are known already.
@@ -297,9 +233,6 @@ def _wrong_length(described: int, found: int) -> MalformedBody:
     return MalformedBody(f"the safetensors header describes {described} bytes of tensors, the body has {found}")
 
 
-# Out
-
-
 @lru_cache(maxsize=1024)
 def _layout(recipe: str, rows: int) -> tuple[tuple[str, ...], bytes]:
     """The tensors of an answer, those of the widest dtype first, and what the file's header says of them."""
@@ -308,18 +241,12 @@ def _layout(recipe: str, rows: int) -> tuple[tuple[str, ...], bytes]:
     return tuple(c.name for c in columns), safetensors.encode_entries(entries)
 
 
-def _encode(result: Result, format_out: str, forms: Mapping[str, json.Form]) -> tuple[list[bytes | memoryview], bytes]:
-    """The answer's pieces and media type."""
-    rows = result.job.rows
-    columns = result.job.recipe.answers
-    if format_out == "safetensors":
-        names, entries = _layout(result.job.recipe.text, rows)
-        head = safetensors.header_of(entries, {"result": result.text.decode()})
-        return [head, *(result.tensors[name] for name in names)], _SAFETENSORS
+def _json(result: Result, forms: Mapping[str, json.Form]) -> bytes:
+    """The answer as a JSON text, each tensor in the form of the input that it belongs to."""
     text = result.text
     gradients = []
-    for column in columns:
-        tensor = Tensor(column.dtype, column.shape(rows), result.tensors[column.name])
+    for column in result.job.recipe.answers:
+        tensor = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
         source = column.name.removeprefix("gradient.")
         value = json.dumps(json.tensor_to_json(tensor, forms.get(source, forms.get("prediction", "list"))))
         if column.name == "loss":
@@ -328,4 +255,4 @@ def _encode(result: Result, format_out: str, forms: Mapping[str, json.Form]) -> 
             gradients.append(json.dumps(source) + b":" + value)
     if gradients:
         text = text[:-1] + b',"gradient":{' + b",".join(gradients) + b"}}"
-    return [text], _JSON
+    return text

@@ -1,7 +1,6 @@
 """One request and its answer over ASGI: what the routes that evaluate share.
 
-Bodies are read within limits and deadlines, results are waited for while the client is watched, and large answers are
-sent straight from the slab.
+Bodies are read within limits and deadlines, and results are waited for while the client is watched.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from lossd_client.wire import json
 
 __all__ = [
     "CLIENT",
-    "INLINE_ANSWER_BYTES",
     "WHOLE",
     "DisconnectedError",
     "Exchange",
@@ -42,8 +40,6 @@ __all__ = [
     "new_request_id",
     "refusal",
     "request_id",
-    "send_pieces",
-    "server_timing",
 ]
 
 Message = dict[str, Any]
@@ -55,9 +51,6 @@ CLIENT = "lossd.client"
 # Where the scope says that all of the body had arrived when the request began to be answered.
 WHOLE = "lossd.whole"
 
-INLINE_ANSWER_BYTES = 256 << 10
-CHUNK_BYTES = 256 << 10
-TAIL_BYTES = 128 << 10
 MAX_DIGITS = 18
 LINGER_S = 2.0
 
@@ -386,40 +379,3 @@ def refusal(path: str, problem: Problem) -> tuple[bytes, bytes]:
     if path == "/v2" or path.startswith("/v2/"):
         return json.MEDIA_TYPE.encode(), json.dumps({"error": problem.detail})
     return b"application/problem+json", json.dumps(problem.to_json())
-
-
-def server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:
-    """The Server-Timing header of parse, queue, copy, compute and encode, in seconds."""
-    parse, queue, copy, compute, encode = stages
-    return b'parse;dur=%.3f, queue;dur=%.3f, copy;dur=%.3f, compute;dur=%.3f;desc="batch of %d", encode;dur=%.3f' % (
-        parse * 1e3,
-        queue * 1e3,
-        copy * 1e3,
-        compute * 1e3,
-        batch_requests,
-        encode * 1e3,
-    )
-
-
-async def send_pieces(send: Send, headers: list[tuple[bytes, bytes]], pieces: list[bytes | memoryview]) -> None:
-    """Send straight from the slab. When this returns, nothing refers to the slab any more.
-
-    The server keeps what the socket does not take at once, up to its high-water mark of 64 KiB, so the last 128 KiB go
-    as copies: once the first half of them was accepted, all that was sent before has left the slab.
-    """
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    remaining = sum(len(piece) for piece in pieces)
-    for piece in pieces:
-        view = memoryview(piece)
-        at = 0
-        while at < len(view):
-            from_slab = remaining - TAIL_BYTES
-            if from_slab > 0:
-                step = min(CHUNK_BYTES, len(view) - at, from_slab)
-                body: bytes | memoryview = view[at : at + step]
-            else:
-                step = min(TAIL_BYTES // 2, len(view) - at)
-                body = bytes(view[at : at + step])
-            at += step
-            remaining -= step
-            await send({"type": "http.response.body", "body": body, "more_body": remaining > 0})

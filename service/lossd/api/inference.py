@@ -1,35 +1,21 @@
 """``/v2``, the Open Inference Protocol: the same evaluation for clients of KServe and Triton.
 
-Plain ASGI like ``/v1/evaluate``, and for the same reason; and since errors here have a form of their own.
+Plain ASGI like ``/v1/evaluate``, and for the same reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from lossd.api import inference_models as models
-from lossd.api.compression import packed
-from lossd.api.exchange import (
-    INLINE_ANSWER_BYTES,
-    DisconnectedError,
-    Exchange,
-    Receive,
-    Send,
-    send_pieces,
-    server_timing,
-)
+from lossd.api.exchange import Exchange, Send
 from lossd.api.inference_outputs import Asked, answered, asked
-from lossd.api.telemetry import DISCONNECTED, Telemetry
-from lossd.api.turns import Turns
-from lossd.engine import Engine, Result
-from lossd.settings import Settings
+from lossd.api.route import Route
+from lossd.api.sending import Headers, Pieces, send_whole
+from lossd.engine import Result
 from lossd_client.errors import (
-    InternalError,
     MalformedBody,
     MethodNotAllowed,
     NotEvaluable,
@@ -41,8 +27,6 @@ from lossd_client.errors import (
 from lossd_client.wire import json, oip
 
 __all__ = ["PREFIX", "Inference"]
-
-log = logging.getLogger("lossd.api")
 
 PREFIX = "/v2"
 CACHED_TEXT_BYTES = 8 << 10
@@ -62,59 +46,28 @@ class NotOfferedError(Problem):
     slug, title, status = "not-offered", "Not offered", 501
 
 
-class Inference:
-    """Everything under ``/v2``.
+class Inference(Route[Asked]):
+    """Everything under ``/v2``."""
 
-    Args:
-        settings: Limits.
-        engine: Where jobs go.
-        telemetry: Where requests are counted.
-        turns: Whose request is read next.
-    """
+    async def _serve(self, exchange: Exchange, send: Send) -> None:
+        method = exchange.scope["method"]
+        exchange.unread = method != "GET"
+        path = exchange.scope["path"].removeprefix(PREFIX).strip("/").split("/")
+        match path:
+            case ["models", name, "infer"]:
+                await self._infer(exchange, method, models.find(name), send)
+            case ["models", name, "versions", version, "infer"]:
+                await self._infer(exchange, method, models.find(name, version), send)
+            case _:
+                await self._document(exchange, method, path, send)
 
-    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, turns: Turns) -> None:
-        self.settings = settings
-        self.engine = engine
-        self.telemetry = telemetry
-        self.turns = turns
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request; every failure becomes ``{"error": …}``."""
-        exchange = Exchange(scope, receive, self.settings)
-        try:
-            path = scope["path"].removeprefix(PREFIX).strip("/").split("/")
-            exchange.unread = scope["method"] != "GET"
-            match path:
-                case ["models", name, "infer"]:
-                    await self._infer(exchange, scope["method"], models.find(name), send)
-                case ["models", name, "versions", version, "infer"]:
-                    await self._infer(exchange, scope["method"], models.find(name, version), send)
-                case _:
-                    await self._document(exchange, scope["method"], path, send)
-        except DisconnectedError:
-            self._count(exchange, DISCONNECTED)
-        except Problem as problem:
-            await self._refuse(problem, exchange, send)
-        except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            fault = InternalError(
-                f"the service failed on this request; its log has the details under {exchange.request_id}"
-            )
-            await self._refuse(fault, exchange, send)
-        finally:
-            if exchange.turn_bytes:
-                self.turns.give(exchange)
-
-    def _count(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
-        """Count a request for an inference that had none."""
-        if exchange.scope["path"].endswith("/infer"):
-            self.telemetry.refused(exchange, outcome, status)
-
-    async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
+    def _status(self, problem: Problem) -> int:
         # The protocol knows no 422.
-        status = MalformedBody.status if problem.status == NotEvaluable.status else problem.status
-        self._count(exchange, problem.slug, status)
-        await exchange.refuse(problem, status, _JSON, json.dumps({"error": problem.detail}), send)
+        return MalformedBody.status if problem.status == NotEvaluable.status else problem.status
+
+    def _refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
+        if exchange.scope["path"].endswith("/infer"):
+            super()._refused(exchange, outcome, status)
 
     # Inference
 
@@ -125,36 +78,13 @@ class Inference:
         if exchange.client:
             await self.turns.take(exchange)
         of, future = await self._submit(exchange, model)
-        parsed = time.monotonic()
-        result = await exchange.result(self.engine, future)
-        evaluated = time.monotonic()
-        try:
-            pieces, length = oip.encode_response(model.name, answered(of, result), id=of.request.id)
-            size = sum(len(piece) for piece in pieces)
-            headers = [
-                (b"content-type", _JSON if length is None else _BINARY),
-                (b"x-request-id", exchange.request_id.encode("latin-1")),
-            ]
-            if length is not None:
-                headers.append((_LENGTH, b"%d" % length))
-            if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
-                encoding, pieces = await packed(pieces, welcome, binary=length is not None)
-                size = sum(len(piece) for piece in pieces)
-                if encoding:
-                    headers.append((b"content-encoding", encoding))
-            body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
-            encoded = time.monotonic()
-            stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
-            headers.append((b"content-length", b"%d" % size))
-            headers.append((b"server-timing", server_timing(stages, result.batch_requests)))
-            if body is None:
-                await send_pieces(send, headers, pieces)
-        finally:
-            result.release()
-        if body is not None:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-        self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
+        await self._answer(exchange, of, future, send)
+
+    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+        pieces, length = oip.encode_response(exchange.loss, answered(asked, result), id=asked.request.id)
+        if length is None:
+            return pieces, [(b"content-type", _JSON)], False
+        return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
 
     async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
         given = exchange.headers.get(_LENGTH)
@@ -266,8 +196,7 @@ class Inference:
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", exchange.request_id.encode("latin-1")),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_whole(send, headers, body)
 
     def _check_ready(self) -> None:
         if not self.engine.ready:
