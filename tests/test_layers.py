@@ -26,8 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.deferred": set(),
     "lossd.losses": {"lossd.deferred", "lossd_client"},
     "lossd.columns": {"lossd.job"},
-    "lossd.compiled": {"lossd.job"},
-    "lossd.metrics": {"lossd.compiled", "lossd.deferred", "lossd.losses", "lossd_client"},
+    "lossd.compiled": {"lossd.job", "lossd.metrics"},
+    "lossd.metrics": {"lossd.deferred", "lossd.losses", "lossd_client"},
     "lossd.request": {"lossd.losses", "lossd_client"},
     "lossd.terms": {"lossd.losses", "lossd.plan", "lossd.request", "lossd_client"},
     "lossd.plan": {

@@ -321,4 +321,5 @@ class _Evaluation:
             parameters={**recipe.parameters, **varying},
             options=recipe.metric_options,
             counted={} if self.outcome is None else self.outcome.counted,
+            rates=compiled.rates,
         )

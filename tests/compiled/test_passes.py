@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -257,6 +258,13 @@ def test_elements_out_of_range_are_left_to_the_general_way(
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
         assert_bits_equal(found[position], alone)
+
+
+def test_the_ratios_of_the_metrics_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Mock(wraps=compiled.rates)
+    monkeypatch.setattr(compiled, "rates", rates)
+    together([{"loss": {"name": "focal"}, "outputs": ["metrics"]}] * 2, [scores(6, 4, seed=1), scores(6, 4, seed=2)])
+    assert rates.call_count == 1
 
 
 def test_gammas_differ_within_a_batch(general: Any) -> None:

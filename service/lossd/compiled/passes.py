@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from lossd.compiled import Outcome, Pass, dense, elementwise, in_parallel, softmax
 from lossd.job import Recipe
+from lossd.metrics.activation import least_score
+from lossd.metrics.classes import matrices_fit
 
 __all__ = ["find"]
 
@@ -20,7 +22,6 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 KNOWN, MISSING = "_pass", object()
 NO_CLASS = -1 - (1 << 62)
-MATRIX_CLASSES, FREE_CELLS = 256, 1 << 16
 
 
 def find(recipe: Recipe) -> Pass | None:
@@ -75,8 +76,7 @@ def _class_scores(recipe: Recipe) -> Pass | None:
         gamma = _numbers(recipe, numbers, "gamma", count)
         smoothing = _numbers(recipe, numbers, "label_smoothing", count) * share
         gradient = answers.get("gradient.prediction", scores[:0])
-        counted = bool(recipe.metrics) and classes <= MATRIX_CLASSES
-        counted = counted and count * classes**2 <= max(FREE_CELLS, scores.size)
+        counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         if positions == 1:
@@ -151,17 +151,6 @@ def _wide(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def _logit(threshold: float | None) -> float:
-    """The logit from which on the probability of yes is at least the threshold."""
-    if threshold is None:
-        return 0.0
-    if threshold in (0, 1):
-        return math.inf if threshold else -math.inf
-    if threshold > 1:
-        return math.nan  # which nothing is at least
-    return math.log(threshold / (1 - threshold))
-
-
 def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
@@ -198,7 +187,7 @@ def _elements(recipe: Recipe) -> Pass | None:
     named = PARAMETERS.get(loss, "")
     balance = parameters.get("alpha_mode") == "balance"
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
-    least = _logit(recipe.metric_options.get("threshold"))
+    least = least_score(recipe.metric_options.get("threshold"), recipe.domains["prediction"]) if decided else 0.0
 
     def evaluate(
         recipe: Recipe,

@@ -36,8 +36,10 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
             return wide.softmax(1)
 
 
-def least_score(threshold: float, activation: str) -> float:
-    """The score from which on the probability of yes is at least ``threshold``."""
+def least_score(threshold: float | None, activation: str) -> float:
+    """The score from which on the probability of yes is at least ``threshold``, or a half where there is none."""
+    if threshold is None:
+        threshold = 0.5
     match activation:
         case "probability":
             return threshold

@@ -103,7 +103,6 @@ class LeastSquaresGenerated(Generated):
 @metric("gan_generator", "lsgan_generator", default=True)
 def fooled(task: Generated) -> Sequence[Any]:
     """The fraction of generated samples that the discriminator takes for real."""
-    threshold = task.view.options.get("threshold")
-    least = least_score(0.5 if threshold is None else threshold, task.activation)
+    least = least_score(task.view.options.get("threshold"), task.activation)
     taken = task.entries.total((task.scores >= least).double())
     return task.quotients("fooled", taken, task.entries.size(task.scores.shape))

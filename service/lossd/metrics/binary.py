@@ -18,8 +18,6 @@ from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["Binary", "LabelSets", "Multilabel"]
 
-DEFAULT_THRESHOLD = 0.5
-
 
 @task("binary")
 class Binary(Decided):
@@ -33,8 +31,7 @@ class Binary(Decided):
         """By the probability of yes."""
         view = self.view
         scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
-        threshold = view.options.get("threshold")
-        least = least_score(DEFAULT_THRESHOLD if threshold is None else threshold, view.activation)
+        least = least_score(view.options.get("threshold"), view.activation)
         ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
         return Decision(scores, target >= 0.5, scores >= least, ignored)
 

@@ -18,13 +18,18 @@ from lossd.metrics.ranking import Ranking, bounded
 from lossd.metrics.registry import Array, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 
-__all__ = ["Classes"]
+__all__ = ["Classes", "matrices_fit"]
 
 # Up to this many classes the confusion matrix is answered; its size is the square.
 MATRIX_CLASSES = 256
 
 # Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
 FREE_CELLS = 1 << 16
+
+
+def matrices_fit(count: int, classes: int, scores: int) -> bool:
+    """Whether a batch's confusion matrices are counted, for so many requests, classes and scores in all."""
+    return classes <= MATRIX_CLASSES and count * classes**2 <= max(FREE_CELLS, scores)
 
 
 @task(*CLASSES)
@@ -99,10 +104,9 @@ class Classes(Counts):
         """(B, C, C), target by prediction; None where that would be larger than the tensors it comes from."""
         if (counted := self.view.counted.get("matrices")) is not None:
             return counted
-        cells = self.classes**2
-        if self.classes > MATRIX_CLASSES or self.count * cells > max(FREE_CELLS, self.scores.numel()):
+        if not matrices_fit(self.count, self.classes, self.scores.numel()):
             return None
-        return self.entries.tally(self.pairs, cells).reshape(-1, self.classes, self.classes)
+        return self.entries.tally(self.pairs, self.classes**2).reshape(-1, self.classes, self.classes)
 
     @cached_property
     def safe_target(self) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lossd import compiled
 from lossd.metrics.averages import Averages, average, complete
 from lossd.metrics.registry import Array, Floats, Task, metric
 
@@ -86,8 +85,8 @@ class Counts(Task):
     @cached_property
     def together(self) -> dict[str, list[Any]]:
         """Precision, recall, F1 and IoU, computed in one go since they are nearly always asked for at once."""
-        if self.averaged and compiled.rates is not None:
-            return self._rates(compiled.rates)
+        if self.averaged and self.view.rates is not None:
+            return self._rates(self.view.rates)
         numerators = np.empty((4, *self.tp.shape), self.tp.dtype)
         denominators = np.empty_like(numerators)
         numerators[:] = self.tp

@@ -56,6 +56,8 @@ class View:
         parameters: The loss's parameters; those that differ between requests as (B,) float64 tensors.
         options: The request's ``metrics`` object with its defaults.
         counted: What was counted along with the loss already, by the name its task has for it.
+        rates: Makes precision, recall, F1 and IoU and their averages of counts in one go; None where NumPy is to, step
+            by step.
     """
 
     tensors: Mapping[str, Tensor]
@@ -66,6 +68,7 @@ class View:
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
     counted: Mapping[str, Array] = field(default_factory=dict)
+    rates: Callable[..., bool] | None = None
 
     def number(self, name: str, default: float, ndim: int) -> Tensor | float:
         """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""
