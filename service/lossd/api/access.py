@@ -7,6 +7,7 @@ for probes that know no key, and so are pages that are the same for every servic
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -56,17 +57,16 @@ class Access:
         self.settings = settings
         self.telemetry = telemetry
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass the request on, or refuse it: what is returned does either."""
         if scope["type"] == "http":
             key = _key(scope)
             name = None if key is None else self.keys.name_of(key)
             if name is not None:
                 scope[CLIENT] = name
             elif not self._public(scope["path"]):
-                await self._refuse(scope, receive, send, given=key is not None)
-                return
-        await self.app(scope, receive, send)
+                return self._refuse(scope, receive, send, given=key is not None)
+        return self.app(scope, receive, send)
 
     def reload(self) -> None:
         """Read the keys file again; one that is none changes nothing but the log."""

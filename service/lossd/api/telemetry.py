@@ -64,10 +64,6 @@ class _Histogram:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        self.total += seconds
-
     def buckets(self) -> list[tuple[str, float]]:
         return _cumulative([str(bound) for bound in BOUNDS_S], self.counts)
 
@@ -153,7 +149,8 @@ class Telemetry(Collector):
         """One more request answered; see :meth:`Observer.answered`."""
         self._count(exchange, OK)
         for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
-            histogram.observe(seconds)
+            histogram.counts[bisect_left(BOUNDS_S, seconds)] += 1
+            histogram.total += seconds
         counts = self._counts(exchange.loss)
         _, queue_s, copy_s, compute_s, encode_s, total_s = durations_s
         counts.success += 1

@@ -61,7 +61,9 @@ class Turns:
         if client is None:
             client = self._clients[name] = _Client()
         if name != self._latest:
-            self._latest, self._competing_until = name, now + COMPETING_S
+            if self._latest:  # the first of all competes with nobody
+                self._competing_until = now + COMPETING_S
+            self._latest = name
         if client.requests + len(client.waiting) >= self.requests_per_key:
             raise QueueFull(
                 f"{self.requests_per_key} requests of this key are in progress (setting requests_per_key)",

@@ -38,6 +38,7 @@ class Worker:
     Attributes:
         device: What it computes on.
         ready: Whether it said hello and has not died since.
+        last_ready: When it was last known to be, on the monotonic clock, where it no longer is; 0 where it never was.
         batches: What it was sent and has not answered, oldest first.
         pid: The id of its process, while there is one.
     """
@@ -49,6 +50,7 @@ class Worker:
         # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
         self.depth, self.room = (3, 3) if device.startswith("cuda") else (1, 2)
         self.ready = False
+        self.last_ready = 0.0
         self.batches: dict[int, Batch] = {}
         self.pid: int | None = None
         self._known: set[int] = set()
@@ -200,7 +202,8 @@ class Worker:
         self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
-        self.ready = False
+        if self.ready:
+            self.ready, self.last_ready = False, time.monotonic()
         if self._next_look is not None:
             self._next_look.cancel()
         if self._pulse is not None:

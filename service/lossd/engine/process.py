@@ -35,7 +35,6 @@ class ProcessEngine(Engine):
         devices = settings.device.split(",")
         places: Sequence[str | None] = addresses or [None] * len(devices)
         self.workers = [Worker(self, device, at) for device, at in zip(devices, places, strict=True)]
-        self._last_ready = 0.0
 
     async def start(self) -> None:
         """Start the workers; each is ready some seconds later."""
@@ -65,11 +64,13 @@ class ProcessEngine(Engine):
 
     def _check_available(self) -> None:
         super()._check_available()
-        if self.ready:
-            self._last_ready = time.monotonic()
-        elif not self._last_ready:
+        for worker in self.workers:
+            if worker.ready:
+                return
+        last_ready = max(worker.last_ready for worker in self.workers)
+        if not last_ready:
             raise Unavailable("the worker is starting", retry_after_s=1.0)
-        elif time.monotonic() - self._last_ready > PATIENCE_S:
+        if time.monotonic() - last_ready > PATIENCE_S:
             raise Unavailable("no worker is running; one is being started", retry_after_s=2.0)
 
     def _dispatch(self) -> None:
