@@ -16,7 +16,18 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "exp", "inlined"]
+__all__ = [
+    "compiled",
+    "exp",
+    "faded",
+    "focal",
+    "inlined",
+    "log1p_exp",
+    "maximum",
+    "sigmoid",
+    "squares_of",
+    "total_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,3 +142,29 @@ def sigmoid(z: float) -> float:
 def log1p_exp(z: float) -> float:
     """log(1 + e^z), whatever z: the softplus."""
     return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
+
+
+@inlined
+def faded(rest: float, gamma: float) -> float:
+    """rest^gamma, where gamma is mostly 2."""
+    return rest * rest if gamma == 2 else rest**gamma
+
+
+@inlined
+def focal(own: float, others: float, nll: float, gamma: float) -> tuple[float, float]:
+    """The factors that make focal loss of cross-entropy, and its slope of that of cross-entropy.
+
+    Args:
+        own: The exponential of the target's score.
+        others: The sum of those of all other scores.
+        nll: The cross-entropy.
+        gamma: The focal exponent; 0 for cross-entropy.
+    """
+    total = others + own
+    rest = others / total
+    if gamma == 0:
+        return 1.0, 1.0
+    if rest > 0:
+        fade = faded(rest, gamma)
+        return fade, fade * (1 + gamma * (own / total) * nll / rest)
+    return 0.0, 0.0

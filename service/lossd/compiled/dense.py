@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import compiled, exp, squares_of
+from lossd.compiled.arithmetic import compiled, exp, focal, squares_of
 
 __all__ = ["PART", "part", "weigh"]
 
@@ -61,7 +61,7 @@ def part(
     last_row: int,
     first: int,
     last: int,
-    fading: float,
+    gamma: float,
     weight: Any,
     scale: Any,
     ignored: int,
@@ -79,7 +79,7 @@ def part(
         last_row: Exclusive.
         first: The first position of each, and below, the one after the last.
         last: Exclusive.
-        fading: The focal exponent; 0 for cross-entropy.
+        gamma: The focal exponent; 0 for cross-entropy.
         weight: (C,) class weights.
         scale: (C,) factors that do not divide.
         ignored: The target that does not count.
@@ -90,7 +90,7 @@ def part(
     """
     classes = scores.shape[1]
     power = np.empty((classes, STRIP))
-    top, others, pull, factor = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
+    top, others, pull = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
     best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
     numerator, square = 0.0, 0.0
@@ -100,7 +100,6 @@ def part(
             for j in range(width):
                 k = target[i, start + j]
                 own[j] = 0 if k == ignored else k
-                factor[j] = 0.0 if k == ignored else 1.0
                 top[j] = scores[i, 0, start + j]
                 best[j] = 0
                 others[j] = 0.0
@@ -117,25 +116,18 @@ def part(
                 for j in range(width):
                     others[j] += 0.0 if own[j] == c else powers[j]
             for j in range(width):
-                k = own[j]
+                k = target[i, start + j]
+                if k == ignored:
+                    pull[j] = 0.0
+                    continue
                 total = others[j] + power[k, j]
                 if best[j] == k:
                     nll = math.log1p(others[j] / power[k, j])
                 else:
                     nll = math.log(total) + (top[j] - scores[i, k, start + j])
-                if counts and factor[j] != 0:
+                if counts:
                     matrix[k, best[j]] += 1
-                rest = others[j] / total
-                fade, slope = 1.0, 1.0
-                if fading != 0:
-                    if rest > 0:
-                        fade = rest * rest if fading == 2 else rest**fading
-                        slope = fade * (1 + fading * (power[k, j] / total) * nll / rest)
-                    else:
-                        fade = slope = 0.0
-                if factor[j] == 0:
-                    pull[j] = 0.0
-                    continue
+                fade, slope = focal(power[k, j], others[j], nll, gamma)
                 share = weight[k] * scale[k]
                 numerator += share * fade * nll
                 pull[j] = share * slope * upstream / total

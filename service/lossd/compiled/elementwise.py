@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lossd.compiled.arithmetic import compiled, inlined, log1p_exp, sigmoid
+from lossd.compiled.arithmetic import compiled, faded, inlined, log1p_exp, sigmoid
 
 __all__ = ["KINDS", "decisions", "elements", "errors"]
 
@@ -50,8 +50,7 @@ def _of_logit(kind: int, z: float, t: float, gamma: float, yes: float, no: float
     wrong = positive + negative
     if wrong == 0:
         return (entropy, 0.0) if gamma == 0 else (0.0, 0.0)
-    fade = wrong * wrong if gamma == 2 else wrong**gamma
-    fade *= yes * t + no * (1 - t)
+    fade = faded(wrong, gamma) * (yes * t + no * (1 - t))
     return fade * entropy, fade * ((1 - 2 * t) * entropy * gamma / wrong * p * rest + negative - positive)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import compiled, exp, maximum, squares_of, total_of
+from lossd.compiled.arithmetic import compiled, exp, focal, maximum, squares_of, total_of
 
 __all__ = ["rows"]
 
@@ -79,7 +79,7 @@ def rows(
         upstream = 1.0
         if mean:
             upstream = 1.0 / denominator if denominator > 0 else 0.0
-        fading, even = gamma[b], smoothing[b] / classes
+        even = smoothing[b] / classes
         numerator, square = 0.0, 0.0
         for i in range(first, last):
             k = target[i]
@@ -107,21 +107,14 @@ def rows(
             if counts:
                 matrices[b, k, best] += 1
             if even == 0:
-                rest = others / total
-                fade, slope = 1.0, 1.0
-                if fading != 0:
-                    if rest > 0:
-                        fade = rest * rest if fading == 2 else rest**fading
-                        slope = fade * (1 + fading * (power[k] / total) * nll / rest)
-                    else:
-                        fade = slope = 0.0
+                fade, slope = focal(power[k], others, nll, gamma[b])
                 factor = weight[k] * scale[k]
                 numerator += factor * fade * nll
                 pull = factor * slope * upstream
                 if slopes:
                     for c in range(classes):
                         gradient[i, c] = power[c] * (pull / total)
-                    gradient[i, k] = -pull * rest
+                    gradient[i, k] = -pull * (others / total)
             else:
                 own = (1 - even * classes) * weight[k]
                 value = own * nll
