@@ -54,15 +54,13 @@ def _of_logit(kind: int, z: float, t: float, gamma: float, yes: float, no: float
     return fade * entropy, fade * ((1 - 2 * t) * entropy * gamma / wrong * p * rest + negative - positive)
 
 
-SIGNATURES = [
-    f"void(int64, {prediction}[:,::1], {target}[:,::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
-    f"{prediction}[:,::1], float64[:,::1], boolean[::1])"
-    for prediction in ("float32", "float64")
-    for target in (prediction,)
-]
-
-
-@compiled(*SIGNATURES)
+@compiled(
+    *(
+        f"void(int64, {float_}[:,::1], {float_}[:,::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
+        f"{float_}[:,::1], float64[:,::1], boolean[::1])"
+        for float_ in ("float32", "float64")
+    )
+)
 def elements(
     kind: int,
     prediction: Any,

@@ -15,14 +15,14 @@ from lossd.compiled.arithmetic import compiled, exp, focal, maximum, squares_of,
 
 __all__ = ["rows"]
 
-SIGNATURES = [
-    f"void({float_}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    f"int64, boolean, {float_}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
-    for float_ in ("float32", "float64")
-]
 
-
-@compiled(*SIGNATURES)
+@compiled(
+    *(
+        f"void({float_}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+        f"int64, boolean, {float_}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
+        for float_ in ("float32", "float64")
+    )
+)
 def rows(
     scores: Any,
     target: Any,
