@@ -126,7 +126,8 @@ def _pass(batch: Batch) -> compiled.Outcome | None:
         inputs = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in inputs.items()}
         rounded = {name: torch.empty(a.shape) for name, a in answers.items() if a.dtype in HALF}
         answers = {**answers, **rounded}
-    outcome = run(recipe, batch.rows, batch.numbers, arrays_of(inputs), arrays_of(answers))
+    numbers = dict(zip(recipe.numbers, zip(*batch.numbers, strict=True), strict=True))
+    outcome = run(compiled.Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers)))
     for name, exact in rounded.items():
         batch.answers[name].copy_(exact)
     return None if len(batch.rows) == 1 and outcome.doubtful[0] else outcome

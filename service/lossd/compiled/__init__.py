@@ -25,21 +25,48 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from lossd.job import Recipe
 
-__all__ = ["Outcome", "Pass", "compile_and_keep", "find", "in_parallel", "load", "prepare", "rates"]
+__all__ = ["Outcome", "Pass", "Work", "compile_and_keep", "find", "in_parallel", "load", "prepare", "rates"]
 
 log = logging.getLogger("lossd.compiled")
 
 Array = npt.NDArray[Any]
 P = TypeVar("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a pass is given; all floats are in float32, or all in float64.
+
+    Attributes:
+        rows: The rows of each request.
+        numbers: The parameters that may differ, by name, a value of each for every request.
+        inputs: By name.
+        answers: By name, to be written.
+    """
+
+    rows: Sequence[int]
+    numbers: Mapping[str, Sequence[float]]
+    inputs: Mapping[str, Array]
+    answers: Mapping[str, Array]
+
+    def starts(self) -> Array:
+        """The first row of each request, and the one after the last, (B + 1,)."""
+        return np.fromiter(accumulate(self.rows, initial=0), np.int64, len(self.rows) + 1)
+
+    def number(self, name: str) -> Array:
+        """Each request's value of a parameter, (B,); 0 where the loss has none of that name."""
+        return np.array(self.numbers[name]) if name in self.numbers else np.zeros(len(self.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +85,8 @@ class Outcome:
     counted: Mapping[str, Array] = field(default_factory=dict)
 
 
-Pass = Callable[["Recipe", Sequence[int], Sequence[Sequence[float]], Mapping[str, Array], Mapping[str, Array]], Outcome]
-"""Called with a recipe, the rows and the numbers of its requests, and their inputs and answers by name; all floats are
-in float32, or all in float64."""
+Pass = Callable[[Work], Outcome]
+"""Evaluates requests of the recipe that it was found for."""
 
 _find: Callable[[Recipe], Pass | None] | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import Outcome, Pass, dense, elementwise, in_parallel, softmax
+from lossd.compiled import Outcome, Pass, Work, dense, elementwise, in_parallel, softmax
 from lossd.job import Recipe
 from lossd.metrics.activation import least_score
 from lossd.metrics.classes import matrices_fit
@@ -63,19 +63,12 @@ def _class_scores(recipe: Recipe) -> Pass | None:
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
     mean = recipe.reduction == "mean"
 
-    def evaluate(
-        recipe: Recipe,
-        rows: Sequence[int],
-        numbers: Sequence[Sequence[float]],
-        inputs: Mapping[str, Array],
-        answers: Mapping[str, Array],
-    ) -> Outcome:
-        count, starts = len(rows), _starts(rows)
-        scores = inputs["prediction"]
-        classes_of = inputs["target"].astype(np.int64, copy=False)
-        gamma = _numbers(recipe, numbers, "gamma", count)
-        smoothing = _numbers(recipe, numbers, "label_smoothing", count) * share
-        gradient = answers.get("gradient.prediction", scores[:0])
+    def evaluate(work: Work) -> Outcome:
+        count, starts = len(work.rows), work.starts()
+        scores = work.inputs["prediction"]
+        classes_of = work.inputs["target"].astype(np.int64, copy=False)
+        gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
+        gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
@@ -155,20 +148,7 @@ def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
 
-def _numbers(recipe: Recipe, numbers: Sequence[Sequence[float]], name: str, count: int) -> Array:
-    if name not in recipe.numbers:
-        return np.zeros(count)
-    position = recipe.numbers.index(name)
-    return np.array([of_request[position] for of_request in numbers])
-
-
-def _starts(rows: Sequence[int]) -> Array:
-    starts = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(rows, out=starts[1:])
-    return starts
-
-
-# The parameter that the loss of an element has, and its factors of positives and negatives.
+# The parameter that the loss of an element has.
 PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_focal": "gamma"}
 
 
@@ -189,25 +169,19 @@ def _elements(recipe: Recipe) -> Pass | None:
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
     least = least_score(recipe.metric_options.get("threshold"), recipe.domains["prediction"]) if decided else 0.0
 
-    def evaluate(
-        recipe: Recipe,
-        rows: Sequence[int],
-        numbers: Sequence[Sequence[float]],
-        inputs: Mapping[str, Array],
-        answers: Mapping[str, Array],
-    ) -> Outcome:
-        total, count = sum(rows), len(rows)
-        scores, target = inputs["prediction"].reshape(total, -1), inputs["target"].reshape(total, -1)
-        gradient = answers.get("gradient.prediction")
+    def evaluate(work: Work) -> Outcome:
+        total, count, starts = sum(work.rows), len(work.rows), work.starts()
+        scores, target = work.inputs["prediction"].reshape(total, -1), work.inputs["target"].reshape(total, -1)
+        gradient = work.answers.get("gradient.prediction")
         slopes = np.empty((0, scores.shape[1]), scores.dtype) if gradient is None else gradient.reshape(total, -1)
-        starts, alpha = _starts(rows), _numbers(recipe, numbers, "alpha", count)
+        alpha = work.number("alpha")
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         elementwise.elements(
             kind,
             scores,
             target,
             starts,
-            _numbers(recipe, numbers, named, count),
+            work.number(named),
             alpha,
             1 - alpha if balance else alpha,
             recipe.reduction == "mean",
