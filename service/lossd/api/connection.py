@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from lossd.api.exchange import WHOLE, Exchange, Receive, Send, refusal
+from lossd.api.exchange import CONNECTION, WHOLE, DisconnectedError, Exchange, Receive, Send, refusal
+from lossd.api.pouring import Pouring, Vessel
 from lossd_client.errors import Unavailable
 from lossd_client.wire import json
 
@@ -152,6 +153,7 @@ class Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, unless this head is parsed again."""
         if not self._offers_upgrade():
+            self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a key of our own
             super().on_headers_complete()
             if self.ending:
                 self.cycle.keep_alive = False
@@ -161,6 +163,45 @@ class Http(HttpToolsProtocol):
         if not self._offers_upgrade():
             self.scope[WHOLE] = True  # type: ignore[literal-required]  # a key of our own
             super().on_message_complete()
+
+    # A body of known length, straight to where it belongs
+
+    async def pour(self, vessel: Vessel) -> None:
+        """Read all that is left of the body.
+
+        Args:
+            vessel: Where it belongs; it has room for exactly that.
+
+        Raises:
+            DisconnectedError: It will not come.
+        """
+        cycle = self.cycle
+        if cycle.disconnected:
+            raise DisconnectedError
+        vessel.fill(memoryview(cycle.body))
+        cycle.body = bytearray()
+        if not cycle.more_body:
+            return
+        cycle.message_event.clear()
+        pouring = Pouring(self, vessel)
+        self.transport.set_protocol(pouring)
+        self.flow.resume_reading()
+        try:
+            await pouring.done
+        except asyncio.CancelledError:
+            if cycle.disconnected:
+                raise DisconnectedError from None
+            pouring.abandon()
+            raise
+
+    def poured(self, *, whole: bool) -> None:
+        """More of the body has come; with the last of it, HTTP goes on."""
+        self._heard_s = self.watch.now
+        if whole:
+            self.parser = httptools.HttpRequestParser(self)  # the one so far still waits for the body
+            self.transport.set_protocol(self)
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from lossd.api.compression import Unpacker
+from lossd.api.pouring import Vessel
 from lossd.engine import Engine, Result, Upload
 from lossd.engine.admission import Budget
 from lossd.job import Job
@@ -32,6 +33,7 @@ from lossd_client.wire import json
 
 __all__ = [
     "CLIENT",
+    "CONNECTION",
     "WHOLE",
     "DisconnectedError",
     "Exchange",
@@ -48,10 +50,14 @@ Send = Callable[[Message], Awaitable[None]]
 
 # Where the scope has the name of the API key that the request came with.
 CLIENT = "lossd.client"
+# Where the scope has the connection, if that can :meth:`pour <lossd.api.connection.Http.pour>`.
+CONNECTION = "lossd.connection"
 # Where the scope says that all of the body had arrived when the request began to be answered.
 WHOLE = "lossd.whole"
 
 MAX_DIGITS = 18
+# Bodies up to this length are given their memory before they have come.
+POURED_BYTES = 1 << 20
 LINGER_S = 2.0
 
 _HEADERS = frozenset(
@@ -236,6 +242,8 @@ class Exchange:
             if len(chunk) > self.max_body_bytes:
                 raise self.too_large(len(chunk))
             return chunk
+        if self._can_pour and self.length is not None and self.length <= POURED_BYTES:
+            return await self._poured(self.length, budget)
         body = bytearray()
         gathered = 0
         try:
@@ -266,25 +274,44 @@ class Exchange:
             wrong_length: Given how many bytes of tensors there were, the refusal.
         """
         try:
-            last = 0
-            for name, first, last in spans:
-                target, at, size = upload.buffer(name), 0, last - first
-                while at < size:
-                    if not len(received):
-                        if not self.unread:
-                            raise wrong_length(first + at)
-                        received = memoryview(await self.chunk())
-                    step = min(len(received), size - at)
-                    target[at : at + step] = received[:step]
-                    received, at = received[step:], at + step
-            while self.unread and not len(received):  # the last chunk may be empty
-                received = memoryview(await self.chunk())
+            vessel = Vessel(upload.buffer(name) for name, _, _ in spans)
+            size = vessel.missing
+            received = vessel.fill(received)
+            if vessel.missing and self._can_pour:
+                await self._pour(vessel)
+            while vessel.missing or (self.unread and not len(received)):  # the last chunk may be empty
+                if not self.unread:
+                    raise wrong_length(size - vessel.missing)
+                received = vessel.fill(memoryview(await self.chunk()))
             if len(received):
-                raise wrong_length(last + len(received))
+                raise wrong_length(size + len(received))
         except BaseException:
             upload.abandon()
             raise
         return upload.submit()
+
+    @property
+    def _can_pour(self) -> bool:
+        """Whether the rest of the body can be read straight to where it belongs."""
+        return self.unread and self.length is not None and self.unpacker is None and CONNECTION in self.scope
+
+    async def _pour(self, vessel: Vessel) -> None:
+        await self.scope[CONNECTION].pour(vessel)
+        self.unread = False
+
+    async def _poured(self, length: int, budget: Budget) -> bytearray:
+        """The whole body, of that length."""
+        budget.gather(length)
+        try:
+            async with self.in_time():
+                body = bytearray(length)
+                vessel = Vessel([memoryview(body)])
+                vessel.fill(memoryview(await self.chunk()))  # before which the client may wait for leave to send it
+                if self.unread:
+                    await self._pour(vessel)
+        finally:
+            budget.gather(-length)
+        return body
 
     @asynccontextmanager
     async def in_time(self, late: str = "the body had not arrived") -> AsyncIterator[None]:
