@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,9 +91,9 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
         return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
     exhausted = False
     try:
-        outcome = _pass(batch)
-        if outcome is None or not outcome.doubtful.any():
-            return _Evaluation(batch, outcome).run()
+        passed = _pass(batch)
+        if passed is None or not passed.outcome.doubtful.any():
+            return _Evaluation(batch, passed).run()
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
@@ -115,8 +115,15 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
 
 
-def _pass(batch: Batch) -> compiled.Outcome | None:
-    """What a compiled pass says of the batch; None where there is no such pass, or it doubts the only request."""
+class _Passed(NamedTuple):
+    """What a compiled pass says of a batch, and the inputs as it saw them: in float32 at least."""
+
+    outcome: compiled.Outcome
+    inputs: Mapping[str, Tensor]
+
+
+def _pass(batch: Batch) -> _Passed | None:
+    """Give a batch to a compiled pass; None where there is no such pass, or it leaves all to the general way."""
     recipe = batch.recipe
     run = compiled.find(recipe) if batch.device.type == "cpu" else None
     if run is None:
@@ -128,9 +135,11 @@ def _pass(batch: Batch) -> compiled.Outcome | None:
         answers = {**answers, **rounded}
     numbers = dict(zip(recipe.numbers, zip(*batch.numbers, strict=True), strict=True))
     outcome = run(compiled.Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers)))
+    if outcome is None or (len(batch.rows) == 1 and outcome.doubtful[0]):
+        return None
     for name, exact in rounded.items():
         batch.answers[name].copy_(exact)
-    return None if len(batch.rows) == 1 and outcome.doubtful[0] else outcome
+    return _Passed(outcome, inputs)
 
 
 class _Evaluation:
@@ -138,11 +147,11 @@ class _Evaluation:
 
     Args:
         batch: The batch.
-        outcome: What a compiled pass has done of it already; it has no doubts.
+        passed: What a compiled pass has done of it already; it has no doubts.
     """
 
-    def __init__(self, batch: Batch, outcome: compiled.Outcome | None = None) -> None:
-        self.outcome = outcome
+    def __init__(self, batch: Batch, passed: _Passed | None = None) -> None:
+        self.passed = passed
         self.batch = batch
         self.recipe = batch.recipe
         self.count = len(batch.rows)
@@ -153,11 +162,11 @@ class _Evaluation:
     def run(self) -> list[dict[str, Any] | Problem]:
         recipe = self.recipe
         problems: dict[int, Problem] = {}
-        if self.outcome is not None:
-            self.tensors: Mapping[str, Tensor] = self.batch.inputs
+        if self.passed is not None:
+            self.tensors: Mapping[str, Tensor] = self.passed.inputs
             self.sample_weight: Tensor | None = None
             if recipe.want_loss or recipe.gradients:
-                self.answers = describe(recipe, self.outcome.columns.tolist(), recipe.gradients)
+                self.answers = describe(recipe, self.passed.outcome.columns.tolist(), recipe.gradients)
         else:
             problems = self._run_in_steps()
         if recipe.metrics:
@@ -321,6 +330,6 @@ class _Evaluation:
             ignore_index=recipe.parameters.get("ignore_index"),
             parameters={**recipe.parameters, **varying},
             options=recipe.metric_options,
-            counted={} if self.outcome is None else self.outcome.counted,
+            counted={} if self.passed is None else self.passed.outcome.counted,
             rates=compiled.rates,
         )

@@ -85,8 +85,8 @@ class Outcome:
     counted: Mapping[str, Array] = field(default_factory=dict)
 
 
-Pass = Callable[[Work], Outcome]
-"""Evaluates requests of the recipe that it was found for."""
+Pass = Callable[[Work], Outcome | None]
+"""Evaluates requests of the recipe that it was found for; None where the general way must evaluate all of them."""
 
 _find: Callable[[Recipe], Pass | None] | None = None
 

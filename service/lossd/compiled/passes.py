@@ -63,23 +63,24 @@ def _class_scores(recipe: Recipe) -> Pass | None:
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
     mean = recipe.reduction == "mean"
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> Outcome | None:
         count, starts = len(work.rows), work.starts()
+        gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
+        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        if positions > 1 and smoothing.any():
+            # No pass smooths these. Numbers that differ are rounded the general way: each request keeps its own alone.
+            return None if (smoothing == smoothing[0]).all() else Outcome(columns, ~doubtful)
         scores = work.inputs["prediction"]
         classes_of = work.inputs["target"].astype(np.int64, copy=False)
-        gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
         gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
-        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         if positions == 1:
             shape: tuple[int, ...] = (-1, classes)
             softmax.rows(
                 scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored, mean,
                 gradient.reshape(shape), columns, matrices, doubtful,
             )  # fmt: skip
-        elif smoothing.any():
-            doubtful[:] = True
         else:
             shape = (-1, classes, positions)
             _dense(
