@@ -15,6 +15,7 @@ const COLORS = 6;
 const MOST = { losses: 4, points: 60, steps: 200 };
 const KEPT = 60;
 const DOUBLE_MS = 400;
+const DOUBLE_PX = 6;
 
 export async function render(root, context) {
   const { api, plots, theme, signal, announce } = context;
@@ -271,12 +272,13 @@ export async function render(root, context) {
       if (!appended(at(event))) return;
       i = state.points.length - 1;
       pressed = null;
-    } else if (pressed?.i === i && event.timeStamp - pressed.at < DOUBLE_MS) {  // its dot may be another by now: no dblclick
+    } else if (pressed?.i === i && event.timeStamp - pressed.at < DOUBLE_MS && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < DOUBLE_PX) {
+      // Its dot may be another by now, so that there is no dblclick; what was dragged meanwhile is held again, not taken away.
       pressed = null;
       removePoint(i);
       return;
     } else {
-      pressed = { i, at: event.timeStamp };
+      pressed = { i, at: event.timeStamp, x: event.clientX, y: event.clientY };
       dots.children[i].focus({ preventScroll: true });
     }
     follow(field_, event, (moved) => {
