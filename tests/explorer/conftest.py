@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from serving import Running, running
 
+TIMEOUT_MS = 60_000
+# Nothing listens there: who asks for another host is told that there is no way.
+NOWHERE = ["--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=127.0.0.1"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -28,42 +32,88 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     with sync_api.sync_playwright() as playwright:
         # Its own sandbox needs rights that a container, or root, does not have; it visits this service alone.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *NOWHERE])
         yield browser
         browser.close()
 
 
+def window(browser):
+    """A window that remembers nothing; ``complaints`` is what failed in it, ``expected`` the words of what may."""
+    context = browser.new_context(reduced_motion="reduce")
+    context.set_default_timeout(TIMEOUT_MS)
+    page = context.new_page()
+    page.complaints, page.expected = [], []
+
+    def asked(request) -> None:
+        if urlsplit(request.url).hostname not in (None, "127.0.0.1"):
+            page.complaints.append(f"asked for {request.url}")
+
+    page.on("request", asked)
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type != "log" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    return page
+
+
+@pytest.fixture(scope="session")
+def open_window(browser) -> Iterator[Any]:
+    page = window(browser)
+    yield page
+    page.context.close()
+
+
 @pytest.fixture
-def visit(browser, service: Running) -> Iterator[Callable]:
-    """Opens a view in a window of its own; afterwards nothing may have failed, and nothing left this machine."""
-    contexts, complaints = [], []
+def visit(browser, service: Running, open_window) -> Iterator[Callable]:
+    """Opens a view in a window of its own; afterwards nothing may have failed, and nothing left this machine.
 
-    def visit(path: str, *, url: str = service.url, size: tuple[int, int] = (1280, 860), theme: str = "light"):
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=theme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        context.set_default_timeout(20_000)
+    With ``again`` it is the window of the tests before, where the page is loaded and only the view is another: for
+    tests of what a view does, not of how it is loaded, which takes ten times as long.
+    """
+    pages = []
 
-        def guard(route):
-            if urlsplit(route.request.url).hostname == "127.0.0.1":
-                route.fallback()
-            else:
-                complaints.append(f"asked for {route.request.url}")
-                route.abort()
-
-        context.route("**/*", guard)
-        page = context.new_page()
-        page.complaints = complaints
-        page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+    def visit(
+        path: str,
+        *,
+        url: str = service.url,
+        size: tuple[int, int] = (1280, 860),
+        theme: str = "light",
+        again: bool = False,
+    ):
+        page = open_window if again else window(browser)
+        if again:
+            page.unroute_all(behavior="ignoreErrors")
+            page.goto(f"{url}/#/nowhere")  # the view of the test before ends, even where the next one is at its address
+            page.get_by_text("There is no view at /nowhere").wait_for()
+        if page not in pages:
+            pages.append(page)
+            page.complaints.clear()
+            page.expected.clear()
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(color_scheme=theme)
+        page.mouse.move(0, 0)
         page.goto(f"{url}/#{path}")
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    failed = [text for page in pages for text in page.complaints if not any(words in text for words in page.expected)]
+    for page in pages:
+        if page is not open_window:
+            page.context.close()
+    assert failed == []
+
+
+def address(page) -> str:
+    """Where the page says that it is, which the browser's own account of it may lag behind."""
+    return page.evaluate("location.href")
+
+
+def unfold(page) -> None:
+    """Open all there is to open, and wait until it is filled."""
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("details")].every((details) => {
+          details.open = true;
+          return details.children.length > 1;
+        })"""
+    )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ BUFFER = "Uint8Array.from(atob(argument), (c) => c.charCodeAt(0)).buffer"
 @pytest.fixture
 def run(visit):
     """Runs code with one of the page's modules as ``its``, and an argument."""
-    page = visit("/losses")
+    page = visit("/losses", again=True)
     page.wait_for_selector(".tile")
     address = page.evaluate("() => document.querySelector('script[type=module]').src")
 
