@@ -89,7 +89,7 @@ class Http(HttpToolsProtocol):
         self.watch = watch
         self.ending = False
         self._heard_s = self._drained_s = self._waiting_s = watch.now
-        self._head_bytes = 0
+        self._head_bytes = self._unsent = 0
         self._waiting_for: Any = self
 
     # What uvicorn calls
@@ -215,8 +215,9 @@ class Http(HttpToolsProtocol):
         Args:
             now: The monotonic clock.
         """
-        if not self.transport.get_write_buffer_size():
-            self._drained_s = now
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._drained_s = unsent, now
         elif now - self._drained_s > self.watch.idle_s:
             self.transport.abort()  # to close it would mean to wait until all was read
             return

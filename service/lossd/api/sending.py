@@ -16,7 +16,7 @@ __all__ = ["Headers", "Pieces", "send_pieces", "send_whole"]
 Headers = list[tuple[bytes, bytes]]
 Pieces = list[bytes | memoryview]
 
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 4 << 20
 TAIL_BYTES = 128 << 10
 
 
