@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -121,3 +122,32 @@ def test_half_a_manifest_waits_for_the_rest(place):
     assert len(front.slab(manifest)) == manifest["size"]
     for one in (through, back):
         one.close()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_who_polls_hears_at_once_what_comes_and_sleeps_when_nothing_does(several, monkeypatch):
+    ours, theirs = socket.socketpair()
+    listener = socket.socket(socket.AF_UNIX) if several else None
+    if listener is not None:
+        listener.bind(f"\0lossd-test-{secrets.token_hex(8)}")
+        listener.listen()
+    sender, looks = Sender(ours), []
+
+    def yielded() -> None:
+        looks.append(len(looks))
+        if len(looks) == 5:
+            sender.send(1)
+
+    monkeypatch.setattr(reception.os, "sched_yield", yielded)
+    fronts = Fronts(theirs, listener, lambda front: None)
+    assert [m["batch"] for _, m in fronts.receive(poll_s=30)] == [1]
+    assert len(looks) == 5
+    threading.Timer(0.1, sender.send, [2]).start()
+    assert [m["batch"] for _, m in fronts.receive(poll_s=1e-4)] == [2]
+    looks.clear()
+    ours.close()
+    while fronts:
+        assert fronts.receive(poll_s=30) == []
+    assert len(looks) <= 2
+    if listener is not None:
+        listener.close()

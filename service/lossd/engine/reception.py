@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -146,12 +147,23 @@ class Fronts:
         """Whether anybody is left to serve."""
         return bool(self._fronts)
 
-    def receive(self, *, wait: bool = True) -> list[tuple[Front, Manifest]]:
+    def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[Front, Manifest]]:
         """What was sent, in turns: all that a front sent is read, but none has more under way than it may.
 
         Args:
             wait: Until something is sent, or somebody comes or leaves.
+            poll_s: So long, not asleep but looking again and again, while others may have the processor.
         """
+        end = time.perf_counter() + poll_s if poll_s else 0.0
+        while end and self._fronts:
+            if received := self._received(wait=False):
+                return received
+            os.sched_yield()
+            if time.perf_counter() >= end:
+                break
+        return self._received(wait=wait) if self._fronts else []
+
+    def _received(self, *, wait: bool) -> list[tuple[Front, Manifest]]:
         if self._selector is None:  # a plain read is quicker than asking first who has something to say
             return self._read(self._fronts[0], 0 if wait else socket.MSG_DONTWAIT)
         received = []

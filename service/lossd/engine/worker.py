@@ -39,6 +39,7 @@ log = logging.getLogger("lossd.engine")
 BROKEN = 70
 LARGE_BYTES = 64 << 20
 NOTE_S = 1.0
+ALONE = 8
 
 
 def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Reply:
@@ -55,10 +56,15 @@ def _texts(outcomes: list[dict[str, Any] | Problem]) -> list[tuple[bool, bytes]]
     return [(True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes]
 
 
-def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
-    """Evaluate what is sent, one batch after the other, until nobody is left."""
+def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.0) -> None:
+    """Evaluate what is sent, one batch after the other, until nobody is left.
+
+    Whoever asks for one thing at a time has the next question soon after the answer. Where some were alone in a row,
+    the next is looked for, for so long as ``poll_s`` says, before the process sleeps.
+    """
+    alone = 0
     while fronts:
-        for front, manifest in fronts.receive():
+        for front, manifest in fronts.receive(poll_s=poll_s if alone >= ALONE else 0.0):
             if front.gone:
                 continue
             pulse.begin(front.number, manifest["batch"])
@@ -66,6 +72,7 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse) -> None:
             reply = answer(manifest, memory, device)
             pulse.end()
             fronts.reply(front, reply)
+            alone = alone + 1 if len(reply.answers) == 1 else 0
             size = len(memory)
             del memory  # which would keep the slab of a front that is gone until the next batch
             if size >= LARGE_BYTES:
@@ -106,7 +113,9 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
     fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, _texts(outcomes)))
 
 
-def run(device: torch.device, connection: socket.socket, listener: socket.socket | None) -> None:
+def run(
+    device: torch.device, connection: socket.socket, listener: socket.socket | None, poll_s: float = 0.0
+) -> None:
     """Say hello to each front and serve it."""
     pulse = Pulse()
     signal.signal(ASK, pulse.beat)
@@ -124,7 +133,7 @@ def run(device: torch.device, connection: socket.socket, listener: socket.socket
             pipeline = Pipeline(device)
             serve_ahead(Fronts(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, pulse)
         else:
-            serve(Fronts(connection, listener, greet), device, pulse)
+            serve(Fronts(connection, listener, greet), device, pulse, poll_s)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
@@ -146,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--poll-us", type=int, default=0, help="look so long for work before sleeping, on a CPU")
     parser.add_argument("--compiled", action="store_true", help="compile the losses asked for most, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
     parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
@@ -155,7 +165,8 @@ def main() -> None:
     if arguments.compiled and arguments.device == "cpu":
         compiled.prepare(arguments.threads)
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
-    run(torch.device(arguments.device), socket.socket(fileno=arguments.socket), listener)
+    poll_s = arguments.poll_us / 1e6
+    run(torch.device(arguments.device), socket.socket(fileno=arguments.socket), listener, poll_s)
 
 
 if __name__ == "__main__":
