@@ -13,6 +13,7 @@ import uvicorn
 
 from lossd.api import create_app
 from lossd.api.connection import http_for
+from lossd.api.server import Forwarded
 from lossd.engine import Engine, create_engine
 from lossd.settings import Settings
 
@@ -40,7 +41,8 @@ def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
     chosen = Settings(port=0, **({"threads": 1} | settings))
     engine = create_engine(chosen)
     config = uvicorn.Config(
-        create_app(chosen, engine), host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen), ws="none",
+        Forwarded(create_app(chosen, engine)), interface="asgi3", proxy_headers=False,
+        host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen), ws="none",
         log_level="error", timeout_graceful_shutdown=5,
         timeout_keep_alive=max(1, chosen.keep_alive_timeout_ms // 1000),
     )  # fmt: skip

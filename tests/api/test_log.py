@@ -82,6 +82,19 @@ def test_an_answered_request_says_who_asked_what_and_how_long_it_took(service: R
     assert 0 < sum(list(ms.values())[:-1]) <= ms["total"] < 30_000
 
 
+@pytest.mark.parametrize("path", ["/v1/evaluate", "/v1/losses"])
+def test_behind_a_proxy_the_peer_is_whom_a_trusted_one_names(path: str, monkeypatch, collected: Collected) -> None:
+    for trusted, peer in (("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")):
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+        with running(engine="inline") as service:
+            headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "X-Request-ID": trusted}
+            if path == "/v1/evaluate":
+                assert httpx.post(f"{service.url}{path}", json=MSE, headers=headers).status_code == 200
+            else:
+                assert httpx.get(f"{service.url}{path}", headers=headers).status_code == 200
+            assert collected.one(request_id=trusted)["peer"] == peer
+
+
 @pytest.mark.parametrize("door", ["/v1/evaluate", "/v2/models/mse/infer"])
 def test_both_doors_have_lines_for_large_bodies_too(service: Running, collected: Collected, door: str) -> None:
     values = np.zeros((300, 500), np.float32)

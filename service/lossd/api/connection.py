@@ -88,7 +88,7 @@ class Http(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.watch = watch
         self.ending = False
-        self._heard_s = self._drained_s = self._waiting_s = watch.now
+        self._heard_s = self._drained_s = self._waiting_s = self._rested_s = watch.now
         self._head_bytes = self._unsent = 0
         self._waiting_for: Any = self
 
@@ -131,7 +131,6 @@ class Http(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; a head that offers another protocol is parsed again, without the offer."""
         self._heard_s = self.watch.now
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
@@ -203,6 +202,19 @@ class Http(HttpToolsProtocol):
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
+    def on_response_complete(self) -> None:
+        """The answer is sent: go on with the request behind it, or rest; how long, the watch sees.
+
+        Uvicorn sets a timer for each rest. To set and to cancel it takes longer than to parse a request.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._rested_s = self.watch.now
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         self._refuse(400, msg)
@@ -227,7 +239,10 @@ class Http(HttpToolsProtocol):
                 self._heard_s = now  # it is this side that keeps the body waiting
             elif self.cycle.more_body and now - self._heard_s > self.watch.idle_s:
                 self._refuse(408, f"nothing of the body has arrived for {self.watch.idle_s:g} seconds")
-        elif self.timeout_keep_alive_task is None:  # the head has begun, or is due: this is a new connection
+        elif self._rests():
+            if now - self._rested_s > self.timeout_keep_alive:
+                self.transport.close()
+        else:  # the head has begun, or is due: this is a new connection
             if self._waiting_for is not self.scope:
                 self._waiting_for, self._waiting_s = self.scope, now
             elif now - self._waiting_s > self.watch.idle_s:
@@ -240,6 +255,10 @@ class Http(HttpToolsProtocol):
     def _busy(self) -> bool:
         """Whether a request is being read or answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _rests(self) -> bool:
+        """Whether a request was answered and nothing of the next one has come."""
+        return self.cycle is not None and self.cycle.scope is self.scope
 
     def _in_head(self) -> bool:
         return self.scope is not None and "path" not in self.scope

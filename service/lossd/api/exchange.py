@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from lossd.api.compression import Unpacker
 from lossd.api.pouring import Vessel
 from lossd.engine import Engine, Result, Upload
@@ -238,7 +240,8 @@ class Exchange:
             TooLarge, QueueFull, DeadlineExceeded, DisconnectedError: While it was read.
         """
         if self.whole and self.unpacker is None:
-            chunk = await self.chunk()
+            cycle = getattr(self.receive, "__self__", None)  # a middleware's is bound to something else, or to nothing
+            chunk = self._take(cycle) if type(cycle) is RequestResponseCycle else await self.chunk()
             if len(chunk) > self.max_body_bytes:
                 raise self.too_large(len(chunk))
             return chunk
@@ -289,6 +292,15 @@ class Exchange:
             upload.abandon()
             raise
         return upload.submit()
+
+    def _take(self, cycle: RequestResponseCycle) -> bytearray:
+        """The body that uvicorn has for the request, without the copy that its ``receive`` makes."""
+        if cycle.disconnected:
+            raise DisconnectedError
+        self.unread = False
+        body, cycle.body = cycle.body, bytearray()
+        cycle.message_event.clear()
+        return body
 
     @property
     def _can_pour(self) -> bool:

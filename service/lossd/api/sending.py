@@ -40,12 +40,15 @@ def _write(cycle: RequestResponseCycle, headers: Headers, body: bytes) -> None:
     """What the cycle's own ``send`` does with a start and with a body that ends the answer."""
     if cycle.disconnected:
         return
-    lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % header for header in cycle.default_headers)]
-    lines += [b"%b: %b" % header for header in headers]
-    lines += [b"", body]
+    pieces = [b"HTTP/1.1 200 OK"]
+    for name, value in cycle.default_headers:
+        pieces += (b"\r\n", name, b": ", value)
+    for name, value in headers:
+        pieces += (b"\r\n", name, b": ", value)
+    pieces += (b"\r\n\r\n", body)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"\r\n".join(lines))
+    cycle.transport.write(b"".join(pieces))
     cycle.message_event.set()
     cycle.on_response()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lossd.api import tls
 from lossd.api.app import Service, create_app
@@ -27,6 +30,7 @@ __all__ = ["serve"]
 log = logging.getLogger("lossd.api")
 
 BACKLOG = 2048
+FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
 def serve(settings: Settings, announce: Callable[[int], None] = lambda port: None, place: Place | None = None) -> None:
@@ -40,8 +44,11 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
     configure(settings)
     _raise_file_limit()
     member = Member(place) if place is not None else None
+    service = create_app(settings, member=member)
     config = uvicorn.Config(
-        create_app(settings, member=member),
+        Forwarded(service),
+        interface="asgi3",
+        proxy_headers=False,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -62,17 +69,39 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     if member is None:
-        _Server(config, settings, announce).run()
+        _Server(config, service, settings, announce).run()
     else:
         say = member.say_listening
-        _Server(config, settings, lambda port: say()).run(bind(settings.host, member.place.port))
+        _Server(config, service, settings, lambda port: say()).run(bind(settings.host, member.place.port))
+
+
+class Forwarded(ProxyHeadersMiddleware):
+    """Who asked, where a proxy says so that may; all others pass by, at no cost worth mentioning.
+
+    Args:
+        service: Who answers.
+    """
+
+    def __init__(self, service: Service) -> None:
+        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+        super().__init__(service.entrance, trusted)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """Take one connection; what is returned answers it."""
+        for name, _ in scope.get("headers", ()):
+            if name in FORWARDED:
+                return super().__call__(scope, receive, send)  # type: ignore[arg-type]
+        return self.app(scope, receive, send)  # type: ignore[arg-type]
 
 
 class _Server(uvicorn.Server):
     """Uvicorn's, which says when it listens, and reads keys and certificate again on SIGHUP."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, announce: Callable[[int], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, settings: Settings, announce: Callable[[int], None]
+    ) -> None:
         super().__init__(config)
+        self._service = service
         self._settings = settings
         self._announce = announce
 
@@ -83,9 +112,8 @@ class _Server(uvicorn.Server):
             self._announce(self.servers[0].sockets[0].getsockname()[1])
 
     def _reload(self) -> None:
-        app = self.config.app
-        if isinstance(app, Service) and app.access is not None:
-            app.access.reload()
+        if self._service.access is not None:
+            self._service.access.reload()
         if self.config.ssl is not None:
             tls.renew(self.config.ssl, self._settings)
 

@@ -113,9 +113,7 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
     fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, _texts(outcomes)))
 
 
-def run(
-    device: torch.device, connection: socket.socket, listener: socket.socket | None, poll_s: float = 0.0
-) -> None:
+def run(device: torch.device, connection: socket.socket, listener: socket.socket | None, poll_s: float = 0.0) -> None:
     """Say hello to each front and serve it."""
     pulse = Pulse()
     signal.signal(ASK, pulse.beat)
