@@ -55,6 +55,7 @@ class Route(ABC, Generic[Asked]):
         except DisconnectedError:
             self._refused(exchange, DISCONNECTED)
         except Problem as problem:
+            problem.__traceback__ = None  # its frames have the future that has the problem: garbage, for the collector
             await self._refuse(problem, exchange, send)
         except Exception:
             log.exception("request %s failed", exchange.request_id)

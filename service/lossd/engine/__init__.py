@@ -59,12 +59,14 @@ class Result:
     timings: Timings
     batch_requests: int
     _engine: Engine
-    _ticket: Ticket
+    _ticket: Ticket | None
 
     def release(self) -> None:
         """Let go of the slab."""
+        ticket, self._ticket = self._ticket, None  # whose future has this result: what refers to itself is garbage
+        assert ticket is not None
         self.tensors = {}
-        self._engine._done_with(self._ticket)
+        self._engine._done_with(ticket)
 
 
 class Vitals(NamedTuple):
