@@ -241,8 +241,8 @@ class Plan:
         """Lists that hold one entry for each step of an axis have that axis's length."""
         for parameter in self.loss.parameters if self.loss else ():
             value = self.parameters[parameter.name]
-            axis = _per_axis(parameter.annotation)
-            if axis is None or not isinstance(value, list):
+            axis = _per_axis(parameter.annotation) if isinstance(value, list) else None
+            if axis is None:
                 continue
             length = dims.get(axis)
             if length is None and axis == "L":  # labels are the last axis

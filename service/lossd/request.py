@@ -74,6 +74,9 @@ class MetricOptions(_Options):
     ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
 
 
+_USUAL = MetricOptions()
+
+
 class Envelope(_Options):
     """The request without its tensors, before the loss is known."""
 
@@ -81,7 +84,7 @@ class Envelope(_Options):
     task: str | None = None
     outputs: list[str] | None = None
     gradient: GradientOptions = GradientOptions()
-    metrics: MetricOptions = MetricOptions()
+    metrics: MetricOptions = Field(default_factory=lambda: _USUAL)  # a default that holds a list is copied each time
 
 
 def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
