@@ -258,6 +258,11 @@ def test_an_empty_directory_is_wrong_usage(tmp_path: Path) -> None:
 # On a terminal
 
 
+def _hear_ctrl_c() -> None:
+    """As a shell has a command in the foreground; tests that run in the background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command whose standard error is a terminal."""
 
@@ -269,6 +274,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lossd.cli", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            preexec_fn=_hear_ctrl_c,
         )  # fmt: skip
         os.close(theirs)
         self.shown = ""
