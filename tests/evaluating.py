@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossd.evaluation import Batch, evaluate
 from lossd.job import Column
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import Problem
 
 Tensors = Mapping[str, Tensor]
@@ -56,7 +56,7 @@ def together(
     requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors], device: str = "cpu"
 ) -> list[Evaluated | Problem]:
     """Requests that share a recipe, evaluated as one batch."""
-    plans = [Plan.of({"outputs": ["loss", "gradient"], **request}) for request in requests]
+    plans = [make_plan({"outputs": ["loss", "gradient"], **request}) for request in requests]
     jobs = [plan.job(layout(tensors)) for plan, tensors in zip(plans, inputs, strict=True)]
     recipe, rows = jobs[0].recipe, [job.rows for job in jobs]
     assert all(job.recipe.text == recipe.text for job in jobs), "requests of one batch share their recipe"

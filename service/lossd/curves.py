@@ -16,6 +16,7 @@ from lossd.axes import Axis, Path, Scene, axes_of
 from lossd.losses.registry import Loss, find
 from lossd.losses.types import TensorType
 from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import InvalidRequest, NotEvaluable
 from lossd_client.wire import json
 
@@ -210,7 +211,7 @@ def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
         raise InvalidRequest("every point of a curve is a request of its own: there is nothing for reduction to reduce")
     rows = _by_rows(loss)
     request: dict[str, Any] = {"loss": {**fields, **({"reduction": "none"} if rows else {})}, "outputs": ["loss"]}
-    plan = Plan.of(request)
+    plan = make_plan(request)
     types = _types(plan)
     if loss.variadic is not None and not {"prediction"} <= types.keys() <= {"prediction", "target"}:
         raise NotEvaluable(
@@ -218,7 +219,7 @@ def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
         )
     path = axis.path(x, Scene(types, plan.parameters, case))
     request["outputs"] = ["loss", *(f"gradient.{name}" for name in path.toward)]
-    plan = Plan.of(request)
+    plan = make_plan(request)
     return Line(fields, case, plan, request, path, rows)
 
 

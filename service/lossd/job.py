@@ -17,7 +17,7 @@ import orjson
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["MAX_PAIRS", "Column", "Job", "Recipe", "model_name"]
+__all__ = ["CACHED_TEXT_CHARACTERS", "MAX_PAIRS", "Column", "Job", "Recipe", "model_name"]
 
 CACHED_TEXT_CHARACTERS = 16 << 10
 

@@ -10,7 +10,7 @@ import torch
 
 from lossd.engine.slab import arrange
 from lossd.engine.worker import answer
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import Problem
 from lossd_client.exchange import Answer
 from lossd_client.messages import Evaluation, compose, read_evaluation
@@ -61,7 +61,7 @@ def evaluate(
         keywords=keywords,
     )
     tensors, metadata = safetensors.decode(b"".join(composed.body.pieces))
-    plan = Plan.of(json.loads(metadata["request"].encode()))
+    plan = make_plan(json.loads(metadata["request"].encode()))
     job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
     recipe, arrangement = job.recipe, arrange(job.recipe, job.rows, 1)
     memory = bytearray(arrangement.nbytes)

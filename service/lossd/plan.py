@@ -1,29 +1,31 @@
-"""From a request to a job: every check that needs no tensor's content.
+"""A request without its tensors, and every check of those that needs none of their content.
 
-A :class:`Plan` is the request without its tensors, checked once and shared by all requests with the same text. Its
-:meth:`Plan.job` checks the tensors' names, dtypes and shapes against the loss's signature.
+A :class:`Plan` was checked once and is shared by all requests with the same text. Its :meth:`Plan.job` checks the
+tensors' names, dtypes and shapes against the loss's signature.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_args
 
 from lossd import metrics
 from lossd.job import MAX_PAIRS, Column, Job, Recipe
-from lossd.losses.registry import Input, Loss, Refinement, closest, find
+from lossd.kin import RECIPES, only_rows_lead, outline
+from lossd.losses.registry import Input, Loss, Refinement, closest
 from lossd.losses.types import PerAxis, TensorType
-from lossd.request import Envelope, GradientOptions, MetricOptions, check_integers, validated
+from lossd.request import GradientOptions, MetricOptions
 from lossd.shapes import expected, match, resolve, show
-from lossd.terms import Term, composed_inputs, plan_term
+from lossd.terms import Term
 from lossd_client.errors import (
     DtypeMismatch,
     Fault,
     InvalidRequest,
     MissingInput,
-    NotEvaluable,
     ShapeMismatch,
     TooLarge,
     UnknownInput,
@@ -31,7 +33,7 @@ from lossd_client.errors import (
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Layout", "Plan", "universal_inputs"]
+__all__ = ["Layout", "Plan", "series"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: name to dtype and shape."""
@@ -56,6 +58,7 @@ class Plan:
         metrics: The names of the metrics asked for.
         metric_options: How they are computed.
         terms: The losses it is made of, where it is composed.
+        family: The same for plans that differ only in numbers which may differ within a batch.
     """
 
     loss: Loss | None
@@ -70,22 +73,7 @@ class Plan:
     metrics: tuple[str, ...]
     metric_options: MetricOptions
     terms: tuple[Term, ...] = ()
-
-    @staticmethod
-    def of(request: Any) -> Plan:
-        """The plan of a request's JSON object, ``inputs`` left out.
-
-        Raises:
-            UnknownLoss: With the nearest names.
-            InvalidRequest: With a pointer to each field that is unknown, mistyped or out of range.
-        """
-        if not isinstance(request, dict):
-            raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
-        check_integers(request)
-        envelope = validated(Envelope, request, "")
-        if envelope.loss is None:
-            return _metrics_plan(envelope)
-        return _loss_plan(envelope, envelope.loss)
+    family: int = field(init=False, default_factory=itertools.count().__next__)
 
     def job(self, layout: Layout) -> Job:
         """The job for tensors of these dtypes and shapes.
@@ -93,9 +81,23 @@ class Plan:
         Raises:
             MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
         """
+        found = outline(layout, self._leading) if self.has_kin else None
+        if found is None:
+            return self._built(layout)
+        rows, rest = found
+        recipe = RECIPES.get((self.family, rest))
+        if recipe is None:
+            job = self._built(layout)
+            RECIPES.keep((self.family, rest), job.recipe)
+            return job
+        self._pairs(layout)
+        return Job(recipe, rows, self._numbers)
+
+    def _built(self, layout: Layout) -> Job:
+        """The same, with every check, and a recipe of its own."""
         counted = self.counted(layout)
         if counted is not self:
-            return counted.job(layout)
+            return counted._built(layout)
         dims: dict[str, Any] = {}
         self._check_names(layout)
         shapes_from: dict[str, str] = {}
@@ -103,7 +105,7 @@ class Plan:
             entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
         }
         self._check_axes(dims)
-        kind = self.loss.kind if self.loss else "rows"
+        kind = self._kind
         rows = int(dims.get("N", 1))
         compute = self._compute_dtype(layout)
         value = self._value_shape(dims, layout)
@@ -118,7 +120,7 @@ class Plan:
         def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool) -> Column:
             return Column(name, dtype, shape[1:] if per_row else shape, per_row)
 
-        per_row = {name: kind == "rows" and self._leads_with_rows(name) for name in layout}
+        per_row = {name: name in self._leading for name in layout}
         inputs = tuple(column(name, *layout[name], per_row[name]) for name in sorted(layout))
         answers = [
             column(f"gradient.{name}", self._gradient_dtype(layout[name][0]), layout[name][1], per_row[name])
@@ -126,19 +128,8 @@ class Plan:
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
             answers.append(column("loss", compute, value, kind == "rows"))
-        varying = self._varying if kind in ("rows", "stack") else ()
         recipe = Recipe(
-            loss=self.loss.name if self.loss else None,
-            task=self.task,
-            kind=kind,
-            parameters={n: v for n, v in self.parameters.items() if n not in varying},
-            numbers=varying,
-            reduction=self.reduction,
-            want_loss=self.want_loss,
-            gradients=self.gradients,
-            gradient_options=self.gradient_options.model_dump(exclude={"dtype"}),
-            metrics=self.metrics,
-            metric_options=self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
+            **self._asked,
             terms=tuple(term.record(position, layout) for position, term in enumerate(self.terms)),
             domains=domains,
             classes=dims.get("C"),
@@ -147,7 +138,7 @@ class Plan:
             inputs=inputs,
             answers=tuple(answers),
         )
-        return Job(Recipe.parse(recipe.text), rows, tuple(float(self.parameters[n]) for n in varying))
+        return Job(Recipe.parse(recipe.text), rows, self._numbers)
 
     def counted(self, layout: Layout) -> Plan:
         """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
@@ -172,8 +163,46 @@ class Plan:
         return replace(self, inputs=inputs, gradients=gradients)
 
     @property
-    def _varying(self) -> tuple[str, ...]:
-        return tuple(p.name for p in self.loss.parameters if p.varies) if self.loss else ()
+    def _kind(self) -> str:
+        return self.loss.kind if self.loss else "rows"
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        return tuple(float(self.parameters[name]) for name in self.loss.varying) if self.loss else ()
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        """What a recipe has of the plan, whatever the tensors."""
+        varying = self.loss.varying if self.loss else ()
+        return {
+            "loss": self.loss.name if self.loss else None,
+            "task": self.task,
+            "kind": self._kind,
+            "parameters": {n: v for n, v in self.parameters.items() if n not in varying},
+            "numbers": varying,
+            "reduction": self.reduction,
+            "want_loss": self.want_loss,
+            "gradients": self.gradients,
+            "gradient_options": self.gradient_options.model_dump(exclude={"dtype"}),
+            "metrics": self.metrics,
+            "metric_options": self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
+        }
+
+    @cached_property
+    def _leading(self) -> frozenset[str]:
+        """The inputs whose first axis counts the rows."""
+        return frozenset(e.name for e in self.inputs if self._kind == "rows" and self._leads_with_rows(e))
+
+    @cached_property
+    def has_kin(self) -> bool:
+        """Whether its recipes are the same for any number of rows, so that one is found by the rest of a layout."""
+        if self._kind != "rows" or (self.loss is not None and (self.loss.shape or self.loss.pairs)):
+            return False
+        types = [(entry.name, of) for entry in self.inputs for of in self.types(entry)]
+        patterns = [(name in self._leading, of.pattern) for name, of in types]
+        if (returns := self._returns) is not None:
+            patterns.append((returns.pattern[:1] == ("N",), returns.pattern))
+        return only_rows_lead(patterns) and not any(name.endswith(".*") for name, _ in types)
 
     @property
     def _subject(self) -> str:
@@ -186,7 +215,7 @@ class Plan:
 
     def kinds(self, name: str) -> frozenset[str]:
         """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
-        entry = next((e for e in self.inputs if e.name in (name, _series(name))), None)
+        entry = next((e for e in self.inputs if e.name in (name, series(name))), None)
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
     def _check_names(self, layout: Layout) -> None:
@@ -280,147 +309,29 @@ class Plan:
     def _gradient_dtype(self, dtype: str) -> str:
         return self.gradient_options.dtype or ("float32" if dtype in HALF else dtype)
 
-    def _leads_with_rows(self, name: str) -> bool:
-        if name == "cotangent":
+    def _leads_with_rows(self, entry: Input) -> bool:
+        if entry.name == "cotangent":
             return self.reduction == "none"
-        entry = next(e for e in self.inputs if e.name == name)
         return all(t.pattern[:1] == ("N",) for t in self.types(entry))
 
+    @property
+    def _returns(self) -> TensorType | None:
+        return self.refinement.returns or self.loss.returns if self.loss else None
+
     def _value_shape(self, dims: Mapping[str, Any], layout: Layout) -> tuple[int, ...] | None:
-        if self.loss is None:
+        returns = self._returns
+        if self.loss is None or returns is None:
             return None
         if self.loss.shape is not None:
             try:
                 return self.loss.shape(self.parameters, {name: shape for name, (_, shape) in layout.items()})
             except ValueError as error:
                 raise ShapeMismatch(f"{self.loss.name}: {error}") from None
-        returns = self.refinement.returns or self.loss.returns
         return resolve(returns.pattern, dims)
 
 
-def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
-    if envelope.task is not None:
-        raise InvalidRequest("give either loss or task: task asks for metrics without a loss (metrics.task changes it)")
-    name = fields.get("name")
-    if not isinstance(name, str):
-        raise InvalidRequest(
-            "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
-        )
-    loss = find(name)
-    if (reason := loss.unavailable()) is not None:
-        raise NotEvaluable(reason)
-    values = validated(loss.model, fields, "/loss")
-    parameters = {p.name: getattr(values, p.name) for p in loss.parameters}
-    try:
-        refinement = loss.refine(parameters)
-    except ValueError as error:  # a combination of parameters that has no meaning
-        pointer = f"/loss{getattr(error, 'pointer', '')}"
-        raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer=pointer, detail=str(error))]) from None
-    inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
-    terms: tuple[Term, ...] = ()
-    if loss.terms is not None:
-        terms = tuple(
-            plan_term(position, term, envelope, _loss_plan) for position, term in enumerate(loss.terms(parameters))
-        )
-        inputs = composed_inputs(inputs, terms)
-    outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
-    gradients = _gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs)
-    task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
-    if envelope.metrics.task and not terms:
-        metrics.check_task(task, instead_of=refinement.task or loss.task)
-    metrics.check_options(task, envelope.metrics.model_dump())
-    wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
-    return Plan(
-        loss=loss,
-        task=task,
-        inputs=inputs,
-        refinement=refinement,
-        parameters=parameters,
-        reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
-        want_loss="loss" in outputs,
-        gradients=gradients,
-        gradient_options=envelope.gradient,
-        metrics=() if terms else wanted,
-        metric_options=envelope.metrics,
-        terms=tuple(term.asked(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
-    )
-
-
-def _metrics_plan(envelope: Envelope) -> Plan:
-    if envelope.task is None:
-        raise InvalidRequest("the request names neither a loss nor a task; see GET /v1/losses and GET /v1/metrics")
-    metrics.check_task(envelope.task)
-    if envelope.outputs is not None and envelope.outputs != ["metrics"]:
-        raise InvalidRequest('without a loss there is only the output "metrics"')
-    options = envelope.metrics.model_dump()
-    metrics.check_options(envelope.task, options)
-    return Plan(
-        loss=None,
-        task=envelope.task,
-        inputs=metrics.inputs(envelope.task, options),
-        refinement=Refinement(),
-        parameters={"ignore_index": options["ignore_index"], "format": options["format"]},
-        reduction="none",
-        want_loss=False,
-        gradients=(),
-        gradient_options=envelope.gradient,
-        metrics=metrics.resolve(envelope.task, envelope.metrics.names),
-        metric_options=envelope.metrics,
-    )
-
-
-SAMPLE_WEIGHT = Input(
-    "sample_weight",
-    (TensorType("nonnegative", ("float", "integer"), ("N",)),),
-    differentiable=False,
-    optional=True,
-    summary="What each sample counts, >= 0; 0 drops it.",
-)
-COTANGENT = Input(
-    "cotangent",
-    (TensorType("real", ("float",), ("*",)),),
-    differentiable=False,
-    optional=True,
-    summary="Upstream gradient, in the shape of the answered loss; the gradient becomes the vector-Jacobian product.",
-)
-
-
-def universal_inputs(loss: Loss) -> tuple[Input, ...]:
-    """The inputs every loss of its kind takes beside its own."""
-    return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
-
-
-def _variadic_inputs(loss: Loss, refinement: Refinement) -> tuple[Input, ...]:
-    """The inputs that only the parameters name."""
-    if loss.variadic is None:
-        return ()
-    declared = {entry.name for entry in loss.inputs}
-    return tuple(
-        Input(name, (of,), differentiable=True, optional=False, summary="Named by the parameters.")
-        for name, of in refinement.inputs.items()
-        if name not in declared
-    )
-
-
-def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for position, output in enumerate(outputs):
-        if output == "gradient":
-            names.extend(["prediction"] if "prediction" in differentiable else differentiable)
-        elif output.startswith("gradient."):
-            name = output.removeprefix("gradient.")
-            if name not in differentiable and _series(name) not in differentiable:
-                detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {quoted(name)}"
-                raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
-            names.append(name)
-        elif output not in ("loss", "metrics"):
-            detail = f"{quoted(output)} is not an output; there are loss, gradient, gradient.<input> and metrics"
-            raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
-    return tuple(dict.fromkeys(names))
-
-
-def _series(name: str) -> str:
-    """The series that an input of this name would be one of."""
+def series(name: str) -> str:
+    """The series (``prediction.*``) that an input of this name would be one of."""
     return f"{name.rpartition('.')[0]}.*"
 
 

@@ -25,7 +25,7 @@ from lossd.engine.slab import arrange_shared
 from lossd.job import MAX_PAIRS, Recipe, _known_recipe
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import PROBLEMS
 from losses.case import Case
 from losses.cases import CASES
@@ -150,7 +150,7 @@ def test_a_recipe_longer_than_the_worker_s_socket_takes_at_once_arrives(monkeypa
 
 
 def test_pairs_of_a_batch_are_bounded_as_those_of_a_request() -> None:
-    plan = Plan.of({"loss": {"name": "nt_xent"}, "outputs": ["loss"]})
+    plan = make_plan({"loss": {"name": "nt_xent"}, "outputs": ["loss"]})
     for rows in (64, 1024, 4096, 8192):
         recipe = plan.job(dict.fromkeys(("first", "second"), ("float32", (rows, 1)))).recipe
         assert recipe.pairs == 4 * rows**2
@@ -174,7 +174,7 @@ def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_
     if "label" in inputs[few]:  # the tables have a few labels that fit together
         inputs = {rows: {**of, "label": torch.arange(rows) % 7} for rows, of in inputs.items()}
     request = {"loss": {"name": case.name, **parameters}, "outputs": ["loss"]}
-    plan = Plan.of(json.loads(json.dumps(request)))
+    plan = make_plan(json.loads(json.dumps(request)))
     pairs = {rows: plan.job(layout(of)).recipe.pairs for rows, of in inputs.items()}
     least = max(tensor.nbytes for tensor in inputs[many].values())
     largest = {rows: largest_bytes(request, of) for rows, of in inputs.items()}

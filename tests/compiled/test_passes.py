@@ -23,7 +23,7 @@ from lossd.compiled import Pass
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import Problem
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
@@ -54,7 +54,7 @@ def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def uses_a_pass(request: Request, tensors: Tensors) -> bool:
-    recipe = Plan.of({"outputs": ["loss", "gradient"], **request}).job(layout(tensors)).recipe
+    recipe = make_plan({"outputs": ["loss", "gradient"], **request}).job(layout(tensors)).recipe
     return compiled.find(recipe) is not None
 
 
@@ -471,7 +471,7 @@ def test_without_a_compiler_everything_goes_the_general_way(
 
 
 def test_a_recipe_without_a_pass_is_looked_up_once() -> None:
-    job = Plan.of({"loss": {"name": "dice"}}).job({"prediction": ("float32", (1, 2, 4)), "target": ("int64", (1, 4))})
+    job = make_plan({"loss": {"name": "dice"}}).job({"prediction": ("float32", (1, 2, 4)), "target": ("int64", (1, 4))})
     recipe: Recipe = job.recipe
     found: Pass | None = compiled.find(recipe)
     assert found is None

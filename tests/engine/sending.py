@@ -10,7 +10,7 @@ import orjson
 
 from lossd.engine.frames import LENGTH, Reply, take_replies
 from lossd.engine.slab import Slab, SlabPool, arrange
-from lossd.plan import Plan
+from lossd.planning import make_plan
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Sender:
     def send(self, batch: int, rows: int = 4, seed: int = 0) -> float:
         """Send a batch of one mean squared error in a slab of its own; what its loss will be."""
         shapes = dict.fromkeys(("prediction", "target"), ("float32", (rows, 3)))
-        recipe = Plan.of({"loss": {"name": "mse"}}).job(shapes).recipe
+        recipe = make_plan({"loss": {"name": "mse"}}).job(shapes).recipe
         arrangement = arrange(recipe, rows, 1)
         slab = self.slabs[batch] = self.pool.take(arrangement.nbytes)
         prediction, target = np.random.default_rng(seed).standard_normal((2, rows, 3)).astype(np.float32)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lossd.engine.batcher import REQUEST_BYTES, Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
 from lossd.job import Job
-from lossd.plan import Plan
+from lossd.planning import make_plan
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def loop():
 
 
 def mse_job(rows: int, width: int = 3) -> Job:
-    plan = Plan.of({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]})
+    plan = make_plan({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]})
     return plan.job(dict.fromkeys(("prediction", "target"), ("float32", (rows, width))))
 
 

@@ -10,7 +10,7 @@ from lossd.engine.batcher import WORTH_REQUESTS, Batch
 from lossd.engine.link import Worker
 from lossd.engine.process import ProcessEngine
 from lossd.job import Job
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd.settings import Settings
 
 
@@ -33,7 +33,7 @@ class Noting(Worker):
 
 
 def job(width: int = 3) -> Job:
-    plan = Plan.of({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]})
+    plan = make_plan({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]})
     return plan.job(dict.fromkeys(("prediction", "target"), ("float32", (2, width))))
 
 

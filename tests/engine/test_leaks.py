@@ -19,7 +19,7 @@ import pytest
 from lossd.engine import Engine
 from lossd.engine.inline import InlineEngine
 from lossd.engine.process import ProcessEngine
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd.settings import Settings
 from lossd_client import wire
 from lossd_client.errors import Unavailable
@@ -130,7 +130,7 @@ def test_a_service_that_ends_while_its_worker_stands_still():
 
 @pytest.mark.parametrize("kind", [ProcessEngine, InlineEngine])
 def test_an_engine_that_is_stopped_answers_whoever_still_waits(kind: type[Engine]):
-    job = Plan.of({"loss": {"name": "mse"}}).job(dict.fromkeys(("prediction", "target"), ("float32", (2, 3))))
+    job = make_plan({"loss": {"name": "mse"}}).job(dict.fromkeys(("prediction", "target"), ("float32", (2, 3))))
     tensors = {name: memoryview(bytes(24)) for name in ("prediction", "target")}
 
     async def stopped() -> Engine:

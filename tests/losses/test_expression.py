@@ -18,7 +18,7 @@ from evaluating import alone
 from lossd.losses import formula as grammar
 from lossd.losses.formula import FormulaError, parse
 from lossd.losses.operations import OPERATIONS
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MissingInput, NotEvaluable, ShapeMismatch, UnknownInput
 
 
@@ -358,7 +358,7 @@ HOSTILE = {
 def test_anything_else_is_refused_at_once(text: str) -> None:
     began = time.monotonic()
     with pytest.raises(InvalidRequest) as refused:
-        Plan.of({"loss": {"name": "expression", "formula": text}})
+        make_plan({"loss": {"name": "expression", "formula": text}})
     assert time.monotonic() - began < 1
     assert refused.value.status == 422
     assert refused.value.detail.isascii()
@@ -476,7 +476,7 @@ def test_a_faulty_request_is_refused(loss: dict[str, Any], inputs: Any, error: t
 
 def test_a_formula_is_required() -> None:
     with pytest.raises(InvalidRequest, match="formula is required"):
-        Plan.of({"loss": {"name": "expression"}})
+        make_plan({"loss": {"name": "expression"}})
 
 
 # Fuzzed
@@ -486,10 +486,11 @@ def answered(text: str, **parameters: float) -> None:
     """Either refused as the client's fault, or evaluated, in the shape that was foretold."""
     shapes = {"x": (2, 3), "y": (2, 1), "z": (3,), "s": ()}
     try:
-        plan = Plan.of({"loss": {"name": "expression", "formula": text, "parameters": parameters, "reduction": "none"}})
+        asked = {"loss": {"name": "expression", "formula": text, "parameters": parameters, "reduction": "none"}}
+        plan = make_plan(asked)
         names = [entry.name for entry in plan.inputs if not entry.optional]
         alone(
-            {"loss": {"name": "expression", "formula": text, "parameters": parameters, "reduction": "none"}},
+            asked,
             {name: torch.linspace(-2, 3, math.prod(s := shapes.get(name, (2, 3)))).reshape(s) for name in names},
         )
     except NotEvaluable as refused:

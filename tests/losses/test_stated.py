@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluating import alone
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
 
@@ -46,6 +46,6 @@ def test_is_refused_with_a_message_that_says_what_to_do(case: Case, refused: Ref
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_default_request_wants_the_prediction_or_every_differentiable_input(case: Case) -> None:
-    differentiable = Plan.of({"loss": {"name": case.name}}).loss.differentiable
+    differentiable = make_plan({"loss": {"name": case.name}}).loss.differentiable
     answer = alone({"loss": {"name": case.name}}, case.inputs(case.parameters[0]))
     assert set(answer.gradients) == ({"prediction"} if "prediction" in differentiable else set(differentiable))

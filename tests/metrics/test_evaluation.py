@@ -33,7 +33,7 @@ def test_every_loss_has_its_default_breakdown_in_any_batch(case):
     parameters = next(iter(case.parameters))
     inputs = [case.inputs(parameters, seed=seed) for seed in (0, 1)]
     request = {"loss": {"name": case.name, **parameters}, "outputs": ["loss", "metrics"]}
-    task = evaluating.Plan.of(request).task
+    task = evaluating.make_plan(request).task
     names = metrics.resolve(task, None)
     assert names
     together = [answer.document["metrics"] for answer in evaluating.together([request] * 2, inputs)]

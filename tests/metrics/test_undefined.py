@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from lossd import metrics
-from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import InvalidRequest
 from metrics.measuring import measure
 
@@ -113,7 +113,7 @@ def test_weighted_counts_of_one_class_make_nothing_of_rounding():
 
 def test_a_task_refuses_a_threshold_that_is_no_probability():
     with pytest.raises(InvalidRequest, match=r"threshold is a probability here, in \[0, 1\], found 50"):
-        Plan.of({"task": "binary", "metrics": {"threshold": 50.0}})
+        make_plan({"task": "binary", "metrics": {"threshold": 50.0}})
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest():

@@ -10,7 +10,7 @@ from lossd import metrics
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
-from lossd.plan import universal_inputs
+from lossd.planning import universal_inputs
 from lossd_client.errors import UnknownMetric
 from lossd_client.wire.quoting import quoted
 

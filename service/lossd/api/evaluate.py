@@ -1,6 +1,6 @@
 """``POST /v1/evaluate``: from the socket to a slab, and from the slab to the socket.
 
-Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.plan`, not here.
+Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.planning` and :mod:`lossd.plan`, not here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lossd.api.sending import Headers, Pieces
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
 from lossd.plan import Plan
+from lossd.planning import make_plan
 from lossd_client.errors import (
     InvalidRequest,
     MalformedBody,
@@ -183,7 +184,7 @@ def plan_of(text: bytes) -> Plan:
 
     Raises:
         TooLarge: The text is no request without its tensors.
-        Problem: See :meth:`lossd.plan.Plan.of`.
+        Problem: See :func:`lossd.planning.make_plan`.
     """
     if len(text) <= CACHED_HEADER_BYTES:
         return _known_plan(text)
@@ -195,7 +196,7 @@ def plan_of(text: bytes) -> Plan:
 def _plan_of(text: bytes) -> Plan:
     request = json.loads(text, what="the request")
     json.check_depth(request, what="the request")
-    return Plan.of(request)
+    return make_plan(request)
 
 
 _known_plan = lru_cache(maxsize=1024)(_plan_of)

@@ -15,7 +15,7 @@ from lossd.losses import REGISTRY
 from lossd.losses.registry import Input, Loss, closest
 from lossd.losses.types import TensorType
 from lossd.metrics import METRICS, TASKS
-from lossd.plan import universal_inputs
+from lossd.planning import universal_inputs
 from lossd.request import MetricOptions
 from lossd_client.errors import NotFound, Problem
 from lossd_client.wire import json, oip

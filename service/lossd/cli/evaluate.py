@@ -146,10 +146,10 @@ def evaluate(
 
 def _check(of: Mapping[str, Any] | None, task: str | None, names: list[str] | None, outputs: list[str] | None) -> None:
     """Say what is wrong with the request itself once, not once a file."""
-    from lossd.plan import Plan
+    from lossd.planning import make_plan
 
     subject = {"loss": of, "outputs": outputs} if of else {"task": task}
-    Plan.of({**subject, "metrics": {"names": names}} if names else subject)
+    make_plan({**subject, "metrics": {"names": names}} if names else subject)
 
 
 @contextmanager

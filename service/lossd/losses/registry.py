@@ -253,6 +253,11 @@ class Loss:
         return tuple(i for i in self.inputs if not (self.terms and i.name == "losses"))
 
     @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The parameters that may differ between the requests of a batch."""
+        return tuple(p.name for p in self.parameters if p.varies and self.kind in ("rows", "stack"))
+
+    @cached_property
     def differentiable(self) -> tuple[str, ...]:
         """The declared inputs that have a gradient; further ones (``variadic``) all do."""
         return tuple(i.name for i in self.inputs if i.differentiable)
