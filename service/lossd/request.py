@@ -103,6 +103,9 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
         raise InvalidRequest(detail, errors=faults) from None
 
 
+_INTEGER_OR_NESTED = (int, dict, list)
+
+
 def check_integers(value: Any, pointer: str = "") -> None:
     """Make sure that every integer in a request's document can be one of a tensor's entries.
 
@@ -118,7 +121,7 @@ def check_integers(value: Any, pointer: str = "") -> None:
         raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
-        if type(child) is not float:
+        if type(child) in _INTEGER_OR_NESTED:
             check_integers(child, f"{pointer}/{_token(key)}")
 
 

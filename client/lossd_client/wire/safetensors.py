@@ -32,6 +32,7 @@ MAX_HEADER_BYTES = 1 << 20
 ALIGNMENT = 64
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
 
 def _entry(name: str, fields: Any) -> Entry:
     called = quoted(name)
-    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
         raise MalformedBody(f"the header's entry {called} must hold exactly dtype, shape and data_offsets")
     code, offsets = fields["dtype"], fields["data_offsets"]
     dtype = DTYPES_BY_CODE.get(code) if isinstance(code, str) else None
@@ -116,19 +117,16 @@ def _entry(name: str, fields: Any) -> Entry:
         known = ", ".join(DTYPES_BY_CODE)
         raise MalformedBody(f"dtype {quoted(code)} of {called} is not one lossd reads ({known})")
     shape = read_shape(called, fields["shape"])
-    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    begin, end = offsets if isinstance(offsets, list) and len(offsets) == 2 else (None, None)
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end < 2**63:
         raise MalformedBody(f"data_offsets of {called} must be [begin, end] with 0 <= begin <= end")
     size = element_count(shape) * dtype.itemsize
-    if offsets[1] - offsets[0] != size:
+    if end - begin != size:
         raise MalformedBody(
             f"{called} of dtype {dtype.code} and shape {list(shape)} has {size} bytes, its data_offsets span "
-            f"{offsets[1] - offsets[0]}"
+            f"{end - begin}"
         )
-    return Entry(name, dtype.name, shape, offsets[0], offsets[1])
-
-
-def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return Entry(name, dtype.name, shape, begin, end)
 
 
 def _strings(document: Any) -> bool:

@@ -131,15 +131,16 @@ def read_shape(name: str, value: Any) -> tuple[int, ...]:
         MalformedBody: Anything but a list of axes, or more elements than any memory holds.
         TooLarge: More than 8 axes.
     """
-    if not isinstance(value, list) or not all(type(axis) is int and 0 <= axis < 2**63 for axis in value):
-        raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
-    if len(value) > MAX_RANK:
+    if isinstance(value, list) and len(value) > MAX_RANK:
         raise TooLarge(f"{name} has {len(value)} axes; at most {MAX_RANK} are read")
-    shape = tuple(value)
-    # NumPy and torch count without the axes of length 0.
-    if element_count(tuple(axis for axis in shape if axis)) >= 2**60:
+    count = 1
+    for axis in value if isinstance(value, list) else (None,):
+        if type(axis) is not int or not 0 <= axis < 2**63:
+            raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
+        count *= axis or 1  # NumPy and torch count without the axes of length 0
+    if count >= 2**60:
         raise MalformedBody(f"{name} has shape {value}: more elements than any memory holds")
-    return shape
+    return tuple(value)
 
 
 def check_tensor_count(count: int) -> None:
