@@ -17,7 +17,7 @@ from chaos.questions import Question, questions, refused
 from chaos.service import Service
 
 IDLE_S = 1.0
-CLIENTS = 32
+CLIENTS = 96
 DISTINCT = 240
 
 SETTINGS = {"idle_timeout_ms": round(IDLE_S * 1000), "queue_requests": 400}
@@ -117,8 +117,7 @@ class _Soak:
 
     async def run(self) -> None:
         killing = asyncio.ensure_future(self._kill())
-        clients = [asyncio.ensure_future(self._client(key)) for key in (*KEYS.values(),) * CLIENTS][:CLIENTS]
-        await asyncio.gather(*clients)
+        await asyncio.gather(*(self._client(key) for key in KEYS.values() for _ in range(CLIENTS // len(KEYS))))
         await killing
 
     async def _kill(self) -> None:

@@ -287,15 +287,15 @@ def post(service: Running, rows: int, seed: int = 1, timeout_ms: int | None = No
 
 
 def all_at_once(service: Running, rows: list[int]) -> list[httpx.Response]:
-    """Ask for them together, so that they come into one batch: the worker is stopped until all are there."""
+    """Ask for them so that they come into one batch, in this order: the worker is stopped until all are there."""
     pid = service.engine.workers[0].pid
     os.kill(pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(len(rows) + 1) as threads:
-            answers = [threads.submit(post, service, 7)]
-            service.wait_until(lambda e: e.in_progress == 1)
-            answers += [threads.submit(post, service, n, seed) for seed, n in enumerate(rows)]
-            service.wait_until(lambda e: e.in_progress == 1 + len(rows))
+            answers = []
+            for seed, n in enumerate([7, *rows]):
+                answers.append(threads.submit(post, service, n, seed))
+                service.wait_until(lambda e: e.in_progress == len(answers))
             os.kill(pid, signal.SIGCONT)
             return [answer.result() for answer in answers][1:]
     finally:

@@ -42,6 +42,18 @@ def maps(pid: int) -> int:
     return Path(f"/proc/{pid}/maps").read_text().count("lossd-slab")
 
 
+def fails_where_its_connection_ends(client: httpx.Client) -> None:
+    """Where that happens between two requests, a client would only open another one, to another front."""
+    addresses: set[tuple[str, int]] = set()
+
+    def check(response: httpx.Response) -> None:
+        addresses.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+        if len(addresses) > 1:
+            raise httpx.ReadError("the connection has ended")
+
+    client.event_hooks = {"response": [check]}
+
+
 class Load:
     """Threads that ask without pause, each over its own connection to a front."""
 
@@ -77,6 +89,7 @@ class Load:
         eventually(lambda: all(self.answered.get(pid, 0) >= before.get(pid, 0) + 20 for pid in pids))
 
     def _ask(self, pid: int, client: httpx.Client, seed: int) -> None:
+        fails_where_its_connection_ends(client)
         with closing(client):
             while not self.stop.is_set():
                 seed += 1
