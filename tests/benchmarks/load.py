@@ -59,7 +59,11 @@ def have_wrk() -> bool:
 
 
 def wrk(address: Address, posts: Sequence[Post], connections: int, seconds: float) -> Measurement:
-    """A round by wrk, one thread."""
+    """A round by wrk, one thread.
+
+    Raises:
+        RuntimeError: It could not be finished; with what wrk says.
+    """
     with tempfile.TemporaryDirectory() as directory:
         for index, post in enumerate(posts):
             Path(directory, str(index)).write_bytes(post.head(address) + post.body)
@@ -71,8 +75,9 @@ def wrk(address: Address, posts: Sequence[Post], connections: int, seconds: floa
             ],
             capture_output=True,
             text=True,
-            check=True,
         )
+    if run.returncode:
+        raise RuntimeError(f"wrk could not finish: {(run.stderr.strip() or run.stdout.strip()).rpartition(chr(10))[2]}")
     (line,) = (line for line in run.stdout.splitlines() if line.startswith("JSON "))
     return Measurement(**json.loads(line.removeprefix("JSON ")))
 
