@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evaluating import Evaluated, Tensors, layout, together
@@ -340,7 +340,7 @@ def poisoned(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tens
         case "nan":
             prediction[1, 2] = torch.nan
         case "first nan":
-            prediction[1, 0] = torch.nan
+            prediction[1, 0], target[1] = torch.nan, prediction.shape[1] - 1
         case "inf":
             prediction[1, 2] = torch.inf
         case "-inf at the target":
@@ -395,6 +395,40 @@ def test_a_batch_never_changes_a_bit_of_an_answer(rows: list[int], classes: int,
     for found, tensors in zip(together([request] * len(rows), inputs), inputs, strict=True):
         (alone,) = together([request], [tensors])
         assert_bits_equal(found, alone)
+
+
+NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, 80.0, -800.0, math.nan, math.inf, -math.inf])
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
+    """Requests of one recipe, most of them with something in them that nobody can answer."""
+    loss = draw(st.sampled_from([CLASS_SCORES[1], CLASS_SCORES[5], LOGITS[0], LOGITS[1], ERRORS[0], ERRORS[2]]))
+    classes, trailing = draw(st.integers(1, 4)), draw(st.sampled_from([(), (), (3,)]))
+    inputs = []
+    for rows in draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)):
+        shape = (rows, classes, *trailing)
+        listed = loss in CLASS_SCORES
+        tensors = {}
+        for name in ("prediction", "target"):
+            indices = listed and name == "target"
+            of = (rows, *trailing) if indices else shape
+            values = st.integers(-2, classes) if indices else NUMBERS
+            drawn = draw(st.lists(values, min_size=math.prod(of), max_size=math.prod(of)))
+            tensors[name] = torch.tensor(drawn, dtype=torch.int64 if indices else torch.float64).reshape(of)
+        inputs.append(tensors)
+    return {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}, inputs
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(anything())
+def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
+    general: Any, asked: tuple[Request, list[dict[str, torch.Tensor]]]
+) -> None:
+    request, inputs = asked
+    found, wanted = together([request] * len(inputs), inputs), general([request] * len(inputs), inputs)
+    for f, w in zip(found, wanted, strict=True):
+        assert_equal(f, w, 1e-12)
 
 
 @pytest.mark.parametrize(

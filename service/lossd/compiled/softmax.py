@@ -92,6 +92,9 @@ def rows(
             best = 0
             while best < classes and scores[i, best] != highest:
                 best += 1
+            if best == classes:  # the highest is NaN, and no class's
+                doubtful[b] = True
+                break
             top = np.float64(highest)
             for c in range(classes):
                 power[c] = exp(scores[i, c] - top)

@@ -1,0 +1,17 @@
+"""Numba checks no index unless it is told to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_no_pass_reads_or_writes_beyond_its_arrays(tmp_path: Path) -> None:
+    """The tests of the passes once more, compiled so that an index out of bounds is an error."""
+    environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("LOSSD_CACHE_DIR", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/compiled/test_passes.py"]
+    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:]
