@@ -36,8 +36,14 @@ class Running:
 
 
 @contextmanager
-def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
-    """Serve on a free loopback port until the block ends."""
+def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Iterator[Running]:
+    """Serve on a free loopback port until the block ends.
+
+    Args:
+        ready: Wait for its workers first.
+        mortal: Its workers may die; where nobody means them to, that is a failure, however well it was made good.
+        settings: Of the service.
+    """
     chosen = Settings(port=0, **({"threads": 1} | settings))
     engine = create_engine(chosen)
     config = uvicorn.Config(
@@ -62,3 +68,4 @@ def running(*, ready: bool = True, **settings: Any) -> Iterator[Running]:
         server.should_exit = True
         thread.join(timeout=20)
         assert not thread.is_alive(), "the server did not stop"
+    assert mortal or engine.stats.restarts == 0, "a worker died"

@@ -31,7 +31,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"{key_line('alice', ALICE)}\n{key_line('bob', BOB)}\n")
-    with running(api_keys_file=file, metrics_public=True) as service:
+    with running(mortal=True, api_keys_file=file, metrics_public=True) as service:
         yield service
 
 

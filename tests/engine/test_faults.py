@@ -26,7 +26,7 @@ from lossd_client.wire import safetensors
 from serving import Running
 from serving import running as serving
 
-running = partial(serving, compiled=False)  # what is not needed here takes time to load
+running = partial(serving, mortal=True, compiled=False)  # compiled: what is not needed here takes time to load
 
 
 def body_of(request: str, **arrays) -> bytes:

@@ -95,7 +95,7 @@ def test_a_client_that_leaves(rows, sent, read):
 def test_clients_that_come_and_go_while_workers_die():
     """Everything at once, for as long as it takes to lose three workers."""
     chance = random.Random(0)
-    with running(compiled=False, cache_bytes=16 << 20, idle_timeout_ms=2000) as service:
+    with running(mortal=True, compiled=False, cache_bytes=16 << 20, idle_timeout_ms=2000) as service:
         end = time.monotonic() + 60
 
         def one(seed: int) -> None:
