@@ -116,6 +116,8 @@ def one_round(target: Running, posts: Sequence[Post], connections: int, seconds:
         memory_mb = target.memory_mb()
     finally:
         target.halt()
+    if not measured.per_second:
+        raise RuntimeError(f"{measured.requests} answers, and no result among them")
     return asdict(measured) | {"per_second": measured.per_second, "cpu_ms": cpu_ms, "memory_mb": memory_mb}
 
 
