@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +33,35 @@ def test_comes_out_as_stated(case: Case, stated: Stated) -> None:
             torch.testing.assert_close(found, torch.tensor(gradient, dtype=found.dtype), rtol=stated.within, atol=1e-7)
     if stated.warnings is not None:
         assert answer.warnings == stated.warnings
+
+
+REST = 1 / (1 + math.exp(17))
+NLL = math.log1p(math.exp(-17))
+FADED = REST**2 * (1 + 2 * (1 - REST) * NLL / REST)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("name", "prediction", "target", "value", "slope"),
+    [
+        ("cross_entropy", [[0.0, 17.0]], [1], NLL, -REST),
+        ("focal", [[0.0, 17.0]], [1], REST**2 * NLL, -REST * FADED),
+        ("bce_with_logits", [[17.0]], [[1.0]], NLL, -REST),
+        ("bce_with_logits", [[-17.0]], [[0.0]], NLL, REST),
+        ("multilabel_soft_margin", [[-17.0]], [[0.0]], NLL, REST),
+        ("sigmoid_focal", [[17.0]], [[1.0]], 0.25 * REST**2 * NLL, -0.25 * REST * FADED),
+        ("sigmoid_focal", [[-17.0]], [[0.0]], 0.75 * REST**2 * NLL, 0.75 * REST * FADED),
+    ],
+)
+def test_what_is_all_but_certain_and_right_keeps_its_digits(
+    name: str, prediction: list[list[float]], target: Any, value: float, slope: float, dtype: torch.dtype
+) -> None:
+    inputs = tensors({"prediction": prediction, "target": target}, dtype)
+    both = alone({"loss": {"name": name}}, inputs)
+    only = alone({"loss": {"name": name}, "outputs": ["loss"]}, inputs)
+    within = 1e-5 if dtype == torch.float32 else 1e-12
+    assert [both.loss, only.loss] == pytest.approx([value] * 2, rel=within, abs=0)
+    assert both.gradient().flatten()[-1].item() == pytest.approx(slope, rel=within, abs=0)
 
 
 @pytest.mark.parametrize(

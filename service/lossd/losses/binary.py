@@ -82,14 +82,22 @@ def bce_with_logits(
         One value per element, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction``: σ(z) − t where ``pos_weight`` is 1.
+        With respect to ``prediction``: (1−t)·σ(z) − w·t·σ(−z), which is σ(z) − t where ``pos_weight`` is 1.
 
     References:
         torch.nn.functional.binary_cross_entropy_with_logits.
     """
-    return functional.binary_cross_entropy_with_logits(
-        prediction, target, pos_weight=_label_weights(prediction, pos_weight), reduction="none"
-    )
+    return entropy_of_logits(prediction, target, _label_weights(prediction, pos_weight))
+
+
+def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """w·t·softplus(−z) + (1−t)·softplus(z).
+
+    Neither term is negative: the shorter (1−t)·z + softplus(−z) would round away all there is of a logit that is large
+    and right.
+    """
+    positive = target if weight is None else target * weight
+    return -(positive * functional.logsigmoid(z) + (1 - target) * functional.logsigmoid(-z))
 
 
 @bce_with_logits.closed_form
@@ -101,16 +109,11 @@ def _bce_with_logits(
     *,
     pos_weight: float | Sequence[float] | None,
 ) -> Tensor:
-    slope = gradient["prediction"]
-    torch.sigmoid(prediction, out=slope)
     weight = _label_weights(prediction, pos_weight)
-    if weight is None:
-        slope.sub_(target)
-    else:
-        positive = target * weight
-        slope.mul_((1 - target).add_(positive)).sub_(positive)
-    slope.mul_(upstream(None))
-    return functional.binary_cross_entropy_with_logits(prediction, target, pos_weight=weight, reduction="none")
+    positive = torch.sigmoid(-prediction).mul_(target if weight is None else target * weight)
+    slope = torch.sigmoid(prediction, out=gradient["prediction"])
+    slope.mul_(1 - target).sub_(positive).mul_(upstream(None))
+    return entropy_of_logits(prediction, target, weight)
 
 
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
@@ -166,7 +169,7 @@ def sigmoid_focal(
     if from_logits:
         # Both tails are taken from their own sigmoid: 1 − σ(z) would round to 0 long before σ(−z) does.
         wrong = torch.sigmoid(prediction) * (1 - target) + torch.sigmoid(-prediction) * target
-        entropy = functional.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+        entropy = entropy_of_logits(prediction, target)
     else:
         p = _clipped(prediction, eps)
         wrong = p * (1 - target) + (1 - p) * target
@@ -193,7 +196,7 @@ def _sigmoid_focal(
 ) -> Tensor:
     if from_logits:
         p, rest = torch.sigmoid(prediction), torch.sigmoid(-prediction)
-        entropy = functional.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+        entropy = entropy_of_logits(prediction, target)
     else:
         p = _clipped(prediction, eps)
         rest = 1 - p

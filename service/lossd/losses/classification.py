@@ -66,15 +66,15 @@ def cross_entropy(
     if isinstance(smoothing, Tensor):
         smoothing = smoothing.unsqueeze(1)
     table = _table(prediction, class_weight)
-    log_p = torch.log_softmax(prediction, 1)
     if target.ndim == prediction.ndim:
-        return softmax.expected(_softened(prediction, target, table, smoothing), -log_p).sum(1)
+        share = _softened(prediction, target, table, smoothing)
+        return softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
-        return weighted(-log_p.gather(1, target.unsqueeze(1)).squeeze(1), weight)
+        return weighted(softmax.picked(prediction, target)[0], weight)
     target, kept = class_weights(target, prediction, None, ignore_index)
     share = _smoothed(prediction, target.unsqueeze(1), table, smoothing)
-    return _counted(softmax.expected(share, -log_p).sum(1), target, table, kept)
+    return _counted(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target, table, kept)
 
 
 @cross_entropy.closed_form
@@ -107,7 +107,7 @@ def _cross_entropy(
     return _counted(value, target, table, kept)
 
 
-def _unchanged(nll: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _unchanged(nll: Tensor, _: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     return nll, factor
 
 
@@ -215,12 +215,11 @@ def focal(
         T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
     """
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
-    log_p = torch.log_softmax(prediction, 1).gather(1, target.unsqueeze(1)).squeeze(1)
-    rest = -torch.expm1(log_p)
+    nll, rest = softmax.picked(prediction, target)
     # The power's slope is infinite at 0 for gamma < 1, but there the value is 0 and so is its slope.
     sure = rest == 0
     fade = torch.exp(gamma * torch.log(rest.masked_fill(sure, 1)))
-    value = torch.where(sure, torch.zeros_like(log_p), fade * -log_p)
+    value = torch.where(sure, torch.zeros_like(nll), fade * nll)
     scale = _alphas(prediction, target, alpha, alpha_mode)
     return weighted(value if scale is None else value * scale, weight)
 
@@ -248,14 +247,13 @@ def _focal(
     return weighted(value if scale is None else value * scale, weight)
 
 
-def _faded(nll: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """(1−p)^γ·nll and its derivative by nll, (1−p)^γ·(1 + γ·p·nll/(1−p))."""
-    p = torch.exp(-nll)
-    rest = 1 - p
+def _faded(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """(1−p)^γ·nll and its derivative by nll, (1−p)^γ·(1 + γ·p·nll/(1−p)), of 1−p = ``rest``."""
     fade = torch.pow(rest, gamma)
     limits = torch.finfo(nll.dtype)
     # An infinite nll has p = 0, and a rest of 0 has nll = 0: both products are 0, not NaN.
-    slope = p.mul_(nll.clamp(max=limits.max)).mul_(gamma).div_(rest.clamp_(min=limits.tiny)).add_(1).mul_(fade)
+    slope = (1 - rest).mul_(nll.clamp(max=limits.max)).mul_(gamma)
+    slope = slope.div_(rest.clamp(min=limits.tiny)).add_(1).mul_(fade)
     return fade.mul_(nll), slope.mul_(factor)
 
 

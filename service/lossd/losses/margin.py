@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lossd.deferred import Tensor, functional, torch
+from lossd.losses.binary import entropy_of_logits
 from lossd.losses.registry import loss
 from lossd.losses.types import ClassIndex, ClassSet, Indicator, Logits, Number, PerClass, Real, Sign
 
@@ -176,7 +177,7 @@ def multilabel_soft_margin(
     References:
         torch.nn.functional.multilabel_soft_margin_loss.
     """
-    value = functional.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+    value = entropy_of_logits(prediction, target)
     if class_weight is not None:
         value = value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)
     return value.mean(1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lossd.deferred import Tensor, torch
 
-__all__ = ["distributed", "expected", "pointed", "sweep"]
+__all__ = ["distributed", "expected", "picked", "pointed", "sweep"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: with their gradient 2 MiB of float32, about what a core's own cache holds."""
@@ -59,23 +59,45 @@ def _blocks(n: int, c: int, p: int) -> Iterator[tuple[slice, slice]]:
             yield slice(first, first + rows), slice(start, start + places)
 
 
-def pointed(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, *parts: Any) -> Tensor:
-    """The kernel of a function of the target class's log-probability.
+def picked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The negative log-probability of the target class, and the probability of all others: (N, *) both.
+
+    Neither is taken from the other where it is small: of a target that is all but certain, 1 − p would be 0 long before
+    its true value is.
 
     Args:
-        slope: Called as ``slope(nll, *parts)`` with the negative log-probability; returns the function's value and
-            its derivative by ``nll``, the upstream gradient multiplied in, which may be 0-d.
+        prediction: Class scores (N, C, *).
+        target: The target class (N, *), int64.
+    """
+    index = target.unsqueeze(1)
+    log_p = torch.log_softmax(prediction, 1)
+    others = log_p.exp().scatter(1, index, 0).sum(1)
+    unlikely = others >= 0.5
+    nll = -torch.log1p(-others.masked_fill(unlikely, 0))
+    return torch.where(unlikely, -log_p.gather(1, index).squeeze(1), nll), others
+
+
+def pointed(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, *parts: Any) -> Tensor:
+    """The kernel of a function of the target class's log-probability; as precise as :func:`picked`.
+
+    Args:
+        slope: Called as ``slope(nll, others, *parts)`` with the negative log-probability of the target and the
+            probability of all other classes; returns the function's value and its derivative by ``nll``, the upstream
+            gradient multiplied in, which may be 0-d.
         gradient: Written.
         prediction: Class scores.
         target: The target class, int64.
         parts: What else ``slope`` takes.
     """
     torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
-    picked = gradient.gather(1, target)
-    total = gradient.exp_().sum(1, keepdim=True)
-    value, pull = slope(total.log().sub_(picked), *parts)
+    behind = gradient.gather(1, target)
+    others = gradient.exp_().scatter_(1, target, 0).sum(1, keepdim=True)
+    total = behind.exp().add_(others)
+    nll = torch.where(behind == 0, others.log1p(), total.log() - behind)
+    others.div_(total)
+    value, pull = slope(nll, others, *parts)
     gradient.mul_(pull / total)
-    gradient.scatter_add_(1, target, pull.neg().expand_as(target))
+    gradient.scatter_(1, target, (pull * others).neg_())
     return value
 
 
