@@ -294,11 +294,17 @@ class _Evaluation:
         stacked = torch.vmap(one)(dict(tensors), varying)
         return Unreduced(*stacked) if len(stacked) > 1 else stacked[0]
 
+    def _values(self) -> dict[str, list[float]]:
+        """The parameters that may vary: each request's value."""
+        return {
+            name: [of_request[position] for of_request in self.batch.numbers]
+            for position, name in enumerate(self.recipe.numbers)
+        }
+
     def _numbers(self) -> dict[str, Any]:
-        """The parameters that may vary: floats where they do not, else tensors that broadcast against the value."""
+        """The same: floats where they do not vary, else tensors that broadcast against the value."""
         numbers: dict[str, Any] = {}
-        for position, name in enumerate(self.recipe.numbers):
-            values = [of_request[position] for of_request in self.batch.numbers]
+        for name, values in self._values().items():
             if values.count(values[0]) == len(values):
                 numbers[name] = values[0]
             else:
@@ -318,17 +324,14 @@ class _Evaluation:
         if not self.rowwise:
             segments = Segments(self.batch.rows, self.batch.device)
             tensors = {name: t.flatten(0, 1) if t.ndim > 1 else t for name, t in tensors.items()}
-        varying = {
-            name: torch.tensor([n[i] for n in self.batch.numbers], dtype=torch.float64, device=self.batch.device)
-            for i, name in enumerate(recipe.numbers)
-        }
         return metrics.View(
             tensors=tensors,
             segments=segments,
             activation=recipe.domains.get("prediction", "real"),
             sample_weight=self.sample_weight,
             ignore_index=recipe.parameters.get("ignore_index"),
-            parameters={**recipe.parameters, **varying},
+            parameters=recipe.parameters,
+            numbers=self._values(),
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
             rates=compiled.rates,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lossd.deferred import Tensor
+from lossd.deferred import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
 from lossd_client.errors import Fault, InvalidRequest
@@ -53,8 +53,9 @@ class View:
         activation: What ``prediction`` is: real, logits, log_probability or probability.
         sample_weight: (R,) float64, or None.
         ignore_index: The class that does not count, or None.
-        parameters: The loss's parameters; those that differ between requests as (B,) float64 tensors.
+        parameters: The loss's parameters, less those that may differ between requests.
         options: The request's ``metrics`` object with its defaults.
+        numbers: Those parameters: each request's value, B of them.
         counted: What was counted along with the loss already, by the name its task has for it.
         rates: Makes precision, recall, F1 and IoU and their averages of counts in one go; None where NumPy is to, step
             by step.
@@ -67,13 +68,16 @@ class View:
     ignore_index: int | None
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     counted: Mapping[str, Array] = field(default_factory=dict)
     rates: Callable[..., bool] | None = None
 
     def number(self, name: str, default: float, ndim: int) -> Tensor | float:
         """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""
-        value = self.parameters.get(name, default)
-        return self.segments.spread(value, ndim) if isinstance(value, Tensor) else float(value)
+        if name not in self.numbers:
+            return float(self.parameters.get(name, default))
+        values = torch.tensor(self.numbers[name], dtype=torch.float64, device=self.segments.device)
+        return self.segments.spread(values, ndim)
 
 
 class Task:
