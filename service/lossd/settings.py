@@ -117,10 +117,10 @@ class Settings(BaseSettings):
         120_000,
         description="A worker that has work and gives no sign of life for so long is replaced, in milliseconds.",
     )
-    worker_poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        300 if _cores() > 1 else 0,
-        description="How long a worker whose requests come one by one looks for the next before it sleeps, in "
-        "microseconds, since to wake up takes as long; 0 where there is one core.",
+    poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        2000 if _cores() > 1 else 0,
+        description="How long front and worker look for what the other sends before they sleep, where requests come "
+        "one by one, in microseconds, since to be woken takes as long; 0 where there is one core.",
     )
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."

@@ -198,6 +198,7 @@ class Worker:
         batch = self.batches.pop(reply.batch, None)
         if batch is None:  # the connection broke while replies were being read: it was queued again
             return
+        self.engine.lookout.answered()
         self.engine._dispatch()  # first give the worker its next batch, then the answers their way
         self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
 from lossd.engine.link import Worker
+from lossd.engine.lookout import Lookout
 from lossd_client.errors import InternalError, Unavailable
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class ProcessEngine(Engine):
         super().__init__(settings)
         devices = settings.device.split(",")
         places: Sequence[str | None] = addresses or [None] * len(devices)
+        # Several fronts would keep the processor from each other, and from the worker.
+        self.lookout = Lookout(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0)
         self.workers = [Worker(self, device, at) for device, at in zip(devices, places, strict=True)]
 
     async def start(self) -> None:
@@ -76,6 +79,7 @@ class ProcessEngine(Engine):
     def _dispatch(self) -> None:
         while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:
             worker.send(batch)
+            self.lookout.sent(alone=self.in_progress == 1)
 
     def _next_worker(self) -> Worker | None:
         """Who gets the next batch: the least busy one, if it is free, or has room and the batch is worth going."""

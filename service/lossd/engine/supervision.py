@@ -62,7 +62,7 @@ class WorkerProcess:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         command = [*COMMAND, "--device", self.device]
         command += ["--threads", str(self.settings.threads), "--socket", str(theirs.fileno())]
-        command += ["--poll-us", str(self.settings.worker_poll_us)]
+        command += ["--poll-us", str(self.settings.poll_us)]
         command += ["--compiled"] if self.settings.compiled else []
         passed = [theirs.fileno()]
         if self.listener is not None:

@@ -60,11 +60,14 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
     """Evaluate what is sent, one batch after the other, until nobody is left.
 
     Whoever asks for one thing at a time has the next question soon after the answer. Where some were alone in a row,
-    the next is looked for, for so long as ``poll_s`` says, before the process sleeps.
+    and the last one came within ``poll_s``, the next is looked for so long before the process sleeps.
     """
-    alone = 0
+    alone, waited_s = 0, 0.0
     while fronts:
-        for front, manifest in fronts.receive(poll_s=poll_s if alone >= ALONE else 0.0):
+        begin = time.perf_counter()
+        received = fronts.receive(poll_s=poll_s if alone >= ALONE and waited_s < poll_s else 0.0)
+        waited_s = time.perf_counter() - begin
+        for front, manifest in received:
             if front.gone:
                 continue
             pulse.begin(front.number, manifest["batch"])

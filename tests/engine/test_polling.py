@@ -1,0 +1,60 @@
+"""A worker looks for its next request before it sleeps where they come one by one, and soon."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from lossd.engine import worker
+from lossd.engine.frames import Reply
+
+POLL_S = 0.02
+
+
+class Asking:
+    """A front that asks again after a pause, as often as there are pauses; notes whether it was looked for."""
+
+    def __init__(self, pauses_s: list[float], requests: int = 1) -> None:
+        self.pauses_s = pauses_s
+        self.requests = requests
+        self.looked: list[bool] = []
+
+    def __bool__(self) -> bool:
+        return len(self.looked) < len(self.pauses_s)
+
+    def receive(self, poll_s: float) -> list[tuple[Any, dict[str, Any]]]:
+        time.sleep(self.pauses_s[len(self.looked)])
+        self.looked.append(poll_s > 0)
+        front = Mock(gone=False)
+        front.slab.return_value = b""
+        return [(front, {"batch": len(self.looked), "requests": self.requests})]
+
+    def reply(self, front: Any, reply: Reply) -> None:
+        pass
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, pauses_s: list[float], requests: int = 1) -> list[bool]:
+    def answer(manifest: dict[str, Any], *_: Any) -> Reply:
+        return Reply(manifest["batch"], 0, 0, [(False, b"{}")] * manifest["requests"])
+
+    monkeypatch.setattr(worker, "answer", answer)
+    asking = Asking(pauses_s, requests)
+    worker.serve(asking, torch.device("cpu"), Mock(), POLL_S)  # type: ignore[arg-type]
+    return asking.looked
+
+
+def test_it_looks_once_some_came_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert looked(monkeypatch, [0.0] * 12) == [False] * worker.ALONE + [True] * (12 - worker.ALONE)
+
+
+def test_it_does_not_look_for_requests_in_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(looked(monkeypatch, [0.0] * 12, requests=2))
+
+
+def test_it_sleeps_where_the_last_one_took_longer_than_it_would_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s = [0.0] * worker.ALONE + [2 * POLL_S, 0.0, 0.0]
+    assert looked(monkeypatch, pauses_s)[worker.ALONE :] == [True, False, True]
