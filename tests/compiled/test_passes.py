@@ -232,7 +232,7 @@ def pairs(loss: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, seed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("trailing", [(), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("trailing", [(), (5,), (2, 3), (300,)], ids=str)
 @pytest.mark.parametrize("loss", ERRORS + LOGITS, ids=str)
 def test_elements_answer_as_the_general_way(
     loss: dict[str, Any], trailing: tuple[int, ...], dtype: torch.dtype, general: Any
@@ -444,6 +444,27 @@ def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
 )
 def test_what_no_pass_covers_goes_the_general_way(request_: Request, change: Tensors) -> None:
     assert not uses_a_pass(request_, {**scores(8, 5), **change})
+
+
+@pytest.mark.parametrize("loss", [*CLASS_SCORES, *LOGITS, *ERRORS], ids=str)
+def test_everything_between_single_precision_and_the_gradient_is_double_precision(loss: dict[str, Any]) -> None:
+    single = scores(33, 5) if loss in CLASS_SCORES else pairs(loss, (33, 5), torch.float32)
+    double = {name: t.double() if t.is_floating_point() else t for name, t in single.items()}
+    request = {"loss": loss, "outputs": ["loss", "gradient"]}
+    assert uses_a_pass(request, single)
+    (found,), (wanted,) = together([request], [single]), together([request], [double])
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-14)
+    assert torch.equal(found.gradient(), wanted.gradient().float())
+
+
+def test_the_logarithm_is_exact_to_two_units_in_the_last_place() -> None:
+    from lossd.compiled.arithmetic import log1p
+
+    x = np.concatenate([np.linspace(0, 1, 20_001), np.geomspace(1e-300, 1, 20_001)])
+    found = np.array([log1p(v) for v in x])
+    wanted = np.log1p(x.astype(np.longdouble))
+    assert np.abs((found - wanted) / np.spacing(found)).max() <= 2
+    assert np.isnan(log1p(np.nan))
 
 
 def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:

@@ -1,63 +1,141 @@
 """Losses of one prediction and one target each: value, gradient and norm in one pass, and what metrics are made of.
 
-Everything between the inputs and the gradient is float64, whatever they are; each request is walked by itself, so that
-its neighbours cannot change a bit of its answer.
+Everything between the inputs and the gradient is float64, whatever they are. Each request is walked by itself, so that
+its neighbours cannot change a bit of its answer: in strips short enough for a core's own cache, in loops that become
+vector instructions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from lossd.compiled.arithmetic import compiled, faded, inlined, log1p_exp, sigmoid
+import numpy as np
+
+from lossd.compiled.arithmetic import called, compiled, exp, faded, inlined, log1p, squares_of, summing, total_of
 
 __all__ = ["KINDS", "decisions", "elements", "errors"]
 
 KINDS = ("mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "sigmoid_focal")
 MSE, MAE, HUBER, SMOOTH_L1, LOG_COSH, QUANTILE, BCE, FOCAL = range(len(KINDS))
 LN_2 = math.log(2)
+STRIP = 512
+LANES = 64
 
 
-@inlined
-def _of_error(kind: int, e: float, a: float) -> tuple[float, float]:
-    """A regression loss of an error, with its slope; ``a`` is its parameter."""
+def of_errors(loss: Callable[[float, float], tuple[float, float]]) -> Callable[..., None]:
+    """The strips of a loss of an error: a function of that and of the parameter, which returns the value and its slope.
+
+    What it makes is called with predictions and targets (n,), the parameter, and where values and slopes go, (n,)
+    float64.
+    """
+    of_error = inlined(loss)
+
+    @called
+    def strip(prediction: Any, target: Any, a: float, values: Any, slopes: Any) -> None:
+        for j in range(prediction.shape[0]):
+            values[j], slopes[j] = of_error(np.float64(prediction[j]) - np.float64(target[j]), a)
+
+    return strip
+
+
+@of_errors
+def _mse(e: float, _: float) -> tuple[float, float]:
+    return e * e, 2 * e
+
+
+@of_errors
+def _mae(e: float, _: float) -> tuple[float, float]:
+    return abs(e), 1.0 if e > 0 else -1.0 if e < 0 else e
+
+
+@of_errors
+def _huber(e: float, a: float) -> tuple[float, float]:
     size = abs(e)
-    sign = 1.0 if e > 0 else -1.0 if e < 0 else e
-    if kind == MSE:
-        return e * e, 2 * e
-    if kind == MAE:
-        return size, sign
-    if kind == HUBER:
-        return (0.5 * e * e, e) if size <= a else (a * (size - 0.5 * a), a * sign)
-    if kind == SMOOTH_L1:
-        return (0.5 * e * e / a, e / a) if size < a else (size - 0.5 * a, sign)
-    if kind == QUANTILE:
-        return (1 - a) * e if e > 0 else -a * e, 1 - a if e > 0 else -a if e < 0 else e
-    if size < 1:
-        s = math.sinh(0.5 * e)
-        return math.log1p(2 * s * s), math.tanh(e)
-    return size + math.log1p(math.exp(-2 * size)) - LN_2, math.tanh(e)
+    near = size <= a
+    return 0.5 * e * e if near else a * (size - 0.5 * a), e if near else a if e > 0 else -a
+
+
+@of_errors
+def _smooth_l1(e: float, a: float) -> tuple[float, float]:
+    size = abs(e)
+    near = size < a
+    return 0.5 * e * e / a if near else size - 0.5 * a, e / a if near else 1.0 if e > 0 else -1.0 if e < 0 else e
+
+
+@of_errors
+def _quantile(e: float, a: float) -> tuple[float, float]:
+    above, below = e > 0, e < 0
+    return (1 - a) * e if above else -a * e, 1 - a if above else -a if below else e
+
+
+@of_errors
+def _log_cosh(e: float, _: float) -> tuple[float, float]:
+    # Below 1 by the series of sinh e and of cosh e - 1, to where float64 ends; beyond, by what is left of cosh e.
+    size, q = abs(e), e * e
+    near = size < 1
+    sinh = 1 + q / 6 * (1 + q / 20 * (1 + q / 42 * (1 + q / 72 * (1 + q / 110 * (1 + q / 156 * (1 + q / 210))))))
+    cosh = 1 + q / 12 * (1 + q / 30 * (1 + q / 56 * (1 + q / 90 * (1 + q / 132 * (1 + q / 182 * (1 + q / 240))))))
+    rise, rest = 0.5 * q * cosh, exp(-2 * size)
+    log = log1p(rise if near else rest)
+    tanh = e * sinh / (1 + rise) if near else (1 - rest) / (1 + rest) * (1.0 if e > 0 else -1.0)
+    return log if near else size + log - LN_2, tanh
 
 
 @inlined
-def _of_logit(kind: int, z: float, t: float, gamma: float, yes: float, no: float) -> tuple[float, float]:
-    """A loss of a logit, with its slope; ``yes`` and ``no`` are the factors of positives and of negatives."""
-    p, rest = sigmoid(z), sigmoid(-z)
-    entropy = t * log1p_exp(-z) + (1 - t) * log1p_exp(z)
-    positive, negative = rest * t, p * (1 - t)
-    if kind == BCE:
-        return entropy, negative - positive
-    wrong = positive + negative
-    if wrong == 0:
-        return (entropy, 0.0) if gamma == 0 else (0.0, 0.0)
-    fade = faded(wrong, gamma) * (yes * t + no * (1 - t))
-    return fade * entropy, fade * ((1 - 2 * t) * entropy * gamma / wrong * p * rest + negative - positive)
+def _of_logit(z: float, t: float) -> tuple[float, float, float, float]:
+    """Binary cross-entropy; the probability, times 1 - t; that of the opposite, times t; the product of the two."""
+    e = exp(-abs(z))
+    log = log1p(e)
+    larger = 1 / (1 + e)
+    smaller = e * larger
+    p, rest = larger if z >= 0 else smaller, smaller if z >= 0 else larger
+    entropy = t * ((-z if z < 0 else 0.0) + log) + (1 - t) * ((z if z > 0 else 0.0) + log)
+    return entropy, p * (1 - t), rest * t, larger * smaller
+
+
+@called
+def _bce(prediction: Any, target: Any, values: Any, slopes: Any) -> None:
+    for j in range(prediction.shape[0]):
+        values[j], negative, positive, _ = _of_logit(np.float64(prediction[j]), np.float64(target[j]))
+        slopes[j] = negative - positive
+
+
+@called
+def _focal(
+    prediction: Any, target: Any, gamma: float, yes: float, no: float, values: Any, slopes: Any, room: Any
+) -> None:
+    """As :func:`_bce`; ``yes`` and ``no`` are the factors of positives and of negatives, ``room`` is (2, n)."""
+    wrong, steep = room
+    for j in range(prediction.shape[0]):
+        t = np.float64(target[j])
+        values[j], negative, positive, product = _of_logit(np.float64(prediction[j]), t)
+        slopes[j] = negative - positive
+        wrong[j] = negative + positive
+        steep[j] = (1 - 2 * t) * product * gamma / (wrong[j] if wrong[j] > 0 else 1.0)
+    for j in range(prediction.shape[0]):
+        wrong[j] = faded(wrong[j], gamma)  # by itself: a power is no vector instruction
+    for j in range(prediction.shape[0]):
+        t = np.float64(target[j])
+        factor = wrong[j] * (yes * t + no * (1 - t))
+        slopes[j] = factor * (steep[j] * values[j] + slopes[j])
+        values[j] *= factor
+
+
+@called
+def _within(target: Any) -> bool:
+    """Whether all are in [0, 1]."""
+    within = True
+    for j in range(target.shape[0]):
+        within &= (target[j] >= 0) & (target[j] <= 1)
+    return within
 
 
 @compiled(
     *(
-        f"void(int64, {float_}[:,::1], {float_}[:,::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
-        f"{float_}[:,::1], float64[:,::1], boolean[::1])"
+        f"void(int64, {float_}[::1], {float_}[::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
+        f"{float_}[::1], float64[:,::1], boolean[::1])"
         for float_ in ("float32", "float64")
     )
 )
@@ -78,39 +156,51 @@ def elements(
 
     Args:
         kind: The loss, a place in ``KINDS``.
-        prediction: (R, I).
-        target: (R, I); in [0, 1] where predictions are logits.
-        starts: (B + 1,) the first row of each request, and R.
+        prediction: (E,).
+        target: (E,); in [0, 1] where predictions are logits.
+        starts: (B + 1,) the first element of each request, and E.
         a: (B,) the parameter: delta, beta, q or gamma.
         yes: (B,) the factor of positives.
         no: (B,) the factor of negatives.
         mean: Whether the loss is the mean, else the sum.
-        gradient: (R, I), written; (0, I) where it is not wanted.
+        gradient: (E,), written; (0,) where it is not wanted.
         columns: (5, B), written: loss, numerator, denominator, count of elements, norm of the gradient.
         doubtful: (B,), set for requests that a number out of range or not finite keeps from an answer; whatever was
             written for those means nothing.
     """
-    width = prediction.shape[1]
-    slopes = gradient.shape[0] > 0
+    every_value, every_slope, room = np.empty(STRIP), np.empty(STRIP), np.empty((2, STRIP))
     for b in range(starts.shape[0] - 1):
-        size = (starts[b + 1] - starts[b]) * width
+        size = starts[b + 1] - starts[b]
         upstream = 1.0 / size if mean else 1.0
         numerator, square = 0.0, 0.0
-        for i in range(starts[b], starts[b + 1]):
-            for j in range(width):
-                p, t = float(prediction[i, j]), float(target[i, j])
-                if kind >= BCE:
-                    if not (0 <= t <= 1 and math.isfinite(p)):
-                        numerator = math.nan
-                    value, slope = _of_logit(kind, p, t, a[b], yes[b], no[b])
-                else:
-                    if not math.isfinite(t):
-                        numerator = math.nan
-                    value, slope = _of_error(kind, p - t, a[b])
-                numerator += value
-                if slopes:
-                    gradient[i, j] = slope * upstream
-                    square += float(gradient[i, j]) * float(gradient[i, j])
+        for first in range(starts[b], starts[b + 1], STRIP):
+            last = min(first + STRIP, starts[b + 1])
+            p, t = prediction[first:last], target[first:last]
+            values, slopes = every_value[: last - first], every_slope[: last - first]
+            if kind == MSE:
+                _mse(p, t, a[b], values, slopes)
+            elif kind == MAE:
+                _mae(p, t, a[b], values, slopes)
+            elif kind == HUBER:
+                _huber(p, t, a[b], values, slopes)
+            elif kind == SMOOTH_L1:
+                _smooth_l1(p, t, a[b], values, slopes)
+            elif kind == LOG_COSH:
+                _log_cosh(p, t, a[b], values, slopes)
+            elif kind == QUANTILE:
+                _quantile(p, t, a[b], values, slopes)
+            elif kind == BCE:
+                _bce(p, t, values, slopes)
+            else:
+                _focal(p, t, a[b], yes[b], no[b], values, slopes, room)
+            if kind >= BCE and not _within(t):
+                numerator = math.nan
+            numerator += total_of(values)
+            if gradient.shape[0]:
+                row = gradient[first:last]
+                for j in range(last - first):
+                    row[j] = slopes[j] * upstream
+                square += squares_of(row)
         columns[0, b] = numerator * upstream
         columns[1, b] = numerator
         columns[2, b] = columns[3, b] = size
@@ -118,9 +208,34 @@ def elements(
         doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
 
 
+@summing
+def _sums(prediction: Any, target: Any) -> tuple[float, float, float, float, float]:
+    """Of the errors, of their sizes, of their squares, of predictions and of targets."""
+    errors, sizes, squares, predictions, targets = 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(prediction.shape[0]):
+        p, t = np.float64(prediction[j]), np.float64(target[j])
+        e = p - t
+        errors += e
+        sizes += abs(e)
+        squares += e * e
+        predictions += p
+        targets += t
+    return errors, sizes, squares, predictions, targets
+
+
+@summing
+def _spread(target: Any, middle: float) -> float:
+    """The sum of the squared distances from a number."""
+    distance = 0.0
+    for j in range(target.shape[0]):
+        d = np.float64(target[j]) - middle
+        distance += d * d
+    return distance
+
+
 @compiled(
     *(
-        f"void({float_}[:,::1], {float_}[:,::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])"
+        f"void({float_}[::1], {float_}[::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])"
         for float_ in ("float32", "float64")
     )
 )
@@ -128,59 +243,70 @@ def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, s
     """What the metrics of the task regression are made of.
 
     Args:
-        prediction: (R, I).
-        target: (R, I), finite.
-        starts: (B + 1,).
+        prediction: (E,).
+        target: (E,), finite.
+        starts: (B + 1,) the first element of each request, and E.
         sums: (B, 5), written: sums of the errors, of their sizes, of their squares, of predictions and of targets.
         largest: (B,), written: the largest size of an error.
         spread: (B,), written: the sum of the squared distances of the targets from their mean.
         constant: (B,), written: whether all targets are the same number.
     """
-    width = prediction.shape[1]
+    most = np.empty(LANES)
     for b in range(starts.shape[0] - 1):
         first, last = starts[b], starts[b + 1]
-        e_sum, size_sum, square_sum, p_sum, t_sum, most = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        low = high = float(target[first, 0])
-        for i in range(first, last):
-            for j in range(width):
-                p, t = float(prediction[i, j]), float(target[i, j])
-                e = p - t
-                size = abs(e)
-                e_sum += e
-                size_sum += size
-                square_sum += e * e
-                p_sum += p
-                t_sum += t
-                most = max(most, size)
-                low, high = min(low, t), max(high, t)
-        middle, distance = t_sum / ((last - first) * width), 0.0
-        for i in range(first, last):
-            for j in range(width):
-                d = float(target[i, j]) - middle
-                distance += d * d
-        sums[b, 0], sums[b, 1], sums[b, 2], sums[b, 3], sums[b, 4] = e_sum, size_sum, square_sum, p_sum, t_sum
-        largest[b], spread[b], constant[b] = most, distance, low == high
+        p, t = prediction[first:last], target[first:last]
+        sums[b, 0], sums[b, 1], sums[b, 2], sums[b, 3], sums[b, 4] = _sums(p, t)
+        spread[b] = _spread(t, sums[b, 4] / (last - first))
+        same = True
+        for j in range(last - first):
+            same &= t[j] == t[0]
+        constant[b] = same
+        most[:] = 0.0
+        for start in range(0, last - first, LANES):  # a highest number of each lane needs no order among them
+            for j in range(min(LANES, last - first - start)):
+                size = abs(np.float64(p[start + j]) - np.float64(t[start + j]))
+                most[j] = size if size > most[j] else most[j]
+        largest[b] = most.max()
+
+
+@called
+def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
+    """Add to true and false positives, false and true negatives."""
+    hits, said, true = 0, 0, 0
+    for j in range(scores.shape[0]):
+        positive, right = scores[j] >= least, target[j] >= 0.5
+        hits += positive & right
+        said += positive
+        true += right
+    cells[0] += hits
+    cells[1] += said - hits
+    cells[2] += true - hits
+    cells[3] += scores.shape[0] - said - true + hits
 
 
 @compiled(
     *(
-        f"void({float_}[:,:,::1], {float_}[:,:,::1], int64[::1], float64, int64[:,:,::1])"
+        f"void({float_}[::1], {float_}[::1], int64[::1], int64, float64, int64[:,:,::1])"
         for float_ in ("float32", "float64")
     )
 )
-def decisions(scores: Any, target: Any, starts: Any, least: float, cells: Any) -> None:
+def decisions(scores: Any, target: Any, starts: Any, positions: int, least: float, cells: Any) -> None:
     """What the metrics of yes and no are made of.
 
     Args:
-        scores: (R, K, I).
-        target: (R, K, I); positive from 0.5 on.
-        starts: (B + 1,).
+        scores: (E,): rows, labels, then positions.
+        target: (E,); positive from 0.5 on.
+        starts: (B + 1,) the first element of each request, and E.
+        positions: How many elements of a label follow one another.
         least: The least score that is decided to be positive.
-        cells: (B, K, 4), counted up: true and false positives, false and true negatives.
+        cells: (B, K, 4), counted up: true and false positives, false and true negatives of each of K labels.
     """
+    labels = cells.shape[1]
     for b in range(starts.shape[0] - 1):
-        for i in range(starts[b], starts[b + 1]):
-            for k in range(scores.shape[1]):
-                for j in range(scores.shape[2]):
-                    said, so = scores[i, k, j] >= least, target[i, k, j] >= 0.5
-                    cells[b, k, (0 if so else 1) if said else (2 if so else 3)] += 1
+        first, last = starts[b], starts[b + 1]
+        if labels == 1:
+            _count(scores[first:last], target[first:last], least, cells[b, 0])
+            continue
+        for at in range(first, last, positions):
+            end = at + positions
+            _count(scores[at:end], target[at:end], least, cells[b, at // positions % labels])

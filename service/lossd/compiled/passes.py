@@ -162,6 +162,7 @@ def _elements(recipe: Recipe) -> Pass | None:
         return None
     if parameters.get("pos_weight") is not None or parameters.get("from_logits") is False:
         return None
+    width = math.prod(prediction.trailing)
     loss = recipe.loss or ""
     kind = elementwise.KINDS.index(loss)
     decided = kind >= elementwise.KINDS.index("bce_with_logits")
@@ -171,10 +172,9 @@ def _elements(recipe: Recipe) -> Pass | None:
     least = least_score(recipe.metric_options.get("threshold"), recipe.domains["prediction"]) if decided else 0.0
 
     def evaluate(work: Work) -> Outcome:
-        total, count, starts = sum(work.rows), len(work.rows), work.starts()
-        scores, target = work.inputs["prediction"].reshape(total, -1), work.inputs["target"].reshape(total, -1)
-        gradient = work.answers.get("gradient.prediction")
-        slopes = np.empty((0, scores.shape[1]), scores.dtype) if gradient is None else gradient.reshape(total, -1)
+        count, starts = len(work.rows), work.starts() * width
+        scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
+        gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
         alpha = work.number("alpha")
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         elementwise.elements(
@@ -186,15 +186,14 @@ def _elements(recipe: Recipe) -> Pass | None:
             alpha,
             1 - alpha if balance else alpha,
             recipe.reduction == "mean",
-            slopes,
+            gradient,
             columns,
             doubtful,
         )
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
-            shape = (total, labels, -1)
-            elementwise.decisions(scores.reshape(shape), target.reshape(shape), starts, least, cells)
+            elementwise.decisions(scores, target, starts, width // labels, least, cells)
         elif recipe.metrics:
             sums = counted["errors"] = np.empty((count, 5))
             largest, spread = np.empty((2, count))
