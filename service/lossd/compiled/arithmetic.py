@@ -6,6 +6,7 @@ into vector instructions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,7 @@ __all__ = [
     "focal",
     "inlined",
     "log1p",
+    "log_of_one_and",
     "maximum",
     "squares_of",
     "summing",
@@ -73,6 +75,23 @@ def _power_of_two(_: Any, shifted: Any) -> Any:
         return builder.bitcast(builder.shl(bits, integer(52)), ir.DoubleType())
 
     return types.float64(types.float64), generate
+
+
+@intrinsic
+def _split(_: Any, x: Any) -> Any:
+    """The significand of a positive float64, in [1, 2), and its exponent, as float64 both."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer, double = ir.IntType(64), ir.DoubleType()
+        bits = builder.bitcast(arguments[0], integer)
+        fraction = builder.and_(bits, integer((1 << 52) - 1))
+        significand = builder.bitcast(builder.or_(fraction, integer(1023 << 52)), double)
+        # The exponent in the lowest bits of 2^52, since conversions of integers are no vector instructions everywhere.
+        biased = builder.bitcast(builder.or_(builder.lshr(bits, integer(52)), integer(1075 << 52)), double)
+        exponent = builder.fsub(biased, double(2.0**52 + 1023))
+        return context.make_tuple(builder, signature.return_type, (significand, exponent))
+
+    return types.UniTuple(types.float64, 2)(types.float64), generate
 
 
 LOG2_E = 1.4426950408889634
@@ -134,6 +153,18 @@ def log1p(x: float) -> float:
     p = p * z + 1.0 / 5.0
     p = p * z + 1.0 / 3.0
     return 2.0 * s + 2.0 * s * (z * p)
+
+
+@inlined
+def log_of_one_and(x: float) -> float:
+    """log(1 + x) of x >= 0 in float64, as exact as :func:`log1p`; what is not finite as it is."""
+    parts: Any = _split(1.0 + x)
+    significand, exponent = parts
+    near = x <= 1
+    m = x if near else significand - 1.0
+    n = 0.0 if near else exponent
+    log = n * LN2_HIGH + (log1p(m) + n * LN2_LOW)
+    return log if x < math.inf else x
 
 
 @inlined

@@ -6,12 +6,12 @@ enough for a core's own cache, class by class, and large requests in parts that 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import compiled, exp, focal, squares_of
+from lossd.compiled import strips
+from lossd.compiled.arithmetic import compiled, exp, squares_of
 
 __all__ = ["PART", "part", "weigh"]
 
@@ -89,17 +89,17 @@ def part(
         matrix: (C, C), counted up: target by highest score; (0, C) where it is not wanted.
     """
     classes = scores.shape[1]
-    power = np.empty((classes, STRIP))
-    top, others, pull = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
+    power, room = np.empty((classes, STRIP)), np.empty((3, STRIP))
+    top, behind, p, others, pull, share = np.empty((6, STRIP))
+    best, own = np.empty((2, STRIP), np.int64)
     slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
     numerator, square = 0.0, 0.0
     for i in range(first_row, last_row):
         for start in range(first, last, STRIP):
             width = min(STRIP, last - start)
+            of_strip = target[i, start : start + width]
+            strips.aim(of_strip, ignored, weight, scale, own, share)
             for j in range(width):
-                k = target[i, start + j]
-                own[j] = 0 if k == ignored else k
                 top[j] = scores[i, 0, start + j]
                 best[j] = 0
                 others[j] = 0.0
@@ -116,21 +116,11 @@ def part(
                 for j in range(width):
                     others[j] += 0.0 if own[j] == c else powers[j]
             for j in range(width):
-                k = target[i, start + j]
-                if k == ignored:
-                    pull[j] = 0.0
-                    continue
-                total = others[j] + power[k, j]
-                if best[j] == k:
-                    nll = math.log1p(others[j] / power[k, j])
-                else:
-                    nll = math.log(total) + (top[j] - scores[i, k, start + j])
-                if counts:
-                    matrix[k, best[j]] += 1
-                fade, slope = focal(power[k, j], others[j], nll, gamma)
-                share = weight[k] * scale[k]
-                numerator += share * fade * nll
-                pull[j] = share * slope * upstream / total
+                behind[j] = top[j] - scores[i, own[j], start + j]
+                p[j] = power[own[j], j]
+            numerator += strips.evaluate(own[:width], share, best, behind, p, others, gamma, upstream, pull, room)
+            if counts:
+                strips.count(of_strip, ignored, best, matrix)
             if slopes:
                 for c in range(classes):
                     row, powers = gradient[i, c, start : start + width], power[c]

@@ -1,7 +1,8 @@
 """Cross-entropy and focal loss of class scores: target check, value, gradient, norm and confusion matrix in one pass.
 
 Everything between the scores and the gradient is float64, whatever they are; each request is walked by itself, so that
-its neighbours cannot change a bit of its answer.
+its neighbours cannot change a bit of its answer. Where there are few classes, rows are walked in strips, which lie
+class by class and take vector instructions across the rows; where there are many, along each row.
 """
 
 from __future__ import annotations
@@ -11,9 +12,161 @@ from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import compiled, exp, focal, maximum, squares_of, total_of
+from lossd.compiled import strips
+from lossd.compiled.arithmetic import called, compiled, exp, focal, maximum, squares_of, total_of
 
 __all__ = ["rows"]
+
+FEW = 48
+STRIP = 64
+
+
+@called
+def _in_strips(
+    scores: Any,
+    target: Any,
+    gamma: float,
+    upstream: float,
+    weight: Any,
+    scale: Any,
+    ignored: int,
+    gradient: Any,
+    matrix: Any,
+    power: Any,
+) -> tuple[float, float]:
+    """The numerator of one request's loss, and the square of its gradient.
+
+    Args:
+        scores: (R, C).
+        target: (R,), in range or ignored.
+        gamma: See :func:`rows`.
+        upstream: What gradients are multiplied with.
+        weight: See :func:`rows`.
+        scale: See :func:`rows`.
+        ignored: See :func:`rows`.
+        gradient: (R, C), written; (0, C) where it is not wanted.
+        matrix: (1, C, C), counted up; (0, C, C) where it is not wanted.
+        power: (C, STRIP), scratch.
+    """
+    classes = scores.shape[1]
+    top, behind, p, others, pull, share = np.empty((6, STRIP))
+    best, own = np.empty((2, STRIP), np.int64)
+    room = np.empty((3, STRIP))
+    numerator, square = 0.0, 0.0
+    for start in range(0, scores.shape[0], STRIP):
+        width = min(STRIP, scores.shape[0] - start)
+        of_strip = target[start : start + width]
+        strips.aim(of_strip, ignored, weight, scale, own, share)
+        for j in range(width):
+            for c in range(classes):
+                power[c, j] = scores[start + j, c]
+        for j in range(width):
+            top[j] = power[0, j]
+            best[j] = 0
+            others[j] = 0.0
+        for c in range(1, classes):
+            row = power[c]
+            for j in range(width):
+                higher = row[j] > top[j]
+                top[j] = row[j] if higher else top[j]
+                best[j] = c if higher else best[j]
+        for j in range(width):
+            behind[j] = top[j] - power[own[j], j]
+        for c in range(classes):
+            row = power[c]
+            for j in range(width):
+                row[j] = exp(row[j] - top[j])
+            for j in range(width):
+                others[j] += 0.0 if own[j] == c else row[j]
+        for j in range(width):
+            p[j] = power[own[j], j]
+        numerator += strips.evaluate(own[:width], share, best, behind, p, others, gamma, upstream, pull, room)
+        if matrix.shape[0]:
+            strips.count(of_strip, ignored, best, matrix[0])
+        if gradient.shape[0]:
+            for c in range(classes):
+                row = power[c]
+                for j in range(width):
+                    row[j] = pull[j] * (-others[j] if own[j] == c else row[j])
+            for j in range(width):
+                slopes = gradient[start + j]
+                for c in range(classes):
+                    slopes[c] = power[c, j]
+                square += squares_of(slopes)
+    return numerator, square
+
+
+@called
+def _row_by_row(
+    scores: Any,
+    target: Any,
+    gamma: float,
+    smoothing: float,
+    upstream: float,
+    weight: Any,
+    scale: Any,
+    ignored: int,
+    gradient: Any,
+    matrix: Any,
+    power: Any,
+) -> tuple[float, float]:
+    """As :func:`_in_strips`, with smoothing; ``power`` is (C,)."""
+    classes = scores.shape[1]
+    even, spread = smoothing / classes, 0.0
+    for c in range(classes):
+        spread += weight[c]
+    numerator, square = 0.0, 0.0
+    for i in range(scores.shape[0]):
+        k = target[i]
+        if k == ignored:
+            if gradient.shape[0]:
+                for c in range(classes):
+                    gradient[i, c] = 0
+            continue
+        highest = maximum(scores[i])
+        best = 0
+        while best < classes and scores[i, best] != highest:
+            best += 1
+        if best == classes:  # the highest is NaN, and no class's
+            return math.nan, math.nan
+        top = np.float64(highest)
+        for c in range(classes):
+            power[c] = exp(scores[i, c] - top)
+        own_power = power[k]
+        power[k] = 0.0
+        others = total_of(power)
+        power[k] = own_power
+        total = others + own_power
+        norm = math.log(total) + top
+        nll = norm - scores[i, k]
+        if best == k:
+            nll = math.log1p(others / power[k])
+        if matrix.shape[0]:
+            matrix[0, k, best] += 1
+        if even == 0:
+            fade, slope = focal(power[k], others, nll, gamma)
+            factor = weight[k] * scale[k]
+            numerator += factor * fade * nll
+            pull = factor * slope * upstream
+            if gradient.shape[0]:
+                for c in range(classes):
+                    gradient[i, c] = power[c] * (pull / total)
+                gradient[i, k] = -pull * (others / total)
+        else:
+            own = (1 - even * classes) * weight[k]
+            value = own * nll
+            for c in range(classes):
+                if weight[c] != 0:
+                    value += even * weight[c] * (norm - scores[i, c])
+            numerator += value
+            if gradient.shape[0]:
+                pull = (own + even * spread) / total
+                for c in range(classes):
+                    gradient[i, c] = (power[c] * pull - even * weight[c]) * upstream
+                gradient[i, k] = (power[k] * pull - even * weight[k] - own) * upstream
+        if gradient.shape[0]:
+            square += squares_of(gradient[i])
+    return numerator, square
 
 
 @compiled(
@@ -57,11 +210,8 @@ def rows(
             whatever was written for those means nothing.
     """
     classes = scores.shape[1]
-    power = np.empty(classes)
-    slopes, counts = gradient.shape[0] > 0, matrices.shape[0] > 0
-    spread = 0.0
-    for c in range(classes):
-        spread += weight[c]
+    few = classes <= FEW
+    power, powers = np.empty(classes), np.empty((classes if few else 0, STRIP))
     for b in range(starts.shape[0] - 1):
         first, last = starts[b], starts[b + 1]
         denominator, count = 0.0, 0
@@ -79,63 +229,20 @@ def rows(
         upstream = 1.0
         if mean:
             upstream = 1.0 / denominator if denominator > 0 else 0.0
-        even = smoothing[b] / classes
-        numerator, square = 0.0, 0.0
-        for i in range(first, last):
-            k = target[i]
-            if k == ignored:
-                if slopes:
-                    for c in range(classes):
-                        gradient[i, c] = 0
-                continue
-            highest = maximum(scores[i])
-            best = 0
-            while best < classes and scores[i, best] != highest:
-                best += 1
-            if best == classes:  # the highest is NaN, and no class's
-                doubtful[b] = True
-                break
-            top = np.float64(highest)
-            for c in range(classes):
-                power[c] = exp(scores[i, c] - top)
-            own_power = power[k]
-            power[k] = 0.0
-            others = total_of(power)
-            power[k] = own_power
-            total = others + own_power
-            norm = math.log(total) + top
-            nll = norm - scores[i, k]
-            if best == k:
-                nll = math.log1p(others / power[k])
-            if counts:
-                matrices[b, k, best] += 1
-            if even == 0:
-                fade, slope = focal(power[k], others, nll, gamma[b])
-                factor = weight[k] * scale[k]
-                numerator += factor * fade * nll
-                pull = factor * slope * upstream
-                if slopes:
-                    for c in range(classes):
-                        gradient[i, c] = power[c] * (pull / total)
-                    gradient[i, k] = -pull * (others / total)
-            else:
-                own = (1 - even * classes) * weight[k]
-                value = own * nll
-                for c in range(classes):
-                    if weight[c] != 0:
-                        value += even * weight[c] * (norm - scores[i, c])
-                numerator += value
-                if slopes:
-                    pull = (own + even * spread) / total
-                    for c in range(classes):
-                        gradient[i, c] = (power[c] * pull - even * weight[c]) * upstream
-                    gradient[i, k] = (power[k] * pull - even * weight[k] - own) * upstream
-            if slopes:
-                square += squares_of(gradient[i])
+        matrix = matrices[b : b + 1]
+        if few and smoothing[b] == 0:
+            numerator, square = _in_strips(
+                scores[first:last], target[first:last], gamma[b], upstream, weight, scale, ignored,
+                gradient[first:last], matrix, powers,
+            )  # fmt: skip
+        else:
+            numerator, square = _row_by_row(
+                scores[first:last], target[first:last], gamma[b], smoothing[b], upstream, weight, scale, ignored,
+                gradient[first:last], matrix, power,
+            )  # fmt: skip
         columns[0, b] = numerator * upstream
         columns[1, b] = numerator
         columns[2, b] = denominator
         columns[3, b] = count
         columns[4, b] = math.sqrt(square)
-        if not (math.isfinite(numerator) and math.isfinite(square)):
-            doubtful[b] = True
+        doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
