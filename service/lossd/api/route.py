@@ -26,7 +26,7 @@ __all__ = ["Route"]
 
 log = logging.getLogger("lossd.api")
 
-INLINE_ANSWER_BYTES = 256 << 10
+INLINE_ANSWER_BYTES = 512 << 10
 
 Asked = TypeVar("Asked")
 
