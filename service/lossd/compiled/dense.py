@@ -12,13 +12,12 @@ import numpy as np
 
 from lossd.compiled import strips
 from lossd.compiled.arithmetic import compiled, exp, squares_of
+from lossd.compiled.strips import STRIP
 
 __all__ = ["PART", "part", "weigh"]
 
 PART = 1 << 16
 """Positions in a part; what a request's answer adds up does not depend on how many threads there are."""
-
-STRIP = 256
 
 
 @compiled("void(int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], boolean[::1])")
@@ -89,16 +88,16 @@ def part(
         matrix: (C, C), counted up: target by highest score; (0, C) where it is not wanted.
     """
     classes = scores.shape[1]
-    power, room = np.empty((classes, STRIP)), np.empty((3, STRIP))
-    top, behind, p, others, pull, share = np.empty((6, STRIP))
-    best, own = np.empty((2, STRIP), np.int64)
+    power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)
+    top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
+    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
     numerator, square = 0.0, 0.0
     for i in range(first_row, last_row):
         for start in range(first, last, STRIP):
             width = min(STRIP, last - start)
             of_strip = target[i, start : start + width]
-            strips.aim(of_strip, ignored, weight, scale, own, share)
+            strips.aim(of_strip, ignored, weight, scale, own, lanes)
             for j in range(width):
                 top[j] = scores[i, 0, start + j]
                 best[j] = 0
@@ -109,16 +108,16 @@ def part(
                     higher = row[j] > top[j]
                     top[j] = row[j] if higher else top[j]
                     best[j] = c if higher else best[j]
+            for j in range(width):
+                lanes[strips.BEHIND + j] = top[j] - scores[i, own[j], start + j]
             for c in range(classes):
                 row, powers = scores[i, c, start : start + width], power[c]
                 for j in range(width):
                     powers[j] = exp(row[j] - top[j])
                 for j in range(width):
                     others[j] += 0.0 if own[j] == c else powers[j]
-            for j in range(width):
-                behind[j] = top[j] - scores[i, own[j], start + j]
-                p[j] = power[own[j], j]
-            numerator += strips.evaluate(own[:width], share, best, behind, p, others, gamma, upstream, pull, room)
+            strips.pick(width, power, own, best, lanes)
+            numerator += strips.evaluate(width, gamma, upstream, lanes)
             if counts:
                 strips.count(of_strip, ignored, best, matrix)
             if slopes:

@@ -14,11 +14,11 @@ import numpy as np
 
 from lossd.compiled import strips
 from lossd.compiled.arithmetic import called, compiled, exp, focal, maximum, squares_of, total_of
+from lossd.compiled.strips import STRIP
 
 __all__ = ["rows"]
 
 FEW = 48
-STRIP = 64
 
 
 @called
@@ -49,14 +49,14 @@ def _in_strips(
         power: (C, STRIP), scratch.
     """
     classes = scores.shape[1]
-    top, behind, p, others, pull, share = np.empty((6, STRIP))
-    best, own = np.empty((2, STRIP), np.int64)
-    room = np.empty((3, STRIP))
+    lanes = np.empty(strips.LANES * STRIP)
+    top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
+    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     numerator, square = 0.0, 0.0
     for start in range(0, scores.shape[0], STRIP):
         width = min(STRIP, scores.shape[0] - start)
         of_strip = target[start : start + width]
-        strips.aim(of_strip, ignored, weight, scale, own, share)
+        strips.aim(of_strip, ignored, weight, scale, own, lanes)
         for j in range(width):
             for c in range(classes):
                 power[c, j] = scores[start + j, c]
@@ -71,16 +71,15 @@ def _in_strips(
                 top[j] = row[j] if higher else top[j]
                 best[j] = c if higher else best[j]
         for j in range(width):
-            behind[j] = top[j] - power[own[j], j]
+            lanes[strips.BEHIND + j] = top[j] - power[own[j], j]
         for c in range(classes):
             row = power[c]
             for j in range(width):
                 row[j] = exp(row[j] - top[j])
             for j in range(width):
                 others[j] += 0.0 if own[j] == c else row[j]
-        for j in range(width):
-            p[j] = power[own[j], j]
-        numerator += strips.evaluate(own[:width], share, best, behind, p, others, gamma, upstream, pull, room)
+        strips.pick(width, power, own, best, lanes)
+        numerator += strips.evaluate(width, gamma, upstream, lanes)
         if matrix.shape[0]:
             strips.count(of_strip, ignored, best, matrix[0])
         if gradient.shape[0]:

@@ -1,4 +1,8 @@
-"""Cross-entropy and focal loss of a strip of positions, after and before the classes of each: done for many at once."""
+"""Cross-entropy and focal loss of a strip of positions, after and before the classes of each: done for many at once.
+
+What is known of a strip's positions lies in one array, its lanes, one after the other: where all is at known distances,
+the compiler need not prove that two arrays are not the same memory, and makes vector instructions of everything.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,20 @@ from typing import Any
 
 from lossd.compiled.arithmetic import called, faded, log_of_one_and, total_of
 
-__all__ = ["aim", "count", "evaluate"]
+__all__ = ["BEHIND", "LANES", "OTHERS", "PULL", "SHARE", "STRIP", "TOP", "P", "aim", "count", "evaluate", "pick"]
+
+STRIP = 256
+"""Positions in a strip: few enough for a core's own cache with some dozen classes."""
+
+LANES = 10
+# Where each begins: the highest score, what the loss is multiplied with, how far the target's score is below the
+# highest, its exponential, the sum of those of all other classes, by how much the sum of all exceeds 1, and what the
+# gradient is of a class, by its exponential; then scratch.
+TOP, SHARE, BEHIND, P, OTHERS, EXCESS, PULL, VALUE, REST, STEEP = (lane * STRIP for lane in range(LANES))
 
 
 @called
-def aim(target: Any, ignored: int, weight: Any, scale: Any, own: Any, share: Any) -> None:
+def aim(target: Any, ignored: int, weight: Any, scale: Any, own: Any, lanes: Any) -> None:
     """Say what class each of W positions is, and what it counts.
 
     Args:
@@ -18,58 +31,60 @@ def aim(target: Any, ignored: int, weight: Any, scale: Any, own: Any, share: Any
         ignored: The target that does not count.
         weight: (C,) class weights.
         scale: (C,) factors that do not divide.
-        own: (W,) int64, written: the target, 0 where ignored.
-        share: (W,), written: what the loss is multiplied with, 0 where ignored.
+        own: (STRIP,) int64, written: the target, 0 where ignored.
+        lanes: (LANES * STRIP,), written: ``SHARE``, 0 where ignored.
     """
     for j in range(target.shape[0]):
         counts = target[j] != ignored
         own[j] = target[j] if counts else 0
-        share[j] = weight[own[j]] * scale[own[j]] if counts else 0.0
+        lanes[SHARE + j] = weight[own[j]] * scale[own[j]] if counts else 0.0
 
 
 @called
-def evaluate(
-    own: Any,
-    share: Any,
-    best: Any,
-    behind: Any,
-    p: Any,
-    others: Any,
-    gamma: float,
-    upstream: float,
-    pull: Any,
-    room: Any,
-) -> float:
-    """The sum of the losses of W positions, and what their gradients are made of.
+def pick(width: int, power: Any, own: Any, best: Any, lanes: Any) -> None:
+    """Find ``P`` and ``EXCESS``, given ``OTHERS``.
 
     Args:
-        own: (W,) the target of each.
-        share: (W,) what each loss is multiplied with.
-        best: (W,) the class with the highest score, the first if there are several.
-        behind: (W,) how far the score of the target is below that.
-        p: (W,) the exponential of the target's score, that of the highest being 1.
-        others: (W,) the sum of those of all other classes.
+        width: How many positions there are.
+        power: (C, STRIP) exponentials.
+        own: The target of each.
+        best: The class with the highest score, the first if there are several.
+        lanes: Written.
+    """
+    for j in range(width):
+        others, p = lanes[OTHERS + j], power[own[j], j]
+        lanes[P + j] = p
+        # Of a target that is all but certain, the others are all there is: 1 would round them away.
+        lanes[EXCESS + j] = others if own[j] == best[j] else others + p - 1.0
+
+
+@called
+def evaluate(width: int, gamma: float, upstream: float, lanes: Any) -> float:
+    """The sum of the losses, and what their gradients are made of.
+
+    Args:
+        width: How many positions there are.
         gamma: The focal exponent; 0 for cross-entropy.
         upstream: What gradients are multiplied with.
-        pull: (W,), written: what the gradient is of a class, by its exponential; of the target, by -others.
-        room: (3, W).
+        lanes: ``PULL`` is written; of the target's gradient it is by -``OTHERS``.
     """
-    value, rest, steep = room[0], room[1], room[2]
-    for j in range(own.shape[0]):
-        total = others[j] + p[j]
-        # Of a target that is all but certain, the others are all there is: 1 would round them away.
-        nll = log_of_one_and(others[j] if own[j] == best[j] else total - 1.0) + behind[j]
-        value[j] = share[j] * nll
-        pull[j] = share[j] * upstream / total
-        rest[j] = others[j] / total
-        steep[j] = gamma * (p[j] / total) * nll / (rest[j] if rest[j] > 0 else 1.0)
+    for j in range(width):
+        p, others, share = lanes[P + j], lanes[OTHERS + j], lanes[SHARE + j]
+        nll = log_of_one_and(lanes[EXCESS + j]) + lanes[BEHIND + j]
+        fraction = 1.0 / (others + p)
+        rest = others * fraction
+        lanes[VALUE + j] = share * nll
+        lanes[PULL + j] = share * upstream * fraction
+        lanes[REST + j] = rest
+        lanes[STEEP + j] = gamma * p * fraction * nll / (rest if rest > 0 else 1.0)
     if gamma != 0:
-        for j in range(own.shape[0]):
-            rest[j] = faded(rest[j], gamma)  # by itself: a power is no vector instruction
-        for j in range(own.shape[0]):
-            value[j] *= rest[j]
-            pull[j] *= rest[j] * (1.0 + steep[j])
-    return total_of(value[: own.shape[0]])
+        for j in range(width):
+            lanes[REST + j] = faded(lanes[REST + j], gamma)  # by itself: a power is no vector instruction
+        for j in range(width):
+            fade = lanes[REST + j]
+            lanes[VALUE + j] *= fade
+            lanes[PULL + j] *= fade * (1.0 + lanes[STEEP + j])
+    return total_of(lanes[VALUE : VALUE + width])
 
 
 @called
