@@ -15,12 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 __all__ = ["SECRETS", "Settings"]
 
 
-def _cores() -> int:
-    """The processor time this process may use, in whole cores: of those it may run on, what its container leaves it."""
-    cores = len(os.sched_getaffinity(0))
+def _cores() -> float:
+    """The processor time this process may use, in cores: of those it may run on, what its container leaves it."""
+    cores: float = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))  # "max" is no number: there is no limit
+        cores = min(cores, int(quota) / int(period))  # "max" is no number: there is no limit
     return cores
 
 
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
     )
     threads: Annotated[int, Field(ge=1)] = Field(
-        max(1, _cores() - 1),
+        max(1, math.ceil(_cores()) - 1),
         description="Threads of a CPU worker; by default one a core it may use, but for one core.",
     )
     compiled: bool = Field(
@@ -118,9 +118,9 @@ class Settings(BaseSettings):
         description="A worker that has work and gives no sign of life for so long is replaced, in milliseconds.",
     )
     poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        2000 if _cores() > 1 else 0,
+        2000 if _cores() >= 2 else 0,
         description="How long front and worker look for what the other sends before they sleep, where requests come "
-        "one by one, in microseconds, since to be woken takes as long; 0 where there is one core.",
+        "one by one, in microseconds, since to be woken takes as long; 0 where there are no two cores for that.",
     )
     drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
