@@ -60,7 +60,7 @@ def _plan_of_kin(request: Mapping[str, Any]) -> Plan | None:
             return None
     except (Problem, ValueError, TypeError):  # which is told in full where the request is planned as a whole
         return None
-    plan = object.__new__(Plan)  # as copy does, in a sixth of the time
+    plan = object.__new__(Plan)  # as copy does, in a third of the time
     vars(plan).update(vars(kin), parameters=parameters)
     return plan
 

@@ -21,7 +21,10 @@ KINDS = ("mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_l
 MSE, MAE, HUBER, SMOOTH_L1, LOG_COSH, QUANTILE, BCE, FOCAL = range(len(KINDS))
 LN_2 = math.log(2)
 STRIP = 512
+"""Elements that are walked at a time."""
+
 LANES = 64
+"""Highest numbers that are kept side by side."""
 
 
 def of_errors(loss: Callable[[float, float], tuple[float, float]]) -> Callable[..., None]:
