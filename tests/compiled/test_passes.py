@@ -216,6 +216,7 @@ LOGITS: list[dict[str, Any]] = [
     {"name": "sigmoid_focal", "gamma": 2.0},
     {"name": "sigmoid_focal", "gamma": 0.0, "alpha": 0.9},
     {"name": "sigmoid_focal", "gamma": 0.5, "alpha": 2.0, "alpha_mode": "scale", "reduction": "sum"},
+    {"name": "sigmoid_focal", "gamma": 1.5, "alpha": None},
 ]
 
 

@@ -60,7 +60,7 @@ def sigmoid_focal(
     target: Tensor,
     *,
     gamma: float = 2.0,
-    alpha: float = 0.25,
+    alpha: float | None = 0.25,
     alpha_mode: str = "balance",
     from_logits: bool = True,
     eps: float | None = None,
@@ -70,6 +70,8 @@ def sigmoid_focal(
     p = p if eps is None else p.clamp(eps, 1 - eps)
     p_t = p * target + (1 - p) * (1 - target)
     value = functional.binary_cross_entropy(p, target, reduction="none") * (1 - p_t) ** gamma
+    if alpha is None:
+        return value
     return value * (alpha if alpha_mode == "scale" else alpha * target + (1 - alpha) * (1 - target))
 
 
@@ -124,11 +126,13 @@ CASES = (
             {"gamma": 0.0},
             {"gamma": 0.5, "alpha": 0.6},
             {"gamma": 3.0, "alpha": 2.5, "alpha_mode": "scale"},
+            {"alpha": None},
+            {"from_logits": False, "alpha": None},
             {"from_logits": False},
             {"from_logits": False, "gamma": 0.5, "eps": 0.2},
             {"from_logits": False, "alpha": 0.8, "alpha_mode": "scale", "eps": 1e-7},
         ),
-        vary={"gamma": (0.0, 0.5, 2.0), "alpha": (0.1, 0.5, 1.0)},
+        vary={"gamma": (0.0, 0.5, 2.0)},
         stated=(
             *(
                 Stated(f"certain and right, gamma {gamma}", SATURATED, 0, {"gamma": gamma}, gradient=[0.0, 0.0])
@@ -145,6 +149,8 @@ CASES = (
                 for gamma in (0.0, 0.5, 2.0)
             ),
             Stated("certain and wrong", {"prediction": [-1e4], "target": [1.0]}, 2500, gradient=[-0.25]),
+            # (1−½)² ln 2, whatever the target.
+            Stated("no factor", {"prediction": [0.0, 0.0], "target": [0, 1]}, np.log(2) / 4, {"alpha": None}),
             Stated(
                 "alpha 1, gamma 0 is bce",
                 {"prediction": [0.5, 2, -1, 0], "target": [1, 1, 0, 0]},

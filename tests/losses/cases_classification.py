@@ -160,14 +160,20 @@ def kl_div(prediction: Tensor, target: Tensor, *, log_target: bool = False) -> T
 def soft_f1(
     prediction: Tensor, target: Tensor, *, eps: float = 1e-7, absent: str = "penalize"
 ) -> tuple[Tensor, Tensor]:
-    """The definition, class by class, from soft counts of true and false positives and negatives."""
+    """The definition, class by class, from soft counts of true and false positives and negatives.
+
+    A score outside [eps, 1−eps] is replaced by a constant, which has no gradient.
+    """
     p = torch.softmax(prediction, 1)
     values, weights = [], []
     for c in range(prediction.shape[1]):
         true = (target == c).double()
         tp, fp, fn = (p[:, c] * true).sum(), (p[:, c] * (1 - true)).sum(), ((1 - p[:, c]) * true).sum()
         weight = 0.0 if absent == "ignore" and true.sum() == 0 else 1.0
-        values.append(weight * (1 - 2 * tp / (2 * tp + fp + fn + eps)))
+        precision, recall = tp / (tp + fp + eps), tp / (tp + fn + eps)
+        f1 = 2 * precision * recall / (precision + recall + eps)
+        f1 = p.new_tensor(eps) + 0 * tp if f1 < eps else p.new_tensor(1 - eps) + 0 * tp if f1 > 1 - eps else f1
+        values.append(weight * (1 - f1))
         weights.append(weight)
     return torch.stack(values), torch.tensor(weights, dtype=torch.float64)
 
@@ -398,14 +404,24 @@ CASES = (
         flat,
         soft_f1,
         parameters=({}, {"eps": 0.1}, {"absent": "ignore"}),
-        vary={"eps": (1e-7, 1e-3, 1.0)},
+        vary={"eps": (1e-7, 1e-3, 0.4)},
         stated=(
             Stated("perfect, a class absent", PERFECT, 1 / 3, {"absent": "penalize"}),
             Stated("perfect, a class absent and left out", PERFECT, 0, {"absent": "ignore"}),
+            # The class of two is clipped to 1−eps, the absent one to eps; that of one has P = R = 1 / 1.1.
+            Stated("clipped at both ends", PERFECT, (0.1 + 1 - 2 / 1.1**2 / (2 / 1.1 + 0.1) + 0.9) / 3, {"eps": 0.1}),
+            # TP, FP and FN are ½ each: P = R = ½ / 1.1, F1 = 2P² / (2P + 0.1).
+            Stated(
+                "undecided",
+                {"prediction": [[0.0, 0.0]] * 2, "target": [0, 1]},
+                1 - 2 * (0.5 / 1.1) ** 2 / (1 / 1.1 + 0.1),
+                {"eps": 0.1},
+            ),
         ),
         refused=(
             OUT_OF_RANGE,
             Refused(InvalidRequest, "eps.*greater than 0", {"eps": 0.0}),
+            Refused(InvalidRequest, "eps.*less than 0.5", {"eps": 0.5}),
         ),
     ),
 )

@@ -102,15 +102,24 @@ def mined_triplet(
     return torch.stack(values), torch.tensor(weights, dtype=torch.float64)
 
 
+def one_sided_duplicate(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Of each of the first view: its counterpart's similarity, then those of all other vectors, picked by class 0."""
+    both = [v / v.norm() for v in (*first, *second)]
+    values = []
+    for i in range(len(first)):
+        others = [both[i] @ both[j] for j in range(len(both)) if j != i]
+        scores = torch.stack([both[i] @ both[len(first) + i], *others]) / temperature
+        values.append(-torch.log_softmax(scores, 0)[0])
+    return torch.stack(values)
+
+
 def info_nce(default: float) -> Any:
     def reference(first: Tensor, second: Tensor, *, temperature: float = default, variant: str = "symmetric") -> Tensor:
         n = len(first)
         both = functional.normalize(torch.cat([first, second]))
         score = both @ both.T / temperature
         if variant == "one_sided_duplicate":
-            sideways = score[:n, n:]
-            logits = torch.cat([sideways.diag()[:, None], sideways], 1)
-            return functional.cross_entropy(logits, torch.zeros(n, dtype=torch.long), reduction="none")
+            return one_sided_duplicate(first, second, temperature)
         values = []
         for i in range(2 * n):
             others = [j for j in range(2 * n) if j != i]
@@ -324,13 +333,18 @@ CASES = (
             name,
             views,
             info_nce(temperature),
-            ({}, {"temperature": 0.2}, {"variant": "one_sided_duplicate"}),
+            ({}, {"temperature": 0.2}, {"variant": "one_sided_duplicate"},
+             {"variant": "one_sided_duplicate", "temperature": 0.2}),
             {"temperature": (0.1, 0.5, 2.0)},
             (
                 *views_stated(5),
                 Stated("a pair alone, twice", ALONE, math.log(2), {"variant": "one_sided_duplicate"},
                        both(ZERO), {"no_negatives", "zero_gradient"}),
-                Stated("no directions, duplicate", NOWHERE, math.log(4), {"variant": "one_sided_duplicate"}),
+                # Five others of three pairs, and the counterpart once more.
+                Stated("no directions, duplicate", NOWHERE, math.log(6), {"variant": "one_sided_duplicate"}),
+                # Its counterpart, twice, scores 1; the other two vectors score 0.
+                Stated("two axes, duplicate", {"first": ONE + TWO, "second": ONE + TWO}, math.log(2 + 2 * math.exp(-1)),
+                       {"variant": "one_sided_duplicate", "temperature": 1.0}),
             ),
             (*TWO_VIEWS, Refused(InvalidRequest, "variant", {"variant": "both"})),
         )

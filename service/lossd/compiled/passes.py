@@ -167,7 +167,8 @@ def _elements(recipe: Recipe) -> Pass | None:
     kind = elementwise.KINDS.index(loss)
     decided = kind >= elementwise.KINDS.index("bce_with_logits")
     named = PARAMETERS.get(loss, "")
-    balance = parameters.get("alpha_mode") == "balance"
+    alpha = parameters.get("alpha")
+    yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
     least = least_score(recipe.metric_options.get("threshold"), recipe.domains["prediction"]) if decided else 0.0
 
@@ -175,7 +176,6 @@ def _elements(recipe: Recipe) -> Pass | None:
         count, starts = len(work.rows), work.starts() * width
         scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
-        alpha = work.number("alpha")
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         elementwise.elements(
             kind,
@@ -183,8 +183,8 @@ def _elements(recipe: Recipe) -> Pass | None:
             target,
             starts,
             work.number(named),
-            alpha,
-            1 - alpha if balance else alpha,
+            np.full(count, yes),
+            np.full(count, no),
             recipe.reduction == "mean",
             gradient,
             columns,

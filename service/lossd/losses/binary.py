@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-from annotated_types import Gt, Lt
+from typing import Any, Literal
 
 from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import Refinement, Upstream, loss
-from lossd.losses.types import Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
+from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
 
-Clip = Annotated[float, Gt(0), Lt(0.5)]
 AlphaMode = Literal["balance", "scale"]
 
 
@@ -123,8 +120,9 @@ def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | Non
 
 
 def _sigmoid_focal_inputs(parameters: Mapping[str, Any]) -> Refinement:
-    if parameters["alpha_mode"] == "balance" and parameters["alpha"] > 1:
-        raise ValueError(f'alpha_mode "balance" needs alpha in [0, 1], found {parameters["alpha"]}')
+    alpha = parameters["alpha"]
+    if parameters["alpha_mode"] == "balance" and alpha is not None and alpha > 1:
+        raise ValueError(f'alpha_mode "balance" needs alpha in [0, 1], found {alpha}; null is for no factor')
     if not parameters["from_logits"]:
         return Refinement(inputs={"prediction": TensorType("probability", ("float",), ("N", "*"))})
     if parameters["eps"] is not None:
@@ -138,7 +136,7 @@ def sigmoid_focal(
     target: Mask[Tensor, "N *"],
     *,
     gamma: NonNegative = 2.0,
-    alpha: NonNegative = 0.25,
+    alpha: NonNegative | None = 0.25,
     alpha_mode: AlphaMode = "balance",
     from_logits: bool = True,
     eps: Clip | None = None,
@@ -151,8 +149,8 @@ def sigmoid_focal(
         prediction: Logits, or probabilities where ``from_logits`` is false.
         target: Same shape; 0, 1 or anything between.
         gamma: How fast it fades; 0 is binary cross-entropy. Fractions are welcome.
-        alpha: The factor; see ``alpha_mode``.
-        alpha_mode: "balance" gives positives the factor α and negatives 1−α; "scale" gives all of them α (1 for none).
+        alpha: The factor, see ``alpha_mode``; null for none (torchvision's -1).
+        alpha_mode: "balance" gives positives the factor α and negatives 1−α; "scale" gives all of them α.
         from_logits: Whether predictions are logits.
         eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100.
 
@@ -189,7 +187,7 @@ def _sigmoid_focal(
     target: Tensor,
     *,
     gamma: float | Tensor,
-    alpha: float | Tensor,
+    alpha: float | None,
     alpha_mode: str,
     from_logits: bool,
     eps: float | None,
@@ -215,5 +213,7 @@ def _sigmoid_focal(
     return fade.mul_(entropy)
 
 
-def _balance(target: Tensor, alpha: float | Tensor, mode: str) -> float | Tensor:
+def _balance(target: Tensor, alpha: float | None, mode: str) -> float | Tensor:
+    if alpha is None:
+        return 1.0
     return alpha if mode == "scale" else alpha * target + (1 - alpha) * (1 - target)

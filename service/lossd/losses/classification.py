@@ -12,13 +12,13 @@ from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import (
     ClassIndex,
+    Clip,
     Distribution,
     Fraction,
     Logits,
     LogProbability,
     NonNegative,
     PerClass,
-    Positive,
     Real,
     TensorType,
 )
@@ -343,31 +343,35 @@ def soft_f1(
     prediction: Logits[Tensor, "N C"],
     target: ClassIndex[Tensor, "N"],
     *,
-    eps: Positive = 1e-7,
+    eps: Clip = 1e-7,
     absent: Literal["penalize", "ignore"] = "penalize",
 ) -> Real[Tensor, "C"] | Unreduced:
     r"""One less the F1 score of each class, with the probabilities as fractions of a count.
 
-    .. math:: 1 - \frac{2\,TP}{2\,TP + FP + FN + \epsilon}
+    .. math:: 1 - \frac{2\,P\,R}{P + R + \epsilon}, \quad
+        P = \frac{TP}{TP + FP + \epsilon}, \quad R = \frac{TP}{TP + FN + \epsilon}
 
     Args:
         prediction: Class scores (logits).
         target: Class indices.
-        eps: Keeps the quotient defined for a class that is neither present nor predicted.
-        absent: A class that no target has: "penalize" counts it, with a loss of 1; "ignore" leaves it out.
+        eps: Keeps each quotient defined; the F1 score is clipped to [eps, 1−eps], with gradient 0 outside.
+        absent: A class that no target has: "penalize" counts it, with a loss of 1−eps; "ignore" leaves it out.
 
     Returns:
-        One value per class, in [0, 1], unreduced; the mean is over the classes.
+        One value per class, in [eps, 1−eps], unreduced; the mean is over the classes.
 
     Gradient:
         With respect to ``prediction``.
 
     References:
+        M. Haltuf, Best Loss Function for F1-Score Metric, Kaggle, 2018, for this form.
         G. Bénédict et al., sigmoidF1: A Smooth F1 Score Surrogate Loss, 2021, arXiv:2108.10566.
     """
     probabilities = torch.softmax(prediction, 1).unsqueeze(-1)
     hits, count = (of.sum(0) for of in regions.by_class(probabilities, target.long().reshape(-1, 1, 1)))
-    # 2 TP + FP + FN is what was predicted plus what was there.
-    value = 1 - 2 * hits / (probabilities.double().sum((0, 2)) + count + eps)
+    least = torch.as_tensor(eps, dtype=torch.float64, device=prediction.device)
+    # TP + FP is what was predicted, TP + FN what was there.
+    precision, recall = hits / (probabilities.double().sum((0, 2)) + least), hits / (count + least)
+    value = 1 - (2 * precision * recall / (precision + recall + least)).clamp(least, 1 - least)
     weight = torch.ones_like(value) if absent == "penalize" else (count > 0).to(value.dtype)
     return Unreduced(value * weight, weight)

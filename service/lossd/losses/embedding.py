@@ -218,8 +218,8 @@ def info_nce(
         second: The other view's embeddings b; row i is the counterpart of row i.
         temperature: τ, what similarities are divided by.
         variant: "symmetric": each of the 2N embeddings picks its counterpart among the other 2N−1.
-            "one_sided_duplicate": each of the first view picks among the second alone, where its counterpart is put
-            in a second time, at the front.
+            "one_sided_duplicate": each of the N embeddings of the first view picks its counterpart, which is there
+            twice: at the front, and again among the other 2N−1.
 
     Returns:
         One value per pair, >= 0, unreduced. A pair alone has loss 0 (ln 2 where its counterpart is there twice).
@@ -423,15 +423,16 @@ def _active(
 def _info_nce(first: Tensor, second: Tensor, temperature: float | Tensor, variant: str) -> Unreduced:
     n = first.shape[0]
     (a, no_a), (b, no_b) = _direction(first), _direction(second)
+    both = torch.cat([a, b])
+    picking = both if variant == "symmetric" else a
+    score = picking @ both.mT / temperature
+    others = score.masked_fill(_diagonal(both)[: picking.shape[0]], -torch.inf)
+    own = score.diagonal(n)
     if variant == "symmetric":
-        both = torch.cat([a, b])
-        score = both @ both.mT / temperature
-        total = score.masked_fill(_diagonal(both), -torch.inf).logsumexp(-1)
-        value = (total[:n] - score.diagonal(n) + total[n:] - score.diagonal(-n)) / 2
+        total = others.logsumexp(-1)
+        value = (total[:n] - own + total[n:] - score.diagonal(-n)) / 2
     else:
-        score = a @ b.mT / temperature
-        own = score.diagonal()
-        value = torch.cat([own.unsqueeze(-1), score], -1).logsumexp(-1) - own
+        value = torch.cat([own.unsqueeze(-1), others], -1).logsumexp(-1) - own
     return _of_views(value, no_a | no_b)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from lossd_client.wire import DTYPES
 
@@ -17,6 +17,7 @@ __all__ = [
     "Boxes",
     "ClassIndex",
     "ClassSet",
+    "Clip",
     "Distribution",
     "Domain",
     "Finite",
@@ -137,6 +138,7 @@ Number = float
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+Clip = Annotated[float, Gt(0), Lt(0.5)]
 
 
 @dataclass(frozen=True, slots=True)
