@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ def view(
     ignore_index: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    rates: Callable[..., bool] | None = None,
     **options: Any,
 ) -> metrics.View:
     """The batch of these requests, as the evaluation would show it to the metrics."""
@@ -39,6 +40,7 @@ def view(
         ignore_index=ignore_index,
         parameters=parameters or {},
         options=MetricOptions(**options).model_dump(exclude={"names", "task"}),
+        rates=rates,
     )
 
 

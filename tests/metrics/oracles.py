@@ -347,18 +347,17 @@ BINARY: dict[str, Oracle] = {
 }  # fmt: skip
 
 
-def _of_labels(function: Oracle, *, left_out: bool = False) -> Oracle:
-    """A binary metric of each label; ``left_out``: averages leave out a label in neither target nor prediction."""
+def _of_labels(function: Oracle) -> Oracle:
+    """A binary metric of each label; averages are over the labels that have a value."""
 
     def oracle(s: Sample) -> Any:
         per_class = np.array([function(s.label(k)) for k in range(s.classes)], float)
         weight = s.weight[:, None]
         actual = (s.true * weight).sum(0)
-        present = (actual + (s.said * weight).sum(0) > 0) | (not left_out)
         return {
-            "macro": _mean_over(per_class[present], np.ones(present.sum())),
+            "macro": _mean_over(per_class, np.ones(s.classes)),
             "micro": function(s.pooled()),
-            "weighted": _weighted(per_class[present], actual[present]),
+            "weighted": _weighted(per_class, actual),
             "per_class": per_class,
         }
 
@@ -374,10 +373,12 @@ CALIBRATED = ("accuracy", "log_loss", "brier", "ece", "reliability")
 MULTILABEL: dict[str, Oracle] = {
     **{name: _each(BINARY[name]) for name in ("tp", "fp", "fn", "tn", "support", "roc_curve", "pr_curve")},
     **{
-        name: _of_labels(BINARY[name], left_out=True)
-        for name in ("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc")
+        name: _of_labels(BINARY[name])
+        for name in (
+            *("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc"),
+            *("auroc", "average_precision"),
+        )
     },
-    **{name: _of_labels(BINARY[name]) for name in ("auroc", "average_precision")},
     **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in CALIBRATED},
     "best_threshold": lambda s: {
         "micro": _best_threshold(s.pooled()),

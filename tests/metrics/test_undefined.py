@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 from lossd import metrics
+from lossd.compiled import averages
 from lossd.planning import make_plan
 from lossd_client.errors import InvalidRequest
-from metrics.measuring import measure
+from metrics.measuring import alike, measure
 
 # Class 0 found twice and taken for 1 once; 1 present and found; 2 present, never predicted; 3 predicted, never
 # present; 4 in neither.
@@ -44,6 +47,74 @@ def test_with_0_or_1_it_counts_as_that_and_a_class_in_neither_is_left_out_still(
         assert answer[name][average] == pytest.approx(expected), average
     per_class = SCORES[name](TRUE, SAID, average=None, labels=range(5), zero_division=zero_division)
     assert answer[name]["per_class"] == pytest.approx(per_class)
+
+
+# Labels 0 and 1 are there and found at times, 2 is in neither, 3 is never predicted, 4 never there.
+LABELS = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 0]])
+FOUND = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 1], [0, 1, 0, 0, 0], [0, 1, 0, 0, 0]])
+OF_LABELS = {
+    **SCORES,
+    "f_beta": partial(sk.fbeta_score, beta=0.5),
+    "iou": sk.jaccard_score,
+}
+
+
+def request_of_labels(task: str, weight: list[float] | None) -> dict[str, np.ndarray]:
+    target = LABELS
+    if task == "sets":
+        target = np.array([[*np.flatnonzero(row), *[-1] * int((row == 0).sum())] for row in LABELS])
+    request = {"prediction": FOUND * 2.0 - 1, "target": target}
+    return request if weight is None else {**request, "sample_weight": np.array(weight)}
+
+
+@pytest.mark.parametrize("rates", [None, averages.rates], ids=["in steps", "compiled"])
+@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0, 0.25]], ids=["plain", "weighted"])
+@pytest.mark.parametrize("zero_division", [None, 0, 1])
+@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("task", ["multilabel", "sets"])
+def test_averages_of_labels_hold_those_in_neither(task, name, zero_division, weight, rates):
+    """As scikit-learn's: a label is there, whether any sample has it or not."""
+    request = request_of_labels(task, weight)
+    (answer,) = measure(task, [request], [name], zero_division=zero_division, beta=0.5, rates=rates)
+    said = np.nan if zero_division is None else zero_division
+    common = {"y_true": LABELS, "y_pred": FOUND, "sample_weight": weight}
+    if name == "iou" and zero_division is None:  # scikit-learn's Jaccard index knows no NaN
+        per_class = sk.jaccard_score(**common, average=None, zero_division=0)
+        per_class[2] = np.nan
+        support = (LABELS * (np.ones(4) if weight is None else np.array(weight))[:, None]).sum(0)
+        kept = ~np.isnan(per_class)
+        expected = {
+            "macro": np.nanmean(per_class),
+            "micro": sk.jaccard_score(**common, average="micro"),
+            "weighted": np.average(per_class[kept], weights=support[kept]),
+        }
+    else:
+        score = partial(OF_LABELS[name], **common, zero_division=said)
+        expected = {average: score(average=average) for average in ("macro", "micro", "weighted")}
+        per_class = score(average=None)
+    alike(answer[name], {**expected, "per_class": [None if np.isnan(value) else value for value in per_class]})
+
+
+@pytest.mark.parametrize("zero_division", [None, 0, 1])
+@pytest.mark.parametrize("name", ["specificity", "balanced_accuracy", "mcc"])
+def test_the_macro_average_of_labels_is_the_mean_of_what_is_shown(name, zero_division):
+    (answer,) = measure("multilabel", [request_of_labels("multilabel", None)], [name], zero_division=zero_division)
+    shown = [value for value in answer[name]["per_class"] if value is not None]
+    assert answer[name]["macro"] == pytest.approx(np.mean(shown))
+    assert len(shown) == 5 or zero_division is None
+
+
+@pytest.mark.parametrize("rates", [None, averages.rates], ids=["in steps", "compiled"])
+@pytest.mark.parametrize(("zero_division", "expected"), [(0, 0.4889), (1, 0.8222), (None, 0.7333)])
+def test_a_label_in_neither_counts_as_zero_division(zero_division, expected, rates):
+    """F1 of the labels: 4/5, 2/3 and 0/0."""
+    request = {
+        "prediction": np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]]) * 2.0 - 1,
+        "target": np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0]]),
+    }
+    (answer,) = measure("multilabel", [request], ["f1"], zero_division=zero_division, rates=rates)
+    assert answer["f1"]["macro"] == pytest.approx(expected, abs=1e-4)
+    assert answer["undefined"] == {"f1": [2]}
 
 
 def test_what_counts_as_a_number_is_named_all_the_same():

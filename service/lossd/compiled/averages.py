@@ -14,11 +14,13 @@ COUNTS = ("int64", "float64")
 
 @compiled(
     *(
-        f"boolean(float64[:,::1], {t}[:,:], {t}[:,:], {t}[:,:], float64, float64[:,:,::1], boolean[:,:,::1])"
+        f"boolean(float64[:,::1], {t}[:,:], {t}[:,:], {t}[:,:], float64, boolean, float64[:,:,::1], boolean[:,:,::1])"
         for t in COUNTS
     )
 )
-def rates(terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, values: Any, defined: Any) -> bool:
+def rates(
+    terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, absent_count: bool, values: Any, defined: Any
+) -> bool:
     """M ratios of each of B requests and K classes, and their averages as :mod:`lossd.metrics.averages` defines them.
 
     Args:
@@ -27,6 +29,7 @@ def rates(terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, value
         predicted: (B, K).
         actual: (B, K), which is also what a class counts in the weighted mean.
         filler: What an undefined ratio counts as; NaN where it does not count.
+        absent_count: Whether it does so for a class that is in neither the target nor the prediction.
         values: (M, B, K + 3), written: per class, then macro, micro, weighted; where undefined, ``filler``.
         defined: (M, B, K + 2), written: whether each is, macro and weighted being so together.
 
@@ -51,7 +54,7 @@ def rates(terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, value
                 complete &= is_defined
                 value = n / d if is_defined else filler
                 values[m, b, k] = value
-                if p + t > 0 and (is_defined or counts_anyway):
+                if is_defined or (counts_anyway and (absent_count or p + t > 0)):
                     total += value
                     weighted += value * t
                     weight += t

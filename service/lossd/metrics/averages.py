@@ -1,7 +1,7 @@
 """From one value per class to {macro, micro, weighted, per_class}.
 
-What has no value is left out of averages, or counts as ``zero_division``; a class that neither the target nor the
-prediction holds is always left out.
+What has no value is left out of averages, or counts as ``zero_division``. A class that neither the target nor the
+prediction holds is always left out, as by scikit-learn; a label is not.
 """
 
 from __future__ import annotations

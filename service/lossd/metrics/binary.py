@@ -71,6 +71,7 @@ class Multilabel(Binary):
     """
 
     averaged: ClassVar[bool] = True
+    absent_count: ClassVar[bool] = True
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:

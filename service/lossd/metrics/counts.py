@@ -36,10 +36,13 @@ class Counts(Task):
 
     Attributes:
         averaged: Whether answers hold averages over the classes, or are the number of the only one.
+        absent_count: Whether averages hold what is in neither target nor prediction: labels, which are there whether
+            anything has them or not, but not classes.
         tp: Entries of the class that are said to be of it.
     """
 
     averaged: ClassVar[bool] = True
+    absent_count: ClassVar[bool] = False
     tp: Array
 
     @cached_property
@@ -101,7 +104,7 @@ class Counts(Task):
         filler = math.nan if self.zero_division is None else self.zero_division
         values = np.empty((len(TOGETHER), count, classes + 3))
         defined = np.empty((len(TOGETHER), count, classes + 2), bool)
-        if rates(TERMS, self.tp, self.predicted, self.actual, filler, values, defined):
+        if rates(TERMS, self.tp, self.predicted, self.actual, filler, self.absent_count, values, defined):
             return complete(TOGETHER, values)
         macro, micro, weighted = (values[..., classes + of] for of in range(3))
         means = defined[..., classes], defined[..., classes + 1]
@@ -124,8 +127,8 @@ class Counts(Task):
         self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array
     ) -> dict[str, list[Any]]:
         """Values per class, (M, B, K), and of all classes' counts, (M, B), as answers."""
-        present = np.broadcast_to(self.present, defined.shape)
-        counted = present & defined if self.zero_division is None else present
+        there = np.broadcast_to(self.absent_count | self.present, defined.shape)
+        counted = there & defined if self.zero_division is None else there
         filler = self.zero_division
         averaged = average(values, defined, counted, self.actual, micro, micro_defined, filler)
         return averaged.answers(self, names)
