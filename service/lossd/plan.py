@@ -7,7 +7,6 @@ tensors' names, dtypes and shapes against the loss's signature.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from lossd.kin import RECIPES, only_rows_lead, outline
 from lossd.losses.registry import Input, Loss, Refinement, closest
 from lossd.losses.types import PerAxis, TensorType
 from lossd.request import GradientOptions, MetricOptions
-from lossd.shapes import expected, match, resolve, show
+from lossd.shapes import expected, is_empty, match, resolve, show
 from lossd.terms import Term
 from lossd_client.errors import (
     DtypeMismatch,
@@ -254,7 +253,7 @@ class Plan:
                 for axis in bound.keys() - dims.keys():
                     shapes_from[axis] = name
                 dims.update(bound)
-                if math.prod(shape) == 0:
+                if is_empty(candidate.pattern, shape):
                     raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no loss")
                 return candidate.domain
         fitting = " or ".join(expected(t.pattern, dims) for t in welcome)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["expected", "match", "resolve", "show"]
+__all__ = ["expected", "is_empty", "match", "resolve", "show"]
+
+OPTIONAL = frozenset("S")
+"""Axes whose length may be 0: a batch of sequences may have no label (S) at all."""
 
 
 def match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -28,6 +31,12 @@ def match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any
             return None
         bound["*"] = rest
     return bound
+
+
+def is_empty(pattern: Sequence[str], shape: tuple[int, ...]) -> bool:
+    """Whether a shape that fits a pattern has length 0 along an axis that must have something."""
+    named = [*pattern, *("*",) * (len(shape) - len(pattern))]
+    return any(length == 0 and axis not in OPTIONAL for axis, length in zip(named, shape, strict=False))
 
 
 def resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:

@@ -38,6 +38,13 @@ def requests() -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
     for case in CASES:
         inputs = {name: single(t) for name, t in case.inputs(case.parameters[0], n=4).items()}
         rows[str(case)] = ({"loss": {"name": case.name, **case.parameters[0]}}, inputs)
+    silent = {
+        "prediction": np.log(np.full((3, 2, 4), 0.25, np.float32)),
+        "target": np.zeros((2, 0), np.int64),
+        "input_lengths": np.array([3, 2]),
+        "target_lengths": np.array([0, 0]),
+    }
+    rows["ctc-without labels"] = ({"loss": {"name": "ctc"}}, silent)
     for row in COMPOSITIONS:
         inputs = {name: single(t) for name, t in row.draw(torch.Generator().manual_seed(0)).items()}
         rows[f"{row.name}-{row.title}"] = ({"loss": dict(row.loss)}, inputs)

@@ -30,8 +30,10 @@ def ctc(
     .. math:: -\log \sum_{\pi \in B^{-1}(y)} \prod_t p_t(\pi_t)
 
     Args:
-        prediction: Log-probabilities of each of T time steps, N sequences and C classes, as log_softmax gives them.
+        prediction: Log-probabilities of each of T time steps, N sequences and C classes, as log_softmax gives them;
+            -inf is a class that cannot be.
         target: Class indices of each sequence's labels, none of them the blank; what follows its length is not read.
+            S is 0 where no sequence has a label.
         input_lengths: Time steps of each sequence, 1 to T.
         target_lengths: Labels of each sequence, 0 to S.
         blank: The class that stands for no label.
@@ -42,15 +44,18 @@ def ctc(
         One value per sequence, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction``, as torch has it: of the scores under a log_softmax, and thus not of the
-        log-probabilities alone; the two agree once the chain rule has passed the log_softmax.
+        With respect to ``prediction``, as torch has it: the probability less the posterior of each class at each step.
+        That is the gradient of the scores under a log_softmax, not of the log-probabilities alone; the two agree once
+        the chain rule has passed the log_softmax. 0 at -inf, and beyond a sequence's time steps. Where the loss is
+        infinite there is no posterior: NaN, unless ``zero_infinity``.
 
     References:
         A. Graves et al., Connectionist Temporal Classification, 2006, doi:10.1145/1143844.1143891.
         torch.nn.functional.ctc_loss.
     """
+    # Of a class that cannot be, torch's gradient is NaN; filled in, -inf has the gradient 0.
     value = functional.ctc_loss(
-        prediction,
+        prediction.masked_fill(prediction == -torch.inf, -torch.inf),
         _labels(prediction, target, input_lengths, target_lengths, blank),
         input_lengths.long(),
         target_lengths.long(),
@@ -77,7 +82,8 @@ def _labels(prediction: Tensor, target: Tensor, input_lengths: Tensor, target_le
             f"class {labels[row, place].item()} at target[{row}, {place}] is not a label: classes 0 to {classes - 1} "
             f"expected, without the blank, {blank}"
         )
-    return labels.masked_fill(~read, 0)
+    labels = labels.masked_fill(~read, 0)
+    return labels if labels.shape[1] else functional.pad(labels, (0, 1))  # torch wants a column, read or not
 
 
 def _check_lengths(name: str, lengths: Tensor, least: int, most: int) -> None:

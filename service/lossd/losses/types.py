@@ -72,7 +72,7 @@ class TensorType:
             ``integer`` may be anything.
         kinds: The kinds of dtype it takes.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes, which are the same wherever
-            it stands; ``...`` are any axes.
+            it stands; ``...`` are any axes. No axis is empty but S, the labels of a sequence.
     """
 
     domain: Domain
