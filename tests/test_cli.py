@@ -164,7 +164,7 @@ def test_a_service_answers_as_this_process_does(files: tuple[Path, Path], servic
         (["--loss", "focal", "--gamma", "-1"], "gamma"),
         (["--loss", "focal", "--class-weight", "1,2"], "3"),
         (["--loss", "cross_entropy", "--metrics", "acuracy"], "did you mean accuracy"),
-        (["--loss", "mse"], "target of mse must be a tensor of floats"),
+        (["--loss", "mse"], "target has shape"),
     ],
 )
 def test_a_problem_with_the_request_is_status_1(arguments: list[str], said: str, files: tuple[Path, Path]) -> None:

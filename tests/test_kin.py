@@ -92,7 +92,7 @@ SCORES: Layout = {"prediction": ("float32", (4, 3)), "target": ("int64", (4,))}
         {**SCORES, "weight": ("float32", (4,))},
         {"prediction": SCORES["prediction"]},
         {**SCORES, "cotangent": ("float32", (4,))},
-        {**SCORES, "prediction": ("int64", (4, 3))},
+        {**SCORES, "target": ("float32", (4,))},
     ],
     ids=lambda of: "-".join(f"{name}{shape}" for name, (_, shape) in of.items()),
 )

@@ -28,6 +28,7 @@ from lossd_client.errors import (
     UnreadableAnswer,
 )
 from lossd_client.wire import json
+from lossd_client.wire.quoting import digits
 
 __all__ = ["Answer", "Body", "Call", "Receipt", "Send", "Wait", "attempt", "exchange"]
 
@@ -245,9 +246,9 @@ def _connection_failed(call: Call, error: httpx.RequestError) -> ConnectionFaile
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         detail = f"cannot connect to {call.url} ({reason}); is the service running there? Start one with: lossd serve"
     elif isinstance(error, httpx.PoolTimeout):
-        detail = f"no connection to {call.url} became free within {call.timeout_s:g} s; send fewer requests at once"
+        detail = f"no connection to {call.url} became free within {digits(call.timeout_s)} s; send fewer at once"
     elif isinstance(error, httpx.TimeoutException):
-        detail = f"{call.url} did not answer within {call.timeout_s:g} s; give it more with timeout_s"
+        detail = f"{call.url} did not answer within {digits(call.timeout_s)} s; give it more with timeout_s"
     else:
         detail = f"the connection to {call.url} broke before the answer was complete ({reason}); the log may say why"
     return ConnectionFailed(detail, request_id=call.request_id)

@@ -13,6 +13,7 @@ from lossd_client.errors import ConnectionFailed, LossdError, Unavailable, Unrea
 from lossd_client.exchange import Answer, Body, Call, Send, Wait, attempt, exchange
 from lossd_client.messages import Evaluation, Record, compose, read_evaluation
 from lossd_client.wire import json, safetensors
+from lossd_client.wire.quoting import digits
 
 __all__ = ["Conversation", "Service"]
 
@@ -114,7 +115,7 @@ class Service:
                 yield from attempt(call, min(call.timeout_s, deadline - time.monotonic()))
             except (ConnectionFailed, Unavailable) as failure:
                 if time.monotonic() + pause_s >= deadline:
-                    failure.add_note(f"{self.url} was given {timeout_s:g} s to become ready")
+                    failure.add_note(f"{self.url} was given {digits(timeout_s)} s to become ready")
                     raise
             else:
                 return

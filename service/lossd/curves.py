@@ -19,6 +19,7 @@ from lossd.plan import Plan
 from lossd.planning import make_plan
 from lossd_client.errors import InvalidRequest, NotEvaluable
 from lossd_client.wire import json
+from lossd_client.wire.quoting import digits
 
 __all__ = ["OPTIONS", "Answer", "Curve", "Line", "curve"]
 
@@ -193,7 +194,8 @@ def _points(axis: Axis, low: float | None, high: float | None, count: int) -> Ar
     least, most = axis.within
     if not least <= low < high <= most:
         raise InvalidRequest(
-            f"low must be below high, and both within {least:g} and {most:g}; found {low:g} and {high:g}"
+            f"low must be below high, and both within {digits(least)} and {digits(most)}; found {digits(low)} and "
+            f"{digits(high)}"
         )
     if not 2 <= count <= MAX_POINTS:
         raise InvalidRequest(f"there may be 2 to {MAX_POINTS} points, found {count}")

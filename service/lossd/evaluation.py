@@ -20,7 +20,7 @@ from lossd.columns import arrays_of
 from lossd.composition import compose
 from lossd.diagnostics import describe
 from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
-from lossd.job import Recipe
+from lossd.job import UNIVERSAL, Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
@@ -31,7 +31,6 @@ __all__ = ["Batch", "evaluate"]
 
 log = logging.getLogger("lossd.evaluation")
 
-UNIVERSAL = ("sample_weight", "cotangent")
 HALF = (torch.float16, torch.bfloat16)
 INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
 
@@ -183,8 +182,7 @@ class _Evaluation:
         recipe, device = self.recipe, self.batch.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
         safe, problems = check(recipe, on_device, self.segments)
-        wide = any(safe[name].dtype == torch.float64 for name in safe if name not in UNIVERSAL)
-        self.dtype = torch.float64 if wide else torch.float32
+        self.dtype = torch.float64 if recipe.wide else torch.float32
         self.tensors = {
             name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()

@@ -17,12 +17,42 @@ import orjson
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["CACHED_TEXT_CHARACTERS", "MAX_PAIRS", "Column", "Job", "Recipe", "model_name"]
+__all__ = [
+    "CACHED_TEXT_CHARACTERS",
+    "MAX_PAIRS",
+    "UNIVERSAL",
+    "Column",
+    "Job",
+    "Recipe",
+    "is_wide",
+    "model_name",
+]
 
 CACHED_TEXT_CHARACTERS = 16 << 10
 
+UNIVERSAL = ("sample_weight", "cotangent")
+"""The inputs that belong to no loss."""
+
 MAX_PAIRS = 1 << 28
 """The most pairs that are looked at together, by a request or a batch: a gigabyte in float32, and some temporaries."""
+
+
+# Entries that index, or that are few small numbers: any dtype holds them, and float32 as well as float64.
+_SMALL = ("class", "class_set", "integer", "term", "probability", "mask", "indicator", "sign")
+
+
+def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:
+    """Whether inputs are computed in float64 rather than in float32, which holds integers up to 2**24 only.
+
+    Args:
+        dtypes: Of each input.
+        domains: What its entries are.
+    """
+    return any(
+        dtype == "float64" or (dtype in ("int64", "int32") and domains[name] not in _SMALL)
+        for name, dtype in dtypes.items()
+        if name not in UNIVERSAL
+    )
 
 
 def model_name(loss: str | None, task: str | None) -> str:
@@ -147,6 +177,11 @@ class Recipe:
     def half(self) -> bool:
         """Whether any column is of half precision."""
         return any(c.dtype in ("float16", "bfloat16") for c in self.columns)
+
+    @cached_property
+    def wide(self) -> bool:
+        """See :func:`is_wide`."""
+        return is_wide({c.name: c.dtype for c in self.inputs}, self.domains)
 
     @cached_property
     def row_bytes(self) -> int:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 from lossd import metrics
-from lossd.job import MAX_PAIRS, Column, Job, Recipe
+from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
 from lossd.kin import RECIPES, only_rows_lead, outline
 from lossd.losses.registry import Input, Loss, Refinement, closest
 from lossd.losses.types import PerAxis, TensorType
@@ -29,15 +29,12 @@ from lossd_client.errors import (
     TooLarge,
     UnknownInput,
 )
-from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
 
 __all__ = ["Layout", "Plan", "series"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: name to dtype and shape."""
-
-HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +103,7 @@ class Plan:
         self._check_axes(dims)
         kind = self._kind
         rows = int(dims.get("N", 1))
-        compute = self._compute_dtype(layout)
+        wide = is_wide({name: dtype for name, (dtype, _) in layout.items()}, domains)
         value = self._value_shape(dims, layout)
         if value is not None and 0 in value:
             raise ShapeMismatch(
@@ -126,7 +123,7 @@ class Plan:
             for name in self.gradients
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
-            answers.append(column("loss", compute, value, kind == "rows"))
+            answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
         recipe = Recipe(
             **self._asked,
             terms=tuple(term.record(position, layout) for position, term in enumerate(self.terms)),
@@ -239,8 +236,6 @@ class Plan:
         name = entry.name
         dtype, shape = layout[name]
         if name == "cotangent":
-            if DTYPES[dtype].kind != "float":
-                raise DtypeMismatch(f"cotangent must be a float tensor, found {dtype}")
             return "real"
         candidates = self.types(entry)
         welcome = [t for t in candidates if t.takes(dtype)]
@@ -300,13 +295,8 @@ class Plan:
             )
         return of_loss if self.loss and self.loss.kind == "stack" else 0  # requests of rows differ in how many
 
-    def _compute_dtype(self, layout: Layout) -> str:
-        extras = ("sample_weight", "cotangent")
-        wide = any(dtype == "float64" for name, (dtype, _) in layout.items() if name not in extras)
-        return "float64" if wide else "float32"
-
     def _gradient_dtype(self, dtype: str) -> str:
-        return self.gradient_options.dtype or ("float32" if dtype in HALF else dtype)
+        return self.gradient_options.dtype or ("float64" if dtype == "float64" else "float32")
 
     def _leads_with_rows(self, entry: Input) -> bool:
         if entry.name == "cotangent":

@@ -36,7 +36,8 @@ class GradientOptions(_Options):
     )
     clip_value: Positive | None = Field(None, description="Entries are clamped to [-clip_value, clip_value].")
     dtype: FloatName | None = Field(
-        None, description="Dtype of the returned gradients; the input's own by default, float32 for half inputs."
+        None,
+        description="Dtype of the returned gradients; the input's own by default, float32 for halves and integers.",
     )
 
 

@@ -17,6 +17,7 @@ from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Segments
 from lossd_client.errors import InvalidValue, Problem
+from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["check"]
 
@@ -138,7 +139,7 @@ def _describe(
     entry = tensor[(row, *inner)].item()
     index = [row - segments.starts[request], *inner] if per_row else inner
     place = f"{name}[{', '.join(map(str, index))}]" if index else name
-    value = f"{entry:g}" if isinstance(entry, float) else str(entry)
+    value = _spelled(tensor[(row, *inner)])
     match recipe.domains[name]:
         case "probability":
             return f"probabilities expected in [0, 1], found {value} at {place}{_logits_remedy(recipe, name)}"
@@ -163,13 +164,20 @@ def _describe(
             if not _is_xyxy(recipe):
                 return f"{box} has the negative {('width', 'height')[inner[-1] - 2]} {value}"
             axis = "xy"[inner[-1] - 2]
-            opposite = tensor[(row, *inner[:-1], inner[-1] - 2)].item()
+            opposite = _spelled(tensor[(row, *inner[:-1], inner[-1] - 2)])
             return (
-                f"{box} is inverted: {axis}2 = {value} is less than {axis}1 = {opposite:g}; x1 <= x2 and y1 <= y2 "
+                f"{box} is inverted: {axis}2 = {value} is less than {axis}1 = {opposite}; x1 <= x2 and y1 <= y2 "
                 "expected; set format for boxes given by their size"
             )
         case _:
             return f"finite values expected, found {value} at {place}; drop the entry with sample_weight 0 or a mask"
+
+
+def _spelled(entry: Tensor) -> str:
+    """An entry by the fewest digits that tell it from its neighbours in its dtype."""
+    if not entry.is_floating_point():
+        return quoted(entry.item())
+    return digits(entry.item(), lambda number: torch.tensor(number, dtype=entry.dtype).item())
 
 
 def _or_ignored(recipe: Recipe) -> str:

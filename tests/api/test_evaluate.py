@@ -276,14 +276,14 @@ BAD_JSON = [
         {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 2.0], "target": [1.0, "NaN"]}},
         422,
         "invalid-value",
-        ["nan", "target[1]"],
+        ["NaN", "target[1]"],
     ),
     (
         "infinite target",
         {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": ["Infinity"]}},
         422,
         "invalid-value",
-        ["inf", "target[0]"],
+        ["Infinity", "target[0]"],
     ),
     ("empty", {"loss": {"name": "mse"}, "inputs": {"prediction": [], "target": []}}, 422, "shape-mismatch", ["empty"]),
     (

@@ -19,11 +19,11 @@ MASK = Refused(
 )
 PROBABILITY = Refused(
     InvalidValue,
-    r"probabilities expected in \[0, 1\], found 3.2 at prediction\[4, 1\]; .*logits",
+    r"probabilities expected in \[0, 1\], found 3.2\d* at prediction\[4, 1\]; .*logits",
     inputs={"prediction": [[0.5, 0.5]] * 4 + [[0.5, 3.2]], "target": [[0.0, 1.0]] * 5},
 )
 NAN_PROBABILITY = Refused(
-    InvalidValue, r"found nan at prediction\[0\]", inputs={"prediction": [float("nan")], "target": [1.0]}
+    InvalidValue, r"found NaN at prediction\[0\]", inputs={"prediction": [float("nan")], "target": [1.0]}
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, ShapeMismatch, UnknownInput
+from lossd_client.errors import InvalidRequest, InvalidValue, ShapeMismatch, UnknownInput
 from losses.case import Array, Case, Parameters, Refused, Stated
 
 NAN = float("nan")
@@ -95,12 +95,10 @@ DISCRIMINATOR_REFUSED = (
         r"fake has shape \(5, 3\), expected \(M, 2\) since real is \(5, 2\)",
         inputs={"fake": np.zeros((5, 3))},
     ),
-    Refused(DtypeMismatch, "fake .* floats, found int64", inputs={"fake": np.zeros((5, 2), int)}),
     Refused(ShapeMismatch, "empty", inputs={"real": np.zeros((0, 2))}),
 )
 GENERATOR_REFUSED = (
     Refused(UnknownInput, "'real'", inputs={"real": [1.0]}),
-    Refused(DtypeMismatch, "fake .* floats", inputs={"fake": [1, 2]}),
     Refused(ShapeMismatch, "empty", inputs={"fake": np.zeros((0, 2))}),
 )
 SURE = {"real": [1e4], "fake": [-1e4]}
@@ -230,7 +228,7 @@ CASES = (
                     inputs=ONE_SAMPLE | {"prediction": [[0.0, 2.0]]}),
             Refused(InvalidValue, r"values in \[0, 1\] expected, found 7 at target\[0, 0\]",
                     inputs=ONE_SAMPLE | {"target": [[7, 0]]}),
-            Refused(InvalidValue, r"finite values expected, found nan at target", {"reconstruction": "mse"},
+            Refused(InvalidValue, r"finite values expected, found NaN at target", {"reconstruction": "mse"},
                     ONE_SAMPLE | {"target": [[0.5, NAN]]}),
             Refused(ShapeMismatch, r"log_variance has shape \(5, 3\), expected \(5, 4\)",
                     inputs={"log_variance": np.zeros((5, 3))}),

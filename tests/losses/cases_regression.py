@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput
+from lossd_client.errors import InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput
 from losses.case import Array, Case, Parameters, Refused, Stated
 
 A = {"prediction": [2.5, 0.0, 2.1, 7.8], "target": [3.0, -0.5, 2.0, 8.0]}
@@ -44,17 +44,16 @@ ELEMENTWISE_REFUSED = (
     ),
     Refused(ShapeMismatch, "expected", inputs={"prediction": np.zeros((5, 3)), "target": np.zeros(5)}),
     Refused(ShapeMismatch, "empty", inputs={"prediction": np.zeros((0, 2)), "target": np.zeros((0, 2))}),
-    Refused(DtypeMismatch, "prediction of .* must be a tensor of floats, found int64", inputs={"prediction": [1, 2]}),
     Refused(UnknownInput, "did you mean target", inputs={"targets": [1.0]}),
     Refused(InvalidRequest, "reduction", parameters={"reduction": "median"}),
 )
 FINITE_TARGET = (
     Refused(
         InvalidValue,
-        r"finite values expected, found nan at target\[1, 0\]",
+        r"finite values expected, found NaN at target\[1, 0\]",
         inputs={"prediction": [[0.0], [0.0]], "target": [[0.0], [float("nan")]]},
     ),
-    Refused(InvalidValue, r"found inf at target\[0\]", inputs={"prediction": [0.0], "target": [float("inf")]}),
+    Refused(InvalidValue, r"found Infinity at target\[0\]", inputs={"prediction": [0.0], "target": [float("inf")]}),
 )
 REFUSED = ELEMENTWISE_REFUSED + FINITE_TARGET
 
@@ -211,7 +210,6 @@ CASES = (
                 r"variance has shape \(2, 1\)",
                 inputs={"prediction": np.zeros((2, 3)), "target": np.zeros((2, 3)), "variance": np.ones((2, 1))},
             ),
-            Refused(DtypeMismatch, "variance .* must be a tensor of floats", inputs={"variance": [1] * 5}),
         ),
     ),
 )

@@ -252,7 +252,7 @@ def test_any_document_is_a_tensor_or_one_of_lossds_errors(value: Any, kinds: tup
         tensor, _ = json.tensor_from_json("target", value, floats=kinds[0], integers=kinds[1])
     except LossdError:
         return
-    assert tensor.dtype in (["float32"] if kinds[0] else []) + (["int64"] if kinds[1] else [])
+    assert tensor.dtype in (["float32", "float64"] if kinds[0] else []) + (["int64"] if kinds[1] else [])
     assert len(tensor.data) == tensor.numpy().size * DTYPES[tensor.dtype].itemsize
 
 

@@ -43,6 +43,8 @@ MEDIA_TYPE = "application/json"
 MAX_DEPTH = 32
 Form = Literal["list", "base64"]
 
+_HELD = 2.0**24  # up to here, float32 holds every integer
+
 
 def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", tokens: bool = False) -> Any:
     """The document a JSON text stands for; integers beyond 64 bits become floats.
@@ -153,7 +155,8 @@ def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> 
     """The tensor that a JSON value stands for, and the form it came in.
 
     A nested list becomes float32 or int64: by ``floats`` and ``integers``, the kinds its receiver takes, or by its
-    own numbers where both are taken. A base64 object has the dtype it names.
+    own numbers where both are taken. One of floats with an integer that float32 does not hold becomes float64. A base64
+    object has the dtype it names.
 
     Raises:
         MalformedBody: A ragged list, or an object that is not {dtype, shape, data}.
@@ -202,13 +205,22 @@ def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor
         return Tensor.of(array)
     with np.errstate(over="raise"):
         try:
-            return Tensor.of(array.astype(np.float32))
+            narrow = array.astype(np.float32)
+            return Tensor.of(array if _rounds_integers(narrow, array, entries) else narrow)
         except FloatingPointError:
             flat = array.reshape(-1)
             at = int(np.argmax(np.isfinite(flat) & (np.abs(flat) > np.finfo(np.float32).max)))
             raise InvalidValue(
                 f"{flat[at]} at {place(name, shape, at)} does not fit float32; send an object with dtype float64"
             ) from None
+
+
+def _rounds_integers(narrow: np.ndarray[Any, Any], array: np.ndarray[Any, Any], entries: list[Any]) -> bool:
+    """Whether numbers that were written as integers differ in float32; decimals are rounded anyway."""
+    if (np.abs(narrow) < _HELD).all():
+        return False
+    changed = np.flatnonzero((narrow != array).reshape(-1)).tolist()
+    return any(type(entries[at]) is int for at in changed)
 
 
 def tensor_to_json(tensor: Tensor, form: Form) -> Any:

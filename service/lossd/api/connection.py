@@ -20,6 +20,7 @@ from lossd.api.exchange import CONNECTION, WHOLE, DisconnectedError, Exchange, R
 from lossd.api.pouring import Pouring, Vessel
 from lossd_client.errors import Unavailable
 from lossd_client.wire import json
+from lossd_client.wire.quoting import digits
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -238,7 +239,7 @@ class Http(HttpToolsProtocol):
             if self.flow.read_paused or self.cycle.waiting_for_100_continue:
                 self._heard_s = now  # it is this side that keeps the body waiting
             elif self.cycle.more_body and now - self._heard_s > self.watch.idle_s:
-                self._refuse(408, f"nothing of the body has arrived for {self.watch.idle_s:g} seconds")
+                self._refuse(408, f"nothing of the body has arrived for {digits(self.watch.idle_s)} seconds")
         elif self._rests():
             if now - self._rested_s > self.timeout_keep_alive:
                 self.transport.close()
@@ -246,7 +247,7 @@ class Http(HttpToolsProtocol):
             if self._waiting_for is not self.scope:
                 self._waiting_for, self._waiting_s = self.scope, now
             elif now - self._waiting_s > self.watch.idle_s:
-                self._refuse(408, f"the request's head was not whole within {self.watch.idle_s:g} seconds")
+                self._refuse(408, f"the request's head was not whole within {digits(self.watch.idle_s)} seconds")
 
     def _end(self) -> None:
         if not self._busy() and not self._in_head():

@@ -70,7 +70,7 @@ class TensorType:
             ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1, ``box`` finite and not inverted in the parameter
             ``format``; ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and
             ``integer`` may be anything.
-        kinds: The kinds of dtype it takes.
+        kinds: The kinds of dtype it is made for. Integers are welcome wherever floats are.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes, which are the same wherever
             it stands; ``...`` are any axes. No axis is empty but S, the labels of a sequence.
     """
@@ -80,8 +80,8 @@ class TensorType:
     pattern: tuple[str, ...]
 
     def takes(self, dtype: str) -> bool:
-        """Whether a tensor of this dtype is welcome."""
-        return DTYPES[dtype].kind in self.kinds
+        """Whether a tensor of this dtype is welcome; where floats are, integers are too."""
+        return "float" in self.kinds or DTYPES[dtype].kind in self.kinds
 
     def __str__(self) -> str:
         """The shape as a reader writes it: ``(N, C, *)``."""

@@ -15,6 +15,7 @@ from lossd.metrics.decisions import Decided, Decision, decisions
 from lossd.metrics.registry import Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
+from lossd_client.wire.quoting import digits
 
 __all__ = ["Binary", "LabelSets", "Multilabel"]
 
@@ -59,7 +60,7 @@ class Binary(Decided):
         """A threshold of probabilities is in [0, 1]."""
         threshold = options.get("threshold")
         if threshold is not None and threshold > 1:
-            detail = f"threshold is a probability here, in [0, 1], found {threshold:g}"
+            detail = f"threshold is a probability here, in [0, 1], found {digits(threshold)}"
             raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
 
 
