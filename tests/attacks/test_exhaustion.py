@@ -154,7 +154,9 @@ def test_pairs_of_a_batch_are_bounded_as_those_of_a_request() -> None:
     for rows in (64, 1024, 4096, 8192):
         recipe = plan.job(dict.fromkeys(("first", "second"), ("float32", (rows, 1)))).recipe
         assert recipe.pairs == 4 * rows**2
-        most = arrange_shared(recipe, 8 << 20).requests
+        arrangement = arrange_shared(recipe, 8 << 20)
+        assert arrangement is not None
+        most = arrangement.requests
         assert most >= 1
         assert most * recipe.pairs <= MAX_PAIRS
 

@@ -1,18 +1,24 @@
-"""The batcher is pure policy: these tests have no clock, no process and no event loop running."""
+"""The batcher is pure policy: all but one of these tests have no clock, no process and no event loop running."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import time
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lossd.engine.batcher import REQUEST_BYTES, Batch, Batcher, Ticket
-from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
-from lossd.job import Job
+from lossd.engine.inline import InlineEngine
+from lossd.engine.slab import Arrangement, Lease, SlabPool, arrange, arrange_shared
+from lossd.job import Job, Recipe
 from lossd.planning import make_plan
+from lossd.settings import Settings
 
 
 @pytest.fixture
@@ -25,6 +31,12 @@ def loop():
 def mse_job(rows: int, width: int = 3) -> Job:
     plan = make_plan({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]})
     return plan.job(dict.fromkeys(("prediction", "target"), ("float32", (rows, width))))
+
+
+def shared(recipe: Recipe, budget_bytes: int) -> Arrangement:
+    arrangement = arrange_shared(recipe, budget_bytes)
+    assert arrangement is not None
+    return arrangement
 
 
 def ticket_for(job: Job, lease: Lease, loop, client: str = "") -> Ticket:
@@ -46,7 +58,7 @@ def test_requests_of_one_recipe_share_a_batch_and_others_do_not(loop):
     batcher = Batcher(lambda ticket: None)
     pool = SlabPool(1 << 20)
     narrow, wide = mse_job(2, 3), mse_job(2, 4)
-    arrangement = arrange_shared(narrow.recipe, 1 << 16)
+    arrangement = shared(narrow.recipe, 1 << 16)
     batch = Batch(narrow.recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
     enqueue(batcher, batch, ticket_for(narrow, batch.lease, loop))
     assert batcher.joinable(mse_job(7, 3)) is batch
@@ -57,7 +69,7 @@ def test_a_batch_that_left_takes_nobody_in(loop):
     batcher = Batcher(lambda ticket: None)
     pool = SlabPool(1 << 20)
     job = mse_job(2)
-    arrangement = arrange_shared(job.recipe, 1 << 16)
+    arrangement = shared(job.recipe, 1 << 16)
     batch = Batch(job.recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
     enqueue(batcher, batch, ticket_for(job, batch.lease, loop))
     assert batcher.next_batch() is batch
@@ -86,7 +98,7 @@ def test_dropping_requests_leaves_the_others_bytes_in_their_new_place(sizes, gon
     batcher = Batcher(dropped.append)
     pool = SlabPool(1 << 20)
     jobs = [mse_job(rows) for rows in sizes]
-    arrangement = arrange_shared(jobs[0].recipe, 1 << 16)
+    arrangement = shared(jobs[0].recipe, 1 << 16)
     batch = Batch(jobs[0].recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
     tickets = []
     for number, job in enumerate(jobs):
@@ -115,7 +127,7 @@ def test_dropping_requests_leaves_the_others_bytes_in_their_new_place(sizes, gon
 def test_singles_point_at_the_same_bytes(loop):
     pool = SlabPool(1 << 20)
     jobs = [mse_job(rows) for rows in (3, 1, 2)]
-    arrangement = arrange_shared(jobs[0].recipe, 1 << 16)
+    arrangement = shared(jobs[0].recipe, 1 << 16)
     batch = Batch(jobs[0].recipe, Lease(pool, pool.take(arrangement.nbytes)), arrangement)
     for job in jobs:
         batch.add(ticket_for(job, batch.lease, loop))
@@ -136,6 +148,86 @@ def test_columns_are_aligned_and_do_not_overlap(rows, requests):
         assert offset + column.unit_bytes * rows <= end
 
 
+def overlap_job(kind: str, rows: int, width: int) -> Job:
+    """A job with columns that count rows, requests, or both."""
+    shape = (rows, width)
+    if kind == "stack":
+        return make_plan({"loss": {"name": "clip"}, "outputs": ["loss", "gradient"]}).job(
+            dict.fromkeys(("first", "second"), ("float32", shape))
+        )
+    tensors = dict.fromkeys(("prediction", "target"), ("float64", shape))
+    if kind == "both":
+        tensors["cotangent"] = ("float32", ())
+    return make_plan({"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]}).job(tensors)
+
+
+def spans(batch: Batch) -> list[tuple[int, int]]:
+    """The bytes that the batch's requests own in each column, one after the other."""
+    return [ticket.span(batch.arrangement, i) for ticket in batch.tickets for i in range(len(batch.recipe.columns))]
+
+
+@given(
+    budget=st.integers(0, 5000),
+    kind=st.sampled_from(["rows", "stack", "both"]),
+    rows=st.integers(1, 9),
+    width=st.integers(1, 9),
+)
+def test_whatever_the_budget_no_two_requests_share_a_byte(budget, kind, rows, width):
+    loop = WithoutLoop()
+    job = overlap_job(kind, rows, width)
+    arrangement = arrange_shared(job.recipe, budget)
+    if arrangement is None or not arrangement.holds(job.recipe, job.rows, 1):
+        arrangement = arrange(job.recipe, job.rows, 1)
+    else:
+        assert arrangement.nbytes <= budget
+    pool = SlabPool(0)
+    slab = pool.take(arrangement.nbytes)
+    batch = Batch(job.recipe, Lease(pool, slab), arrangement)
+    batch.add(ticket_for(job, batch.lease, loop))
+    while batch.fits(job) and len(batch.tickets) < 9:
+        batch.add(ticket_for(job, batch.lease, loop))
+    if not batch.fits(job):
+        with pytest.raises(ValueError, match="do not fit"):
+            batch.add(ticket_for(job, batch.lease, loop))
+    taken = sorted(span for span in spans(batch) if span[0] < span[1])
+    assert taken[0][0] >= 0
+    assert taken[-1][1] <= arrangement.nbytes <= slab.size
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(taken))
+    pool.give(slab)
+
+
+@pytest.mark.parametrize(("rows", "requests"), [(0, 1), (-1, 5), (1, 0), (3, -2)])
+def test_a_slab_without_a_row_is_not_arranged(rows, requests):
+    with pytest.raises(ValueError, match="at least one row of one request"):
+        arrange(mse_job(3).recipe, rows, requests)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 200, 400, 1000])
+def test_a_batch_too_small_for_two_answers_each_by_itself(batch_bytes):
+    settings = Settings(device="cpu", compiled=False).model_copy(update={"batch_bytes": batch_bytes})
+    pairs = [(2.5, 0.0), (3.0, 0.0), (7.0, 5.0)]
+    job = mse_job(1)
+
+    def column(value):
+        return memoryview(np.full(3, value, np.float32)).cast("B")
+
+    async def losses():
+        engine = InlineEngine(settings)
+        await engine.start()
+        futures = [
+            engine.submit(job, {"prediction": column(p), "target": column(t)}, time.monotonic() + 60) for p, t in pairs
+        ]
+        found = []
+        for future in futures:
+            result = await future
+            found.append(json.loads(result.text)["loss"])
+            result.release()
+        await engine.stop()
+        return found
+
+    assert asyncio.run(losses()) == [(p - t) ** 2 for p, t in pairs]
+
+
 class WithoutLoop:
     """What a ticket needs of an event loop: futures that nobody awaits."""
 
@@ -154,7 +246,7 @@ class Queue:
     def put(self, client: str, job: Job) -> Ticket:
         batch = self.batcher.joinable(job, client)
         if batch is None:
-            arrangement = arrange_shared(job.recipe, 8 << 20)
+            arrangement = shared(job.recipe, 8 << 20)
             batch = Batch(job.recipe, Lease(self.pool, self.pool.take(arrangement.nbytes)), arrangement)
         ticket = ticket_for(job, batch.lease, self.loop, client)
         enqueue(self.batcher, batch, ticket)

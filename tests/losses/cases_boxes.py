@@ -1,4 +1,4 @@
-"""Rows of the losses of paired boxes. References: the papers, one pair at a time, with torchvision's eps."""
+"""Rows of the losses of paired boxes. References: the papers, one pair at a time; torchvision adds an eps of 1e-7."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def corners(box: Tensor, form: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def over_pairs(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reference(prediction: Tensor, target: Tensor, *, eps: float = 1e-7, **parameters: str) -> Tensor:
+    def reference(prediction: Tensor, target: Tensor, *, eps: float = 0.0, **parameters: str) -> Tensor:
         form = parameters.get("format", "xyxy")
         return torch.stack(
             [one(corners(p, form), corners(t, form), eps) for p, t in zip(prediction, target, strict=True)]
@@ -84,6 +84,7 @@ def box(*numbers: float) -> list[list[float]]:
 
 POINTS = {"prediction": box(3, 4, 3, 4), "target": box(3, 4, 3, 4)}
 FAR = {"prediction": box(0, 0, 1, 1), "target": box(1e6, 1e6, 1e6 + 1, 1e6 + 1)}
+NORMALISED = {"prediction": box(0.5, 0.5, 0.001, 0.001), "target": box(0.5, 0.5, 0.001, 0.001)}
 NOTHING = [[0.0] * 4]
 REFUSED = (
     Refused(
@@ -127,19 +128,19 @@ def stated(far: float) -> tuple[Stated, ...]:
     return (
         Stated("identical", {"prediction": box(1, 2, 3, 5), "target": box(1, 2, 3, 5)}, 0),
         Stated("identical points", POINTS, 0, gradient=NOTHING, warnings={"zero_gradient"}),
-        Stated("identical points, no epsilon", POINTS, 0, {"eps": 0.0}, gradient=NOTHING),
+        Stated("identical points, an epsilon", POINTS, 0, {"eps": 1e-7}, gradient=NOTHING),
         Stated("identical lines", {"prediction": box(0, 0, 0, 5), "target": box(0, 0, 0, 5)}, 0, gradient=NOTHING),
         Stated("far apart", FAR, far),
-        Stated("far apart, no epsilon", FAR, far, {"eps": 0.0}),
+        Stated("far apart, an epsilon", FAR, far, {"eps": 1e-7}),
         # Areas of 1e60 are beyond float32, their ratio is not.
         Stated("huge", {"prediction": box(0, 0, 1e30, 1e30), "target": box(0, 0, 1e30, 1e30)}, 0),
-        Stated("tiny, no epsilon", {"prediction": box(0, 0, 1e-30, 1e-30), "target": box(0, 0, 1e-30, 1e-30)}, 0,
-               {"eps": 0.0}),
+        Stated("tiny", {"prediction": box(0, 0, 1e-30, 1e-30), "target": box(0, 0, 1e-30, 1e-30)}, 0),
+        Stated("normalised", NORMALISED, 0, {"format": "cxcywh"}, gradient=NOTHING, within=0),
         Stated("weights 0", A | {"sample_weight": [0, 0]}, 0, gradient=NOTHING * 2, warnings={"nothing_to_average"}),
     )  # fmt: skip
 
 
-PARAMETERS = ({}, {"format": "xywh"}, {"format": "cxcywh", "eps": 1e-3}, {"eps": 0.0})
+PARAMETERS = ({}, {"format": "xywh"}, {"format": "cxcywh", "eps": 1e-3}, {"eps": 1e-7})
 VARY = {"eps": (1e-7, 1e-2, 0.5)}
 # No overlap; both are enclosed by 3 by 4, and their centres are (2.5, 3.5) apart.
 POINT = {"prediction": box(3, 4, 3, 4), "target": box(0, 0, 1, 1)}

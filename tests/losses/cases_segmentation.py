@@ -124,7 +124,10 @@ def generalized_dice(
     ignore_index: int | None = None,
     absent: str = "keep",
 ) -> tuple[Tensor, Tensor]:
-    """monai.losses.GeneralizedDiceLoss, written out: an absent region has the largest weight of the others."""
+    """monai.losses.GeneralizedDiceLoss, written out: an absent region has the largest weight of the others.
+
+    Where all are absent there is none, and MONAI's 0/0 forgives whatever was predicted: any weight but 0 says 1 - 0/p.
+    """
     if mode == "binary":
         prediction, target = prediction.unsqueeze(1), target.unsqueeze(1)
     if from_logits:
@@ -136,7 +139,7 @@ def generalized_dice(
         volumes = [float(t.sum()) for _, t in pairs]
         power = {"square": 2, "simple": 1, "uniform": 0}[region_weight]
         weights = [v**-power if v else None for v in volumes]
-        largest = max((w for w in weights if w is not None), default=0.0) if power else 1.0
+        largest = max((w for w in weights if w is not None), default=1.0) if power else 1.0
         weights = [(largest if absent == "keep" else 0.0) if w is None else w for w in weights]
         if class_weight is not None:
             weights = [w * class_weight[c] for w, c in zip(weights, kept, strict=True)]
@@ -195,6 +198,7 @@ SHARED: tuple[dict[str, Any], ...] = (
 )
 BINARY = {"mode": "binary", "from_logits": False}
 EMPTY = {"prediction": [[0.0, 0.0, 0.0]], "target": [[0, 0, 0]]}
+FALSE = {"prediction": [[1.0, 1.0, 1.0]], "target": [[0, 0, 0]]}
 SEEN = {"prediction": [[0.0, 1.0, 1.0]], "target": [[0, 1, 1]]}
 REFUSED = (
     Refused(
@@ -247,6 +251,7 @@ def stated(factor: float) -> tuple[Stated, ...]:
             for smooth, warnings in ((0.0, {"tiny_smooth", "zero_gradient"}), (1e-6, set()), (1.0, set()))
         ),
         Stated("all found", SEEN, 0, BINARY),
+        Stated("nothing to find, all found", FALSE, 1, BINARY | {"smooth": 0.0}),
         Stated(
             "absent and left out",
             EMPTY,
@@ -300,6 +305,7 @@ CASES = (
         (
             Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[0.0] * 3]),
             Stated("all found", SEEN, 0, BINARY | {"gamma": 0.5}, gradient=[[0.0] * 3]),
+            Stated("nothing to find, all found", FALSE, 1, BINARY | {"smooth": 0.0}),
         ),
         REFUSED,
     ),
@@ -314,9 +320,36 @@ CASES = (
         ),
         {"smooth": (0.0, 0.5, 1.0)},
         (
-            Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[0.0] * 3]),
+            # One less 1 / (p + 1), as dice has it.
+            Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[1.0] * 3]),
+            Stated(
+                "nothing to find, nothing found, not smoothed", EMPTY, 0, BINARY | {"smooth": 0.0}, gradient=[[0.0] * 3]
+            ),
             Stated("no target, left out", EMPTY, 0, BINARY | {"absent": "ignore"}, warnings={"nothing_to_average"}),
             Stated("all found", SEEN, 0, BINARY),
+            *(
+                Stated(
+                    f"nothing to find, all found, {weight}", FALSE, 1, BINARY | {"region_weight": weight, "smooth": 0.0}
+                )
+                for weight in ("square", "simple", "uniform")
+            ),
+            # One less (0 + 1) / (3 + 1), whose slope is 1/16 by each probability.
+            Stated("nothing to find, smoothed", FALSE, 0.75, BINARY | {"smooth": 1.0}, gradient=[[1 / 16] * 3]),
+            # The first image has nothing and all is predicted, the second is right.
+            Stated(
+                "by image",
+                {"prediction": [[1.0, 1.0], [0.0, 1.0]], "target": [[0.0, 0.0], [0.0, 1.0]]},
+                0.5,
+                BINARY | {"per_image": True, "smooth": 0.0},
+            ),
+            # The volume 1e-160 has a weight of 1e320: the other region counts nothing, and in this one all is wrong.
+            Stated(
+                "a weight beyond all numbers",
+                {"prediction": np.array([[[1.0], [0.9]]]), "target": np.array([[[1e-160], [0.9]]])},
+                1,
+                {"mode": "multilabel", "from_logits": False, "smooth": 0.0},
+                dtype=torch.float64,
+            ),
             # Region weights 1/9 and 1: 1 - 2 (1/9 * 3/2 + 1/2) / (1/9 * 5 + 3).
             Stated(
                 "even probabilities",

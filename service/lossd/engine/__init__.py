@@ -251,8 +251,10 @@ class Engine(ABC):
 
     def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
         """A batch for a job that was admitted; where there is no memory for it, it no longer is."""
-        recipe, budget_bytes = job.recipe, self.settings.batch_bytes
-        arrangement = arrange_shared(recipe, budget_bytes) if shared else arrange(recipe, job.rows, 1)
+        recipe = job.recipe
+        arrangement = arrange_shared(recipe, self.settings.batch_bytes) if shared else None
+        if arrangement is None or not arrangement.holds(recipe, job.rows, 1):
+            arrangement = arrange(recipe, job.rows, 1)
         try:
             slab = self.pool.take(arrangement.nbytes)
         except OSError:

@@ -104,12 +104,18 @@ class Batch:
     def fits(self, job: Job, client: str = "") -> bool:
         """Whether there is room for one more of this client's."""
         recipe, rows, requests = self.recipe, self.rows + job.rows, len(self.tickets) + 1
-        if requests > self.arrangement.requests or (recipe.row_bytes and rows > self.arrangement.rows):
+        if not self.arrangement.holds(recipe, rows, requests):
             return False
         return client == self.client or rows * recipe.row_bytes + requests * recipe.request_bytes <= SHARED_BYTES
 
     def add(self, ticket: Ticket) -> None:
-        """Give the request its rows."""
+        """Give the request its rows.
+
+        Raises:
+            ValueError: The slab has none left for it.
+        """
+        if not self.arrangement.holds(self.recipe, self.rows + ticket.job.rows, len(self.tickets) + 1):
+            raise ValueError(f"{ticket.job.rows} rows more than {self.rows} do not fit into {self.arrangement}")
         if not self.tickets:
             self.client = ticket.client
         elif ticket.client != self.client:

@@ -148,9 +148,19 @@ class Arrangement:
     requests: int
     nbytes: int
 
+    def holds(self, recipe: Recipe, rows: int, requests: int) -> bool:
+        """Whether so many rows of so many requests have room; rows that no column counts need none."""
+        return requests <= self.requests and (rows <= self.rows or not recipe.row_bytes)
+
 
 def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
-    """Columns for that many rows and requests, one after the other, each on a 64-byte boundary."""
+    """Columns for that many rows and requests, one after the other, each on a 64-byte boundary.
+
+    Raises:
+        ValueError: There is not even one of either: the columns would lie in each other.
+    """
+    if rows < 1 or requests < 1:
+        raise ValueError(f"a slab is arranged for at least one row of one request, not {rows} of {requests}")
     offsets, at = [], 0
     for column in recipe.columns:
         offsets.append(at)
@@ -159,16 +169,16 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
     return Arrangement(tuple(offsets), rows, requests, at)
 
 
-def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement:
-    """Columns for as many requests as a budget holds."""
+def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement | None:
+    """Columns for as many requests as a budget holds; None where it does not even hold one row of one request."""
     usable = budget_bytes - ALIGNMENT * len(recipe.columns)
     most = min(MAX_REQUESTS, budget_bytes // recipe.text_bytes)  # the answers are as long as they are
     if recipe.pairs:
         most = min(most, MAX_PAIRS // recipe.pairs)
     most = max(1, most)
     if not recipe.row_bytes:
-        requests = min(most, usable // recipe.request_bytes)
-        return arrange(recipe, requests, requests)
-    requests = min(most, max(1, usable // (2 * recipe.request_bytes))) if recipe.request_bytes else most
-    rows = (usable - requests * recipe.request_bytes) // recipe.row_bytes
-    return arrange(recipe, rows, requests)
+        rows = requests = min(most, usable // recipe.request_bytes)
+    else:
+        requests = min(most, max(1, usable // (2 * recipe.request_bytes))) if recipe.request_bytes else most
+        rows = (usable - requests * recipe.request_bytes) // recipe.row_bytes
+    return arrange(recipe, rows, requests) if rows >= 1 and requests >= 1 else None

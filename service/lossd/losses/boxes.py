@@ -1,7 +1,7 @@
 """Losses of paired boxes: one value for each prediction and its target.
 
-Areas are computed in float64: the square of a float32 coordinate does not overflow there, and the difference of two
-large areas keeps its digits.
+Each pair is moved to its target and divided by its own size, in float64: neither moves the losses, and no area then
+overflows, vanishes or loses its digits, wherever and however large the boxes are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def iou(
     target: Boxes[Tensor, "N 4"],
     *,
     format: Format = "xyxy",  # noqa: A002  (its name on the wire)
-    eps: NonNegative = 1e-7,
+    eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
     r"""One less the intersection over union of two boxes.
 
@@ -35,7 +35,8 @@ def iou(
         target: Boxes. Two identical boxes without area have loss 0 and gradient 0.
         format: What the four numbers are: two corners (xyxy), a corner and the size (xywh), or the centre and the size
             (cxcywh). x1 <= x2 and y1 <= y2.
-        eps: Added to the denominators, in squared units of the coordinates.
+        eps: Added to the denominators, in squared units of the coordinates. At 0 the loss does not depend on the unit,
+            and identical boxes have loss 0; 1e-7, which other libraries add, is much beside a box of 0.001 by 0.001.
 
     Returns:
         One value per pair, in [0, 1], unreduced.
@@ -57,7 +58,7 @@ def giou(
     target: Boxes[Tensor, "N 4"],
     *,
     format: Format = "xyxy",  # noqa: A002
-    eps: NonNegative = 1e-7,
+    eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
     r"""Intersection over union, and how much of the smallest enclosing box C belongs to neither.
 
@@ -77,7 +78,7 @@ def giou(
     """
     pair = _pair(prediction, target, format, eps)
     enclosing = area(pair.span)
-    return pair.zero_where_same(1 - pair.iou + ratio(enclosing - pair.union, enclosing + eps))
+    return pair.zero_where_same(1 - pair.iou + ratio(enclosing - pair.union, enclosing + pair.eps))
 
 
 @loss(task="boxes", kind="rows", like=iou)
@@ -86,7 +87,7 @@ def diou(
     target: Boxes[Tensor, "N 4"],
     *,
     format: Format = "xyxy",  # noqa: A002
-    eps: NonNegative = 1e-7,
+    eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
     r"""Intersection over union, and the distance ρ of the centres in diagonals c of the smallest enclosing box.
 
@@ -114,7 +115,7 @@ def ciou(
     target: Boxes[Tensor, "N 4"],
     *,
     format: Format = "xyxy",  # noqa: A002
-    eps: NonNegative = 1e-7,
+    eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
     r"""Distance-IoU, and how far the aspect ratios differ.
 
@@ -143,7 +144,7 @@ def ciou(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What two boxes have in common, (N,) or (N, 2) for x and y, float64.
+    """What two boxes have in common, (N,) or (N, 2) for x and y, float64, in units of the pair's own size.
 
     Attributes:
         prediction_size: Width and height.
@@ -153,6 +154,7 @@ class _Pair:
         span: Width and height of the smallest enclosing box.
         distance: Squared distance of the centres over the squared diagonal of the enclosing box.
         same: Whether both are one and the same box without area.
+        eps: The parameter in these units.
     """
 
     prediction_size: Tensor
@@ -162,6 +164,7 @@ class _Pair:
     span: Tensor
     distance: Tensor
     same: Tensor
+    eps: Tensor
 
     def zero_where_same(self, value: Tensor) -> Tensor:
         """The value, and 0 for a box without area that equals its target: nothing to overlap, and nothing missed."""
@@ -169,8 +172,8 @@ class _Pair:
 
 
 def _pair(prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) -> _Pair:  # noqa: A002
-    p_low, p_high = corners(prediction.double(), format)
-    t_low, t_high = corners(target.double(), format)
+    (p_low, p_high), (t_low, t_high), unit = corners(prediction, target, format)
+    eps = eps / unit / unit  # not by its square, which may vanish
     p_size, t_size = p_high - p_low, t_high - t_low
     overlap = area(torch.relu(torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)))
     union = area(p_size) + area(t_size) - overlap
@@ -184,11 +187,29 @@ def _pair(prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) 
         span=span,
         distance=ratio(between.square().sum(-1), span.square().sum(-1) + eps),
         same=(union == 0) & (p_low == t_low).all(-1) & (p_high == t_high).all(-1),
+        eps=eps,
     )
 
 
-def corners(box: Tensor, format: str) -> tuple[Tensor, Tensor]:  # noqa: A002
-    """The lower and the upper corner of each box, (N, 2) each."""
+Corners = tuple[Tensor, Tensor]
+
+
+def corners(prediction: Tensor, target: Tensor, format: str) -> tuple[Corners, Corners, Tensor]:  # noqa: A002
+    """The lower and the upper corner of each prediction and of each target, (N, 2) float64; and their unit, (N,).
+
+    The target's own first point is the origin, and the largest coordinate that then remains is the unit: a box that is
+    small beside its distance from 0 keeps all the digits of its size.
+    """
+    p, t = prediction.double(), target.double()
+    origin = t[:, :2]
+    second = origin if format == "xyxy" else torch.zeros_like(origin)  # there, it is a size
+    p, t = (box - torch.cat([origin, second], -1) for box in (p, t))
+    unit = torch.maximum(p.detach().abs().amax(-1), t.abs().amax(-1))
+    unit = unit.masked_fill(unit == 0, 1)
+    return _corners(p / unit.unsqueeze(-1), format), _corners(t / unit.unsqueeze(-1), format), unit
+
+
+def _corners(box: Tensor, format: str) -> Corners:  # noqa: A002
     first, second = box[:, :2], box[:, 2:]
     match format:
         case "xywh":

@@ -245,7 +245,8 @@ def generalized_dice(
     Args:
         region_weight: The weight w of a region with V target elements: "square" 1/V², "simple" 1/V, "uniform" 1.
         class_weight: Further factor of each of the C classes' regions; null for one each.
-        absent: A region without a target element: "keep" gives it the largest weight among the others, "ignore" none.
+        absent: A region without a target element: "keep" gives it the largest weight among the others, and 1 where
+            all regions are without; "ignore" gives it none.
 
     Returns:
         One value, (1,), or one for each image, (N,) with ``per_image``, in [0, 1], unreduced. The mean's denominator
@@ -260,17 +261,18 @@ def generalized_dice(
     """
     region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
     empty = region.target == 0
-    volume = region.target.masked_fill(empty, 1)
+    # In units of the smallest region's weight, the largest there is: that of a region of 1e-160 is infinite itself.
+    smallest = region.target.masked_fill(empty, torch.inf).amin(-1, keepdim=True)
+    smallest = smallest.masked_fill(smallest == torch.inf, 1)
     power = {"square": 2, "simple": 1, "uniform": 0}[region_weight]
-    weight = (volume**-power).masked_fill(empty, 0)
-    if absent == "keep":
-        largest = weight.amax(-1, keepdim=True) if power else torch.ones_like(weight)
-        weight = torch.where(empty, largest, weight)
+    weight = (smallest / region.target.masked_fill(empty, 1)) ** power
+    weight = weight.masked_fill(empty, 1 if absent == "keep" else 0)
+    scaled = smooth * smallest.squeeze(-1) ** power
     if class_weight is not None:
         weight = weight * regions.class_table(weight, class_weight, include_background)
     overlap = (weight * region.overlap).sum(-1)
     total = (weight * (region.prediction + region.target)).sum(-1)
-    value = 1 - regions.ratio(2 * overlap + smooth, total + smooth)
+    value = 1 - regions.ratio(2 * overlap + scaled, total + scaled)
     counts = torch.ones_like(value) if absent == "keep" else (~empty).any(-1).to(value.dtype)
     return Unreduced((value * counts).reshape(-1), counts.reshape(-1))
 

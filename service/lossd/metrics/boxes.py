@@ -23,7 +23,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10).round(2)
 
 @task("boxes")
 class Boxes(Task):
-    """Predicted boxes, each paired with its target; in float64, without the loss's ``eps``.
+    """Predicted boxes, each paired with its target; as the losses have them, but without their ``eps``.
 
     A pair whose IoU reaches a threshold is a hit. Any other is a prediction without target and a target without
     prediction, so that precision, recall and F1 are all the fraction of hits.
@@ -35,8 +35,8 @@ class Boxes(Task):
         super().__init__(view)
         self.entries = Entries(view)
         form = view.parameters.get("format") or "xyxy"
-        (self.p_low, self.p_high), (self.t_low, self.t_high) = (
-            corners(view.tensors[name].double(), form) for name in ("prediction", "target")
+        (self.p_low, self.p_high), (self.t_low, self.t_high), _ = corners(
+            view.tensors["prediction"], view.tensors["target"], form
         )
 
     @cached_property
@@ -46,12 +46,12 @@ class Boxes(Task):
 
     @cached_property
     def union(self) -> Tensor:
-        """(R,), areas."""
+        """(R,), areas in the pair's own unit."""
         return area(self.p_high - self.p_low) + area(self.t_high - self.t_low) - self.intersection
 
     @cached_property
     def intersection(self) -> Tensor:
-        """(R,), areas."""
+        """(R,), areas in the pair's own unit."""
         overlap = torch.minimum(self.p_high, self.t_high) - torch.maximum(self.p_low, self.t_low)
         return area(overlap.clamp(min=0))
 
