@@ -24,7 +24,7 @@ from lossd.job import UNIVERSAL, Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
-from lossd.validation import check
+from lossd.validation import check, dropped_rows, without_dropped
 from lossd_client.errors import InternalError, Problem
 
 __all__ = ["Batch", "evaluate"]
@@ -181,17 +181,18 @@ class _Evaluation:
         """Loss and gradient, a tensor operation for each step of them."""
         recipe, device = self.recipe, self.batch.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
-        safe, problems = check(recipe, on_device, self.segments)
+        # A composed loss has no samples of its own: sample weights are for its terms.
+        weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
+        self.dropped = dropped_rows(weight)
+        safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
         self.dtype = torch.float64 if recipe.wide else torch.float32
         self.tensors = {
             name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
-        # A composed loss has no samples of its own: sample weights are for its terms.
-        weight = safe.get("sample_weight") if recipe.kind != "composed" else None
         self.cotangent = safe.get("cotangent")
-        self.sample_weight = None if weight is None else weight.to(torch.float64)
+        self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
             self._evaluate_loss(REGISTRY[recipe.loss])
         return problems
@@ -217,7 +218,7 @@ class _Evaluation:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
         extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
-        raised = [segments.sum(flag.long().reshape(segments.total, -1).sum(1)).double() for flag in flags.values()]
+        raised = [self._times(flag) for flag in flags.values()]
         columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
 
         def count_non_finite(name: str, position: int) -> int:
@@ -227,6 +228,13 @@ class _Evaluation:
         described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
         for of_request, more in zip(self.answers, described, strict=True):
             of_request.update(more)
+
+    def _times(self, flag: Tensor) -> Tensor:
+        """How often a flag was raised in each request's rows that count, (B,) float64."""
+        of_rows = flag.long().reshape(self.segments.total, -1).sum(1)
+        if self.dropped is not None:
+            of_rows = of_rows.masked_fill(self.dropped, 0)
+        return self.segments.sum(of_rows).double()
 
     def _differentiate(self, loss: Loss, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
         """The unreduced loss and the gradient of each request's answer with respect to the inputs asked for."""

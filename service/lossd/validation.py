@@ -2,7 +2,7 @@
 
 The common case costs one pass per tensor and one synchronisation per batch: the smallest and the largest entry of each
 tensor decide it. Only where they fail is the fault located, its request turned into an error, and the entry replaced by
-a harmless one, so that the neighbours in the batch go on.
+a harmless one, so that the neighbours in the batch go on. What a dropped row holds is not looked at.
 """
 
 from __future__ import annotations
@@ -19,9 +19,30 @@ from lossd.losses.reduction import Segments
 from lossd_client.errors import InvalidValue, Problem
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["check"]
+__all__ = ["check", "dropped_rows", "without_dropped"]
 
 UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
+
+HARMLESS = {"sign": 1}
+"""What a dropped row holds instead of its own entries, by domain; 0 unless listed."""
+
+
+def dropped_rows(weight: Tensor | None) -> Tensor | None:
+    """Which rows (R,) count nothing, given their weights; None where all count."""
+    dropped = None if weight is None else weight == 0
+    return dropped if dropped is not None and bool(dropped.any()) else None
+
+
+def without_dropped(recipe: Recipe, tensors: Mapping[str, Tensor], dropped: Tensor | None) -> dict[str, Tensor]:
+    """The tensors with harmless entries in the rows that were dropped, whatever those held."""
+    if dropped is None:
+        return dict(tensors)
+    rows = {c.name for c in recipe.inputs if c.per_row and c.name != "sample_weight"}
+
+    def filled(name: str, tensor: Tensor) -> Tensor:
+        return tensor.masked_fill(dropped.reshape(-1, *(1,) * (tensor.ndim - 1)), HARMLESS.get(recipe.domains[name], 0))
+
+    return {name: filled(name, tensor) if name in rows else tensor for name, tensor in tensors.items()}
 
 
 def check(
@@ -170,7 +191,8 @@ def _describe(
                 "expected; set format for boxes given by their size"
             )
         case _:
-            return f"finite values expected, found {value} at {place}; drop the entry with sample_weight 0 or a mask"
+            remedy = "; a sample_weight of 0 leaves a sample out" if recipe.kind == "rows" else ""
+            return f"finite values expected, found {value} at {place}{remedy}"
 
 
 def _spelled(entry: Tensor) -> str:
