@@ -94,6 +94,7 @@ def test_a_task_has_its_picture(binary: list[Path], tmp_path: Path) -> None:
     [
         ("roc", "ROC curve"),
         ("pr", "Precision over recall"),
+        ("confusion", "Confusion matrix"),
         ("reliability", "Reliability"),
         ("curve", "bce_with_logits over"),
     ],
@@ -117,6 +118,22 @@ def test_classes_have_a_confusion_matrix_and_regression_its_loss(tmp_path: Path)
     assert "huber, delta 2" in path.read_text()
     refused = lossd("evaluate", tmp_path / "numbers.npz", *arguments, "--plot-kind", "roc")
     assert (refused.exit_code, "roc of regression cannot be drawn; there is curve" in refused.stderr) == (2, True)
+
+
+def test_labels_have_a_matrix_each_which_is_listed_and_not_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "labels.npz"
+    np.savez(path, prediction=np.array([[1.0, -1], [1, 1], [-1, 1]]), target=np.array([[1, 0], [0, 1], [1, 1]]))
+    asked = ("evaluate", path, "--task", "multilabel", "--metrics", "confusion_matrix")
+    assert re.search(r"^1 +1 +0 +0 +2 *$", lossd(*asked).stdout, re.MULTILINE)
+    refused = lossd(*asked, "--plot", tmp_path / "out.svg", "--plot-kind", "confusion")
+    assert (refused.exit_code, "confusion of multilabel cannot be drawn" in refused.stderr) == (2, True)
+
+
+def test_of_very_many_classes_the_counts_are_not_taken_for_a_matrix(tmp_path: Path) -> None:
+    path = tmp_path / "classes.npz"
+    np.savez(path, prediction=np.eye(300, dtype=np.float32), target=np.arange(300))
+    found = lossd("evaluate", path, "--task", "multiclass")
+    assert (found.exit_code, "is / predicted" in found.stdout) == (0, False)
 
 
 # metrics

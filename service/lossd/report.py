@@ -79,8 +79,17 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
         for index, count in enumerate(support):
             table.add_row(str(index), *(_number(v["per_class"][index]) for v in averaged.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
-    if matrix and len(matrix) <= MAX_CLASSES:
-        yield Padding(_confusion(matrix), (1, 0, 0, 0), expand=False)
+    if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
+        several = isinstance(matrix[0][0], Sequence)
+        yield Padding(_of_labels(matrix) if several else _confusion(matrix), (1, 0, 0, 0), expand=False)
+
+
+def _of_labels(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:
+    """The four counts of each label's matrix."""
+    table = _table("label", "tn", "fp", "fn", "tp")
+    for index, matrix in enumerate(matrices):
+        table.add_row(str(index), *(_number(count) for row in matrix for count in row))
+    return table
 
 
 def _confusion(matrix: Sequence[Sequence[float]]) -> Table:

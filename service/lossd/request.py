@@ -56,6 +56,11 @@ class MetricOptions(_Options):
         None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
     )
     beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
+    weights: Literal["none", "linear", "quadratic"] = Field(
+        "none",
+        description="cohen_kappa of several classes: what a disagreement counts, always 1 or by the distance of the "
+        "classes' indices.",
+    )
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
         5, description="How many of the best count, in top_k_accuracy and the metrics named @k."
     )

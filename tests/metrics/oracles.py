@@ -120,7 +120,11 @@ def _kappa(s: Sample) -> Any:
     w = s.weight > 0
     if len(np.unique(np.concatenate([s.true[w], s.said[w]]))) < 2:
         return UNDEFINED
-    return sk.cohen_kappa_score(s.true, s.said, sample_weight=s.weight)
+    weights = s.options.get("weights", "none")
+    return sk.cohen_kappa_score(
+        s.true, s.said, labels=range(s.classes) if s.said.dtype != bool else None, sample_weight=s.weight,
+        weights=None if weights == "none" else weights,
+    )  # fmt: skip
 
 
 def _balanced(s: Sample) -> Any:
@@ -329,6 +333,8 @@ DECISIONS: dict[str, Oracle] = {
     ),
     "balanced_accuracy": _balanced,
     "mcc": _mcc,
+    "cohen_kappa": _kappa,
+    "confusion_matrix": lambda s: _cells(s).tolist(),
     "auroc": _auroc,
     "average_precision": _average_precision,
 }
@@ -368,14 +374,16 @@ def _each(function: Oracle) -> Oracle:
     return lambda s: [function(s.label(k)) for k in range(s.classes)]
 
 
+CELLS = ("tp", "fp", "fn", "tn")
 CALIBRATED = ("accuracy", "log_loss", "brier", "ece", "reliability")
 
 MULTILABEL: dict[str, Oracle] = {
-    **{name: _each(BINARY[name]) for name in ("tp", "fp", "fn", "tn", "support", "roc_curve", "pr_curve")},
+    **{name: _each(BINARY[name]) for name in (*CELLS, "support", "roc_curve", "pr_curve")},
+    "confusion_matrix": lambda s: sk.multilabel_confusion_matrix(s.true, s.said, sample_weight=s.weight).tolist(),
     **{
         name: _of_labels(BINARY[name])
         for name in (
-            *("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc"),
+            *("precision", "recall", "specificity", "f1", "iou", "f_beta", "balanced_accuracy", "mcc", "cohen_kappa"),
             *("auroc", "average_precision"),
         )
     },

@@ -102,12 +102,33 @@ def test_a_dropped_sample_leaves_no_trace_even_of_nan(table, name):
     alike(found, expected)
 
 
+COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix")
+
+
+@pytest.mark.parametrize("exponent", [-1000, 1000])
+@pytest.mark.parametrize(("table", "name"), WEIGHTED)
+def test_weights_of_any_size_give_the_same_ratios_to_the_last_bit(table, name, exponent):
+    _, requests, _ = batch(table, 3, weighted=True, ignoring=False)
+    heavier = [{**request, "sample_weight": request["sample_weight"] * 2.0**exponent} for request in requests]
+    of_weights = measure(table.task, requests, [name], activation=table.activation)
+    for found, expected in zip(
+        measure(table.task, heavier, [name], activation=table.activation), of_weights, strict=True
+    ):
+        if name == "reliability":
+            count = found[name].pop("count")
+            assert count == [n * 2.0**exponent for n in expected[name].pop("count")]
+        if name in COUNTS:
+            assert np.array_equal(found[name], np.array(expected[name]) * 2.0**exponent)
+        else:
+            assert found == expected
+
+
 @pytest.mark.parametrize(("table", "name"), WEIGHTED)
 def test_a_request_in_which_nothing_counts_is_undefined_not_an_error(table, name):
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
     dropped = [{**r, "sample_weight": np.full(rows_of(r), float(i != 1))} for i, r in enumerate(requests)]
     answer = measure(table.task, dropped, [name], activation=table.activation)[1]
-    if name in ("tp", "fp", "fn", "tn", "support", "confusion_matrix"):
+    if name in COUNTS:
         assert not np.any(answer[name])
         assert "undefined" not in answer
     else:

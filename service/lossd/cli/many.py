@@ -91,8 +91,9 @@ class _Rows:
             self._rows.append((outcome.source.name, _said(outcome.problem)))
             return
         self._rows.append((outcome.source.name, dict(figures(evaluation))))
-        if (matrix := evaluation.metrics.get("confusion_matrix")) is not None:
-            self._add_matrix(np.asarray(matrix))
+        matrix = np.asarray(evaluation.metrics.get("confusion_matrix"))
+        if matrix.ndim == 2:  # neither the counts of very many classes nor a matrix for each label
+            self._add_matrix(matrix)
 
     def _add_matrix(self, matrix: np.ndarray[Any, Any]) -> None:
         """Files need not know the same number of classes: the first ones are the same."""

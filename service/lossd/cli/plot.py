@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Image", "curve_document", "kind_for", "metrics_of", "write"]
 
-# Of each kind the metric it draws, and the one that sums it up.
+# Of each kind the metric it draws, and the one that sums it up. Of a task the first it has is drawn.
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "confusion": ("confusion_matrix",),
     "roc": ("roc_curve", "auroc"),
     "pr": ("pr_curve", "average_precision"),
+    "confusion": ("confusion_matrix",),
     "reliability": ("reliability", "ece"),
     "curve": (),
 }
@@ -53,7 +53,10 @@ def kind_for(task: str, asked: str | None, *, loss: str | None) -> str:
 def metrics_of(kind: str, task: str) -> list[str]:
     """What a picture of that kind needs to know; nothing where the task has not got it."""
     from lossd.metrics import METRICS
+    from lossd.metrics.counts import LABELS
 
+    if kind == "confusion" and task in LABELS:  # which have a matrix each
+        return []
     has = METRICS.get(task, {})
     return [name for name in KINDS[kind] if name in has] if KINDS[kind] and KINDS[kind][0] in has else []
 

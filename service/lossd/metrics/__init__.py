@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lossd.metrics import (
     adversarial,
+    agreement,
     autoencoder,
     binary,
     boxes,
@@ -40,6 +41,7 @@ __all__ = [
     "Task",
     "View",
     "adversarial",
+    "agreement",
     "autoencoder",
     "binary",
     "boxes",

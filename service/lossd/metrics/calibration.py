@@ -17,7 +17,7 @@ from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
 from lossd.metrics.counts import BINARY, CLASSES, LABELS
 from lossd.metrics.entries import entrywise
-from lossd.metrics.registry import Array, metric
+from lossd.metrics.registry import Array, metric, spell
 
 __all__: list[str] = []
 
@@ -154,8 +154,7 @@ def _of_decisions(task: Binary, function: Any) -> Tensor:
 
 
 def _mean(task: Binary | Classes, name: str, values: Tensor) -> list[Any]:
-    numerator, denominator = task.entries.total(values), task.entries.size(values.shape)
-    return task.quotients(name, numerator, denominator, of=() if task.averaged else (1,))
+    return task.quotients(name, *task.entries.mean_of(values), of=() if task.averaged else (1,))
 
 
 def _calibration_error(task: Binary | Classes, confidences: Tensor, right: Tensor) -> list[Any]:
@@ -171,9 +170,10 @@ def _reliability(task: Binary | Classes, confidences: Tensor, right: Tensor) -> 
         task.entries.tally(bin_of, bins, values) for values in (None, confidences, right.double())
     )
     answers: list[Any] = []
+    counts = spell(task.entries.counts(count))
     for request, (n, of, hits) in enumerate(zip(count, confidence, accuracy, strict=True)):
         if n.any():
-            answers.append({"confidence": _means(of, n), "accuracy": _means(hits, n), "count": n.tolist()})
+            answers.append({"confidence": _means(of, n), "accuracy": _means(hits, n), "count": counts[request]})
         else:
             task.undefined[request]["reliability"] = [] if task.averaged else [1]
             answers.append(None)

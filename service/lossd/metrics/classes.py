@@ -12,10 +12,10 @@ from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.activation import class_probabilities
 from lossd.metrics.averages import Averages, macro_and_weighted
-from lossd.metrics.counts import CLASSES, Counts
+from lossd.metrics.counts import CLASSES, Counts, others
 from lossd.metrics.entries import Entries, entrywise, most_likely
 from lossd.metrics.ranking import Ranking, bounded
-from lossd.metrics.registry import Array, View, metric, task
+from lossd.metrics.registry import Array, View, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 
 __all__ = ["Classes", "matrices_fit"]
@@ -85,9 +85,7 @@ class Classes(Counts):
     @cached_property
     def negatives(self) -> Array:
         """Entries of the other classes."""
-        present = self.actual > 0
-        others = present.sum(1, keepdims=True) > present
-        return np.where(others, self.actual.sum(1, keepdims=True) - self.actual, 0)
+        return others(self.actual)
 
     @cached_property
     def right(self) -> tuple[Array, Array]:
@@ -180,14 +178,13 @@ def confusion_matrix(classes: Classes) -> Sequence[Any]:
     """
     if classes.classes > MATRIX_CLASSES:
         counts = (classes.tp, classes.fp, classes.fn, classes.tn)
-        rows = zip(*(c.tolist() for c in counts), strict=True)
+        rows = zip(*(classes.per_class(c) for c in counts), strict=True)
         return [dict(zip(("tp", "fp", "fn", "tn"), row, strict=True)) for row in rows]
     if classes.matrices is not None:
-        matrices: list[Any] = classes.matrices.tolist()
-        return matrices
+        return classes.per_class(classes.matrices)
     shape = (classes.classes, classes.classes)
     tallies = classes.entries.tallies(classes.pairs, classes.classes**2)
-    return [tally.reshape(shape).tolist() for tally in tallies]
+    return [spell(tally.reshape(shape)) for tally in tallies]
 
 
 @metric(*CLASSES, options=("k",))

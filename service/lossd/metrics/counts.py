@@ -14,9 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lossd.metrics.averages import Averages, average, complete
-from lossd.metrics.registry import Array, Floats, Task, metric
+from lossd.metrics.entries import Entries
+from lossd.metrics.registry import Array, Floats, Task, metric, spell
 
-__all__ = ["ADVERSARIAL", "BINARY", "CLASSES", "DISTANCES", "LABELS", "ONE_CLASS", "Counts"]
+__all__ = [
+    "ADVERSARIAL",
+    "BINARY",
+    "CLASSES",
+    "DISTANCES",
+    "LABELS",
+    "ONE_CLASS",
+    "Counts",
+    "above",
+    "of_four",
+    "others",
+]
 
 # The tasks that count, by what they decide.
 BINARY = ("binary",)
@@ -29,6 +41,9 @@ CLASSES = ("multiclass", "segmentation")
 TOGETHER = ("precision", "recall", "f1", "iou")
 # Of each: the factor of tp above, and those of tp, predicted and actual beneath.
 TERMS = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [2, 0, 1, 1], [1, -1, 1, 1]], float)
+
+# Beyond, F-beta is precision or recall to the last digit, and the square of beta leaves the range of float64.
+BETAS = (1e-140, 1e140)
 
 
 class Counts(Task):
@@ -44,6 +59,11 @@ class Counts(Task):
     averaged: ClassVar[bool] = True
     absent_count: ClassVar[bool] = False
     tp: Array
+
+    @cached_property
+    def entries(self) -> Entries:
+        """Those that count."""
+        raise NotImplementedError
 
     @cached_property
     def negatives(self) -> Array:
@@ -78,7 +98,9 @@ class Counts(Task):
     @property
     def tn(self) -> Array:
         """Entries that neither are of the class nor said to be."""
-        return self.negatives - self.fp
+        # Sums of weights in another order may differ by their rounding.
+        rest: Array = np.maximum(self.negatives - self.fp, 0)
+        return rest
 
     @cached_property
     def present(self) -> Array:
@@ -139,8 +161,7 @@ class Counts(Task):
 
     def per_class(self, counts: Array) -> list[Any]:
         """The counts themselves: a number, or one for each class."""
-        answer: list[Any] = counts.tolist() if self.averaged else counts[:, 0].tolist()
-        return answer
+        return spell(self.entries.counts(counts if self.averaged else counts[:, 0]))
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
@@ -236,13 +257,23 @@ def support(counts: Counts) -> Sequence[Any]:
     return counts.per_class(counts.actual)
 
 
+@metric(*ONE_CLASS, *LABELS)
+def confusion_matrix(counts: Counts) -> Sequence[Any]:
+    """Decisions by what is so (rows) and what is decided (columns), no before yes: [[tn, fp], [fn, tp]].
+
+    Of several labels, a list of such. Equals sklearn.metrics.confusion_matrix, and multilabel_confusion_matrix.
+    """
+    cells = np.stack([counts.tn, counts.fp, counts.fn, counts.tp], -1)
+    return counts.per_class(cells.reshape(*cells.shape[:2], 2, 2))
+
+
 @metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",))
 def f_beta(counts: Counts) -> Sequence[Any]:
     """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
 
     Equals sklearn.metrics.fbeta_score.
     """
-    square = counts.view.options["beta"] ** 2
+    square = float(np.clip(counts.view.options["beta"], *BETAS)) ** 2
     return counts.ratio("f_beta", (1 + square) * counts.tp, square * counts.actual + counts.predicted)
 
 
@@ -252,7 +283,7 @@ def balanced_accuracy(counts: Counts) -> Sequence[Any]:
 
     Equals sklearn.metrics.balanced_accuracy_score.
     """
-    return _of_four(counts, "balanced_accuracy", _balanced)
+    return of_four(counts, "balanced_accuracy", _balanced)
 
 
 @metric(*CLASSES, name="balanced_accuracy")
@@ -263,48 +294,19 @@ def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
     return counts.quotients("balanced_accuracy", recalls.sum(-1), some.sum(-1))
 
 
-@metric(*ONE_CLASS, *LABELS)
-def mcc(counts: Counts) -> Sequence[Any]:
-    """Matthews' correlation coefficient, in [-1, 1]; undefined where prediction or target is constant.
-
-    Equals sklearn.metrics.matthews_corrcoef, whose 0 for constant input is the option ``zero_division`` = 0 here.
-    """
-    return _of_four(counts, "mcc", _matthews)
+def above(counts: Floats) -> Floats:
+    """Of each class, the counts of those with a higher index: (B, C) to (B, C)."""
+    sums = np.zeros_like(counts)
+    sums[:, :-1] = counts[:, :0:-1].cumsum(-1)[:, ::-1]
+    return sums
 
 
-@metric(*CLASSES, name="mcc")
-def mcc_of_classes(counts: Counts) -> Sequence[Any]:
-    """Matthews' correlation coefficient R_K, a plain number; undefined where prediction or target is constant.
-
-    Equals sklearn.metrics.matthews_corrcoef, whose 0 for constant input is the option ``zero_division`` = 0 here.
-
-    References:
-        J. Gorodkin, Comparing two K-category assignments by a K-category correlation coefficient, 2004.
-    """
-    predicted, actual = counts.predicted.astype(float), counts.actual.astype(float)
-    total = counts.right[1].astype(float)
-    covariance = counts.tp.sum(-1) * total - (predicted * actual).sum(-1)
-    spread = np.sqrt((total**2 - (predicted**2).sum(-1)).clip(0) * (total**2 - (actual**2).sum(-1)).clip(0))
-    # Asked of the counts, not of the spread, which rounding of weighted counts keeps from being 0.
-    constant = ((predicted > 0).sum(-1) < 2) | ((actual > 0).sum(-1) < 2)
-    return counts.numbers("mcc", covariance / np.where(constant, 1, spread), constant)
+def others(counts: Floats) -> Floats:
+    """Of each class, the counts of all others; without a difference, which would lose those that weigh little."""
+    return above(counts) + above(counts[:, ::-1])[:, ::-1]
 
 
-@metric(*CLASSES)
-def cohen_kappa(counts: Counts) -> Sequence[Any]:
-    """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
-
-    Undefined where prediction and target are the same single class. Equals sklearn.metrics.cohen_kappa_score.
-    """
-    total = counts.right[1].astype(float)
-    safe = np.where(total > 0, total, 1)
-    agreement = counts.tp.sum(-1) / safe
-    chance = ((counts.predicted / safe[:, None]) * (counts.actual / safe[:, None])).sum(-1)
-    constant = counts.present.sum(-1) < 2
-    return counts.numbers("cohen_kappa", (agreement - chance) / np.where(constant, 1, 1 - chance), constant)
-
-
-def _of_four(counts: Counts, name: str, function: Any) -> list[Any]:
+def of_four(counts: Counts, name: str, function: Any) -> list[Any]:
     """A metric that is a function of tp, fp, fn and tn but not a ratio of them."""
     four = [c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn)]
     values, defined = function(*four)
@@ -321,9 +323,3 @@ def _balanced(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, A
     specificity = tn / np.where(negatives > 0, negatives, 1)
     sides = (positives > 0).astype(float) + (negatives > 0)
     return (recall + specificity) / np.maximum(sides, 1), sides > 0
-
-
-def _matthews(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, Array]:
-    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    defined = margins > 0
-    return (tp * tn - fp * fn) / np.sqrt(np.where(defined, margins, 1)), defined

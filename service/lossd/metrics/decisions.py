@@ -76,6 +76,12 @@ class Decided(Counts):
         """Entries that are not positive."""
         return self.cells[..., 1] + self.cells[..., 3]
 
+    @property
+    def tn(self) -> Array:
+        """Entries that neither are positive nor decided to be."""
+        tn: Array = self.cells[..., 3]
+        return tn
+
     @cached_property
     def right(self) -> tuple[Array, Array]:
         """Right decisions and all decisions of each request, whatever the label."""

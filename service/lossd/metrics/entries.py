@@ -24,6 +24,9 @@ BLOCK = 1 << 18
 class Entries:
     """The entries of a batch that count, and their sums by request.
 
+    Samples weigh what they do up to a power of two, by which each request's largest weight comes to lie in [1/2, 1):
+    ratios stay what they are to the last bit, and products of sums of weights stay within float64.
+
     Args:
         view: The batch.
         ignored: (R, I) bool, the entries that do not count; None where all do.
@@ -32,12 +35,25 @@ class Entries:
     def __init__(self, view: View, ignored: Tensor | None = None) -> None:
         self.view = view
         self.segments = view.segments
-        self.weight = view.sample_weight
-        if self.weight is not None:
+        self.weight: Tensor | None = None
+        if view.sample_weight is not None:
+            weight = view.sample_weight.numpy(force=True)
+            self._exponent = np.frexp(np.maximum.reduceat(weight, self.segments.starts))[1]
+            scaled = np.ldexp(weight, -np.repeat(self._exponent, self.segments.rows))
+            if (lost := (scaled == 0) & (weight > 0)).any():  # beside one that is 1e300 times as large
+                scaled[lost] = np.finfo(float).smallest_subnormal
+            self.weight = torch.from_numpy(scaled).to(view.sample_weight.device)
             # Dropped, rather than multiplied with 0: a NaN in a dropped row must not come back.
             dropped = (self.weight == 0).unsqueeze(1)
             ignored = dropped if ignored is None else ignored | dropped
         self.ignored = ignored
+
+    def counts(self, sums: Array) -> Array:
+        """Sums of weights, (B, ...), by the weights as they were sent."""
+        if self.weight is None:
+            return sums
+        weighed: Array = np.ldexp(sums, self._exponent.reshape(-1, *(1,) * (sums.ndim - 1)))
+        return weighed
 
     def by_row(self) -> Entries:
         """The same entries, each row a request of its own, each that counts counting one."""
@@ -66,10 +82,11 @@ class Entries:
         return self._tally(key, count * cells, slice(None), values).reshape(count, cells)
 
     def tallies(self, key: Tensor, cells: int) -> Iterator[Array]:
-        """As :meth:`tally`, (cells,) of one request after the other, where those of all would be too large."""
+        """The counts of :meth:`tally`, (cells,) of one request after the other, where those of all are too large."""
         for request in range(self.segments.count):
             rows = self.rows_of(request)
-            yield self._tally(key[rows], cells, rows, None)
+            tally = self._tally(key[rows], cells, rows, None)
+            yield tally if self.weight is None else np.ldexp(tally, self._exponent[request])
 
     def _tally(self, key: Tensor, cells: int, rows: slice, values: Tensor | None) -> Array:
         if self.ignored is not None:
@@ -100,6 +117,14 @@ class Entries:
             return self.segments.lengths.numpy(force=True) * shape[1]
         rows = (~self.ignored).expand(shape).sum(1)
         return self.segments.sum(rows if self.weight is None else rows * self.weight).numpy(force=True)
+
+    def mean_of(self, values: Tensor) -> tuple[Floats, Array]:
+        """What the mean of each request's entries is the quotient of: (R, I) to (B,) and (B,)."""
+        total, size = self.total(values), self.size(values.shape)
+        if (large := np.isinf(total)).any():  # a sum of numbers may be too large where their mean is not
+            total = np.where(large, self.total(values.double() * 2.0**-64), total)
+            size = np.where(large, size * 2.0**-64, size)
+        return total, size
 
     def row_means(self, values: Floats, defined: Array) -> tuple[Floats, Array]:
         """The mean over each request's rows, those that are defined: (R, K) to (B, K), and whether there is one.

@@ -17,9 +17,17 @@ from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
 __all__ = ["Regression"]
 
 
+# Sums of squares between these are right as they are: none of their terms that count was too large or too small for
+# float64.
+SAFE = (1e-280, 1e300)
+
+
 @task("regression")
 class Regression(Task):
     """Errors and targets, flattened; computed in float64. Of a loss of log-rates, the errors are those of the rates.
+
+    Numbers whose squares or sums leave the range of float64 are summed up to a power of two, and ratios are taken of
+    such sums: they are right wherever the numbers themselves are.
 
     Attributes:
         target: (R, I).
@@ -32,6 +40,7 @@ class Regression(Task):
         self.target = target.reshape(target.shape[0], -1)
         self.entries = Entries(view)
         self.size = self.entries.size(self.target.shape)
+        self.some = np.where(self.size > 0, self.size, 1)
 
     @cached_property
     def prediction(self) -> Tensor:
@@ -50,17 +59,28 @@ class Regression(Task):
             SAMPLE_WEIGHT,
         )
 
-    def totals(self, function: Callable[..., list[Tensor]], *others: Tensor) -> Floats:
-        """Sums over the elements that count, (B, K), of the K results of ``function(prediction, target, *others)``."""
+    def totals(self, function: Callable[..., list[Tensor]], *of_request: Floats) -> Floats:
+        """Sums over the elements that count, (B, K), of the K results of ``function(prediction, target, ...)``.
+
+        Args:
+            function: Blocks (r, i) of both, and of each request's number (r, 1), to K blocks (r, i); all float64.
+            of_request: (B,) each.
+        """
+        spread = (self.spread(numbers).expand(self.target.shape) for numbers in of_request)
 
         def sums(*parts: Tensor) -> Tensor:
             return torch.stack([term.sum(1) for term in function(*(part.double() for part in parts))], 1)
 
-        return self.entries.total_of_rows(rowwise(sums, self.prediction, self.target, *others))
+        return self.entries.total_of_rows(rowwise(sums, self.prediction, self.target, *spread))
 
-    def mean(self, name: str, totals: Floats) -> list[Any]:
-        """Totals per element that counts, as answers."""
-        return self.quotients(name, totals, self.size)
+    def spread(self, numbers: Floats) -> Tensor:
+        """Each request's number for each of its rows: (B,) to (R, 1) float64."""
+        rows = np.repeat(np.asarray(numbers, float), self.view.segments.rows)
+        return torch.from_numpy(rows).to(self.target.device).unsqueeze(1)
+
+    def mean(self, name: str, totals: Floats, exponents: Array | int = 0) -> list[Any]:
+        """Totals, to be taken times two to the ``exponents``, per element that counts, as answers."""
+        return self.numbers(name, np.ldexp(totals / self.some, exponents), self.size == 0)
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -78,35 +98,73 @@ class Regression(Task):
         return rowwise(sums, self.prediction, self.target, join=join)
 
     @cached_property
-    def errors(self) -> Floats:
+    def _plain(self) -> Floats:
         """(B, 5): sums of the errors, of their sizes, of their squares, of the predictions and of the targets."""
         if (counted := self.view.counted.get("errors")) is not None:
             return counted
         return self.entries.total_of_rows(self._rows[:, :5])
 
     @cached_property
+    def errors(self) -> tuple[Floats, Array]:
+        """(B, 3): sums of the errors, of their sizes and of their squares, times powers of two; (B,): their exponents.
+
+        An exponent is that of the errors: squares are to be taken times two to twice of it.
+        """
+        plain = self._plain[:, :3]
+        exponents = np.zeros(self.count, int)
+        if (np.isfinite(plain).all(1) & _safe(plain[:, 2], self.largest == 0)).all():
+            return plain, exponents
+        halves = np.isinf(self.largest)  # differences of numbers of opposite sign may be twice as large as any number
+        largest = np.where(halves, self._most(lambda p, t: (p / 2 - t / 2).abs()), self.largest)
+        exponents = np.frexp(largest)[1]
+
+        def scaled(p: Tensor, t: Tensor, half: Tensor, first: Tensor, second: Tensor) -> list[Tensor]:
+            error = (p * half - t * half) * first * second
+            return [error, error.abs(), error.square()]
+
+        return self.totals(scaled, np.where(halves, 0.5, 1), *_powers(-exponents)), exponents + halves
+
+    @cached_property
     def largest(self) -> Floats:
         """(B,): the largest size of an error."""
         if (counted := self.view.counted.get("largest")) is not None:
             return counted
-        rows = self._rows[:, 5]
+        return self._largest_of(self._rows[:, 5])
+
+    def _most(self, function: Callable[[Tensor, Tensor], Tensor]) -> Floats:
+        """(B,): the largest of what ``function`` makes of the elements that count, which is never negative."""
+
+        def largest(prediction: Tensor, target: Tensor) -> Tensor:
+            return function(prediction.double(), target.double()).amax(1, keepdim=True)
+
+        return self._largest_of(rowwise(largest, self.prediction, self.target, join=torch.maximum)[:, 0])
+
+    def _largest_of(self, rows: Tensor) -> Floats:
         if self.entries.weight is not None:
             rows = rows.masked_fill(self.entries.weight == 0, 0)
         return np.maximum.reduceat(rows.numpy(force=True), self.view.segments.starts)
 
     @cached_property
-    def means(self) -> tuple[Tensor, Tensor]:
-        """Each request's mean prediction and mean target, spread over its elements."""
-        means = self.errors[:, 3:] / np.where(self.size > 0, self.size, 1)[:, None]
-        rows = torch.from_numpy(means).to(self.target.device)[self.view.segments.index]
-        return rows[:, :1].expand(self.target.shape), rows[:, 1:].expand(self.target.shape)
+    def target_spread(self) -> tuple[Floats, Array]:
+        """(B,): sums of the squared distances of the targets from their mean, and the exponents of four to go with."""
+        plain = self.view.counted.get("target_spread")
+        if plain is None:
+            mean = self._plain[:, 4] / self.some
+            plain = self.totals(lambda _, t, mean: [(t - mean).square()], mean)[:, 0]
+        if _safe(plain, self.constant_target).all():
+            return plain, np.zeros(self.count, int)
+        exponents, mean = self.scale(of_target=True)
 
-    @cached_property
-    def target_spread(self) -> Floats:
-        """(B,): sums of the squared distances of the targets from their mean."""
-        if (counted := self.view.counted.get("target_spread")) is not None:
-            return counted
-        return self.totals(lambda _, t, mean: [(t - mean).square()], self.means[1])[:, 0]
+        def squared(_: Tensor, t: Tensor, first: Tensor, second: Tensor, mean: Tensor) -> list[Tensor]:
+            return [(t * first * second - mean).square()]
+
+        return self.totals(squared, *_powers(-exponents), mean)[:, 0], exponents
+
+    def scale(self, *, of_target: bool) -> tuple[Array, Floats]:
+        """(B,) each: the exponent that brings the largest target or prediction below 1, and their mean by it."""
+        exponents = np.frexp(self._most(lambda p, t: (t if of_target else p).abs()))[1]
+        sums = self.totals(lambda p, t, one, two: [(t if of_target else p) * one * two], *_powers(-exponents))
+        return exponents, sums[:, 0] / self.some
 
     @cached_property
     def constant_target(self) -> Array:
@@ -125,30 +183,50 @@ class Regression(Task):
         lowest = np.minimum.reduceat(low.numpy(force=True), starts)
         return lowest >= np.maximum.reduceat(high.numpy(force=True), starts)
 
+    def explained(self, name: str, unexplained: Floats, exponents: Array) -> list[Any]:
+        """1 − sums of squares, times four to the ``exponents``, over the target's; undefined where that is constant."""
+        spread, of_spread = self.target_spread
+        ratio = unexplained / np.where(self.constant_target, 1, spread)
+        return self.numbers(name, 1 - np.ldexp(ratio, 2 * (exponents - of_spread)), self.constant_target)
+
+
+def _safe(squares: Floats, zero: Array) -> Array:
+    """Whether sums of squares are neither too large nor too small, or ``zero``, which they then are."""
+    return ((squares > SAFE[0]) & (squares < SAFE[1])) | zero
+
+
+def _powers(exponents: Array) -> tuple[Floats, Floats]:
+    """Two factors that multiply by two to the exponents; one alone may be too large or too small for float64."""
+    first = exponents // 2
+    return np.ldexp(1.0, first), np.ldexp(1.0, exponents - first)
+
 
 @metric("regression", default=True)
 def mae(task: Regression) -> Sequence[Any]:
     """The mean absolute error. Equals sklearn.metrics.mean_absolute_error."""
-    return task.mean("mae", task.errors[:, 1])
+    sums, exponents = task.errors
+    return task.mean("mae", sums[:, 1], exponents)
 
 
 @metric("regression", default=True)
 def mse(task: Regression) -> Sequence[Any]:
     """The mean squared error. Equals sklearn.metrics.mean_squared_error."""
-    return task.mean("mse", task.errors[:, 2])
+    sums, exponents = task.errors
+    return task.mean("mse", sums[:, 2], 2 * exponents)
 
 
 @metric("regression", default=True)
 def rmse(task: Regression) -> Sequence[Any]:
     """The root of the mean squared error, in the units of the target."""
-    size = task.size
-    return task.numbers("rmse", np.sqrt(task.errors[:, 2] / np.where(size > 0, size, 1)), size == 0)
+    sums, exponents = task.errors
+    return task.numbers("rmse", np.ldexp(np.sqrt(sums[:, 2] / task.some), exponents), task.size == 0)
 
 
 @metric("regression", default=True)
 def bias(task: Regression) -> Sequence[Any]:
     """The mean of prediction − target: positive where predictions are too high."""
-    return task.mean("bias", task.errors[:, 0])
+    sums, exponents = task.errors
+    return task.mean("bias", sums[:, 0], exponents)
 
 
 @metric("regression", default=True)
@@ -163,8 +241,8 @@ def r2(task: Regression) -> Sequence[Any]:
 
     Undefined for a constant target, which nothing explains. Equals sklearn.metrics.r2_score elsewhere.
     """
-    constant = task.constant_target
-    return task.numbers("r2", 1 - task.errors[:, 2] / np.where(constant, 1, task.target_spread), constant)
+    sums, exponents = task.errors
+    return task.explained("r2", sums[:, 2], exponents)
 
 
 @metric("regression")
@@ -173,11 +251,15 @@ def explained_variance(task: Regression) -> Sequence[Any]:
 
     Undefined for a constant target. Equals sklearn.metrics.explained_variance_score.
     """
-    mean_p, mean_t = task.means
-    unexplained = task.totals(lambda p, t, mp, mt: [((p - mp) - (t - mt)).square()], mean_p, mean_t)[:, 0]
-    constant = task.constant_target
-    values = 1 - unexplained / np.where(constant, 1, task.target_spread)
-    return task.numbers("explained_variance", values, constant)
+    sums, exponents = task.errors
+    halves = np.isinf(task.largest)
+
+    def squared(p: Tensor, t: Tensor, half: Tensor, first: Tensor, second: Tensor, mean: Tensor) -> list[Tensor]:
+        return [((p * half - t * half) * first * second - mean).square()]
+
+    half, mean = np.where(halves, 0.5, 1), sums[:, 0] / task.some
+    unexplained = task.totals(squared, half, *_powers(halves - exponents), mean)[:, 0]
+    return task.explained("explained_variance", unexplained, exponents)
 
 
 @metric("regression")
@@ -186,11 +268,16 @@ def pearson(task: Regression) -> Sequence[Any]:
 
     Equals scipy.stats.pearsonr.
     """
-    mean_p, mean_t = task.means
-    sums = task.totals(lambda p, t, mp, mt: [(p - mp).square(), (p - mp) * (t - mt)], mean_p, mean_t)
+    (of_p, mean_p), (of_t, mean_t) = task.scale(of_target=False), task.scale(of_target=True)
+
+    def products(p: Tensor, t: Tensor, *by: Tensor) -> list[Tensor]:
+        p, t = p * by[0] * by[1] - by[2], t * by[3] * by[4] - by[5]
+        return [p.square(), t.square(), p * t]
+
+    sums = task.totals(products, *_powers(-of_p), mean_p, *_powers(-of_t), mean_t)
     constant = task.constant_target | task.constant(task.prediction)
-    spread = np.sqrt(sums[:, 0]) * np.sqrt(task.target_spread)
-    return task.numbers("pearson", sums[:, 1] / np.where(constant, 1, spread), constant)
+    spread = np.sqrt(sums[:, 0]) * np.sqrt(sums[:, 1])
+    return task.numbers("pearson", (sums[:, 2] / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
 
 @metric("regression")
@@ -200,7 +287,19 @@ def mape(task: Regression) -> Sequence[Any]:
     Equals sklearn.metrics.mean_absolute_percentage_error.
     """
     tiny = torch.finfo(torch.float64).eps
-    return task.mean("mape", task.totals(lambda p, t: [(p - t).abs() / t.abs().clamp(min=tiny)])[:, 0])
+
+    def fractions(p: Tensor, t: Tensor, factor: Tensor) -> list[Tensor]:
+        size = t.abs().clamp(min=tiny)
+        error = p - t
+        # An infinite difference of two numbers is of opposite signs, so that nothing cancels here.
+        return [torch.where(error.isinf(), p / size - t / size, error / size).abs() * factor]
+
+    exponents = np.zeros(task.count, int)
+    sums = task.totals(fractions, np.ones(task.count))
+    if np.isinf(sums).any():  # a sum of numbers may be too large where their mean is not
+        exponents = exponents + 64
+        sums = task.totals(fractions, np.ldexp(1.0, -exponents))
+    return task.mean("mape", sums[:, 0], exponents)
 
 
 @metric("regression", options=("quantiles",))
@@ -235,5 +334,7 @@ def _between(ordered: Floats, levels: list[float]) -> Floats:
         return np.full(len(levels), np.nan)
     place = np.array(levels) * (len(ordered) - 1)
     low, high = ordered[np.floor(place).astype(int)], ordered[np.ceil(place).astype(int)]
-    between: Floats = np.where(low == high, low, low + (high - low) * (place % 1))
-    return between
+    share, step = place % 1, high - low
+    # Each on its own where their difference is infinite.
+    between: Floats = np.where(np.isfinite(step), low + step * share, low * (1 - share) + high * share)
+    return np.where(low == high, low, between)

@@ -8,7 +8,7 @@ from typing import Any
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries
-from lossd.metrics.registry import Floats, Task, View, metric, task
+from lossd.metrics.registry import Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
 
 __all__ = ["Comparison", "Ordered", "Triplets"]
@@ -29,8 +29,7 @@ class Comparison(Task):
 
     def mean(self, name: str, values: Tensor) -> list[Any]:
         """The mean of (R, I) values over what counts."""
-        totals: Floats = self.entries.total(values.double())
-        return self.quotients(name, totals, self.entries.size(values.shape))
+        return self.quotients(name, *self.entries.mean_of(values.double()))
 
 
 @task("triplets")

@@ -5,11 +5,13 @@ import { heatTable, picture } from "./heat.js";
 import { short } from "./plots.js";
 
 const AVERAGES = { macro: "macro average", micro: "micro average", weighted: "weighted by support" };
-const OTHERS = ["task", "undefined", "confusion_matrix"];
+const OTHERS = ["task", "undefined"];
 const WHOLE = new Set(["valid_count"]);
 
 const words = (name) => name.replaceAll("_", " ");
 const isNumber = (value) => typeof value === "number" || value === null;
+// Of several labels there is a matrix each, of very many classes their counts instead: neither is a table.
+const isMatrix = (value) => Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.every(isNumber));
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
 const cell = (value) => (value === null || value === undefined ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–") : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value)));
 
@@ -49,7 +51,7 @@ function spread(name, value, whole = false) {
 }
 
 function scores(metrics) {
-  const entries = Object.entries(metrics).filter(([name]) => !OTHERS.includes(name));
+  const entries = Object.entries(metrics).filter(([name, value]) => !OTHERS.includes(name) && !isMatrix(value));
   const classes = Math.max(0, ...entries.map(([, value]) => (isPerClass(value) ? value.per_class.length : 0)));
   const columns = entries.filter(([, value]) => isPerClass(value) || (classes && Array.isArray(value) && value.length === classes && value.every(isNumber)));
   // What one looks for comes first; counts of the confusion matrix come last.
@@ -76,7 +78,7 @@ function undefinedIn(found) {
 }
 
 function confusion({ confusion_matrix: matrix }) {
-  if (!matrix) return null;
+  if (!isMatrix(matrix)) return null;
   const sums = matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
   const names = matrix.map((_, i) => i);
   return h("section", { class: "card" }, h("h2", {}, "Confusion matrix"),
