@@ -165,19 +165,19 @@ def _describe(
         case "probability":
             return f"probabilities expected in [0, 1], found {value} at {place}{_logits_remedy(recipe, name)}"
         case "mask":
-            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}"
+            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
         case "nonnegative":
             return f"finite values >= 0 expected, found {value} at {place}"
         case "class":
             last = _classes(recipe) - 1
             return (
                 f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
-                f"{_or_ignored(recipe)}"
+                f"{_or_ignored(recipe)}{_ignoring(recipe)}"
             )
         case "class_set":
             return f"class {value} at {place} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
-            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}"
+            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
         case "sign":
             return f"1 (yes) or -1 (no) expected, found {value} at {place}"
         case "box" if math.isfinite(entry):
@@ -205,6 +205,12 @@ def _spelled(entry: Tensor) -> str:
 def _or_ignored(recipe: Recipe) -> str:
     ignored = recipe.parameters.get("ignore_index")
     return "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
+
+
+def _ignoring(recipe: Recipe) -> str:
+    """What helps where targets are missing, and a loss could ignore them."""
+    could = recipe.loss is not None and recipe.parameters.get("ignore_index", 0) is None
+    return "; set ignore_index to the value of targets that do not count" if could else ""
 
 
 def _logits_remedy(recipe: Recipe, name: str) -> str:

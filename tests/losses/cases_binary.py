@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from lossd_client.errors import InvalidRequest, InvalidValue
-from losses.case import Array, Case, Parameters, Refused, Stated
+from losses.case import Array, Case, Draw, Parameters, Refused, Stated
 from losses.cases_regression import ELEMENTWISE_REFUSED
 
+NAN, INF = float("nan"), float("inf")
 SATURATED = {"prediction": [-1e4, 1e4], "target": [0.0, 1.0]}
 MASK = Refused(
     InvalidValue,
-    r"values in \[0, 1\] expected, found 2 at target\[1\]",
+    r"values in \[0, 1\] expected, found 2 at target\[1\]; set ignore_index",
     inputs={"prediction": [0.5, 0.5], "target": [0, 2]},
 )
 PROBABILITY = Refused(
@@ -42,17 +43,45 @@ def either(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str
     return (logits if parameters.get("from_logits", True) else probabilities)(rng, n, parameters)
 
 
-def bce(prediction: Tensor, target: Tensor, *, eps: float | None = None) -> Tensor:
+def some_missing(draw: Draw) -> Draw:
+    """The same inputs, where ``ignore_index`` says what a missing target is with three of them missing."""
+
+    def drawn(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+        inputs = draw(rng, n, parameters)
+        if (ignored := parameters.get("ignore_index")) is not None:
+            inputs["target"][[0, 0, -1], [0, 2, 1]] = ignored
+        return inputs
+
+    return drawn
+
+
+def counted(value: Tensor, target: Tensor, ignore_index: int | None) -> Tensor | tuple[Tensor, Tensor]:
+    """Ignored entries are worth nothing, and count nothing."""
+    if ignore_index is None:
+        return value
+    kept = (target != ignore_index).to(value.dtype)
+    return torch.where(kept > 0, value, 0 * value), kept
+
+
+def bce(
+    prediction: Tensor, target: Tensor, *, eps: float | None = None, ignore_index: int | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
     """Plain formula; away from 0 and 1 the clamp at -100 plays no part."""
     p = prediction if eps is None else prediction.clamp(eps, 1 - eps)
-    return -(target * p.log() + (1 - target) * (1 - p).log())
+    return counted(-(target * p.log() + (1 - target) * (1 - p).log()), target, ignore_index)
 
 
-def bce_with_logits(prediction: Tensor, target: Tensor, *, pos_weight: float | list[float] | None = None) -> Tensor:
+def bce_with_logits(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: float | list[float] | None = None,
+    ignore_index: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Plain formula, by way of logsigmoid."""
     weight = torch.as_tensor(1.0 if pos_weight is None else pos_weight, dtype=prediction.dtype)
     positive, negative = functional.logsigmoid(prediction), functional.logsigmoid(-prediction)
-    return -(weight * target * positive + (1 - target) * negative)
+    return counted(-(weight * target * positive + (1 - target) * negative), target, ignore_index)
 
 
 def sigmoid_focal(
@@ -64,8 +93,23 @@ def sigmoid_focal(
     alpha_mode: str = "balance",
     from_logits: bool = True,
     eps: float | None = None,
-) -> Tensor:
+    ignore_index: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Lin et al. 2017 as torchvision.ops.sigmoid_focal_loss spells it."""
+    known = target if ignore_index is None else target.masked_fill(target == ignore_index, 0)
+    value = _sigmoid_focal(prediction, known, gamma, alpha, alpha_mode, from_logits, eps)
+    return counted(value, target, ignore_index)
+
+
+def _sigmoid_focal(
+    prediction: Tensor,
+    target: Tensor,
+    gamma: float,
+    alpha: float | None,
+    alpha_mode: str,
+    from_logits: bool,
+    eps: float | None,
+) -> Tensor:
     p = torch.sigmoid(prediction) if from_logits else prediction
     p = p if eps is None else p.clamp(eps, 1 - eps)
     p_t = p * target + (1 - p) * (1 - target)
@@ -78,9 +122,9 @@ def sigmoid_focal(
 CASES = (
     Case(
         "bce",
-        probabilities,
+        some_missing(probabilities),
         bce,
-        parameters=({}, {"eps": 1e-3}, {"eps": 0.3}),
+        parameters=({}, {"eps": 1e-3}, {"eps": 0.3}, {"ignore_index": -1}, {"ignore_index": 255, "eps": 0.3}),
         stated=(
             Stated("certain and right", {"prediction": [0.0, 1.0], "target": [0.0, 1.0]}, 0, gradient=[0.0, 0.0]),
             # As torch: logarithms end at -100, the slope's denominator at 1e-12.
@@ -98,10 +142,39 @@ CASES = (
     ),
     Case(
         "bce_with_logits",
-        logits,
+        some_missing(logits),
         bce_with_logits,
-        parameters=({}, {"pos_weight": 3.0}, {"pos_weight": [0.5, 1.0, 0.0]}),
+        parameters=(
+            {},
+            {"pos_weight": 3.0},
+            {"pos_weight": [0.5, 1.0, 0.0]},
+            {"ignore_index": -1},
+            {"ignore_index": 1, "pos_weight": [0.5, 1.0, 0.0]},
+        ),
         stated=(
+            # Five labels of eight are there: softplus of each, with the sign of its target.
+            Stated(
+                "missing labels",
+                {
+                    "prediction": [[0.5, NAN, -1.0, 2.0], [INF, 0.0, 3.0, -2.0]],
+                    "target": [[1, -1, 0, -1], [-1, 1, 0, 1]],
+                },
+                float(np.log1p(np.exp([-0.5, -1.0, 0.0, 3.0, 2.0])).mean()),
+                {"ignore_index": -1},
+                gradient=[
+                    [-0.2 / (1 + np.exp(0.5)), 0.0, 0.2 / (1 + np.exp(1.0)), 0.0],
+                    [0.0, -0.1, 0.2 / (1 + np.exp(-3.0)), -0.2 / (1 + np.exp(-2.0))],
+                ],
+                warnings=set(),
+            ),
+            Stated(
+                "no label at all",
+                {"prediction": [0.5, 1.0], "target": [-1, -1]},
+                0,
+                {"ignore_index": -1},
+                gradient=[0.0, 0.0],
+                warnings={"nothing_to_average"},
+            ),
             Stated(
                 "a tutorial's numbers", {"prediction": [0.5, 2, -1, 0], "target": [1, 1, 0, 0]}, 0.40185, within=1e-5
             ),
@@ -119,7 +192,7 @@ CASES = (
     ),
     Case(
         "sigmoid_focal",
-        either,
+        some_missing(either),
         sigmoid_focal,
         parameters=(
             {},
@@ -127,6 +200,8 @@ CASES = (
             {"gamma": 0.5, "alpha": 0.6},
             {"gamma": 3.0, "alpha": 2.5, "alpha_mode": "scale"},
             {"alpha": None},
+            {"ignore_index": -1, "gamma": 0.5},
+            {"ignore_index": 7, "from_logits": False, "alpha": 0.6},
             {"from_logits": False, "alpha": None},
             {"from_logits": False},
             {"from_logits": False, "gamma": 0.5, "eps": 0.2},

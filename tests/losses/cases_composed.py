@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,28 @@ def heads(g: torch.Generator) -> Tensors:
 def dice(probability: Tensor, target: Tensor, smooth: float) -> Tensor:
     """Of one region: 1 − (2 Σpt + s) / (Σp + Σt + s)."""
     return 1 - (2 * (probability * target).sum() + smooth) / (probability.sum() + target.sum() + smooth)
+
+
+def with_missing(draw: Callable[[torch.Generator], Tensors], ignored: int) -> Callable[[torch.Generator], Tensors]:
+    """The same, with targets that do not count, and with predictions there that no sum survives."""
+
+    def drawn(g: torch.Generator) -> Tensors:
+        of = draw(g)
+        gone = torch.rand(of["target"].shape, generator=g) < 0.3
+        hidden = gone if of["prediction"].shape == gone.shape else gone.unsqueeze(1)
+        return {
+            "prediction": of["prediction"].masked_fill(hidden, torch.inf),
+            "target": of["target"].masked_fill(gone, ignored),
+        }
+
+    return drawn
+
+
+def without_missing(of: Tensors, ignored: int) -> Tensors:
+    """The positions that count, one after the other: (P,) and (P,), or (P, C) and (P,)."""
+    there = of["target"] != ignored
+    scores = of["prediction"] if of["prediction"].shape == there.shape else of["prediction"].movedim(1, -1)
+    return {"prediction": scores[there], "target": of["target"][there]}
 
 
 def binary_sum(of: Tensors, bce: float = 1.0, overlap: float = 1.0, smooth: float = 1.0) -> Tensor:
@@ -123,7 +146,22 @@ COMPOSITIONS = (
         masks,
         lambda of: binary_sum(of, 0.3, 2.0, 1e-6),
     ),
+    Composition(
+        "missing",
+        {"name": "bce_dice", "ignore_index": -1},
+        with_missing(masks, -1),
+        lambda of: binary_sum(without_missing(of, -1)),
+    ),
     Composition("defaults", {"name": "ce_dice"}, maps, multiclass_sum),
+    *(
+        Composition(
+            f"{ignored} missing",
+            {"name": "ce_dice", **({} if ignored == -100 else {"ignore_index": ignored})},
+            with_missing(maps, ignored),
+            lambda of, ignored=ignored: multiclass_sum(without_missing(of, ignored)),
+        )
+        for ignored in (-100, 255)
+    ),
     Composition(
         "every parameter",
         {"name": "ce_dice", "ce_weight": 1.5, "dice_weight": 0.25, "smooth": 0.1},

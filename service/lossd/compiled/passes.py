@@ -160,7 +160,8 @@ def _elements(recipe: Recipe) -> Pass | None:
         return None
     if _wide(prediction.dtype) != _wide(target.dtype):
         return None
-    if parameters.get("pos_weight") is not None or parameters.get("from_logits") is False:
+    general = ("pos_weight", "ignore_index")
+    if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
     width = math.prod(prediction.trailing)
     loss = recipe.loss or ""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lossd.deferred import Tensor, functional, torch
-from lossd.losses.registry import Refinement, Upstream, loss
+from lossd.losses.reduction import weighted, without_ignored
+from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
 
 AlphaMode = Literal["balance", "scale"]
@@ -14,8 +15,12 @@ AlphaMode = Literal["balance", "scale"]
 
 @loss(task="binary", kind="rows")
 def bce(
-    prediction: Probability[Tensor, "N *"], target: Mask[Tensor, "N *"], *, eps: Clip | None = None
-) -> Real[Tensor, "N *"]:
+    prediction: Probability[Tensor, "N *"],
+    target: Mask[Tensor, "N *"],
+    *,
+    eps: Clip | None = None,
+    ignore_index: int | None = None,
+) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy of probabilities.
 
     .. math:: -t\log p - (1-t)\log(1-p)
@@ -25,27 +30,41 @@ def bce(
         target: Same shape; 0, 1 or anything between.
         eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100
             instead, as torch does.
+        ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
+            denominator; any integer, null for none.
 
     Returns:
         One value per element, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction``: (p−t) / (p(1−p)), the denominator at least 1e-12.
+        With respect to ``prediction``: (p−t) / (p(1−p)), the denominator at least 1e-12; 0 where ignored.
 
     References:
         torch.nn.functional.binary_cross_entropy.
     """
-    return functional.binary_cross_entropy(_clipped(prediction, eps), target, reduction="none")
+    target, kept = without_ignored(target, ignore_index)
+    return weighted(functional.binary_cross_entropy(_clipped(prediction, eps), target, reduction="none"), kept)
 
 
 @bce.closed_form
 def _bce(
-    upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor, target: Tensor, *, eps: float | None
-) -> Tensor:
+    upstream: Upstream,
+    gradient: Mapping[str, Tensor],
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    eps: float | None,
+    ignore_index: int | None,
+) -> Tensor | Unreduced:
+    target, kept = without_ignored(target, ignore_index)
     p = _clipped(prediction, eps)
-    torch.mul(_bce_slope(p, target), upstream(None), out=gradient["prediction"])
+    torch.mul(_bce_slope(p, target), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
-    return functional.binary_cross_entropy(p, target, reduction="none")
+    return weighted(functional.binary_cross_entropy(p, target, reduction="none"), kept)
+
+
+def _factor(upstream: Upstream, kept: Tensor | None) -> Tensor:
+    return upstream(None) if kept is None else upstream(kept) * kept
 
 
 def _clipped(p: Tensor, eps: float | None) -> Tensor:
@@ -63,8 +82,12 @@ def _bce_slope(p: Tensor, target: Tensor) -> Tensor:
 
 @loss(task="binary", kind="rows")
 def bce_with_logits(
-    prediction: Logits[Tensor, "N *"], target: Mask[Tensor, "N *"], *, pos_weight: NonNegative | PerLabel | None = None
-) -> Real[Tensor, "N *"]:
+    prediction: Logits[Tensor, "N *"],
+    target: Mask[Tensor, "N *"],
+    *,
+    pos_weight: NonNegative | PerLabel | None = None,
+    ignore_index: int | None = None,
+) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy of logits, exact however large they are.
 
     .. math:: w\,t\,\operatorname{softplus}(-z) + (1-t)\operatorname{softplus}(z)
@@ -74,17 +97,21 @@ def bce_with_logits(
         target: Same shape; 0, 1 or anything between.
         pos_weight: Factor w of the positive part: one number, or one for each label (the last axis). The mean is
             over the elements, whatever they weigh.
+        ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
+            denominator; any integer, null for none.
 
     Returns:
         One value per element, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction``: (1−t)·σ(z) − w·t·σ(−z), which is σ(z) − t where ``pos_weight`` is 1.
+        With respect to ``prediction``: (1−t)·σ(z) − w·t·σ(−z), which is σ(z) − t where ``pos_weight`` is 1; 0 where
+        ignored.
 
     References:
         torch.nn.functional.binary_cross_entropy_with_logits.
     """
-    return entropy_of_logits(prediction, target, _label_weights(prediction, pos_weight))
+    target, kept = without_ignored(target, ignore_index)
+    return weighted(entropy_of_logits(prediction, target, _label_weights(prediction, pos_weight)), kept)
 
 
 def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -105,12 +132,14 @@ def _bce_with_logits(
     target: Tensor,
     *,
     pos_weight: float | Sequence[float] | None,
-) -> Tensor:
+    ignore_index: int | None,
+) -> Tensor | Unreduced:
+    target, kept = without_ignored(target, ignore_index)
     weight = _label_weights(prediction, pos_weight)
     positive = torch.sigmoid(-prediction).mul_(target if weight is None else target * weight)
     slope = torch.sigmoid(prediction, out=gradient["prediction"])
-    slope.mul_(1 - target).sub_(positive).mul_(upstream(None))
-    return entropy_of_logits(prediction, target, weight)
+    slope.mul_(1 - target).sub_(positive).mul_(_factor(upstream, kept))
+    return weighted(entropy_of_logits(prediction, target, weight), kept)
 
 
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
@@ -140,7 +169,8 @@ def sigmoid_focal(
     alpha_mode: AlphaMode = "balance",
     from_logits: bool = True,
     eps: Clip | None = None,
-) -> Real[Tensor, "N *"]:
+    ignore_index: int | None = None,
+) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy that fades for what is already classified well.
 
     .. math:: \alpha_t\,(1-p_t)^\gamma\,\text{BCE}(p,t), \quad 1-p_t = p(1-t) + (1-p)\,t
@@ -153,17 +183,20 @@ def sigmoid_focal(
         alpha_mode: "balance" gives positives the factor α and negatives 1−α; "scale" gives all of them α.
         from_logits: Whether predictions are logits.
         eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100.
+        ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
+            denominator; any integer, null for none.
 
     Returns:
-        One value per element, >= 0, unreduced; the mean is over the elements.
+        One value per element, >= 0, unreduced; the mean is over the elements that count.
 
     Gradient:
-        With respect to ``prediction``; exactly 0 where the logit is saturated and right.
+        With respect to ``prediction``; exactly 0 where the logit is saturated and right, and where ignored.
 
     References:
         T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
         torchvision.ops.sigmoid_focal_loss.
     """
+    target, kept = without_ignored(target, ignore_index)
     if from_logits:
         # Both tails are taken from their own sigmoid: 1 − σ(z) would round to 0 long before σ(−z) does.
         wrong = torch.sigmoid(prediction) * (1 - target) + torch.sigmoid(-prediction) * target
@@ -176,7 +209,7 @@ def sigmoid_focal(
     right = wrong == 0
     fade = torch.exp(gamma * torch.log(wrong.masked_fill(right, 1)))
     value = torch.where(right, torch.zeros_like(entropy), fade * entropy)
-    return _balance(target, alpha, alpha_mode) * value
+    return weighted(_balance(target, alpha, alpha_mode) * value, kept)
 
 
 @sigmoid_focal.closed_form
@@ -191,7 +224,9 @@ def _sigmoid_focal(
     alpha_mode: str,
     from_logits: bool,
     eps: float | None,
-) -> Tensor:
+    ignore_index: int | None,
+) -> Tensor | Unreduced:
+    target, kept = without_ignored(target, ignore_index)
     if from_logits:
         p, rest = torch.sigmoid(prediction), torch.sigmoid(-prediction)
         entropy = entropy_of_logits(prediction, target)
@@ -208,9 +243,9 @@ def _sigmoid_focal(
         slope.mul_(p).mul_(rest).add_(negative).sub_(positive)
     else:
         slope.add_(_bce_slope(p, target))
-    torch.mul(slope.mul_(fade), upstream(None), out=gradient["prediction"])
+    torch.mul(slope.mul_(fade), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
-    return fade.mul_(entropy)
+    return weighted(fade.mul_(entropy), kept)
 
 
 def _balance(target: Tensor, alpha: float | None, mode: str) -> float | Tensor:

@@ -98,8 +98,15 @@ def uncertainty(
 
 def _bce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return (
-        {"loss": {"name": "bce_with_logits"}},
-        {"loss": {"name": "dice", "mode": "binary", "smooth": parameters["smooth"]}},
+        {"loss": {"name": "bce_with_logits", "ignore_index": parameters["ignore_index"]}},
+        {
+            "loss": {
+                "name": "dice",
+                "mode": "binary",
+                "smooth": parameters["smooth"],
+                "ignore_index": parameters["ignore_index"],
+            }
+        },
     )
 
 
@@ -110,6 +117,7 @@ def bce_dice(
     bce_weight: float = 1.0,
     dice_weight: float = 1.0,
     smooth: NonNegative = 1.0,
+    ignore_index: int | None = None,
 ) -> Real[Tensor, ""]:
     r"""Binary cross-entropy plus binary dice, both of logits.
 
@@ -120,12 +128,13 @@ def bce_dice(
         bce_weight: Weight of ``bce_with_logits``.
         dice_weight: Weight of ``dice`` with mode binary.
         smooth: The dice loss's smoothing.
+        ignore_index: Positions with this target count in neither; any integer, null for none.
 
     Returns:
         One number; the answer's ``terms`` holds both.
 
     Gradient:
-        With respect to ``prediction``, the logits.
+        With respect to ``prediction``, the logits; 0 where ignored.
 
     References:
         F. Isensee et al., nnU-Net, Nature Methods 18, 2021, doi:10.1038/s41592-020-01008-z, for the combination.
@@ -135,8 +144,15 @@ def bce_dice(
 
 def _ce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return (
-        {"loss": {"name": "cross_entropy"}},
-        {"loss": {"name": "dice", "mode": "multiclass", "smooth": parameters["smooth"]}},
+        {"loss": {"name": "cross_entropy", "ignore_index": parameters["ignore_index"]}},
+        {
+            "loss": {
+                "name": "dice",
+                "mode": "multiclass",
+                "smooth": parameters["smooth"],
+                "ignore_index": parameters["ignore_index"],
+            }
+        },
     )
 
 
@@ -147,6 +163,7 @@ def ce_dice(
     ce_weight: float = 0.5,
     dice_weight: float = 0.5,
     smooth: NonNegative = 1.0,
+    ignore_index: int | None = -100,
 ) -> Real[Tensor, ""]:
     r"""Cross-entropy plus multiclass dice, both of logits.
 
@@ -157,12 +174,13 @@ def ce_dice(
         ce_weight: Weight of ``cross_entropy``.
         dice_weight: Weight of ``dice`` with mode multiclass.
         smooth: The dice loss's smoothing.
+        ignore_index: Positions with this target count in neither; any integer, null for none.
 
     Returns:
         One number; the answer's ``terms`` holds both.
 
     Gradient:
-        With respect to ``prediction``, the logits.
+        With respect to ``prediction``, the logits; 0 where ignored.
 
     References:
         F. Isensee et al., nnU-Net, Nature Methods 18, 2021, doi:10.1038/s41592-020-01008-z, for the combination.

@@ -12,7 +12,7 @@ from functools import cached_property
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced
 
-__all__ = ["Reduction", "Segments", "class_weights", "ratio"]
+__all__ = ["Reduction", "Segments", "class_weights", "ratio", "weighted", "without_ignored"]
 
 
 LONG, PARTIAL = 1 << 16, 1024
@@ -220,6 +220,14 @@ def class_weights(
     else:
         weight = torch.tensor(class_weight, dtype=like.dtype, device=like.device)[target]
     return target, weight if ignored is None else weight.masked_fill(ignored, 0)
+
+
+def without_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor | None]:
+    """Targets of yes and no, (N, *) floats, 0 where ignored, and what each counts: 0 where ignored, else 1, or None."""
+    ignored = None if ignore_index is None else target == ignore_index
+    if ignored is None or not bool(ignored.any()):
+        return target, None
+    return target.masked_fill(ignored, 0), (~ignored).to(target.dtype)
 
 
 def weighted(value: Tensor, weight: Tensor | None) -> Tensor | Unreduced:
