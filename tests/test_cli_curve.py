@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -222,6 +223,9 @@ def test_names_are_noted_until_the_losses_change(tmp_path: Path, monkeypatch: py
     assert set(known.known()["losses"]) == {"new"}, "a broken note is no note"
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     assert set(known.known()["losses"]) == {"new"}, "nor does it need one"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    assert set(known.known()["losses"]) == {"new"}, "nor a home, as a user without a passwd entry"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -458,11 +455,18 @@ def test_everything_between_single_precision_and_the_gradient_is_double_precisio
     assert torch.equal(found.gradient(), wanted.gradient().float())
 
 
+def callable_from_python(function: Any) -> Any:
+    """What compiled code alone calls."""
+    import numba
+
+    return numba.njit(lambda x: function(x))
+
+
 @pytest.mark.parametrize(("name", "largest"), [("log1p", 1.0), ("log_of_one_and", 1e300)])
 def test_the_logarithms_are_exact_to_two_units_in_the_last_place(name: str, largest: float) -> None:
     from lossd.compiled import arithmetic
 
-    log = getattr(arithmetic, name)
+    log = callable_from_python(getattr(arithmetic, name))
     x = np.concatenate([np.linspace(0, min(largest, 9), 20_001), np.geomspace(1e-300, largest, 20_001)])
     found = np.array([log(v) for v in x])
     wanted = np.log1p(x.astype(np.longdouble))
@@ -471,61 +475,15 @@ def test_the_logarithms_are_exact_to_two_units_in_the_last_place(name: str, larg
 
 
 def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:
-    from lossd.compiled.arithmetic import exp
+    from lossd.compiled import arithmetic
 
+    exp = callable_from_python(arithmetic.exp)
     x = -np.concatenate([np.linspace(0, 707.9, 20_001), np.geomspace(1e-300, 1, 20_001)])
     found = np.array([exp(v) for v in x])
     wanted = np.exp(x.astype(np.longdouble))
     assert np.abs((found - wanted) / np.spacing(found)).max() <= 2
     assert exp(-709.0) == exp(-np.inf) == 0
     assert np.isnan(exp(np.nan))
-
-
-def finished() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "lossd-compile":
-            thread.join(timeout=60)
-
-
-def test_what_is_not_compiled_yet_is_compiled_beside_and_then_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_find", None)
-    may_end, commands = threading.Event(), []
-
-    def run(command: list[str], **_: Any) -> None:
-        commands.append(command)
-        assert may_end.wait(60)
-        compiled._complete().touch()
-
-    monkeypatch.setattr(compiled.subprocess, "run", run)
-    compiled.prepare()
-    assert compiled._find is None, "everything goes the general way for now"
-    may_end.set()
-    finished()
-    assert compiled._find is not None
-    assert [command[1:] for command in commands] == [["-P", "-m", "lossd.compiled"]]
-    monkeypatch.setattr(compiled, "_find", None)
-    compiled.prepare()
-    assert compiled._find is not None, "the second time it is there at once"
-    assert len(commands) == 1
-
-
-def test_without_a_compiler_everything_goes_the_general_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_find", None)
-
-    def fail(command: list[str], **_: Any) -> None:
-        raise subprocess.CalledProcessError(1, command)
-
-    monkeypatch.setattr(compiled.subprocess, "run", fail)
-    compiled.prepare()
-    finished()
-    assert compiled._find is None
-    assert "general way" in caplog.text
 
 
 def test_a_recipe_without_a_pass_is_looked_up_once() -> None:

@@ -18,14 +18,17 @@ import click
 from click.shell_completion import CompletionItem
 
 import lossd
+from lossd.caches import user_cache
 
 __all__ = ["known", "losses", "metrics", "tasks"]
 
 
 def known() -> Mapping[str, Any]:
     """``{"losses": {name: description}, "metrics": {task: names}}``."""
-    note = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lossd", "names.json")
-    state = _state()
+    cache, state = user_cache(), _state()
+    if cache is None:
+        return _found()
+    note = cache / "names.json"
     with suppress(OSError, ValueError, AttributeError):
         noted: Mapping[str, Any] = json.loads(note.read_text())
         if noted.get("state") == state:

@@ -5,37 +5,43 @@ way takes a tensor operation for each step of it. It answers what needs no expla
 range or a number that is not finite is left to the general way, which finds the words. Answers agree to the rounding of
 the inputs' dtype.
 
-Nothing is there before :func:`load`; until then, and for every other recipe, :func:`find` knows of no pass.
+Nothing is there before :func:`load` or :func:`prepare`; then each pass is used as soon as its kernels are ready. Until
+then, and for every other recipe, :func:`find` knows of no pass.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import hashlib
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from lossd.compiled.kernels import Kernel
+    from lossd.compiled.store import Store
     from lossd.job import Recipe
 
-__all__ = ["Outcome", "Pass", "Work", "compile_and_keep", "find", "in_parallel", "load", "prepare", "rates"]
+__all__ = [
+    "Outcome",
+    "Pass",
+    "Progress",
+    "Work",
+    "compile_and_keep",
+    "find",
+    "in_parallel",
+    "load",
+    "prepare",
+    "progress",
+    "rates",
+]
 
 log = logging.getLogger("lossd.compiled")
 
@@ -90,10 +96,12 @@ Pass = Callable[[Work], Outcome | None]
 
 _find: Callable[[Recipe], Pass | None] | None = None
 
+_kernels: Sequence[Kernel] = ()
+
 _threads: ThreadPoolExecutor | None = None
 
 rates: Callable[..., bool] | None = None
-"""See :func:`lossd.compiled.averages.rates`; None until it is loaded."""
+"""See :func:`lossd.compiled.averages.rates`; None until it is ready."""
 
 
 def find(recipe: Recipe) -> Pass | None:
@@ -101,98 +109,114 @@ def find(recipe: Recipe) -> Pass | None:
     return None if _find is None else _find(recipe)
 
 
-def prepare(threads: int = 1) -> None:
-    """Load the passes; where they are not compiled yet, have a process beside this one do that, and load them then.
+class Progress(NamedTuple):
+    """How many kernels can be used, how many cannot be compiled here, and how many there are.
 
-    Until then everything goes the general way, so that nobody waits.
+    All are 0 before the first is looked for.
+    """
+
+    ready: int = 0
+    failed: int = 0
+    total: int = 0
+
+
+def progress() -> Progress:
+    """How far they are."""
+    return Progress(sum(k.ready for k in _kernels), sum(k.failed for k in _kernels), len(_kernels))
+
+
+def prepare(threads: int = 1, changed: Callable[[Progress], None] = lambda _: None) -> None:
+    """Load the kernels whose code is kept, and have a process beside this one compile the others.
+
+    Nobody waits for those: until a kernel is there, what needs it goes the general way.
 
     Args:
         threads: How many take the parts of a large request.
+        changed: Told of the progress now and whenever there is some, then by another thread.
     """
-    if _complete().exists():
+    try:
+        from lossd.compiled.building import Compiler, build, pending
+
+        store = _open(threads)
+    except Exception as error:  # a Numba that does not fit its NumPy, among others
+        log.warning("the compiled passes cannot be had: %s; every request goes the general way", error)
+        return
+
+    def tell() -> None:
+        _look_at_rates()
+        changed(progress())
+
+    def build_beside() -> None:
+        compiler = Compiler()
         try:
-            load(threads)
-        except OSError as error:  # a read-only container without a place for temporary files
-            log.warning("the compiled passes cannot be read: %s; every request goes the general way", error)
-    elif _find is None:
-        threading.Thread(target=_compile_and_load, args=(threads,), name="lossd-compile", daemon=True).start()
+            build(_kernels, store, compiler, tell)
+        finally:
+            compiler.close()
+        gc.freeze()
+
+    tell()
+    if pending(_kernels):
+        threading.Thread(target=build_beside, name="lossd-compile", daemon=True).start()
 
 
 def load(threads: int = 1) -> None:
-    """Load the passes, or compile them first, which takes some ten seconds.
+    """Load the kernels, and compile here those whose code is not kept, which takes some ten seconds.
 
     Args:
         threads: How many take the parts of a large request.
     """
-    global _find, _threads, rates
-    _threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
-    if _find is not None:
-        return
+    from lossd.compiled.building import build, pending
+    from lossd.compiled.kernels import Kernel
+
+    store = _open(threads)
+    if pending(_kernels):
+        build(_kernels, store, Kernel.compile, lambda: None)
+    _look_at_rates()
+
+
+def compile_and_keep() -> bool:
+    """Compile for this machine's processor what is not kept yet; whether all is kept now."""
+    from lossd.compiled.building import build, load_kept, pending
+    from lossd.compiled.kernels import Kernel
+    from lossd.compiled.order import KERNELS
+    from lossd.compiled.store import Store
+
+    store = Store()
+    load_kept(KERNELS, store)
+    if pending(KERNELS):
+        gc.disable()  # see lossd.compiled.beside
+        build(KERNELS, store, Kernel.compile, lambda: None)
+    kept = [kernel.name for kernel in KERNELS if store.read(kernel.name) is not None]
+    log.info("the code of %d of %d passes lies in %s", len(kept), len(KERNELS), store)
+    return len(kept) == len(KERNELS)
+
+
+def _open(threads: int) -> Store:
+    """Load what is kept, and use whatever becomes ready from now on."""
+    global _find, _kernels, _threads
     begin = time.monotonic()
-    with _writable(_cache()) as path:
-        os.environ["NUMBA_CACHE_DIR"] = str(path)
-        from lossd.compiled import averages, passes
+    from lossd.compiled import order, passes
+    from lossd.compiled.building import load_kept
+    from lossd.compiled.store import Store
 
-    rates = averages.rates
-    _find = passes.find
-    log.info("compiled passes loaded in %.1f s", time.monotonic() - begin)
-
-
-def compile_and_keep() -> None:
-    """Compile the passes for this machine's processor and keep them on disk; ``python -m lossd.compiled``."""
-    load()
-    with suppress(OSError):  # nowhere to keep anything
-        _complete().touch()
+    store = Store()
+    load_kept(order.KERNELS, store)
+    _threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
+    _find, _kernels = passes.find, order.KERNELS
+    now = progress()
+    log.info("%d of %d compiled passes loaded in %.1f s", now.ready, now.total, time.monotonic() - begin)
+    return store
 
 
-def _compile_and_load(threads: int) -> None:
-    try:
-        _cache().mkdir(parents=True, exist_ok=True)
-        with (_cache() / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several workers start at once; one compiles
-            if not _complete().exists():
-                subprocess.run([sys.executable, "-P", "-m", "lossd.compiled"], stdin=subprocess.DEVNULL, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        log.warning("the compiled passes cannot be had: %s; every request goes the general way", error)
-        return
-    load(threads)
-    gc.freeze()
+def _look_at_rates() -> None:
+    global rates
+    from lossd.compiled import averages
+    from lossd.compiled.kernels import kernels_of
+
+    if all(kernel.ready for kernel in kernels_of(averages.rates)):
+        rates = averages.rates
 
 
 def in_parallel(function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
     """The results of the parts, in their order."""
     return map(function, parts) if _threads is None or len(parts) == 1 else _threads.map(function, parts)
-
-
-def _cache() -> Path:
-    """Where compiled code is kept, by all sources (Numba looks at one), and by their place and time (as Numba)."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.absolute().glob("*.py")):
-        digest.update(f"{path} {path.stat().st_mtime_ns} ".encode() + path.read_bytes())
-    caches = os.environ.get("LOSSD_CACHE_DIR")
-    home = Path(caches) if caches else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossd"
-    return home / f"compiled-{digest.hexdigest()[:16]}"
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[Path]:
-    """The folder, or a copy of it for as long as it is read: Numba reads nothing where it cannot write."""
-    with suppress(OSError):
-        path.mkdir(parents=True, exist_ok=True)
-    if os.access(path, os.W_OK):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="lossd-") as copy:
-        if path.exists():
-            shutil.copytree(path, copy, dirs_exist_ok=True)
-        yield Path(copy)
-
-
-def _complete() -> Path:
-    """What lies there when all was compiled, for this processor by this Numba."""
-    from importlib.metadata import version
-
-    import llvmlite.binding as llvm
-
-    features = hashlib.sha256(llvm.get_host_cpu_features().flatten().encode()).hexdigest()[:8]
-    return _cache() / f"complete-{version('numba')}-{llvm.get_host_cpu_name()}-{features}"

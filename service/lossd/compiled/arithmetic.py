@@ -16,9 +16,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from lossd.compiled.kernels import OPTIONS
+
 __all__ = [
     "called",
-    "compiled",
     "exp",
     "faded",
     "focal",
@@ -33,36 +34,23 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
-
-
-def compiled(*signatures: str) -> Callable[[F], F]:
-    """Compile for these signatures now; kept on disk where there is a place to write, for the next process."""
-
-    def compile_now(function: F) -> F:
-        try:
-            return cast("F", numba.njit(list(signatures), cache=True, **OPTIONS)(function))
-        except RuntimeError as error:
-            if "no locator" not in str(error):
-                raise
-            return cast("F", numba.njit(list(signatures), **OPTIONS)(function))
-
-    return compile_now
+# They are called by compiled code alone: nothing makes objects of their arguments, nothing needs their address.
+INNER: dict[str, Any] = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def inlined(function: F) -> F:
     """Compile into whoever calls it."""
-    return cast("F", numba.njit(inline="always", **OPTIONS)(function))
+    return cast("F", numba.njit(forceinline=True, **INNER)(function))
 
 
 def called(function: F) -> F:
     """Compile for whoever calls it, as a function of its own."""
-    return cast("F", numba.njit(**OPTIONS)(function))
+    return cast("F", numba.njit(**INNER)(function))
 
 
 def summing(function: F) -> F:
     """Compile into whoever calls it, free to add up in the order that vectors like, always the same."""
-    return cast("F", numba.njit(**OPTIONS | {"fastmath": {"reassoc", "contract"}})(function))
+    return cast("F", numba.njit(**INNER | {"fastmath": {"reassoc", "contract"}})(function))
 
 
 @intrinsic

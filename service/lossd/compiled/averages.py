@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lossd.compiled.arithmetic import compiled
+from lossd.compiled.kernels import compiled
 
 __all__ = ["rates"]
 
@@ -13,10 +13,8 @@ COUNTS = ("int64", "float64")
 
 
 @compiled(
-    *(
-        f"boolean(float64[:,::1], {t}[:,:], {t}[:,:], {t}[:,:], float64, boolean, float64[:,:,::1], boolean[:,:,::1])"
-        for t in COUNTS
-    )
+    "boolean(float64[:,::1], {0}[:,:], {0}[:,:], {0}[:,:], float64, boolean, float64[:,:,::1], boolean[:,:,::1])",
+    *COUNTS,
 )
 def rates(
     terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, absent_count: bool, values: Any, defined: Any

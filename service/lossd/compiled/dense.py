@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import compiled, exp, squares_of
+from lossd.compiled.arithmetic import exp, squares_of
+from lossd.compiled.kernels import compiled
 from lossd.compiled.strips import STRIP
 
 __all__ = ["PART", "part", "weigh"]
@@ -47,11 +48,10 @@ def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, dou
 
 
 @compiled(
-    *(
-        f"void({float_}[:,:,::1], int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
-        f"int64, float64, {float_}[:,:,::1], float64[::1], int64[:,::1])"
-        for float_ in ("float32", "float64")
-    )
+    "void({0}[:,:,::1], int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
+    "int64, float64, {0}[:,:,::1], float64[::1], int64[:,::1])",
+    "float32",
+    "float64",
 )
 def part(
     scores: Any,

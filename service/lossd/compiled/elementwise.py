@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import called, compiled, exp, faded, inlined, log1p, squares_of, summing, total_of
+from lossd.compiled.arithmetic import called, exp, faded, inlined, log1p, squares_of, summing, total_of
+from lossd.compiled.kernels import compiled
 
 __all__ = ["KINDS", "decisions", "elements", "errors"]
 
@@ -136,11 +137,10 @@ def _within(target: Any) -> bool:
 
 
 @compiled(
-    *(
-        f"void(int64, {float_}[::1], {float_}[::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
-        f"{float_}[::1], float64[:,::1], boolean[::1])"
-        for float_ in ("float32", "float64")
-    )
+    "void(int64, {0}[::1], {0}[::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
+    "{0}[::1], float64[:,::1], boolean[::1])",
+    "float32",
+    "float64",
 )
 def elements(
     kind: int,
@@ -237,10 +237,9 @@ def _spread(target: Any, middle: float) -> float:
 
 
 @compiled(
-    *(
-        f"void({float_}[::1], {float_}[::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])"
-        for float_ in ("float32", "float64")
-    )
+    "void({0}[::1], {0}[::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])",
+    "float32",
+    "float64",
 )
 def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, spread: Any, constant: Any) -> None:
     """What the metrics of the task regression are made of.
@@ -288,10 +287,9 @@ def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
 
 
 @compiled(
-    *(
-        f"void({float_}[::1], {float_}[::1], int64[::1], int64, float64, int64[:,:,::1])"
-        for float_ in ("float32", "float64")
-    )
+    "void({0}[::1], {0}[::1], int64[::1], int64, float64, int64[:,:,::1])",
+    "float32",
+    "float64",
 )
 def decisions(scores: Any, target: Any, starts: Any, positions: int, least: float, cells: Any) -> None:
     """What the metrics of yes and no are made of.

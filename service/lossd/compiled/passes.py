@@ -1,15 +1,17 @@
-"""Which recipes have a compiled pass, and how their requests are handed to it."""
+"""Which recipes have a compiled pass, what kernels it needs, and how their requests are handed to it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import Outcome, Pass, Work, dense, elementwise, in_parallel, softmax
+from lossd.compiled.kernels import Kernel, kernels_of
 from lossd.job import Recipe
 from lossd.metrics.activation import least_score
 from lossd.metrics.classes import matrices_fit
@@ -24,16 +26,36 @@ KNOWN, MISSING = "_pass", object()
 NO_CLASS = -1 - (1 << 62)
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A pass, and the kernels that must be ready before it can be used."""
+
+    kernels: Sequence[Kernel]
+    evaluate: Pass
+
+
 def find(recipe: Recipe) -> Pass | None:
     """See :func:`lossd.compiled.find`."""
     known = recipe.__dict__.get(KNOWN, MISSING)  # recipes are kept by their text, and with them what is known of them
     if known is MISSING:
         known = recipe.__dict__[KNOWN] = _find(recipe)
+    if isinstance(known, _Form):
+        missing = [kernel for kernel in known.kernels if not kernel.ready]
+        for kernel in missing:
+            kernel.asked += 1
+        if missing:
+            return None
+        known = recipe.__dict__[KNOWN] = known.evaluate
     found: Pass | None = known
     return found
 
 
-def _find(recipe: Recipe) -> Pass | None:
+def _needs(dtype: str, *functions: Callable[..., Any]) -> list[Kernel]:
+    """The kernels of these functions for float32 or float64."""
+    return [kernel for function in functions for kernel in kernels_of(function) if kernel.dtype in (dtype, "")]
+
+
+def _find(recipe: Recipe) -> _Form | None:
     options = recipe.gradient_options
     plain = (
         recipe.kind == "rows"
@@ -48,7 +70,7 @@ def _find(recipe: Recipe) -> Pass | None:
     return form(recipe) if plain and form is not None else None
 
 
-def _class_scores(recipe: Recipe) -> Pass | None:
+def _class_scores(recipe: Recipe) -> _Form | None:
     prediction, target = recipe.inputs
     if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
         return None
@@ -89,7 +111,8 @@ def _class_scores(recipe: Recipe) -> Pass | None:
             )  # fmt: skip
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
-    return evaluate
+    functions = (softmax.rows,) if positions == 1 else (dense.weigh, dense.part)
+    return _Form(_needs(_wide(prediction.dtype), *functions), evaluate)
 
 
 def _dense(
@@ -153,7 +176,7 @@ def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
 PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_focal": "gamma"}
 
 
-def _elements(recipe: Recipe) -> Pass | None:
+def _elements(recipe: Recipe) -> _Form | None:
     prediction, target = recipe.inputs
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
@@ -203,10 +226,11 @@ def _elements(recipe: Recipe) -> Pass | None:
             counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
         return Outcome(columns, doubtful, counted)
 
-    return evaluate
+    counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
+    return _Form(_needs(_wide(prediction.dtype), elementwise.elements, *counting), evaluate)
 
 
-FORMS: Mapping[str, Callable[[Recipe], Pass | None]] = {
+FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
     "cross_entropy": _class_scores,
     "focal": _class_scores,
     **dict.fromkeys(elementwise.KINDS, _elements),

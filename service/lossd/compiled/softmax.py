@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import called, compiled, exp, focal, maximum, squares_of, total_of
+from lossd.compiled.arithmetic import called, exp, focal, maximum, squares_of, total_of
+from lossd.compiled.kernels import compiled
 from lossd.compiled.strips import STRIP
 
 __all__ = ["rows"]
@@ -170,11 +171,10 @@ def _row_by_row(
 
 
 @compiled(
-    *(
-        f"void({float_}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-        f"int64, boolean, {float_}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
-        for float_ in ("float32", "float64")
-    )
+    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
+    "float32",
+    "float64",
 )
 def rows(
     scores: Any,

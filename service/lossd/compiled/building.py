@@ -1,0 +1,145 @@
+"""Making kernels ready: loaded where their code is kept, else compiled one after the other, the most wanted first.
+
+Who serves requests does not compile: a process beside it does, at low priority, and hands over each kernel's code as
+soon as it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from lossd.compiled.beside import LENGTH
+from lossd.compiled.kernels import Kernel
+from lossd.compiled.store import Store
+
+__all__ = ["Compiler", "build", "load_kept", "pending"]
+
+log = logging.getLogger("lossd.compiled")
+
+LOOK_AGAIN_S = 0.25
+"""How long to wait while another process compiles, before looking whether it has kept something."""
+
+SWITCH_S = 0.0005
+"""How long code that is loaded may keep the thread that serves requests from the interpreter; 5 ms by default."""
+
+
+def pending(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Those that may become ready."""
+    return [kernel for kernel in kernels if not kernel.ready and not kernel.failed]
+
+
+def load_kept(kernels: Sequence[Kernel], store: Store) -> None:
+    """Load those whose code is kept."""
+    for kernel in pending(kernels):
+        if (code := store.read(kernel.name)) is not None:
+            _load(kernel, code)
+
+
+def build(
+    kernels: Sequence[Kernel], store: Store, compile_one: Callable[[Kernel], bytes], changed: Callable[[], None]
+) -> None:
+    """Make all ready, but those that cannot be.
+
+    Several processes may do this at a time: one compiles, and the others load what it keeps.
+
+    Args:
+        kernels: The hottest first.
+        store: Where their code is kept.
+        compile_one: Compiles a kernel; any exception means that it cannot be compiled.
+        changed: Called after each.
+    """
+    begin = time.monotonic()
+    wanted = pending(kernels)
+    log.info("compiling %d of %d passes; their code is kept in %s", len(wanted), len(kernels), store)
+    while wanted:
+        with store.reserved() as mine:
+            before = len(wanted)
+            load_kept(wanted, store)
+            if mine and (wanted := pending(wanted)):
+                _compile(max(wanted, key=lambda kernel: kernel.asked), kernels, store, compile_one)
+        wanted = pending(wanted)
+        if len(wanted) < before:
+            changed()
+        if not mine:
+            time.sleep(LOOK_AGAIN_S)
+    ready = sum(kernel.ready for kernel in kernels)
+    log.info("%d of %d passes are ready after %.1f s", ready, len(kernels), time.monotonic() - begin)
+
+
+def _compile(kernel: Kernel, kernels: Sequence[Kernel], store: Store, compile_one: Callable[[Kernel], bytes]) -> None:
+    begin = time.monotonic()
+    try:
+        code = compile_one(kernel)
+        if not kernel.ready and not _load(kernel, code):
+            raise RuntimeError("what was compiled cannot be loaded")
+    except Exception as error:
+        kernel.failed = True
+        log.warning("%s cannot be compiled: %s; its requests go the general way", kernel.name, error)
+        return
+    kept = store.write(kernel.name, code)
+    ready, where = sum(kernel.ready for kernel in kernels), "" if kept else ", and is kept nowhere"
+    log.info("compiled %s in %.1f s%s: %d of %d", kernel.name, time.monotonic() - begin, where, ready, len(kernels))
+
+
+def _load(kernel: Kernel, code: bytes) -> bool:
+    try:
+        with _letting_others_run():
+            kernel.load(code)
+    except Exception as error:  # whatever the bytes are, they are no reason to end
+        log.warning("the code of %s cannot be used: %s: %s", kernel.name, type(error).__name__, error)
+    return kernel.ready
+
+
+@contextmanager
+def _letting_others_run() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_S))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+class Compiler:
+    """Compiles in a process beside this one, which ends when this one does."""
+
+    COMMAND = (sys.executable, "-P", "-m", "lossd.compiled.beside")
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, kernel: Kernel) -> bytes:
+        """The kernel's code.
+
+        Raises:
+            OSError: There can be no process.
+            RuntimeError: It cannot compile that kernel.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(self.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended, and so has what it says
+            process.stdin.write(f"{kernel.name}\n".encode())
+            process.stdin.flush()
+        head = process.stdout.read(LENGTH.size)
+        code = process.stdout.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
+        if len(head) < LENGTH.size or len(code) < LENGTH.unpack(head)[0]:
+            self.close()
+            raise RuntimeError(f"the compiler ended with status {process.returncode}")
+        if not code:
+            raise RuntimeError("the compiler has said why")
+        return code
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            with suppress(BrokenPipeError), process:
+                process.kill()

@@ -1,0 +1,141 @@
+"""Where compiled code lies between starts: a file for each kernel, in a folder for this code on this processor.
+
+Code is executed, so a file counts only where nobody but its reader or root can have written it, and where it is whole.
+Whatever else is wrong with a file or a folder, it is as if nothing lay there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lossd.caches import user_cache
+
+__all__ = ["Store"]
+
+log = logging.getLogger("lossd.compiled")
+
+CHECKSUM_BYTES = hashlib.sha256().digest_size
+OTHERS_WRITE = 0o022
+
+
+class Store:
+    """The folder.
+
+    Args:
+        folder: Where; by default below ``LOSSD_CACHE_DIR`` or the user's cache, by all that compiled code depends on.
+
+    Attributes:
+        folder: None where there is no place.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        caches = os.environ.get("LOSSD_CACHE_DIR")
+        home = Path(caches) if caches else user_cache()
+        self.folder = folder if folder is not None or home is None else home / f"compiled-{_state()}"
+        self._refused: set[Path] = set()
+
+    def __str__(self) -> str:
+        return "nowhere" if self.folder is None else str(self.folder)
+
+    def read(self, name: str) -> bytes | None:
+        """A kernel's code; None where there is none that can be trusted."""
+        if self.folder is None:
+            return None
+        path = self._path(name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & OTHERS_WRITE:
+                self._refuse(path, "another user can write it, or has")
+                return None
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        checksum, code = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+        if hashlib.sha256(code).digest() != checksum:
+            self._refuse(path, "it is not whole")
+            return None
+        return code
+
+    def write(self, name: str, code: bytes) -> bool:
+        """Keep a kernel's code; False where there is no place."""
+        if self.folder is None:
+            return False
+        partial = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+                partial = file.name
+                file.write(hashlib.sha256(code).digest() + code)
+                os.fchmod(file.fileno(), 0o644)  # an image's code is made by root, and read by the service's user
+            os.replace(partial, self._path(name))
+        except OSError:
+            if partial is not None:
+                with suppress(OSError):
+                    os.unlink(partial)
+            return False
+        return True
+
+    @contextmanager
+    def reserved(self) -> Iterator[bool]:
+        """Whether the caller is the one who compiles now; also where there is no place, and hence no other."""
+        try:
+            if self.folder is None:
+                raise FileNotFoundError
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.fdopen(os.open(self.folder / "lock", flags, 0o644), "r+b")
+        except OSError:
+            yield True
+            return
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            except OSError:  # a file system without locks
+                yield True
+            else:
+                yield True
+
+    def _refuse(self, path: Path, why: str) -> None:
+        if path not in self._refused:
+            log.warning("%s is not used: %s; it is compiled again", path, why)
+            self._refused.add(path)
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / name.replace(" ", "-")
+
+
+def _state() -> str:
+    """All that compiled code depends on: the sources, Numba and what steers it, Python, and the processor."""
+    from importlib.metadata import version
+
+    import llvmlite.binding as llvm
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    steering = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("NUMBA_"))
+    processor = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    what = (version("numba"), version("llvmlite"), sys.implementation.cache_tag, *processor, *steering)
+    digest.update("\n".join(map(str, what)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,303 @@
+"""Kernels become ready one by one, the most wanted first, whatever lies in the folder where code is kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lossd import compiled
+from lossd.compiled import order, passes
+from lossd.compiled.building import Compiler, build, load_kept
+from lossd.compiled.store import Store
+from lossd.job import Recipe
+from lossd.planning import make_plan
+
+ROWS = "rows float32"
+
+
+class Compiled:
+    """A kernel that is made of its name."""
+
+    def __init__(self, name: str, asked: int = 0) -> None:
+        self.name, self.asked, self.ready, self.failed = name, asked, False, False
+
+    def load(self, code: bytes) -> None:
+        if code != self.name.encode():
+            raise pickle.UnpicklingError("that is no code")
+        self.ready = True
+
+
+def made_of(*names: str, **asked: int) -> list[Any]:
+    return [Compiled(name, asked.get(name, 0)) for name in names]
+
+
+def compile_one(kernel: Any) -> bytes:
+    return bytes(kernel.name.encode())
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "kept")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel is ready in this process, and no pass is known."""
+    monkeypatch.setattr(compiled, "_find", None)
+    monkeypatch.setattr(compiled, "rates", None)
+    for kernel in order.KERNELS:
+        monkeypatch.setattr(kernel, "ready", False)
+        monkeypatch.setattr(kernel, "asked", 0)
+
+
+def recipe(loss: str, dtype: str = "float32", target: str = "int64") -> Recipe:
+    trailing = (2, 4) if target == "int64" else (2,)
+    plan = make_plan({"loss": {"name": loss}, "outputs": ["loss", "gradient"]})
+    return plan.job({"prediction": (dtype, trailing), "target": (target, (2,))}).recipe
+
+
+def test_the_hottest_are_compiled_first_and_each_is_used_as_soon_as_it_is_there(store: Store) -> None:
+    kernels, seen = made_of("a", "b", "c"), []
+    build(kernels, store, compile_one, lambda: seen.append([kernel.ready for kernel in kernels]))
+    assert seen == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+def test_what_requests_ask_for_goes_before_what_is_hot_by_default(store: Store) -> None:
+    kernels, made = made_of("a", "b", "c", "d", c=1), []
+
+    def compile_and_ask(kernel: Any) -> bytes:
+        made.append(kernel.name)
+        kernels[3].asked += 5  # somebody asks while the first is compiled
+        return compile_one(kernel)
+
+    build(kernels, store, compile_and_ask, nothing)
+    assert made == ["c", "d", "a", "b"]
+
+
+def test_what_cannot_be_compiled_keeps_nobody_else_from_it(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    kernels = made_of("a", "b", "c")
+
+    def fail_once(kernel: Any) -> bytes:
+        if kernel.name == "b":
+            raise RuntimeError("no such instruction")
+        return compile_one(kernel)
+
+    build(kernels, store, fail_once, nothing)
+    assert [(kernel.ready, kernel.failed) for kernel in kernels] == [(True, False), (False, True), (True, False)]
+    assert "b cannot be compiled: no such instruction; its requests go the general way" in caplog.text
+
+
+def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
+    made: list[str] = []
+    names = ("a", "b", "c", "d")
+
+    def slowly(kernel: Any) -> bytes:
+        made.append(kernel.name)
+        time.sleep(0.05)
+        return compile_one(kernel)
+
+    groups = [made_of(*names) for _ in range(3)]
+    threads = [threading.Thread(target=build, args=(group, Store(store.folder), slowly, nothing)) for group in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(made) == sorted(names)
+    assert all(kernel.ready for group in groups for kernel in group)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:20]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+        lambda path: path.chmod(0o666),
+        lambda path: path.chmod(0o664),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: path.unlink() or os.mkfifo(path),
+        lambda path: (path.unlink(), path.symlink_to(path)),
+    ],
+    ids=["empty", "cut", "checksum only", "changed", "others", "group", "folder", "endless", "pipe", "loop"],
+)
+def test_a_file_that_is_no_code_is_compiled_again(store: Store, harm: Callable[[Path], object]) -> None:
+    assert store.write("a", b"a")
+    assert store.read("a") == b"a"
+    harm(store._path("a"))
+    assert store.read("a") is None
+    (kernel,) = made_of("a")
+    build([kernel], store, compile_one, nothing)
+    assert kernel.ready
+
+
+def test_code_that_another_user_wrote_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a", b"a")
+    os.chown(store._path("a"), 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert store.read("a") is None
+
+
+def test_code_that_is_whole_and_cannot_be_loaded_is_compiled_again(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write("a", b"of another time")
+    kernels = made_of("a")
+    load_kept(kernels, store)
+    assert not kernels[0].ready
+    assert "the code of a cannot be used: UnpicklingError: that is no code" in caplog.text
+    build(kernels, store, compile_one, nothing)
+    assert kernels[0].ready
+    assert store.read("a") == b"a"
+
+
+@pytest.fixture(params=["a file", "full", "none"])
+def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Where nothing can be kept, root or not."""
+    if request.param == "a file":
+        (tmp_path / "file").write_text("")
+        return Store(tmp_path / "file" / "kept")
+    if request.param == "full":
+        return Store(Path("/proc/self/kept"))
+    store = Store()
+    store.folder = None
+    return store
+
+
+def test_without_a_place_it_is_compiled_all_the_same(nowhere: Store) -> None:
+    kernels = made_of("a", "b")
+    build(kernels, nowhere, compile_one, nothing)
+    assert all(kernel.ready for kernel in kernels)
+    assert nowhere.read("a") is None
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOME": "/root/none/such"}, {"HOME": "/proc/1"}], ids=str)
+def test_nobody_needs_a_home(variables: dict[str, str], tmp_path: Path) -> None:
+    """As a user without a passwd entry, whom Python cannot tell a home."""
+    script = """
+import os, pwd
+def no_entry(uid): raise KeyError(uid)
+pwd.getpwuid = no_entry
+from lossd.compiled.store import Store
+store = Store()
+assert store.read("a") is None
+print(store, store.write("a", b"a"))
+with store.reserved() as mine:
+    assert mine
+"""
+    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH")} | variables
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    if not variables:
+        assert run.stdout.split() == ["nowhere", "False"]
+
+
+def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import llvmlite.binding as llvm
+
+    monkeypatch.setenv("LOSSD_CACHE_DIR", str(tmp_path))
+    folders = {Store().folder}
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    folders.add(Store().folder)
+    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "i486")
+    folders.add(Store().folder)
+    assert len(folders) == 3
+    assert {folder.parent for folder in folders if folder is not None} == {tmp_path}
+
+
+def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name = {kernel.name: kernel for kernel in order.KERNELS}
+    monkeypatch.setattr(compiled, "_find", passes.find)
+    ours, other = recipe("cross_entropy"), recipe("cross_entropy", "float64")
+    assert compiled.find(ours) is None
+    assert compiled.find(ours) is None
+    assert compiled.find(other) is None
+    assert {name: kernel.asked for name, kernel in by_name.items() if kernel.asked} == {ROWS: 2, "rows float64": 1}
+    by_name[ROWS].ready = True
+    assert compiled.find(ours) is not None
+    assert compiled.find(other) is None
+
+
+def test_without_numba_everything_goes_the_general_way(
+    alone: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: int) -> Store:
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(compiled, "_open", fail)
+    compiled.prepare()
+    assert compiled.find(recipe("focal")) is None
+    assert "Numba needs NumPy 2.3 or less; every request goes the general way" in caplog.text
+
+
+def test_a_compiler_that_dies_is_no_reason_to_end(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LOSSD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(Compiler, "COMMAND", (sys.executable, "-c", "import sys; input(); sys.exit(3)"))
+    kernels = order.KERNELS[:2]
+    monkeypatch.setattr(order, "KERNELS", kernels)
+    progress: list[compiled.Progress] = []
+    compiled.prepare(changed=progress.append)
+    finished()
+    assert progress[-1] == (0, 2, 2)
+    assert caplog.text.count("the compiler ended with status 3") == 2
+    for kernel in kernels:
+        kernel.failed = False
+
+
+def finished() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "lossd-compile":
+            thread.join(timeout=120)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def compiler() -> Iterator[Compiler]:
+    compiler = Compiler()
+    yield compiler
+    compiler.close()
+
+
+def test_a_process_beside_this_one_compiles_what_this_one_uses(
+    alone: None, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real thing, for the one that takes least time."""
+    kernel = min(order.KERNELS, key=lambda kernel: kernel.name != "weigh")
+    assert kernel.name == "weigh"
+    code = compiler(kernel)
+    process = compiler._process
+    assert process is not None
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+    fresh = """
+import sys
+import numpy as np
+from lossd.compiled import dense, order
+from lossd.compiled.store import Store
+(kernel,) = (kernel for kernel in order.KERNELS if kernel.name == "weigh")
+kernel.load(Store(__import__("pathlib").Path(sys.argv[1])).read("weigh"))
+columns, doubtful = np.zeros((5, 1)), np.zeros(1, bool)
+dense.weigh(np.array([[0, 2]]), np.array([0, 1]), np.array([1.0, 1.0, 4.0]), -1, columns, doubtful)
+assert columns[2:4, 0].tolist() == [5.0, 2.0]
+"""
+    store = Store(tmp_path)
+    assert store.write("weigh", code)
+    run = subprocess.run([sys.executable, "-c", fresh, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0, "it ends with whoever asked"
