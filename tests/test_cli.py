@@ -95,6 +95,15 @@ def test_further_inputs_go_by_name(files: tuple[Path, Path], tmp_path: Path) -> 
     assert document["loss"] == pytest.approx(cross_entropy(LOGITS, TARGET)[[0, 2]].mean(), abs=1e-6)
 
 
+def test_files_fill_the_inputs_of_a_composed_loss(files: tuple[Path, Path]) -> None:
+    alone = [answer(*files, "--loss", name)["loss"] for name in ("cross_entropy", "dice")]
+    document = answer(*files, "--loss", "ce_dice")
+    assert document["loss"] == pytest.approx(sum(alone) / 2, abs=1e-6)
+    assert [term["value"] for term in document["terms"]] == pytest.approx(alone, abs=1e-6)
+    terms = json.dumps([{"loss": {"name": name}, "weight": 0.5} for name in ("cross_entropy", "dice")])
+    assert answer(*files, "--loss", "weighted_sum", "--terms", terms)["loss"] == pytest.approx(document["loss"])
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_a_file_can_hold_all_inputs_by_name(suffix: str, tmp_path: Path) -> None:
     path = (tmp_path / "batch").with_suffix(suffix)

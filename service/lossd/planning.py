@@ -14,11 +14,11 @@ from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, find
 from lossd.losses.types import TensorType
 from lossd.plan import Plan, series
 from lossd.request import Envelope, check_integers, validated
-from lossd.terms import Term, composed_inputs, plan_term
+from lossd.terms import Term, common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["make_plan", "universal_inputs"]
+__all__ = ["listed_inputs", "make_plan", "universal_inputs"]
 
 KIN_BYTES = 8 << 10
 
@@ -166,6 +166,15 @@ COTANGENT = Input(
 def universal_inputs(loss: Loss) -> tuple[Input, ...]:
     """The inputs every loss of its kind takes beside its own."""
     return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
+
+
+def listed_inputs(loss: Loss) -> tuple[Input, ...]:
+    """The inputs that a catalogue lists; of a loss that is made of the same losses in every request, theirs."""
+    if not loss.preset:
+        return (*loss.request_inputs, *universal_inputs(loss))
+    entries = {entry.name: entry for entry in common_inputs(make_plan({"loss": {"name": loss.name}}).terms)}
+    cotangent = entries.pop(COTANGENT.name)
+    return (*entries.values(), cotangent)
 
 
 def _variadic_inputs(loss: Loss, refinement: Refinement) -> tuple[Input, ...]:

@@ -136,6 +136,8 @@ def loss(description: Mapping[str, Any]) -> RenderableType:
         marks = [mark for mark in ("differentiable", "optional") if entry[mark]]
         notes = f" ({', '.join(marks)})" if marks else ""
         inputs.add_row(entry["name"], " or ".join(t["shape"] for t in entry["types"]), _prose(entry["summary"] + notes))
+    if description["inputs_of_terms"]:
+        inputs.add_row("those of the terms", "", "Under the names that the terms' inputs give them.")
     parameters = _listing("parameters", "default", "")
     for name, schema in description["parameters"].items():
         default = json.dumps(schema["default"]).decode() if "default" in schema else "required"

@@ -15,7 +15,7 @@ from lossd_client.wire.quoting import quoted
 if TYPE_CHECKING:
     from lossd.plan import Layout, Plan
 
-__all__ = ["Term", "composed_inputs", "plan_term"]
+__all__ = ["Term", "common_inputs", "composed_inputs", "plan_term"]
 
 MAX_NAME = 256
 
@@ -89,6 +89,29 @@ def plan_term(
         faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
         raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
     return Term(plan, inputs)
+
+
+def common_inputs(terms: Sequence[Term]) -> tuple[Input, ...]:
+    """The tensors that terms take together, of the types that all who take one agree on."""
+    takers: dict[str, list[tuple[Plan, Input]]] = {}
+    for term in terms:
+        for entry in term.plan.inputs:
+            takers.setdefault(term.tensor(entry.name), []).append((term.plan, entry))
+
+    def common(name: str, taken: Sequence[tuple[Plan, Input]]) -> Input:
+        (plan, entry), *others = taken
+        of_others = [other.types(like) for other, like in others]
+        types = tuple(of for of in plan.types(entry) if all(of in theirs for theirs in of_others))
+        names = " and ".join(of.loss.name for of, _ in taken if of.loss)
+        return replace(
+            entry,
+            name=name,
+            types=types,
+            optional=all(like.optional for _, like in taken),
+            summary=entry.summary if len(taken) == len(terms) else f"{entry.summary} For {names} alone.",
+        )
+
+    return tuple(common(name, taken) for name, taken in takers.items())
 
 
 def composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:

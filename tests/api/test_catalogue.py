@@ -34,6 +34,39 @@ def test_a_loss_is_described_by_its_signature(http):
     assert prediction["types"][0]["shape"] == "(N, *)"
 
 
+@pytest.mark.parametrize(
+    ("name", "prediction", "target", "alone"),
+    [
+        ("ce_dice", "(N, C, *)", {"domain": "class", "dtypes": ["integer"], "shape": "(N, *)"}, "cross_entropy"),
+        (
+            "bce_dice",
+            "(N, *)",
+            {"domain": "mask", "dtypes": ["float", "integer"], "shape": "(N, *)"},
+            "bce_with_logits",
+        ),
+    ],
+)
+def test_a_loss_of_fixed_terms_takes_what_they_take(http, triton, name, prediction, target, alone):
+    described = http.get(f"/v1/losses/{name}").json()
+    entries = {entry["name"]: entry for entry in described["inputs"]}
+    assert list(entries) == ["prediction", "target", "sample_weight", "cotangent"]
+    assert entries["prediction"]["types"] == [{"domain": "logits", "dtypes": ["float"], "shape": prediction}]
+    assert entries["prediction"]["differentiable"] is True
+    assert entries["target"]["types"] == [target]
+    assert [entry["optional"] for entry in entries.values()] == [False, False, True, True]
+    assert entries["sample_weight"]["summary"].endswith(f"For {alone} alone.")  # dice counts every sample
+    assert described["inputs_of_terms"] is False
+    tensors = {tensor["name"]: tensor for tensor in triton.get_model_metadata(name)["inputs"]}
+    assert list(tensors) == list(entries)
+    assert tensors["prediction"]["shape"] == [-1] * (prediction.count(",") + 1)
+    assert tensors["target"]["datatype"] == ("INT64" if name == "ce_dice" else "FP32")
+
+
+def test_losses_of_any_terms_say_that_theirs_are_their_inputs(http):
+    of_terms = {loss["name"] for loss in http.get("/v1/losses").json()["losses"] if loss["inputs_of_terms"]}
+    assert of_terms == {"weighted_sum", "uncertainty", "curriculum"}
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(http):
     for path, near in (("/v1/losses/l1", "mae"), ("/v1/losses/crossentropy", "cross_entropy"), ("/v1/metrics/f2", "f")):
         response = http.get(path)

@@ -49,6 +49,8 @@ def _loss(loss: Loss, ask: Ask, drawn: bool) -> str:
     rows = [_input(entry) for entry in described["inputs"]]
     if described["named_by_parameters"] is not None:
         rows.append(["any name", *_types([described["named_by_parameters"]]), "yes", "As the parameters name them."])
+    if described["inputs_of_terms"]:
+        rows.append(["those of the terms", "", "", "yes", "Under the names that the terms' inputs give them."])
     lines += ["## Inputs", "", table(("Name", "Entries", "Shape", "Gradient", ""), rows), ""]
     rows = [_parameter(name, schema) for name, schema in described["parameters"].items()]
     lines += ["## Parameters", "", table(("Name", "Value", "Default", ""), rows), ""]

@@ -16,6 +16,7 @@ from docs.provoked import REQUESTS, UNPROVOKED
 from lossd import cli
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
+from lossd.planning import listed_inputs
 from lossd_client.errors import PROBLEMS
 from serving import running
 
@@ -38,7 +39,7 @@ def test_every_loss_has_a_page_with_its_formula_and_all_its_parameters(built: Pa
             .partition("<math")[2]
             .partition("</math>")[0]
         )
-        for name in (*(p.name for p in loss.parameters), *(i.name for i in loss.request_inputs)):
+        for name in (*(p.name for p in loss.parameters), *(i.name for i in listed_inputs(loss))):
             assert f"<code>{name}</code>" in page, f"{loss.name}: {name}"
 
 

@@ -10,7 +10,7 @@ from lossd import metrics
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
-from lossd.planning import universal_inputs
+from lossd.planning import listed_inputs
 from lossd_client.errors import UnknownMetric
 from lossd_client.wire.quoting import quoted
 
@@ -34,8 +34,9 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
                 "optional": entry.optional,
                 "summary": entry.summary,
             }
-            for entry in (*loss.request_inputs, *universal_inputs(loss))
+            for entry in listed_inputs(loss)
         ],
+        "inputs_of_terms": loss.terms is not None and not loss.preset,
         "named_by_parameters": None if loss.variadic is None else _describe_type(loss.variadic),
         "parameters": parameters,
         "references": list(loss.references),

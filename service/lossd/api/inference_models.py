@@ -15,7 +15,7 @@ from lossd.losses import REGISTRY
 from lossd.losses.registry import Input, Loss, closest
 from lossd.losses.types import TensorType
 from lossd.metrics import METRICS, TASKS
-from lossd.planning import universal_inputs
+from lossd.planning import listed_inputs
 from lossd.request import MetricOptions
 from lossd_client.errors import NotFound, Problem
 from lossd_client.wire import json, oip
@@ -168,9 +168,8 @@ def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
     try:
         plan = plan_of(json.dumps({"loss": {"name": loss.name}}))
     except Problem:
-        declared = loss.inputs if loss.terms is None else tuple(e for e in loss.inputs if e.name != "losses")
-        return (*declared, *universal_inputs(loss)), loss.task
-    return plan.inputs, plan.task
+        return listed_inputs(loss), loss.task
+    return listed_inputs(loss) if loss.preset else plan.inputs, plan.task
 
 
 def _datatype(of: TensorType) -> str:

@@ -107,7 +107,8 @@ def evaluate(
     of = {"name": loss, **given} if loss else None
     names = metrics.split(",") if metrics else None
     title = f"{loss or task} {as_text(given)}".strip()
-    inputs = [entry["name"] for entry in ctx.obj["inputs"]] if ctx.obj else ["prediction", "target"]
+    optional = _inputs_of(of, ctx.obj) if of else {"prediction": False, "target": False}
+    inputs = list(optional)
     with _asking(url) as ask:
         if directory is not None:
             from lossd.cli.many import evaluate_all
@@ -128,8 +129,7 @@ def evaluate(
                 title=title,
             )
             ctx.exit(status)
-        order = [entry["name"] for entry in ctx.obj["inputs"] if not entry["optional"]] if ctx.obj else inputs
-        tensors = _inputs(paths, named, order)
+        tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
         answer = ask(of, task=task, inputs=tensors, metrics=names)
         if plot is not None:
             from lossd.cli import plot as pictures
@@ -142,6 +142,15 @@ def evaluate(
     if gradient_out:
         _write_gradient(gradient_out, answer)
     _report(answer, title, output, as_json=as_json)
+
+
+def _inputs_of(of: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, bool]:
+    """The inputs of a loss, in its order, and whether they are optional."""
+    if not described.get("inputs_of_terms"):
+        return {entry["name"]: entry["optional"] for entry in described["inputs"]}
+    from lossd.planning import make_plan
+
+    return {entry.name: entry.optional for entry in make_plan({"loss": of}).inputs}
 
 
 def _check(of: Mapping[str, Any] | None, task: str | None, names: list[str] | None, outputs: list[str] | None) -> None:

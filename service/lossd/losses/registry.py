@@ -252,6 +252,11 @@ class Loss:
         """The inputs a request sends: all but the terms' values of a composed loss."""
         return tuple(i for i in self.inputs if not (self.terms and i.name == "losses"))
 
+    @property
+    def preset(self) -> bool:
+        """Whether it is made of the same losses in every request."""
+        return self.terms is not None and all(p.default is not ... for p in self.parameters)
+
     @cached_property
     def varying(self) -> tuple[str, ...]:
         """The parameters that may differ between the requests of a batch."""
