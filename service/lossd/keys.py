@@ -81,7 +81,11 @@ class Keys:
 def _read(file: Path) -> list[tuple[str, bytes]]:
     """The names and digests of a keys file; what is wrong with it is said without quoting it, a key may be in there."""
     entries = []
-    for number, text in enumerate(file.read_text().splitlines(), 1):
+    try:
+        lines = file.read_text().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text, of lines name:sha256hex; make one with: lossd key NAME") from None
+    for number, text in enumerate(lines, 1):
         line = text.partition("#")[0].strip()
         if not line:
             continue

@@ -7,12 +7,21 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, ByteSize, Field, FilePath, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SECRETS", "Settings"]
+__all__ = ["LINK", "SECRETS", "Settings"]
+
+LINK = re.compile(r"(?:tcp|udp|sctp)://")
+"""What Kubernetes writes into ``LOSSD_PORT`` where a Service is called lossd: its address, which is no setting."""
+
+DEFAULT_PORT = 8000
+SMALLEST_BATCH_BYTES = 1 << 16  # the smallest slab: less would leave no room for a row
+LONGEST_MS = 7 * 24 * 3600 * 1000
+
+Milliseconds = Annotated[int, Field(ge=1, le=LONGEST_MS)]
 
 
 def _cores() -> float:
@@ -27,9 +36,13 @@ def _cores() -> float:
 def _devices(value: str) -> str:
     for device in value.split(","):
         kind, _, index = device.partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        if not (device == "cpu" or (kind == "cuda" and re.fullmatch(r"[0-9]{0,3}", index) and device != "cuda:")):
             raise ValueError(f"{device!r} is not a device; write cpu, cuda, or cuda:0,cuda:1")
     return value
+
+
+def _port(value: Any) -> Any:
+    return DEFAULT_PORT if isinstance(value, str) and LINK.match(value) else value
 
 
 def _key(value: SecretStr | None) -> SecretStr | None:
@@ -52,11 +65,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; the default is reachable from this machine only.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 picks a free one.")
+    port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = Field(
+        DEFAULT_PORT, description="Port to listen on; 0 picks a free one."
+    )
     device: Annotated[str, AfterValidator(_devices)] = Field(
         "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
     )
-    threads: Annotated[int, Field(ge=1)] = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         max(1, math.ceil(_cores()) - 1),
         description="Threads of a CPU worker; by default one a core it may use, but for one core.",
     )
@@ -70,17 +85,24 @@ class Settings(BaseSettings):
     engine: Literal["process", "inline"] = Field(
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
     )
-    fronts: Annotated[int, Field(ge=1)] = Field(
+    fronts: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="Processes that take requests on one port and share the workers; limits are for each of them."
     )
     max_body_bytes: ByteSize = Field(
-        ByteSize(1 << 30), description="Largest request body, in bytes (units such as 1GiB are understood)."
+        ByteSize(1 << 30),
+        ge=1 << 10,
+        description="Largest request body, in bytes (units such as 1GiB are understood); by default never more than "
+        "queue_bytes.",
     )
     max_json_bytes: ByteSize = Field(
-        ByteSize(16 << 20), description="Largest JSON text, in bytes; it is parsed in one go, others wait meanwhile."
+        ByteSize(16 << 20),
+        ge=1 << 10,
+        description="Largest JSON text, in bytes; it is parsed in one go, others wait meanwhile.",
     )
     queue_bytes: ByteSize = Field(
-        ByteSize(4 << 30), description="Most memory that requests in progress may hold, answers included, in bytes."
+        ByteSize(4 << 30),
+        ge=1 << 10,
+        description="Most memory that requests in progress may hold, answers included, in bytes.",
     )
     queue_requests: Annotated[int, Field(ge=1)] = Field(
         8192, description="Most requests that may be in progress at a time."
@@ -89,31 +111,36 @@ class Settings(BaseSettings):
         1024, description="Most requests that may be in progress for one API key at a time."
     )
     batch_bytes: ByteSize = Field(
-        ByteSize(8 << 20), description="Largest batch, in bytes of inputs and answers; a larger request goes alone."
+        ByteSize(8 << 20),
+        ge=SMALLEST_BATCH_BYTES,
+        le=16 << 30,
+        description="Largest batch, in bytes of inputs and answers; a larger request goes alone.",
     )
     stream_bytes: ByteSize = Field(
-        ByteSize(1 << 20), description="Bodies from this size on are written to shared memory as they arrive."
+        ByteSize(1 << 20),
+        ge=1 << 10,
+        description="Bodies from this size on are written to shared memory as they arrive.",
     )
     cache_bytes: ByteSize = Field(
         ByteSize(1 << 30), description="Shared memory kept ready between requests, in bytes; more is given back."
     )
-    request_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+    request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
     )
-    max_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+    max_timeout_ms: Milliseconds = Field(
         600_000, description="Longest deadline a request may bring, in milliseconds; a longer one is cut to it."
     )
-    idle_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+    idle_timeout_ms: Milliseconds = Field(
         20_000,
         description="Longest pause within a body or an answer, and longest time for a request's head, in milliseconds.",
     )
-    keep_alive_timeout_ms: Annotated[int, Field(ge=1000)] = Field(
+    keep_alive_timeout_ms: Annotated[int, Field(ge=1000, le=LONGEST_MS)] = Field(
         75_000, description="Longest pause between two requests of a connection, in milliseconds."
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
         4096, description="Most connections that are served at a time; one more is answered 503."
     )
-    worker_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+    worker_timeout_ms: Milliseconds = Field(
         120_000,
         description="A worker that has work and gives no sign of life for so long is replaced, in milliseconds.",
     )
@@ -122,7 +149,7 @@ class Settings(BaseSettings):
         description="How long front and worker look for what the other sends before they sleep, where requests come "
         "one by one, in microseconds, since to be woken takes as long; 0 where there are no two cores for that.",
     )
-    drain_timeout_ms: Annotated[int, Field(ge=0)] = Field(
+    drain_timeout_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
     )
     api_keys_file: FilePath | None = Field(
@@ -163,6 +190,16 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
             raise ValueError("tls_key and tls_client_ca need a tls_cert")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        """A default gives way to what is set; two that are set must agree."""
+        for name, other in (("max_body_bytes", "queue_bytes"), ("request_timeout_ms", "max_timeout_ms")):
+            found, most = getattr(self, name), getattr(self, other)
+            if found > most and name in self.model_fields_set:
+                raise ValueError(f"{name} is {found:d}, more than {other}, {most:d}: lower the one or raise the other")
+            self.__dict__[name] = min(found, most)  # the model is frozen for others
         return self
 
     @property

@@ -156,7 +156,7 @@ def test_whoever_listens_to_the_network_without_keys_is_told(
     from lossd.api import server
 
     monkeypatch.setattr(server, "configure", lambda _: None)
-    monkeypatch.setattr(server._Server, "run", lambda _: None)
+    monkeypatch.setattr(server._Server, "run", lambda *_: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     server.serve(Settings(engine="inline", **settings))
     assert any("anybody may ask" in record.getMessage() for record in caplog.records) == warned

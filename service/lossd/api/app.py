@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
 from lossd.fronts.member import Member
+from lossd.preflight import check_variables
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire import json
@@ -99,7 +101,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
             the application.
         member: Its place among several fronts, if there are several.
     """
-    settings = settings or Settings()
+    if settings is None:
+        check_variables(os.environ)
+        settings = Settings()
     engine = engine or create_engine(settings, member.place.workers if member else None)
 
     @asynccontextmanager

@@ -17,11 +17,14 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.connection import http_for
+from lossd.engine import create_engine
 from lossd.fronts.member import Member
 from lossd.fronts.port import bind
 from lossd.logs import configure
+from lossd.preflight import StartError
 
 if TYPE_CHECKING:
+    from lossd.engine import Engine
     from lossd.fronts import Place
     from lossd.settings import Settings
 
@@ -33,18 +36,28 @@ BACKLOG = 2048
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
-def serve(settings: Settings, announce: Callable[[int], None] = lambda port: None, place: Place | None = None) -> None:
+def serve(
+    settings: Settings,
+    announce: Callable[[int], None] = lambda port: None,
+    place: Place | None = None,
+    sockets: list[socket.socket] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
 
     Args:
         settings: How it runs.
         announce: Called with the port once connections are accepted; it was free to choose where the setting is 0.
         place: Its place among several fronts, if there are several: its port, and whom it tells instead.
+        sockets: Where it listens, if that is taken already.
+
+    Raises:
+        StartError: It cannot work.
     """
     configure(settings)
     _raise_file_limit()
     member = Member(place) if place is not None else None
-    service = create_app(settings, member=member)
+    engine = create_engine(settings, place.workers if place is not None else None)
+    service = create_app(settings, engine, member)
     config = uvicorn.Config(
         Forwarded(service),
         interface="asgi3",
@@ -68,11 +81,14 @@ def serve(settings: Settings, announce: Callable[[int], None] = lambda port: Non
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    if member is None:
-        _Server(config, service, settings, announce).run()
-    else:
-        say = member.say_listening
-        _Server(config, service, settings, lambda port: say()).run(bind(settings.host, member.place.port))
+    if member is not None:
+        say, sockets = member.say_listening, bind(settings.host, member.place.port, shared=True)
+        announce = lambda port: say()  # noqa: E731  (of the two, one is called)
+    server = _Server(config, service, engine, settings, announce)
+    engine.on_failure = server.fail
+    server.run(sockets)
+    if server.failure is not None:
+        raise StartError(server.failure)
 
 
 class Forwarded(ProxyHeadersMiddleware):
@@ -95,21 +111,45 @@ class Forwarded(ProxyHeadersMiddleware):
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which says when it listens, and reads keys and certificate again on SIGHUP."""
+    """Uvicorn's, which says when it listens, and reads keys and certificate again on SIGHUP.
+
+    Attributes:
+        failure: Why it ended by itself, if it did.
+    """
+
+    failure: str | None = None
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, settings: Settings, announce: Callable[[int], None]
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        engine: Engine,
+        settings: Settings,
+        announce: Callable[[int], None],
     ) -> None:
         super().__init__(config)
+        self._engine = engine
         self._service = service
         self._settings = settings
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two that start at once may both bind, and one listens
+            await self.lifespan.shutdown()
+            raise StartError(f"cannot listen on {self._settings.host}: {error}") from None
         if self.started:
             self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
             self._announce(self.servers[0].sockets[0].getsockname()[1])
+
+    def fail(self, why: str) -> None:
+        """End: nothing can be evaluated here."""
+        if self.failure is None:
+            self.failure = why
+            self._engine.give_up(why)
+            self.should_exit = True
 
     def _reload(self) -> None:
         if self._service.access is not None:

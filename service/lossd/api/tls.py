@@ -6,6 +6,8 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from lossd.preflight import StartError, load_certificate
+
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
@@ -29,12 +31,11 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 def renew(context: ssl.SSLContext, settings: Settings) -> None:
     """Read the certificate again, for connections from now on; one that is none changes nothing but the log."""
-    assert settings.tls_cert is not None
     try:
         # Tried on another first: a certificate that its key does not fit would be in place when that is noticed.
         for target in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
-            target.load_cert_chain(settings.tls_cert, settings.tls_key, _password(settings) or "")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            load_certificate(target, settings)
+    except StartError as error:
         log.error("the certificate stays as it was: %s", error)
     else:
         log.info("the certificate was read again")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
+from collections.abc import Collection
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
@@ -13,7 +16,14 @@ from lossd import __version__
 from lossd.cli.help import Command
 from lossd.cli.options import option_name
 
+if TYPE_CHECKING:
+    from lossd.settings import Settings
+
 __all__ = ["ALLOCATOR", "COMMANDS"]
+
+log = logging.getLogger("lossd.cli")
+
+WRONG = 2
 
 EXAMPLES = """
 lossd serve
@@ -44,41 +54,115 @@ def serve(**given: Any) -> None:
     Every option is also an environment variable, which it overrides: --port is LOSSD_PORT. A secret is no option, since
     others can read a command line: LOSSD_API_KEY is a variable only.
     """
-    from pydantic import ValidationError
-
-    from lossd.settings import Settings
+    _hold_descriptors()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until there is something to read again; kept meanwhile
+    from lossd.preflight import StartError
 
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise click.UsageError("; ".join(map(_fault, error.errors()))) from None
+        status = _serve({name: value for name, value in given.items() if value is not None})
+    except StartError as error:
+        raise _CannotStart(str(error)) from None
+    if status:
+        sys.exit(status)
+
+
+class _CannotStart(click.ClickException):
+    """One line, and the exit status of wrong usage."""
+
+    exit_code = WRONG
+
+
+def _serve(given: dict[str, Any]) -> int:
+    """Check all that can be checked, then serve; the exit status."""
+    from lossd.fronts import Place
+    from lossd.fronts.port import take
+    from lossd.preflight import check_needs, variable
+
+    settings, links = _settings(given)
+    if not Place.is_given():
+        check_needs(settings)
+        sockets = take(settings.host, settings.port, shared=settings.fronts > 1)
+    else:
+        sockets = []
     _tune_allocator()
+    place = Place.given()
 
     def announce(port: int) -> None:
         network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
         reach = "from this machine only" if settings.is_local else network
         url = f"{'http' if settings.tls_cert is None else 'https'}://{_bracketed(settings.host)}:{port}"
-        click.echo(f"lossd {__version__} listens on {url}, reachable {reach}")
+        if variable("port") in links and "port" not in given:
+            log.warning("%s is a Service's address, which Kubernetes set (enableServiceLinks: false keeps it away); "
+                        "it is ignored, and the port is %d", variable("port"), port)  # fmt: skip
+        _say(f"lossd {__version__} listens on {url}, reachable {reach}")
 
-    from lossd.fronts import Place
-
-    place = Place.given()
     if settings.fronts > 1 and place is None:
         from lossd.fronts.parent import keep
 
-        sys.exit(keep(settings, announce))
+        return keep(settings, announce, sockets)
     from lossd.api.server import serve
 
-    serve(settings, announce, place)
+    serve(settings, announce, place, sockets)
+    return 0
 
 
-def _fault(fault: Any) -> str:
+def _settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """The settings, and variables that look like some and are Kubernetes' own."""
+    from pydantic import ValidationError
+
+    from lossd.preflight import StartError, check_variables
+    from lossd.settings import Settings
+
+    links = check_variables(os.environ)
+    try:
+        return Settings(**given), links
+    except ValidationError as error:
+        raise StartError("; ".join(_fault(fault, given) for fault in error.errors())) from None
+
+
+_PLAIN = {
+    "byte_size": "a size in bytes is expected, such as 64MiB",
+    "byte_size_unit": "a size in bytes is expected, such as 64MiB",
+    "greater_than_equal": "at least {ge} is expected",
+    "less_than_equal": "at most {le} is expected",
+    "path_not_file": "that is no file",
+}
+
+
+def _fault(fault: Any, given: Collection[str]) -> str:
+    from lossd.preflight import variable
     from lossd.settings import SECRETS
 
+    said = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
+    if not fault["loc"]:  # of several together
+        return str(said)
     name = str(fault["loc"][0])
-    if name in SECRETS:
-        return f"LOSSD_{name.upper()}: {fault['msg']}"
-    return f"{option_name(name)}: {fault['msg']}, found {fault['input']!r}"
+    of = option_name(name) if name in given else variable(name)
+    return f"{of}: {said}" if name in SECRETS else f"{of}: {said}, found {fault['input']!r}"
+
+
+def _say(text: str) -> None:
+    """Say it where somebody listens; that nobody does, or that a disk is full, is no reason to end."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unsaid would fail again at exit
+        log.warning("standard output cannot be written (%s): %s", error.strerror, text)
+
+
+def _hold_descriptors() -> None:
+    """See that 0, 1 and 2 are open: else a socket would become one, and be handed to every process started."""
+    missing = False
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            missing = True
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+    if missing:
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 @cache

@@ -8,11 +8,12 @@ difference between :class:`lossd.engine.process.ProcessEngine` (supervised worke
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from lossd.settings import Settings
 
 __all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_engine"]
+
+log = logging.getLogger("lossd.engine")
 
 SWEEP_S = 0.025
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -146,6 +149,9 @@ class Engine(ABC):
 
     Args:
         settings: The sizes and limits.
+
+    Attributes:
+        on_failure: Called with a sentence where a worker cannot work and never could, so that whoever serves may end.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -158,6 +164,7 @@ class Engine(ABC):
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.waiting = Waiting()
+        self.on_failure: Callable[[str], None] = _go_on
 
     # For the API
 
@@ -181,6 +188,13 @@ class Engine(ABC):
                 ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=5.0))
         self._next_batch()  # there is none that anybody waits for: this drops all that were queued
         self.pool.close()
+
+    def give_up(self, why: str) -> None:
+        """Answer everybody that there will be no answer."""
+        self.draining = True
+        for ticket in self._tickets():
+            if not ticket.future.done():
+                ticket.future.set_exception(Unavailable(why, retry_after_s=5.0))
 
     @property
     @abstractmethod
@@ -347,6 +361,10 @@ class Engine(ABC):
     def _tickets(self) -> list[Ticket]:
         """Every request that is queued or being evaluated."""
         return [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
+
+
+def _go_on(why: str) -> None:
+    log.error("%s", why)
 
 
 def _expire(ticket: Ticket, now: float) -> None:

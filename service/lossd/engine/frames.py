@@ -21,7 +21,7 @@ _HEAD = struct.Struct("<QQQI")  # batch, copy ns, compute ns, answers
 _ANSWER = struct.Struct("<?I")  # whether it is a problem, bytes of its text
 
 HELLO = 0
-"""The batch number of a worker's first reply, whose one answer describes the worker."""
+"""The batch number of a worker's first reply, whose one answer describes the worker, or says why it cannot work."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,11 @@ class InlineEngine(Engine):
         import torch
 
         from lossd import compiled
+        from lossd.failures import unusable
 
         await super().start()
+        if (why := unusable(torch.device(self.settings.device))) is not None:
+            self.on_failure(why)
         if self.settings.compiled and self.settings.device == "cpu":
             compiled.prepare(self.settings.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")

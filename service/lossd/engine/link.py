@@ -16,7 +16,7 @@ import orjson
 from lossd.engine.batcher import Batch
 from lossd.engine.frames import HELLO, LENGTH, Reply, decode_answers, take_replies
 from lossd.engine.pulse import ASK, Pulse
-from lossd.engine.supervision import SOCKET_BYTES, Patience, WorkerProcess
+from lossd.engine.supervision import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, hopeless
 from lossd.engine.watch import Sight, Watch
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Worker:
         self._waiting_to_write = False
         self._process = WorkerProcess(device, engine.settings) if address is None else None
         self._patience = Patience()
+        self._first_tries = 0
         self._socket: socket.socket | None = None
         self._pulse: Pulse | None = None
         self._number = 0
@@ -181,7 +182,8 @@ class Worker:
         self._buffer += chunk
         for reply in list(take_replies(self._buffer)):
             if reply.batch == HELLO:
-                self._greeted(orjson.loads(reply.answers[0][1]))
+                refused, text = reply.answers[0]
+                (self._refused if refused else self._greeted)(orjson.loads(text))
             else:
                 self._answered(reply)
 
@@ -193,6 +195,13 @@ class Worker:
         self._look()
         log.info("worker ready on %s (pid %s)", self.device, self.pid)
         self.engine._dispatch()
+
+    def _refused(self, problem: dict[str, Any]) -> None:
+        """It cannot work. Where it never could, neither can the service; a device that broke may come back."""
+        if self.last_ready:
+            log.error("worker on %s: %s", self.device, problem["detail"])
+        else:
+            self.engine.on_failure(problem["detail"])
 
     def _answered(self, reply: Reply) -> None:
         batch = self.batches.pop(reply.batch, None)
@@ -228,12 +237,17 @@ class Worker:
         # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
         suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
         self._hang_up()
-        status = self._process.reap() if self._process is not None else None
+        never = not self.last_ready
+        status = None if self._process is None else self._process.reap(patience_s=END_S if never else 0.0)
         self.engine._recover(batches, suspects)
         if self.engine.draining and not self.engine.in_progress:
             return
         if self._process is not None:
             self.engine.stats.restarts += 1
+        if status is not None and never:
+            self._first_tries += 1
+            if self._first_tries == FIRST_TRIES:
+                self.engine.on_failure(hopeless(self.device, status))
         what = f"ended with status {status}" if status is not None else "is gone"
         self._try_again(f"{what}; {sum(len(b.tickets) for b in batches)} requests requeued")
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["SOCKET_BYTES", "Patience", "WorkerProcess"]
+__all__ = ["END_S", "FIRST_TRIES", "SOCKET_BYTES", "Patience", "WorkerProcess", "hopeless"]
 
 SOCKET_BYTES = 1 << 20
 COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
 END_S = 2.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
+
+FIRST_TRIES = 3
+"""How often a worker that was never ready is started before the service gives up: it worked nowhere yet."""
+
+
+def hopeless(device: str, status: int) -> str:
+    """Why the service ends after :data:`FIRST_TRIES`, in a sentence."""
+    how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+    return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, the last time {how}; see the log"
 
 
 class Patience:
@@ -81,9 +92,15 @@ class WorkerProcess:
         ours.setblocking(False)
         return ours
 
-    def reap(self) -> int:
-        """Its status, now that its connection is closed."""
+    def reap(self, *, patience_s: float = 0.0) -> int:
+        """Its status, now that its connection is closed.
+
+        Args:
+            patience_s: How long it may take to end by itself; else its status says that it was killed, and not why.
+        """
         assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=patience_s)
         self._process.kill()
         return self._process.wait()
 

@@ -23,20 +23,20 @@ import torch
 
 from lossd import compiled
 from lossd.columns import columns_in
-from lossd.engine.frames import HELLO, Reply
+from lossd.engine.frames import HELLO, Reply, encode_reply
 from lossd.engine.pipeline import Pipeline, Staged
 from lossd.engine.pulse import ASK, Pulse
 from lossd.engine.reception import Front, Fronts
 from lossd.evaluation import Batch, evaluate
-from lossd.failures import is_broken_device
+from lossd.failures import is_broken_device, unusable
 from lossd.job import Recipe
-from lossd_client.errors import Problem, TooLarge
+from lossd_client.errors import InternalError, Problem, TooLarge
 
 __all__ = ["answer", "main", "run", "serve", "serve_ahead"]
 
 log = logging.getLogger("lossd.engine")
 
-BROKEN = 70
+BROKEN, UNUSABLE = 70, 78
 LARGE_BYTES = 64 << 20
 NOTE_S = 1.0
 ALONE = 8
@@ -120,8 +120,6 @@ def run(device: torch.device, connection: socket.socket, listener: socket.socket
     """Say hello to each front and serve it."""
     pulse = Pulse()
     signal.signal(ASK, pulse.beat)
-    if device.type == "cuda":
-        torch.zeros(1, device=device)  # a device that does not work fails here, before the hello
 
     def greet(front: Front) -> None:
         hello = {"pid": os.getpid(), "device": str(device), "front": front.number}
@@ -162,12 +160,17 @@ def main() -> None:
     parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
+    device, connection = torch.device(arguments.device), socket.socket(fileno=arguments.socket)
+    if (why := unusable(device)) is not None:
+        refusal = [(True, orjson.dumps(InternalError(why).to_json()))]
+        connection.sendall(encode_reply(Reply(HELLO, 0, 0, refusal)))
+        raise SystemExit(UNUSABLE)
     torch.set_num_threads(arguments.threads)
     if arguments.compiled and arguments.device == "cpu":
         compiled.prepare(arguments.threads)
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
     poll_s = arguments.poll_us / 1e6
-    run(torch.device(arguments.device), socket.socket(fileno=arguments.socket), listener, poll_s)
+    run(device, connection, listener, poll_s)
 
 
 if __name__ == "__main__":

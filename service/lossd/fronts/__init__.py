@@ -15,7 +15,7 @@ import orjson
 
 __all__ = ["Place"]
 
-_VARIABLE = "LOSSD_FRONT"
+_VARIABLE = "_LOSSD_FRONT"  # no setting, as the underscore says
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Place:
     def environment(self) -> dict[str, str]:
         """How it is handed to a new process."""
         return {_VARIABLE: orjson.dumps(asdict(self)).decode()}
+
+    @staticmethod
+    def is_given() -> bool:
+        """Whether this process is one of several fronts."""
+        return _VARIABLE in os.environ
 
     @staticmethod
     def given() -> Place | None:

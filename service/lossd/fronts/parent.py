@@ -12,18 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from prometheus_client.core import CounterMetricFamily
 
-from lossd.engine.supervision import Patience, WorkerProcess
+from lossd.engine.frames import take_replies
+from lossd.engine.supervision import END_S, FIRST_TRIES, Patience, WorkerProcess, hopeless
 from lossd.fronts import Place
 from lossd.fronts.counts import Family, cumulative, family, merged
 from lossd.fronts.member import LINE_BYTES
-from lossd.fronts.port import bind, check_free
 from lossd.logs import configure
+from lossd.preflight import StartError
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -37,18 +38,28 @@ ROUND_S = 1.0
 LEAVE_S = 5.0
 
 
-def keep(settings: Settings, announce: Callable[[int], None]) -> int:
+def keep(settings: Settings, announce: Callable[[int], None], held: Sequence[socket.socket]) -> int:
     """Keep fronts and workers until SIGTERM or SIGINT, then let them finish what was accepted.
 
     Args:
         settings: How they run.
         announce: Called with the port once all fronts accept connections.
+        held: Sockets that never listen: they keep the port for the fronts.
 
     Returns:
         The exit status: 0, or 1 where a front did not start or did not end.
+
+    Raises:
+        StartError: A worker cannot work, and never could.
     """
     configure(settings)
-    return asyncio.run(_Parent(settings, announce).run())
+    parent = _Parent(settings, announce, held[0].getsockname()[1])
+    status = asyncio.run(parent.run())
+    for one in held:
+        one.close()
+    if parent.failure is not None:
+        raise StartError(parent.failure)
+    return status
 
 
 class _Front:
@@ -83,7 +94,9 @@ class _Front:
 
 
 class _Parent:
-    def __init__(self, settings: Settings, announce: Callable[[int], None]) -> None:
+    def __init__(self, settings: Settings, announce: Callable[[int], None], port: int) -> None:
+        self.port = port
+        self.failure: str | None = None
         self.settings = settings
         self.announce = announce
         self.fronts: set[_Front] = set()
@@ -101,13 +114,7 @@ class _Parent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
-        try:
-            check_free(self.settings.host, self.settings.port)
-            held = bind(self.settings.host, self.settings.port)  # never listens: it keeps the port for the fronts
-        except OSError as error:
-            log.error("cannot listen on %s port %d: %s", self.settings.host, self.settings.port, error)
-            return 1
-        self.port: int = held[0].getsockname()[1]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
         devices = self.settings.device.split(",") if self.settings.engine == "process" else []
         name = f"lossd-{os.getpid()}-{secrets.token_hex(8)}"
         self.addresses = tuple(f"{name}-{index}" for index in range(len(devices)))
@@ -123,14 +130,16 @@ class _Parent:
             self._pass_on(signal.SIGKILL)
         self.drained.set()
         await asyncio.gather(*fronts, *workers)
-        for one in held:
-            one.close()
         return int(self.failed)
 
     def _pass_on(self, number: signal.Signals) -> None:
         for front in self.fronts:
-            if front.listening or number != signal.SIGHUP:  # before that, it would end a front
-                front.process.send_signal(number)
+            front.process.send_signal(number)
+
+    def _fail(self, why: str) -> None:
+        """End: nothing can be evaluated here."""
+        self.failure = self.failure or why
+        self.stopping.set()
 
     # Fronts
 
@@ -158,13 +167,14 @@ class _Parent:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         place = Place(self.port, theirs.fileno(), self.addresses)
         # The same command once more, in a session of its own: a terminal's Ctrl-C reaches the parent alone.
-        process = subprocess.Popen(
-            [sys.executable, *sys.orig_argv[1:]],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **place.environment()},
-            start_new_session=True,
-        )
+        with _sighup_blocked():  # a front inherits that, and hears it when it is ready
+            process = subprocess.Popen(
+                [sys.executable, *sys.orig_argv[1:]],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **place.environment()},
+                start_new_session=True,
+            )
         theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES)
         front = _Front(process, writer)
@@ -218,7 +228,7 @@ class _Parent:
     # Workers
 
     async def _keep_worker(self, device: str, address: str) -> None:
-        loop, patience = asyncio.get_running_loop(), Patience()
+        hearing, patience, first_tries = _Hearing(), Patience(), 0
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             # It outlives each worker: a front that comes while there is none waits for the next.
             listener.bind(f"\0{address}")
@@ -226,14 +236,20 @@ class _Parent:
             worker = WorkerProcess(device, self.settings, listener)
             while not self.drained.is_set():
                 with worker.start() as connection:
-                    ended = asyncio.create_task(_until_closed(loop, connection, patience))
+                    ended = asyncio.create_task(hearing.until_closed(connection, patience))
                     drained = asyncio.create_task(self.drained.wait())
                     await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
                     if drained.done():
                         ended.cancel()
                         break
                     drained.cancel()
-                status = await asyncio.to_thread(worker.reap)
+                status = await asyncio.to_thread(worker.reap, patience_s=0.0 if hearing.greeted else END_S)
+                if not hearing.greeted:
+                    first_tries += 1
+                    why = hearing.refusal or (hopeless(device, status) if first_tries == FIRST_TRIES else None)
+                    if why is not None:
+                        self._fail(why)
+                        return
                 delay_s = patience.delay_s()
                 self.restarts["worker"] += 1
                 log.warning("worker on %s ended with status %s, starting another in %.1f s", device, status, delay_s)
@@ -241,11 +257,40 @@ class _Parent:
         await asyncio.to_thread(worker.end)
 
 
-async def _until_closed(loop: asyncio.AbstractEventLoop, connection: socket.socket, patience: Patience) -> None:
-    """Read a worker's hello, and then nothing until it ends."""
-    with contextlib.suppress(ConnectionError):
-        while await loop.sock_recv(connection, 1 << 12):
-            patience.succeeded()
+class _Hearing:
+    """What the worker processes of a device have said, one after the other.
+
+    Attributes:
+        greeted: Whether any said hello.
+        refusal: Why the last one cannot work, if it cannot.
+    """
+
+    def __init__(self) -> None:
+        self.greeted = False
+        self.refusal: str | None = None
+
+    async def until_closed(self, connection: socket.socket, patience: Patience) -> None:
+        """Read a worker's hello, and then nothing until it ends."""
+        loop, buffer = asyncio.get_running_loop(), bytearray()
+        with contextlib.suppress(ConnectionError):
+            while chunk := await loop.sock_recv(connection, 1 << 12):
+                buffer += chunk
+                for reply in take_replies(buffer):
+                    [(refused, text)] = reply.answers
+                    if refused:
+                        self.refusal = orjson.loads(text)["detail"]
+                        if self.greeted:  # a device that broke may come back; one that never worked is an end
+                            log.error("%s", self.refusal)
+                    else:
+                        self.greeted = True
+                        patience.succeeded()
+
+
+@contextlib.contextmanager
+def _sighup_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
