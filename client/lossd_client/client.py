@@ -82,14 +82,15 @@ class LossClient:
                 or a nested list (floats become float32, integers int64).
             target: The input of that name.
             task: In place of a loss, for metrics alone: binary, multiclass, regression, …
-            inputs: Inputs by name, for those that are lists or are called like one of these arguments.
+            inputs: Inputs by name, for lists under a name of your own and what is called like one of these arguments.
             outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``. By default all.
             gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype.
             metrics: Options of the metrics, or only the names of those wanted.
             timeout_s: Seconds this call may take, where not the client's.
             request_id: What logs call this request; by default a random id.
-            **parameters_and_inputs: Arrays and tensors are inputs (``anchor=…``, ``sample_weight=…``), all else are
-                parameters of the loss (``gamma=2.0``, ``class_weight=[1, 2]``, ``reduction="none"``).
+            **parameters_and_inputs: Arrays and tensors are inputs, and so are lists under an input's name
+                (``anchor=…``, ``sample_weight=[1, 0]``); all else are parameters of the loss (``gamma=2.0``,
+                ``class_weight=[1, 2]``, ``reduction="none"``).
 
         Returns:
             The evaluation; its gradients are of the kind of their inputs, NumPy or torch, on the same device.

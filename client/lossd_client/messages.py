@@ -12,9 +12,19 @@ from lossd_client.errors import LossdError, UnreadableAnswer
 from lossd_client.exchange import Answer, Body
 from lossd_client.wire import json, safetensors
 
-__all__ = ["Composed", "Evaluation", "Record", "Reduction", "compose", "read_evaluation"]
+__all__ = ["INPUTS", "Composed", "Evaluation", "Record", "Reduction", "compose", "read_evaluation"]
 
 GRADIENT = "gradient."
+
+INPUTS = frozenset(
+    (
+        *("prediction", "target", "sample_weight", "cotangent", "variance", "mean", "log_variance", "real", "fake"),
+        *("anchor", "positive", "negative", "first", "second", "similar", "embedding", "label", "difficulty"),
+        *("input_lengths", "target_lengths", "losses", "initial_losses", "gradient_norms", "task_weight"),
+    )
+)
+"""What losses and tasks call their inputs, and no parameter is called: keywords of these names may be lists."""
+
 _SHOWN_ENTRIES = 6
 _NESTED = frozenset((dict, list))
 _DURATION = re.compile(r"([^\s,;]+)\s*(?:;[^,;]*)*?;\s*dur=(\d+(?:\.\d*)?)(?![^\s,;])")
@@ -158,18 +168,18 @@ def compose(
         prediction: The input of that name, if any.
         target: The input of that name, if any.
         task: The metrics' task, in place of a loss.
-        inputs: Inputs by name, for those that do not look like tensors, or are called like an argument.
+        inputs: Inputs by name, for lists under a name of your own, and for what is called like an argument.
         outputs: What is asked for.
         gradient: The gradient's options.
         metrics: The metrics' options, or the names of the metrics.
-        keywords: Inputs and the loss's parameters: what is a tensor is an input.
+        keywords: Inputs and the loss's parameters: what is a tensor or has an input's name is an input.
 
     Raises:
         TypeError: Arguments that contradict each other, or a tensor of a dtype that does not travel.
     """
     named = [("prediction", prediction), ("target", target)]
     tensors = {name: tensor for name, tensor in named if tensor is not None}
-    by_keyword = {name: value for name, value in keywords.items() if is_tensor(value)}
+    by_keyword = {name: value for name, value in keywords.items() if is_tensor(value) or _is_input(name, value)}
     for name, tensor in [*(inputs or {}).items(), *by_keyword.items()]:
         if name in tensors:
             raise TypeError(f"the input {name} is given twice")
@@ -189,6 +199,10 @@ def compose(
     text = json.dumps(json.finite(request)).decode()
     pieces = safetensors.encode({name: tensor for name, (tensor, _) in taken.items()}, {"request": text})
     return Composed(Body(pieces), {name: home for name, (_, home) in taken.items()})
+
+
+def _is_input(name: str, value: Any) -> bool:
+    return name.partition(".")[0] in INPUTS and isinstance(value, list | tuple | int | float)
 
 
 def _subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def evaluate(
         gradient: clip_norm, clip_scope, clip_value, dtype.
         metrics: Names of metrics, or the options' object.
         device: Where to compute: cpu, cuda, cuda:0.
-        **keywords: Inputs (arrays and tensors) and the loss's parameters.
+        **keywords: Inputs (arrays and tensors, and lists under an input's name) and the loss's parameters.
 
     Raises:
         Problem: What the service would answer with.

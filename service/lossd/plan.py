@@ -7,7 +7,8 @@ tensors' names, dtypes and shapes against the loss's signature.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -15,8 +16,9 @@ from typing import Any, get_args
 from lossd import metrics
 from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
 from lossd.kin import RECIPES, only_rows_lead, outline
-from lossd.losses.registry import Input, Loss, Refinement, closest
+from lossd.losses.registry import Input, Loss, Refinement
 from lossd.losses.types import PerAxis, TensorType
+from lossd.remedies import Layout, fitting, meant
 from lossd.request import GradientOptions, MetricOptions
 from lossd.shapes import expected, is_empty, match, resolve, show
 from lossd.terms import Term
@@ -33,8 +35,9 @@ from lossd_client.wire.quoting import quoted
 
 __all__ = ["Layout", "Plan", "series"]
 
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-"""The tensors of a request: name to dtype and shape."""
+
+MOST_TRIED = 8
+"""Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +97,11 @@ class Plan:
         counted = self.counted(layout)
         if counted is not self:
             return counted._built(layout)
-        dims: dict[str, Any] = {}
         self._check_names(layout)
-        shapes_from: dict[str, str] = {}
-        domains = {
-            entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
-        }
+        try:
+            dims, domains = self._bound(layout)
+        except (ShapeMismatch, DtypeMismatch) as problem:
+            raise type(problem)(problem.detail + self._remedy(layout)) from None
         self._check_axes(dims)
         kind = self._kind
         rows = int(dims.get("N", 1))
@@ -218,18 +220,57 @@ class Plan:
         known = [entry.name for entry in self.inputs]
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
         if missing:
+            strange = [name for name in layout if name not in known]
+            near = [name for name in strange if len(strange) == 1 or meant(name, tuple(missing)) == missing[0]]
+            instead = f"; you sent {quoted(near[0])}: did you mean {missing[0]}?" if near else ""
             takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
             constant = " (or give it a value in parameters)" if self.loss and self.loss.variadic else ""
             raise MissingInput(
-                f"{self._subject} needs the input {missing[0]}, which was not sent{constant}; it takes {takes}"
+                f"{self._subject} needs the input {missing[0]}, which was not sent{constant}"
+                f"{instead or f'; it takes {takes}'}"
             )
         for name in layout:
             if name not in known:
-                near = closest(name, tuple(known), {})
-                hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+                right = meant(name, tuple(known))
+                hint = f"did you mean {right}?" if right else f"it takes {', '.join(known)}"
                 if name in self.parameters:
                     hint = "it is a parameter: send it as a number or list with the loss's name"
                 raise UnknownInput(f"{self._subject} takes no input {quoted(name)}; {hint}")
+
+    def _bound(self, layout: Layout) -> tuple[dict[str, Any], dict[str, str]]:
+        """The lengths of the axes by their names, and what the entries of each tensor are."""
+        dims: dict[str, Any] = {}
+        shapes_from: dict[str, str] = {}
+        domains = {
+            entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
+        }
+        return dims, domains
+
+    def _remedy(self, layout: Layout) -> str:
+        """What would make tensors fit that do not."""
+        if len(layout) > MOST_TRIED:
+            return ""
+        domains = {entry.name: {of.domain for of in self.types(entry)} for entry in self.inputs}
+        found = fitting(layout, domains, self._fits)
+        if modes := [mode for mode, other in self._other_modes() if other._fits(layout)]:
+            found.append(f"set mode to {' or '.join(map(quoted, modes))}")
+        return f"; {', or '.join(found)}" if found else ""
+
+    def _fits(self, layout: Layout) -> bool:
+        try:
+            self._bound(layout)
+        except (ShapeMismatch, DtypeMismatch):
+            return False
+        return True
+
+    def _other_modes(self) -> Iterator[tuple[str, Plan]]:
+        """The plan with each other value of the parameter ``mode``, which says what the axes are."""
+        for parameter in self.loss.parameters if self.loss else ():
+            if parameter.name == "mode" and self.loss is not None:
+                for mode in (mode for mode in get_args(parameter.annotation) if mode != self.parameters["mode"]):
+                    parameters = {**self.parameters, "mode": mode}
+                    with suppress(ValueError):  # which has no meaning with the other parameters
+                        yield mode, replace(self, parameters=parameters, refinement=self.loss.refine(parameters))
 
     def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
         """Check one tensor, bind its axes' names, and say what its entries are."""
@@ -251,11 +292,18 @@ class Plan:
                 if is_empty(candidate.pattern, shape):
                     raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no loss")
                 return candidate.domain
-        fitting = " or ".join(expected(t.pattern, dims) for t in welcome)
+        unwelcome = [t for t in candidates if t not in welcome and match(t.pattern, shape, dims) is not None]
+        if unwelcome:
+            raise DtypeMismatch(
+                f"{name} has the shape {show(shape)} of {_meaning(unwelcome[0])} and the dtype {dtype}; "
+                f"{' or '.join(map(_meaning, welcome))} would have the shape "
+                f"{' or '.join(expected(t.pattern, dims) for t in welcome)}"
+            )
+        shapes = " or ".join(expected(t.pattern, dims) for t in welcome)
         sources = dict.fromkeys(shapes_from[a] for t in welcome for a in t.pattern if a in shapes_from)
         origin = ", ".join(f"{s} is {show(layout[s][1])}" for s in sources if s != name)
         raise ShapeMismatch(
-            f"{name} has shape {show(shape)}, expected {fitting}"
+            f"{name} has shape {show(shape)}, expected {shapes}"
             + (f" since {origin}" if origin else "")
             + "; shapes must match exactly, nothing is broadcast"
         )
@@ -317,6 +365,11 @@ class Plan:
             except ValueError as error:
                 raise ShapeMismatch(f"{self.loss.name}: {error}") from None
         return resolve(returns.pattern, dims)
+
+
+def _meaning(of: TensorType) -> str:
+    """What a type's entries are, where an input may be of several."""
+    return {"class": "class indices", "probability": "probabilities"}.get(of.domain, f"{' or '.join(of.kinds)}s")
 
 
 def series(name: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
 from pydantic import BaseModel
 
 from lossd import metrics
-from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, find
+from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
 from lossd.losses.types import TensorType
 from lossd.plan import Plan, series
-from lossd.request import Envelope, check_integers, validated
+from lossd.request import Envelope, GradientOptions, MetricOptions, check_integers, spelled_out, validated
 from lossd.terms import Term, common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
@@ -33,11 +33,12 @@ def make_plan(request: Any) -> Plan:
     if not isinstance(request, dict):
         raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
     check_integers(request)
-    return _plan_of_kin(request) or _plan(request)
+    whole = spelled_out(request)
+    return _plan_of_kin(whole) or _plan(whole)
 
 
 def _plan(request: dict[str, Any]) -> Plan:
-    envelope = validated(Envelope, request, "")
+    envelope = validated(Envelope, request, "", partial(_elsewhere, request.get("loss")))
     if envelope.loss is None:
         return _metrics_plan(envelope)
     return _loss_plan(envelope, envelope.loss)
@@ -76,6 +77,32 @@ def _parameters(loss: Loss, values: BaseModel) -> dict[str, Any]:
     return {p.name: getattr(values, p.name) for p in loss.parameters}
 
 
+def _elsewhere(fields: Any, name: str) -> str:
+    """Where a field belongs that stands beside the loss."""
+    if name == "name" and fields is None:
+        return 'a loss is named in loss: {"loss": {"name": ...}}'
+    loss = REGISTRY.get(str(fields.get("name"))) if isinstance(fields, dict) else None
+    if loss is not None:
+        if name == "reduction" or name in {p.name for p in loss.parameters}:
+            return f"it is a parameter of {loss.name}: put it into loss, beside the name"
+        if name in {entry.name for entry in listed_inputs(loss)}:
+            return "it is an input: put it into inputs"
+    return _option(name)
+
+
+def _not_in_loss(loss: Loss, name: str) -> str:
+    """Where a field belongs that was sent as a parameter of a loss."""
+    if name in {entry.name for entry in listed_inputs(loss)}:
+        return "it is an input, not a parameter: put it into inputs, as a tensor"
+    return "" if closest(name, tuple(loss.model.model_fields), {}) else _option(name)  # a slip of the pen comes first
+
+
+def _option(name: str) -> str:
+    groups: dict[str, type[BaseModel]] = {"metrics": MetricOptions, "gradient": GradientOptions}
+    group = next((group for group, options in groups.items() if name in options.model_fields), None)
+    return f"it is an option of {group}: put it into {group}" if group else ""
+
+
 def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     if envelope.task is not None:
         raise InvalidRequest("give either loss or task: task asks for metrics without a loss (metrics.task changes it)")
@@ -87,7 +114,7 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     loss = find(name)
     if (reason := loss.unavailable()) is not None:
         raise NotEvaluable(reason)
-    values = validated(loss.model, fields, "/loss")
+    values = validated(loss.model, fields, "/loss", partial(_not_in_loss, loss))
     parameters = _parameters(loss, values)
     try:
         refinement = loss.refine(parameters)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import is_typeddict
 
-from lossd.losses.registry import closest
+from lossd.losses.registry import closest, named
 from lossd.losses.types import Fraction, NonNegative, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_integers", "validated"]
+__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_integers", "spelled_out", "validated"]
 
 FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -20,6 +23,7 @@ FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FAULTS = 10
+_IN_PYTHON = re.compile(r"a valid dictionary( or instance of \w+)?")
 MAX_NAME = 60
 
 
@@ -93,7 +97,28 @@ class Envelope(_Options):
     metrics: MetricOptions = Field(default_factory=lambda: _USUAL)  # a default that holds a list is copied each time
 
 
-def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
+def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with objects and lists where it has but a name: ``"loss": "mse"``, ``"outputs": "loss"``."""
+    whole = dict(request)
+    if isinstance(request.get("loss"), str):
+        whole["loss"] = named(request["loss"])
+    if isinstance(request.get("outputs"), str):
+        whole["outputs"] = [request["outputs"]]
+    options = request.get("metrics")
+    if isinstance(options, str | list):
+        options = {"names": options}
+    if isinstance(options, dict) and isinstance(options.get("names"), str):
+        options = {**options, "names": [options["names"]]}
+    if options is not request.get("metrics"):
+        whole["metrics"] = options
+    return whole
+
+
+Elsewhere = Callable[[str], str]
+"""``f(name)``: where a field that is not known here belongs, as a sentence's end; empty where that is not known."""
+
+
+def validated(model: type[M], fields: dict[str, Any], pointer: str, elsewhere: Elsewhere = lambda _: "") -> M:
     """The fields as the model has them.
 
     Raises:
@@ -102,9 +127,10 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=True)[:MAX_FAULTS]
-        faults = [_fault(model, pointer, e) for e in told]
-        more = error.error_count() - len(told)
+        found = _one_each(fields, error.errors(include_url=False, include_input=True))
+        told = found[:MAX_FAULTS]
+        faults = [_fault(model, pointer, place, e, elsewhere) for place, e in told]
+        more = len(found) - len(told)
         detail = "; ".join(f["detail"] for f in faults) + (f"; and {more} more" if more else "")
         raise InvalidRequest(detail, errors=faults) from None
 
@@ -136,20 +162,54 @@ def _token(part: object) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")[:MAX_NAME]
 
 
-def _fault(model: type[BaseModel], pointer: str, error: Mapping[str, Any]) -> Fault:
-    # A union's arms add their own names to the place; only the fields and positions of the request belong there.
-    unknown = error["type"] == "extra_forbidden"
-    place = [part for i, part in enumerate(error["loc"]) if isinstance(part, int) or i == 0 or unknown]
+Place = tuple[int | str, ...]
+
+
+def _one_each(fields: Any, errors: Sequence[Mapping[str, Any]]) -> list[tuple[Place, dict[str, Any]]]:
+    """The errors by their places in the request. Of a union, each arm has its own: those that came farthest remain."""
+    places = [_place(fields, error["loc"]) for error in errors]
+    whole = [len(place) == len(error["loc"]) for place, error in zip(places, errors, strict=True)]
+    remaining: dict[Place, dict[str, Any]] = {}
+    for place, error, alone in zip(places, errors, whole, strict=True):
+        if not alone and any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            continue
+        if place in remaining:
+            remaining[place]["msg"] += f" or {error['msg'].removeprefix('Input should be ')}"
+        else:
+            remaining[place] = {**error}
+    return list(remaining.items())
+
+
+def _place(fields: Any, location: Sequence[int | str]) -> Place:
+    """The location without what only Pydantic knows of: the names of a union's arms."""
+    place: list[int | str] = []
+    for position, part in enumerate(location):
+        if isinstance(fields, dict):  # the last part may be a field that is missing
+            if part not in fields and position < len(location) - 1:
+                continue
+            place.append(part)
+            fields = fields.get(part)
+        elif isinstance(fields, list) and isinstance(part, int) and part < len(fields):
+            place.append(part)
+            fields = fields[part]
+    return tuple(place)
+
+
+def _fault(model: type[BaseModel], pointer: str, place: Place, error: Mapping[str, Any], elsewhere: Elsewhere) -> Fault:
     where = pointer + "".join(f"/{_token(part)}" for part in place)
     field = ".".join(_shown(str(part)) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
         near = closest(str(place[-1]), known, {})
+        belongs = elsewhere(str(place[-1])) if len(place) == 1 else ""
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
-        return Fault(pointer=where, detail=f"{field} is not known" + (f"; {hint}" if hint else ""))
+        return Fault(
+            pointer=where, detail=f"{field} is not known" + (f"; {belongs or hint}" if belongs or hint else "")
+        )
     if error["type"] == "missing":
         return Fault(pointer=where, detail=f"{field} is required")
     message = error["msg"][0].lower() + error["msg"][1:]
+    message = _IN_PYTHON.sub("an object", message)
     return Fault(pointer=where, detail=f"{field}: {message}, found {quoted(error.get('input'))}")
 
 
@@ -158,11 +218,29 @@ def _shown(name: str) -> str:
     return name if len(name) <= MAX_NAME and name.isprintable() else quoted(name)
 
 
-def _fields_at(model: type[BaseModel], place: Sequence[Any]) -> tuple[str, ...]:
-    """The fields of the model at a place inside another; none where there is no model."""
+def _fields_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
+    """The fields that an object has at a place inside a model; none where they are not known."""
+    inside: Any = model
     for part in place:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ()
-        model = annotation
-    return tuple(model.model_fields)
+        if isinstance(part, int):
+            arms = [arm for arm in _arms(inside) if get_origin(arm) is list]
+            inside = get_args(arms[0])[0] if arms else None
+        else:
+            inside = next((_annotations(arm)[part] for arm in _arms(inside) if part in _annotations(arm)), None)
+    return next((tuple(fields) for arm in _arms(inside) if (fields := _annotations(arm))), ())
+
+
+def _arms(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type that it is; less what annotates them."""
+    if get_origin(annotation) in (Annotated, Required, NotRequired):
+        return _arms(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(arm for each in get_args(annotation) for arm in _arms(each))
+    return (annotation,)
+
+
+def _annotations(of: Any) -> Mapping[str, Any]:
+    """The fields of a model or of a typed dictionary."""
+    if isinstance(of, type) and issubclass(of, BaseModel):
+        return {name: field.annotation for name, field in of.model_fields.items()}
+    return get_type_hints(of, include_extras=True) if is_typeddict(of) else {}

@@ -11,6 +11,7 @@ import binascii
 import itertools
 import json as stdlib
 import math
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,35 @@ def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", token
             return orjson.loads(text)
         return _stdlib_loads(str(text, "utf-8"), tokens=tokens)
     except (ValueError, RecursionError) as error:
-        raise MalformedBody(f"{what} is not JSON: {error}") from None
+        raise MalformedBody(f"{what} is not JSON: {_mistake(error) or error}") from None
+
+
+# What other languages write where JSON has another word, or none: Python's json.dumps(float("nan")) writes NaN.
+_FOREIGN = re.compile(
+    r"(?P<number>[-+]?(?:nan|inf(?:inity)?))\b|(?P<word>None|True|False|undefined)\b|(?P<quote>')", re.I
+)
+_WORDS = {"none": "null", "undefined": "null", "true": "true", "false": "false"}
+
+
+def _mistake(error: Exception) -> str:
+    """What was written where the parser stopped, and what to write instead; nothing where that is not known."""
+    if not isinstance(error, stdlib.JSONDecodeError):
+        return ""
+    # Of a number, the parser may have read the sign.
+    start = error.pos - (error.doc[error.pos - 1 : error.pos] in ("-", "+"))
+    found = _FOREIGN.match(error.doc, start)
+    if found is None:
+        return ""
+    token, place = found.group(), f"line {error.lineno} column {error.colno - error.pos + start}"
+    if found["number"]:
+        return f"{token} at {place}; {_spell(token)}"
+    return f"{token} at {place}; write {_WORDS[token.lower()] if found['word'] else 'strings in double quotes'}"
+
+
+def _spell(token: str) -> str:
+    sign, name = "-" * token.startswith("-"), "NaN" if "nan" in token.lower() else "Infinity"
+    string = name if name == "NaN" else sign + name
+    return f'in a tensor, write the string "{string}"; anything else takes finite numbers only'
 
 
 def _has_tokens(text: bytes | bytearray | memoryview) -> bool:
@@ -84,7 +113,7 @@ def _stdlib_loads(text: str, *, tokens: bool = False) -> Any:
 
 
 def _refuse_constant(token: str) -> None:
-    raise ValueError(f'{token} is not JSON; write the string "{token}"')
+    raise ValueError(f"{token}; {_spell(token)}")
 
 
 def _integer(digits: str) -> int | float:

@@ -22,6 +22,7 @@ SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-i
 """The numbers that JSON has no other spelling for."""
 
 _NUMBERS = frozenset((int, float, bool))
+_EXACT = 2.0**53  # floats up to here are the integers that they look like
 _STORAGE = {"q": "<i8", "d": "<f8"}
 
 
@@ -121,7 +122,9 @@ def _no_integers(
         return _stranger(name, shape, entries, _NUMBERS, spelled=False)
     if float in kinds:
         at = list(map(type, entries)).index(float)
-        return DtypeMismatch(f"{name} must hold integers; found {quoted(entries[at])} at {place(name, shape, at)}")
+        found = entries[at]
+        hint = f"; write it as {found:.0f}" if found.is_integer() and abs(found) < _EXACT else ""
+        return DtypeMismatch(f"{name} must hold integers; found {quoted(found)} at {place(name, shape, at)}{hint}")
     at = next(i for i, entry in enumerate(entries) if not -(2**63) <= entry < 2**63)
     return InvalidValue(f"{quoted(entries[at])} at {place(name, shape, at)} is outside the range of int64")
 

@@ -110,21 +110,33 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         "description": "A nested list of numbers, or an object of dtype, shape and base64 data.",
         "anyOf": [{"type": "array"}, {"type": "number"}, _reference("TensorObject")],
     }
+    complete = [loss.name for loss in REGISTRY.values() if all(p.default is not ... for p in loss.parameters)]
+    output = {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"}
     schemas["EvaluateRequest"] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["inputs"],
         "properties": {
-            "loss": _reference("Loss"),
+            "loss": {
+                "description": "An object, or only the name of a loss that needs no parameters.",
+                "anyOf": [_reference("Loss"), {"type": "string", "enum": complete}],
+            },
             "task": {"type": "string", "description": "In place of a loss: metrics alone."},
             "inputs": {"type": "object", "additionalProperties": tensor},
             "outputs": {
-                "type": "array",
-                "items": {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"},
+                "description": "A list, or the only one.",
+                "anyOf": [{"type": "array", "items": output}, output],
                 "default": ["loss", "gradient", "metrics"],
             },
             "gradient": _reference("GradientOptions"),
-            "metrics": _reference("MetricOptions"),
+            "metrics": {
+                "description": "Options, or only the names of the metrics.",
+                "anyOf": [
+                    _reference("MetricOptions"),
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "string"},
+                ],
+            },
         },
         "example": {
             "loss": {"name": "mse"},

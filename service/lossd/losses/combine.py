@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Len
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from typing_extensions import TypedDict
 
 from lossd.deferred import Tensor, torch
-from lossd.losses.registry import Unreduced, loss
+from lossd.losses.registry import Unreduced, loss, named
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
 MAX_TERMS = 64
+
+Named = Annotated[dict[str, Any], BeforeValidator(named)]
 
 
 class Term(TypedDict):
@@ -21,7 +23,7 @@ class Term(TypedDict):
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
-    loss: dict[str, Any]
+    loss: Named
     weight: NotRequired[float]
     inputs: NotRequired[dict[str, str]]
 
@@ -200,7 +202,7 @@ def curriculum(
     losses: Real[Tensor, "N"],
     difficulty: Finite[Tensor, "N"],
     *,
-    loss: dict[str, Any],
+    loss: Named,
     progress: Fraction,
     normalization: Literal["mean", "sum_scaled"] = "mean",
 ) -> Real[Tensor, ""] | Unreduced:

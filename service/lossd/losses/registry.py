@@ -36,6 +36,7 @@ __all__ = [
     "closest",
     "find",
     "loss",
+    "named",
 ]
 
 Kind = Literal["rows", "stack", "alone", "composed"]
@@ -427,6 +428,11 @@ def _paragraphs(section: str) -> list[str]:
         elif line.strip():
             items.append(line.strip())
     return items
+
+
+def named(fields: Any) -> Any:
+    """What a request says of a loss, as an object: a name by itself stands for the loss with its defaults."""
+    return {"name": fields} if isinstance(fields, str) else fields
 
 
 def find(name: str) -> Loss:

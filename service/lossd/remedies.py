@@ -1,0 +1,89 @@
+"""What would make tensors fit that do not: each remedy is tried on their shapes, and only what fits is proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+
+from lossd.losses.registry import closest
+from lossd_client.wire import DTYPES
+
+__all__ = ["fitting", "meant"]
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The tensors of a request: name to dtype and shape."""
+
+WHOLE = {"class": "class indices", "class_set": "class indices", "integer": "its entries"}
+"""Domains of integers only, and what to call them."""
+
+OF_NO_BATCH = ("sample_weight", "cotangent")
+
+# What other libraries call our inputs; for messages only.
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("pred", "preds", "y_pred", "yhat", "y_hat", "logits", "scores", "score", "output", "outputs", "input", "x"),
+        "prediction",
+    ),
+    **dict.fromkeys(("y", "y_true", "gt", "ground_truth", "truth", "labels", "label", "true", "mask"), "target"),
+    **dict.fromkeys(("weight", "weights", "sample_weights", "w"), "sample_weight"),
+}
+
+
+def meant(name: str, known: tuple[str, ...]) -> str | None:
+    """The input that a name was meant for, most likely."""
+    near = closest(name, known, SYNONYMS) or [n for n in known if len(name) > 2 and n.startswith(name.lower())]
+    return near[0] if near else None
+
+
+def fitting(layout: Layout, domains: Mapping[str, Set[str]], fits: Callable[[Layout], bool]) -> list[str]:
+    """What to do with the tensors so that they fit, as the ends of a sentence; empty where nothing is known.
+
+    Args:
+        layout: The tensors, which do not fit.
+        domains: What the entries of each input may be, see :class:`lossd.losses.types.TensorType`.
+        fits: Whether others would.
+    """
+    found = []
+    for sentence, mended in (*_as_indices(layout, domains), *_of_a_batch(layout, domains), *_other_axes(layout)):
+        if fits({**layout, **mended}):
+            found.append(sentence)
+            if not sentence.endswith("one-hot"):  # what else would fit is farther from what was sent
+                break
+    return found
+
+
+Mended = tuple[str, Layout]
+
+
+def _as_indices(layout: Layout, domains: Mapping[str, Set[str]]) -> Iterator[Mended]:
+    for name, (dtype, shape) in layout.items():
+        of = domains.get(name, frozenset())
+        if DTYPES[dtype].kind == "float" and (what := next((WHOLE[domain] for domain in WHOLE if domain in of), "")):
+            yield f'{what} are integers: send {name}.astype("int64")', {name: ("int64", shape)}
+        if "class" in of and len(shape) > 1 and shape[1] > 1:
+            yield f"send {name}.argmax(axis=1) if it is one-hot", {name: ("int64", (shape[0], *shape[2:]))}
+
+
+def _of_a_batch(layout: Layout, inputs: Iterable[str]) -> Iterator[Mended]:
+    own = [name for name in inputs if name in layout and name not in OF_NO_BATCH]
+    if "prediction" in layout and DTYPES[layout["prediction"][0]].kind == "integer":
+        return  # these may be classes, not scores
+    for names in (own, *([name] for name in own)):
+        sent = " and ".join(f"{name}[None]" for name in names)
+        yield (
+            f"if the batch axis is missing, add it: send {sent}",
+            {name: (layout[name][0], (1, *layout[name][1])) for name in names},
+        )
+
+
+def _other_axes(layout: Layout) -> Iterator[Mended]:
+    for name, (dtype, shape) in layout.items():
+        for axis in (axis for axis, length in enumerate(shape) if length == 1):
+            yield (
+                f"drop the axis of length 1: send {name}.squeeze({axis})",
+                {name: (dtype, (*shape[:axis], *shape[axis + 1 :]))},
+            )
+        if len(shape) > 2:
+            moved = (shape[0], shape[-1], *shape[1:-1])
+            yield f"classes are axis 1: send numpy.moveaxis({name}, -1, 1)", {name: (dtype, moved)}
+        if len(shape) == 2:
+            yield f"the axes may be exchanged: send {name}.T", {name: (dtype, shape[::-1])}
