@@ -217,6 +217,15 @@ def test_a_refusal_is_told_beside_the_input_that_it_names(visit) -> None:
     assert target.get_attribute("aria-invalid") is None
 
 
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+def test_floats_of_a_file_are_not_turned_into_classes(visit, form: str) -> None:
+    page = opened(visit, f"?loss=cross_entropy&as={form}")
+    page.expected.append("422")
+    drop(page, prediction__npy=npy(SCORES), target__npy=npy(CLASSES.astype(np.float32)))
+    page.wait_for_selector("[aria-invalid]")
+    assert "class indices are integers" in page.locator("#input-target-fault").inner_text()
+
+
 def test_parameters_metrics_and_options_are_sent(visit, service: Running) -> None:
     page = opened(visit, "?loss=focal")
     page.get_by_text("Metrics, clipping").click()

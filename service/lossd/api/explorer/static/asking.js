@@ -7,16 +7,19 @@ export const dtypeName = (dtype) => WIRE[dtype];
 
 /** An array with a dtype: what a file says; of text, whole numbers are int64 where the input takes integers. */
 export function typed(array, input) {
-  if (array.dtype) return array;
   const kinds = new Set(input.types.flatMap(({ dtypes }) => dtypes));
+  if (array.dtype) return { ...array, floatsOnly: !kinds.has("integer") };
   const whole = array.data.every((value) => Number.isSafeInteger(value));
   return tensor(array.data, array.shape, kinds.has("integer") && (whole || !kinds.has("float")) ? "I64" : "F32");
 }
 
-/** A tensor as JSON has it: nested lists where those are read as the same dtype, else its bytes in base64. */
+/**
+ * A tensor as JSON has it: nested lists where those are read as the same dtype, else its bytes in base64. JSON writes
+ * 1.0 as 1: whole floats are read as integers, but where only floats are (`floatsOnly`).
+ */
 export function inJson(of) {
-  const { dtype, shape, data } = of;
-  const readBack = dtype === "F32" || (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
+  const { dtype, shape, data, floatsOnly = true } = of;
+  const readBack = (dtype === "F32" && (floatsOnly || !data.every(Number.isInteger))) || (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
   if (!readBack || !shape.length || shape.includes(0)) return { dtype: WIRE[dtype], shape, data: base64(data) };
   return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(of), shape);
 }
