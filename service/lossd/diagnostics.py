@@ -21,6 +21,8 @@ WARNINGS: Mapping[str, str] = {
     "zero_vector": "a vector of length 0 has no direction; its gradient is 0",
     "no_positives": "there is no positive pair",
     "no_negatives": "there is no negative pair",
+    "not_a_distribution": "a target's class probabilities do not sum to 1 along axis 1, as those of several classes",
+    "negative_divergence": "a divergence is below 0: prediction or target are no probabilities along axis 1",
     "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
 }
 """Every warning an answer may carry: its code, and the sentence that goes with it."""

@@ -316,11 +316,12 @@ class Plan:
             if axis is None:
                 continue
             length = dims.get(axis)
-            if length is None and axis == "L":  # labels are the last axis
+            if length is None and axis == "L":  # labels are axis 1
                 trailing = dims.get("*", ())
-                length = trailing[-1] if trailing else 1
+                length = trailing[0] if trailing else 1
             if length is not None and len(value) != length:
-                detail = f"{parameter.name} has {len(value)} entries, prediction has {length} along axis {axis}"
+                place = "axis 1, that of the labels" if axis == "L" else f"axis {axis}"
+                detail = f"{parameter.name} has {len(value)} entries, prediction has {length} along {place}"
                 raise InvalidRequest(detail, errors=[Fault(pointer=f"/loss/{parameter.name}", detail=detail)])
 
     def _check_cotangent(self, layout: Layout, value: tuple[int, ...] | None) -> None:

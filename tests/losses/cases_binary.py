@@ -152,6 +152,14 @@ CASES = (
             {"ignore_index": 1, "pos_weight": [0.5, 1.0, 0.0]},
         ),
         stated=(
+            # Labels are axis 1, and not the columns of an image, even where there are as many of them.
+            Stated(
+                "a factor for each label of an image",
+                {"prediction": np.zeros((1, 2, 2)), "target": np.ones((1, 2, 2))},
+                2 * float(np.log(2)),
+                {"pos_weight": [1.0, 3.0]},
+                gradient=[[[-0.125, -0.125], [-0.375, -0.375]]],
+            ),
             # Five labels of eight are there: softplus of each, with the sign of its target.
             Stated(
                 "missing labels",
@@ -186,6 +194,12 @@ CASES = (
             MASK,
             Refused(
                 InvalidRequest, "pos_weight has 2 entries, prediction has 3", parameters={"pos_weight": [1.0, 2.0]}
+            ),
+            Refused(
+                InvalidRequest,
+                "pos_weight has 2 entries, prediction has 3 along axis 1, that of the labels",
+                {"pos_weight": [1.0, 2.0]},
+                {"prediction": np.zeros((1, 3, 2)), "target": np.zeros((1, 3, 2))},
             ),
             Refused(InvalidRequest, "pos_weight", parameters={"pos_weight": -1.0}),
         ),

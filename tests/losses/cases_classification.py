@@ -293,7 +293,31 @@ CASES = (
                 gradient=[[0.0, 0.0]],
             ),
             Stated(
-                "integers", {"prediction": [[0.0, 0.0]], "target": [[1, 0]]}, float(np.log(2)), gradient=[[-0.5, 0.5]]
+                "integers",
+                {"prediction": [[0.0, 0.0]], "target": [[1, 0]]},
+                float(np.log(2)),
+                gradient=[[-0.5, 0.5]],
+                warnings=set(),
+            ),
+            Stated(
+                "several classes at once",
+                {"prediction": np.zeros((2, 4)), "target": [[1, 1, 0, 0], [0, 0, 0, 1]]},
+                1.5 * float(np.log(4)),
+                warnings={"not_a_distribution"},
+            ),
+            Stated(
+                "thirds in half precision",
+                {"prediction": np.zeros((1, 3)), "target": [[1 / 3] * 3]},
+                float(np.log(3)),
+                warnings={"zero_gradient"},
+                dtype=torch.bfloat16,
+                within=0.02,
+            ),
+            Stated(
+                "classes last",
+                {"prediction": np.zeros((1, 2, 4)), "target": [[[1.0, 0, 0, 0], [1.0, 0, 0, 0]]]},
+                0.5 * float(np.log(2)),
+                warnings={"not_a_distribution", "zero_gradient"},
             ),
         ),
         refused=(
@@ -378,7 +402,23 @@ CASES = (
                 {"log_target": True},
                 gradient=[[-1.0, 0.0]],
             ),
-            Stated("batchmean", {"prediction": np.log([[0.5, 0.5]] * 2), "target": [[1, 0]] * 2}, float(np.log(2))),
+            Stated(
+                "batchmean",
+                {"prediction": np.log([[0.5, 0.5]] * 2), "target": [[1, 0]] * 2},
+                float(np.log(2)),
+                warnings=set(),
+            ),
+            # Scores instead of log-probabilities: less than no divergence.
+            Stated(
+                "scores", {"prediction": [[2.0, 0.0]], "target": [[1.0, 0.0]]}, -2, warnings={"negative_divergence"}
+            ),
+            # Half of a distribution: 0.5 ln 0.5 - 0.5 ln 0.9.
+            Stated(
+                "half a target",
+                {"prediction": np.log([[0.9, 0.1]]), "target": [[0.5, 0.0]]},
+                float(0.5 * np.log(0.5 / 0.9)),
+                warnings={"negative_divergence", "not_a_distribution"},
+            ),
             Stated(
                 "mean",
                 {"prediction": np.log([[0.5, 0.5]] * 2), "target": [[1, 0]] * 2},

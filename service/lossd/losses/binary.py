@@ -95,8 +95,8 @@ def bce_with_logits(
     Args:
         prediction: Logits z.
         target: Same shape; 0, 1 or anything between.
-        pos_weight: Factor w of the positive part: one number, or one for each label (the last axis). The mean is
-            over the elements, whatever they weigh.
+        pos_weight: Factor w of the positive part: one number, or one for each label. Labels are axis 1, as in
+            (N, L) and (N, L, *), however many axes follow. The mean is over the elements, whatever they weigh.
         ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
             denominator; any integer, null for none.
 
@@ -145,7 +145,8 @@ def _bce_with_logits(
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
     if pos_weight is None:
         return None
-    return torch.tensor(pos_weight, dtype=prediction.dtype, device=prediction.device)
+    weight = torch.tensor(pos_weight, dtype=prediction.dtype, device=prediction.device)
+    return weight if isinstance(pos_weight, float | int) else weight.reshape(-1, *(1,) * (prediction.ndim - 2))
 
 
 def _sigmoid_focal_inputs(parameters: Mapping[str, Any]) -> Refinement:

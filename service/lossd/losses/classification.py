@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ from lossd.losses.types import (
     Real,
     TensorType,
 )
+
+UNCERTAIN = 0.01
+"""What rounding may add to probabilities that sum to 1, or take from a divergence, in any dtype."""
 
 SmoothingMode = Literal["uniform", "others"]
 AlphaMode = Literal["scale", "foreground"]
@@ -43,7 +47,8 @@ def cross_entropy(
 
     Args:
         prediction: Class scores (logits) z; -inf masks a class.
-        target: Class indices, or class probabilities in the shape of the prediction.
+        target: Class indices, or class probabilities in the shape of the prediction; where those of a position do not
+            sum to 1, as of several classes at once, ``not_a_distribution`` is warned (see bce_with_logits).
         class_weight: Weight w of each class. With class indices the mean is divided by the sum of the targets'
             weights; with probabilities by the number of positions, as torch does.
         ignore_index: Targets of this class count neither in the numerator nor in the denominator; any integer, null
@@ -68,7 +73,7 @@ def cross_entropy(
     table = _table(prediction, class_weight)
     if target.ndim == prediction.ndim:
         share = _softened(prediction, target, table, smoothing)
-        return softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1)
+        return _of_distributions(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
         return weighted(softmax.picked(prediction, target)[0], weight)
@@ -94,7 +99,8 @@ def _cross_entropy(
     table = _table(prediction, class_weight)
     if target.ndim == prediction.ndim:
         kernel = partial(_distributed, _softened, table)
-        return softmax.sweep(kernel, slopes, prediction, target, smoothing, upstream(None))
+        factor = upstream(torch.ones_like(prediction[:, 0]))
+        return _of_distributions(softmax.sweep(kernel, slopes, prediction, target, smoothing, factor), target)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
         factor = upstream(weight) if weight is None else upstream(weight) * weight
@@ -105,6 +111,11 @@ def _cross_entropy(
     kernel = partial(_distributed, _smoothed, table)
     value = softmax.sweep(kernel, slopes, prediction, target, smoothing, factor if kept is None else factor * kept)
     return _counted(value, target, table, kept)
+
+
+def _of_distributions(value: Tensor, share: Tensor) -> Unreduced:
+    """The value, with a warning of each position whose target probabilities (N, C, *) do not sum to 1."""
+    return Unreduced(value, torch.ones_like(value), flags={"not_a_distribution": (share.sum(1) - 1).abs() > UNCERTAIN})
 
 
 def _unchanged(nll: Tensor, _: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,7 +323,7 @@ def kl_div(
     target: Distribution[Tensor, "N C *"],
     *,
     log_target: bool = False,
-) -> Real[Tensor, "N C *"]:
+) -> Real[Tensor, "N C *"] | Unreduced:
     r"""The Kullback-Leibler divergence of a predicted distribution from the target.
 
     .. math:: t\,(\log t - \log p)
@@ -324,7 +335,8 @@ def kl_div(
 
     Returns:
         One value per class and position, unreduced. "batchmean", the default, sums over everything but the samples,
-        which makes it the divergence; "mean" divides by the number of elements.
+        which makes it the divergence; "mean" divides by the number of elements. A divergence of distributions is never
+        below 0; where it is, ``negative_divergence`` is warned.
 
     Gradient:
         With respect to ``prediction``: −t. Where t is 0 the value and the gradient are 0, even of a prediction of -inf.
@@ -335,7 +347,9 @@ def kl_div(
     """
     share = torch.exp(target) if log_target else target
     entropy = softmax.expected(share, target) if log_target else torch.xlogy(target, target)
-    return entropy + softmax.expected(share, -prediction)
+    value = entropy + softmax.expected(share, -prediction)
+    unreduced = _of_distributions(value, share)
+    return replace(unreduced, flags={**unreduced.flags, "negative_divergence": value.sum(1) < -UNCERTAIN})
 
 
 @loss(task="multiclass", kind="stack")

@@ -42,25 +42,24 @@ __all__ = [
 Kind = Literal["rows", "stack", "alone", "composed"]
 Reduction = Literal["mean", "sum", "none"]
 
-# What users of other libraries call our losses; for the message of an unknown name only, never an alias.
+# What users of other libraries call our losses; for the message of an unknown name only, never an alias. Of the same
+# inputs they make the same numbers.
 SYNONYMS: Mapping[str, str] = {
     "l1": "mae",
-    "l2": "mse",
     "mean_squared_error": "mse",
     "mean_absolute_error": "mae",
     "binary_cross_entropy": "bce",
+    "binary_crossentropy": "bce",
     "bcewithlogits": "bce_with_logits",
     "binary_cross_entropy_with_logits": "bce_with_logits",
     "ce": "cross_entropy",
     "crossentropy": "cross_entropy",
     "softmax_cross_entropy": "cross_entropy",
-    "categorical_crossentropy": "cross_entropy",
     "focal_loss": "focal",
     "sigmoid_focal_loss": "sigmoid_focal",
     "soft_dice": "dice",
     "gdl": "generalized_dice",
     "lovasz_softmax": "lovasz",
-    "lovasz_hinge": "lovasz",
     "pinball": "quantile",
     "logcosh": "log_cosh",
     "smoothl1": "smooth_l1",
@@ -68,12 +67,9 @@ SYNONYMS: Mapping[str, str] = {
     "kldiv": "kl_div",
     "kullback_leibler": "kl_div",
     "negative_log_likelihood": "nll",
-    "hinge": "multi_margin",
-    "logistic": "soft_margin",
     "generalized_iou": "giou",
     "distance_iou": "diou",
     "complete_iou": "ciou",
-    "cosine": "cosine_embedding",
     "triplet_margin": "triplet",
     "infonce": "info_nce",
     "ntxent": "nt_xent",
@@ -81,9 +77,25 @@ SYNONYMS: Mapping[str, str] = {
     "supervised_contrastive": "supcon",
     "gan": "gan_discriminator",
     "elbo": "vae",
-    "lpips": "perceptual",
     "vgg": "perceptual",
 }
+
+_KERAS = "cross_entropy takes logits, this one probabilities: give nll their logarithms"
+NOT_QUITE: Mapping[str, str] = {
+    "l2": "mse is the mean of squares; optax and TensorFlow call its half, or half the sum, l2_loss",
+    "categorical_crossentropy": _KERAS,
+    "sparse_categorical_crossentropy": _KERAS,
+    "lovasz_hinge": "it is lovasz with mode binary",
+    "hinge": 'for labels of -1 and 1 write it: expression with the formula "mean(relu(1 - target * prediction))"; '
+    "multi_margin is that of classes, hinge_embedding one of distances",
+    "squared_hinge": 'write it: expression with the formula "mean(square(relu(1 - target * prediction)))"',
+    "logistic": "it is soft_margin for labels of -1 and 1, bce_with_logits for labels of 0 and 1",
+    "cosine": "cosine_embedding is 1 - cos where similar is 1; others leave out the 1",
+    "cosine_similarity": "cosine_embedding is 1 - cos where similar is 1; others leave out the 1",
+    "lpips": "its learned weights are not here; perceptual compares VGG-16's features without them",
+    "multiple_negatives_ranking": "clip is its symmetric form, with temperature 1 / scale",
+}
+"""What other names are here, where that is not one of our losses with its defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,15 +454,22 @@ def find(name: str) -> Loss:
         UnknownLoss: With the nearest names.
     """
     if name not in REGISTRY:
+        if (told := NOT_QUITE.get(_folded(name))) is not None:
+            raise UnknownLoss(f"there is no loss named {quoted(name)}; {told}")
         near = closest(name, REGISTRY)
         hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
         raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
     return REGISTRY[name]
 
 
+def _folded(name: str) -> str:
+    """A name without what libraries spell differently: ``HingeLoss`` and ``hinge-loss`` are ``hinge``."""
+    return name.lower().replace("-", "_").removesuffix("loss").rstrip("_")
+
+
 def closest(name: str, known: Mapping[str, Any] | tuple[str, ...], synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:
     """The known names nearest to one that is not known; a synonym's meaning first, at most three."""
     folded = name.lower().replace("-", "_").removesuffix("_loss")
-    near = [synonyms[key] for key in (name.lower(), folded) if key in synonyms]
+    near = [synonyms[key] for key in (name.lower(), folded, _folded(name)) if key in synonyms]
     near += difflib.get_close_matches(folded, list(known), n=3, cutoff=0.6)
     return list(dict.fromkeys(n for n in near if n in known))[:3]

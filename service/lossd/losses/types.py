@@ -143,7 +143,7 @@ Clip = Annotated[float, Gt(0), Lt(0.5)]
 
 @dataclass(frozen=True, slots=True)
 class PerAxis:
-    """Marks a list parameter that holds one entry for each step of an axis."""
+    """Marks a list parameter that holds one entry for each step of an axis; L is axis 1 of a tensor ``N *``."""
 
     axis: str
 
