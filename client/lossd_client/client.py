@@ -40,7 +40,8 @@ class LossClient:
         url: Where the service is.
         api_key: Sent as ``Authorization: Bearer``, for a service that asks for one.
         timeout_s: Seconds a call may take, repetitions included. The service is told, and drops what is too late.
-        retries: How often a call is repeated after a failed connection, 429 or 503. Evaluation is pure: it is safe.
+        retries: How often a call is repeated after a failed connection or 429; after 503, which a service answers
+            that cannot work yet, it is repeated until ``timeout_s``. 0 repeats nothing. Evaluation is pure: it is safe.
         http: An ``httpx`` client to use in place of an own one, for proxies or certificates. Its headers are
             sent along as they are now; it is not closed here.
     """

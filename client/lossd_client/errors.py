@@ -23,7 +23,7 @@
         │   └── InvalidValue        422  a tensor's entry is outside its domain
         ├── QueueFull               429  come back after ``retry_after_s``
         ├── InternalError           500  a fault of the service; quote the request id
-        ├── Unavailable             503  starting, draining, or without a worker
+        ├── Unavailable             503  shutting down, or no worker can be started
         └── DeadlineExceeded        504  the request's own time-out passed first
 """
 
@@ -272,7 +272,7 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """The service is starting, draining, or has no worker at the moment; retry after the time it names."""
+    """No work is taken: the service is shutting down, or no worker can be started; retry after the time it names."""
 
     slug, title, status = "unavailable", "Unavailable", 503
 

@@ -37,6 +37,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 128 << 10
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 8.0
+LONGEST_PAUSE_UNAVAILABLE_S = 1.0
 GRACE_S = 1.0
 """How much longer than the service the client waits: its answer to a deadline says more than silence."""
 
@@ -195,25 +196,30 @@ def exchange(call: Call) -> Generator[Send | Wait, Answer | None, Answer]:
 
     Evaluation is pure, so what may or may not have been evaluated can be sent again: after a connection that failed or
     broke, and after 429 and 503, no sooner than their Retry-After says. Pauses grow and are drawn at random, so that
-    clients which failed together do not come back together.
+    clients which failed together do not come back together. A service that is unavailable says so until it has started:
+    503 is repeated until the deadline, all else ``call.retries`` times.
 
     Raises:
         LossdError: The last attempt's failure.
     """
     deadline = time.monotonic() + call.timeout_s
-    repetition = 0
+    repetition = counted = 0
     while True:
         try:
             return (yield from attempt(call, deadline - time.monotonic()))
         except LossdError as failure:
-            pause_s = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**repetition))
+            unavailable = isinstance(failure, Problem) and failure.status == Unavailable.status
+            longest_s = LONGEST_PAUSE_UNAVAILABLE_S if unavailable else LONGEST_PAUSE_S
+            pause_s = random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(repetition, 10)))
             if isinstance(failure, Problem):
                 pause_s += failure.retry_after_s or 0.0
             late = time.monotonic() + pause_s >= deadline
-            if late or repetition == call.retries or not _worth_repeating(failure):
+            spent = call.retries == 0 if unavailable else counted == call.retries
+            if late or spent or not _worth_repeating(failure):
                 raise
         yield Wait(pause_s)
         repetition += 1
+        counted += not unavailable
 
 
 def attempt(call: Call, timeout_s: float) -> Generator[Send | Wait, Answer | None, Answer]:

@@ -124,6 +124,26 @@ def test_repetitions_are_counted(clock: Clock) -> None:
     assert clock.hold(call(retries=0), answer(503), OK)[1] == []
 
 
+def test_a_service_that_is_unavailable_is_asked_until_the_time_is_over(clock: Clock) -> None:
+    starting = answer(503, {"type": "/problems/unavailable", "detail": "starting"}, retry_after="1")
+    outcome, pauses, _ = clock.hold(call(retries=1), *[starting] * 20, OK)
+    assert outcome is OK
+    assert len(pauses) == 20
+    assert min(pauses) >= 1.0
+    assert max(pauses) <= 2.0
+    begun = clock.now
+    outcome, pauses, _ = clock.hold(call(retries=1), *[starting] * 60)
+    assert type(outcome) is Unavailable
+    assert 58 < clock.now - begun < 60
+
+
+def test_what_a_service_was_unavailable_for_is_not_counted_as_a_repetition(clock: Clock) -> None:
+    outcome, pauses, _ = clock.hold(call(retries=2), REFUSED, *[answer(503)] * 5, REFUSED, *[answer(503)] * 5, OK)
+    assert outcome is OK
+    assert len(pauses) == 12
+    assert isinstance(clock.hold(call(retries=1), REFUSED, answer(503), REFUSED, OK)[0], ConnectionFailed)
+
+
 def test_pauses_stop_growing(clock: Clock) -> None:
     pauses = clock.hold(call(retries=10, timeout_s=1000), *[REFUSED] * 10, OK)[1]
     assert pauses[-1] == exchange.LONGEST_PAUSE_S

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--url", help="a running service; by default one is started for the occasion")
     url = parser.parse_args().url
     with nullcontext(url) if url else running_service() as address, LossClient(address) as lossd:
+        lossd.wait_until_ready()
         train(lossd, report.console())
 
 
