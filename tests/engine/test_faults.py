@@ -219,17 +219,6 @@ def test_work_beyond_the_queue_is_refused_with_the_time_to_come_back():
         assert again.json()["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_before_the_first_worker_is_there_work_is_refused_politely():
-    with running(ready=False) as service:
-        body, _ = request_for(7)
-        response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=HEADERS)
-        assert response.status_code == 503
-        assert response.headers["retry-after"] == "1"
-        assert httpx.get(f"{service.url}/health/live").status_code == 200
-        service.wait_until(lambda e: e.ready)
-        assert httpx.post(f"{service.url}/v1/evaluate", content=body, headers=HEADERS).status_code == 200
-
-
 def test_stopping_finishes_what_was_accepted():
     answers: list[int] = []
     body, _ = request_for(8)

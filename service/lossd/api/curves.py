@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from lossd.api.exchange import Exchange, cancel_on_disconnect
 from lossd.curves import OPTIONS, Answer, Line, curve
 from lossd.engine import Engine, Result
 from lossd.literal import literal
@@ -37,6 +39,7 @@ CACHED_BYTES = 16 << 20
 WAITING_FOR_POINTS, WAITING_FOR_IMAGES = 32, 8
 POINTS_AT_A_TIME = 16
 DRAWING_S = 30.0
+CLIENT_LEFT = 499
 # Private, since a service with keys lets only some read it; an answer changes with the version, hence the tag.
 CACHE_CONTROL = "private, max-age=3600"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -84,18 +87,26 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
                     given.setdefault(key, []).append(literal(text))
             of = curve(name, given, others=others, x=x, low=low, high=high, points=points)
             async with points_turn.turn():
-                deadline = time.monotonic() + settings.request_timeout_ms / 1000
+                deadline = time.monotonic() + settings.max_timeout_ms / 1000  # given up sooner if nobody waits for it
                 answers = [await _answers(engine, line, deadline) for line in of.lines]
             return json.dumps(json.finite(of.document(answers)))
 
         async def image() -> bytes:
             of = await kept.get((name, query), document)
             async with drawing_turn.turn():
-                return await asyncio.to_thread(_draw, of, form, theme)
+                drawing = asyncio.ensure_future(asyncio.to_thread(_draw, of, form, theme))
+                try:
+                    return await asyncio.shield(drawing)
+                finally:
+                    await asyncio.wait([drawing])  # its process holds the turn, even where nobody waits for it
 
         query = "&".join(part for part in request.url.query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
-        found = await kept.get(key, document if form == "json" else image)
+        exchange = Exchange(request.scope, request.receive, settings)  # type: ignore[arg-type]  # ASGI's messages are mutable
+        exchange.read_headers()
+        found = await _while_wanted(exchange, kept.get(key, document if form == "json" else image))
+        if found is None:
+            return Response(status_code=CLIENT_LEFT)
         tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
         headers = {"cache-control": CACHE_CONTROL, "etag": tag, "content-security-policy": POLICY}
         if tag in request.headers.get("if-none-match", ""):
@@ -103,6 +114,19 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         return Response(found, headers=headers, media_type=MEDIA_TYPES[form])
 
     return routes
+
+
+async def _while_wanted(exchange: Exchange, work: Coroutine[Any, Any, bytes]) -> bytes | None:
+    """What the work comes to; it ends at the request's deadline, and with None when the client leaves."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(cancel_on_disconnect(exchange.receive, task))
+    try:
+        async with exchange.in_time("the curve was not there"):
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+    finally:
+        watcher.cancel()
+        task.cancel()
 
 
 async def _answers(engine: Engine, line: Line, deadline: float) -> list[Answer]:
@@ -137,17 +161,26 @@ class _Kept:
 
     def __init__(self) -> None:
         self._tasks: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
+        self._waiting: Counter[asyncio.Task[bytes]] = Counter()
 
     async def get(self, key: tuple[str, ...], make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """What is kept under a key; made if it is not there. A failure is not kept."""
+        """What is kept under a key; made if it is not there. A failure is not kept, nor what nobody waits for."""
         task = self._tasks.pop(key, None) or asyncio.create_task(make())
         self._tasks[key] = task  # the latest comes last
+        self._waiting[task] += 1
         try:
             content = await asyncio.shield(task)
         except BaseException:
-            if task.done() and self._tasks.get(key) is task:
-                del self._tasks[key]
+            wanted = self._waiting[task] > 1 and not task.done()
+            if not wanted:
+                task.cancel()
+                if self._tasks.get(key) is task:
+                    del self._tasks[key]
             raise
+        finally:
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
         self._forget()
         return content
 

@@ -41,6 +41,7 @@ __all__ = [
     "Exchange",
     "Receive",
     "Send",
+    "cancel_on_disconnect",
     "new_request_id",
     "refusal",
     "request_id",
@@ -385,7 +386,7 @@ class Exchange:
         watcher: list[asyncio.Task[None]] = []
 
         def watch() -> None:
-            watcher.append(asyncio.ensure_future(_cancel_on_disconnect(self.receive, future)))
+            watcher.append(asyncio.ensure_future(cancel_on_disconnect(self.receive, future)))
 
         engine.waiting.add(future, watch)
         try:
@@ -404,7 +405,8 @@ class Exchange:
                 watcher[0].cancel()
 
 
-async def _cancel_on_disconnect(receive: Receive, future: asyncio.Future[Result]) -> None:
+async def cancel_on_disconnect(receive: Receive, future: asyncio.Future[Any]) -> None:
+    """Give up what a client waits for when it leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
     future.cancel()

@@ -177,7 +177,7 @@ class Inference(Route[Asked]):
                 _check_method(exchange, method, expected)
                 exchange.limit_json(self.settings.max_json_bytes)
                 only_ready = _only_ready(await exchange.body(self.engine.budget))
-                document = models.index(ready=self.engine.ready, only_ready=only_ready)
+                document = models.index(self.engine.obstacle, only_ready=only_ready)
             case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
                 document = []
             case ["systemsharedmemory" | "cudasharedmemory", *_, "unregister"]:
@@ -200,8 +200,7 @@ class Inference(Route[Asked]):
 
     def _check_ready(self) -> None:
         if not self.engine.ready:
-            state = "shutting down" if self.engine.draining else "waiting for a worker"
-            raise Unavailable(f"the service is {state}", retry_after_s=1.0)
+            raise Unavailable(self.engine.obstacle, retry_after_s=1.0)
 
     def _model_ready(self, model: models.Model) -> dict[str, Any]:
         self._check_ready()

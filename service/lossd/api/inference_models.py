@@ -79,16 +79,16 @@ def server_metadata() -> dict[str, Any]:
     return {"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def index(*, ready: bool, only_ready: bool) -> list[dict[str, str]]:
+def index(obstacle: str, *, only_ready: bool) -> list[dict[str, str]]:
     """The repository's index.
 
     Args:
-        ready: Whether the service is.
+        obstacle: Why the service is not ready; empty where it is.
         only_ready: Whether to leave out models that are not.
     """
     entries = []
     for model in models().values():
-        reason = model.reason or ("" if ready else "the service is waiting for a worker or shutting down")
+        reason = model.reason or obstacle
         if not (only_ready and reason):
             state = "UNAVAILABLE" if reason else "READY"
             entries.append({"name": model.name, "version": oip.VERSION, "state": state, "reason": reason})

@@ -31,8 +31,7 @@ def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
     @routes.get("/health/ready", summary="A worker is there, and new work is taken")
     async def ready() -> dict[str, str]:
         if not engine.ready:
-            state = "shutting down" if engine.draining else "waiting for a worker"
-            raise Unavailable(f"the service is {state}", retry_after_s=1.0)
+            raise Unavailable(engine.obstacle, retry_after_s=1.0)
         return {"status": "ready"}
 
     @routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)

@@ -32,6 +32,7 @@ __all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_e
 log = logging.getLogger("lossd.engine")
 
 SWEEP_S = 0.025
+STOPPING_S = 5.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
 
@@ -147,11 +148,16 @@ class Upload:
 class Engine(ABC):
     """What every engine does. One event loop, no threads of its own.
 
+    Requests are taken in from the first moment on. While no worker is there they wait in the queue, within its limits
+    and each until its own deadline, unless it is known that none will come.
+
     Args:
         settings: The sizes and limits.
 
     Attributes:
         on_failure: Called with a sentence where a worker cannot work and never could, so that whoever serves may end.
+        fault: Why no worker can be started, where that has failed again and again; requests are refused with it.
+        settled: Set when a worker is ready for the first time, or ``fault`` is known.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -161,6 +167,8 @@ class Engine(ABC):
         self.pool = SlabPool(settings.cache_bytes, self._forget)
         self.batcher = Batcher(self._done_with)
         self.draining = False
+        self.fault: str | None = None
+        self.settled = asyncio.Event()
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.waiting = Waiting()
@@ -185,7 +193,7 @@ class Engine(ABC):
             self._sweeper.cancel()
         for ticket in self._tickets():
             if not ticket.future.done():
-                ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=5.0))
+                ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=STOPPING_S))
         self._next_batch()  # there is none that anybody waits for: this drops all that were queued
         self.pool.close()
 
@@ -197,9 +205,22 @@ class Engine(ABC):
                 ticket.future.set_exception(Unavailable(why, retry_after_s=5.0))
 
     @property
-    @abstractmethod
     def ready(self) -> bool:
         """Whether a worker is there to evaluate and new work is taken."""
+        return self._has_worker and not self.draining
+
+    @property
+    def obstacle(self) -> str:
+        """Why it is not ready, as a sentence; empty where it is."""
+        if self.ready:
+            return ""
+        if self.draining:
+            return "the service is shutting down"
+        if self.fault is not None:
+            return self.fault
+        if self.settled.is_set():
+            return "the service is starting a worker in place of one that ended; requests wait for it"
+        return "the service is starting: no worker is ready yet; requests wait for one"
 
     @property
     def vitals(self) -> Sequence[Vitals]:
@@ -259,9 +280,27 @@ class Engine(ABC):
 
     # Inside
 
+    @property
+    @abstractmethod
+    def _has_worker(self) -> bool:
+        """Whether a worker is there to evaluate."""
+
+    def _worker_came(self) -> None:
+        """A worker is there: what has waited for it goes."""
+        self.fault = None
+        self.settled.set()
+        self._dispatch()
+
+    def _report_fault(self, fault: str) -> None:
+        """No worker will come soon: who waits for one is told, by the next sweep, and so is who asks from now on."""
+        if self.fault is None:
+            log.error("%s", fault)
+        self.fault = fault
+        self.settled.set()
+
     def _check_available(self) -> None:
-        if self.draining:
-            raise Unavailable("the service is shutting down", retry_after_s=5.0)
+        if self.draining or self.fault is not None:
+            raise Unavailable(self.obstacle, retry_after_s=STOPPING_S)
 
     def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
         """A batch for a job that was admitted; where there is no memory for it, it no longer is."""
@@ -308,7 +347,7 @@ class Engine(ABC):
 
     def _next_batch(self) -> Batch | None:
         now = time.monotonic()
-        batch = self.batcher.next_batch(lambda ticket: _expire(ticket, now))
+        batch = self.batcher.next_batch(lambda ticket: self._expire(ticket, now))
         if batch is not None:
             for ticket in batch.tickets:
                 ticket.sent = now
@@ -349,14 +388,28 @@ class Engine(ABC):
         ticket.lease.release()
 
     def _sweep(self) -> None:
-        """Answer what is past its deadline; queued work of that kind is dropped before it is sent."""
+        """Answer what is past its deadline or waits in vain, and let go of what nobody waits for any more."""
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         if not self.in_progress:
             return
         now = time.monotonic()
         self.waiting.look(now)
         for ticket in self._tickets():
-            _expire(ticket, now)
+            self._expire(ticket, now)
+        self.batcher.purge()
+
+    def _expire(self, ticket: Ticket, now: float) -> None:
+        """Answer a request whose deadline has passed, or for which no worker will come."""
+        if ticket.future.done():
+            return
+        if self.fault is not None:
+            ticket.future.set_exception(Unavailable(self.fault, retry_after_s=STOPPING_S))
+        elif ticket.deadline <= now:
+            waited_ms = round((now - ticket.queued) * 1000)
+            detail = f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped"
+            if not self._has_worker:
+                detail += f": {self.obstacle}"
+            ticket.future.set_exception(DeadlineExceeded(detail))
 
     def _tickets(self) -> list[Ticket]:
         """Every request that is queued or being evaluated."""
@@ -365,14 +418,6 @@ class Engine(ABC):
 
 def _go_on(why: str) -> None:
     log.error("%s", why)
-
-
-def _expire(ticket: Ticket, now: float) -> None:
-    """Answer a request whose deadline has passed."""
-    if ticket.deadline <= now and not ticket.future.done():
-        waited_ms = round((now - ticket.queued) * 1000)
-        detail = f"the request's deadline passed {waited_ms} ms after it was queued; it was dropped"
-        ticket.future.set_exception(DeadlineExceeded(detail))
 
 
 def create_engine(settings: Settings, workers: Sequence[str] | None = None) -> Engine:

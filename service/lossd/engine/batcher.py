@@ -239,6 +239,18 @@ class Batcher:
                 return batch
         return None
 
+    def purge(self) -> None:
+        """Drop requests nobody waits for where they are half of a batch or more: no more is moved than is dropped."""
+        for batch in list(self._queued.values()):
+            if 2 * sum(ticket.future.done() for ticket in batch.tickets) < len(batch.tickets):
+                continue
+            for ticket in batch.compact():
+                self._on_drop(ticket)
+            if not batch.tickets:
+                del self._queued[batch.id]
+                if self._open.get(batch.recipe.text) is batch:
+                    del self._open[batch.recipe.text]
+
     @property
     def worth_going(self) -> bool:
         """Whether the batch that goes next is worth its fixed cost as it is."""

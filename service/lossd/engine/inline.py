@@ -7,6 +7,7 @@ layout, same answers as the process engine; a crash of torch takes the front wit
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,21 +31,14 @@ class InlineEngine(Engine):
         super().__init__(settings)
         self._running: Batch | None = None
         self._executor: ThreadPoolExecutor | None = None
+        self._loaded = False
 
     async def start(self) -> None:
-        """Load torch and begin."""
-        import torch
-
-        from lossd import compiled
-        from lossd.failures import unusable
-
+        """Begin to load torch, in the thread that will evaluate."""
         await super().start()
-        if (why := unusable(torch.device(self.settings.device))) is not None:
-            self.on_failure(why)
-        if self.settings.compiled and self.settings.device == "cpu":
-            compiled.prepare(self.settings.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
-        await self.loop.run_in_executor(self._executor, torch.set_num_threads, self.settings.threads)
+        self._loading = self.loop.run_in_executor(self._executor, _load, self.settings)
+        self._loading.add_done_callback(self._was_loaded)
 
     async def stop(self) -> None:
         """Finish what was accepted."""
@@ -53,12 +47,23 @@ class InlineEngine(Engine):
             self._executor.shutdown()
 
     @property
-    def ready(self) -> bool:
-        """Whether it was started and is not draining."""
-        return self._executor is not None and not self.draining
+    def _has_worker(self) -> bool:
+        return self._loaded
+
+    def _was_loaded(self, done: asyncio.Future[str | None]) -> None:
+        error = done.exception()
+        why = done.result() if error is None else f"torch cannot be loaded: {error}"
+        if why is not None:
+            self._report_fault(why)
+            self.on_failure(why)
+            return
+        gc.collect()
+        gc.freeze()  # as in the application's start, which came before torch
+        self._loaded = True
+        self._worker_came()
 
     def _dispatch(self) -> None:
-        if self._running is None and (batch := self._next_batch()) is not None:
+        if self._loaded and self._running is None and (batch := self._next_batch()) is not None:
             self._running = batch
             assert self._executor is not None
             future = self.loop.run_in_executor(self._executor, self._evaluate, batch)
@@ -87,3 +92,18 @@ class InlineEngine(Engine):
             return
         reply, compute_s = done.result()
         self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, compute_s)
+
+
+def _load(settings: Settings) -> str | None:
+    """Load torch; why the device cannot be used, if it cannot."""
+    import torch
+
+    from lossd import compiled
+    from lossd.failures import unusable
+
+    if (why := unusable(torch.device(settings.device))) is not None:
+        return why
+    if settings.compiled and settings.device == "cpu":
+        compiled.prepare(settings.threads)
+    torch.set_num_threads(settings.threads)
+    return None

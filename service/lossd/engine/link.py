@@ -38,7 +38,9 @@ class Worker:
     Attributes:
         device: What it computes on.
         ready: Whether it said hello and has not died since.
-        last_ready: When it was last known to be, on the monotonic clock, where it no longer is; 0 where it never was.
+        ever_ready: Whether any did.
+        failed_starts: How many ended in a row before they said hello.
+        last_end: How the last one ended.
         batches: What it was sent and has not answered, oldest first.
         pid: The id of its process, while there is one.
     """
@@ -50,7 +52,9 @@ class Worker:
         # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
         self.depth, self.room = (3, 3) if device.startswith("cuda") else (1, 2)
         self.ready = False
-        self.last_ready = 0.0
+        self.ever_ready = False
+        self.failed_starts = 0
+        self.last_end = ""
         self.batches: dict[int, Batch] = {}
         self.pid: int | None = None
         self._known: set[int] = set()
@@ -60,7 +64,6 @@ class Worker:
         self._waiting_to_write = False
         self._process = WorkerProcess(device, engine.settings) if address is None else None
         self._patience = Patience()
-        self._first_tries = 0
         self._socket: socket.socket | None = None
         self._pulse: Pulse | None = None
         self._number = 0
@@ -86,7 +89,14 @@ class Worker:
     def connect(self) -> None:
         """Start its process, or find it; it is ready when it says hello."""
         if self._process is not None:
-            connection = self._process.start()
+            try:
+                connection = self._process.start()
+            except OSError as error:  # no memory, or no process or file left
+                self._start_failed(f"cannot be started: {error}")
+                if not self.ever_ready and self.failed_starts == FIRST_TRIES:
+                    self.engine.on_failure(f"the worker on {self.device} {self.last_end}")
+                self._try_again(self.last_end)
+                return
             self.pid = self._process.pid
         else:
             assert self.address is not None
@@ -188,17 +198,21 @@ class Worker:
                 self._answered(reply)
 
     def _greeted(self, hello: dict[str, Any]) -> None:
-        self.ready = True
+        self.ready, self.ever_ready, self.failed_starts = True, True, 0
         self.pid, self._number = hello["pid"], hello["front"]
         self._patience.succeeded()
         self._watch.reset(time.monotonic())
         self._look()
         log.info("worker ready on %s (pid %s)", self.device, self.pid)
-        self.engine._dispatch()
+        self.engine._worker_came()
+
+    def _start_failed(self, end: str) -> None:
+        self.failed_starts, self.last_end = self.failed_starts + 1, end
+        self.engine._start_failed()
 
     def _refused(self, problem: dict[str, Any]) -> None:
         """It cannot work. Where it never could, neither can the service; a device that broke may come back."""
-        if self.last_ready:
+        if self.ever_ready:
             log.error("worker on %s: %s", self.device, problem["detail"])
         else:
             self.engine.on_failure(problem["detail"])
@@ -212,8 +226,7 @@ class Worker:
         self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
-        if self.ready:
-            self.ready, self.last_ready = False, time.monotonic()
+        self.ready = False
         if self._next_look is not None:
             self._next_look.cancel()
         if self._pulse is not None:
@@ -231,25 +244,24 @@ class Worker:
         """The connection is gone, and with it the process: its work is for the next one."""
         if self._socket is None:
             return
-        batches = list(self.batches.values())
+        was_ready, batches = self.ready, list(self.batches.values())
         self.batches.clear()
         at_work = self._pulse.at_work if self._pulse is not None else None
         # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
         suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
         self._hang_up()
-        never = not self.last_ready
-        status = None if self._process is None else self._process.reap(patience_s=END_S if never else 0.0)
+        status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
+        end = f"ended with status {status}" if status is not None else "is gone"
         self.engine._recover(batches, suspects)
+        if not was_ready:
+            self._start_failed(end)
         if self.engine.draining and not self.engine.in_progress:
             return
         if self._process is not None:
             self.engine.stats.restarts += 1
-        if status is not None and never:
-            self._first_tries += 1
-            if self._first_tries == FIRST_TRIES:
-                self.engine.on_failure(hopeless(self.device, status))
-        what = f"ended with status {status}" if status is not None else "is gone"
-        self._try_again(f"{what}; {sum(len(b.tickets) for b in batches)} requests requeued")
+        if status is not None and not self.ever_ready and self.failed_starts == FIRST_TRIES:
+            self.engine.on_failure(hopeless(self.device, status))
+        self._try_again(f"{end}; {sum(len(b.tickets) for b in batches)} requests requeued")
 
     def _try_again(self, what: str) -> None:
         delay_s = self._patience.delay_s()

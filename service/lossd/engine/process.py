@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
 from lossd.engine.link import Worker
 from lossd.engine.lookout import Lookout
-from lossd_client.errors import InternalError, Unavailable
+from lossd.engine.supervision import MAX_STARTS
+from lossd_client.errors import InternalError
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["ProcessEngine"]
 
 MAX_DEATHS = 3
-PATIENCE_S = 10.0
 
 
 class ProcessEngine(Engine):
@@ -56,25 +55,19 @@ class ProcessEngine(Engine):
             worker.batches.clear()
 
     @property
-    def ready(self) -> bool:
-        """Whether any worker said hello and is alive."""
-        return not self.draining and any(worker.ready for worker in self.workers)
-
-    @property
     def vitals(self) -> Sequence[Vitals]:
         """How the workers are."""
         return [Vitals(worker.device, worker.pid, worker.memory) for worker in self.workers]
 
-    def _check_available(self) -> None:
-        super()._check_available()
-        for worker in self.workers:
-            if worker.ready:
-                return
-        last_ready = max(worker.last_ready for worker in self.workers)
-        if not last_ready:
-            raise Unavailable("the worker is starting", retry_after_s=1.0)
-        if time.monotonic() - last_ready > PATIENCE_S:
-            raise Unavailable("no worker is running; one is being started", retry_after_s=2.0)
+    @property
+    def _has_worker(self) -> bool:
+        return any(worker.ready for worker in self.workers)
+
+    def _start_failed(self) -> None:
+        """A worker ended before it was ready."""
+        if all(worker.failed_starts >= MAX_STARTS for worker in self.workers):
+            ends = " and ".join(f"the one on {worker.device} {worker.last_end}" for worker in self.workers)
+            self._report_fault(f"no worker can be started after {MAX_STARTS} attempts: {ends}; the service's log says why")
 
     def _dispatch(self) -> None:
         while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:

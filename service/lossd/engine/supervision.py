@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["END_S", "FIRST_TRIES", "SOCKET_BYTES", "Patience", "WorkerProcess", "hopeless"]
+__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Patience", "WorkerProcess", "hopeless"]
 
 SOCKET_BYTES = 1 << 20
 COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
@@ -22,6 +22,9 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 
 FIRST_TRIES = 3
 """How often a worker that was never ready is started before the service gives up: it worked nowhere yet."""
+
+MAX_STARTS = 5
+"""So many starts in a row that fail are no accident, even where a worker was ready before."""
 
 
 def hopeless(device: str, status: int) -> str:
@@ -67,7 +70,11 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     def start(self) -> socket.socket:
-        """Start it; the connection to it, which ends when it does."""
+        """Start it; the connection to it, which ends when it does.
+
+        Raises:
+            OSError: There is no memory for one more process, or may not be one.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
@@ -85,10 +92,15 @@ class WorkerProcess:
         if self.settings.cache_dir is not None:
             environment["LOSSD_CACHE_DIR"] = str(self.settings.cache_dir.absolute())
         # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
-        self._process = subprocess.Popen(
-            command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
-        theirs.close()
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         return ours
 

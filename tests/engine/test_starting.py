@@ -1,0 +1,164 @@
+"""Who asks while no worker is there is held up to the request's own deadline, at every door, and within the limits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gate import Gate
+from lossd.engine.supervision import MAX_STARTS, Patience
+from serving import Running, running
+
+MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
+OIP = {
+    "inputs": [
+        {"name": "prediction", "shape": [2], "datatype": "FP32", "data": [1.0, 4.0]},
+        {"name": "target", "shape": [2], "datatype": "FP32", "data": [3.0, 3.0]},
+    ]
+}
+DOORS: dict[str, tuple[str, str, Any, Callable[[Any], float]]] = {
+    "v1": ("POST", "/v1/evaluate", MSE, lambda said: said["loss"]),
+    "v2": ("POST", "/v2/models/mse/infer", OIP, lambda said: said["outputs"][0]["data"][0]),
+    "curve": (
+        "GET",
+        "/v1/losses/mse/curve.json?points=5&low=-2&high=2",
+        None,
+        lambda said: said["series"][0]["loss"][0],
+    ),
+}
+RIGHT = {"v1": 2.5, "v2": 2.5, "curve": 4.0}
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(tmp_path, monkeypatch)
+
+
+def ask(service: Running, door: str, timeout_ms: int | None = None) -> httpx.Response:
+    method, path, body, _ = DOORS[door]
+    headers = {} if timeout_ms is None else {"X-Request-Timeout-Ms": str(timeout_ms)}
+    return httpx.request(method, service.url + path, json=body, headers=headers, timeout=60)
+
+
+def let_go(service: Running) -> None:
+    """Nothing is held any more, though no worker has come."""
+    service.wait_until(lambda e: (e.in_progress, e.budget.held_bytes, e.pool.in_use, len(e.batcher)) == (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("engine", ["process", "inline"])
+@pytest.mark.parametrize("door", DOORS)
+def test_a_request_that_comes_before_the_worker_is_answered_by_it(
+    door: str, engine: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+    monkeypatch.setattr("lossd.engine.inline._load", lambda settings: may_load.wait(60))
+    with running(ready=False, compiled=False, engine=engine) as service, ThreadPoolExecutor(1) as pool:
+        answer: Future[httpx.Response] = pool.submit(ask, service, door)
+        service.wait_until(lambda e: e.in_progress >= 1)
+        time.sleep(0.3)
+        assert not answer.done()
+        gate.open()
+        may_load.set()
+        said = answer.result()
+        assert said.status_code == 200, said.text
+        assert DOORS[door][3](said.json()) == pytest.approx(RIGHT[door])
+        let_go(service)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_it_is_held_no_longer_than_its_own_deadline(door: str, gate: Gate) -> None:
+    with running(ready=False, compiled=False) as service:
+        begin = time.monotonic()
+        said = ask(service, door, timeout_ms=400)
+        assert said.status_code == 504, said.text
+        assert time.monotonic() - begin >= 0.39
+        let_go(service)
+        gate.open()
+        service.wait_until(lambda e: e.ready)
+        assert ask(service, door).status_code == 200, "what was given up for one is not kept from others"
+
+
+def test_the_deadline_without_a_header_is_the_services(gate: Gate) -> None:
+    with running(ready=False, compiled=False, request_timeout_ms=300) as service:
+        said = {door: ask(service, door) for door in DOORS}
+        assert {door: answer.status_code for door, answer in said.items()} == dict.fromkeys(DOORS, 504)
+        assert "the service is starting" in said["v1"].json()["detail"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_client_that_leaves_is_no_longer_held(door: str, gate: Gate) -> None:
+    method, path, body, _ = DOORS[door]
+    with running(ready=False, compiled=False) as service:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.request(method, service.url + path, json=body, timeout=httpx.Timeout(30, read=0.5))
+        let_go(service)
+
+
+def test_what_two_wait_for_is_not_given_up_when_one_leaves(gate: Gate) -> None:
+    with running(ready=False, compiled=False) as service, ThreadPoolExecutor(1) as pool:
+        stays = pool.submit(ask, service, "curve")
+        service.wait_until(lambda e: e.in_progress >= 1)
+        assert ask(service, "curve", timeout_ms=200).status_code == 504
+        gate.open()
+        assert stays.result().status_code == 200
+
+
+def test_no_more_is_held_than_the_limits_say(gate: Gate) -> None:
+    with running(ready=False, compiled=False, queue_requests=2) as service, ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(ask, service, "v1") for _ in range(2)]
+        service.wait_until(lambda e: e.in_progress == 2)
+        refused = ask(service, "v1")
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        gate.open()
+        assert [answer.result().status_code for answer in held] == [200, 200]
+
+
+def test_health_says_what_is_missing(gate: Gate) -> None:
+    with running(ready=False, compiled=False) as service, httpx.Client(base_url=service.url) as http:
+        for path, field in (("/health/ready", "detail"), ("/v2/health/ready", "error")):
+            said = http.get(path)
+            assert (said.status_code, said.headers["retry-after"]) == (503, "1")
+            assert said.json()[field].startswith("the service is starting: no worker is ready yet")
+        assert http.get("/health/live").status_code == 200
+        states = http.post("/v2/repository/index").json()
+        assert "the service is starting" in states[0]["reason"]
+        gate.open()
+        service.wait_until(lambda e: e.ready)
+        assert http.get("/health/ready").status_code == 200
+
+
+def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_answers(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "delay_s", lambda self: 0.05)
+    with running(ready=False, compiled=False, mortal=True) as service, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(ask, service, "v1")
+        service.wait_until(lambda e: e.in_progress == 1)
+        gate.open(status=3)
+        for said in (held.result(), ask(service, "v1"), httpx.get(f"{service.url}/health/ready")):
+            assert said.status_code == 503
+            assert f"no worker can be started after {MAX_STARTS} attempts" in said.json()["detail"]
+            assert "ended with status 3" in said.json()["detail"]
+            assert int(said.headers["retry-after"]) >= 1
+        let_go(service)
+        gate.open()
+        service.wait_until(lambda e: e.ready)
+        assert ask(service, "v1").json()["loss"] == 2.5
+
+
+def test_a_worker_that_cannot_even_be_made_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lossd.engine import supervision
+
+    monkeypatch.setattr(supervision, "COMMAND", ("/nowhere/python",))
+    monkeypatch.setattr(Patience, "delay_s", lambda self: 0.05)
+    with running(ready=False, compiled=False, mortal=True) as service:
+        service.wait_until(lambda e: e.fault is not None)
+        assert "/nowhere/python" in ask(service, "v1").json()["detail"]
