@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -19,7 +20,7 @@ from lossd.api.app import Service, create_app
 from lossd.api.connection import http_for
 from lossd.engine import create_engine
 from lossd.fronts.member import Member
-from lossd.fronts.port import bind
+from lossd.fronts.port import BACKLOG, bind
 from lossd.logs import configure
 from lossd.preflight import StartError
 
@@ -32,7 +33,6 @@ __all__ = ["serve"]
 
 log = logging.getLogger("lossd.api")
 
-BACKLOG = 2048
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
@@ -46,7 +46,8 @@ def serve(
 
     Args:
         settings: How it runs.
-        announce: Called with the port once connections are accepted; it was free to choose where the setting is 0.
+        announce: Called with the port once a worker is ready; it was free to choose where the setting is 0. Before
+            that, connections are accepted and requests wait.
         place: Its place among several fronts, if there are several: its port, and whom it tells instead.
         sockets: Where it listens, if that is taken already.
 
@@ -81,10 +82,9 @@ def serve(
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    if member is not None:
-        say, sockets = member.say_listening, bind(settings.host, member.place.port, shared=True)
-        announce = lambda port: say()  # noqa: E731  (of the two, one is called)
-    server = _Server(config, service, engine, settings, announce)
+    if place is not None:
+        sockets = bind(settings.host, place.port, shared=True)
+    server = _Server(config, service, engine, settings, announce, member)
     engine.on_failure = server.fail
     server.run(sockets)
     if server.failure is not None:
@@ -111,7 +111,7 @@ class Forwarded(ProxyHeadersMiddleware):
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which says when it listens, and reads keys and certificate again on SIGHUP.
+    """Uvicorn's, which says when a worker is ready, and reads keys and certificate again on SIGHUP.
 
     Attributes:
         failure: Why it ended by itself, if it did.
@@ -126,12 +126,14 @@ class _Server(uvicorn.Server):
         engine: Engine,
         settings: Settings,
         announce: Callable[[int], None],
+        member: Member | None,
     ) -> None:
         super().__init__(config)
         self._engine = engine
         self._service = service
         self._settings = settings
         self._announce = announce
+        self._member = member
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -142,6 +144,21 @@ class _Server(uvicorn.Server):
         if self.started:
             self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
+            if self._member is not None:
+                self._member.say("listening")
+            self._waiting = asyncio.create_task(self._until_ready())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._waiting.cancel()
+        await super().shutdown(sockets)
+
+    async def _until_ready(self) -> None:
+        await self._engine.settled.wait()
+        if self._engine.fault is not None:  # which on_failure is for
+            return
+        if self._member is not None:
+            self._member.say("ready")
+        else:
             self._announce(self.servers[0].sockets[0].getsockname()[1])
 
     def fail(self, why: str) -> None:

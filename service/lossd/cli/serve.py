@@ -75,7 +75,7 @@ class _CannotStart(click.ClickException):
 def _serve(given: dict[str, Any]) -> int:
     """Check all that can be checked, then serve; the exit status."""
     from lossd.fronts import Place
-    from lossd.fronts.port import take
+    from lossd.fronts.port import listen, take
     from lossd.preflight import check_needs, variable
 
     settings, links = _settings(given)
@@ -86,6 +86,10 @@ def _serve(given: dict[str, Any]) -> int:
         sockets = []
     _tune_allocator()
     place = Place.given()
+    if place is None:
+        _say(f"lossd {__version__} is starting …", err=True)
+        if settings.fronts == 1:
+            listen(sockets)
 
     def announce(port: int) -> None:
         network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
@@ -141,11 +145,13 @@ def _fault(fault: Any, given: Collection[str]) -> str:
     return f"{of}: {said}" if name in SECRETS else f"{of}: {said}, found {fault['input']!r}"
 
 
-def _say(text: str) -> None:
+def _say(text: str, *, err: bool = False) -> None:
     """Say it where somebody listens; that nobody does, or that a disk is full, is no reason to end."""
     try:
-        click.echo(text)
+        click.echo(text, err=err)
     except OSError as error:
+        if err:  # where the log goes, too
+            return
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unsaid would fail again at exit
         log.warning("standard output cannot be written (%s): %s", error.strerror, text)
 

@@ -16,7 +16,7 @@ import orjson
 from lossd.engine.batcher import Batch
 from lossd.engine.frames import HELLO, LENGTH, Reply, decode_answers, take_replies
 from lossd.engine.pulse import ASK, Pulse
-from lossd.engine.supervision import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, hopeless
+from lossd.engine.supervision import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, ended_with, hopeless
 from lossd.engine.watch import Sight, Watch
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Worker:
             except OSError as error:  # no memory, or no process or file left
                 self._start_failed(f"cannot be started: {error}")
                 if not self.ever_ready and self.failed_starts == FIRST_TRIES:
-                    self.engine.on_failure(f"the worker on {self.device} {self.last_end}")
+                    self.engine.on_failure(hopeless(self.device, self.last_end))
                 self._try_again(self.last_end)
                 return
             self.pid = self._process.pid
@@ -251,7 +251,7 @@ class Worker:
         suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
         self._hang_up()
         status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
-        end = f"ended with status {status}" if status is not None else "is gone"
+        end = ended_with(status) if status is not None else "is gone"
         self.engine._recover(batches, suspects)
         if not was_ready:
             self._start_failed(end)
@@ -260,7 +260,7 @@ class Worker:
         if self._process is not None:
             self.engine.stats.restarts += 1
         if status is not None and not self.ever_ready and self.failed_starts == FIRST_TRIES:
-            self.engine.on_failure(hopeless(self.device, status))
+            self.engine.on_failure(hopeless(self.device, end))
         self._try_again(f"{end}; {sum(len(b.tickets) for b in batches)} requests requeued")
 
     def _try_again(self, what: str) -> None:

@@ -67,7 +67,9 @@ class ProcessEngine(Engine):
         """A worker ended before it was ready."""
         if all(worker.failed_starts >= MAX_STARTS for worker in self.workers):
             ends = " and ".join(f"the one on {worker.device} {worker.last_end}" for worker in self.workers)
-            self._report_fault(f"no worker can be started after {MAX_STARTS} attempts: {ends}; the service's log says why")
+            self._report_fault(
+                f"no worker can be started after {MAX_STARTS} attempts: {ends}; the service's log says why"
+            )
 
     def _dispatch(self) -> None:
         while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Patience", "WorkerProcess", "hopeless"]
+__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Patience", "WorkerProcess", "ended_with", "hopeless"]
 
 SOCKET_BYTES = 1 << 20
 COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
@@ -27,10 +27,15 @@ MAX_STARTS = 5
 """So many starts in a row that fail are no accident, even where a worker was ready before."""
 
 
-def hopeless(device: str, status: int) -> str:
+def ended_with(status: int) -> str:
+    """What became of a process, as the end of a sentence about it."""
+    return f"ended with status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
+
+
+def hopeless(device: str, end: str) -> str:
     """Why the service ends after :data:`FIRST_TRIES`, in a sentence."""
-    how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
-    return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, the last time {how}; see the log"
+    how = f"the last time {end.removeprefix('ended ')}"
+    return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, {how}; see the log"
 
 
 class Patience:

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import orjson
 
@@ -53,9 +54,9 @@ class Member:
         """Stop answering."""
         self._task.cancel()
 
-    def say_listening(self) -> None:
-        """Tell the parent that connections are accepted."""
-        self._say({"listening": True})
+    def say(self, what: Literal["listening", "ready"]) -> None:
+        """Tell the parent that connections are accepted, or that a worker is ready."""
+        self._say({what: True})
 
     async def totals(self) -> list[Family]:
         """What all fronts have counted, those before this one included.

@@ -19,7 +19,7 @@ import orjson
 from prometheus_client.core import CounterMetricFamily
 
 from lossd.engine.frames import take_replies
-from lossd.engine.supervision import END_S, FIRST_TRIES, Patience, WorkerProcess, hopeless
+from lossd.engine.supervision import END_S, FIRST_TRIES, Patience, WorkerProcess, ended_with, hopeless
 from lossd.fronts import Place
 from lossd.fronts.counts import Family, cumulative, family, merged
 from lossd.fronts.member import LINE_BYTES
@@ -43,7 +43,7 @@ def keep(settings: Settings, announce: Callable[[int], None], held: Sequence[soc
 
     Args:
         settings: How they run.
-        announce: Called with the port once all fronts accept connections.
+        announce: Called with the port once all fronts accept connections and have a worker.
         held: Sockets that never listen: they keep the port for the fronts.
 
     Returns:
@@ -67,12 +67,13 @@ class _Front:
 
     Attributes:
         listening: Whether it accepts connections.
+        ready: Whether it has a worker, or had one.
         counted: What it last said it has counted.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], writer: asyncio.StreamWriter) -> None:
         self.process = process
-        self.listening = False
+        self.listening = self.ready = False
         self.counted: list[Family] = []
         self.rounds: dict[int, asyncio.Future[None]] = {}
         self._writer = writer
@@ -197,7 +198,9 @@ class _Parent:
     def _hear(self, front: _Front, message: dict[str, Any]) -> None:
         if "listening" in message:
             front.listening = True
-            if not self.announced and sum(one.listening for one in self.fronts) == self.settings.fronts:
+        elif "ready" in message:
+            front.ready = True
+            if not self.announced and sum(one.ready for one in self.fronts) == self.settings.fronts:
                 self.announced = True
                 self.announce(self.port)
         elif "ask" in message:
@@ -235,43 +238,57 @@ class _Parent:
             listener.listen(BACKLOG)
             worker = WorkerProcess(device, self.settings, listener)
             while not self.drained.is_set():
-                with worker.start() as connection:
-                    ended = asyncio.create_task(hearing.until_closed(connection, patience))
-                    drained = asyncio.create_task(self.drained.wait())
-                    await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
-                    if drained.done():
-                        ended.cancel()
-                        break
-                    drained.cancel()
-                status = await asyncio.to_thread(worker.reap, patience_s=0.0 if hearing.greeted else END_S)
+                end = await self._run_worker(worker, hearing, patience)
+                if self.drained.is_set():
+                    break
+                if not hearing.ready:
+                    _turn_away(listener)
                 if not hearing.greeted:
                     first_tries += 1
-                    why = hearing.refusal or (hopeless(device, status) if first_tries == FIRST_TRIES else None)
+                    why = hearing.refusal or (hopeless(device, end) if first_tries == FIRST_TRIES else None)
                     if why is not None:
                         self._fail(why)
                         return
                 delay_s = patience.delay_s()
                 self.restarts["worker"] += 1
-                log.warning("worker on %s ended with status %s, starting another in %.1f s", device, status, delay_s)
+                log.warning("worker on %s %s, starting another in %.1f s", device, end, delay_s)
                 await _wait(self.drained, delay_s)
         await asyncio.to_thread(worker.end)
+
+    async def _run_worker(self, worker: WorkerProcess, hearing: _Hearing, patience: Patience) -> str:
+        """One worker to its end, or until the fronts have ended: how it ended."""
+        try:
+            connection = worker.start()
+        except OSError as error:
+            hearing.ready = False
+            return f"cannot be started: {error}"
+        with connection:
+            ended = asyncio.create_task(hearing.until_closed(connection, patience))
+            drained = asyncio.create_task(self.drained.wait())
+            await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+            if self.drained.is_set():
+                ended.cancel()
+                return "is no longer needed"
+        return ended_with(await asyncio.to_thread(worker.reap, patience_s=0.0 if hearing.ready else END_S))
 
 
 class _Hearing:
     """What the worker processes of a device have said, one after the other.
 
     Attributes:
-        greeted: Whether any said hello.
+        ready: Whether the last one said hello.
+        greeted: Whether any did.
         refusal: Why the last one cannot work, if it cannot.
     """
 
     def __init__(self) -> None:
-        self.greeted = False
+        self.ready = self.greeted = False
         self.refusal: str | None = None
 
     async def until_closed(self, connection: socket.socket, patience: Patience) -> None:
         """Read a worker's hello, and then nothing until it ends."""
-        loop, buffer = asyncio.get_running_loop(), bytearray()
+        loop, buffer, self.ready = asyncio.get_running_loop(), bytearray(), False
         with contextlib.suppress(ConnectionError):
             while chunk := await loop.sock_recv(connection, 1 << 12):
                 buffer += chunk
@@ -282,7 +299,7 @@ class _Hearing:
                         if self.greeted:  # a device that broke may come back; one that never worked is an end
                             log.error("%s", self.refusal)
                     else:
-                        self.greeted = True
+                        self.ready = self.greeted = True
                         patience.succeeded()
 
 
@@ -291,6 +308,14 @@ def _sighup_blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _turn_away(listener: socket.socket) -> None:
+    """Tell the fronts that wait for a worker that it did not start: they count its failures, and come again."""
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

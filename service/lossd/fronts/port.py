@@ -10,10 +10,11 @@ from typing import Any
 
 from lossd.preflight import StartError
 
-__all__ = ["bind", "take"]
+__all__ = ["BACKLOG", "bind", "listen", "take"]
 
 ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 PRIVILEGED = 1024
+BACKLOG = 2048
 
 
 def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
@@ -76,6 +77,20 @@ def take(host: str, port: int, *, shared: bool) -> list[socket.socket]:
         return bind(host, port, shared=True)
     except (OSError, UnicodeError) as error:
         raise StartError(f"cannot listen on {host} port {port}: {_reason(error, port)}") from None
+
+
+def listen(sockets: list[socket.socket]) -> None:
+    """Let who connects wait to be accepted, from now on: it is not refused while the service loads.
+
+    Raises:
+        StartError: Another service that started at the same moment has the port.
+    """
+    for one in sockets:
+        try:
+            one.listen(BACKLOG)
+        except OSError as error:
+            host, port = one.getsockname()[:2]
+            raise StartError(f"cannot listen on {host} port {port}: {_reason(error, port)}") from None
 
 
 def _reason(error: Exception, port: int) -> str:
