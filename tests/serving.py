@@ -62,7 +62,7 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
     service = Running(f"http://127.0.0.1:{port}", port, engine, chosen)
     try:
         if ready:
-            service.wait_until(lambda e: e.ready)
+            service.wait_until(lambda e: e.ready, timeout_s=110.0)
         yield service
     finally:
         server.should_exit = True
