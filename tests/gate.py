@@ -12,7 +12,7 @@ from lossd.engine import supervision
 # What a worker does before anything else; where the file says so, it ends at once.
 WAIT = """
 import os, sys, time
-while not os.path.exists(path := os.environ["LOSSD_TEST_GATE"]):
+while not os.path.exists(path := os.environ["WORKERS_GATE"]):
     time.sleep(0.01)
 if status := int(open(path).read() or 0):
     os._exit(status)
@@ -31,7 +31,7 @@ class Gate:
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._file = place / "gate"
-        monkeypatch.setenv("LOSSD_TEST_GATE", str(self._file))
+        monkeypatch.setenv("WORKERS_GATE", str(self._file))
         monkeypatch.setattr(supervision, "COMMAND", (sys.executable, "-P", "-c", WAIT))
 
     def open(self, status: int = 0) -> None:

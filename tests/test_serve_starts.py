@@ -24,7 +24,7 @@ MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [
 SITE = """
 import os, sys, time
 if "lossd.engine.worker" in sys.orig_argv:
-    while not os.path.exists(path := os.environ["LOSSD_TEST_GATE"]):
+    while not os.path.exists(path := os.environ["WORKERS_GATE"]):
         time.sleep(0.01)
     if status := int(open(path).read() or 0):
         os._exit(status)
@@ -75,7 +75,7 @@ def free_port() -> int:
 def serving(place: Path, *options: str) -> Iterator[Serving]:
     (place / "sitecustomize.py").write_text(SITE)
     port, errors = free_port(), place / "errors"
-    environment = os.environ | {"LOSSD_TEST_GATE": str(place / "gate")}
+    environment = os.environ | {"WORKERS_GATE": str(place / "gate")}
     environment["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "lossd.cli", "serve", f"--port={port}", "--threads=1", "--compiled=false"]
     with errors.open("w") as log:
