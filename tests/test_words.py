@@ -23,7 +23,7 @@ from lossd_client.wire.quoting import digits
 
 def refusal(request: dict[str, Any], **inputs: Any) -> str:
     """What a request is refused with."""
-    tensors = {name: t if isinstance(t, torch.Tensor) else torch.tensor(t) for name, t in inputs.items()}
+    tensors = {name: torch.as_tensor(t) for name, t in inputs.items()}
     with pytest.raises(Problem) as refused:
         alone(request, tensors)
     return refused.value.detail
@@ -271,3 +271,48 @@ def test_a_whole_number_with_a_point_is_told_how_to_be_an_integer() -> None:
         json.tensor_from_json("target", [0, 2.0], floats=False, integers=True)
     with pytest.raises(DtypeMismatch, match=r"found 1\.5 at target\[0\]$"):
         json.tensor_from_json("target", [1.5], floats=False, integers=True)
+
+
+# Entries, and the rest
+
+
+@pytest.mark.parametrize(
+    ("request_", "inputs", "said"),
+    [
+        ({"loss": "bce"}, {"prediction": [1.0001], "target": [1.0]}, "; clip to [0, 1] what rounding took out of it"),
+        ({"loss": "bce"}, {"prediction": [-1e-7], "target": [1.0]}, "; clip to [0, 1] what rounding took out of it"),
+        ({"loss": "bce"}, {"prediction": [3.5], "target": [1.0]}, "; use bce_with_logits for logits"),
+        ({"loss": "focal"}, {"prediction": [[0.0] * 3], "target": [3]}, "; the first class is 0"),
+        (
+            {"loss": "hinge_embedding"},
+            {"prediction": [0.3], "target": [0]},
+            "; send 2 * target - 1 for labels of 0 and 1",
+        ),
+        (
+            {"loss": {"name": "giou", "format": "xywh"}},
+            {"prediction": [[0.0, 0.0, -1.0, 1.0]], "target": [[0.0, 0.0, 1.0, 1.0]]},
+            "has the negative width -1; set format to xyxy",
+        ),
+        (
+            {"task": "regression", "outputs": "metrics"},
+            {"prediction": np.zeros(0), "target": np.zeros(0)},
+            "no metrics",
+        ),
+        ({"loss": {"name": "expression", "formula": "x ^ 2"}}, {"x": [1.0]}, "powers are written **"),
+        ({"loss": {"name": "focal", "alpha_mode": "foreground"}}, {}, "found null"),
+        (
+            {"loss": {"name": "weighted_sum", "terms": [{"loss": "mse", "inputs": {"target": "depth"}}]}},
+            {"prediction": [1.0, 2.0], "depth": [1.0]},
+            "term 0 (mse; its target is depth): target has shape (1,)",
+        ),
+        (
+            {"loss": {"name": "weighted_sum", "terms": [{"loss": "mse", "inputs": {"target": "depth"}}]}},
+            {"prediction": [1.0], "depth": [float("nan")]},
+            "term 0 (mse; its target is depth): finite values expected, found NaN at target[0]",
+        ),
+    ],
+)
+def test_the_remedy_is_for_the_mistake_that_was_made(
+    request_: dict[str, Any], inputs: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(request_, **inputs)

@@ -57,7 +57,7 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
         Problem: That of the first term that has one, with the term's place.
     """
     recipe = batch.recipe
-    evaluated = [_Term(position, record, batch) for position, record in enumerate(recipe.terms)]
+    evaluated = [_Term(record, batch) for record in recipe.terms]
     for term in evaluated:
         term.evaluate(evaluate, per_sample=loss.per_sample)
     values = [value for term in evaluated for value in term.values]
@@ -91,8 +91,7 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
 class _Term:
     """One term of a request, or one term of each of its rows."""
 
-    def __init__(self, position: int, record: Mapping[str, Any], batch: Batch) -> None:
-        self.position = position
+    def __init__(self, record: Mapping[str, Any], batch: Batch) -> None:
         self.record = record
         self.whole = batch
         self.recipe = Recipe.parse(record["recipe"])
@@ -121,8 +120,7 @@ class _Term:
         for answer in evaluate(replace(self.whole, recipe=recipe, rows=requests, numbers=numbers, inputs=inputs,
                                        answers=self.buffers)):  # fmt: skip
             if isinstance(answer, Problem):
-                place = f"term {self.position} ({self.record['loss']})"
-                raise type(answer)(f"{place}: {answer.detail}", errors=answer.errors)
+                raise type(answer)(f"{self.record['place']}: {answer.detail}", errors=answer.errors)
             self.answers.append(answer)
 
     @property

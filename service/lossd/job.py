@@ -107,7 +107,7 @@ class Recipe:
         gradient_options: clip_norm, clip_scope, clip_value.
         metrics: The names of the metrics asked for; empty for none.
         metric_options: threshold, zero_division and so on.
-        terms: What a composed loss is made of: each term's recipe text, rows, numbers and input names.
+        terms: What a composed loss is made of: each term's name in errors, recipe text, rows, numbers and inputs.
         domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
         classes: The length of the class axis, where there is one.
         pairs: How many pairs of entries each request has that are looked at together; 0 where none are.

@@ -290,7 +290,8 @@ class Plan:
                     shapes_from[axis] = name
                 dims.update(bound)
                 if is_empty(candidate.pattern, shape):
-                    raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no loss")
+                    nothing = "loss" if self.loss else "metrics"
+                    raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no {nothing}")
                 return candidate.domain
         unwelcome = [t for t in candidates if t not in welcome and match(t.pattern, shape, dims) is not None]
         if unwelcome:

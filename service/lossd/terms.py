@@ -46,13 +46,16 @@ class Term:
         inputs = self.plan.counted(layout).inputs
         own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
         own.pop("cotangent", None)  # that of the whole is not the term's
+        loss = self.plan.loss.name if self.plan.loss else ""
+        others = "".join(f"; its {name} is {source}" for name, source in self.inputs.items() if name != source)
+        place = f"term {position} ({loss}{others})"
         try:
             job = self.plan.job(own)
         except Problem as problem:
-            raise type(problem)(f"term {position}: {problem.detail}", errors=problem.errors) from None
+            raise type(problem)(f"{place}: {problem.detail}", errors=problem.errors) from None
         recipe = job.recipe
         return {
-            "loss": recipe.loss, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
+            "loss": recipe.loss, "place": place, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
             "numbers": job.numbers,
         }  # fmt: skip
 

@@ -21,6 +21,9 @@ from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["check", "dropped_rows", "without_dropped"]
 
+ROUNDING = 1e-3
+"""How far from [0, 1] a number may be to be taken for a probability that was rounded, as half precision does."""
+
 UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
 
 HARMLESS = {"sign": 1}
@@ -163,7 +166,7 @@ def _describe(
     value = _spelled(tensor[(row, *inner)])
     match recipe.domains[name]:
         case "probability":
-            return f"probabilities expected in [0, 1], found {value} at {place}{_logits_remedy(recipe, name)}"
+            return f"probabilities expected in [0, 1], found {value} at {place}{_into_range(recipe, name, entry)}"
         case "mask":
             return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
         case "nonnegative":
@@ -172,18 +175,23 @@ def _describe(
             last = _classes(recipe) - 1
             return (
                 f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
-                f"{_or_ignored(recipe)}{_ignoring(recipe)}"
+                f"{_or_ignored(recipe)}{'; the first class is 0' if entry == last + 1 else _ignoring(recipe)}"
             )
         case "class_set":
             return f"class {value} at {place} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
-            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
+            remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
+            return (
+                f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{remedy}{_ignoring(recipe)}"
+            )
         case "sign":
-            return f"1 (yes) or -1 (no) expected, found {value} at {place}"
+            remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
+            return f"1 (yes) or -1 (no) expected, found {value} at {place}{remedy}"
         case "box" if math.isfinite(entry):
             box = f"box {name}[{', '.join(map(str, index[:-1]))}]"
             if not _is_xyxy(recipe):
-                return f"{box} has the negative {('width', 'height')[inner[-1] - 2]} {value}"
+                size = f"{box} has the negative {('width', 'height')[inner[-1] - 2]} {value}"
+                return f"{size}; set format to xyxy for boxes given by two corners"
             axis = "xy"[inner[-1] - 2]
             opposite = _spelled(tensor[(row, *inner[:-1], inner[-1] - 2)])
             return (
@@ -213,7 +221,10 @@ def _ignoring(recipe: Recipe) -> str:
     return "; set ignore_index to the value of targets that do not count" if could else ""
 
 
-def _logits_remedy(recipe: Recipe, name: str) -> str:
+def _into_range(recipe: Recipe, name: str, entry: float) -> str:
+    """What helps where a number is no probability."""
+    if -ROUNDING < entry < 1 + ROUNDING:
+        return "; clip to [0, 1] what rounding took out of it"
     if name != "prediction" or recipe.loss is None:
         return ""
     if f"{recipe.loss}_with_logits" in REGISTRY:

@@ -452,3 +452,37 @@ def test_poisoned_requests_do_not_touch_their_neighbours(service):
         else:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
             np.testing.assert_allclose(a["gradient"]["prediction"], b["gradient"]["prediction"], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "float32"])
+def test_integers_for_floats_are_taken_in_every_form_and_protocol(http, dtype):
+    tensors = {"prediction": np.array([2.5, 0.0, 2.0], np.float32), "target": np.array([1, 0, 1], dtype)}
+    request = {"loss": {"name": "mse"}, "outputs": ["loss", "gradient"]}
+    for form in ("list", "base64", "safetensors"):
+        answer, _ = answer_of(post(http, request, tensors, form))
+        assert answer["loss"] == pytest.approx(3.25 / 3)
+    datatype = {"bool": "BOOL", "float32": "FP32"}.get(dtype, dtype.upper())
+    inputs = [
+        {"name": "prediction", "shape": [3], "datatype": "FP32", "data": [2.5, 0.0, 2.0]},
+        {"name": "target", "shape": [3], "datatype": datatype, "data": tensors["target"].tolist()},
+    ]
+    answer = http.post("/v2/models/mse/infer", json={"inputs": inputs, "outputs": [{"name": "loss"}]}).json()
+    assert answer["outputs"][0]["data"] == [pytest.approx(3.25 / 3)]
+
+
+def test_a_name_stands_for_a_loss_an_output_and_a_metric(http):
+    short = {"loss": "mse", "outputs": "loss", "inputs": MSE["inputs"]}
+    answer = http.post("/v1/evaluate", json=short).json()
+    assert answer == http.post("/v1/evaluate", json={**MSE, "outputs": ["loss"]}).json()
+    assert answer.keys() == {"loss", "reduction", "diagnostics"}
+    measured = http.post("/v1/evaluate", json={**short, "outputs": "metrics", "metrics": "mae"}).json()
+    assert measured["metrics"].keys() == {"task", "mae"}
+    fields = http.get("/openapi.json").json()["components"]["schemas"]["EvaluateRequest"]["properties"]
+    assert "mse" in fields["loss"]["anyOf"][1]["enum"]
+    assert "weighted_sum" not in fields["loss"]["anyOf"][1]["enum"], "it needs its terms"
+    assert fields["outputs"]["anyOf"][1]["type"] == fields["metrics"]["anyOf"][2]["type"] == "string"
+
+
+def test_the_body_without_inputs_says_where_tensors_go(http):
+    response = http.post("/v1/evaluate", json={"loss": "mse", "prediction": [1.0], "target": [1.0]})
+    check_problem(response, 422, "invalid-request", ["has no inputs", '"prediction"'])

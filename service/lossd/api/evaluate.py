@@ -102,7 +102,9 @@ class Evaluate(Route[Asked]):
         document = json.loads(body)
         if not isinstance(document, dict):
             raise InvalidRequest("the body must be a JSON object with the fields loss and inputs")
-        inputs = document.pop("inputs", None)
+        if "inputs" not in document:
+            raise InvalidRequest('the body has no inputs: put the tensors there, as {"prediction": ..., "target": ...}')
+        inputs = document.pop("inputs")
         if not isinstance(inputs, dict):
             raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
         check_tensor_count(len(inputs))

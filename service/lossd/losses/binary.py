@@ -9,6 +9,7 @@ from lossd.deferred import Tensor, functional, torch
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
+from lossd_client.wire.quoting import quoted
 
 AlphaMode = Literal["balance", "scale"]
 
@@ -152,7 +153,7 @@ def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | Non
 def _sigmoid_focal_inputs(parameters: Mapping[str, Any]) -> Refinement:
     alpha = parameters["alpha"]
     if parameters["alpha_mode"] == "balance" and alpha is not None and alpha > 1:
-        raise ValueError(f'alpha_mode "balance" needs alpha in [0, 1], found {alpha}; null is for no factor')
+        raise ValueError(f'alpha_mode "balance" needs alpha in [0, 1], found {quoted(alpha)}; null is for no factor')
     if not parameters["from_logits"]:
         return Refinement(inputs={"prediction": TensorType("probability", ("float",), ("N", "*"))})
     if parameters["eps"] is not None:

@@ -23,6 +23,7 @@ from lossd.losses.types import (
     Real,
     TensorType,
 )
+from lossd_client.wire.quoting import quoted
 
 UNCERTAIN = 0.01
 """What rounding may add to probabilities that sum to 1, or take from a divergence, in any dtype."""
@@ -186,7 +187,7 @@ def _counted(value: Tensor, target: Tensor, table: Tensor | None, kept: Tensor |
 def _focal_parameters(parameters: Mapping[str, Any]) -> Refinement:
     alpha, mode = parameters["alpha"], parameters["alpha_mode"]
     if mode == "foreground" and not (isinstance(alpha, float) and alpha <= 1):
-        raise ValueError(f'alpha_mode "foreground" needs alpha as one number in [0, 1], found {alpha}')
+        raise ValueError(f'alpha_mode "foreground" needs alpha as one number in [0, 1], found {quoted(alpha)}')
     return Refinement()
 
 

@@ -381,7 +381,8 @@ class _Reading:
         while at < len(self.text):
             found = TOKEN.match(self.text, at)
             if found is None:
-                raise FormulaError(f"{_place(self.text, at)}: {self.text[at]!a} has no meaning in a formula")
+                hint = "; powers are written **" if self.text[at] == "^" else ""
+                raise FormulaError(f"{_place(self.text, at)}: {self.text[at]!a} has no meaning in a formula{hint}")
             at = found.end()
             if found.lastgroup != "space":
                 tokens.append(_Token(str(found.lastgroup), found.group(), found.start(), at))

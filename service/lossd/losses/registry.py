@@ -457,7 +457,11 @@ def find(name: str) -> Loss:
         if (told := NOT_QUITE.get(_folded(name))) is not None:
             raise UnknownLoss(f"there is no loss named {quoted(name)}; {told}")
         near = closest(name, REGISTRY)
-        hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/losses lists them all"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "GET /v1/losses lists them all, and so does the command lossd losses"
+        )
         raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
     return REGISTRY[name]
 
