@@ -62,12 +62,11 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
         term.evaluate(evaluate, per_sample=loss.per_sample)
     values = [value for term in evaluated for value in term.values]
     losses = torch.tensor(values, dtype=torch.float64, device=batch.device).requires_grad_()
-    own = {
-        entry.name: batch.inputs[entry.name][0]
-        .to(batch.device, torch.float64)
-        .requires_grad_(entry.name in recipe.gradients)
-        for entry in loss.request_inputs
-    }
+    own = {entry.name: batch.inputs[entry.name][0].to(batch.device) for entry in loss.request_inputs}
+    # What has a gradient is computed with, in float64; what has none is compared, in the dtype it was sent in.
+    for entry in loss.request_inputs:
+        if entry.differentiable:
+            own[entry.name] = own[entry.name].double().requires_grad_(entry.name in recipe.gradients)
     with torch.enable_grad():
         unreduced = loss.function(losses, **own, **recipe.parameters)
     value, weight = (

@@ -341,4 +341,5 @@ class _Evaluation:
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
             rates=compiled.rates,
+            dtypes={column.name: column.dtype for column in recipe.inputs},
         )

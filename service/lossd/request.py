@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from typing_extensions import is_typeddict
 
 from lossd.losses.registry import closest, named
-from lossd.losses.types import Fraction, NonNegative, Positive
+from lossd.losses.types import Fraction, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
@@ -45,15 +47,31 @@ class GradientOptions(_Options):
     )
 
 
+class Score(_Options):
+    """A threshold among the scores themselves."""
+
+    score: float = Field(
+        description="Scores from this value on count as positive: logits, where predictions are logits."
+    )
+
+
+def _threshold(value: Any) -> Any:
+    number = value["score"] if isinstance(value, dict) and value.keys() == {"score"} else value
+    if value is None or (type(number) in (int, float) and isfinite(number)):
+        return value
+    raise PydanticCustomError("threshold", 'a threshold is a number or {"score": number}')
+
+
 class MetricOptions(_Options):
     """Which metrics, and how; the defaults are the task's."""
 
     names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
     task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
-    threshold: NonNegative | None = Field(
+    threshold: Annotated[float | Score | None, BeforeValidator(_threshold)] = Field(
         None,
         description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
-        "distance, half the margin by default.",
+        'distance, half the margin by default. {"score": s} compares the scores themselves, where no probability is '
+        "told from its neighbour.",
     )
     iou_threshold: Fraction = Field(0.5, description="Paired boxes from this IoU on are hits.")
     zero_division: Literal[0, 1] | None = Field(

@@ -43,20 +43,29 @@ def _decided(said: Array, true: Array, score: Array, weight: Array, **options: A
 def sample_of_pairs(request: Request, ignore_index: int | None, **options: Any) -> Sample:
     """Similar where the Euclidean distance is below half the margin of 1."""
     distance = np.linalg.norm(request["first"].astype(float) - request["second"], axis=1)
-    return _decided(distance < 0.5, request["similar"] > 0, -distance, weights(request), **options)
+    return _decided(distance < 0.5, request["similar"] > 0, -distance, weights(request), distance_of="pairs", **options)
 
 
 def sample_of_cosine_pairs(request: Request, ignore_index: int | None, **options: Any) -> Sample:
     """Similar where 1 - cosine is below 1/2, half-way to the margin of 0."""
     distance = 1 - (unit(request["first"]) * unit(request["second"])).sum(1).round(12)
-    return _decided(distance < 0.5, request["similar"] > 0, -distance, weights(request), **options)
+    return _decided(
+        distance < 0.5, request["similar"] > 0, -distance, weights(request), distance_of="cosine_pairs", **options
+    )
 
 
 def sample_of_distances(request: Request, ignore_index: int | None, **options: Any) -> Sample:
     """Similar where the prediction is below half the margin of 1."""
     distance = request["prediction"].astype(float)
     spread = np.repeat(weights(request), distance[0].size)
-    return _decided(distance.ravel() < 0.5, request["target"].ravel() > 0, -distance.ravel(), spread, **options)
+    return _decided(
+        distance.ravel() < 0.5,
+        request["target"].ravel() > 0,
+        -distance.ravel(),
+        spread,
+        distance_of="distances",
+        **options,
+    )
 
 
 def sample_of_scores(request: Request, ignore_index: int | None, *, middle: float, **options: Any) -> Sample:
@@ -86,7 +95,9 @@ def _best_distance(s: Sample) -> Any:
         return UNDEFINED
     distance = -s.score
     steps = np.unique(distance)
-    limits = [*(steps[:-1] + steps[1:]) / 2, np.nextafter(steps[-1], np.inf)]
+    # Computed distances of float32 embeddings are below a limit where they are by more than eight units of float32.
+    unit = 8 * 2.0**-23 * {"distances": 0, "pairs": steps[-1], "cosine_pairs": 1}[s.options["distance_of"]]
+    limits = [*(steps[:-1] + steps[1:]) / 2, np.nextafter(steps[-1], np.inf) + unit]
     of_limit = []
     for limit in limits:
         said = distance < limit

@@ -81,7 +81,7 @@ def test_a_request_among_strangers_equals_itself_alone(table, name):
 def test_a_nan_in_one_request_never_touches_another(table, name):
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
     before = measure(table.task, requests, [name], activation=table.activation)
-    values = requests[0][table.poison].astype(float)
+    values = requests[0][table.poison].copy()
     values[0] = np.nan
     poisoned = [{**requests[0], table.poison: values}, *requests[1:]]
     assert measure(table.task, poisoned, [name], activation=table.activation)[1:] == before[1:]

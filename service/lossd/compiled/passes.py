@@ -194,7 +194,8 @@ def _elements(recipe: Recipe) -> _Form | None:
     alpha = parameters.get("alpha")
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
-    least = least_score(recipe.metric_options.get("threshold"), recipe.domains["prediction"]) if decided else 0.0
+    threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
+    least = least_score(threshold, domain, prediction.dtype) if decided else 0.0
 
     def evaluate(work: Work) -> Outcome:
         count, starts = len(work.rows), work.starts() * width

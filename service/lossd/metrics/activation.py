@@ -1,27 +1,35 @@
-"""From scores to probabilities, by what the prediction is; float64 throughout.
+"""What scores say: probabilities, and the score that a threshold stands for; float64 throughout.
 
-Losses whose scores are neither logits nor probabilities (hinges, margins) have theirs read as logits.
+Losses whose scores are neither logits nor probabilities (hinges, margins) have theirs read as logits; a task whose
+thresholds are scores themselves says "score".
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Mapping
+from typing import Any
 
-from lossd.deferred import Tensor
+from lossd.deferred import Tensor, torch
+from lossd.metrics.cutoffs import rounded
 
-__all__ = ["class_probabilities", "least_score", "probabilities"]
+__all__ = ["class_probabilities", "least_score", "probabilities", "threshold_between"]
 
 
 def probabilities(scores: Tensor, activation: str) -> Tensor:
     """The probability of yes."""
     wide = scores.double()
     match activation:
-        case "probability":
+        case "probability" | "score":
             return wide
         case "log_probability":
             return wide.exp()
         case _:
-            return wide.sigmoid()
+            # Not torch's sigmoid, whose last bits depend on where in its tensor a number stands.
+            smaller = wide.abs().neg().exp()
+            larger = 1 / (1 + smaller)
+            return torch.where(wide < 0, smaller * larger, larger)
 
 
 def class_probabilities(scores: Tensor, activation: str) -> Tensor:
@@ -36,16 +44,60 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
             return wide.softmax(1)
 
 
-def least_score(threshold: float | None, activation: str) -> float:
-    """The score from which on the probability of yes is at least ``threshold``, or a half where there is none."""
-    if threshold is None:
-        threshold = 0.5
-    match activation:
-        case "probability":
+def least_score(threshold: float | Mapping[str, float] | None, activation: str, dtype: str) -> float:
+    """The score from which on an entry is positive, as the scores' dtype holds it: nothing else decides, anywhere.
+
+    Args:
+        threshold: The option: a probability, ``{"score": s}``, or None for a half.
+        activation: What the scores are.
+        dtype: What they were sent in.
+    """
+    if isinstance(threshold, Mapping):
+        return float(rounded(threshold["score"], dtype))
+    return float(rounded(_score_of(0.5 if threshold is None else threshold, activation), dtype))
+
+
+def threshold_between(score: float, below: float | None, activation: str, dtype: str) -> Any:
+    """The option ``threshold`` that decides for a score and against those below.
+
+    Args:
+        score: Of the scores that are there, the least to be decided for.
+        below: The next lower one; None where there is none.
+        activation: What they are.
+        dtype: What they were sent in.
+
+    Returns:
+        The score's probability; ``{"score": s}`` where float64 does not tell it from the probability of ``below``.
+    """
+    score = max(-sys.float_info.max, min(score, sys.float_info.max))  # JSON has no number for infinity
+    threshold = _probability_of(score, activation)
+    for _ in range(3):  # its last bits are rounded
+        least = least_score(threshold, activation, dtype)
+        if least <= score and (below is None or below < least):
             return threshold
+        threshold = math.nextafter(threshold, 0)
+    return {"score": score}
+
+
+def _probability_of(score: float, activation: str) -> float:
+    """As :func:`probabilities`, of a single one."""
+    match activation:
+        case "probability" | "score":
+            return score
         case "log_probability":
-            return math.log(threshold) if threshold > 0 else -math.inf
-        case _ if threshold in (0, 1):
-            return math.inf if threshold else -math.inf
+            return math.exp(score)
         case _:
-            return math.log(threshold / (1 - threshold))
+            smaller = math.exp(-abs(score))
+            return 1 / (1 + smaller) if score >= 0 else smaller / (1 + smaller)
+
+
+def _score_of(probability: float, activation: str) -> float:
+    """The least score of those whose probability rounds to this one."""
+    if activation in ("probability", "score"):
+        return probability
+    if probability == 0:
+        return -math.inf
+    least = math.nextafter(probability, 0) or probability
+    if activation == "log_probability":
+        return math.log(least)
+    return math.log(least / (1 - least)) if probability != 0.5 else 0.0

@@ -47,6 +47,7 @@ class Adversarial(Binary):
             activation=self.activation,
             sample_weight=None,
             ignore_index=None,
+            dtypes={"prediction": view.sent("real", "fake")},
         )
         super().__init__(both)
 
@@ -61,9 +62,16 @@ class Adversarial(Binary):
 
 @task("lsgan")
 class LeastSquares(Adversarial):
-    """Decisions of a discriminator that was taught 1 for real samples and 0 for generated ones: real from 0.5 on."""
+    """Decisions of a discriminator that was taught 1 for real samples and 0 for generated ones: real from 0.5 on.
 
-    activation: ClassVar[str] = "probability"
+    Thresholds are scores, any real.
+    """
+
+    activation: ClassVar[str] = "score"
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Every threshold is a score."""
 
 
 @task("gan_generator")
@@ -97,12 +105,16 @@ class Generated(Task):
 class LeastSquaresGenerated(Generated):
     """Scores of generated samples alone, by a discriminator that was taught 1 for real samples and 0 for these."""
 
-    activation: ClassVar[str] = "probability"
+    activation: ClassVar[str] = "score"
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Every threshold is a score."""
 
 
 @metric("gan_generator", "lsgan_generator", default=True)
 def fooled(task: Generated) -> Sequence[Any]:
     """The fraction of generated samples that the discriminator takes for real."""
-    least = least_score(task.view.options.get("threshold"), task.activation)
+    least = least_score(task.view.options.get("threshold"), task.activation, task.view.sent("fake"))
     taken = task.entries.total((task.scores >= least).double())
     return task.quotients("fooled", taken, task.entries.size(task.scores.shape))

@@ -9,6 +9,7 @@ import numpy as np
 
 from lossd.deferred import Tensor, functional, torch
 from lossd.losses.registry import Input
+from lossd.metrics.cutoffs import slack
 from lossd.metrics.entries import Entries, rowwise
 from lossd.metrics.registry import Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
@@ -82,4 +83,5 @@ def active_units(task: Autoencoder) -> Sequence[Any]:
     samples = np.where(task.samples > 0, task.samples, 1)[:, None]
     centre = torch.from_numpy(task.entries.total_of_rows(mean) / samples).to(mean.device)
     variance = task.entries.total_of_rows((mean - centre[task.view.segments.index]).square()) / samples
-    return task.numbers("active_units", (variance > ACTIVE_VARIANCE).sum(1), task.samples == 0)
+    active = variance * (1 - slack(task.view.computed("mean"))) > ACTIVE_VARIANCE
+    return task.numbers("active_units", active.sum(1), task.samples == 0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
-from lossd.metrics.activation import least_score, probabilities
+from lossd.metrics.activation import least_score, threshold_between
 from lossd.metrics.decisions import Decided, Decision, decisions
 from lossd.metrics.registry import Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
@@ -25,14 +25,15 @@ class Binary(Decided):
     """Decisions of one positive class, each entry of the tensors one of them.
 
     A prediction is positive from the probability ``threshold`` on (NaN never is), a target from 0.5 on, so that soft
-    targets and targets of -1 and 1 decide as well.
+    targets and targets of -1 and 1 decide as well. Scores are compared with the score that the threshold stands for, in
+    the dtype they were sent in.
     """
 
     def decide(self) -> Decision:
         """By the probability of yes."""
         view = self.view
         scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
-        least = least_score(view.options.get("threshold"), view.activation)
+        least = least_score(view.options.get("threshold"), view.activation, view.sent("prediction"))
         ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
         return Decision(scores, target >= 0.5, scores >= least, ignored)
 
@@ -41,13 +42,10 @@ class Binary(Decided):
         """The tensor as (R, K, I): rows, labels, all further positions."""
         return tensor.reshape(tensor.shape[0], 1, -1)
 
-    def as_threshold(self, scores: Floats) -> Floats:
-        """Scores as probabilities."""
-        return probabilities(torch.from_numpy(scores), self.view.activation).numpy()
-
-    def threshold_at(self, scores: Floats, step: int) -> float:
-        """The probability that decides for the scores up to one of them, which are falling."""
-        return float(self.as_threshold(scores[step : step + 1])[0])
+    def threshold_at(self, scores: Floats, step: int) -> Any:
+        """The ``threshold`` that decides for the scores up to one of them, which are falling."""
+        below = float(scores[step + 1]) if step + 1 < len(scores) else None
+        return threshold_between(float(scores[step]), below, self.view.activation, self.view.sent("prediction"))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -57,10 +55,13 @@ class Binary(Decided):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """A threshold of probabilities is in [0, 1]."""
+        """A threshold is a probability, in [0, 1], or a score."""
         threshold = options.get("threshold")
-        if threshold is not None and threshold > 1:
-            detail = f"threshold is a probability here, in [0, 1], found {digits(threshold)}"
+        if isinstance(threshold, float) and not 0 <= threshold <= 1:
+            detail = (
+                f"threshold is a probability here, in [0, 1], found {digits(threshold)}; "
+                f'{{"score": {digits(threshold)}}} compares the scores themselves'
+            )
             raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
 
 

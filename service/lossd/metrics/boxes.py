@@ -11,6 +11,7 @@ import numpy as np
 from lossd.deferred import Tensor, torch
 from lossd.losses.boxes import area, corners
 from lossd.losses.registry import Input
+from lossd.metrics.cutoffs import reached
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Array, Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
@@ -18,15 +19,15 @@ from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
 __all__ = ["Boxes"]
 
 # Those of the COCO evaluation.
-THRESHOLDS = np.linspace(0.5, 0.95, 10).round(2)
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
 @task("boxes")
 class Boxes(Task):
     """Predicted boxes, each paired with its target; as the losses have them, but without their ``eps``.
 
-    A pair whose IoU reaches a threshold is a hit. Any other is a prediction without target and a target without
-    prediction, so that precision, recall and F1 are all the fraction of hits.
+    A pair whose IoU reaches a threshold, but for the rounding of its coordinates, is a hit. Any other is a prediction
+    without target and a target without prediction, so that precision, recall and F1 are all the fraction of hits.
     """
 
     options: ClassVar[tuple[str, ...]] = ("zero_division", "format")
@@ -72,7 +73,12 @@ class Boxes(Task):
 
     def hits(self, name: str) -> list[Any]:
         """The fraction of pairs whose IoU reaches the option ``iou_threshold``."""
-        return self.mean(name, self.iou >= self.view.options["iou_threshold"])
+        return self.mean(name, self.reached(self.view.options["iou_threshold"])[:, 0])
+
+    def reached(self, *thresholds: float) -> Tensor:
+        """(R, T) bool: whether the IoU reaches each threshold."""
+        cuts = torch.tensor(thresholds, dtype=torch.float64, device=self.iou.device)
+        return reached(self.iou.unsqueeze(1), cuts, self.view.computed("prediction", "target"))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -126,12 +132,14 @@ def per_threshold(task: Boxes) -> Sequence[Any]:
 
     {"iou_threshold": [...], "f1": [...], "mean": their mean}.
     """
-    reached = task.iou.unsqueeze(1) >= torch.from_numpy(THRESHOLDS).to(task.iou.device)
-    shares = task.entries.total_of_rows(reached.double()) / np.where(task.pairs > 0, task.pairs, 1)[:, None]
+    shares = (
+        task.entries.total_of_rows(task.reached(*THRESHOLDS).double())
+        / np.where(task.pairs > 0, task.pairs, 1)[:, None]
+    )
     means = task.numbers("per_threshold", shares.mean(1), task.pairs == 0)
     columns = (task.numbers("per_threshold", share, task.pairs == 0) for share in shares.T)
     rows = zip(*columns, strict=True)
     return [
-        {"iou_threshold": THRESHOLDS.tolist(), "f1": list(row), "mean": mean}
+        {"iou_threshold": list(THRESHOLDS), "f1": list(row), "mean": mean}
         for row, mean in zip(rows, means, strict=True)
     ]

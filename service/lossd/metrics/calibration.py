@@ -16,6 +16,7 @@ from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
 from lossd.metrics.counts import BINARY, CLASSES, LABELS
+from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.entries import entrywise
 from lossd.metrics.registry import Array, metric, spell
 
@@ -81,14 +82,10 @@ def log_loss_of_classes(task: Classes) -> Sequence[Any]:
 
     def surprise(scores: Tensor, target: Tensor) -> Tensor:
         wide = scores.double()
+        if task.view.activation not in ("probability", "log_probability"):
+            wide = wide.log_softmax(1)  # not logsumexp, to which the row's largest score is added and taken away again
         own = wide.gather(1, target.unsqueeze(1))[:, 0]
-        match task.view.activation:
-            case "probability":
-                return -own.clamp(TINY, 1 - TINY).log()
-            case "log_probability":
-                return -own
-            case _:
-                return torch.logsumexp(wide, 1) - own
+        return -own.clamp(TINY, 1 - TINY).log() if task.view.activation == "probability" else -own
 
     return _mean(task, "log_loss", entrywise(surprise, task.scores, task.safe_target, dtype=torch.float64))
 
@@ -186,6 +183,10 @@ def _means(sums: Array, count: Array) -> list[float | None]:
 
 def _binned(task: Binary | Classes, confidences: Tensor) -> tuple[Tensor, int]:
     """The bin of each entry, and how many there are."""
-    bins: int = task.view.options["bins"]
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidences.device)[1:-1]
+    view, bins = task.view, task.view.options["bins"]
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidences.device) / bins
+    if view.activation == "probability":
+        edges = torch.as_tensor(rounded(edges, view.sent("prediction")))
+    else:
+        edges *= 1 + slack(view.computed("prediction"))
     return torch.bucketize(confidences, edges), bins

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
+from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.decisions import Decided, Decision
 from lossd.metrics.registry import Floats, View, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
 
@@ -20,7 +21,8 @@ __all__ = ["CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
 class Distances(Decided):
     """Pairs given by their distance: similar where it is below ``threshold``, by default half the loss's margin.
 
-    A NaN distance is below nothing. The target is above 0 for similar pairs.
+    Distances are compared in the dtype they were sent in. A NaN distance is below nothing. The target is above 0 for
+    similar pairs.
     """
 
     def decide(self) -> Decision:
@@ -30,7 +32,7 @@ class Distances(Decided):
         threshold = view.options.get("threshold")
         limit = self.boundary(view) if threshold is None else threshold
         distance = distance.reshape(len(distance), 1, -1)
-        return Decision(-distance, similar.reshape(distance.shape) > 0, distance < limit)
+        return Decision(-distance, similar.reshape(distance.shape) > 0, distance < self.cut(limit))
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
         """Distances in float64, and what is above 0 for similar pairs, in the same shape."""
@@ -40,16 +42,29 @@ class Distances(Decided):
         """Half the margin, of each row where it differs: (R, 1, 1)."""
         return view.number("margin", 1.0, 3) / 2
 
-    def as_threshold(self, scores: Floats) -> Floats:
-        """Scores as distances."""
-        return -scores
+    def cut(self, limit: Tensor | float) -> Tensor | float:
+        """The number that distances are compared with."""
+        return rounded(limit, self.view.sent("prediction"))
 
     def threshold_at(self, scores: Floats, step: int) -> float:
-        """Half-way between the distance of one step and the next: similar is what is below it."""
-        last = -scores[step]
-        following = -scores[step + 1] if step + 1 < len(scores) else np.nextafter(last, np.inf)
-        middle = (last + following) / 2
-        return float(middle if middle > last else following)
+        """Half-way between the distance of one step and the next, or where it must be to decide between the two."""
+        last = -float(scores[step])
+        following = -float(scores[step + 1]) if step + 1 < len(scores) else math.inf
+        middle = math.nextafter(last, math.inf) if following == math.inf else (last + following) / 2
+        for limit in (middle, 2 * middle - float(self.cut(middle))):
+            if last < float(self.cut(limit)) <= following:
+                return limit
+        more = math.ulp(limit)
+        while float(self.cut(limit)) <= last and limit + more < math.inf:
+            limit, more = limit + more, 2 * more
+        return limit
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """A threshold is a distance."""
+        if isinstance(options.get("threshold"), Mapping):
+            detail = "threshold is a distance here, a number"
+            raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -63,13 +78,20 @@ class Distances(Decided):
 
 @task("pairs")
 class Pairs(Distances):
-    """Pairs of embeddings: similar where their Euclidean distance is below ``threshold``, by default half a margin."""
+    """Pairs of embeddings: similar where their Euclidean distance is below ``threshold``, by default half a margin.
+
+    A distance that equals the threshold but for the rounding of the embeddings is not below it.
+    """
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
         """The distance of each pair, as the loss has it, and ``similar``."""
         difference = view.tensors["first"].double() - view.tensors["second"].double()
         distance = torch.linalg.vector_norm(difference + view.number("eps", 0.0, 2), dim=1)
         return distance, view.tensors["similar"]
+
+    def cut(self, limit: Tensor | float) -> Tensor | float:
+        """Less than the limit, by what rounding may have taken from a distance that equals it."""
+        return limit * (1 - slack(self.view.computed("first", "second")))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -93,6 +115,10 @@ class CosinePairs(Pairs):
         """1 - the cosine of each pair; 1 where one of them is the zero vector."""
         cosine = (unit(view.tensors["first"]) * unit(view.tensors["second"])).sum(1)
         return 1 - without_noise(cosine), view.tensors["similar"]
+
+    def cut(self, limit: Tensor | float) -> Tensor | float:
+        """As for pairs; what rounding takes from 1 - a cosine does not shrink with it."""
+        return limit - slack(self.view.computed("first", "second"))
 
     def boundary(self, view: View) -> Tensor | float:
         """Half-way between the distances wanted, of each row where it differs: (R, 1, 1)."""

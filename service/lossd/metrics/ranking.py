@@ -83,11 +83,7 @@ class Ranked(Protocol):
         """The entries of one request that count, for one class or label; of all together for None."""
         ...
 
-    def as_threshold(self, scores: Floats) -> Floats:
-        """Scores as the option ``threshold`` would name them."""
-        ...
-
-    def threshold_at(self, scores: Floats, step: int) -> float:
+    def threshold_at(self, scores: Floats, step: int) -> Any:
         """The ``threshold`` that decides for the scores up to one of them, which are falling."""
         ...
 
@@ -162,8 +158,9 @@ def _average_precision(s: Steps) -> tuple[float, bool]:
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
 
-    Undefined where all entries are positive or none is. Several classes: each against the rest, by its probability;
-    averages are over those defined. Equals sklearn.metrics.roc_auc_score (``multi_class="ovr"``).
+    Undefined where all entries are positive or none is. Several classes: each against the rest, by its log-odds, which
+    rise with its probability; averages are over those defined. Equals sklearn.metrics.roc_auc_score
+    (``multi_class="ovr"``).
     """
     return _areas(task, "auroc", _area_under_roc)
 
@@ -172,24 +169,23 @@ def auroc(task: Ranked) -> Sequence[Any]:
 def average_precision(task: Ranked) -> Sequence[Any]:
     """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
 
-    Undefined where no entry is positive. Several classes: each against the rest, by its probability; averages are over
-    those defined. Equals sklearn.metrics.average_precision_score.
+    Undefined where no entry is positive. Several classes: each against the rest, by its log-odds, which rise with its
+    probability; averages are over those defined. Equals sklearn.metrics.average_precision_score.
     """
     return _areas(task, "average_precision", _average_precision)
 
 
 def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
-    columns = range(task.columns)
+    # Each request's classes, and all of them pooled: one request after the other, for what they share.
+    columns = [*range(task.columns), *([None] if task.averaged else [])]
     pairs = np.array([[area(steps(task.ranking(b, k))) for k in columns] for b in range(task.count)])
-    values, defined = pairs[..., 0], pairs[..., 1] > 0
+    values: Floats = pairs[..., 0]
+    defined: Array = pairs[..., 1] > 0
     if not task.averaged:
         answer: list[Any] = task.numbers(name, values[:, 0], ~defined[:, 0], of=(1,))
         return answer
-    pooled = np.array([area(steps(task.ranking(b, None))) for b in range(task.count)])
-    micro, micro_defined = pooled[:, 0], pooled[:, 1] > 0
-    averaged = average(
-        values[None], defined[None], defined[None], task.actual, micro[None], micro_defined[None], task.zero_division
-    )
+    values, defined, micro, micro_defined = values[None, :, :-1], defined[None, :, :-1], values[:, -1], defined[:, -1]
+    averaged = average(values, defined, defined, task.actual, micro[None], micro_defined[None], task.zero_division)
     return averaged.answers(task, (name,))[name]
 
 
@@ -198,8 +194,8 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
 
     The first point, (0, 0), has the threshold Infinity; points on a straight line are left out, and beyond ``points``
-    the rest is thinned evenly. Null where all entries are positive or none is. Of several labels, a list of curves.
-    Equals sklearn.metrics.roc_curve.
+    the rest is thinned evenly. The other thresholds are named as ``best_threshold`` does. Null where all entries are
+    positive or none is. Of several labels, a list of curves. Equals sklearn.metrics.roc_curve.
     """
 
     def curve(s: Steps) -> dict[str, Any] | None:
@@ -211,7 +207,7 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
         return {
             "fpr": spell(np.append(0, s.fp[kept] / s.negatives)),
             "tpr": spell(np.append(0, s.tp[kept] / s.positives)),
-            "thresholds": spell(np.append(np.inf, task.as_threshold(s.thresholds[kept]))),
+            "thresholds": ["Infinity", *(task.threshold_at(s.thresholds, step) for step in kept.tolist())],
         }
 
     return _curves(task, "roc_curve", curve)
@@ -221,8 +217,9 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
 def pr_curve(task: Ranked) -> Sequence[Any]:
     """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
 
-    Ends with the point (1, 0), which has no threshold. Beyond ``points`` it is thinned evenly. Null where no entry is
-    positive. Of several labels, a list of curves. Equals sklearn.metrics.precision_recall_curve.
+    Ends with the point (1, 0), which has no threshold; the others are named as ``best_threshold`` does. Beyond
+    ``points`` it is thinned evenly. Null where no entry is positive. Of several labels, a list of curves. Equals
+    sklearn.metrics.precision_recall_curve.
     """
 
     def curve(s: Steps) -> dict[str, Any] | None:
@@ -233,7 +230,7 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
         return {
             "precision": spell(np.append(tp / (tp + fp), 1.0)),
             "recall": spell(np.append(tp / s.positives, 0.0)),
-            "thresholds": spell(task.as_threshold(s.thresholds[kept])),
+            "thresholds": [task.threshold_at(s.thresholds, step) for step in kept.tolist()],
         }
 
     return _curves(task, "pr_curve", curve)
@@ -243,8 +240,9 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
 def best_threshold(task: Ranked) -> Sequence[Any]:
     """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
 
-    Of distances, half-way to the next. Null where no entry is positive. Of several labels {"micro", "per_class"}: one
-    threshold for all, and one for each.
+    Sent back as the option ``threshold`` it gives that F1. It is a probability, or {"score": s}, the score itself,
+    where float64 does not tell its probability from that of the next lower score. Of distances, half-way to the next.
+    Null where no entry is positive. Of several labels {"micro", "per_class"}: one threshold for all, and one for each.
     """
 
     def best(s: Steps) -> Any:

@@ -41,6 +41,9 @@ __all__ = [
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
+COARSE = ("bfloat16", "float16", "float32")
+"""Float dtypes that hold less than float64, the coarsest first."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -59,6 +62,7 @@ class View:
         counted: What was counted along with the loss already, by the name its task has for it.
         rates: Makes precision, recall, F1 and IoU and their averages of counts in one go; None where NumPy is to, step
             by step.
+        dtypes: What the tensors were sent in, by their names; those that are not named are as they are.
     """
 
     tensors: Mapping[str, Tensor]
@@ -71,12 +75,23 @@ class View:
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     counted: Mapping[str, Array] = field(default_factory=dict)
     rates: Callable[..., bool] | None = None
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+
+    def sent(self, *names: str) -> str:
+        """The dtype these tensors were sent in, the coarsest of several; float64 where they are integers."""
+        found = {self.dtypes.get(name) or str(self.tensors[name].dtype).removeprefix("torch.") for name in names}
+        return next((dtype for dtype in COARSE if dtype in found), "float64")
+
+    def computed(self, *names: str) -> str:
+        """The dtype whose rounding is in what is computed of these tensors: float32, or float64 where all are."""
+        return "float64" if self.sent(*names) == "float64" else "float32"
 
     def number(self, name: str, default: float, ndim: int) -> Tensor | float:
         """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""
-        if name not in self.numbers:
-            return float(self.parameters.get(name, default))
-        values = torch.tensor(self.numbers[name], dtype=torch.float64, device=self.segments.device)
+        of_requests = self.numbers.get(name) or [self.parameters.get(name, default)]
+        if of_requests.count(of_requests[0]) == len(of_requests):
+            return float(of_requests[0])
+        values = torch.tensor(of_requests, dtype=torch.float64, device=self.segments.device)
         return self.segments.spread(values, ndim)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossd.deferred import Tensor, torch
-from lossd.losses.registry import Input
+from lossd.losses.embedding import triplet
+from lossd.losses.margin import margin_ranking
+from lossd.losses.registry import Input, Unreduced
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
@@ -27,6 +29,16 @@ class Comparison(Task):
         self.ahead = ahead
         self.entries = Entries(view)
 
+    def losses(self) -> Tensor:
+        """(R, I), the loss's own values, in its own arithmetic."""
+        raise NotImplementedError
+
+    def parameters(self, ndim: int, **defaults: float) -> dict[str, Any]:
+        """Numeric parameters as the loss takes them: where requests differ, in its dtype and with ``ndim`` axes."""
+        dtype = next(iter(self.view.tensors.values())).dtype
+        numbers = {name: self.view.number(name, default, ndim) for name, default in defaults.items()}
+        return {name: n.to(dtype) if isinstance(n, Tensor) else n for name, n in numbers.items()}
+
     def mean(self, name: str, values: Tensor) -> list[Any]:
         """The mean of (R, I) values over what counts."""
         return self.quotients(name, *self.entries.mean_of(values.double()))
@@ -43,6 +55,14 @@ class Triplets(Comparison):
         if view.parameters.get("swap"):
             self.far = torch.minimum(self.far, _distance(view, positive, negative))
         super().__init__(view, self.far - self.near)
+
+    def losses(self) -> Tensor:
+        """(R, 1)."""
+        tensors = (self.view.tensors[name] for name in ("anchor", "positive", "negative"))
+        fixed = {name: self.view.parameters[name] for name in ("p", "squared", "swap") if name in self.view.parameters}
+        unreduced = triplet.function(*tensors, **fixed, **self.parameters(1, margin=1.0, eps=0.0))
+        assert isinstance(unreduced, Unreduced)
+        return unreduced.value.unsqueeze(1)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -64,6 +84,13 @@ class Ordered(Comparison):
             view.tensors[name].reshape(view.segments.total, -1).double() for name in ("first", "second", "target")
         )
         super().__init__(view, torch.where(target > 0, first - second, second - first))
+
+    def losses(self) -> Tensor:
+        """(R, I)."""
+        tensors = [self.view.tensors[name] for name in ("first", "second", "target")]
+        value = margin_ranking.function(*tensors, **self.parameters(tensors[0].ndim, margin=0.0))
+        assert isinstance(value, Tensor)
+        return value.reshape(self.ahead.shape)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -97,8 +124,7 @@ def correct(task: Comparison) -> Sequence[Any]:
 @metric("triplets", "ranking", default=True)
 def satisfied(task: Comparison) -> Sequence[Any]:
     """The fraction in the right order by the loss's margin at least: what has no loss."""
-    default = 1.0 if isinstance(task, Triplets) else 0.0
-    return task.mean("satisfied", task.ahead >= task.view.number("margin", default, 2))
+    return task.mean("satisfied", task.losses() <= 0)
 
 
 @metric("triplets", default=True)
