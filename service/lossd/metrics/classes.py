@@ -10,10 +10,10 @@ import numpy as np
 
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Input
-from lossd.metrics.activation import class_probabilities
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.counts import CLASSES, Counts, others
 from lossd.metrics.entries import Entries, entrywise, most_likely
+from lossd.metrics.odds import log_odds
 from lossd.metrics.ranking import Ranking, bounded
 from lossd.metrics.registry import Array, View, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
@@ -45,6 +45,7 @@ class Classes(Counts):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         self.classes = view.tensors["prediction"].shape[1]
+        self._likelihood: tuple[int, Tensor] | None = None
         self.tp, self.predicted, self.actual = self._from_matrices() or self.counts(self.entries)
 
     @cached_property
@@ -134,39 +135,26 @@ class Classes(Counts):
         return self.classes
 
     def ranking(self, request: int, column: int | None) -> Ranking:
-        """The entries of one request that count, by the probability of one class or of each."""
+        """The entries of one request that count, by how likely one class is, or each."""
         rows = self.entries.rows_of(request)
-        scores = self.scores[rows]
-        bounded(scores.numel() if column is None else scores.shape[0] * scores.shape[2])
-        if column is None:
-            index = torch.arange(self.classes, device=scores.device).reshape(1, -1, 1)
-            p = class_probabilities(scores, self.view.activation)
-        else:
-            index = torch.full((1, 1, 1), column, device=scores.device)
-            p = self._probability(rows, column).unsqueeze(1)
-        positive = self.target_class[rows].unsqueeze(1) == index
+        if self._likelihood is None or self._likelihood[0] != request:
+            self._likelihood = request, self._likelihoods(self.scores[rows])
+        likelihood = self._likelihood[1]
+        index = torch.arange(self.classes, device=likelihood.device).reshape(1, -1, 1)
+        if column is not None:
+            likelihood, index = likelihood[:, column : column + 1], index[:, column : column + 1]
         ignored, weight = self.entries.ignored, self.entries.weight
         return Ranking.of(
-            p,
-            positive,
-            None if ignored is None else ignored[rows].unsqueeze(1).expand(p.shape),
+            likelihood,
+            self.target_class[rows].unsqueeze(1) == index,
+            None if ignored is None else ignored[rows].unsqueeze(1).expand(likelihood.shape),
             None if weight is None else weight[rows],
         )
 
-    def _probability(self, rows: slice, column: int) -> Tensor:
-        """The probability of one class, (r, I)."""
-        own = self.scores[rows, column].double()
-        match self.view.activation:
-            case "probability":
-                return own
-            case "log_probability":
-                return own.exp()
-            case _:
-                return (own - self._log_norm[rows]).exp()
-
-    @cached_property
-    def _log_norm(self) -> Tensor:
-        return entrywise(lambda scores: torch.logsumexp(scores.double(), 1), self.scores, dtype=torch.float64)
+    def _likelihoods(self, scores: Tensor) -> Tensor:
+        """What rises with the probability of each class, and does not round where that is near 0 or 1: (r, C, I)."""
+        bounded(scores.numel())
+        return scores if self.view.activation in ("probability", "log_probability") else log_odds(scores)
 
 
 @metric(*CLASSES, default=True)
