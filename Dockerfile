@@ -20,10 +20,8 @@ COPY README.md LICENSE ./
 COPY service service
 COPY client client
 RUN /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt '.[service]'
-# For the processor of the machine that builds; on another one, the first start compiles beside its work. What is compiled
-# is known by the time of its sources, of which a layer keeps whole seconds.
-RUN find /opt/venv -path '*/lossd/compiled/*.py' -exec touch -d @1 {} + \
-    && LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/python -m lossd.compiled
+# For the processor of the machine that builds, and kept by its name: another one finds none, and compiles beside its work.
+RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/lossd compile
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv
@@ -32,7 +30,7 @@ COPY --from=build /opt/cache /opt/cache
 # Nothing is written while it runs: the root file system may be read-only.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000 LOSSD_CACHE_DIR=/opt/cache
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown -R lossd /opt/cache
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown lossd /opt/cache
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -16,6 +16,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	-$(BIN)/lossd compile
 	@touch $@
 
 demo: install
@@ -23,7 +24,7 @@ demo: install
 
 # Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
 test: install
-	$(BIN)/python -m lossd.compiled
+	$(BIN)/lossd compile
 	$(BIN)/pytest
 
 # The coverage-guided part needs atheris, which is not for every Python; the rest runs without.

@@ -72,6 +72,7 @@ ROOMS: dict[str, set[str]] = {
         "lossd.evaluation",
         "lossd.failures",
         "lossd.job",
+        "lossd.logs",
         "lossd.settings",
         "lossd_client",
     },

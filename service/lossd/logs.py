@@ -13,16 +13,26 @@ import orjson
 if TYPE_CHECKING:
     from lossd.settings import Settings
 
-__all__ = ["JsonFormatter", "Line", "configure"]
+__all__ = ["JsonFormatter", "Line", "configure", "start"]
 
 
 def configure(settings: Settings) -> None:
     """Send this process's log to standard error, in the form the settings ask for."""
-    for_reading = sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "text"
+    start(settings.log_level, settings.log_format)
+
+
+def start(level: str, form: str) -> None:
+    """The same for a process that has no settings.
+
+    Args:
+        level: The least that is logged, such as info.
+        form: text, json, or auto: text on a terminal.
+    """
+    for_reading = sys.stderr.isatty() if form == "auto" else form == "text"
     readable = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(readable if for_reading else JsonFormatter())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class JsonFormatter(logging.Formatter):

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     )
     compiled: bool = Field(
         True,
-        description="Whether a CPU worker compiles the losses asked for most, beside its work, the first time it runs.",
+        description="Whether a CPU worker compiles the losses asked for most, where lossd compile has not.",
     )
     cache_dir: Path | None = Field(
         None, description="Where compiled code is kept between starts; by default the user's cache, ~/.cache/lossd."

@@ -301,3 +301,39 @@ assert columns[2:4, 0].tolist() == [5.0, 2.0]
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(timeout=30) == 0, "it ends with whoever asked"
+
+
+COMPILE_ONE = """
+import sys
+from lossd.compiled import order
+order.KERNELS = [kernel for kernel in order.KERNELS if kernel.name == "weigh"]
+from lossd.cli import main
+main(["compile", "--cache-dir", sys.argv[1]])
+"""
+
+
+def lossd_compile(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``lossd compile`` of one kernel."""
+    command = [sys.executable, "-c", COMPILE_ONE, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LOSSD_CACHE_DIR": "/elsewhere"})
+
+
+def test_lossd_compile_says_what_it_does_and_where_the_code_lies(tmp_path: Path) -> None:
+    run = lossd_compile(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert run.returncode == 0, run.stderr
+    begun, done, ended, where = run.stderr.splitlines()
+    assert begun == f"compiling 1 of 1 passes; their code is kept in {folder}"
+    assert done.startswith("compiled weigh in ")
+    assert done.endswith(" s: 1 of 1")
+    assert ended.startswith("1 of 1 passes are ready after ")
+    assert where == f"the code of 1 of 1 passes lies in {folder}"
+    again = lossd_compile(tmp_path)
+    assert (again.returncode, again.stderr.splitlines()) == (0, [where]), "it is not compiled again"
+
+
+def test_lossd_compile_that_can_keep_nothing_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = lossd_compile(tmp_path / "file" / "kept")
+    assert run.returncode == 1
+    assert "the code of 0 of 1 passes lies in" in run.stderr

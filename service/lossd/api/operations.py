@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel, Field
 
 from lossd import __version__
 from lossd.api.telemetry import Telemetry
@@ -13,6 +16,21 @@ from lossd_client.errors import Unavailable
 __all__ = ["router"]
 
 PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
+
+
+class Compiled(BaseModel):
+    """How far the compiled passes are; what is not compiled yet is evaluated all the same, more slowly."""
+
+    ready: int = Field(description="Passes that are used.")
+    failed: int = Field(description="Passes that cannot be compiled on this machine; the log says why.")
+    total: int = Field(description="All passes of all CPU workers; 0 where none are to be compiled.")
+
+
+class Ready(BaseModel):
+    """A worker is there."""
+
+    status: Literal["ready"]
+    compiled: Compiled
 
 
 def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
@@ -29,10 +47,11 @@ def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
         return {"status": "live", "version": __version__}
 
     @routes.get("/health/ready", summary="A worker is there, and new work is taken")
-    async def ready() -> dict[str, str]:
+    async def ready() -> Ready:
         if not engine.ready:
             raise Unavailable(engine.obstacle, retry_after_s=1.0)
-        return {"status": "ready"}
+        done, failed, total = engine.compiled
+        return Ready(status="ready", compiled=Compiled(ready=done, failed=failed, total=total))
 
     @routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -246,6 +246,7 @@ class Telemetry(Collector):
         yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
         yield from self._memory()
+        yield self._compiled()
         yield InfoMetricFamily("lossd_build", "What is running.", value={"version": __version__})
         yield from self._triton()
 
@@ -274,6 +275,20 @@ class Telemetry(Collector):
                 device.add_metric((*names, state), size)
         yield resident
         yield device
+
+    def _compiled(self) -> Metric:
+        """How far the workers' compiled passes are; no samples where there are to be none."""
+        passes = GaugeMetricFamily(
+            "lossd_compiled_passes",
+            "Compiled passes of a CPU worker: ready, pending while they are compiled, and failed.",
+            labels=("worker", "device", "state"),
+        )
+        for index, vitals in enumerate(self.engine.vitals):
+            ready, failed, total = vitals.compiled
+            if total:
+                for state, count in (("ready", ready), ("pending", total - ready - failed), ("failed", failed)):
+                    passes.add_metric((str(index), vitals.device, state), count)
+        return passes
 
     def _triton(self) -> Iterator[Metric]:
         """The same under the names that Triton has for it; those lack the ``_total`` that counters end in."""

@@ -17,8 +17,8 @@ __all__ = ["LENGTH"]
 
 LENGTH = struct.Struct("<Q")
 
-NICE = 10
-"""A tenth of what a process gets that is not nice, where both want all: requests come first, but not for ever."""
+NICE = 5
+"""A third of what a process gets that is not nice, where both want all: requests come first, but are slow so long."""
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from lossd.compiled import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
@@ -74,17 +75,19 @@ class Result:
 
 
 class Vitals(NamedTuple):
-    """How one worker process is.
+    """How one worker is.
 
     Attributes:
         device: What it computes on.
-        pid: The id of its process, while there is one.
+        pid: The id of its process, while it has one of its own.
         device_memory: Bytes of the device's memory: held by it, by nobody, and all; None where nothing is known.
+        compiled: How far its compiled passes are.
     """
 
     device: str
     pid: int | None
     device_memory: tuple[int, int, int] | None
+    compiled: Progress
 
 
 @dataclass(slots=True)
@@ -224,8 +227,13 @@ class Engine(ABC):
 
     @property
     def vitals(self) -> Sequence[Vitals]:
-        """How the worker processes are; none where there are none."""
+        """How the workers are."""
         return ()
+
+    @property
+    def compiled(self) -> Progress:
+        """How far the compiled passes are, of all workers together."""
+        return Progress(*map(sum, zip(Progress(), *(vitals.compiled for vitals in self.vitals), strict=True)))
 
     @property
     def in_progress(self) -> int:

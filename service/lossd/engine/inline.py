@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lossd.engine import Engine
+from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
 from lossd.engine.frames import Reply, decode_answers
 from lossd_client.errors import InternalError
@@ -61,6 +61,13 @@ class InlineEngine(Engine):
         gc.freeze()  # as in the application's start, which came before torch
         self._loaded = True
         self._worker_came()
+
+    @property
+    def vitals(self) -> Sequence[Vitals]:
+        """How this process is, as a worker."""
+        from lossd import compiled
+
+        return [Vitals(self.settings.device, None, None, compiled.progress())]
 
     def _dispatch(self) -> None:
         if self._loaded and self._running is None and (batch := self._next_batch()) is not None:

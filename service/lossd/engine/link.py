@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from lossd.compiled import Progress
 from lossd.engine.batcher import Batch
 from lossd.engine.frames import HELLO, LENGTH, Reply, decode_answers, take_replies
 from lossd.engine.pulse import ASK, Pulse
@@ -85,6 +86,11 @@ class Worker:
     def memory(self) -> tuple[int, int, int] | None:
         """See :attr:`lossd.engine.pulse.Pulse.memory`."""
         return None if self._pulse is None else self._pulse.memory
+
+    @property
+    def compiled(self) -> Progress:
+        """How far its compiled passes are."""
+        return Progress() if self._pulse is None else Progress(*self._pulse.compiled)
 
     def connect(self) -> None:
         """Start its process, or find it; it is ready when it says hello."""

@@ -57,7 +57,7 @@ class ProcessEngine(Engine):
     @property
     def vitals(self) -> Sequence[Vitals]:
         """How the workers are."""
-        return [Vitals(worker.device, worker.pid, worker.memory) for worker in self.workers]
+        return [Vitals(worker.device, worker.pid, worker.memory, worker.compiled) for worker in self.workers]
 
     @property
     def _has_worker(self) -> bool:

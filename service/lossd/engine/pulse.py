@@ -16,7 +16,7 @@ __all__ = ["ASK", "Pulse"]
 ASK = signal.SIGUSR1
 """The signal by which a front asks a worker for a beat."""
 
-_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL = range(7)
+_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES = range(10)
 
 
 class Pulse:
@@ -59,7 +59,18 @@ class Pulse:
         words = self._words
         words[_RESERVED], words[_FREE], words[_TOTAL] = reserved, free, total
 
+    def note_compiled(self, ready: int, failed: int, total: int) -> None:
+        """How many compiled passes can be used, how many cannot be had, and how many there are."""
+        words = self._words
+        words[_READY], words[_FAILED], words[_PASSES] = ready, failed, total
+
     # The front's side
+
+    @property
+    def compiled(self) -> tuple[int, int, int]:
+        """What was noted last; all 0 before the first time, as on a GPU."""
+        words = self._words
+        return words[_READY], words[_FAILED], words[_PASSES]
 
     @property
     def memory(self) -> tuple[int, int, int] | None:

@@ -86,6 +86,7 @@ class WorkerProcess:
         command = [*COMMAND, "--device", self.device]
         command += ["--threads", str(self.settings.threads), "--socket", str(theirs.fileno())]
         command += ["--poll-us", str(self.settings.poll_us)]
+        command += ["--log-level", self.settings.log_level, "--log-format", self.settings.log_format]
         command += ["--compiled"] if self.settings.compiled else []
         passed = [theirs.fileno()]
         if self.listener is not None:

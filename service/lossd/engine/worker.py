@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 import torch
 
-from lossd import compiled
+from lossd import compiled, logs
 from lossd.columns import columns_in
 from lossd.engine.frames import HELLO, Reply, encode_reply
 from lossd.engine.pipeline import Pipeline, Staged
@@ -116,9 +116,14 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
     fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, _texts(outcomes)))
 
 
-def run(device: torch.device, connection: socket.socket, listener: socket.socket | None, poll_s: float = 0.0) -> None:
+def run(
+    device: torch.device,
+    connection: socket.socket,
+    listener: socket.socket | None,
+    pulse: Pulse,
+    poll_s: float = 0.0,
+) -> None:
     """Say hello to each front and serve it."""
-    pulse = Pulse()
     signal.signal(ASK, pulse.beat)
 
     def greet(front: Front) -> None:
@@ -158,7 +163,10 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="compile the losses asked for most, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
     parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
+    parser.add_argument("--log-level", default="info", help="as the front's")
+    parser.add_argument("--log-format", default="auto", help="as the front's")
     arguments = parser.parse_args()
+    logs.start(arguments.log_level, arguments.log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
     device, connection = torch.device(arguments.device), socket.socket(fileno=arguments.socket)
     if (why := unusable(device)) is not None:
@@ -166,11 +174,12 @@ def main() -> None:
         connection.sendall(encode_reply(Reply(HELLO, 0, 0, refusal)))
         raise SystemExit(UNUSABLE)
     torch.set_num_threads(arguments.threads)
+    pulse = Pulse()
     if arguments.compiled and arguments.device == "cpu":
-        compiled.prepare(arguments.threads)
+        compiled.prepare(arguments.threads, lambda progress: pulse.note_compiled(*progress))
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
     poll_s = arguments.poll_us / 1e6
-    run(device, connection, listener, poll_s)
+    run(device, connection, listener, pulse, poll_s)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ _NOT_SUMS: dict[str, Callable[[float, float], float]] = {
     # Every front sees the same workers.
     "lossd_worker_resident_bytes": max,
     "lossd_device_memory_bytes": max,
+    "lossd_compiled_passes": max,
 }
 
 

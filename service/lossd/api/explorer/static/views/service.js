@@ -47,7 +47,7 @@ export async function render(root, context) {
   async function tick() {
     const [samples, ready] = await Promise.all([
       api.request("/metrics", { signal, cache: "no-store" }).then((response) => response.text()).then(parse),
-      api.request("/health/ready", { signal, cache: "no-store" }).then(() => "ready", (error) => { if (error.status === 503) return error.message; throw error; }),
+      api.request("/health/ready", { signal, cache: "no-store" }).then((response) => response.json()).then(readiness, (error) => { if (error.status === 503) return error.message; throw error; }),
     ]);
     readings.push(read(samples));
     if (readings.length > KEPT) readings.shift();
@@ -66,8 +66,8 @@ export async function render(root, context) {
     const recent = { total: since(from.total, now.total), sizes: since(from.sizes, now.sizes) };
     const quiet = !recent.total.some(({ count }) => count);
     const counted = quiet ? { total: now.total, sizes: now.sizes } : recent;
-    state.dataset.state = ready === "ready" ? "ready" : "waiting";
-    state.lastChild.textContent = ready === "ready" ? "Ready" : ready;
+    state.dataset.state = ready.startsWith("Ready") ? "ready" : "waiting";
+    state.lastChild.textContent = ready;
     const restarts = total(samples, "lossd_worker_restarts_total");
     headline.textContent = [
       `${whole(now.requests)} requests answered`, now.started && `in ${ago(Date.now() / 1000 - now.started)}`,
@@ -121,6 +121,11 @@ export async function render(root, context) {
     progress.hidden = true;
     start.disabled = false;
   }
+}
+
+/** Ready, and while passes are compiled, how many are: until then their losses are slower. */
+function readiness({ compiled: { ready, failed, total } }) {
+  return ready + failed < total ? `Ready, compiling: ${ready} of ${total} passes done` : "Ready";
 }
 
 /** A request like a small training step's: random scores and random classes. */
