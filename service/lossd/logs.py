@@ -28,7 +28,8 @@ def start(level: str, form: str) -> None:
         level: The least that is logged, such as info.
         form: text, json, or auto: text on a terminal.
     """
-    for_reading = sys.stderr.isatty() if form == "auto" else form == "text"
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # a process may be started without it
+    for_reading = terminal if form == "auto" else form == "text"
     readable = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(readable if for_reading else JsonFormatter())

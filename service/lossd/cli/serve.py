@@ -164,7 +164,7 @@ def _hold_descriptors() -> None:
             os.fstat(number)
         except OSError:
             missing = True
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
     if missing:
         for number, name in enumerate(("stdin", "stdout", "stderr")):
             if getattr(sys, name) is None:
