@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ByteSize
 
 from docs.families import by_family
 from lossd.diagnostics import WARNINGS
-from lossd.metrics import METRICS
+from lossd.metrics import METRICS, TASKS
+from lossd.request import MetricOptions
 from lossd.settings import Settings
 from lossd_client.errors import PROBLEMS
 
@@ -51,6 +53,39 @@ def metrics() -> str:
             for task, of_task in METRICS.items()
         ),
     )
+
+
+def metric_options() -> str:
+    """Every option of the request's object of metrics, from its schema, and what reads it."""
+    rows = []
+    for name, field in MetricOptions.model_json_schema()["properties"].items():
+        alone = {task for task, cls in TASKS.items() if cls.inputs({name: True}) != cls.inputs({name: False})}
+        of_tasks = [f"`{task}`" for task, cls in TASKS.items() if name in cls.options or task in alone]
+        of_metrics = dict.fromkeys(
+            f"`{m.name}`" for of_task in METRICS.values() for m in of_task.values() if name in m.options
+        )
+        all_of = ["all"] if len(of_tasks) == len(TASKS) else [f"all of {', '.join(of_tasks)}"] if of_tasks else []
+        read_by = [*of_metrics, *all_of]
+        arms = field.get("anyOf", [field])
+        values = [value for arm in arms for value in _values(arm)]
+        bounds = ", ".join(dict.fromkeys(bound for arm in arms for bound in _bounds(arm)))
+        default = f"`{json.dumps(field['default'])}`"
+        rows.append((f"`{name}`", " or ".join(values), default, bounds, field["description"], ", ".join(read_by)))
+    return _table(("Option", "Value", "Default", "Bounds", "", "Read by"), rows)
+
+
+def _values(arm: Mapping[str, Any]) -> list[str]:
+    """What a schema takes."""
+    if "enum" in arm or "const" in arm:
+        return [f"`{json.dumps(value)}`" for value in arm.get("enum", [arm.get("const")])]
+    return [f"list of {arm['items']['type']}s"] if arm["type"] == "array" else [arm["type"]]
+
+
+def _bounds(arm: Mapping[str, Any]) -> list[str]:
+    """The limits of a schema's numbers, and of how many there are."""
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {of[key]:g}" for of in (arm, arm.get("items", {})) for key, sign in signs.items() if key in of]
+    return [*limits, *([f"{arm['minItems']} to {arm['maxItems']} of them"] if "minItems" in arm else [])]
 
 
 def settings() -> str:
@@ -98,6 +133,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "families": families,
     "losses": losses,
     "metrics": metrics,
+    "metric options": metric_options,
     "settings": settings,
     "problems": problems,
     "warnings": warnings,

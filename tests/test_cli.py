@@ -151,6 +151,16 @@ def test_metrics_can_be_named_and_can_stand_alone(files: tuple[Path, Path]) -> N
     assert alone["loss"] is None
 
 
+def test_options_of_metrics_can_be_set(files: tuple[Path, Path]) -> None:
+    asked = (*files, "--task", "multiclass", "--metrics", "top_k_accuracy,log_loss")
+    found = answer(*asked, "--metric-option", "k=2", "--metric-option", "from_logits=true")
+    assert found["metrics"]["top_k_accuracy"] == 1.0
+    refused = lossd("evaluate", *asked, "--metric-option", "k=3")
+    assert (refused.exit_code, "set metrics.k below 3" in refused.stderr) == (1, True)
+    unclear = lossd("evaluate", *asked, "--metric-option", "k")
+    assert (unclear.exit_code, "'k' is not NAME=VALUE" in unclear.stderr) == (2, True)
+
+
 def test_without_json_a_person_can_read_it(files: tuple[Path, Path]) -> None:
     output = lossd("evaluate", *files, "--loss", "cross_entropy", "--label-smoothing", "0.1").stdout
     assert "cross_entropy label_smoothing=0.1" in output

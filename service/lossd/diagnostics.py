@@ -10,7 +10,7 @@ from typing import Any
 from lossd.job import Recipe
 from lossd_client.wire.json import finite
 
-__all__ = ["WARNINGS", "describe"]
+__all__ = ["WARNINGS", "describe", "warning"]
 
 SCORES = ("logits", "log_probability", "probability")
 
@@ -24,6 +24,9 @@ WARNINGS: Mapping[str, str] = {
     "not_a_distribution": "a target's class probabilities do not sum to 1 along axis 1, as those of several classes",
     "negative_divergence": "a divergence is below 0: prediction or target are no probabilities along axis 1",
     "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
+    "probabilities_as_logits": "predictions are all within [0, 1] and were read as logits, 0 as a probability of 1/2; "
+    "set metrics.from_logits to false if they are probabilities or decisions",
+    "k_is_all": "metrics.k is at least the number of those to choose from: a metric @k is 1 whatever is predicted",
 }
 """Every warning an answer may carry: its code, and the sentence that goes with it."""
 
@@ -61,14 +64,14 @@ def describe(
             diagnostics["gradient_norm"] = norms
             diagnostics["non_finite_gradient_entries"] = flawed
         if denominator == 0:
-            warnings.append(_warning("nothing_to_average"))
+            warnings.append(warning("nothing_to_average"))
         elif norms and not any(norms.values()):
-            warnings.append(_warning("zero_gradient"))
+            warnings.append(warning("zero_gradient"))
         if not sound:
-            warnings.append(_warning("non_finite"))
+            warnings.append(warning("non_finite"))
         if flag_codes:
             raised = zip(flag_codes, rest[len(norms) :], strict=True)
-            warnings.extend(_warning(code, int(times)) for code, times in raised if times)
+            warnings.extend(warning(code, int(times)) for code, times in raised if times)
         answer: dict[str, Any] = {}
         if recipe.want_loss:
             if recipe.reduction != "none":
@@ -90,6 +93,7 @@ def _chance_level(recipe: Recipe) -> float | None:
     return math.log(recipe.classes or 2)
 
 
-def _warning(code: str, times: int | None = None) -> dict[str, str]:
+def warning(code: str, times: int | None = None) -> dict[str, str]:
+    """A warning as answers have it."""
     detail = WARNINGS[code] if times is None else f"{WARNINGS[code]} ({times} times)"
     return {"code": code, "detail": detail}

@@ -18,7 +18,7 @@ from torch import Tensor
 from lossd import compiled, gradient, metrics
 from lossd.columns import arrays_of
 from lossd.composition import compose
-from lossd.diagnostics import describe
+from lossd.diagnostics import describe, warning
 from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.job import UNIVERSAL, Recipe
 from lossd.losses import REGISTRY
@@ -170,9 +170,11 @@ class _Evaluation:
             problems = self._run_in_steps()
         if recipe.metrics:
             assert recipe.task is not None
-            measured = metrics.breakdown(recipe.task, recipe.metrics, self._view())
-            for answer, of_request in zip(self.answers, measured, strict=True):
+            measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self._view())
+            for answer, of_request, codes in zip(self.answers, measured, doubts, strict=True):
                 answer["metrics"] = of_request
+                warnings = answer.setdefault("diagnostics", {"warnings": []})["warnings"]
+                warnings.extend(map(warning, codes))
         for answer in self.answers:
             answer.setdefault("diagnostics", {"warnings": []})
         return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
@@ -338,6 +340,7 @@ class _Evaluation:
             ignore_index=recipe.parameters.get("ignore_index"),
             parameters=recipe.parameters,
             numbers=self._values(),
+            alone=recipe.loss is None,
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
             rates=compiled.rates,

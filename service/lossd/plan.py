@@ -31,6 +31,7 @@ from lossd_client.errors import (
     TooLarge,
     UnknownInput,
 )
+from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
 
 __all__ = ["Layout", "Plan", "series"]
@@ -103,6 +104,8 @@ class Plan:
         except (ShapeMismatch, DtypeMismatch) as problem:
             raise type(problem)(problem.detail + self._remedy(layout)) from None
         self._check_axes(dims)
+        if self.metrics and "C" in dims:
+            metrics.check_classes(self.task, self.metrics, dict(self.metric_options), dims["C"])
         kind = self._kind
         rows = int(dims.get("N", 1))
         wide = is_wide({name: dtype for name, (dtype, _) in layout.items()}, domains)
@@ -214,6 +217,8 @@ class Plan:
     def kinds(self, name: str) -> frozenset[str]:
         """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
         entry = next((e for e in self.inputs if e.name in (name, series(name))), None)
+        if entry is not None and entry.no_integers:  # read as what they are, to be refused
+            return frozenset(("float", "integer"))
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
     def _check_names(self, layout: Layout) -> None:
@@ -279,6 +284,8 @@ class Plan:
         if name == "cotangent":
             return "real"
         candidates = self.types(entry)
+        if entry.no_integers and DTYPES[dtype].kind != "float":
+            raise DtypeMismatch(f"{name} of {self._subject} is {dtype}, {entry.no_integers}")
         welcome = [t for t in candidates if t.takes(dtype)]
         if not welcome:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
@@ -306,8 +313,18 @@ class Plan:
         raise ShapeMismatch(
             f"{name} has shape {show(shape)}, expected {shapes}"
             + (f" since {origin}" if origin else "")
-            + "; shapes must match exactly, nothing is broadcast"
+            + (self._no_classes(entry, layout) or "; shapes must match exactly, nothing is broadcast")
         )
+
+    def _no_classes(self, entry: Input, layout: Layout) -> str:
+        """What to say of metrics alone where there are predicted classes in place of the scores of classes."""
+        scores = next((e for e in self.inputs if e.name == "prediction"), None)
+        if self.loss is not None or scores is None or not all("C" in of.pattern for of in self.types(scores)):
+            return ""
+        shape = layout["prediction"][1]
+        if (entry is scores and len(shape) == 1) or (entry.name == "target" and layout["target"][1] == shape):
+            return "; prediction holds a score for each class along its second axis, not the predicted class"
+        return ""
 
     def _check_axes(self, dims: Mapping[str, Any]) -> None:
         """Lists that hold one entry for each step of an axis have that axis's length."""

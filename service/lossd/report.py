@@ -165,6 +165,14 @@ def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def metric_options(fields: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Options of metrics, a line each: names and their JSON Schemas."""
+    table = _listing("option", "default", "")
+    for name, field in fields.items():
+        table.add_row(name, json.dumps(field["default"]).decode(), _prose(field["description"]))
+    return table
+
+
 def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> RenderableType:
     """What came of many files: a row each, of more than fit on a page the first and the last.
 

@@ -84,7 +84,8 @@ class MetricOptions(_Options):
         "classes' indices.",
     )
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        5, description="How many of the best count, in top_k_accuracy and the metrics named @k."
+        5,
+        description="How many of the best count, in top_k_accuracy, of more classes, and in the metrics named @k.",
     )
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(
         15, description="ece, reliability: how many bins probabilities fall into."
@@ -95,11 +96,17 @@ class MetricOptions(_Options):
     quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
     )
-    from_logits: bool = Field(True, description="Metrics alone: whether predictions are logits or probabilities.")
+    from_logits: bool = Field(
+        True, description="Metrics alone: whether predictions are logits, or else probabilities or decisions."
+    )
     format: Literal["xyxy", "xywh", "cxcywh"] = Field(
         "xyxy", description="Metrics alone: what the four numbers of a box are, see the losses of boxes."
     )
-    ignore_index: int | None = Field(None, description="Metrics alone: the class that does not count.")
+    ignore_index: int | None = Field(
+        None,
+        description="Metrics alone: entries whose target is this class do not count. Where it is predicted for another "
+        "class, that counts as wrong, and makes its IoU 0.",
+    )
 
 
 _USUAL = MetricOptions()

@@ -166,7 +166,8 @@ def _describe(
     value = _spelled(tensor[(row, *inner)])
     match recipe.domains[name]:
         case "probability":
-            return f"probabilities expected in [0, 1], found {value} at {place}{_into_range(recipe, name, entry)}"
+            remedy = _classes_remedy(name, tensor) or _into_range(recipe, name, entry)
+            return f"probabilities expected in [0, 1], found {value} at {place}{remedy}"
         case "mask":
             return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
         case "nonnegative":
@@ -219,6 +220,13 @@ def _ignoring(recipe: Recipe) -> str:
     """What helps where targets are missing, and a loss could ignore them."""
     could = recipe.loss is not None and recipe.parameters.get("ignore_index", 0) is None
     return "; set ignore_index to the value of targets that do not count" if could else ""
+
+
+def _classes_remedy(name: str, tensor: Tensor) -> str:
+    """Of integers in the shape of class scores, which only then are probabilities."""
+    if name != "target" or tensor.is_floating_point():
+        return ""
+    return "; class indices have the shape of prediction without its second axis, along which are the scores of classes"
 
 
 def _into_range(recipe: Recipe, name: str, entry: float) -> str:

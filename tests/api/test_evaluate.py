@@ -486,3 +486,21 @@ def test_a_name_stands_for_a_loss_an_output_and_a_metric(http):
 def test_the_body_without_inputs_says_where_tensors_go(http):
     response = http.post("/v1/evaluate", json={"loss": "mse", "prediction": [1.0], "target": [1.0]})
     check_problem(response, 422, "invalid-request", ["has no inputs", '"prediction"'])
+
+
+@pytest.mark.parametrize("prediction", [[0, 1, 0, 1], [False, True, False, True], [2, -1, 3, -2]], ids=str)
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_integers_and_booleans_in_lists_are_no_logits(http, task, prediction):
+    request = {"task": task, "inputs": {"prediction": prediction, "target": [0, 1, 0, 1]}}
+    refused = http.post("/v1/evaluate", json=request)
+    assert (refused.status_code, "set metrics.from_logits to false" in refused.json()["detail"]) == (422, True)
+    request["inputs"]["prediction"] = [float(value) for value in prediction]
+    assert http.post("/v1/evaluate", json=request).status_code == 200
+
+
+@pytest.mark.parametrize("prediction", [[0, 1, 0, 1], [False, True, False, True], [0.0, 1.0, 0, 1]], ids=str)
+def test_decisions_in_lists_are_probabilities_where_the_request_says_so(http, prediction):
+    inputs = {"prediction": prediction, "target": [0, 1, 0, 1]}
+    metrics = {"names": ["accuracy", "f1"], "from_logits": False}
+    answer = http.post("/v1/evaluate", json={"task": "binary", "inputs": inputs, "metrics": metrics}).json()
+    assert answer["metrics"] == {"task": "binary", "accuracy": 1.0, "f1": 1.0}

@@ -48,7 +48,7 @@ def measure(
     task: str, requests: Sequence[Request], names: Sequence[str] | None = None, **of_view: Any
 ) -> list[dict[str, Any]]:
     """The breakdown of each request of a batch."""
-    return metrics.breakdown(task, metrics.resolve(task, names), view(requests, **of_view))
+    return metrics.breakdown(task, metrics.resolve(task, names), view(requests, **of_view))[0]
 
 
 def alike(found: Any, expected: Any, *, within: float = 1e-9, place: str = "") -> None:

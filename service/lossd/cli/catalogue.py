@@ -74,7 +74,13 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"metrics": found}))
     else:
-        report.console().print(report.metrics(found))
+        from lossd.request import MetricOptions
+
+        console = report.console()
+        console.print(report.metrics(found))
+        read = {option for entry in found for option in entry["options"]}
+        fields = MetricOptions.model_json_schema()["properties"]
+        console.print(report.metric_options({name: field for name, field in fields.items() if name in read}))
 
 
 COMMANDS = (losses, metrics)

@@ -13,6 +13,7 @@ import click
 from lossd.cli import known
 from lossd.cli.options import API_KEY, LossCommand, as_text
 from lossd.cli.plot import KINDS, Image
+from lossd.literal import literal
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
@@ -58,6 +59,13 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     shell_complete=known.metrics,
     help="Exactly these metrics, comma-separated, instead of the task's own.",
 )
+@click.option(
+    "--metric-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="How metrics are computed: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
+)
 @click.option("--gradient-out", type=_NEW_FILE, help="Where to write the gradient: .npy; .npz or .safetensors by name.")
 @click.option("--plot", type=Image(), help="Where to draw what the task has a picture of: .svg or .png.")
 @click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, where the task has several.")
@@ -80,6 +88,7 @@ def evaluate(
     named: tuple[str, ...],
     directory: Path | None,
     metrics: str | None,
+    options: tuple[str, ...],
     gradient_out: Path | None,
     plot: Path | None,
     plot_kind: str | None,
@@ -105,7 +114,7 @@ def evaluate(
         )
     given = {name: value for name, value in parameters.items() if value is not None}
     of = {"name": loss, **given} if loss else None
-    names = metrics.split(",") if metrics else None
+    measured = _metrics(metrics, options)
     title = f"{loss or task} {as_text(given)}".strip()
     optional = _inputs_of(of, ctx.obj) if of else {"prediction": False, "target": False}
     inputs = list(optional)
@@ -117,11 +126,11 @@ def evaluate(
                 raise click.UsageError(f"of many files only confusion matrices add up; {plot_kind} is for one file")
             outputs = ["loss", "metrics"] if loss else None
             if url is None:
-                _check(of, task, names, outputs)
+                _check(of, task, measured, outputs)
             status = evaluate_all(
                 directory,
                 inputs,
-                lambda tensors: ask(of, task=task, inputs=tensors, metrics=names, outputs=outputs),
+                lambda tensors: ask(of, task=task, inputs=tensors, metrics=measured, outputs=outputs),
                 in_flight=in_flight or (4 if url else 1),
                 output=output,
                 plot=plot,
@@ -130,15 +139,18 @@ def evaluate(
             )
             ctx.exit(status)
         tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
-        answer = ask(of, task=task, inputs=tensors, metrics=names)
+        answer = ask(of, task=task, inputs=tensors, metrics=measured)
         if plot is not None:
             from lossd.cli import plot as pictures
 
             of_task = task or (answer.metrics.task if answer.metrics else ctx.obj["task"])
             kind = pictures.kind_for(of_task, plot_kind, loss=loss)
-            pictures.of_evaluation(
-                plot, kind, of_task, of, lambda m: ask(of, task=task, inputs=tensors, metrics=m, outputs=["metrics"])
-            )
+
+            def of_picture(names: list[str]) -> Evaluation:
+                drawn = {**(measured or {}), "names": names}
+                return ask(of, task=task, inputs=tensors, metrics=drawn, outputs=["metrics"])
+
+            pictures.of_evaluation(plot, kind, of_task, of, of_picture)
     if gradient_out:
         _write_gradient(gradient_out, answer)
     _report(answer, title, output, as_json=as_json)
@@ -153,12 +165,25 @@ def _inputs_of(of: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str,
     return {entry.name: entry.optional for entry in make_plan({"loss": of}).inputs}
 
 
-def _check(of: Mapping[str, Any] | None, task: str | None, names: list[str] | None, outputs: list[str] | None) -> None:
+def _metrics(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:
+    """The request's object of metrics; None where nothing is said of them."""
+    asked: dict[str, Any] = {"names": names.split(",")} if names else {}
+    for item in options:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--metric-option")
+        asked[name] = literal(value)
+    return asked or None
+
+
+def _check(
+    of: Mapping[str, Any] | None, task: str | None, measured: Mapping[str, Any] | None, outputs: list[str] | None
+) -> None:
     """Say what is wrong with the request itself once, not once a file."""
     from lossd.planning import make_plan
 
     subject = {"loss": of, "outputs": outputs} if of else {"task": task}
-    make_plan({**subject, "metrics": {"names": names}} if names else subject)
+    make_plan({**subject, "metrics": measured} if measured else subject)
 
 
 @contextmanager

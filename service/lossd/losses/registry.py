@@ -153,13 +153,17 @@ class Refinement:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One named tensor of a loss; ``name.*`` is a series of them, ``name.0``, ``name.1``, … as many as are sent."""
+    """One named tensor of a loss; ``name.*`` is a series of them, ``name.0``, ``name.1``, … as many as are sent.
+
+    ``no_integers`` says why integers will not do where floats will; they do where it is empty.
+    """
 
     name: str
     types: tuple[TensorType, ...]
     differentiable: bool
     optional: bool
     summary: str
+    no_integers: str = ""
 
 
 @dataclass(frozen=True, slots=True)

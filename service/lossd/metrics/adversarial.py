@@ -51,6 +51,10 @@ class Adversarial(Binary):
         )
         super().__init__(both)
 
+    def warnings(self, names: Sequence[str]) -> list[list[str]]:
+        """None: what the scores are follows from the task."""
+        return [[] for _ in range(self.count)]
+
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Scores of as many real as generated samples."""

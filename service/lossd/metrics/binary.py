@@ -19,6 +19,9 @@ from lossd_client.wire.quoting import digits
 
 __all__ = ["Binary", "LabelSets", "Multilabel"]
 
+# The metrics that are the same of probabilities and of the logits of these.
+ORDERED = frozenset(("auroc", "average_precision", "support"))
+
 
 @task("binary")
 class Binary(Decided):
@@ -52,6 +55,20 @@ class Binary(Decided):
         """Scores and targets of one shape."""
         summary = "Same shape; positive from 0.5 on."
         return prediction(options, "N *"), given("target", summary, numbers("mask", "N *")), SAMPLE_WEIGHT
+
+    def warnings(self, names: Sequence[str]) -> list[list[str]]:
+        """Whether what was read as logits looks like probabilities or decisions: in [0, 1], and not all the same."""
+        if not self.view.alone or self.view.activation != "logits" or ORDERED.issuperset(names):
+            return super().warnings(names)
+        low, high = self.scores.flatten(1).aminmax(dim=1)
+        if self.entries.weight is not None:
+            dropped = self.entries.weight == 0
+            low, high = low.masked_fill(dropped, torch.inf), high.masked_fill(dropped, -torch.inf)
+        starts = self.view.segments.starts
+        lowest = np.minimum.reduceat(low.numpy(force=True), starts)
+        highest = np.maximum.reduceat(high.numpy(force=True), starts)
+        suspect = (lowest >= 0) & (highest <= 1) & (lowest < highest)
+        return [["probabilities_as_logits"] if of else [] for of in suspect.tolist()]
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:

@@ -17,11 +17,18 @@ from lossd.metrics.odds import log_odds
 from lossd.metrics.ranking import Ranking, bounded
 from lossd.metrics.registry import Array, View, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
+from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["Classes", "matrices_fit"]
 
 # Up to this many classes the confusion matrix is answered; its size is the square.
 MATRIX_CLASSES = 256
+
+# The metrics that make probabilities of scores; all others compare the scores of one entry.
+PROBABLE = frozenset(("auroc", "average_precision", "log_loss", "brier", "ece", "reliability"))
+
+# How far from 1 rounded probabilities add up to.
+NEARLY = 1e-3
 
 # Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
 FREE_CELLS = 1 << 16
@@ -81,7 +88,30 @@ class Classes(Counts):
             "target", "Class indices, or class probabilities.", numbers("class", "N *", "integer"),
             floats("probability", "N C *"),
         )  # fmt: skip
-        return prediction(options, "N C *"), target, SAMPLE_WEIGHT
+        return prediction(options, "N C *", decides=False), target, SAMPLE_WEIGHT
+
+    @classmethod
+    def check_classes(cls, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
+        """The best ``k`` are some of the classes: that the right one is among all of them says nothing."""
+        k: int = options["k"]
+        if "top_k_accuracy" in names and k >= classes:
+            detail = f"top_k_accuracy is 1 whatever is predicted where k is {k} and there are {classes} classes; " + (
+                f"set metrics.k below {classes}" if classes > 1 else "ask for it of two classes or more"
+            )
+            raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/k", detail=detail)])
+
+    def warnings(self, names: Sequence[str]) -> list[list[str]]:
+        """Whether what was read as logits looks like probabilities, where a metric makes some of it."""
+        if not self.view.alone or self.view.activation != "logits" or PROBABLE.isdisjoint(names):
+            return super().warnings(names)
+
+        def distances(scores: Tensor) -> Tensor:
+            """How far each entry is from probabilities, (r, i): they are in [0, 1] and add up to 1."""
+            return torch.where(scores.amin(1) >= 0, (scores.sum(1, dtype=torch.float64) - 1).abs(), torch.inf)
+
+        farthest = entrywise(distances, self.scores, dtype=torch.float64).amax(1).numpy(force=True)
+        suspect = np.maximum.reduceat(farthest, self.view.segments.starts) < NEARLY
+        return [["probabilities_as_logits"] if of else [] for of in suspect.tolist()]
 
     @cached_property
     def negatives(self) -> Array:
@@ -179,7 +209,8 @@ def confusion_matrix(classes: Classes) -> Sequence[Any]:
 def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     """The fraction of entries whose class is among the ``k`` with the highest scores; of equal scores the lower index.
 
-    Equals sklearn.metrics.top_k_accuracy_score.
+    Refused where ``k`` is not below the number of classes. Equals sklearn.metrics.top_k_accuracy_score where no scores
+    of an entry are equal: that takes the higher index.
     """
     k: int = classes.view.options["k"]
     index = torch.arange(classes.classes, device=classes.scores.device).reshape(1, -1, 1)

@@ -244,8 +244,8 @@ def f1(counts: Counts) -> Sequence[Any]:
 def iou(counts: Counts) -> Sequence[Any]:
     """Intersection over union, the Jaccard index: tp / (tp + fp + fn).
 
-    Undefined for a class in neither prediction nor target. Equals sklearn.metrics.jaccard_score over the classes in
-    either.
+    Undefined for a class in neither prediction nor target. The ignored class is 0 where it is predicted: its entries do
+    not count, those taken for it do. Equals sklearn.metrics.jaccard_score over the classes in either.
     """
     return counts.together["iou"]
 

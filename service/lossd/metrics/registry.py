@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "View",
     "breakdown",
+    "check_classes",
     "check_options",
     "check_task",
     "describe",
@@ -60,6 +61,7 @@ class View:
         options: The request's ``metrics`` object with its defaults.
         numbers: Those parameters: each request's value, B of them.
         counted: What was counted along with the loss already, by the name its task has for it.
+        alone: Whether no loss is evaluated, so that nothing but the request says what predictions are.
         rates: Makes precision, recall, F1 and IoU and their averages of counts in one go; None where NumPy is to, step
             by step.
         dtypes: What the tensors were sent in, by their names; those that are not named are as they are.
@@ -74,6 +76,7 @@ class View:
     options: Mapping[str, Any]
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     counted: Mapping[str, Array] = field(default_factory=dict)
+    alone: bool = False
     rates: Callable[..., bool] | None = None
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
@@ -130,6 +133,18 @@ class Task:
         Raises:
             InvalidRequest: Pointing at the option.
         """
+
+    @classmethod
+    def check_classes(cls, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
+        """Refuse options that mean nothing for so many classes.
+
+        Raises:
+            InvalidRequest: Pointing at the option.
+        """
+
+    def warnings(self, names: Sequence[str]) -> list[list[str]]:
+        """What is doubtful about each request, given the metrics asked for: codes, as answers have them."""
+        return [[] for _ in range(self.count)]
 
     def numbers(self, name: str, values: Array, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
         """One number per request, None or ``zero_division`` where it is undefined, which is recorded.
@@ -291,6 +306,15 @@ def check_options(of: str, options: Mapping[str, Any]) -> None:
         TASKS[of].check(options)
 
 
+def check_classes(of: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
+    """Refuse options that mean nothing for the metrics of so many classes.
+
+    Raises:
+        InvalidRequest: Pointing at the option.
+    """
+    TASKS[of].check_classes(names, options, classes)
+
+
 def describe(of: str | None = None) -> list[dict[str, Any]]:
     """Every metric, or one task's: name, task, default, summary, documentation and the options it reads."""
     return [
@@ -308,12 +332,13 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def breakdown(of: str, names: Sequence[str], view: View) -> list[dict[str, Any]]:
-    """One breakdown per request: the task's name, the metrics by name, and which classes had none."""
+def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """One breakdown per request: the task's name, the metrics by name, and which classes had none; and its warnings."""
     known = METRICS[of]
     with np.errstate(all="ignore"):  # what is not finite is answered as such
         measured = TASKS[of](view)
         columns = [known[name].function(measured) for name in names]
+        warnings = measured.warnings(names)
     answers: list[dict[str, Any]] = []
     for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):
         answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
@@ -321,4 +346,4 @@ def breakdown(of: str, names: Sequence[str], view: View) -> list[dict[str, Any]]
         if undefined and (asked := {name: undefined[name] for name in names if name in undefined}):
             answer["undefined"] = asked
         answers.append(answer)
-    return answers
+    return answers, warnings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,16 @@ class Neighbours(Task):
         """Each of one tensor's rows with each of another's."""
         return max(shape[0] if shape else 1 for shape in shapes.values()) ** 2
 
+    # How many of a request's rows one of them is not compared with.
+    own: ClassVar[int] = 0
+
+    def warnings(self, names: Sequence[str]) -> list[list[str]]:
+        """Whether the ``k`` nearest are all there are."""
+        if not any(name.endswith("@k") for name in names):
+            return super().warnings(names)
+        k: int = self.view.options["k"]
+        return [["k_is_all"] if k >= rows - self.own else [] for rows in self.view.segments.rows]
+
     def groups(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of requests of one size, (b, N, ...), as many as make a block; in order."""
         segments = self.view.segments
@@ -79,6 +89,8 @@ class Neighbours(Task):
 @task("labelled_embeddings")
 class Labelled(Neighbours):
     """Each embedding asks for its neighbours, itself left out; those whose label no other has ask for nothing."""
+
+    own: ClassVar[int] = 1
 
     @cached_property
     def units(self) -> Tensor:
@@ -124,19 +136,24 @@ class Labelled(Neighbours):
 
 @metric("labelled_embeddings", default=True, name="recall@1")
 def recall_at_1(task: Labelled) -> Sequence[Any]:
-    """The fraction of embeddings whose nearest neighbour has their label, of those whose label another has."""
+    """The fraction of embeddings whose nearest neighbour has their label, of those whose label another has.
+
+    Nearest by cosine.
+    """
     return task.fraction("recall@1", task.ranks < 1, task.asked)
 
 
 @metric("labelled_embeddings", default=True, name="precision@1")
 def precision_at_1(task: Labelled) -> Sequence[Any]:
-    """The fraction of nearest neighbours that have the label of whoever asks: with one neighbour each, recall@1."""
+    """The fraction of nearest neighbours by cosine that have the label of whoever asks: with one each, recall@1."""
     return task.fraction("precision@1", task.ranks < 1, task.asked)
 
 
 @metric("labelled_embeddings", name="recall@k", options=("k",))
 def recall_at_k(task: Labelled) -> Sequence[Any]:
-    """The fraction of embeddings with their label among the ``k`` nearest neighbours, of those whose label another has.
+    """The fraction of embeddings with their label among the ``k`` nearest, of those whose label another has.
+
+    Nearest by cosine.
 
     References:
         H. Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, 2016, arXiv:1511.06452.
@@ -146,7 +163,7 @@ def recall_at_k(task: Labelled) -> Sequence[Any]:
 
 @metric("labelled_embeddings", name="map@r")
 def map_at_r(task: Labelled) -> Sequence[Any]:
-    """The mean average precision of the R nearest neighbours, R being how many others have the label.
+    """The mean average precision of the R nearest neighbours by cosine, R being how many others have the label.
 
     References:
         K. Musgrave, S. Belongie, S.-N. Lim, A Metric Learning Reality Check, 2020, arXiv:2003.08505.
@@ -213,13 +230,13 @@ class Views(Neighbours):
 
 @metric("paired_views", default=True, name="first_to_second@1")
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
-    """The fraction of the first view whose nearest neighbour in the second is their counterpart."""
+    """The fraction of the first view whose nearest neighbour by cosine in the second is their counterpart."""
     return task.fraction("first_to_second@1", task.ranks[0] < 1)
 
 
 @metric("paired_views", default=True, name="second_to_first@1")
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
-    """The fraction of the second view whose nearest neighbour in the first is their counterpart."""
+    """The fraction of the second view whose nearest neighbour by cosine in the first is their counterpart."""
     return task.fraction("second_to_first@1", task.ranks[1] < 1)
 
 
@@ -262,11 +279,11 @@ def _uniformity(units: Tensor) -> Tensor:
 
 @metric("paired_views", name="first_to_second@k", options=("k",))
 def first_to_second_at_k(task: Views) -> Sequence[Any]:
-    """The fraction of the first view with their counterpart among the ``k`` nearest of the second."""
+    """The fraction of the first view with their counterpart among the ``k`` nearest by cosine of the second."""
     return task.fraction("first_to_second@k", task.ranks[0] < task.view.options["k"])
 
 
 @metric("paired_views", name="second_to_first@k", options=("k",))
 def second_to_first_at_k(task: Views) -> Sequence[Any]:
-    """The fraction of the second view with their counterpart among the ``k`` nearest of the first."""
+    """The fraction of the second view with their counterpart among the ``k`` nearest by cosine of the first."""
     return task.fraction("second_to_first@k", task.ranks[1] < task.view.options["k"])

@@ -21,15 +21,28 @@ def numbers(domain: Domain, pattern: str, *kinds: Kind) -> TensorType:
     return TensorType(domain, kinds or ("float", "integer"), tuple(pattern.split()))
 
 
-def given(name: str, summary: str, *types: TensorType, optional: bool = False) -> Input:
+def given(name: str, summary: str, *types: TensorType, optional: bool = False, no_integers: str = "") -> Input:
     """An input without gradient."""
-    return Input(name, types, differentiable=False, optional=optional, summary=summary)
+    return Input(name, types, differentiable=False, optional=optional, summary=summary, no_integers=no_integers)
 
 
-def prediction(options: Mapping[str, Any], pattern: str) -> Input:
-    """Logits, or probabilities where the option ``from_logits`` is false."""
+AS_LOGITS = (
+    "which would be read as logits, 0 as a probability of 1/2; for decisions or probabilities set metrics.from_logits "
+    "to false, and send logits as floats"
+)
+
+
+def prediction(options: Mapping[str, Any], pattern: str, *, decides: bool = True) -> Input:
+    """Logits, or probabilities where the option ``from_logits`` is false.
+
+    Args:
+        options: Of the metrics.
+        pattern: The axes.
+        decides: Whether each entry decides by itself, so that 0 and 1 would be taken for what they are not.
+    """
     if options.get("from_logits", True):
-        return given("prediction", "Logits, any real.", floats("logits", pattern))
+        unless = AS_LOGITS if decides else ""
+        return given("prediction", "Logits, any real.", floats("logits", pattern), no_integers=unless)
     return given("prediction", "Probabilities, in [0, 1].", floats("probability", pattern))
 
 

@@ -1,0 +1,149 @@
+"""Predictions that are not what metrics alone take them for, and options that make a metric trivial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import evaluating
+from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, Problem, ShapeMismatch
+
+SIDES = torch.tensor([0, 1, 0, 1])
+DECIDED: dict[str, Any] = {
+    "binary": {"prediction": SIDES, "target": SIDES},
+    "multilabel": {"prediction": SIDES.reshape(2, 2), "target": SIDES.reshape(2, 2)},
+    "sets": {"prediction": SIDES.reshape(2, 2), "target": torch.tensor([[1, -1], [1, -1]])},
+}
+SUSPECT = "probabilities_as_logits"
+
+
+def ask(task: str, inputs: dict[str, Any], **options: Any) -> evaluating.Evaluated:
+    request = {"task": task, "outputs": ["metrics"], "metrics": options}
+    return evaluating.alone(request, {name: torch.as_tensor(value) for name, value in inputs.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64], ids=str)
+@pytest.mark.parametrize("task", DECIDED)
+def test_decisions_are_refused_as_logits_and_taken_as_probabilities(task, dtype):
+    inputs = {**DECIDED[task], "prediction": DECIDED[task]["prediction"].to(dtype)}
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(DtypeMismatch, match=rf"prediction of the {task} metrics is {name}.*from_logits to false"):
+        ask(task, inputs)
+    answer = ask(task, inputs, from_logits=False, names=["accuracy", "f1"])
+    assert answer.document["metrics"]["accuracy"] == 1
+    assert answer.warnings == set()
+
+
+@pytest.mark.parametrize("task", DECIDED)
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_floats_that_look_like_probabilities_bring_a_warning(task, scale):
+    inputs = {**DECIDED[task], "prediction": DECIDED[task]["prediction"] * scale}
+    assert ask(task, inputs).warnings == {SUSPECT}
+    assert ask(task, inputs, from_logits=False).warnings == set()
+    assert ask(task, inputs, names=["auroc"]).warnings == set(), "the order is the same"
+
+
+@pytest.mark.parametrize("prediction", [[0.0, 0.0], [0.2, -0.1], [0.2, 1.5], [1.0, 1.0], [0.3, np.nan]], ids=str)
+def test_logits_that_may_well_be_such_bring_none(prediction):
+    assert ask("binary", {"prediction": prediction, "target": [1, 0]}).warnings == set()
+
+
+def test_a_dropped_sample_and_another_request_do_not_matter():
+    prediction = {"prediction": torch.tensor([0.2, 0.9, -3.0]), "target": torch.tensor([0, 1, 0])}
+    weight = {"sample_weight": torch.tensor([1.0, 1.0, 0.0])}
+    request = {"task": "binary", "outputs": ["metrics"]}
+    assert ask("binary", {**prediction, **weight}).warnings == {SUSPECT}
+    sound = {**prediction, "prediction": torch.tensor([-1.0, 1.0, 0.5])}
+    both = evaluating.together([request] * 2, [sound, {name: of[:2] for name, of in prediction.items()}])
+    assert [answer.warnings for answer in both if not isinstance(answer, Problem)] == [set(), {SUSPECT}]
+
+
+@pytest.mark.parametrize("name", ["log_loss", "brier", "ece", "reliability", "auroc", "average_precision"])
+def test_probabilities_of_classes_bring_a_warning_where_it_matters(name):
+    inputs = {"prediction": torch.tensor([[0.2, 0.8], [0.5, 0.5]]), "target": [0, 1]}
+    assert ask("multiclass", inputs, names=[name]).warnings == {SUSPECT}
+    assert ask("multiclass", inputs, names=[name], from_logits=False).warnings == set()
+    assert ask("multiclass", inputs, names=["accuracy", "mcc"]).warnings == set()
+    assert ask("multiclass", {**inputs, "prediction": torch.tensor([[0.2, 0.9], [0.5, 0.5]])}).warnings == set()
+
+
+def test_a_loss_says_itself_what_its_prediction_is():
+    inputs = {"prediction": torch.tensor([0.0, 1.0]), "target": torch.tensor([0.0, 1.0])}
+    answer = evaluating.alone({"loss": {"name": "bce_with_logits"}, "outputs": ["loss", "metrics"]}, inputs)
+    assert answer.warnings == set()
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 3}, {"k": 7}])
+@pytest.mark.parametrize("request_", [{"task": "multiclass"}, {"loss": {"name": "cross_entropy"}}], ids=str)
+def test_the_best_of_all_classes_are_refused(request_, options):
+    inputs = {"prediction": torch.eye(3), "target": torch.arange(3)}
+    request = {**request_, "outputs": ["metrics"], "metrics": {"names": ["top_k_accuracy"], **options}}
+    with pytest.raises(InvalidRequest, match=r"there are 3 classes; set metrics\.k below 3") as refused:
+        evaluating.alone(request, inputs)
+    assert [fault["pointer"] for fault in refused.value.errors] == ["/metrics/k"]
+    evaluating.alone({**request, "metrics": {"names": ["top_k_accuracy"], "k": 2}}, inputs)
+    evaluating.alone({**request, "metrics": {**options}}, inputs)
+
+
+@pytest.mark.parametrize(("k", "warned"), [(2, False), (3, True)])
+def test_neighbours_that_are_all_there_are_bring_a_warning(k, warned):
+    points = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    labelled = {"embedding": points, "label": torch.tensor([0, 0, 1, 1])}
+    views = {"first": points[:3], "second": points[1:]}
+    expected = {"k_is_all"} if warned else set()
+    assert ask("labelled_embeddings", labelled, names=["recall@k"], k=k).warnings == expected
+    assert ask("paired_views", views, names=["first_to_second@k"], k=k).warnings == expected
+    assert ask("labelled_embeddings", labelled, k=k).warnings == set(), "it is not asked for"
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
+def test_predicted_classes_in_place_of_their_scores_are_told_so(shape):
+    of_classes = torch.full(shape, 2)
+    for dtype in (torch.int64, torch.float32):
+        inputs = {"prediction": of_classes.to(dtype), "target": of_classes}
+        with pytest.raises((ShapeMismatch, InvalidValue), match=r"second axis"):
+            ask("multiclass", inputs)
+
+
+def test_an_empty_tensor_has_no_metrics():
+    with pytest.raises(ShapeMismatch, match="an empty tensor has no metrics"):
+        ask("regression", {"prediction": torch.zeros(0), "target": torch.zeros(0)})
+
+
+def test_an_ignored_class_that_is_predicted_counts_in_iou():
+    """Targets 0, 0, 1 and one ignored, predicted as 0, 2, 1 and 1: class 2 has no entry that counts, and one for it."""
+    inputs = {"prediction": torch.eye(3)[[0, 2, 1, 1]], "target": torch.tensor([0, 0, 1, 2])}
+    found = ask("multiclass", inputs, names=["iou"], ignore_index=2).document["metrics"]["iou"]
+    assert found["per_class"] == [0.5, 1, 0]
+    assert found["macro"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer"),
+    [
+        ({"k": 20000}, "/metrics/k"),
+        ({"quantiles": [0.5, 2.0]}, "/metrics/quantiles/1"),
+        ({"quantiles": []}, "/metrics/quantiles"),
+        ({"names": ["f1", 3]}, "/metrics/names/1"),
+        ({"weights": "cubic"}, "/metrics/weights"),
+        ({"zero_division": 2}, "/metrics/zero_division"),
+        ({"threshold": -1.0}, "/metrics/threshold"),
+        ({"wieghts": "none"}, "/metrics/wieghts"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_pointed_at(options, pointer):
+    with pytest.raises(InvalidRequest) as refused:
+        evaluating.make_plan({"task": "regression", "metrics": options})
+    (fault,) = refused.value.errors
+    assert fault["pointer"] == pointer
+    assert fault["detail"].startswith(pointer[1:].replace("/", "."))
+
+
+def test_an_option_of_the_gradient_is_pointed_at():
+    with pytest.raises(InvalidRequest) as refused:
+        evaluating.make_plan({"loss": {"name": "mse"}, "gradient": {"clip_norm": -1.0}})
+    assert [fault["pointer"] for fault in refused.value.errors] == ["/gradient/clip_norm"]
