@@ -11,10 +11,11 @@ from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
 from lossd.planning import listed_inputs
+from lossd.request import MetricOptions
 from lossd_client.errors import UnknownMetric
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["describe_loss", "router"]
+__all__ = ["describe_loss", "describe_options", "router"]
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
@@ -47,6 +48,12 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
     }
 
 
+def describe_options() -> dict[str, Any]:
+    """The options of metrics: the JSON Schema of each, by name."""
+    fields: dict[str, Any] = MetricOptions.model_json_schema()["properties"]
+    return fields
+
+
 def _describe_type(of: TensorType) -> dict[str, Any]:
     return {"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)}
 
@@ -65,7 +72,7 @@ def router() -> APIRouter:
 
     @routes.get("/metrics", summary="Every metric, by task")
     def all_metrics() -> dict[str, Any]:
-        return {"metrics": metrics.describe()}
+        return {"metrics": metrics.describe(), "options": describe_options()}
 
     @routes.get("/metrics/{name}", summary="One metric, in each task that has it")
     def one_metric(name: str) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     """List the metrics of every task, or of TASK."""
     from lossd import metrics as of_lossd
     from lossd import report
+    from lossd.api.catalogue import describe_options
     from lossd_client.errors import UnknownMetric
 
     if task is not None:
@@ -74,13 +75,11 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"metrics": found}))
     else:
-        from lossd.request import MetricOptions
-
         console = report.console()
         console.print(report.metrics(found))
         read = {option for entry in found for option in entry["options"]}
-        fields = MetricOptions.model_json_schema()["properties"]
-        console.print(report.metric_options({name: field for name, field in fields.items() if name in read}))
+        fields = {name: field for name, field in describe_options().items() if name in read}
+        console.print(report.metric_options(fields))
 
 
 COMMANDS = (losses, metrics)
