@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ByteSize
 
 from docs.families import by_family
+from lossd.api.catalogue import describe_options
 from lossd.diagnostics import WARNINGS
 from lossd.metrics import METRICS, TASKS
-from lossd.request import MetricOptions
 from lossd.settings import Settings
 from lossd_client.errors import PROBLEMS
 
@@ -58,7 +58,7 @@ def metrics() -> str:
 def metric_options() -> str:
     """Every option of the request's object of metrics, from its schema, and what reads it."""
     rows = []
-    for name, field in MetricOptions.model_json_schema()["properties"].items():
+    for name, field in describe_options().items():
         alone = {task for task, cls in TASKS.items() if cls.inputs({name: True}) != cls.inputs({name: False})}
         of_tasks = [f"`{task}`" for task, cls in TASKS.items() if name in cls.options or task in alone]
         of_metrics = dict.fromkeys(
@@ -78,6 +78,8 @@ def _values(arm: Mapping[str, Any]) -> list[str]:
     """What a schema takes."""
     if "enum" in arm or "const" in arm:
         return [f"`{json.dumps(value)}`" for value in arm.get("enum", [arm.get("const")])]
+    if arm["type"] == "object":
+        return [f"`{{{', '.join(json.dumps(name) + ': ' + of['type'] for name, of in arm['properties'].items())}}}`"]
     return [f"list of {arm['items']['type']}s"] if arm["type"] == "array" else [arm["type"]]
 
 

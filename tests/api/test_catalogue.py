@@ -78,6 +78,7 @@ def test_every_metric_is_listed(http):
     listed = {(m["task"], m["name"]) for m in http.get("/v1/metrics").json()["metrics"]}
     assert listed == {(task, name) for task, of_task in METRICS.items() for name in of_task}
     options = http.get("/v1/metrics").json()["options"]
+    assert "$ref" not in str(options), "each is whole"
     assert options["weights"]["enum"] == ["none", "linear", "quadratic"]
     assert {o for m in http.get("/v1/metrics").json()["metrics"] for o in m["options"]} <= options.keys()
     assert {m["task"] for m in http.get("/v1/metrics/f1").json()["metrics"]} >= {"binary", "multiclass"}

@@ -130,7 +130,7 @@ def test_an_ignored_class_that_is_predicted_counts_in_iou():
         ({"names": ["f1", 3]}, "/metrics/names/1"),
         ({"weights": "cubic"}, "/metrics/weights"),
         ({"zero_division": 2}, "/metrics/zero_division"),
-        ({"threshold": -1.0}, "/metrics/threshold"),
+        ({"beta": -1.0}, "/metrics/beta"),
         ({"wieghts": "none"}, "/metrics/wieghts"),
     ],
     ids=str,

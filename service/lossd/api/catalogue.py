@@ -49,9 +49,15 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
 
 
 def describe_options() -> dict[str, Any]:
-    """The options of metrics: the JSON Schema of each, by name."""
-    fields: dict[str, Any] = MetricOptions.model_json_schema()["properties"]
-    return fields
+    """The options of metrics: the JSON Schema of each, by name, whole in itself."""
+    schema = MetricOptions.model_json_schema()
+    definitions = {f"#/$defs/{name}": of for name, of in schema.get("$defs", {}).items()}
+
+    def whole(field: dict[str, Any]) -> dict[str, Any]:
+        arms = [definitions.get(arm.get("$ref"), arm) for arm in field.get("anyOf", [])]
+        return {**field, "anyOf": arms} if arms else field
+
+    return {name: whole(field) for name, field in schema["properties"].items()}
 
 
 def _describe_type(of: TensorType) -> dict[str, Any]:
