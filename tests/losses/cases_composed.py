@@ -45,14 +45,14 @@ def dice(probability: Tensor, target: Tensor, smooth: float) -> Tensor:
 
 
 def with_missing(draw: Callable[[torch.Generator], Tensors], ignored: int) -> Callable[[torch.Generator], Tensors]:
-    """The same, with targets that do not count, and with predictions there that no sum survives."""
+    """The same, with targets that do not count, and with predictions there that would outweigh all others."""
 
     def drawn(g: torch.Generator) -> Tensors:
         of = draw(g)
         gone = torch.rand(of["target"].shape, generator=g) < 0.3
         hidden = gone if of["prediction"].shape == gone.shape else gone.unsqueeze(1)
         return {
-            "prediction": of["prediction"].masked_fill(hidden, torch.inf),
+            "prediction": of["prediction"].masked_fill(hidden, 1e3),
             "target": of["target"].masked_fill(gone, ignored),
         }
 
