@@ -36,7 +36,7 @@ def describe(
     columns: Sequence[Sequence[float]],
     norm_names: Sequence[str],
     flag_codes: Sequence[str] = (),
-    count_non_finite: Callable[[str, int], int] = lambda _, __: 0,
+    count_non_finite: Callable[[str, int, float], int] = lambda _, __, ___: 0,
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """The answer of each request, without tensors and metrics.
@@ -47,7 +47,7 @@ def describe(
             then the gradient norms in the order of ``norm_names``, then how often each flag was raised.
         norm_names: The inputs whose gradients were computed.
         flag_codes: Codes of :data:`WARNINGS`.
-        count_non_finite: Given an input and a request, the non-finite entries of its gradient.
+        count_non_finite: Given an input, a request and the gradient's norm, the non-finite entries that are sent.
         extras: Further fields of the answer.
     """
     level = _chance_level(recipe)
@@ -59,8 +59,8 @@ def describe(
         diagnostics: dict[str, Any] = {"finite": sound, "valid_count": int(valid)}
         warnings: list[dict[str, str]] = []
         if norms:
-            flawed = {name: 0 if isfinite(norm) else count_non_finite(name, position) for name, norm in norms.items()}
-            sound = sound and all(map(isfinite, norms.values()))
+            flawed = {name: count_non_finite(name, position, norm) for name, norm in norms.items()}
+            sound = sound and all(map(isfinite, norms.values())) and not any(flawed.values())
             diagnostics["gradient_norm"] = norms
             diagnostics["non_finite_gradient_entries"] = flawed
         if denominator == 0:
@@ -82,7 +82,9 @@ def describe(
             diagnostics["chance_level"] = level
         diagnostics["warnings"] = warnings
         answer["diagnostics"] = diagnostics
-        answers.append(answer if sound else finite(answer))
+        # A sum may be infinite where its mean is not.
+        plain = sound and isfinite(numerator) and isfinite(denominator) and not extras
+        answers.append(answer if plain else finite(answer))
     return answers
 
 

@@ -8,7 +8,8 @@ request evaluated among strangers equals itself evaluated alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from lossd.composition import compose
 from lossd.diagnostics import describe, warning
 from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.job import UNIVERSAL, Recipe
-from lossd.losses import REGISTRY
+from lossd.losses import REGISTRY, softmax
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd.validation import check, dropped_rows, without_dropped
@@ -32,6 +33,9 @@ __all__ = ["Batch", "evaluate"]
 log = logging.getLogger("lossd.evaluation")
 
 HALF = (torch.float16, torch.bfloat16)
+SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, of which only the differences count
+SMALL, LARGE = 1e-30, 1e30
+"""What lies between is what float32 computes well: beyond, a square or a product may have left its range."""
 INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
 
 
@@ -74,6 +78,29 @@ class Batch:
             inputs=part(self.inputs),
             answers=part(self.answers),
         )
+
+    def picked(self, positions: Sequence[int]) -> Batch:
+        """The batch of these requests, in memory of its own; :meth:`take` brings their answers back."""
+        places = self._places(positions)
+        return replace(
+            self,
+            rows=[self.rows[i] for i in positions],
+            numbers=[self.numbers[i] for i in positions],
+            inputs={c.name: self.inputs[c.name][places[c.per_row]] for c in self.recipe.inputs},
+            answers={c.name: self.answers[c.name][places[c.per_row]] for c in self.recipe.answers},
+        )
+
+    def take(self, positions: Sequence[int], picked: Batch) -> None:
+        """Write the answers of requests that were picked where they belong."""
+        places = self._places(positions)
+        for column in self.recipe.answers:
+            self.answers[column.name][places[column.per_row]] = picked.answers[column.name]
+
+    def _places(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of some requests: where they are themselves, and where their rows are."""
+        requests = torch.tensor(positions)
+        of_rows = torch.repeat_interleave(torch.tensor(self.rows))
+        return requests, torch.isin(of_rows, requests).nonzero().flatten()
 
 
 def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
@@ -138,7 +165,15 @@ def _pass(batch: Batch) -> _Passed | None:
         return None
     for name, exact in rounded.items():
         batch.answers[name].copy_(exact)
+        _doubt_what_overflowed(outcome, batch.answers[name], batch.rows)
     return _Passed(outcome, inputs)
+
+
+def _doubt_what_overflowed(outcome: compiled.Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
+    """Doubt the requests whose answers are beyond half precision: the general way finds the words."""
+    if not bool(rounded.isfinite().all()):
+        for position, of_request in enumerate(torch.split(rounded, list(rows))):
+            outcome.doubtful[position] |= not bool(of_request.isfinite().all())
 
 
 class _Evaluation:
@@ -147,10 +182,13 @@ class _Evaluation:
     Args:
         batch: The batch.
         passed: What a compiled pass has done of it already; it has no doubts.
+        careful: Whether everything up to the answer is float64, no sum overflows where its mean does not, and one
+            infinite score among a sample's is certain.
     """
 
-    def __init__(self, batch: Batch, passed: _Passed | None = None) -> None:
+    def __init__(self, batch: Batch, passed: _Passed | None = None, *, careful: bool = False) -> None:
         self.passed = passed
+        self.careful = careful
         self.batch = batch
         self.recipe = batch.recipe
         self.count = len(batch.rows)
@@ -162,7 +200,7 @@ class _Evaluation:
         recipe = self.recipe
         problems: dict[int, Problem] = {}
         if self.passed is not None:
-            self.tensors: Mapping[str, Tensor] = self.passed.inputs
+            self.tensors: dict[str, Tensor] = dict(self.passed.inputs)
             self.sample_weight: Tensor | None = None
             if recipe.want_loss or recipe.gradients:
                 self.answers = describe(recipe, self.passed.outcome.columns.tolist(), recipe.gradients)
@@ -187,24 +225,69 @@ class _Evaluation:
         weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
         self.dropped = dropped_rows(weight)
         safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
-        self.dtype = torch.float64 if recipe.wide else torch.float32
+        self.dtype = torch.float64 if recipe.wide or self.careful else torch.float32
         self.tensors = {
             name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
+        if self.careful and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
+            axis = 1 if self.rowwise else 2
+            self.tensors["prediction"] = softmax.settled(self.tensors["prediction"], axis)
         self.cotangent = safe.get("cotangent")
         self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
-            self._evaluate_loss(REGISTRY[recipe.loss])
+            columns = self._evaluate_loss(REGISTRY[recipe.loss])
+            if not self.careful and recipe.kind != "composed":  # whose terms were evaluated with all care
+                self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
         return problems
+
+    # What float32 cannot compute
+
+    def _out_of_range(self, columns: Sequence[Sequence[float]]) -> Iterable[int]:
+        """The requests whose loss or gradient may be wrong though their inputs are not."""
+        for position, (loss, numerator, denominator, _, *norms) in enumerate(zip(*columns, strict=True)):
+            if not all(map(math.isfinite, (loss, numerator, denominator, *norms))):
+                if not any(bool(tensor.isnan().any()) for tensor in self._floats_of(position)):
+                    yield position
+            elif self.dtype == torch.float32:
+                # Zeros alone are zeros: of nothing lost, nothing is left.
+                sizes = (abs(numerator), *norms)
+                if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
+                    yield position
+
+    def _floats_of(self, position: int) -> Iterable[Tensor]:
+        """A request's inputs as they were computed with, but for indices."""
+        per_row = {column.name: column.per_row for column in self.recipe.inputs}
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point():
+                yield self.segments.split(tensor)[position] if per_row[name] else tensor[position]
+
+    def _evaluate_again(self, positions: Sequence[int]) -> None:
+        """Evaluate these requests with more care, apart from the others, whose digits stay as they are."""
+        if not positions:
+            return
+        try:
+            part = self.batch.picked(positions)
+            again = _Evaluation(part, careful=True)
+            again._run_in_steps()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # it takes twice the memory: what was found stands, with its warning
+        self.batch.take(positions, part)
+        for position, answer in zip(positions, again.answers, strict=True):
+            self.answers[position] = answer
 
     # The loss and its gradient
 
-    def _evaluate_loss(self, loss: Loss) -> None:
+    def _evaluate_loss(self, loss: Loss) -> list[list[float]]:
+        """Answer all but the metrics; what :func:`lossd.diagnostics.describe` was told, up to the norms."""
         recipe, segments = self.recipe, self.segments
         shape = (segments.total, *recipe.value)
-        reduction = Reduction(recipe.reduction, segments, shape, self.dtype, self.sample_weight, self.cotangent)
+        reduction = Reduction(
+            recipe.reduction, segments, shape, self.dtype, self.sample_weight, self.cotangent, careful=self.careful
+        )
         unreduced, gradients = self._differentiate(loss, reduction)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         total, numerator, denominator, value = reduction.reduce(value)
@@ -222,14 +305,31 @@ class _Evaluation:
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
         raised = [self._times(flag) for flag in flags.values()]
         columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
-
-        def count_non_finite(name: str, position: int) -> int:
-            return int((~segments.split(gradients[name])[position].isfinite()).sum())
-
         host = torch.stack(columns).tolist()  # the one moment at which the device is waited for
+        if self._was_rounded("loss", value.dtype):
+            host[0] = [math.inf if self._flawed("loss", i) else loss for i, loss in enumerate(host[0])]
+        rounded = [name for name, g in gradients.items() if self._was_rounded(f"gradient.{name}", g.dtype)]
+
+        def count_non_finite(name: str, position: int, norm: float) -> int:
+            return 0 if math.isfinite(norm) and name not in rounded else self._flawed(f"gradient.{name}", position)
+
         described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
         for of_request, more in zip(self.answers, described, strict=True):
             of_request.update(more)
+        return host[: 4 + len(norms)]
+
+    def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether an answer may have entries that are infinite only in its own, narrower dtype."""
+        answer = self.batch.answers.get(name)
+        return (
+            answer is not None
+            and torch.finfo(answer.dtype).max < torch.finfo(dtype).max
+            and not bool(answer.isfinite().all())
+        )
+
+    def _flawed(self, name: str, position: int) -> int:
+        """How many entries of a request's answer are not finite."""
+        return int((~self.batch.part(position, position + 1).answers[name].isfinite()).sum())
 
     def _times(self, flag: Tensor) -> Tensor:
         """How often a flag was raised in each request's rows that count, (B,) float64."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from lossd.losses.reduction import Segments
 
 __all__ = ["clip", "mask", "norms"]
+
+SMALL = 1e-18
+"""Below, the squares of a norm's entries come near the end of float32's range."""
 
 
 def mask(gradient: Tensor, value: Tensor, weight: Tensor | None, sample_weight: Tensor | None) -> Tensor:
@@ -44,9 +48,10 @@ def norms(gradient: Tensor, segments: Segments) -> Tensor:
     # One request is one row: its entries' order does not matter, and one long sum is faster than many short ones.
     flat = gradient.reshape(1 if segments.count == 1 else segments.total, -1)
     lengths = _lengths(flat, segments)
-    if flat.dtype == torch.float32 and bool(((lengths == 0) | ~lengths.isfinite()).any()):
-        # Squares may have left float32's range where the norm itself has not.
-        lengths = _lengths(flat.double(), segments)
+    far = (lengths < SMALL) | ~lengths.isfinite()
+    if bool(far.any()):
+        # Squares may have left the dtype's range where the norm itself has not.
+        lengths = torch.where(far, _lengths_by_size(flat.double(), segments), lengths)
     return lengths
 
 
@@ -56,6 +61,15 @@ def _lengths(flat: Tensor, segments: Segments) -> Tensor:
         return per_row
     lengths: Tensor = segments.sum(per_row * per_row).sqrt()
     return lengths
+
+
+def _lengths_by_size(flat: Tensor, segments: Segments) -> Tensor:
+    """The same in units of each request's largest entry."""
+    largest = flat.abs().amax(1)
+    largest = largest if len(flat) == segments.count else segments.largest(largest)
+    unit = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    of_rows = unit if len(flat) == segments.count else unit[segments.index]
+    return _lengths(flat / of_rows.unsqueeze(1), segments) * unit
 
 
 def clip(
@@ -72,13 +86,13 @@ def clip(
     limit, value = options.get("clip_norm"), options.get("clip_value")
     if value is not None:
         for gradient in gradients.values():
-            gradient.clamp_(-value, value)
+            if value < torch.finfo(gradient.dtype).max:
+                gradient.clamp_(-value, value)
         lengths = {name: norms(g, segments) for name, g in gradients.items()}
     if limit is None or not gradients:
         return
     if options.get("clip_scope") != "tensor":
-        together = torch.stack([length * length for length in lengths.values()]).sum(0).sqrt()
-        lengths = dict.fromkeys(lengths, together)
+        lengths = dict.fromkeys(lengths, reduce(torch.hypot, lengths.values()))  # whose squares cannot overflow
     for name, gradient in gradients.items():
         length = lengths[name]
         factor = torch.where(length > limit, limit / length, torch.ones_like(length)).to(gradient.dtype)

@@ -65,7 +65,8 @@ def _huber(e: float, a: float) -> tuple[float, float]:
 def _smooth_l1(e: float, a: float) -> tuple[float, float]:
     size = abs(e)
     near = size < a
-    return 0.5 * e * e / a if near else size - 0.5 * a, e / a if near else 1.0 if e > 0 else -1.0 if e < 0 else e
+    slope = e / a
+    return 0.5 * e * slope if near else size - 0.5 * a, slope if near else 1.0 if e > 0 else -1.0 if e < 0 else e
 
 
 @of_errors

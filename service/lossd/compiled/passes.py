@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 KNOWN, MISSING = "_pass", object()
+LEAST_NORM = 1e-140
 NO_CLASS = -1 - (1 << 62)
 
 
@@ -109,6 +110,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
                 scores.reshape(shape), classes_of.reshape(-1, positions), starts, gamma, weight, scale, ignored, mean,
                 gradient.reshape(shape), columns, matrices, doubtful,
             )  # fmt: skip
+        _doubt_what_vanished(columns, gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     functions = (softmax.rows,) if positions == 1 else (dense.weigh, dense.part)
@@ -163,6 +165,13 @@ def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, i
     return [(row, min(row + rows, last), 0, positions) for row in range(first, last, rows)]
 
 
+def _doubt_what_vanished(columns: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
+    """Doubt norms of float64 gradients that are 0, or nearly, because the squares left the range; float32's do not."""
+    if gradient.dtype == np.float64 and len(gradient):
+        for b in np.flatnonzero(columns[4] < LEAST_NORM):
+            doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
+
+
 def _wide(dtype: str) -> str:
     """The dtype that numbers of a dtype are handed over in."""
     return "float64" if dtype == "float64" else "float32"
@@ -215,6 +224,7 @@ def _elements(recipe: Recipe) -> _Form | None:
             columns,
             doubtful,
         )
+        _doubt_what_vanished(columns, gradient, starts, doubtful)
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lossd.deferred import Tensor, functional, torch
+from lossd.losses import softmax
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
@@ -119,10 +120,11 @@ def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -
     """w·t·softplus(−z) + (1−t)·softplus(z).
 
     Neither term is negative: the shorter (1−t)·z + softplus(−z) would round away all there is of a logit that is large
-    and right.
+    and right. An infinite logit that is right has 0.
     """
     positive = target if weight is None else target * weight
-    return -(positive * functional.logsigmoid(z) + (1 - target) * functional.logsigmoid(-z))
+    yes = softmax.expected(positive, -functional.logsigmoid(z))
+    return yes + softmax.expected(1 - target, -functional.logsigmoid(-z))
 
 
 @bce_with_logits.closed_form
@@ -211,7 +213,8 @@ def sigmoid_focal(
     right = wrong == 0
     fade = torch.exp(gamma * torch.log(wrong.masked_fill(right, 1)))
     value = torch.where(right, torch.zeros_like(entropy), fade * entropy)
-    return weighted(_balance(target, alpha, alpha_mode) * value, kept)
+    factor = torch.as_tensor(_balance(target, alpha, alpha_mode), dtype=value.dtype, device=value.device)
+    return weighted(softmax.expected(factor, value), kept)
 
 
 @sigmoid_focal.closed_form
@@ -240,14 +243,17 @@ def _sigmoid_focal(
     wrong = positive + negative
     fade = torch.pow(wrong, gamma).mul_(_balance(target, alpha, alpha_mode))
     # d(wrong)/dp is 1−2t; the first summand is that of the fading factor, the second that of the entropy.
-    slope = (1 - 2 * target).mul_(entropy).mul_(gamma).div_(wrong.clamp_(min=torch.finfo(p.dtype).tiny))
+    limits = torch.finfo(p.dtype)
+    slope = 1 - 2 * target
     if from_logits:
-        slope.mul_(p).mul_(rest).add_(negative).sub_(positive)
+        # p(1−p) outruns the entropy, however large that is: where it is 0, so is their product.
+        slope.mul_(p).mul_(rest).div_(wrong.clamp_(min=limits.tiny)).mul_(entropy.clamp(max=limits.max)).mul_(gamma)
+        slope.add_(negative).sub_(positive)
     else:
-        slope.add_(_bce_slope(p, target))
+        slope.mul_(entropy).mul_(gamma).div_(wrong.clamp_(min=limits.tiny)).add_(_bce_slope(p, target))
     torch.mul(slope.mul_(fade), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
-    return weighted(fade.mul_(entropy), kept)
+    return weighted(softmax.expected(fade, entropy), kept)
 
 
 def _balance(target: Tensor, alpha: float | None, mode: str) -> float | Tensor:

@@ -233,7 +233,7 @@ def focal(
     fade = torch.exp(gamma * torch.log(rest.masked_fill(sure, 1)))
     value = torch.where(sure, torch.zeros_like(nll), fade * nll)
     scale = _alphas(prediction, target, alpha, alpha_mode)
-    return weighted(value if scale is None else value * scale, weight)
+    return weighted(value, weight, scale)
 
 
 @focal.closed_form
@@ -256,7 +256,7 @@ def _focal(
     value = softmax.sweep(
         kernel, gradient["prediction"], prediction, target, gamma, factor if scale is None else factor * scale
     )
-    return weighted(value if scale is None else value * scale, weight)
+    return weighted(value, weight, scale)
 
 
 def _faded(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,9 +346,11 @@ def kl_div(
         S. Kullback and R. A. Leibler, On Information and Sufficiency, 1951, doi:10.1214/aoms/1177729694.
         torch.nn.functional.kl_div.
     """
-    share = torch.exp(target) if log_target else target
-    entropy = softmax.expected(share, target) if log_target else torch.xlogy(target, target)
-    value = entropy + softmax.expected(share, -prediction)
+    # In float64: where the distributions are close, the logarithms cancel.
+    wide, log_p = target.double(), prediction.double()
+    log_t = wide if log_target else torch.log(wide)
+    share = torch.exp(wide) if log_target else wide
+    value = softmax.expected(share, log_t - log_p)
     unreduced = _of_distributions(value, share)
     return replace(unreduced, flags={**unreduced.flags, "negative_divergence": value.sum(1) < -UNCERTAIN})
 

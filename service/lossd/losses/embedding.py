@@ -93,8 +93,8 @@ def cosine_embedding(
     References:
         torch.nn.functional.cosine_embedding_loss.
     """
-    cosine, zero = _cosine(first, second)
-    value = torch.where(similar > 0, 1 - cosine, (cosine - margin).clamp(min=0))
+    apart, zero = _one_less_cosine(first, second)
+    value = torch.where(similar > 0, apart, (1 - apart - margin).clamp(min=0))
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": zero})
 
 
@@ -340,13 +340,17 @@ def _distance(
     return distance.square() if squared else distance, same
 
 
-def _cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosine of each row and its counterpart, (N,), and whether one has no direction: it is 0, without gradient."""
-    lengths = [torch.linalg.vector_norm(v, dim=-1) for v in (first, second)]
-    if all(_in_range(length) for length in lengths):
-        return (first * second).sum(-1) / (lengths[0] * lengths[1]), torch.zeros_like(lengths[0], dtype=torch.bool)
+def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - the cosine of each row and its counterpart, (N,) in [0, 2], and whether one of them has no direction.
+
+    It is then 1, without gradient. Where the two are close to one line, it is taken from their difference or their sum:
+    of one direction it is exactly 0, of opposite ones 2.
+    """
     (a, no_a), (b, no_b) = _direction(first.double()), _direction(second.double())
-    return (a * b).sum(-1), no_a | no_b
+    cosine = (a * b).sum(-1)
+    along, against = ((a - b).square().sum(-1) / 2, (a + b).square().sum(-1) / 2)
+    apart = torch.where(cosine > 0.5, along, torch.where(cosine < -0.5, 2 - against, 1 - cosine))
+    return apart, no_a | no_b
 
 
 def _in_range(length: Tensor, above: float | Tensor = 0.0) -> bool:

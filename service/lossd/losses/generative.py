@@ -260,5 +260,14 @@ def vae(
     else:
         error = (prediction.double() - target.double()).square()
     mean, log_variance = mean.double(), log_variance.double()
-    divergence = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(-1)
+    divergence = 0.5 * (mean.square() + _beyond_one(log_variance)).sum(-1)
     return error.reshape(error.shape[0], -1).sum(-1, dtype=torch.float64) + beta * divergence
+
+
+def _beyond_one(s: Tensor) -> Tensor:
+    """e^s - 1 - s; near 0, where that would cancel, by its series."""
+    near = s.clamp(-0.05, 0.05)
+    series = torch.ones_like(near)
+    for n in range(9, 2, -1):
+        series = 1 + series * near / n
+    return torch.where(s.abs() < 0.05, series * near * near / 2, torch.expm1(s) - s)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lossd.deferred import Tensor, functional, torch
+from lossd.losses import softmax
 from lossd.losses.binary import entropy_of_logits
 from lossd.losses.registry import loss
 from lossd.losses.types import ClassIndex, ClassSet, Indicator, Logits, Number, PerClass, Real, Sign
@@ -179,5 +180,5 @@ def multilabel_soft_margin(
     """
     value = entropy_of_logits(prediction, target)
     if class_weight is not None:
-        value = value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)
+        value = softmax.expected(torch.tensor(class_weight, dtype=value.dtype, device=value.device), value)
     return value.mean(1)

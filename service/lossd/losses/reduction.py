@@ -66,6 +66,11 @@ class Segments:
         sums = torch.zeros(self.count, *per_row.shape[1:], dtype=dtype, device=per_row.device)
         return sums.index_add_(0, self.index, per_row.to(dtype))
 
+    def largest(self, per_row: Tensor) -> Tensor:
+        """The largest number of each request's rows, none below 0: (R,) to (B,)."""
+        largest = torch.zeros(self.count, dtype=per_row.dtype, device=per_row.device)
+        return largest.scatter_reduce_(0, self.index, per_row, "amax")
+
     def spread(self, per_request: Tensor, ndim: int = 1) -> Tensor:
         """Each request's number for each of its rows: (B,) to (R, 1, ...) with ``ndim`` axes; 0-d where B is 1."""
         if self.count == 1:
@@ -107,6 +112,7 @@ class Reduction:
         dtype: The dtype the gradient is computed in.
         sample_weight: (R,), or None.
         cotangent: The caller's own upstream gradient: (B,), or of the value's shape where ``mode`` is none; or None.
+        careful: Whether a mean is not to overflow where its numerator or its denominator do.
     """
 
     def __init__(
@@ -117,9 +123,17 @@ class Reduction:
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
         cotangent: Tensor | None = None,
+        *,
+        careful: bool = False,
     ) -> None:
         self.mode = mode
         self.segments = segments
+        self.careful = careful and mode in ("mean", "batchmean")
+        # A mean does not depend on the weights' units: in those of the largest, their sums do not overflow.
+        self.unit = self.sample_unit = torch.ones((), dtype=torch.float64, device=segments.device)
+        if self.careful and sample_weight is not None:
+            self.sample_unit = self._largest(sample_weight)
+            sample_weight = sample_weight / segments.spread(self.sample_unit)
         self.shape = tuple(shape)
         self.dtype = dtype
         self.sample_weight = sample_weight
@@ -132,12 +146,15 @@ class Reduction:
         Args:
             weight: What each entry adds to the mean's denominator, in the shape of the value; None for one each.
         """
+        if self.careful and weight is not None:
+            self.unit = self._largest(weight)
+            weight = weight / self.segments.spread(self.unit, weight.ndim)
         self.denominator = self._denominators(weight)
         self._positive = weight is None and self.sample_weight is None
         ndim = len(self.shape)
         factor = self.cotangent
         if self.mode in ("mean", "batchmean"):
-            share = self._over_denominator(torch.ones_like(self.denominator))
+            share = self._share(self.denominator)
             factor = self.segments.spread(share if factor is None else share * factor, ndim)
         elif factor is not None and self.mode == "sum":
             factor = self.segments.spread(factor, ndim)
@@ -151,9 +168,14 @@ class Reduction:
         if self.sample_weight is not None:
             weight = self._weights_as(value.ndim)
             value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
-        numerator = self.segments.sum(row_sums(value))
-        mean = self.mode in ("mean", "batchmean")
-        return self._over_denominator(numerator) if mean else numerator, numerator, self.denominator, value
+        numerator, denominator = self.segments.sum(row_sums(value)), self.denominator
+        total = self._over_denominator(numerator) if self.mode in ("mean", "batchmean") else numerator
+        if self.careful:  # the sum of the quotients, none of which is larger than the value
+            share = self._share(denominator)
+            total = self.segments.sum(row_sums(value * self.segments.spread(share, value.ndim)))
+            numerator = numerator * self.sample_unit
+            denominator = denominator * self.sample_unit * self.unit
+        return total, numerator, denominator, value
 
     def count(self, weight: Tensor | None) -> Tensor:
         """How many entries count: those without a weight of 0, (B,) float64."""
@@ -169,6 +191,15 @@ class Reduction:
     @property
     def _entries(self) -> int:
         return torch.Size(self.shape[1:]).numel()
+
+    def _share(self, denominator: Tensor) -> Tensor:
+        """What the mean multiplies each entry with, (B,)."""
+        return self._over_denominator(torch.ones_like(denominator)) / self.unit
+
+    def _largest(self, weight: Tensor) -> Tensor:
+        """The largest weight of each request, (B,); 1 where all are 0."""
+        largest = self.segments.largest(weight.reshape(weight.shape[0], -1).amax(1).double())
+        return largest.masked_fill(largest == 0, 1)
 
     def _over_denominator(self, numerator: Tensor) -> Tensor:
         assert self.denominator is not None
@@ -230,8 +261,17 @@ def without_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, T
     return target.masked_fill(ignored, 0), (~ignored).to(target.dtype)
 
 
-def weighted(value: Tensor, weight: Tensor | None) -> Tensor | Unreduced:
-    """The value with its weights multiplied in; exactly 0 where the weight is, whatever the value."""
-    if weight is None:
+def weighted(value: Tensor, weight: Tensor | None, scale: Tensor | float | None = None) -> Tensor | Unreduced:
+    """The value with its weights multiplied in; exactly 0 where the weight is, whatever the value.
+
+    Args:
+        value: One number for each position.
+        weight: What each also adds to the denominator of the mean; None for one each.
+        scale: Factors that it does not; None for one each.
+    """
+    if weight is None and scale is None:
         return value
-    return Unreduced(torch.where(weight == 0, torch.zeros_like(value), value * weight), weight)
+    factor = scale if weight is None else weight if scale is None else weight * scale
+    factor = torch.as_tensor(factor, dtype=value.dtype, device=value.device)
+    value = torch.where(factor == 0, torch.zeros_like(value), value * factor)
+    return value if weight is None else Unreduced(value, weight)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from lossd.deferred import Tensor, functional, torch
+from lossd.losses import softmax
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType
 
@@ -134,7 +135,9 @@ def smooth_l1(
     error = prediction - target
     size = error.abs()
     width = torch.as_tensor(beta, dtype=error.dtype, device=error.device)
-    inner = 0.5 * error * error / width.masked_fill(width == 0, 1)
+    # The square of a small error may vanish, and a large one over a small width overflow.
+    within = torch.clamp(error, -width, width)
+    inner = 0.5 * within * (within / width.masked_fill(width == 0, 1))
     return torch.where(size < width, inner, size - 0.5 * width)
 
 
@@ -256,8 +259,10 @@ def poisson_nll(
     References:
         torch.nn.functional.poisson_nll_loss.
     """
+    # In float64: the terms are as large as the counts, and mostly cancel.
+    prediction, target = prediction.double(), target.double()
     if log_input:
-        value = torch.exp(prediction) - target * prediction
+        value = torch.exp(prediction) - softmax.expected(target, prediction)
     else:
         value = prediction - target * torch.log(prediction + eps)
     if not full:
@@ -299,8 +304,8 @@ def gaussian_nll(
             doi:10.1109/ICNN.1994.374138.
         torch.nn.functional.gaussian_nll_loss.
     """
-    error = prediction - target
-    bounded = variance.clone()
+    # In float64, as poisson_nll.
+    error, bounded = prediction.double() - target.double(), variance.double().clone()
     with torch.no_grad():  # a variance that fell to 0 must still be pulled up again
         bounded.clamp_(min=eps)
     value = 0.5 * (torch.log(bounded) + error * error / bounded)

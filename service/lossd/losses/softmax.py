@@ -11,7 +11,7 @@ from typing import Any
 
 from lossd.deferred import Tensor, torch
 
-__all__ = ["distributed", "expected", "picked", "pointed", "sweep"]
+__all__ = ["distributed", "expected", "picked", "pointed", "settled", "sweep"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: with their gradient 2 MiB of float32, about what a core's own cache holds."""
@@ -57,6 +57,20 @@ def _blocks(n: int, c: int, p: int) -> Iterator[tuple[slice, slice]]:
     for first in range(0, n, rows):
         for start in range(0, p, places):
             yield slice(first, first + rows), slice(start, start + places)
+
+
+def settled(scores: Tensor, axis: int) -> Tensor:
+    """The scores with a sole +inf as 0 and all beside it as -inf: the same softmax, without inf - inf.
+
+    Where several are infinite there is none, and NaN stays NaN.
+
+    Args:
+        scores: Class scores.
+        axis: Where their classes are.
+    """
+    infinite = scores == torch.inf
+    sole = infinite.sum(axis, keepdim=True) == 1
+    return torch.where(sole, torch.where(infinite, torch.zeros_like(scores), scores - torch.inf), scores)
 
 
 def picked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,4 +128,4 @@ def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Ten
 
 def expected(share: Tensor, nll: Tensor) -> Tensor:
     """Their product; 0 where the share is, even of an infinite ``nll`` (a class masked with a score of -inf)."""
-    return torch.where(share == 0, torch.zeros_like(nll), share * nll)
+    return torch.where(share == 0, 0.0, share * nll)

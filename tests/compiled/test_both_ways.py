@@ -1,0 +1,188 @@
+"""Every row of the table whose loss has a compiled pass gets one answer, compiled or not, however large its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluating import Evaluated, alone, layout, together
+from lossd import compiled
+from lossd.losses import REGISTRY
+from lossd.planning import make_plan
+from losses.case import Case, Parameters
+from losses.cases import CASES
+
+OUTPUTS = ["loss", "gradient"]
+RELATIVE = {torch.float32: 3e-6, torch.float64: 1e-11}
+FINITE = {torch.float32: 3.4e38, torch.float64: 1.7e308}
+SMALLEST = {torch.float32: 1e-45, torch.float64: 5e-324}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_find", None)
+        patch.setattr(compiled, "rates", None)
+        compiled.load()
+        yield
+
+
+def generally(monkeypatch: pytest.MonkeyPatch, request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> Evaluated:
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "_find", None)
+        return alone(request, inputs)
+
+
+def has_a_pass(request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> bool:
+    recipe = make_plan({"outputs": OUTPUTS, **request}).job(layout(inputs)).recipe
+    return compiled._find is not None and compiled.find(recipe) is not None
+
+
+def floats(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The inputs as a pass takes them; targets that are no classes as floats."""
+    indices = inputs["target"].ndim < inputs["prediction"].ndim
+    return {n: t if n == "target" and indices else t.to(dtype) for n, t in inputs.items()}
+
+
+CANDIDATES = [
+    pytest.param(case, parameters, id=f"{case}-{position}")
+    for case in CASES
+    if case.name in ("cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile",
+                     "bce_with_logits", "sigmoid_focal")
+    for position, parameters in enumerate(case.parameters)
+]  # fmt: skip
+
+
+def extremes(case: Case, parameters: Parameters, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The row's own inputs, at every magnitude that the dtype has, and its limits."""
+    drawn = floats(case.inputs(parameters), dtype)
+    errors = REGISTRY[case.name].task == "regression"
+    largest, smallest = FINITE[dtype], SMALLEST[dtype]
+    scales = [smallest, math.sqrt(smallest), 1e-20, 1.0, 1e4, 1e20, math.sqrt(largest), 1e37]
+    for scale in scales:
+        scaled = {"prediction": drawn["prediction"] * scale}
+        if errors:
+            scaled["target"] = drawn["target"] * scale
+        yield f"times {scale}", drawn | scaled
+    for value in (largest, -largest, 65504.0, smallest, -smallest, 88.8, -104.5, -745.5):
+        prediction = drawn["prediction"].clone()
+        prediction[0] = value
+        yield f"all of a row {value}", drawn | {"prediction": prediction}
+        prediction = drawn["prediction"].clone()
+        prediction.view(-1)[-1] = value
+        yield f"one {value}", drawn | {"prediction": prediction}
+        if errors:
+            target = drawn["target"].clone()
+            target[0] = -value
+            yield f"target {value}", drawn | {"prediction": prediction, "target": target}
+
+
+def assert_one_answer(found: Evaluated, wanted: Evaluated, dtype: torch.dtype, what: str) -> None:
+    assert_like(found.document, wanted.document, RELATIVE[dtype], what)
+    assert found.tensors.keys() == wanted.tensors.keys(), what
+    for name, tensor in wanted.tensors.items():
+        scale = float(tensor[tensor.isfinite()].abs().max()) if tensor.isfinite().any() else 0.0
+        torch.testing.assert_close(
+            found.tensors[name], tensor, rtol=10 * RELATIVE[dtype], atol=RELATIVE[dtype] * min(scale, 1e300),
+            equal_nan=True, msg=lambda m: f"{what}: {m}",
+        )  # fmt: skip
+
+
+def assert_like(found: Any, wanted: Any, relative: float, path: str) -> None:
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted), path
+        for name in wanted:
+            assert_like(found[name], wanted[name], relative, f"{path}/{name}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), (path, found, wanted)
+        for position, (f, w) in enumerate(zip(found, wanted, strict=True)):
+            assert_like(f, w, relative, f"{path}/{position}")
+    elif isinstance(wanted, float) and not isinstance(found, str):
+        # What is beneath float32's own numbers is nothing beside them.
+        assert found == pytest.approx(wanted, rel=10 * relative, abs=1e-44), path
+    else:
+        assert found == wanted, path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reduction"), [(torch.float32, "mean"), (torch.float32, "sum"), (torch.float64, "mean")], ids=str
+)
+@pytest.mark.parametrize(("case", "parameters"), CANDIDATES)
+def test_a_row_has_one_answer(
+    case: Case, parameters: Parameters, dtype: torch.dtype, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": OUTPUTS}
+    if not has_a_pass(request, floats(case.inputs(parameters), dtype)):
+        pytest.skip("no pass takes these")
+    for what, inputs in extremes(case, parameters, dtype):
+        assert_one_answer(alone(request, inputs), generally(monkeypatch, request, inputs), dtype, what)
+
+
+LARGE: dict[str, tuple[list[Any], list[Any], float, list[Any]]] = {
+    # Of prediction, target, loss and gradient: the mean of e², |e|, |e| - 1/2, … of float32's own numbers.
+    "mse": ([2e30, 1.0], [0.0, 1.0], 2e60, [2e30, 0.0]),
+    "mae": ([3e38, 1.0], [-3e38, 1.0], 3e38, [0.5, 0.0]),
+    "huber": ([3e38, 1.0], [-3e38, 1.0], 3e38, [0.5, 0.0]),
+    "smooth_l1": ([3e38, 1.0], [-3e38, 1.0], 3e38, [0.5, 0.0]),
+    "log_cosh": ([3e38, 1.0], [-3e38, 1.0], 3e38, [0.5, 0.0]),
+    "quantile": ([3e38, 1.0], [-3e38, 1.0], 1.5e38, [0.25, 0.0]),
+    "bce_with_logits": ([3e38, -3e38], [0.0, 1.0], 3e38, [0.5, -0.5]),
+    "sigmoid_focal": ([3e38, -3e38], [0.0, 1.0], 1.5e38, [0.375, -0.125]),
+    "cross_entropy": ([[3e38, -3e38], [0.0, 3e38]], [1, 1], 3e38, [[0.5, -0.5], [0.0, 0.0]]),
+    "focal": ([[3e38, -3e38], [0.0, 3e38]], [1, 1], 3e38, [[0.5, -0.5], [0.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("more", "inputs"),
+    [
+        ({}, {}),
+        ({}, {"sample_weight": torch.ones(2)}),
+        ({}, {"sample_weight": torch.full((2,), 1e308, dtype=torch.float64)}),
+        ({}, {"cotangent": torch.tensor(1.0)}),
+        ({"gradient": {"clip_norm": 1e300}}, {}),
+        ({"gradient": {"clip_value": 1e300}}, {}),
+        ({"gradient": {"dtype": "float64"}}, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", LARGE)
+def test_what_asks_for_the_general_way_changes_no_number(
+    name: str, more: Mapping[str, Any], inputs: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    prediction, target, loss, gradient = LARGE[name]
+    as_target = torch.tensor(target) if isinstance(target[0], int) else torch.tensor(target, dtype=dtype)
+    given = {"prediction": torch.tensor(prediction, dtype=dtype), "target": as_target, **inputs}
+    answer = alone({"loss": {"name": name}, "outputs": OUTPUTS, **more}, given)
+    assert answer.loss == pytest.approx(loss, rel=1e-6)
+    assert "non_finite" not in answer.warnings
+    torch.testing.assert_close(
+        answer.gradient().double(), torch.tensor(gradient, dtype=torch.float64), rtol=1e-6, atol=0
+    )
+    norm = math.sqrt(sum(g**2 for g in torch.tensor(gradient).double().flatten().tolist()))
+    assert answer.document["diagnostics"]["gradient_norm"]["prediction"] == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_overflows_changes_no_digit_of_its_neighbours(name: str) -> None:
+    prediction, target, _, _ = LARGE[name]
+    request = {"loss": {"name": name}, "outputs": OUTPUTS}
+    weights = {"sample_weight": torch.ones(2)}
+    far = {"prediction": torch.tensor(prediction), "target": torch.tensor(target), **weights}
+    generator = torch.Generator().manual_seed(1)
+    near = {**far, "prediction": torch.rand(far["prediction"].shape, generator=generator)}
+    left, middle, right = together([request] * 3, [near, far, near])
+    one, other = together([request] * 2, [near, near])
+    for batched, wanted in ((left, one), (right, other)):
+        assert isinstance(batched, Evaluated)
+        assert isinstance(wanted, Evaluated)
+        assert batched.document == wanted.document
+        assert torch.equal(batched.gradient(), wanted.gradient())
+    assert isinstance(middle, Evaluated)
+    assert_one_answer(middle, alone(request, far), torch.float32, name)
