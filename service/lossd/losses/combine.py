@@ -212,7 +212,7 @@ def curriculum(
 
     Args:
         losses: The loss of each sample: the mean over the sample's entries that count.
-        difficulty: d, one number per sample.
+        difficulty: d, one number per sample, compared with ``progress`` in the dtype it was sent in.
         loss: The per-sample loss: its name and parameters.
         progress: t, how far training has come.
         normalization: ``sum_scaled`` multiplies the mean with N, the number of samples sent.
