@@ -9,17 +9,26 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test fuzz serve lint bench chaos docs clean
+# `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
+.PHONY: service install demo test fuzz serve lint bench chaos docs clean
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: .venv/service
+	@echo "Installing what tests, lint and documentation need besides: about 65 packages more."
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+service: .venv/service
+
+.venv/service: pyproject.toml constraints.txt
+	@echo "Installing the service into .venv: about 55 packages, most of it torch; a minute or more, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[demo]'
 	-$(BIN)/lossd compile
 	@touch $@
 
-demo: install
+demo: service
 	$(BIN)/python client/examples/digits/train.py
 
 # Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
@@ -32,7 +41,7 @@ fuzz: install
 	-$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
-serve: install
+serve: service
 	$(BIN)/lossd serve
 
 lint: install

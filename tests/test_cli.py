@@ -206,7 +206,88 @@ def test_unreadable_files_are_status_1(tmp_path: Path, files: tuple[Path, Path])
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path, files: tuple[Path, Path]) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     result = lossd("evaluate", tmp_path / "objects.npy", files[1], "--loss", "mse")
-    assert (result.exit_code, "allow_pickle" in result.stderr) == (1, True)
+    assert (result.exit_code, "never unpickled" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "a.csv", "a.pt"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"score,other\n",
+        b"not a number\n1.0\n2.0,3.0\n",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }\n",
+        b"\x93NUMPY\x01\x00v\x00" + b"(" * 200,
+        b"\x80\x04]\x94.",
+        b"PK\x03\x04" + bytes(range(256)),
+    ],
+)
+def test_a_damaged_file_is_named_and_nobody_is_told_to_trust_it(
+    name: str, content: bytes, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    result = lossd("evaluate", path, files[1], "--loss", "mse")
+    assert result.exit_code == 1, result.output
+    assert f"{path} cannot be read" in result.stderr
+    assert not re.search("pickle|trust|unsafe", result.stderr)
+
+
+def test_a_truncated_array_is_damaged(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    for original in files:
+        cut = tmp_path / "cut.npy"
+        cut.write_bytes(original.read_bytes()[:-3])
+        assert "cut.npy cannot be read" in lossd("evaluate", cut, files[1], "--loss", "focal").stderr
+
+
+def test_a_table_of_numbers_is_an_array(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    prediction, target = map(np.load, files)
+    scores, labels = tmp_path / "scores.csv", tmp_path / "labels.csv"
+    names = ",".join(f"class {number}" for number in range(prediction.shape[1]))
+    np.savetxt(scores, prediction.astype(np.float64), delimiter=",", header=names, comments="", fmt="%.17g")
+    labels.write_bytes("\ufefflabel\r\n".encode() + b"\r\n".join(str(label).encode() for label in target) + b"\r\n\r\n")
+    answers = [
+        json.loads(lossd("evaluate", *paths, "--loss", "focal", "--json").stdout) for paths in (files, (scores, labels))
+    ]
+    assert answers[1]["loss"] == pytest.approx(answers[0]["loss"], rel=1e-6)
+    assert answers[1]["metrics"] == answers[0]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",a,b\n0,1.5,2\n", "index=False"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 columns, the first has 2"),
+        ("1,2\n3,\n", "line 2, column 2 is no number but ''"),
+        ("1,2\n3,x\n", "line 2, column 2 is no number but 'x'"),
+        ("1_0\n", "no row of numbers"),
+        ("99999999999999999999\n", "cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_says_where(text: str, said: str, tmp_path: Path, files: tuple[Path, Path]) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    result = lossd("evaluate", tmp_path / "p.csv", files[1], "--loss", "mse")
+    assert (result.exit_code, said in result.stderr) == (1, True), result.output
+
+
+ADDRESSES = ["127.0.0.1:8710", "localhost", "ftp://here", "http://", "http://:80", "http://a:99999", "http://[::1", ""]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_what_is_no_address_is_wrong_usage(url: str, files: tuple[Path, Path]) -> None:
+    for which in (["--loss", "mse"], ["--task", "regression"]):
+        result = lossd("evaluate", *files, *which, "--url", url)
+        assert (result.exit_code, "is no address" in result.stderr) == (2, True), result.output
+    with pytest.raises(ValueError, match="is no address"):
+        LossClient(url)
+
+
+@pytest.mark.parametrize("key", ["ключ-ключ-ключ-ключ", "two words", "line\nline", " "])
+def test_a_key_that_cannot_be_sent_is_wrong_usage_and_not_repeated(key: str, files: tuple[Path, Path]) -> None:
+    arguments = ["evaluate", *map(str, files), "--loss", "mse", "--url", "http://127.0.0.1:9"]
+    result = CliRunner(env={"LOSSD_API_KEY": key}).invoke(main, arguments)
+    assert (result.exit_code, "LOSSD_API_KEY" in result.stderr) == (2, True), result.output
+    assert key.strip() == "" or key not in result.output
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,3 +49,13 @@ def test_an_unreduced_loss_is_an_array() -> None:
 def test_problems_are_raised() -> None:
     with pytest.raises(InvalidValue, match=r"3.2 at prediction\[1\]"):
         lossd.evaluate("bce", [0.1, 3.2], [0, 1])
+
+
+@pytest.mark.parametrize("missing", ["orjson", "torch", "pydantic"])
+def test_without_the_service_s_packages_it_says_what_to_install(missing: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import lossd; print(lossd.__version__); lossd.evaluate"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stdout == f"{lossd.__version__}\n"
+    assert f"({missing} is missing): pip install 'lossd[service]'" in run.stderr.splitlines()[-1]
+    assert "During handling" not in run.stderr

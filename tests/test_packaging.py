@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     names = {name.partition("[")[0] for name in brought_by("lossd", frozenset({"dev"}), set())} - {"lossd"}
     installed = {name: distribution(name).version.partition("+")[0] for name in names}
     assert {name: version for name, version in installed.items() if PINS.get(name) != version} == {}
+
+
+def test_what_is_subclassed_beyond_its_documented_interface_has_an_upper_bound() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["service"]
+    stated = {r.name: r for r in map(Requirement, pyproject)}
+    for name in ("uvicorn", "httptools"):
+        assert stated[name].specifier.contains(PINS[name])
+        assert not stated[name].specifier.contains("99"), f"a later {name} may have changed what is subclassed"
+
+
+def test_a_demo_needs_the_service_and_its_data_and_no_more() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [Requirement(text).name for text in extras["demo"]] == ["lossd", "scikit-learn"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo: service$", makefile, re.MULTILINE)
+    assert re.search(r"^serve: service$", makefile, re.MULTILINE)
+    assert "--quiet -c constraints.txt -e '.[demo]'" not in makefile, "minutes of silence look like a standstill"
 
 
 def test_no_file_names_a_package_index() -> None:

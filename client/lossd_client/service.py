@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
+
+import httpx
 
 from lossd_client.arrays import is_tensor
 from lossd_client.errors import ConnectionFailed, LossdError, Unavailable, UnreadableAnswer
@@ -15,13 +18,40 @@ from lossd_client.messages import Evaluation, Record, compose, read_evaluation
 from lossd_client.wire import json, safetensors
 from lossd_client.wire.quoting import digits
 
-__all__ = ["Conversation", "Service"]
+__all__ = ["Conversation", "Service", "check_api_key", "check_url"]
 
 T = TypeVar("T")
 Conversation = Generator[Send | Wait, Answer | None, T]
 
 FIRST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
+
+
+def check_url(url: str) -> None:
+    """See that a service can be there.
+
+    Raises:
+        ValueError: It is no address.
+    """
+    if not url.lower().startswith(("http://", "https://")):
+        remedy = f", as in http://{url}" if "://" not in url else ""
+        raise ValueError(f"{url!r} is no address; it must start with http:// or https://{remedy}")
+    try:
+        host, port = httpx.URL(url).host, httpx.URL(url).port
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{url!r} is no address: {error}") from None
+    if not host or any(character.isspace() for character in host) or not 0 < (port or 80) < 65536:
+        raise ValueError(f"{url!r} is no address; it must be http://host:port, with a port from 1 to 65535")
+
+
+def check_api_key(key: str | None) -> None:
+    """See that a key can be sent.
+
+    Raises:
+        ValueError: A header cannot hold it; it is not repeated.
+    """
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        raise ValueError("an API key is of visible ASCII characters, one at least; lossd key NAME makes a good one")
 
 
 class Service:
@@ -33,13 +63,16 @@ class Service:
         timeout_s: How long a call may take.
         retries: How often a call is repeated.
         headers: What is sent with every call, where nothing here says otherwise.
+
+    Raises:
+        ValueError: That is no address, or no key.
     """
 
     def __init__(
         self, url: str, api_key: str | None, timeout_s: float, retries: int, headers: Mapping[str, str]
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address; it must start with http:// or https://")
+        check_url(url)
+        check_api_key(api_key)
         self.url = url.rstrip("/")
         given = {name.lower(): value for name, value in headers.items()}
         self.headers = {**given, "user-agent": "lossd-client", "accept-encoding": "identity"}

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # torch takes seconds to load; `lossd --help` and the version do without it.
     if name == "evaluate":
-        from lossd.local import evaluate
-
+        try:
+            from lossd.local import evaluate
+        except ModuleNotFoundError as missing:  # the base installation is the client's
+            if missing.name is None or missing.name.partition(".")[0] in ("lossd", "lossd_client"):
+                raise
+            raise ModuleNotFoundError(
+                f"lossd.evaluate needs the service's packages ({missing.name} is missing): pip install 'lossd[service]'"
+                "; lossd_client.LossClient asks a service without them",
+                name=missing.name,
+            ) from None
         return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Tensors in files: .npy holds one, .npz and .safetensors hold them by name."""
+"""Tensors in files: .npy and .csv hold one, .npz and .safetensors hold them by name."""
 
 from __future__ import annotations
 
-import zipfile
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ __all__ = ["Array", "Source", "read", "sources", "write"]
 
 Array = np.ndarray[Any, Any]
 
+NPY, ZIP = b"\x93NUMPY", b"PK"
+
 
 def read(path: Path) -> Array | dict[str, Array]:
-    """A .npy file's array, or all arrays of another kind of file by name.
+    """A .npy or .csv file's array, or all arrays of another kind of file by name.
 
     Raises:
         MalformedBody: The file is not what its name says.
@@ -29,17 +31,64 @@ def read(path: Path) -> Array | dict[str, Array]:
         if path.suffix == ".safetensors":
             tensors, _ = safetensors.decode(path.read_bytes())
             found: Array | dict[str, Array] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        elif path.suffix == ".csv":
+            found = _table(path)
         else:
             with path.open("rb") as file:
+                head = file.read(len(NPY))
+                # NumPy takes anything else for a pickle, and says how to load one.
+                if head != NPY and head[: len(ZIP)] != ZIP:
+                    raise ValueError("it is neither .npy nor .npz, by its first bytes")
+                file.seek(0)
                 loaded = np.load(file, allow_pickle=False)
                 found = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (MalformedBody, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise MalformedBody(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise MalformedBody(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged archive or header fails in as many ways as there are readers in NumPy
+        if "Object arrays" in str(error):
+            error = ValueError("it holds Python objects, which are never unpickled; save an array of numbers")
+        raise MalformedBody(f"{path} cannot be read, it may be damaged or of another kind: {error}") from None
     for name, array in found.items() if isinstance(found, dict) else [("", found)]:
         if array.dtype.name not in DTYPES:
             known = ", ".join(DTYPES)
             raise DtypeMismatch(f"{name or 'the array'} in {path} is of {array.dtype}; convert it to one of {known}")
     return found
+
+
+def _table(path: Path) -> Array:
+    """A table of numbers, (rows,) where it has one column, else (rows, columns).
+
+    It is of int64 if all are integers, else of float64. A first row of words is taken for the columns' names.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    if rows and not any(map(_is_number, rows[0][1])):
+        _, names = rows.pop(0)
+        if not names[0].strip() and len(names) > 1:
+            raise ValueError(
+                "its first column has no name: that is an index, as pandas writes; write it with index=False"
+            )
+    if not rows:
+        raise ValueError("it has no row of numbers")
+    width = len(rows[0][1])
+    for number, row in rows:
+        if len(row) != width:
+            raise ValueError(f"line {number} has {len(row)} columns, the first has {width}")
+        for column, cell in enumerate(row, 1):
+            if not _is_number(cell):
+                raise ValueError(f"line {number}, column {column} is no number but {cell!r}")
+    cells = [cell.strip() for _, row in rows for cell in row]
+    whole = all(cell.lstrip("+-").isdecimal() for cell in cells)
+    table = np.array([int(cell) for cell in cells], np.int64) if whole else np.array(cells, np.float64)
+    return table if width == 1 else table.reshape(len(rows), width)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -73,7 +73,7 @@ def check_needs(settings: Settings) -> None:
     Raises:
         StartError: Something is not.
     """
-    if settings.tracing and find_spec("opentelemetry") is None:
+    if settings.tracing and not (_installed("opentelemetry.sdk") and _installed("opentelemetry.exporter.otlp")):
         raise StartError(f"{variable('tracing')} needs OpenTelemetry: pip install 'lossd[otel]'")
     if settings.api_keys_file is not None:
         try:
@@ -140,6 +140,13 @@ def _check_weights(path: Path) -> None:
         whole = len(head) == 9 and head[8:] == b"{"
     if not whole:
         raise StartError(f"{variable(name)}: {path} holds no weights, neither of torch (.pth) nor as .safetensors")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False
 
 
 def _text(setting: str, path: Path) -> str:

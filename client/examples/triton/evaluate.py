@@ -1,8 +1,8 @@
 """A loss and its gradient by the Open Inference Protocol, with Triton's own Python client.
 
-    python client/examples/triton/evaluate.py [127.0.0.1:8000]
+    python client/examples/triton/evaluate.py [http://127.0.0.1:8000]
 
-Needs ``tritonclient[http]``, and an address without ``http://``.
+Needs ``tritonclient[http]``, which takes an address without ``http://``.
 """
 
 import sys
@@ -28,7 +28,7 @@ def evaluate(address, model, parameters, **arrays):
 # #endregion
 
 if __name__ == "__main__":
-    address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
+    address = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000").removeprefix("http://").rstrip("/")
     prediction = np.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], np.float32)
     target = np.array([0, 1])
     loss, gradient = evaluate(address, "focal", {"gamma": 2.0}, prediction=prediction, target=target)

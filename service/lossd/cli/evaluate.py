@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lossd.cli import known
-from lossd.cli.options import API_KEY, LossCommand, as_text
+from lossd.cli.options import Address, LossCommand, api_key, as_text
 from lossd.cli.plot import KINDS, Image
 from lossd.literal import literal
 
@@ -45,7 +44,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     shell_complete=known.tasks,
     help="Instead of a loss: the task whose metrics are wanted, such as multiclass.",
 )
-@click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy file for the input of that name.")
+@click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy or .csv file for that input.")
 @click.option(
     "--batch",
     "directory",
@@ -72,6 +71,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--output", type=_NEW_FILE, help="Where to write a row for each evaluation: .csv or .jsonl.")
 @click.option(
     "--url",
+    type=Address(),
     help="Ask the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if there is one.",
 )
 @click.option("--in-flight", type=click.IntRange(1, 256), help="How many files at a time. [default: 1; 4 with --url]")
@@ -100,8 +100,8 @@ def evaluate(
 ) -> None:
     """Evaluate a loss on tensors in files.
 
-    FILES are .npy arrays in the order of the loss's inputs, prediction first, or a .npz or .safetensors that holds them
-    by name. A loss's parameters are options too.
+    FILES are .npy arrays (or tables of numbers, .csv) in the order of the loss's inputs, prediction first, or a .npz or
+    .safetensors that holds them by name. A loss's parameters are options too.
 
     Exit status: 0 all is evaluated, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service,
     130 interrupted; what was done until then is reported.
@@ -196,7 +196,7 @@ def _asking(url: str | None) -> Iterator[Ask]:
         return
     from lossd_client import LossClient
 
-    with LossClient(url, api_key=os.environ.get(API_KEY)) as service:
+    with LossClient(url, api_key=api_key()) as service:
         yield service.evaluate
 
 

@@ -13,7 +13,7 @@ from lossd.cli.help import Command
 from lossd.cli.known import known
 from lossd.literal import literal
 
-__all__ = ["API_KEY", "LossCommand", "as_text", "describe", "option_name"]
+__all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe", "option_name"]
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -80,12 +80,40 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     if url is not None:
         from lossd_client import LossClient
 
-        with LossClient(url, api_key=os.environ.get(API_KEY)) as service:
+        with LossClient(Address().convert(url, None, None), api_key=api_key()) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss
     from lossd.losses.registry import find
 
     return describe_loss(find(loss))
+
+
+class Address(click.ParamType[str]):
+    """Where a service is: http://host:port."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address as it is."""
+        from lossd_client.service import check_url
+
+        try:
+            check_url(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param, param_hint="--url") from None
+        return str(value)
+
+
+def api_key() -> str | None:
+    """The key for a service, if the environment has one."""
+    from lossd_client.service import check_api_key
+
+    key = os.environ.get(API_KEY) or None
+    try:
+        check_api_key(key)
+    except ValueError as error:
+        raise click.UsageError(f"{API_KEY}: {error}") from None
+    return key
 
 
 def as_text(parameters: Mapping[str, Any]) -> str:
