@@ -85,7 +85,7 @@ class Batch:
         return replace(
             self,
             rows=[self.rows[i] for i in positions],
-            numbers=[self.numbers[i] for i in positions],
+            numbers=[self.numbers[i] for i in positions] if self.numbers else (),  # none where none may vary
             inputs={c.name: self.inputs[c.name][places[c.per_row]] for c in self.recipe.inputs},
             answers={c.name: self.answers[c.name][places[c.per_row]] for c in self.recipe.answers},
         )
