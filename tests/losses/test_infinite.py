@@ -161,3 +161,11 @@ def test_sigmoid_focal_is_finite_at_the_limits_of_every_dtype(
         within = 1e-2 if dtype == torch.float16 else 1e-5  # whose smallest numbers are not so small
         assert wrong.loss == pytest.approx(factor, rel=within)
         assert right.loss == pytest.approx(factor, rel=within)
+
+
+def test_metrics_of_a_score_that_is_certain() -> None:
+    # The first is certain and right; of the second all classes but one have probability 0, and it is right too.
+    request = {"loss": {"name": "cross_entropy"}, "metrics": {"names": ["log_loss", "brier", "ece", "accuracy"]}}
+    inputs = {"prediction": torch.tensor([[INF, 0.0, 1.0], [-INF, 2.0, -INF]]), "target": torch.tensor([0, 1])}
+    metrics = alone({**request, "outputs": ["loss", "metrics"]}, inputs).document["metrics"]
+    assert (metrics["log_loss"], metrics["brier"], metrics["ece"], metrics["accuracy"]) == (0, 0, 0, 1)

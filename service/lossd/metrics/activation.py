@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossd.deferred import Tensor, torch
+from lossd.losses.softmax import settled
 from lossd.metrics.cutoffs import rounded
 
 __all__ = ["class_probabilities", "least_score", "probabilities", "threshold_between"]
@@ -41,7 +42,7 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
         case "log_probability":
             return wide.exp()
         case _:
-            return wide.softmax(1)
+            return settled(wide, 1).softmax(1)
 
 
 def least_score(threshold: float | Mapping[str, float] | None, activation: str, dtype: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lossd.deferred import Tensor, functional, torch
+from lossd.losses.softmax import settled
 from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.binary import Binary
 from lossd.metrics.classes import Classes
@@ -83,7 +84,9 @@ def log_loss_of_classes(task: Classes) -> Sequence[Any]:
     def surprise(scores: Tensor, target: Tensor) -> Tensor:
         wide = scores.double()
         if task.view.activation not in ("probability", "log_probability"):
-            wide = wide.log_softmax(1)  # not logsumexp, to which the row's largest score is added and taken away again
+            wide = settled(wide, 1).log_softmax(
+                1
+            )  # not logsumexp, to which the row's largest score is added and taken away again
         own = wide.gather(1, target.unsqueeze(1))[:, 0]
         return -own.clamp(TINY, 1 - TINY).log() if task.view.activation == "probability" else -own
 
