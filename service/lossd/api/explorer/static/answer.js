@@ -15,7 +15,7 @@ const isMatrix = (value) => Array.isArray(value) && value.length > 0 && value.ev
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
 const cell = (value) => (value === null || value === undefined ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–") : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value)));
 
-/** The sections of an answer; `canvas` is `{ theme, signal }` for what is drawn. */
+/** The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for what is drawn. */
 export function answered(answer, canvas) {
   const { metrics } = answer;
   return [
@@ -23,7 +23,7 @@ export function answered(answer, canvas) {
     metrics && h("div", { class: "pair" }, [scores(metrics), confusion(metrics)].filter(Boolean)),
     typeof answer.loss === "object" && answer.loss && h("section", { class: "card more" }, h("h2", {}, "Loss, unreduced ", shapeOf(answer.loss)), picture(answer.loss, { label: "The unreduced loss", ...canvas })),
     Object.entries(answer.gradients).map(([name, of]) => h("section", { class: "card more" },
-      h("h2", {}, "Gradient of ", h("code", {}, name), " ", shapeOf(of)), picture(of, { label: `The gradient of ${name}`, ...canvas }))),
+      h("h2", {}, "Gradient of ", h("code", {}, name), " ", shapeOf(of)), picture(of, { label: `The gradient of ${name}`, ...canvas, classes: canvas.hasClasses(name) }))),
   ].flat().filter(Boolean);
 }
 

@@ -1,18 +1,27 @@
 /** The service, asked as any client asks it. */
 
 import { decode, encode, MEDIA_TYPE } from "./safetensors.js";
+import { doubt } from "./status.js";
 
 const KEY = "lossd-api-key";
+const PASSING = new Set([0, 429, 502, 503, 504]);
 let keyQuestion = null;
 let askForKey = () => Promise.resolve(null);
 
 /** An error the service answered with (RFC 9457), or `unreachable`, the one it could not. */
 export class Problem extends Error {
   constructor({ title, detail, type, status, errors = [] }) {
-    super(detail || title);
-    Object.assign(this, { title, type, status, errors });
+    super(detail || title || `The service answers with status ${status}.`);
+    Object.assign(this, { title: title || `Status ${status}`, type, status, errors });
+  }
+
+  /** Whether the same request may succeed later. */
+  get passing() {
+    return PASSING.has(this.status);
   }
 }
+
+const unreachable = () => new Problem({ title: "Unreachable", detail: "The service does not answer.", status: 0 });
 
 /** Who asks the reader for a key when the service wants one: a function that resolves to it, or to null. */
 export function onKeyNeeded(ask) {
@@ -31,12 +40,26 @@ export async function request(path, { headers = {}, ...options } = {}) {
       response = await fetch(path.replace(/^\//, ""), { ...options, headers: key === null ? headers : { ...headers, "X-API-Key": key } });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "Unreachable", detail: "The service does not answer.", status: 0 });
+      doubt();
+      throw unreachable();
     }
     if (response.ok) return response;
     const isProblem = response.headers.get("content-type")?.includes("json");
-    const problem = new Problem({ title: response.statusText, status: response.status, ...(isProblem && (await response.json())) });
+    const said = isProblem ? await response.json().catch(() => ({})) : {};
+    const problem = new Problem({ title: response.statusText, status: response.status, ...said });
+    if (problem.passing && !path.endsWith("health/ready")) doubt();
     if (response.status !== 401 || !(await newKey(key, problem.message))) throw problem;
+  }
+}
+
+/** The body of an answer: "json", "text" or "arrayBuffer". Where it breaks off, the service does not answer. */
+export async function bodyOf(response, kind) {
+  try {
+    return await response[kind]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    doubt();
+    throw unreachable();
   }
 }
 
@@ -52,7 +75,7 @@ async function newKey(refused, reason) {
 /** A JSON document, fetched once: the catalogue does not change while the service runs. */
 export function catalogue(path) {
   if (!documents.has(path)) {
-    const document = request(path).then((response) => response.json());
+    const document = request(path).then((response) => bodyOf(response, "json"));
     documents.set(path, document);
     document.catch(() => documents.delete(path));
   }
@@ -69,7 +92,7 @@ export async function evaluate(body, signal) {
   const response = await request("/v1/evaluate", {
     method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, signal,
   });
-  return JSON.parse(await response.text(), revived);
+  return JSON.parse(await bodyOf(response, "text"), revived);
 }
 
 /**
@@ -80,7 +103,7 @@ export async function evaluateTensors({ inputs, ...rest }, signal) {
   const response = await request("/v1/evaluate", {
     method: "POST", body: encode(inputs, { request: JSON.stringify(rest) }), headers: { "Content-Type": MEDIA_TYPE }, signal,
   });
-  const { tensors, metadata } = decode(await response.arrayBuffer());
+  const { tensors, metadata } = decode(await bodyOf(response, "arrayBuffer"));
   return { tensors, result: JSON.parse(metadata.result, revived), timing: response.headers.get("server-timing") };
 }
 

@@ -4,16 +4,18 @@ import * as api from "./api.js";
 import { announce, h, icon } from "./dom.js";
 import * as plots from "./plots.js";
 import { current, href, match, navigate } from "./router.js";
+import { watch, whenReady } from "./status.js";
 import { theme } from "./theme.js";
 import { VIEWS } from "./views/index.js";
 
 const HOME = "/losses";
-const STATE_EVERY_MS = 5000;
 const THEMES = { system: ["contrast", "Theme: as the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
 
 const root = document.getElementById("view");
+const left = new Map();  // how far each view was scrolled, for who comes back to it
 let leave = new AbortController();
 let shown = null;
+let byLink = false;
 
 async function show() {
   const { path, query } = current();
@@ -24,20 +26,25 @@ async function show() {
   const { signal } = leave;
   const stage = h("div", { class: "stage" });
   const moved = shown !== null && shown !== path;
+  const [followed, before] = [byLink, left.get(path) ?? 0];
+  byLink = false;
   shown = path;
   mark(path);
   try {
     if (!view) throw new api.Problem({ title: "Nothing here", detail: `There is no view at ${path}.`, status: 404 });
     title(view.title);
-    const context = { api, plots, theme, signal, parameters, query, path, navigate, href, title, announce };
+    const again = (callback) => whenReady(callback, signal);
+    const context = { api, plots, theme, signal, parameters, query, path, navigate, href, title, announce, whenReady: again };
     const { render } = await view.load();
     if (signal.aborted) return;
     root.replaceChildren(stage);
     if (moved) scrollTo(0, 0);
     await render(stage, context);
+    if (moved && !followed && !signal.aborted) scrollTo(0, before);
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     root.replaceChildren(failure(error));
+    if (error.passing) whenReady(show, signal);
     if (!(error instanceof api.Problem)) console.error(error);
   }
   if (moved && !signal.aborted) {
@@ -98,24 +105,12 @@ function buildBar() {
   });
 }
 
-/** Whether the service takes work, in the bar, as long as somebody looks. */
-async function watchState() {
+/** Whether the service takes work, in the bar. */
+function showState(state, text, detail) {
   const badge = document.getElementById("state");
-  const text = document.getElementById("state-text");
-  for (;;) {
-    if (!document.hidden) {
-      let state = "down";
-      try {
-        const response = await fetch("health/ready", { cache: "no-store" });
-        state = response.ok ? "ready" : "waiting";
-      } catch { /* it is down */ }
-      if (badge.dataset.state !== state) {
-        badge.dataset.state = state;
-        text.textContent = { ready: "Ready", waiting: "Not ready", down: "No answer" }[state];
-      }
-    }
-    await new Promise((resolve) => { setTimeout(resolve, STATE_EVERY_MS); });
-  }
+  badge.dataset.state = state;
+  badge.title = detail;
+  document.getElementById("state-text").textContent = text;
 }
 
 api.onKeyNeeded((reason) => new Promise((resolve) => {
@@ -134,7 +129,10 @@ async function showVersion() {
 }
 
 buildBar();
+history.scrollRestoration = "manual";
+addEventListener("scroll", () => { if (shown === current().path) left.set(shown, scrollY); }, { passive: true });
+addEventListener("click", (event) => { byLink = Boolean(event.target.closest?.("a[href^='#/']")); }, { capture: true });
 addEventListener("hashchange", show);
 show();
-watchState();
-showVersion().catch(() => { /* the bar says that there is no answer */ });
+watch(showState);
+showVersion().catch(() => whenReady(() => showVersion().catch(() => { /* the bar says that there is no answer */ })));

@@ -23,9 +23,25 @@ export function settable(loss, hidden = []) {
 /**
  * A field for one parameter. `set(value)` is called with every change, with undefined for "as by default".
  *
- * @returns {element, kind}: `kind` is "number", "choice", or "text" for what is written as JSON.
+ * @returns {element, kind, mark}: `kind` is "number", "choice", or "text" for what is written as JSON; `mark(fault)` says
+ *   beside the field what is wrong with it, nothing where the text is empty.
  */
-export function field(loss, name, schema, value, set) {
+export function field(...of) {
+  const made = unmarked(...of);
+  const fault = h("p", { class: "small bad", role: "alert" });
+  const mark = (text) => {
+    if (fault.textContent !== text) fault.textContent = text;
+    if (text) made.element.append(fault);
+    else fault.remove();
+    for (const control of made.element.querySelectorAll("input, textarea")) {
+      if (text) control.setAttribute("aria-invalid", "true");
+      else control.removeAttribute("aria-invalid");
+    }
+  };
+  return { ...made, mark };
+}
+
+function unmarked(loss, name, schema, value, set) {
   const arms = schema.anyOf ?? [schema];
   const number = arms.find((arm) => arm.type === "number" || arm.type === "integer");
   const nullable = arms.some((arm) => arm.type === "null");

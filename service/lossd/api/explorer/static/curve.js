@@ -1,10 +1,11 @@
 /** Curves: the requests that make one, sent to POST /v1/evaluate, and the points that the answers are. */
 
 import { givenOf } from "./axes.js";
+import { untilStarted } from "./status.js";
 
 const ROWS = 161;
 const SINGLE = 41;
-const AT_ONCE = 6;
+const AT_ONCE = 4;  // a browser has six connections to a service, and other tabs and the state of the service need some
 const KEPT = 1500;
 
 const kept = new Map();
@@ -77,7 +78,7 @@ function along(gradient, { toward }, point) {
   return sum;
 }
 
-/** An answer, kept for when it is asked for again; no more requests at once than a browser sends anyway. */
+/** An answer, kept for when it is asked for again. Only so many are asked for at once. */
 async function answer(body, api, signal) {
   const key = JSON.stringify(body);
   let found = kept.get(key);
@@ -85,6 +86,7 @@ async function answer(body, api, signal) {
   if (!found) {
     await turn(signal);
     try {
+      await untilStarted(signal);
       found = await api.evaluate(body, signal);
     } finally {
       busy -= 1;

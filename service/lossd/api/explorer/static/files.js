@@ -94,7 +94,7 @@ function collect(value, shape, depth, data) {
 
 /** A table's columns: each by its name, all of them, and all but each that is called like a target. */
 function columns(text, stem) {
-  const rows = table(text.trim().replace(/^\uFEFF/, ""));
+  const rows = unnumbered(table(text.trim().replace(/^\uFEFF/, "")));
   if (!rows.length) throw new Unreadable("This file is empty.");
   const titled = rows[0].some((cell) => number(cell.replace(/^"|"$/g, "")) === null);
   const names = titled ? rows[0].map((cell) => cell.replace(/^"|"$/g, "")) : null;
@@ -114,6 +114,13 @@ function columns(text, stem) {
     ...(names.length > 2 ? [{ name: `all but ${names[last]}`, array: pick((at) => at !== last), role: target < 0 ? undefined : "prediction" }] : []),
     { name: "all columns", array: whole },
   ];
+}
+
+/** Rows without the numbers that pandas writes before them, under no name or one that it made up. */
+function unnumbered(rows) {
+  const [head, ...body] = rows;
+  const counts = head?.length > 1 && /^"?(Unnamed: 0)?"?$/.test(head[0]) && body.every(([cell]) => /^"?\d+"?$/.test(cell));
+  return counts ? rows.map((row) => row.slice(1)) : rows;
 }
 
 const CALLED = {

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { short } from "./plots.js";
 import { elementCount } from "./safetensors.js";
-import { choice } from "./controls.js";
+import { choice, slider } from "./controls.js";
 
 const MOST_CELLS = { rows: 24, columns: 12 };
 const MOST_PANELS = 12;
@@ -25,8 +25,8 @@ export function heatTable(values, { label, rowNames, columnNames, corner = "", s
         row.map((value, j) => h("td", { class: "number", style: tint(shade(i, j), 1) }, format(value))))))));
 }
 
-/** A gradient, or any tensor `{ shape, values }`, to look at. */
-export function picture({ shape, values }, { label, theme, signal }) {
+/** A gradient, or any tensor `{ shape, values }`, to look at; `classes` says that its second axis counts them. */
+export function picture({ shape, values }, { label, theme, signal, classes = false }) {
   const most = values.reduce((max, value) => (Number.isFinite(value) ? Math.max(max, Math.abs(value)) : max), 0);
   const scale = h("p", { class: "small quiet scale", "aria-hidden": "true" }, h("span", { class: "number" }, short(-most)), h("span", { class: "ramp" }), h("span", { class: "number" }, short(most)));
   if (shape.length < 2) return h("div", { class: "picture" }, bars(values, most, label));
@@ -35,22 +35,31 @@ export function picture({ shape, values }, { label, theme, signal }) {
     const fits = rows <= MOST_CELLS.rows && columns <= MOST_CELLS.columns;
     return h("div", { class: "picture" }, fits ? numbered(values, shape, most, label) : [image(values, rows, columns, most, { label, theme, signal }), listed(values, rows, columns, label)], scale);
   }
-  // The first axis is samples; of what is left the last two are an image (or one is a line of it), the others panels.
-  const [samples] = shape;
-  const inner = shape.slice(1);
-  const [height, width] = inner.length > 1 ? inner.slice(-2) : [1, inner[0]];
-  const panels = elementCount(inner.slice(0, -2));
+  // The first axis is samples, and the last two are an image (or one is a line of it). Of classes each is a panel; what
+  // is left between are slices, of which one is shown at a time.
+  const { samples, panels, slices, height, width } = layout(shape, classes);
   const board = h("div", { class: "panels" });
   const size = height * width;
-  const show = (sample) => board.replaceChildren(...Array.from({ length: Math.min(panels, MOST_PANELS) }, (_, i) => {
-    const at = (sample * panels + i) * size;
+  const place = { sample: 0, slice: slices >> 1 };
+  const show = () => board.replaceChildren(...Array.from({ length: Math.min(panels, MOST_PANELS) }, (_, i) => {
+    const at = ((place.sample * panels + i) * slices + place.slice) * size;
     const part = values.slice(at, at + size);
-    const name = panels > 1 ? `class ${i}` : "values";
-    return h("figure", {}, image(part, height, width, most, { label: `${label}, sample ${sample}, ${name}`, theme, signal }), h("figcaption", { class: "small quiet" }, name), listed(part, height, width, `${label}, ${name}`));
+    const name = [panels > 1 && `class ${i}`, slices > 1 && `slice ${place.slice}`].filter(Boolean).join(", ") || "values";
+    return h("figure", {}, image(part, height, width, most, { label: `${label}, sample ${place.sample}, ${name}`, theme, signal }), h("figcaption", { class: "small quiet" }, name), listed(part, height, width, `${label}, ${name}`));
   }));
-  show(0);
-  const which = samples > 1 && choice("sample", Array.from({ length: Math.min(samples, 8) }, (_, i) => [i, String(i)]), 0, show, null, "Sample");
-  return h("div", { class: "picture" }, which && which.element, board, panels > MOST_PANELS && h("p", { class: "small quiet" }, `The first ${MOST_PANELS} of ${panels}.`), scale);
+  show();
+  const move = (changes) => { Object.assign(place, changes); show(); };
+  const which = samples > 1 && choice("sample", Array.from({ length: Math.min(samples, 8) }, (_, i) => [i, String(i)]), 0, (sample) => move({ sample }), null, "Sample");
+  const depth = slices > 1 && slider(`slice-${label}`, { label: `slice, of ${slices}`, min: 0, max: slices - 1, step: 1, value: place.slice, integer: true }, (slice) => move({ slice: Math.min(slices - 1, Math.max(0, Math.round(slice))) }));
+  return h("div", { class: "picture" }, which && which.element, depth && depth.element, board, panels > MOST_PANELS && h("p", { class: "small quiet" }, `The first ${MOST_PANELS} of ${panels}.`), scale);
+}
+
+/** What the axes of a tensor with three or more are. */
+function layout([samples, ...inner], classes) {
+  const [height, width] = inner.slice(-2);
+  const between = inner.slice(0, -2);
+  const panels = classes && between.length ? between[0] : 1;
+  return { samples, panels, slices: elementCount(between) / panels, height, width };
 }
 
 function numbered(values, [rows, columns], most, label) {

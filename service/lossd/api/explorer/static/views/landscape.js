@@ -59,6 +59,8 @@ export async function render(root, context) {
 
   const plot = await plots.curves(converging, { height: () => (innerWidth < 640 ? 220 : 260), xLabel: () => "step", yLabel: () => "loss", link: "landscape", log: true, signal });
   const update = latest(evaluate, signal);
+  let failed = null;
+  context.whenReady(() => { if (failed?.passing) update(); });
   theme.onChange(drawSurface, signal);
 
   const model = () => MODELS[state.model];
@@ -99,6 +101,8 @@ export async function render(root, context) {
     const tasks = state.losses.map(({ name, parameters }) => ({ model: model(), loss: lossOf({ name }), parameters, points: state.points, rate: state.rate }));
     const keys = tasks.map(({ loss, parameters, points }) => JSON.stringify([state.model, loss.name, parameters, points]));
     const paths = tasks.map(({ rate }, i) => keep(`${keys[i]} ${rate} ${state.start}`, () => [{ at: state.start, loss: null }]));
+    const shown = JSON.stringify([state.model, state.losses, state.points]);
+    for (const part of [land, converging, table]) part.toggleAttribute("data-stale", part.dataset.of !== shown);
     let drawing = 0;
     const progress = () => { drawing ||= requestAnimationFrame(() => { drawing = 0; if (!aborted.aborted) drawPaths(paths); }); };
     try {
@@ -108,16 +112,22 @@ export async function render(root, context) {
       drawSurface();
       await Promise.all(tasks.map((task, i) => descend(api, task, paths[i], state.steps, aborted, progress)));
       problem.hidden = true;
+      failed = null;
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
+      failed = error;
       problem.hidden = false;
-      problem.replaceChildren(h("p", {}, error.message));
+      problem.replaceChildren(...[h("p", {}, error.message), error.passing && h("p", { class: "small quiet" }, "It goes on when the service takes work again.")].filter(Boolean));
       return;
     }
     cancelAnimationFrame(drawing);
     drawPaths(paths);
     tabulate(paths);
     plot.draw({ x: spaced([0, state.steps], state.steps + 1), series: paths.map((path, i) => ({ color: colorOf(i), width: i === state.shown ? 3 : 2, values: Array.from({ length: state.steps + 1 }, (_, step) => path[step]?.loss ?? NaN) })) });
+    for (const part of [land, converging, table]) {
+      part.dataset.of = shown;
+      delete part.dataset.stale;
+    }
     land.dataset.drawn = Number(land.dataset.drawn ?? 0) + 1;
   }
 
@@ -322,10 +332,20 @@ export async function render(root, context) {
     refresh();
   }
 
+  /** Nothing of another model is shown: neither its surface nor where its paths led. */
+  function cleared() {
+    canvas.width = canvas.height = 0;
+    overlay.replaceChildren();
+    lines.replaceChildren();
+    table.replaceChildren();
+    plot.forget();
+    best.textContent = "";
+  }
+
   // Controls
 
   function buildModel() {
-    const models = choice("model", Object.entries(MODELS).map(([name, { title }]) => [name, title]), state.model, (name) => { Object.assign(state, beginning(name), { surface: null }); rebuild(); }, null, "Model");
+    const models = choice("model", Object.entries(MODELS).map(([name, { title }]) => [name, title]), state.model, (name) => { Object.assign(state, beginning(name), { surface: null }); cleared(); rebuild(); }, null, "Model");
     const presets = choice("preset", Object.keys(model().presets).map((name) => [name, name]), state.preset, (name) => { state.preset = name; state.points = model().presets[name](); text.value = asText(state.points); drawPoints(); refresh(); }, null, "Points");
     const label = state.model === "direction" && choice("label", [[1, "● class 1"], [0, "□ class 0"]], state.label, (value) => { state.label = value; }, null, "New points are of");
     const focused = document.activeElement?.name;

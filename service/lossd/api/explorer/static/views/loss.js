@@ -39,6 +39,7 @@ async function curves(root, context, loss, losses, axes) {
   const { api, plots, signal, announce } = context;
   const state = read(context.query, loss, axes);
   const around = { results: [], at: null, left: 0 };
+  let marks = new Map();  // what puts a fault beside a parameter's field, by its name
 
   const legend = h("ul", { class: "legend" });
   const tip = h("div", { class: "tip number", hidden: true, "aria-hidden": "true" });
@@ -58,7 +59,7 @@ async function curves(root, context, loss, losses, axes) {
   const asked = h("details", { ontoggle: showRequest }, h("summary", {}, "The request"));
 
   root.append(h("div", { class: "board" },
-    h("section", { class: "card drawing", "aria-label": "Curves" }, h("div", { class: "legend-row" }, legend, axisChoice()), stack, h("div", { class: "row spread" }, about, save), problem),
+    h("section", { class: "card drawing", "aria-label": "Curves" }, h("div", { class: "legend-row" }, legend, axisChoice()), problem, stack, h("div", { class: "row spread" }, about, save)),
     h("section", { class: "card side", "aria-label": "Parameters" }, form, held,
       h("div", { class: "field" }, h("span", { class: "field-title" }, "Compare"), add, h("div", { class: "row tight" }, keep, reset)))),
   h("div", { class: "card more" }, table, asked));
@@ -69,6 +70,8 @@ async function curves(root, context, loss, losses, axes) {
     ...options, onCursor: undefined, height: () => (innerWidth < 640 ? 190 : 220), yLabel: () => "gradient",
   });
   const update = latest(evaluate, signal);
+  let failed = null;
+  context.whenReady(() => { if (failed?.passing) update(); });
   buildForm();
   buildHeld();
   refresh();
@@ -91,21 +94,34 @@ async function curves(root, context, loss, losses, axes) {
   async function evaluate(aborted) {
     const drawn = async (curve) => ({ ...curve, ...(await draw(curve, { api, signal: aborted })) });
     const [own, ...others] = all().map(drawn);
+    for (const other of others) other.catch(() => { /* where it fails, so does the wait for all of them */ });
     try {
       if (!around.results.length) {
         around.results = [await own];
         show();  // the others join it as soon as they are there
       }
       around.results = await Promise.all([own, ...others]);
-      problem.hidden = true;
+      fail(null);
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
-      problem.hidden = false;
-      problem.replaceChildren(h("p", {}, error.message), error.type && h("p", {}, h("a", { href: error.type.slice(1) }, error.title)));
+      fail(error);
       return;
     }
     show();
     stack.dataset.drawn = Number(stack.dataset.drawn ?? 0) + 1;
+  }
+
+  /** Say why the curves are not what is set: beside the parameter that is refused, and above them. */
+  function fail(error) {
+    failed = error;
+    problem.hidden = !error;
+    stack.toggleAttribute("data-stale", Boolean(error));
+    const refused = new Map((error?.errors ?? []).map(({ pointer, detail }) => [/^\/loss\/([^/]+)/.exec(pointer)?.[1], detail]));
+    for (const [name, mark] of marks) mark(refused.get(name) ?? "");
+    if (!error) return;
+    const instead = around.results.length ? " The curves are the last that were answered." : "";
+    const type = error.type?.startsWith("/problems/") && h("p", {}, h("a", { href: error.type.slice(1) }, error.title));
+    problem.replaceChildren(...[h("p", {}, error.message, instead), error.passing && h("p", { class: "small quiet" }, "They are drawn when the service takes work again."), type].filter(Boolean));
   }
 
   function show() {
@@ -114,9 +130,9 @@ async function curves(root, context, loss, losses, axes) {
     const finest = results.reduce((best, result) => (result.x.length > best.length ? result.x : best), results[0].x);
     const look = (result, i) => ({ color: result.color, width: i ? 1.75 : 3, dash: result.loss === loss ? undefined : [6, 4], fill: i === 0 });
     around.x = finest;
-    around.lines = results.map((result) => ({ loss: between(result.x, result.values, finest), slope: result.slope && between(result.x, result.slope, finest) }));
+    around.lines = results.map((result) => ({ loss: between(result.x, result.values, finest), slope: comparable(result, results[0]) ? between(result.x, result.slope, finest) : null }));
     lossPlot.draw({ x: finest, series: results.map((result, i) => ({ ...look(result, i), values: around.lines[i].loss })) });
-    const sloped = results.map((result, i) => [result, i]).filter(([result]) => result.slope);
+    const sloped = results.map((result, i) => [result, i]).filter(([, i]) => around.lines[i].slope);
     lower.hidden = !sloped.length;
     if (sloped.length) slopePlot.draw({ x: finest, series: sloped.map(([result, i]) => ({ ...look(result, i), fill: false, values: around.lines[i].slope })) });
     stack.setAttribute("aria-valuemax", finest.length - 1);
@@ -130,8 +146,9 @@ async function curves(root, context, loss, losses, axes) {
       h("span", { class: result.loss === loss ? "swatch" : "swatch dashed" }),
       i ? h("a", { href: context.href(`/losses/${result.loss.name}`, words(result.parameters)) }, result.label) : h("strong", {}, result.label),
       i > 0 && h("button", { type: "button", class: "tiny", "aria-label": `Remove ${result.label}`, onclick: () => remove(i - 1) }, icon("close")))));
-    const { subject } = around.results[0];
-    about.textContent = subject ? `The gradient is with respect to ${subject}.` : "";
+    const [own, ...others] = around.results;
+    const apart = others.filter((result) => result.slope && !comparable(result, own)).map(({ label, subject }) => ` That of ${label} is with respect to ${subject} and is not drawn here.`);
+    about.textContent = own.subject ? `The gradient is with respect to ${own.subject}.${apart.join("")}` : "";
     readOff(around.at);
   }
 
@@ -200,8 +217,10 @@ async function curves(root, context, loss, losses, axes) {
 
   function fillCompare() {
     const fitting = losses.filter((entry) => entry.available && axesOf(entry).some((axis) => axis.name === state.axis.name && !axis.start) && sameKind(entry, loss));
-    add.replaceChildren(h("option", { value: "" }, "with another loss …"), ...fitting.filter((entry) => entry !== loss).map((entry) => h("option", {}, entry.name)));
-    add.disabled = keep.disabled = state.others.length >= MOST - 1;
+    const full = state.others.length >= MOST - 1;
+    const drawn = (entry) => entry === loss || state.others.some(({ name, parameters }) => name === entry.name && !Object.keys(parameters).length);
+    add.replaceChildren(h("option", { value: "" }, full ? `${MOST} curves, as many as fit: remove one first` : "with another loss …"), ...fitting.filter((entry) => !drawn(entry)).map((entry) => h("option", {}, entry.name)));
+    add.disabled = keep.disabled = full;
   }
 
   function axisChoice() {
@@ -228,6 +247,7 @@ async function curves(root, context, loss, losses, axes) {
     const lists = fields.filter(({ kind }, i) => kind === "text" && !(shown[i][0] in (axis.start ?? {})));
     const rare = fields.filter((entry, i) => lists.includes(entry) || RARE.has(shown[i][0]));
     const plain = fields.filter((entry) => !rare.includes(entry));
+    marks = new Map(shown.map(([name], i) => [name, fields[i].mark]));
     form.replaceChildren(...plain.map(({ element }) => element));
     if (rare.length) form.append(h("details", { class: "rare", open: !plain.length }, h("summary", {}, plain.length ? "More parameters" : "Parameters"), h("div", { class: "fields" }, rare.map(({ element }) => element))));
     if (!fields.length) form.append(h("p", { class: "quiet small" }, "This loss has no parameters."));
@@ -251,7 +271,7 @@ async function curves(root, context, loss, losses, axes) {
     const { x, lines, results } = around;
     const every = Math.ceil(x.length / 41);
     const rows = x.map((_, i) => i).filter((i) => i % every === 0);
-    const heads = results.flatMap((result) => [h("th", { class: "number", scope: "col" }, result.label), result.slope && h("th", { class: "number", scope: "col" }, "gradient")]);
+    const heads = results.flatMap((result, i) => [h("th", { class: "number", scope: "col" }, result.label), lines[i].slope && h("th", { class: "number", scope: "col" }, "gradient")]);
     table.replaceChildren(table.firstChild, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The curves as numbers" }, h("table", { class: "numbers" },
       h("caption", { class: "unseen" }, `Loss and gradient by ${state.axis.label}`),
       h("thead", {}, h("tr", {}, h("th", { class: "number", scope: "col" }, "x"), heads)),
@@ -268,6 +288,12 @@ async function curves(root, context, loss, losses, axes) {
       h("p", { class: "small quiet" }, requests.length > 1 ? `${loss.name} is drawn with ${requests.length} requests, one a point, because its samples interact. The first:` : `One request, ${around.results[0].x.length} rows of one batch; loss without a reduction, and its gradient.`),
       h("pre", { class: "request", tabindex: 0, role: "region", "aria-label": "The request's body" }, h("code", {}, JSON.stringify(requests[0]))), h("p", { class: "row" }, copy));
   }
+}
+
+/** Whether the gradients of two curves may share a plot: with respect to a score and to its probability they are not alike. */
+function comparable(one, own) {
+  const kind = (subject) => /log-probability|probability/.exec(subject)?.[0] ?? "other";
+  return Boolean(one.slope) && (!own.subject || kind(one.subject) === kind(own.subject));
 }
 
 /** Whether two losses may share a plot: an "offset" of boxes is not another's, and a "score" of one kind not the other's. */
@@ -295,8 +321,9 @@ function read(query, loss, axes) {
   const given = givenOf(axis);
   const parameters = {};
   for (const [name, text] of query) {
-    if (name.startsWith(GIVEN) && name.slice(GIVEN.length) in given) given[name.slice(GIVEN.length)] = Number(text);
-    else if (name in loss.parameters) parameters[name] = parsed(text);
+    if (name.startsWith(GIVEN) && name.slice(GIVEN.length) in given) {
+      if (text.trim() && Number.isFinite(Number(text))) given[name.slice(GIVEN.length)] = Number(text);
+    } else if (name in loss.parameters && fits(parsed(text), loss.parameters[name])) parameters[name] = parsed(text);
   }
   const others = query.has("with") ? query.getAll("with").filter(Boolean).map(unworded) : beside(loss.name).map((curve) => ({ ...curve, parameters: { ...curve.parameters } }));
   return { axis, given, parameters, others };
@@ -316,6 +343,13 @@ const worded = ({ name, parameters }) => [name, ...words(parameters).map((pair) 
 function unworded(text) {
   const [name, ...pairs] = text.split(";");
   return { name, parameters: Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), parsed(pair.slice(pair.indexOf("=") + 1))])) };
+}
+
+/** Whether a value is of a kind that a parameter has, so that its field can show it; what it may be, the service says. */
+function fits(value, schema) {
+  const kind = value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+  const kinds = (schema.anyOf ?? [schema]).flatMap((arm) => arm.type ?? (arm.enum ? arm.enum.map((entry) => typeof entry) : [kind]));
+  return kinds.includes(kind) || (kind === "number" && kinds.includes("integer"));
 }
 
 function parsed(text) {

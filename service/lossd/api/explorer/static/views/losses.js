@@ -8,7 +8,7 @@ import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 101, single: 21 };
 
-export async function render(root, { api, plots, href, navigate, query, announce, signal }) {
+export async function render(root, { api, plots, href, navigate, query, announce, signal, whenReady }) {
   const losses = await api.losses();
   const tasks = [...new Set(losses.map((loss) => loss.task))];
 
@@ -55,7 +55,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
     if (this) announce(`${total} ${total === 1 ? "loss" : "losses"}`);
   }
   filter();
-  drawWhenSeen(groups.flatMap(({ tiles }) => tiles), { api, plots, signal });
+  drawWhenSeen(groups.flatMap(({ tiles }) => tiles), { api, plots, signal, whenReady });
 
   addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea")) return;
@@ -64,33 +64,46 @@ export async function render(root, { api, plots, href, navigate, query, announce
   }, { signal });
 }
 
-/** Ask for a tile's curve when it comes into sight. */
-function drawWhenSeen(tiles, { api, plots, signal }) {
+/** Ask for a tile's curve when it comes into sight, and again when the service takes work where it did not. */
+function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
   const of = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
+  const missing = new Set();
+  const ask = async (thumb) => {
+    if (!(await thumbnail(thumb, of.get(thumb), { api, plots, signal }))) missing.add(thumb);
+  };
+  whenReady(() => {
+    const again = [...missing];
+    missing.clear();
+    again.forEach(ask);
+  });
   const observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
       observer.unobserve(target);
-      thumbnail(target, of.get(target), { api, plots, signal });
+      ask(target);
     }
   }, { rootMargin: "200px" });
   for (const thumb of of.keys()) observer.observe(thumb);
   signal.addEventListener("abort", () => observer.disconnect());
 }
 
+/** Fill a tile; false where that has to wait for the service. */
 async function thumbnail(element, loss, { api, plots, signal }) {
   const [axis] = loss.available ? axesOf(loss) : [];
+  const none = (text) => element.replaceChildren(h("span", { class: "none" }, text));
   try {
-    if (!axis) element.append(h("span", { class: "none" }, loss.available ? "No curve: it takes whole images" : "Not available here"));
+    if (!axis) none(loss.available ? "No curve: it takes whole images" : "Not available here");
     else {
       const { x, values } = await draw({ loss, axis, parameters: {} }, { api, signal, points: byRows(loss) ? POINTS.rows : POINTS.single });
-      element.append(plots.thumbnail(x, values));
+      element.replaceChildren(plots.thumbnail(x, values));
     }
-    element.classList.add("drawn");
   } catch (error) {
-    if (error.name !== "AbortError") element.append(h("span", { class: "none" }, error.title ?? "No answer"));
-    element.classList.add("drawn");
+    if (error.name === "AbortError") return true;
+    none(error.passing ? "Waiting for the service" : error.title ?? "No answer");
+    if (error.passing) return false;
   }
+  element.classList.add("drawn");
+  return true;
 }
 
 function tile(loss, href) {

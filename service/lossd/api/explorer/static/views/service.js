@@ -57,7 +57,7 @@ export async function render(root, context) {
   function stopped(error) {
     if (error.name === "AbortError" || signal.aborted) return;
     state.dataset.state = "down";
-    state.lastChild.textContent = error.status ? error.message : "No answer";
+    state.lastChild.textContent = error.status ? error.message : "Unreachable";
   }
 
   function show(samples, ready) {

@@ -16,6 +16,7 @@ const GRADIENT_OPTIONS = ["clip_norm", "clip_value", "clip_scope"];
 const METRICS_ALONE = new Set(["from_logits", "format", "ignore_index"]);
 const LANGUAGES = { curl: "curl", python: "Python", javascript: "JavaScript" };
 const SHARED_LENGTH = 1500;
+const LARGE = 100_000;  // numbers; as JSON they would take megabytes of text
 
 export async function render(root, context) {
   const { api, signal, announce, theme } = context;
@@ -53,11 +54,12 @@ export async function render(root, context) {
         formChoice)),
     result, commands);
 
-  formChoice.append(choice("sent-as", [["json", "JSON"], ["safetensors", "safetensors"]], state.form, (wanted) => { state.form = wanted; refresh(); }, null, "Sent as").element);
   outputs.append(...OUTPUTS.map((name) => h("label", { class: "none-box" }, h("input", { type: "checkbox", checked: state.outputs.includes(name), onchange: (event) => {
     state.outputs = OUTPUTS.filter((of) => (of === name ? event.target.checked : state.outputs.includes(of)));
     refresh();
   } }), name)));
+  let failed = null;
+  context.whenReady(() => { if (failed?.passing) update(); });
   state.guessed = guessed();
   if (!Object.keys(state.texts).length) fillIn(state.parameters);
   const update = latest(evaluate, signal);
@@ -146,13 +148,15 @@ export async function render(root, context) {
     const { request, faults } = compose();
     for (const [name, slot] of Object.entries(fields)) slot.fault(faults[name] ?? "");
     problem.hidden = true;
+    failed = null;
+    showForm(request);
     if (Object.keys(faults).length || !request.outputs.length) return stale(request.outputs.length ? "" : "Nothing is asked for.");
-    current = { request, ...snippets(request, { url: new URL(".", location.href.split("#")[0]).href, form: state.form, keyed: api.keyIsSet() }) };
+    current = { request, ...snippets(request, { url: new URL(".", location.href.split("#")[0]).href, form: sentAs(request), keyed: api.keyIsSet() }) };
     showCommands();
     result.setAttribute("aria-busy", "true");
     try {
-      const answer = await ask(api, request, state.form, aborted);
-      const [first, ...sections] = answered(answer, { theme, signal });
+      const answer = await ask(api, request, sentAs(request), aborted);
+      const [first, ...sections] = answered(answer, { theme, signal, hasClasses });
       verdict.replaceChildren(first);
       result.replaceChildren(...sections);
       for (const part of [verdict, result]) delete part.dataset.stale;
@@ -161,11 +165,31 @@ export async function render(root, context) {
       announce(typeof value === "number" ? `Loss ${context.plots.short(value)}` : "Answered");
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
+      failed = error;
       blame(error, request);
     } finally {
       result.removeAttribute("aria-busy");
     }
     return undefined;
+  }
+
+  /** How a request is sent: as it was chosen, else in binary where it is large. */
+  function sentAs({ inputs }) {
+    const size = Object.values(inputs).reduce((sum, { data }) => sum + data.length, 0);
+    return state.form ?? (size > LARGE ? "safetensors" : "json");
+  }
+
+  function showForm(request) {
+    const now = sentAs(request);
+    if (formChoice.dataset.form === now) return;
+    formChoice.dataset.form = now;
+    formChoice.replaceChildren(choice("sent-as", [["json", "JSON"], ["safetensors", "safetensors"]], now, (wanted) => { state.form = wanted; refresh(); }, null, "Sent as").element);
+  }
+
+  /** Whether the second axis of an input counts classes. */
+  function hasClasses(name) {
+    const mode = state.parameters.mode ?? loss().parameters.mode?.default;
+    return mode !== "binary" && Boolean(declared(name)?.types.some(({ shape }) => /^\(?N,? C\b/.test(shape)));
   }
 
   function stale(text) {
@@ -184,7 +208,7 @@ export async function render(root, context) {
     if (about) fields[about].fault(pointed?.[1] ?? error.message);
     else {
       problem.hidden = false;
-      problem.replaceChildren(h("p", {}, error.message), ...(error.type ? [h("p", {}, h("a", { href: error.type.slice(1) }, error.title))] : []));
+      problem.replaceChildren(...[h("p", {}, error.message), error.passing && h("p", { class: "small quiet" }, "It is asked again when the service takes work."), error.type?.startsWith("/problems/") && h("p", {}, h("a", { href: error.type.slice(1) }, error.title))].filter(Boolean));
     }
     result.dataset.refused = Number(result.dataset.refused ?? 0) + 1;
   }
@@ -331,7 +355,14 @@ export async function render(root, context) {
 
   async function buildOptions() {
     if (!options.parentElement.open) return;
-    const { components: { schemas } } = await api.catalogue("/openapi.json");
+    let schemas;
+    try {
+      ({ components: { schemas } } = await api.catalogue("/openapi.json"));
+    } catch (error) {
+      if (!(error instanceof api.Problem)) throw error;
+      options.replaceChildren(h("p", { class: "small bad" }, error.message));
+      return;
+    }
     const { task } = loss();
     const known = metrics.filter((metric) => metric.task === task);
     const byDefault = known.filter((metric) => metric.default).map(({ name }) => name);
@@ -377,7 +408,7 @@ export async function render(root, context) {
   function toAddress() {
     const query = new URLSearchParams();
     if (state.loss) query.set("loss", state.loss);
-    if (state.form !== "json") query.set("as", state.form);
+    if (state.form) query.set("as", state.form);
     if (state.outputs.length < OUTPUTS.length) query.set("outputs", state.outputs.join(","));
     for (const [prefix, holder] of [["p", state.parameters], ["m", state.metrics], ["g", state.gradient]]) for (const [name, value] of Object.entries(holder)) query.set(`${prefix}.${name}`, JSON.stringify(value));
     const texts = Object.entries(state.texts).filter(([name]) => !(name in state.files));
@@ -387,9 +418,9 @@ export async function render(root, context) {
 }
 
 function fromAddress(query, available) {
-  const state = { loss: null, guessed: null, parameters: {}, metrics: {}, gradient: {}, texts: {}, files: {}, outputs: OUTPUTS, form: "json", language: "curl", pristine: false };
+  const state = { loss: null, guessed: null, parameters: {}, metrics: {}, gradient: {}, texts: {}, files: {}, outputs: OUTPUTS, form: null, language: "curl", pristine: false };
   if (available.some(({ name }) => name === query.get("loss"))) state.loss = query.get("loss");
-  if (query.get("as") === "safetensors") state.form = "safetensors";
+  if (["json", "safetensors"].includes(query.get("as"))) state.form = query.get("as");
   if (query.has("outputs")) state.outputs = OUTPUTS.filter((name) => query.get("outputs").split(",").includes(name));
   const holders = { p: state.parameters, m: state.metrics, g: state.gradient };
   for (const [key, text] of query) {
