@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -199,7 +200,8 @@ def _tune_allocator() -> None:
     """Start this very command again with the allocator set up, unless the environment already says how."""
     if not ALLOCATOR.keys() <= os.environ.keys():
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
+        with suppress(OSError):  # slower for large bodies then, and no reason not to serve
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
 
 
 def _bracketed(host: str) -> str:
