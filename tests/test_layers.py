@@ -78,7 +78,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "lossd.fronts": {"lossd.engine", "lossd.logs", "lossd.preflight", "lossd.settings", "lossd_client"},
     "lossd.local": {"lossd.engine", "lossd.planning", "lossd_client"},
-    "lossd.literal": set(),
+    "lossd.literal": {"lossd_client"},
     "lossd.plots": set(),
     "lossd.api": {
         "lossd.curves",

@@ -6,20 +6,21 @@ Nothing is evaluated here: a curve is drawn from what the service answers, in wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lossd.axes import Axis, Path, Scene, axes_of
-from lossd.losses.registry import Loss, find
+from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
 from lossd.plan import Plan
 from lossd.planning import make_plan
 from lossd_client.errors import InvalidRequest, NotEvaluable
 from lossd_client.wire import json
-from lossd_client.wire.quoting import digits
+from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["OPTIONS", "Answer", "Curve", "Line", "curve"]
 
@@ -157,11 +158,13 @@ def curve(
         NotEvaluable: One of them has no curve, or none along this axis.
         InvalidRequest: The parameters make no sense, or are too many, or no axis is called so.
     """
-    parameters = parameters or {}
-    names = [axis.name for axis in axes_of(find(name))]
+    loss, parameters = find(name), parameters or {}
+    names = [axis.name for axis in axes_of(loss)]
     if x is not None and x not in names:
-        raise InvalidRequest(f"{name} has no axis {x!r}; x can be {' or '.join(names)}")
-    axis = _axis(find(name), x or names[0])
+        raise InvalidRequest(f"{name} has no axis {quoted(x)}; x can be {' or '.join(names)}")
+    axis = _axis(loss, x or names[0])
+    _check_names(loss, parameters)
+    _check_lines(axis, parameters, others)
     wanted = [
         {"name": name, **dict(zip(parameters, values, strict=True))}
         for values in itertools.product(*parameters.values())
@@ -170,8 +173,6 @@ def curve(
     combinations = [
         (fields, of, case) for fields in wanted for of in [_axis(find(fields["name"]), axis.name)] for case in of.cases
     ]
-    if len(combinations) > MAX_LINES:
-        raise InvalidRequest(f"these would be {len(combinations)} lines; there may be {MAX_LINES}")
     by_rows = all(_by_rows(find(fields["name"])) for fields in wanted)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
     if not by_rows and len(combinations) * len(along) > MAX_REQUESTS:
@@ -180,6 +181,34 @@ def curve(
             f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
         )
     return Curve(axis, names, along, [_line(of, case, fields, along) for fields, of, case in combinations])
+
+
+def _check_names(loss: Loss, names: Iterable[str]) -> None:
+    """Make sure that the loss has parameters of these names."""
+    known = tuple(parameter.name for parameter in loss.parameters)
+    for name in names:
+        if name == "reduction":
+            raise InvalidRequest(
+                "every point of a curve is a request of its own: there is nothing for reduction to reduce"
+            )
+        if name not in known:
+            near = closest(name, known, {})
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise InvalidRequest(f"{loss.name} has no parameter {quoted(name)}; {hint}")
+
+
+def _check_lines(axis: Axis, parameters: Mapping[str, Sequence[Any]], others: Sequence[str]) -> None:
+    """Count the lines before any is made, for their number is a product, which a short request can make very large.
+
+    Raises:
+        InvalidRequest: There are too many.
+    """
+    least = math.prod(map(len, parameters.values())) * len(axis.cases) + len(others)
+    if least <= MAX_LINES:
+        least += sum(len(_axis(find(other), axis.name).cases) - 1 for other in others)
+    if least > MAX_LINES:
+        found = str(least) if least < 10**6 else "millions of"
+        raise InvalidRequest(f"these would be {found} lines; there may be {MAX_LINES}")
 
 
 def _axis(loss: Loss, name: str) -> Axis:
@@ -209,8 +238,6 @@ def _by_rows(loss: Loss) -> bool:
 
 def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
     loss = find(fields["name"])
-    if "reduction" in fields:
-        raise InvalidRequest("every point of a curve is a request of its own: there is nothing for reduction to reduce")
     rows = _by_rows(loss)
     request: dict[str, Any] = {"loss": {**fields, **({"reduction": "none"} if rows else {})}, "outputs": ["loss"]}
     plan = make_plan(request)

@@ -26,7 +26,7 @@ from lossd.curves import OPTIONS, Answer, Line, curve
 from lossd.engine import Engine, Result
 from lossd.literal import literal
 from lossd.settings import Settings
-from lossd_client.errors import QueueFull
+from lossd_client.errors import QueueFull, TooLarge
 from lossd_client.wire import Tensor, json
 
 __all__ = ["router"]
@@ -40,6 +40,8 @@ WAITING_FOR_POINTS, WAITING_FOR_IMAGES = 32, 8
 POINTS_AT_A_TIME = 16
 DRAWING_S = 30.0
 CLIENT_LEFT = 499
+# The longest formula, every character of it escaped, and a few numbers.
+MAX_QUERY_BYTES = 16 << 10
 # Private, since a service with keys lets only some read it; an answer changes with the version, hence the tag.
 CACHE_CONTROL = "private, max-age=3600"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -79,6 +81,9 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         theme: Annotated[Theme, Query(description="Of images; auto is that of the reader (PNG: light).")] = "auto",
     ) -> Response:
         """Every other query parameter is one of the loss; given several times, each value is a line of its own."""
+        query = request.url.query
+        if len(query) > MAX_QUERY_BYTES:
+            raise TooLarge(f"the query has {len(query)} bytes; that of a curve may have {MAX_QUERY_BYTES}")
 
         async def document() -> bytes:
             given: dict[str, list[Any]] = {}
@@ -100,7 +105,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
                 finally:
                     await asyncio.wait([drawing])  # its process holds the turn, even where nobody waits for it
 
-        query = "&".join(part for part in request.url.query.split("&") if not part.startswith("theme="))
+        query = "&".join(part for part in query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
         exchange = Exchange(request.scope, request.receive, settings)  # type: ignore[arg-type]  # ASGI's messages are mutable
         exchange.read_headers()

@@ -1,0 +1,88 @@
+"""What an address alone can ask for, of a browser's image as of a client: curves, paths, ids."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from lossd.curves import MAX_LINES, curve
+from lossd.literal import literal
+from lossd_client.errors import InvalidRequest, MalformedBody
+
+KIB = 1 << 10
+
+
+@contextmanager
+def few(*, kib: int, cpu_s: float) -> Iterator[None]:
+    """What is inside takes no more memory and processor time than this."""
+    tracemalloc.start()
+    begin = time.thread_time()
+    try:
+        yield
+        spent_s, peak = time.thread_time() - begin, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (peak <= kib * KIB, spent_s <= cpu_s) == (True, True), f"{peak} bytes, {spent_s} s"
+
+
+def values(count: int) -> list[float]:
+    return [0.001 * (i + 1) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters", "others"),
+    [
+        ("mse", {letter: values(100) for letter in "abc"}, []),
+        ("focal", {"gamma": values(1000), "alpha": values(1000)}, []),
+        ("focal", {"gamma": values(3), "alpha": values(5)}, []),
+        ("focal", {}, ["cross_entropy"] * 5000),
+    ],
+)
+def test_lines_are_counted_before_any_is_made(loss: str, parameters: dict[str, list[float]], others: list[str]) -> None:
+    with few(kib=512, cpu_s=0.1), pytest.raises(InvalidRequest):
+        curve(loss, parameters, others=others)
+
+
+def test_a_number_of_lines_is_told_short() -> None:
+    with pytest.raises(InvalidRequest, match=f"millions of lines; there may be {MAX_LINES}"):
+        curve("focal", {"gamma": values(10**4), "alpha": values(10**4)})
+
+
+@pytest.mark.parametrize("name", ["name", "loss", "terms", "\x9b31m", "x" * 5000])
+def test_a_parameter_of_a_curve_is_one_of_the_loss(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        curve("mse", {name: [1]})
+    assert "mse has no parameter" in refused.value.detail
+    assert refused.value.detail.isprintable()
+    assert len(refused.value.detail) < 300
+
+
+@pytest.mark.parametrize("form", ["svg", "png", "json"])
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("&".join(f"{name}={i}" for name in "abcd" for i in range(150)), 422),
+        ("&".join(f"{name}=0.{i:03}1" for name in ("gamma", "alpha") for i in range(300)), 422),
+        ("with=" + "&with=".join(["mse"] * 500), 422),
+        ("gamma=" + "1" * (17 * KIB), 413),
+    ],
+    ids=["unknown names", "the loss's own", "others", "long"],
+)
+def test_a_short_address_is_refused_at_once(query: str, status: int, form: str, http: httpx.Client) -> None:
+    answer = http.get(f"/v1/losses/focal/curve.{form}?{query}")
+    assert answer.status_code == status
+    assert answer.json()["detail"].isprintable()
+    assert len(answer.content) < KIB
+
+
+@pytest.mark.parametrize("value", ["[" * 3000, "[" * 900 + "]" * 900, '{"a":' * 40 + "1" + "}" * 40, "1," + "[" * 3000])
+def test_a_value_that_nests_is_refused(value: str, http: httpx.Client) -> None:
+    with pytest.raises(MalformedBody, match="32 deep"):
+        literal(value)
+    answer = http.get("/v1/losses/huber/curve.json", params={"delta": value})
+    assert (answer.status_code, "32 deep" in answer.json()["detail"]) == (400, True)
