@@ -333,8 +333,45 @@ def test_what_nobody_waits_for_any_more_does_not_keep_a_worker_for_ever(faults):
     with running(worker_timeout_ms=600) as service:
         assert post(service, 63, timeout_ms=300).status_code == 504
         assert post(service, 64).status_code == 200
-        assert service.engine.stats.restarts == 1
+        assert service.engine.stats.restarts == 0, "what consists of many operations ends between two of them"
         assert faults.evaluated() == [[63], [64]]
+        assert_nothing_is_held(service)
+
+
+@pytest.mark.parametrize("fault", ["hang", "plod on"])
+def test_what_nobody_waits_for_any_more_ends_within_seconds_where_somebody_else_waits(faults, fault):
+    """By itself where it consists of many operations, else with its worker; whoever waits is answered by the next."""
+    faults.of({63: fault})
+    with running() as service:
+        assert service.settings.worker_timeout_ms >= 60_000, "the time for one that is waited for is long"
+        assert post(service, 63, timeout_ms=300).status_code == 504
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(post, service, rows, timeout_ms=30_000) for rows in (64, 65)]
+            assert [answer.result().status_code for answer in waiting] == [200, 200]
+        assert service.engine.stats.restarts == (fault == "hang")
+        assert faults.evaluated().count([63]) == 1
+        assert_nothing_is_held(service)
+
+
+def test_what_a_neighbour_waits_for_is_finished(faults):
+    """One of two in a batch gives up, and somebody else waits behind them."""
+    faults.of({63: "plod"})
+    with running() as service:
+        pid = service.engine.workers[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as threads:
+            first = threads.submit(post, service, 7)
+            service.wait_until(lambda e: e.in_progress == 1)
+            hasty = threads.submit(post, service, 63, 2, 1000)
+            service.wait_until(lambda e: e.in_progress == 2)
+            patient = threads.submit(post, service, 62, 3)
+            service.wait_until(lambda e: e.in_progress == 3)
+            os.kill(pid, signal.SIGCONT)
+            service.wait_until(lambda e: len(faults.evaluated()) == 2)
+            behind = threads.submit(post, service, 64)
+            assert [answer.result().status_code for answer in (first, hasty, patient, behind)] == [200, 504, 200, 200]
+        assert service.engine.stats.restarts == 0
+        assert faults.evaluated() == [[7], [63, 62], [64]]
         assert_nothing_is_held(service)
 
 

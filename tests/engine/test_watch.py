@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from lossd.engine.pulse import Pulse
+import pytest
+
+from lossd.engine.pulse import Pulse, Unwanted
 from lossd.engine.watch import Sight, Watch
 
 IDLE = Sight(steps=4, beats=0, busy=False, wanted=True)
 
 
-def at_work(*, steps: int = 5, beats: int = 0, wanted: bool = True) -> Sight:
-    return Sight(steps, beats, busy=True, wanted=wanted)
+def at_work(*, steps: int = 5, beats: int = 0, wanted: bool = True, others_wait: bool = False) -> Sight:
+    return Sight(steps, beats, busy=True, wanted=wanted, others_wait=others_wait)
 
 
 def verdict(sights: list[Sight], every_s: float = 1.0) -> str | None:
@@ -49,6 +51,13 @@ def test_a_worker_that_is_busy_for_nobody_is_given_its_time_and_no_more():
     assert verdict([*busy[:10], at_work(steps=7, beats=10, wanted=False)]) is None
 
 
+def test_a_worker_that_is_busy_for_nobody_while_somebody_waits_has_two_seconds():
+    busy = [at_work(beats=look, wanted=False, others_wait=True) for look in range(3)]
+    assert verdict(busy) == "has been evaluating for 2.0 s what nobody waits for"
+    assert verdict(busy[:2]) is None
+    assert verdict([at_work(beats=look, others_wait=True) for look in range(100)]) is None
+
+
 def test_a_front_that_was_stopped_itself_blames_nobody_for_it():
     assert verdict([at_work()] * 5, every_s=3600) is None
 
@@ -77,3 +86,22 @@ def test_the_pulse_shows_the_batch_that_is_being_evaluated_to_whoever_shares_it(
     pulse.beat()
     pulse.end()
     assert (shared.at_work, shared.steps, shared.beats) == (None, 2, 1)
+
+
+def test_only_the_batch_that_is_unwanted_ends_early_and_only_where_it_may():
+    pulse = Pulse()
+    front = Pulse(pulse.fd)
+    pulse.begin(3, 2**40)
+    front.mark_unwanted(3, 2**40)
+    pulse.beat()  # between two evaluations nothing ends
+    pulse.may_stop = True
+    for other in ((2, 2**40), (3, 2**40 + 1)):
+        front.mark_unwanted(*other)
+        pulse.beat()
+    front.mark_unwanted(3, 2**40)
+    with pytest.raises(Unwanted):
+        pulse.beat()
+    pulse.beat()  # once is enough
+    pulse.end()
+    pulse.may_stop = True
+    pulse.beat()

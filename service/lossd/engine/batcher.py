@@ -101,6 +101,11 @@ class Batch:
     client: str | None = None
     id: int = field(default_factory=lambda: next(_batch_ids))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for any of it."""
+        return not all(ticket.future.done() for ticket in self.tickets)
+
     def fits(self, job: Job, client: str = "") -> bool:
         """Whether there is room for one more of this client's."""
         recipe, rows, requests = self.recipe, self.rows + job.rows, len(self.tickets) + 1

@@ -282,12 +282,23 @@ class Worker:
         if pulse is None:
             return
         batch = self.batches.get(pulse.at_work[1]) if pulse.at_work and pulse.at_work[0] == self._number else None
-        wanted = batch is None or not all(ticket.future.done() for ticket in batch.tickets)
-        why = self._watch.look(Sight(pulse.steps, pulse.beats, bool(self.batches), wanted), time.monotonic())
+        wanted = batch is None or batch.wanted
+        others_wait = not wanted and self._others_wait
+        sight = Sight(pulse.steps, pulse.beats, bool(self.batches), wanted, others_wait)
+        why = self._watch.look(sight, time.monotonic())
         if why is not None:
             self._kill(why)
-        elif self._watch.silent and self.pid is not None:
+        elif self.pid is not None and (self._watch.silent or not wanted):
+            if batch is not None and not wanted:
+                pulse.mark_unwanted(self._number, batch.id)
             os.kill(self.pid, ASK)
+
+    @property
+    def _others_wait(self) -> bool:
+        """Whether anybody waits for what is not being evaluated; who asks another front might."""
+        if self.engine.settings.fronts > 1 or any(batch.wanted for batch in self.batches.values()):
+            return True
+        return any(not ticket.future.done() for ticket in self.engine.batcher.waiting())
 
     def _kill(self, why: str) -> None:
         """End a process that does not serve any more; its end is noticed as any other's is."""

@@ -3,6 +3,9 @@
 How long a batch takes says nothing: a large one may honestly take minutes. A thread that beats says nothing either: it
 goes on while the rest hangs. So the front asks, by a signal, and Python answers signals in the main thread alone,
 between two of its instructions. A worker inside an operation answers when that operation ends; one that hangs does not.
+
+The page also says what need not be finished: a front writes there which of its batches nobody waits for, and the same
+signal ends its evaluation.
 """
 
 from __future__ import annotations
@@ -11,12 +14,17 @@ import mmap
 import os
 import signal
 
-__all__ = ["ASK", "Pulse"]
+__all__ = ["ASK", "Pulse", "Unwanted"]
 
 ASK = signal.SIGUSR1
-"""The signal by which a front asks a worker for a beat."""
+"""The signal by which a front asks a worker for a beat, and to look at what it need not finish."""
 
-_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES = range(10)
+_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED = range(11)
+_BATCH_BITS = 48
+
+
+class Unwanted(BaseException):
+    """Nobody waits for what is being evaluated. No ``Exception``: nothing on the way is to take it for a failure."""
 
 
 class Pulse:
@@ -24,6 +32,9 @@ class Pulse:
 
     Args:
         fd: The anonymous file it is in; by default a new one.
+
+    Attributes:
+        may_stop: Whether the worker is where an evaluation may end early.
     """
 
     def __init__(self, fd: int | None = None) -> None:
@@ -31,6 +42,7 @@ class Pulse:
         if fd is None:
             os.ftruncate(self.fd, mmap.PAGESIZE)
         self._words = memoryview(mmap.mmap(self.fd, mmap.PAGESIZE)).cast("Q")
+        self.may_stop = False
 
     def close(self) -> None:
         """Give the page back."""
@@ -51,8 +63,16 @@ class Pulse:
         self._words[_STEPS] += 1
 
     def beat(self, *_: object) -> None:
-        """Answer a front that asks."""
-        self._words[_BEATS] += 1
+        """Answer a front that asks.
+
+        Raises:
+            Unwanted: What is being evaluated need not be finished, and may be left as it is.
+        """
+        words = self._words
+        words[_BEATS] += 1
+        if self.may_stop and self.at_work is not None and words[_UNWANTED] == _named(*self.at_work):
+            self.may_stop = False
+            raise Unwanted
 
     def note_memory(self, reserved: int, free: int, total: int) -> None:
         """What its device's memory looks like, in bytes: held by this worker, held by nobody, and all there is."""
@@ -71,6 +91,10 @@ class Pulse:
         """What was noted last; all 0 before the first time, as on a GPU."""
         words = self._words
         return words[_READY], words[_FAILED], words[_PASSES]
+
+    def mark_unwanted(self, front: int, batch: int) -> None:
+        """Nobody waits for that batch of that front; the worker looks at it when it is asked."""
+        self._words[_UNWANTED] = _named(front, batch)
 
     @property
     def memory(self) -> tuple[int, int, int] | None:
@@ -92,3 +116,8 @@ class Pulse:
     def at_work(self) -> tuple[int, int] | None:
         """The front and the batch that are being served, or were when the worker died."""
         return (self._words[_FRONT], self._words[_BATCH]) if self.steps % 2 else None
+
+
+def _named(front: int, batch: int) -> int:
+    """Both in one word, which is written and read at once."""
+    return front << _BATCH_BITS | batch

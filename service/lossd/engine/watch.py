@@ -9,6 +9,9 @@ __all__ = ["Sight", "Watch"]
 LONGEST_INTERVAL_S = 1.0
 INTERVALS = 4
 
+UNWANTED_S = 2.0
+"""How long a worker may go on with what nobody wants where somebody waits for something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -19,19 +22,21 @@ class Sight:
         beats: Likewise.
         busy: Whether it has work of this front.
         wanted: Whether anybody waits for what it is evaluating; so it is where that is another front's.
+        others_wait: Whether anybody waits for, or may wait for, something that comes after it.
     """
 
     steps: int
     beats: int
     busy: bool
     wanted: bool
+    others_wait: bool = False
 
 
 class Watch:
     """Counts for how long a worker gave no sign, and for how long it was busy with what nobody wants.
 
     Args:
-        timeout_s: How long either may take.
+        timeout_s: How long either may take; the latter no longer than ``UNWANTED_S`` where somebody else waits.
 
     Attributes:
         interval_s: How often to look.
@@ -63,6 +68,6 @@ class Watch:
         self._unwanted_s = self._unwanted_s + elapsed_s if still and not sight.wanted else 0.0
         if self._silent_s >= self.timeout_s:
             return f"has work and gave no sign of life for {self._silent_s:.1f} s"
-        if self._unwanted_s >= self.timeout_s:
+        if self._unwanted_s >= (min(self.timeout_s, UNWANTED_S) if sight.others_wait else self.timeout_s):
             return f"has been evaluating for {self._unwanted_s:.1f} s what nobody waits for"
         return None

@@ -25,7 +25,7 @@ from lossd import compiled, logs
 from lossd.columns import columns_in
 from lossd.engine.frames import HELLO, Reply, encode_reply
 from lossd.engine.pipeline import Pipeline, Staged
-from lossd.engine.pulse import ASK, Pulse
+from lossd.engine.pulse import ASK, Pulse, Unwanted
 from lossd.engine.reception import Front, Fronts
 from lossd.evaluation import Batch, evaluate
 from lossd.failures import is_broken_device, unusable
@@ -72,7 +72,7 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
                 continue
             pulse.begin(front.number, manifest["batch"])
             memory = front.slab(manifest)
-            reply = answer(manifest, memory, device)
+            reply = _answer_if_wanted(manifest, memory, device, pulse)
             pulse.end()
             fronts.reply(front, reply)
             alone = alone + 1 if len(reply.answers) == 1 else 0
@@ -80,6 +80,20 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
             del memory  # which would keep the slab of a front that is gone until the next batch
             if size >= LARGE_BYTES:
                 _return_free_memory()
+
+
+def _answer_if_wanted(manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse) -> Reply:
+    """The same as :func:`answer`, unless a front says meanwhile that nobody waits for it any more."""
+    begin = time.perf_counter_ns()
+    try:
+        pulse.may_stop = True
+        reply = answer(manifest, memory, device)
+        pulse.may_stop = False
+    except Unwanted:
+        _return_free_memory()
+        unread = _texts([InternalError("nobody waited for the answer: its evaluation was ended")])
+        return Reply(manifest["batch"], 0, time.perf_counter_ns() - begin, unread * len(manifest["rows"]))
+    return reply
 
 
 def serve_ahead(fronts: Fronts, pipeline: Pipeline, pulse: Pulse) -> None:
