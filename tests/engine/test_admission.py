@@ -46,6 +46,23 @@ def test_clients_that_ask_for_all_they_can_get_come_to_equal_shares():
     assert held["second"] == pytest.approx(30, abs=1)
 
 
+def test_bodies_that_arrive_count_for_whoever_sends_them():
+    budget = Budget(9000, 1000)
+    for _ in range(45):
+        budget.gather("greedy", 100)
+    with pytest.raises(QueueFull, match="a key may hold no more than it leaves free: yours holds 4500 bytes"):
+        budget.gather("greedy", 100)
+    assert budget.gathered_bytes == 4500
+    with pytest.raises(QueueFull, match="yours holds 0 requests and 4500 bytes"):
+        budget.admit("greedy", 100)
+    budget.gather("modest", 1200)
+    budget.gather("modest", -1200)
+    assert fill(budget, "modest", 100) == 23
+    budget.gather("greedy", -4500)
+    assert budget.gathered_bytes == 0
+    budget.admit("greedy", 100)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 400), st.booleans()), max_size=60))
 def test_what_is_released_was_admitted_and_a_refusal_holds_nothing(steps):
     budget, held = Budget(1000, 10), []

@@ -256,10 +256,10 @@ class Exchange:
                     body += await self.chunk()
                     if len(body) > self.max_body_bytes:
                         raise self.too_large(len(body))
-                    budget.gather(len(body) - gathered)
+                    budget.gather(self.client, len(body) - gathered)
                     gathered = len(body)
         finally:
-            budget.gather(-gathered)
+            budget.gather(self.client, -gathered)
         return body
 
     async def pour(
@@ -314,7 +314,7 @@ class Exchange:
 
     async def _poured(self, length: int, budget: Budget) -> bytearray:
         """The whole body, of that length."""
-        budget.gather(length)
+        budget.gather(self.client, length)
         try:
             async with self.in_time():
                 body = bytearray(length)
@@ -323,7 +323,7 @@ class Exchange:
                 if self.unread:
                     await self._pour(vessel)
         finally:
-            budget.gather(-length)
+            budget.gather(self.client, -length)
         return body
 
     @asynccontextmanager

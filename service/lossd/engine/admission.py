@@ -10,14 +10,16 @@ __all__ = ["Budget"]
 
 FORGET = 0.9
 SHORTEST_S, LONGEST_S, UNKNOWN_S = 0.1, 60.0, 1.0
+SHARE = ", and a key may hold no more than it leaves free: yours holds"
 
 
 @dataclass(slots=True)
 class Held:
-    """What one client's requests in progress hold."""
+    """What requests in progress hold, and bodies that have to be whole before they are requests."""
 
     nbytes: int = 0
     requests: int = 0
+    gathered_bytes: int = 0
 
 
 class Budget:
@@ -32,14 +34,12 @@ class Budget:
 
     Attributes:
         held: All together.
-        gathered_bytes: What has arrived of bodies that have to be whole before they can be read.
     """
 
     def __init__(self, limit_bytes: int, limit_requests: int) -> None:
         self.limit_bytes = limit_bytes
         self.limit_requests = limit_requests
         self.held = Held()
-        self.gathered_bytes = 0
         self._clients: dict[str, Held] = {}
         # Sums over the batches evaluated, each weighing less than the one after it.
         self._bytes = self._requests = self._busy_s = 0.0
@@ -49,6 +49,11 @@ class Budget:
     def held_bytes(self) -> int:
         """Bytes that requests in progress hold."""
         return self.held.nbytes
+
+    @property
+    def gathered_bytes(self) -> int:
+        """What has arrived, or was announced, of bodies that have to be whole before they can be read."""
+        return self.held.gathered_bytes
 
     def admit(self, client: str, nbytes: int) -> None:
         """Count a request in.
@@ -64,13 +69,10 @@ class Budget:
                 f"this request needs {nbytes} bytes with its answer; at most {self.limit_bytes} are held at a time "
                 f"(setting queue_bytes){share}"
             )
-        held, own = self.held, self._clients.get(client)
-        if own is None:
-            own = self._clients[client] = Held()
-        free_bytes = self.limit_bytes - held.nbytes - self.gathered_bytes
+        held, own = self.held, self._of(client)
+        free_bytes = self._free_bytes(client)
         free_requests = self.limit_requests - held.requests
         if client:
-            free_bytes -= own.nbytes
             free_requests -= own.requests
         if nbytes > free_bytes or free_requests < 1:
             raise self._refusal(client, nbytes, nbytes - free_bytes, 1 - free_requests)
@@ -87,20 +89,39 @@ class Budget:
         own.nbytes -= nbytes
         own.requests -= 1
 
-    def gather(self, nbytes: int) -> None:
-        """Count a piece of a body that is gathered; negative, when it is no longer.
+    def gather(self, client: str, nbytes: int) -> None:
+        """Count a piece of a client's body that is gathered; negative, when it is no longer.
 
         Raises:
             QueueFull: With the seconds after which there will be room.
         """
-        missing = self.held.nbytes + self.gathered_bytes + nbytes - self.limit_bytes
+        held, own = self.held, self._of(client)
+        missing = nbytes - self._free_bytes(client)
         if nbytes > 0 and missing > 0:
-            raise QueueFull(
-                f"requests in progress and bodies that arrive hold {self.held.nbytes + self.gathered_bytes} bytes; at "
-                f"most {self.limit_bytes} are held at a time (setting queue_bytes)",
-                retry_after_s=self.wait_s(missing, 0),
+            detail = (
+                f"requests in progress and bodies that arrive hold {held.nbytes + held.gathered_bytes} bytes; at "
+                f"most {self.limit_bytes} are held at a time (setting queue_bytes)"
             )
-        self.gathered_bytes += nbytes
+            if client:
+                detail += f"{SHARE} {own.nbytes + own.gathered_bytes} bytes"
+            raise QueueFull(detail, retry_after_s=self.wait_s(missing, 0))
+        held.gathered_bytes += nbytes
+        own.gathered_bytes += nbytes
+
+    def _of(self, client: str) -> Held:
+        own = self._clients.get(client)
+        if own is None:
+            own = self._clients[client] = Held()
+        return own
+
+    def _free_bytes(self, client: str) -> int:
+        """What this client may still hold."""
+        held = self.held
+        free = self.limit_bytes - held.nbytes - held.gathered_bytes
+        if client:
+            own = self._clients[client]
+            free -= own.nbytes + own.gathered_bytes
+        return free
 
     def observe(self, nbytes: int, requests: int, sent_s: float, now_s: float) -> None:
         """Learn how fast work goes through.
@@ -129,13 +150,11 @@ class Budget:
     def _refusal(self, client: str, nbytes: int, missing_bytes: int, missing_requests: int) -> QueueFull:
         held, own = self.held, self._clients[client]
         detail = (
-            f"{held.requests} requests with {held.nbytes} bytes are in progress and this one needs {nbytes}; at most "
+            f"{held.requests} requests with {held.nbytes + held.gathered_bytes} bytes are in progress or arrive, and "
+            f"this one needs {nbytes}; at most "
             f"{self.limit_requests} requests and {self.limit_bytes} bytes are held at a time (settings queue_requests "
             "and queue_bytes)"
         )
         if client:
-            detail += (
-                f", and a key may hold no more than it leaves free: yours holds {own.requests} requests and "
-                f"{own.nbytes} bytes"
-            )
+            detail += f"{SHARE} {own.requests} requests and {own.nbytes + own.gathered_bytes} bytes"
         return QueueFull(detail, retry_after_s=self.wait_s(missing_bytes, missing_requests))
