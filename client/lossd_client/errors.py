@@ -8,6 +8,7 @@
     └── Problem                     an answer with a problem document (RFC 9457)
         ├── MalformedBody           400  the body cannot be read as its content type says
         ├── Unauthorized            401  no key, or one that is not known
+        ├── Forbidden               403  a browser asks for a page, or by a name, that the service does not trust
         ├── NotFound                404  no such route
         │   ├── UnknownLoss         404  no loss of that name
         │   └── UnknownMetric       404  no metric of that name
@@ -40,6 +41,7 @@ __all__ = [
     "DeadlineExceeded",
     "DtypeMismatch",
     "Fault",
+    "Forbidden",
     "InternalError",
     "InvalidRequest",
     "InvalidValue",
@@ -179,6 +181,12 @@ class Unauthorized(Problem):
     """The service asks for a key and the request has none, or one that is not known."""
 
     slug, title, status = "unauthorized", "Unauthorized", 401
+
+
+class Forbidden(Problem):
+    """The service has no keys, and a browser asks on behalf of another site's page, or by a foreign name."""
+
+    slug, title, status = "forbidden", "Forbidden", 403
 
 
 class NotFound(Problem):

@@ -52,6 +52,13 @@ def _key(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _hosts(value: str | None) -> str | None:
+    for name in [] if value is None else value.split(","):
+        if name != "*" and not re.fullmatch(r"[^\s:/?#@\[\]]+|(?=.*:.*:)[0-9A-Fa-f:.]+", name):
+            raise ValueError(f"{name!r} is no name of a host; write loss.example, several with commas, or *")
+    return value
+
+
 def _origins(value: str | None) -> str | None:
     for origin in (value or "*").split(","):
         if origin != "*" and not re.fullmatch(r"https?://[^/?#\s*]+", origin):
@@ -169,6 +176,11 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
         None, description="Origins whose pages may ask from a browser: https://host:port, several with commas, or *."
+    )
+    allowed_hosts: Annotated[str | None, AfterValidator(_hosts)] = Field(
+        None,
+        description="Names that the service goes by, beside localhost and host, several with commas, or *; by default "
+        "no others where it has no keys and is reachable from this machine only, else any.",
     )
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."

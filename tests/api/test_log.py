@@ -84,8 +84,10 @@ def test_an_answered_request_says_who_asked_what_and_how_long_it_took(service: R
 
 @pytest.mark.parametrize("path", ["/v1/evaluate", "/v1/losses"])
 def test_behind_a_proxy_the_peer_is_whom_a_trusted_one_names(path: str, monkeypatch, collected: Collected) -> None:
-    for trusted, peer in (("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")):
+    for trusted, peer in (("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1"), ("by-default", "127.0.0.1")):
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+        if trusted == "by-default":
+            monkeypatch.delenv("FORWARDED_ALLOW_IPS")
         with running(engine="inline") as service:
             headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "X-Request-ID": trusted}
             if path == "/v1/evaluate":

@@ -16,6 +16,7 @@ def _evaluate(loss: Mapping[str, Any], inputs: Mapping[str, Any] = GOOD, **rest:
 
 REQUESTS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "malformed-body": ("POST", "/v1/evaluate", {"text": '{"loss": {"name": "mse"}, '}),
+    "forbidden": ("GET", "/v1/losses", {"headers": {"origin": "https://another.example"}}),
     "not-found": ("GET", "/v1/loses", {}),
     "unknown-loss": ("POST", "/v1/evaluate", _evaluate({"name": "crossentropy"})),
     "unknown-metric": ("GET", "/v1/metrics/acuracy", {}),
@@ -57,5 +58,9 @@ def provoke(service: httpx.Client, slug: str) -> dict[str, Any]:
     """The problem document that the request of this type is answered with."""
     method, path, sent = REQUESTS[slug]
     content = {"json": sent["json"]} if "json" in sent else {"content": sent.get("text")}
-    headers = {"content-type": sent.get("type", "application/json"), "x-request-id": "a-request"}
+    headers = {
+        "content-type": sent.get("type", "application/json"),
+        "x-request-id": "a-request",
+        **sent.get("headers", {}),
+    }
     return dict(service.request(method, path, headers=headers, **content).json())

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.api.exchange import CLIENT, Exchange, refusal
 from lossd.keys import Keys
-from lossd_client.errors import Unauthorized
+from lossd_client.errors import Problem, Unauthorized
 
 if TYPE_CHECKING:
     from lossd.api.telemetry import Telemetry
     from lossd.settings import Settings
 
-__all__ = ["Access", "keys_of"]
+__all__ = ["Access", "is_page", "keys_of", "turn_away"]
 
 log = logging.getLogger("lossd.api")
 
@@ -76,18 +76,30 @@ class Access:
             log.error("the API keys stay as they were: %s", error)
 
     def _public(self, path: str) -> bool:
-        return path in PAGES or path.startswith(FOLDERS) or (path == METRICS and self.settings.metrics_public)
+        return is_page(path) or (path == METRICS and self.settings.metrics_public)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, *, given: bool) -> None:
-        exchange = Exchange(scope, receive, self.settings)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
-        exchange.unread = scope["method"] not in ("GET", "HEAD")
+    def _refuse(self, scope: Scope, receive: Receive, send: Send, *, given: bool) -> Awaitable[None]:
         if given:
             problem = Unauthorized("the request's API key is not one that this service knows")
         else:
             problem = Unauthorized("this service asks for an API key; send it as a bearer, or as X-API-Key")
-        problem.request_id = exchange.request_id
-        self.telemetry.refused(exchange, problem.slug, problem.status)
-        await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
+        return turn_away(problem, scope, receive, send, self.settings, self.telemetry)
+
+
+def is_page(path: str) -> bool:
+    """Whether what is there is the same for everybody, or is health."""
+    return path in PAGES or path.startswith(FOLDERS)
+
+
+async def turn_away(
+    problem: Problem, scope: Scope, receive: Receive, send: Send, settings: Settings, telemetry: Telemetry
+) -> None:
+    """Refuse a request before any route has seen it."""
+    exchange = Exchange(scope, receive, settings)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+    exchange.unread = scope["method"] not in ("GET", "HEAD")
+    problem.request_id = exchange.request_id
+    telemetry.refused(exchange, problem.slug, problem.status)
+    await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
 
 
 def _key(scope: Scope) -> bytes | None:

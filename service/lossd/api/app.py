@@ -27,6 +27,7 @@ from lossd.api.exchange import request_id
 from lossd.api.headers import PageHeaders
 from lossd.api.inference import PREFIX, Inference
 from lossd.api.log import AccessLog, PageLog
+from lossd.api.origins import Origins
 from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
@@ -54,7 +55,8 @@ class Service(FastAPI):
         inference: ``/v2``, likewise.
         documents: What of ``/v2`` is no inference, with a log.
         pages: Everything else, which is FastAPI's, with a log and headers for browsers.
-        entrance: What a connection passes first: the door where keys are asked for, then :meth:`answer`.
+        entrance: What a connection passes first: where pages of others and requests without a key are refused; then
+            :meth:`answer`.
         access: That door; None where no keys are asked for.
     """
 
@@ -152,6 +154,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)
     if settings.cors_origins:
         app.entrance = _cors(app.entrance, settings.cors_origins)
+    app.entrance = Origins.before(app.entrance, settings, telemetry)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app

@@ -94,12 +94,15 @@ def serve(
 class Forwarded(ProxyHeadersMiddleware):
     """Who asked, where a proxy says so that may; all others pass by, at no cost worth mentioning.
 
+    ``FORWARDED_ALLOW_IPS``, which is uvicorn's, names the proxies. Uvicorn trusts 127.0.0.1 by default, which would be
+    every program on this machine; here the default is nobody.
+
     Args:
         service: Who answers.
     """
 
     def __init__(self, service: Service) -> None:
-        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "")
         super().__init__(service.entrance, trusted)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
