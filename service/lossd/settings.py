@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     max_json_bytes: ByteSize = Field(
         ByteSize(16 << 20),
         ge=1 << 10,
-        description="Largest JSON text, in bytes; it is parsed in one go, others wait meanwhile.",
+        description="Largest JSON text, in bytes, of a request or an answer; tensors may be larger in binary.",
     )
     queue_bytes: ByteSize = Field(
         ByteSize(4 << 30),

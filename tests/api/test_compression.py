@@ -169,7 +169,7 @@ BROKEN = {
     "cut off": (lambda packed, plain: packed[:-5], 400, "ends before"),
     "empty": (lambda packed, plain: b"", 400, "ends before"),
     "followed by more": (lambda packed, plain: packed + b"more", 400, "4 bytes follow"),
-    "twice": (lambda packed, plain: packed + packed, 400, "follow"),
+    "twice": (lambda packed, plain: packed + packed, 400, "bytes"),
 }
 
 
@@ -270,6 +270,47 @@ def test_any_damage_is_an_error_and_never_an_endless_wait(plain: bytes, encoding
     assert len(found) < 1 << 20  # what no checksum covers, such as a header's time, may change
 
 
+JOINED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip, in members": ("gzip", lambda plain: gzip.compress(plain[:9]) + gzip.compress(plain[9:])),
+    "gzip, a member of nothing": ("gzip", lambda plain: gzip.compress(b"") + gzip.compress(plain) + gzip.compress(b"")),
+    "zstd, in frames": ("zstd", lambda plain: b"".join(zstd.compress(plain[i : i + 99]) for i in range(0, 9999, 99))),
+    "zstd, with a frame to skip": ("zstd", lambda plain: b"\x50\x2a\x4d\x18\x03\0\0\0abc" + zstd.compress(plain)),
+    "x-gzip": ("x-gzip", gzip.compress),
+    "GZip": ("GZip", gzip.compress),
+    "Identity": ("Identity", bytes),
+    "identity and gzip": ("identity, gzip", gzip.compress),
+}
+
+
+@pytest.mark.parametrize(("encoding", "pack"), JOINED.values(), ids=JOINED.keys())
+@pytest.mark.parametrize("door", ["/v1", "/v2"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_may_come_in_parts_and_its_encoding_under_each_of_its_names(
+    small: httpx.Client, door: str, encoding: str, pack: Callable[[bytes], bytes], chunked: bool
+) -> None:
+    path, headers, plain = body(door, 1000, binary=True)
+    assert len(plain) < 9999
+    packed = pack(plain)
+    content = iter([packed[i : i + 100] for i in range(0, len(packed), 100)]) if chunked else packed
+    answer = small.post(path, content=content, headers={**headers, "Content-Encoding": encoding})
+    assert answer.is_success, answer.text
+    assert answer.content == small.post(path, content=plain, headers=headers).content
+
+
+@pytest.mark.parametrize(("encoding", "nothing"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))])
+def test_parts_without_end_are_refused(small: httpx.Client, encoding: str, nothing: bytes) -> None:
+    path, headers, _ = body("/v1", 3, binary=True)
+    begin = time.process_time()
+    content = nothing * (LIMIT // len(nothing) - 1)
+    answer = small.post(path, content=content, headers={**headers, "Content-Encoding": encoding})
+    assert answer.status_code == 400
+    assert time.process_time() - begin < 2
+    endless = (nothing * 100 for _ in itertools.count())
+    headers = {**headers, "Content-Encoding": encoding}
+    with small.stream("POST", path, content=itertools.islice(endless, LIMIT), headers=headers) as answer:
+        assert answer.status_code in (400, 413)
+
+
 # Out
 
 
@@ -278,6 +319,9 @@ def test_any_damage_is_an_error_and_never_an_endless_wait(plain: bytes, encoding
     [
         ("gzip", "gzip"), ("deflate", "deflate"), ("zstd", "zstd"), ("gzip, deflate, br, zstd", "zstd"),
         ("gzip;q=1.0, zstd;q=0", "gzip"), ("GZIP", "gzip"), ("br", None), ("identity", None), ("", None),
+        ("gzip;q=0.9, zstd;q=0.5", "gzip"), ("zstd ; Q=0.000, x-gzip", "gzip"), ("*", "zstd"), ("*;q=0", None),
+        ("zstd;q=0,*", "gzip"), ("identity, zstd;q=0.5", None), ("identity;q=0.5, gzip", "gzip"),
+        ("gzip;q=0.001", "gzip"), ("gzip;q=2", None), ("zstd;q=a,deflate", "deflate"), (",, gzip ,", "gzip"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("door", ["/v1", "/v2"])
@@ -308,11 +352,42 @@ def test_what_is_small_or_does_not_shrink_goes_as_it_is(service: Running, door: 
         assert http.post(path, content=plain, headers=headers).headers["content-encoding"] == "zstd"
 
 
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("application/json", "json"), ("application/vnd.safetensors", BINARY), ("*/*", None), ("text/html", None),
+        ("APPLICATION/JSON", "json"), ("application/json;q=0.5, application/vnd.safetensors", BINARY),
+        ("application/vnd.safetensors;q=0.3, application/json;q=0.9", "json"),
+        ("application/vnd.safetensors;q=0, */*", "json"), ("application/json;q=0, */*;q=0.1", BINARY),
+        ("application/json, text/plain, */*", None), ("application/*;q=0.5, application/json", "json"),
+        ('text/html;a="b, application/json"', None), ("application/json; charset=utf-8; q=1.0", "json"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("binary", [False, True])
+def test_the_answer_has_the_form_that_weighs_most_and_else_that_of_the_request(
+    small: httpx.Client, accept: str, form: str | None, binary: bool
+) -> None:
+    path, headers, plain = body("/v1", 3, binary=binary)
+    answer = small.post(path, content=plain, headers={**headers, "Accept": accept})
+    own = BINARY if binary else "application/json"
+    assert answer.headers["content-type"] == (own if form is None else BINARY if form == BINARY else "application/json")
+
+
 def noise(door: str, rows: int) -> tuple[str, dict[str, str], bytes]:
     """The same request with numbers that do not shrink."""
     path, headers, plain = body(door, rows, binary=True)
     random = np.random.default_rng(0).standard_normal(2 * rows).astype(np.float32).tobytes()
     return path, headers, plain[: -len(random)] + random
+
+
+@pytest.mark.parametrize("accept", ["gzip;q=0", "identity, gzip;q=0.5", "*;q=0", "br"])
+@pytest.mark.parametrize("path", ["/v1/losses", "/openapi.json", "/"])
+def test_pages_are_not_compressed_for_whoever_would_rather_have_them_as_they_are(
+    service: Running, path: str, accept: str
+) -> None:
+    answer = httpx.get(f"{service.url}{path}", headers={"Accept-Encoding": accept})
+    assert answer.is_success
+    assert "content-encoding" not in answer.headers
 
 
 def test_pages_are_compressed_too(service: Running) -> None:

@@ -261,7 +261,7 @@ def test_float32_survives_the_trip_through_lists_exactly(array: np.ndarray) -> N
     for orjson in (json.orjson, None):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(json, "orjson", orjson)
-            text = json.dumps(json.tensor_to_json(Tensor.of(array), "list"))
+            text = json.tensor_text(Tensor.of(array), "list")
             back, form = json.tensor_from_json("a", json.loads(text), floats=True, integers=False)
             assert form == "list"
             np.testing.assert_array_equal(back.numpy(), array)
@@ -277,7 +277,7 @@ def test_an_object_is_read_and_written_bit_for_bit(name: str, parser: str) -> No
     tensor, form = json.tensor_from_json("prediction", value, floats=True, integers=True)
     assert form == "base64"
     assert tensor == Tensor(name, (2, 3), memoryview(data))
-    assert json.loads(json.dumps(json.tensor_to_json(tensor, "base64"))) == value
+    assert json.loads(json.tensor_text(tensor, "base64")) == value
 
 
 DATA = base64.b64encode(bytes(8)).decode()
@@ -359,5 +359,5 @@ def test_an_axis_of_thousands_of_digits_is_refused_not_printed() -> None:
     ],
 )
 def test_the_text_of_a_tensor_is_this(array: np.ndarray, text: bytes, parser: str) -> None:
-    found = json.dumps(json.tensor_to_json(Tensor.of(array), "list"))
+    found = json.tensor_text(Tensor.of(array), "list")
     assert found.replace(b"e+", b"e").replace(b"e-0", b"e-") == text.replace(b"e+", b"e")

@@ -82,13 +82,21 @@ def numbers(
         return _packed("d", entries, shape)
     except struct.error:
         if spelled:
-            entries = [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
+            entries = _numeric(entries)
         if not _NUMBERS.issuperset(map(type, entries)):
             raise _stranger(name, shape, entries, _NUMBERS, spelled=spelled) from None
     try:
         return _packed("d", entries, shape)
     except struct.error:
         raise InvalidValue(f"{name} holds an integer beyond float64") from None
+
+
+def _numeric(entries: list[Any]) -> list[Any]:
+    """The entries, with the numbers that strings of :data:`SPELLED` stand for."""
+    try:
+        return list(map(SPELLED.get, entries, entries))  # a loop of C
+    except TypeError:  # lists among them, which nothing can be looked up by
+        return [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
 
 
 def _packed(code: Literal["q", "d"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -116,7 +124,7 @@ def _no_integers(
 ) -> MalformedBody | DtypeMismatch | InvalidValue:
     """What is wrong with entries that are not all integers of int64."""
     if spelled:
-        entries = [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
+        entries = _numeric(entries)
     kinds = set(map(type, entries))
     if not kinds <= _NUMBERS:
         return _stranger(name, shape, entries, _NUMBERS, spelled=False)

@@ -15,13 +15,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
 from lossd.api import catalogue, curves, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
-from lossd.api.compression import MIN_BYTES
+from lossd.api.compression import MIN_BYTES, PackedPages
 from lossd.api.evaluate import Evaluate
 from lossd.api.exchange import request_id
 from lossd.api.headers import PageHeaders
@@ -143,7 +142,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
     app.documents = PageLog(app.inference, access_log)  # type: ignore[arg-type]
-    app.pages = PageLog(PageHeaders(GZipMiddleware(app.framework, MIN_BYTES)), access_log)
+    app.pages = PageLog(PageHeaders(PackedPages(app.framework, MIN_BYTES)), access_log)
     app.include_router(catalogue.router())
     app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))

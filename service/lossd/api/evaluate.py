@@ -6,14 +6,15 @@ Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.planni
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qs
 
 from lossd.api.exchange import Exchange, Send
+from lossd.api.negotiation import media_weight, weights
 from lossd.api.route import Route
 from lossd.api.sending import Headers, Pieces
+from lossd.api.texts import INLINE_BYTES, beside
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
 from lossd.plan import Plan
@@ -33,6 +34,7 @@ __all__ = ["Evaluate", "plan_of"]
 
 CACHED_HEADER_BYTES = 8 << 10
 MAX_REQUEST_BYTES = 1 << 20
+SURELY_SHORT_BYTES = INLINE_BYTES >> 5  # a number takes less than 32 times its bytes
 
 _SAFETENSORS = safetensors.MEDIA_TYPE.encode()
 _JSON = json.MEDIA_TYPE.encode()
@@ -52,12 +54,23 @@ class Checked:
     data_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """What an answer depends on besides the result: the form of the request, and of each tensor in it."""
+    """What an answer depends on besides the result.
 
-    format_in: str
-    forms: Mapping[str, json.Form]
+    Attributes:
+        format_out: The form of the answer.
+        forms: The form of each tensor of the request.
+        text_bytes: The most bytes its tensors take as JSON, where they are; 0 where that is little.
+    """
+
+    format_out: str
+    forms: dict[str, json.Form]
+    text_bytes: int = 0
+
+    def form(self, column: str) -> json.Form:
+        """That of one of the answer's tensors: as the input that it belongs to."""
+        return self.forms.get(column.removeprefix("gradient."), self.forms.get("prediction", "list"))
 
 
 class Evaluate(Route[Asked]):
@@ -69,15 +82,15 @@ class Evaluate(Route[Asked]):
         format_in = self._read_headers(exchange)
         if exchange.client:
             await self.turns.take(exchange)
-        forms: dict[str, json.Form] = {}
+        asked = Asked(_format_out(exchange.headers.get(b"accept"), format_in), {})
         if format_in == "json":
-            future = self._submit_json(exchange, await exchange.body(self.engine.budget), forms)
+            future = await self._read_json(exchange, await exchange.body(self.engine.budget), asked)
         elif exchange.length is None or exchange.length >= self.settings.stream_bytes or exchange.unpacker is not None:
             async with exchange.in_time():
-                future = await self._stream_safetensors(exchange)
+                future = await self._stream_safetensors(exchange, asked)
         else:
-            future = self._submit_safetensors(exchange, await exchange.body(self.engine.budget))
-        await self._answer(exchange, Asked(format_in, forms), future, send)
+            future = self._submit_safetensors(exchange, await exchange.body(self.engine.budget), asked)
+        await self._answer(exchange, asked, future, send)
 
     # In
 
@@ -96,45 +109,37 @@ class Evaluate(Route[Asked]):
             exchange.limit_json(self.settings.max_json_bytes)
         return format_in
 
-    def _submit_json(
-        self, exchange: Exchange, body: bytes | bytearray, forms: dict[str, json.Form]
-    ) -> asyncio.Future[Result]:
-        document = json.loads(body)
-        if not isinstance(document, dict):
-            raise InvalidRequest("the body must be a JSON object with the fields loss and inputs")
-        if "inputs" not in document:
-            raise InvalidRequest('the body has no inputs: put the tensors there, as {"prediction": ..., "target": ...}')
-        inputs = document.pop("inputs")
-        if not isinstance(inputs, dict):
-            raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
-        check_tensor_count(len(inputs))
-        try:
-            text = json.dumps(document)
-        except TypeError:  # what nests some hundreds deep
-            json.check_depth(document)
-            raise
-        plan = plan_of(text)
-        exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
-        tensors: dict[str, Tensor] = {}
-        for name, value in inputs.items():
-            kinds = plan.kinds(name)
-            tensors[name], forms[name] = json.tensor_from_json(
-                name, value, floats="float" in kinds, integers="integer" in kinds
-            )
-        job = exchange.job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
-        data = {name: tensor.data for name, tensor in tensors.items()}
+    async def _read_json(self, exchange: Exchange, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
+        if len(body) <= INLINE_BYTES:
+            job, data = _decoded(body, exchange, asked.forms)
+        else:
+            with exchange.holding(self.engine.budget, len(body)):
+                job, data = await beside(len(body), lambda: _decoded(body, exchange, asked.forms))
+        exchange.job = job
+        self._limit_text(job, asked)
         return self.engine.submit(job, data, exchange.deadline, exchange.client)
 
-    def _submit_safetensors(self, exchange: Exchange, body: bytes | bytearray) -> asyncio.Future[Result]:
+    def _limit_text(self, job: Job, asked: Asked) -> None:
+        """Refuse what would be too long as JSON, before it is computed."""
+        if asked.format_out == "json" and job.nbytes > SURELY_SHORT_BYTES:
+            answers = ((c.name, c.dtype, c.shape(job.rows)) for c in job.recipe.answers)
+            asked.text_bytes = sum(json.most_bytes(dtype, shape, asked.form(name)) for name, dtype, shape in answers)
+            self._check_text(
+                asked.text_bytes,
+                f"ask for safetensors (Accept: {safetensors.MEDIA_TYPE}), for fewer outputs, or send tensors as base64",
+            )
+
+    def _submit_safetensors(self, exchange: Exchange, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
         view = memoryview(body)
         start = safetensors.PREFIX_BYTES + safetensors.header_bytes(view[: safetensors.PREFIX_BYTES])
         checked = _read_header(exchange, view, start)
         if len(view) != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, len(view) - start)
+        self._limit_text(checked.job, asked)
         tensors = {name: view[start + begin : start + end] for name, begin, end in checked.spans}
         return self.engine.submit(checked.job, tensors, exchange.deadline, exchange.client)
 
-    async def _stream_safetensors(self, exchange: Exchange) -> asyncio.Future[Result]:
+    async def _stream_safetensors(self, exchange: Exchange, asked: Asked) -> asyncio.Future[Result]:
         """Write the body where it will be evaluated, chunk by chunk, as it arrives."""
         received = bytearray()
         start = safetensors.PREFIX_BYTES
@@ -154,7 +159,8 @@ class Evaluate(Route[Asked]):
         elif size < self.settings.stream_bytes:  # small enough to join others
             while exchange.unread and len(received) <= size:
                 received += await exchange.chunk()
-            return self._submit_safetensors(exchange, received)
+            return self._submit_safetensors(exchange, received, asked)
+        self._limit_text(checked.job, asked)
         return await exchange.pour(
             self.engine.upload(checked.job, exchange.deadline, exchange.client),
             memoryview(received)[start:],
@@ -164,21 +170,56 @@ class Evaluate(Route[Asked]):
 
     # Out
 
+    def _text_bytes(self, asked: Asked, result: Result) -> int:
+        return asked.text_bytes + len(result.text)
+
     def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
-        if self._format_out(exchange, asked.format_in) == "json":
-            return [_json(result, asked.forms)], [(b"content-type", _JSON)], False
+        if asked.format_out == "json":
+            return [_json(result, asked)], [(b"content-type", _JSON)], False
         names, entries = _layout(result.job.recipe.text, result.job.rows)
         head = safetensors.header_of(entries, {"result": result.text.decode()})
         pieces: Pieces = [head, *(result.tensors[name] for name in names)]
         return pieces, [(b"content-type", _SAFETENSORS)], True
 
-    def _format_out(self, exchange: Exchange, format_in: str) -> str:
-        accept = exchange.headers.get(b"accept")
-        if accept is None or b"*/*" in accept:
-            return format_in
-        if _SAFETENSORS in accept:
-            return "safetensors"
-        return "json" if _JSON in accept else format_in
+
+def _format_out(accept: bytes | None, format_in: str) -> str:
+    """The form that the client would rather have; that of the request where it says nothing of it."""
+    if accept is None:
+        return format_in
+    welcome = weights(accept)
+    of = {"json": media_weight(welcome, _JSON), "safetensors": media_weight(welcome, _SAFETENSORS)}
+    best = max(of, key=of.__getitem__)
+    return best if of[best] > of[format_in] else format_in
+
+
+def _decoded(
+    body: bytes | bytearray, exchange: Exchange, forms: dict[str, json.Form]
+) -> tuple[Job, dict[str, memoryview]]:
+    """The job of a JSON text and the bytes of its tensors, whose forms are noted."""
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body must be a JSON object with the fields loss and inputs")
+    if "inputs" not in document:
+        raise InvalidRequest('the body has no inputs: put the tensors there, as {"prediction": ..., "target": ...}')
+    inputs = document.pop("inputs")
+    if not isinstance(inputs, dict):
+        raise InvalidRequest("inputs must be an object that maps the inputs' names to tensors")
+    check_tensor_count(len(inputs))
+    try:
+        text = json.dumps(document)
+    except TypeError:  # what nests some hundreds deep
+        json.check_depth(document)
+        raise
+    plan = plan_of(text)
+    exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
+    tensors: dict[str, Tensor] = {}
+    for name, value in inputs.items():
+        kinds = plan.kinds(name)
+        tensors[name], forms[name] = json.tensor_from_json(
+            name, value, floats="float" in kinds, integers="integer" in kinds
+        )
+    job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+    return job, {name: tensor.data for name, tensor in tensors.items()}
 
 
 def plan_of(text: bytes) -> Plan:
@@ -245,18 +286,17 @@ def _layout(recipe: str, rows: int) -> tuple[tuple[str, ...], bytes]:
     return tuple(c.name for c in columns), safetensors.encode_entries(entries)
 
 
-def _json(result: Result, forms: Mapping[str, json.Form]) -> bytes:
+def _json(result: Result, asked: Asked) -> bytes:
     """The answer as a JSON text, each tensor in the form of the input that it belongs to."""
     text = result.text
     gradients = []
     for column in result.job.recipe.answers:
         tensor = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
-        source = column.name.removeprefix("gradient.")
-        value = json.dumps(json.tensor_to_json(tensor, forms.get(source, forms.get("prediction", "list"))))
+        value = json.tensor_text(tensor, asked.form(column.name))
         if column.name == "loss":
             text = b'{"loss":' + value + b"," + text[1:]
         else:
-            gradients.append(json.dumps(source) + b":" + value)
+            gradients.append(json.dumps(column.name.removeprefix("gradient.")) + b":" + value)
     if gradients:
         text = text[:-1] + b',"gradient":{' + b",".join(gradients) + b"}}"
     return text

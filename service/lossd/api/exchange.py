@@ -10,13 +10,13 @@ import itertools
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lossd.api.compression import Unpacker
+from lossd.api.compression import Unpacker, encoding_of
 from lossd.api.pouring import Vessel
 from lossd.engine import Engine, Result, Upload
 from lossd.engine.admission import Budget
@@ -174,8 +174,8 @@ class Exchange:
             self.length = int(length)
             if self.length > self.max_body_bytes:
                 raise self.too_large(self.length)
-        if (encoding := self.headers.get(b"content-encoding")) and encoding != b"identity":
-            self.unpacker = Unpacker(encoding.lower())
+        if encoding := encoding_of(self.headers.get(b"content-encoding")):
+            self.unpacker = Unpacker(encoding)
         if timeout := self.headers.get(b"x-request-timeout-ms"):
             if not timeout.isdigit() or len(timeout) > MAX_DIGITS or not int(timeout):
                 raise InvalidRequest(
@@ -226,8 +226,8 @@ class Exchange:
                 raise DisconnectedError
             unpacker.feed(message.get("body", b""), unread=message.get("more_body", False))
         piece = await unpacker.piece()
-        if unpacker.size > self.max_body_bytes:
-            raise self.too_large(unpacker.size)
+        if (size := max(unpacker.size, unpacker.taken)) > self.max_body_bytes:  # as a stated length of either would be
+            raise self.too_large(size)
         self.unread = not unpacker.done
         return piece
 
@@ -325,6 +325,19 @@ class Exchange:
         finally:
             budget.gather(self.client, -length)
         return body
+
+    @contextmanager
+    def holding(self, budget: Budget, nbytes: int) -> Iterator[None]:
+        """What is inside has a body at hand, which counts as one that is gathered.
+
+        Raises:
+            QueueFull: There is no room for it.
+        """
+        budget.gather(self.client, nbytes)
+        try:
+            yield
+        finally:
+            budget.gather(self.client, -nbytes)
 
     @asynccontextmanager
     async def in_time(self, late: str = "the body had not arrived") -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from lossd.api.exchange import Exchange, Send
 from lossd.api.inference_outputs import Asked, answered, asked
 from lossd.api.route import Route
 from lossd.api.sending import Headers, Pieces, send_whole
+from lossd.api.texts import INLINE_BYTES, beside
 from lossd.engine import Result
 from lossd_client.errors import (
     MalformedBody,
@@ -30,10 +31,7 @@ __all__ = ["PREFIX", "Inference"]
 
 PREFIX = "/v2"
 CACHED_TEXT_BYTES = 8 << 10
-
-# With NaN among its numbers JSON is read by the standard library, which calls back for every number: longer texts are
-# read in a thread, where that does not keep others waiting.
-INLINE_TEXT_BYTES = 256 << 10
+REMEDY = "ask for binary data (the parameter binary_data_output) or for fewer outputs"
 
 _JSON = json.MEDIA_TYPE.encode()
 _BINARY = oip.MEDIA_TYPE.encode()
@@ -86,6 +84,9 @@ class Inference(Route[Asked]):
             return pieces, [(b"content-type", _JSON)], False
         return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
 
+    def _text_bytes(self, asked: Asked, result: Result) -> int:
+        return asked.text_bytes + len(result.text)
+
     async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
         given = exchange.headers.get(_LENGTH)
         streamed = exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes
@@ -95,9 +96,9 @@ class Inference(Route[Asked]):
         if given is None:
             exchange.limit_json(self.settings.max_json_bytes)
         body = await exchange.body(self.engine.budget)
-        return await self._submit_whole(exchange, model, memoryview(body), self._text_bytes(given, len(body)))
+        return await self._submit_whole(exchange, model, memoryview(body), self._json_bytes(given, len(body)))
 
-    def _text_bytes(self, given: bytes | None, size: int | None) -> int | None:
+    def _json_bytes(self, given: bytes | None, size: int | None) -> int | None:
         length = oip.header_length(given, size)
         if length is not None and length > self.settings.max_json_bytes:
             raise TooLarge(
@@ -110,25 +111,27 @@ class Inference(Route[Asked]):
         self, exchange: Exchange, model: models.Model, body: memoryview, length: int | None
     ) -> tuple[Asked, asyncio.Future[Result]]:
         text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
-        if len(text) <= INLINE_TEXT_BYTES:
+        if len(text) <= INLINE_BYTES:
             of, tensors = _decoded(text, data, model)
         else:
-            of, tensors = await asyncio.to_thread(_decoded, text, data, model)
+            with exchange.holding(self.engine.budget, len(body)):
+                of, tensors = await beside(len(text), lambda: _decoded(text, data, model))
         exchange.job = of.job
+        self._check_text(of.text_bytes, REMEDY)
         return of, self.engine.submit(of.job, tensors, _deadline(exchange, of), exchange.client)
 
     async def _stream(
         self, exchange: Exchange, model: models.Model, given: bytes
     ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
-        length = self._text_bytes(given, exchange.length if exchange.unpacker is None else None)
+        length = self._json_bytes(given, exchange.length if exchange.unpacker is None else None)
         assert length is not None
         received = bytearray()
         while len(received) < length:
             if not exchange.unread:
                 raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
             received += await exchange.chunk()
-        of = _read(memoryview(received)[:length], model)
+        of = await beside(length, lambda: _read(memoryview(received)[:length], model))
         exchange.job = of.job
         size = length + of.request.data_bytes
         if exchange.unpacker is None:
@@ -140,6 +143,7 @@ class Inference(Route[Asked]):
             while exchange.unread and len(received) <= size:
                 received += await exchange.chunk()
             return await self._submit_whole(exchange, model, memoryview(received), length)
+        self._check_text(of.text_bytes, REMEDY)
         return of, await exchange.pour(
             self.engine.upload(of.job, _deadline(exchange, of), exchange.client),
             memoryview(received)[length:],

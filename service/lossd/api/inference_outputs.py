@@ -23,6 +23,7 @@ from lossd.request import GradientOptions, MetricOptions
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody
 from lossd_client.wire import Tensor, json, oip
 from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import element_count
 
 __all__ = ["Asked", "answered", "asked"]
 
@@ -45,6 +46,7 @@ class Asked:
         gradient: The input that the output ``gradient`` belongs to.
         timeout_s: The request's own, or None.
         streamable: Whether every input's bytes on the wire are those of its tensor.
+        text_bytes: The most bytes that tensors of the answer take as JSON, where they are not binary.
     """
 
     job: Job
@@ -53,6 +55,7 @@ class Asked:
     gradient: str
     timeout_s: float | None
     streamable: bool
+    text_bytes: int
 
 
 def asked(text: bytes, model: Model) -> Asked:
@@ -80,12 +83,15 @@ def asked(text: bytes, model: Model) -> Asked:
     final = plan_of(json.dumps({**base, "outputs": wanted}))
     job = final.job({entry.name: (entry.datatype.dtype, entry.shape) for entry in request.inputs})
     columns = {column.name: column for column in job.recipe.answers}
+    text_bytes = 0
     for output in outputs:
         column = columns.get(_column(output.name, gradient))
-        if column is not None and not output.binary and not oip.BY_DTYPE[column.dtype].as_json:
-            raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
+        if column is not None and not output.binary:
+            if not oip.BY_DTYPE[column.dtype].as_json:
+                raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
+            text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
     streamable = all(entry.binary and not entry.datatype.widened for entry in request.inputs)
-    return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable)
+    return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
 
 
 def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from lossd.api.compression import packed
 from lossd.api.exchange import DisconnectedError, Exchange, Receive, Send, refusal
 from lossd.api.sending import Headers, Pieces, send_pieces, send_whole
 from lossd.api.telemetry import DISCONNECTED, Telemetry
+from lossd.api.texts import INLINE_BYTES, beside
 from lossd.api.turns import Turns
 from lossd.engine import Engine, Result
 from lossd.settings import Settings
-from lossd_client.errors import InternalError, Problem
+from lossd_client.errors import InternalError, Problem, TooLarge
 
 __all__ = ["Route"]
 
@@ -76,6 +77,26 @@ class Route(ABC, Generic[Asked]):
             Problem: What is wrong with it.
         """
 
+    def _check_text(self, nbytes: int, remedy: str) -> None:
+        """Make sure that an answer is not too long as JSON.
+
+        Args:
+            nbytes: The most that it will have.
+            remedy: What to ask for instead.
+
+        Raises:
+            TooLarge: It may be.
+        """
+        if nbytes > self.settings.max_json_bytes:
+            raise TooLarge(
+                f"the answer may have {nbytes} bytes as JSON, at most {int(self.settings.max_json_bytes)} are written "
+                f"(setting max_json_bytes); {remedy}"
+            )
+
+    @abstractmethod
+    def _text_bytes(self, asked: Asked, result: Result) -> int:
+        """About how many bytes of an answer are JSON."""
+
     @abstractmethod
     def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
         """An answer's body, what only this route says of it, and whether it is binary.
@@ -91,8 +112,14 @@ class Route(ABC, Generic[Asked]):
         parsed = time.monotonic()
         result = await exchange.result(self.engine, future)
         evaluated = time.monotonic()
+        budget, held = self.engine.budget, 0
         try:
-            pieces, headers, binary = self._encode(exchange, asked, result)
+            if (text_bytes := self._text_bytes(asked, result)) <= INLINE_BYTES:
+                pieces, headers, binary = self._encode(exchange, asked, result)
+            else:
+                budget.gather(exchange.client, text_bytes)
+                held = text_bytes
+                pieces, headers, binary = await beside(text_bytes, lambda: self._encode(exchange, asked, result))
             if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
                 encoding, pieces = await packed(pieces, welcome, binary=binary)
                 if encoding:
@@ -108,6 +135,8 @@ class Route(ABC, Generic[Asked]):
                 await send_pieces(send, headers, pieces)
         finally:
             result.release()
+            if held:
+                budget.gather(exchange.client, -held)
         if body is not None:
             await send_whole(send, headers, body)
         self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json as stdlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from lossd_client.errors import DtypeMismatch
 from lossd_client.wire import json
@@ -17,6 +14,7 @@ from lossd_client.wire.tensor import Tensor
 __all__ = ["encode_request", "encode_response"]
 
 ALIGNMENT = 64
+_TOKENS = {"NaN": b"NaN", "Infinity": b"Infinity", "-Infinity": b"-Infinity"}
 
 
 def encode_request(
@@ -105,10 +103,7 @@ def _listed(name: str, value: Value) -> bytes:
             raise DtypeMismatch(f"{name} holds bytes that are not UTF-8; ask for it as binary data") from None
     if not BY_DTYPE[value.dtype].as_json:
         raise DtypeMismatch(f"{name} is {value.dtype}, which JSON has no numbers for; ask for it as binary data")
-    array = value.numpy().reshape(-1)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return stdlib.dumps(json.shortest(array), separators=(",", ":")).encode()
-    return json.dumps(array)
+    return json.numbers_text(value.numpy().reshape(-1), _TOKENS)
 
 
 def _aligned(text: bytes) -> bytes:
