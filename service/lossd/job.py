@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import orjson
 
+from lossd.lru import LRU
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
 __all__ = [
-    "CACHED_TEXT_CHARACTERS",
     "MAX_PAIRS",
     "UNIVERSAL",
     "Column",
@@ -27,8 +27,6 @@ __all__ = [
     "is_wide",
     "model_name",
 ]
-
-CACHED_TEXT_CHARACTERS = 16 << 10
 
 UNIVERSAL = ("sample_weight", "cotangent")
 """The inputs that belong to no loss."""
@@ -144,7 +142,11 @@ class Recipe:
     @staticmethod
     def parse(text: str) -> Recipe:
         """The recipe a text stands for; the same object for the same text, unless that is long."""
-        return _known_recipe(text) if len(text) <= CACHED_TEXT_CHARACTERS else Recipe.read(text)
+        recipe = _RECIPES.get(text)
+        if recipe is None:
+            recipe = Recipe.read(text)
+            _RECIPES.keep(text, recipe, recipe.nbytes)
+        return recipe
 
     @staticmethod
     def read(text: str) -> Recipe:
@@ -157,6 +159,11 @@ class Recipe:
         recipe = Recipe(**fields)
         recipe.__dict__["text"] = text
         return recipe
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory, its text included."""
+        return 1024 + 6 * len(self.text)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -210,7 +217,7 @@ class Recipe:
 
 
 _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)
-_known_recipe = lru_cache(maxsize=4096)(Recipe.read)
+_RECIPES: LRU[str, Recipe] = LRU(16 << 20)
 
 
 @dataclass(frozen=True, slots=True)

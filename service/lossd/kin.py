@@ -6,15 +6,13 @@ depends on the number of rows, the layout without it says which recipe it is.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
-from lossd.job import CACHED_TEXT_CHARACTERS, Recipe
+from lossd.job import Recipe
+from lossd.lru import LRU
 
 __all__ = ["RECIPES", "only_rows_lead", "outline"]
-
-MOST = 1024
 
 Outline = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype and shape of each tensor, without the number of its rows."""
@@ -51,16 +49,5 @@ def only_rows_lead(patterns: Iterable[tuple[bool, Sequence[str]]]) -> bool:
     )
 
 
-class _Recipes(OrderedDict[tuple[int, Outline], Recipe]):
-    """The latest, by their plans' family and the outline of their layouts."""
-
-    def keep(self, key: tuple[int, Outline], recipe: Recipe) -> None:
-        """Know one more, unless it is long; in place of the first, if there are too many."""
-        if len(recipe.text) > CACHED_TEXT_CHARACTERS:
-            return
-        if len(self) >= MOST:
-            self.popitem(last=False)
-        self[key] = recipe
-
-
-RECIPES: Final = _Recipes()
+RECIPES: Final[LRU[tuple[int, Outline], Recipe]] = LRU()
+"""The latest, by their plans' family and the outline of their layouts."""

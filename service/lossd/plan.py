@@ -88,7 +88,7 @@ class Plan:
         recipe = RECIPES.get((self.family, rest))
         if recipe is None:
             job = self._built(layout)
-            RECIPES.keep((self.family, rest), job.recipe)
+            RECIPES.keep((self.family, rest), job.recipe, 256 * len(rest) + job.recipe.nbytes)
             return job
         self._pairs(layout)
         return Job(recipe, rows, self._numbers)

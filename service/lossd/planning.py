@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,15 +12,16 @@ from pydantic import BaseModel
 from lossd import metrics
 from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
 from lossd.losses.types import TensorType
+from lossd.lru import remembered
 from lossd.plan import Plan, series
 from lossd.request import Envelope, GradientOptions, MetricOptions, check_integers, spelled_out, validated
 from lossd.terms import Term, common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["listed_inputs", "make_plan", "universal_inputs"]
+__all__ = ["listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
 
-KIN_BYTES = 8 << 10
+KIN_BYTES = 8 << 10  # what is much longer is not kept
 
 
 def make_plan(request: Any) -> Plan:
@@ -66,7 +67,12 @@ def _plan_of_kin(request: Mapping[str, Any]) -> Plan | None:
     return plan
 
 
-@lru_cache(maxsize=1024)
+def plan_bytes(text: bytes, plan: Plan) -> int:
+    """About what a request's text and its plan take in memory; terms and inputs take more than they are long."""
+    return 4096 + 12 * len(text) + 2048 * len(plan.terms) + 512 * len(plan.inputs)
+
+
+@remembered(plan_bytes)
 def _kin(text: bytes) -> Plan:
     plan = _plan(orjson.loads(text))
     _ = plan.has_kin  # here, for all its copies

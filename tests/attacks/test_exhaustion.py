@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import socket
 import threading
 import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,12 +22,14 @@ import torch
 
 from evaluating import alone, layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
-from lossd.api.evaluate import _known_plan, plan_of
-from lossd.api.inference import _asked
+from lossd import planning
+from lossd.api import curves, evaluate, inference
 from lossd.engine import link
 from lossd.engine.slab import arrange_shared
-from lossd.job import MAX_PAIRS, Recipe, _known_recipe
-from lossd.losses import REGISTRY
+from lossd.job import _RECIPES, MAX_PAIRS
+from lossd.kin import RECIPES
+from lossd.losses import REGISTRY, formula
+from lossd.lru import LRU
 from lossd.metrics import METRICS
 from lossd.planning import make_plan
 from lossd_client.errors import PROBLEMS
@@ -83,17 +89,105 @@ def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) 
     service.wait_until(lambda engine: not engine.budget.gathered_bytes)
 
 
-def test_texts_that_are_kept_for_the_next_request_are_few_and_short() -> None:
-    for cache in (_known_plan, _known_recipe, _asked):
-        assert cache.cache_info().maxsize is not None
-        assert cache.cache_info().maxsize <= 4096
-    weights = [0.5] * 10_000
-    request = {"loss": {"name": "cross_entropy", "class_weight": weights}, "outputs": ["loss"]}
-    before = _known_plan.cache_info().currsize, _known_recipe.cache_info().currsize
-    plan = plan_of(json.dumps(request).encode())
-    job = plan.job({"prediction": ("float32", (2, 10_000)), "target": ("int64", (2,))})
-    assert Recipe.parse(job.recipe.text).text == job.recipe.text
-    assert (_known_plan.cache_info().currsize, _known_recipe.cache_info().currsize) == before
+CACHES: dict[str, LRU[Any, Any]] = {
+    "plans": evaluate._plan_of.cache,
+    "headers": evaluate._checked.cache,
+    "layouts": evaluate._LAYOUTS,
+    "requests on /v2": inference._asked.cache,
+    "kin": planning._kin.cache,
+    "recipes": _RECIPES,
+    "recipes of kin": RECIPES,
+    "formulas": formula.parse.cache,
+}
+
+
+def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
+    """Another kind of cache is met only where the operator, or the code, says what it holds."""
+    own = {"losses/perceptual.py", "api/inference_models.py", "api/explorer/__init__.py", "cli/serve.py"}
+    root = Path(evaluate.__file__).parents[1]
+    found = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if re.search(r"@(lru_)?cache\b|lru_cache\(", path.read_text())
+    }
+    assert found <= own
+    assert sum(cache.limit_bytes for cache in CACHES.values()) + curves.CACHED_BYTES <= 96 << 20
+
+
+def weighted(i: int, classes: int) -> dict[str, Any]:
+    return {"loss": {"name": "cross_entropy", "class_weight": [i, *[1] * (classes - 1)]}, "outputs": ["loss"]}
+
+
+def summed(i: int, terms: int) -> dict[str, Any]:
+    mse = {"loss": "mse"}
+    return {
+        "loss": {"name": "weighted_sum", "terms": [{**mse, "weight": i}, *[mse] * (terms - 1)]},
+        "outputs": ["loss"],
+    }
+
+
+def ask(request: dict[str, Any], shape: tuple[int, int], query: bytes = b"") -> None:
+    """Read a request's header, and lay its answer out, as the route does."""
+    target = ("I64", shape[:1], 8) if "class_weight" in request["loss"] else ("F32", shape, 4)
+    sizes = [4 * shape[0] * shape[1], target[2] * int(np.prod(target[1]))]
+    header = {
+        "__metadata__": {"request": json.dumps(request)},
+        "prediction": {"dtype": "F32", "shape": shape, "data_offsets": [0, sizes[0]]},
+        "target": {"dtype": target[0], "shape": target[1], "data_offsets": [sizes[0], sum(sizes)]},
+    }
+    checked = evaluate._checked(json.dumps(header).encode(), query)
+    evaluate._layout(checked.job.recipe, checked.job.rows)
+
+
+@pytest.mark.parametrize(
+    ("attack", "times"),
+    [
+        (lambda i: ask(weighted(i, 50_000), (1, 50_000)), 8),
+        (lambda i: ask(weighted(i, 2_000), (1, 2_000)), 120),
+        (lambda i: ask(summed(i, 64), (1, 1)), 30),
+        (lambda i: ask({"loss": {"name": "mse"}, "outputs": ["loss"]}, (1, 1), b"x" * 20_000 + b"%d" % i), 300),
+    ],
+    ids=["long weights", "weights", "terms", "queries"],
+)
+def test_what_is_kept_for_the_next_request_is_bounded_in_bytes(attack: Callable[[int], None], times: int) -> None:
+    """What is told of an entry's size is not less than it takes: memory is measured, not what the caches say."""
+    for cache in CACHES.values():
+        cache.clear()
+    attack(10**6)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for i in range(times):
+            attack(i)
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    told = sum(cache.nbytes for cache in CACHES.values())
+    assert told <= sum(cache.limit_bytes for cache in CACHES.values())
+    assert grown <= told + (1 << 20)
+
+
+def test_curves_are_kept_with_their_addresses() -> None:
+    async def flood() -> int:
+        kept = curves._Kept()
+
+        async def make() -> bytes:
+            return b"{}"
+
+        for i in range(3000):
+            await kept.get(("mse", "x" * 16_000 + str(i)), make)
+        assert len(kept._tasks) == len(kept._waiting) == 0
+        return kept._answers.nbytes
+
+    tracemalloc.start()
+    try:
+        told = asyncio.run(flood())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert told <= curves.CACHED_BYTES
+    assert peak <= 1.2 * curves.CACHED_BYTES
 
 
 def test_labels_of_counters_are_losses_and_problems_whatever_is_asked(service: Running, http: httpx.Client) -> None:

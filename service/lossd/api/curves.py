@@ -25,6 +25,7 @@ from lossd.api.exchange import Exchange, cancel_on_disconnect
 from lossd.curves import OPTIONS, Answer, Line, curve
 from lossd.engine import Engine, Result
 from lossd.literal import literal
+from lossd.lru import LRU
 from lossd.settings import Settings
 from lossd_client.errors import QueueFull, TooLarge
 from lossd_client.wire import Tensor, json
@@ -165,38 +166,30 @@ class _Kept:
     """What was answered lately, or is being worked on: whoever asks for the same shares it."""
 
     def __init__(self) -> None:
+        self._answers: LRU[tuple[str, ...], bytes] = LRU(CACHED_BYTES)
         self._tasks: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
         self._waiting: Counter[asyncio.Task[bytes]] = Counter()
 
     async def get(self, key: tuple[str, ...], make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
         """What is kept under a key; made if it is not there. A failure is not kept, nor what nobody waits for."""
-        task = self._tasks.pop(key, None) or asyncio.create_task(make())
-        self._tasks[key] = task  # the latest comes last
+        answer = self._answers.get(key)
+        if answer is not None:
+            return answer
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(make())
         self._waiting[task] += 1
         try:
-            content = await asyncio.shield(task)
-        except BaseException:
-            wanted = self._waiting[task] > 1 and not task.done()
-            if not wanted:
-                task.cancel()
-                if self._tasks.get(key) is task:
-                    del self._tasks[key]
-            raise
+            answer = await asyncio.shield(task)
+            self._answers.keep(key, answer, 1024 + len(answer) + sum(map(len, key)))
+            return answer
         finally:
             self._waiting[task] -= 1
             if not self._waiting[task]:
                 del self._waiting[task]
-        self._forget()
-        return content
-
-    def _forget(self) -> None:
-        done = {key: len(task.result()) for key, task in self._tasks.items() if task.done() and not task.exception()}
-        size = sum(done.values())
-        for key, length in done.items():
-            if size <= CACHED_BYTES:
-                break
-            size -= length
-            del self._tasks[key]
+                task.cancel()  # which does nothing to one that is done
+            if (task.done() or task not in self._waiting) and self._tasks.get(key) is task:
+                del self._tasks[key]
 
 
 class _OneAtATime:

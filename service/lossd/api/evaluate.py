@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import parse_qs
 
 from lossd.api.exchange import Exchange, Send
@@ -17,8 +16,9 @@ from lossd.api.sending import Headers, Pieces
 from lossd.api.texts import INLINE_BYTES, beside
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
+from lossd.lru import LRU, remembered
 from lossd.plan import Plan
-from lossd.planning import make_plan
+from lossd.planning import make_plan, plan_bytes
 from lossd_client.errors import (
     InvalidRequest,
     MalformedBody,
@@ -32,7 +32,6 @@ from lossd_client.wire.tensor import check_tensor_count
 
 __all__ = ["Evaluate", "plan_of"]
 
-CACHED_HEADER_BYTES = 8 << 10
 MAX_REQUEST_BYTES = 1 << 20
 SURELY_SHORT_BYTES = INLINE_BYTES >> 5  # a number takes less than 32 times its bytes
 
@@ -176,7 +175,7 @@ class Evaluate(Route[Asked]):
     def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
         if asked.format_out == "json":
             return [_json(result, asked)], [(b"content-type", _JSON)], False
-        names, entries = _layout(result.job.recipe.text, result.job.rows)
+        names, entries = _layout(result.job.recipe, result.job.rows)
         head = safetensors.header_of(entries, {"result": result.text.decode()})
         pieces: Pieces = [head, *(result.tensors[name] for name in names)]
         return pieces, [(b"content-type", _SAFETENSORS)], True
@@ -229,13 +228,12 @@ def plan_of(text: bytes) -> Plan:
         TooLarge: The text is no request without its tensors.
         Problem: See :func:`lossd.planning.make_plan`.
     """
-    if len(text) <= CACHED_HEADER_BYTES:
-        return _known_plan(text)
     if len(text) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request has {len(text)} bytes beside its tensors; at most {MAX_REQUEST_BYTES} are read")
     return _plan_of(text)
 
 
+@remembered(plan_bytes)
 def _plan_of(text: bytes) -> Plan:
     request = json.loads(text, what="the request")
     if text.count(b"[") + text.count(b"{") > json.MAX_DEPTH:  # what has no more brackets is no deeper
@@ -243,21 +241,21 @@ def _plan_of(text: bytes) -> Plan:
     return make_plan(request)
 
 
-_known_plan = lru_cache(maxsize=1024)(_plan_of)
-
-
 def _read_header(exchange: Exchange, view: memoryview, start: int) -> Checked:
     """The checked header; clients repeat themselves, so most are known already."""
     if len(view) < start:
         raise MalformedBody(f"the body ends inside the safetensors header: {len(view)} of {start} bytes")
     text = bytes(view[safetensors.PREFIX_BYTES : start])
-    read = _checked if len(text) <= CACHED_HEADER_BYTES else _checked.__wrapped__
-    checked = read(text, exchange.query)
+    checked = _checked(text, exchange.query)
     exchange.job, exchange.loss = checked.job, checked.job.recipe.model
     return checked
 
 
-@lru_cache(maxsize=1024)
+def _checked_bytes(text: bytes, query: bytes, checked: Checked) -> int:
+    return 1024 + 8 * (len(text) + len(query)) + checked.job.recipe.nbytes
+
+
+@remembered(_checked_bytes)
 def _checked(text: bytes, query: bytes) -> Checked:
     header = safetensors.read_header(text)
     request = header.metadata.get("request")
@@ -278,12 +276,19 @@ def _wrong_length(described: int, found: int) -> MalformedBody:
     return MalformedBody(f"the safetensors header describes {described} bytes of tensors, the body has {found}")
 
 
-@lru_cache(maxsize=1024)
-def _layout(recipe: str, rows: int) -> tuple[tuple[str, ...], bytes]:
+_LAYOUTS: LRU[tuple[str, int], tuple[tuple[str, ...], bytes]] = LRU()
+
+
+def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
     """The tensors of an answer, those of the widest dtype first, and what the file's header says of them."""
-    columns = sorted(Recipe.parse(recipe).answers, key=lambda c: -DTYPES[c.dtype].itemsize)
-    entries = [(c.name, c.dtype, c.shape(rows), c.unit_bytes * c.units(rows)) for c in columns]
-    return tuple(c.name for c in columns), safetensors.encode_entries(entries)
+    key = recipe.text, rows
+    found = _LAYOUTS.get(key)
+    if found is None:
+        columns = sorted(recipe.answers, key=lambda c: -DTYPES[c.dtype].itemsize)
+        entries = [(c.name, c.dtype, c.shape(rows), c.unit_bytes * c.units(rows)) for c in columns]
+        found = tuple(c.name for c in columns), safetensors.encode_entries(entries)
+        _LAYOUTS.keep(key, found, 1024 + 2 * len(recipe.text) + 2 * len(found[1]))
+    return found
 
 
 def _json(result: Result, asked: Asked) -> bytes:

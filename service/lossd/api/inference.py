@@ -6,7 +6,6 @@ Plain ASGI like ``/v1/evaluate``, and for the same reason.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from typing import Any
 
 from lossd.api import inference_models as models
@@ -16,6 +15,7 @@ from lossd.api.route import Route
 from lossd.api.sending import Headers, Pieces, send_whole
 from lossd.api.texts import INLINE_BYTES, beside
 from lossd.engine import Result
+from lossd.lru import remembered
 from lossd_client.errors import (
     MalformedBody,
     MethodNotAllowed,
@@ -30,7 +30,6 @@ from lossd_client.wire import json, oip
 __all__ = ["PREFIX", "Inference"]
 
 PREFIX = "/v2"
-CACHED_TEXT_BYTES = 8 << 10
 REMEDY = "ask for binary data (the parameter binary_data_output) or for fewer outputs"
 
 _JSON = json.MEDIA_TYPE.encode()
@@ -235,11 +234,14 @@ def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[A
 
 def _read(text: memoryview, model: models.Model) -> Asked:
     """What is asked; clients repeat themselves, so most is known already."""
-    whole = bytes(text)
-    return _asked(whole, model) if len(whole) <= CACHED_TEXT_BYTES else asked(whole, model)
+    return _asked(bytes(text), model)
 
 
-_asked = lru_cache(maxsize=1024)(asked)
+def _asked_bytes(text: bytes, _: models.Model, of: Asked) -> int:
+    return 1024 + 16 * len(text) + of.job.recipe.nbytes
+
+
+_asked = remembered(_asked_bytes)(asked)
 
 
 def _deadline(exchange: Exchange, of: Asked) -> float:

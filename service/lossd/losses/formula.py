@@ -25,11 +25,12 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 from lossd.deferred import Tensor, torch
 from lossd.losses.operations import OPERATIONS, Operation, Value
+from lossd.lru import remembered
 
 __all__ = ["Formula", "FormulaError", "parse"]
 
@@ -213,7 +214,7 @@ class Formula:
         return f"{_place(self.text, step.start)}: {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-@lru_cache(maxsize=256)
+@remembered(lambda text, formula: 1024 + len(text) + 256 * len(formula.steps), 4 << 20)
 def parse(text: str) -> Formula:
     """Read a formula.
 
