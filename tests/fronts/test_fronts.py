@@ -247,3 +247,30 @@ def test_fronts_that_cannot_start_are_not_tried_for_ever(tmp_path):
         group(tmp_path, 2, f"--api-keys-file={keys}"),
     ):
         pass
+
+
+SCARCE = """
+import errno, os, subprocess, sys
+start = subprocess.Popen.__init__
+def scarce(self, args, *rest, **more):
+    left = os.environ["STARTS_THAT_FAIL"]
+    if "serve" in args and os.path.getsize(left):
+        os.truncate(left, os.path.getsize(left) - 1)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    start(self, args, *rest, **more)
+subprocess.Popen.__init__ = scarce
+"""
+
+
+def test_a_front_for_which_there_is_no_process_is_tried_again(tmp_path, monkeypatch):
+    left = tmp_path / "left"
+    left.write_text("xx")
+    (tmp_path / "sitecustomize.py").write_text(SCARCE)
+    monkeypatch.setenv("STARTS_THAT_FAIL", str(left))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with group(tmp_path, 2) as one:
+        assert len(one.fronts) == 2
+        assert one.log.count("a front cannot be started") == 2
+        left.write_text("x")
+        os.kill(one.fronts[0], signal.SIGKILL)
+        eventually(lambda: one.log.count("a front cannot be started") == 3 and len(one.fronts) == 2)

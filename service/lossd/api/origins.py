@@ -70,7 +70,7 @@ class Origins:
         return self.app(scope, receive, send)
 
     def _judge(self, scope: Scope) -> Problem | None:
-        host = origin = site = form = None
+        host = origin = site = kind = None
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
@@ -83,16 +83,18 @@ class Origins:
                 origin = value
             elif name == b"sec-fetch-site":
                 site = value
-            elif name == b"content-type" and value.partition(b";")[0].strip().lower() in FORMS:
-                form = value
+            elif name == b"content-type":
+                kind = value
         if self.settings.has_keys:
             return None
         if (origin is not None or site is not None) and self._is_foreign(scope, host, origin, site):
             page = "a page of another site" if origin is None else f"a page of {_shown(origin)}"
             return Forbidden(f"{page} may not ask this service; LOSSD_CORS_ORIGINS says whose pages may")
-        if form is not None and scope["method"] == "POST" and scope["path"].startswith("/v2/"):
+        if kind is not None and scope["path"].startswith("/v2/") and scope["method"] == "POST":
+            if kind.partition(b";")[0].strip().lower() not in FORMS:
+                return None
             return UnsupportedMediaType(
-                f"the Content-Type is {_shown(form)}, as a form of any web page could send it; send application/json"
+                f"the Content-Type is {_shown(kind)}, as a form of any web page could send it; send application/json"
             )
         return None
 

@@ -34,6 +34,7 @@ log = logging.getLogger("lossd.engine")
 
 SWEEP_S = 0.025
 STOPPING_S = 5.0
+SHORT_S = 1.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
 
@@ -311,16 +312,23 @@ class Engine(ABC):
             raise Unavailable(self.obstacle, retry_after_s=STOPPING_S)
 
     def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
-        """A batch for a job that was admitted; where there is no memory for it, it no longer is."""
+        """A batch for a job that was admitted; where there is no memory or file for it, it no longer is.
+
+        Raises:
+            Unavailable: That is so.
+        """
         recipe = job.recipe
         arrangement = arrange_shared(recipe, self.settings.batch_bytes) if shared else None
         if arrangement is None or not arrangement.holds(recipe, job.rows, 1):
             arrangement = arrange(recipe, job.rows, 1)
         try:
             slab = self.pool.take(arrangement.nbytes)
-        except OSError:
+        except OSError as error:
             self.budget.release(client, job.nbytes)
-            raise
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise Unavailable(
+                f"the service has no memory or file left for this request ({why})", retry_after_s=SHORT_S
+            ) from None
         return Batch(recipe, Lease(self.pool, slab), arrangement)
 
     def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:

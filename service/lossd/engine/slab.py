@@ -73,7 +73,11 @@ class SlabPool:
         self._next_id = 0
 
     def take(self, nbytes: int) -> Slab:
-        """A slab of at least that many bytes; sizes are powers of two, untouched pages cost nothing."""
+        """A slab of at least that many bytes; sizes are powers of two, untouched pages cost nothing.
+
+        Raises:
+            OSError: There is no memory, or no file left, even without those that are kept for reuse.
+        """
         size = max(1 << 16, 1 << (nbytes - 1).bit_length())
         if free := self._free.get(size):
             slab = free.pop()
@@ -81,7 +85,11 @@ class SlabPool:
             self.cached_bytes -= size
         else:
             self._next_id += 1
-            slab = Slab(self._next_id, size)
+            try:
+                slab = Slab(self._next_id, size)
+            except OSError:
+                self._close_idle()
+                slab = Slab(self._next_id, size)
         self.in_use += 1
         return slab
 
@@ -104,8 +112,11 @@ class SlabPool:
     def close(self) -> None:
         """Close every slab that is not in use, and from now on each that comes back."""
         self.cache_bytes = 0
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         for slab in self._idle.values():
-            slab.close()
+            self._close(slab)
         self._free.clear()
         self._idle.clear()
         self.cached_bytes = 0

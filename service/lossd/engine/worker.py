@@ -39,6 +39,7 @@ log = logging.getLogger("lossd.engine")
 BROKEN, UNUSABLE = 70, 78
 LARGE_BYTES = 64 << 20
 NOTE_S = 1.0
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ALONE = 8
 
 
@@ -165,6 +166,16 @@ def _return_free_memory() -> None:
         _LIBC.malloc_trim(0)
 
 
+def _end_with_the_parent() -> None:
+    """Be killed when the front dies, in the middle of a batch too: nobody is left whom its answer could reach.
+
+    Linux sends the signal when the thread that started this process ends: in a front that is the one of the event loop.
+    A front that died before this call has closed the connection, which is noticed before the first batch.
+    """
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 _LIBC = ctypes.CDLL(None)
 
 
@@ -182,6 +193,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logs.start(arguments.log_level, arguments.log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when a worker ends
+    if arguments.listen is None:  # else fronts that the parent has left finish what they accepted
+        _end_with_the_parent()
     device, connection = torch.device(arguments.device), socket.socket(fileno=arguments.socket)
     if (why := unusable(device)) is not None:
         refusal = [(True, orjson.dumps(InternalError(why).to_json()))]

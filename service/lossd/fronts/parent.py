@@ -147,7 +147,13 @@ class _Parent:
     async def _keep_front(self) -> None:
         patience = Patience()
         while not self.stopping.is_set():
-            listened, status = await self._run_front()
+            try:
+                listened, status = await self._run_front()
+            except OSError as error:  # no memory, or no process or file left: there may be some later
+                delay_s = patience.delay_s()
+                log.error("a front cannot be started: %s, trying again in %.1f s", error, delay_s)
+                await _wait(self.stopping, delay_s)
+                continue
             if self.stopping.is_set():
                 self.failed |= listened and status != 0
                 return
@@ -168,15 +174,20 @@ class _Parent:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         place = Place(self.port, theirs.fileno(), self.addresses)
         # The same command once more, in a session of its own: a terminal's Ctrl-C reaches the parent alone.
-        with _sighup_blocked():  # a front inherits that, and hears it when it is ready
-            process = subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **place.environment()},
-                start_new_session=True,
-            )
-        theirs.close()
+        try:
+            with _sighup_blocked():  # a front inherits that, and hears it when it is ready
+                process = subprocess.Popen(
+                    [sys.executable, *sys.orig_argv[1:]],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **place.environment()},
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES)
         front = _Front(process, writer)
         self.fronts.add(front)
@@ -306,8 +317,10 @@ class _Hearing:
 @contextlib.contextmanager
 def _sighup_blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    yield
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _turn_away(listener: socket.socket) -> None:

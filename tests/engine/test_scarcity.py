@@ -1,0 +1,109 @@
+"""Where the machine has no memory, process or file left: who asks is told so, and what is left to do is tried again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from fronts.group import eventually, is_alive
+from lossd.engine import supervision
+from lossd.engine.slab import SlabPool
+from lossd_client import wire
+from lossd_client.wire import safetensors
+from serving import running
+
+MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}}
+OIP = {
+    "inputs": [
+        {"name": n, "shape": [1], "datatype": "FP32", "data": [v]} for n, v in (("prediction", 1), ("target", 3))
+    ]
+}
+
+
+def failing(function: Callable[..., Any], times: list[int], number: int) -> Callable[..., Any]:
+    """The function, which fails so often first."""
+
+    def tried(*args: Any, **kwargs: Any) -> Any:
+        if times[0] > 0:
+            times[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return function(*args, **kwargs)
+
+    return tried
+
+
+def large() -> bytes:
+    values = {name: wire.Tensor.of(np.ones(1 << 19, np.float32)) for name in ("prediction", "target")}
+    text = {"request": '{"loss":{"name":"mse"},"outputs":["loss"]}'}
+    return b"".join(bytes(piece) for piece in safetensors.encode(values, text))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM], ids=["files", "memory"])
+def test_who_asks_where_no_slab_can_be_had_is_told_to_come_back(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        times = [1000]
+        monkeypatch.setattr(os, "memfd_create", failing(os.memfd_create, times, number))
+        binary = {"Content-Type": safetensors.MEDIA_TYPE, "Accept": "application/json"}
+        for sent in (
+            http.post("/v1/evaluate", json=MSE),
+            http.post("/v2/models/mse/infer", json=OIP),
+            http.post("/v1/evaluate", content=large(), headers=binary),
+        ):
+            assert (sent.status_code, sent.headers["retry-after"]) == (503, "1")
+            assert os.strerror(number) in sent.text
+        service.wait_until(lambda engine: not engine.in_progress)
+        assert service.engine.budget.held_bytes == service.engine.pool.in_use == 0
+        times[0] = 0
+        assert http.post("/v1/evaluate", json=MSE).json()["loss"] == 4
+        assert http.post("/v1/evaluate", content=large(), headers=binary).json()["loss"] == 0
+
+
+def test_slabs_that_nobody_uses_give_their_files_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    pool = SlabPool(1 << 30, closed.append)
+    kept = [pool.take(1 << size) for size in (16, 17, 18)]
+    for slab in kept:
+        pool.give(slab)
+    monkeypatch.setattr(os, "memfd_create", failing(os.memfd_create, [1], errno.EMFILE))
+    slab = pool.take(1 << 20)
+    assert closed == [one.id for one in kept]
+    assert (pool.cached_bytes, pool.in_use) == (0, 1)
+    pool.give(slab)
+    pool.close()
+
+
+@pytest.mark.parametrize("what", ["process", "connection"])
+def test_a_worker_that_could_not_be_started_is_tried_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "LONGEST_DELAY_S", 0.2)
+    with running(mortal=True, compiled=False) as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        times = [supervision.MAX_STARTS + 1]
+        if what == "process":
+            monkeypatch.setattr(subprocess, "Popen", failing(subprocess.Popen, times, errno.EAGAIN))
+        else:
+            monkeypatch.setattr(socket, "socketpair", failing(socket.socketpair, times, errno.EMFILE))
+        os.kill(service.engine.workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        service.wait_until(lambda _: times[0] == 0)
+        service.wait_until(lambda engine: engine.ready, timeout_s=90)
+        assert http.post("/v1/evaluate", json=MSE).json()["loss"] == 4
+
+
+def test_a_worker_does_not_outlive_its_front_whatever_it_is_doing() -> None:
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--threads=1", "--compiled=false"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as front:
+        assert front.stdout is not None
+        assert " listens on " in front.stdout.readline()
+        (worker,) = map(int, Path(f"/proc/{front.pid}/task/{front.pid}/children").read_text().split())
+        os.kill(worker, signal.SIGSTOP)  # as one that is inside a long operation: it does not see its connection close
+        front.kill()
+    eventually(lambda: not is_alive(worker))
