@@ -7,13 +7,17 @@
     ├── UnreadableAnswer            an answer that is not lossd's: another program's, a proxy's, a broken one
     └── Problem                     an answer with a problem document (RFC 9457)
         ├── MalformedBody           400  the body cannot be read as its content type says
+        ├── MalformedRequest        400  what came is no HTTP request
         ├── Unauthorized            401  no key, or one that is not known
         ├── Forbidden               403  a browser asks for a page, or by a name, that the service does not trust
         ├── NotFound                404  no such route
         │   ├── UnknownLoss         404  no loss of that name
         │   └── UnknownMetric       404  no metric of that name
         ├── MethodNotAllowed        405
+        ├── RequestTimeout          408  the request came too slowly, or not at all
         ├── TooLarge                413  over one of the service's limits, or its memory
+        │   ├── UriTooLong          414  the address is over the limit of a head
+        │   └── HeadTooLarge        431  the head or the trailers have too many bytes or fields
         ├── UnsupportedMediaType    415  a content type or encoding that lossd does not read
         ├── NotEvaluable            422  well-formed, but there is nothing to compute
         │   ├── InvalidRequest      422  an unknown or mistyped field, a parameter out of its range
@@ -42,17 +46,20 @@ __all__ = [
     "DtypeMismatch",
     "Fault",
     "Forbidden",
+    "HeadTooLarge",
     "InternalError",
     "InvalidRequest",
     "InvalidValue",
     "LossdError",
     "MalformedBody",
+    "MalformedRequest",
     "MethodNotAllowed",
     "MissingInput",
     "NotEvaluable",
     "NotFound",
     "Problem",
     "QueueFull",
+    "RequestTimeout",
     "ShapeMismatch",
     "TooLarge",
     "Unauthorized",
@@ -62,6 +69,7 @@ __all__ = [
     "UnknownMetric",
     "UnreadableAnswer",
     "UnsupportedMediaType",
+    "UriTooLong",
 ]
 
 
@@ -177,6 +185,12 @@ class MalformedBody(Problem):
     slug, title, status = "malformed-body", "Malformed body", 400
 
 
+class MalformedRequest(Problem):
+    """What came is no HTTP request, or none that can be told from others: no Host, or two; a chunk without a size."""
+
+    slug, title, status = "malformed-request", "Malformed request", 400
+
+
 class Unauthorized(Problem):
     """The service asks for a key and the request has none, or one that is not known."""
 
@@ -213,10 +227,28 @@ class MethodNotAllowed(Problem):
     slug, title, status = "method-not-allowed", "Method not allowed", 405
 
 
+class RequestTimeout(Problem):
+    """The request did not come in time: its head was not whole, or its body stalled; send it again at once."""
+
+    slug, title, status = "request-timeout", "Request timeout", 408
+
+
 class TooLarge(Problem):
     """A size is over one of the service's limits, or over what its device has memory for; the detail says which."""
 
     slug, title, status = "too-large", "Too large", 413
+
+
+class UriTooLong(TooLarge):
+    """The request's address is longer than a head may be; put into the body what can go there."""
+
+    slug, title, status = "uri-too-long", "URI too long", 414
+
+
+class HeadTooLarge(TooLarge):
+    """The request's head, or the trailers behind its body, have more bytes or fields than are read."""
+
+    slug, title, status = "head-too-large", "Head too large", 431
 
 
 class UnsupportedMediaType(Problem):

@@ -45,6 +45,10 @@ SETTINGS = {"max_body_bytes": 4096, "access_log": "none"}
 """Of the service that is asked."""
 
 UNPROVOKED = {
+    "malformed-request": "clients send nothing but HTTP",
+    "request-timeout": "takes as long as the time-out",
+    "uri-too-long": "clients refuse to send such an address",
+    "head-too-large": "clients refuse to send such a head",
     "unauthorized": "the service that is asked has no key",
     "queue-full": "takes more load than a page is worth",
     "internal-error": "there is no known way",

@@ -116,10 +116,7 @@ def check_answer(sent: Sent, answer: Answer) -> None:
         return
     require(len(answer.content) <= LONGEST_REFUSAL, "a long refusal")
     document = json.loads(answer.content)
-    if document.get("type") == "about:blank":  # refused by the connection, before there was a path
-        require(kind == "application/problem+json" and "connection" in answer.headers, "no end of the connection")
-        said = document["detail"]
-    elif sent.path.startswith("/v2/"):
+    if sent.path.startswith("/v2/"):
         require(kind == "application/json" and document.keys() == {"error"}, "no error of /v2")
         said = document["error"]
     else:

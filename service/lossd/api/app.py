@@ -22,7 +22,7 @@ from lossd.api import catalogue, curves, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
 from lossd.api.compression import MIN_BYTES, PackedPages
 from lossd.api.evaluate import Evaluate
-from lossd.api.exchange import request_id
+from lossd.api.exchange import TELEMETRY, request_id
 from lossd.api.headers import PageHeaders
 from lossd.api.inference import PREFIX, Inference
 from lossd.api.log import AccessLog, PageLog
@@ -108,7 +108,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     engine = engine or create_engine(settings, member.place.workers if member else None)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         tracing = _tracing() if settings.tracing else None
         if tracing is not None:
             telemetry.observers.append(tracing)
@@ -119,7 +119,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         gc.freeze()  # what is loaded now stays: full collections need not walk torch's objects on every pass
         gc.set_threshold(20_000, 50, 100)
         try:
-            yield
+            yield {TELEMETRY: telemetry}  # for connections, which refuse what is no request
         finally:
             await engine.stop()
             if member is not None:

@@ -1,25 +1,29 @@
-"""One connection: uvicorn's HTTP, and what it leaves open, which is how long a client may take for its part.
+"""One connection: uvicorn's HTTP, and what it leaves open: how much a client may send, and how long it may take.
 
 Uvicorn times the pause between two requests and nothing else: whoever sends half a head, half a body, or does not read
 its answer, keeps the connection and what hangs on it for as long as it likes. Here all connections are looked at a few
 times in each time-out, so that a request pays for none of it: it only notes when it was last heard of.
+
+Uvicorn parses all that a read has brought, even ten thousand requests. Here the parser is fed so little at a time that
+few requests wait behind the one that is answered; the rest stays as it came, and meanwhile nothing more is read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from lossd.api.exchange import CONNECTION, WHOLE, DisconnectedError, Exchange, Receive, Send, refusal
+from lossd.api.exchange import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError
 from lossd.api.pouring import Pouring, Vessel
-from lossd_client.errors import Unavailable
-from lossd_client.wire import json
+from lossd.api.refusing import Crowded, Lingering, Refused
+from lossd_client.errors import HeadTooLarge, MalformedRequest, Problem, RequestTimeout, UriTooLong
 from lossd_client.wire.quoting import digits
 
 if TYPE_CHECKING:
@@ -27,10 +31,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Http", "http_for"]
 
+# Of a head, and of the trailers behind a body.
 MAX_HEAD_BYTES = 64 << 10
+MAX_FIELDS = 128
+
+TOLD_BYTES = 256  # of a path, in the log
+
+# So much goes to the parser at once: of a read that is short, of one that is not, and of a chunked body.
+SHORT_BYTES = 4 << 10
+SLICE_BYTES = 1 << 10
+CHUNKED_BYTES = 4 << 10
+
 LOOKS = 4
 LONGEST_LOOK_S = 1.0
 LINGER_S = 0.25
+READ_ANSWER_S = 2.0  # for a client that was refused while it was still sending
+RATE_WINDOW_S = 10.0
+STRANGER_REST_S = 5.0  # between two requests of who shows no key where keys are asked for
+SURPLUS_HEAD_S = 2.0
+PROBE_S = 1.0
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_FRAMING = frozenset((b"content-length", b"expect", b"host"))
+
+# What the parser is in.
+_NOTHING, _HEAD, _BODY = range(3)
 
 
 def http_for(settings: Settings) -> Callable[..., Http]:
@@ -72,6 +97,17 @@ class Watch:
             loop.call_later(self._every_s, self._look, loop)
 
 
+class _Flow(FlowControl):
+    """Uvicorn's, which reads nothing while ``full``, whatever the request that is answered waits for."""
+
+    full = False
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self.full:
+            self.read_paused = False
+            self._transport.resume_reading()
+
+
 class Http(HttpToolsProtocol):
     """Uvicorn's, with time-outs for slow clients, limits on heads and connections, and patience for offers.
 
@@ -85,19 +121,33 @@ class Http(HttpToolsProtocol):
         kwargs: Uvicorn's.
     """
 
+    flow: _Flow
+
     def __init__(self, *args: Any, watch: Watch, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.watch = watch
         self.ending = False
-        self._heard_s = self._drained_s = self._waiting_s = self._rested_s = watch.now
-        self._head_bytes = self._unsent = 0
+        # What is read.
+        self._part = _NOTHING
+        self._held = b""  # read, and not yet for the parser
+        self._unframed = 0  # bytes for the parser since the last of which a request has something
+        self._body_left = 0  # of a body of known length; below 0, what has come of one of unknown length
+        self._length = b""
+        self._hosts = 0
+        self._refusing = self._half_closed = self._surplus = False
+        self._pouring: Pouring | None = None
+        # When, on the watch's clock.
+        self._heard_s = self._drained_s = self._waiting_s = self._rested_s = self._rated_s = watch.now
+        self._unsent = self._rated_left = 0
         self._waiting_for: Any = self
+        self._rated: Any = None
 
     # What uvicorn calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
         """Take the connection; one too many is answered that, and closed."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         # Not the watch's clock, which stands still while there is nothing to look at; and TLS has begun to write.
         self._heard_s = self._drained_s = time.monotonic()
         self.watch.add(self)
@@ -105,11 +155,13 @@ class Http(HttpToolsProtocol):
         if len(self.connections) > 2 * most:
             transport.abort()
         elif len(self.connections) > most:
-            self.app = _Crowded(self.watch.settings)
+            self._surplus = True
+            self.app = Crowded(self.app, self.watch.settings)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self.watch.connections.discard(self)
+        self._held = b""
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -129,40 +181,127 @@ class Http(HttpToolsProtocol):
         else:
             self.loop.call_later(LINGER_S, self._end)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's may say so
+        """The client sends no more. What it has asked is answered; half a request never will be."""
+        self._half_closed = self._part == _NOTHING and self._busy() and self.scheme == "http"
+        return self._half_closed
+
     def data_received(self, data: bytes) -> None:
-        """Parse; a head that offers another protocol is parsed again, without the offer."""
+        """Parse as much as may be parsed now."""
         self._heard_s = self.watch.now
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            if self._offers_upgrade():
-                version = self.parser.get_http_version().encode()
-                start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
-                headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-                self.parser = httptools.HttpRequestParser(self)
-                self.data_received(b"\r\n".join([start, *headers, b"", data[stop.args[0] :]]))
-        except httptools.HttpParserError:
-            self.send_400_response("this is not HTTP")
-        if self._in_head():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
+        if self._refusing:
+            return
+        if self._held or self.pipeline:  # TLS has some left when it is told to pause
+            self._held += data
         else:
-            self._head_bytes = 0
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser until a request waits for the one that is answered.
+
+        A head that offers another protocol is parsed again, without the offer.
+        """
+        at, size = 0, len(data)
+        while at < size and not self.pipeline and not self._refusing:
+            piece: bytes | memoryview = data
+            if size > SHORT_BYTES:
+                piece = memoryview(data)[at : at + self._step()]
+            at += len(piece)
+            self._unframed += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as stop:
+                if self._offers_upgrade():
+                    data = self._without_offer() + data[at - len(piece) + stop.args[0] :]
+                    at, size = 0, len(data)
+            except httptools.HttpParserError as error:
+                known = error.__context__
+                self._refuse(known if isinstance(known, Problem) else MalformedRequest("this is not HTTP"))
+            if self._unframed > MAX_HEAD_BYTES:
+                self._refuse(self._too_large())
+        if not self._refusing:
+            self._held = data[at:] if at < size else b""
+        if self._held or self.pipeline:
+            self.flow.full = True
+            self.flow.pause_reading()
+
+    def _step(self) -> int:
+        if self._part != _BODY:
+            return SLICE_BYTES
+        return self._body_left if self._body_left > 0 else CHUNKED_BYTES
+
+    def _without_offer(self) -> bytes:
+        """The head that was parsed, as if it had offered nothing; and a parser for it."""
+        version = self.parser.get_http_version().encode()
+        start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
+        headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._renew_parser()
+        return b"\r\n".join([start, *headers, b"", b""])
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """The first line begins."""
+        self._part = _HEAD
+        self._hosts = self._body_left = 0
+        self._length = b""
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field: of the head, or of trailers, which are nothing to anybody here and are dropped."""
+        if len(self.headers) == MAX_FIELDS:
+            raise HeadTooLarge(f"the request has more than {MAX_FIELDS} header fields")
+        name = name.lower()
+        if name in _FRAMING:
+            if name == b"host":
+                self._hosts += 1
+            elif name == b"content-length":
+                self._length = value
+            elif value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Begin to answer, unless this head is parsed again."""
-        if not self._offers_upgrade():
-            self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a key of our own
-            super().on_headers_complete()
-            if self.ending:
-                self.cycle.keep_alive = False
+        if self._offers_upgrade():
+            return
+        if self._unframed > MAX_HEAD_BYTES - SHORT_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+            raise self._too_large()
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+            raise MalformedRequest(f"the request has {self._hosts or 'no'} Host fields; send one")
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a key of our own
+        super().on_headers_complete()
+        self._part, self._unframed = _BODY, 0
+        if self._length:
+            self._body_left = int(self._length)
+        self.headers = []  # not those of the scope: trailers come here
+        if self.ending:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of it."""
+        self._unframed = 0
+        self._body_left -= len(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The body is whole, unless it has not begun."""
         if not self._offers_upgrade():
+            self._part, self._unframed = _NOTHING, 0
             self.scope[WHOLE] = True  # type: ignore[literal-required]  # a key of our own
-            super().on_message_complete()
+            cycle = self.cycle
+            if not cycle.response_complete:
+                cycle.more_body = False
+                cycle.message_event.set()
 
     # A body of known length, straight to where it belongs
 
@@ -174,6 +313,7 @@ class Http(HttpToolsProtocol):
 
         Raises:
             DisconnectedError: It will not come.
+            Problem: Why it is not read.
         """
         cycle = self.cycle
         if cycle.disconnected:
@@ -183,7 +323,7 @@ class Http(HttpToolsProtocol):
         if not cycle.more_body:
             return
         cycle.message_event.clear()
-        pouring = Pouring(self, vessel)
+        pouring = self._pouring = Pouring(self, vessel)
         self.transport.set_protocol(pouring)
         self.flow.resume_reading()
         try:
@@ -193,12 +333,18 @@ class Http(HttpToolsProtocol):
                 raise DisconnectedError from None
             pouring.abandon()
             raise
+        except Problem:
+            pouring.abandon()
+            raise
 
-    def poured(self, *, whole: bool) -> None:
+    def poured(self, left: int) -> None:
         """More of the body has come; with the last of it, HTTP goes on."""
         self._heard_s = self.watch.now
-        if whole:
-            self.parser = httptools.HttpRequestParser(self)  # the one so far still waits for the body
+        self._body_left = left
+        if not left:
+            self._pouring = None
+            self._part = _NOTHING
+            self._renew_parser()  # the one so far still waits for the body
             self.transport.set_protocol(self)
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -212,13 +358,16 @@ class Http(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._rested_s = self.watch.now
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
-        self._refuse(400, msg)
+        if self.flow.full and not self.pipeline:
+            self.flow.full = False
+            if held := self._held:
+                self._held = b""
+                self._parse(held)
+        if self._half_closed and not self._busy():
+            self.transport.close()
+        self.flow.resume_reading()
 
     # Time-outs
 
@@ -236,21 +385,54 @@ class Http(HttpToolsProtocol):
             return
         if self._busy():
             self._waiting_for = self
-            if self.flow.read_paused or self.cycle.waiting_for_100_continue:
-                self._heard_s = now  # it is this side that keeps the body waiting
-            elif self.cycle.more_body and now - self._heard_s > self.watch.idle_s:
-                self._refuse(408, f"nothing of the body has arrived for {digits(self.watch.idle_s)} seconds")
+            self._look_at_body(now)
+            if self._half_closed and now - self._heard_s > PROBE_S:
+                self._probe()
+        elif self._refusing:
+            pass  # it lingers, and closes by itself
         elif self._rests():
-            if now - self._rested_s > self.timeout_keep_alive:
+            if now - self._rested_s > self._longest_rest_s():
                 self.transport.close()
         else:  # the head has begun, or is due: this is a new connection
+            longest_s = min(self.watch.idle_s, SURPLUS_HEAD_S) if self._surplus else self.watch.idle_s
             if self._waiting_for is not self.scope:
                 self._waiting_for, self._waiting_s = self.scope, now
-            elif now - self._waiting_s > self.watch.idle_s:
-                self._refuse(408, f"the request's head was not whole within {digits(self.watch.idle_s)} seconds")
+            elif now - self._waiting_s > longest_s:
+                self._refuse(RequestTimeout(f"the request's head was not whole within {digits(longest_s)} seconds"))
+
+    def _look_at_body(self, now: float) -> None:
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            self._heard_s = now  # it is this side that keeps the body waiting
+            self._rated = None
+        elif self.cycle.more_body and not self._refusing:
+            if now - self._heard_s > self.watch.idle_s:
+                waited = digits(self.watch.idle_s)
+                self._refuse(RequestTimeout(f"nothing of the body has arrived for {waited} seconds"))
+            elif self._rated is not self.scope:
+                self._rated, self._rated_s, self._rated_left = self.scope, now, self._body_left
+            elif (window_s := now - self._rated_s) > RATE_WINDOW_S:
+                least = self.watch.settings.min_body_bytes_per_s
+                if self._rated_left - self._body_left < least * window_s:
+                    slow = f"the body arrives with less than {least} bytes per second (setting min_body_bytes_per_s)"
+                    self._refuse(RequestTimeout(slow))
+                self._rated_s, self._rated_left = now, self._body_left
+
+    def _probe(self) -> None:
+        """Find out whether a client that sends no more still reads, or is gone: both look the same until one writes.
+
+        It is said to go on, as it may be at any time before its answer. Where nobody is, that breaks the connection.
+        """
+        cycle = self.cycle
+        if not (self.pipeline or cycle.response_started or cycle.scope["http_version"] == "1.0"):
+            self.transport.write(_CONTINUE)
+
+    def _longest_rest_s(self) -> float:
+        if self.watch.settings.has_keys and CLIENT not in self.cycle.scope:
+            return min(self.timeout_keep_alive, STRANGER_REST_S)
+        return self.timeout_keep_alive
 
     def _end(self) -> None:
-        if not self._busy() and not self._in_head():
+        if not self._busy() and self._part != _HEAD:
             self.transport.close()
 
     def _busy(self) -> bool:
@@ -261,35 +443,81 @@ class Http(HttpToolsProtocol):
         """Whether a request was answered and nothing of the next one has come."""
         return self.cycle is not None and self.cycle.scope is self.scope
 
-    def _in_head(self) -> bool:
-        return self.scope is not None and "path" not in self.scope
+    # Refusals
 
-    def _refuse(self, status: int, detail: str) -> None:
-        """Say what is wrong before there is a request to answer, or while it is still being read; then close."""
-        if self.transport.is_closing():
+    def _refuse(self, problem: Problem) -> None:
+        """Say what is wrong with what is being read, after the answers that are due before; then close.
+
+        Whoever reads a body is told, and answers in its own form. What has nobody to answer it yet is answered here.
+        """
+        if self._refusing or self.transport.is_closing():
             return
-        if not self._busy() or not self.cycle.response_started:
-            title = STATUS_LINE[status][len("HTTP/1.1 000 ") :].strip().decode()
-            problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-            body = json.dumps(problem)
-            headers = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close" % len(body)
-            self.transport.write(STATUS_LINE[status] + headers + b"\r\n\r\n" + body)
-        self.transport.close()
+        self._refusing, self._held = True, b""
+        if self._part != _BODY:
+            self._start_refusal(problem)
+        elif self.cycle.response_complete:
+            self._linger()
+        else:
+            self.let_end()
+            self.cycle.scope[FAULT] = problem  # type: ignore[literal-required]  # a key of our own
+            self.cycle.message_event.set()
+            if self._pouring is not None:
+                self._pouring.fail(problem)
+
+    def let_end(self) -> None:
+        """Let the connection end with the answer to what was read last."""
+        self.cycle.keep_alive = False
+        self.cycle.transport = Lingering(self.transport, self._linger)  # type: ignore[assignment]  # all it needs
+
+    def _start_refusal(self, problem: Problem) -> None:
+        if self._part != _HEAD:
+            self.on_message_begin()
+        known = self.url.partition(b"?")[0][:TOLD_BYTES].decode("latin-1")
+        method = self.parser.get_method().decode("latin-1") if self.url else ""
+        about = {"method": method, "path": known, "raw_path": known.encode("latin-1"), "query_string": b""}
+        self.scope.update({**about, CONNECTION: self})  # type: ignore[typeddict-item]  # a key of our own
+        before = self.cycle
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        self.let_end()
+        app = Refused(problem, self.watch.settings)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]  # ASGI's messages are mutable
+        else:
+            self.pipeline.appendleft((self.cycle, app))  # type: ignore[arg-type]
+
+    def _linger(self) -> None:
+        """Close when the client has had time to read its answer; what it still sends is read and dropped."""
+        if self._part == _NOTHING or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._refusing = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.full = False
+        self.flow.resume_reading()
+        self.loop.call_later(READ_ANSWER_S, self.transport.close)
+
+    def _too_large(self) -> HeadTooLarge | UriTooLong:
+        if self._part == _HEAD and 2 * len(self.url) > MAX_HEAD_BYTES:
+            return UriTooLong(f"the request's address and head have more than {MAX_HEAD_BYTES} bytes")
+        what = "trailers and the framing of its body" if self._part == _BODY else "head"
+        return HeadTooLarge(f"the request's {what} has more than {MAX_HEAD_BYTES} bytes")
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _offers_upgrade(self) -> bool:
         # CONNECT leaves HTTP too, but by itself, and has no body.
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-
-
-class _Crowded:
-    """What answers on a connection that is one too many."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, self.settings)
-        detail = f"{self.settings.max_connections} connections are open; no more are taken (setting max_connections)"
-        problem = Unavailable(detail, request_id=exchange.request_id, retry_after_s=1.0)
-        exchange.unread, exchange.whole = True, False  # as if more were to come: the connection ends with the answer
-        await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)

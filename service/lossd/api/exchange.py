@@ -36,6 +36,8 @@ from lossd_client.wire import json
 __all__ = [
     "CLIENT",
     "CONNECTION",
+    "FAULT",
+    "TELEMETRY",
     "WHOLE",
     "DisconnectedError",
     "Exchange",
@@ -55,6 +57,10 @@ Send = Callable[[Message], Awaitable[None]]
 CLIENT = "lossd.client"
 # Where the scope has the connection, if that can :meth:`pour <lossd.api.connection.Http.pour>`.
 CONNECTION = "lossd.connection"
+# Where the scope has the problem for which the rest of the body is not read.
+FAULT = "lossd.fault"
+# Where the application's state has what counts requests.
+TELEMETRY = "lossd.telemetry"
 # Where the scope says that all of the body had arrived when the request began to be answered.
 WHOLE = "lossd.whole"
 
@@ -208,22 +214,27 @@ class Exchange:
 
         Raises:
             DisconnectedError: There will be none.
+            Problem: Why the rest is not read.
         """
         if self.unpacker is not None:
             return await self._unpacked(self.unpacker)
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            raise DisconnectedError
+        message = await self._message()
         self.unread = message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
         return chunk
 
+    async def _message(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        if FAULT in self.scope:
+            raise self.scope[FAULT]
+        return message
+
     async def _unpacked(self, unpacker: Unpacker) -> bytes:
         """The next piece of the body as it was before its Content-Encoding."""
         while unpacker.hungry:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise DisconnectedError
+            message = await self._message()
             unpacker.feed(message.get("body", b""), unread=message.get("more_body", False))
         piece = await unpacker.piece()
         if (size := max(unpacker.size, unpacker.taken)) > self.max_body_bytes:  # as a stated length of either would be
@@ -360,7 +371,7 @@ class Exchange:
         if self.unpacker is not None:
             self.unread, self.unpacker = self.unpacker.unread, None
         if self.unread and self.whole:
-            with suppress(DisconnectedError):
+            with suppress(DisconnectedError, Problem):
                 await self.chunk()
         headers = [
             (b"content-type", media_type),
@@ -387,7 +398,7 @@ class Exchange:
         A socket that is closed over unread bytes is reset, and takes the answer with it: the client would see a broken
         connection in place of the reason.
         """
-        with suppress(DisconnectedError, TimeoutError):
+        with suppress(DisconnectedError, TimeoutError, Problem):
             async with asyncio.timeout(LINGER_S):
                 while self.unread:
                     await self.chunk()

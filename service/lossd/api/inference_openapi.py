@@ -123,7 +123,10 @@ def paths() -> dict[str, Any]:
         "requestBody": {"required": True, "content": _content("InferRequest")},
         "responses": {
             "200": {"description": "The answer", "content": _content("InferResponse")},
-            **{status: _error() for status in ("400", "404", "413", "415", "429", "500", "503", "504")},
+            **{
+                status: _error()
+                for status in ("400", "404", "408", "413", "414", "415", "429", "431", "500", "503", "504")
+            },
         },
     }
     index = {"operationId": "index", "summary": "Every model, and whether it is ready", "responses": _answers("200")}

@@ -16,7 +16,7 @@ from lossd_client.wire import DTYPES, json, safetensors
 __all__ = ["document"]
 
 REFERENCE = "#/components/schemas/{model}"
-STATUSES = (400, 401, 403, 404, 405, 413, 415, 422, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 429, 431, 500, 503, 504)
 
 
 class TensorObject(BaseModel):

@@ -78,9 +78,14 @@ class Pouring(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """They have come."""
         self._vessel.advance(nbytes)
-        self._http.poured(whole=not self._vessel.missing)
+        self._http.poured(self._vessel.missing)
         if not self._vessel.missing and not self.done.done():
             self.done.set_result(None)
+
+    def fail(self, problem: Exception) -> None:
+        """The rest is not read, for this reason."""
+        if not self.done.done():
+            self.done.set_exception(problem)
 
     def abandon(self) -> None:
         """What is still to come is not wanted: read it, so that the client may read its answer, and drop it."""
@@ -92,9 +97,9 @@ class Pouring(asyncio.BufferedProtocol):
         self.done.cancel()
         self._http.connection_lost(exc)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         """It will send no more."""
-        self._http.eof_received()
+        return self._http.eof_received()
 
     def pause_writing(self) -> None:
         """It reads too slowly."""
