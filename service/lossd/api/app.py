@@ -27,6 +27,7 @@ from lossd.api.headers import PageHeaders
 from lossd.api.inference import PREFIX, Inference
 from lossd.api.log import AccessLog, PageLog
 from lossd.api.origins import Origins
+from lossd.api.sending import Heads
 from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
 from lossd.engine import Engine, create_engine
@@ -141,8 +142,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     app.inference = Inference(settings, engine, telemetry, turns)
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
-    app.documents = PageLog(app.inference, access_log)  # type: ignore[arg-type]
-    app.pages = PageLog(PageHeaders(PackedPages(app.framework, MIN_BYTES)), access_log)
+    app.documents = PageLog(Heads(app.inference), access_log)  # type: ignore[arg-type]
+    app.pages = PageLog(Heads(PageHeaders(PackedPages(app.framework, MIN_BYTES))), access_log)
     app.include_router(catalogue.router())
     app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))

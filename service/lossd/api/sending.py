@@ -7,17 +7,37 @@ uvicorn, and nothing stands between it and the route, the answer is written as o
 
 from __future__ import annotations
 
+from starlette.types import ASGIApp, Scope
+from starlette.types import Receive as AsgiReceive
+from starlette.types import Send as AsgiSend
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lossd.api.exchange import Send
 
-__all__ = ["Headers", "Pieces", "send_pieces", "send_whole"]
+__all__ = ["Headers", "Heads", "Pieces", "send_pieces", "send_whole"]
 
 Headers = list[tuple[bytes, bytes]]
 Pieces = list[bytes | memoryview]
 
 CHUNK_BYTES = 4 << 20
 TAIL_BYTES = 128 << 10
+
+
+class Heads:
+    """Answers HEAD as GET wherever there is GET: the same head, from which the server leaves the body out.
+
+    Args:
+        app: Who answers GET.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: AsgiReceive, send: AsgiSend) -> None:
+        """Have it answered."""
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: the server goes by its own
+        await self.app(scope, receive, send)
 
 
 async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
