@@ -23,7 +23,7 @@ import torch
 from evaluating import alone, layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
 from lossd import planning
-from lossd.api import curves, evaluate, inference
+from lossd.api import curves, evaluate, inference, negotiation
 from lossd.engine import link
 from lossd.engine.slab import arrange_shared
 from lossd.job import _RECIPES, MAX_PAIRS
@@ -98,6 +98,7 @@ CACHES: dict[str, LRU[Any, Any]] = {
     "recipes": _RECIPES,
     "recipes of kin": RECIPES,
     "formulas": formula.parse.cache,
+    "Accept": negotiation.weights.cache,
 }
 
 

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+
+from lossd.lru import remembered
 
 __all__ = ["media_weight", "weights"]
 
-CACHED_BYTES = 512
+CACHE_BYTES = 1 << 20
 
 _ITEM = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _WEIGHT = re.compile(rb"0(?:\.[0-9]*)?|1(?:\.0*)?")
 
 
+@remembered(lambda header, found: 512 + len(header) + 256 * len(found), CACHE_BYTES)
 def weights(header: bytes) -> Mapping[bytes, float]:
     """The weight of each item, from 0 (refused) to 1, by its name in lower case; one whose weight is none is left out.
 
     Args:
         header: The value of Accept, Accept-Encoding or their like; parameters but for the weight say nothing here.
     """
-    return _known(header) if len(header) <= CACHED_BYTES else _read(header)
-
-
-def _read(header: bytes) -> Mapping[bytes, float]:
     found: dict[bytes, float] = {}
     for item in _ITEM.findall(header.lower()):
         name, *parameters = (part.strip() for part in item.split(b";"))
@@ -31,9 +29,6 @@ def _read(header: bytes) -> Mapping[bytes, float]:
         if name and all(map(_WEIGHT.fullmatch, given)):
             found[name] = float(given[0]) if given else 1.0
     return found
-
-
-_known = lru_cache(maxsize=1024)(_read)
 
 
 def media_weight(accept: Mapping[bytes, float], media_type: bytes) -> float:
