@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from lossd.cost import NOTHING, Cost
 from lossd.lru import LRU
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
@@ -32,7 +33,7 @@ UNIVERSAL = ("sample_weight", "cotangent")
 """The inputs that belong to no loss."""
 
 MAX_PAIRS = 1 << 28
-"""The most pairs that are looked at together, by a request or a batch: a gigabyte in float32, and some temporaries."""
+"""The most pairs that are looked at together, by a request or a batch."""
 
 
 # Entries that index, or that are few small numbers: any dtype holds them, and float32 as well as float64.
@@ -228,13 +229,20 @@ class Job:
         recipe: What it shares with the others of its batch.
         rows: Length of its first axis.
         numbers: Its values of ``recipe.numbers``.
+        cost: What its evaluation takes besides.
         nbytes: Bytes of its tensors, inputs and answers.
     """
 
     recipe: Recipe
     rows: int
     numbers: tuple[float, ...] = ()
+    cost: Cost = NOTHING
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nbytes", self.rows * self.recipe.row_bytes + self.recipe.request_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it counts for in the memory of requests in progress: its tensors and its temporaries."""
+        return self.nbytes + self.cost.scratch_bytes

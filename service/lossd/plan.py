@@ -7,13 +7,14 @@ tensors' names, dtypes and shapes against the loss's signature.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
 from lossd import metrics
+from lossd.cost import NOTHING, Cost, together
 from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
 from lossd.kin import RECIPES, only_rows_lead, outline
 from lossd.losses.registry import Input, Loss, Refinement
@@ -36,6 +37,10 @@ from lossd_client.wire.quoting import quoted
 
 __all__ = ["Layout", "Plan", "series"]
 
+
+TENSOR_NS, BYTE_NS, ROW_NS, ROW_BYTES = 200_000, 2, 12_000, 1700
+"""As measured on one core: what each tensor of a term takes however small, each byte of it, and each row where rows are
+evaluated as requests of their own."""
 
 MOST_TRIED = 8
 """Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
@@ -91,7 +96,7 @@ class Plan:
             RECIPES.keep((self.family, rest), job.recipe, 256 * len(rest) + job.recipe.nbytes)
             return job
         self._pairs(layout)
-        return Job(recipe, rows, self._numbers)
+        return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
 
     def _built(self, layout: Layout) -> Job:
         """The same, with every check, and a recipe of its own."""
@@ -129,9 +134,12 @@ class Plan:
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
             answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
+        jobs = [term.job(position, layout) for position, term in enumerate(self.terms)]
         recipe = Recipe(
             **self._asked,
-            terms=tuple(term.record(position, layout) for position, term in enumerate(self.terms)),
+            terms=tuple(
+                term.record(position, job) for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
+            ),
             domains=domains,
             classes=dims.get("C"),
             pairs=self._pairs(layout),
@@ -139,7 +147,8 @@ class Plan:
             inputs=inputs,
             answers=tuple(answers),
         )
-        return Job(Recipe.parse(recipe.text), rows, self._numbers)
+        cost = self._cost(layout, jobs) if self._has_cost else NOTHING
+        return Job(Recipe.parse(recipe.text), rows, self._numbers, cost)
 
     def counted(self, layout: Layout) -> Plan:
         """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
@@ -361,6 +370,31 @@ class Plan:
                 f"{max(of_loss, of_metrics)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller batches"
             )
         return of_loss if self.loss and self.loss.kind == "stack" else 0  # requests of rows differ in how many
+
+    @cached_property
+    def _has_cost(self) -> bool:
+        """Whether a small request may be much work."""
+        if self.terms or (self.metrics and metrics.costs(self.task, self.metrics)):
+            return True
+        return self.loss is not None and (self.loss.pairs is not None or self.loss.cost is not None)
+
+    def _cost(self, layout: Layout, terms: Sequence[Job] = ()) -> Cost:
+        """What the evaluation takes, by what the loss, its terms and the metrics say."""
+        shapes = {name: shape for name, (_, shape) in layout.items()}
+        parts = [metrics.cost(self.task, self.metrics, shapes)] if self.metrics else []
+        if self.loss is not None and self.loss.pairs is not None:
+            parts.append(self.loss.pairs.cost(shapes))
+        if self.loss is not None and self.loss.cost is not None:
+            parts.append(self.loss.cost(self.parameters, shapes))
+        if not terms:
+            return together(parts)
+        rows = terms[0].rows if self.loss is not None and self.loss.per_sample else 0
+        parts += [term.cost for term in terms]
+        parts += [Cost(0, TENSOR_NS * len(term.recipe.columns) + BYTE_NS * term.nbytes) for term in terms]
+        most, work_ns = together(parts)
+        # Each term's gradients are kept, and then summed in float64.
+        kept = sum(column.unit_bytes * column.units(term.rows) for term in terms for column in term.recipe.answers)
+        return Cost(most + 3 * kept + ROW_BYTES * rows, work_ns + ROW_NS * rows)
 
     def _gradient_dtype(self, dtype: str) -> str:
         return self.gradient_options.dtype or ("float64" if dtype == "float64" else "float32")

@@ -134,6 +134,10 @@ class Settings(BaseSettings):
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
     )
+    max_work_ms: Milliseconds = Field(
+        60_000,
+        description="Most work one request may be by estimate, in milliseconds of one core; more is refused.",
+    )
     max_timeout_ms: Milliseconds = Field(
         600_000, description="Longest deadline a request may bring, in milliseconds; a longer one is cut to it."
     )

@@ -13,6 +13,7 @@ from lossd_client.errors import Fault, InvalidRequest, Problem, UnknownInput
 from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
+    from lossd.job import Job
     from lossd.plan import Layout, Plan
 
 __all__ = ["Term", "common_inputs", "composed_inputs", "plan_term"]
@@ -41,23 +42,32 @@ class Term:
         own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
         return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
 
-    def record(self, position: int, layout: Layout) -> dict[str, Any]:
-        """What the evaluation needs to know of the term, given the request's tensors."""
+    def job(self, position: int, layout: Layout) -> Job:
+        """The term as a job of its own, given the request's tensors.
+
+        Raises:
+            Problem: That of the term, with its place.
+        """
         inputs = self.plan.counted(layout).inputs
         own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
         own.pop("cotangent", None)  # that of the whole is not the term's
-        loss = self.plan.loss.name if self.plan.loss else ""
-        others = "".join(f"; its {name} is {source}" for name, source in self.inputs.items() if name != source)
-        place = f"term {position} ({loss}{others})"
         try:
-            job = self.plan.job(own)
+            return self.plan.job(own)
         except Problem as problem:
-            raise type(problem)(f"{place}: {problem.detail}", errors=problem.errors) from None
+            raise type(problem)(f"{self._place(position)}: {problem.detail}", errors=problem.errors) from None
+
+    def record(self, position: int, job: Job) -> dict[str, Any]:
+        """What the evaluation needs to know of the term."""
         recipe = job.recipe
         return {
-            "loss": recipe.loss, "place": place, "inputs": dict(self.inputs), "recipe": recipe.text, "rows": job.rows,
-            "numbers": job.numbers,
+            "loss": recipe.loss, "place": self._place(position), "inputs": dict(self.inputs), "recipe": recipe.text,
+            "rows": job.rows, "numbers": job.numbers,
         }  # fmt: skip
+
+    def _place(self, position: int) -> str:
+        loss = self.plan.loss.name if self.plan.loss else ""
+        others = "".join(f"; its {name} is {source}" for name, source in self.inputs.items() if name != source)
+        return f"term {position} ({loss}{others})"
 
 
 def plan_term(

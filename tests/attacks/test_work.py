@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import torch
 
+from evaluating import alone, layout
+from lossd.engine.inline import InlineEngine
+from lossd.job import Job
 from lossd.keys import fresh_key, key_line
+from lossd.planning import make_plan
+from lossd.settings import Settings
+from lossd_client.errors import QueueFull, TooLarge
 from serving import Running, running
 
 KEYS = {"greedy": fresh_key(), "modest": fresh_key()}
@@ -56,3 +64,95 @@ def test_bodies_that_do_not_come_lock_out_nobody_but_whoever_announced_them(serv
         for connection in connections:
             connection.close()
     service.wait_until(lambda engine: not engine.budget.gathered_bytes)
+
+
+def triplets(rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {"embedding": ("float32", (rows, 1)), "label": ("int32", (rows,))}
+
+
+def job_of(loss: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]], **fields: Any) -> Job:
+    return make_plan({"loss": loss, "outputs": ["loss", "gradient"], **fields}).job(tensors)
+
+
+MINED = {"name": "mined_triplet", "mining": "all"}
+POWERS = {"name": "expression", "formula": "+".join(["p**p"] * 150)}
+
+
+@pytest.mark.parametrize(
+    ("job", "limit"),
+    [
+        (lambda: job_of({"name": "weighted_sum", "terms": [{"loss": MINED}] * 64}, triplets(4096)), "max_work_ms"),
+        (lambda: job_of(MINED, triplets(16384)), "max_work_ms"),
+        (lambda: job_of({"name": "supcon"}, triplets(16384)), "queue_bytes"),
+        (lambda: job_of(POWERS, {"p": ("float64", (1_750_000,))}), "queue_bytes"),
+        (
+            lambda: job_of(
+                {"name": "curriculum", "progress": 0.5, "loss": {"name": "mse"}},
+                {**dict.fromkeys(("prediction", "target"), ("float16", (4_000_000, 1))),
+                 "difficulty": ("float16", (4_000_000,))},
+            ),
+            "queue_bytes",
+        ),
+    ],
+    ids=["terms", "triplets", "supcon", "formula", "curriculum"],
+)  # fmt: skip
+def test_a_small_request_that_is_much_work_or_memory_is_refused_by_the_limit_s_name(
+    job: Callable[[], Job], limit: str
+) -> None:
+    with pytest.raises(TooLarge, match=limit) as refused:
+        InlineEngine(Settings())._admit(job(), "")
+    assert "smaller batches" in refused.value.detail
+
+
+def test_two_that_need_much_memory_are_not_in_progress_together() -> None:
+    engine = InlineEngine(Settings(queue_bytes=64 << 20))
+    job = job_of({"name": "supcon"}, triplets(1100))
+    engine._admit(job, "")
+    assert engine.budget.held_bytes > 1100**2 * 30
+    with pytest.raises(QueueFull):
+        engine._admit(job, "")
+    engine._admit(job_of({"name": "mse"}, dict.fromkeys(("prediction", "target"), ("float32", (8,)))), "")
+
+
+def peak_bytes(request: dict[str, Any], inputs: dict[str, torch.Tensor]) -> int:
+    """The most memory that an evaluation holds at a time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        alone(request, inputs)
+    held = most = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *({"name": "mined_triplet", "mining": mining} for mining in ("hard", "semi_hard", "all")),
+        {"name": "supcon"},
+        *({"name": name} for name in ("info_nce", "nt_xent", "clip")),
+        {"name": "info_nce", "variant": "one_sided_duplicate"},
+        {"name": "expression", "formula": "+".join(["first**second"] * 40)},
+        {"name": "expression", "formula": "+".join(["exp(first)*log(second)/sqrt(second)"] * 10)},
+        {"name": "expression", "formula": "+".join(["where(first<second,first,clamp(second,0,first))"] * 10)},
+    ],
+    ids=lambda loss: "-".join(str(value)[:24] for value in loss.values()),
+)
+def test_memory_is_what_was_stated(loss: dict[str, Any], dtype: torch.dtype) -> None:
+    """The estimate holds to a fifth, and a block of mined triplets or a few times the tensors beside it."""
+    rows = 1500
+    draw = torch.Generator().manual_seed(0)
+    views = {name: torch.rand(rows, 2, dtype=dtype, generator=draw) + 0.5 for name in ("first", "second")}
+    inputs = views
+    if loss["name"] in ("mined_triplet", "supcon"):
+        inputs = {"embedding": views["first"], "label": torch.arange(rows) % 7}
+    elif loss["name"] == "expression":
+        inputs = {name: torch.rand(400_000, dtype=dtype, generator=draw) + 0.5 for name in views}
+    request = {"loss": loss, "outputs": ["loss", "gradient"]}
+    stated = make_plan(request).job(layout(inputs)).cost.scratch_bytes
+    assert stated > 20 * sum(tensor.nbytes for tensor in inputs.values())
+    most = peak_bytes(request, inputs)
+    assert most <= 1.2 * stated + 8 * sum(tensor.nbytes for tensor in inputs.values())
+    assert most >= stated / 8, "an estimate far too high refuses what could be evaluated"

@@ -23,7 +23,7 @@ from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
 from lossd.engine.waiting import Waiting
 from lossd.job import Job
-from lossd_client.errors import DeadlineExceeded, Problem, Unavailable
+from lossd_client.errors import DeadlineExceeded, Problem, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from lossd.settings import Settings
@@ -258,7 +258,7 @@ class Engine(ABC):
         self._check_available()
         batch = None if job.recipe.alone else self.batcher.joinable(job, client)
         shared = not job.recipe.alone and 2 * job.nbytes <= self.settings.batch_bytes
-        self.budget.admit(client, job.nbytes)
+        self._admit(job, client)
         if batch is None:
             batch = self._open(job, client, shared=shared)
         ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
@@ -281,7 +281,7 @@ class Engine(ABC):
             QueueFull, Unavailable: Nothing is held.
         """
         self._check_available()
-        self.budget.admit(client, job.nbytes)
+        self._admit(job, client)
         batch = self._open(job, client, shared=False)
         ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
         batch.add(ticket)
@@ -311,6 +311,21 @@ class Engine(ABC):
         if self.draining or self.fault is not None:
             raise Unavailable(self.obstacle, retry_after_s=STOPPING_S)
 
+    def _admit(self, job: Job, client: str) -> None:
+        """Count a job in.
+
+        Raises:
+            TooLarge: It will never be evaluated.
+            QueueFull: There is no room now.
+        """
+        most_ms, work_ms = self.settings.max_work_ms, job.cost.work_ns // 1_000_000
+        if work_ms > most_ms:
+            raise TooLarge(
+                f"this request would take about {work_ms / 1000:.0f} s of one core, at most {most_ms / 1000:g} s are "
+                "given to one (setting max_work_ms); send smaller batches, or fewer terms"
+            )
+        self.budget.admit(client, job.held_bytes)
+
     def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
         """A batch for a job that was admitted; where there is no memory or file for it, it no longer is.
 
@@ -318,13 +333,13 @@ class Engine(ABC):
             Unavailable: That is so.
         """
         recipe = job.recipe
-        arrangement = arrange_shared(recipe, self.settings.batch_bytes) if shared else None
+        arrangement = arrange_shared(recipe, self.settings.batch_bytes, job.cost) if shared else None
         if arrangement is None or not arrangement.holds(recipe, job.rows, 1):
             arrangement = arrange(recipe, job.rows, 1)
         try:
             slab = self.pool.take(arrangement.nbytes)
         except OSError as error:
-            self.budget.release(client, job.nbytes)
+            self.budget.release(client, job.held_bytes)
             why = os.strerror(error.errno) if error.errno else str(error)
             raise Unavailable(
                 f"the service has no memory or file left for this request ({why})", retry_after_s=SHORT_S
@@ -400,7 +415,7 @@ class Engine(ABC):
         self._resolve(batch, [problem] * len(batch.tickets), 0.0, 0.0)
 
     def _done_with(self, ticket: Ticket) -> None:
-        self.budget.release(ticket.client, ticket.job.nbytes)
+        self.budget.release(ticket.client, ticket.job.held_bytes)
         ticket.lease.release()
 
     def _sweep(self) -> None:

@@ -66,8 +66,8 @@ class Budget:
         if nbytes > most:
             share = ", half of it for a key" if client else ""
             raise TooLarge(
-                f"this request needs {nbytes} bytes with its answer; at most {self.limit_bytes} are held at a time "
-                f"(setting queue_bytes){share}"
+                f"this request needs {nbytes} bytes with its answer and temporaries; at most {self.limit_bytes} are "
+                f"held at a time (setting queue_bytes){share}; send smaller batches"
             )
         held, own = self.held, self._of(client)
         free_bytes = self._free_bytes(client)

@@ -13,9 +13,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lossd.cost import NOTHING, Cost
 from lossd.job import MAX_PAIRS, Recipe
 
 __all__ = ["Arrangement", "Lease", "Slab", "SlabPool", "arrange"]
+
+SCRATCH, SHARED_NS = 16, 500_000_000
+"""Most temporaries of requests that share a batch, in sizes of one, and most work: others wait until it is done."""
 
 ALIGNMENT = 64
 MAX_REQUESTS = 512
@@ -180,12 +184,22 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
     return Arrangement(tuple(offsets), rows, requests, at)
 
 
-def arrange_shared(recipe: Recipe, budget_bytes: int) -> Arrangement | None:
-    """Columns for as many requests as a budget holds; None where it does not even hold one row of one request."""
+def arrange_shared(recipe: Recipe, budget_bytes: int, cost: Cost = NOTHING) -> Arrangement | None:
+    """Columns for as many requests as a budget holds; None where it does not even hold one row of one request.
+
+    Args:
+        recipe: What the requests share.
+        budget_bytes: For the columns.
+        cost: What the first request takes besides; those that join it take about the same.
+    """
     usable = budget_bytes - ALIGNMENT * len(recipe.columns)
     most = min(MAX_REQUESTS, budget_bytes // recipe.text_bytes)  # the answers are as long as they are
     if recipe.pairs:
         most = min(most, MAX_PAIRS // recipe.pairs)
+    if cost.scratch_bytes:
+        most = min(most, SCRATCH * budget_bytes // cost.scratch_bytes)
+    if cost.work_ns:
+        most = min(most, SHARED_NS // cost.work_ns)
     most = max(1, most)
     if not recipe.row_bytes:
         rows = requests = min(most, usable // recipe.request_bytes)

@@ -11,12 +11,16 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from lossd.cost import Pairs
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Indicator, Integer, NonNegative, Positive, Real, Sign
 
 Cosine = Annotated[float, Ge(-1), Le(1)]
 Order = Annotated[float, Ge(1)] | Literal["inf"]
+BLOCK = 1 << 18
+"""Pairs whose triplets are mined together: a dozen tables of so many."""
+
 Mining = Literal["hard", "semi_hard", "all"]
 Variant = Literal["symmetric", "one_sided_duplicate"]
 
@@ -27,6 +31,13 @@ def _of_one(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _of_both_views(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return 4 * shapes["first"][0] ** 2
+
+
+# Bytes as measured in float64, and times of one core: tables are walked over a few times, and sorted to mine triplets.
+MINED = Pairs(_of_one, 48, 300, 1.0)
+LABELLED = Pairs(_of_one, 31, 60, 0.5)
+VIEWS = Pairs(_of_both_views, 45, 60, 0.5)
+SCORED = Pairs(_of_both_views, 13, 20, 0.2)
 
 
 @loss(task="pairs", kind="rows", differentiable=("first", "second"))
@@ -146,7 +157,7 @@ def triplet(
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
-@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=_of_one)
+@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=MINED)
 def mined_triplet(
     embedding: Real[Tensor, "N D"],
     label: Integer[Tensor, "N"],
@@ -180,28 +191,49 @@ def mined_triplet(
         A. Hermans, L. Beyer, B. Leibe, In Defense of the Triplet Loss, 2017, arXiv:1703.07737.
         F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, 2015, arXiv:1503.03832 (semi-hard).
     """
-    wide = embedding.double()
-    positive, negative = _relations(label)
+    wide, n = embedding.double(), embedding.shape[0]
+    step = max(1, BLOCK // n)
     with torch.no_grad():
-        distance = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
-        zero = distance == 0
-        slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(zero, 0)
-        if squared:
-            distance = distance.square()
-        if mining == "hard":
-            signs, active, valid = _hardest(distance, positive, negative, margin)
-        else:
-            signs, active = _active(distance, positive, negative, margin, semi_hard=mining == "semi_hard")
-            valid = active if mining == "semi_hard" else positive.sum(-1) * negative.sum(-1)
-        # Piecewise linear: each distance enters with a sign, as often as it is in an active triplet.
-        signs, active = signs.double(), active.double()
-        value = (signs * distance).sum(-1) + margin * active
-    value = value + _pull(wide, signs * slope)
-    flags = {"zero_vector": zero.sum(-1) > 1, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
-    return Unreduced(value, (active if active_only else valid).double(), flags)
+        table = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+        blocks = [
+            _of_anchors(table, label, slice(first, first + step), margin, mining, squared)
+            for first in range(0, n, step)
+        ]
+        value, active, valid, zero, has_positive, has_negative = (torch.cat(of) for of in zip(*blocks, strict=True))
+    value = value + _pull(wide, table)
+    flags = {"zero_vector": zero, "no_positives": ~has_positive.any(), "no_negatives": ~has_negative.any()}
+    return Unreduced(value, active if active_only else valid, flags)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views)
+def _of_anchors(
+    table: Tensor, label: Tensor, anchors: slice, margin: float | Tensor, mining: Mining, squared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of some anchors, (b,) each: their triplets' sum, how many are active and valid; three that make warnings.
+
+    Those are whether another is at distance 0, and whether there is a positive and a negative. In place of their
+    distances, ``table`` (N, N) then has what the gradient multiplies half the squared distances with.
+    """
+    distance = table[anchors].clone()
+    own = torch.arange(table.shape[1], device=table.device)
+    equal = label[anchors].unsqueeze(-1) == label
+    positive, negative = equal & (own[anchors].unsqueeze(-1) != own), ~equal
+    zero = distance == 0
+    slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(zero, 0)
+    if squared:
+        distance = distance.square()
+    if mining == "hard":
+        signs, active, valid = _hardest(distance, positive, negative, margin)
+    else:
+        signs, active = _active(distance, positive, negative, margin, semi_hard=mining == "semi_hard")
+        valid = active if mining == "semi_hard" else positive.sum(-1) * negative.sum(-1)
+    # Piecewise linear: each distance enters with a sign, as often as it is in an active triplet.
+    signs, active = signs.double(), active.double()
+    value = (signs * distance).sum(-1) + margin * active
+    table[anchors] = signs * slope
+    return value, active, valid.double(), zero.sum(-1) > 1, positive.any(-1), negative.any(-1)
+
+
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=VIEWS)
 def info_nce(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
@@ -235,7 +267,7 @@ def info_nce(
     return _info_nce(first, second, temperature, variant)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views, like=info_nce)
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=VIEWS, like=info_nce)
 def nt_xent(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
@@ -261,7 +293,7 @@ def nt_xent(
     return _info_nce(first, second, temperature, variant)
 
 
-@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=_of_both_views)
+@loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=SCORED)
 def clip(
     first: Real[Tensor, "N D"], second: Real[Tensor, "N D"], *, temperature: Positive = 0.07
 ) -> Real[Tensor, "N"] | Unreduced:
@@ -291,7 +323,7 @@ def clip(
     return _of_views(value, no_a | no_b)
 
 
-@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=_of_one)
+@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=LABELLED)
 def supcon(
     embedding: Real[Tensor, "N D"], label: Integer[Tensor, "N"], *, temperature: Positive = 0.07
 ) -> Real[Tensor, "N"] | Unreduced:
@@ -361,11 +393,12 @@ def _in_range(length: Tensor, above: float | Tensor = 0.0) -> bool:
 def _pull(embedding: Tensor, slope: Tensor) -> Tensor:
     """0 for each anchor (N,), with the gradient of half its squared distances weighted by ``slope`` (N, N).
 
-    By matrix products: the distances' own gradient would visit every pair's every coordinate again.
+    By matrix products: the distances' own gradient would visit every pair's every coordinate again, and the product of
+    entries would take a table more.
     """
     centred = embedding - embedding.detach().mean(0)
     square = centred.square().sum(-1)
-    pull = (square * slope.sum(-1) + (slope * square).sum(-1)) / 2 - (centred * (slope @ centred)).sum(-1)
+    pull = (square * slope.sum(-1) + slope @ square) / 2 - (centred * (slope @ centred)).sum(-1)
     return pull - pull.detach()
 
 

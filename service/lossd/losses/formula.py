@@ -156,6 +156,19 @@ class Formula:
         Raises:
             FormulaError: Shapes that do not combine, an axis that is not there, or results that grow too large.
         """
+        return self._shapes(shapes)[self.value]
+
+    def elements(self, shapes: Mapping[str, Shape]) -> int:
+        """The elements of all results together, given each input's shape.
+
+        Raises:
+            FormulaError: As :meth:`shape`.
+        """
+        steps = zip(self.steps, self._shapes(shapes), strict=True)
+        return sum(math.prod(shape) for step, shape in steps if isinstance(step, Apply))
+
+    def _shapes(self, shapes: Mapping[str, Shape]) -> list[Shape]:
+        """The shape of each step's result."""
         largest = max((math.prod(shapes[name]) for name in self.names if name in shapes), default=1)
         limit = max(FREE_ELEMENTS, MAX_GROWTH * largest)
         total = 0
@@ -181,7 +194,7 @@ class Formula:
                     f"{MAX_ELEMENTS}; send smaller batches"
                 )
             found.append(shape)
-        return found[self.value]
+        return found
 
     def evaluate(self, tensors: Mapping[str, Tensor], parameters: Mapping[str, float]) -> Tensor:
         """The value, differentiable by autograd.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from lossd.cost import Pairs
 from lossd.deferred import Tensor, functional, torch
 from lossd.losses import softmax
 from lossd.losses.binary import entropy_of_logits
@@ -133,7 +134,7 @@ def multi_margin(
     return value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)[target.squeeze(1)]
 
 
-@loss(task="sets", kind="rows", pairs=_of_classes)
+@loss(task="sets", kind="rows", pairs=Pairs(_of_classes, 0, 130))
 def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor, "N C"]) -> Real[Tensor, "N"]:
     r"""Hinge loss of the score of each class that applies against each that does not.
 

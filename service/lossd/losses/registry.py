@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from lossd.cost import Cost, Pairs
 from lossd.deferred import Tensor
 from lossd.losses.types import TensorType
 from lossd_client.errors import UnknownLoss
@@ -126,8 +127,8 @@ class Upstream(Protocol):
 Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, ...]]
 """``f(parameters, shapes)``: the unreduced loss's shape; ``ValueError`` where the shapes do not fit together."""
 
-Pairs = Callable[[Mapping[str, tuple[int, ...]]], int]
-"""``f(shapes)``: how many pairs are looked at together."""
+CostOf = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Cost]
+"""``f(parameters, shapes)``: what the evaluation takes, where that does not grow with the tensors alone."""
 
 Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """``f(parameters)``: the terms of a composed loss."""
@@ -208,8 +209,9 @@ class Loss:
         reads_reduction: Whether its value depends on the reduction, which it then has as a keyword.
         refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
         shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
-        pairs: How many pairs of entries are looked at together, which takes that much memory or time; None where
-            both grow with the tensors alone.
+        pairs: How many pairs of entries are looked at together, and what each takes; None where memory and time grow
+            with the tensors alone.
+        cost: What the evaluation takes, where its parameters decide; None where they do not.
         terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
         per_sample: Whether it is a function of its term's value on each row rather than on all rows.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -232,6 +234,7 @@ class Loss:
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
     pairs: Pairs | None
+    cost: CostOf | None
     terms: Terms | None
     per_sample: bool
     unavailable: Callable[[], str | None]
@@ -298,6 +301,7 @@ def loss(
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
     shape: Shape | None = None,
     pairs: Pairs | None = None,
+    cost: CostOf | None = None,
     terms: Terms | None = None,
     per_sample: bool = False,
     unavailable: Callable[[], str | None] = lambda: None,
@@ -313,6 +317,7 @@ def loss(
         refine: What the parameters change about the inputs' types.
         shape: The unreduced loss's shape, where the return annotation cannot say it.
         pairs: How many pairs of entries are looked at together, where it is more than there are entries.
+        cost: What the evaluation takes, where its parameters decide.
         terms: The losses a composed one is made of.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -363,6 +368,7 @@ def loss(
             refine=refine or (lambda _: Refinement()),
             shape=shape,
             pairs=pairs,
+            cost=cost,
             terms=terms,
             per_sample=per_sample,
             unavailable=unavailable,

@@ -154,7 +154,7 @@ def _average_precision(s: Steps) -> tuple[float, bool]:
     return float(np.dot(np.diff(s.tp, prepend=0), s.tp / (s.tp + s.fp)) / s.positives), True
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True)
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
 
@@ -165,7 +165,7 @@ def auroc(task: Ranked) -> Sequence[Any]:
     return _areas(task, "auroc", _area_under_roc)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True)
 def average_precision(task: Ranked) -> Sequence[Any]:
     """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
 
@@ -189,7 +189,7 @@ def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) ->
     return averaged.answers(task, (name,))[name]
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True)
 def roc_curve(task: Ranked) -> Sequence[Any]:
     """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
 
@@ -213,7 +213,7 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "roc_curve", curve)
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True)
 def pr_curve(task: Ranked) -> Sequence[Any]:
     """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
 
@@ -236,7 +236,7 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "pr_curve", curve)
 
 
-@metric(*ONE_CLASS, *LABELS)
+@metric(*ONE_CLASS, *LABELS, sorts=True)
 def best_threshold(task: Ranked) -> Sequence[Any]:
     """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
 

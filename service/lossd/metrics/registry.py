@@ -8,6 +8,7 @@ returns one JSON value per request: None where undefined, the strings "NaN" and 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lossd.cost import Cost
 from lossd.deferred import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
@@ -31,6 +33,8 @@ __all__ = [
     "check_classes",
     "check_options",
     "check_task",
+    "cost",
+    "costs",
     "describe",
     "inputs",
     "metric",
@@ -41,6 +45,9 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+
+SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 600, 100
+"""As measured on one core: what a score takes that is sorted, and a pair of embeddings that is compared."""
 
 COARSE = ("bfloat16", "float16", "float32")
 """Float dtypes that hold less than float64, the coarsest first."""
@@ -103,11 +110,13 @@ class Task:
 
     Attributes:
         options: The options of the request's ``metrics`` object that every metric of the task reads.
+        compares: Whether it looks at pairs of entries.
         undefined: For each request, the metrics that are 0/0 and the classes they are so for: class or label indices;
             [1], the positive class, where the task has but that one; [] for a number that belongs to no class.
     """
 
     options: ClassVar[tuple[str, ...]] = ("zero_division",)
+    compares: ClassVar[bool] = False
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -193,6 +202,7 @@ class Metric:
         function: The task's object to one JSON value per request.
         options: The options it reads besides the task's.
         documentation: Its docstring.
+        sorts: Whether it sorts the scores, which takes longer than all else.
     """
 
     name: str
@@ -201,6 +211,7 @@ class Metric:
     function: Callable[[Any], Sequence[Any]]
     options: tuple[str, ...]
     documentation: str
+    sorts: bool = False
 
     @property
     def summary(self) -> str:
@@ -231,7 +242,7 @@ def task(*names: str) -> Callable[[T], T]:
 
 
 def metric(
-    *tasks: str, default: bool = False, name: str | None = None, options: tuple[str, ...] = ()
+    *tasks: str, default: bool = False, name: str | None = None, options: tuple[str, ...] = (), sorts: bool = False
 ) -> Callable[[F], F]:
     """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
 
@@ -239,7 +250,7 @@ def metric(
         key = name or function.__name__
         documentation = inspect.getdoc(function) or ""
         for of in tasks:
-            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation)
+            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation, sorts)
         return function
 
     return register
@@ -294,6 +305,18 @@ def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
 def pairs(of: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many pairs of entries a task's metrics look at, where it is more than there are entries."""
     return TASKS[of].compared(shapes)
+
+
+def cost(of: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+    """What a task's metrics take, where it is more than to read the tensors."""
+    sorts = sum(METRICS[of][name].sorts for name in names)
+    compared, scores = TASKS[of].compared(shapes), max(math.prod(shape) for shape in shapes.values())
+    return Cost(bool(sorts) * SCORE_BYTES * scores, COMPARED_NS * compared + sorts * SORTED_NS * scores)
+
+
+def costs(of: str, names: Sequence[str]) -> bool:
+    """Whether a task's metrics take more than to read the tensors."""
+    return TASKS[of].compares or any(METRICS[of][name].sorts for name in names)
 
 
 def check_options(of: str, options: Mapping[str, Any]) -> None:

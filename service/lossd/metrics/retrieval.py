@@ -54,6 +54,8 @@ def row_blocks(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor
 class Neighbours(Task):
     """Requests of N embeddings each, each request's its own neighbours."""
 
+    compares: ClassVar[bool] = True
+
     @classmethod
     def compared(cls, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """Each of one tensor's rows with each of another's."""
