@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -17,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lossd.api import tls
 from lossd.api.app import Service, create_app
-from lossd.api.connection import http_for
+from lossd.api.connection import Http, http_for
 from lossd.engine import create_engine
 from lossd.fronts.member import Member
 from lossd.fronts.port import BACKLOG, bind
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 log = logging.getLogger("lossd.api")
+
+# What is open beside connections: slabs, workers, the log.
+SPARE_FILES = 64
+HANDSHAKES_S = 1.0
 
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
@@ -55,7 +60,7 @@ def serve(
         StartError: It cannot work.
     """
     configure(settings)
-    _raise_file_limit()
+    _raise_file_limit(settings)
     member = Member(place) if place is not None else None
     engine = create_engine(settings, place.workers if place is not None else None)
     service = create_app(settings, engine, member)
@@ -153,7 +158,38 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._waiting.cancel()
+        await self._take_queued(sockets or [])
         await super().shutdown(sockets)
+
+    async def _take_queued(self, sockets: list[socket.socket]) -> None:
+        """Stop listening, and take who is connected and was not accepted yet: a listener that is closed resets them."""
+        loop, queued = asyncio.get_running_loop(), []
+        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for server in self.servers:
+            server.close()
+        for one in sockets:
+            one.close()
+        for listener in listeners:
+            with listener, contextlib.suppress(OSError):  # there is none left, or no file for it
+                listener.setblocking(False)
+                while True:
+                    queued.append(listener.accept()[0])
+
+        def connection() -> asyncio.Protocol:
+            http: Http = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            http.ending = True
+            return http
+
+        taking = [
+            asyncio.ensure_future(loop.connect_accepted_socket(connection, one, ssl=self.config.ssl)) for one in queued
+        ]
+        if taking:
+            _, late = await asyncio.wait(taking, timeout=HANDSHAKES_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*taking, return_exceptions=True)
 
     async def _until_ready(self) -> None:
         await self._engine.settled.wait()
@@ -178,8 +214,15 @@ class _Server(uvicorn.Server):
             tls.renew(self.config.ssl, self._settings)
 
 
-def _raise_file_limit() -> None:
+def _raise_file_limit(settings: Settings) -> None:
     """Every connection and every slab is a file; the default limit of 1024 is for interactive programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < settings.max_connections + SPARE_FILES:
+        log.warning(
+            "%d files may be open (ulimit -Hn), too few for %d connections: raise it, or set max_connections to %d",
+            hard,
+            settings.max_connections,
+            max(1, hard - SPARE_FILES),
+        )

@@ -1,0 +1,101 @@
+"""Connections that are taken to have none left for others, and bodies that come as slowly as they may."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from chaos.bodies import HEADERS, PATH, focal
+from chaos.http import BrokenError, Connection, Response, head
+from lossd.api import connection as connections
+from serving import running
+
+MOST = 4
+KEY = "a-key-that-nobody-could-ever-guess-0123456789"
+PROBES = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+
+
+def test_probes_are_told_the_truth_when_all_connections_are_taken() -> None:
+    async def run(port: int) -> None:
+        crowd = [await Connection.open(port) for _ in range(MOST)]
+        for connection in crowd:
+            assert (await connection.ask("GET", "/health/live", {})).status == 200
+        for path in PROBES:
+            probe = await Connection.open(port)
+            answer = await probe.ask("GET", path, {})
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            await probe.ended()
+            await probe.close()
+        surplus = await Connection.open(port)
+        assert (await surplus.ask("GET", "/v1/losses", {})).status == 503
+        for connection in [*crowd, surplus]:
+            await connection.close()
+
+    with running(engine="inline", max_connections=MOST) as service:
+        asyncio.run(run(service.port))
+
+
+def test_a_connection_too_many_that_asks_nothing_is_soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SURPLUS_HEAD_S", 0.2)
+
+    async def run(port: int) -> float:
+        crowd = [await Connection.open(port) for _ in range(MOST + 1)]
+        begin = time.monotonic()
+        await asyncio.wait_for(crowd[-1].ended(), 20)
+        took_s = time.monotonic() - begin
+        for connection in crowd:
+            await connection.close()
+        return took_s
+
+    with running(engine="inline", max_connections=MOST, idle_timeout_ms=30_000) as service:
+        assert asyncio.run(run(service.port)) < 15
+
+
+def test_who_shows_no_key_rests_shorter_than_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STRANGER_REST_S", 0.3)
+
+    async def run(port: int) -> None:
+        stranger, known = await Connection.open(port), await Connection.open(port)
+        assert (await stranger.ask("GET", "/health/live", {})).status == 200
+        assert (await known.ask("GET", "/health/live", {"X-API-Key": KEY})).status == 200
+        await asyncio.wait_for(stranger.ended(), 20)
+        assert (await known.ask("GET", "/health/live", {"X-API-Key": KEY})).status == 200
+        for connection in (stranger, known):
+            await connection.close()
+
+    with running(engine="inline", api_key=KEY, keep_alive_timeout_ms=60_000) as service:
+        asyncio.run(run(service.port))
+
+
+@pytest.mark.parametrize("rows", [64, 40_000], ids=["gathered", "streamed"])
+def test_a_body_slower_than_the_least_rate_is_given_up(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte comes in time, and it would take hours; what was taken for it is given back."""
+    monkeypatch.setattr(connections, "RATE_WINDOW_S", 0.5)
+    body = focal(rows)
+
+    async def run(port: int) -> Response:
+        connection = await Connection.open(port)
+        await connection.send(head("POST", PATH, HEADERS, len(body)))
+
+        async def trickle() -> None:
+            try:
+                for at in range(len(body)):
+                    await connection.send(body[at : at + 1])
+                    await asyncio.sleep(0.02)
+            except BrokenError:
+                pass
+
+        sending = asyncio.ensure_future(trickle())
+        answer = await asyncio.wait_for(connection.answer(), 30)
+        sending.cancel()
+        await connection.close()
+        return answer
+
+    with running(engine="inline", stream_bytes=1 << 20, min_body_bytes_per_s=1000) as service:
+        answer = asyncio.run(run(service.port))
+        service.wait_until(lambda e: e.in_progress == 0)
+        assert (service.engine.pool.in_use, service.engine.budget.held_bytes) == (0, 0)
+    assert (answer.status, answer.problem) == (408, "request-timeout")
+    assert b"min_body_bytes_per_s" in answer.body
