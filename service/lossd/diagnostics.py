@@ -26,6 +26,8 @@ WARNINGS: Mapping[str, str] = {
     "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
     "probabilities_as_logits": "predictions are all within [0, 1] and were read as logits, 0 as a probability of 1/2; "
     "set metrics.from_logits to false if they are probabilities or decisions",
+    "classes_not_listed": "there are too many classes to list them by default; set metrics.per_class to true, or name "
+    "the metrics that are lists in metrics.names",
     "k_is_all": "metrics.k is at least the number of those to choose from: a metric @k is 1 whatever is predicted",
 }
 """Every warning an answer may carry: its code, and the sentence that goes with it."""

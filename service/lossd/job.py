@@ -110,6 +110,7 @@ class Recipe:
         domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
         classes: The length of the class axis, where there is one.
         pairs: How many pairs of entries each request has that are looked at together; 0 where none are.
+        text_bytes: About how long each request's answer is beside its tensors.
         value: The unreduced loss's axes: those after the first where requests are rows, else all.
         inputs: The columns requests fill.
         answers: The columns the evaluation fills.
@@ -130,6 +131,7 @@ class Recipe:
     domains: Mapping[str, str]
     classes: int | None
     pairs: int
+    text_bytes: int
     value: tuple[int, ...]
     inputs: tuple[Column, ...]
     answers: tuple[Column, ...]
@@ -205,11 +207,6 @@ class Recipe:
     def model(self) -> str:
         """See :func:`model_name`."""
         return model_name(self.loss, self.task)
-
-    @cached_property
-    def text_bytes(self) -> int:
-        """About how long a request's answer is beside its tensors: a confusion matrix outweighs all else."""
-        return 1024 + (8 * (self.classes or 0) ** 2 if self.metrics else 0)
 
     @cached_property
     def alone(self) -> bool:

@@ -34,6 +34,7 @@ from lossd_client.errors import (
 )
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import element_count
 
 __all__ = ["Layout", "Plan", "series"]
 
@@ -41,6 +42,9 @@ __all__ = ["Layout", "Plan", "series"]
 TENSOR_NS, BYTE_NS, ROW_NS, ROW_BYTES = 200_000, 2, 12_000, 1700
 """As measured on one core: what each tensor of a term takes however small, each byte of it, and each row where rows are
 evaluated as requests of their own."""
+
+TEXT_BYTES = 1024
+"""About how long an answer without metrics is beside its tensors."""
 
 MOST_TRIED = 8
 """Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
@@ -96,6 +100,8 @@ class Plan:
             RECIPES.keep((self.family, rest), job.recipe, 256 * len(rest) + job.recipe.nbytes)
             return job
         self._pairs(layout)
+        if self._has_curves:  # whose points are as many as there are entries
+            self._check_text(layout)
         return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
 
     def _built(self, layout: Layout) -> Job:
@@ -134,15 +140,22 @@ class Plan:
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
             answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
+        self._check_text(layout)
         jobs = [term.job(position, layout) for position, term in enumerate(self.terms)]
+        asked, text_bytes = self._asked, TEXT_BYTES
+        if self.metrics:
+            classes = metrics.class_count(self.task, shapes_of(layout))
+            asked = {**asked, "metrics": self._answered(classes)}
+            text_bytes = metrics.text_bytes(self.task, asked["metrics"], dict(self.metric_options), classes)
         recipe = Recipe(
-            **self._asked,
+            **asked,
             terms=tuple(
                 term.record(position, job) for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
             ),
             domains=domains,
             classes=dims.get("C"),
             pairs=self._pairs(layout),
+            text_bytes=text_bytes,
             value=() if value is None else value[1:] if kind == "rows" else value,
             inputs=inputs,
             answers=tuple(answers),
@@ -360,8 +373,35 @@ class Plan:
                 f"reduction {self.reduction}"
             )
 
+    @cached_property
+    def _has_curves(self) -> bool:
+        return any(name.endswith("_curve") for name in self.metrics)
+
+    def _answered(self, classes: int) -> tuple[str, ...]:
+        """The metrics that are answered for so many classes or labels."""
+        options = self.metric_options
+        if options.names is None:
+            return metrics.listed_by_default(self.metrics, dict(options), classes)
+        return self.metrics
+
+    def _check_text(self, layout: Layout) -> None:
+        """Refuse metrics that would be too long a text."""
+        if not self.metrics:
+            return
+        shapes = shapes_of(layout)
+        classes = metrics.class_count(self.task, shapes)
+        entries = element_count(shapes["target"]) // classes if "target" in shapes and classes else None
+        names, options = self._answered(classes), dict(self.metric_options)
+        nbytes = metrics.text_bytes(self.task, names, options, classes, entries)
+        if nbytes > metrics.MAX_TEXT_BYTES:
+            raise TooLarge(
+                f"the {self.task} metrics of {classes} classes or labels would be a text of about {nbytes} bytes, at "
+                f"most {metrics.MAX_TEXT_BYTES} are written; name fewer in metrics.names, set metrics.per_class to "
+                "false, or ask for fewer points of curves (metrics.points)"
+            )
+
     def _pairs(self, layout: Layout) -> int:
-        shapes = {name: shape for name, (_, shape) in layout.items()}
+        shapes = shapes_of(layout)
         of_metrics = metrics.pairs(self.task, shapes) if self.metrics else 0
         of_loss = self.loss.pairs(shapes) if self.loss and self.loss.pairs else 0
         if max(of_loss, of_metrics) > MAX_PAIRS:
@@ -423,6 +463,11 @@ class Plan:
 def _meaning(of: TensorType) -> str:
     """What a type's entries are, where an input may be of several."""
     return {"class": "class indices", "probability": "probabilities"}.get(of.domain, f"{' or '.join(of.kinds)}s")
+
+
+def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: shape for name, (_, shape) in layout.items()}
 
 
 def series(name: str) -> str:

@@ -74,10 +74,11 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
             table.add_row(name, *(_number(value[average]) for average in AVERAGES))
         yield Padding(table, (1, 0, 0, 0), expand=False)
     support, matrix = metrics.get("support"), metrics.get("confusion_matrix")
-    if isinstance(support, Sequence) and averaged and len(support) <= MAX_CLASSES:
-        table = _table("class", *averaged, "support")
+    listed = {name: value["per_class"] for name, value in averaged.items() if "per_class" in value}
+    if isinstance(support, Sequence) and listed and len(support) <= MAX_CLASSES:
+        table = _table("class", *listed, "support")
         for index, count in enumerate(support):
-            table.add_row(str(index), *(_number(v["per_class"][index]) for v in averaged.values()), str(count))
+            table.add_row(str(index), *(_number(of[index]) for of in listed.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
     if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
         several = isinstance(matrix[0][0], Sequence)

@@ -96,6 +96,11 @@ class MetricOptions(_Options):
     quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
     )
+    per_class: bool | None = Field(
+        None,
+        description="Whether averages over classes or labels come with the value of each; by default up to 16384 of "
+        "them, beyond which metrics that are lists are answered where they are named.",
+    )
     from_logits: bool = Field(
         True, description="Metrics alone: whether predictions are logits, or else probabilities or decisions."
     )

@@ -11,9 +11,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 
+import lossd
 from lossd.api.texts import INLINE_BYTES
+from lossd.metrics import METRICS
+from lossd.metrics.lists import LISTED_CLASSES
+from lossd.planning import make_plan
+from lossd_client.errors import TooLarge
 from lossd_client.wire import Tensor, json, oip, safetensors
 from serving import Running, running
 
@@ -143,3 +149,91 @@ def test_long_texts_are_read_and_written_beside_the_loop(large: Running, monkeyp
     assert answer.json()["gradient"]["prediction"] == [0.0] * LONG
     assert all(len(names) == 1 and names.pop().startswith("lossd-texts") for names in threads.values())
     large.wait_until(lambda engine: not (engine.budget.held_bytes or engine.budget.gathered_bytes))
+
+
+# Lists with an entry for each class
+
+
+SCORES = np.random.default_rng(0).standard_normal((50, 300)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 40, 300])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "sets"])
+def test_no_metrics_are_a_longer_text_than_was_reckoned(task: str, classes: int) -> None:
+    """Each by itself, with weights, which make long decimals of counts; undefined for many of the classes."""
+    random = np.random.default_rng(1)
+    prediction = SCORES[:, 0] if task == "binary" else SCORES[:, :classes]
+    chosen = random.integers(0, classes, 50)
+    target = chosen if task == "multiclass" else (random.random(prediction.shape) < 0.1).astype(np.int64)
+    weight = random.random(50)
+    for name in METRICS[task]:
+        request = {"task": task, "metrics": {"names": [name], **({"k": 1} if name == "top_k_accuracy" else {})}}
+        inputs = {"prediction": prediction, "target": target, "sample_weight": weight}
+        job = make_plan(request).job({n: (str(a.dtype), a.shape) for n, a in inputs.items()})
+        answer = lossd.evaluate(task=task, inputs=inputs, metrics=request["metrics"])
+        text = orjson.dumps(answer.metrics, default=dict)
+        assert len(text) <= job.recipe.text_bytes + 100, name
+        assert job.recipe.text_bytes < 20 * len(text) + 3000 or name.endswith("_curve"), name
+
+
+def wide(classes: int) -> dict[str, Any]:
+    return {"prediction": np.zeros((1, classes), np.float32), "target": np.array([3])}
+
+
+def test_classes_are_listed_where_there_are_few_or_they_are_asked_for() -> None:
+    few, many = (lossd.evaluate("cross_entropy", **wide(classes)) for classes in (LISTED_CLASSES, LISTED_CLASSES + 1))
+    assert len(few.metrics.f1.per_class) == len(few.metrics.support) == LISTED_CLASSES
+    assert not few.diagnostics.warnings
+    assert set(many.metrics.f1) == {"macro", "micro", "weighted"}
+    assert {"support", "confusion_matrix", "undefined"}.isdisjoint(many.metrics)
+    assert [warning.code for warning in many.diagnostics.warnings] == ["classes_not_listed"]
+    assert dict(many.metrics.f1) == {name: few.metrics.f1[name] for name in ("macro", "micro", "weighted")}
+    asked = lossd.evaluate("cross_entropy", **wide(20_000), metrics={"names": ["f1", "support"], "per_class": True})
+    assert len(asked.metrics.f1.per_class) == len(asked.metrics.support) == 20_000
+    assert not asked.diagnostics.warnings
+    none = lossd.evaluate("cross_entropy", **wide(5), metrics={"per_class": False})
+    assert set(none.metrics.f1) == {"macro", "micro", "weighted"}
+    labels = lossd.evaluate("bce", np.zeros((1, 20_000)), np.zeros((1, 20_000)), metrics={"task": "multilabel"})
+    assert "per_class" not in labels.metrics.f1
+    assert "tp" not in labels.metrics
+
+
+@pytest.mark.parametrize(
+    ("request_", "shape"),
+    [
+        ({"loss": "cross_entropy", "metrics": {"per_class": True}}, (1, 4_000_000)),
+        ({"loss": "cross_entropy", "metrics": {"names": ["support"]}}, (1, 4_000_000)),
+        ({"task": "multilabel", "metrics": {"names": ["tp"]}}, (1, 4_000_000)),
+        ({"task": "multilabel", "metrics": {"names": ["roc_curve"], "points": 100_000}}, (100_000, 30)),
+        ({"loss": "ce_dice", "metrics": {"per_class": True}}, (1, 4_000_000, 1, 1)),
+    ],
+)
+def test_longer_lists_are_refused_before_anything_is_computed(request_: dict[str, Any], shape: tuple[int, ...]) -> None:
+    target = shape if request_.get("task") == "multilabel" else (shape[0], *shape[2:])
+    plan = make_plan(request_)
+    with pytest.raises(TooLarge, match=r"metrics\.names.*metrics\.per_class"):
+        plan.job({"prediction": ("float32", shape), "target": ("int64", target)})
+
+
+def test_curves_of_more_entries_are_refused_though_those_of_few_were_answered() -> None:
+    plan = make_plan({"task": "multilabel", "metrics": {"names": ["pr_curve"], "points": 100_000}})
+    plan.job({"prediction": ("float32", (100, 30)), "target": ("int64", (100, 30))})
+    with pytest.raises(TooLarge, match=r"metrics\.points"):
+        plan.job({"prediction": ("float32", (100_000, 30)), "target": ("int64", (100_000, 30))})
+
+
+def test_many_classes_have_their_averages_at_the_door_of_models_too(large: Running) -> None:
+    inputs = {name: Tensor.of(array) for name, array in wide(20_000).items()}
+    for outputs, found in ((None, None), (["f1.per_class"], 20_000), (["support", "f1"], 20_000)):
+        pieces, length = oip.encode_request(inputs, outputs=outputs)
+        answer = httpx.post(
+            f"{large.url}/v2/models/cross_entropy/infer",
+            content=b"".join(pieces),
+            headers={oip.HEADER_LENGTH: str(length)},
+        )
+        assert answer.is_success, answer.text
+        response = oip.decode_response(answer.content, int(answer.headers[oip.HEADER_LENGTH]))
+        if outputs is None:
+            assert list(response.outputs) == ["loss", "gradient", "accuracy", "precision", "recall", "f1", "iou"]
+        else:
+            assert response.outputs[outputs[0]].shape == (found,)

@@ -17,7 +17,7 @@ from lossd.api.inference_models import Model
 from lossd.engine import Result
 from lossd.job import Job
 from lossd.losses.registry import closest
-from lossd.metrics import METRICS
+from lossd.metrics import METRICS, class_count, listed_by_default
 from lossd.plan import Plan
 from lossd.request import GradientOptions, MetricOptions
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody
@@ -72,11 +72,16 @@ def asked(text: bytes, model: Model) -> Asked:
     outputs = request.outputs
     if outputs is None:
         names = () if model.loss is None else ("loss", *(("gradient",) if gradient else ()))
-        defaults = (name for name, metric in known.items() if metric.default)
+        classes = class_count(plan.task, {entry.name: entry.shape for entry in request.inputs})
+        usual = [name for name, metric in known.items() if metric.default]
+        defaults = listed_by_default(usual, base.get("metrics", {}), classes)
         outputs = tuple(oip.Output(name, request.binary) for name in (*names, *defaults))
     wanted, measured = _wanted(model, plan, [output.name for output in outputs], gradient)
     if measured:
-        base.setdefault("metrics", {})["names"] = measured
+        options = base.setdefault("metrics", {})
+        options["names"] = measured
+        if any(output.name.endswith(".per_class") for output in outputs):
+            options.setdefault("per_class", True)
     for entry in request.inputs:
         if not entry.datatype.itemsize:
             raise DtypeMismatch(f"{entry.name} is BYTES; losses and metrics take numbers")

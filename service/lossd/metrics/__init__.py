@@ -17,6 +17,7 @@ from lossd.metrics import (
     retrieval,
     triplets,
 )
+from lossd.metrics.lists import MAX_TEXT_BYTES, are_listed, class_count, listed_by_default, text_bytes
 from lossd.metrics.registry import (
     METRICS,
     TASKS,
@@ -38,6 +39,7 @@ from lossd.metrics.registry import (
 )
 
 __all__ = [
+    "MAX_TEXT_BYTES",
     "METRICS",
     "TASKS",
     "Metric",
@@ -45,6 +47,7 @@ __all__ = [
     "View",
     "adversarial",
     "agreement",
+    "are_listed",
     "autoencoder",
     "binary",
     "boxes",
@@ -53,6 +56,7 @@ __all__ = [
     "check_classes",
     "check_options",
     "check_task",
+    "class_count",
     "classes",
     "cost",
     "costs",
@@ -60,6 +64,7 @@ __all__ = [
     "describe",
     "distances",
     "inputs",
+    "listed_by_default",
     "metric",
     "pairs",
     "ranking",
@@ -67,5 +72,6 @@ __all__ = [
     "resolve",
     "retrieval",
     "task",
+    "text_bytes",
     "triplets",
 ]

@@ -62,14 +62,26 @@ class Averages:
     micro_defined: Array
 
     def answers(self, task: Task, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-        """One {macro, micro, weighted, per_class} per metric and request; what is undefined is recorded."""
+        """One {macro, micro, weighted, per_class} per metric and request; what is undefined is recorded.
+
+        Where classes are not listed, per_class is left out, and so is what is undefined for some of them.
+        """
         filler = task.zero_division
-        per_class, macros, micros, weighteds = map(spell, (self.per_class, self.macro, self.micro, self.weighted))
+        macros, micros, weighteds = map(spell, (self.macro, self.micro, self.weighted))
         for m, b in np.argwhere(~self.mean_defined).tolist():
             macros[m][b] = weighteds[m][b] = filler
         for m, b in np.argwhere(~self.micro_defined).tolist():
             micros[m][b] = filler
             task.undefined[b][names[m]] = []
+        if not task.listed:
+            return {
+                name: [
+                    {"macro": macro, "micro": micro, "weighted": weighted}
+                    for macro, micro, weighted in zip(*columns, strict=True)
+                ]
+                for name, *columns in zip(names, macros, micros, weighteds, strict=True)
+            }
+        per_class = spell(self.per_class)
         if not self.defined.all():
             for m, b in np.argwhere(~self.defined.all(-1)).tolist():
                 classes = np.flatnonzero(~self.defined[m, b]).tolist()
@@ -86,14 +98,14 @@ class Averages:
         }
 
 
-def complete(names: tuple[str, ...], values: Floats) -> dict[str, list[dict[str, Any]]]:
+def complete(names: tuple[str, ...], values: Floats, *, listed: bool) -> dict[str, list[dict[str, Any]]]:
     """The answers where everything is defined: (M, B, K + 3), the classes, then macro, micro and weighted."""
     return {
         name: [
-            {"macro": macro, "micro": micro, "weighted": weighted, "per_class": per_class}
+            {"macro": macro, "micro": micro, "weighted": weighted, **({"per_class": per_class} if listed else {})}
             for *per_class, macro, micro, weighted in requests
         ]
-        for name, requests in zip(names, values.tolist(), strict=True)
+        for name, requests in zip(names, (values if listed else values[..., -3:]).tolist(), strict=True)
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from lossd.metrics.averages import Averages, average, complete
 from lossd.metrics.entries import Entries
+from lossd.metrics.lists import are_listed
 from lossd.metrics.registry import Array, Floats, Task, metric, spell
 
 __all__ = [
@@ -64,6 +65,11 @@ class Counts(Task):
     def entries(self) -> Entries:
         """Those that count."""
         raise NotImplementedError
+
+    @cached_property
+    def listed(self) -> bool:
+        """Whether averages over classes come with what they are made of."""
+        return not self.averaged or are_listed(self.view.options, self.tp.shape[1])
 
     @cached_property
     def negatives(self) -> Array:
@@ -127,7 +133,7 @@ class Counts(Task):
         values = np.empty((len(TOGETHER), count, classes + 3))
         defined = np.empty((len(TOGETHER), count, classes + 2), bool)
         if rates(TERMS, self.tp, self.predicted, self.actual, filler, self.absent_count, values, defined):
-            return complete(TOGETHER, values)
+            return complete(TOGETHER, values, listed=self.listed)
         macro, micro, weighted = (values[..., classes + of] for of in range(3))
         means = defined[..., classes], defined[..., classes + 1]
         averages = Averages(values[..., :classes], defined[..., :classes], macro, weighted, means[0], micro, means[1])

@@ -151,6 +151,11 @@ class Task:
             InvalidRequest: Pointing at the option.
         """
 
+    @property
+    def listed(self) -> bool:
+        """Whether averages over classes come with what they are made of."""
+        return True
+
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """What is doubtful about each request, given the metrics asked for: codes, as answers have them."""
         return [[] for _ in range(self.count)]
@@ -338,6 +343,11 @@ def check_classes(of: str, names: Sequence[str], options: Mapping[str, Any], cla
     TASKS[of].check_classes(names, options, classes)
 
 
+def _of_averages(of: str) -> tuple[str, ...]:
+    """The options of tasks that average over classes or labels."""
+    return ("per_class",) if getattr(TASKS[of], "averaged", False) else ()
+
+
 def describe(of: str | None = None) -> list[dict[str, Any]]:
     """Every metric, or one task's: name, task, default, summary, documentation and the options it reads."""
     return [
@@ -347,7 +357,7 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
             "default": entry.default,
             "summary": entry.summary,
             "documentation": entry.documentation,
-            "options": [*TASKS[entry.task].options, *entry.options],
+            "options": [*TASKS[entry.task].options, *_of_averages(entry.task), *entry.options],
         }
         for task_name, known in METRICS.items()
         if of in (None, task_name)
@@ -362,6 +372,9 @@ def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str,
         measured = TASKS[of](view)
         columns = [known[name].function(measured) for name in names]
         warnings = measured.warnings(names)
+    averages = any(isinstance(values[0], dict) and "macro" in values[0] for values in columns)
+    if averages and not measured.listed and view.options.get("per_class") is None:
+        warnings = [[*codes, "classes_not_listed"] for codes in warnings]
     answers: list[dict[str, Any]] = []
     for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):
         answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
