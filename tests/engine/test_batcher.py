@@ -330,6 +330,33 @@ def test_clients_with_work_get_equal_shares_however_much_each_has_queued(sizes, 
             assert served[one] - served[other] <= 2 * (per_batch[one] + per_batch[other])
 
 
+def test_a_client_pays_for_the_time_its_batches_took(loop):
+    """Two ask for the same bytes; the one whose batch took a second waits until the other has had a gigabyte."""
+    queue = Queue(loop)
+    job = mse_job(10_000)
+    queue.alone("greedy", job)
+    long = queue.batcher.next_batch()
+    queue.batcher.charge(long, 1.0)
+    share = round(1e9 / (job.nbytes + REQUEST_BYTES))
+    for _ in range(share + 10):
+        queue.alone("greedy", job)
+        queue.alone("modest", job)
+    order = [queue.take()[0] for _ in range(share + 20)]
+    assert order.index("greedy") == pytest.approx(share, abs=2)
+
+
+def test_work_that_is_stated_counts_before_it_is_done(loop):
+    queue = Queue(loop)
+    plan = make_plan({"loss": {"name": "supcon"}, "outputs": ["loss"]})
+    heavy = plan.job({"embedding": ("float32", (1000, 1)), "label": ("int32", (1000,))})
+    for _ in range(3):
+        queue.alone("greedy", heavy)
+        queue.alone("modest", mse_job(1000))
+        queue.alone("modest", mse_job(1000))
+    assert heavy.nbytes < mse_job(1000).nbytes
+    assert [queue.take()[0] for _ in range(9)] == ["greedy", *["modest"] * 6, "greedy", "greedy"]
+
+
 def test_a_client_that_was_away_has_saved_nothing_up(loop):
     queue = Queue(loop)
     for _ in range(20):

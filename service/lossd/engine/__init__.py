@@ -33,6 +33,8 @@ __all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_e
 log = logging.getLogger("lossd.engine")
 
 SWEEP_S = 0.025
+LONG_S = 0.005
+"""From this time on a batch counts for its clients' turns by the time it took; before, by its bytes."""
 STOPPING_S = 5.0
 SHORT_S = 1.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -391,6 +393,8 @@ class Engine(ABC):
         if size:
             nbytes = batch.rows * recipe.row_bytes + size * recipe.request_bytes
             self.budget.observe(nbytes, size, batch.tickets[0].sent, time.monotonic())
+            if compute_s > LONG_S:
+                self.batcher.charge(batch, compute_s)
         columns = [
             (column.name, offset, unit_bytes, per_row)
             for column, offset, (unit_bytes, per_row) in zip(

@@ -5,9 +5,11 @@ Nothing ever waits for company: what has arrived by then goes.
 A batch worth going may be sent to a worker that is busy, which then has its next one at hand.
 
 Clients take turns (start-time fair queueing). A request's turn comes when its client's earlier requests have had
-theirs, in a virtual time that counts bytes; a client that was away begins at the present. Batches leave in the order of
-their requests' first turns: for a single client, the order in which they were opened. Where several share a batch it
-goes at the turn of the one that is due first, and it stays small, so that sharing costs that one nothing.
+theirs, in a virtual time that counts bytes, or work where that is more, a nanosecond as a byte: what is estimated when
+a request comes, and what its batch took beyond that once it is done. A client that was away begins at the present.
+Batches leave in the order of their requests' first turns: for a single client, the order in which they were opened.
+Where several share a batch it goes at the turn of the one that is due first, and it stays small, so that sharing costs
+that one nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ WORTH_REQUESTS = 16
 SHARED_BYTES = 512 << 10
 # What a request costs besides its bytes.
 REQUEST_BYTES = 8 << 10
+
+# A nanosecond of a worker counts as a byte: about what it computes of the simplest loss meanwhile.
+PER_S = 1e9
 
 _batch_ids = itertools.count(1)
 
@@ -211,13 +216,26 @@ class Batcher:
         turn = self._next_turn.get(ticket.client, 0.0)
         if turn < self._present:
             turn = self._present
-        self._next_turn[ticket.client] = turn + ticket.job.nbytes + REQUEST_BYTES
+        self._next_turn[ticket.client] = turn + _weight(ticket)
         if batch.id not in self._queued:
             if joinable:
                 self._open[batch.recipe.text] = batch
         elif turn >= batch.turn:
             return
         self._queue(batch, turn)
+
+    def charge(self, batch: Batch, seconds: float) -> None:
+        """Count for the clients of a batch what it took beyond what its requests counted for when they came.
+
+        Args:
+            batch: It was evaluated, or given up.
+            seconds: For so long it had a worker.
+        """
+        counted = sum(map(_weight, batch.tickets))
+        beyond = seconds * PER_S - counted
+        if beyond > 0:
+            for ticket in batch.tickets:
+                self._next_turn[ticket.client] += beyond * _weight(ticket) / counted
 
     def requeue(self, batches: Iterable[Batch]) -> None:
         """Put batches that were under way back: their turns are past, so that they go first, in their order."""
@@ -280,3 +298,8 @@ class Batcher:
         batch.turn = turn
         self._queued[batch.id] = batch
         heappush(self._order, (turn, batch.id))
+
+
+def _weight(ticket: Ticket) -> int:
+    """What a request counts for among its client's."""
+    return max(ticket.job.nbytes, ticket.job.cost.work_ns) + REQUEST_BYTES

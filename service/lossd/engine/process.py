@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -96,7 +97,10 @@ class ProcessEngine(Engine):
             suspects: Those of them that it may have died of.
         """
         again: deque[Batch] = deque()
+        now = time.monotonic()
         for batch in batches:
+            if batch in suspects and batch.tickets:
+                self.batcher.charge(batch, now - batch.tickets[0].sent)
             batch.deaths += batch in suspects
             if batch.deaths <= 1 or batch not in suspects:
                 again.append(batch)
