@@ -19,7 +19,11 @@ from lossd_client.errors import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
 
-MACHINE_DEFAULTS = {"threads": "one less than there are cores"}
+MACHINE_DEFAULTS = {
+    "threads": "one less than there are cores",
+    "queue_bytes": ByteSize(4 << 30),
+    "cache_bytes": ByteSize(1 << 30),
+}
 
 
 def families() -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath, SecretStr, model_validator
@@ -19,6 +19,9 @@ LINK = re.compile(r"(?:tcp|udp|sctp)://")
 
 DEFAULT_PORT = 8000
 SMALLEST_BATCH_BYTES = 1 << 16  # the smallest slab: less would leave no room for a row
+CGROUPS = Path("/sys/fs/cgroup")
+NO_LIMIT = 1 << 60  # version 1 says that there is none by a number about as large as there are
+SMALLEST_PART = 16 << 20
 LONGEST_MS = 7 * 24 * 3600 * 1000
 
 Milliseconds = Annotated[int, Field(ge=1, le=LONGEST_MS)]
@@ -31,6 +34,30 @@ def _cores() -> float:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, int(quota) / int(period))  # "max" is no number: there is no limit
     return cores
+
+
+def _memory_bytes() -> float:
+    """The memory that this process's control groups leave it, each within the one above; infinite where none limits.
+
+    As version 2 (``memory.max``, "max" for none) or version 1 (``memory.limit_in_bytes``) has it. A container sees its
+    own group as the root, or else the whole path and only its own part of it.
+    """
+    limit = math.inf
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "" or "memory" in controllers.split(","):
+                root, name = ("", "memory.max") if controllers == "" else ("memory", "memory.limit_in_bytes")
+                group = PurePosixPath("/", path)
+                for folder in (group, *group.parents):
+                    with suppress(OSError, ValueError):
+                        limit = min(limit, int((CGROUPS / root / folder.relative_to("/") / name).read_text()))
+    return limit if limit < NO_LIMIT else math.inf
+
+
+def _part_of_memory(most: int, part: int) -> ByteSize:
+    """So many bytes, or a part of the memory where that is limited and less."""
+    return ByteSize(int(min(most, max(SMALLEST_PART, _memory_bytes() / part))))
 
 
 def _devices(value: str) -> str:
@@ -107,9 +134,10 @@ class Settings(BaseSettings):
         description="Largest JSON text, in bytes, of a request or an answer; tensors may be larger in binary.",
     )
     queue_bytes: ByteSize = Field(
-        ByteSize(4 << 30),
+        _part_of_memory(4 << 30, 4),
         ge=1 << 10,
-        description="Most memory that requests in progress may hold, answers included, in bytes.",
+        description="Most memory that requests in progress may hold, answers and temporaries included, in bytes; by "
+        "default a quarter of the container's, where that is less.",
     )
     queue_requests: Annotated[int, Field(ge=1)] = Field(
         8192, description="Most requests that may be in progress at a time."
@@ -129,7 +157,9 @@ class Settings(BaseSettings):
         description="Bodies from this size on are written to shared memory as they arrive.",
     )
     cache_bytes: ByteSize = Field(
-        ByteSize(1 << 30), description="Shared memory kept ready between requests, in bytes; more is given back."
+        _part_of_memory(1 << 30, 16),
+        description="Shared memory kept ready between requests, in bytes; more is given back; by default a sixteenth "
+        "of the container's memory, where that is less.",
     )
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
