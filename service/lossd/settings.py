@@ -86,6 +86,12 @@ def _hosts(value: str | None) -> str | None:
     return value
 
 
+def _path(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"(/[\w.~-]+)*/?", value, re.ASCII):
+        raise ValueError(f"{value!r} is no path; write /loss")
+    return (value or "").rstrip("/") or None
+
+
 def _origins(value: str | None) -> str | None:
     for origin in (value or "*").split(","):
         if origin != "*" and not re.fullmatch(r"https?://[^/?#\s*]+", origin):
@@ -219,6 +225,9 @@ class Settings(BaseSettings):
         None,
         description="Names that the service goes by, beside localhost and host, several with commas, or *; by default "
         "no others where it has no keys and is reachable from this machine only, else any.",
+    )
+    root_path: Annotated[str | None, AfterValidator(_path)] = Field(
+        None, description="Path below which a proxy serves it, such as /loss, whether or not the proxy takes it off."
     )
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."

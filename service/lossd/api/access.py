@@ -99,7 +99,7 @@ async def turn_away(
     exchange.unread = scope["method"] not in ("GET", "HEAD")
     problem.request_id = exchange.request_id
     telemetry.refused(exchange, problem.slug, problem.status)
-    await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
+    await exchange.refuse(problem, problem.status, *refusal(scope, problem), send)
 
 
 def _key(scope: Scope) -> bytes | None:

@@ -22,11 +22,12 @@ from lossd.api import catalogue, curves, docs, explorer, openapi, operations
 from lossd.api.access import Access, keys_of
 from lossd.api.compression import MIN_BYTES, PackedPages
 from lossd.api.evaluate import Evaluate
-from lossd.api.exchange import TELEMETRY, request_id
+from lossd.api.exchange import TELEMETRY, refusal, request_id
 from lossd.api.headers import PageHeaders
 from lossd.api.inference import PREFIX, Inference
 from lossd.api.log import AccessLog, PageLog
 from lossd.api.origins import Origins
+from lossd.api.prefix import Prefix
 from lossd.api.sending import Heads
 from lossd.api.telemetry import Telemetry
 from lossd.api.turns import Turns
@@ -35,7 +36,6 @@ from lossd.fronts.member import Member
 from lossd.preflight import check_variables
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
-from lossd_client.wire import json
 
 if TYPE_CHECKING:
     from lossd.api.tracing import Tracing
@@ -136,6 +136,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     telemetry, turns = Telemetry(engine, member), Turns(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, turns)
@@ -155,6 +156,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     if settings.cors_origins:
         app.entrance = _cors(app.entrance, settings.cors_origins)
     app.entrance = Origins.before(app.entrance, settings, telemetry)
+    if settings.root_path:
+        app.entrance = Prefix(app.entrance, settings.root_path)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
@@ -198,8 +201,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(problem.retry_after_s)))
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers
-    content = json.dumps(problem.to_json())
-    return Response(content, problem.status, headers, media_type="application/problem+json")
+    media_type, content = refusal(request.scope, problem)
+    return Response(content, problem.status, headers, media_type=media_type.decode())
 
 
 def _as_problem(request: Request, error: Exception) -> Problem:

@@ -26,15 +26,16 @@ STATIC = "/docs/static"
 def mount(app: FastAPI) -> None:
     """Add ``/docs``, ``/redoc``, ``/problems`` and their assets."""
     app.mount(STATIC, StaticFiles(directory=ASSETS), name="docs-assets")
-    icon = f"{STATIC}/favicon.png"
+    assets = STATIC[1:]  # from a page beside them, so that they are found below whatever path a proxy serves them at
+    icon = f"{assets}/favicon.png"
 
     @app.get("/docs", include_in_schema=False)
     def swagger() -> HTMLResponse:
         page = get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url="openapi.json",
             title="lossd",
-            swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
-            swagger_css_url=f"{STATIC}/swagger-ui.css",
+            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+            swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=icon,
         )
         return with_policy(page)
@@ -42,9 +43,9 @@ def mount(app: FastAPI) -> None:
     @app.get("/redoc", include_in_schema=False)
     def redoc() -> HTMLResponse:
         page = get_redoc_html(
-            openapi_url="/openapi.json",
+            openapi_url="openapi.json",
             title="lossd",
-            redoc_js_url=f"{STATIC}/redoc.standalone.js",
+            redoc_js_url=f"{assets}/redoc.standalone.js",
             redoc_favicon_url=icon,
             with_google_fonts=False,
         )
@@ -80,7 +81,7 @@ def describe_problem(kind: type[Problem]) -> dict[str, str]:
 
 def _section(kind: type[Problem], *, linked: bool) -> str:
     described = describe_problem(kind)
-    title = f'<a href="/problems/{kind.slug}">{escape(kind.title)}</a>' if linked else escape(kind.title)
+    title = f'<a href="problems/{kind.slug}">{escape(kind.title)}</a>' if linked else escape(kind.title)
     text = "".join(f"<p>{_html(part)}</p>" for part in described["text"].split("\n\n"))
     facts = f"Status <code>{kind.status}</code>. In Python: <code>lossd_client.errors.{kind.__name__}</code>."
     return f"<section><h2>{title}</h2>{text}<p>{facts} Try again? {_html(described['retry'])}</p></section>"

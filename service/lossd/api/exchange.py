@@ -37,6 +37,7 @@ __all__ = [
     "CLIENT",
     "CONNECTION",
     "FAULT",
+    "ROOT",
     "TELEMETRY",
     "WHOLE",
     "DisconnectedError",
@@ -61,6 +62,8 @@ CONNECTION = "lossd.connection"
 FAULT = "lossd.fault"
 # Where the application's state has what counts requests.
 TELEMETRY = "lossd.telemetry"
+# Where the scope has the path that a proxy serves this one below, if there is one.
+ROOT = "lossd.root"
 # Where the scope says that all of the body had arrived when the request began to be answered.
 WHOLE = "lossd.whole"
 
@@ -439,8 +442,12 @@ async def cancel_on_disconnect(receive: Receive, future: asyncio.Future[Any]) ->
 # Out
 
 
-def refusal(path: str, problem: Problem) -> tuple[bytes, bytes]:
-    """A problem's media type and body, in the form of the protocol that the path belongs to."""
+def refusal(scope: Mapping[str, Any], problem: Problem) -> tuple[bytes, bytes]:
+    """A problem's media type and body, in the form of the protocol that the request's path belongs to."""
+    path = scope["path"]
     if path == "/v2" or path.startswith("/v2/"):
         return json.MEDIA_TYPE.encode(), json.dumps({"error": problem.detail})
-    return b"application/problem+json", json.dumps(problem.to_json())
+    document = problem.to_json()
+    if ROOT in scope:
+        document["type"] = scope[ROOT] + document["type"]
+    return b"application/problem+json", json.dumps(document)

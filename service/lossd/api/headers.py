@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd.api.exchange import new_request_id
+from lossd.api.prefix import relative
 
 __all__ = ["PageHeaders", "with_policy"]
 
@@ -58,6 +59,8 @@ class PageHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if "location" in headers:
+                    headers["location"] = relative(headers["location"], scope["path"])
                 if "x-request-id" not in headers:
                     headers["x-request-id"] = Headers(scope=scope).get("x-request-id", "")[:128] or new_request_id()
             await send(message)

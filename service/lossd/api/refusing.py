@@ -36,7 +36,7 @@ class Refused:
         if (telemetry := scope["state"].get(TELEMETRY)) is not None:
             telemetry.refused(exchange, problem.slug, problem.status)
         exchange.unread = False
-        await exchange.refuse(problem, problem.status, *refusal(scope["path"], problem), send)
+        await exchange.refuse(problem, problem.status, *refusal(scope, problem), send)
 
 
 class Crowded:

@@ -145,7 +145,7 @@ class Route(ABC, Generic[Asked]):
         status = self._status(problem)
         self._refused(exchange, problem.slug, status)
         problem.request_id = exchange.request_id
-        await exchange.refuse(problem, status, *refusal(exchange.scope["path"], problem), send)
+        await exchange.refuse(problem, status, *refusal(exchange.scope, problem), send)
 
     def _status(self, problem: Problem) -> int:
         """What a problem is answered with."""

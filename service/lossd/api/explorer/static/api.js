@@ -19,6 +19,12 @@ export class Problem extends Error {
   get passing() {
     return PASSING.has(this.status);
   }
+
+  /** Where its type is explained, from the page; a proxy may serve both below a path of its own. */
+  get page() {
+    const slug = /\/problems\/([\w-]+)$/.exec(this.type ?? "")?.[1];
+    return slug && `problems/${slug}`;
+  }
 }
 
 const unreachable = () => new Problem({ title: "Unreachable", detail: "The service does not answer.", status: 0 });

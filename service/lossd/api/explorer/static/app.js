@@ -73,7 +73,7 @@ function failure(error) {
     h("p", { class: "row" },
       h("button", { type: "button", onclick: show }, "Try again"),
       h("a", { href: href(HOME) }, "All losses"),
-      error.type?.startsWith("/problems/") && h("a", { href: error.type.slice(1) }, "What this problem means")));
+      error.page && h("a", { href: error.page }, "What this problem means")));
 }
 
 function mark(path) {

@@ -120,7 +120,7 @@ async function curves(root, context, loss, losses, axes) {
     for (const [name, mark] of marks) mark(refused.get(name) ?? "");
     if (!error) return;
     const instead = around.results.length ? " The curves are the last that were answered." : "";
-    const type = error.type?.startsWith("/problems/") && h("p", {}, h("a", { href: error.type.slice(1) }, error.title));
+    const type = error.page && h("p", {}, h("a", { href: error.page }, error.title));
     problem.replaceChildren(...[h("p", {}, error.message, instead), error.passing && h("p", { class: "small quiet" }, "They are drawn when the service takes work again."), type].filter(Boolean));
   }
 

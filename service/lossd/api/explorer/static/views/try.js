@@ -208,7 +208,7 @@ export async function render(root, context) {
     if (about) fields[about].fault(pointed?.[1] ?? error.message);
     else {
       problem.hidden = false;
-      problem.replaceChildren(...[h("p", {}, error.message), error.passing && h("p", { class: "small quiet" }, "It is asked again when the service takes work."), error.type?.startsWith("/problems/") && h("p", {}, h("a", { href: error.type.slice(1) }, error.title))].filter(Boolean));
+      problem.replaceChildren(...[h("p", {}, error.message), error.passing && h("p", { class: "small quiet" }, "It is asked again when the service takes work."), error.page && h("p", {}, h("a", { href: error.page }, error.title))].filter(Boolean));
     }
     result.dataset.refused = Number(result.dataset.refused ?? 0) + 1;
   }

@@ -1,0 +1,87 @@
+"""Behind a proxy that serves the service below a path of its own, and speaks TLS: everything stays there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from lossd.settings import Settings
+from lossd_client.errors import Problem, UnknownLoss
+from serving import Running, running
+
+PUBLIC = "https://loss.example/tools/loss"
+
+
+class Proxy:
+    """What a browser sees of the service at :data:`PUBLIC`; anything else is another program's.
+
+    Args:
+        service: What is behind it.
+        strips: Whether it takes its own path off a request's.
+    """
+
+    def __init__(self, service: Running, *, strips: bool) -> None:
+        self.service = service
+        self.strips = strips
+
+    def get(self, url: str, method: str = "GET") -> tuple[str, httpx.Response]:
+        """An answer, and the address it was found at after redirections."""
+        for _ in range(3):
+            assert url.startswith(f"{PUBLIC}/") or url == PUBLIC, url
+            path = url.removeprefix(PUBLIC if self.strips else "https://loss.example") or "/"
+            answer = httpx.request(method, f"{self.service.url}{path}", timeout=60)
+            if "location" not in answer.headers:
+                return url, answer
+            url = urljoin(url, answer.headers["location"])
+        raise AssertionError("it leads from here to there")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["taken off", "left"])
+def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with running(engine="inline", root_path="/tools/loss") as service:
+        yield Proxy(service, strips=request.param)
+
+
+@pytest.mark.parametrize(
+    "page", ["/", "/docs", "/docs/", "/redoc", "/redoc/", "/problems", "/problems/", "/v1/losses/"]
+)
+def test_pages_and_what_they_refer_to_stay_below_the_path(proxy: Proxy, page: str) -> None:
+    at, answer = proxy.get(PUBLIC + page)
+    assert answer.is_success
+    if "html" in answer.headers["content-type"]:
+        sources = re.findall(r'(?:src|href)="([^"#]+)"', answer.text) + re.findall(r"url: '([^']+)'", answer.text)
+        assert sources
+        for source in sources:
+            assert proxy.get(urljoin(at, source))[1].is_success, source
+
+
+def test_types_of_problems_lead_to_their_pages(proxy: Proxy) -> None:
+    for path, method in (("/v1/losses/nothing", "GET"), ("/v1/evaluate", "PUT")):
+        at, answer = proxy.get(PUBLIC + path, method)
+        assert answer.json()["type"].startswith("/tools/loss/problems/")
+        page = proxy.get(urljoin(at, answer.json()["type"]))[1]
+        assert answer.json()["title"] in page.text
+    assert isinstance(Problem.from_json(proxy.get(f"{PUBLIC}/v1/losses/nothing")[1].json()), UnknownLoss)
+
+
+def test_openapi_says_where_it_is(proxy: Proxy) -> None:
+    assert proxy.get(f"{PUBLIC}/openapi.json")[1].json()["servers"] == [{"url": "/tools/loss"}]
+
+
+def test_without_the_setting_redirections_and_pages_stay_all_the_same(service: Running) -> None:
+    proxy = Proxy(service, strips=True)
+    for page in ("/docs/", "/problems/", "/v1/losses/?a=b"):
+        assert proxy.get(PUBLIC + page)[1].is_success
+    answer = httpx.get(f"{service.url}//elsewhere.example/docs/", timeout=60)
+    assert not answer.headers.get("location", "").startswith(("//", "http"))
+
+
+@pytest.mark.parametrize("path", ["loss", "https://a/b", "/a b", "//a", "/a?b"])
+def test_what_is_no_path_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="is no path"):
+        Settings(root_path=path)
