@@ -151,6 +151,42 @@ def test_code_that_another_user_wrote_is_not_read(store: Store, monkeypatch: pyt
     assert store.read("a") is None
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
+def test_a_folder_that_others_can_write_is_not_used(store: Store, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+    assert store.write("a", b"b")
+    assert store.folder is not None
+    store.folder.chmod(mode)  # in which anybody could have renamed b's code
+    assert store.read("a") is None
+    assert not store.write("b", b"b")
+    (kernel,) = made_of("a")
+    build([kernel], store, compile_one, nothing)
+    assert kernel.ready
+    assert "another user can write it" in caplog.text
+    store.folder.chmod(0o755)
+    assert store.read("a") == b"b"
+
+
+def test_a_folder_that_another_user_made_is_not_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.write("a", b"a")
+    assert store.folder is not None
+    if os.geteuid() == 0:
+        os.chown(store.folder, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert store.read("a") is None
+    assert not store.write("b", b"b")
+
+
+def test_the_folder_is_the_user_s_alone_to_write_whatever_the_umask(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "folder")
+    before = os.umask(0)
+    try:
+        assert store.write("a", b"a")
+    finally:
+        os.umask(before)
+    assert store.read("a") == b"a"
+
+
 def test_code_that_is_whole_and_cannot_be_loaded_is_compiled_again(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

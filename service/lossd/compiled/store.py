@@ -1,7 +1,8 @@
 """Where compiled code lies between starts: a file for each kernel, in a folder for this code on this processor.
 
 Code is executed, so a file counts only where nobody but its reader or root can have written it, and where it is whole.
-Whatever else is wrong with a file or a folder, it is as if nothing lay there.
+The same holds for its folder: who can write that could put one kernel's code in another's place. Whatever else is wrong
+with a file or a folder, it is as if nothing lay there.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Store:
         if self.folder is None:
             return None
         path = self._path(name)
+        if not self._is_ours():
+            return None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -80,7 +83,9 @@ class Store:
             return False
         partial = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make()
+            if not self._is_ours():
+                return False
             with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 partial = file.name
                 file.write(hashlib.sha256(code).digest() + code)
@@ -99,7 +104,7 @@ class Store:
         try:
             if self.folder is None:
                 raise FileNotFoundError
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             lock = os.fdopen(os.open(self.folder / "lock", flags, 0o644), "r+b")
         except OSError:
@@ -114,6 +119,23 @@ class Store:
                 yield True
             else:
                 yield True
+
+    def _make(self) -> None:
+        assert self.folder is not None
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask lets others do
+
+    def _is_ours(self) -> bool:
+        """Whether nobody but this user or root can have put anything into the folder."""
+        assert self.folder is not None
+        try:
+            status = os.lstat(self.folder)
+        except OSError:  # there is nothing in it
+            return True
+        if stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & OTHERS_WRITE:
+            return True
+        self._refuse(self.folder, "another user can write it; remove it, and a new one is made")
+        return False
 
     def _refuse(self, path: Path, why: str) -> None:
         if path not in self._refused:
