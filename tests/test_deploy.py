@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +141,24 @@ def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
     assert job["job_name"] in json.dumps(ALERTS)
 
 
+@pytest.mark.parametrize("profiles", [set(), {"gpu"}, {"observe"}, {"gpu", "observe"}], ids=str)
+def test_whatever_is_started_together_has_ports_of_its_own(profiles: set[str]) -> None:
+    started = [s for s in COMPOSE["services"].values() if "profiles" not in s or profiles & set(s["profiles"])]
+    ports = [port.rpartition(":")[0] for service in started for port in service["ports"]]
+    assert len(set(ports)) == len(ports)
+
+
+def test_every_service_of_the_compose_file_is_scraped() -> None:
+    (job,) = PROMETHEUS["scrape_configs"]
+    static = {target.partition(":")[0] for config in job["static_configs"] for target in config["targets"]}
+    found = {name for config in job["dns_sd_configs"] for name in config["names"]}
+    ours = {name for name, s in COMPOSE["services"].items() if s["image"] == COMPOSE["x-lossd"]["image"]}
+    assert static | found == ours
+    # A name that is not started must not be down for ever, and one that always is must not vanish when it ends.
+    assert static == {name for name in ours if "profiles" not in COMPOSE["services"][name]}
+    assert {config["port"] for config in job["dns_sd_configs"]} == {8000}
+
+
 def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
     folders = mounts("grafana")
     provisioning = folders["/etc/grafana/provisioning"]
@@ -150,3 +171,19 @@ def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
     assert (dashboards / Path(home).relative_to(provider["options"]["path"])).exists()
     variables: dict[str, Any] = {v["name"]: v for v in DASHBOARD["templating"]["list"]}
     assert variables["datasource"]["query"] == source["type"]
+
+
+@pytest.mark.parametrize(("host", "listens"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("::", "::1")])
+def test_the_image_s_health_check_asks_where_the_service_listens(host: str, listens: str) -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    code = json.loads(re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", text, re.MULTILINE)[0])[2]
+    family = socket.AF_INET6 if ":" in listens else socket.AF_INET
+    with socket.create_server((listens, 0), family=family) as server:
+        environment = {"LOSSD_HOST": host, "LOSSD_PORT": str(server.getsockname()[1])}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment) as check:
+            server.settimeout(60)
+            connection, _ = server.accept()
+            assert connection.recv(1 << 12).startswith(b"GET /health/ready ")
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            assert check.wait(60) == 0
+            connection.close()
