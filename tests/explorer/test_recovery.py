@@ -33,6 +33,14 @@ def state(page, text: str) -> None:
     page.wait_for_function("text => document.getElementById('state-text').textContent === text", arg=text)
 
 
+def words_on_a_card(page) -> None:
+    """Wait for words in place of a curve that can be seen, which cards without a curve are not."""
+    page.get_by_text("Waiting for the service").first.wait_for()
+    page.wait_for_function(
+        "() => getComputedStyle(document.querySelector('.thumb:has(.none)')).opacity === '1'",
+    )
+
+
 def set_gamma(page, value: float) -> None:
     page.get_by_role("spinbutton", name="γ, as digits").fill(str(value))
 
@@ -49,6 +57,7 @@ def test_a_page_that_is_opened_before_the_worker_is_there_is_drawn_when_it_is(
             state(page, "Starting")
             assert "no worker is ready yet" in page.locator("#state").get_attribute("title")
         assert cards.locator(".thumb.drawn").count() == 0
+        words_on_a_card(cards)
         gate.open()
         cards.wait_for_function("() => document.querySelectorAll('.thumb.drawn svg').length > 3")
         drawn(loss)
@@ -85,7 +94,7 @@ def test_cards_that_had_no_answer_are_drawn_when_there_is_one(visit) -> None:
     page.get_by_text("There is no view").wait_for()
     out_of_reach(page)
     page.evaluate("location.hash = '#/losses'")
-    page.get_by_text("Waiting for the service").first.wait_for()
+    words_on_a_card(page)
     within_reach(page)
     page.wait_for_function("() => document.querySelectorAll('.thumb.drawn svg').length > 3")
     page.get_by_text("Waiting for the service").first.wait_for(state="detached")

@@ -6,6 +6,7 @@ import { short } from "./plots.js";
 
 const AVERAGES = { macro: "macro average", micro: "micro average", weighted: "weighted by support" };
 const OTHERS = ["task", "undefined"];
+const NAMED_MOST = 12;
 const WHOLE = new Set(["valid_count"]);
 
 const words = (name) => name.replaceAll("_", " ");
@@ -63,7 +64,7 @@ function scores(metrics) {
   if (!entries.length) return null;
   return h("section", { class: "card" }, h("h2", {}, "Metrics ", h("span", { class: "quiet small" }, words(metrics.task))),
     plain.length > 0 && h("dl", { class: "facts-list" }, plain.map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", { class: "number" }, value === null ? "undefined" : typeof value === "number" ? short(value) : String(value))))),
-    columns.length > 0 && h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics of each class" }, h("table", { class: "classes" },
+    columns.length > 0 && h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Metrics of each class" }, h("table", { class: "classes" },
       h("caption", { class: "unseen" }, "Metrics of each class"),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Class"), columns.map(([name]) => h("th", { scope: "col", class: "number" }, words(name))))),
       h("tbody", {}, Array.from({ length: classes }, (_, i) => h("tr", {}, h("th", { scope: "row" }, i), columns.map(([, value]) => cell((value.per_class ?? value)[i]))))),
@@ -74,7 +75,7 @@ function scores(metrics) {
 
 function undefinedIn(found) {
   if (Array.isArray(found)) return found.join(", ");
-  return Object.entries(found).map(([name, of]) => `${words(name)}${Array.isArray(of) ? ` of class ${of.join(", ")}` : ""}`).join("; ");
+  return Object.entries(found).map(([name, of]) => `${words(name)}${Array.isArray(of) ? ` of class ${of.slice(0, NAMED_MOST).join(", ")}${of.length > NAMED_MOST ? ` and ${of.length - NAMED_MOST} more` : ""}` : ""}`).join("; ");
 }
 
 function confusion({ confusion_matrix: matrix }) {

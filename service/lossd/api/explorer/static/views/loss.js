@@ -119,9 +119,9 @@ async function curves(root, context, loss, losses, axes) {
     const refused = new Map((error?.errors ?? []).map(({ pointer, detail }) => [/^\/loss\/([^/]+)/.exec(pointer)?.[1], detail]));
     for (const [name, mark] of marks) mark(refused.get(name) ?? "");
     if (!error) return;
-    const instead = around.results.length ? " The curves are the last that were answered." : "";
+    const instead = around.results.length > 0 && h("p", { class: "small quiet" }, "The curves are the last that were answered.");
     const type = error.page && h("p", {}, h("a", { href: error.page }, error.title));
-    problem.replaceChildren(...[h("p", {}, error.message, instead), error.passing && h("p", { class: "small quiet" }, "They are drawn when the service takes work again."), type].filter(Boolean));
+    problem.replaceChildren(...[h("p", {}, error.message), instead, error.passing && h("p", { class: "small quiet" }, "The curves are drawn when the service takes work again."), type].filter(Boolean));
   }
 
   function show() {

@@ -7,6 +7,7 @@ import { h, icon } from "../dom.js";
 import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 101, single: 21 };
+const PATIENCE_MS = 1000;
 
 export async function render(root, { api, plots, href, navigate, query, announce, signal, whenReady }) {
   const losses = await api.losses();
@@ -91,6 +92,7 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
 async function thumbnail(element, loss, { api, plots, signal }) {
   const [axis] = loss.available ? axesOf(loss) : [];
   const none = (text) => element.replaceChildren(h("span", { class: "none" }, text));
+  const late = setTimeout(() => none("Waiting for the service"), PATIENCE_MS);
   try {
     if (!axis) none(loss.available ? "No curve: it takes whole images" : "Not available here");
     else {
@@ -101,6 +103,8 @@ async function thumbnail(element, loss, { api, plots, signal }) {
     if (error.name === "AbortError") return true;
     none(error.passing ? "Waiting for the service" : error.title ?? "No answer");
     if (error.passing) return false;
+  } finally {
+    clearTimeout(late);
   }
   element.classList.add("drawn");
   return true;
