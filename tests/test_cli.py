@@ -270,7 +270,7 @@ def test_a_table_that_is_none_says_where(text: str, said: str, tmp_path: Path, f
     assert (result.exit_code, said in result.stderr) == (1, True), result.output
 
 
-ADDRESSES = ["127.0.0.1:8710", "localhost", "ftp://here", "http://", "http://:80", "http://a:99999", "http://[::1", ""]
+ADDRESSES = ["ftp://here", "http://", "http://:80", "http://a:99999", "http://[::1", "a:99999", "http:a", "a b", ""]
 
 
 @pytest.mark.parametrize("url", ADDRESSES)
@@ -280,6 +280,14 @@ def test_what_is_no_address_is_wrong_usage(url: str, files: tuple[Path, Path]) -
         assert (result.exit_code, "is no address" in result.stderr) == (2, True), result.output
     with pytest.raises(ValueError, match="is no address"):
         LossClient(url)
+
+
+def test_an_address_without_a_scheme_is_of_http(files: tuple[Path, Path], service: str) -> None:
+    bare = service.removeprefix("http://")
+    for which in (["--loss", "focal", "--gamma", "3"], ["--task", "multiclass"]):
+        assert answer(*files, *which, "--url", bare) == answer(*files, *which, "--url", service)
+    with pytest.raises(ValueError, match=f"as in http://{bare}"):
+        LossClient(bare)
 
 
 @pytest.mark.parametrize("key", ["ключ-ключ-ключ-ключ", "two words", "line\nline", " "])

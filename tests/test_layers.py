@@ -110,7 +110,8 @@ ROOMS: dict[str, set[str]] = {
         "lossd.settings",
         "lossd_client",
     },
-    "lossd.files": {"lossd_client"},
+    "lossd.foreign": set(),
+    "lossd.files": {"lossd.foreign", "lossd_client"},
     "lossd.report": {"lossd_client"},
     "lossd.cli": {
         "lossd.api",

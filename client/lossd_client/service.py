@@ -40,7 +40,7 @@ def check_url(url: str) -> None:
         host, port = httpx.URL(url).host, httpx.URL(url).port
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError(f"{url!r} is no address: {error}") from None
-    if not host or any(character.isspace() for character in host) or not 0 < (port or 80) < 65536:
+    if not host or any(map(str.isspace, url)) or not 0 < (port or 80) < 65536:
         raise ValueError(f"{url!r} is no address; it must be http://host:port, with a port from 1 to 65535")
 
 

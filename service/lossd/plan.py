@@ -47,6 +47,7 @@ TEXT_BYTES = 1024
 """About how long an answer without metrics is beside its tensors."""
 
 MOST_TRIED = 8
+MOST_NAMED = 8
 """Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
 
 
@@ -251,10 +252,11 @@ class Plan:
             near = [name for name in strange if len(strange) == 1 or meant(name, tuple(missing)) == missing[0]]
             instead = f"; you sent {quoted(near[0])}: did you mean {missing[0]}?" if near else ""
             takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
+            sent = f"; you sent {', '.join(map(quoted, sorted(layout)[:MOST_NAMED]))}" if layout else ""
             constant = " (or give it a value in parameters)" if self.loss and self.loss.variadic else ""
             raise MissingInput(
                 f"{self._subject} needs the input {missing[0]}, which was not sent{constant}"
-                f"{instead or f'; it takes {takes}'}"
+                f"{instead or f'; it takes {takes}{sent}'}"
             )
         for name in layout:
             if name not in known:

@@ -7,6 +7,8 @@ version answer at once. Exit status: 0 done, 1 a problem with the request, 2 wro
 
 from __future__ import annotations
 
+import os
+
 try:
     import click
 except ModuleNotFoundError:  # the base installation is the client's
@@ -35,6 +37,10 @@ class _Commands(Group):
             click.echo(f"{error.title}: {error}" if isinstance(error, Problem) else str(error), err=True)
             refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
             ctx.exit(REFUSED if refused else UNANSWERED)
+        except OSError as error:
+            if error.filename is None:  # a pipe that nobody reads any more, which click takes care of
+                raise
+            raise click.FileError(os.fsdecode(error.filename), error.strerror) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

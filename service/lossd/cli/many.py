@@ -22,6 +22,7 @@ __all__ = ["evaluate_all"]
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 REDRAWN_PER_S = 5
+NAMED_MOST = 5
 
 
 def evaluate_all(
@@ -51,8 +52,13 @@ def evaluate_all(
         The exit status.
     """
     found = files.sources(directory, inputs)
+    others = files.others(directory)
+    beside = f"{', '.join(others[:NAMED_MOST])}{', ...' if len(others) > NAMED_MOST else ''}"
     if not found:
-        raise click.UsageError(f"{directory} holds no .safetensors, .npz or .npy file")
+        there = f", only {beside}" if others else ""
+        raise click.UsageError(f"{files.called(directory)} holds no .safetensors, .npz or .npy file{there}")
+    if others:
+        click.echo(f"left out, as neither .safetensors nor .npz nor .npy: {beside}", err=True)
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
     watched = not (as_json and sys.stdout.isatty())  # the lines show how far it is
     try:

@@ -85,23 +85,26 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     from lossd.api.catalogue import describe_loss
     from lossd.losses.registry import find
 
-    return describe_loss(find(loss))
+    return describe_loss(find(loss, listed_by="lossd losses"))
 
 
 class Address(click.ParamType[str]):
-    """Where a service is: http://host:port."""
+    """Where a service is: http://host:port, or host:port alone."""
 
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The address as it is."""
+        """The address, with a scheme."""
         from lossd_client.service import check_url
 
+        text = str(value)
+        bare = "://" not in text and not text.lower().startswith(("http:", "https:"))
+        url = f"http://{text}" if bare and text else text
         try:
-            check_url(value)
+            check_url(url)
         except ValueError as error:
             raise click.BadParameter(str(error), ctx, param, param_hint="--url") from None
-        return str(value)
+        return url
 
 
 def api_key() -> str | None:

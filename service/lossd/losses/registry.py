@@ -457,8 +457,12 @@ def named(fields: Any) -> Any:
     return {"name": fields} if isinstance(fields, str) else fields
 
 
-def find(name: str) -> Loss:
+def find(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
     """The loss of that name.
+
+    Args:
+        name: Its name.
+        listed_by: Where the reader of an error finds all names.
 
     Raises:
         UnknownLoss: With the nearest names.
@@ -467,11 +471,7 @@ def find(name: str) -> Loss:
         if (told := NOT_QUITE.get(_folded(name))) is not None:
             raise UnknownLoss(f"there is no loss named {quoted(name)}; {told}")
         near = closest(name, REGISTRY)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else "GET /v1/losses lists them all, and so does the command lossd losses"
-        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{listed_by} lists them all"
         raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
     return REGISTRY[name]
 
