@@ -205,7 +205,7 @@ class Http(HttpToolsProtocol):
         while at < size and not self.pipeline and not self._refusing:
             piece: bytes | memoryview = data
             if size > SHORT_BYTES:
-                piece = memoryview(data)[at : at + self._step()]
+                piece = memoryview(data)[at : at + self._step(data, at)]
             at += len(piece)
             self._unframed += len(piece)
             try:
@@ -225,9 +225,10 @@ class Http(HttpToolsProtocol):
             self.flow.full = True
             self.flow.pause_reading()
 
-    def _step(self) -> int:
-        if self._part != _BODY:
-            return SLICE_BYTES
+    def _step(self, data: bytes, at: int) -> int:
+        if self._part != _BODY:  # no further than the head's end, so that the body comes in one piece
+            end = data.find(b"\r\n\r\n", at, at + SLICE_BYTES)
+            return SLICE_BYTES if end < 0 else end + 4 - at
         return self._body_left if self._body_left > 0 else CHUNKED_BYTES
 
     def _without_offer(self) -> bytes:
