@@ -86,7 +86,7 @@ def test_a_request_id_cannot_write_headers_of_the_answer(given: bytes, path: byt
 @pytest.mark.parametrize(
     "given", [b"\x9b31m", b"\x85line", b"\xc3\xa9", b"a\tb", b"\xff"], ids=["CSI", "NEL", "UTF-8", "tab", "byte"]
 )
-@pytest.mark.parametrize("path", [b"/v1/evaluate", b"/v1/none", b"/v2/models/none"])
+@pytest.mark.parametrize("path", [b"/v1/evaluate", b"/v1/none", b"/v2/models/none", b"/health/live"])
 def test_a_request_id_that_a_terminal_could_obey_is_replaced(given: bytes, path: bytes, service: Running) -> None:
     request = b"GET " + path + b" HTTP/1.1\r\nHost: lossd\r\nX-Request-ID: " + given + b"\r\nConnection: close\r\n\r\n"
     head, _, body = answers(service, request).partition(b"\r\n\r\n")

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lossd.api.exchange import new_request_id
+from lossd.api.exchange import request_id
 from lossd.api.prefix import relative
 
 __all__ = ["PageHeaders", "with_policy"]
@@ -62,7 +62,7 @@ class PageHeaders:
                 if "location" in headers:
                     headers["location"] = relative(headers["location"], scope["path"])
                 if "x-request-id" not in headers:
-                    headers["x-request-id"] = Headers(scope=scope).get("x-request-id", "")[:128] or new_request_id()
+                    headers["x-request-id"] = request_id(Headers(scope=scope).get("x-request-id", ""))
             await send(message)
 
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)
