@@ -78,7 +78,9 @@ class Inference(Route[Asked]):
         await self._answer(exchange, of, future, send)
 
     def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
-        pieces, length = oip.encode_response(exchange.loss, answered(asked, result), id=asked.request.id)
+        pieces, length = oip.encode_response(
+            exchange.loss, answered(asked, result), id=asked.request.id, undefined=asked.undefined
+        )
         if length is None:
             return pieces, [(b"content-type", _JSON)], False
         return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True

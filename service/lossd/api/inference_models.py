@@ -151,11 +151,11 @@ def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
         entries, task = TASKS[model.task].inputs(MetricOptions().model_dump()), model.task
     else:
         entries, task = _inputs(model.loss)
-    inputs = [_Tensor(e.name, _datatype(e.types[0]), _shape(e.types[0]), e.optional) for e in entries]
+    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape(e.types[0]), e.optional) for e in entries]
     outputs = []
     if model.loss is not None:
         outputs += [_Tensor(name, "FP64", []) for name in ("loss", "numerator", "denominator")]
-        gradients = [_Tensor(e.name, "FP32", _shape(e.types[0])) for e in entries if e.differentiable]
+        gradients = [_Tensor(_first(e.name), "FP32", _shape(e.types[0])) for e in entries if e.differentiable]
         outputs += [_Tensor("gradient", g.datatype, g.shape) for g in gradients[:1]]
         outputs += [_Tensor(f"gradient.{g.name}", g.datatype, g.shape) for g in gradients]
     outputs += [_metric(task, m.name) for m in METRICS.get(task, {}).values() if m.default]
@@ -170,6 +170,11 @@ def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
     except Problem:
         return listed_inputs(loss), loss.task
     return listed_inputs(loss) if loss.preset else plan.inputs, plan.task
+
+
+def _first(name: str) -> str:
+    """A name that can be sent: of a series (``prediction.*``), its first."""
+    return name.replace("*", "0")
 
 
 def _datatype(of: TensorType) -> str:

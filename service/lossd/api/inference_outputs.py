@@ -27,7 +27,16 @@ from lossd_client.wire.tensor import element_count
 
 __all__ = ["Asked", "answered", "asked"]
 
-RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
+RESERVED = (
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+    "priority",
+    "timeout",
+    "headers",
+    "content_type",
+    "binary_data_output",
+)
 RESERVED_PREFIX = "triton_"
 OF_THE_LOSS = ("loss", "numerator", "denominator")
 DIAGNOSTICS = "diagnostics"
@@ -57,6 +66,11 @@ class Asked:
     streamable: bool
     text_bytes: int
 
+    @property
+    def undefined(self) -> frozenset[str]:
+        """The outputs that may have no value: metrics."""
+        return frozenset(o.name for o in self.outputs if not o.name.startswith((*OF_THE_LOSS, "gradient")))
+
 
 def asked(text: bytes, model: Model) -> Asked:
     """What a request asks of a model.
@@ -76,6 +90,7 @@ def asked(text: bytes, model: Model) -> Asked:
         usual = [name for name, metric in known.items() if metric.default]
         defaults = listed_by_default(usual, base.get("metrics", {}), classes)
         outputs = tuple(oip.Output(name, request.binary) for name in (*names, *defaults))
+    outputs = tuple(each for output in outputs for each in _each(output, request.inputs))
     wanted, measured = _wanted(model, plan, [output.name for output in outputs], gradient)
     if measured:
         options = base.setdefault("metrics", {})
@@ -170,6 +185,14 @@ def _wanted(model: Model, plan: Plan, names: list[str], gradient: str) -> tuple[
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there_are)}"
             raise InvalidRequest(f"{model.name} has no output {quoted(name)}; {hint}")
     return list(dict.fromkeys(wanted)), list(dict.fromkeys(measured))
+
+
+def _each(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Output]:
+    """The outputs of a series (``gradient.prediction.*``): one for each of its inputs."""
+    if not output.name.endswith(".*"):
+        return [output]
+    stem = output.name.removeprefix("gradient.").removesuffix("*")
+    return [oip.Output(f"gradient.{i.name}", output.binary) for i in inputs if i.name.startswith(stem)] or [output]
 
 
 def _column(name: str, gradient: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lossd_client.errors import DtypeMismatch, MalformedBody, ShapeMismatch
@@ -26,6 +27,10 @@ from lossd_client.wire.tensor import check_tensor_count, element_count, read_sha
 __all__ = ["decode_request", "decode_response", "header_length", "read_request"]
 
 MAX_NAME = 256
+REQUEST_FIELDS = ("model_name", "model_version", "id", "parameters", "inputs", "outputs")
+"""The path has the model's name; KServe's SDK repeats it."""
+OF_OTHERS = ("content_type", "headers")
+"""Parameters that MLServer's codecs add to a request, its inputs and its outputs, and that say nothing here."""
 
 
 def header_length(value: str | bytes | None, size: int | None) -> int | None:
@@ -54,10 +59,12 @@ def read_request(text: bytes | bytearray | memoryview) -> Request:
     Raises:
         MalformedBody, DtypeMismatch, ShapeMismatch, TooLarge: What is not as the protocol has it.
     """
-    document = _object(json.loads(text, tokens=True), "the request", ("id", "parameters", "inputs", "outputs"))
+    document = _object(json.loads(text, tokens=True), "the request", REQUEST_FIELDS)
     parameters = _parameters(document, "the request")
     for name, value in parameters.items():
-        if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        if name in OF_OTHERS:
+            continue
+        if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
             raise MalformedBody(
                 f"parameter {quoted(name)} must be a string, a finite number or a boolean; write others as JSON text"
             )
@@ -91,9 +98,16 @@ def decode_response(body: bytes | bytearray | memoryview, length: int | None) ->
     document = _object(json.loads(text, what="the response", tokens=True), "the response", known)
     entries, data_bytes = _entries(document.get("outputs"), "output")
     _check_size(data, data_bytes)
-    outputs = {entry.name: _value(entry, data) for entry in entries}
+    outputs = {entry.name: _value(_defined(entry), data) for entry in entries}
     name, version = document.get("model_name"), document.get("model_version", VERSION)
     return Response(_id(document), str(name), str(version), outputs)
+
+
+def _defined(entry: Entry) -> Entry:
+    """The entry with NaN for null, as which an answer in JSON has what is not defined."""
+    if isinstance(entry.data, list) and None in entry.data:
+        return replace(entry, data=[math.nan if element is None else element for element in entry.data])
+    return entry
 
 
 def _value(entry: Entry, data: memoryview) -> Value:
@@ -165,7 +179,7 @@ def _output(value: Any, binary: bool) -> Output:
 
 def _known(parameters: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     for name in parameters:
-        if name not in known:
+        if name not in known and name not in OF_OTHERS:
             raise MalformedBody(
                 f"{what} has the parameter {quoted(name)}, which is not read there; known is {', '.join(known)}, and a "
                 "loss's own parameters belong to the request"
@@ -197,7 +211,9 @@ def _parameters(document: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool, what: str) -> bool:
-    flag = parameters.get(name, default)
+    flag = parameters.get(name)
+    if flag is None:
+        return default
     if not isinstance(flag, bool):
         raise MalformedBody(f"{name} of {what} must be true or false")
     return flag

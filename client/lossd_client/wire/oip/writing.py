@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lossd_client.errors import DtypeMismatch
@@ -15,6 +15,7 @@ __all__ = ["encode_request", "encode_response"]
 
 ALIGNMENT = 64
 _TOKENS = {"NaN": b"NaN", "Infinity": b"Infinity", "-Infinity": b"-Infinity"}
+_NULLS = {**_TOKENS, "NaN": b"null"}
 
 
 def encode_request(
@@ -50,6 +51,7 @@ def encode_response(
     outputs: Sequence[tuple[str, Value, bool]],
     *,
     id: str | None = None,  # noqa: A002
+    undefined: Collection[str] = (),
 ) -> tuple[list[bytes | memoryview], int | None]:
     """A response: the body's pieces, each tensor's own memory, and the length of the JSON text where bytes follow it.
 
@@ -57,6 +59,7 @@ def encode_response(
         model_name: Whose answer it is.
         outputs: Names and values, and whether each is to be binary.
         id: The request's.
+        undefined: The outputs of which NaN means that there is no such number: in JSON it is null.
 
     Raises:
         DtypeMismatch: FP16 or BF16 that is not to be binary.
@@ -70,7 +73,7 @@ def encode_response(
             if len(piece):
                 pieces.append(piece)
         else:
-            described.append(_describe(name, value, b'"data":' + _listed(name, value)))
+            described.append(_describe(name, value, b'"data":' + _listed(name, value, name in undefined)))
     fields = {"model_name": model_name, "model_version": VERSION}
     head = json.dumps(fields if id is None else {"id": id, **fields})
     text = head[:-1] + b',"outputs":[' + b",".join(described) + b"]}"
@@ -94,8 +97,8 @@ def _bytes(value: Value) -> bytes | memoryview:
     return b"".join(LENGTH.pack(len(element)) + element for element in value)
 
 
-def _listed(name: str, value: Value) -> bytes:
-    """The elements as a flat JSON list, with the bare tokens for what is not finite."""
+def _listed(name: str, value: Value, nulls: bool) -> bytes:
+    """The elements as a flat JSON list, with the bare tokens for what is not finite, or null for NaN."""
     if not isinstance(value, Tensor):
         try:
             return json.dumps([element.decode() for element in value])
@@ -103,7 +106,7 @@ def _listed(name: str, value: Value) -> bytes:
             raise DtypeMismatch(f"{name} holds bytes that are not UTF-8; ask for it as binary data") from None
     if not BY_DTYPE[value.dtype].as_json:
         raise DtypeMismatch(f"{name} is {value.dtype}, which JSON has no numbers for; ask for it as binary data")
-    return json.numbers_text(value.numpy().reshape(-1), _TOKENS)
+    return json.numbers_text(value.numpy().reshape(-1), _NULLS if nulls else _TOKENS)
 
 
 def _aligned(text: bytes) -> bytes:
