@@ -14,7 +14,7 @@ from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, fi
 from lossd.losses.types import TensorType
 from lossd.lru import remembered
 from lossd.plan import Plan, series
-from lossd.request import Envelope, GradientOptions, MetricOptions, check_integers, spelled_out, validated
+from lossd.request import Envelope, GradientOptions, MetricOptions, check_entries, spelled_out, validated
 from lossd.terms import Term, common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
@@ -33,7 +33,7 @@ def make_plan(request: Any) -> Plan:
     """
     if not isinstance(request, dict):
         raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
-    check_integers(request)
+    check_entries(request)
     whole = spelled_out(request)
     return _plan_of_kin(whole) or _plan(whole)
 

@@ -8,16 +8,17 @@ from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from typing_extensions import is_typeddict
 
 from lossd.losses.registry import closest, named
-from lossd.losses.types import Fraction, Positive
+from lossd.losses.types import FIRST_FAULT, Fraction, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_integers", "spelled_out", "validated"]
+__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_entries", "spelled_out", "validated"]
 
 FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -25,8 +26,13 @@ FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FAULTS = 10
+MAX_FIELDS = 1024
+MAX_METRICS = 256
+MAX_OUTPUTS = 3 + 1024  # the loss, its gradient and metrics, and that by each tensor
 _IN_PYTHON = re.compile(r"a valid dictionary( or instance of \w+)?")
 MAX_NAME = 60
+
+Place = tuple[int | str, ...]
 
 
 class _Options(BaseModel):
@@ -65,7 +71,9 @@ def _threshold(value: Any) -> Any:
 class MetricOptions(_Options):
     """Which metrics, and how; the defaults are the task's."""
 
-    names: list[str] | None = Field(None, description='Exactly these metrics; "default" stands for the defaults.')
+    names: Annotated[list[str], FIRST_FAULT, Len(0, MAX_METRICS)] | None = Field(
+        None, description='Exactly these metrics; "default" stands for the defaults.'
+    )
     task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
     threshold: Annotated[float | Score | None, BeforeValidator(_threshold)] = Field(
         None,
@@ -93,7 +101,7 @@ class MetricOptions(_Options):
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(
         1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
     )
-    quantiles: Annotated[list[Fraction], Field(min_length=1, max_length=100)] = Field(
+    quantiles: Annotated[list[Fraction], FIRST_FAULT, Len(1, 100)] = Field(
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
     )
     per_class: bool | None = Field(
@@ -122,7 +130,7 @@ class Envelope(_Options):
 
     loss: dict[str, Any] | None = None
     task: str | None = None
-    outputs: list[str] | None = None
+    outputs: Annotated[list[str], FIRST_FAULT, Len(0, MAX_OUTPUTS)] | None = None
     gradient: GradientOptions = GradientOptions()
     metrics: MetricOptions = Field(default_factory=lambda: _USUAL)  # a default that holds a list is copied each time
 
@@ -165,34 +173,39 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str, elsewhere: E
         raise InvalidRequest(detail, errors=faults) from None
 
 
-_INTEGER_OR_NESTED = (int, dict, list)
-
-
-def check_integers(value: Any, pointer: str = "") -> None:
-    """Make sure that every integer in a request's document can be one of a tensor's entries.
+def check_entries(request: Any) -> None:
+    """Make sure that every integer of a request could be one of a tensor's entries, and that no object is large.
 
     Args:
-        value: The document, or a part of it; it nests as deep as may be.
-        pointer: To that part.
+        request: The document; it nests as deep as may be.
 
     Raises:
-        InvalidRequest: With a pointer to the first that is too large.
+        InvalidRequest: With a pointer to the first integer that is too large, or to the first object that is.
     """
-    if type(value) is int and not -(2**63) <= value < 2**63:
-        detail = f"{value} is outside the range of int64"
-        raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
+    if (fault := _bad_entry(request)) is not None:
+        path, detail = fault
+        raise InvalidRequest(
+            detail, errors=[Fault(pointer="".join(f"/{_token(part)}" for part in path), detail=detail)]
+        )
+
+
+def _bad_entry(value: Any) -> tuple[Place, str] | None:
+    """The place of an entry that may not be, and what is wrong with it."""
+    if isinstance(value, dict) and len(value) > MAX_FIELDS:
+        return (), f"an object of a request may have {MAX_FIELDS} fields, this one has {len(value)}"
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
-        if type(child) in _INTEGER_OR_NESTED:
-            check_integers(child, f"{pointer}/{_token(key)}")
+        if type(child) is int:
+            if not -(2**63) <= child < 2**63:
+                return (key,), f"{child} is outside the range of int64"
+        elif child and type(child) in (dict, list) and (fault := _bad_entry(child)) is not None:
+            return (key, *fault[0]), fault[1]
+    return None
 
 
 def _token(part: object) -> str:
     """A part of an RFC 6901 pointer."""
     return str(part).replace("~", "~0").replace("/", "~1")[:MAX_NAME]
-
-
-Place = tuple[int | str, ...]
 
 
 def _one_each(fields: Any, errors: Sequence[Mapping[str, Any]]) -> list[tuple[Place, dict[str, Any]]]:

@@ -32,7 +32,8 @@ from lossd_client.wire.tensor import check_tensor_count
 
 __all__ = ["Evaluate", "plan_of"]
 
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 512 << 10
+MAX_BRACKETS = 4096
 SURELY_SHORT_BYTES = INLINE_BYTES >> 5  # a number takes less than 32 times its bytes
 
 _SAFETENSORS = safetensors.MEDIA_TYPE.encode()
@@ -235,8 +236,13 @@ def plan_of(text: bytes) -> Plan:
 
 @remembered(plan_bytes)
 def _plan_of(text: bytes) -> Plan:
+    brackets = text.count(b"[") + text.count(b"{")
+    if brackets > MAX_BRACKETS:  # each is walked, which takes longer than to read it
+        raise TooLarge(
+            f"the request has {brackets} lists and objects beside its tensors; at most {MAX_BRACKETS} are read"
+        )
     request = json.loads(text, what="the request")
-    if text.count(b"[") + text.count(b"{") > json.MAX_DEPTH:  # what has no more brackets is no deeper
+    if brackets > json.MAX_DEPTH:  # what has no more brackets is no deeper
         json.check_depth(request, what="the request")
     return make_plan(request)
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from lossd.deferred import Tensor, torch
 from lossd.losses.registry import Unreduced, loss, named
-from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Real
+from lossd.losses.types import FIRST_FAULT, Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
 MAX_TERMS = 64
 
@@ -39,7 +39,9 @@ def _given(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 @loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_given)
-def weighted_sum(losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], Len(1, MAX_TERMS)]) -> Real[Tensor, ""]:
+def weighted_sum(
+    losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], FIRST_FAULT, Len(1, MAX_TERMS)]
+) -> Real[Tensor, ""]:
     r"""The weighted sum of several losses, each with its own inputs.
 
     .. math:: \sum_i w_i L_i
@@ -66,7 +68,7 @@ def uncertainty(
     losses: Real[Tensor, "T"],
     log_variance: Real[Tensor, "T"],
     *,
-    terms: Annotated[list[Task], Len(1, MAX_TERMS)],
+    terms: Annotated[list[Task], FIRST_FAULT, Len(1, MAX_TERMS)],
     form: Literal["kendall", "unhalved"] = "kendall",
 ) -> Real[Tensor, ""]:
     r"""Losses of several tasks, weighted by their learned homoscedastic uncertainty.

@@ -12,14 +12,14 @@ from annotated_types import Len
 
 from lossd.deferred import Tensor, nn, torch
 from lossd.losses.registry import Refinement, loss
-from lossd.losses.types import Finite, NonNegative, Real
+from lossd.losses.types import FIRST_FAULT, Finite, NonNegative, Real
 from lossd_client.errors import NotEvaluable
 from lossd_client.wire import safetensors
 
 WEIGHTS = "LOSSD_PERCEPTUAL_WEIGHTS"
 """The environment variable of the setting: where the weights are, for this process and the workers that inherit it."""
 
-Weights = list[NonNegative]
+Weights = Annotated[list[NonNegative], FIRST_FAULT]
 Tap = Literal["relu", "pool"]
 Layer = Literal[
     "relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3",
@@ -112,7 +112,7 @@ def perceptual(
     target: Finite[Tensor, "N 3 H W"],
     *,
     network: Literal["vgg16"] = "vgg16",
-    layers: Annotated[list[Layer], Len(1)] = ["relu1_2", "relu2_2", "relu3_3"],  # noqa: B006  (never changed)
+    layers: Annotated[list[Layer], FIRST_FAULT, Len(1)] = ["relu1_2", "relu2_2", "relu3_3"],  # noqa: B006  (never changed)
     layer_weights: Weights | None = None,
     tap: Tap = "relu",
     normalize: bool = True,

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import FailFast
 
 from lossd_client.wire import DTYPES
 
 __all__ = [
+    "FIRST_FAULT",
     "Boxes",
     "ClassIndex",
     "ClassSet",
@@ -148,5 +150,13 @@ class PerAxis:
     axis: str
 
 
-PerClass = Annotated[list[NonNegative], PerAxis("C")]
-PerLabel = Annotated[list[NonNegative], PerAxis("L")]
+class _FirstFault(FailFast):
+    def __hash__(self) -> int:  # for typing, which compares what is in a union
+        return hash(self.fail_fast)
+
+
+FIRST_FAULT = _FirstFault()
+"""Marks a list of which the first fault is told and the rest not looked at: a short request may hold half a million."""
+
+PerClass = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("C")]
+PerLabel = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("L")]

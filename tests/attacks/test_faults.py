@@ -1,0 +1,105 @@
+"""Requests with as many faults as fit: to refuse one costs no more than to read it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lossd.api.evaluate import MAX_REQUEST_BYTES, plan_of
+from lossd.losses import REGISTRY
+from lossd.request import MAX_FIELDS, Envelope, MetricOptions
+from lossd_client.errors import Problem, TooLarge
+
+MIB = 1 << 20
+REFUSED_S_PER_MIB = 0.025
+SLOWER = 4  # than a processor of one's own: others share it, and its caches
+
+
+def filled(begin: str, unit: str, end: str) -> bytes:
+    """A text as long as may be, of which the unit is repeated."""
+    times = (MAX_REQUEST_BYTES - len(begin) - len(end)) // (len(unit) + 1)
+    return (begin + ",".join([unit] * times) + end).encode()
+
+
+def numbered(begin: str, end: str, value: str = "1") -> bytes:
+    """The same, of the fields of an object."""
+    fields = ",".join(f'"f{i}":{value}' for i in range(MAX_REQUEST_BYTES // (len(value) + 11)))
+    return (begin + fields + end).encode()
+
+
+WEIGHTS = '{"loss":{"name":"cross_entropy","class_weight":['
+FAULTY = {
+    "negative weights": filled(WEIGHTS, "-1", "]}}"),
+    "weights that are names": filled(WEIGHTS, '"a"', "]}}"),
+    "weights that are lists": filled(WEIGHTS, "[0]", "]}}"),
+    "weights or a number": filled('{"loss":{"name":"focal","alpha":[', "-1", "]}}"),
+    "weights of labels": filled('{"loss":{"name":"bce","pos_weight":[', "null", "]}}"),
+    "integers beyond int64, the last alone": filled(WEIGHTS, "1", ",18446744073709551615]}}"),
+    "layers": filled('{"loss":{"name":"perceptual","layers":[', "0", "]}}"),
+    "terms": filled('{"loss":{"name":"weighted_sum","terms":[', "0", "]}}"),
+    "terms that are terms": filled('{"loss":{"name":"weighted_sum","terms":[', '{"loss":"mse"}', "]}}"),
+    "metrics": filled('{"loss":{"name":"mse"},"metrics":{"names":[', "1", "]}}"),
+    "metrics by their name": filled('{"loss":{"name":"mse"},"metrics":[', '"mae"', "]}"),
+    "quantiles": filled('{"loss":{"name":"mse"},"metrics":{"quantiles":[', "7", "]}}"),
+    "outputs": filled('{"loss":{"name":"mse"},"outputs":[', "1", "]}"),
+    "outputs that are": filled('{"loss":{"name":"mse"},"outputs":[', '"loss"', "]}"),
+    "fields": numbered('{"loss":{"name":"mse"},', "}"),
+    "fields of the loss": numbered('{"loss":{"name":"mse",', "}}"),
+    "fields of a term": numbered('{"loss":{"name":"weighted_sum","terms":[{"loss":"mse",', "}]}}"),
+    "inputs of a term": numbered('{"loss":{"name":"weighted_sum","terms":[{"loss":"mse","inputs":{', "}}]}}"),
+    "parameters of a formula": numbered('{"loss":{"name":"expression","formula":"a","parameters":{', "}}}", '"x"'),
+    "fields of the metrics": numbered('{"loss":{"name":"mse"},"metrics":{', "}}"),
+    "fields of the gradient": numbered('{"loss":{"name":"mse"},"gradient":{', "}}"),
+}
+
+
+@pytest.mark.parametrize("faults", FAULTY)
+def test_many_faults_cost_no_more_than_the_text(faults: str) -> None:
+    text, spent_s = FAULTY[faults], []
+    for _ in range(3):
+        begin = time.thread_time()
+        with pytest.raises(Problem) as refused:
+            plan_of(text)
+        spent_s.append(time.thread_time() - begin)
+    assert min(spent_s) <= SLOWER * REFUSED_S_PER_MIB * len(text) / MIB
+    assert refused.value.detail.isprintable()
+    assert len(json.dumps(refused.value.to_json())) < 4096
+
+
+def test_a_request_has_a_length_beside_its_tensors() -> None:
+    with pytest.raises(TooLarge, match="beside its tensors"):
+        plan_of(filled(WEIGHTS, "1", "]}}") + b" " * 100)
+
+
+def test_an_object_has_so_many_fields_and_no_more() -> None:
+    def parameters(count: int) -> bytes:
+        loss = {"name": "expression", "formula": "a", "parameters": {f"f{i}": 1 for i in range(count)}}
+        return json.dumps({"loss": loss}).encode()
+
+    with pytest.raises(Problem, match="may have 1024 fields, this one has 1025") as refused:
+        plan_of(parameters(MAX_FIELDS + 1))
+    assert refused.value.errors[0]["pointer"] == "/loss/parameters"
+    with pytest.raises(Problem, match="does not appear in the formula"):
+        plan_of(parameters(MAX_FIELDS))
+
+
+def lists(schema: Any) -> Iterator[dict[str, Any]]:
+    """The lists within a model, as Pydantic's core has them."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            yield schema
+        for part in schema.values():
+            yield from lists(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from lists(part)
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, "Envelope", "MetricOptions"])
+def test_every_list_stops_at_its_first_fault(name: str) -> None:
+    model = {"Envelope": Envelope, "MetricOptions": MetricOptions}.get(name) or REGISTRY[name].model
+    assert [part for part in lists(model.__pydantic_core_schema__) if not part.get("fail_fast")] == []
