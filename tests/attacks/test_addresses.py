@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from lossd.api.log import _path
 from lossd.curves import MAX_LINES, curve
+from lossd.keys import fresh_key
 from lossd.literal import literal
 from lossd_client.errors import InvalidRequest, MalformedBody
 
@@ -86,3 +88,17 @@ def test_a_value_that_nests_is_refused(value: str, http: httpx.Client) -> None:
         literal(value)
     answer = http.get("/v1/losses/huber/curve.json", params={"delta": value})
     assert (answer.status_code, "32 deep" in answer.json()["detail"]) == (400, True)
+
+
+def test_a_path_is_logged_short_and_no_key_whole() -> None:
+    key = fresh_key()
+    assert key not in _path(f"/{key}")
+    assert key not in _path(f"/v2/models/{key}/infer")
+    assert len(_path("/" + "a/" * 30_000)) <= 200
+    assert _path("/v1/losses/focal/curve.svg") == "/v1/losses/focal/curve.svg"
+
+
+def test_a_path_is_repeated_short_and_printable(http: httpx.Client) -> None:
+    answer = http.get("/%C2%9B31m%E2%80%AE" + "x" * 20_000)
+    assert (answer.status_code, len(answer.content) < KIB) == (404, True)
+    assert answer.json()["detail"].isprintable()

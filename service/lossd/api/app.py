@@ -36,6 +36,7 @@ from lossd.fronts.member import Member
 from lossd.preflight import check_variables
 from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
     from lossd.api.tracing import Tracing
@@ -211,9 +212,9 @@ def _as_problem(request: Request, error: Exception) -> Problem:
         case Problem():
             return error
         case HTTPException(status_code=404):
-            return NotFound(f"nothing is served at {path}; /openapi.json lists what is")
+            return NotFound(f"nothing is served at {quoted(path)}; /openapi.json lists what is")
         case HTTPException(status_code=405):
-            return MethodNotAllowed(f"{path} does not take {request.method}")
+            return MethodNotAllowed(f"{quoted(path)} does not take {request.method}")
         case RequestValidationError():
             return InvalidRequest("; ".join(e["msg"] for e in error.errors()))
         case HTTPException():

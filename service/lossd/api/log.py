@@ -29,6 +29,7 @@ __all__ = ["AccessLog", "PageLog"]
 log = logging.getLogger("lossd.access")
 
 WINDOW_S = 1.0
+MAX_PATH, MAX_PART = 160, 40
 PROBES = ("/health/", "/v2/health/", "/metrics")
 
 
@@ -101,7 +102,7 @@ def _line(exchange: Exchange, status: int | None, outcome: str, **more: Any) -> 
 
 
 def _who(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
-    line = Line(request_id=request_id, method=scope["method"], path=scope["path"])
+    line = Line(request_id=request_id, method=scope["method"], path=_path(scope["path"]))
     if client:
         line["client"] = client
     if scope.get("client"):
@@ -110,6 +111,11 @@ def _who(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
         if name == b"traceparent":
             line["trace_id"] = value[3:35].decode("latin-1")
     return line
+
+
+def _path(path: str) -> str:
+    """The path, cut: it may be of any length, and a key that somebody sent as one is not to be read here."""
+    return "/".join(part if len(part) <= MAX_PART else f"{part[:8]}..." for part in path[:MAX_PATH].split("/"))
 
 
 def _ms(seconds: float) -> float:
