@@ -49,7 +49,9 @@ READ_ANSWER_S = 2.0  # for a client that was refused while it was still sending
 RATE_WINDOW_S = 10.0
 STRANGER_REST_S = 5.0  # between two requests of who shows no key where keys are asked for
 SURPLUS_HEAD_S = 2.0
-PROBE_S = 1.0
+# A client that has closed its sending side may have gone. It resets the connection on the first probe, which the second
+# one finds out; a fast answer comes before either.
+PROBE_S, PROBES = 0.05, (1, 2, 4)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FRAMING = frozenset((b"content-length", b"expect", b"host"))
@@ -184,6 +186,9 @@ class Http(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's may say so
         """The client sends no more. What it has asked is answered; half a request never will be."""
         self._half_closed = self._part == _NOTHING and self._busy() and self.scheme == "http"
+        if self._half_closed:
+            for times in PROBES:
+                self.loop.call_later(times * PROBE_S, self._probe)
         return self._half_closed
 
     def data_received(self, data: bytes) -> None:
@@ -387,7 +392,7 @@ class Http(HttpToolsProtocol):
         if self._busy():
             self._waiting_for = self
             self._look_at_body(now)
-            if self._half_closed and now - self._heard_s > PROBE_S:
+            if self._half_closed:
                 self._probe()
         elif self._refusing:
             pass  # it lingers, and closes by itself
@@ -424,7 +429,8 @@ class Http(HttpToolsProtocol):
         It is said to go on, as it may be at any time before its answer. Where nobody is, that breaks the connection.
         """
         cycle = self.cycle
-        if not (self.pipeline or cycle.response_started or cycle.scope["http_version"] == "1.0"):
+        answered = self.transport.is_closing() or not self._busy() or cycle.response_started
+        if not (answered or self.pipeline or cycle.scope["http_version"] == "1.0"):
             self.transport.write(_CONTINUE)
 
     def _longest_rest_s(self) -> float:
