@@ -198,7 +198,7 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The service has no keys, and a browser asks on behalf of another site's page, or by a foreign name."""
+    """The Host is not one of the service's names, or it has no keys and a browser asks for another site's page."""
 
     slug, title, status = "forbidden", "Forbidden", 403
 
@@ -228,7 +228,7 @@ class MethodNotAllowed(Problem):
 
 
 class RequestTimeout(Problem):
-    """The request did not come in time: its head was not whole, or its body stalled; send it again at once."""
+    """The request did not come in time: its head was not whole, or its body paused or was too slow; send it again."""
 
     slug, title, status = "request-timeout", "Request timeout", 408
 
@@ -312,7 +312,7 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """No work is taken: the service is shutting down, or no worker can be started; retry after the time it names."""
+    """The service cannot take the request now: it ends, or has no worker, connection or memory left; retry later."""
 
     slug, title, status = "unavailable", "Unavailable", 503
 

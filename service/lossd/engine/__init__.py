@@ -344,7 +344,7 @@ class Engine(ABC):
             self.budget.release(client, job.held_bytes)
             why = os.strerror(error.errno) if error.errno else str(error)
             raise Unavailable(
-                f"the service has no memory or file left for this request ({why})", retry_after_s=SHORT_S
+                f"the service has no memory or file descriptor left for this request ({why})", retry_after_s=SHORT_S
             ) from None
         return Batch(recipe, Lease(self.pool, slab), arrangement)
 
