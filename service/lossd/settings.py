@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     )
     min_body_bytes_per_s: Annotated[int, Field(ge=0)] = Field(
         4096,
-        description="Least rate of a body that is being read, over ten seconds; below it, the answer is 408; 0 for none.",
+        description="Least rate of a body that is read, over ten seconds; below it, the answer is 408; 0 for none.",
     )
     keep_alive_timeout_ms: Annotated[int, Field(ge=1000, le=LONGEST_MS)] = Field(
         75_000, description="Longest pause between two requests of a connection, in milliseconds."
