@@ -64,7 +64,9 @@ class LRU(Generic[K, V]):
             self._entries[key] = value, nbytes
             self.nbytes += nbytes
             while self.nbytes > self.limit_bytes:
-                self._drop(next(iter(self._entries)))
+                # In one step: another thread's look-up may move an entry meanwhile, without the lock.
+                _, (_, dropped_bytes) = self._entries.popitem(last=False)
+                self.nbytes -= dropped_bytes
 
     def clear(self) -> None:
         """Forget all."""
