@@ -95,5 +95,8 @@ def clip(
         lengths = dict.fromkeys(lengths, reduce(torch.hypot, lengths.values()))  # whose squares cannot overflow
     for name, gradient in gradients.items():
         length = lengths[name]
-        factor = torch.where(length > limit, limit / length, torch.ones_like(length)).to(gradient.dtype)
-        gradient.mul_(segments.spread(factor, gradient.ndim))
+        factor = torch.where(length > limit, limit / length, torch.ones_like(length))
+        if bool((factor < torch.finfo(gradient.dtype).tiny).any()):  # rounded to the gradient's dtype, it would vanish
+            gradient.copy_(gradient.double() * segments.spread(factor, gradient.ndim))
+        else:
+            gradient.mul_(segments.spread(factor.to(gradient.dtype), gradient.ndim))

@@ -146,6 +146,14 @@ def test_the_norm_of_a_gradient_does_not_leave_the_range(size: float, scope: str
     torch.testing.assert_close(clipped.gradient(), wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("limit", [1e-18, 1e-17, 1e-14, 1.0])
+def test_a_large_gradient_is_clipped_to_a_small_norm(limit: float) -> None:
+    # The factor, limit / 1e28, is below what float32 holds.
+    inputs = {"prediction": torch.ones(1), "target": torch.zeros(1), "sample_weight": torch.tensor([1e28])}
+    request = {"loss": {"name": "mae", "reduction": "sum"}, "outputs": ["gradient"], "gradient": {"clip_norm": limit}}
+    torch.testing.assert_close(alone(request, inputs).gradient(), torch.tensor([limit]), rtol=1e-6, atol=0)
+
+
 def test_what_is_too_large_for_the_answer_is_said() -> None:
     request = {"loss": {"name": "mse", "reduction": "sum"}, "gradient": {"dtype": "float16"}}
     answer = alone(request, {"prediction": torch.tensor([4e4, 1.0]), "target": torch.zeros(2)})
