@@ -316,3 +316,15 @@ def test_the_remedy_is_for_the_mistake_that_was_made(
     request_: dict[str, Any], inputs: dict[str, Any], said: str
 ) -> None:
     assert said in refusal(request_, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "ignored"),
+    [("bce_with_logits", [[float("nan"), 1.0]], [[-1.0, 1.0]]), ("bce", [[float("nan"), 1.0]], [[-1.0, 1.0]])],
+)
+def test_a_missing_label_is_named_by_a_number_that_can_be_ignored(loss: str, target: Any, ignored: Any) -> None:
+    inputs = {"prediction": [[0.5, 0.25]]}
+    words = refusal({"loss": {"name": loss}}, **inputs, target=target)
+    assert "send -1 in its place and set ignore_index to -1, or a sample_weight of 0" in words
+    tensors = {name: torch.tensor(t) for name, t in {**inputs, "target": ignored}.items()}
+    alone({"loss": {"name": loss, "ignore_index": -1}}, tensors)  # the remedy works

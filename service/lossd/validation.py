@@ -169,22 +169,21 @@ def _describe(
             remedy = _classes_remedy(name, tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {place}{remedy}"
         case "mask":
-            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe)}"
+            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe, entry)}"
         case "nonnegative":
             return f"finite values >= 0 expected, found {value} at {place}"
         case "class":
             last = _classes(recipe) - 1
             return (
                 f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
-                f"{_or_ignored(recipe)}{'; the first class is 0' if entry == last + 1 else _ignoring(recipe)}"
+                f"{_or_ignored(recipe)}{'; the first class is 0' if entry == last + 1 else _ignoring(recipe, entry)}"
             )
         case "class_set":
             return f"class {value} at {place} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
             remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
-            return (
-                f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{remedy}{_ignoring(recipe)}"
-            )
+            remedy += _ignoring(recipe, entry)
+            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{remedy}"
         case "sign":
             remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
             return f"1 (yes) or -1 (no) expected, found {value} at {place}{remedy}"
@@ -216,10 +215,14 @@ def _or_ignored(recipe: Recipe) -> str:
     return "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
 
 
-def _ignoring(recipe: Recipe) -> str:
+def _ignoring(recipe: Recipe, entry: float) -> str:
     """What helps where targets are missing, and a loss could ignore them."""
-    could = recipe.loss is not None and recipe.parameters.get("ignore_index", 0) is None
-    return "; set ignore_index to the value of targets that do not count" if could else ""
+    if recipe.loss is None or recipe.parameters.get("ignore_index", 0) is not None:
+        return ""
+    if math.isnan(entry):  # which no integer equals
+        remedy = "; send -1 in its place and set ignore_index to -1"
+        return f"{remedy}, or a sample_weight of 0 leaves the sample out" if recipe.kind == "rows" else remedy
+    return "; set ignore_index to the value of targets that do not count"
 
 
 def _classes_remedy(name: str, tensor: Tensor) -> str:
