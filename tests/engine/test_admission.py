@@ -131,3 +131,16 @@ def test_what_will_never_fit_is_too_large_and_not_merely_early(client, most):
     budget.admit(client, most)
     with pytest.raises(QueueFull):
         budget.admit(client, most)
+
+
+def test_the_text_of_a_computed_answer_is_counted_and_never_refused():
+    budget = Budget(9000, 1000)
+    assert fill(budget, "", 100) == 90
+    budget.add("", 400)
+    assert budget.gathered_bytes == 400
+    for _ in range(4):
+        budget.release("", 100)
+    with pytest.raises(QueueFull):
+        budget.admit("", 100)  # the text holds what was released
+    budget.add("", -400)
+    assert fill(budget, "", 100) == 4

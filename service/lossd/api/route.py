@@ -117,7 +117,7 @@ class Route(ABC, Generic[Asked]):
             if (text_bytes := self._text_bytes(asked, result)) <= INLINE_BYTES:
                 pieces, headers, binary = self._encode(exchange, asked, result)
             else:
-                budget.gather(exchange.client, text_bytes)
+                budget.add(exchange.client, text_bytes)  # to refuse it now would waste its evaluation
                 held = text_bytes
                 pieces, headers, binary = await beside(text_bytes, lambda: self._encode(exchange, asked, result))
             if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
@@ -136,7 +136,7 @@ class Route(ABC, Generic[Asked]):
         finally:
             result.release()
             if held:
-                budget.gather(exchange.client, -held)
+                budget.add(exchange.client, -held)
         if body is not None:
             await send_whole(send, headers, body)
         self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)

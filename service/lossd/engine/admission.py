@@ -105,8 +105,15 @@ class Budget:
             if client:
                 detail += f"{SHARE} {own.nbytes + own.gathered_bytes} bytes"
             raise QueueFull(detail, retry_after_s=self.wait_s(missing, 0))
-        held.gathered_bytes += nbytes
-        own.gathered_bytes += nbytes
+        self.add(client, nbytes)
+
+    def add(self, client: str, nbytes: int) -> None:
+        """Count what cannot be refused any more, the text of a computed answer; negative, when it is no longer held.
+
+        Until then, less is taken in.
+        """
+        self.held.gathered_bytes += nbytes
+        self._of(client).gathered_bytes += nbytes
 
     def _of(self, client: str) -> Held:
         own = self._clients.get(client)
