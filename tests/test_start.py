@@ -213,7 +213,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_started(fronts: int) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused([f"--port={port}", f"--fronts={fronts}"])
-    assert f"cannot listen on 127.0.0.1 port {port}: another program has it" in said
+    assert f"cannot listen on 127.0.0.1 port {port}: another program listens on it" in said
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -291,7 +292,8 @@ class Worker:
         elif self.pid is not None and (self._watch.silent or not wanted):
             if batch is not None and not wanted:
                 pulse.mark_unwanted(self._number, batch.id)
-            os.kill(self.pid, ASK)
+            with suppress(ProcessLookupError):  # it has ended, and whoever started it knows first
+                os.kill(self.pid, ASK)
 
     @property
     def _others_wait(self) -> bool:
@@ -304,4 +306,5 @@ class Worker:
         """End a process that does not serve any more; its end is noticed as any other's is."""
         if self.pid is not None:
             log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

@@ -98,14 +98,15 @@ def _reason(error: Exception, port: int) -> str:
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return "that is no address, nor a name that has one (setting host)"
     if number == errno.EADDRINUSE:
-        return "another program has it; end that, or choose another port (0 picks a free one)"
+        return "another program listens on it; end that program, or choose another port (0 picks a free one)"
     if number in ABSENT:
         return "that is not an address of this machine (setting host); 0.0.0.0 is all it has"
     if number in (errno.EACCES, errno.EPERM) and 0 < port < PRIVILEGED:
-        return f"ports below {PRIVILEGED} need a privilege (CAP_NET_BIND_SERVICE) that this process has not"
+        return f"ports below {PRIVILEGED} need a privilege (CAP_NET_BIND_SERVICE) that this process lacks"
     return os.strerror(number) if number else str(error)
 
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    for kind, *_, address in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
-        yield kind, address
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # A name may stand for the same address more than once, which cannot be listened on twice.
+    yield from dict.fromkeys((kind, address) for kind, *_, address in found)
