@@ -127,7 +127,7 @@ def test_a_body_of_many_chunks_arrives_whole(url: str, ask: Caller) -> None:
         ("cross_entropy", logits()[:1], {}, MissingInput, "target"),
         ("cross_entropy", logits(), {"anchor": np.ones(1)}, UnknownInput, "anchor"),
         ("cross_entropy", (logits()[0], logits(rows=3)[1]), {}, ShapeMismatch, "target"),
-        ("mse", (np.ones(3), np.ones(3) > 0), {}, DtypeMismatch, "target"),
+        ("cross_entropy", (logits()[0], logits()[1].float()), {}, DtypeMismatch, "target"),
     ],
 )
 def test_mistakes_come_back_as_their_classes(
