@@ -67,6 +67,8 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
     for entry in loss.request_inputs:
         if entry.differentiable:
             own[entry.name] = own[entry.name].double().requires_grad_(entry.name in recipe.gradients)
+    if loss.per_sample:
+        own["weight"] = evaluated[0].weights
     with torch.enable_grad():
         unreduced = loss.function(losses, **own, **recipe.parameters)
     value, weight = (
@@ -76,6 +78,8 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
     )
     sources = [losses, *(own[name] for name in recipe.gradients if name in own)]
     shares, *of_own = torch.autograd.grad(value, sources, materialize_grads=True)
+    if loss.per_sample and not (shares[evaluated[0].counted] != 0).any():
+        weight = torch.zeros_like(weight)
     gradients = dict(zip((name for name in recipe.gradients if name in own), of_own, strict=True))
     for term, share in zip(evaluated, torch.split(shares, [len(term.values) for term in evaluated]), strict=True):
         for name, gradient in term.gradients(share):
@@ -96,6 +100,7 @@ class _Term:
         self.recipe = Recipe.parse(record["recipe"])
         self.answers: list[dict[str, Any]] = []
         self.buffers: dict[str, Tensor] = {}
+        self.weights: Tensor
 
     def evaluate(self, evaluate: Evaluate, *, per_sample: bool) -> None:
         """Evaluate it: as one request, or as a batch in which each row is a request.
@@ -108,6 +113,11 @@ class _Term:
         for column in recipe.inputs:
             tensor = self.whole.inputs[self._source(column.name)]
             inputs[column.name] = tensor[0] if column.per_row else tensor
+        self.weights = torch.ones(rows, dtype=torch.float64, device=self.whole.device)
+        if per_sample and (weight := inputs.get("sample_weight")) is not None:
+            # The mean over rows is the whole's, and so are its weights: in a row's own mean each would cancel out.
+            self.weights = weight.to(self.weights)
+            inputs["sample_weight"] = torch.where((weight > 0) & weight.isfinite(), torch.ones_like(weight), weight)
         self.buffers = {
             c.name: torch.empty(
                 (rows if c.per_row else 1, *c.trailing), dtype=getattr(torch, c.dtype), device=self.whole.device
@@ -126,6 +136,11 @@ class _Term:
     def values(self) -> list[float]:
         """Its loss, or that of each row; "NaN" and "Infinity" are spelled out in answers."""
         return [float(answer["loss"]) for answer in self.answers]
+
+    @property
+    def counted(self) -> list[bool]:
+        """Whether it, or each row, had anything to average."""
+        return [float(answer["reduction"]["denominator"]) != 0 for answer in self.answers]
 
     @property
     def metrics(self) -> dict[str, Any] | None:

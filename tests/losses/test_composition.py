@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluating import alone, together
+from evaluating import Evaluated, alone, together
 from lossd.losses import REGISTRY
 from lossd_client.errors import InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput, UnknownLoss
 from losses.case import Composition, Tensors
@@ -113,6 +113,45 @@ def test_no_lesson_easy_enough_is_nothing_to_average() -> None:
     assert answer.loss == 0.0
     assert answer.denominator == 0.0
     assert answer.warnings == {"nothing_to_average"}
+    assert not answer.gradient().any()
+
+
+def lesson(loss: str, of: Tensors, **more: object) -> Evaluated:
+    return alone({"loss": {"name": "curriculum", "loss": {"name": loss}, "progress": 0.5, **more}}, of)
+
+
+@pytest.mark.parametrize(("scaled", "factor"), [({}, 1), ({"normalization": "sum_scaled"}, 3)])
+@pytest.mark.parametrize("weight", [[0.0, 1.0, 7.0], [3.0, 1.0, 7.0], [0.25, 0.5, 0.0], [0.0, 0.0, 7.0]])
+def test_a_lesson_counts_by_its_sample_weight(weight: list[float], scaled: dict, factor: int) -> None:
+    """Errors 2, 1 and 4, of which the last is too hard: factor · Σ w e² / Σ w over the first two."""
+    of = {"prediction": torch.tensor([2.0, 1.0, 4.0]), "target": torch.zeros(3)}
+    of |= {"difficulty": torch.tensor([0.1, 0.2, 0.9]), "sample_weight": torch.tensor(weight)}
+    answer, total = lesson("mse", of, **scaled), weight[0] + weight[1]
+    assert answer.denominator == total
+    assert answer.warnings == (set() if total else {"nothing_to_average"})
+    assert answer.loss == pytest.approx(factor * (4 * weight[0] + weight[1]) / (total or 1))
+    slopes = [factor * 4 * weight[0] / (total or 1), factor * 2 * weight[1] / (total or 1), 0.0]
+    torch.testing.assert_close(answer.gradient(), torch.tensor(slopes))
+
+
+def test_a_lesson_of_weight_0_is_not_looked_at_and_a_bad_weight_is_named() -> None:
+    of = {
+        "prediction": torch.tensor([torch.nan, 1.0]),
+        "target": torch.zeros(2),
+        "difficulty": torch.tensor([0.1, 0.2]),
+    }
+    assert lesson("mse", of | {"sample_weight": torch.tensor([0.0, 2.0])}).loss == 1.0
+    for bad in (-1.0, torch.inf, torch.nan):
+        with pytest.raises(InvalidValue, match="sample_weight"):
+            lesson("mse", of | {"sample_weight": torch.tensor([1.0, bad])})
+
+
+@pytest.mark.parametrize("weighted", [{}, {"sample_weight": torch.tensor([2.0, 0.5, 1.0])}])
+def test_lessons_that_are_ignored_are_nothing_to_average(weighted: Tensors) -> None:
+    """The only one that is not ignored is too hard."""
+    of = {"prediction": torch.tensor([[2.0, 1.0]]).repeat(3, 1), "target": torch.tensor([-100, -100, 0])}
+    answer = lesson("cross_entropy", of | {"difficulty": torch.tensor([0.1, 0.2, 0.9]), **weighted})
+    assert (answer.loss, answer.denominator, answer.warnings) == (0.0, 0.0, {"nothing_to_average"})
     assert not answer.gradient().any()
 
 

@@ -202,6 +202,7 @@ def ce_dice(
 )
 def curriculum(
     losses: Real[Tensor, "N"],
+    weight: Real[Tensor, "N"],
     difficulty: Finite[Tensor, "N"],
     *,
     loss: Named,
@@ -210,17 +211,19 @@ def curriculum(
 ) -> Real[Tensor, ""] | Unreduced:
     r"""The mean of a per-sample loss over the samples that are easy enough by now.
 
-    .. math:: \frac1K \sum_{n:\, d_n \le t} L_n, \quad K = |\{n: d_n \le t\}|
+    .. math:: \frac1K \sum_{n:\, d_n \le t} w_n L_n, \quad K = \sum_{n:\, d_n \le t} w_n
 
     Args:
-        losses: The loss of each sample: the mean over the sample's entries that count.
+        losses: The loss of each sample: the mean over the sample's entries that count, 0 where none does.
+        weight: w, the sample weights; 1 for each sample where none are sent.
         difficulty: d, one number per sample, compared with ``progress`` in the dtype it was sent in.
         loss: The per-sample loss: its name and parameters.
         progress: t, how far training has come.
         normalization: ``sum_scaled`` multiplies the mean with N, the number of samples sent.
 
     Returns:
-        One number; the denominator is K. Where no sample is kept, the loss is 0 and ``nothing_to_average`` is warned.
+        One number; the denominator is K. Where no sample is kept, or none that is has an entry that counts, the loss
+        is 0 and ``nothing_to_average`` is warned.
 
     Gradient:
         With respect to the inputs the loss has a gradient for; 0 for samples left out.
@@ -228,9 +231,10 @@ def curriculum(
     References:
         Y. Bengio et al., Curriculum Learning, ICML 2009, doi:10.1145/1553374.1553380.
     """
-    kept = difficulty <= progress
+    weight = weight.masked_fill(difficulty > progress, 0)
     scale = len(losses) if normalization == "sum_scaled" else 1
-    return Unreduced(scale * losses.masked_fill(~kept, 0).sum(), kept.sum().to(losses.dtype))
+    kept = weight != 0
+    return Unreduced(scale * (weight * losses.masked_fill(~kept, 0)).sum(), weight.sum())
 
 
 @loss(task="composed", kind="alone", reductions=("mean",), differentiable=("task_weight",))

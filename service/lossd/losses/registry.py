@@ -269,8 +269,9 @@ class Loss:
 
     @cached_property
     def request_inputs(self) -> tuple[Input, ...]:
-        """The inputs a request sends: all but the terms' values of a composed loss."""
-        return tuple(i for i in self.inputs if not (self.terms and i.name == "losses"))
+        """The inputs a request sends: all but what a composed loss is given of its terms."""
+        given = () if self.terms is None else ("losses", "weight") if self.per_sample else ("losses",)
+        return tuple(i for i in self.inputs if i.name not in given)
 
     @property
     def preset(self) -> bool:
