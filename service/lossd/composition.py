@@ -36,6 +36,7 @@ class Composed:
         gradients: The value's gradient by the inputs asked for, in the shapes of the request's tensors.
         terms: Each term's loss, value and weight: the derivative of the whole by that value.
         metrics: The first term's metrics, if asked.
+        answers: Each term's place, and its answers: one, or one of each row that counts.
     """
 
     value: Tensor
@@ -43,6 +44,7 @@ class Composed:
     gradients: dict[str, Tensor]
     terms: list[dict[str, Any]]
     metrics: dict[str, Any] | None
+    answers: list[tuple[str, list[dict[str, Any]]]]
 
 
 def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
@@ -88,7 +90,11 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
         {"loss": term.record["loss"], "value": term.answers[0]["loss"], "weight": share}
         for term, share in zip(evaluated, shares.tolist(), strict=True)
     ]  # fmt: skip
-    return Composed(value.detach(), weight.detach(), gradients, terms, evaluated[0].metrics)
+    answers = [(term.record["place"], term.answers) for term in evaluated]
+    if loss.per_sample:
+        ((place, of_rows),) = answers
+        answers = [(place, [answer for answer, counts in zip(of_rows, shares != 0, strict=True) if counts])]
+    return Composed(value.detach(), weight.detach(), gradients, terms, evaluated[0].metrics, answers)
 
 
 class _Term:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lossd.job import Recipe
 from lossd_client.wire.json import finite
 
-__all__ = ["WARNINGS", "describe", "warning"]
+__all__ = ["WARNINGS", "describe", "passed_up", "warning"]
 
 SCORES = ("logits", "log_probability", "probability")
 
@@ -101,3 +102,21 @@ def warning(code: str, times: int | None = None) -> dict[str, str]:
     """A warning as answers have it."""
     detail = WARNINGS[code] if times is None else f"{WARNINGS[code]} ({times} times)"
     return {"code": code, "detail": detail}
+
+
+def passed_up(terms: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], *, per_sample: bool) -> list[dict[str, str]]:
+    """The warnings of a composed loss's terms, one of each code; without those that the whole has itself.
+
+    Args:
+        terms: Each term's place, and its answers.
+        per_sample: Whether each answer is that of one sample; a detail then says in how many samples it was given.
+    """
+    details: dict[str, list[str]] = {}
+    for place, answers in terms:
+        found = [of for answer in answers for of in answer["diagnostics"]["warnings"]]
+        if per_sample:
+            found = [warning(code, samples) for code, samples in Counter(of["code"] for of in found).items()]
+        for of in found:
+            if of["code"] not in ("zero_gradient", "non_finite", "nothing_to_average" if per_sample else ""):
+                details.setdefault(of["code"], []).append(f"{place}: {of['detail']}")
+    return [{"code": code, "detail": "; ".join(of_code)} for code, of_code in details.items()]

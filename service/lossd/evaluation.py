@@ -19,7 +19,7 @@ from torch import Tensor
 from lossd import compiled, gradient, metrics
 from lossd.columns import arrays_of
 from lossd.composition import compose
-from lossd.diagnostics import describe, warning
+from lossd.diagnostics import describe, passed_up, warning
 from lossd.failures import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.job import UNIVERSAL, Recipe
 from lossd.losses import REGISTRY, softmax
@@ -195,6 +195,7 @@ class _Evaluation:
         self.rowwise = self.recipe.kind == "rows"
         self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device)
         self.answers: list[dict[str, Any]] = [{} for _ in range(self.count)]
+        self.warnings_of_terms: list[dict[str, str]] = []
 
     def run(self) -> list[dict[str, Any] | Problem]:
         recipe = self.recipe
@@ -316,6 +317,8 @@ class _Evaluation:
         described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
         for of_request, more in zip(self.answers, described, strict=True):
             of_request.update(more)
+        if self.warnings_of_terms:  # a composed loss is evaluated alone
+            self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
         return host[: 4 + len(norms)]
 
     def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
@@ -374,6 +377,7 @@ class _Evaluation:
         composed = compose(loss, self.batch, evaluate)
         if composed.metrics is not None:
             self.answers[0]["metrics"] = composed.metrics
+        self.warnings_of_terms = passed_up(composed.answers, per_sample=loss.per_sample)
         weight = composed.weight[None]
         upstream = reduction.upstream(weight)
         gradients = {name: gradient[None] * upstream for name, gradient in composed.gradients.items()}

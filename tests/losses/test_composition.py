@@ -155,6 +155,52 @@ def test_lessons_that_are_ignored_are_nothing_to_average(weighted: Tensors) -> N
     assert not answer.gradient().any()
 
 
+def warned(answer: Evaluated) -> list[tuple[str, str]]:
+    return [(warning["code"], warning["detail"]) for warning in answer.document["diagnostics"]["warnings"]]
+
+
+def test_the_warnings_of_the_terms_are_passed_up_with_their_term() -> None:
+    """Scores that are no distributions, targets that are all ignored in two heads, and a vector of length 0."""
+    scores = {"prediction": torch.tensor([[0.9, 0.8], [0.2, 0.3]]).log(), "target": torch.tensor([[0.1, 0.2]] * 2)}
+    ignored = {"prediction": torch.zeros(2, 3), "target": torch.tensor([-100, -100])}
+    vectors = {"first": torch.zeros(2, 3), "second": torch.ones(2, 3), "similar": torch.ones(2)}
+    heads = [("kl_div", scores), ("cross_entropy", ignored), ("cosine_embedding", vectors), ("nll", ignored)]
+    terms, inputs, expected = [], {}, {}
+    for i, (name, of) in enumerate(heads):
+        terms.append({"loss": {"name": name}, "inputs": {key: f"{key}{i}" for key in of}})
+        inputs |= {f"{key}{i}": tensor for key, tensor in of.items()}
+        for code, detail in warned(alone({"loss": {"name": name}}, of)):
+            if code != "zero_gradient":
+                place = f"term {i} ({name}{''.join(f'; its {key} is {key}{i}' for key in of)})"
+                expected.setdefault(code, []).append(f"{place}: {detail}")
+    found = warned(alone({"loss": {"name": "weighted_sum", "terms": terms}}, inputs))
+    assert {"negative_divergence", "zero_vector"} <= set(expected)
+    assert len(expected["nothing_to_average"]) == 2
+    assert found == [(code, "; ".join(details)) for code, details in expected.items()]
+
+
+def test_the_warnings_of_a_lesson_are_those_of_the_samples_that_count() -> None:
+    """Two zero vectors among those that are easy enough, one too hard, one of weight 0."""
+    of = {"first": torch.zeros(5, 2), "second": torch.ones(5, 2), "similar": torch.ones(5)}
+    of["first"][1] = torch.tensor([1.0, 2.0])
+    of |= {"difficulty": torch.tensor([0.1, 0.1, 0.1, 0.9, 0.1]), "sample_weight": torch.tensor([1.0, 1, 1, 1, 0])}
+    ((code, detail),) = [found for found in warned(lesson("cosine_embedding", of)) if found[0] != "zero_gradient"]
+    assert code == "zero_vector"
+    assert detail.startswith("term 0 (cosine_embedding): a vector of length 0")
+    assert detail.endswith("(2 times)")
+    of = {"prediction": torch.ones(2, 3), "target": torch.tensor([-100, 0]), "difficulty": torch.zeros(2)}
+    assert warned(lesson("cross_entropy", of)) == []
+
+
+def test_what_the_whole_says_is_not_said_of_its_terms() -> None:
+    """Of a term without a slope nothing is said where another has one, and once where none has."""
+    terms = [{"loss": {"name": "mse"}}, {"loss": {"name": "mae"}, "inputs": {"target": "other"}}]
+    of = {"prediction": torch.zeros(2), "target": torch.zeros(2), "other": torch.ones(2)}
+    whole = {"loss": {"name": "weighted_sum", "terms": terms}}
+    assert warned(alone(whole, of)) == []
+    assert [code for code, _ in warned(alone(whole, of | {"other": torch.zeros(2)}))] == ["zero_gradient"]
+
+
 def test_gradnorm_answers_the_renormalised_weights() -> None:
     row = next(row for row in COMPOSITIONS if row.name == "gradnorm")
     inputs = drawn(row)
