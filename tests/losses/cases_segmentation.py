@@ -236,9 +236,41 @@ REFUSED = (
 )
 
 
+def all_ignored() -> tuple[Stated, ...]:
+    """Nothing counts; or one image of two does, in which nothing is found: the loss is its own, 1."""
+    return (
+        *(
+            Stated(
+                f"all ignored, smooth {smooth}",
+                {"prediction": [[np.nan, 3.0]], "target": [[255, 255]]},
+                0,
+                {"mode": "binary", "ignore_index": 255, "smooth": smooth},
+                gradient=[[0.0, 0.0]],
+                warnings={"nothing_to_average"},
+            )
+            for smooth in (0.0, 1.0)
+        ),
+        Stated(
+            "all ignored, several classes",
+            {"prediction": [[[3.0, -1.0], [0.0, 2.0]]], "target": [[-1, -1]]},
+            0,
+            {"ignore_index": -1, "per_image": True, "class_weight": [1.0, 3.0]},
+            gradient=[[[0.0, 0.0], [0.0, 0.0]]],
+            warnings={"nothing_to_average"},
+        ),
+        Stated(
+            "one image of two all ignored",
+            {"prediction": [[0.3, 0.9], [0.0, 0.0]], "target": [[255, 255], [1, 0]]},
+            1,
+            BINARY | {"ignore_index": 255, "smooth": 0.0, "per_image": True},
+        ),
+    )
+
+
 def stated(factor: float) -> tuple[Stated, ...]:
     """What all three agree on; with ``smooth`` the gradient of an empty region is ``factor``/smooth."""
     return (
+        *all_ignored(),
         *(
             Stated(
                 f"nothing to find, nothing found, smooth {smooth}",
@@ -303,6 +335,7 @@ CASES = (
         (*SHARED, {"gamma": 2.0, "alpha": 0.3, "beta": 0.7}),
         {"smooth": (0.1, 0.5, 1.0), "alpha": (0.0, 0.5, 1.0), "beta": (1.0, 0.5, 0.25), "gamma": (0.5, 1.0, 2.0)},
         (
+            *all_ignored(),
             Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[0.0] * 3]),
             Stated("all found", SEEN, 0, BINARY | {"gamma": 0.5}, gradient=[[0.0] * 3]),
             Stated("nothing to find, all found", FALSE, 1, BINARY | {"smooth": 0.0}),
@@ -320,6 +353,7 @@ CASES = (
         ),
         {"smooth": (0.0, 0.5, 1.0)},
         (
+            *all_ignored(),
             # One less 1 / (p + 1), as dice has it.
             Stated("nothing to find, nothing found", EMPTY, 0, BINARY, gradient=[[1.0] * 3]),
             Stated(

@@ -201,6 +201,17 @@ def test_what_the_whole_says_is_not_said_of_its_terms() -> None:
     assert [code for code, _ in warned(alone(whole, of | {"other": torch.zeros(2)}))] == ["zero_gradient"]
 
 
+@pytest.mark.parametrize(("name", "scores"), [("ce_dice", (2, 3, 4)), ("bce_dice", (2, 4))])
+def test_both_terms_say_that_all_is_ignored(name: str, scores: tuple[int, ...]) -> None:
+    of = {"prediction": torch.ones(scores), "target": torch.full((2, 4), -100)}
+    answer = alone({"loss": {"name": name, "ignore_index": -100, "smooth": 0.0}}, of)
+    found = dict(warned(answer))
+    assert set(found) == {"nothing_to_average", "zero_gradient"}
+    assert answer.loss == 0.0
+    assert "term 0" in found["nothing_to_average"]
+    assert "term 1 (dice)" in found["nothing_to_average"]
+
+
 def test_gradnorm_answers_the_renormalised_weights() -> None:
     row = next(row for row in COMPOSITIONS if row.name == "gradnorm")
     inputs = drawn(row)

@@ -20,12 +20,14 @@ class Regions:
         overlap: Of prediction times target.
         prediction: Of the predicted probabilities.
         target: Of the target.
+        counted: Whether the region has a position that is not ignored.
         rounding: What the dtype's rounding may add up to in a region without a target.
     """
 
     overlap: Tensor
     prediction: Tensor
     target: Tensor
+    counted: Tensor
     rounding: float
 
 
@@ -68,10 +70,11 @@ def sums(
         overlap, count = by_class(prediction, target, ignored)
     else:
         overlap, count = (prediction * target).sum(-1).double(), target.sum(-1).double()
-    stacked = torch.stack([overlap, predicted, count])[:, :, 0 if include_background else 1 :]
+    counted = torch.ones_like(count) if ignored is None else (~ignored).any(-1).expand(count.shape).to(count.dtype)
+    stacked = torch.stack([overlap, predicted, count, counted])[:, :, 0 if include_background else 1 :]
     elements = prediction.shape[2] * (1 if per_image else prediction.shape[0])
-    overlap, predicted, count = (stacked if per_image else stacked.sum(1)).unbind()
-    return Regions(overlap, predicted, count, rounding=elements * torch.finfo(prediction.dtype).eps)
+    overlap, predicted, count, counted = (stacked if per_image else stacked.sum(1)).unbind()
+    return Regions(overlap, predicted, count, counted > 0, rounding=elements * torch.finfo(prediction.dtype).eps)
 
 
 def by_class(prediction: Tensor, target: Tensor, ignored: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -109,7 +112,7 @@ def weighted(
     absent: str,
 ) -> Unreduced:
     """The value of each region with its weight; the parameters are those of ``dice``."""
-    weight = torch.ones_like(value)
+    weight = region.counted.to(value.dtype)
     if class_weight is not None:
         weight = weight * class_table(value, class_weight, include_background)
     empty = region.target == 0

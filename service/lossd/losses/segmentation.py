@@ -69,7 +69,8 @@ def dice(
         per_image: Whether sums are taken for each image, and then averaged over images, or over the whole batch.
         include_background: Whether class 0 is one of the regions.
         class_weight: Weight of each of the C classes in the mean, which is divided by their sum; null for one each.
-        ignore_index: Positions with this target count in no sum; any integer, null for none.
+        ignore_index: Positions with this target count in no sum, and a region without others not in the mean; any
+            integer, null for none.
         absent: A region without a target element: "keep" it in the mean, or "ignore" it.
 
     Returns:
@@ -273,7 +274,7 @@ def generalized_dice(
     overlap = (weight * region.overlap).sum(-1)
     total = (weight * (region.prediction + region.target)).sum(-1)
     value = 1 - regions.ratio(2 * overlap + scaled, total + scaled)
-    counts = torch.ones_like(value) if absent == "keep" else (~empty).any(-1).to(value.dtype)
+    counts = (region.counted if absent == "keep" else ~empty).any(-1).to(value.dtype)
     return Unreduced((value * counts).reshape(-1), counts.reshape(-1))
 
 
