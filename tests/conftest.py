@@ -15,10 +15,21 @@ from losses.cases_perceptual import WEIGHTS
 def _compiled_passes_are_loaded_by_who_tests_them(request: pytest.FixtureRequest) -> Iterator[None]:
     """An inline engine loads them for its process, which the tests share."""
     before = compiled._find, compiled.rates
-    if not request.node.nodeid.startswith("tests/compiled/"):
+    tests_them = request.node.nodeid.startswith("tests/compiled/") or "compiled_passes" in request.fixturenames
+    if not tests_them:
         compiled._find = compiled.rates = None
     yield
     compiled._find, compiled.rates = before
+
+
+@pytest.fixture(scope="module")
+def compiled_passes() -> Iterator[None]:
+    """The compiled passes, loaded for the tests of a module and for no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_find", None)
+        patch.setattr(compiled, "rates", None)
+        compiled.load()
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,13 +23,7 @@ FINITE = {torch.float32: 3.4e38, torch.float64: 1.7e308}
 SMALLEST = {torch.float32: 1e-45, torch.float64: 5e-324}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _loaded() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_find", None)
-        patch.setattr(compiled, "rates", None)
-        compiled.load()
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_passes")
 
 
 def generally(monkeypatch: pytest.MonkeyPatch, request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> Evaluated:

@@ -28,13 +28,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
 Request = Mapping[str, Any]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _loaded() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:  # the other tests are of the general way
-        patch.setattr(compiled, "_find", None)
-        patch.setattr(compiled, "rates", None)
-        compiled.load()
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_passes")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 import evaluating
-from lossd import compiled
 from lossd.metrics.activation import least_score, probabilities, threshold_between
 from lossd_client.errors import InvalidRequest
 from metrics.measuring import measure
@@ -21,13 +20,7 @@ from metrics.measuring import measure
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _loaded() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_find", None)
-        patch.setattr(compiled, "rates", None)
-        compiled.load()
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_passes")
 
 
 def metrics(loss: str | dict[str, Any] | None, inputs: Mapping[str, Any], *names: str, **options: Any) -> Any:
