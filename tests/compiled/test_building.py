@@ -220,9 +220,11 @@ def test_without_a_place_it_is_compiled_all_the_same(nowhere: Store) -> None:
     assert nowhere.read("a") is None
 
 
-@pytest.mark.parametrize("variables", [{}, {"HOME": "/root/none/such"}, {"HOME": "/proc/1"}], ids=str)
-def test_nobody_needs_a_home(variables: dict[str, str], tmp_path: Path) -> None:
-    """As a user without a passwd entry, whom Python cannot tell a home."""
+@pytest.mark.parametrize("home", [None, "file/none/such", "/proc/1"])
+def test_nobody_needs_a_home(home: str | None, tmp_path: Path) -> None:
+    """A user has no passwd entry, and either no home or one that nobody can write to, not even root."""
+    (tmp_path / "file").write_text("")
+    variables = {} if home is None else {"HOME": str(tmp_path / home)}
     script = """
 import os, pwd
 def no_entry(uid): raise KeyError(uid)
