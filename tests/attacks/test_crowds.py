@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
 
+from api.test_tls import make, openssl, serving
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, Response, head
 from lossd.api import connection as connections
@@ -99,3 +106,36 @@ def test_a_body_slower_than_the_least_rate_is_given_up(rows: int, monkeypatch: p
         assert (service.engine.pool.in_use, service.engine.budget.held_bytes) == (0, 0)
     assert (answer.status, answer.problem) == (408, "request-timeout")
     assert b"min_body_bytes_per_s" in answer.body
+
+
+@openssl
+def test_connections_that_do_not_agree_on_a_key_are_counted_and_timed(tmp_path: Path) -> None:
+    """1000 that say nothing, where 64 may be served: probes are answered, and the crowd is gone in time."""
+    cert, key = make(tmp_path, "crowd")
+    trusted = ssl.create_default_context(cafile=str(cert))
+    limits = {"LOSSD_MAX_CONNECTIONS": "64", "LOSSD_IDLE_TIMEOUT_MS": "4000"}
+    with (
+        serving("--tls-cert", str(cert), "--tls-key", str(key), **limits) as (url, process, _),
+        ExitStack() as crowd,
+    ):
+        at = httpx.URL(url).host, httpx.URL(url).port
+        hanging = [crowd.enter_context(socket.create_connection(at, timeout=30)) for _ in range(1000)]
+        for _ in range(3):
+            assert httpx.get(f"{url}/health/live", verify=trusted, timeout=30).status_code == 200
+            assert sockets_of(process.pid) <= 2 * 64 + 16
+        begin = time.monotonic()
+        for connection in hanging:
+            assert ended(connection)
+        assert time.monotonic() - begin < 30  # a minute by default
+
+
+def sockets_of(pid: int) -> int:
+    links = (os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink())
+    return sum(link.startswith("socket:") for link in links)
+
+
+def ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True

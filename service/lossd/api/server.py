@@ -64,6 +64,9 @@ def serve(
     member = Member(place) if place is not None else None
     engine = create_engine(settings, place.workers if place is not None else None)
     service = create_app(settings, engine, member)
+    http: Callable[..., asyncio.Protocol] = http_for(settings)
+    context = tls.context_for(settings)
+    handshakes = None if context is None else tls.Handshakes(http, context, settings)
     config = uvicorn.Config(
         Forwarded(service),
         interface="asgi3",
@@ -71,7 +74,7 @@ def serve(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=http_for(settings),  # type: ignore[arg-type]  # it is called, no more
+        http=handshakes or http,  # type: ignore[arg-type]  # it is called, no more
         ws="none",
         access_log=False,
         server_header=False,
@@ -80,7 +83,6 @@ def serve(
         backlog=BACKLOG,
         timeout_keep_alive=max(1, settings.keep_alive_timeout_ms // 1000),
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
-        **tls.uvicorn_options(settings),
     )
     if not (settings.is_local or settings.has_keys or settings.tls_client_ca):
         log.warning("%s is reachable from the network, and no API keys are set: anybody may ask", settings.host)
@@ -89,7 +91,7 @@ def serve(
         signal.signal(number, lambda *_: None)
     if place is not None:
         sockets = bind(settings.host, place.port, shared=True)
-    server = _Server(config, service, engine, settings, announce, member)
+    server = _Server(config, service, engine, settings, announce, member, handshakes)
     engine.on_failure = server.fail
     server.run(sockets)
     if server.failure is not None:
@@ -135,8 +137,10 @@ class _Server(uvicorn.Server):
         settings: Settings,
         announce: Callable[[int], None],
         member: Member | None,
+        handshakes: tls.Handshakes | None = None,
     ) -> None:
         super().__init__(config)
+        self._handshakes = handshakes
         self._engine = engine
         self._service = service
         self._settings = settings
@@ -176,20 +180,17 @@ class _Server(uvicorn.Server):
                     queued.append(listener.accept()[0])
 
         def connection() -> asyncio.Protocol:
-            http: Http = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
-            http.ending = True
-            return http
+            if isinstance(protocol, Http):
+                protocol.ending = True
+            return protocol
 
-        taking = [
-            asyncio.ensure_future(loop.connect_accepted_socket(connection, one, ssl=self.config.ssl)) for one in queued
-        ]
-        if taking:
-            _, late = await asyncio.wait(taking, timeout=HANDSHAKES_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*taking, return_exceptions=True)
+        for one in queued:
+            await loop.connect_accepted_socket(connection, one)
+        if self._handshakes is not None:
+            await self._handshakes.settle(HANDSHAKES_S)
 
     async def _until_ready(self) -> None:
         await self._engine.settled.wait()
@@ -210,8 +211,8 @@ class _Server(uvicorn.Server):
     def _reload(self) -> None:
         if self._service.access is not None:
             self._service.access.reload()
-        if self.config.ssl is not None:
-            tls.renew(self.config.ssl, self._settings)
+        if self._handshakes is not None:
+            tls.renew(self._handshakes.context, self._settings)
 
 
 def _raise_file_limit(settings: Settings) -> None:
