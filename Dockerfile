@@ -34,10 +34,6 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chow
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/venv/bin/python", "-c", \
-    "import os, ssl, http.client as h; \
-at = ('::1' if ':' in os.environ['LOSSD_HOST'] else '127.0.0.1', int(os.environ['LOSSD_PORT'])); \
-c = h.HTTPSConnection(*at, timeout=2, context=ssl._create_unverified_context()) if 'LOSSD_TLS_CERT' in os.environ \
-else h.HTTPConnection(*at, timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["lossd", "health"]
 ENTRYPOINT ["lossd"]
 CMD ["serve"]

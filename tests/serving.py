@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import uvicorn
 
@@ -69,3 +75,39 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
         thread.join(timeout=20)
         assert not thread.is_alive(), "the server did not stop"
     assert mortal or engine.stats.restarts == 0, "a worker died"
+
+
+@contextmanager
+def command(*options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
+    """``lossd serve`` with these options and variables: its URL, its process and its log."""
+    line = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--engine", "inline", *options]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    with subprocess.Popen(
+        line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            announced = process.stdout.readline()
+            url = re.search(r"https?://\S+(?=,)", announced)
+            assert url is not None, process.stderr.read()
+            yield url[0], process, process.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def certificate(
+    folder: Path, name: str, *, signed_by: str | None = None, password: str | None = None
+) -> tuple[Path, Path]:
+    """A certificate for this machine, made with openssl, and its key."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    line = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"]
+    line += ["-keyout", str(key), "-out", str(cert), "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    line += ["-noenc"] if password is None else ["-passout", f"pass:{password}"]
+    if signed_by is not None:
+        line += ["-CA", str(folder / f"{signed_by}.pem"), "-CAkey", str(folder / f"{signed_by}.key")]
+        line += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(line, check=True, capture_output=True)
+    return cert, key

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
+import socket
 from collections.abc import Iterator
 from urllib.parse import urljoin
 
@@ -85,3 +88,40 @@ def test_without_the_setting_redirections_and_pages_stay_all_the_same(service: R
 def test_what_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="is no path"):
         Settings(root_path=path)
+
+
+def raw(service: Running, sent: bytes) -> tuple[int, bytes]:
+    """The status and body of the first answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET %s HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET %s HTTP/1.1\r\nHost: a\r\n" + 200 * b"a: b\r\n" + b"\r\n", 431),
+        (b"GET %s HTTP/1.1\r\nHost: a\r\n", 408),  # and no more
+    ],
+)
+@pytest.mark.parametrize("root", [b"/tools/loss", b""], ids=["left", "taken off"])
+def test_what_is_refused_before_routing_stays_below_the_path(root: bytes, head: bytes, status: int) -> None:
+    with running(engine="inline", root_path="/tools/loss", idle_timeout_ms=200) as service:
+        found, body = raw(service, head % (root + b"/v1/losses"))
+        assert found == status
+        assert json.loads(body)["type"].startswith("/tools/loss/problems/")
+        # An address that is not whole may be of any door.
+        if status != 408:
+            assert json.loads(raw(service, head % (root + b"/v2/models/mse"))[1]).keys() == {"error"}
+
+
+def test_one_connection_too_many_is_answered_below_the_path() -> None:
+    with running(engine="inline", root_path="/loss", max_connections=1) as service, httpx.Client() as first:
+        assert first.get(f"{service.url}/health/live").is_success
+        for root in (b"/loss", b""):
+            status, body = raw(service, b"GET %s/v1/losses HTTP/1.1\r\nHost: a\r\n\r\n" % root)
+            assert (status, json.loads(body)["type"]) == (503, "/loss/problems/unavailable")
+            assert raw(service, b"GET %s/health/live HTTP/1.1\r\nHost: a\r\n\r\n" % root)[0] == 200

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
-import re
 import shutil
 import signal
 import ssl
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import httpx
 import numpy as np
@@ -22,59 +15,17 @@ from pydantic import ValidationError
 
 from lossd.settings import Settings
 from lossd_client import LossClient
+from serving import certificate, command
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}}
 
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 
 
-def make(folder: Path, name: str, *, signed_by: str | None = None, password: str | None = None) -> tuple[Path, Path]:
-    """A certificate for this machine, and its key."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"]
-    command += [
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-        "-subj",
-        f"/CN={name}",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    command += ["-noenc"] if password is None else ["-passout", f"pass:{password}"]
-    if signed_by is not None:
-        command += ["-CA", str(folder / f"{signed_by}.pem"), "-CAkey", str(folder / f"{signed_by}.key")]
-        command += ["-addext", "basicConstraints=critical,CA:FALSE"]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
-
-
-@contextmanager
-def serving(*options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
-    """The command's URL, its process and its log."""
-    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--engine", "inline", *options]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    with subprocess.Popen(
-        command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            announced = process.stdout.readline()
-            url = re.search(r"https?://\S+(?=,)", announced)
-            assert url is not None, process.stderr.read()
-            yield url[0], process, process.stderr
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-
-
 @openssl
 def test_a_certificate_and_its_successor(tmp_path: Path) -> None:
-    cert, key = make(tmp_path, "first")
-    with serving("--tls-cert", str(cert), "--tls-key", str(key)) as (url, process, log):
+    cert, key = certificate(tmp_path, "first")
+    with command("--tls-cert", str(cert), "--tls-key", str(key)) as (url, process, log):
         assert url.startswith("https://")
 
         def answers(trusted: Path) -> bool:
@@ -88,7 +39,7 @@ def test_a_certificate_and_its_successor(tmp_path: Path) -> None:
         shutil.copy(cert, first)
         assert answers(first)
 
-        other_cert, other_key = make(tmp_path, "second")
+        other_cert, other_key = certificate(tmp_path, "second")
         shutil.copy(other_cert, cert)  # the key does not fit it yet
         process.send_signal(signal.SIGHUP)
         while "stays as it was" not in (line := log.readline()):
@@ -107,10 +58,10 @@ def test_a_certificate_and_its_successor(tmp_path: Path) -> None:
 
 @openssl
 def test_large_answers_arrive_whole_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cert, key = make(tmp_path, "large")
+    cert, key = certificate(tmp_path, "large")
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # what the client trusts
     random = np.random.default_rng(0)
-    with serving("--tls-cert", str(cert), "--tls-key", str(key)) as (url, _, _):
+    with command("--tls-cert", str(cert), "--tls-key", str(key)) as (url, _, _):
 
         def ask(seed: int) -> None:
             prediction = random.standard_normal((1 << 20) + seed).astype(np.float32)
@@ -125,11 +76,11 @@ def test_large_answers_arrive_whole_over_tls(tmp_path: Path, monkeypatch: pytest
 
 @openssl
 def test_clients_may_need_a_certificate(tmp_path: Path) -> None:
-    ca, _ = make(tmp_path, "authority")
-    cert, key = make(tmp_path, "server", signed_by="authority", password="open sesame")
-    client = make(tmp_path, "client", signed_by="authority")
+    ca, _ = certificate(tmp_path, "authority")
+    cert, key = certificate(tmp_path, "server", signed_by="authority", password="open sesame")
+    client = certificate(tmp_path, "client", signed_by="authority")
     options = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(ca), "--host", "0.0.0.0"]
-    with serving(*options, LOSSD_TLS_KEY_PASSWORD="open sesame") as (url, _, _):
+    with command(*options, LOSSD_TLS_KEY_PASSWORD="open sesame") as (url, _, _):
         url = url.replace("0.0.0.0", "127.0.0.1")
         context = ssl.create_default_context(cafile=str(ca))
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError, httpx.ConnectError)):

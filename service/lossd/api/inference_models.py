@@ -151,7 +151,7 @@ def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
         entries, task = TASKS[model.task].inputs(MetricOptions().model_dump()), model.task
     else:
         entries, task = _inputs(model.loss)
-    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape(e.types[0]), e.optional) for e in entries]
+    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape_of(e), e.optional) for e in entries]
     outputs = []
     if model.loss is not None:
         outputs += [_Tensor(name, "FP64", []) for name in ("loss", "numerator", "denominator")]
@@ -179,6 +179,11 @@ def _first(name: str) -> str:
 
 def _datatype(of: TensorType) -> str:
     return "FP32" if of.kinds[0] == "float" else "INT64"
+
+
+def _shape_of(entry: Input) -> list[int]:
+    # By default a loss is one number, and so is what its gradient is multiplied with.
+    return [] if entry.name == "cotangent" else _shape(entry.types[0])
 
 
 def _shape(of: TensorType) -> list[int]:

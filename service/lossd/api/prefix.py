@@ -6,14 +6,15 @@ absolute by nature, the types of problems, needs to know it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, MutableMapping
+from typing import Any
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.api.exchange import ROOT
 
-__all__ = ["Prefix", "relative"]
+__all__ = ["Prefix", "place", "relative"]
 
 
 class Prefix:
@@ -33,14 +34,24 @@ class Prefix:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on."""
         if scope["type"] == "http":
-            root, path = self.root_path, scope["path"]
-            scope[ROOT] = root  # a key of our own
-            if path == root:  # what the page there refers to is below it
-                return RedirectResponse(f"{root.rpartition('/')[2]}/")(scope, receive, send)
-            if path.startswith(f"{root}/"):
-                scope["path"] = path.removeprefix(root)
-                scope["raw_path"] = scope["raw_path"].removeprefix(root.encode())
+            if scope["path"] == self.root_path:  # what the page there refers to is below it
+                return RedirectResponse(f"{self.root_path.rpartition('/')[2]}/")(scope, receive, send)
+            place(scope, self.root_path)
         return self.app(scope, receive, send)
+
+
+def place(scope: MutableMapping[str, Any], root: str) -> None:
+    """Note the path in a request's scope, once, and take it off the request's own where it is still there.
+
+    Args:
+        scope: The request's.
+        root: The path, such as ``/loss``.
+    """
+    if ROOT not in scope:
+        scope[ROOT] = root
+        if scope["path"].startswith(f"{root}/"):
+            scope["path"] = scope["path"].removeprefix(root)
+            scope["raw_path"] = scope["raw_path"].removeprefix(root.encode())
 
 
 def relative(location: str, path: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from lossd.api.exchange import CONNECTION, TELEMETRY, Exchange, Receive, Send, refusal
+from lossd.api.prefix import place
 from lossd_client.errors import Problem, Unavailable
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class Refused:
         self.problem = problem
         self.settings = settings
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer it."""
+        if self.settings.root_path:
+            place(scope, self.settings.root_path)
         problem, exchange = self.problem, Exchange(scope, receive, self.settings)
         problem.request_id = exchange.request_id
         if (telemetry := scope["state"].get(TELEMETRY)) is not None:
@@ -51,9 +54,11 @@ class Crowded:
         self.app = app
         self.settings = settings
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; the connection ends with it."""
         scope[CONNECTION].let_end()
+        if self.settings.root_path:
+            place(scope, self.settings.root_path)
         if scope["path"].startswith(HEALTH):
             await self.app(scope, receive, send)
             return

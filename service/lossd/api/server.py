@@ -19,9 +19,11 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.connection import Http, http_for
+from lossd.api.refusing import Crowded
 from lossd.engine import create_engine
 from lossd.fronts.member import Member
 from lossd.fronts.port import BACKLOG, bind
+from lossd.health import path_of
 from lossd.logs import configure
 from lossd.preflight import StartError
 
@@ -146,6 +148,7 @@ class _Server(uvicorn.Server):
         self._settings = settings
         self._announce = announce
         self._member = member
+        self._health: asyncio.Server | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -156,6 +159,7 @@ class _Server(uvicorn.Server):
         if self.started:
             self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
+            await self._tell_health()
             if self._member is not None:
                 self._member.say("listening")
             self._waiting = asyncio.create_task(self._until_ready())
@@ -163,6 +167,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._waiting.cancel()
         await self._take_queued(sockets or [])
+        if self._health is not None:  # who is there is still answered: that it drains
+            self._health.close()
         await super().shutdown(sockets)
 
     async def _take_queued(self, sockets: list[socket.socket]) -> None:
@@ -191,6 +197,21 @@ class _Server(uvicorn.Server):
             await loop.connect_accepted_socket(connection, one)
         if self._handshakes is not None:
             await self._handshakes.settle(HANDSHAKES_S)
+
+    async def _tell_health(self) -> None:
+        """Answer ``lossd health`` where it asks; of several fronts on a port, one does."""
+        loop, http_of = asyncio.get_running_loop(), http_for(self._settings)
+
+        def connection() -> asyncio.Protocol:
+            http = http_of(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            http.app = Crowded(http.app, self._settings)
+            return http
+
+        path = path_of(*self.servers[0].sockets[0].getsockname()[:2])
+        with contextlib.suppress(OSError):  # another front has it
+            self._health = await loop.create_unix_server(connection, path)
 
     async def _until_ready(self) -> None:
         await self._engine.settled.wait()

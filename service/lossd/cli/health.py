@@ -1,0 +1,115 @@
+"""``lossd health``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lossd.cli.help import Command
+from lossd.cli.options import Address
+
+if TYPE_CHECKING:
+    from lossd.health import Answer
+
+__all__ = ["COMMANDS"]
+
+UNWELL, UNANSWERED = 1, 3
+READY, LIVE = "/health/ready", "/health/live"
+
+EXAMPLES = """
+lossd health
+lossd health --port 9000 --live
+lossd health --url https://loss.example/tools
+"""
+
+
+class _NoAnswerError(click.ClickException):
+    """Nobody answers; why, in one sentence."""
+
+    exit_code = UNANSWERED
+
+    def show(self, file: object = None) -> None:
+        click.echo(self.message, err=True)
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Of the service on this machine.")
+@click.option(
+    "--url", type=Address(), metavar="URL", help="Of a service elsewhere, with the path below which a proxy serves it."
+)
+@click.option("--live", is_flag=True, help="Ask whether it is up, rather than whether it takes work.")
+@click.option("--timeout", default=2.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS")
+def health(port: int | None, url: str | None, live: bool, timeout: float) -> None:
+    """Ask whether a service is ready: the one on this machine, however it listens, or the one at --url.
+
+    Where several run on this machine and --port names none, LOSSD_PORT does. Exit status: 0 it is ready, 1 it says
+    that it is not, 3 no answer.
+    """
+    if url is not None and port is not None:
+        raise click.UsageError("--url names a service elsewhere, --port one on this machine: give one of them")
+    path = LIVE if live else READY
+    name, answer = _ask_there(url, path, timeout) if url is not None else _ask_here(port, path, timeout)
+    state = "live" if live else "ready"
+    if answer.status != 200:
+        click.echo(f"{name} is not {state}: {_reason(answer)}", err=True)
+        sys.exit(UNWELL)
+    click.echo(f"{name} is {state}")
+
+
+def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, Answer]:
+    from http.client import HTTPException
+
+    from lossd.health import ask
+
+    address, port = _choose(port)
+    name = f"the service on port {port}"
+    try:
+        return name, ask(address, port, path, timeout_s)
+    except TimeoutError:
+        raise _NoAnswerError(f"{name} does not answer within {timeout_s:g} seconds") from None
+    except (OSError, HTTPException) as error:
+        raise _NoAnswerError(f"{name} does not answer: {error}") from None
+
+
+def _choose(port: int | None) -> tuple[str, int]:
+    """The service that is meant: where it listens."""
+    import os
+
+    from lossd.health import services
+
+    there_are = services()
+    if port is None and len(there_are) > 1:
+        text = os.environ.get("LOSSD_PORT", "")
+        port = int(text) if text.isdecimal() else 8000
+    meant = [one for one in there_are if port in (None, one[1])]
+    if not meant:
+        where = "" if port is None else f" on port {port}"
+        others = f"; there are some on {', '.join(str(p) for _, p in there_are)}" if there_are else ""
+        raise _NoAnswerError(f"no service listens{where} on this machine{others}")
+    return meant[0]
+
+
+def _ask_there(url: str, path: str, timeout_s: float) -> tuple[str, Answer]:
+    import httpx
+
+    from lossd.health import Answer
+
+    try:
+        found = httpx.get(url.rstrip("/") + path, timeout=timeout_s)
+    except httpx.HTTPError as error:
+        raise _NoAnswerError(f"{url} does not answer: {error}") from None
+    return url, Answer(found.status_code, found.content)
+
+
+def _reason(answer: Answer) -> str:
+    import json
+
+    try:
+        return str(json.loads(answer.body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"it answers with status {answer.status}"
+
+
+COMMANDS = (health,)

@@ -1,0 +1,60 @@
+"""A request made from a model's metadata alone, as perf_analyzer makes one, is answered as the metadata say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import httpx
+import pytest
+
+from lossd.api.inference_models import models
+from serving import running
+
+NEEDS = {
+    "weighted_sum": "loss.terms is required",
+    "uncertainty": "loss.terms is required",
+    "curriculum": "loss.loss is required",
+    "expression": "loss.formula is required",
+}
+"""What some models say they need besides tensors; without it they have no inputs to be told of."""
+
+COUNTS = {"tp", "fp", "fn", "tn", "support", "confusion_matrix"}
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        yield http
+
+
+def made_up(tensor: dict[str, Any], length: int) -> dict[str, Any]:
+    """A tensor of ones, which every kind of input takes: as a number, a probability, a class, a label or a weight."""
+    shape = [length if axis == -1 else axis for axis in tensor["shape"]]
+    return {**tensor, "shape": shape, "data": [1] * prod(shape)}
+
+
+@pytest.mark.parametrize("length", [4, 6])
+@pytest.mark.parametrize("optional", [False, True], ids=["needed", "all"])
+@pytest.mark.parametrize("name", models())
+def test_a_request_made_from_the_metadata_is_answered_as_they_say(
+    http: httpx.Client, name: str, optional: bool, length: int
+) -> None:
+    metadata = http.get(f"/v2/models/{name}").json()
+    may_lack = {i["name"]: i["optional"] for i in http.get(f"/v2/models/{name}/config").json()["input"]}
+    inputs = [made_up(i, length) for i in metadata["inputs"] if optional or not may_lack[i["name"]]]
+    outputs = [{"name": output["name"]} for output in metadata["outputs"]]
+    answer = http.post(f"/v2/models/{name}/infer", json={"inputs": inputs, "outputs": outputs})
+    if name in NEEDS:
+        assert answer.status_code == 400
+        assert NEEDS[name] in answer.json()["error"]
+        return
+    assert answer.is_success, answer.text
+    weighted = any(i["name"] == "sample_weight" for i in inputs)
+    for said, found in zip(metadata["outputs"], answer.json()["outputs"], strict=True):
+        # Counts of weighted samples are no integers.
+        datatype = "FP64" if weighted and said["name"] in COUNTS else said["datatype"]
+        assert (found["name"], found["datatype"]) == (said["name"], datatype)
+        assert len(found["shape"]) == len(said["shape"]), said["name"]
+        assert all(axis in (-1, found_axis) for axis, found_axis in zip(said["shape"], found["shape"], strict=True))
