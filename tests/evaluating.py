@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd.evaluation import Batch, evaluate
+from lossd.evaluation.batch import Batch
+from lossd.evaluation.evaluate import evaluate
 from lossd.job import Column
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
 
 Tensors = Mapping[str, Tensor]

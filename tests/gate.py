@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lossd.engine import supervision
+from lossd.engine import worker_process as supervision
 
 # What a worker does before anything else; where the file says so, it ends at once.
 WAIT = """

@@ -18,10 +18,10 @@ from typing import IO, Any
 import uvicorn
 
 from lossd.api import create_app
-from lossd.api.connection import http_for
+from lossd.api.http.connection import http_for
 from lossd.api.server import Forwarded
+from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
-from lossd.settings import Settings
 
 
 @dataclass

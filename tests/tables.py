@@ -12,9 +12,9 @@ from pydantic import ByteSize
 
 from docs.families import by_family
 from lossd.api.catalogue import describe_options
-from lossd.diagnostics import WARNINGS
+from lossd.configuration.settings import Settings
+from lossd.evaluation.diagnostics import WARNINGS
 from lossd.metrics import METRICS, TASKS
-from lossd.settings import Settings
 from lossd_client.errors import PROBLEMS
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lossd import settings
-from lossd.settings import _cores, _memory_bytes, _part_of_memory
+from lossd.configuration import settings
+from lossd.configuration.settings import _cores, _memory_bytes, _part_of_memory
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 from api.test_tls import make
 from lossd.api import create_app
 from lossd.cli import main
+from lossd.configuration.preflight import StartError, check_variables
+from lossd.configuration.settings import Settings
 from lossd.engine.inline import InlineEngine
 from lossd.engine.process import ProcessEngine
 from lossd.fronts.port import bind
-from lossd.preflight import StartError, check_variables
-from lossd.settings import Settings
 from lossd_client import LossClient
 
 SERVE = (sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--threads=1", "--compiled=false")
@@ -289,7 +289,7 @@ def test_a_device_of_a_higher_number_than_there_are_is_said() -> None:
 
 
 def test_a_worker_that_never_was_ready_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lossd.engine.supervision.COMMAND", (sys.executable, "-c", "raise SystemExit(41)"))
+    monkeypatch.setattr("lossd.engine.worker_process.COMMAND", (sys.executable, "-c", "raise SystemExit(41)"))
     assert said_by(ProcessEngine) == [
         "the worker on cpu ended 3 times before it was ready, the last time with status 41; see the log"
     ]

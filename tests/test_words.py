@@ -13,8 +13,8 @@ import lossd
 from evaluating import alone
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
-from lossd.planning import make_plan
-from lossd.request import MetricOptions
+from lossd.request.options import MetricOptions
+from lossd.request.planning import make_plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody, MissingInput, Problem, ShapeMismatch
 from lossd_client.messages import INPUTS
 from lossd_client.wire import json

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import torch
 
-from lossd.engine.slab import arrange
-from lossd.engine.worker import answer
-from lossd.planning import make_plan
+from lossd.arrangement import arrange
+from lossd.evaluation.in_memory import evaluate_in_memory
+from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
 from lossd_client.exchange import Answer
 from lossd_client.messages import Evaluation, compose, read_evaluation
@@ -68,9 +68,8 @@ def evaluate(
     for column, offset in zip(recipe.inputs, arrangement.offsets, strict=False):
         data = tensors[column.name].data
         memory[offset : offset + len(data)] = data
-    manifest = {"batch": 1, "recipe": recipe.text, "rows": [job.rows], "numbers": [job.numbers]}
-    reply = answer({**manifest, "offsets": arrangement.offsets}, memory, torch.device(device))
-    [(failed, text)] = reply.answers
+    manifest = {"recipe": recipe.text, "rows": [job.rows], "numbers": [job.numbers], "offsets": arrangement.offsets}
+    [(failed, text)], _ = evaluate_in_memory(manifest, memory, torch.device(device))
     if failed:
         raise Problem.from_json(orjson.loads(text))
     view = memoryview(memory)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["JsonFormatter", "Line", "configure", "start"]
 

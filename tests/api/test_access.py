@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from lossd.api import create_app
 from lossd.api.access import FOLDERS, PAGES
 from lossd.cli import main
-from lossd.keys import Keys, fresh_key, key_line
-from lossd.settings import Settings
+from lossd.configuration.keys import Keys, fresh_key, key_line
+from lossd.configuration.settings import Settings
 from lossd_client import LossClient
 from lossd_client.errors import Unauthorized
 from serving import Running, running

@@ -12,9 +12,9 @@ import uvicorn
 import uvloop
 
 from lossd.api import create_app, server
-from lossd.api.connection import http_for
+from lossd.api.http.connection import http_for
+from lossd.configuration.settings import Settings
 from lossd.engine import create_engine
-from lossd.settings import Settings
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: lossd\r\n\r\n"
 COUNT = 40

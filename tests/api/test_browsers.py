@@ -11,8 +11,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from lossd.keys import fresh_key
-from lossd.settings import Settings
+from lossd.configuration.keys import fresh_key
+from lossd.configuration.settings import Settings
 from serving import Running, running
 
 KEY = fresh_key()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossd.api.compression import ENCODINGS, PIECE_OUTPUT_BYTES, Unpacker
+from lossd.api.http.compression import ENCODINGS, PIECE_OUTPUT_BYTES, Unpacker
 from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
 from serving import Running, running

@@ -13,7 +13,7 @@ import pytest
 
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import Connection, Response, head
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from serving import Running, running
 
 LATE = 6

@@ -15,7 +15,7 @@ from chaos.bodies import HEADERS, PATH, focal
 from chaos.fairness import GREEDY, KEYS, MODEST, measure
 from chaos.http import Connection, head
 from chaos.service import served
-from lossd.keys import key_line
+from lossd.configuration.keys import key_line
 from serving import running
 
 ROUNDS = 4

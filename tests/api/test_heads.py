@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lossd.api import create_app
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from serving import Running, running
 
 PATHS = [

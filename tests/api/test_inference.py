@@ -17,7 +17,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.http import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from lossd.api.inference_openapi import InferResponse
+from lossd.api.inference.openapi import InferResponse
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
 from serving import running

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lossd.api.inference_models import models
+from lossd.api.inference.models import models
 from serving import running
 
 NEEDS = {

@@ -13,7 +13,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from lossd import __version__
-from lossd.keys import fresh_key, key_line
+from lossd.configuration.keys import fresh_key, key_line
 from serving import Running, running
 
 ALICE, BOB = fresh_key(), fresh_key()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from lossd_client.errors import Problem, UnknownLoss
 from serving import Running, running
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from lossd_client import LossClient
 from serving import certificate, command
 

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from lossd.keys import fresh_key
+from lossd.configuration.keys import fresh_key
 from serving import Running, running
 
 KEY = fresh_key()
@@ -156,7 +156,7 @@ def test_no_value_and_no_key_is_in_a_span(http: httpx.Client, spans: InMemorySpa
 
 
 def test_without_the_setting_it_is_not_even_loaded() -> None:
-    script = "import sys; from lossd.api import create_app; from lossd.settings import Settings; "
+    script = "import sys; from lossd.api import create_app; from lossd.configuration.settings import Settings; "
     script += (
         "create_app(Settings(engine='inline')); print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
     )

@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from lossd.api import turns as module
-from lossd.api.exchange import CLIENT, Exchange
-from lossd.api.turns import REQUEST_BYTES, WINDOW_BYTES, Turns
-from lossd.settings import Settings
+from lossd.api.http import fairness as module
+from lossd.api.http.exchange import CLIENT, Exchange
+from lossd.api.http.fairness import REQUEST_BYTES, WINDOW_BYTES, Turns
+from lossd.configuration.settings import Settings
 from lossd_client.errors import DeadlineExceeded, QueueFull
 
 WINDOW = WINDOW_BYTES // REQUEST_BYTES

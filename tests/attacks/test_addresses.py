@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from lossd.api.log import _path
-from lossd.curves import MAX_LINES, curve
-from lossd.keys import fresh_key
-from lossd.literal import literal
+from lossd.api.observability.access_log import _path
+from lossd.configuration.keys import fresh_key
+from lossd.pictures.curves import MAX_LINES, curve
+from lossd.request.literal import literal
 from lossd_client.errors import InvalidRequest, MalformedBody
 
 KIB = 1 << 10

@@ -15,10 +15,10 @@ import orjson
 import pytest
 
 import lossd
-from lossd.api.texts import INLINE_BYTES
+from lossd.api.http.texts import INLINE_BYTES
 from lossd.metrics import METRICS
 from lossd.metrics.lists import LISTED_CLASSES
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.errors import TooLarge
 from lossd_client.wire import Tensor, json, oip, safetensors
 from serving import Running, running

@@ -16,7 +16,7 @@ import pytest
 from api.test_tls import make, openssl, serving
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, Response, head
-from lossd.api import connection as connections
+from lossd.api.http import connection as connections
 from serving import running
 
 MOST = 4

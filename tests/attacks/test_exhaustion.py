@@ -22,16 +22,18 @@ import torch
 
 from evaluating import alone, layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
-from lossd import planning
-from lossd.api import curves, evaluate, inference, negotiation
-from lossd.engine import link
-from lossd.engine.slab import arrange_shared
+from lossd.api import curves, evaluate
+from lossd.api.http import negotiation
+from lossd.api.inference import route as inference
+from lossd.arrangement import arrange_shared
+from lossd.engine import remote_worker as link
 from lossd.job import _RECIPES, MAX_PAIRS
-from lossd.kin import RECIPES
 from lossd.losses import REGISTRY, formula
 from lossd.lru import LRU
 from lossd.metrics import METRICS
-from lossd.planning import make_plan
+from lossd.request import planning
+from lossd.request.planning import make_plan
+from lossd.request.recipe_cache import RECIPES
 from lossd_client.errors import PROBLEMS
 from losses.case import Case
 from losses.cases import CASES
@@ -104,7 +106,7 @@ CACHES: dict[str, LRU[Any, Any]] = {
 
 def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
     """Another kind of cache is met only where the operator, or the code, says what it holds."""
-    own = {"losses/perceptual.py", "api/inference_models.py", "api/explorer/__init__.py", "cli/serve.py"}
+    own = {"losses/perceptual.py", "api/inference/models.py", "api/explorer/__init__.py", "cli/serve.py"}
     root = Path(evaluate.__file__).parents[1]
     found = {
         str(path.relative_to(root))

@@ -11,7 +11,7 @@ import pytest
 
 from lossd.api.evaluate import MAX_REQUEST_BYTES, plan_of
 from lossd.losses import REGISTRY
-from lossd.request import MAX_FIELDS, Envelope, MetricOptions
+from lossd.request.options import MAX_FIELDS, Envelope, MetricOptions
 from lossd_client.errors import Problem, TooLarge
 
 MIB = 1 << 20

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from lossd.api import connection as connections
+from lossd.api.http import connection as connections
 from serving import Running, running
 
 KEY = "a-key-that-nobody-could-ever-guess-0123456789"

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from evaluating import alone, layout
+from lossd.configuration.keys import fresh_key, key_line
+from lossd.configuration.settings import Settings
 from lossd.engine.inline import InlineEngine
 from lossd.job import Job
-from lossd.keys import fresh_key, key_line
-from lossd.planning import make_plan
-from lossd.settings import Settings
+from lossd.request.planning import make_plan
 from lossd_client.errors import QueueFull, TooLarge
 from serving import Running, running
 

@@ -17,7 +17,7 @@ from typing import IO
 
 import httpx
 
-from lossd.keys import key_line
+from lossd.configuration.keys import key_line
 
 START_S = 120.0
 

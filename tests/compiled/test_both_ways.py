@@ -13,7 +13,7 @@ from torch import Tensor
 from evaluating import Evaluated, alone, layout, together
 from lossd import compiled
 from lossd.losses import REGISTRY
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from losses.case import Case, Parameters
 from losses.cases import CASES
 

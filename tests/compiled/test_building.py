@@ -19,7 +19,7 @@ from lossd.compiled import order, passes
 from lossd.compiled.building import Compiler, build, load_kept
 from lossd.compiled.store import Store
 from lossd.job import Recipe
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 
 ROWS = "rows float32"
 

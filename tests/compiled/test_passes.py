@@ -20,7 +20,7 @@ from lossd.compiled import Pass
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}

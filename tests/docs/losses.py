@@ -14,7 +14,7 @@ from lossd import metrics
 from lossd.api.catalogue import describe_loss
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss
-from lossd.request import MetricOptions
+from lossd.request.options import MetricOptions
 
 Ask = Callable[[Mapping[str, Any]], Any]
 """Posts a request to ``/v1/evaluate`` and returns the answer."""

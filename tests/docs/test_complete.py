@@ -13,7 +13,7 @@ from docs.snippets import ROOT, documents
 from excerpts import excerpt
 from excerpts import filled as cut
 from lossd.api import create_app
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from lossd_client.errors import PROBLEMS
 
 MANUAL = "\n".join(path.read_text() for path in documents())

@@ -12,7 +12,7 @@ from pydantic import ByteSize, TypeAdapter
 
 from docs.snippets import ROOT
 from lossd.api import create_app
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -16,7 +16,7 @@ from docs.provoked import REQUESTS, UNPROVOKED
 from lossd import cli
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
-from lossd.planning import listed_inputs
+from lossd.request.planning import listed_inputs
 from lossd_client.errors import PROBLEMS
 from serving import running
 
@@ -65,7 +65,7 @@ def test_every_problem_s_page_shows_one_of_its_type(built: Path) -> None:
 
 def test_every_route_is_in_the_reference(built: Path) -> None:
     from lossd.api import create_app
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
     reference = "".join((built / f"pages/reference/{name}.md").read_text() for name in ("http", "inference"))
     for path, methods in create_app(Settings(engine="inline")).openapi()["paths"].items():

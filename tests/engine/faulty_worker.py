@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from lossd import evaluation
 from lossd.engine import worker
+from lossd.evaluation import evaluate as evaluation
+from lossd.evaluation.batch import Batch
 
 FAULTS = {int(rows): fault for rows, fault in json.loads(os.environ["LOSSD_TEST_FAULTS"]).items()}
 PLACE = Path(os.environ["LOSSD_TEST_PLACE"])
@@ -38,7 +39,7 @@ def plod(seconds: float) -> None:
         torch.ones(100_000).cumsum(0)
 
 
-def with_faults(batch: evaluation.Batch) -> object:
+def with_faults(batch: Batch) -> object:
     with (PLACE / "evaluated").open("a") as log:
         log.write(f"{list(batch.rows)}\n")
     fault = FAULTS.get(batch.rows[0], "")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
-from lossd.engine.frames import LENGTH, Reply, take_replies
-from lossd.engine.slab import Slab, SlabPool, arrange
-from lossd.planning import make_plan
+from lossd.arrangement import arrange
+from lossd.engine.protocol import LENGTH, Reply, take_replies
+from lossd.engine.slab import Slab, SlabPool
+from lossd.request.planning import make_plan
 
 
 @dataclass

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossd.arrangement import Arrangement, arrange, arrange_shared
+from lossd.configuration.settings import Settings
 from lossd.engine.batcher import REQUEST_BYTES, Batch, Batcher, Ticket
 from lossd.engine.inline import InlineEngine
-from lossd.engine.slab import Arrangement, Lease, SlabPool, arrange, arrange_shared
+from lossd.engine.slab import Lease, SlabPool
 from lossd.job import Job, Recipe
-from lossd.planning import make_plan
-from lossd.settings import Settings
+from lossd.request.planning import make_plan
 
 
 @pytest.fixture

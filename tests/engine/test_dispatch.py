@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from lossd.configuration.settings import Settings
 from lossd.engine.batcher import WORTH_REQUESTS, Batch
-from lossd.engine.link import Worker
 from lossd.engine.process import ProcessEngine
+from lossd.engine.remote_worker import Worker
 from lossd.job import Job
-from lossd.planning import make_plan
-from lossd.settings import Settings
+from lossd.request.planning import make_plan
 
 
 class Noting(Worker):

@@ -19,8 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from lossd.engine import supervision
-from lossd.engine.supervision import Patience
+from lossd.engine import worker_process as supervision
+from lossd.engine.worker_process import Patience
 from lossd_client import wire
 from lossd_client.wire import safetensors
 from serving import Running

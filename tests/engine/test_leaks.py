@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lossd.configuration.settings import Settings
 from lossd.engine import Engine
 from lossd.engine.inline import InlineEngine
 from lossd.engine.process import ProcessEngine
-from lossd.planning import make_plan
-from lossd.settings import Settings
+from lossd.request.planning import make_plan
 from lossd_client import wire
 from lossd_client.errors import Unavailable
 from lossd_client.wire import safetensors

@@ -16,10 +16,10 @@ import torch
 
 from engine.sending import Sender
 from lossd.engine import pipeline as module
+from lossd.engine.heartbeat import Pulse
 from lossd.engine.pipeline import Pipeline
-from lossd.engine.pulse import Pulse
-from lossd.engine.reception import Fronts
 from lossd.engine.worker import serve_ahead
+from lossd.engine.worker_connections import Fronts
 from lossd_client.errors import TooLarge
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lossd.engine import worker
-from lossd.engine.frames import Reply
+from lossd.engine.protocol import Reply
+from lossd.evaluation.in_memory import Text
 
 POLL_S = 0.02
 
@@ -38,10 +39,10 @@ class Asking:
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, pauses_s: list[float], requests: int = 1) -> list[bool]:
-    def answer(manifest: dict[str, Any], *_: Any) -> Reply:
-        return Reply(manifest["batch"], 0, 0, [(False, b"{}")] * manifest["requests"])
+    def evaluated(manifest: dict[str, Any], *_: Any) -> tuple[list[Text], int]:
+        return [(False, b"{}")] * manifest["requests"], 0
 
-    monkeypatch.setattr(worker, "answer", answer)
+    monkeypatch.setattr(worker, "evaluate_in_memory", evaluated)
     asking = Asking(pauses_s, requests)
     worker.serve(asking, torch.device("cpu"), Mock(), POLL_S)  # type: ignore[arg-type]
     return asking.looked

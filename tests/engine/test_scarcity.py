@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fronts.group import eventually, is_alive
-from lossd.engine import supervision
+from lossd.engine import worker_process as supervision
 from lossd.engine.slab import SlabPool
 from lossd_client import wire
 from lossd_client.wire import safetensors

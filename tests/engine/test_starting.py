@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gate import Gate
-from lossd.engine.supervision import MAX_STARTS, Patience
+from lossd.engine.worker_process import MAX_STARTS, Patience
 from serving import Running, running
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
@@ -155,7 +155,7 @@ def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_
 
 
 def test_a_worker_that_cannot_even_be_made_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lossd.engine import supervision
+    from lossd.engine import worker_process as supervision
 
     monkeypatch.setattr(supervision, "COMMAND", ("/nowhere/python",))
     monkeypatch.setattr(Patience, "delay_s", lambda self: 0.05)

@@ -9,7 +9,7 @@ import pytest
 
 import lossd
 from lossd.losses import REGISTRY
-from lossd.planning import listed_inputs
+from lossd.request.planning import listed_inputs
 
 SMOOTH = {("mse", "error"), ("cross_entropy", "margin"), ("nt_xent", "cosine"), ("vae", "mean")}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from lossd.api import create_app
-from lossd.settings import Settings
+from lossd.configuration.settings import Settings
 from serving import Running, running
 
 schemathesis = pytest.importorskip("schemathesis")

@@ -18,7 +18,7 @@ from evaluating import alone
 from lossd.losses import formula as grammar
 from lossd.losses.formula import FormulaError, parse
 from lossd.losses.operations import OPERATIONS
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, MissingInput, NotEvaluable, ShapeMismatch, UnknownInput
 
 

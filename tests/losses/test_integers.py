@@ -13,7 +13,7 @@ from torch import Tensor
 import lossd
 from evaluating import alone
 from lossd.losses import REGISTRY
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.wire import json
 from losses.case import Case
 from losses.cases import CASES

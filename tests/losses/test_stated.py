@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluating import alone
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
 

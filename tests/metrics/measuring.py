@@ -13,7 +13,7 @@ import torch
 
 from lossd import metrics
 from lossd.losses.reduction import Segments
-from lossd.request import MetricOptions
+from lossd.request.options import MetricOptions
 
 Array = npt.NDArray[Any]
 Request = Mapping[str, Array]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lossd import metrics
-from lossd.request import MetricOptions
+from lossd.request.options import MetricOptions
 from metrics.measuring import Request, alike, measure
 from metrics.tables import TABLES, Table
 

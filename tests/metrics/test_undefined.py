@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from lossd import metrics
 from lossd.compiled import averages
-from lossd.planning import make_plan
+from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest
 from metrics.measuring import alike, measure
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lossd import report
+from lossd.cli import report
 from lossd_client import LossClient
 
 EPOCHS = 20

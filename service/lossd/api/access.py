@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lossd.api.exchange import CLIENT, Exchange, refusal
-from lossd.keys import Keys
+from lossd.api.http.exchange import CLIENT, Exchange, refusal
+from lossd.configuration.keys import Keys
 from lossd_client.errors import Problem, Unauthorized
 
 if TYPE_CHECKING:
-    from lossd.api.telemetry import Telemetry
-    from lossd.settings import Settings
+    from lossd.api.observability.telemetry import Telemetry
+    from lossd.configuration.settings import Settings
 
 __all__ = ["Access", "is_page", "keys_of", "turn_away"]
 

@@ -18,28 +18,29 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
-from lossd.api import catalogue, curves, docs, explorer, openapi, operations
+from lossd.api import catalogue, curves, docs, explorer, openapi
 from lossd.api.access import Access, keys_of
-from lossd.api.compression import MIN_BYTES, PackedPages
 from lossd.api.evaluate import Evaluate
-from lossd.api.exchange import TELEMETRY, refusal, request_id
 from lossd.api.headers import PageHeaders
-from lossd.api.inference import PREFIX, Inference
-from lossd.api.log import AccessLog, PageLog
+from lossd.api.http.compression import MIN_BYTES, PackedPages
+from lossd.api.http.exchange import TELEMETRY, refusal, request_id
+from lossd.api.http.fairness import Turns
+from lossd.api.http.sending import Heads
+from lossd.api.inference.route import PREFIX, Inference
+from lossd.api.observability import operations
+from lossd.api.observability.access_log import AccessLog, PageLog
+from lossd.api.observability.telemetry import Telemetry
 from lossd.api.origins import Origins
 from lossd.api.prefix import Prefix
-from lossd.api.sending import Heads
-from lossd.api.telemetry import Telemetry
-from lossd.api.turns import Turns
+from lossd.configuration.preflight import check_variables
+from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
 from lossd.fronts.member import Member
-from lossd.preflight import check_variables
-from lossd.settings import Settings
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
-    from lossd.api.tracing import Tracing
+    from lossd.api.observability.tracing import Tracing
 
 __all__ = ["create_app"]
 
@@ -166,7 +167,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
 
 def _tracing() -> Tracing:
     """Loaded where it is asked for: it is an extra, and takes a while."""
-    from lossd.api.tracing import Tracing
+    from lossd.api.observability.tracing import Tracing
 
     return Tracing()
 

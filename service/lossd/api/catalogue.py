@@ -10,8 +10,8 @@ from lossd import metrics
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
-from lossd.planning import listed_inputs
-from lossd.request import MetricOptions
+from lossd.request.options import MetricOptions
+from lossd.request.planning import listed_inputs
 from lossd_client.errors import UnknownMetric
 from lossd_client.wire.quoting import quoted
 

@@ -21,12 +21,12 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from lossd.api.exchange import Exchange, cancel_on_disconnect
-from lossd.curves import OPTIONS, Answer, Line, curve
+from lossd.api.http.exchange import Exchange, cancel_on_disconnect
+from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
-from lossd.literal import literal
 from lossd.lru import LRU
-from lossd.settings import Settings
+from lossd.pictures.curves import OPTIONS, Answer, Line, curve
+from lossd.request.literal import literal
 from lossd_client.errors import QueueFull, TooLarge
 from lossd_client.wire import Tensor, json
 
@@ -224,7 +224,7 @@ class _OneAtATime:
 
 
 def _draw(document: bytes, form: str, theme: str) -> bytes:
-    command = [sys.executable, "-P", "-m", "lossd.plots", "curve", form, theme]
+    command = [sys.executable, "-P", "-m", "lossd.pictures.plots", "curve", form, theme]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
     if run.returncode:

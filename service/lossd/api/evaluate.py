@@ -1,6 +1,6 @@
 """``POST /v1/evaluate``: from the socket to a slab, and from the slab to the socket.
 
-Tensors are parsed in :mod:`lossd_client.wire` and checked in :mod:`lossd.planning` and :mod:`lossd.plan`, not here.
+:mod:`lossd_client.wire` parses tensors and :mod:`lossd.request` checks them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import asyncio
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from lossd.api.exchange import Exchange, Send
-from lossd.api.negotiation import media_weight, weights
-from lossd.api.route import Route
-from lossd.api.sending import Headers, Pieces
-from lossd.api.texts import INLINE_BYTES, beside
+from lossd.api.evaluation_route import Route
+from lossd.api.http.exchange import Exchange, Send
+from lossd.api.http.negotiation import media_weight, weights
+from lossd.api.http.sending import Headers, Pieces
+from lossd.api.http.texts import INLINE_BYTES, beside
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
 from lossd.lru import LRU, remembered
-from lossd.plan import Plan
-from lossd.planning import make_plan, plan_bytes
+from lossd.request.plan import Plan
+from lossd.request.planning import make_plan, plan_bytes
 from lossd_client.errors import (
     InvalidRequest,
     MalformedBody,
@@ -227,7 +227,7 @@ def plan_of(text: bytes) -> Plan:
 
     Raises:
         TooLarge: The text is no request without its tensors.
-        Problem: See :func:`lossd.planning.make_plan`.
+        Problem: See :func:`lossd.request.planning.make_plan`.
     """
     if len(text) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request has {len(text)} bytes beside its tensors; at most {MAX_REQUEST_BYTES} are read")

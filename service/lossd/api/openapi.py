@@ -7,9 +7,9 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from lossd.api import inference_openapi
+from lossd.api.inference import openapi as inference_openapi
 from lossd.losses import REGISTRY
-from lossd.request import GradientOptions, MetricOptions
+from lossd.request.options import GradientOptions, MetricOptions
 from lossd_client.errors import PROBLEMS
 from lossd_client.wire import DTYPES, json, safetensors
 

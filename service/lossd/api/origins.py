@@ -26,8 +26,8 @@ from lossd_client.errors import Forbidden, Problem, UnsupportedMediaType
 from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
-    from lossd.api.telemetry import Telemetry
-    from lossd.settings import Settings
+    from lossd.api.observability.telemetry import Telemetry
+    from lossd.configuration.settings import Settings
 
 __all__ = ["Origins"]
 

@@ -18,19 +18,19 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lossd.api import tls
 from lossd.api.app import Service, create_app
-from lossd.api.connection import Http, http_for
-from lossd.api.refusing import Crowded
+from lossd.api.http.connection import Http, http_for
+from lossd.api.http.refusing import Crowded
+from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
+from lossd.fronts.health import path_of
 from lossd.fronts.member import Member
 from lossd.fronts.port import BACKLOG, bind
-from lossd.health import path_of
 from lossd.logs import configure
-from lossd.preflight import StartError
 
 if TYPE_CHECKING:
+    from lossd.configuration.settings import Settings
     from lossd.engine import Engine
     from lossd.fronts import Place
-    from lossd.settings import Settings
 
 __all__ = ["serve"]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lossd.preflight import StartError, load_certificate
+from lossd.configuration.preflight import StartError, load_certificate
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["Handshakes", "context_for", "renew"]
 

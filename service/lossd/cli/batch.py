@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lossd_client.errors import Problem, QueueFull, Unauthorized, Unavailable
 
 if TYPE_CHECKING:
-    from lossd.files import Source
+    from lossd.cli.files import Source
     from lossd_client import Evaluation
 
 __all__ = ["Evaluate", "Outcome", "Tally", "outcomes"]

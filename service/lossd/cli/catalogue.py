@@ -30,8 +30,8 @@ lossd metrics --json
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, as_json: bool) -> None:
     """List the losses, or show all about the one called NAME."""
-    from lossd import report
     from lossd.api.catalogue import describe_loss
+    from lossd.cli import report
     from lossd.losses import REGISTRY
 
     if name:
@@ -58,8 +58,8 @@ def losses(name: str | None, long_form: bool, as_json: bool) -> None:
 def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     """List the metrics of every task, or of TASK."""
     from lossd import metrics as of_lossd
-    from lossd import report
     from lossd.api.catalogue import describe_options
+    from lossd.cli import report
     from lossd_client.errors import UnknownMetric
 
     if task is not None:

@@ -63,7 +63,7 @@ def curve(
 
         click.echo(text(document))
     elif output is None:
-        from lossd import report
+        from lossd.cli import report
 
         report.console().print(report.curve(document))
 

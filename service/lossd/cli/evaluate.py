@@ -12,7 +12,7 @@ import click
 from lossd.cli import known
 from lossd.cli.options import Address, LossCommand, api_key, as_text
 from lossd.cli.plot import KINDS, Image
-from lossd.literal import literal
+from lossd.request.literal import literal
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
@@ -160,7 +160,7 @@ def _inputs_of(of: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str,
     """The inputs of a loss, in its order, and whether they are optional."""
     if not described.get("inputs_of_terms"):
         return {entry["name"]: entry["optional"] for entry in described["inputs"]}
-    from lossd.planning import make_plan
+    from lossd.request.planning import make_plan
 
     return {entry.name: entry.optional for entry in make_plan({"loss": of}).inputs}
 
@@ -180,7 +180,7 @@ def _check(
     of: Mapping[str, Any] | None, task: str | None, measured: Mapping[str, Any] | None, outputs: list[str] | None
 ) -> None:
     """Say what is wrong with the request itself once, not once a file."""
-    from lossd.planning import make_plan
+    from lossd.request.planning import make_plan
 
     subject = {"loss": of, "outputs": outputs} if of else {"task": task}
     make_plan({**subject, "metrics": measured} if measured else subject)
@@ -201,7 +201,7 @@ def _asking(url: str | None) -> Iterator[Ask]:
 
 
 def _write_gradient(path: Path, answer: Evaluation) -> None:
-    from lossd import files
+    from lossd.cli import files
 
     try:
         files.write(path, answer.gradients)
@@ -210,13 +210,13 @@ def _write_gradient(path: Path, answer: Evaluation) -> None:
 
 
 def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: bool) -> None:
-    from lossd import report
+    from lossd.cli import report
     from lossd.cli.results import results_file, text
 
     with results_file(output) as rows:
         if rows is not None:
             from lossd.cli.batch import Outcome
-            from lossd.files import Source
+            from lossd.cli.files import Source
 
             rows.add(Outcome(Source(title, {}), 0, 0.0, answer))
     if as_json:
@@ -227,7 +227,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
 
 def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:
     """The inputs by name: those given by name first, then arrays without one in the order of those still missing."""
-    from lossd import files
+    from lossd.cli import files
 
     inputs: dict[str, Any] = {}
     for item in named:

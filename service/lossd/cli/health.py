@@ -11,7 +11,7 @@ from lossd.cli.help import Command
 from lossd.cli.options import Address
 
 if TYPE_CHECKING:
-    from lossd.health import Answer
+    from lossd.fronts.health import Answer
 
 __all__ = ["COMMANDS"]
 
@@ -61,7 +61,7 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
 def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, Answer]:
     from http.client import HTTPException
 
-    from lossd.health import ask
+    from lossd.fronts.health import ask
 
     address, port = _choose(port)
     name = f"the service on port {port}"
@@ -77,7 +77,7 @@ def _choose(port: int | None) -> tuple[str, int]:
     """The service that is meant: where it listens."""
     import os
 
-    from lossd.health import services
+    from lossd.fronts.health import services
 
     there_are = services()
     if port is None and len(there_are) > 1:
@@ -94,7 +94,7 @@ def _choose(port: int | None) -> tuple[str, int]:
 def _ask_there(url: str, path: str, timeout_s: float) -> tuple[str, Answer]:
     import httpx
 
-    from lossd.health import Answer
+    from lossd.fronts.health import Answer
 
     try:
         found = httpx.get(url.rstrip("/") + path, timeout=timeout_s)

@@ -16,7 +16,7 @@ def key(name: str) -> None:
 
     The line alone goes to standard output, so that a file can collect it: lossd key NAME >> keys
     """
-    from lossd.keys import fresh_key, key_line
+    from lossd.configuration.keys import fresh_key, key_line
 
     fresh = fresh_key()
     try:

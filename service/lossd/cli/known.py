@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 import lossd
-from lossd.caches import user_cache
+from lossd.configuration.folders import user_cache
 
 __all__ = ["known", "losses", "metrics", "tasks"]
 

@@ -12,7 +12,7 @@ import click
 import numpy as np
 from rich.text import Text
 
-from lossd import files, report
+from lossd.cli import files, report
 from lossd.cli.batch import Evaluate, Outcome, Tally, outcomes
 from lossd.cli.plot import write
 from lossd.cli.results import document, figures, results_file, text

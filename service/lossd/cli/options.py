@@ -11,7 +11,7 @@ import click
 
 from lossd.cli.help import Command
 from lossd.cli.known import known
-from lossd.literal import literal
+from lossd.request.literal import literal
 
 __all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe", "option_name"]
 
@@ -125,7 +125,7 @@ def as_text(parameters: Mapping[str, Any]) -> str:
 
 
 class _Literal(click.ParamType[Any]):
-    """See :func:`lossd.literal.literal`."""
+    """See :func:`lossd.request.literal.literal`."""
 
     name = "json"
 

@@ -62,9 +62,9 @@ def metrics_of(kind: str, task: str) -> list[str]:
 
 
 def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options: Any) -> dict[str, Any]:
-    """A loss's curve, evaluated here; see :func:`lossd.curves.curve`."""
+    """A loss's curve, evaluated here; see :func:`lossd.pictures.curves.curve`."""
     from lossd import evaluate
-    from lossd.curves import Answer, Line, curve
+    from lossd.pictures.curves import Answer, Line, curve
 
     def answers(line: Line) -> list[Answer]:
         request = line.request
@@ -77,7 +77,7 @@ def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options
 
 def write(path: Path, kind: str, document: Mapping[str, Any], theme: str = "auto") -> None:
     """Draw into a file."""
-    from lossd import plots
+    from lossd.pictures import plots
 
     try:
         image = plots.draw(kind, document, form=path.suffix[1:], theme=theme)  # type: ignore[arg-type]  # both are checked

@@ -18,7 +18,7 @@ from lossd.cli.help import Command
 from lossd.cli.options import option_name
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["ALLOCATOR", "COMMANDS"]
 
@@ -57,7 +57,7 @@ def serve(**given: Any) -> None:
     """
     _hold_descriptors()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until there is something to read again; kept meanwhile
-    from lossd.preflight import StartError
+    from lossd.configuration.preflight import StartError
 
     try:
         status = _serve({name: value for name, value in given.items() if value is not None})
@@ -75,9 +75,9 @@ class _CannotStart(click.ClickException):
 
 def _serve(given: dict[str, Any]) -> int:
     """Check all that can be checked, then serve; the exit status."""
+    from lossd.configuration.preflight import check_needs, variable
     from lossd.fronts import Place
     from lossd.fronts.port import listen, take
-    from lossd.preflight import check_needs, variable
 
     settings, links = _settings(given)
     if not Place.is_given():
@@ -115,8 +115,8 @@ def _settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
     """The settings, and variables that look like some and are Kubernetes' own."""
     from pydantic import ValidationError
 
-    from lossd.preflight import StartError, check_variables
-    from lossd.settings import Settings
+    from lossd.configuration.preflight import StartError, check_variables
+    from lossd.configuration.settings import Settings
 
     links = check_variables(os.environ)
     try:
@@ -135,8 +135,8 @@ _PLAIN = {
 
 
 def _fault(fault: Any, given: Collection[str]) -> str:
-    from lossd.preflight import variable
-    from lossd.settings import SECRETS
+    from lossd.configuration.preflight import variable
+    from lossd.configuration.settings import SECRETS
 
     said = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
     if not fault["loc"]:  # of several together
@@ -176,7 +176,7 @@ def _hold_descriptors() -> None:
 def _setting_options() -> tuple[click.Parameter, ...]:
     from pydantic import ByteSize
 
-    from lossd.settings import SECRETS, Settings
+    from lossd.configuration.settings import SECRETS, Settings
 
     options = []
     for name, setting in Settings.model_fields.items():

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lossd.caches import user_cache
+from lossd.configuration.folders import user_cache
 
 __all__ = ["Store"]
 

@@ -17,16 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from lossd.arrangement import arrange, arrange_shared
 from lossd.compiled import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
-from lossd.engine.slab import Lease, SlabPool, arrange, arrange_shared
-from lossd.engine.waiting import Waiting
+from lossd.engine.long_waits import Waiting
+from lossd.engine.slab import Lease, SlabPool
 from lossd.job import Job
 from lossd_client.errors import DeadlineExceeded, Problem, TooLarge, Unavailable
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_engine"]
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
-from lossd.engine.slab import Arrangement, Lease
+from lossd.arrangement import Arrangement
+from lossd.engine.slab import Lease
 from lossd.job import Job, Recipe
 
 if TYPE_CHECKING:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
-from lossd.engine.frames import Reply, decode_answers
+from lossd.engine.protocol import Reply, decode_answers
 from lossd_client.errors import InternalError
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["InlineEngine"]
 
@@ -82,23 +81,24 @@ class InlineEngine(Engine):
     def _forget(self, slab_id: int) -> None:
         pass  # the pool's own mapping is the only one
 
-    def _evaluate(self, batch: Batch) -> tuple[Reply, float]:
+    def _evaluate(self, batch: Batch) -> Reply:
         import torch
 
-        from lossd.engine.worker import answer
+        from lossd.evaluation.in_memory import evaluate_in_memory
 
-        begin = time.perf_counter()
-        reply = answer(batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device))
-        return reply, time.perf_counter() - begin
+        texts, compute_ns = evaluate_in_memory(
+            batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device)
+        )
+        return Reply(batch.id, 0, compute_ns, texts)
 
-    def _evaluated(self, batch: Batch, done: asyncio.Future[tuple[Reply, float]]) -> None:
+    def _evaluated(self, batch: Batch, done: asyncio.Future[Reply]) -> None:
         self._running = None
         self._dispatch()
         if (error := done.exception()) is not None:
             self._fail(batch, InternalError(f"the evaluation failed: {error}"))
             return
-        reply, compute_s = done.result()
-        self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, compute_s)
+        reply = done.result()
+        self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
 
 def _load(settings: Settings) -> str | None:
@@ -106,7 +106,7 @@ def _load(settings: Settings) -> str | None:
     import torch
 
     from lossd import compiled
-    from lossd.failures import unusable
+    from lossd.evaluation.device_errors import unusable
 
     if (why := unusable(torch.device(settings.device))) is not None:
         return why

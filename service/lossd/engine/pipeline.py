@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossd.columns import columns_in
-from lossd.evaluation import Batch, evaluate
+from lossd.evaluation.batch import Batch
+from lossd.evaluation.columns import columns_in
+from lossd.evaluation.evaluate import evaluate
 from lossd.job import Recipe
 from lossd_client.errors import Problem
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
-from lossd.engine.link import Worker
-from lossd.engine.lookout import Lookout
-from lossd.engine.supervision import MAX_STARTS
+from lossd.engine.polling import Lookout
+from lossd.engine.remote_worker import Worker
+from lossd.engine.worker_process import MAX_STARTS
 from lossd_client.errors import InternalError
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["ProcessEngine"]
 

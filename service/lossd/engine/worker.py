@@ -22,17 +22,15 @@ import orjson
 import torch
 
 from lossd import compiled, logs
-from lossd.columns import columns_in
-from lossd.engine.frames import HELLO, Reply, encode_reply
+from lossd.engine.heartbeat import ASK, Pulse, Unwanted
 from lossd.engine.pipeline import Pipeline, Staged
-from lossd.engine.pulse import ASK, Pulse, Unwanted
-from lossd.engine.reception import Front, Fronts
-from lossd.evaluation import Batch, evaluate
-from lossd.failures import is_broken_device, unusable
-from lossd.job import Recipe
-from lossd_client.errors import InternalError, Problem, TooLarge
+from lossd.engine.protocol import HELLO, Reply, encode_reply
+from lossd.engine.worker_connections import Front, Fronts
+from lossd.evaluation.device_errors import is_broken_device, unusable
+from lossd.evaluation.in_memory import evaluate_in_memory, texts_of
+from lossd_client.errors import InternalError, TooLarge
 
-__all__ = ["answer", "main", "run", "serve", "serve_ahead"]
+__all__ = ["main", "run", "serve", "serve_ahead"]
 
 log = logging.getLogger("lossd.engine")
 
@@ -41,20 +39,6 @@ LARGE_BYTES = 64 << 20
 NOTE_S = 1.0
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ALONE = 8
-
-
-def answer(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> Reply:
-    """Evaluate the batch a manifest names in the memory of its slab."""
-    begin = time.perf_counter_ns()
-    recipe = Recipe.parse(manifest["recipe"])
-    rows: list[int] = manifest["rows"]
-    inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    texts = _texts(evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device)))
-    return Reply(manifest["batch"], 0, time.perf_counter_ns() - begin, texts)
-
-
-def _texts(outcomes: list[dict[str, Any] | Problem]) -> list[tuple[bool, bytes]]:
-    return [(True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes]
 
 
 def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.0) -> None:
@@ -84,17 +68,17 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
 
 
 def _answer_if_wanted(manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse) -> Reply:
-    """The same as :func:`answer`, unless a front says meanwhile that nobody waits for it any more."""
+    """Return the reply to a batch; evaluation stops when a front says that nobody waits for it any more."""
     begin = time.perf_counter_ns()
     try:
         pulse.may_stop = True
-        reply = answer(manifest, memory, device)
+        texts, compute_ns = evaluate_in_memory(manifest, memory, device)
         pulse.may_stop = False
     except Unwanted:
         _return_free_memory()
-        unread = _texts([InternalError("nobody waited for the answer: its evaluation was ended")])
-        return Reply(manifest["batch"], 0, time.perf_counter_ns() - begin, unread * len(manifest["rows"]))
-    return reply
+        unread = texts_of([InternalError("nobody waited for the answer: its evaluation was ended")])
+        texts, compute_ns = unread * len(manifest["rows"]), time.perf_counter_ns() - begin
+    return Reply(manifest["batch"], 0, compute_ns, texts)
 
 
 def serve_ahead(fronts: Fronts, pipeline: Pipeline, pulse: Pulse) -> None:
@@ -128,7 +112,7 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
         pipeline.restage(batch)
         outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
     pulse.end()
-    fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, _texts(outcomes)))
+    fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, texts_of(outcomes)))
 
 
 def run(

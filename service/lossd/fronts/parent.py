@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from prometheus_client.core import CounterMetricFamily
 
-from lossd.engine.frames import take_replies
-from lossd.engine.supervision import END_S, FIRST_TRIES, Patience, WorkerProcess, ended_with, hopeless
+from lossd.configuration.preflight import StartError
+from lossd.engine.protocol import take_replies
+from lossd.engine.worker_process import END_S, FIRST_TRIES, Patience, WorkerProcess, ended_with, hopeless
 from lossd.fronts import Place
 from lossd.fronts.counts import Family, cumulative, family, merged
 from lossd.fronts.member import LINE_BYTES
 from lossd.logs import configure
-from lossd.preflight import StartError
 
 if TYPE_CHECKING:
-    from lossd.settings import Settings
+    from lossd.configuration.settings import Settings
 
 __all__ = ["keep"]
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from lossd.preflight import StartError
+from lossd.configuration.preflight import StartError
 
 __all__ = ["BACKLOG", "bind", "listen", "take"]
 

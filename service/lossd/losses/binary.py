@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses import softmax
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.reduction import ratio
 from lossd.losses.registry import loss
 from lossd.losses.types import Boxes, NonNegative, Real

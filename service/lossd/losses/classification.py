@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses import regions, softmax
 from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss

@@ -9,7 +9,7 @@ from annotated_types import Len
 from pydantic import BeforeValidator, ConfigDict
 from typing_extensions import TypedDict
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Unreduced, loss, named
 from lossd.losses.types import FIRST_FAULT, Finite, Fraction, NonNegative, NonNegativeTensor, Real
 

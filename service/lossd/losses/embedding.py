@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from lossd.cost import Pairs
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Indicator, Integer, NonNegative, Positive, Real, Sign
 

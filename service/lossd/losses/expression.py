@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossd.cost import Cost
-from lossd.deferred import Tensor
+from lossd.lazy_torch import Tensor
 from lossd.losses.formula import FormulaError, parse
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import Real, TensorType

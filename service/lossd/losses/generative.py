@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import Finite, Logits, Mask, NonNegative, Probability, Real, TensorType
 

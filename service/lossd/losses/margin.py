@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lossd.cost import Pairs
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses import softmax
 from lossd.losses.binary import entropy_of_logits
 from lossd.losses.registry import loss

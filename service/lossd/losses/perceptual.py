@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 
-from lossd.deferred import Tensor, nn, torch
+from lossd.lazy_torch import Tensor, nn, torch
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import FIRST_FAULT, Finite, NonNegative, Real
 from lossd_client.errors import NotEvaluable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Unreduced
 
 __all__ = ["Reduction", "Segments", "class_weights", "ratio", "weighted", "without_ignored"]

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lossd.cost import Cost, Pairs
-from lossd.deferred import Tensor
+from lossd.lazy_torch import Tensor
 from lossd.losses.types import TensorType
 from lossd_client.errors import UnknownLoss
 from lossd_client.wire.quoting import quoted

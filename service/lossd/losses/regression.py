@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses import softmax
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.registry import loss
 from lossd.losses.types import Integer, LogProbability, Real
 from lossd_client.errors import InvalidRequest, InvalidValue

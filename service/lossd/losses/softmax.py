@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 
 __all__ = ["distributed", "expected", "picked", "pointed", "settled", "sweep"]
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.softmax import settled
 from lossd.metrics.cutoffs import rounded
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.deferred import Tensor
+from lossd.lazy_torch import Tensor
 from lossd.metrics.classes import Classes
 from lossd.metrics.counts import CLASSES, LABELS, ONE_CLASS, Counts, above, of_four, others
 from lossd.metrics.registry import Array, Floats, metric

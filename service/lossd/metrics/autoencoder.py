@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import slack
 from lossd.metrics.entries import Entries, rowwise

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.deferred import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.softmax import settled
 from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.binary import Binary

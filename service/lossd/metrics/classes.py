@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.counts import CLASSES, Counts, others

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 
 __all__ = ["reached", "rounded", "slack"]
 

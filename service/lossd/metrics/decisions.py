@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
 from lossd.metrics.ranking import Ranking

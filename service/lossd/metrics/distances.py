@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.decisions import Decided, Decision

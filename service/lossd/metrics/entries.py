@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.metrics.registry import Array, Floats, View
 

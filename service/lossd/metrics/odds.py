@@ -8,7 +8,7 @@ have the same.
 
 from __future__ import annotations
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.entries import blocks
 
 __all__ = ["log_odds"]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.averages import average
 from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
 from lossd.metrics.registry import Array, Floats, metric, spell

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.cost import Cost
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input, closest
 from lossd_client.errors import Fault, InvalidRequest

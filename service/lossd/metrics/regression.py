@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries, rowwise
 from lossd.metrics.registry import Array, Floats, Task, View, metric, spell, task

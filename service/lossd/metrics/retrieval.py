@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.distances import unit, without_noise
 from lossd.metrics.registry import Array, Floats, Task, metric, task

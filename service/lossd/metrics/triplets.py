@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lossd.deferred import Tensor, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.embedding import triplet
 from lossd.losses.margin import margin_ranking
 from lossd.losses.registry import Input, Unreduced

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from lossd.api.compression import accepted
+from lossd.api.http.compression import accepted
 
 __all__ = ["mount"]
 

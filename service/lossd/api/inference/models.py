@@ -1,0 +1,227 @@
+"""What the Open Inference Protocol says of models: every loss is one, and so are each task's metrics without a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lossd import __version__
+from lossd.api.evaluate import plan_of
+from lossd.api.observability.telemetry import Counts
+from lossd.job import model_name
+from lossd.losses import REGISTRY
+from lossd.losses.registry import Input, Loss, closest
+from lossd.losses.types import TensorType
+from lossd.metrics import METRICS, TASKS
+from lossd.request.options import MetricOptions
+from lossd.request.planning import listed_inputs
+from lossd_client.errors import NotFound, Problem
+from lossd_client.wire import json, oip
+from lossd_client.wire.quoting import quoted
+
+__all__ = ["Model", "config", "find", "index", "metadata", "models", "server_metadata", "statistics"]
+
+PLATFORM = "lossd"
+EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration")
+
+# The default metrics that are counts, and where they are of one class each, a list.
+COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix", "active_units")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A loss, or the metrics of a task.
+
+    Attributes:
+        name: The protocol's name for it.
+        loss: The loss; None where it is metrics.
+        task: The task of the metrics.
+    """
+
+    name: str
+    loss: Loss | None
+    task: str
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be evaluated here; empty where it can."""
+        return "" if self.loss is None else self.loss.unavailable() or ""
+
+
+@lru_cache(maxsize=1)
+def models() -> dict[str, Model]:
+    """Every model by name."""
+    of_losses = {loss.name: Model(loss.name, loss, loss.task) for loss in REGISTRY.values()}
+    of_metrics = {(name := model_name(None, task)): Model(name, None, task) for task in METRICS}
+    return {**of_losses, **of_metrics}
+
+
+def find(name: str, version: str | None = None) -> Model:
+    """The model of that name and version.
+
+    Raises:
+        NotFound: With the nearest names.
+    """
+    model = models().get(name)
+    if model is None:
+        near = closest(name, models())
+        hint = f"did you mean {' or '.join(near)}?" if near else "POST /v2/repository/index lists them all"
+        raise NotFound(f"there is no model named {quoted(name)}; {hint}")
+    if version not in (None, "", oip.VERSION):
+        raise NotFound(f"the model {name} has the version {oip.VERSION}, not {quoted(version)}")
+    return model
+
+
+def server_metadata() -> dict[str, Any]:
+    """What ``GET /v2`` says."""
+    return {"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def index(obstacle: str, *, only_ready: bool) -> list[dict[str, str]]:
+    """The repository's index.
+
+    Args:
+        obstacle: Why the service is not ready; empty where it is.
+        only_ready: Whether to leave out models that are not.
+    """
+    entries = []
+    for model in models().values():
+        reason = model.reason or obstacle
+        if not (only_ready and reason):
+            state = "UNAVAILABLE" if reason else "READY"
+            entries.append({"name": model.name, "version": oip.VERSION, "state": state, "reason": reason})
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor as metadata describe it; -1 is an axis of any length, or any number of axes."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    optional: bool = False
+
+
+def metadata(model: Model) -> dict[str, Any]:
+    """What ``GET /v2/models/{name}`` says."""
+    inputs, outputs = _signature(model)
+
+    def described(tensors: Iterable[_Tensor]) -> list[dict[str, Any]]:
+        return [{"name": t.name, "datatype": t.datatype, "shape": t.shape} for t in tensors]
+
+    return {
+        "name": model.name,
+        "versions": [oip.VERSION],
+        "platform": PLATFORM,
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+    }
+
+
+def config(model: Model) -> dict[str, Any]:
+    """What ``GET /v2/models/{name}/config`` says; the parameters are the loss's, with their defaults as JSON text."""
+    inputs, outputs = _signature(model)
+    parameters: dict[str, Any] = {}
+    if model.loss is not None:
+        parameters["reduction"] = model.loss.reductions[0]
+        parameters.update({p.name: p.default for p in model.loss.parameters if p.default is not ...})
+
+    def described(tensor: _Tensor) -> dict[str, Any]:
+        kind = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
+        return {"name": tensor.name, "data_type": kind, "dims": tensor.shape}
+
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": PLATFORM,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": 0,
+        "input": [{**described(tensor), "optional": tensor.optional} for tensor in inputs],
+        "output": [described(tensor) for tensor in outputs],
+        "parameters": {name: {"string_value": json.dumps(value).decode()} for name, value in parameters.items()},
+    }
+
+
+def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
+    """Inputs and outputs, as they are with every parameter at its default."""
+    if model.loss is None:
+        entries, task = TASKS[model.task].inputs(MetricOptions().model_dump()), model.task
+    else:
+        entries, task = _inputs(model.loss)
+    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape_of(e), e.optional) for e in entries]
+    outputs = []
+    if model.loss is not None:
+        outputs += [_Tensor(name, "FP64", []) for name in ("loss", "numerator", "denominator")]
+        gradients = [_Tensor(_first(e.name), "FP32", _shape(e.types[0])) for e in entries if e.differentiable]
+        outputs += [_Tensor("gradient", g.datatype, g.shape) for g in gradients[:1]]
+        outputs += [_Tensor(f"gradient.{g.name}", g.datatype, g.shape) for g in gradients]
+    outputs += [_metric(task, m.name) for m in METRICS.get(task, {}).values() if m.default]
+    outputs.append(_Tensor("diagnostics", "BYTES", [1]))
+    return inputs, outputs
+
+
+def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
+    """Its inputs and its task: those of a request without parameters, or as declared where it needs some."""
+    try:
+        plan = plan_of(json.dumps({"loss": {"name": loss.name}}))
+    except Problem:
+        return listed_inputs(loss), loss.task
+    return listed_inputs(loss) if loss.preset else plan.inputs, plan.task
+
+
+def _first(name: str) -> str:
+    """A name that can be sent: of a series (``prediction.*``), its first."""
+    return name.replace("*", "0")
+
+
+def _datatype(of: TensorType) -> str:
+    return "FP32" if of.kinds[0] == "float" else "INT64"
+
+
+def _shape_of(entry: Input) -> list[int]:
+    # By default a loss is one number, and so is what its gradient is multiplied with.
+    return [] if entry.name == "cotangent" else _shape(entry.types[0])
+
+
+def _shape(of: TensorType) -> list[int]:
+    return [int(axis) if axis.isdigit() else -1 for axis in of.pattern]
+
+
+def _metric(task: str, name: str) -> _Tensor:
+    if name not in COUNTS:
+        return _Tensor(name, "FP64", [])
+    if name == "confusion_matrix":
+        return _Tensor(name, "INT64", [-1, -1])
+    return _Tensor(name, "INT64", [-1] if getattr(TASKS[task], "averaged", False) else [])
+
+
+def statistics(of: Iterable[Model], counted: Mapping[str, Counts]) -> dict[str, Any]:
+    """What ``GET /v2/models/stats`` says: requests by either door, since the service started."""
+    return {"model_stats": [_statistics(model.name, counted.get(model.name, Counts())) for model in of]}
+
+
+def _statistics(name: str, counts: Counts) -> dict[str, Any]:
+
+    def duration(count: int, seconds: float) -> dict[str, int]:
+        return {"count": count, "ns": round(seconds * 1e9)}
+
+    return {
+        "name": name,
+        "version": oip.VERSION,
+        "last_inference": round(counts.last_s * 1e3),
+        "inference_count": counts.success,
+        "execution_count": counts.executions,
+        "inference_stats": {
+            "success": duration(counts.success, counts.success_s),
+            "fail": duration(counts.fail, counts.fail_s),
+            "queue": duration(counts.success, counts.queue_s),
+            "compute_input": duration(counts.success, counts.copy_s),
+            "compute_infer": duration(counts.success, counts.compute_s),
+            "compute_output": duration(counts.success, counts.encode_s),
+        },
+        "batch_stats": [],
+        "memory_usage": [],
+    }

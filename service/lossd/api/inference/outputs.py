@@ -1,0 +1,261 @@
+"""Between the Open Inference Protocol's flat names and a request of ``/v1``: what is asked, and what is answered."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import numpy as np
+import orjson
+from pydantic import BaseModel
+
+from lossd.api.evaluate import plan_of
+from lossd.api.inference.models import Model
+from lossd.engine import Result
+from lossd.job import Job
+from lossd.losses.registry import closest
+from lossd.metrics import METRICS, class_count, listed_by_default
+from lossd.request.options import GradientOptions, MetricOptions
+from lossd.request.plan import Plan
+from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody
+from lossd_client.wire import Tensor, json, oip
+from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import element_count
+
+__all__ = ["Asked", "answered", "asked"]
+
+RESERVED = (
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+    "priority",
+    "timeout",
+    "headers",
+    "content_type",
+    "binary_data_output",
+)
+RESERVED_PREFIX = "triton_"
+OF_THE_LOSS = ("loss", "numerator", "denominator")
+DIAGNOSTICS = "diagnostics"
+_DOUBLE = struct.Struct("<d")
+OPTIONS: dict[str, type[BaseModel]] = {"gradient": GradientOptions, "metrics": MetricOptions}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request's JSON text, read and checked: the job it describes, and where the answer's parts go.
+
+    Attributes:
+        job: What is evaluated.
+        request: The text.
+        outputs: What is answered, in order.
+        gradient: The input that the output ``gradient`` belongs to.
+        timeout_s: The request's own, or None.
+        streamable: Whether every input's bytes on the wire are those of its tensor.
+        text_bytes: The most bytes that tensors of the answer take as JSON, where they are not binary.
+    """
+
+    job: Job
+    request: oip.Request
+    outputs: tuple[oip.Output, ...]
+    gradient: str
+    timeout_s: float | None
+    streamable: bool
+    text_bytes: int
+
+    @property
+    def undefined(self) -> frozenset[str]:
+        """The outputs that may have no value: metrics."""
+        return frozenset(o.name for o in self.outputs if not o.name.startswith((*OF_THE_LOSS, "gradient")))
+
+
+def asked(text: bytes, model: Model) -> Asked:
+    """What a request asks of a model.
+
+    Raises:
+        Problem: Everything that can be said without the tensors' bytes.
+    """
+    request = oip.read_request(text)
+    base = _request(model, request.parameters)
+    plan = plan_of(json.dumps({**base, "outputs": ["metrics"] if model.loss is None else ["gradient"]}))
+    gradient = plan.gradients[0].replace("*", "0") if plan.gradients else ""
+    known = METRICS.get(plan.task, {})
+    outputs = request.outputs
+    if outputs is None:
+        names = () if model.loss is None else ("loss", *(("gradient",) if gradient else ()))
+        classes = class_count(plan.task, {entry.name: entry.shape for entry in request.inputs})
+        usual = [name for name, metric in known.items() if metric.default]
+        defaults = listed_by_default(usual, base.get("metrics", {}), classes)
+        outputs = tuple(oip.Output(name, request.binary) for name in (*names, *defaults))
+    outputs = tuple(each for output in outputs for each in _each(output, request.inputs))
+    wanted, measured = _wanted(model, plan, [output.name for output in outputs], gradient)
+    if measured:
+        options = base.setdefault("metrics", {})
+        options["names"] = measured
+        if any(output.name.endswith(".per_class") for output in outputs):
+            options.setdefault("per_class", True)
+    for entry in request.inputs:
+        if not entry.datatype.itemsize:
+            raise DtypeMismatch(f"{entry.name} is BYTES; losses and metrics take numbers")
+    final = plan_of(json.dumps({**base, "outputs": wanted}))
+    job = final.job({entry.name: (entry.datatype.dtype, entry.shape) for entry in request.inputs})
+    columns = {column.name: column for column in job.recipe.answers}
+    text_bytes = 0
+    for output in outputs:
+        column = columns.get(_column(output.name, gradient))
+        if column is not None and not output.binary:
+            if not oip.BY_DTYPE[column.dtype].as_json:
+                raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
+            text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
+    streamable = all(entry.binary and not entry.datatype.widened for entry in request.inputs)
+    return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
+
+
+def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The request of ``/v1`` without inputs and outputs."""
+    loss: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {}
+    types = {} if model.loss is None else {p.name: p.annotation for p in model.loss.parameters}
+    for name, value in parameters.items():
+        group, _, option = name.partition(".")
+        if name in RESERVED or name.startswith(RESERVED_PREFIX):
+            continue
+        if name == "metrics.names":
+            raise InvalidRequest("metrics.names is no parameter here: name the metrics as outputs")
+        if option and group in OPTIONS:
+            field = OPTIONS[group].model_fields.get(option)
+            options.setdefault(group, {})[option] = _typed(value, field.annotation if field else None)
+        elif model.loss is None:
+            hint = (
+                f"did you mean metrics.{name}?" if name in MetricOptions.model_fields else "options begin with metrics."
+            )
+            raise InvalidRequest(f"{model.name} takes no parameter {quoted(name)}; {hint}")
+        else:
+            loss[name] = _typed(value, types.get(name))
+    return {"task": model.task, **options} if model.loss is None else {"loss": {**loss, "name": model.name}, **options}
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    """The value, or what its text stands for: JSON, where the parameter does not take any text as it is."""
+    if not isinstance(value, str) or _takes_text(annotation):
+        return value
+    try:
+        found = json.loads(value.encode())
+    except MalformedBody:
+        return value
+    json.check_depth(found, what="a parameter")
+    return found
+
+
+def _takes_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return _takes_text(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return any(map(_takes_text, get_args(annotation)))
+    return annotation is str
+
+
+def _wanted(model: Model, plan: Plan, names: list[str], gradient: str) -> tuple[list[str], list[str]]:
+    """What ``/v1`` calls the outputs of these names, and the metrics among them.
+
+    Raises:
+        InvalidRequest: There is no such output.
+    """
+    known = METRICS.get(plan.task, {})
+    wanted, measured = [], []
+    for name in names:
+        if name in known or name.rpartition(".")[0] in known:
+            wanted.append("metrics")
+            measured.append(name if name in known else name.rpartition(".")[0])
+        elif name == DIAGNOSTICS:
+            wanted.append("metrics" if model.loss is None else "loss")
+        elif model.loss is not None and name in OF_THE_LOSS:
+            wanted.append("loss")
+        elif model.loss is not None and name == "gradient" and gradient:
+            wanted.append(f"gradient.{gradient}")
+        elif model.loss is not None and name.startswith("gradient."):
+            wanted.append(name)
+        else:
+            of_loss = () if model.loss is None else (*OF_THE_LOSS, "gradient")
+            there_are = (*of_loss, *known, DIAGNOSTICS)
+            near = closest(name, there_are, {})
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there_are)}"
+            raise InvalidRequest(f"{model.name} has no output {quoted(name)}; {hint}")
+    return list(dict.fromkeys(wanted)), list(dict.fromkeys(measured))
+
+
+def _each(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Output]:
+    """The outputs of a series (``gradient.prediction.*``): one for each of its inputs."""
+    if not output.name.endswith(".*"):
+        return [output]
+    stem = output.name.removeprefix("gradient.").removesuffix("*")
+    return [oip.Output(f"gradient.{i.name}", output.binary) for i in inputs if i.name.startswith(stem)] or [output]
+
+
+def _column(name: str, gradient: str) -> str:
+    return f"gradient.{gradient}" if name == "gradient" else name
+
+
+def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
+    timeout_us = parameters.get("timeout")
+    if timeout_us in (None, 0):
+        return None
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise InvalidRequest("timeout must be a whole number of microseconds")
+    return timeout_us / 1e6
+
+
+def answered(of: Asked, result: Result) -> list[tuple[str, oip.Value, bool]]:
+    """The values of the outputs, over the result's own memory where they are tensors.
+
+    Raises:
+        InvalidRequest: An output names a part that its metric has not.
+    """
+    answer = orjson.loads(result.text)
+    columns = {column.name: column for column in result.job.recipe.answers}
+    outputs: list[tuple[str, oip.Value, bool]] = []
+    for output in of.outputs:
+        column = columns.get(_column(output.name, of.gradient))
+        if column is not None:
+            value: oip.Value = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
+        else:
+            value = _value(output.name, answer)
+        outputs.append((output.name, value, output.binary))
+    return outputs
+
+
+def _value(name: str, answer: Mapping[str, Any]) -> oip.Value:
+    if name == "loss":
+        return _numbers(answer["loss"])
+    if name in OF_THE_LOSS:
+        return _numbers(answer["reduction"][name])
+    if name == DIAGNOSTICS:
+        # What some losses say beyond their value belongs nowhere else.
+        extras = {key: value for key, value in answer.items() if key not in (*OF_THE_LOSS, "reduction", "metrics")}
+        return [json.dumps({**extras.pop(DIAGNOSTICS), **extras})]
+    metrics = answer["metrics"]
+    if name in metrics:
+        value = metrics[name]
+        return _numbers(value["macro"] if isinstance(value, dict) and "macro" in value else value)
+    metric, _, part = name.rpartition(".")
+    value = metrics[metric]
+    if not isinstance(value, dict) or part not in value:
+        parts = f"it has {', '.join(value)}" if isinstance(value, dict) else "it has no parts"
+        raise InvalidRequest(f"the metric {metric} has no part {quoted(part)}; {parts}")
+    return _numbers(value[part])
+
+
+def _numbers(value: Any) -> oip.Value:
+    """Counts as int64, other numbers as float64, null as NaN; what is no array of numbers as its JSON text."""
+    if type(value) is float:  # most are, and NumPy takes its time over single numbers
+        return Tensor("float64", (), memoryview(_DOUBLE.pack(value)))
+    try:
+        array = np.array(value)
+        if array.dtype.kind not in "iuf":  # null, and the strings NaN and Infinity, which float64 reads
+            array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return [json.dumps(value)]
+    return Tensor.of(array.astype(np.int64 if array.dtype.kind in "iu" else np.float64, copy=False))

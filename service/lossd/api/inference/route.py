@@ -1,0 +1,256 @@
+"""``/v2``, the Open Inference Protocol: the same evaluation for clients of KServe and Triton.
+
+Plain ASGI like ``/v1/evaluate``, and for the same reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lossd.api.evaluation_route import Route
+from lossd.api.http.exchange import Exchange, Send
+from lossd.api.http.sending import Headers, Pieces, send_whole
+from lossd.api.http.texts import INLINE_BYTES, beside
+from lossd.api.inference import models as models
+from lossd.api.inference.outputs import Asked, answered, asked
+from lossd.engine import Result
+from lossd.lru import remembered
+from lossd_client.errors import (
+    MalformedBody,
+    MethodNotAllowed,
+    NotEvaluable,
+    NotFound,
+    Problem,
+    TooLarge,
+    Unavailable,
+)
+from lossd_client.wire import json, oip
+
+__all__ = ["PREFIX", "Inference"]
+
+PREFIX = "/v2"
+REMEDY = "ask for binary data (the parameter binary_data_output) or for fewer outputs"
+
+_JSON = json.MEDIA_TYPE.encode()
+_BINARY = oip.MEDIA_TYPE.encode()
+_LENGTH = oip.HEADER_LENGTH.lower().encode()
+
+
+class NotOfferedError(Problem):
+    """A part of the protocol that lossd has no use for."""
+
+    slug, title, status = "not-offered", "Not offered", 501
+
+
+class Inference(Route[Asked]):
+    """Everything under ``/v2``."""
+
+    async def _serve(self, exchange: Exchange, send: Send) -> None:
+        method = exchange.scope["method"]
+        exchange.unread = method != "GET"
+        path = exchange.scope["path"].removeprefix(PREFIX).strip("/").split("/")
+        match path:
+            case ["models", name, "infer"]:
+                await self._infer(exchange, method, models.find(name), send)
+            case ["models", name, "versions", version, "infer"]:
+                await self._infer(exchange, method, models.find(name, version), send)
+            case _:
+                await self._document(exchange, method, path, send)
+
+    def _status(self, problem: Problem) -> int:
+        # The protocol knows no 422.
+        return MalformedBody.status if problem.status == NotEvaluable.status else problem.status
+
+    def _refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
+        if exchange.scope["path"].endswith("/infer"):
+            super()._refused(exchange, outcome, status)
+
+    # Inference
+
+    async def _infer(self, exchange: Exchange, method: str, model: models.Model, send: Send) -> None:
+        exchange.loss = model.name
+        _check_method(exchange, method, "POST")
+        exchange.read_headers()
+        if exchange.client:
+            await self.turns.take(exchange)
+        of, future = await self._submit(exchange, model)
+        await self._answer(exchange, of, future, send)
+
+    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+        pieces, length = oip.encode_response(
+            exchange.loss, answered(asked, result), id=asked.request.id, undefined=asked.undefined
+        )
+        if length is None:
+            return pieces, [(b"content-type", _JSON)], False
+        return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
+
+    def _text_bytes(self, asked: Asked, result: Result) -> int:
+        return asked.text_bytes + len(result.text)
+
+    async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
+        given = exchange.headers.get(_LENGTH)
+        streamed = exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes
+        if streamed and given is not None:
+            async with exchange.in_time():
+                return await self._stream(exchange, model, given)
+        if given is None:
+            exchange.limit_json(self.settings.max_json_bytes)
+        body = await exchange.body(self.engine.budget)
+        return await self._submit_whole(exchange, model, memoryview(body), self._json_bytes(given, len(body)))
+
+    def _json_bytes(self, given: bytes | None, size: int | None) -> int | None:
+        length = oip.header_length(given, size)
+        if length is not None and length > self.settings.max_json_bytes:
+            raise TooLarge(
+                f"the JSON text has {length} bytes, at most {int(self.settings.max_json_bytes)} are read (setting "
+                "max_json_bytes; tensors may be larger in binary)"
+            )
+        return length
+
+    async def _submit_whole(
+        self, exchange: Exchange, model: models.Model, body: memoryview, length: int | None
+    ) -> tuple[Asked, asyncio.Future[Result]]:
+        text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
+        if len(text) <= INLINE_BYTES:
+            of, tensors = _decoded(text, data, model)
+        else:
+            with exchange.holding(self.engine.budget, len(body)):
+                of, tensors = await beside(len(text), lambda: _decoded(text, data, model))
+        exchange.job = of.job
+        self._check_text(of.text_bytes, REMEDY)
+        return of, self.engine.submit(of.job, tensors, _deadline(exchange, of), exchange.client)
+
+    async def _stream(
+        self, exchange: Exchange, model: models.Model, given: bytes
+    ) -> tuple[Asked, asyncio.Future[Result]]:
+        """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
+        length = self._json_bytes(given, exchange.length if exchange.unpacker is None else None)
+        assert length is not None
+        received = bytearray()
+        while len(received) < length:
+            if not exchange.unread:
+                raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
+            received += await exchange.chunk()
+        of = await beside(length, lambda: _read(memoryview(received)[:length], model))
+        exchange.job = of.job
+        size = length + of.request.data_bytes
+        if exchange.unpacker is None:
+            if exchange.length != size:
+                raise _wrong_length(of, (exchange.length or 0) - length)
+        elif size > exchange.max_body_bytes:
+            raise exchange.too_large(size)
+        if not of.streamable or size < self.settings.stream_bytes:
+            while exchange.unread and len(received) <= size:
+                received += await exchange.chunk()
+            return await self._submit_whole(exchange, model, memoryview(received), length)
+        self._check_text(of.text_bytes, REMEDY)
+        return of, await exchange.pour(
+            self.engine.upload(of.job, _deadline(exchange, of), exchange.client),
+            memoryview(received)[length:],
+            [(entry.name, entry.begin, entry.end) for entry in of.request.inputs],
+            lambda found: _wrong_length(of, found),
+        )
+
+    # Everything else
+
+    async def _document(self, exchange: Exchange, method: str, path: list[str], send: Send) -> None:
+        """Answer what is no inference."""
+        versioned = len(path) > 3 and path[0] == "models" and path[2] == "versions"
+        version = path[3] if versioned else None
+        expected = "GET"
+        match [*path[:2], *path[4:]] if versioned else path:
+            case [""]:
+                document: Any = models.server_metadata()
+            case ["health", "live"]:
+                document = {"live": True}
+            case ["health", "ready"]:
+                self._check_ready()
+                document = {"ready": True}
+            case ["models", "stats"]:
+                document = models.statistics(models.models().values(), await self.telemetry.by_model())
+            case ["models", name]:
+                document = models.metadata(models.find(name, version))
+            case ["models", name, "config"]:
+                document = models.config(models.find(name, version))
+            case ["models", name, "stats"]:
+                document = models.statistics([models.find(name, version)], await self.telemetry.by_model())
+            case ["models", name, "ready"]:
+                document = self._model_ready(models.find(name, version))
+            case ["repository", "index"]:
+                expected = "POST"
+                _check_method(exchange, method, expected)
+                exchange.limit_json(self.settings.max_json_bytes)
+                only_ready = _only_ready(await exchange.body(self.engine.budget))
+                document = models.index(self.engine.obstacle, only_ready=only_ready)
+            case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
+                document = []
+            case ["systemsharedmemory" | "cudasharedmemory", *_, "unregister"]:
+                expected, document = "POST", {}
+            case [*_, "load" | "unload" | "register" | "logging"] | [*_, "trace", "setting"]:
+                raise NotOfferedError(
+                    "models are not loaded or unloaded, there is no shared memory between client and service, and "
+                    "tracing and logging have no settings here"
+                )
+            case _:
+                raise NotFound(f"nothing is served at {PREFIX}/{'/'.join(path)}; /openapi.json lists what is")
+        _check_method(exchange, method, expected)
+        body = json.dumps(document)
+        headers = [
+            (b"content-type", _JSON),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", exchange.request_id.encode("latin-1")),
+        ]
+        await send_whole(send, headers, body)
+
+    def _check_ready(self) -> None:
+        if not self.engine.ready:
+            raise Unavailable(self.engine.obstacle, retry_after_s=1.0)
+
+    def _model_ready(self, model: models.Model) -> dict[str, Any]:
+        self._check_ready()
+        if model.reason:
+            raise Unavailable(model.reason)
+        return {"name": model.name, "ready": True}
+
+
+def _check_method(exchange: Exchange, method: str, expected: str) -> None:
+    if method != expected:
+        exchange.allow = expected.encode()
+        raise MethodNotAllowed(f"this path takes {expected}, not {method}")
+
+
+def _only_ready(body: bytes | bytearray) -> bool:
+    document = json.loads(body) if body else {}
+    if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+        raise MalformedBody('the body of an index request is empty or {"ready": true or false}')
+    return bool(document.get("ready", False))
+
+
+def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[Asked, dict[str, memoryview]]:
+    of = _read(text, model)
+    if len(data) != of.request.data_bytes:
+        raise _wrong_length(of, len(data))
+    return of, {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
+
+
+def _read(text: memoryview, model: models.Model) -> Asked:
+    """What is asked; clients repeat themselves, so most is known already."""
+    return _asked(bytes(text), model)
+
+
+def _asked_bytes(text: bytes, _: models.Model, of: Asked) -> int:
+    return 1024 + 16 * len(text) + of.job.recipe.nbytes
+
+
+_asked = remembered(_asked_bytes)(asked)
+
+
+def _deadline(exchange: Exchange, of: Asked) -> float:
+    if of.timeout_s is None:
+        return exchange.deadline
+    return min(exchange.deadline, exchange.begin + of.timeout_s)
+
+
+def _wrong_length(of: Asked, found: int) -> MalformedBody:
+    return MalformedBody(f"the JSON describes {of.request.data_bytes} bytes of binary tensors, {found} follow it")

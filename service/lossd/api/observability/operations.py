@@ -1,0 +1,60 @@
+"""What an operator asks: is it alive, is it ready, how is it doing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel, Field
+
+from lossd import __version__
+from lossd.api.observability.telemetry import Telemetry
+from lossd.engine import Engine
+from lossd_client.errors import Unavailable
+
+__all__ = ["router"]
+
+PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
+
+
+class Compiled(BaseModel):
+    """How far the compiled passes are; what is not compiled yet is evaluated all the same, more slowly."""
+
+    ready: int = Field(description="Passes that are used.")
+    failed: int = Field(description="Passes that cannot be compiled on this machine; the log says why.")
+    total: int = Field(description="All passes of all CPU workers; 0 where none are to be compiled.")
+
+
+class Ready(BaseModel):
+    """A worker is there."""
+
+    status: Literal["ready"]
+    compiled: Compiled
+
+
+def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
+    """The routes.
+
+    Args:
+        engine: Whose readiness is reported.
+        telemetry: Whose counters are shown.
+    """
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/health/live", summary="The process is up")
+    async def live() -> dict[str, str]:
+        return {"status": "live", "version": __version__}
+
+    @routes.get("/health/ready", summary="A worker is there, and new work is taken")
+    async def ready() -> Ready:
+        if not engine.ready:
+            raise Unavailable(engine.obstacle, retry_after_s=1.0)
+        done, failed, total = engine.compiled
+        return Ready(status="ready", compiled=Compiled(ready=done, failed=failed, total=total))
+
+    @routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(await telemetry.page(), media_type=PROMETHEUS)
+
+    return routes

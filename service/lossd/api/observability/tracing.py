@@ -1,0 +1,128 @@
+"""Spans for OpenTelemetry: one a request, made when it is over, so that a request costs nothing while it is under way.
+
+Loaded only where the setting ``tracing`` asks for it. Where spans go and how many are kept is told by OpenTelemetry's
+own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT`` and ``OTEL_TRACES_SAMPLER``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+try:
+    from opentelemetry import propagate, trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+except ModuleNotFoundError as missing:
+    raise RuntimeError(f"tracing needs {missing.name}: pip install 'lossd[otel]'") from None
+
+from lossd import __version__
+from lossd.api.observability.telemetry import OK, STAGES
+
+if TYPE_CHECKING:
+    from lossd.api.http.exchange import Exchange
+    from lossd.engine import Result
+
+__all__ = ["Tracing"]
+
+
+class Tracing:
+    """Makes a span of each request for an evaluation.
+
+    Args:
+        provider: Whose spans they are; by default the one this process has set, or else one that exports by OTLP.
+    """
+
+    def __init__(self, provider: trace.TracerProvider | None = None) -> None:
+        self._own: TracerProvider | None = None
+        if provider is None:
+            provider = trace.get_tracer_provider()
+            if isinstance(provider, trace.ProxyTracerProvider):
+                provider = self._own = _exporting()
+        self._tracer = provider.get_tracer("lossd", __version__)
+
+    def stop(self) -> None:
+        """Export what is still held."""
+        if self._own is not None:
+            self._own.shutdown()
+
+    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+        """It was answered; see :class:`lossd.api.observability.telemetry.Observer`."""
+        *stages_s, total_s = durations_s
+        span, end_ns = self._span(exchange, total_s)
+        if span.is_recording():
+            at_ns = end_ns - _ns(total_s)
+            for stage, seconds in zip(STAGES, stages_s, strict=False):
+                span.add_event(stage, timestamp=at_ns)
+                span.set_attribute(f"lossd.{stage}_ms", seconds * 1e3)
+                at_ns += _ns(seconds)
+            span.set_attributes({"lossd.batch_requests": result.batch_requests, "http.response.body.size": size})
+            _describe(span, exchange, OK, 200)
+        span.end(end_ns)
+
+    def refused(self, exchange: Exchange, outcome: str, status: int | None, total_s: float) -> None:
+        """It was not."""
+        span, end_ns = self._span(exchange, total_s)
+        if span.is_recording():
+            _describe(span, exchange, outcome, status)
+            if status is None or status >= 500:
+                span.set_attribute("error.type", outcome)
+                span.set_status(trace.StatusCode.ERROR)
+        span.end(end_ns)
+
+    def _span(self, exchange: Exchange, total_s: float) -> tuple[trace.Span, int]:
+        """A span that began with the request, under whatever the client traces it as, and when it ends."""
+        end_ns = time.time_ns()
+        scope = exchange.scope
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        span = self._tracer.start_span(
+            f"{scope['method']} {_route(scope['path'])}".rstrip(),
+            propagate.extract(carrier),
+            trace.SpanKind.SERVER,
+            start_time=end_ns - _ns(total_s),
+        )
+        return span, end_ns
+
+
+def _exporting() -> TracerProvider:
+    defaults = Resource.create({"service.name": "lossd", "service.version": __version__})
+    provider = TracerProvider(resource=defaults.merge(OTELResourceDetector().detect()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def _describe(span: trace.Span, exchange: Exchange, outcome: str, status: int | None) -> None:
+    scope = exchange.scope
+    attributes: dict[str, Any] = {
+        "http.request.method": scope["method"],
+        "http.route": _route(scope["path"]),
+        "url.path": scope["path"],
+        "client.address": scope["client"][0] if scope.get("client") else None,
+        "http.request.body.size": exchange.length,
+        "http.response.status_code": status,
+        "lossd.request_id": exchange.request_id,
+        "lossd.client": exchange.client,
+        "lossd.loss": exchange.loss,
+        "lossd.outcome": outcome,
+    }
+    if (job := exchange.job) is not None:
+        attributes |= {f"lossd.shape.{column.name}": column.shape(job.rows) for column in job.recipe.inputs}
+    span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
+
+
+def _route(path: str) -> str:
+    """The path with its parameters as such, so that there are few of them; nothing for what no route has."""
+    match path.split("/"):
+        case ["", "v1", "evaluate"]:
+            return path
+        case ["", "v2", "models", _, "infer"]:
+            return "/v2/models/{name}/infer"
+        case ["", "v2", "models", _, "versions", _, "infer"]:
+            return "/v2/models/{name}/versions/{version}/infer"
+    return ""
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -1,0 +1,1 @@
+"""What an operator sets: settings, keys, folders, and the checks before a start."""

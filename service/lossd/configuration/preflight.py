@@ -1,0 +1,162 @@
+"""What keeps the service from starting, found before anything is started, and said in one sentence.
+
+Files that cannot be read, a key that does not fit its certificate, variables that nothing reads: each would be noticed
+later in the words of a library, by a process that is started again and again, or never.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import zipfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from lossd.configuration.keys import Keys
+from lossd.configuration.settings import LINK, Settings
+
+__all__ = ["StartError", "check_needs", "check_variables", "load_certificate", "variable"]
+
+PREFIX = "LOSSD_"
+PICKLE = b"\x80\x02"
+
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables: for every Service of a
+# namespace, its pods are given NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_PORT and so on.
+_LINKS = (
+    (re.compile(r"\w*SERVICE_HOST|\w*PORT_\d+_(TCP|UDP|SCTP)_ADDR"), re.compile(r"[0-9A-Fa-f.:]+")),
+    (re.compile(r"\w*SERVICE_PORT(_\w+)?|\w*PORT_\d+_(TCP|UDP|SCTP)_PORT"), re.compile(r"\d+")),
+    (re.compile(r"\w*PORT_\d+_(TCP|UDP|SCTP)_PROTO"), re.compile(r"tcp|udp|sctp")),
+    (re.compile(r"\w*PORT(_\d+_(TCP|UDP|SCTP))?"), re.compile(rf"{LINK.pattern}.*")),
+)
+
+
+class StartError(Exception):
+    """The service cannot start; why, and what to do, in one sentence."""
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + setting.upper()
+
+
+def check_variables(environment: Mapping[str, str]) -> list[str]:
+    """See that every variable that begins as a setting's is one.
+
+    Returns:
+        Those that are no settings but a Service's address, as Kubernetes hands it to the pods of a namespace.
+
+    Raises:
+        StartError: A variable that nothing would read, such as a misspelt one.
+    """
+    known = {variable(name) for name in Settings.model_fields}
+    links, unknown = [], []
+    for name, value in environment.items():
+        upper = name.upper()
+        if not upper.startswith(PREFIX):
+            continue
+        rest = upper.removeprefix(PREFIX)
+        if any(names.fullmatch(rest) and values.fullmatch(value) for names, values in _LINKS):
+            links.append(name)
+        elif upper not in known:
+            near = get_close_matches(upper, known, 1)
+            unknown.append(f"{name} is no setting" + (f", did you mean {near[0]}?" if near else ""))
+    if unknown:
+        raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset what is none)")
+    return sorted(links)
+
+
+def check_needs(settings: Settings) -> None:
+    """See that the files that the settings name are what they should be, and that what they ask for is installed.
+
+    Raises:
+        StartError: Something is not.
+    """
+    if settings.tracing and not (_installed("opentelemetry.sdk") and _installed("opentelemetry.exporter.otlp")):
+        raise StartError(f"{variable('tracing')} needs OpenTelemetry: pip install 'lossd[otel]'")
+    if settings.api_keys_file is not None:
+        try:
+            Keys(settings.api_keys_file)
+        except (OSError, ValueError) as error:
+            raise StartError(_said("api_keys_file", error)) from None
+    if settings.tls_cert is not None:
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+    if settings.tls_client_ca is not None:
+        _check_authorities(settings.tls_client_ca)
+    if settings.perceptual_weights is not None:
+        _check_weights(settings.perceptual_weights)
+    if settings.cache_dir is not None and settings.cache_dir.exists() and not settings.cache_dir.is_dir():
+        raise StartError(f"{variable('cache_dir')}: {settings.cache_dir} is no directory")
+
+
+def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """Load the certificate and its key into a context.
+
+    Raises:
+        StartError: They are unreadable, or not a certificate and its key.
+    """
+    cert, key = settings.tls_cert, settings.tls_key or settings.tls_cert
+    assert cert is not None
+    assert key is not None
+    cert_text, key_text = _text("tls_cert", cert), _text("tls_key" if settings.tls_key else "tls_cert", key)
+    if "-----BEGIN CERTIFICATE-----" not in cert_text:
+        raise StartError(f"{variable('tls_cert')}: {cert} holds no certificate in PEM, -----BEGIN CERTIFICATE-----")
+    if "PRIVATE KEY-----" not in key_text:
+        also = "" if settings.tls_key else f"; if it is in a file of its own, {variable('tls_key')} names that"
+        raise StartError(f"{variable('tls_key')}: {key} holds no private key in PEM{also}")
+    secret = settings.tls_key_password
+    try:
+        # Without a password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(cert, settings.tls_key, secret.get_secret_value() if secret else "")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+            raise StartError(f"the private key in {key} is not that of the certificate in {cert}") from None
+        if "ENCRYPTED" in key_text:
+            given = "does not open" if secret else "is not set, and it would have to open"
+            raise StartError(f"{variable('tls_key_password')} {given} the private key in {key}") from None
+        raise StartError(f"the certificate in {cert} and the private key in {key} cannot be used: {error}") from None
+
+
+def _check_authorities(path: Path) -> None:
+    name = "tls_client_ca"
+    _text(name, path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(f"{variable(name)}: {path} holds no certificates in PEM: {error}") from None
+
+
+def _check_weights(path: Path) -> None:
+    """Only what can be seen without torch; whether they are VGG16's, the worker says with the first request."""
+    name = "perceptual_weights"
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        whole = zipfile.is_zipfile(path) or head[:2] == PICKLE  # what torch wrote before 1.6, as torchvision's files
+    except OSError as error:
+        raise StartError(_said(name, error)) from None
+    if path.suffix == ".safetensors":
+        whole = len(head) == 9 and head[8:] == b"{"
+    if not whole:
+        raise StartError(f"{variable(name)}: {path} holds no weights, neither of torch (.pth) nor as .safetensors")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False
+
+
+def _text(setting: str, path: Path) -> str:
+    try:
+        return path.read_bytes().decode("latin-1")
+    except OSError as error:
+        raise StartError(_said(setting, error)) from None
+
+
+def _said(setting: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{variable(setting)}: {error.filename} cannot be read: {error.strerror}"
+    return f"{variable(setting)}: {error}"

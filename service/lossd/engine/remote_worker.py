@@ -1,0 +1,310 @@
+"""A front's link to a worker: what it was sent and has not answered, and what happens when it dies or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from lossd.compiled import Progress
+from lossd.engine.batcher import Batch
+from lossd.engine.heartbeat import ASK, Pulse
+from lossd.engine.liveness import Sight, Watch
+from lossd.engine.protocol import HELLO, LENGTH, Reply, decode_answers, take_replies
+from lossd.engine.worker_process import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, ended_with, hopeless
+
+if TYPE_CHECKING:
+    from lossd.engine.process import ProcessEngine
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("lossd.engine")
+
+
+class Worker:
+    """The front's end of one worker.
+
+    Args:
+        engine: Whose batches it evaluates.
+        device: What it computes on.
+        address: Where it listens, if somebody else keeps its process.
+
+    Attributes:
+        device: What it computes on.
+        ready: Whether it said hello and has not died since.
+        ever_ready: Whether any did.
+        failed_starts: How many ended in a row before they said hello.
+        last_end: How the last one ended.
+        batches: What it was sent and has not answered, oldest first.
+        pid: The id of its process, while there is one.
+    """
+
+    def __init__(self, engine: ProcessEngine, device: str, address: str | None = None) -> None:
+        self.engine = engine
+        self.device = device
+        self.address = address
+        # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
+        self.depth, self.room = (3, 3) if device.startswith("cuda") else (1, 2)
+        self.ready = False
+        self.ever_ready = False
+        self.failed_starts = 0
+        self.last_end = ""
+        self.batches: dict[int, Batch] = {}
+        self.pid: int | None = None
+        self._known: set[int] = set()
+        self._closed: list[int] = []
+        self._buffer = bytearray()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._waiting_to_write = False
+        self._process = WorkerProcess(device, engine.settings) if address is None else None
+        self._patience = Patience()
+        self._socket: socket.socket | None = None
+        self._pulse: Pulse | None = None
+        self._number = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._watch = Watch(engine.settings.worker_timeout_ms / 1000)
+        self._next_look: asyncio.TimerHandle | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take a batch now."""
+        return self.ready and len(self.batches) < self.depth
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take a batch to have it at hand."""
+        return self.ready and len(self.batches) < self.room
+
+    @property
+    def memory(self) -> tuple[int, int, int] | None:
+        """See :attr:`lossd.engine.heartbeat.Pulse.memory`."""
+        return None if self._pulse is None else self._pulse.memory
+
+    @property
+    def compiled(self) -> Progress:
+        """How far its compiled passes are."""
+        return Progress() if self._pulse is None else Progress(*self._pulse.compiled)
+
+    def connect(self) -> None:
+        """Start its process, or find it; it is ready when it says hello."""
+        if self._process is not None:
+            try:
+                connection = self._process.start()
+            except OSError as error:  # no memory, or no process or file left
+                self._start_failed(f"cannot be started: {error}")
+                if not self.ever_ready and self.failed_starts == FIRST_TRIES:
+                    self.engine.on_failure(hopeless(self.device, self.last_end))
+                self._try_again(self.last_end)
+                return
+            self.pid = self._process.pid
+        else:
+            assert self.address is not None
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            connection.setblocking(False)
+            try:
+                connection.connect(f"\0{self.address}")
+            except OSError as error:  # whoever keeps the worker is ending, or too many wait to be let in
+                connection.close()
+                self._try_again(f"cannot be reached: {error}")
+                return
+        self._socket = connection
+        self._known.clear()
+        self._closed.clear()
+        self._buffer = bytearray()
+        self.engine.loop.add_reader(connection.fileno(), self._readable)
+
+    def end(self) -> None:
+        """Close the connection, upon which its process ends; make sure that it does."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._hang_up()
+        if self._process is not None:
+            self._process.end()
+            self.pid = None
+
+    def send(self, batch: Batch) -> None:
+        """Hand it a batch."""
+        assert self._socket is not None
+        slab = batch.lease.slab
+        manifest: dict[str, Any] = batch.manifest()
+        fds = []
+        if slab.id not in self._known:
+            self._known.add(slab.id)
+            manifest["size"] = slab.size
+            fds.append(slab.fd)
+        if self._closed:
+            manifest["closed"] = list(self._closed)
+            self._closed.clear()
+        self.batches[batch.id] = batch
+        body = orjson.dumps(manifest)
+        self._unsent.append((memoryview(LENGTH.pack(len(body)) + body), fds))
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def forget(self, slab_id: int) -> None:
+        """Tell it, with the next batch, that a slab is no more."""
+        if slab_id in self._known:
+            self._known.discard(slab_id)
+            self._closed.append(slab_id)
+
+    def _flush(self) -> None:
+        """Send what the socket takes. Manifests are mostly far smaller than its buffer, but not all."""
+        assert self._socket is not None
+        loop, number = self.engine.loop, self._socket.fileno()
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._socket, [data], fds)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._lost()
+                return
+            if sent < len(data):
+                self._unsent[0] = data[sent:], [] if sent else fds  # descriptors go with the first byte
+                if not self._waiting_to_write:
+                    self._waiting_to_write = True
+                    loop.add_writer(number, self._flush)
+                return
+            self._unsent.popleft()
+        if self._waiting_to_write:
+            self._waiting_to_write = False
+            loop.remove_writer(number)
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            if self.ready:
+                chunk = self._socket.recv(SOCKET_BYTES)
+            else:
+                chunk, fds, _, _ = socket.recv_fds(self._socket, SOCKET_BYTES, 1)
+                if fds:
+                    self._pulse = Pulse(fds[0])
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._lost()
+            return
+        self._buffer += chunk
+        for reply in list(take_replies(self._buffer)):
+            if reply.batch == HELLO:
+                refused, text = reply.answers[0]
+                (self._refused if refused else self._greeted)(orjson.loads(text))
+            else:
+                self._answered(reply)
+
+    def _greeted(self, hello: dict[str, Any]) -> None:
+        self.ready, self.ever_ready, self.failed_starts = True, True, 0
+        self.pid, self._number = hello["pid"], hello["front"]
+        self._patience.succeeded()
+        self._watch.reset(time.monotonic())
+        self._look()
+        log.info("worker ready on %s (pid %s)", self.device, self.pid)
+        self.engine._worker_came()
+
+    def _start_failed(self, end: str) -> None:
+        self.failed_starts, self.last_end = self.failed_starts + 1, end
+        self.engine._start_failed()
+
+    def _refused(self, problem: dict[str, Any]) -> None:
+        """It cannot work. Where it never could, neither can the service; a device that broke may come back."""
+        if self.ever_ready:
+            log.error("worker on %s: %s", self.device, problem["detail"])
+        else:
+            self.engine.on_failure(problem["detail"])
+
+    def _answered(self, reply: Reply) -> None:
+        batch = self.batches.pop(reply.batch, None)
+        if batch is None:  # the connection broke while replies were being read: it was queued again
+            return
+        self.engine.lookout.answered()
+        self.engine._dispatch()  # first give the worker its next batch, then the answers their way
+        self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
+
+    def _hang_up(self) -> None:
+        self.ready = False
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+        if self._socket is not None:
+            self.engine.loop.remove_reader(self._socket.fileno())
+            self.engine.loop.remove_writer(self._socket.fileno())
+            self._waiting_to_write = False
+            self._unsent.clear()
+            self._socket.close()
+            self._socket = None
+
+    def _lost(self) -> None:
+        """The connection is gone, and with it the process: its work is for the next one."""
+        if self._socket is None:
+            return
+        was_ready, batches = self.ready, list(self.batches.values())
+        self.batches.clear()
+        at_work = self._pulse.at_work if self._pulse is not None else None
+        # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
+        suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
+        self._hang_up()
+        status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
+        end = ended_with(status) if status is not None else "is gone"
+        self.engine._recover(batches, suspects)
+        if not was_ready:
+            self._start_failed(end)
+        if self.engine.draining and not self.engine.in_progress:
+            return
+        if self._process is not None:
+            self.engine.stats.restarts += 1
+        if status is not None and not self.ever_ready and self.failed_starts == FIRST_TRIES:
+            self.engine.on_failure(hopeless(self.device, end))
+        self._try_again(f"{end}; {sum(len(b.tickets) for b in batches)} requests requeued")
+
+    def _try_again(self, what: str) -> None:
+        delay_s = self._patience.delay_s()
+        verb = "starting another" if self._process is not None else "looking for the next"
+        log.warning("worker on %s %s, %s in %.1f s", self.device, what, verb, delay_s)
+        self._retry = self.engine.loop.call_later(delay_s, self.connect)
+
+    def _look(self) -> None:
+        """See whether it is alive, and ask where that is not plain."""
+        self._next_look = self.engine.loop.call_later(self._watch.interval_s, self._look)
+        pulse = self._pulse
+        if pulse is None:
+            return
+        batch = self.batches.get(pulse.at_work[1]) if pulse.at_work and pulse.at_work[0] == self._number else None
+        wanted = batch is None or batch.wanted
+        others_wait = not wanted and self._others_wait
+        sight = Sight(pulse.steps, pulse.beats, bool(self.batches), wanted, others_wait)
+        why = self._watch.look(sight, time.monotonic())
+        if why is not None:
+            self._kill(why)
+        elif self.pid is not None and (self._watch.silent or not wanted):
+            if batch is not None and not wanted:
+                pulse.mark_unwanted(self._number, batch.id)
+            with suppress(ProcessLookupError):  # it has ended, and whoever started it knows first
+                os.kill(self.pid, ASK)
+
+    @property
+    def _others_wait(self) -> bool:
+        """Whether anybody waits for what is not being evaluated; who asks another front might."""
+        if self.engine.settings.fronts > 1 or any(batch.wanted for batch in self.batches.values()):
+            return True
+        return any(not ticket.future.done() for ticket in self.engine.batcher.waiting())
+
+    def _kill(self, why: str) -> None:
+        """End a process that does not serve any more; its end is noticed as any other's is."""
+        if self.pid is not None:
+            log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

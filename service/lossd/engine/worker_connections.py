@@ -1,0 +1,223 @@
+"""A worker's end of its connections: one to the front that started it, or many to fronts that found it.
+
+Each front numbers its own slabs and batches, so what a front sent is kept with it. What a front that is gone had sent
+goes with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from lossd.engine.protocol import Reply, encode_reply, take_frames
+
+__all__ = ["Front", "Fronts", "Manifest"]
+
+Manifest = Mapping[str, Any]
+
+FDS_BYTES = socket.CMSG_SPACE(16 * 4)
+CHUNK_BYTES = 1 << 16
+SOCKET_BYTES = 1 << 20
+SEND_TIMEOUT_S = 5
+
+
+def _nothing(_: mmap.mmap) -> None:
+    pass
+
+
+class Front:
+    """A front, as a worker sees it.
+
+    Args:
+        number: How the pulse names it.
+        connection: To it.
+        pin: Called with each slab that was mapped.
+        unpin: Called with each slab before it is unmapped.
+
+    Attributes:
+        gone: Whether the connection is closed.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        connection: socket.socket,
+        pin: Callable[[mmap.mmap], None] = _nothing,
+        unpin: Callable[[mmap.mmap], None] = _nothing,
+    ) -> None:
+        self.number = number
+        self.connection = connection
+        self.gone = False
+        self._pin = pin
+        self._unpin = unpin
+        self._slabs: dict[int, mmap.mmap] = {}
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+
+    def receive(self, flags: int = 0) -> list[Manifest]:
+        """The manifests that one read completes.
+
+        Raises:
+            BlockingIOError: Nothing is there, and ``flags`` say not to wait.
+            ConnectionError: The front is gone.
+        """
+        # Not socket.recv_fds, which ignores the flags before Python 3.12.
+        chunk, attached, _, _ = self.connection.recvmsg(CHUNK_BYTES, FDS_BYTES, flags)
+        if not chunk:
+            raise ConnectionResetError
+        for _, _, fds in attached:
+            self._fds += memoryview(fds).cast("i")
+        self._buffer += chunk
+        return [orjson.loads(frame) for frame in take_frames(self._buffer)]
+
+    def slab(self, manifest: Manifest) -> mmap.mmap:
+        """The memory that a manifest names, mapped where it is new."""
+        for closed in manifest.get("closed", ()):
+            self._unpin(self._slabs.pop(closed))
+        if size := manifest.get("size"):
+            fd = self._fds.pop(0)
+            memory = self._slabs[manifest["slab"]] = mmap.mmap(fd, size)
+            os.close(fd)
+            self._pin(memory)
+        return self._slabs[manifest["slab"]]
+
+    def send(self, reply: Reply, fds: tuple[int, ...] = ()) -> None:
+        """Send a reply.
+
+        Raises:
+            ConnectionError: The front is gone.
+            BlockingIOError: It reads nothing.
+        """
+        text = encode_reply(reply)
+        if fds:
+            text = text[socket.send_fds(self.connection, [text], fds) :]
+        self.connection.sendall(text)
+
+    def close(self) -> None:
+        """Let go of it and of its slabs."""
+        self.gone = True
+        self.connection.close()
+        for memory in self._slabs.values():
+            self._unpin(memory)
+        self._slabs.clear()
+        for fd in self._fds:
+            os.close(fd)
+
+
+class Fronts:
+    """Every front a worker serves.
+
+    Args:
+        connection: To the process that started the worker: its only front, or the one that keeps several.
+        listener: Where fronts connect; None where there is only one.
+        greet: Called with each front that is new.
+        pin: See :class:`Front`.
+        unpin: See :class:`Front`.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        listener: socket.socket | None,
+        greet: Callable[[Front], None],
+        pin: Callable[[mmap.mmap], None] = _nothing,
+        unpin: Callable[[mmap.mmap], None] = _nothing,
+    ) -> None:
+        self._greet = greet
+        self._hooks = (pin, unpin)
+        self._numbers = itertools.count(1)
+        self._listener = listener
+        self._selector = selectors.DefaultSelector() if listener is not None else None
+        self._fronts: list[Front] = []
+        if self._selector is not None and listener is not None:
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ)
+        self._add(connection)
+
+    def __bool__(self) -> bool:
+        """Whether anybody is left to serve."""
+        return bool(self._fronts)
+
+    def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[Front, Manifest]]:
+        """What was sent, in turns: all that a front sent is read, but none has more under way than it may.
+
+        Args:
+            wait: Until something is sent, or somebody comes or leaves.
+            poll_s: So long, not asleep but looking again and again, while others may have the processor.
+        """
+        end = time.perf_counter() + poll_s if poll_s else 0.0
+        while end and self._fronts:
+            if received := self._received(wait=False):
+                return received
+            os.sched_yield()
+            if time.perf_counter() >= end:
+                break
+        return self._received(wait=wait) if self._fronts else []
+
+    def _received(self, *, wait: bool) -> list[tuple[Front, Manifest]]:
+        if self._selector is None:  # a plain read is quicker than asking first who has something to say
+            return self._read(self._fronts[0], 0 if wait else socket.MSG_DONTWAIT)
+        received = []
+        for key, _ in self._selector.select(None if wait else 0):
+            if key.data is None:
+                self._accept()
+            else:
+                received += self._read(key.data, socket.MSG_DONTWAIT)
+        return received
+
+    def reply(self, front: Front, reply: Reply) -> None:
+        """Send a reply; a front that does not take it is dropped, and may come again."""
+        try:
+            front.send(reply)
+        except (ConnectionError, BlockingIOError):
+            self._drop(front)
+
+    def _read(self, front: Front, flags: int) -> list[tuple[Front, Manifest]]:
+        try:
+            return [(front, manifest) for manifest in front.receive(flags)]
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            self._drop(front)
+            return []
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it left before its turn came
+            return
+        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.getuid() or not pid:  # anybody may knock; process 0 is one that this container does not see
+            connection.close()
+            return
+        connection.setblocking(True)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        # A front that is stopped keeps its peers waiting no longer than that.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+        self._add(connection)
+
+    def _add(self, connection: socket.socket) -> None:
+        front = Front(next(self._numbers), connection, *self._hooks)
+        self._fronts.append(front)
+        if self._selector is not None:
+            self._selector.register(connection, selectors.EVENT_READ, front)
+        try:
+            self._greet(front)
+        except ConnectionError:
+            self._drop(front)
+
+    def _drop(self, front: Front) -> None:
+        self._fronts.remove(front)
+        if self._selector is not None:
+            self._selector.unregister(front.connection)
+        front.close()

@@ -1,0 +1,133 @@
+"""A worker's process: starting it, ending it, and how soon it may be started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lossd.configuration.settings import Settings
+
+__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Patience", "WorkerProcess", "ended_with", "hopeless"]
+
+SOCKET_BYTES = 1 << 20
+COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
+END_S = 2.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
+
+FIRST_TRIES = 3
+"""How often a worker that was never ready is started before the service gives up: it worked nowhere yet."""
+
+MAX_STARTS = 5
+"""So many starts in a row that fail are no accident, even where a worker was ready before."""
+
+
+def ended_with(status: int) -> str:
+    """What became of a process, as the end of a sentence about it."""
+    return f"ended with status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
+
+
+def hopeless(device: str, end: str) -> str:
+    """Why the service ends after :data:`FIRST_TRIES`, in a sentence."""
+    how = f"the last time {end.removeprefix('ended ')}"
+    return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, {how}; see the log"
+
+
+class Patience:
+    """How long to wait before another try: not at all at first, and longer with every failure after."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """The last try was good."""
+        self._failures = 0
+
+    def delay_s(self) -> float:
+        """One more failure: seconds until the next try."""
+        failures, self._failures = self._failures, self._failures + 1
+        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**failures) if failures else 0.0
+
+
+class WorkerProcess:
+    """One worker, in one process after the other.
+
+    Args:
+        device: What it computes on.
+        settings: How.
+        listener: Where fronts besides the one that starts it connect, if there are any.
+    """
+
+    def __init__(self, device: str, settings: Settings, listener: socket.socket | None = None) -> None:
+        self.device = device
+        self.settings = settings
+        self.listener = listener
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its id, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> socket.socket:
+        """Start it; the connection to it, which ends when it does.
+
+        Raises:
+            OSError: There is no memory for one more process, or may not be one.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        command = [*COMMAND, "--device", self.device]
+        command += ["--threads", str(self.settings.threads), "--socket", str(theirs.fileno())]
+        command += ["--poll-us", str(self.settings.poll_us)]
+        command += ["--log-level", self.settings.log_level, "--log-format", self.settings.log_format]
+        command += ["--compiled"] if self.settings.compiled else []
+        passed = [theirs.fileno()]
+        if self.listener is not None:
+            command += ["--listen", str(self.listener.fileno())]
+            passed.append(self.listener.fileno())
+        environment = {"OMP_NUM_THREADS": str(self.settings.threads), **os.environ}
+        if self.settings.perceptual_weights is not None:
+            environment["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
+        if self.settings.cache_dir is not None:
+            environment["LOSSD_CACHE_DIR"] = str(self.settings.cache_dir.absolute())
+        # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return ours
+
+    def reap(self, *, patience_s: float = 0.0) -> int:
+        """Its status, now that its connection is closed.
+
+        Args:
+            patience_s: How long it may take to end by itself; else its status says that it was killed, and not why.
+        """
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=patience_s)
+        self._process.kill()
+        return self._process.wait()
+
+    def end(self) -> None:
+        """Make sure that it ends, which it does by itself when its connections are closed."""
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None

@@ -1,0 +1,1 @@
+"""A batch on a device to its answers."""

@@ -1,0 +1,390 @@
+"""A batch of jobs on a device to their results: validate, forward, backward, metrics, split.
+
+Nothing here knows HTTP, queues or processes. A batch's requests share every tensor operation and nothing else: sums go
+by request, a bad entry is replaced before it can reach an index and turns only its own request into an error, and a
+request evaluated among strangers equals itself evaluated alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossd import compiled, metrics
+from lossd.evaluation import gradient
+from lossd.evaluation.batch import Batch
+from lossd.evaluation.columns import arrays_of
+from lossd.evaluation.composition import compose
+from lossd.evaluation.device_errors import is_broken_device, is_out_of_memory, release_memory, too_large
+from lossd.evaluation.diagnostics import describe, passed_up, warning
+from lossd.evaluation.validation import check, dropped_rows, without_dropped
+from lossd.job import UNIVERSAL
+from lossd.losses import REGISTRY, softmax
+from lossd.losses.reduction import Reduction, Segments
+from lossd.losses.registry import Loss, Unreduced
+from lossd_client.errors import InternalError, Problem
+
+__all__ = ["evaluate"]
+
+log = logging.getLogger("lossd.evaluation")
+
+HALF = (torch.float16, torch.bfloat16)
+SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, of which only the differences count
+SMALL, LARGE = 1e-30, 1e30
+"""What lies between is what float32 computes well: beyond, a square or a product may have left its range."""
+INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
+
+
+def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
+    """The answer of each request, in order: a JSON-ready document, or the problem with that request.
+
+    Gradients and unreduced losses are written into ``batch.answers``. A failure that names no request is narrowed
+    down by evaluating each alone, so that one request never takes another's answer away; where memory runs out, halves
+    may do.
+
+    Raises:
+        RuntimeError: The device is broken: whoever has another may evaluate the batch there.
+    """
+    if batch.recipe.alone and len(batch.rows) > 1:
+        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
+    exhausted = False
+    try:
+        passed = _pass(batch)
+        if passed is None or not passed.outcome.doubtful.any():
+            return _Evaluation(batch, passed).run()
+    except Problem as problem:
+        if len(batch.rows) == 1:
+            return [problem]
+    except Exception as error:
+        if is_broken_device(error):
+            raise
+        exhausted = is_out_of_memory(error)
+        if len(batch.rows) == 1 and exhausted:
+            nbytes = sum(tensor.nbytes for tensors in (batch.inputs, batch.answers) for tensor in tensors.values())
+            return [too_large(error, batch.device, batch.recipe.model, nbytes)]
+        if len(batch.rows) == 1:
+            shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
+            log.exception("%s failed on inputs of shapes %s", batch.recipe.model, shapes)
+            return [InternalError(f"{batch.recipe.model} failed on this request; the worker's log says why")]
+    if exhausted:  # not before here, where nothing of the failed attempt is held any more
+        release_memory(batch.device)
+        half = len(batch.rows) // 2
+        return evaluate(batch.part(0, half)) + evaluate(batch.part(half, len(batch.rows)))
+    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
+
+
+class _Passed(NamedTuple):
+    """What a compiled pass says of a batch, and the inputs as it saw them: in float32 at least."""
+
+    outcome: compiled.Outcome
+    inputs: Mapping[str, Tensor]
+
+
+def _pass(batch: Batch) -> _Passed | None:
+    """Give a batch to a compiled pass; None where there is no such pass, or it leaves all to the general way."""
+    recipe = batch.recipe
+    run = compiled.find(recipe) if batch.device.type == "cpu" else None
+    if run is None:
+        return None
+    inputs, answers, rounded = batch.inputs, batch.answers, {}
+    if recipe.half:
+        inputs = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in inputs.items()}
+        rounded = {name: torch.empty(a.shape) for name, a in answers.items() if a.dtype in HALF}
+        answers = {**answers, **rounded}
+    numbers = dict(zip(recipe.numbers, zip(*batch.numbers, strict=True), strict=True))
+    outcome = run(compiled.Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers)))
+    if outcome is None or (len(batch.rows) == 1 and outcome.doubtful[0]):
+        return None
+    for name, exact in rounded.items():
+        batch.answers[name].copy_(exact)
+        _doubt_what_overflowed(outcome, batch.answers[name], batch.rows)
+    return _Passed(outcome, inputs)
+
+
+def _doubt_what_overflowed(outcome: compiled.Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
+    """Doubt the requests whose answers are beyond half precision: the general way finds the words."""
+    if not bool(rounded.isfinite().all()):
+        for position, of_request in enumerate(torch.split(rounded, list(rows))):
+            outcome.doubtful[position] |= not bool(of_request.isfinite().all())
+
+
+class _Evaluation:
+    """One batch on its way through.
+
+    Args:
+        batch: The batch.
+        passed: What a compiled pass has done of it already; it has no doubts.
+        careful: Whether everything up to the answer is float64, no sum overflows where its mean does not, and one
+            infinite score among a sample's is certain.
+    """
+
+    def __init__(self, batch: Batch, passed: _Passed | None = None, *, careful: bool = False) -> None:
+        self.passed = passed
+        self.careful = careful
+        self.batch = batch
+        self.recipe = batch.recipe
+        self.count = len(batch.rows)
+        self.rowwise = self.recipe.kind == "rows"
+        self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device)
+        self.answers: list[dict[str, Any]] = [{} for _ in range(self.count)]
+        self.warnings_of_terms: list[dict[str, str]] = []
+
+    def run(self) -> list[dict[str, Any] | Problem]:
+        recipe = self.recipe
+        problems: dict[int, Problem] = {}
+        if self.passed is not None:
+            self.tensors: dict[str, Tensor] = dict(self.passed.inputs)
+            self.sample_weight: Tensor | None = None
+            if recipe.want_loss or recipe.gradients:
+                self.answers = describe(recipe, self.passed.outcome.columns.tolist(), recipe.gradients)
+        else:
+            problems = self._run_in_steps()
+        if recipe.metrics:
+            assert recipe.task is not None
+            measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self._view())
+            for answer, of_request, codes in zip(self.answers, measured, doubts, strict=True):
+                answer["metrics"] = of_request
+                warnings = answer.setdefault("diagnostics", {"warnings": []})["warnings"]
+                warnings.extend(map(warning, codes))
+        for answer in self.answers:
+            answer.setdefault("diagnostics", {"warnings": []})
+        return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
+
+    def _run_in_steps(self) -> dict[int, Problem]:
+        """Loss and gradient, a tensor operation for each step of them."""
+        recipe, device = self.recipe, self.batch.device
+        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
+        # A composed loss has no samples of its own: sample weights are for its terms.
+        weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
+        self.dropped = dropped_rows(weight)
+        safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
+        self.dtype = torch.float64 if recipe.wide or self.careful else torch.float32
+        self.tensors = {
+            name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
+            for name, tensor in safe.items()
+            if name not in UNIVERSAL
+        }
+        if self.careful and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
+            axis = 1 if self.rowwise else 2
+            self.tensors["prediction"] = softmax.settled(self.tensors["prediction"], axis)
+        self.cotangent = safe.get("cotangent")
+        self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
+        if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
+            columns = self._evaluate_loss(REGISTRY[recipe.loss])
+            if not self.careful and recipe.kind != "composed":  # whose terms were evaluated with all care
+                self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
+        return problems
+
+    # What float32 cannot compute
+
+    def _out_of_range(self, columns: Sequence[Sequence[float]]) -> Iterable[int]:
+        """The requests whose loss or gradient may be wrong though their inputs are not."""
+        for position, (loss, numerator, denominator, _, *norms) in enumerate(zip(*columns, strict=True)):
+            if not all(map(math.isfinite, (loss, numerator, denominator, *norms))):
+                if not any(bool(tensor.isnan().any()) for tensor in self._floats_of(position)):
+                    yield position
+            elif self.dtype == torch.float32:
+                # Zeros alone are zeros: of nothing lost, nothing is left.
+                sizes = (abs(numerator), *norms)
+                if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
+                    yield position
+
+    def _floats_of(self, position: int) -> Iterable[Tensor]:
+        """A request's inputs as they were computed with, but for indices."""
+        per_row = {column.name: column.per_row for column in self.recipe.inputs}
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point():
+                yield self.segments.split(tensor)[position] if per_row[name] else tensor[position]
+
+    def _evaluate_again(self, positions: Sequence[int]) -> None:
+        """Evaluate these requests with more care, apart from the others, whose digits stay as they are."""
+        if not positions:
+            return
+        try:
+            part = self.batch.picked(positions)
+            again = _Evaluation(part, careful=True)
+            again._run_in_steps()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # it takes twice the memory: what was found stands, with its warning
+        self.batch.take(positions, part)
+        for position, answer in zip(positions, again.answers, strict=True):
+            self.answers[position] = answer
+
+    # The loss and its gradient
+
+    def _evaluate_loss(self, loss: Loss) -> list[list[float]]:
+        """Answer all but the metrics; what :func:`lossd.evaluation.diagnostics.describe` was told, up to the norms."""
+        recipe, segments = self.recipe, self.segments
+        shape = (segments.total, *recipe.value)
+        reduction = Reduction(
+            recipe.reduction, segments, shape, self.dtype, self.sample_weight, self.cotangent, careful=self.careful
+        )
+        unreduced, gradients = self._differentiate(loss, reduction)
+        value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
+        total, numerator, denominator, value = reduction.reduce(value)
+        if self.rowwise:
+            gradients = {name: gradient.mask(g, value, weight, self.sample_weight) for name, g in gradients.items()}
+        norms = {name: gradient.norms(g, segments) for name, g in gradients.items()}
+        gradient.clip(gradients, norms, recipe.gradient_options, segments)
+        for name, of_input in gradients.items():
+            answer = self.batch.answers[f"gradient.{name}"]
+            if answer.data_ptr() != of_input.data_ptr():
+                answer.copy_(of_input.reshape(answer.shape))
+        if "loss" in self.batch.answers:
+            self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
+        extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
+        flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
+        raised = [self._times(flag) for flag in flags.values()]
+        columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
+        host = torch.stack(columns).tolist()  # the one moment at which the device is waited for
+        if self._was_rounded("loss", value.dtype):
+            host[0] = [math.inf if self._flawed("loss", i) else loss for i, loss in enumerate(host[0])]
+        rounded = [name for name, g in gradients.items() if self._was_rounded(f"gradient.{name}", g.dtype)]
+
+        def count_non_finite(name: str, position: int, norm: float) -> int:
+            return 0 if math.isfinite(norm) and name not in rounded else self._flawed(f"gradient.{name}", position)
+
+        described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
+        for of_request, more in zip(self.answers, described, strict=True):
+            of_request.update(more)
+        if self.warnings_of_terms:  # a composed loss is evaluated alone
+            self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
+        return host[: 4 + len(norms)]
+
+    def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether an answer may have entries that are infinite only in its own, narrower dtype."""
+        answer = self.batch.answers.get(name)
+        return (
+            answer is not None
+            and torch.finfo(answer.dtype).max < torch.finfo(dtype).max
+            and not bool(answer.isfinite().all())
+        )
+
+    def _flawed(self, name: str, position: int) -> int:
+        """How many entries of a request's answer are not finite."""
+        return int((~self.batch.part(position, position + 1).answers[name].isfinite()).sum())
+
+    def _times(self, flag: Tensor) -> Tensor:
+        """How often a flag was raised in each request's rows that count, (B,) float64."""
+        of_rows = flag.long().reshape(self.segments.total, -1).sum(1)
+        if self.dropped is not None:
+            of_rows = of_rows.masked_fill(self.dropped, 0)
+        return self.segments.sum(of_rows).double()
+
+    def _differentiate(self, loss: Loss, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
+        """The unreduced loss and the gradient of each request's answer with respect to the inputs asked for."""
+        wanted = self.recipe.gradients
+        if self.recipe.kind == "composed":
+            return self._compose(loss, reduction)
+        parameters = {**self.recipe.parameters, **self._numbers()}
+        if loss.reads_reduction:
+            parameters["reduction"] = self.recipe.reduction
+        if not wanted:
+            with torch.no_grad():
+                unreduced = self._call(loss, self.tensors, parameters)
+            reduction.upstream(unreduced.weight if isinstance(unreduced, Unreduced) else None)
+            return unreduced, {}
+        if loss.closed_forms and self.rowwise and set(wanted) == set(loss.differentiable):
+            buffers = {name: self._buffer(name) for name in wanted}
+            with torch.no_grad():
+                unreduced = loss.closed_forms[0](reduction.upstream, buffers, **self.tensors, **parameters)
+            return unreduced, buffers
+        leaves = {name: self.tensors[name].detach().requires_grad_() for name in wanted}
+        with torch.enable_grad():
+            unreduced = self._call(loss, {**self.tensors, **leaves}, parameters)
+        value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
+        upstream = reduction.upstream(weight).expand(value.shape)
+        gradients = (
+            torch.autograd.grad(value, list(leaves.values()), upstream.to(value.dtype), materialize_grads=True)
+            if value.requires_grad
+            else [torch.zeros_like(leaf) for leaf in leaves.values()]
+        )
+        value = value.detach()
+        detached = replace(unreduced, value=value) if isinstance(unreduced, Unreduced) else value
+        return detached, dict(zip(leaves, gradients, strict=True))
+
+    def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
+        composed = compose(loss, self.batch, evaluate)
+        if composed.metrics is not None:
+            self.answers[0]["metrics"] = composed.metrics
+        self.warnings_of_terms = passed_up(composed.answers, per_sample=loss.per_sample)
+        weight = composed.weight[None]
+        upstream = reduction.upstream(weight)
+        gradients = {name: gradient[None] * upstream for name, gradient in composed.gradients.items()}
+        extras = {"terms": composed.terms} if composed.terms else {}
+        return Unreduced(composed.value[None], weight, extras=extras), gradients
+
+    def _call(self, loss: Loss, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> Tensor | Unreduced:
+        """The loss function on the batch: on all rows at once, or on the requests stacked, one on its own unstacked."""
+        if self.rowwise:
+            return loss.function(**tensors, **parameters)
+        if self.count == 1:
+            unreduced = loss.function(**{name: t[0] for name, t in tensors.items()}, **parameters)
+            if not isinstance(unreduced, Unreduced):
+                return unreduced[None]
+            flags = {code: flag[None] for code, flag in unreduced.flags.items()}
+            return replace(unreduced, value=unreduced.value[None], weight=unreduced.weight[None], flags=flags)
+        varying = {name: p for name, p in parameters.items() if isinstance(p, Tensor)}
+        fixed = {name: p for name, p in parameters.items() if name not in varying}
+
+        def one(tensors: dict[str, Tensor], numbers: dict[str, Tensor]) -> tuple[Any, ...]:
+            unreduced = loss.function(**tensors, **numbers, **fixed)
+            if isinstance(unreduced, Unreduced):
+                return unreduced.value, unreduced.weight, dict(unreduced.flags)
+            return (unreduced,)
+
+        stacked = torch.vmap(one)(dict(tensors), varying)
+        return Unreduced(*stacked) if len(stacked) > 1 else stacked[0]
+
+    def _values(self) -> dict[str, list[float]]:
+        """The parameters that may vary: each request's value."""
+        return {
+            name: [of_request[position] for of_request in self.batch.numbers]
+            for position, name in enumerate(self.recipe.numbers)
+        }
+
+    def _numbers(self) -> dict[str, Any]:
+        """The same: floats where they do not vary, else tensors that broadcast against the value."""
+        numbers: dict[str, Any] = {}
+        for name, values in self._values().items():
+            if values.count(values[0]) == len(values):
+                numbers[name] = values[0]
+            else:
+                tensor = torch.tensor(values, dtype=torch.float64, device=self.batch.device).to(self.dtype)
+                numbers[name] = self.segments.spread(tensor, 1 + len(self.recipe.value)) if self.rowwise else tensor
+        return numbers
+
+    def _buffer(self, name: str) -> Tensor:
+        """Where a closed form writes: the answer itself where dtype and device allow."""
+        answer = self.batch.answers[f"gradient.{name}"]
+        fits = answer.dtype == self.dtype and answer.device == self.batch.device
+        return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
+
+    def _view(self) -> metrics.View:
+        """The batch as the metrics see it: stacked requests become rows, one after the other."""
+        recipe, segments, tensors = self.recipe, self.segments, self.tensors
+        if not self.rowwise:
+            segments = Segments(self.batch.rows, self.batch.device)
+            tensors = {name: t.flatten(0, 1) if t.ndim > 1 else t for name, t in tensors.items()}
+        return metrics.View(
+            tensors=tensors,
+            segments=segments,
+            activation=recipe.domains.get("prediction", "real"),
+            sample_weight=self.sample_weight,
+            ignore_index=recipe.parameters.get("ignore_index"),
+            parameters=recipe.parameters,
+            numbers=self._values(),
+            alone=recipe.loss is None,
+            options=recipe.metric_options,
+            counted={} if self.passed is None else self.passed.outcome.counted,
+            rates=compiled.rates,
+            dtypes={column.name: column.dtype for column in recipe.inputs},
+        )

@@ -1,0 +1,47 @@
+"""Evaluate a batch where its tensors lie: in a slab, or in any other memory arranged like one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+import torch
+
+from lossd.evaluation.batch import Batch
+from lossd.evaluation.columns import columns_in
+from lossd.evaluation.evaluate import evaluate
+from lossd.job import Recipe
+from lossd_client.errors import Problem
+
+__all__ = ["Text", "evaluate_in_memory", "texts_of"]
+
+Text = tuple[bool, bytes]
+"""Whether a request failed, and the JSON of its answer or of its problem."""
+
+
+def evaluate_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
+    """Return the text of each request's answer, in order, and the time that took, in ns.
+
+    Gradients and unreduced losses are written into the memory, into the columns of the answers.
+
+    Args:
+        manifest: ``recipe``, the rows and the numbers of each request, and the offset of each column in bytes.
+        memory: A writable buffer that holds the columns.
+        device: Where to compute.
+
+    Raises:
+        RuntimeError: The device is broken.
+    """
+    begin = time.perf_counter_ns()
+    recipe = Recipe.parse(manifest["recipe"])
+    rows: list[int] = manifest["rows"]
+    inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
+    texts = texts_of(evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device)))
+    return texts, time.perf_counter_ns() - begin
+
+
+def texts_of(outcomes: Iterable[dict[str, Any] | Problem]) -> list[Text]:
+    """Return the outcome of each request as JSON."""
+    return [(True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes]

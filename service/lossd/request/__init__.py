@@ -1,0 +1,1 @@
+"""From a request without its tensors to a job: options, plans, recipes."""

@@ -1,0 +1,533 @@
+"""A request without its tensors, and every check of those that needs none of their content.
+
+A :class:`Plan` was checked once and is shared by all requests with the same text. Its :meth:`Plan.job` checks the
+tensors' names, dtypes and shapes against the loss's signature.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, get_args
+
+from lossd import metrics
+from lossd.cost import NOTHING, Cost, together
+from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
+from lossd.losses.registry import Input, Loss, Refinement
+from lossd.losses.types import PerAxis, TensorType
+from lossd.request.options import GradientOptions, MetricOptions
+from lossd.request.recipe_cache import RECIPES, only_rows_lead, outline
+from lossd.request.remedies import Layout, fitting, meant
+from lossd.request.shapes import expected, is_empty, match, resolve, show
+from lossd_client.errors import (
+    DtypeMismatch,
+    Fault,
+    InvalidRequest,
+    MissingInput,
+    Problem,
+    ShapeMismatch,
+    TooLarge,
+    UnknownInput,
+)
+from lossd_client.wire import DTYPES
+from lossd_client.wire.quoting import quoted
+from lossd_client.wire.tensor import element_count
+
+__all__ = ["Layout", "Plan", "Term", "series"]
+
+
+TENSOR_NS, BYTE_NS, ROW_NS, ROW_BYTES = 200_000, 2, 12_000, 1700
+"""As measured on one core: what each tensor of a term takes however small, each byte of it, and each row where rows are
+evaluated as requests of their own."""
+
+TEXT_BYTES = 1024
+"""About how long an answer without metrics is beside its tensors."""
+
+MOST_TRIED = 8
+MOST_NAMED = 8
+"""Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One loss among those a composed loss is made of.
+
+    Attributes:
+        plan: The term as a request of its own.
+        inputs: Its inputs' names, mapped to the request's tensors; the same name where it has no entry.
+    """
+
+    plan: Plan
+    inputs: Mapping[str, str]
+
+    def tensor(self, name: str) -> str:
+        """The request's tensor for one of the term's inputs."""
+        return self.inputs.get(name, name)
+
+    def asked(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> Term:
+        """The same term, asked for its value, its gradients by these tensors, and these metrics."""
+        own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
+        return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
+
+    def job(self, position: int, layout: Layout) -> Job:
+        """The term as a job of its own, given the request's tensors.
+
+        Raises:
+            Problem: That of the term, with its place.
+        """
+        inputs = self.plan.counted(layout).inputs
+        own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
+        own.pop("cotangent", None)  # that of the whole is not the term's
+        try:
+            return self.plan.job(own)
+        except Problem as problem:
+            raise type(problem)(f"{self._place(position)}: {problem.detail}", errors=problem.errors) from None
+
+    def record(self, position: int, job: Job) -> dict[str, Any]:
+        """What the evaluation needs to know of the term."""
+        recipe = job.recipe
+        return {
+            "loss": recipe.loss, "place": self._place(position), "inputs": dict(self.inputs), "recipe": recipe.text,
+            "rows": job.rows, "numbers": job.numbers,
+        }  # fmt: skip
+
+    def _place(self, position: int) -> str:
+        loss = self.plan.loss.name if self.plan.loss else ""
+        others = "".join(f"; its {name} is {source}" for name, source in self.inputs.items() if name != source)
+        return f"term {position} ({loss}{others})"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request without its tensors, checked.
+
+    Attributes:
+        loss: The loss; None where only metrics are asked.
+        task: The task whose metrics are computed.
+        inputs: The tensors it takes.
+        refinement: What its parameters make of the inputs' types.
+        parameters: Every parameter of the loss, defaults filled in.
+        reduction: How the unreduced loss becomes the answer.
+        want_loss: Whether the loss is asked for.
+        gradients: The inputs whose gradients are asked for.
+        gradient_options: What happens to them.
+        metrics: The names of the metrics asked for.
+        metric_options: How they are computed.
+        terms: The losses it is made of, where it is composed.
+        family: The same for plans that differ only in numbers which may differ within a batch.
+    """
+
+    loss: Loss | None
+    task: str
+    inputs: tuple[Input, ...]
+    refinement: Refinement
+    parameters: Mapping[str, Any]
+    reduction: str
+    want_loss: bool
+    gradients: tuple[str, ...]
+    gradient_options: GradientOptions
+    metrics: tuple[str, ...]
+    metric_options: MetricOptions
+    terms: tuple[Term, ...] = ()
+    family: int = field(init=False, default_factory=itertools.count().__next__)
+
+    def job(self, layout: Layout) -> Job:
+        """The job for tensors of these dtypes and shapes.
+
+        Raises:
+            MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
+        """
+        found = outline(layout, self._leading) if self.has_kin else None
+        if found is None:
+            return self._built(layout)
+        rows, rest = found
+        recipe = RECIPES.get((self.family, rest))
+        if recipe is None:
+            job = self._built(layout)
+            RECIPES.keep((self.family, rest), job.recipe, 256 * len(rest) + job.recipe.nbytes)
+            return job
+        self._pairs(layout)
+        if self._has_curves:  # whose points are as many as there are entries
+            self._check_text(layout)
+        return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
+
+    def _built(self, layout: Layout) -> Job:
+        """The same, with every check, and a recipe of its own."""
+        counted = self.counted(layout)
+        if counted is not self:
+            return counted._built(layout)
+        self._check_names(layout)
+        try:
+            dims, domains = self._bound(layout)
+        except (ShapeMismatch, DtypeMismatch) as problem:
+            raise type(problem)(problem.detail + self._remedy(layout)) from None
+        self._check_axes(dims)
+        if self.metrics and "C" in dims:
+            metrics.check_classes(self.task, self.metrics, dict(self.metric_options), dims["C"])
+        kind = self._kind
+        rows = int(dims.get("N", 1))
+        wide = is_wide({name: dtype for name, (dtype, _) in layout.items()}, domains)
+        value = self._value_shape(dims, layout)
+        if value is not None and 0 in value:
+            raise ShapeMismatch(
+                f"{self._subject} has nothing left of inputs of these shapes: the unreduced loss would have shape "
+                f"{show(value)}"
+            )
+        if "cotangent" in layout:
+            self._check_cotangent(layout, value)
+
+        def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool) -> Column:
+            return Column(name, dtype, shape[1:] if per_row else shape, per_row)
+
+        per_row = {name: name in self._leading for name in layout}
+        inputs = tuple(column(name, *layout[name], per_row[name]) for name in sorted(layout))
+        answers = [
+            column(f"gradient.{name}", self._gradient_dtype(layout[name][0]), layout[name][1], per_row[name])
+            for name in self.gradients
+        ]
+        if self.want_loss and self.reduction == "none" and value is not None:
+            answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
+        self._check_text(layout)
+        jobs = [term.job(position, layout) for position, term in enumerate(self.terms)]
+        asked, text_bytes = self._asked, TEXT_BYTES
+        if self.metrics:
+            classes = metrics.class_count(self.task, shapes_of(layout))
+            asked = {**asked, "metrics": self._answered(classes)}
+            text_bytes = metrics.text_bytes(self.task, asked["metrics"], dict(self.metric_options), classes)
+        recipe = Recipe(
+            **asked,
+            terms=tuple(
+                term.record(position, job) for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
+            ),
+            domains=domains,
+            classes=dims.get("C"),
+            pairs=self._pairs(layout),
+            text_bytes=text_bytes,
+            value=() if value is None else value[1:] if kind == "rows" else value,
+            inputs=inputs,
+            answers=tuple(answers),
+        )
+        cost = self._cost(layout, jobs) if self._has_cost else NOTHING
+        return Job(Recipe.parse(recipe.text), rows, self._numbers, cost)
+
+    def counted(self, layout: Layout) -> Plan:
+        """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
+
+        Raises:
+            InvalidRequest: A gradient is asked for that the series is too short for.
+        """
+        stems = [entry.name[:-1] for entry in self.inputs if entry.name.endswith(".*")]
+        if not stems:
+            return self
+        length = max(1, *(sum(name.startswith(stem) for name in layout) for stem in stems))
+
+        def each(name: str) -> list[str]:
+            return [f"{name[:-1]}{i}" for i in range(length)] if name.endswith(".*") else [name]
+
+        inputs = tuple(replace(entry, name=name) for entry in self.inputs for name in each(entry.name))
+        gradients = tuple(dict.fromkeys(n for name in self.gradients for n in each(name)))
+        sent = {entry.name for entry in inputs}
+        for name in gradients:
+            if name not in sent:
+                raise InvalidRequest(f"the gradient of {quoted(name)} is asked for, which was not sent")
+        return replace(self, inputs=inputs, gradients=gradients)
+
+    @property
+    def _kind(self) -> str:
+        return self.loss.kind if self.loss else "rows"
+
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        return tuple(float(self.parameters[name]) for name in self.loss.varying) if self.loss else ()
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        """What a recipe has of the plan, whatever the tensors."""
+        varying = self.loss.varying if self.loss else ()
+        return {
+            "loss": self.loss.name if self.loss else None,
+            "task": self.task,
+            "kind": self._kind,
+            "parameters": {n: v for n, v in self.parameters.items() if n not in varying},
+            "numbers": varying,
+            "reduction": self.reduction,
+            "want_loss": self.want_loss,
+            "gradients": self.gradients,
+            "gradient_options": self.gradient_options.model_dump(exclude={"dtype"}),
+            "metrics": self.metrics,
+            "metric_options": self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
+        }
+
+    @cached_property
+    def _leading(self) -> frozenset[str]:
+        """The inputs whose first axis counts the rows."""
+        return frozenset(e.name for e in self.inputs if self._kind == "rows" and self._leads_with_rows(e))
+
+    @cached_property
+    def has_kin(self) -> bool:
+        """Whether its recipes are the same for any number of rows, so that one is found by the rest of a layout."""
+        if self._kind != "rows" or (self.loss is not None and (self.loss.shape or self.loss.pairs)):
+            return False
+        types = [(entry.name, of) for entry in self.inputs for of in self.types(entry)]
+        patterns = [(name in self._leading, of.pattern) for name, of in types]
+        if (returns := self._returns) is not None:
+            patterns.append((returns.pattern[:1] == ("N",), returns.pattern))
+        return only_rows_lead(patterns) and not any(name.endswith(".*") for name, _ in types)
+
+    @property
+    def _subject(self) -> str:
+        return self.loss.name if self.loss else f"the {self.task} metrics"
+
+    def types(self, entry: Input) -> tuple[TensorType, ...]:
+        """The types an input may have, given the parameters."""
+        refined = self.refinement.inputs.get(entry.name)
+        return (refined,) if refined else entry.types
+
+    def kinds(self, name: str) -> frozenset[str]:
+        """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
+        entry = next((e for e in self.inputs if e.name in (name, series(name))), None)
+        if entry is not None and entry.no_integers:  # read as what they are, to be refused
+            return frozenset(("float", "integer"))
+        return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
+
+    def _check_names(self, layout: Layout) -> None:
+        known = [entry.name for entry in self.inputs]
+        missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
+        if missing:
+            strange = [name for name in layout if name not in known]
+            near = [name for name in strange if len(strange) == 1 or meant(name, tuple(missing)) == missing[0]]
+            instead = f"; you sent {quoted(near[0])}: did you mean {missing[0]}?" if near else ""
+            takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
+            sent = f"; you sent {', '.join(map(quoted, sorted(layout)[:MOST_NAMED]))}" if layout else ""
+            constant = " (or give it a value in parameters)" if self.loss and self.loss.variadic else ""
+            raise MissingInput(
+                f"{self._subject} needs the input {missing[0]}, which was not sent{constant}"
+                f"{instead or f'; it takes {takes}{sent}'}"
+            )
+        for name in layout:
+            if name not in known:
+                right = meant(name, tuple(known))
+                hint = f"did you mean {right}?" if right else f"it takes {', '.join(known)}"
+                if name in self.parameters:
+                    hint = "it is a parameter: send it as a number or list with the loss's name"
+                raise UnknownInput(f"{self._subject} takes no input {quoted(name)}; {hint}")
+
+    def _bound(self, layout: Layout) -> tuple[dict[str, Any], dict[str, str]]:
+        """The lengths of the axes by their names, and what the entries of each tensor are."""
+        dims: dict[str, Any] = {}
+        shapes_from: dict[str, str] = {}
+        domains = {
+            entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
+        }
+        return dims, domains
+
+    def _remedy(self, layout: Layout) -> str:
+        """What would make tensors fit that do not."""
+        if len(layout) > MOST_TRIED:
+            return ""
+        domains = {entry.name: {of.domain for of in self.types(entry)} for entry in self.inputs}
+        found = fitting(layout, domains, self._fits)
+        if modes := [mode for mode, other in self._other_modes() if other._fits(layout)]:
+            found.append(f"set mode to {' or '.join(map(quoted, modes))}")
+        return f"; {', or '.join(found)}" if found else ""
+
+    def _fits(self, layout: Layout) -> bool:
+        try:
+            self._bound(layout)
+        except (ShapeMismatch, DtypeMismatch):
+            return False
+        return True
+
+    def _other_modes(self) -> Iterator[tuple[str, Plan]]:
+        """The plan with each other value of the parameter ``mode``, which says what the axes are."""
+        for parameter in self.loss.parameters if self.loss else ():
+            if parameter.name == "mode" and self.loss is not None:
+                for mode in (mode for mode in get_args(parameter.annotation) if mode != self.parameters["mode"]):
+                    parameters = {**self.parameters, "mode": mode}
+                    with suppress(ValueError):  # which has no meaning with the other parameters
+                        yield mode, replace(self, parameters=parameters, refinement=self.loss.refine(parameters))
+
+    def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
+        """Check one tensor, bind its axes' names, and say what its entries are."""
+        name = entry.name
+        dtype, shape = layout[name]
+        if name == "cotangent":
+            return "real"
+        candidates = self.types(entry)
+        if entry.no_integers and DTYPES[dtype].kind != "float":
+            raise DtypeMismatch(f"{name} of {self._subject} is {dtype}, {entry.no_integers}")
+        welcome = [t for t in candidates if t.takes(dtype)]
+        if not welcome:
+            kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
+            raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}")
+        for candidate in welcome:
+            bound = match(candidate.pattern, shape, dims)
+            if bound is not None:
+                for axis in bound.keys() - dims.keys():
+                    shapes_from[axis] = name
+                dims.update(bound)
+                if is_empty(candidate.pattern, shape):
+                    nothing = "loss" if self.loss else "metrics"
+                    raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no {nothing}")
+                return candidate.domain
+        unwelcome = [t for t in candidates if t not in welcome and match(t.pattern, shape, dims) is not None]
+        if unwelcome:
+            raise DtypeMismatch(
+                f"{name} has the shape {show(shape)} of {_meaning(unwelcome[0])} and the dtype {dtype}; "
+                f"{' or '.join(map(_meaning, welcome))} would have the shape "
+                f"{' or '.join(expected(t.pattern, dims) for t in welcome)}"
+            )
+        shapes = " or ".join(expected(t.pattern, dims) for t in welcome)
+        sources = dict.fromkeys(shapes_from[a] for t in welcome for a in t.pattern if a in shapes_from)
+        origin = ", ".join(f"{s} is {show(layout[s][1])}" for s in sources if s != name)
+        raise ShapeMismatch(
+            f"{name} has shape {show(shape)}, expected {shapes}"
+            + (f" since {origin}" if origin else "")
+            + (self._no_classes(entry, layout) or "; shapes must match exactly, nothing is broadcast")
+        )
+
+    def _no_classes(self, entry: Input, layout: Layout) -> str:
+        """What to say of metrics alone where there are predicted classes in place of the scores of classes."""
+        scores = next((e for e in self.inputs if e.name == "prediction"), None)
+        if self.loss is not None or scores is None or not all("C" in of.pattern for of in self.types(scores)):
+            return ""
+        shape = layout["prediction"][1]
+        if (entry is scores and len(shape) == 1) or (entry.name == "target" and layout["target"][1] == shape):
+            return "; prediction holds a score for each class along its second axis, not the predicted class"
+        return ""
+
+    def _check_axes(self, dims: Mapping[str, Any]) -> None:
+        """Lists that hold one entry for each step of an axis have that axis's length."""
+        for parameter in self.loss.parameters if self.loss else ():
+            value = self.parameters[parameter.name]
+            axis = _per_axis(parameter.annotation) if isinstance(value, list) else None
+            if axis is None:
+                continue
+            length = dims.get(axis)
+            if length is None and axis == "L":  # labels are axis 1
+                trailing = dims.get("*", ())
+                length = trailing[0] if trailing else 1
+            if length is not None and len(value) != length:
+                place = "axis 1, that of the labels" if axis == "L" else f"axis {axis}"
+                detail = f"{parameter.name} has {len(value)} entries, prediction has {length} along {place}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=f"/loss/{parameter.name}", detail=detail)])
+
+    def _check_cotangent(self, layout: Layout, value: tuple[int, ...] | None) -> None:
+        shape = layout["cotangent"][1]
+        needed = value if self.reduction == "none" else ()
+        if needed is not None and shape != needed:
+            raise ShapeMismatch(
+                f"cotangent has shape {show(shape)}, expected {show(needed)}: the shape of the loss with "
+                f"reduction {self.reduction}"
+            )
+
+    @cached_property
+    def _has_curves(self) -> bool:
+        return any(name.endswith("_curve") for name in self.metrics)
+
+    def _answered(self, classes: int) -> tuple[str, ...]:
+        """The metrics that are answered for so many classes or labels."""
+        options = self.metric_options
+        if options.names is None:
+            return metrics.listed_by_default(self.metrics, dict(options), classes)
+        return self.metrics
+
+    def _check_text(self, layout: Layout) -> None:
+        """Refuse metrics that would be too long a text."""
+        if not self.metrics:
+            return
+        shapes = shapes_of(layout)
+        classes = metrics.class_count(self.task, shapes)
+        entries = element_count(shapes["target"]) // classes if "target" in shapes and classes else None
+        names, options = self._answered(classes), dict(self.metric_options)
+        nbytes = metrics.text_bytes(self.task, names, options, classes, entries)
+        if nbytes > metrics.MAX_TEXT_BYTES:
+            raise TooLarge(
+                f"the {self.task} metrics of {classes} classes or labels would be a text of about {nbytes} bytes, at "
+                f"most {metrics.MAX_TEXT_BYTES} are written; name fewer in metrics.names, set metrics.per_class to "
+                "false, or ask for fewer points of curves (metrics.points)"
+            )
+
+    def _pairs(self, layout: Layout) -> int:
+        shapes = shapes_of(layout)
+        of_metrics = metrics.pairs(self.task, shapes) if self.metrics else 0
+        of_loss = self.loss.pairs(shapes) if self.loss and self.loss.pairs else 0
+        if max(of_loss, of_metrics) > MAX_PAIRS:
+            raise TooLarge(
+                f"{self._subject if of_loss > MAX_PAIRS else f'the {self.task} metrics'} would compare "
+                f"{max(of_loss, of_metrics)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller batches"
+            )
+        return of_loss if self.loss and self.loss.kind == "stack" else 0  # requests of rows differ in how many
+
+    @cached_property
+    def _has_cost(self) -> bool:
+        """Whether a small request may be much work."""
+        if self.terms or (self.metrics and metrics.costs(self.task, self.metrics)):
+            return True
+        return self.loss is not None and (self.loss.pairs is not None or self.loss.cost is not None)
+
+    def _cost(self, layout: Layout, terms: Sequence[Job] = ()) -> Cost:
+        """What the evaluation takes, by what the loss, its terms and the metrics say."""
+        shapes = {name: shape for name, (_, shape) in layout.items()}
+        parts = [metrics.cost(self.task, self.metrics, shapes)] if self.metrics else []
+        if self.loss is not None and self.loss.pairs is not None:
+            parts.append(self.loss.pairs.cost(shapes))
+        if self.loss is not None and self.loss.cost is not None:
+            parts.append(self.loss.cost(self.parameters, shapes))
+        if not terms:
+            return together(parts)
+        rows = terms[0].rows if self.loss is not None and self.loss.per_sample else 0
+        parts += [term.cost for term in terms]
+        parts += [Cost(0, TENSOR_NS * len(term.recipe.columns) + BYTE_NS * term.nbytes) for term in terms]
+        most, work_ns = together(parts)
+        # Each term's gradients are kept, and then summed in float64.
+        kept = sum(column.unit_bytes * column.units(term.rows) for term in terms for column in term.recipe.answers)
+        return Cost(most + 3 * kept + ROW_BYTES * rows, work_ns + ROW_NS * rows)
+
+    def _gradient_dtype(self, dtype: str) -> str:
+        return self.gradient_options.dtype or ("float64" if dtype == "float64" else "float32")
+
+    def _leads_with_rows(self, entry: Input) -> bool:
+        if entry.name == "cotangent":
+            return self.reduction == "none"
+        return all(t.pattern[:1] == ("N",) for t in self.types(entry))
+
+    @property
+    def _returns(self) -> TensorType | None:
+        return self.refinement.returns or self.loss.returns if self.loss else None
+
+    def _value_shape(self, dims: Mapping[str, Any], layout: Layout) -> tuple[int, ...] | None:
+        returns = self._returns
+        if self.loss is None or returns is None:
+            return None
+        if self.loss.shape is not None:
+            try:
+                return self.loss.shape(self.parameters, {name: shape for name, (_, shape) in layout.items()})
+            except ValueError as error:
+                raise ShapeMismatch(f"{self.loss.name}: {error}") from None
+        return resolve(returns.pattern, dims)
+
+
+def _meaning(of: TensorType) -> str:
+    """What a type's entries are, where an input may be of several."""
+    return {"class": "class indices", "probability": "probabilities"}.get(of.domain, f"{' or '.join(of.kinds)}s")
+
+
+def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: shape for name, (_, shape) in layout.items()}
+
+
+def series(name: str) -> str:
+    """The series (``prediction.*``) that an input of this name would be one of."""
+    return f"{name.rpartition('.')[0]}.*"
+
+
+def _per_axis(annotation: Any) -> str | None:
+    for marker in getattr(annotation, "__metadata__", ()):
+        if isinstance(marker, PerAxis):
+            return marker.axis
+    return next((axis for arm in get_args(annotation) if (axis := _per_axis(arm))), None)

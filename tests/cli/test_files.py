@@ -1,0 +1,273 @@
+"""Files that people have: each is read, or named for what it is, with what to do; none ends in a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from lossd.cli import files, main
+from lossd_client.errors import MalformedBody
+
+SCORES = np.arange(6, dtype=np.float32).reshape(3, 2)
+LABELS = np.array([0, 1, 1])
+
+
+def lossd(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [os.fspath(argument) for argument in arguments])
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def claims(shape: str, content: bytes = bytes(24), *, version: int = 1, padding: int = 118) -> bytes:
+    """A .npy file whose header says that shape."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(padding - 1) + b"\n"
+    return (
+        b"\x93NUMPY" + bytes((version, 0)) + len(header).to_bytes(2 if version == 1 else 4, "little") + header + content
+    )
+
+
+def archive(members: Mapping[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    return file.getvalue()
+
+
+def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
+    """An archive of one member with bytes of its entry in the central directory changed."""
+    changed, start = bytearray(content), content.index(b"PK\x01\x02")
+    for at, new in changes:
+        changed[start + at : start + at + len(new)] = new
+    return bytes(changed)
+
+
+def checkpoint(*, legacy: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def nifti() -> bytes:
+    """The head of NIfTI-1, 348 bytes with "n+1" at 344, then voxels."""
+    return (348).to_bytes(4, "little").ljust(344, b"\0") + b"n+1\0" + bytes(4) + os.urandom(4096)
+
+
+ONE = archive({"prediction.npy": npy(SCORES)})
+
+FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "checkpoint.pt": (lambda: checkpoint(legacy=False), "Python objects, as torch.save writes.*numpy"),
+    "legacy.pt": (lambda: checkpoint(legacy=True), "Python objects, as torch.save writes.*numpy"),
+    "checkpoint.npz": (lambda: checkpoint(legacy=False), "Python objects, as torch.save writes.*numpy"),
+    "objects.pkl": (lambda: pickle.dumps({"a": 1}), "Python objects.*numpy.save"),
+    "objects.npy": (lambda: pickle.dumps([1, 2]), "Python objects.*numpy.save"),
+    "things.zip": (lambda: archive({"readme.md": b"x"}), "ZIP archive without an array, of 'readme.md'"),
+    "things.npz": (lambda: archive({"readme.md": b"x"}), "ZIP archive without an array, of 'readme.md'"),
+    "nothing.npz": (lambda: archive({}), "ZIP archive without an array"),
+    "sheet.xlsx": (lambda: archive({"[Content_Types].xml": b"<"}), "Office document.*csv"),
+    "locked.npz": (lambda: patched(ONE, (8, b"\x01\x00")), "encrypted.*password"),
+    "method.npz": (lambda: patched(ONE, (10, b"\x63\x00")), "packed as NumPy does not.*numpy.savez"),
+    "cut.npz": (lambda: ONE[:150], "cut off or damaged"),
+    "flipped.npz": (lambda: ONE.replace(SCORES.tobytes(), bytes(24)), "cut off or damaged"),
+    "objects.npz": (lambda: archive({"prediction.npy": object_array()}), "prediction is of Python objects.*numbers"),
+    "text.npy": (lambda: b"1.5 2.5\n", "it is text.*csv"),
+    "data.json": (lambda: b'{"prediction": [1, 2]}', "it is JSON.*json.load"),
+    "data.npy": (lambda: b"[[1, 2], [3, 4]]", "it is JSON.*json.load"),
+    "page.csv.html": (lambda: b"<html></html>", "it is XML or HTML"),
+    "image.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG image.*pixels"),
+    "image.npy": (lambda: b"\xff\xd8\xff\xe0" + bytes(40), "JPEG image.*pixels"),
+    "table.parquet": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table.*pandas"),
+    "table.csv": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table.*pandas"),
+    "table.feather": (lambda: b"ARROW1\0\0" + bytes(40), "Arrow.*pandas"),
+    "old.mat": (lambda: b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(128) + bytes(40), "MATLAB.*loadmat"),
+    "new.mat": (lambda: b"MATLAB 7.3 MAT-file, Platform".ljust(512) + b"\x89HDF\r\n\x1a\n", "MATLAB.*h5py"),
+    "model.h5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5.*h5py"),
+    "scan.nii": (nifti, "NIfTI.*nibabel"),
+    "scan.nii.gz": (lambda: gzip.compress(nifti()), "NIfTI volume, packed with gzip.*nibabel"),
+    "array.npy.gz": (lambda: gzip.compress(npy(SCORES)), "packed with gzip.*unpack"),
+    "excel.csv": (lambda: "a,b\n1,2\n".encode("utf-16"), "UTF-16.*UTF-8"),
+    "latin.csv": (lambda: b"gr\xf6\xdfe\n1\n", "no text in UTF-8"),
+    "semicolons.csv": (lambda: b"a;b\n1;2\n", "no number but '1;2'; put commas"),
+    "long.csv": (lambda: b"1" * 200_000, "field larger than field limit"),
+    "wide.csv": (lambda: b"9" * 5_000, "integer beyond 64 bits"),
+    "empty.npy": (lambda: b"", "it is empty"),
+    "empty.csv": (lambda: b"", "it is empty"),
+    "empty.safetensors": (lambda: b"", "it is empty"),
+    "noise.npy": (lambda: b"\x00\x01\x02" * 99, "not .npy as its name says"),
+    "noise.safetensors": (lambda: b"\xff" * 30, "not .safetensors as its name says"),
+    "huge.npy": (lambda: claims("(99999999999,)"), "describes .* 799999999992 bytes, and 24 follow"),
+    "huge.npz": (lambda: archive({"a.npy": claims("(99999999999,)")}), "799999999992 bytes, and 24 follow"),
+    "overflow.npy": (lambda: claims("(4611686018427387904, 4)"), "and 24 follow"),
+    "negative.npy": (lambda: claims("(-1,)"), "and 24 follow"),
+    "several.npy": (lambda: npy(LABELS) * 2, "several arrays: save each into a file"),
+    "header.npy": (lambda: claims("(3,)", version=2, padding=20_000), "its header is damaged"),
+    "nested.npy": (lambda: claims("(" * 90), "its header is damaged"),
+}
+
+
+def object_array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "target.npy"
+    np.save(path, LABELS)
+    return path
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_another_kind_is_named_for_what_it_is(name: str, tmp_path: Path, target: Path) -> None:
+    make, said = FOREIGN[name]
+    path = tmp_path / name
+    path.write_bytes(make())
+    result = lossd("evaluate", path, target, "--loss", "cross_entropy")
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith(f"Malformed body: {path} cannot be read: ")
+    assert re.search(said, result.stderr), result.stderr
+    assert not re.search("allow_pickle|trust|unsafe|pickled \\(object", result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, target: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    result = lossd("evaluate", tmp_path / "pipe.npy", target, "--loss", "cross_entropy")
+    assert (result.exit_code, "is a pipe" in result.stderr) == (1, True), result.output
+
+
+@pytest.mark.parametrize("name", ["huge.npy", "huge.npz"])
+def test_a_header_that_lies_takes_no_memory(name: str, tmp_path: Path) -> None:
+    """The claim is of 800 GB; NumPy allocates what a header says, and only then looks what is there."""
+    content = claims("(1000000000,)")
+    path = tmp_path / name
+    path.write_bytes(content if name.endswith("npy") else archive({"a.npy": content}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedBody):
+            files.read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_an_archive_s_directory_that_lies_takes_no_memory(tmp_path: Path) -> None:
+    content = claims("(500000000,)")
+    size = (4_000_000_000 + len(content) - 24).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(patched(archive({"a.npy": content}), (20, size), (24, size)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedBody, match=r"cut off|damaged"):
+            files.read(tmp_path / "a.npz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "array",
+    [SCORES, np.asfortranarray(SCORES), SCORES.astype(">f4"), SCORES[:, ::-1], SCORES[:0], np.float32(3), LABELS > 0],
+    ids=["rows", "columns first", "big-endian", "reversed", "no rows", "one number", "booleans"],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".npy, version 3", ".npz, packed"])
+def test_what_numpy_writes_is_read(array: np.ndarray[Any, Any], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix[:4]}"
+    with path.open("wb") as file:
+        if suffix.startswith(".npz"):
+            (np.savez_compressed if "packed" in suffix else np.savez)(file, a=array)
+        else:
+            np.lib.format.write_array(file, np.asanyarray(array), version=(3, 0) if "3" in suffix else None)
+    found = files.read(path)
+    found = found["a"] if isinstance(found, dict) else found
+    np.testing.assert_array_equal(found, array, strict=True)
+
+
+def test_a_name_that_is_no_text_is_told_in_print(tmp_path: Path, target: Path) -> None:
+    for name in (b"bad\xff.npz", b"red\x1b[31m.npz"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.write_bytes(b"x")
+    result = lossd("evaluate", "--batch", tmp_path, "--loss", "mse", "--json")
+    assert result.exit_code == 1, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {row["file"] for row in rows[:-1]} == {"bad\\xff.npz", "red\\x1b[31m.npz", "target"} or len(rows) == 4
+    assert "\x1b" not in lossd("evaluate", "--batch", tmp_path, "--loss", "mse").output
+
+
+def test_bad_files_are_rows_and_the_rest_is_evaluated(tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", prediction=SCORES, target=LABELS)
+    expected = {}
+    for index, (name, (make, said)) in enumerate(FOREIGN.items()):
+        suffix = name[name.rindex(".") :]
+        if suffix in (".npz", ".safetensors"):
+            (tmp_path / f"{index}{suffix}").write_bytes(make())
+            expected[f"{index}{suffix}"] = said
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "gone.npz").symlink_to(tmp_path / "nowhere.npz")
+    (tmp_path / "loop.npz").symlink_to(tmp_path / "loop.npz")
+    (tmp_path / "9_prediction.npy").write_bytes(b"")
+    expected |= {"folder.npz": "is a directory", "pipe.npz": "is a pipe", "gone.npz": "No such file", "9": "is empty"}
+    expected |= {"loop.npz": "symbolic links"}
+    for left_out in ("model.pt", "notes.md"):
+        (tmp_path / left_out).write_bytes(b"x")
+    result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
+    assert result.exit_code == 1, result.output
+    *rows, last = map(json.loads, result.stdout.splitlines())
+    said = {row["file"]: row["error"]["detail"] for row in rows if "error" in row}
+    assert said.keys() == expected.keys()
+    for name, words in expected.items():
+        assert re.search(words, said[name]), said[name]
+    alone = json.loads(lossd("evaluate", tmp_path / "good.npz", "--loss", "cross_entropy", "--json").stdout)
+    assert last["summary"]["mean_loss"] == alone["loss"]
+    assert "left out, as neither .safetensors nor .npz nor .npy: model.pt, notes.md" in result.stderr
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_names_in_a_file_are_told_where_the_wanted_one_is_missing(batch: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", SCORES, LABELS)
+    which = ["--batch", tmp_path] if batch else [tmp_path / "a.npz"]
+    result = lossd("evaluate", *which, "--loss", "cross_entropy")
+    assert result.exit_code == 1
+    assert "needs the input prediction" in result.output
+    assert "you sent 'arr_0', 'arr_1'" in result.output
+
+
+@pytest.mark.parametrize("option", ["--output", "--gradient-out", "--plot"])
+def test_a_place_where_nothing_can_be_written_is_a_sentence(option: str, tmp_path: Path, target: Path) -> None:
+    np.save(tmp_path / "prediction.npy", SCORES)
+    suffix = {"--output": "csv", "--gradient-out": "npy", "--plot": "svg"}[option]
+    place = tmp_path / "nowhere" / f"a.{suffix}"
+    result = lossd("evaluate", tmp_path / "prediction.npy", target, "--loss", "cross_entropy", option, place)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    assert re.search(f"{re.escape(str(place))}.*(No such file|does not exist)", result.stderr, re.DOTALL)
+
+
+@pytest.mark.parametrize("command", [["losses", "nothing"], ["curve", "nothing"], ["evaluate", "--loss", "nothing"]])
+def test_the_command_line_says_which_command_lists_the_losses(command: list[str]) -> None:
+    result = lossd(*command)
+    assert result.exit_code == 1
+    assert "lossd losses lists them all" in result.stderr
+    assert "GET" not in result.stderr

@@ -1,0 +1,102 @@
+"""A front looks for an answer that is due soon, and for no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lossd.engine import polling as lookout
+from lossd.engine.polling import Lookout
+
+LONGEST_S = 0.002
+
+
+class Clock:
+    """Monotonic, as far as the lookout sees; a turn of the loop takes a tenth of a millisecond."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.turns = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def turn(self) -> None:
+        self.now += 1e-4
+        self.turns += 1
+
+
+def told(monkeypatch: pytest.MonkeyPatch, story: Callable[[Lookout, Clock], Any], longest_s: float = LONGEST_S) -> None:
+    clock = Clock()
+    monkeypatch.setattr(lookout.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(lookout.os, "sched_yield", clock.turn)
+
+    async def tell() -> None:
+        await story(Lookout(longest_s), clock)
+
+    asyncio.run(tell())
+
+
+async def turns(clock: Clock, most: int = 1000) -> int:
+    """How often the loop was kept from sleeping since the last time."""
+    before = clock.turns
+    for _ in range(most):
+        at = clock.turns
+        await asyncio.sleep(0)
+        if clock.turns == at:
+            break
+    return clock.turns - before
+
+
+def test_it_looks_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(looking: Lookout, clock: Clock) -> None:
+        for _ in range(3):
+            looking.sent(alone=True)
+            assert await turns(clock, most=5) == 5
+            looking.answered()
+            assert await turns(clock) == 0
+
+    told(monkeypatch, story)
+
+
+def test_it_looks_no_longer_than_it_may_and_then_not_until_answers_come_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(looking: Lookout, clock: Clock) -> None:
+        looking.sent(alone=True)
+        assert await turns(clock) == pytest.approx(LONGEST_S / 1e-4, abs=1)
+        clock.now += 0.01
+        looking.answered()
+        looking.sent(alone=True)
+        assert await turns(clock) == 0, "the last one took longer"
+        clock.now += 0.001
+        looking.answered()
+        looking.sent(alone=True)
+        assert await turns(clock, most=5) == 5
+
+    told(monkeypatch, story)
+
+
+def test_it_does_not_look_where_more_than_one_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(looking: Lookout, clock: Clock) -> None:
+        looking.sent(alone=False)
+        assert await turns(clock) == 0
+        looking.sent(alone=True)
+        assert await turns(clock, most=5) == 5
+        looking.sent(alone=False)
+        assert await turns(clock) == 0
+        looking.answered()
+        looking.answered()
+        looking.sent(alone=True)
+        assert await turns(clock, most=5) == 5, "what was not alone says nothing of how long that takes"
+
+    told(monkeypatch, story)
+
+
+def test_it_never_looks_where_it_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(looking: Lookout, clock: Clock) -> None:
+        looking.sent(alone=True)
+        assert await turns(clock) == 0
+
+    told(monkeypatch, story, longest_s=0.0)

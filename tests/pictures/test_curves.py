@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lossd
+from lossd.losses import REGISTRY
+from lossd.pictures.axes import axes_of
+from lossd.pictures.curves import MAX_LINES, OPTIONS, Answer, Curve, Line, curve
+from lossd_client.errors import InvalidRequest, NotEvaluable, Problem, UnknownLoss
+
+Array = np.ndarray[Any, Any]
+
+NEEDED: Mapping[str, Mapping[str, list[Any]]] = {"expression": {"formula": ["(prediction - target)**2"]}}
+"""Parameters without a default."""
+
+
+def has_curve(name: str) -> bool:
+    try:
+        return bool(axes_of(REGISTRY[name]))
+    except NotEvaluable:
+        return False
+
+
+AXES = [(name, axis.name) for name in REGISTRY if has_curve(name) for axis in axes_of(REGISTRY[name])]
+
+
+def answers(line: Line) -> list[Answer]:
+    evaluations = (lossd.evaluate(line.request["loss"], inputs=i, outputs=line.request["outputs"]) for i in line.inputs)
+    return [Answer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
+
+
+def drawn(of: Curve) -> dict[str, Any]:
+    return of.document([answers(line) for line in of.lines])
+
+
+# What is drawn
+
+
+def test_losses_without_a_curve_are_those_that_need_more_than_an_axis() -> None:
+    without = {name for name in REGISTRY if not has_curve(name)}
+    assert without == {"weighted_sum", "uncertainty", "curriculum", "gradnorm", "perceptual", "ctc"}
+
+
+def test_the_curve_s_own_options_are_no_loss_s_parameters() -> None:
+    assert not {p.name for loss in REGISTRY.values() for p in loss.parameters} & set(OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "axis"), AXES)
+def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> None:
+    of = curve(name, NEEDED.get(name), x=axis, points=24)
+    step = 1e-6
+    for line, series in zip(of.lines, drawn(of)["series"], strict=True):
+        assert np.isfinite(series["loss"]).all()
+
+        def loss(moved: float, line: Line = line) -> Array:
+            inputs = {**line.path.inputs}
+            for name, toward in line.path.toward.items():
+                inputs[name] = inputs[name] + moved * toward
+            there = replace(line, path=line.path._replace(inputs=inputs))
+            return np.array(there.series(answers(there))["loss"])
+
+        forward = 0 if name == "vae" and axis == "prediction" else step  # ends at a probability of 1
+        slope = (loss(forward) - loss(-step)) / (forward + step)
+        right = np.isclose(slope, series["gradient"], rtol=1e-3, atol=1e-5)
+        assert right.sum() >= 23, "all but a point at a kink"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "axis", "expected"),
+    [
+        ("mse", {}, "error", lambda x: x**2),
+        ("huber", {"delta": [2.0]}, "error", lambda x: np.where(abs(x) <= 2, x**2 / 2, 2 * (abs(x) - 1))),
+        ("quantile", {"q": [0.9]}, "error", lambda x: np.where(x < 0, -0.9 * x, 0.1 * x)),
+        ("gaussian_nll", {}, "variance", lambda x: (np.log(x) + 1 / x) / 2),
+        ("poisson_nll", {"log_input": [False]}, "rate", lambda x: x - 3 * np.log(x)),
+        ("cross_entropy", {}, "probability", lambda p: -np.log(p)),
+        ("cross_entropy", {}, "margin", lambda m: np.log1p(np.exp(-m))),
+        ("focal", {"gamma": [3]}, "probability", lambda p: -((1 - p) ** 3) * np.log(p)),
+        ("sigmoid_focal", {"from_logits": [False], "alpha": [1]}, "probability", lambda p: -((1 - p) ** 2) * np.log(p)),
+        ("bce", {}, "probability", lambda p: -np.log(p)),
+        ("nll", {}, "probability", lambda p: -np.log(p)),
+        ("kl_div", {}, "probability", lambda p: 0.75 * np.log(0.75 / p) + 0.25 * np.log(0.25 / (1 - p))),
+        (
+            "kl_div",
+            {"log_target": [True]},
+            "probability",
+            lambda p: 0.75 * np.log(0.75 / p) + 0.25 * np.log(0.25 / (1 - p)),
+        ),
+        ("multi_margin", {}, "margin", lambda m: np.maximum(0, 1 - m) / 2),
+        ("multilabel_margin", {}, "margin", lambda m: np.maximum(0, 1 - m) / 2),
+        ("soft_margin", {}, "margin", lambda m: np.log1p(np.exp(-m))),
+        ("dice", {"smooth": [0]}, "overlap", lambda x: 1 - x),
+        ("dice", {"smooth": [0], "mode": ["binary"]}, "overlap", lambda x: 1 - x),
+        ("dice", {"smooth": [0], "mode": ["multilabel"], "from_logits": [False]}, "overlap", lambda x: 1 - x),
+        ("jaccard", {"smooth": [0]}, "overlap", lambda x: 1 - x / (2 - x)),
+        ("soft_f1", {}, "overlap", lambda x: 1 - x),
+        ("bce_dice", {"smooth": [0]}, "overlap", lambda x: 1 - x - np.log(x)),
+        ("iou", {}, "offset", lambda s: 1 - np.maximum(0, 1 - s) / (1 + np.minimum(1, s))),
+        ("iou", {"format": ["cxcywh"]}, "overlap", lambda x: 1 - x),
+        ("giou", {"format": ["xywh"]}, "offset", lambda s: 1 - (1 - s) / (1 + s)),
+        ("hinge_embedding", {"margin": [2.0]}, "distance", (lambda d: d, lambda d: np.maximum(0, 2 - d))),
+        (
+            "contrastive",
+            {"eps": [0], "factor": [0.5]},
+            "distance",
+            (lambda d: d**2 / 2, lambda d: np.maximum(0, 1 - d) ** 2 / 2),
+        ),
+        ("cosine_embedding", {}, "cosine", (lambda c: 1 - c, lambda c: np.maximum(0, c))),
+        ("triplet", {"margin": [0.5]}, "distance", lambda d: np.maximum(0, 1 - d + 0.5)),
+        ("clip", {"temperature": [0.5]}, "cosine", lambda c: np.log(1 + 3 * np.exp(-c / 0.5))),
+        ("supcon", {"temperature": [0.5]}, "cosine", lambda c: np.log(1 + 6 * np.exp(-c / 0.5))),
+        ("margin_ranking", {"margin": [1.0]}, "margin", lambda m: np.maximum(0, 1 - m)),
+        ("hinge_gan_discriminator", {}, "score", lambda s: 2 * np.maximum(0, 1 - s)),
+        ("lsgan_discriminator", {}, "score", lambda s: (s - 1) ** 2),
+        ("vae", {"beta": [2.0]}, "mean", lambda m: m**2),
+        ("vae", {}, "log_variance", lambda s: (np.exp(s) - 1 - s) / 2),
+        ("expression", {"formula": ["abs(prediction - target)"]}, "error", abs),
+    ],
+)
+def test_the_loss_is_the_definition_s(name: str, parameters: dict[str, list[Any]], axis: str, expected: Any) -> None:
+    document = drawn(curve(name, parameters, x=axis, points=20))
+    x = np.array(document["x"])
+    definitions = expected if isinstance(expected, tuple) else (expected,)
+    for series, definition in zip(document["series"], definitions, strict=True):
+        np.testing.assert_allclose(series["loss"], definition(x), rtol=1e-5, atol=1e-5)
+
+
+# Lines
+
+
+def test_parameters_with_several_values_are_lines_in_every_combination() -> None:
+    document = drawn(curve("focal", {"gamma": [0, 2], "alpha": [0.25, 0.75]}))
+    assert [series["parameters"] for series in document["series"]] == [
+        {"gamma": 0, "alpha": 0.25}, {"gamma": 0, "alpha": 0.75},
+        {"gamma": 2, "alpha": 0.25}, {"gamma": 2, "alpha": 0.75},
+    ]  # fmt: skip
+    assert document["series"][0]["label"] == "focal, gamma 0, alpha 0.25"
+
+
+def test_other_losses_are_laid_over_along_the_same_axis() -> None:
+    document = drawn(curve("focal", {"gamma": [0]}, others=["cross_entropy", "bce"]))
+    focal, cross_entropy, bce = (np.array(series["loss"]) for series in document["series"])
+    np.testing.assert_allclose(focal, cross_entropy)
+    np.testing.assert_allclose(bce, cross_entropy, rtol=1e-5)
+    with pytest.raises(NotEvaluable, match="mse cannot be drawn along 'probability', only along error"):
+        curve("focal", others=["mse"])
+
+
+def test_the_axis_its_ends_and_the_others_are_said() -> None:
+    document = drawn(curve("focal", x="margin", low=-1, high=1))
+    assert (document["axis"], document["axes"]) == ("margin", ["probability", "margin"])
+    assert (document["x"][0], document["x"][-1]) == (-1, 1)
+    assert document["label"].startswith("margin")
+    assert document["series"][0]["gradient_of"] == "the class's score"
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind", "said"),
+    [
+        (lambda: curve("focul"), UnknownLoss, "did you mean focal"),
+        (lambda: curve("ctc"), NotEvaluable, "ctc has no curve: it depends on every path"),
+        (lambda: curve("weighted_sum"), NotEvaluable, "ask for the curve of one of those"),
+        (lambda: curve("focal", {"gamma": [-1]}), InvalidRequest, "gamma"),
+        (lambda: curve("focal", {"gama": [1]}), InvalidRequest, "gama"),
+        (lambda: curve("focal", {"reduction": ["sum"]}), InvalidRequest, "nothing for reduction to reduce"),
+        (lambda: curve("focal", x="error"), InvalidRequest, "x can be probability or margin"),
+        (lambda: curve("focal", low=0.5, high=0.5), InvalidRequest, "low must be below high"),
+        (lambda: curve("focal", high=1.5), InvalidRequest, "both within 1e-06 and 0.999999; found 0.005 and 1.5"),
+        (lambda: curve("focal", {"gamma": list(range(MAX_LINES + 1))}), InvalidRequest, "13 lines; there may be 12"),
+        (lambda: curve("dice", {"smooth": [0, 1, 2]}, points=500), InvalidRequest, "3 times 500 requests"),
+        (lambda: curve("focal", points=1), InvalidRequest, "2 to 501 points, found 1"),
+        (lambda: curve("expression", {"formula": ["a - b"]}), NotEvaluable, "be prediction and target; found a, b"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(ask: Callable[[], Curve], kind: type[Problem], said: str) -> None:
+    with pytest.raises(kind) as refused:
+        ask()
+    assert said in refused.value.detail
