@@ -32,9 +32,10 @@ demo: service
 	$(BIN)/python client/examples/digits/train.py
 
 # Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
+# One process per core, each with its own services; a process takes neighbouring tests, and then half of what another has left.
 test: install
 	$(BIN)/lossd compile
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # The coverage-guided part needs atheris, which is not for every Python; the rest runs without.
 fuzz: install

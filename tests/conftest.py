@@ -1,4 +1,4 @@
-"""Weights for the perceptual loss: VGG16's layers, narrow and random, in a file as the service reads it."""
+"""What every test has: which ones may run again, and the weights of the perceptual loss in a file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import torch
 
 from lossd import compiled
 from losses.cases_perceptual import WEIGHTS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that measures time runs again when it fails; every other failure is final."""
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +41,7 @@ def compiled_passes() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _perceptual_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """VGG16's layers, narrow and random, in a file as the service reads it."""
     path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
     torch.save(WEIGHTS, path)
     with pytest.MonkeyPatch.context() as patch:

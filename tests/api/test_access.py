@@ -59,7 +59,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.mark.parametrize("key", [ALICE, BOB, SPARE])
+@pytest.mark.parametrize("key", [ALICE, BOB, SPARE], ids=["alice", "bob", "spare"])
 @pytest.mark.parametrize(
     "form", [bearer, lambda key: {"Authorization": f"bEARER {key}"}, lambda key: {"X-API-Key": key}]
 )

@@ -297,7 +297,9 @@ def test_a_body_may_come_in_parts_and_its_encoding_under_each_of_its_names(
     assert answer.content == small.post(path, content=plain, headers=headers).content
 
 
-@pytest.mark.parametrize(("encoding", "nothing"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))])
+@pytest.mark.parametrize(
+    ("encoding", "nothing"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))], ids=["gzip", "zstd"]
+)
 def test_parts_without_end_are_refused(small: httpx.Client, encoding: str, nothing: bytes) -> None:
     path, headers, _ = body("/v1", 3, binary=True)
     begin = time.process_time()

@@ -18,13 +18,13 @@ NOWHERE = ["--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=127.0.0.1"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service() -> Iterator[Running]:
     with running() as service:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
@@ -54,7 +54,7 @@ def window(browser):
     return page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def open_window(browser) -> Iterator[Any]:
     page = window(browser)
     yield page
