@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lossd.cli import main
+from lossd.cli.batch import Outcome, Tally
 from lossd_client.wire import Tensor, safetensors
 from serving import running
 
@@ -309,6 +310,28 @@ def test_a_terminal_shows_progress(tmp_path: Path) -> None:
     assert "40/40 files" in terminal.shown
     assert re.search(r"\d MB/s +mean loss \d", terminal.shown)
     assert re.search(r"\d:\d\d:\d\d", terminal.shown), "the time that is left"
+
+
+def test_ctrl_c_while_an_outcome_is_recorded_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives between the count and the row, wherever that is."""
+    for index in range(3):
+        (tmp_path / f"{index}.safetensors").write_bytes(packed(index))
+    path = tmp_path / "rows.csv"
+    counted = Tally.add
+
+    def interrupted(tally: Tally, outcome: Outcome) -> None:
+        counted(tally, outcome)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Tally, "add", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--output", path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 130
+    assert "1 of 3 files" in result.output
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:

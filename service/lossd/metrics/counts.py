@@ -66,7 +66,7 @@ class Counts(Task):
         """Those that count."""
         raise NotImplementedError
 
-    @cached_property
+    @property
     def listed(self) -> bool:
         """Whether averages over classes come with what they are made of."""
         return not self.averaged or are_listed(self.view.options, self.tp.shape[1])
@@ -167,7 +167,9 @@ class Counts(Task):
 
     def per_class(self, counts: Array) -> list[Any]:
         """The counts themselves: a number, or one for each class."""
-        return spell(self.entries.counts(counts if self.averaged else counts[:, 0]))
+        own = counts if self.averaged else counts[:, 0]
+        # Entries are looked at for their weights alone: a compiled pass has counted them already.
+        return spell(own if self.view.sample_weight is None else self.entries.counts(own))
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
