@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,10 +66,11 @@ def evaluate_all(
     try:
         with results_file(output) as results, _progress(len(found), tally, shown=watched) as advance:
             for outcome in outcomes(found, evaluate, in_flight=in_flight):
-                tally.add(outcome)
-                rows.add(outcome)
-                if results is not None:
-                    results.add(outcome)
+                with _uninterrupted():
+                    tally.add(outcome)
+                    rows.add(outcome)
+                    if results is not None:
+                        results.add(outcome)
                 advance()
     except KeyboardInterrupt:
         interrupted = True
@@ -78,6 +81,23 @@ def evaluate_all(
     elif plot is not None and not interrupted:
         raise click.UsageError("of many files only confusion matrices can be drawn, and none has one")
     return INTERRUPTED if interrupted else FAILED if tally.failed else DONE
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: an outcome that is counted is also written."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if held:
+        raise KeyboardInterrupt
 
 
 class _Rows:
