@@ -37,6 +37,7 @@ MAX_PAIRS = 1 << 28
 
 
 # Entries that index, or that are few small numbers: any dtype holds them, and float32 as well as float64.
+_LONG = ("int64", "int32", "uint64", "uint32")
 _SMALL = ("class", "class_set", "integer", "term", "probability", "mask", "indicator", "sign")
 
 
@@ -48,7 +49,7 @@ def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:
         domains: What its entries are.
     """
     return any(
-        dtype == "float64" or (dtype in ("int64", "int32") and domains[name] not in _SMALL)
+        dtype == "float64" or (dtype in _LONG and domains[name] not in _SMALL)
         for name, dtype in dtypes.items()
         if name not in UNIVERSAL
     )

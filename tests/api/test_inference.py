@@ -356,7 +356,7 @@ def test_the_asyncio_client_too(service) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("target", [np.int64, np.uint16], ids=["streamed", "gathered, to be widened"])
+@pytest.mark.parametrize("target", [np.int64, np.uint16], ids=["signed", "unsigned"])
 def test_a_large_request_equals_its_parts(triton, target: Any) -> None:
     tensors = logits(rows=150_000)
     tensors["target"] = tensors["target"].astype(target)

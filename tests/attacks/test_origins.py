@@ -110,11 +110,19 @@ def test_a_link_on_another_site_opens_the_service_s_pages_in_a_tab_and_in_no_fra
              "application/x-www-form-urlencoded"],
 )  # fmt: skip
 def test_a_form_s_body_is_no_inference(http_: httpx.Client, form: str) -> None:
-    for path in (INFER, "/v2/repository/index"):
+    for path in (INFER, f"{INFER}/", INFER.replace("/infer", "/versions/1/infer")):
         answer = http_.post(path, content=OIP, headers={"Content-Type": form})
         assert answer.status_code == 415
         assert "application/json" in answer.json()["error"]
     assert http_.post("/v1/evaluate", content=MSE, headers={"Content-Type": form}).status_code == 415
+
+
+def test_what_computes_nothing_may_come_as_libcurl_sends_it(http_: httpx.Client) -> None:
+    """Triton's client in C++ names no type but for inferences; libcurl then names that of forms."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert http_.post("/v2/repository/index", headers=form).is_success
+    assert http_.post("/v2/systemsharedmemory/unregister", headers=form).is_success
+    assert http_.post("/v2/repository/models/mse/load", headers=form).status_code == 501
 
 
 @pytest.mark.parametrize("kind", [None, "application/json", "application/octet-stream", "application/vnd.sagemaker"])

@@ -49,7 +49,7 @@ MEDIA_TYPE = "application/json"
 MAX_DEPTH = 32
 Form = Literal["list", "base64"]
 
-_HELD = 2.0**24  # up to here, float32 holds every integer
+_HELD, _EXACT = 2.0**24, 2.0**53  # up to here, float32 and float64 hold every integer
 
 # The encoder keeps the interpreter: so many numbers at a time take a millisecond or two.
 _BLOCK = 1 << 14
@@ -246,7 +246,7 @@ def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor
     with np.errstate(over="raise"):
         try:
             narrow = array.astype(np.float32)
-            return Tensor.of(array if _rounds_integers(narrow, array, entries) else narrow)
+            return Tensor.of(array if _rounds_integers(name, narrow, array, entries) else narrow)
         except FloatingPointError:
             flat = array.reshape(-1)
             at = int(np.argmax(np.isfinite(flat) & (np.abs(flat) > np.finfo(np.float32).max)))
@@ -255,10 +255,25 @@ def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor
             ) from None
 
 
-def _rounds_integers(narrow: np.ndarray[Any, Any], array: np.ndarray[Any, Any], entries: list[Any]) -> bool:
-    """Whether numbers that were written as integers differ in float32; decimals are rounded anyway."""
-    rounded = (narrow != array) & (np.abs(array) > _HELD) & np.isfinite(array)
-    return bool(rounded.any()) and int in set(map(type, compress(entries, rounded.reshape(-1).tolist())))
+def _rounds_integers(name: str, narrow: np.ndarray[Any, Any], array: np.ndarray[Any, Any], entries: list[Any]) -> bool:
+    """Whether numbers that were written as integers differ in float32; decimals are rounded anyway.
+
+    Raises:
+        InvalidValue: One differs in float64 too.
+    """
+    large = np.abs(array) > _HELD
+    if not large.any():
+        return False
+    far = (np.abs(array) >= _EXACT).reshape(-1).tolist()
+    integers = [entry for entry in compress(entries, far) if type(entry) is int]
+    if list(map(int, map(float, integers))) != integers:
+        at = next(i for i, entry in enumerate(entries) if type(entry) is int and int(float(entry)) != entry)
+        raise InvalidValue(
+            f"{entries[at]} at {place(name, array.shape, at)} has more digits than float64, which losses are computed "
+            "in; subtract an offset first"
+        )
+    rounded = large & (narrow != array) & np.isfinite(array)
+    return int in set(map(type, compress(entries, rounded.reshape(-1).tolist())))
 
 
 def tensor_text(tensor: Tensor, form: Form) -> bytes:

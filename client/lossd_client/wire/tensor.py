@@ -63,6 +63,9 @@ DTYPES: dict[str, Dtype] = {
         Dtype("int32", "I32", 4, "integer", "<i4"),
         Dtype("int16", "I16", 2, "integer", "<i2"),
         Dtype("int8", "I8", 1, "integer", "|i1"),
+        Dtype("uint64", "U64", 8, "integer", "<u8"),
+        Dtype("uint32", "U32", 4, "integer", "<u4"),
+        Dtype("uint16", "U16", 2, "integer", "<u2"),
         Dtype("uint8", "U8", 1, "integer", "|u1"),
         Dtype("bool", "BOOL", 1, "integer", "|b1"),
     )

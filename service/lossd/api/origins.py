@@ -7,7 +7,8 @@ can reach it, and on the machine of a person who also reads the web that is ever
   server. The name is in ``Host``, and is not one that the service goes by.
 - **Requests across sites**, such as forms and images. Browsers name the page in ``Origin``, or say in
   ``Sec-Fetch-Site`` (W3C, Fetch Metadata Request Headers) that it is another site's.
-- **Bodies of forms.** The media types that a form can send without asking first are no JSON.
+- **Bodies of forms.** What a form can send without asking first is no inference. Other requests, which compute nothing,
+  may say what they like: Triton's client in C++ sends them as libcurl does, ``application/x-www-form-urlencoded``.
 
 What is no browser sends none of these headers and passes by.
 """
@@ -90,7 +91,7 @@ class Origins:
         if (origin is not None or site is not None) and self._is_foreign(scope, host, origin, site):
             page = "a page of another site" if origin is None else f"a page of {_shown(origin)}"
             return Forbidden(f"{page} may not ask this service; LOSSD_CORS_ORIGINS says whose pages may")
-        if kind is not None and scope["path"].startswith("/v2/") and scope["method"] == "POST":
+        if kind is not None and scope["method"] == "POST" and _infers(scope["path"]):
             if kind.partition(b";")[0].strip().lower() not in FORMS:
                 return None
             return UnsupportedMediaType(
@@ -133,6 +134,10 @@ class Origins:
         if site == b"cross-site" and origin is None and _opens_a_page(scope):
             return False
         return site == b"cross-site" or origin is None or origin.lower().partition(b"://")[2] != (host or b"").lower()
+
+
+def _infers(path: str) -> bool:
+    return path.startswith("/v2/") and path.rstrip("/").endswith("/infer")
 
 
 def _opens_a_page(scope: Scope) -> bool:

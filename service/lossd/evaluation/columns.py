@@ -1,4 +1,4 @@
-"""The columns of a batch in the memory of its slab, as arrays and as tensors; nothing is copied."""
+"""The columns of a batch in the memory of its slab, as arrays and as tensors; only unsigned integers are copied."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from lossd.job import Recipe
+from lossd_client.wire import DTYPES
 
 __all__ = ["Columns", "arrays_of", "columns_in"]
 
 Array = npt.NDArray[Any]
 
 # NumPy has no bfloat16: its arrays hold the bits.
-_DTYPES = {
-    name: np.dtype({"bfloat16": "int16"}.get(name, name))
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
+_DTYPES = {name: np.dtype("int16" if name == "bfloat16" else dtype.storage) for name, dtype in DTYPES.items()}
+
+# torch has few operations for these. Of the widest, what int64 does not hold is negative there, and refused as such.
+_UNSIGNED = {np.dtype("uint16"), np.dtype("uint32"), np.dtype("uint64")}
 
 
 class Columns(Mapping[str, Tensor]):
@@ -40,7 +41,8 @@ class Columns(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._tensors.get(name)
         if tensor is None:
-            tensor = torch.from_numpy(self.arrays[name])
+            array = self.arrays[name]
+            tensor = torch.from_numpy(array.astype(np.int64) if array.dtype in _UNSIGNED else array)
             if name in self._bfloat16:
                 tensor = tensor.view(torch.bfloat16)
             self._tensors[name] = tensor

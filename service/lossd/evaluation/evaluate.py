@@ -23,7 +23,7 @@ from lossd.evaluation.columns import arrays_of
 from lossd.evaluation.composition import compose
 from lossd.evaluation.device_errors import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.evaluation.diagnostics import describe, passed_up, warning
-from lossd.evaluation.validation import check, dropped_rows, without_dropped
+from lossd.evaluation.validation import INDICES, check, dropped_rows, without_dropped
 from lossd.job import UNIVERSAL
 from lossd.losses import REGISTRY, softmax
 from lossd.losses.reduction import Reduction, Segments
@@ -38,7 +38,6 @@ HALF = (torch.float16, torch.bfloat16)
 SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, of which only the differences count
 SMALL, LARGE = 1e-30, 1e30
 """What lies between is what float32 computes well: beyond, a square or a product may have left its range."""
-INDICES = ("class", "class_set", "integer", "term")  # domains whose entries keep their own dtype
 
 
 def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:

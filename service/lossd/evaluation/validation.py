@@ -8,7 +8,8 @@ a harmless one, so that the neighbours in the batch go on. What a dropped row ho
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,12 @@ from lossd.losses.reduction import Segments
 from lossd_client.errors import InvalidValue, Problem
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["check", "dropped_rows", "without_dropped"]
+__all__ = ["INDICES", "check", "dropped_rows", "without_dropped"]
+
+INDICES = ("class", "class_set", "integer", "term")
+"""Domains whose entries are computed with as they are; those of the others, as floats."""
+
+LARGEST = math.nextafter(2.0**63, 0)  # of int64, as a float
 
 ROUNDING = 1e-3
 """How far from [0, 1] a number may be to be taken for a probability that was rounded, as half precision does."""
@@ -60,6 +66,11 @@ def check(
     """
     safe = dict(tensors)
     problems: dict[int, Problem] = {}
+    for column in recipe.inputs:
+        name, indices = column.name, recipe.domains[column.name] in INDICES
+        if column.dtype == "uint64" or (column.dtype == "int64" and not indices):
+            bad = _beyond(safe[name], unsigned=column.dtype == "uint64", indices=indices)
+            _refuse(recipe, name, bad, segments, safe, problems, _describe_beyond)
     checked = [name for name in tensors if recipe.domains[name] not in UNCHECKED]
     if not checked:
         return safe, problems
@@ -68,18 +79,69 @@ def check(
         low, high = extremes[2 * position : 2 * position + 2]
         if _within(recipe, name, low, high):
             continue
-        tensor = tensors[name]
-        bad = _bad_entries(recipe, name, tensor)
-        rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
-        if not rows:
-            continue
-        per_row = next(c.per_row for c in recipe.inputs if c.name == name)
-        for row in rows:
-            request = int(segments.index[row]) if per_row else row
-            if request not in problems:
-                problems[request] = InvalidValue(_describe(recipe, name, tensor, bad, row, request, segments, per_row))
-        safe[name] = tensor.masked_fill(bad, 0)
+        _refuse(recipe, name, _bad_entries(recipe, name, safe[name]), segments, safe, problems, _describe)
     return safe, problems
+
+
+class _Entry(NamedTuple):
+    """The first bad entry of a request.
+
+    Attributes:
+        tensor: The one that it is in.
+        where: In the tensor of the batch.
+        place: In that of the request.
+        name: Of the input.
+    """
+
+    tensor: Tensor
+    where: tuple[int, ...]
+    place: tuple[int, ...]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}[{', '.join(map(str, self.place))}]" if self.place else self.name
+
+
+def _refuse(
+    recipe: Recipe,
+    name: str,
+    bad: Tensor,
+    segments: Segments,
+    safe: dict[str, Tensor],
+    problems: dict[int, Problem],
+    describe: Callable[[Recipe, _Entry], str],
+) -> None:
+    """Note the problem of each request that has a bad entry, and make those harmless."""
+    rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
+    if not rows:
+        return
+    per_row = next(c.per_row for c in recipe.inputs if c.name == name)
+    for row in rows:
+        request = int(segments.index[row]) if per_row else row
+        if request not in problems:
+            inner = [int(i) for i in bad[row].nonzero()[0]]
+            place = (row - segments.starts[request], *inner) if per_row else tuple(inner)
+            problems[request] = InvalidValue(describe(recipe, _Entry(safe[name], (row, *inner), place, name)))
+    safe[name] = safe[name].masked_fill(bad, 0)
+
+
+def _beyond(tensor: Tensor, *, unsigned: bool, indices: bool) -> Tensor:
+    """Which integers are not computed with: those of uint64 that int64 lacks, and in place of floats what float64 does.
+
+    Args:
+        tensor: Of int64, whatever it came as.
+        unsigned: Whether it came as uint64.
+        indices: Whether it is computed with as it is, and not as floats.
+    """
+    bad = tensor < 0 if unsigned else torch.zeros_like(tensor, dtype=torch.bool)
+    return bad if indices else bad | (tensor.double().clamp(max=LARGEST).long() != tensor)
+
+
+def _describe_beyond(recipe: Recipe, entry: _Entry) -> str:
+    found = entry.tensor[entry.where].item()
+    if found < 0 and any(c.name == entry.name and c.dtype == "uint64" for c in recipe.inputs):
+        return f"integers below 2**63 expected, found {found + 2**64} at {entry}"
+    return f"{found} at {entry} has more digits than float64, which losses are computed in; subtract an offset first"
 
 
 def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,58 +211,46 @@ def _classes(recipe: Recipe) -> int:
     return recipe.classes
 
 
-def _describe(
-    recipe: Recipe,
-    name: str,
-    tensor: Tensor,
-    bad: Tensor,
-    row: int,
-    request: int,
-    segments: Segments,
-    per_row: bool,
-) -> str:
-    inner = [int(i) for i in bad[row].nonzero()[0]]
-    entry = tensor[(row, *inner)].item()
-    index = [row - segments.starts[request], *inner] if per_row else inner
-    place = f"{name}[{', '.join(map(str, index))}]" if index else name
-    value = _spelled(tensor[(row, *inner)])
+def _describe(recipe: Recipe, at: _Entry) -> str:
+    name, entry, value = at.name, at.tensor[at.where].item(), _spelled(at.tensor[at.where])
     match recipe.domains[name]:
         case "probability":
-            remedy = _classes_remedy(name, tensor) or _into_range(recipe, name, entry)
-            return f"probabilities expected in [0, 1], found {value} at {place}{remedy}"
+            remedy = _classes_remedy(name, at.tensor) or _into_range(recipe, name, entry)
+            return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
-            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {place}{_ignoring(recipe, entry)}"
+            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{_ignoring(recipe, entry)}"
         case "nonnegative":
-            return f"finite values >= 0 expected, found {value} at {place}"
+            return f"finite values >= 0 expected, found {value} at {at}"
         case "class":
             last = _classes(recipe) - 1
             return (
-                f"class {value} at {place} is out of range: classes 0 to {last} expected, as many as prediction has"
+                f"class {value} at {at} is out of range: classes 0 to {last} expected, as many as prediction has"
                 f"{_or_ignored(recipe)}{'; the first class is 0' if entry == last + 1 else _ignoring(recipe, entry)}"
             )
         case "class_set":
-            return f"class {value} at {place} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
+            return f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
             remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
             remedy += _ignoring(recipe, entry)
-            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {place}{remedy}"
+            return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "sign":
             remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
-            return f"1 (yes) or -1 (no) expected, found {value} at {place}{remedy}"
+            return f"1 (yes) or -1 (no) expected, found {value} at {at}{remedy}"
         case "box" if math.isfinite(entry):
-            box = f"box {name}[{', '.join(map(str, index[:-1]))}]"
+            corner = at.where[-1] - 2
+            box = f"box {name}[{', '.join(map(str, at.place[:-1]))}]"
             if not _is_xyxy(recipe):
-                size = f"{box} has the negative {('width', 'height')[inner[-1] - 2]} {value}"
+                size = f"{box} has the negative {('width', 'height')[corner]} {value}"
                 return f"{size}; set format to xyxy for boxes given by two corners"
-            axis = "xy"[inner[-1] - 2]
-            opposite = _spelled(tensor[(row, *inner[:-1], inner[-1] - 2)])
+            axis = "xy"[corner]
+            opposite = _spelled(at.tensor[(*at.where[:-1], corner)])
             return (
                 f"{box} is inverted: {axis}2 = {value} is less than {axis}1 = {opposite}; x1 <= x2 and y1 <= y2 "
                 "expected; set format for boxes given by their size"
             )
         case _:
             remedy = "; a sample_weight of 0 leaves a sample out" if recipe.kind == "rows" else ""
-            return f"finite values expected, found {value} at {place}{remedy}"
+            return f"finite values expected, found {value} at {at}{remedy}"
 
 
 def _spelled(entry: Tensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 
@@ -33,10 +32,7 @@ def read_tensor(entry: Entry, data: memoryview) -> Tensor:
         raise DtypeMismatch(f"{entry.name} is BYTES, which are no numbers")
     if not entry.binary:
         return _tensor_from_json(entry)
-    own = data[entry.begin : entry.end]
-    if not datatype.widened:
-        return Tensor(datatype.dtype, entry.shape, own)
-    return _widened(entry, np.frombuffer(own, datatype.storage).reshape(entry.shape))
+    return Tensor(datatype.dtype, entry.shape, data[entry.begin : entry.end])
 
 
 def _tensor_from_json(entry: Entry) -> Tensor:
@@ -58,14 +54,7 @@ def _tensor_from_json(entry: Entry) -> Tensor:
             array = array.astype(datatype.storage).reshape(entry.shape)
         except FloatingPointError:
             raise InvalidValue(f"data of {name} has a number that does not fit {datatype.name}") from None
-    return _widened(entry, array) if datatype.widened else Tensor.of(array)
-
-
-def _widened(entry: Entry, array: np.ndarray[Any, Any]) -> Tensor:
-    """Unsigned integers as int64, which holds what lossd has a use for."""
-    if entry.datatype.name == "UINT64" and array.size and array.max() >= 2**63:
-        raise InvalidValue(f"{entry.name} holds {array.max()}; integers below 2**63 are read")
-    return Tensor.of(array.astype(np.int64))
+    return Tensor.of(array)
 
 
 def read_elements(entry: Entry, data: memoryview) -> list[bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lossd_client.wire.tensor import DTYPES, Tensor
+from lossd_client.wire.tensor import Tensor
 
 __all__ = [
     "BY_DTYPE",
@@ -40,18 +40,13 @@ class Datatype:
         name: The protocol's name ("FP32").
         itemsize: Bytes per element; 0 where each has its own length (BYTES).
         storage: The NumPy type the bytes are viewed as.
-        dtype: The lossd dtype its elements are read as: its own, or int64 where lossd has none.
+        dtype: What lossd calls it.
     """
 
     name: str
     itemsize: int
     storage: str
     dtype: str
-
-    @property
-    def widened(self) -> bool:
-        """Whether reading converts, so that the bytes on the wire are not those of the tensor."""
-        return self.dtype not in DTYPES or DTYPES[self.dtype].storage != self.storage
 
     @property
     def as_json(self) -> bool:
@@ -64,9 +59,9 @@ DATATYPES: dict[str, Datatype] = {
     for d in (
         Datatype("BOOL", 1, "|b1", "bool"),
         Datatype("UINT8", 1, "|u1", "uint8"),
-        Datatype("UINT16", 2, "<u2", "int64"),
-        Datatype("UINT32", 4, "<u4", "int64"),
-        Datatype("UINT64", 8, "<u8", "int64"),
+        Datatype("UINT16", 2, "<u2", "uint16"),
+        Datatype("UINT32", 4, "<u4", "uint32"),
+        Datatype("UINT64", 8, "<u8", "uint64"),
         Datatype("INT8", 1, "|i1", "int8"),
         Datatype("INT16", 2, "<i2", "int16"),
         Datatype("INT32", 4, "<i4", "int32"),
@@ -80,7 +75,7 @@ DATATYPES: dict[str, Datatype] = {
 }
 """Every datatype of the protocol, by name."""
 
-BY_DTYPE: dict[str, Datatype] = {d.dtype: d for d in DATATYPES.values() if not d.widened}
+BY_DTYPE: dict[str, Datatype] = {d.dtype: d for d in DATATYPES.values() if d.itemsize}
 """The datatypes lossd's own dtypes travel as."""
 
 

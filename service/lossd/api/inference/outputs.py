@@ -110,7 +110,7 @@ def asked(text: bytes, model: Model) -> Asked:
             if not oip.BY_DTYPE[column.dtype].as_json:
                 raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
             text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
-    streamable = all(entry.binary and not entry.datatype.widened for entry in request.inputs)
+    streamable = all(entry.binary for entry in request.inputs)
     return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
 
 
