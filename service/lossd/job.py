@@ -241,6 +241,11 @@ class Job:
         object.__setattr__(self, "nbytes", self.rows * self.recipe.row_bytes + self.recipe.request_bytes)
 
     @property
+    def work_ns(self) -> int:
+        """About how long one core takes for it, in nanoseconds: a byte of its tensors takes one at least."""
+        return self.cost.work_ns + self.nbytes
+
+    @property
     def held_bytes(self) -> int:
         """What it counts for in the memory of requests in progress: its tensors and its temporaries."""
         return self.nbytes + self.cost.scratch_bytes

@@ -36,6 +36,7 @@ __all__ = [
     "Work",
     "compile_and_keep",
     "find",
+    "go_alone",
     "in_parallel",
     "load",
     "prepare",
@@ -172,6 +173,12 @@ def load(threads: int = 1) -> None:
     if pending(_kernels):
         build(_kernels, store, Kernel.compile, lambda: None)
     _look_at_rates()
+
+
+def go_alone() -> None:
+    """Evaluate large requests in this thread from now on, in a process that was forked and has no other."""
+    global _threads
+    _threads = None
 
 
 def compile_and_keep() -> bool:

@@ -379,9 +379,9 @@ class Engine(ABC):
     def _forget(self, slab_id: int) -> None:
         """A slab is closed: whoever maps it may let go."""
 
-    def _next_batch(self) -> Batch | None:
+    def _next_batch(self, *, short: bool = False) -> Batch | None:
         now = time.monotonic()
-        batch = self.batcher.next_batch(lambda ticket: self._expire(ticket, now))
+        batch = self.batcher.next_batch(lambda ticket: self._expire(ticket, now), short=short)
         if batch is not None:
             for ticket in batch.tickets:
                 ticket.sent = now
@@ -433,6 +433,8 @@ class Engine(ABC):
         for ticket in self._tickets():
             self._expire(ticket, now)
         self.batcher.purge()
+        if self.batcher:  # a worker may be free again that another front kept busy
+            self._dispatch()
 
     def _expire(self, ticket: Ticket, now: float) -> None:
         """Answer a request whose deadline has passed, or for which no worker will come."""

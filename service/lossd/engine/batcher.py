@@ -39,6 +39,9 @@ SHARED_BYTES = 512 << 10
 # What a request costs besides its bytes.
 REQUEST_BYTES = 8 << 10
 
+# From this estimate on nobody else should wait for a batch.
+LONG_NS = 250_000_000
+
 # A nanosecond of a worker counts as a byte: about what it computes of the simplest loss meanwhile.
 PER_S = 1e9
 
@@ -92,6 +95,7 @@ class Batch:
         tickets: The requests, in the order of their rows.
         rows: Rows in use.
         deaths: How many workers died while they had it.
+        long: Whether others should not wait for it: a lane is opened for them.
         turn: When it is due, in the batcher's virtual time.
         client: Whose requests it holds; None where they are several clients'.
         id: How replies name it.
@@ -103,6 +107,7 @@ class Batch:
     tickets: list[Ticket] = field(default_factory=list)
     rows: int = 0
     deaths: int = 0
+    long: bool = False
     turn: float = 0.0
     client: str | None = None
     id: int = field(default_factory=lambda: next(_batch_ids))
@@ -128,7 +133,7 @@ class Batch:
         if not self.arrangement.holds(self.recipe, self.rows + ticket.job.rows, len(self.tickets) + 1):
             raise ValueError(f"{ticket.job.rows} rows more than {self.rows} do not fit into {self.arrangement}")
         if not self.tickets:
-            self.client = ticket.client
+            self.client, self.long = ticket.client, ticket.job.work_ns >= LONG_NS
         elif ticket.client != self.client:
             self.client = None
         ticket.row, ticket.position = self.rows, len(self.tickets)
@@ -163,13 +168,13 @@ class Batch:
             ticket.row = ticket.position = 0
             arrangement = Arrangement(offsets, ticket.job.rows, 1, self.arrangement.nbytes)
             single = Batch(self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, deaths=self.deaths - 1)
-            single.turn, single.client = self.turn, ticket.client
+            single.turn, single.client, single.long = self.turn, ticket.client, ticket.job.work_ns >= LONG_NS
             batches.append(single)
         return batches
 
     def manifest(self) -> dict[str, Any]:
         """What a worker needs to know; a few bytes."""
-        return {
+        manifest = {
             "batch": self.id,
             "slab": self.lease.slab.id,
             "recipe": self.recipe.text,
@@ -177,6 +182,9 @@ class Batch:
             "numbers": [t.job.numbers for t in self.tickets] if self.recipe.numbers else [],
             "offsets": self.arrangement.offsets,
         }
+        if self.long:
+            manifest["long"] = True
+        return manifest
 
 
 class Batcher:
@@ -190,8 +198,8 @@ class Batcher:
         self._on_drop = on_drop
         self._open: dict[str, Batch] = {}
         self._queued: dict[int, Batch] = {}
-        # A heap of turn and id; a batch that was moved forward is in it twice.
-        self._order: list[tuple[float, int]] = []
+        # Heaps of turn and id, of short batches and of long ones; a batch that was moved forward is in one twice.
+        self._orders: tuple[list[tuple[float, int]], list[tuple[float, int]]] = ([], [])
         self._present = 0.0
         self._next_turn: dict[str, float] = {}
 
@@ -243,14 +251,15 @@ class Batcher:
         for batch in batches:
             self._queue(batch, batch.turn)
 
-    def next_batch(self, expire: Callable[[Ticket], None] = lambda _: None) -> Batch | None:
+    def next_batch(self, expire: Callable[[Ticket], None] = lambda _: None, *, short: bool = False) -> Batch | None:
         """The batch that goes next, without the requests nobody waits for; None where nothing waits.
 
         Args:
             expire: Called with each request before it goes; ends its future where it is too late.
+            short: Leave those that are long.
         """
-        while (batch := self._first()) is not None:
-            heappop(self._order)
+        while (batch := self._first(short=short)) is not None:
+            heappop(self._orders[batch.long])
             del self._queued[batch.id]
             self._present = max(self._present, batch.turn)
             for ticket in batch.tickets:
@@ -285,20 +294,24 @@ class Batcher:
         """Every queued request."""
         return (ticket for batch in self._queued.values() for ticket in batch.tickets)
 
-    def _first(self) -> Batch | None:
+    def _first(self, *, short: bool = False) -> Batch | None:
         """The batch that goes next."""
-        while self._order:
-            turn, number = self._order[0]
-            batch = self._queued.get(number)
-            if batch is not None and batch.turn == turn:
-                return batch
-            heappop(self._order)
-        return None
+        first: Batch | None = None
+        for order in self._orders[: 1 if short else 2]:
+            while order:
+                turn, number = order[0]
+                batch = self._queued.get(number)
+                if batch is not None and batch.turn == turn:
+                    if first is None or turn < first.turn:
+                        first = batch
+                    break
+                heappop(order)
+        return first
 
     def _queue(self, batch: Batch, turn: float) -> None:
         batch.turn = turn
         self._queued[batch.id] = batch
-        heappush(self._order, (turn, batch.id))
+        heappush(self._orders[batch.long], (turn, batch.id))
 
 
 def _weight(ticket: Ticket) -> int:

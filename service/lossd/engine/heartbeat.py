@@ -19,7 +19,7 @@ __all__ = ["ASK", "Pulse", "Unwanted"]
 ASK = signal.SIGUSR1
 """The signal by which a front asks a worker for a beat, and to look at what it need not finish."""
 
-_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED = range(11)
+_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED, _ENGAGED = range(12)
 _BATCH_BITS = 48
 
 
@@ -74,6 +74,10 @@ class Pulse:
             self.may_stop = False
             raise Unwanted
 
+    def engage(self, engaged: bool) -> None:
+        """Say whether a long batch is being evaluated, or is next: what is sent now would wait for it."""
+        self._words[_ENGAGED] = engaged
+
     def note_memory(self, reserved: int, free: int, total: int) -> None:
         """What its device's memory looks like, in bytes: held by this worker, held by nobody, and all there is."""
         words = self._words
@@ -101,6 +105,11 @@ class Pulse:
         """What was noted last; None before the first time, as on a CPU."""
         words = self._words
         return (words[_RESERVED], words[_FREE], words[_TOTAL]) if words[_TOTAL] else None
+
+    @property
+    def engaged(self) -> bool:
+        """Whether what is sent now would wait for a long batch."""
+        return bool(self._words[_ENGAGED])
 
     @property
     def steps(self) -> int:

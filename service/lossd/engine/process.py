@@ -48,7 +48,7 @@ class ProcessEngine(Engine):
     async def stop(self) -> None:
         """Finish what was accepted, then end the workers."""
         await super().stop()
-        for worker in self.workers:
+        for worker in self._links:
             worker.end()
             for batch in worker.batches.values():
                 for ticket in batch.tickets:
@@ -72,10 +72,19 @@ class ProcessEngine(Engine):
                 f"no worker can be started after {MAX_STARTS} attempts: {ends}; the service's log says why"
             )
 
+    @property
+    def _links(self) -> list[Worker]:
+        """The workers, and the lanes beside them."""
+        return [*self.workers, *(worker.lane for worker in self.workers if worker.lane is not None)]
+
     def _dispatch(self) -> None:
         while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:
             worker.send(batch)
             self.lookout.sent(alone=self.in_progress == 1)
+        for worker in self.workers:
+            if (lane := worker.lane) is not None and (worker.engaged or not worker.ready):
+                while lane.free and (batch := self._next_batch(short=True)) is not None:
+                    lane.send(batch)
 
     def _next_worker(self) -> Worker | None:
         """Who gets the next batch: the least busy one, if it is free, or has room and the batch is worth going."""
@@ -83,10 +92,10 @@ class ProcessEngine(Engine):
         return worker if worker.free or (worker.has_room and self.batcher.worth_going) else None
 
     def _under_way(self) -> Sequence[Batch]:
-        return [batch for worker in self.workers for batch in worker.batches.values()]
+        return [batch for worker in self._links for batch in worker.batches.values()]
 
     def _forget(self, slab_id: int) -> None:
-        for worker in self.workers:
+        for worker in self._links:
             worker.forget(slab_id)
 
     def _recover(self, batches: Sequence[Batch], suspects: Sequence[Batch]) -> None:

@@ -14,7 +14,7 @@ import orjson
 
 from lossd_client.errors import Problem
 
-__all__ = ["HELLO", "LENGTH", "Reply", "decode_answers", "encode_reply", "take_frames", "take_replies"]
+__all__ = ["HELLO", "LANE", "LENGTH", "Reply", "decode_answers", "encode_reply", "take_frames", "take_replies"]
 
 LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<QQQI")  # batch, copy ns, compute ns, answers
@@ -22,6 +22,9 @@ _ANSWER = struct.Struct("<?I")  # whether it is a problem, bytes of its text
 
 HELLO = 0
 """The batch number of a worker's first reply, whose one answer describes the worker, or says why it cannot work."""
+
+LANE = (1 << 64) - 1
+"""The batch number of a reply whose one answer says where a lane for short batches listens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,18 @@ from lossd.compiled import Progress
 from lossd.engine.batcher import Batch
 from lossd.engine.heartbeat import ASK, Pulse
 from lossd.engine.liveness import Sight, Watch
-from lossd.engine.protocol import HELLO, LENGTH, Reply, decode_answers, take_replies
+from lossd.engine.protocol import HELLO, LANE, LENGTH, Reply, decode_answers, take_replies
 from lossd.engine.worker_process import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, ended_with, hopeless
 
 if TYPE_CHECKING:
     from lossd.engine.process import ProcessEngine
 
-__all__ = ["Worker"]
+__all__ = ["Lane", "Worker"]
 
 log = logging.getLogger("lossd.engine")
+
+LINGER_S = 10.0
+"""How long a lane is kept that is not needed: long batches often come one after the other."""
 
 
 class Worker:
@@ -44,6 +47,7 @@ class Worker:
         failed_starts: How many ended in a row before they said hello.
         last_end: How the last one ended.
         batches: What it was sent and has not answered, oldest first.
+        lane: What takes short batches while this is busy with a long one, while there is such.
         pid: The id of its process, while there is one.
     """
 
@@ -58,6 +62,8 @@ class Worker:
         self.failed_starts = 0
         self.last_end = ""
         self.batches: dict[int, Batch] = {}
+        self._forks = device == "cpu"
+        self.lane: Lane | None = None
         self.pid: int | None = None
         self._known: set[int] = set()
         self._closed: list[int] = []
@@ -76,12 +82,19 @@ class Worker:
     @property
     def free(self) -> bool:
         """Whether it can take a batch now."""
-        return self.ready and len(self.batches) < self.depth
+        return self.ready and len(self.batches) < self.depth and not self.engaged
 
     @property
     def has_room(self) -> bool:
         """Whether it can take a batch to have it at hand."""
-        return self.ready and len(self.batches) < self.room
+        return self.ready and len(self.batches) < self.room and not self.engaged
+
+    @property
+    def engaged(self) -> bool:
+        """Whether what is sent now would wait for a long batch, where there can be a lane: it is not sent there."""
+        if self._pulse is not None and self._pulse.engaged:
+            return True
+        return self._forks and any(batch.long for batch in self.batches.values())
 
     @property
     def memory(self) -> tuple[int, int, int] | None:
@@ -201,6 +214,8 @@ class Worker:
             if reply.batch == HELLO:
                 refused, text = reply.answers[0]
                 (self._refused if refused else self._greeted)(orjson.loads(text))
+            elif reply.batch == LANE:
+                self._open_lane(orjson.loads(reply.answers[0][1])["address"])
             else:
                 self._answered(reply)
 
@@ -212,6 +227,11 @@ class Worker:
         self._look()
         log.info("worker ready on %s (pid %s)", self.device, self.pid)
         self.engine._worker_came()
+
+    def _open_lane(self, address: str) -> None:
+        if self.lane is None:
+            self.lane = Lane(self, address)
+            self.lane.connect()
 
     def _start_failed(self, end: str) -> None:
         self.failed_starts, self.last_end = self.failed_starts + 1, end
@@ -308,3 +328,37 @@ class Worker:
             log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+
+
+class Lane(Worker):
+    """The front's end of a process that takes short batches while a worker is busy with a long one.
+
+    Args:
+        worker: Which.
+        address: Where the process listens.
+    """
+
+    def __init__(self, worker: Worker, address: str) -> None:
+        super().__init__(worker.engine, worker.device, address)
+        self._worker = worker
+        self._needed_s = time.monotonic()
+
+    def end(self) -> None:
+        """Close the connection, upon which its process ends."""
+        super().end()
+        self._worker.lane = None
+
+    def _look(self) -> None:
+        super()._look()
+        now = time.monotonic()
+        if self.batches or self._worker.engaged:
+            self._needed_s = now
+        elif now - self._needed_s > LINGER_S:
+            self.end()
+
+    def _start_failed(self, end: str) -> None:
+        pass  # there is none, then
+
+    def _try_again(self, what: str) -> None:
+        self._worker.lane = None
+        log.info("the lane for short batches %s", what)

@@ -23,9 +23,10 @@ import torch
 
 from lossd import compiled, logs
 from lossd.engine.heartbeat import ASK, Pulse, Unwanted
+from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
 from lossd.engine.protocol import HELLO, Reply, encode_reply
-from lossd.engine.worker_connections import Front, Fronts
+from lossd.engine.worker_connections import Front, Fronts, Manifest
 from lossd.evaluation.device_errors import is_broken_device, unusable
 from lossd.evaluation.in_memory import evaluate_in_memory, texts_of
 from lossd_client.errors import InternalError, TooLarge
@@ -39,32 +40,49 @@ LARGE_BYTES = 64 << 20
 NOTE_S = 1.0
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ALONE = 8
+COME_S = 5.0
 
 
-def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.0) -> None:
+def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.0, lane: Lane | None = None) -> None:
     """Evaluate what is sent, one batch after the other, until nobody is left.
+
+    A batch that a front calls long waits until all others that were sent are done, and has a lane opened beside it.
 
     Whoever asks for one thing at a time has the next question soon after the answer. Where some were alone in a row,
     and the last one came within ``poll_s``, the next is looked for so long before the process sleeps.
     """
     alone, waited_s = 0, 0.0
+    long: deque[tuple[Front, Manifest]] = deque()
     while fronts:
         begin = time.perf_counter()
-        received = fronts.receive(poll_s=poll_s if alone >= ALONE and waited_s < poll_s else 0.0)
+        received = fronts.receive(wait=not long, poll_s=poll_s if alone >= ALONE and waited_s < poll_s else 0.0)
         waited_s = time.perf_counter() - begin
+        if long and not received:
+            received = [long.popleft()]
+            if lane is not None:
+                lane.open(fronts)
+        elif any("long" in manifest for _, manifest in received):
+            pulse.engage(True)  # from now on nobody sends more
+            long += [one for one in received if "long" in one[1]]
+            received = [one for one in received if "long" not in one[1]]
         for front, manifest in received:
             if front.gone:
+                pulse.engage(bool(long))
                 continue
             pulse.begin(front.number, manifest["batch"])
             memory = front.slab(manifest)
             reply = _answer_if_wanted(manifest, memory, device, pulse)
             pulse.end()
+            if "long" in manifest:
+                pulse.engage(bool(long))
             fronts.reply(front, reply)
             alone = alone + 1 if len(reply.answers) == 1 else 0
             size = len(memory)
             del memory  # which would keep the slab of a front that is gone until the next batch
             if size >= LARGE_BYTES:
                 _return_free_memory()
+            if lane is not None:
+                lane.tidy()
 
 
 def _answer_if_wanted(manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse) -> Reply:
@@ -117,10 +135,11 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
 
 def run(
     device: torch.device,
-    connection: socket.socket,
+    connection: socket.socket | None,
     listener: socket.socket | None,
     pulse: Pulse,
     poll_s: float = 0.0,
+    lane: Lane | None = None,
 ) -> None:
     """Say hello to each front and serve it."""
     signal.signal(ASK, pulse.beat)
@@ -133,15 +152,29 @@ def run(
     gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
     try:
         if device.type == "cuda":
+            assert connection is not None
             pipeline = Pipeline(device)
             serve_ahead(Fronts(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, pulse)
         else:
-            serve(Fronts(connection, listener, greet), device, pulse, poll_s)
+            fronts = Fronts(connection, listener, greet)
+            if connection is None:
+                fronts.await_first(COME_S)
+            serve(fronts, device, pulse, poll_s, lane)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
         log.critical("%s is broken, this worker ends: %s", device, error)
         os._exit(BROKEN)  # nothing is tidied up: that would wait for the device
+
+
+def serve_short(listener: socket.socket) -> None:
+    """Be the lane for short batches, in a process that was forked from a CPU's worker.
+
+    The threads of its other half are not there; one is enough for what is short.
+    """
+    compiled.go_alone()
+    torch.set_num_threads(1)
+    run(torch.device("cpu"), None, listener, Pulse())
 
 
 def _return_free_memory() -> None:
@@ -189,8 +222,7 @@ def main() -> None:
     if arguments.compiled and arguments.device == "cpu":
         compiled.prepare(arguments.threads, lambda progress: pulse.note_compiled(*progress))
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
-    poll_s = arguments.poll_us / 1e6
-    run(device, connection, listener, pulse, poll_s)
+    run(device, connection, listener, pulse, arguments.poll_us / 1e6, Lane(serve_short))
 
 
 if __name__ == "__main__":

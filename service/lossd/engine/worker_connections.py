@@ -117,7 +117,8 @@ class Fronts:
     """Every front a worker serves.
 
     Args:
-        connection: To the process that started the worker: its only front, or the one that keeps several.
+        connection: To the process that started the worker: its only front, or the one that keeps several. None where
+            nobody is connected yet.
         listener: Where fronts connect; None where there is only one.
         greet: Called with each front that is new.
         pin: See :class:`Front`.
@@ -126,7 +127,7 @@ class Fronts:
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: socket.socket | None,
         listener: socket.socket | None,
         greet: Callable[[Front], None],
         pin: Callable[[mmap.mmap], None] = _nothing,
@@ -141,11 +142,21 @@ class Fronts:
         if self._selector is not None and listener is not None:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ)
-        self._add(connection)
+        if connection is not None:
+            self._add(connection)
 
     def __bool__(self) -> bool:
         """Whether anybody is left to serve."""
         return bool(self._fronts)
+
+    def await_first(self, timeout_s: float) -> None:
+        """Wait until somebody connects.
+
+        Args:
+            timeout_s: So long at most.
+        """
+        if self._selector is not None and self._selector.select(timeout_s):
+            self._accept()
 
     def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[Front, Manifest]]:
         """What was sent, in turns: all that a front sent is read, but none has more under way than it may.
@@ -180,6 +191,20 @@ class Fronts:
             front.send(reply)
         except (ConnectionError, BlockingIOError):
             self._drop(front)
+
+    def tell(self, reply: Reply) -> None:
+        """Send a reply to each."""
+        for front in list(self._fronts):
+            self.reply(front, reply)
+
+    def close(self) -> None:
+        """Let go of all, in a process that was forked: the other one goes on with them."""
+        for front in self._fronts:
+            front.close()
+        self._fronts.clear()
+        for one in (self._selector, self._listener):
+            if one is not None:
+                one.close()
 
     def _read(self, front: Front, flags: int) -> list[tuple[Front, Manifest]]:
         try:
