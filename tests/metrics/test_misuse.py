@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import evaluating
+import lossd
 from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, Problem, ShapeMismatch
 
 SIDES = torch.tensor([0, 1, 0, 1])
@@ -35,6 +36,60 @@ def test_decisions_are_refused_as_logits_and_taken_as_probabilities(task, dtype)
     answer = ask(task, inputs, from_logits=False, names=["accuracy", "f1"])
     assert answer.document["metrics"]["accuracy"] == 1
     assert answer.warnings == set()
+
+
+SCORES: dict[str, Any] = {
+    "binary": {"prediction": [2, -1, 3], "target": [1, 0, 1]},
+    "multilabel": {"prediction": [[2, -1], [0, 1]], "target": [[1, 0], [0, 1]]},
+    "gan": {"real": [3, 1], "fake": [-2, 0]},
+    "gan_generator": {"fake": [0, 1, 5]},
+}
+
+
+@pytest.mark.parametrize("form", [list, np.int8, np.int64, np.uint16], ids=str)
+@pytest.mark.parametrize("task", SCORES)
+def test_integers_that_are_no_labels_are_scores(task: str, form: Any) -> None:
+    """As a page sends them, whose numbers have no decimal point unless they need one."""
+    if form is np.uint16 and task != "gan_generator":
+        pytest.skip("negative")
+    sent = {name: of if form is list else np.array(of, form) for name, of in SCORES[task].items()}
+    floats = {name: np.array(of, np.float64) for name, of in SCORES[task].items()}
+    found = lossd.evaluate(task=task, inputs=sent)
+    assert found.metrics == lossd.evaluate(task=task, inputs=floats).metrics
+
+
+@pytest.mark.parametrize("form", [list, np.int64, np.bool_], ids=str)
+@pytest.mark.parametrize(
+    ("task", "inputs", "name"),
+    [
+        ("binary", {"prediction": [1, 0], "target": [1, 0]}, "prediction"),
+        ("gan", {"real": [1, 0], "fake": [-2, 3]}, "real"),
+        ("gan", {"real": [-2, 3], "fake": [0, 0]}, "fake"),
+        ("gan_generator", {"fake": [1, 0]}, "fake"),
+    ],
+)
+def test_labels_are_no_scores(task: str, inputs: dict[str, list[int]], name: str, form: Any) -> None:
+    sent = {key: of if form is list or key != name else np.array(of, form) for key, of in inputs.items()}
+    with pytest.raises(DtypeMismatch, match=rf"^{name} of the {task} metrics is .*would be read as logits"):
+        lossd.evaluate(task=task, inputs=sent)
+
+
+@pytest.mark.parametrize(("task", "expected"), [("lsgan", 1.0), ("lsgan_generator", 0.5)])
+def test_least_squares_scores_may_be_labels_which_are_what_they_were_taught(task: str, expected: float) -> None:
+    inputs = {"real": [1, 1], "fake": [0, 0]} if task == "lsgan" else {"fake": [0, 1]}
+    metrics = lossd.evaluate(task=task, inputs=inputs).metrics
+    assert metrics["accuracy" if task == "lsgan" else "fooled"] == expected
+
+
+def test_a_neighbour_s_labels_do_not_matter() -> None:
+    request = {"task": "binary", "outputs": ["metrics"], "metrics": {"names": ["accuracy"]}}
+    one, other = torch.tensor([0, 1]), torch.tensor([0, -4])
+    inputs = [{"prediction": prediction, "target": torch.tensor([1, 0])} for prediction in (one, other, one)]
+    refused, answered, also = evaluating.together([request] * 3, inputs)
+    assert isinstance(refused, DtypeMismatch)
+    assert isinstance(also, DtypeMismatch)
+    assert not isinstance(answered, Problem)
+    assert answered.document["metrics"]["accuracy"] == 1  # a logit of 0 is a yes
 
 
 @pytest.mark.parametrize("task", DECIDED)

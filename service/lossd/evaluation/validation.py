@@ -17,7 +17,9 @@ from torch import Tensor
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Segments
-from lossd_client.errors import InvalidValue, Problem
+from lossd.metrics import TASKS
+from lossd_client.errors import DtypeMismatch, InvalidValue, Problem
+from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["INDICES", "check", "dropped_rows", "without_dropped"]
@@ -71,6 +73,8 @@ def check(
         if column.dtype == "uint64" or (column.dtype == "int64" and not indices):
             bad = _beyond(safe[name], unsigned=column.dtype == "uint64", indices=indices)
             _refuse(recipe, name, bad, segments, safe, problems, _describe_beyond)
+    if recipe.loss is None:
+        _refuse_labels(recipe, safe, segments, problems)
     checked = [name for name in tensors if recipe.domains[name] not in UNCHECKED]
     if not checked:
         return safe, problems
@@ -123,6 +127,26 @@ def _refuse(
             place = (row - segments.starts[request], *inner) if per_row else tuple(inner)
             problems[request] = InvalidValue(describe(recipe, _Entry(safe[name], (row, *inner), place, name)))
     safe[name] = safe[name].masked_fill(bad, 0)
+
+
+def _refuse_labels(
+    recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments, problems: dict[int, Problem]
+) -> None:
+    """Note each request whose scores are integers, all of them 0 or 1: decisions, which are not read as scores."""
+    integers = {c.name: c.dtype for c in recipe.inputs if DTYPES[c.dtype].kind == "integer"}
+    if not integers or recipe.task is None:
+        return
+    for entry in TASKS[recipe.task].inputs(recipe.metric_options):
+        if entry.no_labels and entry.name in integers:
+            tensor = tensors[entry.name]
+            others = ((tensor != 0) & (tensor != 1)).reshape(len(tensor), -1).sum(1)
+            for request, count in enumerate(segments.sum(others).tolist()):
+                if not count:
+                    problem = DtypeMismatch(
+                        f"{entry.name} of the {recipe.task} metrics is {integers[entry.name]} and holds nothing but 0 "
+                        f"and 1, {entry.no_labels}"
+                    )
+                    problems.setdefault(request, problem)
 
 
 def _beyond(tensor: Tensor, *, unsigned: bool, indices: bool) -> Tensor:

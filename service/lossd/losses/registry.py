@@ -156,7 +156,8 @@ class Refinement:
 class Input:
     """One named tensor of a loss; ``name.*`` is a series of them, ``name.0``, ``name.1``, … as many as are sent.
 
-    ``no_integers`` says why integers will not do where floats will; they do where it is empty.
+    ``no_labels`` says why integers that are all 0 or 1, which are labels, will not do where floats will; they do where
+    it is empty.
     """
 
     name: str
@@ -164,7 +165,7 @@ class Input:
     differentiable: bool
     optional: bool
     summary: str
-    no_integers: str = ""
+    no_labels: str = ""
 
 
 @dataclass(frozen=True, slots=True)

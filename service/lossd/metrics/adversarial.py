@@ -13,7 +13,7 @@ from lossd.metrics.activation import least_score
 from lossd.metrics.binary import Binary
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Task, View, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, floats, given
 
 __all__ = ["Adversarial", "Generated", "LeastSquares", "LeastSquaresGenerated"]
 
@@ -27,6 +27,7 @@ class Adversarial(Binary):
     """
 
     activation: ClassVar[str] = "logits"
+    no_labels: ClassVar[str] = NO_SCORES
 
     def __init__(self, view: View) -> None:
         real, fake = view.tensors["real"], view.tensors["fake"]
@@ -58,9 +59,10 @@ class Adversarial(Binary):
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Scores of as many real as generated samples."""
+        scores = floats("real", "N *")
         return (
-            given("real", "The discriminator's scores of real samples.", floats("real", "N *")),
-            given("fake", "Its scores of generated samples, as many.", floats("real", "N *")),
+            given("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
+            given("fake", "Its scores of generated samples, as many.", scores, no_labels=cls.no_labels),
         )
 
 
@@ -72,6 +74,7 @@ class LeastSquares(Adversarial):
     """
 
     activation: ClassVar[str] = "score"
+    no_labels: ClassVar[str] = ""
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -86,6 +89,7 @@ class Generated(Task):
     """
 
     activation: ClassVar[str] = "logits"
+    no_labels: ClassVar[str] = NO_SCORES
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
 
     def __init__(self, view: View) -> None:
@@ -97,7 +101,11 @@ class Generated(Task):
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Scores of generated samples."""
-        return given("fake", "The discriminator's scores of generated samples.", floats("real", "N *")), SAMPLE_WEIGHT
+        scores = floats("real", "N *")
+        return (
+            given("fake", "The discriminator's scores of generated samples.", scores, no_labels=cls.no_labels),
+            SAMPLE_WEIGHT,
+        )
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -110,6 +118,7 @@ class LeastSquaresGenerated(Generated):
     """Scores of generated samples alone, by a discriminator that was taught 1 for real samples and 0 for these."""
 
     activation: ClassVar[str] = "score"
+    no_labels: ClassVar[str] = ""
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:

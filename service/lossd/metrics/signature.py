@@ -8,7 +8,7 @@ from typing import Any
 from lossd.losses.registry import Input
 from lossd.losses.types import Domain, Kind, TensorType
 
-__all__ = ["SAMPLE_WEIGHT", "floats", "given", "prediction"]
+__all__ = ["NO_SCORES", "SAMPLE_WEIGHT", "floats", "given", "prediction"]
 
 
 def floats(domain: Domain, pattern: str) -> TensorType:
@@ -21,11 +21,12 @@ def numbers(domain: Domain, pattern: str, *kinds: Kind) -> TensorType:
     return TensorType(domain, kinds or ("float", "integer"), tuple(pattern.split()))
 
 
-def given(name: str, summary: str, *types: TensorType, optional: bool = False, no_integers: str = "") -> Input:
+def given(name: str, summary: str, *types: TensorType, optional: bool = False, no_labels: str = "") -> Input:
     """An input without gradient."""
-    return Input(name, types, differentiable=False, optional=optional, summary=summary, no_integers=no_integers)
+    return Input(name, types, differentiable=False, optional=optional, summary=summary, no_labels=no_labels)
 
 
+NO_SCORES = "which would be read as logits, 0 as a probability of 1/2; send logits as floats"
 AS_LOGITS = (
     "which would be read as logits, 0 as a probability of 1/2; for decisions or probabilities set metrics.from_logits "
     "to false, and send logits as floats"
@@ -42,7 +43,7 @@ def prediction(options: Mapping[str, Any], pattern: str, *, decides: bool = True
     """
     if options.get("from_logits", True):
         unless = AS_LOGITS if decides else ""
-        return given("prediction", "Logits, any real.", floats("logits", pattern), no_integers=unless)
+        return given("prediction", "Logits, any real.", floats("logits", pattern), no_labels=unless)
     return given("prediction", "Probabilities, in [0, 1].", floats("probability", pattern))
 
 

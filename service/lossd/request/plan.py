@@ -32,7 +32,6 @@ from lossd_client.errors import (
     TooLarge,
     UnknownInput,
 )
-from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
 
@@ -289,7 +288,7 @@ class Plan:
     def kinds(self, name: str) -> frozenset[str]:
         """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
         entry = next((e for e in self.inputs if e.name in (name, series(name))), None)
-        if entry is not None and entry.no_integers:  # read as what they are, to be refused
+        if entry is not None and entry.no_labels:  # read as what they are, to be told from labels
             return frozenset(("float", "integer"))
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
@@ -357,8 +356,8 @@ class Plan:
         if name == "cotangent":
             return "real"
         candidates = self.types(entry)
-        if entry.no_integers and DTYPES[dtype].kind != "float":
-            raise DtypeMismatch(f"{name} of {self._subject} is {dtype}, {entry.no_integers}")
+        if entry.no_labels and dtype == "bool":
+            raise DtypeMismatch(f"{name} of {self._subject} is {dtype}, {entry.no_labels}")
         welcome = [t for t in candidates if t.takes(dtype)]
         if not welcome:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
