@@ -222,9 +222,19 @@ class UnknownMetric(NotFound):
 
 
 class MethodNotAllowed(Problem):
-    """The path exists, but not for this HTTP method."""
+    """The path exists, but not for this HTTP method.
+
+    Args:
+        detail: As of every problem.
+        allow: The methods that the path takes, as in ``Allow``; empty if they are not known.
+        keywords: As of every problem.
+    """
 
     slug, title, status = "method-not-allowed", "Method not allowed", 405
+
+    def __init__(self, detail: str, *, allow: str = "", **keywords: Any) -> None:
+        super().__init__(detail, **keywords)
+        self.allow = allow
 
 
 class RequestTimeout(Problem):

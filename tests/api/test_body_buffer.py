@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 import lossd
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import Connection, Response, head
-from lossd.api.http.body_buffer import Vessel
+from lossd.api.http.body_buffer import BodyBuffer
 from lossd_client.wire import safetensors
-from serving import Running, running
+from serving import Running, certificate, command, running
 
 STREAM_BYTES = 256 << 10
 SIZES = {"gathered": 2_000, "streamed": 40_000}  # rows: 96 kB and 1.9 MB
@@ -59,24 +60,24 @@ def assert_answers(answer: Response, rows: int, seed: int = 0) -> None:
     steps=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     more=st.integers(0, 9),
 )
-def test_a_vessel_is_filled_in_order_and_not_beyond(sizes: Sequence[int], steps: Sequence[int], more: int) -> None:
+def test_a_buffer_is_filled_in_order_and_not_beyond(sizes: Sequence[int], steps: Sequence[int], more: int) -> None:
     pieces = [bytearray(size) for size in sizes]
-    vessel = Vessel(memoryview(piece) for piece in pieces)
+    buffer = BodyBuffer(memoryview(piece) for piece in pieces)
     data = bytes(index % 251 + 1 for index in range(sum(sizes) + more))
     at, step = 0, itertools.cycle(steps)
-    while vessel.missing:
-        assert vessel.missing == sum(sizes) - at
+    while buffer.missing:
+        assert buffer.missing == sum(sizes) - at
         if at % 2:  # as the loop does it
-            size = min(next(step), len(vessel.view))
-            vessel.view[:size] = data[at : at + size]
-            vessel.advance(size)
+            size = min(next(step), len(buffer.view))
+            buffer.view[:size] = data[at : at + size]
+            buffer.advance(size)
             at += size
         else:
             some = data[at : at + next(step)]
-            at += len(some) - len(vessel.fill(memoryview(some)))
+            at += len(some) - len(buffer.fill(memoryview(some)))
     assert b"".join(pieces) == data[: sum(sizes)]
-    assert vessel.fill(memoryview(data[at:])) == data[at:]
-    assert len(vessel.view) == 0
+    assert buffer.fill(memoryview(data[at:])) == data[at:]
+    assert len(buffer.view) == 0
 
 
 @pytest.mark.parametrize("rows", SIZES.values(), ids=SIZES)
@@ -164,12 +165,9 @@ def test_what_comes_after_the_deadline_is_dropped_and_changes_nobody_s_memory(se
     talk(service.port, client)
 
 
-def test_a_body_pours_through_tls(tmp_path: Path) -> None:
-    from .test_tls import make, openssl, serving
-
-    if openssl.args[0]:
-        pytest.skip(openssl.kwargs["reason"])
-    cert, key = make(tmp_path, "service")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_body_is_received_through_tls(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "service")
 
     async def run(port: int) -> None:
         context = ssl.create_default_context(cafile=str(cert))
@@ -179,5 +177,5 @@ def test_a_body_pours_through_tls(tmp_path: Path) -> None:
         await connection.close()
 
     options = ("--tls-cert", str(cert), "--tls-key", str(key), "--stream-bytes", str(STREAM_BYTES))
-    with serving(*options) as (url, _, _):
+    with command(*options) as (url, _, _):
         asyncio.run(run(int(url.rpartition(":")[2])))

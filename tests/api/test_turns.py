@@ -9,22 +9,24 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from lossd.api.http import fairness as module
-from lossd.api.http.exchange import CLIENT, Exchange
+from lossd.api.http.asgi import CLIENT
 from lossd.api.http.fairness import REQUEST_BYTES, WINDOW_BYTES, Turns
+from lossd.api.http.request import HttpRequest
 from lossd.configuration.settings import Settings
 from lossd_client.errors import DeadlineExceeded, QueueFull
 
 WINDOW = WINDOW_BYTES // REQUEST_BYTES
 
 
-def exchange_of(client: str, length: int = 0, timeout_s: float = 60.0) -> Exchange:
+def request_of(client: str, length: int = 0, timeout_s: float = 60.0) -> HttpRequest:
     async def receive():
         raise AssertionError("nothing is read before its turn")
 
-    exchange = Exchange({"headers": [], "query_string": b"", CLIENT: client}, receive, Settings())
-    exchange.length = length
-    exchange.deadline = exchange.begin + timeout_s
-    return exchange
+    headers = [(b"content-length", b"%d" % length), (b"x-request-timeout-ms", b"%d" % (timeout_s * 1000))]
+    scope = {"method": "POST", "headers": headers, "query_string": b"", CLIENT: client}
+    request = HttpRequest(scope, receive, Settings())
+    request.read_headers()
+    return request
 
 
 class Crowd:
@@ -32,18 +34,18 @@ class Crowd:
 
     def __init__(self, requests_per_key: int = 1000) -> None:
         self.turns = Turns(requests_per_key)
-        self.reading: dict[str, list[Exchange]] = {}
+        self.reading: dict[str, list[HttpRequest]] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
     async def come(self, client: str, count: int = 1, **options: float) -> None:
         for _ in range(count):
-            self.tasks.append(asyncio.ensure_future(self._take(exchange_of(client, **options))))
+            self.tasks.append(asyncio.ensure_future(self._take(request_of(client, **options))))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    async def _take(self, exchange: Exchange) -> None:
-        await self.turns.take(exchange)
-        self.reading.setdefault(exchange.client, []).append(exchange)
+    async def _take(self, request: HttpRequest) -> None:
+        await self.turns.take(request)
+        self.reading.setdefault(request.client, []).append(request)
 
     async def go(self, client: str, count: int = 1) -> None:
         for _ in range(count):
@@ -79,7 +81,7 @@ def test_while_clients_compete_none_has_more_than_a_window_and_all_get_their_tur
         assert (crowd.count("modest"), crowd.count("greedy")) == (1, WINDOW)
         await crowd.come("modest")
         assert crowd.count("modest") == 2, "the modest one does not wait behind the greedy one"
-        seen: list[Exchange] = []
+        seen: list[HttpRequest] = []
         for _ in range(40 - WINDOW):
             seen.append(crowd.reading["greedy"][0])
             await crowd.go("greedy")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lossd.api.http.exchange import CLIENT, Exchange, refusal
+from lossd.api.http.asgi import CLIENT
+from lossd.api.http.request import HttpRequest
+from lossd.api.http.sending import send_problem
 from lossd.configuration.keys import Keys
 from lossd_client.errors import Problem, Unauthorized
 
@@ -95,11 +97,9 @@ async def turn_away(
     problem: Problem, scope: Scope, receive: Receive, send: Send, settings: Settings, telemetry: Telemetry
 ) -> None:
     """Refuse a request before any route has seen it."""
-    exchange = Exchange(scope, receive, settings)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
-    exchange.unread = scope["method"] not in ("GET", "HEAD")
-    problem.request_id = exchange.request_id
-    telemetry.refused(exchange, problem.slug, problem.status)
-    await exchange.refuse(problem, problem.status, *refusal(scope, problem), send)
+    request = HttpRequest(scope, receive, settings)
+    telemetry.refused(request, problem.slug, problem.status)
+    await send_problem(request, problem, send)
 
 
 def _key(scope: Scope) -> bytes | None:

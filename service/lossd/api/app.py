@@ -22,10 +22,10 @@ from lossd.api import catalogue, curves, docs, explorer, openapi
 from lossd.api.access import Access, keys_of
 from lossd.api.evaluate import Evaluate
 from lossd.api.headers import PageHeaders
+from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
 from lossd.api.http.compression import MIN_BYTES, PackedPages
-from lossd.api.http.exchange import TELEMETRY, refusal, request_id
 from lossd.api.http.fairness import Turns
-from lossd.api.http.sending import Heads
+from lossd.api.http.sending import AnswerHead
 from lossd.api.inference.route import PREFIX, Inference
 from lossd.api.observability import operations
 from lossd.api.observability.access_log import AccessLog, PageLog
@@ -78,9 +78,9 @@ class Service(FastAPI):
         if scope["type"] == "http":
             path = scope["path"]
             if path == EVALUATE:
-                return self.evaluate(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable
+                return self.evaluate(scope, receive, send)
             if path.startswith(f"{PREFIX}/") and path.endswith("/infer"):
-                return self.inference(scope, receive, send)  # type: ignore[arg-type]
+                return self.inference(scope, receive, send)
             if path == PREFIX or path.startswith(f"{PREFIX}/"):
                 return self.documents(scope, receive, send)
         return self.pages(scope, receive, send)
@@ -145,8 +145,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     app.inference = Inference(settings, engine, telemetry, turns)
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
-    app.documents = PageLog(Heads(app.inference), access_log)  # type: ignore[arg-type]
-    app.pages = PageLog(Heads(PageHeaders(PackedPages(app.framework, MIN_BYTES))), access_log)
+    app.documents = PageLog(AnswerHead(app.inference), access_log)
+    app.pages = PageLog(AnswerHead(PageHeaders(PackedPages(app.framework, MIN_BYTES))), access_log)
     app.include_router(catalogue.router())
     app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
@@ -203,7 +203,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(problem.retry_after_s)))
     if isinstance(error, HTTPException) and error.headers:
         headers |= error.headers
-    media_type, content = refusal(request.scope, problem)
+    media_type, content = problem_body(request.scope, problem)
     return Response(content, problem.status, headers, media_type=media_type.decode())
 
 

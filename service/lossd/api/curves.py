@@ -21,7 +21,8 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from lossd.api.http.exchange import Exchange, cancel_on_disconnect
+from lossd.api.http.asgi import cancel_on_disconnect
+from lossd.api.http.request import HttpRequest
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
 from lossd.lru import LRU
@@ -108,9 +109,9 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
 
         query = "&".join(part for part in query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
-        exchange = Exchange(request.scope, request.receive, settings)  # type: ignore[arg-type]  # ASGI's messages are mutable
-        exchange.read_headers()
-        found = await _while_wanted(exchange, kept.get(key, document if form == "json" else image))
+        received = HttpRequest(request.scope, request.receive, settings)
+        received.read_headers()
+        found = await _while_wanted(received, kept.get(key, document if form == "json" else image))
         if found is None:
             return Response(status_code=CLIENT_LEFT)
         tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
@@ -122,12 +123,12 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     return routes
 
 
-async def _while_wanted(exchange: Exchange, work: Coroutine[Any, Any, bytes]) -> bytes | None:
+async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) -> bytes | None:
     """What the work comes to; it ends at the request's deadline, and with None when the client leaves."""
     task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(cancel_on_disconnect(exchange.receive, task))
+    watcher = asyncio.ensure_future(cancel_on_disconnect(request.receive, task))
     try:
-        async with exchange.in_time("the curve was not there"):
+        async with request.in_time("the curve was not there"):
             await asyncio.wait([task])
             return None if task.cancelled() else task.result()
     finally:

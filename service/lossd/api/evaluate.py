@@ -9,9 +9,11 @@ import asyncio
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
+from starlette.types import Send
+
 from lossd.api.evaluation_route import Route
-from lossd.api.http.exchange import Exchange, Send
 from lossd.api.http.negotiation import media_weight, weights
+from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces
 from lossd.api.http.texts import INLINE_BYTES, beside
 from lossd.engine import Result
@@ -76,28 +78,28 @@ class Asked:
 class Evaluate(Route[Asked]):
     """The route."""
 
-    async def _serve(self, exchange: Exchange, send: Send) -> None:
-        if exchange.scope["method"] != "POST":
-            raise MethodNotAllowed("/v1/evaluate takes POST")
-        format_in = self._read_headers(exchange)
-        if exchange.client:
-            await self.turns.take(exchange)
-        asked = Asked(_format_out(exchange.headers.get(b"accept"), format_in), {})
+    async def _serve(self, request: HttpRequest, send: Send) -> None:
+        if request.scope["method"] != "POST":
+            raise MethodNotAllowed("/v1/evaluate takes POST", allow="POST")
+        format_in = self._read_headers(request)
+        if request.client:
+            await self.turns.take(request)
+        asked = Asked(_format_out(request.headers.get(b"accept"), format_in), {})
         if format_in == "json":
-            future = await self._read_json(exchange, await exchange.body(self.engine.budget), asked)
-        elif exchange.length is None or exchange.length >= self.settings.stream_bytes or exchange.unpacker is not None:
-            async with exchange.in_time():
-                future = await self._stream_safetensors(exchange, asked)
+            future = await self._read_json(request, await request.body(self.engine.budget), asked)
+        elif request.length is None or request.length >= self.settings.stream_bytes or request.unpacker is not None:
+            async with request.in_time():
+                future = await self._stream_safetensors(request, asked)
         else:
-            future = self._submit_safetensors(exchange, await exchange.body(self.engine.budget), asked)
-        await self._answer(exchange, asked, future, send)
+            future = self._submit_safetensors(request, await request.body(self.engine.budget), asked)
+        await self._answer(request, asked, future, send)
 
     # In
 
-    def _read_headers(self, exchange: Exchange) -> str:
+    def _read_headers(self, request: HttpRequest) -> str:
         """The body's format, after every check that needs only the headers."""
-        exchange.read_headers()
-        content_type = exchange.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        request.read_headers()
+        content_type = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type not in _FORMATS:
             found = quoted(content_type.decode("latin-1")) if content_type else "none"
             raise UnsupportedMediaType(
@@ -106,18 +108,18 @@ class Evaluate(Route[Asked]):
             )
         format_in = _FORMATS[content_type]
         if format_in == "json":
-            exchange.limit_json(self.settings.max_json_bytes)
+            request.limit_json(self.settings.max_json_bytes)
         return format_in
 
-    async def _read_json(self, exchange: Exchange, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
+    async def _read_json(self, request: HttpRequest, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
         if len(body) <= INLINE_BYTES:
-            job, data = _decoded(body, exchange, asked.forms)
+            job, data = _decoded(body, request, asked.forms)
         else:
-            with exchange.holding(self.engine.budget, len(body)):
-                job, data = await beside(len(body), lambda: _decoded(body, exchange, asked.forms))
-        exchange.job = job
+            with request.holding(self.engine.budget, len(body)):
+                job, data = await beside(len(body), lambda: _decoded(body, request, asked.forms))
+        request.identify(job.recipe.model, job)
         self._limit_text(job, asked)
-        return self.engine.submit(job, data, exchange.deadline, exchange.client)
+        return self.engine.submit(job, data, request.deadline, request.client)
 
     def _limit_text(self, job: Job, asked: Asked) -> None:
         """Refuse what would be too long as JSON, before it is computed."""
@@ -129,40 +131,42 @@ class Evaluate(Route[Asked]):
                 f"ask for safetensors (Accept: {safetensors.MEDIA_TYPE}), for fewer outputs, or send tensors as base64",
             )
 
-    def _submit_safetensors(self, exchange: Exchange, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
+    def _submit_safetensors(
+        self, request: HttpRequest, body: bytes | bytearray, asked: Asked
+    ) -> asyncio.Future[Result]:
         view = memoryview(body)
         start = safetensors.PREFIX_BYTES + safetensors.header_bytes(view[: safetensors.PREFIX_BYTES])
-        checked = _read_header(exchange, view, start)
+        checked = _read_header(request, view, start)
         if len(view) != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, len(view) - start)
         self._limit_text(checked.job, asked)
         tensors = {name: view[start + begin : start + end] for name, begin, end in checked.spans}
-        return self.engine.submit(checked.job, tensors, exchange.deadline, exchange.client)
+        return self.engine.submit(checked.job, tensors, request.deadline, request.client)
 
-    async def _stream_safetensors(self, exchange: Exchange, asked: Asked) -> asyncio.Future[Result]:
+    async def _stream_safetensors(self, request: HttpRequest, asked: Asked) -> asyncio.Future[Result]:
         """Write the body where it will be evaluated, chunk by chunk, as it arrives."""
         received = bytearray()
         start = safetensors.PREFIX_BYTES
         while len(received) < start:
-            if not exchange.unread:
+            if not request.unread:
                 raise MalformedBody(f"the body ends inside the safetensors header: {len(received)} of {start} bytes")
-            received += await exchange.chunk()
+            received += await request.chunk()
             if len(received) >= safetensors.PREFIX_BYTES:
                 start = safetensors.PREFIX_BYTES + safetensors.header_bytes(received[: safetensors.PREFIX_BYTES])
-        checked = _read_header(exchange, memoryview(received), start)
+        checked = _read_header(request, memoryview(received), start)
         size = start + checked.data_bytes
-        if exchange.unpacker is None and exchange.length is not None:
-            if exchange.length != size:
-                raise _wrong_length(checked.data_bytes, exchange.length - start)
-        elif size > exchange.max_body_bytes:
-            raise exchange.too_large(size)
+        if request.unpacker is None and request.length is not None:
+            if request.length != size:
+                raise _wrong_length(checked.data_bytes, request.length - start)
+        elif size > request.max_body_bytes:
+            raise request.too_large(size)
         elif size < self.settings.stream_bytes:  # small enough to join others
-            while exchange.unread and len(received) <= size:
-                received += await exchange.chunk()
-            return self._submit_safetensors(exchange, received, asked)
+            while request.unread and len(received) <= size:
+                received += await request.chunk()
+            return self._submit_safetensors(request, received, asked)
         self._limit_text(checked.job, asked)
-        return await exchange.pour(
-            self.engine.upload(checked.job, exchange.deadline, exchange.client),
+        return await request.upload(
+            self.engine.upload(checked.job, request.deadline, request.client),
             memoryview(received)[start:],
             checked.spans,
             lambda found: _wrong_length(checked.data_bytes, found),
@@ -173,7 +177,7 @@ class Evaluate(Route[Asked]):
     def _text_bytes(self, asked: Asked, result: Result) -> int:
         return asked.text_bytes + len(result.text)
 
-    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
         if asked.format_out == "json":
             return [_json(result, asked)], [(b"content-type", _JSON)], False
         names, entries = _layout(result.job.recipe, result.job.rows)
@@ -193,7 +197,7 @@ def _format_out(accept: bytes | None, format_in: str) -> str:
 
 
 def _decoded(
-    body: bytes | bytearray, exchange: Exchange, forms: dict[str, json.Form]
+    body: bytes | bytearray, request: HttpRequest, forms: dict[str, json.Form]
 ) -> tuple[Job, dict[str, memoryview]]:
     """The job of a JSON text and the bytes of its tensors, whose forms are noted."""
     document = json.loads(body)
@@ -211,7 +215,7 @@ def _decoded(
         json.check_depth(document)
         raise
     plan = plan_of(text)
-    exchange.loss = model_name(plan.loss.name if plan.loss else None, plan.task)
+    request.identify(model_name(plan.loss.name if plan.loss else None, plan.task))
     tensors: dict[str, Tensor] = {}
     for name, value in inputs.items():
         kinds = plan.kinds(name)
@@ -247,13 +251,13 @@ def _plan_of(text: bytes) -> Plan:
     return make_plan(request)
 
 
-def _read_header(exchange: Exchange, view: memoryview, start: int) -> Checked:
+def _read_header(request: HttpRequest, view: memoryview, start: int) -> Checked:
     """The checked header; clients repeat themselves, so most are known already."""
     if len(view) < start:
         raise MalformedBody(f"the body ends inside the safetensors header: {len(view)} of {start} bytes")
     text = bytes(view[safetensors.PREFIX_BYTES : start])
-    checked = _checked(text, exchange.query)
-    exchange.job, exchange.loss = checked.job, checked.job.recipe.model
+    checked = _checked(text, request.query)
+    request.identify(checked.job.recipe.model, checked.job)
     return checked
 
 

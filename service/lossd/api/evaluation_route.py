@@ -13,10 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from starlette.types import Receive, Send
+
+from lossd.api.http.asgi import DisconnectedError, cancel_on_disconnect
 from lossd.api.http.compression import packed
-from lossd.api.http.exchange import DisconnectedError, Exchange, Receive, Send, refusal
 from lossd.api.http.fairness import Turns
-from lossd.api.http.sending import Headers, Pieces, send_pieces, send_whole
+from lossd.api.http.request import HttpRequest
+from lossd.api.http.sending import Headers, Pieces, send_pieces, send_problem, send_whole
 from lossd.api.http.texts import INLINE_BYTES, beside
 from lossd.api.observability.telemetry import DISCONNECTED, Telemetry
 from lossd.configuration.settings import Settings
@@ -50,26 +53,26 @@ class Route(ABC, Generic[Asked]):
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes a refusal."""
-        exchange = Exchange(scope, receive, self.settings)
+        request = HttpRequest(scope, receive, self.settings)
         try:
-            await self._serve(exchange, send)
+            await self._serve(request, send)
         except DisconnectedError:
-            self._refused(exchange, DISCONNECTED)
+            self._refused(request, DISCONNECTED)
         except Problem as problem:
             problem.__traceback__ = None  # its frames have the future that has the problem: garbage, for the collector
-            await self._refuse(problem, exchange, send)
+            await self._refuse(problem, request, send)
         except Exception:
-            log.exception("request %s failed", exchange.request_id)
+            log.exception("request %s failed", request.request_id)
             fault = InternalError(
-                f"the service failed on this request; its log has the details under {exchange.request_id}"
+                f"the service failed on this request; its log has the details under {request.request_id}"
             )
-            await self._refuse(fault, exchange, send)
+            await self._refuse(fault, request, send)
         finally:
-            if exchange.turn_bytes:
-                self.turns.give(exchange)
+            if request.client:
+                self.turns.give(request)
 
     @abstractmethod
-    async def _serve(self, exchange: Exchange, send: Send) -> None:
+    async def _serve(self, request: HttpRequest, send: Send) -> None:
         """Answer a request.
 
         Raises:
@@ -98,62 +101,88 @@ class Route(ABC, Generic[Asked]):
         """About how many bytes of an answer are JSON."""
 
     @abstractmethod
-    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
         """An answer's body, what only this route says of it, and whether it is binary.
 
         Args:
-            exchange: The request.
+            request: The request.
             asked: What :meth:`_answer` was given.
             result: Whose tensors may be among the pieces.
         """
 
-    async def _answer(self, exchange: Exchange, asked: Asked, future: asyncio.Future[Result], send: Send) -> None:
+    async def _answer(self, request: HttpRequest, asked: Asked, future: asyncio.Future[Result], send: Send) -> None:
         """Wait for a result and send it."""
         parsed = time.monotonic()
-        result = await exchange.result(self.engine, future)
+        result = await self._result(request, future)
         evaluated = time.monotonic()
         budget, held = self.engine.budget, 0
         try:
             if (text_bytes := self._text_bytes(asked, result)) <= INLINE_BYTES:
-                pieces, headers, binary = self._encode(exchange, asked, result)
+                pieces, headers, binary = self._encode(request, asked, result)
             else:
-                budget.add(exchange.client, text_bytes)  # to refuse it now would waste its evaluation
+                budget.add(request.client, text_bytes)  # to refuse it now would waste its evaluation
                 held = text_bytes
-                pieces, headers, binary = await beside(text_bytes, lambda: self._encode(exchange, asked, result))
-            if (welcome := exchange.headers.get(b"accept-encoding")) is not None:
+                pieces, headers, binary = await beside(text_bytes, lambda: self._encode(request, asked, result))
+            if (welcome := request.headers.get(b"accept-encoding")) is not None:
                 encoding, pieces = await packed(pieces, welcome, binary=binary)
                 if encoding:
                     headers.append((b"content-encoding", encoding))
             size = sum(map(len, pieces))
             body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
             encoded = time.monotonic()
-            stages = (parsed - exchange.begin, *result.timings, encoded - evaluated)
+            stages = (parsed - request.begin, *result.timings, encoded - evaluated)
             headers.append((b"content-length", b"%d" % size))
-            headers.append((b"x-request-id", exchange.request_id.encode("latin-1")))
+            headers.append((b"x-request-id", request.request_id.encode("latin-1")))
             headers.append((b"server-timing", _server_timing(stages, result.batch_requests)))
             if body is None:
                 await send_pieces(send, headers, pieces)
         finally:
             result.release()
             if held:
-                budget.add(exchange.client, -held)
+                budget.add(request.client, -held)
         if body is not None:
             await send_whole(send, headers, body)
-        self.telemetry.answered(exchange, result, (*stages, time.monotonic() - exchange.begin), size)
+        self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size)
 
-    async def _refuse(self, problem: Problem, exchange: Exchange, send: Send) -> None:
+    async def _result(self, request: HttpRequest, future: asyncio.Future[Result]) -> Result:
+        """Return the result; a request that waits long is given up when its client leaves.
+
+        Raises:
+            DisconnectedError: The client left.
+        """
+        watcher: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watcher.append(asyncio.ensure_future(cancel_on_disconnect(request.receive, future)))
+
+        self.engine.waiting.add(future, watch)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()  # answered and cancelled at the same moment
+            else:
+                future.cancel()
+            if watcher and watcher[0].done():
+                raise DisconnectedError from None
+            raise
+        finally:
+            self.engine.waiting.remove(future)
+            if watcher:
+                watcher[0].cancel()
+
+    async def _refuse(self, problem: Problem, request: HttpRequest, send: Send) -> None:
         status = self._status(problem)
-        self._refused(exchange, problem.slug, status)
-        problem.request_id = exchange.request_id
-        await exchange.refuse(problem, status, *refusal(exchange.scope, problem), send)
+        self._refused(request, problem.slug, status)
+        await send_problem(request, problem, send, status)
 
     def _status(self, problem: Problem) -> int:
         """What a problem is answered with."""
         return problem.status
 
-    def _refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
+    def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
         """Count a request that was not answered."""
-        self.telemetry.refused(exchange, outcome, status)
+        self.telemetry.refused(request, outcome, status)
 
 
 def _server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lossd.api.http.exchange import request_id
+from lossd.api.http.asgi import request_id
 from lossd.api.prefix import relative
 
 __all__ = ["PageHeaders", "with_policy"]

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lossd.api.http.exchange import ROOT
+from lossd.api.http.asgi import ROOT
 
 __all__ = ["Prefix", "place", "relative"]
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lossd.configuration.preflight import StartError, load_certificate
 
 if TYPE_CHECKING:
-    from uvicorn.server import ServerState
-
+    from lossd.api.http.uvicorn_internals import ServerState
     from lossd.configuration.settings import Settings
 
 __all__ = ["Handshakes", "context_for", "renew"]

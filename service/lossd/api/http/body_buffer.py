@@ -1,34 +1,31 @@
-"""A body read from the socket to where it belongs, with nothing in between.
+"""A body, read from the socket into the memory where it is evaluated, without a copy.
 
-On its usual way a body is copied five times before it reaches a route: out of the loop's buffer, by the parser, into
-the server's buffer, out of it, and to its place. Most of a large request's time would go there. A body whose length is
-known needs no parser once its head is read: while it pours in, the connection reads into the memory that is given.
+Otherwise a body is copied five times before it reaches a route: out of the loop's buffer, by the parser, into the
+server's buffer, out of it, and to its place. Most of a large request's time would go there. A body of known length
+needs no parser once its head is read: until it is whole, the connection reads straight into the given memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from lossd.api.http.connection import Http
+__all__ = ["BodyBuffer", "BodyProtocol"]
 
-__all__ = ["Pouring", "Vessel"]
-
-SINK_BYTES = 256 << 10
+DISCARD_BYTES = 256 << 10
 
 _NOTHING = memoryview(b"")
 
 
-class Vessel:
-    """Where a body belongs: pieces of memory that are filled one after the other.
+class BodyBuffer:
+    """Pieces of memory that a body fills, one after the other.
 
     Args:
         pieces: Writable, of bytes.
 
     Attributes:
-        view: What of the current piece is still to be filled; empty where all are full.
+        view: The unfilled part of the current piece; empty when all are full.
         missing: Bytes still to be filled.
     """
 
@@ -39,14 +36,14 @@ class Vessel:
         self.advance(0)
 
     def advance(self, nbytes: int) -> None:
-        """So much of ``view`` was filled."""
+        """Note that the first ``nbytes`` of ``view`` were filled."""
         self.missing -= nbytes
         self.view = self.view[nbytes:]
         if not len(self.view):  # a view of nothing would keep the memory from being closed, too
             self.view = self._pieces.pop() if self._pieces else _NOTHING
 
     def fill(self, data: memoryview) -> memoryview:
-        """Fill in data, and return what there is no room for."""
+        """Copy data in, and return the rest that has no room."""
         while len(data) and self.missing:
             step = min(len(data), len(self.view))
             self.view[:step] = data[:step]
@@ -55,67 +52,83 @@ class Vessel:
         return data
 
 
-class Pouring(asyncio.BufferedProtocol):
-    """What a connection speaks to while a body pours in; afterwards, it is told to go on with HTTP.
+class Connection(Protocol):
+    """The HTTP connection, as :class:`BodyProtocol` calls it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def body_received(self, missing: int) -> None: ...
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def eof_received(self) -> bool: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+class BodyProtocol(asyncio.BufferedProtocol):
+    """A transport's protocol while a body is read into its buffer; then the connection returns to HTTP.
 
     Args:
         http: The connection.
-        vessel: Where the rest of the body belongs: as much as there is.
+        buffer: Has room for exactly the rest of the body.
 
     Attributes:
-        done: Whether all of it has come; cancelled where the client left.
+        done: Resolved when the body is whole; cancelled when the client leaves.
     """
 
-    def __init__(self, http: Http, vessel: Vessel) -> None:
+    def __init__(self, http: Connection, buffer: BodyBuffer) -> None:
         self._http = http
-        self._vessel = vessel
+        self._buffer = buffer
         self.done: asyncio.Future[None] = http.loop.create_future()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
-        return self._vessel.view
+        """Return the memory for the next bytes."""
+        return self._buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """They have come."""
-        self._vessel.advance(nbytes)
-        self._http.poured(self._vessel.missing)
-        if not self._vessel.missing and not self.done.done():
+        """Note that the next bytes are there."""
+        self._buffer.advance(nbytes)
+        self._http.body_received(self._buffer.missing)
+        if not self._buffer.missing and not self.done.done():
             self.done.set_result(None)
 
     def fail(self, problem: Exception) -> None:
-        """The rest is not read, for this reason."""
+        """Stop waiting for the rest of the body, for this reason."""
         if not self.done.done():
             self.done.set_exception(problem)
 
     def abandon(self) -> None:
-        """What is still to come is not wanted: read it, so that the client may read its answer, and drop it."""
-        self._vessel = _Sink(self._vessel.missing)
+        """Read and drop the rest of the body, so that the client comes to read its answer."""
+        self._buffer = _Discard(self._buffer.missing)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client left."""
-        self._vessel = _Sink(0)
+        """Pass on that the client left."""
+        self._buffer = _Discard(0)
         self.done.cancel()
         self._http.connection_lost(exc)
 
     def eof_received(self) -> bool:
-        """It will send no more."""
+        """Pass on that the client sends no more."""
         return self._http.eof_received()
 
     def pause_writing(self) -> None:
-        """It reads too slowly."""
+        """Pass on that the client reads too slowly."""
         self._http.pause_writing()
 
     def resume_writing(self) -> None:
-        """It has read most of what was sent."""
+        """Pass on that the client has read most of the answer."""
         self._http.resume_writing()
 
 
-class _Sink(Vessel):
+class _Discard(BodyBuffer):
     """Takes so many bytes, and keeps none."""
 
     def __init__(self, nbytes: int) -> None:
         self.missing = nbytes
-        self.view = self._memory = memoryview(bytearray(min(nbytes, SINK_BYTES)))
+        self.view = self._memory = memoryview(bytearray(min(nbytes, DISCARD_BYTES)))
 
     def advance(self, nbytes: int) -> None:
         self.missing -= nbytes

@@ -17,12 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from lossd.api.http.body_buffer import Pouring, Vessel
-from lossd.api.http.exchange import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError
+from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError
+from lossd.api.http.body_buffer import BodyBuffer, BodyProtocol
 from lossd.api.http.refusing import Crowded, Lingering, Refused
+from lossd.api.http.uvicorn_internals import HIGH_WATER_LIMIT, FlowControl, HttpToolsProtocol, RequestResponseCycle
 from lossd_client.errors import HeadTooLarge, MalformedRequest, Problem, RequestTimeout, UriTooLong
 from lossd_client.wire.quoting import digits
 
@@ -137,7 +136,7 @@ class Http(HttpToolsProtocol):
         self._length = b""
         self._hosts = 0
         self._refusing = self._half_closed = self._surplus = False
-        self._pouring: Pouring | None = None
+        self._body_protocol: BodyProtocol | None = None
         # When, on the watch's clock.
         self._heard_s = self._drained_s = self._waiting_s = self._rested_s = self._rated_s = watch.now
         self._unsent = self._rated_left = 0
@@ -311,44 +310,41 @@ class Http(HttpToolsProtocol):
 
     # A body of known length, straight to where it belongs
 
-    async def pour(self, vessel: Vessel) -> None:
-        """Read all that is left of the body.
-
-        Args:
-            vessel: Where it belongs; it has room for exactly that.
+    async def receive_into(self, buffer: BodyBuffer) -> None:
+        """Read the rest of the body into a buffer, which has room for exactly that.
 
         Raises:
-            DisconnectedError: It will not come.
-            Problem: Why it is not read.
+            DisconnectedError: The client left.
+            Problem: The rest is not read, for this reason.
         """
         cycle = self.cycle
         if cycle.disconnected:
             raise DisconnectedError
-        vessel.fill(memoryview(cycle.body))
+        buffer.fill(memoryview(cycle.body))
         cycle.body = bytearray()
         if not cycle.more_body:
             return
         cycle.message_event.clear()
-        pouring = self._pouring = Pouring(self, vessel)
-        self.transport.set_protocol(pouring)
+        protocol = self._body_protocol = BodyProtocol(self, buffer)
+        self.transport.set_protocol(protocol)
         self.flow.resume_reading()
         try:
-            await pouring.done
+            await protocol.done
         except asyncio.CancelledError:
             if cycle.disconnected:
                 raise DisconnectedError from None
-            pouring.abandon()
+            protocol.abandon()
             raise
         except Problem:
-            pouring.abandon()
+            protocol.abandon()
             raise
 
-    def poured(self, left: int) -> None:
-        """More of the body has come; with the last of it, HTTP goes on."""
+    def body_received(self, missing: int) -> None:
+        """Note that more of the body is in its buffer; after the last of it, return to HTTP."""
         self._heard_s = self.watch.now
-        self._body_left = left
-        if not left:
-            self._pouring = None
+        self._body_left = missing
+        if not missing:
+            self._body_protocol = None
             self._part = _NOTHING
             self._renew_parser()  # the one so far still waits for the body
             self.transport.set_protocol(self)
@@ -468,8 +464,8 @@ class Http(HttpToolsProtocol):
             self.let_end()
             self.cycle.scope[FAULT] = problem  # type: ignore[literal-required]  # a key of our own
             self.cycle.message_event.set()
-            if self._pouring is not None:
-                self._pouring.fail(problem)
+            if self._body_protocol is not None:
+                self._body_protocol.fail(problem)
 
     def let_end(self) -> None:
         """Let the connection end with the answer to what was read last."""

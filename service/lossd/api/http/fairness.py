@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 
-from lossd.api.http.exchange import Exchange
+from lossd.api.http.request import HttpRequest
 from lossd_client.errors import QueueFull
 
 __all__ = ["Turns"]
@@ -30,7 +30,7 @@ class _Client:
     def __init__(self) -> None:
         self.requests = 0
         self.nbytes = 0
-        self.waiting: deque[tuple[Exchange, asyncio.Future[None]]] = deque()
+        self.waiting: deque[tuple[HttpRequest, asyncio.Future[None]]] = deque()
 
 
 class Turns:
@@ -45,18 +45,19 @@ class Turns:
         self._clients: dict[str, _Client] = {}
         self._latest = ""
         self._competing_until = 0.0
+        self._taken: dict[HttpRequest, int] = {}
 
-    async def take(self, exchange: Exchange) -> None:
-        """Wait until it is this request's turn. :meth:`give` it back when it was answered, if it has ``turn_bytes``.
+    async def take(self, request: HttpRequest) -> None:
+        """Wait until it is this request's turn; :meth:`give` ends it.
 
         Args:
-            exchange: A request of a client with a name, whose headers have been read.
+            request: A request of a client with a name, whose headers have been read.
 
         Raises:
             QueueFull: Its client has too many in progress.
             DeadlineExceeded: Its turn did not come in time.
         """
-        name, now = exchange.client, exchange.begin
+        name, now = request.client, request.begin
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client()
@@ -69,36 +70,38 @@ class Turns:
                 f"{self.requests_per_key} requests of this key are in progress (setting requests_per_key)",
                 retry_after_s=1.0,
             )
-        if client.waiting or not self._may_go(client, exchange, now):
+        if client.waiting or not self._may_go(client, request, now):
             future = asyncio.get_running_loop().create_future()
-            client.waiting.append((exchange, future))
-            async with exchange.in_time("other requests of its key were still ahead of it"):
+            client.waiting.append((request, future))
+            async with request.in_time("other requests of its key were still ahead of it"):
                 await future
         else:
-            _enter(client, exchange)
+            self._enter(client, request)
 
-    def give(self, exchange: Exchange) -> None:
-        """End a request's turn."""
-        client = self._clients[exchange.client]
+    def give(self, request: HttpRequest) -> None:
+        """End a request's turn, if it has one."""
+        nbytes = self._taken.pop(request, None)
+        if nbytes is None:
+            return
+        client = self._clients[request.client]
         client.requests -= 1
-        client.nbytes -= exchange.turn_bytes
+        client.nbytes -= nbytes
         if client.waiting:
             now = time.monotonic()
             while client.waiting and self._may_go(client, client.waiting[0][0], now):
-                next_exchange, future = client.waiting.popleft()
+                next_request, future = client.waiting.popleft()
                 if not future.done():  # else it was given up
-                    _enter(client, next_exchange)
+                    self._enter(client, next_request)
                     future.set_result(None)
 
-    def _may_go(self, client: _Client, exchange: Exchange, now: float) -> bool:
-        return not client.requests or now > self._competing_until or client.nbytes + _size(exchange) <= WINDOW_BYTES
+    def _enter(self, client: _Client, request: HttpRequest) -> None:
+        self._taken[request] = nbytes = _size(request)
+        client.requests += 1
+        client.nbytes += nbytes
+
+    def _may_go(self, client: _Client, request: HttpRequest, now: float) -> bool:
+        return not client.requests or now > self._competing_until or client.nbytes + _size(request) <= WINDOW_BYTES
 
 
-def _enter(client: _Client, exchange: Exchange) -> None:
-    exchange.turn_bytes = _size(exchange)
-    client.requests += 1
-    client.nbytes += exchange.turn_bytes
-
-
-def _size(exchange: Exchange) -> int:
-    return (exchange.length or 0) + REQUEST_BYTES
+def _size(request: HttpRequest) -> int:
+    return (request.length or 0) + REQUEST_BYTES

@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from lossd.api.http.exchange import CONNECTION, TELEMETRY, Exchange, Receive, Send, refusal
+from starlette.types import Receive, Send
+
+from lossd.api.http.asgi import CONNECTION, TELEMETRY
+from lossd.api.http.request import HttpRequest
+from lossd.api.http.sending import send_problem
 from lossd.api.prefix import place
 from lossd_client.errors import Problem, Unavailable
 
@@ -34,12 +38,10 @@ class Refused:
         """Answer it."""
         if self.settings.root_path:
             place(scope, self.settings.root_path)
-        problem, exchange = self.problem, Exchange(scope, receive, self.settings)
-        problem.request_id = exchange.request_id
+        request = HttpRequest(scope, receive, self.settings, unread=False)
         if (telemetry := scope["state"].get(TELEMETRY)) is not None:
-            telemetry.refused(exchange, problem.slug, problem.status)
-        exchange.unread = False
-        await exchange.refuse(problem, problem.status, *refusal(scope, problem), send)
+            telemetry.refused(request, self.problem.slug, self.problem.status)
+        await send_problem(request, self.problem, send)
 
 
 class Crowded:

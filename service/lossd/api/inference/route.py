@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.types import Send
+
 from lossd.api.evaluation_route import Route
-from lossd.api.http.exchange import Exchange, Send
+from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, beside
-from lossd.api.inference import models as models
+from lossd.api.inference import models
 from lossd.api.inference.outputs import Asked, answered, asked
 from lossd.engine import Result
 from lossd.lru import remembered
@@ -46,40 +48,39 @@ class NotOfferedError(Problem):
 class Inference(Route[Asked]):
     """Everything under ``/v2``."""
 
-    async def _serve(self, exchange: Exchange, send: Send) -> None:
-        method = exchange.scope["method"]
-        exchange.unread = method != "GET"
-        path = exchange.scope["path"].removeprefix(PREFIX).strip("/").split("/")
+    async def _serve(self, request: HttpRequest, send: Send) -> None:
+        method = request.scope["method"]
+        path = request.scope["path"].removeprefix(PREFIX).strip("/").split("/")
         match path:
             case ["models", name, "infer"]:
-                await self._infer(exchange, method, models.find(name), send)
+                await self._infer(request, method, models.find(name), send)
             case ["models", name, "versions", version, "infer"]:
-                await self._infer(exchange, method, models.find(name, version), send)
+                await self._infer(request, method, models.find(name, version), send)
             case _:
-                await self._document(exchange, method, path, send)
+                await self._document(request, method, path, send)
 
     def _status(self, problem: Problem) -> int:
         # The protocol knows no 422.
         return MalformedBody.status if problem.status == NotEvaluable.status else problem.status
 
-    def _refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
-        if exchange.scope["path"].endswith("/infer"):
-            super()._refused(exchange, outcome, status)
+    def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
+        if request.scope["path"].endswith("/infer"):
+            super()._refused(request, outcome, status)
 
     # Inference
 
-    async def _infer(self, exchange: Exchange, method: str, model: models.Model, send: Send) -> None:
-        exchange.loss = model.name
-        _check_method(exchange, method, "POST")
-        exchange.read_headers()
-        if exchange.client:
-            await self.turns.take(exchange)
-        of, future = await self._submit(exchange, model)
-        await self._answer(exchange, of, future, send)
+    async def _infer(self, request: HttpRequest, method: str, model: models.Model, send: Send) -> None:
+        request.identify(model.name)
+        _check_method(method, "POST")
+        request.read_headers()
+        if request.client:
+            await self.turns.take(request)
+        of, future = await self._submit(request, model)
+        await self._answer(request, of, future, send)
 
-    def _encode(self, exchange: Exchange, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
         pieces, length = oip.encode_response(
-            exchange.loss, answered(asked, result), id=asked.request.id, undefined=asked.undefined
+            request.model, answered(asked, result), id=asked.request.id, undefined=asked.undefined
         )
         if length is None:
             return pieces, [(b"content-type", _JSON)], False
@@ -88,16 +89,16 @@ class Inference(Route[Asked]):
     def _text_bytes(self, asked: Asked, result: Result) -> int:
         return asked.text_bytes + len(result.text)
 
-    async def _submit(self, exchange: Exchange, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
-        given = exchange.headers.get(_LENGTH)
-        streamed = exchange.unpacker is not None or (exchange.length or 0) >= self.settings.stream_bytes
+    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
+        given = request.headers.get(_LENGTH)
+        streamed = request.unpacker is not None or (request.length or 0) >= self.settings.stream_bytes
         if streamed and given is not None:
-            async with exchange.in_time():
-                return await self._stream(exchange, model, given)
+            async with request.in_time():
+                return await self._stream(request, model, given)
         if given is None:
-            exchange.limit_json(self.settings.max_json_bytes)
-        body = await exchange.body(self.engine.budget)
-        return await self._submit_whole(exchange, model, memoryview(body), self._json_bytes(given, len(body)))
+            request.limit_json(self.settings.max_json_bytes)
+        body = await request.body(self.engine.budget)
+        return await self._submit_whole(request, model, memoryview(body), self._json_bytes(given, len(body)))
 
     def _json_bytes(self, given: bytes | None, size: int | None) -> int | None:
         length = oip.header_length(given, size)
@@ -109,44 +110,44 @@ class Inference(Route[Asked]):
         return length
 
     async def _submit_whole(
-        self, exchange: Exchange, model: models.Model, body: memoryview, length: int | None
+        self, request: HttpRequest, model: models.Model, body: memoryview, length: int | None
     ) -> tuple[Asked, asyncio.Future[Result]]:
         text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
         if len(text) <= INLINE_BYTES:
             of, tensors = _decoded(text, data, model)
         else:
-            with exchange.holding(self.engine.budget, len(body)):
+            with request.holding(self.engine.budget, len(body)):
                 of, tensors = await beside(len(text), lambda: _decoded(text, data, model))
-        exchange.job = of.job
+        request.identify(model.name, of.job)
         self._check_text(of.text_bytes, REMEDY)
-        return of, self.engine.submit(of.job, tensors, _deadline(exchange, of), exchange.client)
+        return of, self.engine.submit(of.job, tensors, _deadline(request, of), request.client)
 
     async def _stream(
-        self, exchange: Exchange, model: models.Model, given: bytes
+        self, request: HttpRequest, model: models.Model, given: bytes
     ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
-        length = self._json_bytes(given, exchange.length if exchange.unpacker is None else None)
+        length = self._json_bytes(given, request.length if request.unpacker is None else None)
         assert length is not None
         received = bytearray()
         while len(received) < length:
-            if not exchange.unread:
+            if not request.unread:
                 raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
-            received += await exchange.chunk()
+            received += await request.chunk()
         of = await beside(length, lambda: _read(memoryview(received)[:length], model))
-        exchange.job = of.job
+        request.identify(model.name, of.job)
         size = length + of.request.data_bytes
-        if exchange.unpacker is None:
-            if exchange.length != size:
-                raise _wrong_length(of, (exchange.length or 0) - length)
-        elif size > exchange.max_body_bytes:
-            raise exchange.too_large(size)
+        if request.unpacker is None:
+            if request.length != size:
+                raise _wrong_length(of, (request.length or 0) - length)
+        elif size > request.max_body_bytes:
+            raise request.too_large(size)
         if not of.streamable or size < self.settings.stream_bytes:
-            while exchange.unread and len(received) <= size:
-                received += await exchange.chunk()
-            return await self._submit_whole(exchange, model, memoryview(received), length)
+            while request.unread and len(received) <= size:
+                received += await request.chunk()
+            return await self._submit_whole(request, model, memoryview(received), length)
         self._check_text(of.text_bytes, REMEDY)
-        return of, await exchange.pour(
-            self.engine.upload(of.job, _deadline(exchange, of), exchange.client),
+        return of, await request.upload(
+            self.engine.upload(of.job, _deadline(request, of), request.client),
             memoryview(received)[length:],
             [(entry.name, entry.begin, entry.end) for entry in of.request.inputs],
             lambda found: _wrong_length(of, found),
@@ -154,7 +155,7 @@ class Inference(Route[Asked]):
 
     # Everything else
 
-    async def _document(self, exchange: Exchange, method: str, path: list[str], send: Send) -> None:
+    async def _document(self, request: HttpRequest, method: str, path: list[str], send: Send) -> None:
         """Answer what is no inference."""
         versioned = len(path) > 3 and path[0] == "models" and path[2] == "versions"
         version = path[3] if versioned else None
@@ -179,9 +180,9 @@ class Inference(Route[Asked]):
                 document = self._model_ready(models.find(name, version))
             case ["repository", "index"]:
                 expected = "POST"
-                _check_method(exchange, method, expected)
-                exchange.limit_json(self.settings.max_json_bytes)
-                only_ready = _only_ready(await exchange.body(self.engine.budget))
+                _check_method(method, expected)
+                request.limit_json(self.settings.max_json_bytes)
+                only_ready = _only_ready(await request.body(self.engine.budget))
                 document = models.index(self.engine.obstacle, only_ready=only_ready)
             case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
                 document = []
@@ -194,12 +195,12 @@ class Inference(Route[Asked]):
                 )
             case _:
                 raise NotFound(f"nothing is served at {PREFIX}/{'/'.join(path)}; /openapi.json lists what is")
-        _check_method(exchange, method, expected)
+        _check_method(method, expected)
         body = json.dumps(document)
         headers = [
             (b"content-type", _JSON),
             (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", exchange.request_id.encode("latin-1")),
+            (b"x-request-id", request.request_id.encode("latin-1")),
         ]
         await send_whole(send, headers, body)
 
@@ -214,10 +215,9 @@ class Inference(Route[Asked]):
         return {"name": model.name, "ready": True}
 
 
-def _check_method(exchange: Exchange, method: str, expected: str) -> None:
+def _check_method(method: str, expected: str) -> None:
     if method != expected:
-        exchange.allow = expected.encode()
-        raise MethodNotAllowed(f"this path takes {expected}, not {method}")
+        raise MethodNotAllowed(f"this path takes {expected}, not {method}", allow=expected)
 
 
 def _only_ready(body: bytes | bytearray) -> bool:
@@ -246,10 +246,10 @@ def _asked_bytes(text: bytes, _: models.Model, of: Asked) -> int:
 _asked = remembered(_asked_bytes)(asked)
 
 
-def _deadline(exchange: Exchange, of: Asked) -> float:
+def _deadline(request: HttpRequest, of: Asked) -> float:
     if of.timeout_s is None:
-        return exchange.deadline
-    return min(exchange.deadline, exchange.begin + of.timeout_s)
+        return request.deadline
+    return min(request.deadline, request.begin + of.timeout_s)
 
 
 def _wrong_length(of: Asked, found: int) -> MalformedBody:

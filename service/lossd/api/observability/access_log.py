@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lossd.api.http.exchange import CLIENT
+from lossd.api.http.asgi import CLIENT
 from lossd.api.observability.telemetry import OK, STAGES
 from lossd.logs import Line
 
 if TYPE_CHECKING:
-    from lossd.api.http.exchange import Exchange
+    from lossd.api.http.request import HttpRequest
     from lossd.configuration.settings import Settings
     from lossd.engine import Result
 
@@ -47,16 +47,16 @@ class AccessLog:
         if not log.isEnabledFor(logging.INFO):
             self._answers = None
 
-    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
         """It was answered; see :class:`lossd.api.observability.telemetry.Observer`."""
-        if self._answers is not None and self._answers.take(exchange.begin):
+        if self._answers is not None and self._answers.take(request.begin):
             stages_ms = {stage: _ms(seconds) for stage, seconds in zip(STAGES, durations_s, strict=True)}
-            log.info(_line(exchange, 200, OK, bytes_out=size, batch_requests=result.batch_requests, ms=stages_ms))
+            log.info(_line(request, 200, OK, bytes_out=size, batch_requests=result.batch_requests, ms=stages_ms))
 
-    def refused(self, exchange: Exchange, outcome: str, status: int | None, total_s: float) -> None:
+    def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
         """It was not."""
-        if self._problems is not None and self._problems.take(exchange.begin):
-            log.warning(_line(exchange, status, outcome, ms={"total": _ms(total_s)}))
+        if self._problems is not None and self._problems.take(request.begin):
+            log.warning(_line(request, status, outcome, ms={"total": _ms(total_s)}))
 
     def page(self, scope: Scope, request_id: str, status: int, total_s: float) -> None:
         """A request for something else than an evaluation is over; one by a probe is news only where it failed."""
@@ -92,11 +92,11 @@ class Allowance:
         return self._asked <= self.most
 
 
-def _line(exchange: Exchange, status: int | None, outcome: str, **more: Any) -> Line:
+def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -> Line:
     """What is known of a request however it ended; what is unknown is left out."""
-    line = _who(exchange.scope, exchange.request_id, exchange.client)
-    line |= {"status": status, "outcome": outcome, "loss": exchange.loss, "bytes_in": exchange.length}
-    if (job := exchange.job) is not None:
+    line = _who(request.scope, request.request_id, request.client)
+    line |= {"status": status, "outcome": outcome, "loss": request.model, "bytes_in": request.length}
+    if (job := request.job) is not None:
         line["shapes"] = {column.name: column.shape(job.rows) for column in job.recipe.inputs}
     return Line(((name, value) for name, value in line.items() if value not in (None, "")), **more)
 

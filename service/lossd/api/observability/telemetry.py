@@ -32,7 +32,7 @@ from lossd.fronts.counts import Family, family, metric
 from lossd_client.wire.oip import VERSION
 
 if TYPE_CHECKING:
-    from lossd.api.http.exchange import Exchange
+    from lossd.api.http.request import HttpRequest
     from lossd.engine import Engine
     from lossd.fronts.member import Member
 
@@ -100,21 +100,21 @@ class Counts:
 class Observer(Protocol):
     """Who is told of every request for an evaluation when it is over."""
 
-    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
         """It was answered.
 
         Args:
-            exchange: The request.
+            request: The request.
             result: Its answer, whose tensors were let go.
             durations_s: How long its stages took, in the order of :data:`STAGES`.
             size: Bytes of the answer.
         """
 
-    def refused(self, exchange: Exchange, outcome: str, status: int | None, total_s: float) -> None:
+    def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
         """It was not.
 
         Args:
-            exchange: The request.
+            request: The request.
             outcome: The problem's type, or :data:`DISCONNECTED`.
             status: Of the answer; None where there was nobody left to answer.
             total_s: How long that took.
@@ -145,13 +145,13 @@ class Telemetry(Collector):
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
         """One more request answered; see :meth:`Observer.answered`."""
-        self._count(exchange, OK)
+        self._count(request, OK)
         for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
             histogram.counts[bisect_left(BOUNDS_S, seconds)] += 1
             histogram.total += seconds
-        counts = self._counts(exchange.loss)
+        counts = self._counts(request.model)
         _, queue_s, copy_s, compute_s, encode_s, total_s = durations_s
         counts.success += 1
         counts.success_s += total_s
@@ -161,21 +161,21 @@ class Telemetry(Collector):
         counts.encode_s += encode_s
         counts.last_s = time.time()
         for observer in self.observers:
-            observer.answered(exchange, result, durations_s, size)
+            observer.answered(request, result, durations_s, size)
 
-    def refused(self, exchange: Exchange, outcome: str, status: int | None = None) -> None:
+    def refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
         """One more request that was not; see :meth:`Observer.refused`."""
-        total_s = time.monotonic() - exchange.begin
-        self._count(exchange, outcome)
-        if exchange.loss:
-            counts = self._counts(exchange.loss)
+        total_s = time.monotonic() - request.begin
+        self._count(request, outcome)
+        if request.model:
+            counts = self._counts(request.model)
             counts.fail += 1
             counts.fail_s += total_s
         for observer in self.observers:
-            observer.refused(exchange, outcome, status, total_s)
+            observer.refused(request, outcome, status, total_s)
 
-    def _count(self, exchange: Exchange, outcome: str) -> None:
-        key = (exchange.loss, exchange.client, outcome)
+    def _count(self, request: HttpRequest, outcome: str) -> None:
+        key = (request.model, request.client, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1
 
     def _counts(self, loss: str) -> Counts:

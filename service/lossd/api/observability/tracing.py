@@ -22,7 +22,7 @@ from lossd import __version__
 from lossd.api.observability.telemetry import OK, STAGES
 
 if TYPE_CHECKING:
-    from lossd.api.http.exchange import Exchange
+    from lossd.api.http.request import HttpRequest
     from lossd.engine import Result
 
 __all__ = ["Tracing"]
@@ -48,10 +48,10 @@ class Tracing:
         if self._own is not None:
             self._own.shutdown()
 
-    def answered(self, exchange: Exchange, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
         """It was answered; see :class:`lossd.api.observability.telemetry.Observer`."""
         *stages_s, total_s = durations_s
-        span, end_ns = self._span(exchange, total_s)
+        span, end_ns = self._span(request, total_s)
         if span.is_recording():
             at_ns = end_ns - _ns(total_s)
             for stage, seconds in zip(STAGES, stages_s, strict=False):
@@ -59,23 +59,23 @@ class Tracing:
                 span.set_attribute(f"lossd.{stage}_ms", seconds * 1e3)
                 at_ns += _ns(seconds)
             span.set_attributes({"lossd.batch_requests": result.batch_requests, "http.response.body.size": size})
-            _describe(span, exchange, OK, 200)
+            _describe(span, request, OK, 200)
         span.end(end_ns)
 
-    def refused(self, exchange: Exchange, outcome: str, status: int | None, total_s: float) -> None:
+    def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
         """It was not."""
-        span, end_ns = self._span(exchange, total_s)
+        span, end_ns = self._span(request, total_s)
         if span.is_recording():
-            _describe(span, exchange, outcome, status)
+            _describe(span, request, outcome, status)
             if status is None or status >= 500:
                 span.set_attribute("error.type", outcome)
                 span.set_status(trace.StatusCode.ERROR)
         span.end(end_ns)
 
-    def _span(self, exchange: Exchange, total_s: float) -> tuple[trace.Span, int]:
+    def _span(self, request: HttpRequest, total_s: float) -> tuple[trace.Span, int]:
         """A span that began with the request, under whatever the client traces it as, and when it ends."""
         end_ns = time.time_ns()
-        scope = exchange.scope
+        scope = request.scope
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         span = self._tracer.start_span(
             f"{scope['method']} {_route(scope['path'])}".rstrip(),
@@ -93,21 +93,21 @@ def _exporting() -> TracerProvider:
     return provider
 
 
-def _describe(span: trace.Span, exchange: Exchange, outcome: str, status: int | None) -> None:
-    scope = exchange.scope
+def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int | None) -> None:
+    scope = request.scope
     attributes: dict[str, Any] = {
         "http.request.method": scope["method"],
         "http.route": _route(scope["path"]),
         "url.path": scope["path"],
         "client.address": scope["client"][0] if scope.get("client") else None,
-        "http.request.body.size": exchange.length,
+        "http.request.body.size": request.length,
         "http.response.status_code": status,
-        "lossd.request_id": exchange.request_id,
-        "lossd.client": exchange.client,
-        "lossd.loss": exchange.loss,
+        "lossd.request_id": request.request_id,
+        "lossd.client": request.client,
+        "lossd.loss": request.model,
         "lossd.outcome": outcome,
     }
-    if (job := exchange.job) is not None:
+    if (job := request.job) is not None:
         attributes |= {f"lossd.shape.{column.name}": column.shape(job.rows) for column in job.recipe.inputs}
     span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
 

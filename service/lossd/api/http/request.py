@@ -1,0 +1,326 @@
+"""One request over ASGI: its headers, its deadline, and its body, read within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+from starlette.types import Message, Receive
+
+from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError, new_request_id, request_id
+from lossd.api.http.body_buffer import BodyBuffer
+from lossd.api.http.compression import Unpacker, encoding_of
+from lossd.api.http.uvicorn_internals import RequestResponseCycle, take_body
+from lossd.configuration.settings import Settings
+from lossd.engine import Result, Upload
+from lossd.engine.admission import Budget
+from lossd.job import Job
+from lossd_client.errors import DeadlineExceeded, InvalidRequest, MalformedBody, Problem, TooLarge
+
+__all__ = ["HttpRequest"]
+
+MAX_DIGITS = 18
+
+PREALLOCATED_BYTES = 1 << 20
+"""Bodies up to this length get their memory before they arrive."""
+
+LINGER_S = 2.0
+
+_HEADERS = frozenset(
+    (
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"accept",
+        b"accept-encoding",
+        b"inference-header-content-length",
+        b"x-request-id",
+        b"x-request-timeout-ms",
+    )
+)
+
+
+class HttpRequest:
+    """One request, as the routes that evaluate read it. Only its own methods write its attributes.
+
+    Args:
+        scope: ASGI's.
+        receive: ASGI's.
+        settings: Limits.
+        unread: Whether a body is to come; by default, whether the method has one.
+
+    Attributes:
+        begin: When the request began, on the monotonic clock.
+        client: The name of its API key; empty without one.
+        deadline: When its answer is no longer wanted, on the same clock.
+        headers: Those that lossd reads, by lower-case name.
+        job: The job it asks for, once :meth:`identify` was told.
+        length: The body's stated length in bytes, as it travels; None if it is not stated.
+        max_body_bytes: The limit of the body.
+        model: The name it is counted under, see :func:`lossd.job.model_name`; empty until :meth:`identify` is told.
+        query: The query string.
+        receive: ASGI's.
+        request_id: The client's, or a new one.
+        scope: ASGI's.
+        unpacker: Decodes the body's Content-Encoding; None without one.
+        unread: Whether more of the body is to come.
+        whole: Whether the whole body is known to have arrived.
+    """
+
+    __slots__ = (
+        "_setting",
+        "begin",
+        "client",
+        "deadline",
+        "headers",
+        "job",
+        "length",
+        "max_body_bytes",
+        "max_timeout_ms",
+        "model",
+        "query",
+        "receive",
+        "request_id",
+        "scope",
+        "unpacker",
+        "unread",
+        "whole",
+    )
+
+    def __init__(
+        self, scope: Mapping[str, Any], receive: Receive, settings: Settings, *, unread: bool | None = None
+    ) -> None:
+        self.begin = time.monotonic()
+        self.client: str = scope.get(CLIENT, "")
+        self.receive = receive
+        self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        given = self.headers.get(b"x-request-id")
+        self.request_id = new_request_id() if given is None else request_id(given.decode("latin-1"))
+        self.query: bytes = scope["query_string"]
+        self.scope = scope
+        self.model = ""
+        self.job: Job | None = None
+        self.unpacker: Unpacker | None = None
+        self.unread: bool = scope["method"] not in ("GET", "HEAD") if unread is None else unread
+        self.whole: bool = scope.get(WHOLE, False)
+        self.length: int | None = None
+        self.max_body_bytes, self._setting = int(settings.max_body_bytes), "max_body_bytes"
+        self.max_timeout_ms = settings.max_timeout_ms
+        self.deadline = self.begin + settings.request_timeout_ms / 1000
+
+    def identify(self, model: str, job: Job | None = None) -> None:
+        """Note what the request asks for: logs and metrics name it."""
+        self.model, self.job = model, job
+
+    def read_headers(self) -> None:
+        """Read length, encoding and deadline.
+
+        Raises:
+            TooLarge: The stated length is over the limit.
+            UnsupportedMediaType: The encoding is unknown.
+            InvalidRequest: The time-out is not a number of milliseconds.
+        """
+        if length := self.headers.get(b"content-length"):
+            self.length = int(length)
+            if self.length > self.max_body_bytes:
+                raise self.too_large(self.length)
+        if (named := self.headers.get(b"content-encoding")) is not None and (encoding := encoding_of(named)):
+            self.unpacker = Unpacker(encoding)
+        if timeout := self.headers.get(b"x-request-timeout-ms"):
+            if not timeout.isdigit() or len(timeout) > MAX_DIGITS or not int(timeout):
+                raise InvalidRequest(
+                    "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1, of at most "
+                    f"{MAX_DIGITS} digits"
+                )
+            self.deadline = self.begin + min(int(timeout), self.max_timeout_ms) / 1000
+
+    def limit_json(self, max_json_bytes: int) -> None:
+        """Apply the limit of JSON bodies, if it is lower.
+
+        Raises:
+            TooLarge: The stated length is over it.
+        """
+        if max_json_bytes < self.max_body_bytes:
+            self.max_body_bytes, self._setting = max_json_bytes, "max_json_bytes; tensors may be larger in binary"
+            if self.length is not None and self.length > max_json_bytes:
+                raise self.too_large(self.length)
+
+    def too_large(self, size: int) -> TooLarge:
+        """Return the refusal of a body that has at least so many bytes."""
+        return TooLarge(
+            f"the body has {size} bytes or more, at most {self.max_body_bytes} are read (setting {self._setting})"
+        )
+
+    async def chunk(self) -> bytes:
+        """Return the next piece of the body; ``unread`` is false after the last.
+
+        Raises:
+            DisconnectedError: The client left.
+            Problem: The rest is not read, for this reason.
+        """
+        if self.unpacker is not None:
+            return await self._unpacked(self.unpacker)
+        message = await self._message()
+        self.unread = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    async def _message(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        if FAULT in self.scope:
+            raise self.scope[FAULT]
+        return message
+
+    async def _unpacked(self, unpacker: Unpacker) -> bytes:
+        """Return the next piece of the body without its Content-Encoding."""
+        while unpacker.hungry:
+            message = await self._message()
+            unpacker.feed(message.get("body", b""), unread=message.get("more_body", False))
+        piece = await unpacker.piece()
+        if (size := max(unpacker.size, unpacker.taken)) > self.max_body_bytes:  # as if stated
+            raise self.too_large(size)
+        self.unread = not unpacker.done
+        return piece
+
+    async def body(self, budget: Budget) -> bytes | bytearray:
+        """Return the whole body.
+
+        Args:
+            budget: The engine's; the body counts in it until it is whole.
+
+        Raises:
+            TooLarge, QueueFull, DeadlineExceeded, DisconnectedError: While it was read.
+        """
+        if self.whole and self.unpacker is None:
+            cycle = getattr(self.receive, "__self__", None)  # a middleware's is bound to something else, or to nothing
+            if type(cycle) is RequestResponseCycle:
+                chunk: bytes | bytearray = take_body(cycle)
+                self.unread = False
+            else:
+                chunk = await self.chunk()
+            if len(chunk) > self.max_body_bytes:
+                raise self.too_large(len(chunk))
+            return chunk
+        if self._can_receive_into and self.length is not None and self.length <= PREALLOCATED_BYTES:
+            return await self._preallocated(self.length, budget)
+        body = bytearray()
+        gathered = 0
+        try:
+            async with self.in_time():
+                while self.unread:
+                    body += await self.chunk()
+                    if len(body) > self.max_body_bytes:
+                        raise self.too_large(len(body))
+                    budget.gather(self.client, len(body) - gathered)
+                    gathered = len(body)
+        finally:
+            budget.gather(self.client, -gathered)
+        return body
+
+    async def upload(
+        self,
+        upload: Upload,
+        received: memoryview,
+        spans: Iterable[tuple[str, int, int]],
+        wrong_length: Callable[[int], MalformedBody],
+    ) -> asyncio.Future[Result]:
+        """Write the rest of the body into an upload as it arrives, then submit it.
+
+        Args:
+            upload: Abandoned if this fails.
+            received: What has arrived of the tensors already.
+            spans: Names and places of the tensors in the body, in order and without gaps, from 0 on.
+            wrong_length: Makes the refusal of a body with another number of bytes of tensors.
+        """
+        try:
+            buffer = BodyBuffer(upload.buffer(name) for name, _, _ in spans)
+            size = buffer.missing
+            received = buffer.fill(received)
+            if buffer.missing and self._can_receive_into:
+                await self._receive_into(buffer)
+            while buffer.missing or (self.unread and not len(received)):  # the last chunk may be empty
+                if not self.unread:
+                    raise wrong_length(size - buffer.missing)
+                received = buffer.fill(memoryview(await self.chunk()))
+            if len(received):
+                raise wrong_length(size + len(received))
+        except BaseException:
+            upload.abandon()
+            raise
+        return upload.submit()
+
+    @property
+    def _can_receive_into(self) -> bool:
+        """Whether the connection can read the rest of the body into given memory."""
+        return self.unread and self.length is not None and self.unpacker is None and CONNECTION in self.scope
+
+    async def _receive_into(self, buffer: BodyBuffer) -> None:
+        await self.scope[CONNECTION].receive_into(buffer)
+        self.unread = False
+
+    async def _preallocated(self, length: int, budget: Budget) -> bytearray:
+        """Return the whole body, of that length."""
+        budget.gather(self.client, length)
+        try:
+            async with self.in_time():
+                body = bytearray(length)
+                buffer = BodyBuffer([memoryview(body)])
+                buffer.fill(memoryview(await self.chunk()))  # a client may wait for leave to send it, which this gives
+                if self.unread:
+                    await self._receive_into(buffer)
+        finally:
+            budget.gather(self.client, -length)
+        return body
+
+    @contextmanager
+    def holding(self, budget: Budget, nbytes: int) -> Iterator[None]:
+        """Count a body of so many bytes in the budget for the duration of the block.
+
+        Raises:
+            QueueFull: There is no room for it.
+        """
+        budget.gather(self.client, nbytes)
+        try:
+            yield
+        finally:
+            budget.gather(self.client, -nbytes)
+
+    @asynccontextmanager
+    async def in_time(self, late: str = "the body had not arrived") -> AsyncIterator[None]:
+        """End the block at the request's deadline.
+
+        Args:
+            late: What to say of the block then.
+
+        Raises:
+            DeadlineExceeded: The deadline passed.
+        """
+        try:
+            async with asyncio.timeout(self.deadline - time.monotonic()):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(f"{late} when the request's deadline passed") from None
+
+    async def stop_reading(self) -> None:
+        """Stop decoding the body; take the rest if it has arrived."""
+        if self.unpacker is not None:
+            self.unread, self.unpacker = self.unpacker.unread, None
+        if self.unread and self.whole:
+            with suppress(DisconnectedError, Problem):
+                await self.chunk()
+
+    async def drain(self) -> None:
+        """Read and drop the rest of the body, for two seconds at most.
+
+        A socket closed over unread bytes is reset, and the answer is lost with it: the client would see a broken
+        connection in place of the reason.
+        """
+        with suppress(DisconnectedError, TimeoutError, Problem):
+            async with asyncio.timeout(LINGER_S):
+                while self.unread:
+                    await self.chunk()
