@@ -137,7 +137,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     telemetry, turns = Telemetry(engine, member), Turns(settings.requests_per_key)

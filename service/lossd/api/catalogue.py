@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, Request, Response
 
 from lossd import metrics
+from lossd.api.pages import JSON, page
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find
 from lossd.losses.types import TensorType
@@ -64,21 +67,32 @@ def _describe_type(of: TensorType) -> dict[str, Any]:
     return {"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)}
 
 
+@lru_cache(maxsize=1)
+def _losses(_: tuple[str | None, ...]) -> bytes:
+    """Every loss, given which of them cannot be had and why."""
+    return orjson.dumps({"losses": [describe_loss(loss) for loss in REGISTRY.values()]})
+
+
+@cache
+def _metrics() -> bytes:
+    return orjson.dumps({"metrics": metrics.describe(), "options": describe_options()})
+
+
 def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
 
-    @routes.get("/losses", summary="Every loss")
-    def losses() -> dict[str, Any]:
-        return {"losses": [describe_loss(loss) for loss in REGISTRY.values()]}
+    @routes.get("/losses", summary="Every loss", response_model=dict[str, Any])
+    def losses(request: Request) -> Response:
+        return page(_losses(tuple(loss.unavailable() for loss in REGISTRY.values())), JSON, request.headers)
 
     @routes.get("/losses/{name}", summary="One loss")
     def loss(name: str) -> dict[str, Any]:
         return describe_loss(find(name))
 
-    @routes.get("/metrics", summary="Every metric, by task")
-    def all_metrics() -> dict[str, Any]:
-        return {"metrics": metrics.describe(), "options": describe_options()}
+    @routes.get("/metrics", summary="Every metric, by task", response_model=dict[str, Any])
+    def all_metrics(request: Request) -> Response:
+        return page(_metrics(), JSON, request.headers)
 
     @routes.get("/metrics/{name}", summary="One metric, in each task that has it")
     def one_metric(name: str) -> dict[str, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import FastAPI
+import orjson
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
 
 from lossd.api.headers import with_policy
+from lossd.api.pages import JSON, Files, page
 from lossd_client.errors import PROBLEMS, NotFound, Problem
 from lossd_client.wire.quoting import quoted
 
@@ -24,32 +26,37 @@ STATIC = "/docs/static"
 
 
 def mount(app: FastAPI) -> None:
-    """Add ``/docs``, ``/redoc``, ``/problems`` and their assets."""
-    app.mount(STATIC, StaticFiles(directory=ASSETS), name="docs-assets")
+    """Add ``/openapi.json``, ``/docs``, ``/redoc``, ``/problems`` and their assets."""
+    app.mount(STATIC, Files(ASSETS), name="docs-assets")
+    document = cache(lambda: orjson.dumps(app.openapi()))
     assets = STATIC[1:]  # from a page beside them, so that they are found below whatever path a proxy serves them at
     icon = f"{assets}/favicon.png"
 
+    @app.get("/openapi.json", include_in_schema=False)
+    def openapi(request: Request) -> Response:
+        return page(document(), JSON, request.headers)
+
     @app.get("/docs", include_in_schema=False)
     def swagger() -> HTMLResponse:
-        page = get_swagger_ui_html(
+        html = get_swagger_ui_html(
             openapi_url="openapi.json",
             title="lossd",
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=icon,
         )
-        return with_policy(page)
+        return with_policy(html)
 
     @app.get("/redoc", include_in_schema=False)
     def redoc() -> HTMLResponse:
-        page = get_redoc_html(
+        html = get_redoc_html(
             openapi_url="openapi.json",
             title="lossd",
             redoc_js_url=f"{assets}/redoc.standalone.js",
             redoc_favicon_url=icon,
             with_google_fonts=False,
         )
-        return with_policy(page)
+        return with_policy(html)
 
     @app.get("/problems", include_in_schema=False)
     def problems() -> HTMLResponse:
@@ -93,8 +100,8 @@ def _html(text: str) -> str:
 
 def _page(title: str, body: str) -> HTMLResponse:
     style = "body{font:1rem/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}"
-    page = HTMLResponse(
+    html = HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · lossd</title>'
         f'<meta name="viewport" content="width=device-width"><style>{style}</style><main>{body}</main></html>'
     )
-    return with_policy(page)
+    return with_policy(html)
