@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
+import io
 import os
 import signal
 import socket
@@ -107,3 +109,35 @@ def test_a_worker_does_not_outlive_its_front_whatever_it_is_doing() -> None:
         os.kill(worker, signal.SIGSTOP)  # as one that is inside a long operation: it does not see its connection close
         front.kill()
     eventually(lambda: not is_alive(worker))
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs/static/swagger-ui.css", "/docs/static/favicon.png", "/", "/v1/losses/mse/curve.svg"]
+)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN], ids=["files", "memory", "processes"])
+def test_a_page_for_which_the_machine_is_short_of_something_is_503(
+    path: str, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:
+        times = [1000]
+        with monkeypatch.context() as patch:
+            patch.setattr(io, "open", failing(io.open, times, number))
+            patch.setattr(builtins, "open", failing(builtins.open, times, number))
+            patch.setattr(subprocess, "run", failing(subprocess.run, times, number))
+            answer = http.get(path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert os.strerror(number) in answer.json()["detail"]
+        assert "Traceback" not in caplog.text
+        if "svg" not in path:  # which would take long
+            assert http.get(path).status_code == 200
+
+
+def test_a_picture_that_takes_too_long_to_draw_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(command: list[str], **_: Any) -> Any:
+        raise subprocess.TimeoutExpired(command, 30)
+
+    with running(engine="inline") as service, monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", slow)
+        answer = httpx.get(f"{service.url}/v1/losses/mse/curve.svg", timeout=60)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert "not drawn within 30 s" in answer.json()["detail"]

@@ -26,6 +26,7 @@ from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
 from lossd.api.http.compression import MIN_BYTES, PackedPages
 from lossd.api.http.fairness import Turns
 from lossd.api.http.sending import AnswerHead
+from lossd.api.http.shortage import shortage
 from lossd.api.inference.route import PREFIX, Inference
 from lossd.api.observability import operations
 from lossd.api.observability.access_log import AccessLog, PageLog
@@ -160,7 +161,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     app.entrance = Origins.before(app.entrance, settings, telemetry)
     if settings.root_path:
         app.entrance = Prefix(app.entrance, settings.root_path)
-    for kind in (Problem, HTTPException, RequestValidationError, Exception):
+    # Starlette raises again what only the last one takes, and uvicorn logs it.
+    for kind in (Problem, HTTPException, RequestValidationError, OSError, MemoryError, RuntimeError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
 
@@ -209,6 +211,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 def _as_problem(request: Request, error: Exception) -> Problem:
     path = request.url.path
+    if (short := shortage(error)) is not None:
+        return short
     match error:
         case Problem():
             return error

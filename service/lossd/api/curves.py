@@ -28,7 +28,7 @@ from lossd.engine import Engine, Result
 from lossd.lru import LRU
 from lossd.pictures.curves import OPTIONS, Answer, Line, curve
 from lossd.request.literal import literal
-from lossd_client.errors import QueueFull, TooLarge
+from lossd_client.errors import QueueFull, TooLarge, Unavailable
 from lossd_client.wire import Tensor, json
 
 __all__ = ["router"]
@@ -227,7 +227,10 @@ class _OneAtATime:
 def _draw(document: bytes, form: str, theme: str) -> bytes:
     command = [sys.executable, "-P", "-m", "lossd.pictures.plots", "curve", form, theme]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
+    try:
+        run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"the picture was not drawn within {DRAWING_S:g} s", retry_after_s=DRAWING_S) from None
     if run.returncode:
         raise RuntimeError(f"drawing ended with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
     return run.stdout

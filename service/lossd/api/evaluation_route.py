@@ -20,6 +20,7 @@ from lossd.api.http.compression import packed
 from lossd.api.http.fairness import Turns
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_pieces, send_problem, send_whole
+from lossd.api.http.shortage import shortage
 from lossd.api.http.texts import INLINE_BYTES, beside
 from lossd.api.observability.telemetry import DISCONNECTED, Telemetry
 from lossd.configuration.settings import Settings
@@ -61,11 +62,13 @@ class Route(ABC, Generic[Asked]):
         except Problem as problem:
             problem.__traceback__ = None  # its frames have the future that has the problem: garbage, for the collector
             await self._refuse(problem, request, send)
-        except Exception:
-            log.exception("request %s failed", request.request_id)
-            fault = InternalError(
-                f"the service failed on this request; its log has the details under {request.request_id}"
-            )
+        except Exception as error:
+            fault: Problem | None = shortage(error)
+            if fault is None:
+                log.exception("request %s failed", request.request_id)
+                fault = InternalError(
+                    f"the service failed on this request; its log has the details under {request.request_id}"
+                )
             await self._refuse(fault, request, send)
         finally:
             if request.client:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -22,11 +22,13 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
     ".svg": "image/svg+xml",
     ".woff2": "font/woff2",
 }
 JSON = "application/json"
-INCOMPRESSIBLE = frozenset(("font/woff2",))
+TEXT = "text/plain; charset=utf-8"
+INCOMPRESSIBLE = frozenset(("font/woff2", "image/png"))
 
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
@@ -78,10 +80,10 @@ class Files(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The file at a path, or the refusal that StaticFiles has for it."""
         found = await super().get_response(path, scope)
-        file = Path(getattr(found, "path", ""))
-        if file.suffix not in MEDIA_TYPES:  # a licence, a picture, or nothing
+        if not isinstance(found, FileResponse):
             return found
-        caching, media_type, asked = self.caching(scope), MEDIA_TYPES[file.suffix], Headers(scope=scope)
+        file = Path(found.path)  # opened before the answer begins, for there may be no file descriptor left
+        caching, media_type, asked = self.caching(scope), MEDIA_TYPES.get(file.suffix, TEXT), Headers(scope=scope)
         return await run_in_threadpool(
             lambda: page(file.read_bytes(), media_type, asked, caching=caching, headers=self.headers)
         )
