@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {
         "lossd.arrangement", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job", "lossd.logs",
-        "lossd_client",
+        "lossd.lru", "lossd_client",
     },
     "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd_client"},
     "lossd.api": {

@@ -190,9 +190,14 @@ class Recipe:
         return any(c.dtype in ("float16", "bfloat16") for c in self.columns)
 
     @cached_property
+    def dtypes(self) -> Mapping[str, str]:
+        """Of each input."""
+        return {c.name: c.dtype for c in self.inputs}
+
+    @cached_property
     def wide(self) -> bool:
         """See :func:`is_wide`."""
-        return is_wide({c.name: c.dtype for c in self.inputs}, self.domains)
+        return is_wide(self.dtypes, self.domains)
 
     @cached_property
     def row_bytes(self) -> int:
@@ -229,6 +234,8 @@ class Job:
         numbers: Its values of ``recipe.numbers``.
         cost: What its evaluation takes besides.
         nbytes: Bytes of its tensors, inputs and answers.
+        held_bytes: What it counts for in the memory of requests in progress: its tensors and its temporaries.
+        work_ns: About how long one core takes for it, in nanoseconds: a byte of its tensors takes one at least.
     """
 
     recipe: Recipe
@@ -236,16 +243,11 @@ class Job:
     numbers: tuple[float, ...] = ()
     cost: Cost = NOTHING
     nbytes: int = field(init=False)
+    held_bytes: int = field(init=False)
+    work_ns: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nbytes", self.rows * self.recipe.row_bytes + self.recipe.request_bytes)
-
-    @property
-    def work_ns(self) -> int:
-        """About how long one core takes for it, in nanoseconds: a byte of its tensors takes one at least."""
-        return self.cost.work_ns + self.nbytes
-
-    @property
-    def held_bytes(self) -> int:
-        """What it counts for in the memory of requests in progress: its tensors and its temporaries."""
-        return self.nbytes + self.cost.scratch_bytes
+        nbytes = self.rows * self.recipe.row_bytes + self.recipe.request_bytes
+        object.__setattr__(self, "nbytes", nbytes)
+        object.__setattr__(self, "held_bytes", nbytes + self.cost.scratch_bytes)
+        object.__setattr__(self, "work_ns", nbytes + self.cost.work_ns)

@@ -13,10 +13,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluating import Evaluated, Tensors, layout, together
-from lossd import compiled, evaluation
+from lossd import compiled
 from lossd.compiled import Pass
+from lossd.evaluation import evaluate as evaluation
+from lossd.evaluation.batch import Batch
+from lossd.evaluation.columns import Columns
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
@@ -234,6 +238,31 @@ def test_elements_answer_as_the_general_way(
     assert uses_a_pass(request, inputs[0])
     for found, wanted in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
         assert_equal(found, wanted, TOLERANCE[dtype])
+
+
+class NoOperation(TorchDispatchMode):
+    """Refuses every operation on tensors; to make one of an array is none."""
+
+    def __torch_dispatch__(self, operation: Any, _: Any, arguments: Any, __: Any = None) -> Any:
+        assert operation is torch.ops.aten.lift_fresh.default
+        return arguments[0]
+
+
+@pytest.mark.parametrize("trailing", [(), (5,), (5, 300)], ids=str)
+@pytest.mark.parametrize("loss", [CLASS_SCORES[0], LOGITS[0]], ids=str)
+def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], trailing: tuple[int, ...]) -> None:
+    if loss in CLASS_SCORES:
+        tensors = {"prediction": torch.randn(7, 3, *trailing[1:]), "target": torch.randint(0, 3, (7, *trailing[1:]))}
+    else:
+        tensors = pairs(loss, (7, *trailing), torch.float32)
+    job = make_plan({"loss": loss, "outputs": ["loss", "gradient", "metrics"]}).job(layout(tensors))
+    columns = {c.name: np.zeros((7, *c.trailing), c.dtype) for c in job.recipe.answers}
+    inputs = Columns({name: tensor.numpy() for name, tensor in tensors.items()}, frozenset())
+    batch = Batch(job.recipe, [job.rows], [job.numbers], inputs, Columns(columns, frozenset()))
+    with NoOperation():
+        (answer,) = evaluation.evaluate(batch)
+    assert not isinstance(answer, Problem)
+    assert answer["metrics"]["task"] == job.recipe.task
 
 
 @pytest.mark.parametrize(

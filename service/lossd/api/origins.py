@@ -55,6 +55,7 @@ class Origins:
         self.app = app
         self.settings = settings
         self.telemetry = telemetry
+        self.has_keys = settings.has_keys
         self.friends = frozenset(settings.cors_origins.lower().split(",") if settings.cors_origins else ())
         self.names = frozenset((*(settings.allowed_hosts or "").lower().split(","), settings.host.lower())) - EVERYWHERE
         self._known: set[bytes] = set()
@@ -86,7 +87,7 @@ class Origins:
                 site = value
             elif name == b"content-type":
                 kind = value
-        if self.settings.has_keys:
+        if self.has_keys:
             return None
         if (origin is not None or site is not None) and self._is_foreign(scope, host, origin, site):
             page = "a page of another site" if origin is None else f"a page of {_shown(origin)}"

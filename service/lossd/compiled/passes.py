@@ -84,7 +84,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
     ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
-    mean = recipe.reduction == "mean"
+    mean, wide = recipe.reduction == "mean", _wide(prediction.dtype) == "float64"
 
     def evaluate(work: Work) -> Outcome | None:
         count, starts = len(work.rows), work.starts()
@@ -110,7 +110,8 @@ def _class_scores(recipe: Recipe) -> _Form | None:
                 scores.reshape(shape), classes_of.reshape(-1, positions), starts, gamma, weight, scale, ignored, mean,
                 gradient.reshape(shape), columns, matrices, doubtful,
             )  # fmt: skip
-        _doubt_what_vanished(columns, gradient, starts, doubtful)
+        if wide:
+            _doubt_what_vanished(columns, gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     functions = (softmax.rows,) if positions == 1 else (dense.weigh, dense.part)
@@ -167,7 +168,7 @@ def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, i
 
 def _doubt_what_vanished(columns: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
     """Doubt norms of float64 gradients that are 0, or nearly, because the squares left the range; float32's do not."""
-    if gradient.dtype == np.float64 and len(gradient):
+    if len(gradient):
         for b in np.flatnonzero(columns[4] < LEAST_NORM):
             doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
 
@@ -195,7 +196,7 @@ def _elements(recipe: Recipe) -> _Form | None:
     general = ("pos_weight", "ignore_index")
     if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
-    width = math.prod(prediction.trailing)
+    width, wide = math.prod(prediction.trailing), _wide(prediction.dtype) == "float64"
     loss = recipe.loss or ""
     kind = elementwise.KINDS.index(loss)
     decided = kind >= elementwise.KINDS.index("bce_with_logits")
@@ -224,7 +225,8 @@ def _elements(recipe: Recipe) -> _Form | None:
             columns,
             doubtful,
         )
-        _doubt_what_vanished(columns, gradient, starts, doubtful)
+        if wide:
+            _doubt_what_vanished(columns, gradient, starts, doubtful)
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)

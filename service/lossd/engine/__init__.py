@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from lossd.arrangement import arrange, arrange_shared
+from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.compiled import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.long_waits import Waiting
 from lossd.engine.slab import Lease, SlabPool
 from lossd.job import Job
+from lossd.lru import LRU
 from lossd_client.errors import DeadlineExceeded, Problem, TooLarge, Unavailable
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class Engine(ABC):
         self.settled = asyncio.Event()
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self._arrangements: LRU[tuple[object, ...], Arrangement] = LRU()
         self.waiting = Waiting()
         self.on_failure: Callable[[str], None] = _go_on
 
@@ -335,10 +337,7 @@ class Engine(ABC):
         Raises:
             Unavailable: That is so.
         """
-        recipe = job.recipe
-        arrangement = arrange_shared(recipe, self.settings.batch_bytes, job.cost) if shared else None
-        if arrangement is None or not arrangement.holds(recipe, job.rows, 1):
-            arrangement = arrange(recipe, job.rows, 1)
+        arrangement = self._arrangement(job, shared=shared)
         try:
             slab = self.pool.take(arrangement.nbytes)
         except OSError as error:
@@ -347,7 +346,19 @@ class Engine(ABC):
             raise Unavailable(
                 f"the service has no memory or file descriptor left for this request ({why})", retry_after_s=SHORT_S
             ) from None
-        return Batch(recipe, Lease(self.pool, slab), arrangement)
+        return Batch(job.recipe, Lease(self.pool, slab), arrangement)
+
+    def _arrangement(self, job: Job, *, shared: bool) -> Arrangement:
+        """That of a batch which a job opens; clients repeat themselves, so most are known already."""
+        recipe = job.recipe
+        key = recipe.text, job.cost, job.rows, shared
+        found = self._arrangements.get(key)
+        if found is None:
+            found = arrange_shared(recipe, self.settings.batch_bytes, job.cost) if shared else None
+            if found is None or not found.holds(recipe, job.rows, 1):
+                found = arrange(recipe, job.rows, 1)
+            self._arrangements.keep(key, found, 1024 + len(recipe.text))
+        return found
 
     def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:
         """Queue a ticket, and its batch where that is new.

@@ -78,7 +78,9 @@ class ProcessEngine(Engine):
         return [*self.workers, *(worker.lane for worker in self.workers if worker.lane is not None)]
 
     def _dispatch(self) -> None:
-        while (worker := self._next_worker()) is not None and (batch := self._next_batch()) is not None:
+        while self.batcher and (worker := self._next_worker()) is not None:
+            if (batch := self._next_batch()) is None:  # nobody waits for what was queued
+                break
             worker.send(batch)
             self.lookout.sent(alone=self.in_progress == 1)
         for worker in self.workers:

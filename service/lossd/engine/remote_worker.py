@@ -176,7 +176,7 @@ class Worker:
         while self._unsent:
             data, fds = self._unsent[0]
             try:
-                sent = socket.send_fds(self._socket, [data], fds)
+                sent = socket.send_fds(self._socket, [data], fds) if fds else self._socket.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:

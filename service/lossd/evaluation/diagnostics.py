@@ -39,7 +39,7 @@ def describe(
     columns: Sequence[Sequence[float]],
     norm_names: Sequence[str],
     flag_codes: Sequence[str] = (),
-    count_non_finite: Callable[[str, int, float], int] = lambda _, __, ___: 0,
+    count_non_finite: Callable[[str, int, float], int] | None = None,
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """The answer of each request, without tensors and metrics.
@@ -50,7 +50,8 @@ def describe(
             then the gradient norms in the order of ``norm_names``, then how often each flag was raised.
         norm_names: The inputs whose gradients were computed.
         flag_codes: Codes of :data:`WARNINGS`.
-        count_non_finite: Given an input, a request and the gradient's norm, the non-finite entries that are sent.
+        count_non_finite: Given an input, a request and the gradient's norm, the non-finite entries that are sent; None
+            where there are none.
         extras: Further fields of the answer.
     """
     level = _chance_level(recipe)
@@ -62,7 +63,9 @@ def describe(
         diagnostics: dict[str, Any] = {"finite": sound, "valid_count": int(valid)}
         warnings: list[dict[str, str]] = []
         if norms:
-            flawed = {name: count_non_finite(name, position, norm) for name, norm in norms.items()}
+            flawed = dict.fromkeys(norms, 0)
+            if count_non_finite is not None:
+                flawed = {name: count_non_finite(name, position, norm) for name, norm in norms.items()}
             sound = sound and all(map(isfinite, norms.values())) and not any(flawed.values())
             diagnostics["gradient_norm"] = norms
             diagnostics["non_finite_gradient_entries"] = flawed

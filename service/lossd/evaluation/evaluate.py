@@ -138,7 +138,7 @@ class _Evaluation:
         recipe = self.recipe
         problems: dict[int, Problem] = {}
         if self.passed is not None:
-            self.tensors: dict[str, Tensor] = dict(self.passed.inputs)
+            self.tensors: Mapping[str, Tensor] = self.passed.inputs
             self.sample_weight: Tensor | None = None
             if recipe.want_loss or recipe.gradients:
                 self.answers = describe(recipe, self.passed.outcome.columns.tolist(), recipe.gradients)
@@ -149,10 +149,11 @@ class _Evaluation:
             measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self._view())
             for answer, of_request, codes in zip(self.answers, measured, doubts, strict=True):
                 answer["metrics"] = of_request
-                warnings = answer.setdefault("diagnostics", {"warnings": []})["warnings"]
-                warnings.extend(map(warning, codes))
+                if codes:
+                    answer.setdefault("diagnostics", {"warnings": []})["warnings"].extend(map(warning, codes))
         for answer in self.answers:
-            answer.setdefault("diagnostics", {"warnings": []})
+            if "diagnostics" not in answer:
+                answer["diagnostics"] = {"warnings": []}
         return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
 
     def _run_in_steps(self) -> dict[int, Problem]:
@@ -164,14 +165,15 @@ class _Evaluation:
         self.dropped = dropped_rows(weight)
         safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
         self.dtype = torch.float64 if recipe.wide or self.careful else torch.float32
-        self.tensors = {
+        tensors = {
             name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
         if self.careful and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
             axis = 1 if self.rowwise else 2
-            self.tensors["prediction"] = softmax.settled(self.tensors["prediction"], axis)
+            tensors["prediction"] = softmax.settled(tensors["prediction"], axis)
+        self.tensors = tensors
         self.cotangent = safe.get("cotangent")
         self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
@@ -385,5 +387,5 @@ class _Evaluation:
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
             rates=compiled.rates,
-            dtypes={column.name: column.dtype for column in recipe.inputs},
+            dtypes=recipe.dtypes,
         )

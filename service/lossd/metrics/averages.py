@@ -100,12 +100,17 @@ class Averages:
 
 def complete(names: tuple[str, ...], values: Floats, *, listed: bool) -> dict[str, list[dict[str, Any]]]:
     """The answers where everything is defined: (M, B, K + 3), the classes, then macro, micro and weighted."""
+    if not listed:
+        return {
+            name: [{"macro": macro, "micro": micro, "weighted": weighted} for macro, micro, weighted in requests]
+            for name, requests in zip(names, values[..., -3:].tolist(), strict=True)
+        }
     return {
         name: [
-            {"macro": macro, "micro": micro, "weighted": weighted, **({"per_class": per_class} if listed else {})}
+            {"macro": macro, "micro": micro, "weighted": weighted, "per_class": per_class}
             for *per_class, macro, micro, weighted in requests
         ]
-        for name, requests in zip(names, (values if listed else values[..., -3:]).tolist(), strict=True)
+        for name, requests in zip(names, values.tolist(), strict=True)
     }
 
 

@@ -185,7 +185,7 @@ class Task:
 def spell(values: Array) -> list[Any]:
     """The array as nested lists, with the strings NaN, Infinity and -Infinity for what JSON cannot spell."""
     answer: list[Any] = values.tolist()
-    if np.isfinite(values).all():
+    if values.dtype.kind != "f" or np.isfinite(values).all():
         return answer
     for index in np.argwhere(~np.isfinite(values)).tolist():
         inner = answer
@@ -372,8 +372,8 @@ def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str,
         measured = TASKS[of](view)
         columns = [known[name].function(measured) for name in names]
         warnings = measured.warnings(names)
-    averages = any(isinstance(values[0], dict) and "macro" in values[0] for values in columns)
-    if averages and not measured.listed and view.options.get("per_class") is None:
+    averages = not measured.listed and any(isinstance(of[0], dict) and "macro" in of[0] for of in columns)
+    if averages and view.options.get("per_class") is None:
         warnings = [[*codes, "classes_not_listed"] for codes in warnings]
     answers: list[dict[str, Any]] = []
     for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):

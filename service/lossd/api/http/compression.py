@@ -52,10 +52,8 @@ PIECE_INPUT_BYTES = 256 << 10
 PIECE_OUTPUT_BYTES = 1 << 20
 
 
-def encoding_of(header: bytes | None) -> bytes | None:
+def encoding_of(header: bytes) -> bytes | None:
     """The encoding that a Content-Encoding names, under its usual name; None where the body is as it is."""
-    if header is None:
-        return None
     names = [name for item in header.lower().split(b",") if (name := item.strip()) not in (b"", b"identity")]
     name = b", ".join(names)
     return ALIASES.get(name, name) or None
