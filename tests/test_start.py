@@ -17,7 +17,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from api.test_tls import make
 from lossd.api import create_app
 from lossd.cli import main
 from lossd.configuration.preflight import StartError, check_variables
@@ -26,6 +25,7 @@ from lossd.engine.inline import InlineEngine
 from lossd.engine.process import ProcessEngine
 from lossd.fronts.port import bind
 from lossd_client import LossClient
+from serving import certificate
 
 SERVE = (sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--threads=1", "--compiled=false")
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -148,10 +148,10 @@ def test_a_default_gives_way_to_what_is_set() -> None:
 
 
 def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None:
-    cert, key = make(tmp_path, "localhost")
+    cert, key = certificate(tmp_path, "localhost")
     other = tmp_path / "other"
     other.mkdir()
-    _, other_key = make(other, "other")
+    _, other_key = certificate(other, "other")
     empty, noise = tmp_path / "empty", tmp_path / "noise"
     empty.touch()
     noise.write_bytes(b"\xff\xfe\x00 no text")
@@ -181,14 +181,14 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None
 
 
 def test_a_key_that_is_encrypted_needs_its_password(tmp_path: Path) -> None:
-    cert, key = make(tmp_path, "localhost", password="sesame")
+    cert, key = certificate(tmp_path, "localhost", password="sesame")
     arguments = [f"--tls-cert={cert}", f"--tls-key={key}"]
     assert "LOSSD_TLS_KEY_PASSWORD is not set" in refused(arguments)
     assert "LOSSD_TLS_KEY_PASSWORD does not open" in refused(arguments, {"LOSSD_TLS_KEY_PASSWORD": "wrong"})
 
 
 def test_unreadable_files_are_said_to_be(tmp_path: Path) -> None:
-    cert, key = make(tmp_path, "localhost")
+    cert, key = certificate(tmp_path, "localhost")
     keys = tmp_path / "keys"
     keys.write_text("one:" + "0" * 64)
     for path, arguments in (

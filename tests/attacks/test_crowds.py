@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.test_tls import make, openssl, serving
+from api.test_tls import openssl
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, Response, head
 from lossd.api.http import connection as connections
-from serving import running
+from serving import certificate, command, running
 
 MOST = 4
 KEY = "a-key-that-nobody-could-ever-guess-0123456789"
@@ -111,11 +111,11 @@ def test_a_body_slower_than_the_least_rate_is_given_up(rows: int, monkeypatch: p
 @openssl
 def test_connections_that_do_not_agree_on_a_key_are_counted_and_timed(tmp_path: Path) -> None:
     """1000 that say nothing, where 64 may be served: probes are answered, and the crowd is gone in time."""
-    cert, key = make(tmp_path, "crowd")
+    cert, key = certificate(tmp_path, "crowd")
     trusted = ssl.create_default_context(cafile=str(cert))
     limits = {"LOSSD_MAX_CONNECTIONS": "64", "LOSSD_IDLE_TIMEOUT_MS": "4000"}
     with (
-        serving("--tls-cert", str(cert), "--tls-key", str(key), **limits) as (url, process, _),
+        command("--tls-cert", str(cert), "--tls-key", str(key), **limits) as (url, process, _),
         ExitStack() as crowd,
     ):
         at = httpx.URL(url).host, httpx.URL(url).port
