@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -43,6 +44,14 @@ def request_for(seed: int, rows: int = 64) -> tuple[bytes, float]:
     log_p = (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))[np.arange(rows), target]
     expected = float(np.mean(-((1 - np.exp(log_p)) ** 2) * log_p))
     return body_of('{"loss":{"name":"focal","gamma":2.0}}', prediction=logits, target=target), expected
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Running]:
+    """For tests after which the worker is the same and nothing is held."""
+    with running() as service:
+        yield service
+        assert service.engine.stats.restarts == 0
 
 
 HEADERS = {"Content-Type": safetensors.MEDIA_TYPE, "Accept": "application/json"}
@@ -130,70 +139,68 @@ def test_a_request_that_kills_every_worker_is_given_up_and_its_neighbours_are_an
         assert engine.pool.in_use == 0
 
 
-def test_a_passed_deadline_is_answered_and_its_work_dropped():
-    with running() as service:
-        service.wait_until(lambda e: e.ready)
-        os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
-        try:
-            body, _ = request_for(3)
-            headers = {**HEADERS, "X-Request-Timeout-Ms": "150"}
-            begin = time.monotonic()
-            response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
-            waited = time.monotonic() - begin
-            queued = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
-        finally:
-            os.kill(service.engine.workers[0].pid, signal.SIGCONT)
-        assert response.status_code == queued.status_code == 504
-        assert response.json()["type"] == "/problems/deadline-exceeded"
-        assert 0.14 < waited < 1.0
-        service.wait_until(lambda e: e.in_progress == 0)
-        assert service.engine.stats.batches == 1, "the request that was still queued must not have been evaluated"
-        assert service.engine.pool.in_use == 0
+@pytest.mark.timed
+def test_a_passed_deadline_is_answered_and_its_work_dropped(service):
+    before = service.engine.stats.batches
+    os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
+    try:
+        body, _ = request_for(3)
+        headers = {**HEADERS, "X-Request-Timeout-Ms": "150"}
+        begin = time.monotonic()
+        response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
+        waited = time.monotonic() - begin
+        queued = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
+    finally:
+        os.kill(service.engine.workers[0].pid, signal.SIGCONT)
+    assert response.status_code == queued.status_code == 504
+    assert response.json()["type"] == "/problems/deadline-exceeded"
+    assert 0.14 < waited < 1.0
+    service.wait_until(lambda e: e.in_progress == 0)
+    assert service.engine.stats.batches == before + 1, "the request that was still queued must not have been evaluated"
+    assert service.engine.pool.in_use == 0
 
 
 @pytest.mark.parametrize(
     "part", [0.0, 0.5, 1.0], ids=["before the tensors", "inside a tensor", "waiting for the answer"]
 )
 @pytest.mark.parametrize("rows", [64, 40_000], ids=["small", "streamed"])
-def test_a_client_that_leaves_frees_what_it_held(part, rows):
-    with running() as service:
-        body, _ = request_for(4, rows=rows)
-        head = f"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        head += "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "\r\n"
-        header_end = 8 + safetensors.header_bytes(body[:8])
-        sent = header_end + int((len(body) - header_end) * part)
-        if part == 1.0:
-            os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
-        try:
-            with socket.create_connection(("127.0.0.1", service.port)) as connection:
-                connection.sendall(head.encode() + body[:sent])
-                if part == 1.0:
-                    service.wait_until(lambda e: e.in_progress == 1)
-                time.sleep(0.2)
+def test_a_client_that_leaves_frees_what_it_held(service, part, rows):
+    body, _ = request_for(4, rows=rows)
+    head = f"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "\r\n"
+    header_end = 8 + safetensors.header_bytes(body[:8])
+    sent = header_end + int((len(body) - header_end) * part)
+    if part == 1.0:
+        os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
+    try:
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head.encode() + body[:sent])
+            if part == 1.0:
+                service.wait_until(lambda e: e.in_progress == 1)
             time.sleep(0.2)
-        finally:
-            os.kill(service.engine.workers[0].pid, signal.SIGCONT)
-        service.wait_until(lambda e: e.in_progress == 0)
-        assert service.engine.pool.in_use == 0
-        assert service.engine.budget.held_bytes == 0
-        body, expected = request_for(5)
-        response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=HEADERS)
-        assert response.json()["loss"] == pytest.approx(expected, rel=1e-5)
+        time.sleep(0.2)
+    finally:
+        os.kill(service.engine.workers[0].pid, signal.SIGCONT)
+    service.wait_until(lambda e: e.in_progress == 0)
+    assert service.engine.pool.in_use == 0
+    assert service.engine.budget.held_bytes == 0
+    body, expected = request_for(5)
+    response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=HEADERS)
+    assert response.json()["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1000, 40_000], ids=["gathered", "streamed"])
-def test_a_body_that_does_not_arrive_in_time_is_given_up(rows):
-    with running() as service:
-        body, _ = request_for(9, rows=rows)
-        head = f"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-Request-Timeout-Ms: 300\r\n"
-        head += "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "\r\n"
-        with socket.create_connection(("127.0.0.1", service.port)) as connection:
-            connection.settimeout(10)
-            connection.sendall(head.encode() + body[: len(body) // 2])
-            answer = connection.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 504")
-        service.wait_until(lambda e: e.in_progress == 0)
-        assert service.engine.pool.in_use == 0
+def test_a_body_that_does_not_arrive_in_time_is_given_up(service, rows):
+    body, _ = request_for(9, rows=rows)
+    head = f"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-Request-Timeout-Ms: 300\r\n"
+    head += "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(head.encode() + body[: len(body) // 2])
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 504")
+    service.wait_until(lambda e: e.in_progress == 0)
+    assert service.engine.pool.in_use == 0
 
 
 def test_work_beyond_the_queue_is_refused_with_the_time_to_come_back():
@@ -427,6 +434,7 @@ def test_an_innocent_request_is_not_blamed_for_the_deaths_its_neighbour_caused(f
         assert_nothing_is_held(service)
 
 
+@pytest.mark.timed
 def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, monkeypatch):
     faults.of({63: "crash"})
     monkeypatch.setattr(Patience, "delay_s", lambda self: 1.5)
