@@ -32,9 +32,11 @@ demo: service
 	$(BIN)/python client/examples/digits/train.py
 
 # Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
+# So is the bytecode, which the hundreds of processes that tests start would compile each by itself where none may be written.
 # One process per core, each with its own services; a process takes neighbouring tests, and then half of what another has left.
 test: install
 	$(BIN)/lossd compile
+	$(BIN)/python -m compileall -q service client
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # The coverage-guided part needs atheris, which is not for every Python; the rest runs without.

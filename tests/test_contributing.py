@@ -42,7 +42,11 @@ class Copy:
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": sources,
+                "PYTHONDONTWRITEBYTECODE": "",
+            },  # the next command imports them too
             capture_output=True,
             text=True,
             check=False,

@@ -292,9 +292,9 @@ def test_the_body_of_a_repository_index_is_bounded(http: httpx.Client) -> None:
 
 def test_a_thousand_names_of_which_the_last_is_twice_are_compared_once(http: httpx.Client) -> None:
     inputs = [{"name": str(i), "shape": [0], "datatype": "FP32", "data": []} for i in range(900)]
-    begin = time.monotonic()
+    begin = time.process_time()  # of the front, which runs in this process
     answer = http.post("/v2/models/mse/infer", content=json.dumps({"inputs": [*inputs, inputs[-1]]}).encode())
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert answer.json() == {"error": "the input 899 is listed twice"}
 
 
@@ -302,7 +302,7 @@ def test_a_series_of_a_thousand_inputs_is_planned_in_no_time(http: httpx.Client)
     row = np.zeros((1, 1), np.float32)
     arrays = {f"{name}.{i}": row for i in range(500) for name in ("prediction", "target")}
     sent = as_oip("feature_matching", {}, **arrays)
-    begin = time.monotonic()
+    begin = time.process_time()
     answer = http.post(sent.path, content=sent.body, headers=sent.headers)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert answer.status_code in (200, 400, 413)
