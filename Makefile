@@ -4,6 +4,9 @@ BIN := .venv/bin
 # What to measure: all, or a command of tests/benchmarks with its options; BENCH=--help lists them.
 BENCH ?= all
 
+# The formatter and linter of the explorer's JavaScript, from npm. `make lint` skips it without npm.
+BIOME := npx --yes @biomejs/biome@2.6.8
+
 # Build isolation installs hatchling outside the reach of -c; the environment reaches it.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
@@ -51,6 +54,8 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	@if $(BIOME) --version >/dev/null 2>&1; then $(BIOME) ci --colors=off --error-on-warnings; \
+	else echo "JavaScript is not linted here: that needs npm and its registry."; fi
 
 bench: install
 	cd tests && ../$(BIN)/python -m benchmarks $(BENCH)

@@ -12,9 +12,13 @@ const WHOLE = new Set(["valid_count"]);
 const words = (name) => name.replaceAll("_", " ");
 const isNumber = (value) => typeof value === "number" || value === null;
 // Of several labels there is a matrix each, of very many classes their counts instead: neither is a table.
-const isMatrix = (value) => Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.every(isNumber));
+const isMatrix = (value) =>
+  Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.every(isNumber));
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
-const cell = (value) => (value === null || value === undefined ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–") : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value)));
+const cell = (value) =>
+  value === null || value === undefined
+    ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–")
+    : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value));
 
 /** The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for what is drawn. */
 export function answered(answer, canvas) {
@@ -22,10 +26,25 @@ export function answered(answer, canvas) {
   return [
     summary(answer),
     metrics && h("div", { class: "pair" }, [scores(metrics), confusion(metrics)].filter(Boolean)),
-    typeof answer.loss === "object" && answer.loss && h("section", { class: "card more" }, h("h2", {}, "Loss, unreduced ", shapeOf(answer.loss)), picture(answer.loss, { label: "The unreduced loss", ...canvas })),
-    Object.entries(answer.gradients).map(([name, of]) => h("section", { class: "card more" },
-      h("h2", {}, "Gradient of ", h("code", {}, name), " ", shapeOf(of)), picture(of, { label: `The gradient of ${name}`, ...canvas, classes: canvas.hasClasses(name) }))),
-  ].flat().filter(Boolean);
+    typeof answer.loss === "object" &&
+      answer.loss &&
+      h(
+        "section",
+        { class: "card more" },
+        h("h2", {}, "Loss, unreduced ", shapeOf(answer.loss)),
+        picture(answer.loss, { label: "The unreduced loss", ...canvas }),
+      ),
+    Object.entries(answer.gradients).map(([name, of]) =>
+      h(
+        "section",
+        { class: "card more" },
+        h("h2", {}, "Gradient of ", h("code", {}, name), " ", shapeOf(of)),
+        picture(of, { label: `The gradient of ${name}`, ...canvas, classes: canvas.hasClasses(name) }),
+      ),
+    ),
+  ]
+    .flat()
+    .filter(Boolean);
 }
 
 const shapeOf = ({ shape }) => h("span", { class: "quiet small number" }, shape.join(" × ") || "a number");
@@ -33,20 +52,61 @@ const shapeOf = ({ shape }) => h("span", { class: "quiet small number" }, shape.
 /** The loss itself, as digits that are read off, and in full where one points. */
 function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra }) {
   const number = typeof loss === "number";
-  const facts = Object.entries(diagnostics ?? {}).filter(([name]) => name !== "warnings").flatMap(([name, value]) => spread(words(name), value, WHOLE.has(name)));
+  const facts = Object.entries(diagnostics ?? {})
+    .filter(([name]) => name !== "warnings")
+    .flatMap(([name, value]) => spread(words(name), value, WHOLE.has(name)));
   const more = Object.entries(extra).flatMap(([name, value]) => spread(words(name), value));
-  return h("section", { class: "card verdict", "aria-label": "Loss" },
-    h("div", {}, h("h2", {}, "Loss"),
-      h("p", { class: "huge number", id: "loss", "data-value": number ? String(loss) : null, title: number ? String(loss) : null }, number ? (Number.isFinite(loss) ? String(Number(loss.toPrecision(7))).replace("-", "−") : short(loss)) : loss === undefined ? "not asked for" : "one for each"),
-      reduction && number && h("p", { class: "small quiet number" }, `${short(reduction.numerator)} over ${short(reduction.denominator)}`)),
-    h("dl", { class: "facts-list" }, [...facts, ...more].map(([name, value, state]) => h("div", { class: state }, h("dt", {}, name), h("dd", { class: "number" }, value)))),
-    diagnostics?.warnings?.length > 0 && h("ul", { class: "warnings", "aria-label": "Warnings" }, diagnostics.warnings.map(({ code, detail }) => h("li", {}, h("strong", {}, words(code)), " ", detail))));
+  return h(
+    "section",
+    { class: "card verdict", "aria-label": "Loss" },
+    h(
+      "div",
+      {},
+      h("h2", {}, "Loss"),
+      h(
+        "p",
+        {
+          class: "huge number",
+          id: "loss",
+          "data-value": number ? String(loss) : null,
+          title: number ? String(loss) : null,
+        },
+        number
+          ? Number.isFinite(loss)
+            ? String(Number(loss.toPrecision(7))).replace("-", "−")
+            : short(loss)
+          : loss === undefined
+            ? "not asked for"
+            : "one for each",
+      ),
+      reduction &&
+        number &&
+        h("p", { class: "small quiet number" }, `${short(reduction.numerator)} over ${short(reduction.denominator)}`),
+    ),
+    h(
+      "dl",
+      { class: "facts-list" },
+      [...facts, ...more].map(([name, value, state]) =>
+        h("div", { class: state }, h("dt", {}, name), h("dd", { class: "number" }, value)),
+      ),
+    ),
+    diagnostics?.warnings?.length > 0 &&
+      h(
+        "ul",
+        { class: "warnings", "aria-label": "Warnings" },
+        diagnostics.warnings.map(({ code, detail }) => h("li", {}, h("strong", {}, words(code)), " ", detail)),
+      ),
+  );
 }
 
 /** A value of the diagnostics as lines of a name and a text. */
 function spread(name, value, whole = false) {
-  if (Array.isArray(value)) return [[name, value.every(isNumber) ? value.map((entry) => short(entry)).join(", ") : JSON.stringify(value)]];
-  if (value !== null && typeof value === "object") return Object.entries(value).flatMap(([part, entry]) => spread(Object.keys(value).length > 1 ? `${name}, ${words(part)}` : name, entry));
+  if (Array.isArray(value))
+    return [[name, value.every(isNumber) ? value.map((entry) => short(entry)).join(", ") : JSON.stringify(value)]];
+  if (value !== null && typeof value === "object")
+    return Object.entries(value).flatMap(([part, entry]) =>
+      spread(Object.keys(value).length > 1 ? `${name}, ${words(part)}` : name, entry),
+    );
   if (typeof value === "boolean") return [[name, value ? "yes" : "no", value || name !== "finite" ? null : "bad"]];
   return [[name, typeof value === "number" ? (whole ? value.toLocaleString("en") : short(value)) : String(value)]];
 }
@@ -54,7 +114,10 @@ function spread(name, value, whole = false) {
 function scores(metrics) {
   const entries = Object.entries(metrics).filter(([name, value]) => !OTHERS.includes(name) && !isMatrix(value));
   const classes = Math.max(0, ...entries.map(([, value]) => (isPerClass(value) ? value.per_class.length : 0)));
-  const columns = entries.filter(([, value]) => isPerClass(value) || (classes && Array.isArray(value) && value.length === classes && value.every(isNumber)));
+  const columns = entries.filter(
+    ([, value]) =>
+      isPerClass(value) || (classes && Array.isArray(value) && value.length === classes && value.every(isNumber)),
+  );
   // What one looks for comes first; counts of the confusion matrix come last.
   const rank = (name) => ["precision", "recall", "f1", "iou", "support"].indexOf(name) + 1 || 9;
   columns.sort(([a], [b]) => rank(a) - rank(b));
@@ -62,30 +125,117 @@ function scores(metrics) {
   const plain = rest.filter(([, value]) => isNumber(value) || typeof value === "boolean" || typeof value === "string");
   const odd = rest.filter((entry) => !plain.includes(entry));
   if (!entries.length) return null;
-  return h("section", { class: "card" }, h("h2", {}, "Metrics ", h("span", { class: "quiet small" }, words(metrics.task))),
-    plain.length > 0 && h("dl", { class: "facts-list" }, plain.map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", { class: "number" }, value === null ? "undefined" : typeof value === "number" ? short(value) : String(value))))),
-    columns.length > 0 && h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Metrics of each class" }, h("table", { class: "classes" },
-      h("caption", { class: "unseen" }, "Metrics of each class"),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Class"), columns.map(([name]) => h("th", { scope: "col", class: "number" }, words(name))))),
-      h("tbody", {}, Array.from({ length: classes }, (_, i) => h("tr", {}, h("th", { scope: "row" }, i), columns.map(([, value]) => cell((value.per_class ?? value)[i]))))),
-      h("tfoot", {}, Object.entries(AVERAGES).filter(([kind]) => columns.some(([, value]) => kind in value)).map(([kind, name]) => h("tr", {}, h("th", { scope: "row" }, name), columns.map(([, value]) => (kind in value ? cell(value[kind]) : h("td", {})))))))),
-    metrics.undefined && Object.keys(metrics.undefined).length > 0 && h("p", { class: "small quiet" }, `– is undefined, 0/0: ${undefinedIn(metrics.undefined)}.`),
-    odd.map(([name, value]) => h("details", {}, h("summary", {}, words(name)), h("pre", { class: "request", tabindex: 0, role: "region", "aria-label": words(name) }, JSON.stringify(value)))));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, "Metrics ", h("span", { class: "quiet small" }, words(metrics.task))),
+    plain.length > 0 &&
+      h(
+        "dl",
+        { class: "facts-list" },
+        plain.map(([name, value]) =>
+          h(
+            "div",
+            {},
+            h("dt", {}, words(name)),
+            h(
+              "dd",
+              { class: "number" },
+              value === null ? "undefined" : typeof value === "number" ? short(value) : String(value),
+            ),
+          ),
+        ),
+      ),
+    columns.length > 0 &&
+      h(
+        "div",
+        { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Metrics of each class" },
+        h(
+          "table",
+          { class: "classes" },
+          h("caption", { class: "unseen" }, "Metrics of each class"),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", { scope: "col" }, "Class"),
+              columns.map(([name]) => h("th", { scope: "col", class: "number" }, words(name))),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            Array.from({ length: classes }, (_, i) =>
+              h(
+                "tr",
+                {},
+                h("th", { scope: "row" }, i),
+                columns.map(([, value]) => cell((value.per_class ?? value)[i])),
+              ),
+            ),
+          ),
+          h(
+            "tfoot",
+            {},
+            Object.entries(AVERAGES)
+              .filter(([kind]) => columns.some(([, value]) => kind in value))
+              .map(([kind, name]) =>
+                h(
+                  "tr",
+                  {},
+                  h("th", { scope: "row" }, name),
+                  columns.map(([, value]) => (kind in value ? cell(value[kind]) : h("td", {}))),
+                ),
+              ),
+          ),
+        ),
+      ),
+    metrics.undefined &&
+      Object.keys(metrics.undefined).length > 0 &&
+      h("p", { class: "small quiet" }, `– is undefined, 0/0: ${undefinedIn(metrics.undefined)}.`),
+    odd.map(([name, value]) =>
+      h(
+        "details",
+        {},
+        h("summary", {}, words(name)),
+        h("pre", { class: "request", tabindex: 0, role: "region", "aria-label": words(name) }, JSON.stringify(value)),
+      ),
+    ),
+  );
 }
 
 function undefinedIn(found) {
   if (Array.isArray(found)) return found.join(", ");
-  return Object.entries(found).map(([name, of]) => `${words(name)}${Array.isArray(of) ? ` of class ${of.slice(0, NAMED_MOST).join(", ")}${of.length > NAMED_MOST ? ` and ${of.length - NAMED_MOST} more` : ""}` : ""}`).join("; ");
+  return Object.entries(found)
+    .map(
+      ([name, of]) =>
+        `${words(name)}${Array.isArray(of) ? ` of class ${of.slice(0, NAMED_MOST).join(", ")}${of.length > NAMED_MOST ? ` and ${of.length - NAMED_MOST} more` : ""}` : ""}`,
+    )
+    .join("; ");
 }
 
 function confusion({ confusion_matrix: matrix }) {
   if (!isMatrix(matrix)) return null;
   const sums = matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
   const names = matrix.map((_, i) => i);
-  return h("section", { class: "card" }, h("h2", {}, "Confusion matrix"),
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, "Confusion matrix"),
     heatTable(matrix, {
-      label: "Confusion matrix: rows are true classes, columns predicted ones", corner: "true ↓ predicted →", rowNames: names, columnNames: names,
-      shade: (i, j) => ((i === j ? 1 : -1) * matrix[i][j]) / (sums[i] || 1), format: (count) => count.toLocaleString("en"),
+      label: "Confusion matrix: rows are true classes, columns predicted ones",
+      corner: "true ↓ predicted →",
+      rowNames: names,
+      columnNames: names,
+      shade: (i, j) => ((i === j ? 1 : -1) * matrix[i][j]) / (sums[i] || 1),
+      format: (count) => count.toLocaleString("en"),
     }),
-    h("p", { class: "small quiet" }, "Tinted by the share of the row: what was right in one colour, what was not in the other."));
+    h(
+      "p",
+      { class: "small quiet" },
+      "Tinted by the share of the row: what was right in one colour, what was not in the other.",
+    ),
+  );
 }

@@ -43,7 +43,10 @@ export async function request(path, { headers = {}, ...options } = {}) {
     const key = sessionStorage.getItem(KEY);
     let response;
     try {
-      response = await fetch(path.replace(/^\//, ""), { ...options, headers: key === null ? headers : { ...headers, "X-API-Key": key } });
+      response = await fetch(path.replace(/^\//, ""), {
+        ...options,
+        headers: key === null ? headers : { ...headers, "X-API-Key": key },
+      });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       doubt();
@@ -72,7 +75,9 @@ export async function bodyOf(response, kind) {
 /** Whether there is a key to try now; all who wait for one share a question. */
 async function newKey(refused, reason) {
   if (sessionStorage.getItem(KEY) !== refused) return true;
-  keyQuestion ??= askForKey(reason).finally(() => { keyQuestion = null; });
+  keyQuestion ??= askForKey(reason).finally(() => {
+    keyQuestion = null;
+  });
   const key = await keyQuestion;
   if (key) sessionStorage.setItem(KEY, key);
   return Boolean(key);
@@ -96,7 +101,10 @@ export const loss = async (name) => (await losses()).find((entry) => entry.name 
 /** POST /v1/evaluate in JSON: `{ loss, inputs, outputs, … }` to the answer, its numbers made numbers. */
 export async function evaluate(body, signal) {
   const response = await request("/v1/evaluate", {
-    method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, signal,
+    method: "POST",
+    body: JSON.stringify(body),
+    headers: { "Content-Type": "application/json" },
+    signal,
   });
   return JSON.parse(await bodyOf(response, "text"), revived);
 }
@@ -107,7 +115,10 @@ export async function evaluate(body, signal) {
  */
 export async function evaluateTensors({ inputs, ...rest }, signal) {
   const response = await request("/v1/evaluate", {
-    method: "POST", body: encode(inputs, { request: JSON.stringify(rest) }), headers: { "Content-Type": MEDIA_TYPE }, signal,
+    method: "POST",
+    body: encode(inputs, { request: JSON.stringify(rest) }),
+    headers: { "Content-Type": MEDIA_TYPE },
+    signal,
   });
   const { tensors, metadata } = decode(await bodyOf(response, "arrayBuffer"));
   return { tensors, result: JSON.parse(metadata.result, revived), timing: response.headers.get("server-timing") };

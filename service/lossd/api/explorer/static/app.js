@@ -9,17 +9,24 @@ import { theme } from "./theme.js";
 import { VIEWS } from "./views/index.js";
 
 const HOME = "/losses";
-const THEMES = { system: ["contrast", "Theme: as the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
+const THEMES = {
+  system: ["contrast", "Theme: as the system"],
+  light: ["sun", "Theme: light"],
+  dark: ["moon", "Theme: dark"],
+};
 
 const root = document.getElementById("view");
-const left = new Map();  // how far each view was scrolled, for who comes back to it
+const left = new Map(); // how far each view was scrolled, for who comes back to it
 let leave = new AbortController();
 let shown = null;
 let byLink = false;
 
 async function show() {
   const { path, query } = current();
-  if (path === "/") return navigate(HOME, query, { replace: true }), show();
+  if (path === "/") {
+    navigate(HOME, query, { replace: true });
+    return show();
+  }
   const [view, parameters] = found(path);
   leave.abort();
   leave = new AbortController();
@@ -34,7 +41,20 @@ async function show() {
     if (!view) throw new api.Problem({ title: "Nothing here", detail: `There is no view at ${path}.`, status: 404 });
     title(view.title);
     const again = (callback) => whenReady(callback, signal);
-    const context = { api, plots, theme, signal, parameters, query, path, navigate, href, title, announce, whenReady: again };
+    const context = {
+      api,
+      plots,
+      theme,
+      signal,
+      parameters,
+      query,
+      path,
+      navigate,
+      href,
+      title,
+      announce,
+      whenReady: again,
+    };
     const { render } = await view.load();
     if (signal.aborted) return;
     root.replaceChildren(stage);
@@ -67,13 +87,19 @@ function title(text) {
 }
 
 function failure(error) {
-  return h("section", { class: "notice", role: "alert" },
+  return h(
+    "section",
+    { class: "notice", role: "alert" },
     h("h1", {}, error.title ?? "This view has failed"),
     h("p", {}, error.message),
-    h("p", { class: "row" },
+    h(
+      "p",
+      { class: "row" },
       h("button", { type: "button", onclick: show }, "Try again"),
       h("a", { href: href(HOME) }, "All losses"),
-      error.page && h("a", { href: error.page }, "What this problem means")));
+      error.page && h("a", { href: error.page }, "What this problem means"),
+    ),
+  );
 }
 
 function mark(path) {
@@ -100,7 +126,7 @@ function buildBar() {
   });
   label();
   document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault();  // the part after the # is the view's address here
+    event.preventDefault(); // the part after the # is the view's address here
     root.focus();
   });
 }
@@ -113,15 +139,20 @@ function showState(state, text, detail) {
   document.getElementById("state-text").textContent = text;
 }
 
-api.onKeyNeeded((reason) => new Promise((resolve) => {
-  const dialog = document.getElementById("key-dialog");
-  const input = document.getElementById("key");
-  document.getElementById("key-reason").textContent = reason;
-  input.value = "";
-  dialog.returnValue = "cancel";
-  dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? input.value.trim() : null), { once: true });
-  dialog.showModal();
-}));
+api.onKeyNeeded(
+  (reason) =>
+    new Promise((resolve) => {
+      const dialog = document.getElementById("key-dialog");
+      const input = document.getElementById("key");
+      document.getElementById("key-reason").textContent = reason;
+      input.value = "";
+      dialog.returnValue = "cancel";
+      dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? input.value.trim() : null), {
+        once: true,
+      });
+      dialog.showModal();
+    }),
+);
 
 async function showVersion() {
   const { version } = await api.catalogue("/health/live");
@@ -130,9 +161,27 @@ async function showVersion() {
 
 buildBar();
 history.scrollRestoration = "manual";
-addEventListener("scroll", () => { if (shown === current().path) left.set(shown, scrollY); }, { passive: true });
-addEventListener("click", (event) => { byLink = Boolean(event.target.closest?.("a[href^='#/']")); }, { capture: true });
+addEventListener(
+  "scroll",
+  () => {
+    if (shown === current().path) left.set(shown, scrollY);
+  },
+  { passive: true },
+);
+addEventListener(
+  "click",
+  (event) => {
+    byLink = Boolean(event.target.closest?.("a[href^='#/']"));
+  },
+  { capture: true },
+);
 addEventListener("hashchange", show);
 show();
 watch(showState);
-showVersion().catch(() => whenReady(() => showVersion().catch(() => { /* the bar says that there is no answer */ })));
+showVersion().catch(() =>
+  whenReady(() =>
+    showVersion().catch(() => {
+      /* the bar says that there is no answer */
+    }),
+  ),
+);

@@ -2,7 +2,18 @@
 
 import { elementCount, encode, MEDIA_TYPE, numbers, tensor } from "./safetensors.js";
 
-const WIRE = { F64: "float64", F32: "float32", F16: "float16", BF16: "bfloat16", I64: "int64", I32: "int32", I16: "int16", I8: "int8", U8: "uint8", BOOL: "bool" };
+const WIRE = {
+  F64: "float64",
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  I64: "int64",
+  I32: "int32",
+  I16: "int16",
+  I8: "int8",
+  U8: "uint8",
+  BOOL: "bool",
+};
 export const dtypeName = (dtype) => WIRE[dtype];
 
 /** An array with a dtype: what a file says; of text, whole numbers are int64 where the input takes integers. */
@@ -19,7 +30,9 @@ export function typed(array, input) {
  */
 export function inJson(of) {
   const { dtype, shape, data, floatsOnly = true } = of;
-  const readBack = (dtype === "F32" && (floatsOnly || !data.every(Number.isInteger))) || (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
+  const readBack =
+    (dtype === "F32" && (floatsOnly || !data.every(Number.isInteger))) ||
+    (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
   if (!readBack || !shape.length || shape.includes(0)) return { dtype: WIRE[dtype], shape, data: base64(data) };
   return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(of), shape);
 }
@@ -48,17 +61,25 @@ function base64(data) {
 }
 
 /** The request's JSON; its inputs too. */
-export const body = ({ inputs, ...rest }) => ({ ...rest, inputs: Object.fromEntries(Object.entries(inputs).map(([name, of]) => [name, inJson(of)])) });
+export const body = ({ inputs, ...rest }) => ({
+  ...rest,
+  inputs: Object.fromEntries(Object.entries(inputs).map(([name, of]) => [name, inJson(of)])),
+});
 
 /** The same as a file to save: what `curl --data-binary` sends. */
-export const asFile = ({ inputs, ...rest }) => new Blob([encode(inputs, { request: JSON.stringify(rest) })], { type: MEDIA_TYPE });
+export const asFile = ({ inputs, ...rest }) =>
+  new Blob([encode(inputs, { request: JSON.stringify(rest) })], { type: MEDIA_TYPE });
 
 /** The answer in one form: `{ loss, gradients: { name: { shape, values } }, … }`; loss is a number or such a tensor. */
 export async function ask(api, request, form, signal) {
   if (form === "safetensors") {
     const { tensors, result } = await api.evaluateTensors(request, signal);
-    const plain = Object.fromEntries(Object.entries(tensors).map(([name, of]) => [name, { shape: of.shape, values: numbers(of) }]));
-    const gradients = Object.entries(plain).filter(([name]) => name.startsWith("gradient.")).map(([name, of]) => [name.slice(9), of]);
+    const plain = Object.fromEntries(
+      Object.entries(tensors).map(([name, of]) => [name, { shape: of.shape, values: numbers(of) }]),
+    );
+    const gradients = Object.entries(plain)
+      .filter(([name]) => name.startsWith("gradient."))
+      .map(([name, of]) => [name.slice(9), of]);
     return { ...result, ...(plain.loss && { loss: plain.loss }), gradients: Object.fromEntries(gradients) };
   }
   const { gradient = {}, ...result } = await api.evaluate(body(request), signal);
@@ -70,7 +91,18 @@ function flat(value) {
   if (!Array.isArray(value)) {
     const dtype = Object.keys(WIRE).find((name) => WIRE[name] === value.dtype);
     const bytes = Uint8Array.from(atob(value.data), (letter) => letter.charCodeAt(0));
-    return { shape: value.shape, values: numbers({ dtype, data: new ({ F64: Float64Array, F32: Float32Array, F16: globalThis.Float16Array ?? Uint16Array, BF16: Uint16Array }[dtype])(bytes.buffer) }) };
+    return {
+      shape: value.shape,
+      values: numbers({
+        dtype,
+        data: new {
+          F64: Float64Array,
+          F32: Float32Array,
+          F16: globalThis.Float16Array ?? Uint16Array,
+          BF16: Uint16Array,
+        }[dtype](bytes.buffer),
+      }),
+    };
   }
   const shape = [];
   for (let level = value; Array.isArray(level); [level] = level) shape.push(level.length);

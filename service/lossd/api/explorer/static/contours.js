@@ -2,7 +2,9 @@
 
 /** Heights between 0 and 1 that tell low ones apart better than high ones. */
 export function leveled(values) {
-  const sorted = Array.from(values).filter(Number.isFinite).sort((a, b) => a - b);
+  const sorted = Array.from(values)
+    .filter(Number.isFinite)
+    .sort((a, b) => a - b);
   const [low, high, middle] = [sorted[0], sorted.at(-1), sorted[sorted.length >> 2]];
   const unit = (middle - low) / 2 || 1;
   const most = Math.log1p((high - low) / unit) || 1;
@@ -16,7 +18,12 @@ export function contour(levels, count, height, size) {
   let path = "";
   for (let row = 0; row < count - 1; row += 1) {
     for (let column = 0; column < count - 1; column += 1) {
-      const corners = [[column, row], [column + 1, row], [column + 1, row + 1], [column, row + 1]];
+      const corners = [
+        [column, row],
+        [column + 1, row],
+        [column + 1, row + 1],
+        [column, row + 1],
+      ];
       const crossed = [];
       for (let edge = 0; edge < 4; edge += 1) {
         const [[x1, y1], [x2, y2]] = [corners[edge], corners[(edge + 1) % 4]];
@@ -25,7 +32,8 @@ export function contour(levels, count, height, size) {
         const part = a / (a - b);
         crossed.push([(x1 + part * (x2 - x1)) * step, size - (y1 + part * (y2 - y1)) * step]);
       }
-      for (let i = 0; i + 1 < crossed.length; i += 2) path += `M${crossed[i].map(brief).join(" ")}L${crossed[i + 1].map(brief).join(" ")}`;
+      for (let i = 0; i + 1 < crossed.length; i += 2)
+        path += `M${crossed[i].map(brief).join(" ")}L${crossed[i + 1].map(brief).join(" ")}`;
     }
   }
   return path;

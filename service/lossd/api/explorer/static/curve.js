@@ -5,7 +5,7 @@ import { untilStarted } from "./status.js";
 
 const ROWS = 161;
 const SINGLE = 41;
-const AT_ONCE = 4;  // a browser has six connections to a service, and other tabs and the state of the service need some
+const AT_ONCE = 4; // a browser has six connections to a service, and other tabs and the state of the service need some
 const KEPT = 1500;
 
 const kept = new Map();
@@ -31,16 +31,22 @@ export function plan({ loss, axis, parameters, given }, points) {
   const rows = byRows(loss);
   const count = points ?? axis.points ?? (rows ? ROWS : SINGLE);
   const place = (part) => (axis.dense ? (1 - Math.cos(Math.PI * part)) / 2 : part);
-  const x = Array.from({ length: count }, (_, i) => rounded(axis.low + (axis.high - axis.low) * place(i / (count - 1))));
+  const x = Array.from({ length: count }, (_, i) =>
+    rounded(axis.low + (axis.high - axis.low) * place(i / (count - 1))),
+  );
   const set = { ...axis.start, ...parameters };
   const known = { ...defaultsOf(loss), ...set };
-  const numbers = { ...givenOf(axis), ...Object.fromEntries(Object.entries(given ?? {}).filter(([name]) => name in (axis.given ?? {}))) };
+  const numbers = {
+    ...givenOf(axis),
+    ...Object.fromEntries(Object.entries(given ?? {}).filter(([name]) => name in (axis.given ?? {}))),
+  };
   const requests = (rows ? [x] : x.map((one) => [one])).map((xs) => {
     const scene = axis.scene(xs, known, numbers);
     const inputs = Object.fromEntries(Object.entries(scene.inputs).map(([name, value]) => [name, rounded(value)]));
     const body = {
       loss: { name: loss.name, ...set, ...scene.parameters, ...(rows && { reduction: "none" }) },
-      inputs, outputs: ["loss", ...Object.keys(scene.toward).map((name) => `gradient.${name}`)],
+      inputs,
+      outputs: ["loss", ...Object.keys(scene.toward).map((name) => `gradient.${name}`)],
     };
     return { body, scene };
   });
@@ -58,7 +64,7 @@ export async function draw(curve, { api, signal, points }) {
     const values = rows ? answers[i].loss : [answers[i].loss];
     for (const [point, value] of values.entries()) {
       const parts = [value].flat(Infinity);
-      const share = summed ? 1 : 1 / parts.length;  // what the loss's own reduction does to the parts of one row
+      const share = summed ? 1 : 1 / parts.length; // what the loss's own reduction does to the parts of one row
       found.push(share * parts.reduce((sum, part) => sum + part, 0));
       slope.push(share * along(answers[i].gradient, scene, rows ? point : null));
     }
@@ -93,13 +99,16 @@ async function answer(body, api, signal) {
       waiting.shift()?.();
     }
   }
-  kept.set(key, found);  // the latest comes last, the first goes first
+  kept.set(key, found); // the latest comes last, the first goes first
   if (kept.size > KEPT) kept.delete(kept.keys().next().value);
   return found;
 }
 
 async function turn(signal) {
-  while (busy >= AT_ONCE) await new Promise((resolve) => { waiting.push(resolve); });
+  while (busy >= AT_ONCE)
+    await new Promise((resolve) => {
+      waiting.push(resolve);
+    });
   if (signal?.aborted) {
     waiting.shift()?.();
     throw signal.reason;

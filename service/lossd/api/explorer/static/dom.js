@@ -21,7 +21,9 @@ function filled(element, attributes, children) {
     else if (name === "style") for (const [key, entry] of Object.entries(value)) element.style.setProperty(key, entry);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -33,7 +35,10 @@ export function icon(name) {
 
 const ICONS = {
   search: ["M11 4a7 7 0 1 0 0 14a7 7 0 0 0 0-14", "m20 20-4-4"],
-  sun: ["M12 8a4 4 0 1 0 0 8a4 4 0 0 0 0-8", "M12 2.5v2M12 19.5v2M2.5 12h2M19.5 12h2M5.3 5.3l1.4 1.4M17.3 17.3l1.4 1.4M5.3 18.7l1.4-1.4M17.3 6.7l1.4-1.4"],
+  sun: [
+    "M12 8a4 4 0 1 0 0 8a4 4 0 0 0 0-8",
+    "M12 2.5v2M12 19.5v2M2.5 12h2M19.5 12h2M5.3 5.3l1.4 1.4M17.3 17.3l1.4 1.4M5.3 18.7l1.4-1.4M17.3 6.7l1.4-1.4",
+  ],
   moon: ["M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5"],
   contrast: ["M12 3.5a8.5 8.5 0 1 0 0 17a8.5 8.5 0 0 0 0-17", "M12 3.5v17M12 8h5.5M12 12h8M12 16h5.5"],
   plus: ["M12 5v14M5 12h14"],

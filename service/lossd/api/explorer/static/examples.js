@@ -6,8 +6,18 @@ import { defaultsOf } from "./curve.js";
 const rows = (values) => values.map((row) => (Array.isArray(row) ? row.join(", ") : row)).join("\n");
 
 const SCORES = [
-  [2.4, 0.3, -0.8], [1.1, 1.6, -0.2], [-0.6, 2.2, 0.4], [0.2, -1.3, 1.9], [1.5, 0.9, 0.1],
-  [-0.4, 0.7, 1.2], [0.3, 1.9, 0.8], [2.1, -0.5, 0.6], [-1.2, 0.4, 2.6], [0.9, 1.0, 0.7], [-0.3, -0.1, 1.4], [1.8, 0.2, -0.4],
+  [2.4, 0.3, -0.8],
+  [1.1, 1.6, -0.2],
+  [-0.6, 2.2, 0.4],
+  [0.2, -1.3, 1.9],
+  [1.5, 0.9, 0.1],
+  [-0.4, 0.7, 1.2],
+  [0.3, 1.9, 0.8],
+  [2.1, -0.5, 0.6],
+  [-1.2, 0.4, 2.6],
+  [0.9, 1.0, 0.7],
+  [-0.3, -0.1, 1.4],
+  [1.8, 0.2, -0.4],
 ];
 const CLASSES = [0, 0, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0];
 const SIDE = 12;
@@ -20,7 +30,10 @@ function disc() {
   const shown = grid(cells.map((cell) => Math.max(-4, score(cell))));
   const aim = grid(cells.map(([x, y]) => Number(Math.hypot(x - 6.2, y - 5.4) < 3.6)));
   const lines = (image) => `[\n ${image.map((row) => JSON.stringify(row)).join(",\n ")}]`;
-  return { prediction: `[[${lines(shown.map((row) => row.map((v) => -v || 0)))},\n${lines(shown)}]]`, target: `[${lines(aim)}]` };
+  return {
+    prediction: `[[${lines(shown.map((row) => row.map((v) => -v || 0)))},\n${lines(shown)}]]`,
+    target: `[${lines(aim)}]`,
+  };
 }
 
 const EXAMPLES = {
@@ -28,13 +41,42 @@ const EXAMPLES = {
   binary: ({ prediction, target }) => {
     const scores = [2.1, -0.7, 0.4, -1.9, 1.3, 0.2, -0.3, 3.0, -2.4, 0.8];
     const labels = [1, 0, 1, 0, 1, 0, 1, 1, 0, 1];
-    if (prediction === "probability") return { prediction: rows(scores.map((z) => Number((1 / (1 + Math.exp(-z))).toFixed(3)))), target: rows(labels) };
+    if (prediction === "probability")
+      return { prediction: rows(scores.map((z) => Number((1 / (1 + Math.exp(-z))).toFixed(3)))), target: rows(labels) };
     return { prediction: rows(scores), target: rows(target === "sign" ? labels.map((y) => 2 * y - 1) : labels) };
   },
-  multilabel: () => ({ prediction: rows(SCORES.slice(0, 6)), target: rows([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [0, 1, 1]]) }),
-  regression: ({ target }) => target === "finite" && { prediction: rows([2.5, 0, 2.1, 7.8, 4.4, -1.2, 3.3, 5.9]), target: rows([3, -0.5, 2, 7, 4.1, -1, 6.5, 5.2]), variance: rows([1, 0.5, 0.8, 1.2, 0.6, 0.4, 4, 0.9]) },
+  multilabel: () => ({
+    prediction: rows(SCORES.slice(0, 6)),
+    target: rows([
+      [1, 0, 0],
+      [1, 1, 0],
+      [0, 1, 1],
+      [0, 0, 1],
+      [1, 0, 1],
+      [0, 1, 1],
+    ]),
+  }),
+  regression: ({ target }) =>
+    target === "finite" && {
+      prediction: rows([2.5, 0, 2.1, 7.8, 4.4, -1.2, 3.3, 5.9]),
+      target: rows([3, -0.5, 2, 7, 4.1, -1, 6.5, 5.2]),
+      variance: rows([1, 0.5, 0.8, 1.2, 0.6, 0.4, 4, 0.9]),
+    },
   segmentation: ({ target }) => target === "class" && disc(),
-  boxes: () => ({ prediction: rows([[10, 10, 50, 40], [62, 20, 90, 66], [5, 60, 30, 92], [40, 45, 70, 70]]), target: rows([[12, 12, 52, 44], [60, 18, 88, 60], [20, 70, 45, 98], [40, 45, 70, 70]]) }),
+  boxes: () => ({
+    prediction: rows([
+      [10, 10, 50, 40],
+      [62, 20, 90, 66],
+      [5, 60, 30, 92],
+      [40, 45, 70, 70],
+    ]),
+    target: rows([
+      [12, 12, 52, 44],
+      [60, 18, 88, 60],
+      [20, 70, 45, 98],
+      [40, 45, 70, 70],
+    ]),
+  }),
 };
 
 /** `{ inputs: texts by name, parameters }` that a loss accepts, or null where it is not known what it takes. */
@@ -46,13 +88,21 @@ export function exampleOf(loss) {
   const [axis] = axesOf(loss);
   if (!axis) return null;
   const middle = axis.low + 0.6 * (axis.high - axis.low);
-  const xs = loss.batching === "rows" ? [0.1, 0.3, 0.5, 0.7, 0.9].map((part) => axis.low + part * (axis.high - axis.low)) : [middle];
+  const xs =
+    loss.batching === "rows"
+      ? [0.1, 0.3, 0.5, 0.7, 0.9].map((part) => axis.low + part * (axis.high - axis.low))
+      : [middle];
   const scene = axis.scene(xs, { ...defaultsOf(loss), ...axis.start }, givenOf(axis));
   const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));
   // As rows only what is read back from rows in the same shape.
-  const asRows = (value) => Array.isArray(value) && (!Array.isArray(value[0]) || (value.length > 1 && value[0].length > 1 && !Array.isArray(value[0][0])));
+  const asRows = (value) =>
+    Array.isArray(value) &&
+    (!Array.isArray(value[0]) || (value.length > 1 && value[0].length > 1 && !Array.isArray(value[0][0])));
   const text = (value) => (asRows(value) ? rows(brief(value)) : JSON.stringify(brief(value)));
-  return { inputs: Object.fromEntries(Object.entries(scene.inputs).map(([name, value]) => [name, text(value)])), parameters: { ...axis.start, ...scene.parameters } };
+  return {
+    inputs: Object.fromEntries(Object.entries(scene.inputs).map(([name, value]) => [name, text(value)])),
+    parameters: { ...axis.start, ...scene.parameters },
+  };
 }
 
 /** The loss that fits two arrays best, going by their shapes and by what is in the target. */
@@ -60,7 +110,7 @@ export function guess(prediction, target) {
   if (!prediction || !target) return "cross_entropy";
   const [p, t] = [prediction.shape, target.shape];
   const values = Array.from(target.data.subarray?.(0, 10_000) ?? target.data.slice(0, 10_000), Number);
-  const half = target.dtype === "F16" || target.dtype === "BF16";  // whose bits are not their values
+  const half = target.dtype === "F16" || target.dtype === "BF16"; // whose bits are not their values
   const whole = !half && values.every(Number.isInteger);
   const among = (...allowed) => !half && values.every((value) => allowed.includes(value));
   if (whole && p.length === t.length + 1 && p.length > 1) return p.length > 2 ? "dice" : "cross_entropy";

@@ -34,7 +34,16 @@ function safetensors(buffer) {
 
 // Text
 
-const NAMED = { nan: NaN, inf: Infinity, "+inf": Infinity, "-inf": -Infinity, infinity: Infinity, "-infinity": -Infinity, true: 1, false: 0 };
+const NAMED = {
+  nan: NaN,
+  inf: Infinity,
+  "+inf": Infinity,
+  "-inf": -Infinity,
+  infinity: Infinity,
+  "-infinity": -Infinity,
+  true: 1,
+  false: 0,
+};
 
 function number(text) {
   const value = NAMED[text.toLowerCase()] ?? (text === "" ? undefined : Number(text));
@@ -47,17 +56,30 @@ export function parse(text) {
   if (!trimmed) throw new Unreadable("Nothing here yet.");
   if (trimmed.startsWith("[")) return nested(trimmed);
   const rows = table(trimmed);
-  return matrix(rows.map((row, i) => row.map((cell) => {
-    const value = number(cell);
-    if (value === null) throw new Unreadable(`“${cell}” in line ${i + 1} is not a number.`);
-    return value;
-  })));
+  return matrix(
+    rows.map((row, i) =>
+      row.map((cell) => {
+        const value = number(cell);
+        if (value === null) throw new Unreadable(`“${cell}” in line ${i + 1} is not a number.`);
+        return value;
+      }),
+    ),
+  );
 }
 
 function table(text) {
   const comma = text.includes("\t") ? "\t" : text.includes(";") ? ";" : ",";
-  const cells = (line) => (line.includes(comma) ? line.replace(/[,;]\s*$/, "").split(comma).map((cell) => cell.trim()) : line.trim().split(/\s+/));
-  return text.split(/\r?\n/).filter((line) => line.trim()).map(cells);
+  const cells = (line) =>
+    line.includes(comma)
+      ? line
+          .replace(/[,;]\s*$/, "")
+          .split(comma)
+          .map((cell) => cell.trim())
+      : line.trim().split(/\s+/);
+  return text
+    .split(/\r?\n/)
+    .filter((line) => line.trim())
+    .map(cells);
 }
 
 function matrix(rows) {
@@ -84,7 +106,14 @@ function nested(text) {
 
 function collect(value, shape, depth, data) {
   if (depth === shape.length) {
-    const found = typeof value === "number" ? value : typeof value === "boolean" ? Number(value) : typeof value === "string" ? number(value) : null;
+    const found =
+      typeof value === "number"
+        ? value
+        : typeof value === "boolean"
+          ? Number(value)
+          : typeof value === "string"
+            ? number(value)
+            : null;
     if (found === null) throw new Unreadable(`${JSON.stringify(value).slice(0, 30)} is not a number.`);
     data.push(found);
   } else if (!Array.isArray(value) || value.length !== shape[depth]) {
@@ -98,11 +127,13 @@ function columns(text, stem) {
   if (!rows.length) throw new Unreadable("This file is empty.");
   const titled = rows[0].some((cell) => number(cell.replace(/^"|"$/g, "")) === null);
   const names = titled ? rows[0].map((cell) => cell.replace(/^"|"$/g, "")) : null;
-  const body = (titled ? rows.slice(1) : rows).map((row, i) => row.map((cell) => {
-    const value = number(cell);
-    if (value === null) throw new Unreadable(`“${cell}” in row ${i + 1} is not a number.`);
-    return value;
-  }));
+  const body = (titled ? rows.slice(1) : rows).map((row, i) =>
+    row.map((cell) => {
+      const value = number(cell);
+      if (value === null) throw new Unreadable(`“${cell}” in row ${i + 1} is not a number.`);
+      return value;
+    }),
+  );
   if (!body.length) throw new Unreadable("This file has a head and no rows.");
   const whole = matrix(body);
   if (!names || names.length < 2) return [{ name: names?.[0] ?? stem, array: whole }];
@@ -111,7 +142,15 @@ function columns(text, stem) {
   const last = target < 0 ? names.length - 1 : target;
   return [
     ...names.map((name, i) => ({ name, array: pick((at) => at === i) })),
-    ...(names.length > 2 ? [{ name: `all but ${names[last]}`, array: pick((at) => at !== last), role: target < 0 ? undefined : "prediction" }] : []),
+    ...(names.length > 2
+      ? [
+          {
+            name: `all but ${names[last]}`,
+            array: pick((at) => at !== last),
+            role: target < 0 ? undefined : "prediction",
+          },
+        ]
+      : []),
     { name: "all columns", array: whole },
   ];
 }
@@ -119,7 +158,8 @@ function columns(text, stem) {
 /** Rows without the numbers that pandas writes before them, under no name or one that it made up. */
 function unnumbered(rows) {
   const [head, ...body] = rows;
-  const counts = head?.length > 1 && /^"?(Unnamed: 0)?"?$/.test(head[0]) && body.every(([cell]) => /^"?\d+"?$/.test(cell));
+  const counts =
+    head?.length > 1 && /^"?(Unnamed: 0)?"?$/.test(head[0]) && body.every(([cell]) => /^"?\d+"?$/.test(cell));
   return counts ? rows.map((row) => row.slice(1)) : rows;
 }
 
@@ -137,10 +177,18 @@ export function role(name) {
 
 const MAGIC = "\x93NUMPY";
 const KINDS = {
-  f8: ["F64", Float64Array], f4: ["F32", Float32Array], f2: ["F16", globalThis.Float16Array ?? Uint16Array],
-  i8: ["I64", BigInt64Array], i4: ["I32", Int32Array], i2: ["I16", Int16Array], i1: ["I8", Int8Array], u1: ["U8", Uint8Array], b1: ["BOOL", Uint8Array],
+  f8: ["F64", Float64Array],
+  f4: ["F32", Float32Array],
+  f2: ["F16", globalThis.Float16Array ?? Uint16Array],
+  i8: ["I64", BigInt64Array],
+  i4: ["I32", Int32Array],
+  i2: ["I16", Int16Array],
+  i1: ["I8", Int8Array],
+  u1: ["U8", Uint8Array],
+  b1: ["BOOL", Uint8Array],
   // What safetensors has no name for becomes the next wider signed kind, of the same values.
-  u2: ["I32", Uint16Array, Int32Array], u4: ["I64", Uint32Array, BigInt64Array],
+  u2: ["I32", Uint16Array, Int32Array],
+  u4: ["I64", Uint32Array, BigInt64Array],
 };
 
 /** The array of a .npy file, of any version; row-major afterwards, whatever it was. */
@@ -153,14 +201,19 @@ export function npy(buffer) {
   const start = from + (wide ? view.getUint32(8, true) : view.getUint16(8, true));
   const header = new TextDecoder().decode(bytes.subarray(from, start));
   const descr = /'descr':\s*'([<>|=])(\w+)'/.exec(header);
-  const shape = (/'shape':\s*\(([^)]*)\)/.exec(header)?.[1] ?? "").split(",").filter((part) => part.trim()).map(Number);
+  const shape = (/'shape':\s*\(([^)]*)\)/.exec(header)?.[1] ?? "")
+    .split(",")
+    .filter((part) => part.trim())
+    .map(Number);
   if (!descr) throw new Unreadable("Its elements are not plain numbers.");
   const kind = KINDS[descr[2]];
-  if (descr[1] === ">" && kind) throw new Unreadable("Its numbers are big-endian; save it with array.astype(array.dtype.newbyteorder('<')).");
+  if (descr[1] === ">" && kind)
+    throw new Unreadable("Its numbers are big-endian; save it with array.astype(array.dtype.newbyteorder('<')).");
   if (!kind) throw new Unreadable(`Its dtype ${descr[2]} does not travel; save it as float32 or int64.`);
   const [dtype, Type, Wider] = kind;
   const count = elementCount(shape);
-  if (buffer.byteLength - start !== count * Type.BYTES_PER_ELEMENT) throw new Unreadable("It does not have the bytes that its header says.");
+  if (buffer.byteLength - start !== count * Type.BYTES_PER_ELEMENT)
+    throw new Unreadable("It does not have the bytes that its header says.");
   let data = new Type(buffer.slice(start));
   if (/'fortran_order':\s*True/.test(header)) data = rowMajor(data, shape);
   if (Wider) data = Wider === BigInt64Array ? BigInt64Array.from(data, BigInt) : Wider.from(data);
@@ -199,13 +252,21 @@ async function npz(buffer) {
   const arrays = [];
   let at = view.getUint32(end + 16, true);
   for (let left = view.getUint16(end + 10, true); left > 0; left -= 1) {
-    if (at + 46 > end || view.getUint32(at, true) !== ENTRY) throw new Unreadable("The directory of this .npz file is damaged.");
-    const [method, size, offset] = [view.getUint16(at + 10, true), view.getUint32(at + 20, true), view.getUint32(at + 42, true)];
+    if (at + 46 > end || view.getUint32(at, true) !== ENTRY)
+      throw new Unreadable("The directory of this .npz file is damaged.");
+    const [method, size, offset] = [
+      view.getUint16(at + 10, true),
+      view.getUint32(at + 20, true),
+      view.getUint32(at + 42, true),
+    ];
     const [name, extra, comment] = [28, 30, 32].map((field) => view.getUint16(at + field, true));
     const path = new TextDecoder().decode(new Uint8Array(buffer, at + 46, name));
     if (size === WIDE || offset === WIDE) throw new Unreadable(`${path} is too large to be read here.`);
     const start = offset + 30 + view.getUint16(offset + 26, true) + view.getUint16(offset + 28, true);
-    arrays.push({ name: path.replace(/\.npy$/, ""), array: npy(await unpacked(buffer.slice(start, start + size), method)) });
+    arrays.push({
+      name: path.replace(/\.npy$/, ""),
+      array: npy(await unpacked(buffer.slice(start, start + size), method)),
+    });
     at += 46 + name + extra + comment;
   }
   return arrays;
@@ -215,7 +276,9 @@ async function unpacked(packed, method) {
   if (method === STORED) return packed;
   if (method !== DEFLATED) throw new Unreadable("It is packed in a way that is not read here.");
   try {
-    return await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"))).arrayBuffer();
+    return await new Response(
+      new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw")),
+    ).arrayBuffer();
   } catch {
     throw new Unreadable("It is damaged: it does not unpack.");
   }

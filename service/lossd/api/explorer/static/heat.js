@@ -1,14 +1,14 @@
 /** Tensors as pictures: a table whose cells are tinted where it is small, else a canvas with the numbers beside it. */
 
+import { choice, slider } from "./controls.js";
 import { h } from "./dom.js";
 import { short } from "./plots.js";
 import { elementCount } from "./safetensors.js";
-import { choice, slider } from "./controls.js";
 
 const MOST_CELLS = { rows: 24, columns: 12 };
 const MOST_PANELS = 12;
 const LISTED = 32;
-const TINT = 46;  // percent; ink on it is still read easily
+const TINT = 46; // percent; ink on it is still read easily
 
 /** How a number is tinted: one colour for what is above 0, another below, strongest at `most`. */
 function tint(value, most) {
@@ -18,22 +18,61 @@ function tint(value, most) {
 
 /** A table of tinted numbers. `shade(row, column)` is from -1 to 1. */
 export function heatTable(values, { label, rowNames, columnNames, corner = "", shade, format = short }) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
-    h("table", { class: "heat" }, h("caption", { class: "unseen" }, label),
-      h("thead", {}, h("tr", {}, h("td", { class: "quiet" }, corner), columnNames.map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, values.map((row, i) => h("tr", {}, h("th", { scope: "row" }, rowNames[i]),
-        row.map((value, j) => h("td", { class: "number", style: tint(shade(i, j), 1) }, format(value))))))));
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    h(
+      "table",
+      { class: "heat" },
+      h("caption", { class: "unseen" }, label),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("td", { class: "quiet" }, corner),
+          columnNames.map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        values.map((row, i) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, rowNames[i]),
+            row.map((value, j) => h("td", { class: "number", style: tint(shade(i, j), 1) }, format(value))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** A gradient, or any tensor `{ shape, values }`, to look at; `classes` says that its second axis counts them. */
 export function picture({ shape, values }, { label, theme, signal, classes = false }) {
   const most = values.reduce((max, value) => (Number.isFinite(value) ? Math.max(max, Math.abs(value)) : max), 0);
-  const scale = h("p", { class: "small quiet scale", "aria-hidden": "true" }, h("span", { class: "number" }, short(-most)), h("span", { class: "ramp" }), h("span", { class: "number" }, short(most)));
+  const scale = h(
+    "p",
+    { class: "small quiet scale", "aria-hidden": "true" },
+    h("span", { class: "number" }, short(-most)),
+    h("span", { class: "ramp" }),
+    h("span", { class: "number" }, short(most)),
+  );
   if (shape.length < 2) return h("div", { class: "picture" }, bars(values, most, label));
   if (shape.length === 2) {
     const [rows, columns] = shape;
     const fits = rows <= MOST_CELLS.rows && columns <= MOST_CELLS.columns;
-    return h("div", { class: "picture" }, fits ? numbered(values, shape, most, label) : [image(values, rows, columns, most, { label, theme, signal }), listed(values, rows, columns, label)], scale);
+    return h(
+      "div",
+      { class: "picture" },
+      fits
+        ? numbered(values, shape, most, label)
+        : [image(values, rows, columns, most, { label, theme, signal }), listed(values, rows, columns, label)],
+      scale,
+    );
   }
   // The first axis is samples, and the last two are an image (or one is a line of it). Of classes each is a panel; what
   // is left between are slices, of which one is shown at a time.
@@ -41,17 +80,53 @@ export function picture({ shape, values }, { label, theme, signal, classes = fal
   const board = h("div", { class: "panels" });
   const size = height * width;
   const place = { sample: 0, slice: slices >> 1 };
-  const show = () => board.replaceChildren(...Array.from({ length: Math.min(panels, MOST_PANELS) }, (_, i) => {
-    const at = ((place.sample * panels + i) * slices + place.slice) * size;
-    const part = values.slice(at, at + size);
-    const name = [panels > 1 && `class ${i}`, slices > 1 && `slice ${place.slice}`].filter(Boolean).join(", ") || "values";
-    return h("figure", {}, image(part, height, width, most, { label: `${label}, sample ${place.sample}, ${name}`, theme, signal }), h("figcaption", { class: "small quiet" }, name), listed(part, height, width, `${label}, ${name}`));
-  }));
+  const show = () =>
+    board.replaceChildren(
+      ...Array.from({ length: Math.min(panels, MOST_PANELS) }, (_, i) => {
+        const at = ((place.sample * panels + i) * slices + place.slice) * size;
+        const part = values.slice(at, at + size);
+        const name =
+          [panels > 1 && `class ${i}`, slices > 1 && `slice ${place.slice}`].filter(Boolean).join(", ") || "values";
+        return h(
+          "figure",
+          {},
+          image(part, height, width, most, { label: `${label}, sample ${place.sample}, ${name}`, theme, signal }),
+          h("figcaption", { class: "small quiet" }, name),
+          listed(part, height, width, `${label}, ${name}`),
+        );
+      }),
+    );
   show();
-  const move = (changes) => { Object.assign(place, changes); show(); };
-  const which = samples > 1 && choice("sample", Array.from({ length: Math.min(samples, 8) }, (_, i) => [i, String(i)]), 0, (sample) => move({ sample }), null, "Sample");
-  const depth = slices > 1 && slider(`slice-${label}`, { label: `slice, of ${slices}`, min: 0, max: slices - 1, step: 1, value: place.slice, integer: true }, (slice) => move({ slice: Math.min(slices - 1, Math.max(0, Math.round(slice))) }));
-  return h("div", { class: "picture" }, which && which.element, depth && depth.element, board, panels > MOST_PANELS && h("p", { class: "small quiet" }, `The first ${MOST_PANELS} of ${panels}.`), scale);
+  const move = (changes) => {
+    Object.assign(place, changes);
+    show();
+  };
+  const which =
+    samples > 1 &&
+    choice(
+      "sample",
+      Array.from({ length: Math.min(samples, 8) }, (_, i) => [i, String(i)]),
+      0,
+      (sample) => move({ sample }),
+      null,
+      "Sample",
+    );
+  const depth =
+    slices > 1 &&
+    slider(
+      `slice-${label}`,
+      { label: `slice, of ${slices}`, min: 0, max: slices - 1, step: 1, value: place.slice, integer: true },
+      (slice) => move({ slice: Math.min(slices - 1, Math.max(0, Math.round(slice))) }),
+    );
+  return h(
+    "div",
+    { class: "picture" },
+    which?.element,
+    depth?.element,
+    board,
+    panels > MOST_PANELS && h("p", { class: "small quiet" }, `The first ${MOST_PANELS} of ${panels}.`),
+    scale,
+  );
 }
 
 /** What the axes of a tensor with three or more are. */
@@ -65,7 +140,10 @@ function layout([samples, ...inner], classes) {
 function numbered(values, [rows, columns], most, label) {
   const table = Array.from({ length: rows }, (_, i) => values.slice(i * columns, (i + 1) * columns));
   return heatTable(table, {
-    label, corner: "row", rowNames: table.map((_, i) => i), columnNames: Array.from({ length: columns }, (_, j) => j),
+    label,
+    corner: "row",
+    rowNames: table.map((_, i) => i),
+    columnNames: Array.from({ length: columns }, (_, j) => j),
     shade: (i, j) => (most ? table[i][j] / most : 0),
   });
 }
@@ -73,15 +151,49 @@ function numbered(values, [rows, columns], most, label) {
 /** One number a row, with a bar to either side of zero. */
 function bars(values, most, label) {
   const shown = values.slice(0, LISTED);
-  return [h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", { class: "sides" }, h("caption", { class: "unseen" }, label),
-    h("tbody", {}, shown.map((value, i) => h("tr", {}, h("th", { scope: "row" }, i),
-      h("td", { class: "side-bar", "aria-hidden": "true" }, h("span", { class: value < 0 ? "below" : "above", style: { "--part": `${most && Number.isFinite(value) ? (50 * Math.abs(value)) / most : 0}%` } })),
-      h("td", { class: "number" }, short(value))))))),
-  values.length > LISTED && h("p", { class: "small quiet" }, `The first ${LISTED} of ${values.length}.`)];
+  return [
+    h(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+      h(
+        "table",
+        { class: "sides" },
+        h("caption", { class: "unseen" }, label),
+        h(
+          "tbody",
+          {},
+          shown.map((value, i) =>
+            h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, i),
+              h(
+                "td",
+                { class: "side-bar", "aria-hidden": "true" },
+                h("span", {
+                  class: value < 0 ? "below" : "above",
+                  style: { "--part": `${most && Number.isFinite(value) ? (50 * Math.abs(value)) / most : 0}%` },
+                }),
+              ),
+              h("td", { class: "number" }, short(value)),
+            ),
+          ),
+        ),
+      ),
+    ),
+    values.length > LISTED && h("p", { class: "small quiet" }, `The first ${LISTED} of ${values.length}.`),
+  ];
 }
 
 function image(values, rows, columns, most, { label, theme, signal }) {
-  const canvas = h("canvas", { class: "pixels", width: columns, height: rows, role: "img", "aria-label": label, style: { "--shape": `${columns} / ${rows}` } });
+  const canvas = h("canvas", {
+    class: "pixels",
+    width: columns,
+    height: rows,
+    role: "img",
+    "aria-label": label,
+    style: { "--shape": `${columns} / ${rows}` },
+  });
   function paint() {
     const pen = canvas.getContext("2d");
     const pixels = pen.createImageData(columns, rows);
@@ -105,9 +217,32 @@ function listed(values, rows, columns, label) {
   function fill() {
     if (!details.open || details.children.length > 1) return;
     const [high, wide] = [Math.min(rows, LISTED), Math.min(columns, LISTED)];
-    details.append(...[h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, numbers` },
-      h("table", { class: "numbers" }, h("tbody", {}, Array.from({ length: high }, (_, i) => h("tr", {}, h("th", { scope: "row" }, i), Array.from({ length: wide }, (__, j) => h("td", { class: "number" }, short(values[i * columns + j])))))))),
-    (high < rows || wide < columns) && h("p", { class: "quiet" }, `The first ${high} of ${rows} rows and ${wide} of ${columns} columns.`)].filter(Boolean));
+    details.append(
+      ...[
+        h(
+          "div",
+          { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, numbers` },
+          h(
+            "table",
+            { class: "numbers" },
+            h(
+              "tbody",
+              {},
+              Array.from({ length: high }, (_, i) =>
+                h(
+                  "tr",
+                  {},
+                  h("th", { scope: "row" }, i),
+                  Array.from({ length: wide }, (__, j) => h("td", { class: "number" }, short(values[i * columns + j]))),
+                ),
+              ),
+            ),
+          ),
+        ),
+        (high < rows || wide < columns) &&
+          h("p", { class: "quiet" }, `The first ${high} of ${rows} rows and ${wide} of ${columns} columns.`),
+      ].filter(Boolean),
+    );
   }
   return details;
 }

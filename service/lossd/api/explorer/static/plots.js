@@ -22,7 +22,8 @@ export function short(value) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value).replace("Infinity", "∞").replace("-", "−");
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  const text =
+    size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
   return text.replace("-", "−").replace("e+", "e");
 }
 
@@ -38,7 +39,12 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   let plot = null;
 
   function draw({ x, series }) {
-    const data = [x, ...series.map((entry) => entry.values.map((value) => (Number.isFinite(value) && (!log || value > 0) ? value : null)))];
+    const data = [
+      x,
+      ...series.map((entry) =>
+        entry.values.map((value) => (Number.isFinite(value) && (!log || value > 0) ? value : null)),
+      ),
+    ];
     const looks = JSON.stringify(series.map(({ values, ...look }) => look));
     if (plot && plot.looks === looks) plot.setData(data);
     else {
@@ -51,38 +57,67 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   function options(series) {
     const font = `12px ${theme.color("font")}`;
     const axis = {
-      stroke: () => theme.color("quiet"), font, labelFont: font, labelGap: 2, ticks: { show: false },
+      stroke: () => theme.color("quiet"),
+      font,
+      labelFont: font,
+      labelGap: 2,
+      ticks: { show: false },
       grid: { stroke: () => theme.color("grid"), width: 1 },
       values: (_, splits) => splits.map((value) => (value === null ? "" : short(value))),
     };
     return {
-      width: element.clientWidth, height: height(), padding: [12, 14, 0, 0], legend: { show: false }, pxAlign: false,
-      scales: { x: { time: false }, y: log ? { distr: 3, range: (_, low, high) => (low === null ? [0.1, 1] : Plot.rangeLog(low, high, 10, false)) } : { range: (_, low, high) => spread(low, high) } },
+      width: element.clientWidth,
+      height: height(),
+      padding: [12, 14, 0, 0],
+      legend: { show: false },
+      pxAlign: false,
+      scales: {
+        x: { time: false },
+        y: log
+          ? { distr: 3, range: (_, low, high) => (low === null ? [0.1, 1] : Plot.rangeLog(low, high, 10, false)) }
+          : { range: (_, low, high) => spread(low, high) },
+      },
       axes: [
         { ...axis, label: xLabel() || null, labelSize: 22, size: 30, space: 60 },
         { ...axis, label: yLabel(), labelSize: 20, size: 46, space: 36 },
       ],
-      series: [{}, ...series.map((entry) => ({
-        stroke: () => theme.color(entry.color), width: entry.width ?? 2, dash: entry.dash,
-        points: { show: false },
-        fill: entry.fill ? () => `color-mix(in srgb, ${theme.color(entry.color)} 9%, transparent)` : undefined,
-      }))],
+      series: [
+        {},
+        ...series.map((entry) => ({
+          stroke: () => theme.color(entry.color),
+          width: entry.width ?? 2,
+          dash: entry.dash,
+          points: { show: false },
+          fill: entry.fill ? () => `color-mix(in srgb, ${theme.color(entry.color)} 9%, transparent)` : undefined,
+        })),
+      ],
       cursor: {
-        y: false, drag: { x: false, y: false }, sync: { key: link },
+        y: false,
+        drag: { x: false, y: false },
+        sync: { key: link },
         points: { size: 8, width: 2, stroke: (u, i) => u.series[i].stroke(u, i), fill: () => theme.color("card") },
       },
-      hooks: { setCursor: [(u) => onCursor?.(u.cursor.idx ?? null, u.cursor.left + u.bbox.left / devicePixelRatio)], drawClear: log ? [] : [zeroLine] },
+      hooks: {
+        setCursor: [(u) => onCursor?.(u.cursor.idx ?? null, u.cursor.left + u.bbox.left / devicePixelRatio)],
+        drawClear: log ? [] : [zeroLine],
+      },
     };
   }
 
   const fit = new ResizeObserver(() => plot?.setSize({ width: element.clientWidth, height: height() }));
   fit.observe(element);
   theme.onChange(() => plot?.redraw(), signal);
-  signal.addEventListener("abort", () => { fit.disconnect(); plot?.destroy(); });
+  signal.addEventListener("abort", () => {
+    fit.disconnect();
+    plot?.destroy();
+  });
   return {
     draw,
     /** Begin anew with the next drawing: the axis is another. */
-    forget: () => { plot?.destroy(); plot = null; },
+    forget: () => {
+      plot?.destroy();
+      plot = null;
+    },
     /** Put the cursor on the point with an index. */
     point: (index) => plot?.setCursor({ left: plot.valToPos(plot.data[0][index], "x"), top: 0 }),
   };
@@ -118,16 +153,23 @@ export function thumbnail(x, y, { low = null, high = null, air = 0.12 } = {}) {
   const top = high ?? Math.max(...finite);
   const [from, to] = [x[0], x[x.length - 1]];
   const height = top - bottom || 1;
-  const at = (i) => [
-    ((x[i] - from) / (to - from || 1)) * 100,
-    100 * (air + (1 - 2 * air) * (1 - (y[i] - bottom) / height)),
-  ].map((v) => v.toFixed(2)).join(" ");
+  const at = (i) =>
+    [((x[i] - from) / (to - from || 1)) * 100, 100 * (air + (1 - 2 * air) * (1 - (y[i] - bottom) / height))]
+      .map((v) => v.toFixed(2))
+      .join(" ");
   let line = "";
   let pen = "M";
   for (const [i, value] of y.entries()) {
-    if (Number.isFinite(value)) { line += pen + at(i); pen = "L"; } else pen = "M";
+    if (Number.isFinite(value)) {
+      line += pen + at(i);
+      pen = "L";
+    } else pen = "M";
   }
   const whole = finite.length === y.length && y.length > 1;
-  return svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
-    whole && svg("path", { class: "area", d: `${line}L100 100L0 100Z` }), svg("path", { class: "line", d: line }));
+  return svg(
+    "svg",
+    { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
+    whole && svg("path", { class: "area", d: `${line}L100 100L0 100Z` }),
+    svg("path", { class: "line", d: line }),
+  );
 }

@@ -6,8 +6,16 @@
  */
 
 const ARRAYS = {
-  F64: Float64Array, F32: Float32Array, F16: globalThis.Float16Array ?? Uint16Array, BF16: Uint16Array,
-  I64: BigInt64Array, I32: Int32Array, I16: Int16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array,
+  F64: Float64Array,
+  F32: Float32Array,
+  F16: globalThis.Float16Array ?? Uint16Array,
+  BF16: Uint16Array,
+  I64: BigInt64Array,
+  I32: Int32Array,
+  I16: Int16Array,
+  I8: Int8Array,
+  U8: Uint8Array,
+  BOOL: Uint8Array,
 };
 const PREFIX_BYTES = 8;
 const ALIGNMENT = 64;
@@ -54,7 +62,14 @@ export function decode(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, PREFIX_BYTES, start - PREFIX_BYTES)));
   const { __metadata__: metadata = {}, ...entries } = header;
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [begin, end] }] of Object.entries(entries)) {
+  for (const [
+    name,
+    {
+      dtype,
+      shape,
+      data_offsets: [begin, end],
+    },
+  ] of Object.entries(entries)) {
     const Type = ARRAYS[dtype];
     if (!Type) throw new RangeError(`${name} has the dtype ${dtype}, which is not read here`);
     if (end - begin !== elementCount(shape) * Type.BYTES_PER_ELEMENT || start + end > buffer.byteLength) {

@@ -7,7 +7,8 @@ export const FILE = "request.safetensors";
 const SMALL = 2000;
 
 /** Whether a request is short enough to stand in a command; a longer one is saved as a file and sent from there. */
-const isSmall = ({ inputs }) => Object.values(inputs).every(({ dtype }) => dtype !== "BF16") && elements(inputs) <= SMALL;
+const isSmall = ({ inputs }) =>
+  Object.values(inputs).every(({ dtype }) => dtype !== "BF16") && elements(inputs) <= SMALL;
 const elements = (inputs) => Object.values(inputs).reduce((sum, { shape }) => sum + elementCount(shape), 0);
 
 /**
@@ -29,12 +30,17 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function curl({ url, keyed, text }) {
   const key = keyed ? ` \\\n  -H "X-API-Key: $LOSSD_API_KEY"` : "";
-  const sent = text ? `-H 'Content-Type: application/json' \\\n  -d ${quoted(text)}` : `-H 'Content-Type: ${MEDIA_TYPE}' \\\n  -H 'Accept: application/json' \\\n  --data-binary @${FILE}`;
+  const sent = text
+    ? `-H 'Content-Type: application/json' \\\n  -d ${quoted(text)}`
+    : `-H 'Content-Type: ${MEDIA_TYPE}' \\\n  -H 'Accept: application/json' \\\n  --data-binary @${FILE}`;
   return `curl -s ${quoted(`${url}/v1/evaluate`)}${key} \\\n  ${sent}\n`;
 }
 
 function javascript({ url, keyed, text }) {
-  const headers = { "Content-Type": text ? "application/json" : MEDIA_TYPE, ...(!text && { Accept: "application/json" }) };
+  const headers = {
+    "Content-Type": text ? "application/json" : MEDIA_TYPE,
+    ...(!text && { Accept: "application/json" }),
+  };
   const lines = Object.entries(headers).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   if (keyed) lines.push('"X-API-Key": process.env.LOSSD_API_KEY');
   const from = text ? "" : 'import { readFile } from "node:fs/promises";\n\n';
@@ -52,10 +58,21 @@ console.log(answer);
 
 function python({ url, keyed, request: { loss, inputs, ...rest } }, small) {
   const { name, ...parameters } = loss;
-  const options = Object.entries(rest).map(([key, value]) => `        ${key}=${literal(value)},\n`).join("");
-  const imports = [keyed && "import os", !small && "from pathlib import Path", (keyed || !small) && "", small && "import numpy as np\n", "from lossd_client import LossClient", !small && "from lossd_client.wire import safetensors"];
+  const options = Object.entries(rest)
+    .map(([key, value]) => `        ${key}=${literal(value)},\n`)
+    .join("");
+  const imports = [
+    keyed && "import os",
+    !small && "from pathlib import Path",
+    (keyed || !small) && "",
+    small && "import numpy as np\n",
+    "from lossd_client import LossClient",
+    !small && "from lossd_client.wire import safetensors",
+  ];
   const arrays = small
-    ? `inputs = {\n${Object.entries(inputs).map(([key, of]) => `    ${JSON.stringify(key)}: ${array(of)},\n`).join("")}}`
+    ? `inputs = {\n${Object.entries(inputs)
+        .map(([key, of]) => `    ${JSON.stringify(key)}: ${array(of)},\n`)
+        .join("")}}`
     : `tensors, _ = safetensors.decode(Path("${FILE}").read_bytes())\ninputs = {name: tensor.numpy() for name, tensor in tensors.items()}`;
   return `${imports.filter((line) => line !== false && line !== undefined).join("\n")}
 
@@ -84,6 +101,9 @@ function literal(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value === "string") return NAMES[value] ?? JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
-  if (typeof value === "object") return `{${Object.entries(value).map(([key, entry]) => `${JSON.stringify(key)}: ${literal(entry)}`).join(", ")}}`;
+  if (typeof value === "object")
+    return `{${Object.entries(value)
+      .map(([key, entry]) => `${JSON.stringify(key)}: ${literal(entry)}`)
+      .join(", ")}}`;
   return String(value);
 }

@@ -67,7 +67,10 @@ function pause(duration) {
     const end = setTimeout(resolve, duration);
     const soon = doubted ? EVERY_MS.other : 0;
     setTimeout(() => {
-      wake = () => { clearTimeout(end); resolve(); };
+      wake = () => {
+        clearTimeout(end);
+        resolve();
+      };
     }, soon);
   });
 }

@@ -14,31 +14,60 @@ export async function render(root, { api, plots, href, navigate, query, announce
   const tasks = [...new Set(losses.map((loss) => loss.task))];
 
   const input = h("input", {
-    type: "search", id: "search", placeholder: "Search: focal, boxes, Lin et al. …", value: query.get("q") ?? "",
-    "aria-label": "Search the losses", autocomplete: "off", spellcheck: "false", oninput: filter,
+    type: "search",
+    id: "search",
+    placeholder: "Search: focal, boxes, Lin et al. …",
+    value: query.get("q") ?? "",
+    "aria-label": "Search the losses",
+    autocomplete: "off",
+    spellcheck: "false",
+    oninput: filter,
   });
-  const task = h("select", { "aria-label": "Task", onchange: filter },
-    h("option", { value: "" }, "All tasks"), tasks.map((name) => h("option", { value: name }, taskName(name))));
+  const task = h(
+    "select",
+    { "aria-label": "Task", onchange: filter },
+    h("option", { value: "" }, "All tasks"),
+    tasks.map((name) => h("option", { value: name }, taskName(name))),
+  );
   task.value = query.get("task") ?? "";
   const groups = FAMILY_NAMES.map((name) => {
     const tiles = losses.filter((loss) => familyOf(loss.task) === name).map((loss) => tile(loss, href));
-    const list = h("ul", { class: "tiles" }, tiles.map(({ element }) => element));
+    const list = h(
+      "ul",
+      { class: "tiles" },
+      tiles.map(({ element }) => element),
+    );
     const count = h("span", { class: "quiet" });
     return { tiles, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
   });
   const nothing = h("p", { class: "quiet", hidden: true }, "No loss has all of these words.");
 
   root.append(
-    h("section", { class: "hero" },
+    h(
+      "section",
+      { class: "hero" },
       h("h1", {}, `${losses.length} losses, drawn live`),
-      h("p", {}, "Every point of every curve on these pages is an answer of this service to a plain request. Open a loss to move its parameters and to compare it with others.")),
-    h("div", { class: "row", role: "search" },
+      h(
+        "p",
+        {},
+        "Every point of every curve on these pages is an answer of this service to a plain request. Open a loss to move its parameters and to compare it with others.",
+      ),
+    ),
+    h(
+      "div",
+      { class: "row", role: "search" },
       h("div", { class: "search" }, icon("search"), input, h("kbd", { "aria-hidden": "true" }, "/")),
-      h("div", { class: "filter" }, task)),
-    ...groups.map(({ element }) => element), nothing);
+      h("div", { class: "filter" }, task),
+    ),
+    ...groups.map(({ element }) => element),
+    nothing,
+  );
 
   function filter() {
-    const words = input.value.toLowerCase().split(/[\s_]+/).filter(Boolean);
+    const words = input.value
+      .toLowerCase()
+      .split(/[\s_]+/)
+      .filter(Boolean);
     let total = 0;
     for (const group of groups) {
       let shown = 0;
@@ -52,17 +81,29 @@ export async function render(root, { api, plots, href, navigate, query, announce
       total += shown;
     }
     nothing.hidden = total > 0;
-    navigate("/losses", { ...(input.value && { q: input.value }), ...(task.value && { task: task.value }) }, { replace: true });
+    navigate(
+      "/losses",
+      { ...(input.value && { q: input.value }), ...(task.value && { task: task.value }) },
+      { replace: true },
+    );
     if (this) announce(`${total} ${total === 1 ? "loss" : "losses"}`);
   }
   filter();
-  drawWhenSeen(groups.flatMap(({ tiles }) => tiles), { api, plots, signal, whenReady });
+  drawWhenSeen(
+    groups.flatMap(({ tiles }) => tiles),
+    { api, plots, signal, whenReady },
+  );
 
-  addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea")) return;
-    event.preventDefault();
-    input.focus();
-  }, { signal });
+  addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea"))
+        return;
+      event.preventDefault();
+      input.focus();
+    },
+    { signal },
+  );
 }
 
 /** Ask for a tile's curve when it comes into sight, and again when the service takes work where it did not. */
@@ -77,13 +118,16 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
     missing.clear();
     again.forEach(ask);
   });
-  const observer = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (!isIntersecting) continue;
-      observer.unobserve(target);
-      ask(target);
-    }
-  }, { rootMargin: "200px" });
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        observer.unobserve(target);
+        ask(target);
+      }
+    },
+    { rootMargin: "200px" },
+  );
   for (const thumb of of.keys()) observer.observe(thumb);
   signal.addEventListener("abort", () => observer.disconnect());
 }
@@ -96,12 +140,15 @@ async function thumbnail(element, loss, { api, plots, signal }) {
   try {
     if (!axis) none(loss.available ? "No curve: it takes whole images" : "Not available here");
     else {
-      const { x, values } = await draw({ loss, axis, parameters: {} }, { api, signal, points: byRows(loss) ? POINTS.rows : POINTS.single });
+      const { x, values } = await draw(
+        { loss, axis, parameters: {} },
+        { api, signal, points: byRows(loss) ? POINTS.rows : POINTS.single },
+      );
       element.replaceChildren(plots.thumbnail(x, values));
     }
   } catch (error) {
     if (error.name === "AbortError") return true;
-    none(error.passing ? "Waiting for the service" : error.title ?? "No answer");
+    none(error.passing ? "Waiting for the service" : (error.title ?? "No answer"));
     if (error.passing) return false;
   } finally {
     clearTimeout(late);
@@ -112,10 +159,25 @@ async function thumbnail(element, loss, { api, plots, signal }) {
 
 function tile(loss, href) {
   const thumb = h("div", { class: "thumb" });
-  const element = h("li", {}, h("article", { class: "tile" },
-    thumb,
-    h("h3", {}, h("a", { href: href(`/losses/${loss.name}`) }, loss.name)),
-    h("p", {}, inline(loss.summary))));
-  const text = [loss.name, taskName(loss.task), familyOf(loss.task), loss.documentation, ...Object.keys(loss.parameters)].join(" ").toLowerCase();
+  const element = h(
+    "li",
+    {},
+    h(
+      "article",
+      { class: "tile" },
+      thumb,
+      h("h3", {}, h("a", { href: href(`/losses/${loss.name}`) }, loss.name)),
+      h("p", {}, inline(loss.summary)),
+    ),
+  );
+  const text = [
+    loss.name,
+    taskName(loss.task),
+    familyOf(loss.task),
+    loss.documentation,
+    ...Object.keys(loss.parameters),
+  ]
+    .join(" ")
+    .toLowerCase();
   return { loss, thumb, element, text };
 }

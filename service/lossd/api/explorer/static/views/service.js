@@ -7,7 +7,13 @@ import { tensor } from "../safetensors.js";
 const EVERY_MS = 1000;
 const KEPT = 60;
 const WINDOW = 15;
-const STAGES = { parse: "reading the request", queue: "waiting", copy: "to the device", compute: "computing", encode: "writing the answer" };
+const STAGES = {
+  parse: "reading the request",
+  queue: "waiting",
+  copy: "to the device",
+  compute: "computing",
+  encode: "writing the answer",
+};
 const WORK = { requests: 600, atOnce: 6, rows: 64, classes: 10 };
 
 export async function render(root, context) {
@@ -17,9 +23,12 @@ export async function render(root, context) {
   const headline = h("p", { class: "lead" });
   const state = h("span", { class: "state big" }, h("span", { class: "dot" }), h("span", {}));
   const tiles = [
-    tile("Requests a second", "rate", (v) => compact(v)), tile("Median latency", "median", seconds, "99 of 100 below"),
-    tile("Requests in a batch", "batch", (v) => compact(v)), tile("In progress", "queue", (v) => compact(v)),
-    tile("Front's processor", "cpu", (v) => `${Math.round(100 * v)} %`), tile("Front's memory", "memory", bytes),
+    tile("Requests a second", "rate", (v) => compact(v)),
+    tile("Median latency", "median", seconds, "99 of 100 below"),
+    tile("Requests in a batch", "batch", (v) => compact(v)),
+    tile("In progress", "queue", (v) => compact(v)),
+    tile("Front's processor", "cpu", (v) => `${Math.round(100 * v)} %`),
+    tile("Front's memory", "memory", bytes),
   ];
   const stages = h("div", { class: "stages" });
   const sizes = h("div", { class: "bars" });
@@ -32,13 +41,24 @@ export async function render(root, context) {
   root.append(
     h("header", { class: "title" }, h("div", { class: "row" }, h("h1", {}, "Service"), state), headline),
     h("div", { class: "row" }, start, progress, said),
-    h("section", { class: "meters", "aria-label": "Now" }, tiles.map(({ element }) => element)),
-    h("div", { class: "pair" },
+    h(
+      "section",
+      { class: "meters", "aria-label": "Now" },
+      tiles.map(({ element }) => element),
+    ),
+    h(
+      "div",
+      { class: "pair" },
       h("section", { class: "card" }, h("h2", {}, "Where a request's time goes"), stages),
-      h("section", { class: "card" }, h("h2", {}, "Batches, by how many requests shared one"), sizes)),
-    h("div", { class: "pair" },
+      h("section", { class: "card" }, h("h2", {}, "Batches, by how many requests shared one"), sizes),
+    ),
+    h(
+      "div",
+      { class: "pair" },
       h("section", { class: "card" }, h("h2", {}, "Requests, by how long they took"), latency),
-      h("section", { class: "card" }, h("h2", {}, "By loss"), losses)));
+      h("section", { class: "card" }, h("h2", {}, "By loss"), losses),
+    ),
+  );
 
   await tick();
   const timer = setInterval(() => document.hidden || tick().catch(stopped), EVERY_MS);
@@ -46,8 +66,17 @@ export async function render(root, context) {
 
   async function tick() {
     const [samples, ready] = await Promise.all([
-      api.request("/metrics", { signal, cache: "no-store" }).then((response) => response.text()).then(parse),
-      api.request("/health/ready", { signal, cache: "no-store" }).then((response) => response.json()).then(readiness, (error) => { if (error.status === 503) return error.message; throw error; }),
+      api
+        .request("/metrics", { signal, cache: "no-store" })
+        .then((response) => response.text())
+        .then(parse),
+      api
+        .request("/health/ready", { signal, cache: "no-store" })
+        .then((response) => response.json())
+        .then(readiness, (error) => {
+          if (error.status === 503) return error.message;
+          throw error;
+        }),
     ]);
     readings.push(read(samples));
     if (readings.length > KEPT) readings.shift();
@@ -70,9 +99,12 @@ export async function render(root, context) {
     state.lastChild.textContent = ready;
     const restarts = total(samples, "lossd_worker_restarts_total");
     headline.textContent = [
-      `${whole(now.requests)} requests answered`, now.started && `in ${ago(Date.now() / 1000 - now.started)}`,
+      `${whole(now.requests)} requests answered`,
+      now.started && `in ${ago(Date.now() / 1000 - now.started)}`,
       `· ${restarts ? `workers started anew ${whole(restarts)} times` : "no worker has died"}`,
-    ].filter(Boolean).join(" ");
+    ]
+      .filter(Boolean)
+      .join(" ");
 
     const pairs = readings.slice(1).map((reading, i) => [readings[i], reading]);
     const over = (f) => pairs.map(([a, b]) => f(a, b));
@@ -80,7 +112,10 @@ export async function render(root, context) {
     const series = {
       rate: over((a, b) => (b.requests - a.requests) / elapsed(a, b)),
       median: over((a, b) => quantile(since(a.total, b.total), 0.5)),
-      batch: over((a, b) => { const n = count(since(a.sizes, b.sizes)); return n ? (b.batched - a.batched) / n : null; }),
+      batch: over((a, b) => {
+        const n = count(since(a.sizes, b.sizes));
+        return n ? (b.batched - a.batched) / n : null;
+      }),
       queue: readings.map((reading) => reading.queue),
       cpu: over((a, b) => (b.cpu - a.cpu) / elapsed(a, b)),
       memory: readings.map((reading) => reading.memory),
@@ -89,11 +124,21 @@ export async function render(root, context) {
     tiles[1].note(quantile(counted.total, 0.99), quiet);
     tiles[3].aside(`${bytes(now.held)} held`);
 
-    fillStages(stages, from, now, quiet ? null : from);
-    fillBars(sizes, counted.sizes.map(({ upTo, count: n }, i, all) => ({ name: between(all[i - 1]?.upTo ?? 0, upTo), count: n })));
-    fillBars(latency, counted.total.map(({ upTo, count: n }) => ({ name: Number.isFinite(upTo) ? `≤ ${seconds(upTo)}` : "longer", count: n })));
+    fillStages(stages, now, quiet ? null : from);
+    fillBars(
+      sizes,
+      counted.sizes.map(({ upTo, count: n }, i, all) => ({ name: between(all[i - 1]?.upTo ?? 0, upTo), count: n })),
+    );
+    fillBars(
+      latency,
+      counted.total.map(({ upTo, count: n }) => ({
+        name: Number.isFinite(upTo) ? `≤ ${seconds(upTo)}` : "longer",
+        count: n,
+      })),
+    );
     fillLosses(losses, samples, context);
-    for (const section of [stages, sizes, latency]) section.dataset.since = quiet ? "since it started" : `in the last ${Math.round(elapsed(from, now))} s`;
+    for (const section of [stages, sizes, latency])
+      section.dataset.since = quiet ? "since it started" : `in the last ${Math.round(elapsed(from, now))} s`;
   }
 
   async function work() {
@@ -134,18 +179,29 @@ function sample() {
   const scores = Float32Array.from({ length: rows * classes }, () => 4 * Math.random() - 2);
   const target = Array.from({ length: rows }, () => Math.floor(Math.random() * classes));
   return {
-    loss: { name: "focal", gamma: 2 }, outputs: ["loss", "gradient"],
-    inputs: { prediction: { dtype: "F32", shape: [rows, classes], data: scores }, target: tensor(target, [rows], "I64") },
+    loss: { name: "focal", gamma: 2 },
+    outputs: ["loss", "gradient"],
+    inputs: {
+      prediction: { dtype: "F32", shape: [rows, classes], data: scores },
+      target: tensor(target, [rows], "I64"),
+    },
   };
 }
 
 function read(samples) {
   const stage = (name) => total(samples, "lossd_request_seconds_sum", { stage: name });
   return {
-    at: performance.now(), requests: total(samples, "lossd_requests_total"), total: buckets(samples, "lossd_request_seconds", { stage: "total" }),
-    sizes: buckets(samples, "lossd_batch_requests"), batched: total(samples, "lossd_batch_requests_sum"), queue: total(samples, "lossd_queue_requests"),
-    held: total(samples, "lossd_queue_bytes"), cpu: total(samples, "process_cpu_seconds_total"), memory: total(samples, "process_resident_memory_bytes"),
-    started: total(samples, "process_start_time_seconds"), answered: total(samples, "lossd_request_seconds_count", { stage: "total" }),
+    at: performance.now(),
+    requests: total(samples, "lossd_requests_total"),
+    total: buckets(samples, "lossd_request_seconds", { stage: "total" }),
+    sizes: buckets(samples, "lossd_batch_requests"),
+    batched: total(samples, "lossd_batch_requests_sum"),
+    queue: total(samples, "lossd_queue_requests"),
+    held: total(samples, "lossd_queue_bytes"),
+    cpu: total(samples, "process_cpu_seconds_total"),
+    memory: total(samples, "process_resident_memory_bytes"),
+    started: total(samples, "process_start_time_seconds"),
+    answered: total(samples, "lossd_request_seconds_count", { stage: "total" }),
     stages: Object.fromEntries(Object.keys(STAGES).map((name) => [name, stage(name)])),
   };
 }
@@ -157,29 +213,69 @@ function tile(label, name, format, noted) {
   const more = h("span", { class: "small quiet number" });
   const spark = h("div", { class: "spark" });
   return {
-    name, element: h("article", { class: "card meter" }, h("h2", {}, label), h("p", {}, value, " ", more), spark),
+    name,
+    element: h("article", { class: "card meter" }, h("h2", {}, label), h("p", {}, value, " ", more), spark),
     update(values, plots) {
       const known = values.filter((v) => v !== null);
       value.textContent = known.length ? format(values.at(-1) ?? known.at(-1)) : "–";
       const padded = [...Array(Math.max(0, KEPT - values.length)).fill(NaN), ...values.map((v) => v ?? NaN)];
-      if (known.length > 1) spark.replaceChildren(plots.thumbnail(padded.map((_, i) => i), padded, { low: 0, high: 1.15 * Math.max(...known, 1e-9), air: 0.04 }));
+      if (known.length > 1)
+        spark.replaceChildren(
+          plots.thumbnail(
+            padded.map((_, i) => i),
+            padded,
+            { low: 0, high: 1.15 * Math.max(...known, 1e-9), air: 0.04 },
+          ),
+        );
     },
-    note(v, quiet) { more.textContent = v === null ? "" : `${noted} ${format(v)}${quiet ? ", so far" : ""}`; },
-    aside(text) { more.textContent = text; },
+    note(v, quiet) {
+      more.textContent = v === null ? "" : `${noted} ${format(v)}${quiet ? ", so far" : ""}`;
+    },
+    aside(text) {
+      more.textContent = text;
+    },
   };
 }
 
-function fillStages(element, from, now, recent) {
+function fillStages(element, now, recent) {
   const answered = now.answered - (recent?.answered ?? 0);
-  const mean = Object.fromEntries(Object.keys(STAGES).map((name) => [name, answered ? (now.stages[name] - (recent?.stages[name] ?? 0)) / answered : 0]));
+  const mean = Object.fromEntries(
+    Object.keys(STAGES).map((name) => [
+      name,
+      answered ? (now.stages[name] - (recent?.stages[name] ?? 0)) / answered : 0,
+    ]),
+  );
   const whole = Object.values(mean).reduce((sum, v) => sum + v, 0);
   if (!whole) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
-  const color = (i) => ({ "--color": `var(--curve-${i + 1})`, "--part": `${Math.max(0.4, (100 * Object.values(mean)[i]) / whole)}` });
+  const color = (i) => ({
+    "--color": `var(--curve-${i + 1})`,
+    "--part": `${Math.max(0.4, (100 * Object.values(mean)[i]) / whole)}`,
+  });
   const names = Object.keys(STAGES);
   return element.replaceChildren(
-    h("div", { class: "stack", "aria-hidden": "true" }, names.map((_, i) => h("span", { style: color(i) }))),
-    h("table", { class: "plain" }, h("tbody", {}, names.map((name, i) => h("tr", {},
-      h("th", { scope: "row" }, h("span", { class: "swatch square", style: color(i) }), STAGES[name]), h("td", { class: "number" }, seconds(mean[name])), h("td", { class: "number quiet" }, `${Math.round((100 * mean[name]) / whole)} %`))))));
+    h(
+      "div",
+      { class: "stack", "aria-hidden": "true" },
+      names.map((_, i) => h("span", { style: color(i) })),
+    ),
+    h(
+      "table",
+      { class: "plain" },
+      h(
+        "tbody",
+        {},
+        names.map((name, i) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, h("span", { class: "swatch square", style: color(i) }), STAGES[name]),
+            h("td", { class: "number" }, seconds(mean[name])),
+            h("td", { class: "number quiet" }, `${Math.round((100 * mean[name]) / whole)} %`),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function fillBars(element, entries) {
@@ -187,8 +283,29 @@ function fillBars(element, entries) {
   if (!used.length) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
   const shown = entries.slice(entries.indexOf(used[0]), entries.indexOf(used.at(-1)) + 1);
   const most = Math.max(...shown.map(({ count: n }) => n));
-  return element.replaceChildren(h("table", { class: "plain" }, h("tbody", {}, shown.map(({ name, count: n }) => h("tr", {},
-    h("th", { scope: "row", class: "number" }, name), h("td", { class: "bar-cell", "aria-hidden": "true" }, h("span", { style: { "--part": `${(100 * n) / most}%` } })), h("td", { class: "number" }, whole(n)))))));
+  return element.replaceChildren(
+    h(
+      "table",
+      { class: "plain" },
+      h(
+        "tbody",
+        {},
+        shown.map(({ name, count: n }) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row", class: "number" }, name),
+            h(
+              "td",
+              { class: "bar-cell", "aria-hidden": "true" },
+              h("span", { style: { "--part": `${(100 * n) / most}%` } }),
+            ),
+            h("td", { class: "number" }, whole(n)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function fillLosses(element, samples, { href }) {
@@ -201,17 +318,48 @@ function fillLosses(element, samples, { href }) {
   }
   const rows = [...of].sort(([, a], [, b]) => b.ok + b.refused - a.ok - a.refused).slice(0, 10);
   if (!rows.length) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
-  return element.replaceChildren(h("table", { class: "plain" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Loss"), h("th", { scope: "col", class: "number" }, "answered"), h("th", { scope: "col", class: "number" }, "refused"))),
-    h("tbody", {}, rows.map(([loss, { ok, refused }]) => h("tr", {},
-      h("th", { scope: "row" }, loss ? h("a", { class: "mono", href: href(`/losses/${loss}`) }, loss) : "unreadable"), h("td", { class: "number" }, whole(ok)), h("td", { class: "number" }, whole(refused)))))));
+  return element.replaceChildren(
+    h(
+      "table",
+      { class: "plain" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, "Loss"),
+          h("th", { scope: "col", class: "number" }, "answered"),
+          h("th", { scope: "col", class: "number" }, "refused"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map(([loss, { ok, refused }]) =>
+          h(
+            "tr",
+            {},
+            h(
+              "th",
+              { scope: "row" },
+              loss ? h("a", { class: "mono", href: href(`/losses/${loss}`) }, loss) : "unreadable",
+            ),
+            h("td", { class: "number" }, whole(ok)),
+            h("td", { class: "number" }, whole(refused)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 // Numbers in words
 
 const count = (counted) => counted.reduce((sum, bucket) => sum + bucket.count, 0);
 const whole = (value) => Math.round(value).toLocaleString("en");
-const compact = (value) => (value >= 100 ? whole(value) : Number(value.toFixed(value >= 10 ? 1 : 2)).toLocaleString("en"));
+const compact = (value) =>
+  value >= 100 ? whole(value) : Number(value.toFixed(value >= 10 ? 1 : 2)).toLocaleString("en");
 
 function between(above, upTo) {
   if (!Number.isFinite(upTo)) return `over ${above}`;
