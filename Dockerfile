@@ -1,16 +1,16 @@
-# Any base with python3 (3.11 or newer) and its venv module will do.
+# Any image with python3 (3.11 or newer) and its venv module works.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
-# The requirement for torch, and further arguments of pip (such as an index): they choose the build of torch, CPU or CUDA.
+# The requirement for torch and further arguments of pip, such as an index. They select the build of torch: CPU or CUDA.
 ARG TORCH=torch
 ARG PIP_ARGS=
-# A folder of wheels mounted into the build, such as torch's CPU wheel, is looked into as well; there need not be one.
+# pip also looks for wheels in this folder, which may be missing. Mount torch's CPU wheel here, for example.
 ARG WHEELS=/opt/wheels
 ENV PIP_FIND_LINKS=${WHEELS} PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/venv
-# The dependencies are a layer of their own: a change of the code does not install torch again.
+# The dependencies are a separate layer, so a change of the code does not install torch again.
 COPY constraints.txt pyproject.toml ./
 RUN /opt/venv/bin/python -c 'import tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -20,14 +20,14 @@ COPY README.md LICENSE ./
 COPY service service
 COPY client client
 RUN /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt '.[service]'
-# For the processor of the machine that builds, and kept by its name: another one finds none, and compiles beside its work.
+# Compiles for the processor of the building machine. Another type of processor compiles its own code in the background.
 RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/lossd compile
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/cache /opt/cache
-# In a container the outside is what the publisher of the port lets in, so the service listens on every address.
-# Nothing is written while it runs: the root file system may be read-only.
+# The container's published port controls access, so the service listens on every address.
+# The service writes no files, so the root file system may be read-only.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000 LOSSD_CACHE_DIR=/opt/cache
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown lossd /opt/cache
