@@ -1,4 +1,4 @@
-"""The client of lossd, the loss service: NumPy and httpx are all it needs.
+"""The client of lossd, the loss service. It needs NumPy and httpx only.
 
 >>> from lossd_client import LossClient
 >>> with LossClient("http://localhost:8000") as lossd:  # doctest: +SKIP
@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # httpx takes longer to load than all the rest; the service shares the wire and the errors, and does without it.
+    # httpx takes longer to load than everything else; the service imports the wire and the errors without it.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,6 +1,6 @@
-"""The caller's tensors, on their way out and back: NumPy, torch, anything with ``__array__`` or DLPack.
+"""Convert the caller's tensors to the wire and back: NumPy, torch, anything with ``__array__`` or DLPack.
 
-torch is never imported here: a caller who has torch tensors has imported it.
+This module never imports torch: a caller who has torch tensors has imported it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 
 from lossd_client.wire import DTYPES, Tensor, json
 
-__all__ = ["Home", "is_tensor", "plain", "take"]
+__all__ = ["Origin", "is_tensor", "plain", "take"]
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """Where a tensor came from, and what is computed from it goes back to.
+class Origin:
+    """The library and the device of an input; its gradient is returned to them.
 
     Attributes:
-        device: Its torch device; None where it was no torch tensor.
+        device: The input's torch device; None for an input that is not a torch tensor.
     """
 
     device: Any = None
 
     def receive(self, tensor: Tensor) -> Any:
-        """The same elements as an array over the same memory, or as a torch tensor on ``device``."""
+        """Return the elements as an array over the same memory, or as a torch tensor on ``device``."""
         if self.device is None:
             return tensor.numpy()
         torch = sys.modules["torch"]
@@ -41,32 +41,32 @@ class Home:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a value counts as a tensor: an array of any library, but no plain number, string or list of them."""
+    """Return whether a value is an array of any library; numbers, strings and lists are not."""
     if isinstance(value, np.generic):
         return False
     return hasattr(value, "__array__") or hasattr(value, "__dlpack__")
 
 
-def take(name: str, value: Any) -> tuple[Tensor, Home]:
-    """A value as it travels, without a copy where its memory is contiguous and on the host.
+def take(name: str, value: Any) -> tuple[Tensor, Origin]:
+    """Return a value as a wire tensor, without a copy if its memory is contiguous and on the host.
 
     Args:
-        name: What to call it in errors.
+        name: The input's name, for errors.
         value: An array, a torch tensor, or a (nested) list of numbers, which becomes float32 or int64.
 
     Raises:
-        TypeError: A dtype that does not travel, or no tensor at all.
-        Problem: A list that is ragged or holds something else than numbers, as the service would put it.
+        TypeError: The value is no tensor, or the wire does not carry its dtype.
+        Problem: A list is ragged or holds something else than numbers; the service raises the same error.
     """
     if not is_tensor(value):
         value = plain(value)
         if not isinstance(value, list | int | float):
             raise TypeError(f"{name} must be an array, a tensor or a (nested) list of numbers, not {_kind(value)}")
-        return json.tensor_from_json(name, value, floats=True, integers=True)[0], Home()
+        return json.tensor_from_json(name, value, floats=True, integers=True)[0], Origin()
     try:
         if _is_torch(value):
-            return _take_torch(value), Home(value.device)
-        return Tensor.of(np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)), Home()
+            return _take_torch(value), Origin(value.device)
+        return Tensor.of(np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)), Origin()
     except (TypeError, BufferError) as error:
         raise TypeError(f"{name} ({_kind(value)}): {error}") from error
 
@@ -79,9 +79,9 @@ def _is_torch(value: Any) -> bool:
 def _take_torch(tensor: Any) -> Tensor:
     torch = sys.modules["torch"]
     if tensor.layout != torch.strided:
-        raise TypeError("a sparse tensor does not travel; convert it with to_dense()")
+        raise TypeError("a sparse tensor cannot be sent; convert it with to_dense()")
     tensor = tensor.detach().cpu().contiguous().resolve_neg()
-    if tensor.dtype == torch.bfloat16:  # which NumPy lacks
+    if tensor.dtype == torch.bfloat16:  # NumPy lacks this dtype
         return Tensor.of(tensor.view(torch.int16).numpy(), "bfloat16")
     return Tensor.of(tensor.numpy())
 
@@ -91,7 +91,7 @@ def _kind(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A parameter as JSON has it: arrays and tuples as lists, NumPy's numbers as Python's."""
+    """Return a parameter as JSON values: arrays and tuples become lists, NumPy's numbers become Python's."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,6 @@
-"""The clients: the names to call, and the sockets.
+"""``LossClient`` and ``AsyncLossClient``: the methods to call, and the I/O.
 
-What they say to the service is composed in :mod:`lossd_client.messages`; when they say it again is decided in
-:mod:`lossd_client.exchange`.
+:mod:`lossd_client.messages` composes the requests; :mod:`lossd_client.exchange` decides when to retry.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from lossd_client.exchange import Answer, Receipt, Send, Wait
+from lossd_client.exchange import HttpResponse, ReceivedResponse, Send, Wait
 from lossd_client.messages import Evaluation, Record
-from lossd_client.score import Batch, Score, arguments, score, score_async, scored
+from lossd_client.score import BatchInputs, Score, arguments, default_outputs, score, score_async
 from lossd_client.service import Conversation, Service
 
 __all__ = ["AsyncLossClient", "LossClient"]
@@ -25,7 +24,7 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_RETRIES = 3
-# Connections are kept for less long than the service keeps them, so that none is found closed.
+# Shorter than the service's keep-alive, so that the client never sends on a connection the service has closed.
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=30.0)
 
 
@@ -37,13 +36,13 @@ class LossClient:
     ...     result.loss, result.gradient, result.metrics.f1.macro
 
     Args:
-        url: Where the service is.
-        api_key: Sent as ``Authorization: Bearer``, for a service that asks for one.
-        timeout_s: Seconds a call may take, repetitions included. The service is told, and drops what is too late.
-        retries: How often a call is repeated after a failed connection or 429; after 503, which a service answers
-            that cannot work yet, it is repeated until ``timeout_s``. 0 repeats nothing. Evaluation is pure: it is safe.
-        http: An ``httpx`` client to use in place of an own one, for proxies or certificates. Its headers are
-            sent along as they are now; it is not closed here.
+        url: The service's address.
+        api_key: Sent as ``Authorization: Bearer``, for a service that requires a key.
+        timeout_s: Seconds a call may take, retries included. The service gets the deadline and drops expired requests.
+        retries: How often a call is retried after a failed connection or 429. A 503 is retried until ``timeout_s``,
+            because a starting service answers so. 0 turns all retries off. Retrying is safe: an evaluation is pure.
+        http: An ``httpx`` client to use instead of a new one, for proxies or certificates. Its current headers are sent
+            with every call. ``close`` leaves it open.
     """
 
     def __init__(
@@ -78,31 +77,32 @@ class LossClient:
         """Evaluate a loss, its gradient and metrics.
 
         Args:
-            loss: Its name; for composed losses the request's ``loss`` object.
-            prediction: The input of that name: a NumPy array, a torch tensor, anything with ``__array__`` or DLPack,
+            loss: The loss's name; for composed losses the request's ``loss`` object.
+            prediction: The input ``prediction``: a NumPy array, a torch tensor, anything with ``__array__`` or DLPack,
                 or a nested list (floats become float32, integers int64).
-            target: The input of that name.
-            task: In place of a loss, for metrics alone: binary, multiclass, regression, …
-            inputs: Inputs by name, for lists under a name of your own and what is called like one of these arguments.
-            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``. By default all.
+            target: The input ``target``, of the same types.
+            task: The task whose metrics are computed without a loss: binary, multiclass, regression, …
+            inputs: Inputs by name. Use it for lists under a name of your own, and for an input that has the name of one
+                of these arguments.
+            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``. The default is all.
             gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype.
-            metrics: Options of the metrics, or only the names of those wanted.
-            timeout_s: Seconds this call may take, where not the client's.
-            request_id: What logs call this request; by default a random id.
-            **parameters_and_inputs: Arrays and tensors are inputs, and so are lists under an input's name
-                (``anchor=…``, ``sample_weight=[1, 0]``); all else are parameters of the loss (``gamma=2.0``,
-                ``class_weight=[1, 2]``, ``reduction="none"``).
+            metrics: Options of the metrics, or only the metrics' names.
+            timeout_s: Seconds this call may take; the default is the client's.
+            request_id: The request's id in logs; the default is a random id.
+            **parameters_and_inputs: Arrays, tensors, and lists under an input's name are inputs (``anchor=…``,
+                ``sample_weight=[1, 0]``). All others are parameters of the loss (``gamma=2.0``, ``class_weight=[1,
+                2]``, ``reduction="none"``).
 
         Returns:
-            The evaluation; its gradients are of the kind of their inputs, NumPy or torch, on the same device.
+            The evaluation. Each gradient has the library (NumPy or torch) and the device of its input.
 
         Raises:
-            Problem: An error that the service answers with; its class says which.
+            Problem: The service answered with an error; the class names it.
             ConnectionFailed: No answer came.
-            UnreadableAnswer: An answer came that is not lossd's.
-            TypeError: Arguments contradict each other, or a tensor's dtype does not travel.
+            UnreadableAnswer: The answer is not lossd's.
+            TypeError: Arguments contradict each other, or the wire does not carry a tensor's dtype.
         """
-        return self._hold(
+        return self._run(
             self._service.evaluate(
                 loss,
                 prediction,
@@ -139,10 +139,10 @@ class LossClient:
             inputs: As for :meth:`evaluate`.
             timeout_s: As for :meth:`evaluate`.
             request_id: As for :meth:`evaluate`.
-            **options_and_inputs: Arrays and tensors are inputs, all else are options (``names=["f1"]``,
+            **options_and_inputs: Arrays and tensors are inputs, all others are options (``names=["f1"]``,
                 ``threshold=0.5``, ``from_logits=False``).
         """
-        return self._hold(
+        return self._run(
             self._service.metrics(
                 task,
                 prediction,
@@ -156,7 +156,7 @@ class LossClient:
 
     def score(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[BatchInputs],
         loss: str | Mapping[str, Any] | None = None,
         /,
         *,
@@ -168,52 +168,52 @@ class LossClient:
         """Evaluate many batches, several at a time.
 
         Args:
-            batches: The inputs of each request: (prediction, target), or a mapping of names to tensors. They are drawn
-                one by one, while earlier ones are evaluated.
-            loss: As for :meth:`evaluate`; none where ``task`` asks for metrics alone.
-            outputs: As for :meth:`evaluate`; by default loss and metrics.
-            in_flight: The most requests that wait for their answer at any moment.
-            progress: Whether to draw a progress bar on standard error; by default where that is a terminal.
-            **options: Whatever else :meth:`evaluate` takes, the same for all batches.
+            batches: The inputs of each request: (prediction, target), or a mapping of names to tensors. The iterator is
+                advanced while earlier batches are evaluated.
+            loss: As for :meth:`evaluate`; None if ``task`` is given.
+            outputs: As for :meth:`evaluate`; the default is loss and metrics.
+            in_flight: The most requests in flight at a time.
+            progress: Whether to draw a progress bar on standard error; the default is only on a terminal.
+            **options: Any other argument of :meth:`evaluate`, the same for all batches.
 
         Returns:
-            The batches' evaluations in order, and their losses' exact mean.
+            The evaluations in the order of the batches, and the exact mean of the loss.
 
         Raises:
-            LossdError: What the first request that failed raised; those behind it are given up.
+            LossdError: The error of the first request that failed; later batches are cancelled.
         """
-        wanted = scored(loss) if outputs is None else outputs
+        wanted = default_outputs(loss) if outputs is None else outputs
 
-        def evaluate(batch: Batch) -> Evaluation:
+        def evaluate(batch: BatchInputs) -> Evaluation:
             positional, inputs = arguments(batch)
             return self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
 
         return score(evaluate, batches, in_flight=in_flight, progress=progress)
 
     def losses(self) -> list[Record]:
-        """Every loss the service has: name, task, summary, formula, inputs, parameters, references."""
-        return self._hold(self._service.losses())
+        """Return every loss of the service: name, task, summary, formula, inputs, parameters, references."""
+        return self._run(self._service.losses())
 
     def loss(self, name: str) -> Record:
-        """One of them."""
-        return self._hold(self._service.loss(name))
+        """Return the entry of one loss, with the same fields as :meth:`losses`."""
+        return self._run(self._service.loss(name))
 
     def health(self) -> Record:
-        """That the service is up, and its version."""
-        return self._hold(self._service.health())
+        """Return the service's status and version."""
+        return self._run(self._service.health())
 
     def ready(self) -> bool:
-        """Whether the service takes work at this moment."""
-        return self._hold(self._service.ready())
+        """Return whether the service accepts work now."""
+        return self._run(self._service.ready())
 
     def wait_until_ready(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Return as soon as the service takes work.
+        """Return as soon as the service accepts work.
 
         Raises:
-            ConnectionFailed: Nothing was there within ``timeout_s``.
-            Unavailable: It was there, but not ready.
+            ConnectionFailed: No service answered within ``timeout_s``.
+            Unavailable: The service answered, but was not ready within ``timeout_s``.
         """
-        self._hold(self._service.wait_until_ready(timeout_s))
+        self._run(self._service.wait_until_ready(timeout_s))
 
     def close(self) -> None:
         """Close the connections."""
@@ -226,43 +226,43 @@ class LossClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hold(self, conversation: Conversation[T]) -> T:
+    def _run(self, conversation: Conversation[T]) -> T:
         try:
             step = next(conversation)
             while True:
                 try:
-                    answer = self._take(step)
+                    response = self._perform(step)
                 except httpx.RequestError as error:
                     step = conversation.throw(error)
                 else:
-                    step = conversation.send(answer)
+                    step = conversation.send(response)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _take(self, step: Send | Wait) -> Answer | None:
+    def _perform(self, step: Send | Wait) -> HttpResponse | None:
         if isinstance(step, Wait):
             time.sleep(step.seconds)
             return None
         response = self._http.send(step.request(self._http.cookies), stream=True)
         try:
-            receipt = Receipt(response)
-            for chunk in response.iter_bytes() if receipt.encoded else response.iter_raw():
-                receipt.add(chunk)
+            received = ReceivedResponse(response)
+            for chunk in response.iter_bytes() if received.encoded else response.iter_raw():
+                received.add(chunk)
         finally:
             response.close()
-        return receipt.answer()
+        return received.response()
 
 
 class AsyncLossClient:
-    """:class:`LossClient` for asyncio: the same methods, to be awaited.
+    """:class:`LossClient` for asyncio: the same methods as coroutines.
 
     Args:
-        url: As for :class:`LossClient`, and so are all others.
+        url: As for :class:`LossClient`, like the other arguments.
         api_key: Sent as ``Authorization: Bearer``.
-        timeout_s: Seconds a call may take, repetitions included.
-        retries: How often a call is repeated.
-        http: An ``httpx`` client to use in place of an own one.
+        timeout_s: Seconds a call may take, retries included.
+        retries: How often a call is retried.
+        http: An ``httpx`` client to use instead of a new one.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ class AsyncLossClient:
         **parameters_and_inputs: Any,
     ) -> Evaluation:
         """As :meth:`LossClient.evaluate`."""
-        return await self._hold(
+        return await self._run(
             self._service.evaluate(
                 loss,
                 prediction,
@@ -324,7 +324,7 @@ class AsyncLossClient:
         **options_and_inputs: Any,
     ) -> Record:
         """As :meth:`LossClient.metrics`."""
-        return await self._hold(
+        return await self._run(
             self._service.metrics(
                 task,
                 prediction,
@@ -338,7 +338,7 @@ class AsyncLossClient:
 
     async def score(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[BatchInputs],
         loss: str | Mapping[str, Any] | None = None,
         /,
         *,
@@ -348,9 +348,9 @@ class AsyncLossClient:
         **options: Any,
     ) -> Score:
         """As :meth:`LossClient.score`."""
-        wanted = scored(loss) if outputs is None else outputs
+        wanted = default_outputs(loss) if outputs is None else outputs
 
-        async def evaluate(batch: Batch) -> Evaluation:
+        async def evaluate(batch: BatchInputs) -> Evaluation:
             positional, inputs = arguments(batch)
             return await self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
 
@@ -358,23 +358,23 @@ class AsyncLossClient:
 
     async def losses(self) -> list[Record]:
         """As :meth:`LossClient.losses`."""
-        return await self._hold(self._service.losses())
+        return await self._run(self._service.losses())
 
     async def loss(self, name: str) -> Record:
         """As :meth:`LossClient.loss`."""
-        return await self._hold(self._service.loss(name))
+        return await self._run(self._service.loss(name))
 
     async def health(self) -> Record:
         """As :meth:`LossClient.health`."""
-        return await self._hold(self._service.health())
+        return await self._run(self._service.health())
 
     async def ready(self) -> bool:
         """As :meth:`LossClient.ready`."""
-        return await self._hold(self._service.ready())
+        return await self._run(self._service.ready())
 
     async def wait_until_ready(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """As :meth:`LossClient.wait_until_ready`."""
-        await self._hold(self._service.wait_until_ready(timeout_s))
+        await self._run(self._service.wait_until_ready(timeout_s))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -387,29 +387,29 @@ class AsyncLossClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _hold(self, conversation: Conversation[T]) -> T:
+    async def _run(self, conversation: Conversation[T]) -> T:
         try:
             step = next(conversation)
             while True:
                 try:
-                    answer = await self._take(step)
+                    response = await self._perform(step)
                 except httpx.RequestError as error:
                     step = conversation.throw(error)
                 else:
-                    step = conversation.send(answer)
+                    step = conversation.send(response)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _take(self, step: Send | Wait) -> Answer | None:
+    async def _perform(self, step: Send | Wait) -> HttpResponse | None:
         if isinstance(step, Wait):
             await asyncio.sleep(step.seconds)
             return None
         response = await self._http.send(step.request(self._http.cookies), stream=True)
         try:
-            receipt = Receipt(response)
-            async for chunk in response.aiter_bytes() if receipt.encoded else response.aiter_raw():
-                receipt.add(chunk)
+            received = ReceivedResponse(response)
+            async for chunk in response.aiter_bytes() if received.encoded else response.aiter_raw():
+                received.add(chunk)
         finally:
             await response.aclose()
-        return receipt.answer()
+        return received.response()

@@ -1,38 +1,38 @@
-"""Every error lossd can answer with, as one tree; service and client raise the same classes.
+"""Every error of lossd, as one tree; service and client raise the same classes.
 
 ::
 
     LossdError
-    ├── ConnectionFailed            no answer at all: nothing listens, or the connection broke
+    ├── ConnectionFailed            no answer: nothing listens, the connection broke, or the time-out passed
     ├── UnreadableAnswer            an answer that is not lossd's: another program's, a proxy's, a broken one
     └── Problem                     an answer with a problem document (RFC 9457)
         ├── MalformedBody           400  the body cannot be read as its content type says
-        ├── MalformedRequest        400  what came is no HTTP request
-        ├── Unauthorized            401  no key, or one that is not known
-        ├── Forbidden               403  a browser asks for a page, or by a name, that the service does not trust
+        ├── MalformedRequest        400  the bytes are not an HTTP request
+        ├── Unauthorized            401  no key, or an unknown key
+        ├── Forbidden               403  the Host or the Origin is not one that the service trusts
         ├── NotFound                404  no such route
         │   ├── UnknownLoss         404  no loss of that name
         │   └── UnknownMetric       404  no metric of that name
         ├── MethodNotAllowed        405
-        ├── RequestTimeout          408  the request came too slowly, or not at all
+        ├── RequestTimeout          408  the request arrived too slowly, or not at all
         ├── TooLarge                413  over one of the service's limits, or its memory
         │   ├── UriTooLong          414  the address is over the limit of a head
         │   └── HeadTooLarge        431  the head or the trailers have too many bytes or fields
         ├── UnsupportedMediaType    415  a content type or encoding that lossd does not read
-        ├── NotEvaluable            422  well-formed, but there is nothing to compute
+        ├── NotEvaluable            422  well-formed, but not computable
         │   ├── InvalidRequest      422  an unknown or mistyped field, a parameter out of its range
         │   ├── MissingInput        422  a tensor the loss needs was not sent
         │   ├── UnknownInput        422  a tensor the loss does not take
         │   ├── ShapeMismatch       422
         │   ├── DtypeMismatch       422
         │   └── InvalidValue        422  a tensor's entry is outside its domain
-        ├── QueueFull               429  come back after ``retry_after_s``
+        ├── QueueFull               429  retry after ``retry_after_s``
         ├── InternalError           500  a fault of the service; quote the request id
-        ├── Unavailable             503  shutting down, or no worker can be started
-        └── DeadlineExceeded        504  the request's own time-out passed first
+        ├── Unavailable             503  shutting down, or no worker is available
+        └── DeadlineExceeded        504  the request's own deadline passed first
 """
 
-# ruff: noqa: N818  (the names say what happened; that they are errors, the tree says)
+# ruff: noqa: N818  (the names say what happened; the tree says that they are errors)
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ __all__ = [
 
 
 class Fault(TypedDict):
-    """One of several faults in a request: where it is (an RFC 6901 pointer) and what is wrong there."""
+    """One of several faults in a request: its place (an RFC 6901 pointer) and a description."""
 
     pointer: str
     detail: str
 
 
 class LossdError(Exception):
-    """Anything that kept lossd from answering.
+    """Base class of every error of lossd.
 
     Args:
         detail: One sentence: what, where, expected, found, remedy.
-        request_id: The request's id, as in ``X-Request-ID`` and in the service's log.
+        request_id: The request's id: ``X-Request-ID``, and in the service's log.
     """
 
     def __init__(self, detail: str, *, request_id: str | None = None) -> None:
@@ -102,7 +102,7 @@ class ConnectionFailed(LossdError):
 
 
 class UnreadableAnswer(LossdError):
-    """An answer came that lossd does not give: something else listens at the address, or stands in between."""
+    """The answer is not lossd's: another program listens at the address, or a proxy answered."""
 
 
 class Problem(LossdError):
@@ -110,9 +110,9 @@ class Problem(LossdError):
 
     Args:
         detail: One sentence: what, where, expected, found, remedy.
-        errors: The single faults, where there are several or they have a place in the request.
-        request_id: The request's id, as in ``X-Request-ID`` and in the service's log.
-        retry_after_s: Seconds after which the same request may succeed; only for answers that say so.
+        errors: The single faults; empty if there is one fault without a place in the request.
+        request_id: The request's id: ``X-Request-ID``, and in the service's log.
+        retry_after_s: Seconds after which the same request may succeed; None if the answer does not say.
     """
 
     slug: ClassVar[str] = "problem"
@@ -132,7 +132,7 @@ class Problem(LossdError):
         self.retry_after_s = retry_after_s
 
     def to_json(self) -> dict[str, Any]:
-        """The RFC 9457 document."""
+        """Return the RFC 9457 document."""
         document: dict[str, Any] = {
             "type": f"/problems/{self.slug}",
             "title": self.title,
@@ -153,13 +153,13 @@ class Problem(LossdError):
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> Problem:
-        """The exception a problem document stands for; an unknown type becomes the class of its status.
+        """Return the exception of a problem document; an unknown type becomes the class of its status.
 
         Args:
-            document: The document, by whomever it was written: a field that is missing or mistyped is passed over.
-            status: The status of the answer that carried it; the document's own by default.
-            request_id: The id to fall back on where the document has none.
-            retry_after_s: What the answer's Retry-After says, in seconds.
+            document: The document of any sender; missing or mistyped fields are ignored.
+            status: The status of the answer; the default is the document's own.
+            request_id: The id to use if the document has none.
+            retry_after_s: The answer's Retry-After, in seconds.
         """
         if status is None:
             stated = document.get("status")
@@ -180,19 +180,19 @@ class Problem(LossdError):
 
 
 class MalformedBody(Problem):
-    """The body cannot be read as what its Content-Type says: broken JSON, a truncated or lying safetensors header."""
+    """The body does not match its Content-Type: broken JSON, or a truncated or false safetensors header."""
 
     slug, title, status = "malformed-body", "Malformed body", 400
 
 
 class MalformedRequest(Problem):
-    """What came is no HTTP request, or none that can be told from others: no Host, or two; a chunk without a size."""
+    """The bytes are not an HTTP request, or an ambiguous one: no Host or two, a chunk without a size."""
 
     slug, title, status = "malformed-request", "Malformed request", 400
 
 
 class Unauthorized(Problem):
-    """The service asks for a key and the request has none, or one that is not known."""
+    """The service requires a key, and the request has none or an unknown one."""
 
     slug, title, status = "unauthorized", "Unauthorized", 401
 
@@ -204,30 +204,30 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    """Nothing is served at this path."""
+    """The service has no such route."""
 
     slug, title, status = "not-found", "Not found", 404
 
 
 class UnknownLoss(NotFound):
-    """There is no loss of that name; the detail lists the closest ones, ``GET /v1/losses`` all of them."""
+    """No loss has that name; the detail lists the closest ones, ``GET /v1/losses`` lists all."""
 
     slug, title = "unknown-loss", "Unknown loss"
 
 
 class UnknownMetric(NotFound):
-    """There is no metric of that name for the task; the detail lists the closest ones."""
+    """No metric of the task has that name; the detail lists the closest ones."""
 
     slug, title = "unknown-metric", "Unknown metric"
 
 
 class MethodNotAllowed(Problem):
-    """The path exists, but not for this HTTP method.
+    """The path exists, but does not accept this HTTP method.
 
     Args:
-        detail: As of every problem.
-        allow: The methods that the path takes, as in ``Allow``; empty if they are not known.
-        keywords: As of every problem.
+        detail: As for every problem.
+        allow: The methods that the path accepts, as in ``Allow``; empty if they are unknown.
+        keywords: As for every problem.
     """
 
     slug, title, status = "method-not-allowed", "Method not allowed", 405
@@ -238,97 +238,97 @@ class MethodNotAllowed(Problem):
 
 
 class RequestTimeout(Problem):
-    """The request did not come in time: its head was not whole, or its body paused or was too slow; send it again."""
+    """The request arrived too slowly: its head was not complete, or its body paused; send it again."""
 
     slug, title, status = "request-timeout", "Request timeout", 408
 
 
 class TooLarge(Problem):
-    """A size is over one of the service's limits, or over what its device has memory for; the detail says which."""
+    """A size exceeds a limit of the service, or the memory of its device; the detail says which."""
 
     slug, title, status = "too-large", "Too large", 413
 
 
 class UriTooLong(TooLarge):
-    """The request's address is longer than a head may be; put into the body what can go there."""
+    """The request's address is longer than the limit of a head; move what you can into the body."""
 
     slug, title, status = "uri-too-long", "URI too long", 414
 
 
 class HeadTooLarge(TooLarge):
-    """The request's head, or the trailers behind its body, have more bytes or fields than are read."""
+    """The request's head, or the trailers after its body, have more bytes or fields than the limit."""
 
     slug, title, status = "head-too-large", "Head too large", 431
 
 
 class UnsupportedMediaType(Problem):
-    """The Content-Type or Content-Encoding is not one lossd reads."""
+    """lossd does not read the Content-Type or the Content-Encoding."""
 
     slug, title, status = "unsupported-media-type", "Unsupported media type", 415
 
 
 class NotEvaluable(Problem):
-    """The request is well-formed, but what it asks cannot be computed."""
+    """The request is well-formed, but cannot be computed."""
 
     slug, title, status = "not-evaluable", "Not evaluable", 422
 
 
 class InvalidRequest(NotEvaluable):
-    """A field is unknown or mistyped, or a parameter is outside its range; ``errors`` points at each."""
+    """A field is unknown or mistyped, or a parameter is outside its range; ``errors`` points at each one."""
 
     slug, title = "invalid-request", "Invalid request"
 
 
 class MissingInput(NotEvaluable):
-    """A tensor that the loss needs was not sent."""
+    """The request lacks a tensor that the loss needs."""
 
     slug, title = "missing-input", "Missing input"
 
 
 class UnknownInput(NotEvaluable):
-    """A tensor was sent that the loss does not take."""
+    """The request has a tensor that the loss does not take."""
 
     slug, title = "unknown-input", "Unknown input"
 
 
 class ShapeMismatch(NotEvaluable):
-    """A tensor's shape does not fit the loss or the other tensors; nothing is ever broadcast."""
+    """A tensor's shape does not fit the loss or the other tensors; lossd never broadcasts."""
 
     slug, title = "shape-mismatch", "Shape mismatch"
 
 
 class DtypeMismatch(NotEvaluable):
-    """A tensor's dtype is of the wrong kind, for example floats where class indices are expected."""
+    """A tensor's dtype is of the wrong kind, for example floats instead of class indices."""
 
     slug, title = "dtype-mismatch", "Dtype mismatch"
 
 
 class InvalidValue(NotEvaluable):
-    """A tensor holds an entry outside its domain: a class out of range, a probability over 1, a NaN target."""
+    """A tensor has an entry outside its domain: a class out of range, a probability over 1, a NaN target."""
 
     slug, title = "invalid-value", "Invalid value"
 
 
 class QueueFull(Problem):
-    """The service has as much work waiting as it may hold; retry after the time it names."""
+    """The service's queue is full; retry after the time in Retry-After."""
 
     slug, title, status = "queue-full", "Queue full", 429
 
 
 class InternalError(Problem):
-    """A fault of the service. The request id finds it in the log."""
+    """The service has a fault; search its log for the request id."""
 
     slug, title, status = "internal-error", "Internal error", 500
 
 
 class Unavailable(Problem):
-    """The service cannot take the request now: it ends, or has no worker, connection or memory left; retry later."""
+    """The service cannot accept the request now: it shuts down, or lacks a worker or memory; retry later."""
 
     slug, title, status = "unavailable", "Unavailable", 503
 
 
 class DeadlineExceeded(Problem):
-    """The request's own deadline passed before it was evaluated; nothing was computed for it."""
+    """The request's deadline passed before its evaluation; nothing was computed."""
 
     slug, title, status = "deadline-exceeded", "Deadline exceeded", 504
 
@@ -338,4 +338,4 @@ def _tree(root: type[Problem]) -> list[type[Problem]]:
 
 
 PROBLEMS: dict[str, type[Problem]] = {kind.slug: kind for kind in _tree(Problem)[1:]}
-"""Each problem class by the last part of its type URI, in the order of the tree."""
+"""The problem classes by the last part of their type URI, in the order of the tree."""

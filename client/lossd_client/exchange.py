@@ -1,7 +1,7 @@
-"""One call: what is sent, when it is sent again, and what its end means. No I/O, so that both clients share it.
+"""One call: what is sent, when it is retried, and how it ends. No I/O: both clients share this module.
 
-A call is a generator. It yields :class:`Send` and is given the :class:`Answer`, or has the transport's error thrown in;
-it yields :class:`Wait` before it tries again; it returns what the caller reads.
+A call is a generator. It yields :class:`Send` and receives the :class:`HttpResponse`, or the transport's error as an
+exception. It yields :class:`Wait` before a retry. It returns the successful response.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lossd_client.errors import (
 from lossd_client.wire import json
 from lossd_client.wire.quoting import digits
 
-__all__ = ["Answer", "Body", "Call", "Receipt", "Send", "Wait", "attempt", "exchange"]
+__all__ = ["Body", "Call", "HttpResponse", "ReceivedResponse", "Send", "Wait", "attempt", "exchange"]
 
 T = TypeVar("T")
 
@@ -39,17 +39,17 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 8.0
 LONGEST_PAUSE_UNAVAILABLE_S = 1.0
 GRACE_S = 1.0
-"""How much longer than the service the client waits: its answer to a deadline says more than silence."""
+"""How much longer the client waits than the service's deadline: a 504 says more than a closed connection."""
 
 _NOTHING = httpx.ByteStream(b"")
 _parsed = lru_cache(maxsize=128)(httpx.URL)
 
 
 class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A request's body: pieces that are sent one after the other, as often as it takes.
+    """A request's body, in pieces that can be sent again for a retry.
 
     Args:
-        pieces: The memory to send; it is read when it is sent, not before.
+        pieces: The memory to send. It is read at sending time, so it must not change before.
     """
 
     def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -57,10 +57,10 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
         self.nbytes = sum(len(piece) for piece in pieces)
 
     def __iter__(self) -> Iterator[bytes]:
-        """What to hand to the socket.
+        """Yield the chunks for the socket.
 
-        Small pieces are put together, which spares system calls; large ones are cut up, because the HTTP library
-        copies what it is given, and a small copy is a short-lived one.
+        Small pieces are joined to save system calls. Large pieces are split, because the HTTP library copies each chunk
+        and a small copy is freed sooner.
         """
         small = bytearray()
         for piece in self.pieces:
@@ -77,23 +77,23 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield bytes(small)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The same."""
+        """Yield the chunks of :meth:`__iter__`."""
         for chunk in self:
             yield chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of the service.
+    """A request to the service, with its deadline and retries.
 
     Attributes:
         method: GET or POST.
         url: The whole address.
-        headers: All but those that say how long the body is and the wait may be, their names in lower case.
-        timeout_s: Seconds until the answer is no longer wanted, pauses and repetitions included.
-        retries: How often it is sent again, at most.
-        request_id: Its ``X-Request-ID``.
-        body: What a POST sends.
+        headers: All headers except the body's length and the deadline, with lower-case names.
+        timeout_s: Seconds until the call fails, pauses and retries included.
+        retries: The most retries.
+        request_id: The header ``X-Request-ID``.
+        body: The body of a POST.
     """
 
     method: str
@@ -107,24 +107,24 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the call now."""
+    """An instruction to send the call now."""
 
     call: Call
     timeout_s: float
 
     def request(self, cookies: httpx.Cookies | None = None) -> httpx.Request:
-        """What goes over the wire.
+        """Return the HTTP request.
 
-        ``httpx.Client.build_request`` would merge anew, call by call, what is the same for all of them, and take longer
-        over it than the rest of this client takes over a small request.
+        ``httpx.Client.build_request`` would merge the same headers for every call. That takes longer than the rest of
+        this client takes for a small request.
         """
         url = _parsed(self.call.url)
         headers = {"host": url.netloc.decode("ascii"), **self.call.headers}
         if self.call.body is not None:
             headers["content-length"] = str(self.call.body.nbytes)
             headers["x-request-timeout-ms"] = str(max(1, int(self.timeout_s * 1000)))
-        patience_s = self.timeout_s + GRACE_S
-        timeout = {"connect": self.timeout_s, "read": patience_s, "write": patience_s, "pool": self.timeout_s}
+        read_timeout_s = self.timeout_s + GRACE_S
+        timeout = {"connect": self.timeout_s, "read": read_timeout_s, "write": read_timeout_s, "pool": self.timeout_s}
         return httpx.Request(
             self.call.method,
             url,
@@ -137,14 +137,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Do nothing for so long."""
+    """An instruction to sleep."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, whole; the headers' names in lower case."""
+class HttpResponse:
+    """A complete response; its headers' names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -156,34 +156,39 @@ class Answer:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-class Receipt:
-    """An answer under way: its body is gathered in one writable buffer, of the announced size where there is one.
+class ReceivedResponse:
+    """A response that is still arriving.
+
+    Its body goes into one writable buffer, of the size in Content-Length if there is one.
 
     Attributes:
-        encoded: Whether the body comes compressed, although nobody asked for that.
+        encoded: Whether the body is compressed, although the client never asks for compression.
     """
 
     def __init__(self, response: httpx.Response) -> None:
         self._status = response.status_code
-        self._headers = _joined(response.headers.raw)
+        self._headers = _headers_by_name(response.headers.raw)
         announced = self._headers.get("content-length", "")
         self.encoded = "content-encoding" in self._headers
         self._buffer = bytearray(int(announced) if announced.isdigit() and not self.encoded else 0)
         self._received = 0
 
     def add(self, chunk: bytes) -> None:
-        """The next piece of the body."""
+        """Append the next piece of the body."""
         end = self._received + len(chunk)
         self._buffer[self._received : end] = chunk
         self._received = end
 
-    def answer(self) -> Answer:
-        """All of it."""
-        return Answer(self._status, self._headers, self._buffer)
+    def response(self) -> HttpResponse:
+        """Return the complete response."""
+        return HttpResponse(self._status, self._headers, self._buffer)
 
 
-def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name. Five are read: ``httpx`` takes as long to look up each as this does for all of them."""
+def _headers_by_name(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by name.
+
+    ``httpx`` takes as long to look up one of the five headers we read as this loop takes for all of them.
+    """
     headers: dict[str, str] = {}
     for name_bytes, value_bytes in raw:
         name, value = name_bytes.decode("latin-1").lower(), value_bytes.decode("latin-1")
@@ -191,54 +196,54 @@ def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def exchange(call: Call) -> Generator[Send | Wait, Answer | None, Answer]:
-    """The successful answer to a call, after as many repetitions as it may have.
+def exchange(call: Call) -> Generator[Send | Wait, HttpResponse | None, HttpResponse]:
+    """Return the successful response to a call, after as many retries as it may have.
 
-    Evaluation is pure, so what may or may not have been evaluated can be sent again: after a connection that failed or
-    broke, and after 429 and 503, no sooner than their Retry-After says. Pauses grow and are drawn at random, so that
-    clients which failed together do not come back together. A service that is unavailable says so until it has started:
-    503 is repeated until the deadline, all else ``call.retries`` times.
+    Evaluation is pure, so a request can be sent again even if the service has evaluated it: after a failed or broken
+    connection, and after 429 and 503, no sooner than Retry-After says. Pauses grow and are random, so that clients that
+    failed together do not retry together. A starting service answers 503, so 503 is retried until the deadline; other
+    failures are retried ``call.retries`` times.
 
     Raises:
-        LossdError: The last attempt's failure.
+        LossdError: The error of the last attempt.
     """
     deadline = time.monotonic() + call.timeout_s
-    repetition = counted = 0
+    retries = counted_retries = 0
     while True:
         try:
             return (yield from attempt(call, deadline - time.monotonic()))
         except LossdError as failure:
             unavailable = isinstance(failure, Problem) and failure.status == Unavailable.status
             longest_s = LONGEST_PAUSE_UNAVAILABLE_S if unavailable else LONGEST_PAUSE_S
-            pause_s = random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(repetition, 10)))
+            pause_s = random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(retries, 10)))
             if isinstance(failure, Problem):
                 pause_s += failure.retry_after_s or 0.0
             late = time.monotonic() + pause_s >= deadline
-            spent = call.retries == 0 if unavailable else counted == call.retries
-            if late or spent or not _worth_repeating(failure):
+            exhausted = call.retries == 0 if unavailable else counted_retries == call.retries
+            if late or exhausted or not _is_retryable(failure):
                 raise
         yield Wait(pause_s)
-        repetition += 1
-        counted += not unavailable
+        retries += 1
+        counted_retries += not unavailable
 
 
-def attempt(call: Call, timeout_s: float) -> Generator[Send | Wait, Answer | None, Answer]:
-    """The successful answer to a call that is sent once.
+def attempt(call: Call, timeout_s: float) -> Generator[Send | Wait, HttpResponse | None, HttpResponse]:
+    """Return the successful response to a call that is sent once.
 
     Raises:
-        LossdError: What came of it instead.
+        LossdError: The call failed.
     """
     try:
-        answer = yield Send(call, max(timeout_s, 0.001))
+        response = yield Send(call, max(timeout_s, 0.001))
     except httpx.RequestError as error:
         raise _connection_failed(call, error) from error
-    assert answer is not None
-    if 200 <= answer.status < 300:
-        return answer
-    raise _failure(call, answer)
+    assert response is not None
+    if 200 <= response.status < 300:
+        return response
+    raise _failure(call, response)
 
 
-def _worth_repeating(failure: LossdError) -> bool:
+def _is_retryable(failure: LossdError) -> bool:
     if isinstance(failure, ConnectionFailed):
         return isinstance(
             failure.__cause__,
@@ -254,38 +259,38 @@ def _connection_failed(call: Call, error: httpx.RequestError) -> ConnectionFaile
     elif isinstance(error, httpx.PoolTimeout):
         detail = f"no connection to {call.url} became free within {digits(call.timeout_s)} s; send fewer at once"
     elif isinstance(error, httpx.TimeoutException):
-        detail = f"{call.url} did not answer within {digits(call.timeout_s)} s; give it more with timeout_s"
+        detail = f"{call.url} did not answer within {digits(call.timeout_s)} s; raise timeout_s"
     else:
         detail = f"the connection to {call.url} broke before the answer was complete ({reason}); the log may say why"
     return ConnectionFailed(detail, request_id=call.request_id)
 
 
-def _failure(call: Call, answer: Answer) -> LossdError:
-    request_id = answer.headers.get("x-request-id") or call.request_id
-    if answer.status < 400:
-        place = answer.headers.get("location")
-        elsewhere = f" to {place}; connect to that address instead" if place else ""
-        return UnreadableAnswer(f"{call.url} answers with status {answer.status}{elsewhere}", request_id=request_id)
+def _failure(call: Call, response: HttpResponse) -> LossdError:
+    request_id = response.headers.get("x-request-id") or call.request_id
+    if response.status < 400:
+        location = response.headers.get("location")
+        remedy = f" to {location}; connect to that address instead" if location else ""
+        return UnreadableAnswer(f"{call.url} answers with status {response.status}{remedy}", request_id=request_id)
     document: Any = None
-    if answer.media_type in ("application/problem+json", json.MEDIA_TYPE):
+    if response.media_type in ("application/problem+json", json.MEDIA_TYPE):
         with suppress(MalformedBody):
-            document = json.loads(answer.body)
+            document = json.loads(response.body)
     if not isinstance(document, dict):
-        text = " ".join(answer.body[:200].decode("utf-8", "replace").split())
+        text = " ".join(response.body[:200].decode("utf-8", "replace").split())
         detail = (
-            f"{call.url} answers with status {answer.status} but no problem document; is it lossd? It says: {text!r}"
+            f"{call.url} answers with status {response.status} but no problem document; is it lossd? It says: {text!r}"
         )
         document = {"detail": detail}
     return Problem.from_json(
         document,
-        status=answer.status,
+        status=response.status,
         request_id=request_id,
-        retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
+        retry_after_s=_retry_after_s(response.headers.get("retry-after", "")),
     )
 
 
 def _retry_after_s(value: str) -> float | None:
-    """Retry-After, which is a number of seconds or a date, as seconds from now."""
+    """Return Retry-After, a number of seconds or a date, as seconds from now."""
     with suppress(ValueError):
         return max(0.0, float(value))
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The request as it is composed and the answer as it is read; both clients share them."""
+"""Compose requests and read responses; both clients share this module."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lossd_client.arrays import Home, is_tensor, plain, take
+from lossd_client.arrays import Origin, is_tensor, plain, take
 from lossd_client.errors import LossdError, UnreadableAnswer
-from lossd_client.exchange import Answer, Body
+from lossd_client.exchange import Body, HttpResponse
 from lossd_client.wire import json, safetensors
 
-__all__ = ["INPUTS", "Composed", "Evaluation", "Record", "Reduction", "compose", "read_evaluation"]
+__all__ = ["INPUTS", "ComposedRequest", "Evaluation", "Record", "Reduction", "compose", "read_evaluation"]
 
 GRADIENT = "gradient."
 
@@ -23,7 +23,7 @@ INPUTS = frozenset(
         *("input_lengths", "target_lengths", "losses", "initial_losses", "gradient_norms", "task_weight"),
     )
 )
-"""What losses and tasks call their inputs, and no parameter is called: keywords of these names may be lists."""
+"""Every name that a loss or a task gives to an input, and none gives to a parameter: such keywords may be lists."""
 
 _SHOWN_ENTRIES = 6
 _NESTED = frozenset((dict, list))
@@ -31,7 +31,7 @@ _DURATION = re.compile(r"([^\s,;]+)\s*(?:;[^,;]*)*?;\s*dur=(\d+(?:\.\d*)?)(?![^\
 
 
 class Record(dict[str, Any]):
-    """An object of the answer: a dictionary whose entries are attributes too, all the way down.
+    """A JSON object as a dictionary whose entries are attributes too, on every level.
 
     >>> metrics = Record({"accuracy": 0.5, "f1": {"macro": 0.25}, "recall@1": 1.0})
     >>> metrics.f1.macro, metrics["recall@1"]
@@ -41,7 +41,7 @@ class Record(dict[str, Any]):
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         super().__init__(document or {})
         for name, value in self.items():
-            # Most are numbers: a look at the type is cheaper than a call.
+            # Most values are numbers: comparing the type is cheaper than a call.
             if type(value) is dict or type(value) is list:
                 self[name] = _records(value)
 
@@ -55,7 +55,7 @@ class Record(dict[str, Any]):
         return [*super().__dir__(), *self]
 
     def __repr__(self) -> str:
-        return f"Record({', '.join(f'{name}={_abridged(value)}' for name, value in self.items())})"
+        return f"Record({', '.join(f'{name}={_shortened(value)}' for name, value in self.items())})"
 
 
 def _records(value: Any) -> Any:
@@ -66,16 +66,16 @@ def _records(value: Any) -> Any:
     return value
 
 
-def _abridged(value: Any) -> str:
+def _shortened(value: Any) -> str:
     if isinstance(value, list) and len(value) > _SHOWN_ENTRIES:
-        return f"[{', '.join(map(_abridged, value[:_SHOWN_ENTRIES]))}, … {len(value)} in all]"
+        return f"[{', '.join(map(_shortened, value[:_SHOWN_ENTRIES]))}, … {len(value)} in all]"
     if isinstance(value, list):
-        return f"[{', '.join(map(_abridged, value))}]"
+        return f"[{', '.join(map(_shortened, value))}]"
     return repr(value)
 
 
 class Reduction(NamedTuple):
-    """The mean's two halves: sums of both over many batches divide to the mean over all of them."""
+    """Numerator and denominator of a mean: their sums over many batches give the mean over all of them."""
 
     numerator: float
     denominator: float
@@ -83,17 +83,17 @@ class Reduction(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-    """What the service answers.
+    """The result of an evaluation.
 
     Attributes:
-        loss: A number; with reduction ``none`` an array or tensor; None where it was not asked for.
-        gradients: The gradient of each input asked for, each of the kind of that input: NumPy or torch, its device.
-        reduction: Numerator and denominator of the mean, where the loss was asked for.
-        metrics: The metrics asked for: ``metrics.f1.macro``, ``metrics["f1"]["macro"]``. Undefined ones are None.
-        diagnostics: Norms, counts, whether all is finite.
-        extra: What only this loss answers, such as the terms of a sum.
-        request_id: Finds the request in the service's log.
-        timing: The answer's ``Server-Timing`` header, which :attr:`server_timing` reads.
+        loss: A number; with reduction ``none`` an array or tensor; None if it was not requested.
+        gradients: The requested gradients by input, each with the library (NumPy or torch) and the device of its input.
+        reduction: Numerator and denominator of the mean; None if the loss was not requested.
+        metrics: The requested metrics: ``metrics.f1.macro``, ``metrics["f1"]["macro"]``. Undefined ones are None.
+        diagnostics: Norms, counts, and whether all values are finite.
+        extra: Fields that only this loss returns, such as the terms of a sum.
+        request_id: The request's id in the service's log.
+        timing: The ``Server-Timing`` header; :attr:`server_timing` parses it.
     """
 
     loss: Any = None
@@ -107,46 +107,46 @@ class Evaluation:
 
     @property
     def gradient(self) -> Any:
-        """The gradient of ``prediction``, or of the only or first input that has one; None where there is none."""
+        """The gradient of ``prediction``, or else the first one; None if there is none."""
         return self.gradients.get("prediction", next(iter(self.gradients.values()), None))
 
     @property
     def server_timing(self) -> Mapping[str, float]:
-        """How long the service spent on each stage, in milliseconds."""
+        """Milliseconds that the service spent on each stage."""
         return {stage: float(duration) for stage, duration in _DURATION.findall(self.timing)}
 
     @property
     def warnings(self) -> list[Record]:
-        """What is odd about the request, each with ``code`` and ``detail``; usually none."""
+        """Warnings about the request, each with ``code`` and ``detail``; usually none."""
         warnings: list[Record] = self.diagnostics.get("warnings", [])
         return warnings
 
     def __repr__(self) -> str:
-        shown = [f"loss={_outlined(self.loss)}"]
+        shown = [f"loss={_summary(self.loss)}"]
         if self.gradients:
-            shown.append(f"gradients={{{', '.join(f'{n!r}: {_outlined(g)}' for n, g in self.gradients.items())}}}")
+            shown.append(f"gradients={{{', '.join(f'{n!r}: {_summary(g)}' for n, g in self.gradients.items())}}}")
         shown += [f"{name}={value!r}" for name in ("metrics", "extra") if (value := getattr(self, name))]
         shown += [f"warnings={[w.code for w in self.warnings]}"] if self.warnings else []
         return f"Evaluation({', '.join(shown)})"
 
 
-def _outlined(value: Any) -> str:
+def _summary(value: Any) -> str:
     if is_tensor(value):
         return f"<{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}>"
     return repr(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
-    """A request ready to be sent.
+class ComposedRequest:
+    """A request that is ready to send.
 
     Attributes:
-        body: Its bytes.
-        homes: Where each input came from.
+        body: The request's body.
+        origins: The library and the device of each input.
     """
 
     body: Body
-    homes: Mapping[str, Home]
+    origins: Mapping[str, Origin]
 
 
 def compose(
@@ -160,22 +160,22 @@ def compose(
     gradient: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
     keywords: Mapping[str, Any],
-) -> Composed:
-    """The safetensors body of an evaluation.
+) -> ComposedRequest:
+    """Return the safetensors body of an evaluation.
 
     Args:
-        loss: Its name, or an object of the name and parameters.
-        prediction: The input of that name, if any.
-        target: The input of that name, if any.
-        task: The metrics' task, in place of a loss.
-        inputs: Inputs by name, for lists under a name of your own, and for what is called like an argument.
-        outputs: What is asked for.
+        loss: The loss's name, or an object of the name and parameters.
+        prediction: The input ``prediction``, or None.
+        target: The input ``target``, or None.
+        task: The task of the metrics, if there is no loss.
+        inputs: Inputs by name, for lists under a name of your own and for inputs that have an argument's name.
+        outputs: The requested outputs.
         gradient: The gradient's options.
-        metrics: The metrics' options, or the names of the metrics.
-        keywords: Inputs and the loss's parameters: what is a tensor or has an input's name is an input.
+        metrics: The metrics' options, or only their names.
+        keywords: Inputs and the loss's parameters: a tensor, or a list under an input's name, is an input.
 
     Raises:
-        TypeError: Arguments that contradict each other, or a tensor of a dtype that does not travel.
+        TypeError: Arguments contradict each other, or the wire does not carry a tensor's dtype.
     """
     named = [("prediction", prediction), ("target", target)]
     tensors = {name: tensor for name, tensor in named if tensor is not None}
@@ -198,7 +198,7 @@ def compose(
     taken = {name: take(name, tensor) for name, tensor in tensors.items()}
     text = json.dumps(json.finite(request)).decode()
     pieces = safetensors.encode({name: tensor for name, (tensor, _) in taken.items()}, {"request": text})
-    return Composed(Body(pieces), {name: home for name, (_, home) in taken.items()})
+    return ComposedRequest(Body(pieces), {name: origin for name, (_, origin) in taken.items()})
 
 
 def _is_input(name: str, value: Any) -> bool:
@@ -206,7 +206,7 @@ def _is_input(name: str, value: Any) -> bool:
 
 
 def _subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The part of the request that says what is computed."""
+    """Return the fields that say what is evaluated: ``loss`` or ``task``."""
     if (loss is None) == (task is None):
         raise TypeError("name either a loss, or a task whose metrics are computed without one")
     if task is not None:
@@ -214,30 +214,30 @@ def _subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters:
             raise TypeError(f"{', '.join(parameters)}: without a loss, options go into metrics={{…}}")
         return {"task": task}
     fields = {"name": loss} if isinstance(loss, str) else dict(loss or {})
-    twice = fields.keys() & parameters.keys()
-    if twice:
-        raise TypeError(f"{', '.join(sorted(twice))} of the loss is given twice")
+    duplicates = fields.keys() & parameters.keys()
+    if duplicates:
+        raise TypeError(f"{', '.join(sorted(duplicates))} of the loss is given twice")
     return {"loss": plain({**fields, **parameters})}
 
 
-def read_evaluation(answer: Answer, homes: Mapping[str, Home]) -> Evaluation:
-    """The evaluation an answer stands for. Its tensors are views into the answer's body, and writable.
+def read_evaluation(response: HttpResponse, origins: Mapping[str, Origin]) -> Evaluation:
+    """Return the evaluation in a response. Its tensors are writable views of the response's body.
 
     Args:
-        answer: A successful one.
-        homes: Where each input came from, and its gradient goes.
+        response: A successful response.
+        origins: The library and the device of each input; its gradient is converted to them.
 
     Raises:
-        UnreadableAnswer: The body is not what lossd sends.
+        UnreadableAnswer: The body is not lossd's.
     """
-    request_id = answer.headers.get("x-request-id", "")
-    if answer.media_type != safetensors.MEDIA_TYPE:
-        found = answer.media_type or "no media type"
+    request_id = response.headers.get("x-request-id", "")
+    if response.media_type != safetensors.MEDIA_TYPE:
+        found = response.media_type or "no media type"
         raise UnreadableAnswer(
             f"the answer is {found}, not {safetensors.MEDIA_TYPE}; is it lossd?", request_id=request_id
         )
     try:
-        tensors, metadata = safetensors.decode(answer.body, max_header_bytes=len(answer.body))
+        tensors, metadata = safetensors.decode(response.body, max_header_bytes=len(response.body))
         text = metadata.get("result", "")
         result = json.loads(text.encode(), what="the result")
     except LossdError as error:
@@ -249,15 +249,15 @@ def read_evaluation(answer: Answer, homes: Mapping[str, Home]) -> Evaluation:
     gradients = {name.removeprefix(GRADIENT): t for name, t in tensors.items() if name.startswith(GRADIENT)}
     loss = result.pop("loss", None)
     if "loss" in tensors:
-        loss = next(iter(homes.values()), Home()).receive(tensors["loss"])
+        loss = next(iter(origins.values()), Origin()).receive(tensors["loss"])
     reduction = result.pop("reduction", None)
     return Evaluation(
         loss=loss,
-        gradients={name: homes[name].receive(gradients[name]) for name in homes if name in gradients},
+        gradients={name: origins[name].receive(gradients[name]) for name in origins if name in gradients},
         reduction=None if reduction is None else Reduction(**reduction),
         metrics=Record(result.pop("metrics", None)),
         diagnostics=Record(result.pop("diagnostics", None)),
         extra=Record(result),
         request_id=request_id,
-        timing=answer.headers.get("server-timing", ""),
+        timing=response.headers.get("server-timing", ""),
     )

@@ -14,13 +14,13 @@ REDRAW_S = 0.1
 
 
 class Progress:
-    """How far a long job has come, redrawn in place on standard error; it leaves the last state behind.
+    """A progress bar on standard error, redrawn in place; the last state stays visible.
 
     Args:
-        total: How many steps there will be, where that is known.
-        unit: What a step is, in the plural.
-        shown: Whether to draw; by default where ``stream`` is a terminal.
-        stream: Where to; standard error by default.
+        total: How many steps there will be; None if unknown.
+        unit: The name of a step, in the plural.
+        shown: Whether to draw; the default is only if ``stream`` is a terminal.
+        stream: The stream to draw on; the default is standard error.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
         self._length = 0
 
     def advance(self, note: str = "") -> None:
-        """One more step is done; ``note`` is what there is to say about it."""
+        """Count one more step; ``note`` is shown after the rate."""
         self.done += 1
         self._note = note
         if time.monotonic() - self._drawn >= REDRAW_S:

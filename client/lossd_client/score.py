@@ -1,4 +1,4 @@
-"""Many batches, several requests in flight, one score."""
+"""Evaluate many batches, several at a time, and combine their losses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from lossd_client.messages import Evaluation, Reduction
 from lossd_client.progress import Progress
 
-__all__ = ["Batch", "Score", "arguments", "score", "score_async", "scored"]
+__all__ = ["BatchInputs", "Score", "arguments", "default_outputs", "score", "score_async"]
 
-Batch = Mapping[str, Any] | Sequence[Any]
-"""The inputs of one request: by name; or prediction and target, in this order."""
+BatchInputs = Mapping[str, Any] | Sequence[Any]
+"""The inputs of one request: a mapping by name, or prediction and target in this order."""
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """What many batches come to.
+    """The combined result of many batches.
 
     Attributes:
-        evaluations: The answer to each batch, in the order of the batches.
+        evaluations: The evaluation of each batch, in the order of the batches.
     """
 
     evaluations: Sequence[Evaluation] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Score:
 
     @property
     def mean_loss(self) -> float:
-        """The mean over all that counts in any batch; 0 where nothing does. Batches need not be of one size."""
+        """The mean over all batches, which may differ in size; 0 if no entry counts."""
         numerator, denominator = self.reduction
         return numerator / denominator if denominator else 0.0
 
@@ -44,86 +44,90 @@ class Score:
         return f"Score(mean_loss={self.mean_loss!r}, batches={len(self.evaluations)})"
 
 
-def arguments(batch: Batch) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """A batch as the positional inputs of ``evaluate``, and those by name."""
+def arguments(batch: BatchInputs) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return a batch's positional inputs of ``evaluate``, and its inputs by name."""
     return ((), batch) if isinstance(batch, Mapping) else (batch, {})
 
 
-def scored(loss: object) -> Sequence[str]:
-    """What is asked for where nothing else is said: no gradient, and without a loss only metrics."""
+def default_outputs(loss: object) -> Sequence[str]:
+    """Return the default outputs: loss and metrics, or metrics alone without a loss."""
     return ("metrics",) if loss is None else ("loss", "metrics")
 
 
 def score(
-    evaluate: Callable[[Batch], Evaluation], batches: Iterable[Batch], *, in_flight: int, progress: bool | None
-) -> Score:
-    """Evaluate batches in threads while more are drawn; never more than ``in_flight`` of them are held."""
-    tally = _Tally()
-    waiting: dict[concurrent.futures.Future[Evaluation], int] = {}
-    with _bar(batches, progress) as bar, concurrent.futures.ThreadPoolExecutor(in_flight) as pool:
-
-        def gather() -> None:
-            for done in concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED).done:
-                tally.add(waiting.pop(done), done.result())
-                bar.advance(tally.note)
-
-        try:
-            for index, batch in enumerate(batches):
-                while len(waiting) >= in_flight:
-                    gather()
-                waiting[pool.submit(evaluate, batch)] = index
-            while waiting:
-                gather()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return tally.score()
-
-
-async def score_async(
-    evaluate: Callable[[Batch], Awaitable[Evaluation]],
-    batches: Iterable[Batch],
+    evaluate: Callable[[BatchInputs], Evaluation],
+    batches: Iterable[BatchInputs],
     *,
     in_flight: int,
     progress: bool | None,
 ) -> Score:
-    """Evaluate batches in tasks while more are drawn; never more than ``in_flight`` of them are held."""
-    tally = _Tally()
-    waiting: dict[asyncio.Future[Evaluation], int] = {}
-    with _bar(batches, progress) as bar:
+    """Evaluate batches in threads and draw the next ones meanwhile; at most ``in_flight`` are held."""
+    results = _Results()
+    in_progress: dict[concurrent.futures.Future[Evaluation], int] = {}
+    with _progress_of(batches, progress) as bar, concurrent.futures.ThreadPoolExecutor(in_flight) as pool:
 
-        async def gather() -> None:
-            for done in (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]:
-                tally.add(waiting.pop(done), done.result())
-                bar.advance(tally.note)
+        def gather() -> None:
+            for done in concurrent.futures.wait(in_progress, return_when=concurrent.futures.FIRST_COMPLETED).done:
+                results.add(in_progress.pop(done), done.result())
+                bar.advance(results.note)
 
         try:
             for index, batch in enumerate(batches):
-                while len(waiting) >= in_flight:
+                while len(in_progress) >= in_flight:
+                    gather()
+                in_progress[pool.submit(evaluate, batch)] = index
+            while in_progress:
+                gather()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results.score()
+
+
+async def score_async(
+    evaluate: Callable[[BatchInputs], Awaitable[Evaluation]],
+    batches: Iterable[BatchInputs],
+    *,
+    in_flight: int,
+    progress: bool | None,
+) -> Score:
+    """Evaluate batches in tasks and draw the next ones meanwhile; at most ``in_flight`` are held."""
+    results = _Results()
+    in_progress: dict[asyncio.Future[Evaluation], int] = {}
+    with _progress_of(batches, progress) as bar:
+
+        async def gather() -> None:
+            for done in (await asyncio.wait(in_progress, return_when=asyncio.FIRST_COMPLETED))[0]:
+                results.add(in_progress.pop(done), done.result())
+                bar.advance(results.note)
+
+        try:
+            for index, batch in enumerate(batches):
+                while len(in_progress) >= in_flight:
                     await gather()
-                waiting[asyncio.ensure_future(evaluate(batch))] = index
-                await asyncio.sleep(0)  # drawing a batch may take long: what is in flight begins before it
-            while waiting:
+                in_progress[asyncio.ensure_future(evaluate(batch))] = index
+                await asyncio.sleep(0)  # drawing the next batch may take long: this task starts first
+            while in_progress:
                 await gather()
         finally:
-            for task in waiting:
+            for task in in_progress:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-    return tally.score()
+            await asyncio.gather(*in_progress, return_exceptions=True)
+    return results.score()
 
 
-def _bar(batches: Iterable[Batch], shown: bool | None) -> Progress:
+def _progress_of(batches: Iterable[BatchInputs], shown: bool | None) -> Progress:
     return Progress(len(batches) if isinstance(batches, Sized) else None, "batches", shown=shown)
 
 
-class _Tally:
-    """The answers that are there, in whatever order they come."""
+class _Results:
+    """The evaluations so far, in any order, and their running mean."""
 
     def __init__(self) -> None:
-        self._found: dict[int, Evaluation] = {}
+        self._evaluations: dict[int, Evaluation] = {}
         self._numerator = self._denominator = 0.0
 
     def add(self, index: int, evaluation: Evaluation) -> None:
-        self._found[index] = evaluation
+        self._evaluations[index] = evaluation
         if evaluation.reduction is not None:
             self._numerator += evaluation.reduction.numerator
             self._denominator += evaluation.reduction.denominator
@@ -133,4 +137,4 @@ class _Tally:
         return f"mean loss {self._numerator / self._denominator:.6g}" if self._denominator else ""
 
     def score(self) -> Score:
-        return Score([self._found[index] for index in range(len(self._found))])
+        return Score([self._evaluations[index] for index in range(len(self._evaluations))])

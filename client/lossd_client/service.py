@@ -1,4 +1,4 @@
-"""What a service can be asked: each question as a conversation, which a client of either colour holds."""
+"""Every question to a service, as a conversation that the sync or the async client runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 
 from lossd_client.arrays import is_tensor
 from lossd_client.errors import ConnectionFailed, LossdError, Unavailable, UnreadableAnswer
-from lossd_client.exchange import Answer, Body, Call, Send, Wait, attempt, exchange
+from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait, attempt, exchange
 from lossd_client.messages import Evaluation, Record, compose, read_evaluation
 from lossd_client.wire import json, safetensors
 from lossd_client.wire.quoting import digits
@@ -21,17 +21,17 @@ from lossd_client.wire.quoting import digits
 __all__ = ["Conversation", "Service", "check_api_key", "check_url"]
 
 T = TypeVar("T")
-Conversation = Generator[Send | Wait, Answer | None, T]
+Conversation = Generator[Send | Wait, HttpResponse | None, T]
 
 FIRST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
 
 
 def check_url(url: str) -> None:
-    """See that a service can be there.
+    """Check an address of a service.
 
     Raises:
-        ValueError: It is no address.
+        ValueError: The URL is no HTTP address.
     """
     if not url.lower().startswith(("http://", "https://")):
         remedy = f", as in http://{url}" if "://" not in url else ""
@@ -45,27 +45,27 @@ def check_url(url: str) -> None:
 
 
 def check_api_key(key: str | None) -> None:
-    """See that a key can be sent.
+    """Check an API key.
 
     Raises:
-        ValueError: A header cannot hold it; it is not repeated.
+        ValueError: A header cannot hold the key. The message does not repeat it.
     """
     if key is not None and not re.fullmatch(r"[!-~]+", key):
-        raise ValueError("an API key is of visible ASCII characters, one at least; lossd key NAME makes a good one")
+        raise ValueError("an API key has one or more visible ASCII characters; lossd key NAME makes a good one")
 
 
 class Service:
-    """A service, seen from outside.
+    """A service and its conversations.
 
     Args:
-        url: Where it is.
-        api_key: What it knows the caller by.
-        timeout_s: How long a call may take.
-        retries: How often a call is repeated.
-        headers: What is sent with every call, where nothing here says otherwise.
+        url: The service's address.
+        api_key: The caller's key, or None.
+        timeout_s: Seconds a call may take.
+        retries: How often a call is retried.
+        headers: Headers of every call; the client's own headers take precedence.
 
     Raises:
-        ValueError: That is no address, or no key.
+        ValueError: The address or the key is invalid.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Service:
         check_url(url)
         check_api_key(api_key)
         self.url = url.rstrip("/")
-        given = {name.lower(): value for name, value in headers.items()}
-        self.headers = {**given, "user-agent": "lossd-client", "accept-encoding": "identity"}
+        caller_headers = {name.lower(): value for name, value in headers.items()}
+        self.headers = {**caller_headers, "user-agent": "lossd-client", "accept-encoding": "identity"}
         if api_key is not None:
             self.headers["authorization"] = f"Bearer {api_key}"
         self.timeout_s = timeout_s
@@ -84,10 +84,10 @@ class Service:
     def evaluate(
         self, *arguments: Any, timeout_s: float | None, request_id: str | None, **options: Any
     ) -> Conversation[Evaluation]:
-        """``POST /v1/evaluate``, with the arguments of :func:`lossd_client.messages.compose`."""
+        """Return the conversation of ``POST /v1/evaluate``; for arguments see :func:`lossd_client.messages.compose`."""
         composed = compose(*arguments, **options)
         call = self._call("POST", "/v1/evaluate", safetensors.MEDIA_TYPE, composed.body, timeout_s, request_id)
-        return read_evaluation((yield from exchange(call)), composed.homes)
+        return read_evaluation((yield from exchange(call)), composed.origins)
 
     def metrics(
         self,
@@ -100,7 +100,10 @@ class Service:
         request_id: str | None,
         keywords: Mapping[str, Any],
     ) -> Conversation[Record]:
-        """``POST /v1/evaluate`` without a loss; keywords that are no tensors are the metrics' options."""
+        """Return the conversation of ``POST /v1/evaluate`` without a loss.
+
+        Keywords that are no tensors are options of the metrics.
+        """
         tensors = {name: value for name, value in keywords.items() if is_tensor(value)}
         options = {name: value for name, value in keywords.items() if name not in tensors}
         evaluation = yield from self.evaluate(
@@ -117,20 +120,20 @@ class Service:
         return evaluation.metrics
 
     def losses(self) -> Conversation[list[Record]]:
-        """``GET /v1/losses``."""
+        """Return the conversation of ``GET /v1/losses``."""
         losses: list[Record] = (yield from self._get("/v1/losses")).losses
         return losses
 
     def loss(self, name: str) -> Conversation[Record]:
-        """``GET /v1/losses/{name}``."""
+        """Return the conversation of ``GET /v1/losses/{name}``."""
         return self._get(f"/v1/losses/{quote(name, safe='')}")
 
     def health(self) -> Conversation[Record]:
-        """``GET /health/live``."""
+        """Return the conversation of ``GET /health/live``."""
         return self._get("/health/live")
 
     def ready(self) -> Conversation[bool]:
-        """``GET /health/ready``, once."""
+        """Return the conversation of one ``GET /health/ready``."""
         call = self._call("GET", "/health/ready", json.MEDIA_TYPE)
         try:
             yield from attempt(call, call.timeout_s)
@@ -139,7 +142,7 @@ class Service:
         return True
 
     def wait_until_ready(self, timeout_s: float) -> Conversation[None]:
-        """``GET /health/ready``, until it is."""
+        """Return the conversation that repeats ``GET /health/ready`` until the service is ready."""
         call = self._call("GET", "/health/ready", json.MEDIA_TYPE)
         deadline = time.monotonic() + timeout_s
         pause_s = FIRST_POLL_S
@@ -148,7 +151,7 @@ class Service:
                 yield from attempt(call, min(call.timeout_s, deadline - time.monotonic()))
             except (ConnectionFailed, Unavailable) as failure:
                 if time.monotonic() + pause_s >= deadline:
-                    failure.add_note(f"{self.url} was given {digits(timeout_s)} s to become ready")
+                    failure.add_note(f"{self.url} was not ready within {digits(timeout_s)} s")
                     raise
             else:
                 return
@@ -157,9 +160,9 @@ class Service:
 
     def _get(self, path: str) -> Conversation[Record]:
         call = self._call("GET", path, json.MEDIA_TYPE)
-        answer = yield from exchange(call)
+        response = yield from exchange(call)
         try:
-            document = json.loads(answer.body, what="the answer")
+            document = json.loads(response.body, what="the answer")
         except LossdError as error:
             raise UnreadableAnswer(f"{call.url}: {error}; is it lossd?", request_id=call.request_id) from error
         if not isinstance(document, dict):

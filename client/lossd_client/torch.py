@@ -1,4 +1,4 @@
-"""A loss that a service computes, as a module for torch: its backward uses the gradient the service returns."""
+"""A torch module whose loss a service computes; its backward uses the gradient from the service."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ __all__ = ["RemoteLoss"]
 class RemoteLoss(torch.nn.Module):
     """A loss like those of ``torch.nn``, computed by a lossd service.
 
-    A reduced loss takes one round trip, which brings the gradient along where one is needed. With reduction ``none``
-    it takes two: the gradient depends on what follows the loss, and is asked for on the way back.
+    A reduced loss takes one round trip, which also returns the gradient if one is needed. With reduction ``none`` it
+    takes two: the gradient depends on the upstream gradient, so ``backward`` requests it.
 
     >>> criterion = RemoteLoss("focal", client=lossd, gamma=2.0)  # doctest: +SKIP
     >>> criterion(model(images), labels).backward()  # doctest: +SKIP
 
     Args:
-        loss: Its name; for composed losses the request's ``loss`` object.
-        client: Whom to ask; it is not closed here.
-        gradient: Options of the gradient: clip_norm, clip_value, …; for reduced losses, before what follows the loss.
-        metrics: Options of the metrics, or the names of those wanted, which come with each forward; none by default.
-        timeout_s: Seconds each round trip may take, where not the client's.
+        loss: The loss's name; for composed losses the request's ``loss`` object.
+        client: The client to use; it is not closed here.
+        gradient: Options of the gradient: clip_norm, clip_value, …. For reduced losses they apply before the upstream
+            gradient is multiplied.
+        metrics: Options of the metrics, or the names of the metrics, which each forward requests; none by default.
+        timeout_s: Seconds each round trip may take; the default is the client's.
         **parameters: Parameters of the loss.
 
     Attributes:
-        evaluation: The service's answer to the last forward, its tensors aside: metrics, diagnostics, warnings.
+        evaluation: The service's answer to the last forward without its tensors: metrics, diagnostics, warnings.
     """
 
     evaluation: Evaluation | None
@@ -58,33 +59,33 @@ class RemoteLoss(torch.nn.Module):
         self.timeout_s = timeout_s
         self.evaluation = None
 
-    # What goes over a socket cannot be traced.
+    # torch.compile cannot trace a socket.
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def forward(self, prediction: Tensor | None = None, target: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """The loss.
+        """Return the loss.
 
         Args:
             prediction: The input of that name, if the loss has one.
             target: The input of that name, if the loss has one.
-            **inputs: All others, by name: ``anchor``, ``sample_weight``, …
+            **inputs: All other inputs by name: ``anchor``, ``sample_weight``, …
 
         Returns:
-            A scalar, or the unreduced loss; float64 where an input is, else float32; on the device of the first input.
+            A scalar, or the unreduced loss; float64 if an input is, else float32; on the device of the first input.
 
         Raises:
-            LossdError: As :meth:`LossClient.evaluate` does.
+            LossdError: As for :meth:`LossClient.evaluate`.
         """
         named = {"prediction": prediction, "target": target, **inputs}
-        given = {name: tensor for name, tensor in named.items() if tensor is not None}
-        if "cotangent" in given:
-            raise TypeError("cotangent is what a RemoteLoss gets from backward; it is no input of it")
+        tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
+        if "cotangent" in tensors:
+            raise TypeError("cotangent is no input of a RemoteLoss: backward supplies it")
         loss: Tensor = _Remote.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self, torch.is_grad_enabled(), tuple(given), *given.values()
+            self, torch.is_grad_enabled(), tuple(tensors), *tensors.values()
         )
         return loss
 
     def ask(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, metrics: bool = False) -> Evaluation:
-        """One round trip."""
+        """Return the evaluation of one round trip."""
         return self.client.evaluate(
             self.loss,
             inputs=inputs,
@@ -95,7 +96,7 @@ class RemoteLoss(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The loss and its parameters."""
+        """Return the loss and its parameters."""
         return ", ".join([repr(self.loss["name"]), *(f"{n}={v!r}" for n, v in self.loss.items() if n != "name")])
 
 
@@ -104,13 +105,13 @@ class _Remote(torch.autograd.Function):
     def forward(ctx: Any, module: RemoteLoss, differentiate: bool, names: tuple[str, ...], *tensors: Tensor) -> Tensor:
         inputs = dict(zip(names, tensors, strict=True))
         wanted = [n for n, needed in zip(names, ctx.needs_input_grad[3:], strict=True) if needed and differentiate]
-        at_once = module.loss.get("reduction") != "none"
-        outputs = ["loss", *(f"gradient.{name}" for name in wanted if at_once)]
+        one_trip = module.loss.get("reduction") != "none"
+        outputs = ["loss", *(f"gradient.{name}" for name in wanted if one_trip)]
         evaluation = module.ask(inputs, outputs, metrics=module.metrics is not None)
         scalar = not isinstance(evaluation.loss, Tensor)
         module.evaluation = replace(evaluation, loss=evaluation.loss if scalar else None, gradients={})
-        ctx.module, ctx.names, ctx.wanted, ctx.at_once = module, names, wanted, at_once
-        ctx.save_for_backward(*((evaluation.gradients[name] for name in wanted) if at_once else tensors))
+        ctx.module, ctx.names, ctx.wanted, ctx.one_trip = module, names, wanted, one_trip
+        ctx.save_for_backward(*((evaluation.gradients[name] for name in wanted) if one_trip else tensors))
         if isinstance(evaluation.loss, Tensor):
             return evaluation.loss
         double = any(tensor.dtype == torch.float64 for tensor in tensors)
@@ -119,7 +120,7 @@ class _Remote(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.at_once:
+        if ctx.one_trip:
             gradients = {n: upstream * gradient for n, gradient in zip(ctx.wanted, ctx.saved_tensors, strict=True)}
         else:
             inputs = dict(zip(ctx.names, ctx.saved_tensors, strict=True))

@@ -12,7 +12,7 @@ from lossd.arrangement import arrange
 from lossd.evaluation.in_memory import evaluate_in_memory
 from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
-from lossd_client.exchange import Answer
+from lossd_client.exchange import HttpResponse
 from lossd_client.messages import Evaluation, compose, read_evaluation
 from lossd_client.wire import Tensor, json, safetensors
 
@@ -78,4 +78,4 @@ def evaluate(
         size = column.unit_bytes * column.units(job.rows)
         answered[column.name] = Tensor(column.dtype, column.shape(job.rows), view[offset : offset + size])
     body = bytearray().join(safetensors.encode(answered, {"result": text.decode()}))
-    return read_evaluation(Answer(200, {"content-type": safetensors.MEDIA_TYPE}, body), composed.homes)
+    return read_evaluation(HttpResponse(200, {"content-type": safetensors.MEDIA_TYPE}, body), composed.origins)

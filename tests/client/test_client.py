@@ -246,8 +246,8 @@ def test_non_finite_parameters_are_not_silently_null(service: FakeService) -> No
         ((), {"task": "binary", "threshold": 0.5}, "threshold: without a loss, options go into metrics={…}"),
         (("mse", "prediction"), {}, "prediction must be an array, a tensor or a (nested) list of numbers, not str"),
         (("mse", object()), {}, "not object"),
-        (("mse", np.array(["a"])), {}, "prediction (numpy.ndarray): dtype str32 does not travel; convert to one of"),
-        (("mse", PREDICTION, torch.ones(1, dtype=torch.complex64)), {}, "target (torch.Tensor): dtype complex64 does"),
+        (("mse", np.array(["a"])), {}, "prediction (numpy.ndarray): dtype str32 cannot be sent; convert to one of"),
+        (("mse", PREDICTION, torch.ones(1, dtype=torch.complex64)), {}, "target (torch.Tensor): dtype complex64 "),
         (("mse", torch.eye(2).to_sparse()), {}, "prediction (torch.Tensor): "),
     ],
 )  # fmt: skip
@@ -379,9 +379,9 @@ def test_gradients_are_of_the_kind_of_their_inputs(service: FakeService) -> None
 
 
 def test_answers_go_back_to_the_device_they_came_from() -> None:
-    from lossd_client.arrays import Home
+    from lossd_client.arrays import Origin
 
-    returned = Home(torch.device("meta")).receive(Tensor.of(np.ones((2, 3), np.float32)))
+    returned = Origin(torch.device("meta")).receive(Tensor.of(np.ones((2, 3), np.float32)))
     assert (returned.device.type, returned.dtype, tuple(returned.shape)) == ("meta", torch.float32, (2, 3))
 
 
@@ -573,7 +573,7 @@ def test_waiting_ends(ask: Caller, service: FakeService) -> None:
     service.default = lambda asked: problem(503, "unavailable", "waiting for a worker")
     with pytest.raises(Unavailable, match="waiting for a worker") as caught:
         ask(service.url, "wait_until_ready", 0.2)
-    assert caught.value.__notes__ == [f"{service.url} was given 0.2 s to become ready"]
+    assert caught.value.__notes__ == [f"{service.url} was not ready within 0.2 s"]
 
 
 def test_waiting_for_something_else_ends_at_once(ask: Caller, service: FakeService) -> None:

@@ -23,7 +23,7 @@ from lossd_client.errors import (
     Unavailable,
     UnreadableAnswer,
 )
-from lossd_client.exchange import Answer, Body, Call, Send, Wait
+from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait
 
 URL = "http://lossd.test/v1/evaluate"
 
@@ -35,7 +35,7 @@ class Clock:
         self.now = 100.0
 
     def hold(
-        self, call: Call, *script: Answer | Exception, seconds_each: float = 0.0
+        self, call: Call, *script: HttpResponse | Exception, seconds_each: float = 0.0
     ) -> tuple[Any, list[float], list[float]]:
         """The outcome of a call, the pauses it made, and the time-outs it was sent with."""
         conversation = exchange.exchange(call)
@@ -72,11 +72,11 @@ def call(retries: int = 3, timeout_s: float = 60.0) -> Call:
     return Call("POST", URL, {}, timeout_s, retries, "r-1", Body([b"body"]))
 
 
-def answer(status: int = 200, document: Any = None, **headers: str) -> Answer:
+def answer(status: int = 200, document: Any = None, **headers: str) -> HttpResponse:
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
     if document is not None:
         named.setdefault("content-type", "application/problem+json")
-    return Answer(status, named, bytearray(json.dumps(document).encode() if document is not None else b""))
+    return HttpResponse(status, named, bytearray(json.dumps(document).encode() if document is not None else b""))
 
 
 REFUSED = httpx.ConnectError("[Errno 111] Connection refused")
@@ -101,7 +101,7 @@ def test_the_first_good_answer_ends_it(clock: Clock) -> None:
     ],
     ids=str,
 )
-def test_what_may_pass_is_repeated_with_growing_pauses(failure: Answer | Exception, clock: Clock) -> None:
+def test_what_may_pass_is_repeated_with_growing_pauses(failure: HttpResponse | Exception, clock: Clock) -> None:
     outcome, pauses, timeouts = clock.hold(call(), failure, failure, failure, OK)
     assert outcome is OK
     assert pauses == pytest.approx([0.1, 0.2, 0.4])
@@ -111,7 +111,7 @@ def test_what_may_pass_is_repeated_with_growing_pauses(failure: Answer | Excepti
 @pytest.mark.parametrize(
     "failure", [*map(answer, (400, 401, 404, 413, 415, 422, 500, 502, 504, 302)), httpx.ReadTimeout("slow")], ids=str
 )
-def test_what_will_not_pass_is_not_repeated(failure: Answer | Exception, clock: Clock) -> None:
+def test_what_will_not_pass_is_not_repeated(failure: HttpResponse | Exception, clock: Clock) -> None:
     outcome, pauses, _ = clock.hold(call(), failure, OK)
     assert isinstance(outcome, LossdError)
     assert pauses == []
@@ -200,7 +200,7 @@ def test_the_service_is_told_the_time_that_is_left() -> None:
     ("error", "detail"),
     [
         (REFUSED, f"cannot connect to {URL} ([Errno 111] Connection refused); is the service running there? "),
-        (httpx.ReadTimeout(""), f"{URL} did not answer within 60 s; give it more with timeout_s"),
+        (httpx.ReadTimeout(""), f"{URL} did not answer within 60 s; raise timeout_s"),
         (httpx.PoolTimeout(""), f"no connection to {URL} became free within 60 s"),
         (httpx.RemoteProtocolError("bye"), f"the connection to {URL} broke before the answer was complete (bye)"),
         (httpx.ReadError(""), "was complete (ReadError)"),
@@ -236,7 +236,7 @@ def test_a_problem_is_raised_as_its_class(clock: Clock) -> None:
 def test_an_error_that_is_not_lossds_keeps_its_status_and_words(
     status: int, kind: type[Problem], media_type: str, body: bytes, clock: Clock
 ) -> None:
-    reply = Answer(status, httpx.Headers({"content-type": media_type}), bytearray(body))
+    reply = HttpResponse(status, httpx.Headers({"content-type": media_type}), bytearray(body))
     outcome = clock.hold(call(retries=0), reply)[0]
     assert type(outcome) is kind
     assert outcome.status == status
@@ -267,7 +267,7 @@ def test_small_pieces_are_put_together_and_large_ones_cut_up() -> None:
 
 
 class Response:
-    """What a receipt needs of one."""
+    """What a received needs of one."""
 
     def __init__(self, **headers: str) -> None:
         self.status_code = 200
@@ -279,15 +279,15 @@ class Response:
     [{"content_length": "6"}, {}, {"content_length": "3", "content_encoding": "gzip"}, {"content_length": "x"}],
 )
 def test_an_answer_is_gathered_whatever_was_announced(headers: dict[str, str]) -> None:
-    receipt = exchange.Receipt(Response(**headers))  # type: ignore[arg-type]
+    received = exchange.ReceivedResponse(Response(**headers))  # type: ignore[arg-type]
     for chunk in (b"ab", b"", b"cde", b"f"):
-        receipt.add(chunk)
-    assert receipt.answer().body == bytearray(b"abcdef")
+        received.add(chunk)
+    assert received.response().body == bytearray(b"abcdef")
 
 
 def test_headers_that_come_twice_are_one() -> None:
     headers = [(b"Server-Timing", b"parse;dur=1"), (b"X-ID", b"\xfc"), (b"server-timing", b"cdn;dur=2")]
-    answer = exchange.Receipt(httpx.Response(200, headers=headers)).answer()
+    answer = exchange.ReceivedResponse(httpx.Response(200, headers=headers)).response()
     assert answer.headers == {"server-timing": "parse;dur=1, cdn;dur=2", "x-id": "ü"}
 
 
@@ -300,8 +300,8 @@ def test_both_kinds_of_client_send_the_same_body() -> None:
 
 
 def test_an_announced_answer_is_gathered_in_place() -> None:
-    receipt = exchange.Receipt(Response(content_length="6"))  # type: ignore[arg-type]
-    buffer = receipt._buffer
-    receipt.add(b"abc")
-    receipt.add(b"def")
-    assert receipt.answer().body is buffer
+    received = exchange.ReceivedResponse(Response(content_length="6"))  # type: ignore[arg-type]
+    buffer = received._buffer
+    received.add(b"abc")
+    received.add(b"def")
+    assert received.response().body is buffer

@@ -60,7 +60,7 @@ def test_bits_of_the_wrong_width_are_refused() -> None:
 
 @pytest.mark.parametrize("array", [np.zeros(1, np.complex64), np.array(["a"]), np.array([None]), np.zeros(1, "M8[s]")])
 def test_other_dtypes_do_not_travel(array: np.ndarray) -> None:
-    with pytest.raises(TypeError, match="does not travel; convert to one of float64"):
+    with pytest.raises(TypeError, match="cannot be sent; convert to one of float64"):
         Tensor.of(array)
 
 

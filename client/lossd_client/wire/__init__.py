@@ -1,7 +1,7 @@
-"""The wire formats, both directions: bytes to named tensors and back. NumPy only, no I/O.
+"""The wire formats in both directions: bytes to named tensors and back. NumPy only, no I/O.
 
-A tensor on the wire is a :class:`Tensor`: dtype, shape and its row-major little-endian bytes. Codecs never compute
-with tensors and never copy one on the way in.
+A tensor on the wire is a :class:`Tensor`: dtype, shape and its row-major little-endian bytes. Codecs never compute with
+tensors, and never copy a tensor that they read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """JSON: tensors as nested lists, or as objects of dtype, shape and base64 data.
 
-orjson does the text where it is installed (the service requires it); the standard library does it elsewhere, with the
-same answers. Numbers that JSON cannot spell travel as the strings "NaN", "Infinity" and "-Infinity", both ways.
+orjson encodes and decodes the text if it is installed (the service requires it), else the standard library, with the
+same results. NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity" and "-Infinity" in both
+directions.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ MEDIA_TYPE = "application/json"
 MAX_DEPTH = 32
 Form = Literal["list", "base64"]
 
-_HELD, _EXACT = 2.0**24, 2.0**53  # up to here, float32 and float64 hold every integer
+_EXACT_IN_FLOAT32, _EXACT_IN_FLOAT64 = 2.0**24, 2.0**53  # each represents every integer up to here
 
-# The encoder keeps the interpreter: so many numbers at a time take a millisecond or two.
+# The encoder holds the GIL: so many numbers at a time take a millisecond or two.
 _BLOCK = 1 << 14
 
 # The most bytes of a number of each dtype and the comma after it; "-Infinity" in quotes takes 12.
@@ -59,27 +60,27 @@ _MOST_BYTES = {"float64": 26, "float32": 18, "bfloat16": 18, "float16": 14, "int
 
 
 def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", tokens: bool = False) -> Any:
-    """The document a JSON text stands for; integers beyond 64 bits become floats.
+    """Return the document in a JSON text; integers beyond 64 bits become floats.
 
-    How deep it may nest is the parser's own limit, some hundreds of levels: see :func:`check_depth`.
+    The parser limits the depth of nesting to some hundreds of levels: see :func:`check_depth`.
 
     Args:
-        text: In UTF-8.
-        what: What errors call it.
-        tokens: Whether the bare tokens NaN, Infinity and -Infinity, which JSON lacks, are numbers.
+        text: The text, in UTF-8.
+        what: The text's name in errors.
+        tokens: Whether to read the bare tokens NaN, Infinity and -Infinity, which JSON lacks, as numbers.
 
     Raises:
-        MalformedBody: Not JSON in UTF-8, nested beyond the parser's limit, or with tokens that are not to be read.
+        MalformedBody: The text is not JSON in UTF-8, nests beyond the parser's limit, or has such tokens unasked.
     """
     try:
-        if orjson is not None and not (tokens and _has_tokens(text)):
+        if orjson is not None and not (tokens and _may_have_tokens(text)):
             return orjson.loads(text)
         return _stdlib_loads(str(text, "utf-8"), tokens=tokens)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"{what} is not JSON: {_mistake(error) or error}") from None
 
 
-# What other languages write where JSON has another word, or none: Python's json.dumps(float("nan")) writes NaN.
+# Other languages' words for what JSON spells differently or lacks: Python's json.dumps(float("nan")) writes NaN.
 _FOREIGN = re.compile(
     r"(?P<number>[-+]?(?:nan|inf(?:inity)?))\b|(?P<word>None|True|False|undefined)\b|(?P<quote>')", re.I
 )
@@ -87,44 +88,44 @@ _WORDS = {"none": "null", "undefined": "null", "true": "true", "false": "false"}
 
 
 def _mistake(error: Exception) -> str:
-    """What was written where the parser stopped, and what to write instead; nothing where that is not known."""
+    """Return the token at which the parser stopped and what to write instead; empty if the token is not a known one."""
     if not isinstance(error, stdlib.JSONDecodeError):
         return ""
-    # Of a number, the parser may have read the sign.
+    # The parser may already have read the sign of a number.
     start = error.pos - (error.doc[error.pos - 1 : error.pos] in ("-", "+"))
     found = _FOREIGN.match(error.doc, start)
     if found is None:
         return ""
     token, place = found.group(), f"line {error.lineno} column {error.colno - error.pos + start}"
     if found["number"]:
-        return f"{token} at {place}; {_spell(token)}"
+        return f"{token} at {place}; {_token_remedy(token)}"
     return f"{token} at {place}; write {_WORDS[token.lower()] if found['word'] else 'strings in double quotes'}"
 
 
-def _spell(token: str) -> str:
+def _token_remedy(token: str) -> str:
     sign, name = "-" * token.startswith("-"), "NaN" if "nan" in token.lower() else "Infinity"
     string = name if name == "NaN" else sign + name
     return f'in a tensor, write the string "{string}"; anything else takes finite numbers only'
 
 
-def _has_tokens(text: bytes | bytearray | memoryview) -> bool:
-    """Whether the text may hold NaN or Infinity; a string that does costs speed, nothing else."""
+def _may_have_tokens(text: bytes | bytearray | memoryview) -> bool:
+    """Return whether the text may hold NaN or Infinity; a false positive costs only time."""
     searched = bytes(text) if isinstance(text, memoryview) else text
     return b"NaN" in searched or b"Infinity" in searched
 
 
 def _stdlib_loads(text: str, *, tokens: bool = False) -> Any:
-    """The standard library's parser, held to what orjson accepts."""
+    """Parse with the standard library, and accept only what orjson accepts."""
     constant = float if tokens else _refuse_constant
     document = stdlib.loads(text, parse_constant=constant, parse_int=_integer, parse_float=_float)
     if "\\ud" in text or "\\uD" in text:
-        # Half a surrogate pair is no character; the encoder refuses what the parser let through.
+        # The parser accepts half a surrogate pair, which is no character; the encoder refuses it.
         stdlib.dumps(document, ensure_ascii=False).encode()
     return document
 
 
 def _refuse_constant(token: str) -> None:
-    raise ValueError(f"{token}; {_spell(token)}")
+    raise ValueError(f"{token}; {_token_remedy(token)}")
 
 
 def _integer(digits: str) -> int | float:
@@ -142,10 +143,10 @@ def _float(digits: str) -> float:
 
 
 def check_depth(document: Any, *, limit: int = MAX_DEPTH, what: str = "the body") -> None:
-    """Make sure that a document (tensors aside, which have their own limit) can be walked by recursion.
+    """Check that a document without its tensors can be walked by recursion.
 
     Raises:
-        MalformedBody: Lists and objects nested more than ``limit`` deep.
+        MalformedBody: Lists and objects nest more than ``limit`` deep.
     """
     level = [document] if isinstance(document, list | dict) else []
     for _ in range(limit):
@@ -157,7 +158,7 @@ def check_depth(document: Any, *, limit: int = MAX_DEPTH, what: str = "the body"
 
 
 def dumps(document: Any) -> bytes:
-    """Compact JSON text. Non-finite floats must have been replaced before (:func:`finite`)."""
+    """Return compact JSON text. Non-finite floats must have been replaced by :func:`finite`."""
     if orjson is not None:
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return stdlib.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_numpy).encode()
@@ -170,7 +171,7 @@ def _numpy(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The same document with every non-finite float as its string; lists and objects are walked."""
+    """Return the document with every non-finite float as its string, on every level."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, list | tuple):
@@ -181,7 +182,7 @@ def finite(value: Any) -> Any:
 
 
 def numeric(value: Any) -> Any:
-    """The same document with the strings "NaN", "Infinity" and "-Infinity" as floats: undoes :func:`finite`."""
+    """Return the document with "NaN", "Infinity" and "-Infinity" as floats: the inverse of :func:`finite`."""
     if isinstance(value, str):
         return SPELLED.get(value, value)
     if isinstance(value, list):
@@ -192,18 +193,18 @@ def numeric(value: Any) -> Any:
 
 
 def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> tuple[Tensor, Form]:
-    """The tensor that a JSON value stands for, and the form it came in.
+    """Return the tensor in a JSON value, and the value's form.
 
-    A nested list becomes float32 or int64: by ``floats`` and ``integers``, the kinds its receiver takes, or by its
-    own numbers where both are taken. One of floats with an integer that float32 does not hold becomes float64. A base64
-    object has the dtype it names.
+    A nested list becomes float32 or int64: the kind that ``floats`` and ``integers`` allow, or the kind of its numbers
+    if both are allowed. Floats become float64 if the list has an integer that float32 cannot represent. A base64 object
+    has the dtype it names.
 
     Raises:
-        MalformedBody: A ragged list, or an object that is not {dtype, shape, data}.
-        DtypeMismatch: Entries that are not numbers, or floats where integers are declared.
-        InvalidValue: A number outside the range of float32 or int64.
-        ShapeMismatch: An object whose data is longer or shorter than its shape.
-        TooLarge: More than 8 axes.
+        MalformedBody: The list is ragged, or the object is not {dtype, shape, data}.
+        DtypeMismatch: An entry is no number, or a float and only integers are allowed.
+        InvalidValue: A number is outside the range of float32 or int64.
+        ShapeMismatch: The object's data does not have the size of its shape.
+        TooLarge: The tensor has more than 8 axes.
     """
     if len(name) > 60 or not name.isprintable():
         name = quoted(name)
@@ -256,15 +257,15 @@ def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor
 
 
 def _rounds_integers(name: str, narrow: np.ndarray[Any, Any], array: np.ndarray[Any, Any], entries: list[Any]) -> bool:
-    """Whether numbers that were written as integers differ in float32; decimals are rounded anyway.
+    """Return whether float32 changes a number that was written as an integer; decimals are rounded anyway.
 
     Raises:
-        InvalidValue: One differs in float64 too.
+        InvalidValue: Float64 changes one too.
     """
-    large = np.abs(array) > _HELD
+    large = np.abs(array) > _EXACT_IN_FLOAT32
     if not large.any():
         return False
-    far = (np.abs(array) >= _EXACT).reshape(-1).tolist()
+    far = (np.abs(array) >= _EXACT_IN_FLOAT64).reshape(-1).tolist()
     integers = [entry for entry in compress(entries, far) if type(entry) is int]
     if list(map(int, map(float, integers))) != integers:
         at = next(i for i, entry in enumerate(entries) if type(entry) is int and int(float(entry)) != entry)
@@ -277,7 +278,7 @@ def _rounds_integers(name: str, narrow: np.ndarray[Any, Any], array: np.ndarray[
 
 
 def tensor_text(tensor: Tensor, form: Form) -> bytes:
-    """The JSON text of a tensor, in the form asked for: floats by the fewest digits that lead back to them."""
+    """Return the JSON text of a tensor in a form; floats have the fewest digits that round-trip."""
     if form == "base64":
         fields = dumps({"dtype": tensor.dtype, "shape": list(tensor.shape)})
         return b'%b,"data":"%b"}' % (fields[:-1], base64.b64encode(tensor.data))
@@ -285,11 +286,11 @@ def tensor_text(tensor: Tensor, form: Form) -> bytes:
 
 
 def numbers_text(array: np.ndarray[Any, Any], spelled: Mapping[str, bytes]) -> bytes:
-    """The JSON text of numbers, as lists nested as the array's axes are.
+    """Return the JSON text of numbers, as lists nested like the array's axes.
 
     Args:
-        array: Of any dtype in :data:`~lossd_client.wire.tensor.DTYPES`.
-        spelled: What stands for NaN, Infinity and -Infinity.
+        array: An array of any dtype in :data:`~lossd_client.wire.tensor.DTYPES`.
+        spelled: The texts of NaN, Infinity and -Infinity.
     """
     if array.size <= _BLOCK:
         return _block(array, spelled)
@@ -304,33 +305,33 @@ def _block(array: np.ndarray[Any, Any], spelled: Mapping[str, bytes]) -> bytes:
     if orjson is None or not array.ndim:
         tokens = stdlib.dumps(shortest(array), separators=(",", ":")).encode()
         return _TOKEN.sub(lambda token: spelled[token.group().decode()], tokens)
-    if array.dtype == np.float16:  # whose digits the encoder does not know
-        array = _of_float16()[array.view(np.uint16)]
+    if array.dtype == np.float16:  # orjson does not write its shortest digits
+        array = _float16_as_float64()[array.view(np.uint16)]
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    if array.dtype.kind != "f" or (sound := np.isfinite(array)).all():
+    if array.dtype.kind != "f" or (finite_entries := np.isfinite(array)).all():
         return text
-    # What is not finite it writes as null, and nothing else.
-    strange = array[~sound]
+    # orjson writes null for each non-finite number, and for nothing else.
+    nonfinite = array[~finite_entries]
     words = np.array([spelled["NaN"], spelled["Infinity"], spelled["-Infinity"]], object)
     pieces = text.split(b"null")
-    whole = [b""] * (2 * len(pieces) - 1)
-    whole[::2] = pieces
-    whole[1::2] = words[np.where(np.isnan(strange), 0, np.where(strange > 0, 1, 2))].tolist()
-    return b"".join(whole)
+    parts = [b""] * (2 * len(pieces) - 1)
+    parts[::2] = pieces
+    parts[1::2] = words[np.where(np.isnan(nonfinite), 0, np.where(nonfinite > 0, 1, 2))].tolist()
+    return b"".join(parts)
 
 
 _TOKEN = re.compile(rb"NaN|-?Infinity")
 
 
 @cache
-def _of_float16() -> np.ndarray[Any, Any]:
-    """Every number of float16, by its bits, as the float64 of the fewest digits that lead back to it."""
+def _float16_as_float64() -> np.ndarray[Any, Any]:
+    """Return every float16 by its bits, as the float64 of the fewest digits that round-trip."""
     numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     return numbers.astype(np.str_).astype(np.float64)
 
 
 def most_bytes(dtype: str, shape: tuple[int, ...], form: Form) -> int:
-    """The most bytes that :func:`tensor_text` makes of a float or int64 tensor, known before there is one."""
+    """Return an upper bound of the bytes of :func:`tensor_text` for a float or int64 tensor, from dtype and shape."""
     if form == "base64":
         return 128 + 4 * element_count(shape) * DTYPES[dtype].itemsize // 3
     brackets = sum(3 * element_count(shape[:axis]) for axis in range(len(shape)))
@@ -338,7 +339,7 @@ def most_bytes(dtype: str, shape: tuple[int, ...], form: Form) -> int:
 
 
 def shortest(array: np.ndarray[Any, Any]) -> Any:
-    """The entries as Python numbers; narrow floats by the fewest digits that lead back to them, as orjson has it."""
+    """Return the entries as Python numbers; narrow floats have the fewest digits that round-trip, as in orjson."""
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         array = array.astype(np.str_).astype(np.float64)
     return array.tolist()

@@ -1,7 +1,7 @@
-"""Nested lists of numbers, as JSON has them: their shape, their entries in a row, and the place of what is wrong.
+"""Nested lists of numbers in JSON: their shape, their entries, and the place of a fault.
 
-Levels are taken apart one after the other, each in a loop of C, so that nothing recurses, however deep. NumPy is given
-no list before all its entries are known to be numbers: for one long string it would make every entry as long.
+Each level is flattened by a loop in C, so nothing recurses, however deep the lists are. NumPy receives a list only
+after all its entries are known to be numbers: one long string would make every entry of its array as long.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from lossd_client.wire.tensor import MAX_RANK, element_count
 __all__ = ["SPELLED", "flatten", "numbers", "place"]
 
 SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-"""The numbers that JSON has no other spelling for."""
+"""The numbers that JSON lacks, by their strings."""
 
 _NUMBERS = frozenset((int, float, bool))
-_EXACT = 2.0**53  # floats up to here are the integers that they look like
+_EXACT = 2.0**53  # a float up to here is the integer that its digits say
 _STORAGE = {"q": "<i8", "d": "<f8"}
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of a nested list and its entries, row-major; what they are, :func:`numbers` finds out.
+    """Return the shape of a nested list, and its entries in row-major order; :func:`numbers` checks the entries.
 
     Raises:
-        MalformedBody: Lists of one level that differ in length.
-        DtypeMismatch: Something else among them.
-        TooLarge: More than 8 levels.
+        MalformedBody: Lists of one level differ in length.
+        DtypeMismatch: A level has lists and other values.
+        TooLarge: The lists nest more than 8 levels deep.
     """
     shape: tuple[int, ...] = ()
     level = [value]
     while level and type(level[0]) is list:
         kinds, lengths = set(map(type, level)), {len(level[0])}
         if len(kinds) > 1:
-            raise _stranger(name, shape, level, frozenset((list,)))
+            raise _wrong_type(name, shape, level, frozenset((list,)))
         lengths.update(map(len, level))
         if len(lengths) > 1:
             at = next(i for i, item in enumerate(level) if len(item) != len(level[0]))
@@ -57,20 +57,20 @@ def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
 def numbers(
     name: str, shape: tuple[int, ...], entries: list[Any], *, floats: bool, integers: bool, spelled: bool
 ) -> np.ndarray[Any, Any]:
-    """The entries as float64 or int64, by ``floats`` and ``integers``, the kinds that will do; int64 where both do.
+    """Return the entries as float64 or int64, as ``floats`` and ``integers`` allow; int64 if both fit.
 
     Args:
-        name: What errors call the list.
-        shape: Of :func:`flatten`.
-        entries: Likewise.
-        floats: Whether floats will do.
-        integers: Whether integers will do.
-        spelled: Whether the strings of :data:`SPELLED` are numbers.
+        name: The list's name in errors.
+        shape: The shape from :func:`flatten`.
+        entries: The entries from :func:`flatten`.
+        floats: Whether floats are allowed.
+        integers: Whether integers are allowed.
+        spelled: Whether the strings in :data:`SPELLED` count as numbers.
 
     Raises:
-        MalformedBody: A list among numbers.
-        DtypeMismatch: Anything else that is no number, or a float where only integers will do.
-        InvalidValue: An integer beyond int64 where only integers will do, or beyond float64.
+        MalformedBody: A list is among the numbers.
+        DtypeMismatch: Another entry is no number, or a float and only integers are allowed.
+        InvalidValue: An integer is beyond float64, or beyond int64 and only integers are allowed.
     """
     if integers and (entries or not floats):
         try:
@@ -84,7 +84,7 @@ def numbers(
         if spelled:
             entries = _numeric(entries)
         if not _NUMBERS.issuperset(map(type, entries)):
-            raise _stranger(name, shape, entries, _NUMBERS, spelled=spelled) from None
+            raise _wrong_type(name, shape, entries, _NUMBERS, spelled=spelled) from None
     try:
         return _packed("d", entries, shape)
     except struct.error:
@@ -92,28 +92,28 @@ def numbers(
 
 
 def _numeric(entries: list[Any]) -> list[Any]:
-    """The entries, with the numbers that strings of :data:`SPELLED` stand for."""
+    """Return the entries with the strings of :data:`SPELLED` as numbers."""
     try:
         return list(map(SPELLED.get, entries, entries))  # a loop of C
-    except TypeError:  # lists among them, which nothing can be looked up by
+    except TypeError:  # a list among the entries cannot be hashed
         return [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
 
 
 def _packed(code: Literal["q", "d"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    # The fastest way from a list to memory; anything but a number of that kind is an error, bool apart.
+    # The fastest way from a list to memory. Any entry but a bool or a number of that kind is an error.
     return np.frombuffer(struct.pack(f"{len(entries)}{code}", *entries), _STORAGE[code]).reshape(shape)
 
 
-def _stranger(
-    name: str, shape: tuple[int, ...], level: list[Any], welcome: frozenset[type], *, spelled: bool = True
+def _wrong_type(
+    name: str, shape: tuple[int, ...], level: list[Any], allowed: frozenset[type], *, spelled: bool = True
 ) -> MalformedBody | DtypeMismatch:
-    """What is wrong with the first of a level's items that is of no welcome type."""
+    """Return the error for the first item of a level whose type is not allowed."""
     kinds = list(map(type, level))
-    at = min(kinds.index(kind) for kind in set(kinds) - welcome)
+    at = min(kinds.index(kind) for kind in set(kinds) - allowed)
     item, where = level[at], place(name, shape, at)
     if kinds[at] is list:
         return MalformedBody(f"{name} is ragged: there is a list at {where}, a number before it")
-    if list in welcome and (kinds[at] in _NUMBERS or (kinds[at] is str and item in SPELLED)):
+    if list in allowed and (kinds[at] in _NUMBERS or (kinds[at] is str and item in SPELLED)):
         return MalformedBody(f"{name} is ragged: there is a number at {where}, a list before it")
     known = ', or "NaN", "Infinity", "-Infinity"' if spelled else ""
     return DtypeMismatch(f"{name} must hold numbers{known}; found {quoted(item)} at {where}")
@@ -122,12 +122,12 @@ def _stranger(
 def _no_integers(
     name: str, shape: tuple[int, ...], entries: list[Any], *, spelled: bool
 ) -> MalformedBody | DtypeMismatch | InvalidValue:
-    """What is wrong with entries that are not all integers of int64."""
+    """Return the error for entries that are not all integers of int64."""
     if spelled:
         entries = _numeric(entries)
     kinds = set(map(type, entries))
     if not kinds <= _NUMBERS:
-        return _stranger(name, shape, entries, _NUMBERS, spelled=False)
+        return _wrong_type(name, shape, entries, _NUMBERS, spelled=False)
     if float in kinds:
         at = list(map(type, entries)).index(float)
         found = entries[at]
@@ -138,7 +138,7 @@ def _no_integers(
 
 
 def place(name: str, shape: tuple[int, ...], at: int) -> str:
-    """How errors call the entry at a place in the row of entries of a shape."""
+    """Return the name and the index of the entry at a row-major position, for errors."""
     if not shape:
         return name
     index = []

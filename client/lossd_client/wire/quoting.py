@@ -1,4 +1,4 @@
-"""What a request said, as an error may repeat it: short, on one line, and in JSON's words rather than Python's."""
+"""Quote parts of a request in an error: short, on one line, in JSON's words rather than Python's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDS = {None: "null", True: "true", False: "false"}
 
 
 def quoted(value: Any) -> str:
-    """A value of a JSON document, cut where it is long; what cannot be printed is escaped."""
+    """Return a value of a JSON document as text; long strings are cut, unprintable characters are escaped."""
     if isinstance(value, str):
         return repr(value) if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]!r}..."
     if isinstance(value, list | tuple):
@@ -30,11 +30,11 @@ def quoted(value: Any) -> str:
 
 
 def digits(value: float, rounded: Callable[[float], float] = float) -> str:
-    """A number by the fewest digits that lead back to it: 0.1 of float32, and 1.0000001 where 1 would hide a fault.
+    """Return a number with the fewest digits that round-trip: 0.1 for float32, or 1.0000001 if 1 would hide a fault.
 
     Args:
         value: The number.
-        rounded: The nearest number to a float in the precision that the value has; that of a float by default.
+        rounded: Rounds a float to the precision of the value; the default is float64.
     """
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,8 +1,8 @@
 """The safetensors format: an 8-byte little-endian header length, a JSON header, the tensors' bytes.
 
 Format: https://github.com/huggingface/safetensors#format. Reading is strict: the tensors' ranges must cover the data
-exactly, without overlap or gap, each as long as its shape and dtype say. Reading is also split in two, so that a
-service can act on the header while the data still arrives. What is written starts its data on a 64-byte boundary.
+exactly, without overlap or gap, and each must have the size of its shape and dtype. The header can be read before the
+data has arrived. Encoded data starts on a 64-byte boundary.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class Entry(NamedTuple):
-    """One tensor of a header: what it is, and where it lies, in bytes from the start of the data."""
+    """One tensor of a header, with its range in bytes from the start of the data."""
 
     name: str
     dtype: str
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: entries in the order of their bytes, which they cover from 0 to ``data_bytes`` exactly."""
+    """A checked header: entries in the order of their bytes, which cover 0 to ``data_bytes`` exactly."""
 
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str]
@@ -55,11 +55,11 @@ class Header:
 
 
 def header_bytes(prefix: bytes | bytearray | memoryview, *, limit: int = MAX_HEADER_BYTES) -> int:
-    """The length of the JSON header that the first 8 bytes announce.
+    """Return the length of the JSON header from the first 8 bytes.
 
     Raises:
-        MalformedBody: Fewer than 8 bytes, or no bytes for a header.
-        TooLarge: More than ``limit`` announced, by default 1 MiB.
+        MalformedBody: There are fewer than 8 bytes, or the length is under 2.
+        TooLarge: The length is over ``limit``, by default 1 MiB.
     """
     if len(prefix) < PREFIX_BYTES:
         raise MalformedBody(
@@ -74,10 +74,10 @@ def header_bytes(prefix: bytes | bytearray | memoryview, *, limit: int = MAX_HEA
 
 
 def read_header(text: bytes | bytearray | memoryview) -> Header:
-    """The header, given its JSON text.
+    """Return the header in a JSON text.
 
     Raises:
-        MalformedBody: Anything but a header whose entries cover its data exactly.
+        MalformedBody: The text is not a header whose entries cover its data exactly.
     """
     text = bytes(text)
     if not text.startswith(b"{"):
@@ -97,8 +97,8 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
                 f"data_offsets of {quoted(entry.name)} start at {entry.begin}: it {fault} (at {position})"
             )
         position = entry.end
-    # Of a name that occurs twice, parsers keep one silently. Here every string of a header is accounted for: an entry
-    # has five (name, keys, dtype), metadata one and a pair each. If the text has more quotes, something was dropped.
+    # JSON parsers silently drop one of two equal names. So count the header's strings: an entry has five (its name,
+    # three keys, the dtype), metadata has one and a pair for each item. More quotes in the text show a dropped name.
     strings = 5 * len(entries) + (1 + 2 * len(metadata) if has_metadata else 0)
     plain = text.replace(b"\\\\", b"")
     if plain.count(b'"') - plain.count(b'\\"') != 2 * strings:
@@ -107,22 +107,22 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
 
 
 def _entry(name: str, fields: Any) -> Entry:
-    called = quoted(name)
+    label = quoted(name)
     if not isinstance(fields, dict) or fields.keys() != _FIELDS:
-        raise MalformedBody(f"the header's entry {called} must hold exactly dtype, shape and data_offsets")
+        raise MalformedBody(f"the header's entry {label} must hold exactly dtype, shape and data_offsets")
     code, offsets = fields["dtype"], fields["data_offsets"]
     dtype = DTYPES_BY_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:
         known = ", ".join(DTYPES_BY_CODE)
-        raise MalformedBody(f"dtype {quoted(code)} of {called} is not one lossd reads ({known})")
-    shape = read_shape(called, fields["shape"])
+        raise MalformedBody(f"dtype {quoted(code)} of {label} is not one lossd reads ({known})")
+    shape = read_shape(label, fields["shape"])
     begin, end = offsets if isinstance(offsets, list) and len(offsets) == 2 else (None, None)
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end < 2**63:
-        raise MalformedBody(f"data_offsets of {called} must be [begin, end] with 0 <= begin <= end")
+        raise MalformedBody(f"data_offsets of {label} must be [begin, end] with 0 <= begin <= end")
     size = element_count(shape) * dtype.itemsize
     if end - begin != size:
         raise MalformedBody(
-            f"{called} of dtype {dtype.code} and shape {list(shape)} has {size} bytes, its data_offsets span "
+            f"{label} of dtype {dtype.code} and shape {list(shape)} has {size} bytes, its data_offsets span "
             f"{end - begin}"
         )
     return Entry(name, dtype.name, shape, begin, end)
@@ -135,11 +135,11 @@ def _strings(document: Any) -> bool:
 def decode(
     body: bytes | bytearray | memoryview, *, max_header_bytes: int = MAX_HEADER_BYTES
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A whole file's tensors, as views into ``body``, and its metadata.
+    """Return a file's tensors, as views of ``body``, and its metadata.
 
     Raises:
-        MalformedBody: Truncated, left-over or misplaced bytes.
-        TooLarge: A header over ``max_header_bytes``, or a tensor of more than 8 axes.
+        MalformedBody: Bytes are missing, left over or misplaced.
+        TooLarge: The header is over ``max_header_bytes``, or a tensor has more than 8 axes.
     """
     view = memoryview(body)
     start = PREFIX_BYTES + header_bytes(view[:PREFIX_BYTES], limit=max_header_bytes)
@@ -153,19 +153,19 @@ def decode(
 
 
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
-    """A file, as the list of its pieces: prefix with header, then each tensor's own memory, uncopied."""
+    """Return a file in pieces: prefix with header, then each tensor's own memory, uncopied."""
     ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
     head = encode_header(((name, t.dtype, t.shape, len(t.data)) for name, t in ordered), metadata)
     return [head, *(t.data for _, t in ordered if len(t.data))]
 
 
 def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """Prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
+    """Return prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
     return header_of(encode_entries(tensors), metadata)
 
 
 def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> bytes:
-    """The header's entries for tensors (name, dtype, shape, bytes) that follow in this order, for :func:`header_of`."""
+    """Return the entries of a header for tensors (name, dtype, shape, bytes), to use in :func:`header_of`."""
     document: dict[str, Any] = {}
     position = 0
     for name, dtype, shape, size in tensors:
@@ -181,7 +181,7 @@ def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> 
 
 
 def header_of(entries: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Prefix and header: entries that were encoded before, next to metadata of their own."""
+    """Return prefix and header, made of encoded entries and metadata."""
     parts = [b'"%b":%b' % (_METADATA.encode(), json.dumps(dict(metadata)))] if metadata else []
     parts += [entries] if entries else []
     text = b"{%b}" % b",".join(parts)

@@ -1,4 +1,4 @@
-"""A tensor as it travels: dtype, shape, bytes."""
+"""A tensor on the wire: dtype, shape, bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "read_shape",
 ]
 
-assert sys.byteorder == "little", "lossd's wire is little-endian, and so must be its machine"
+assert sys.byteorder == "little", "the wire is little-endian, so the machine must be too"
 
 MAX_RANK = 8
 """The most axes a tensor on the wire may have."""
@@ -38,11 +38,11 @@ class Dtype:
     """An element type.
 
     Attributes:
-        name: The name in requests, NumPy's and torch's own ("float32").
+        name: The name in requests, which is also NumPy's and torch's ("float32").
         code: The name in safetensors ("F32").
         itemsize: Bytes per element.
         kind: ``float`` or ``integer``; bool counts as integer.
-        storage: The NumPy type the bytes are viewed as; bfloat16, which NumPy lacks, as uint16.
+        storage: The NumPy type of the bytes; uint16 for bfloat16, which NumPy lacks.
     """
 
     name: str
@@ -70,16 +70,16 @@ DTYPES: dict[str, Dtype] = {
         Dtype("bool", "BOOL", 1, "integer", "|b1"),
     )
 }
-"""Every dtype lossd reads and writes, by name."""
+"""Every dtype of the wire, by name."""
 
 DTYPES_BY_CODE: dict[str, Dtype] = {d.code: d for d in DTYPES.values()}
-# NumPy composes a dtype's name whenever it is asked for it.
+# A table, because NumPy composes a dtype's name anew for each access.
 _NAMES = {np.dtype(d.storage): d.name for d in DTYPES.values() if d.name != "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Named nowhere, aligned anywhere: what a codec hands on.
+    """A tensor without a name, in memory of any alignment.
 
     Attributes:
         dtype: A key of :data:`DTYPES`.
@@ -93,17 +93,17 @@ class Tensor:
 
     @staticmethod
     def of(array: np.ndarray[Any, Any], dtype: str | None = None) -> Tensor:
-        """A tensor over an array's memory (a copy only where it is not contiguous or not little-endian).
+        """Return a tensor over an array's memory; copy only if it is not contiguous or not little-endian.
 
         Args:
-            array: Any array of a dtype in :data:`DTYPES`; bfloat16 as its uint16 bits with ``dtype`` given, or as
-                an array of the ``ml_dtypes`` type.
-            dtype: The wire's name for the elements, where it is not the array's own.
+            array: Any array of a dtype in :data:`DTYPES`; for bfloat16 its uint16 bits with ``dtype`` given, or an
+                array of the ``ml_dtypes`` type.
+            dtype: The wire's name for the elements; the default is the array's own.
         """
         name = dtype or _NAMES.get(array.dtype) or array.dtype.name
         if name not in DTYPES:
             known = ", ".join(DTYPES)
-            raise TypeError(f"dtype {name} does not travel; convert to one of {known}")
+            raise TypeError(f"dtype {name} cannot be sent; convert to one of {known}")
         if array.dtype.itemsize != DTYPES[name].itemsize:
             raise TypeError(f"an array of {array.dtype.name} does not hold the bits of {name}")
         if array.dtype.byteorder == ">":
@@ -112,7 +112,7 @@ class Tensor:
         return Tensor(name, tuple(array.shape), flat.view(np.uint8).data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The elements as an array over the same memory; bfloat16 widened to float32, which is exact."""
+        """Return the elements as an array over the same memory; bfloat16 is widened to float32, exactly."""
         flat = np.frombuffer(self.data, dtype=DTYPES[self.dtype].storage)
         if self.dtype == "bfloat16":
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
@@ -120,7 +120,7 @@ class Tensor:
 
 
 def element_count(shape: tuple[int, ...]) -> int:
-    """The product of the axes, as an unbounded integer: it cannot overflow."""
+    """Return the product of the axes as a Python integer, which cannot overflow."""
     count = 1
     for axis in shape:
         count *= axis
@@ -128,11 +128,11 @@ def element_count(shape: tuple[int, ...]) -> int:
 
 
 def read_shape(name: str, value: Any) -> tuple[int, ...]:
-    """The shape that a JSON value stands for.
+    """Return the shape in a JSON value.
 
     Raises:
-        MalformedBody: Anything but a list of axes, or more elements than any memory holds.
-        TooLarge: More than 8 axes.
+        MalformedBody: The value is no list of axes, or has 2**60 elements or more.
+        TooLarge: There are more than 8 axes.
     """
     if isinstance(value, list) and len(value) > MAX_RANK:
         raise TooLarge(f"{name} has {len(value)} axes; at most {MAX_RANK} are read")
@@ -140,17 +140,17 @@ def read_shape(name: str, value: Any) -> tuple[int, ...]:
     for axis in value if isinstance(value, list) else (None,):
         if type(axis) is not int or not 0 <= axis < 2**63:
             raise MalformedBody(f"shape of {name} must be a list of integers from 0 to 2**63 - 1")
-        count *= axis or 1  # NumPy and torch count without the axes of length 0
+        count *= axis or 1  # NumPy and torch multiply only the other axes when they check for overflow
     if count >= 2**60:
         raise MalformedBody(f"{name} has shape {value}: more elements than any memory holds")
     return tuple(value)
 
 
 def check_tensor_count(count: int) -> None:
-    """Make sure that a message has no more tensors than :data:`MAX_TENSORS`.
+    """Check that a message has no more than :data:`MAX_TENSORS` tensors.
 
     Raises:
-        TooLarge: It has.
+        TooLarge: It has more.
     """
     if count > MAX_TENSORS:
         raise TooLarge(f"there are {count} tensors; at most {MAX_TENSORS} are read")

@@ -1,9 +1,8 @@
-"""The Open Inference Protocol (KServe V2, Triton's HTTP): a JSON text, then the binary tensors' bytes.
+"""The Open Inference Protocol (KServe V2, Triton's HTTP): a JSON text, then the bytes of the binary tensors.
 
-Specification: https://github.com/kserve/open-inference-protocol, with Triton's extension for binary tensors. How long
-the JSON is, a header of the message says (:data:`HEADER_LENGTH`); which tensors follow it, and how long each is, the
-JSON says. Bare NaN and Infinity tokens are part of this protocol's JSON. Reading is split in two, so that a service can
-act on the JSON while the tensors still arrive.
+Specification: https://github.com/kserve/open-inference-protocol, with Triton's extension for binary tensors. An HTTP
+header (:data:`HEADER_LENGTH`) gives the length of the JSON text; the JSON text gives the length of each binary tensor.
+Bare NaN and Infinity tokens are valid in this protocol's JSON. The JSON can be read before the tensors have arrived.
 """
 
 from __future__ import annotations

@@ -14,29 +14,29 @@ from lossd_client.wire.tensor import Tensor, element_count
 __all__ = ["LENGTH", "read_elements", "read_tensor"]
 
 LENGTH = struct.Struct("<I")
-"""What each string of a BYTES tensor begins with: its length."""
+"""The length that precedes each string of a BYTES tensor."""
 
 
 def read_tensor(entry: Entry, data: memoryview) -> Tensor:
-    """The tensor of numbers that an entry describes.
+    """Return the tensor of numbers that an entry describes.
 
     Args:
-        entry: Of :func:`read_request`.
+        entry: An entry from :func:`read_request`.
         data: The bytes after the JSON text.
 
     Raises:
-        MalformedBody, DtypeMismatch, InvalidValue, ShapeMismatch: The JSON value is not what datatype and shape say.
+        MalformedBody, DtypeMismatch, InvalidValue, ShapeMismatch: The JSON value does not fit datatype or shape.
     """
     datatype = entry.datatype
     if not datatype.itemsize:
-        raise DtypeMismatch(f"{entry.name} is BYTES, which are no numbers")
+        raise DtypeMismatch(f"{entry.name} is BYTES, not numbers")
     if not entry.binary:
         return _tensor_from_json(entry)
     return Tensor(datatype.dtype, entry.shape, data[entry.begin : entry.end])
 
 
 def _tensor_from_json(entry: Entry) -> Tensor:
-    """The tensor of a nested or a flat list."""
+    """Return the tensor in a nested or a flat list."""
     name, datatype = entry.name, entry.datatype
     if not datatype.as_json:
         raise MalformedBody(f"{name} is {datatype.name}, which JSON has no numbers for; send it as binary data")
@@ -58,12 +58,12 @@ def _tensor_from_json(entry: Entry) -> Tensor:
 
 
 def read_elements(entry: Entry, data: memoryview) -> list[bytes]:
-    """The strings of a BYTES entry, row-major, whatever its shape; JSON strings as UTF-8.
+    """Return the strings of a BYTES entry in row-major order, whatever its shape; JSON strings are UTF-8.
 
     Raises:
-        MalformedBody: Lengths that do not fit the bytes.
-        DtypeMismatch: JSON that is no string.
-        ShapeMismatch: More or fewer than the shape says.
+        MalformedBody: The strings' lengths do not fit the bytes.
+        DtypeMismatch: A JSON element is no string.
+        ShapeMismatch: The number of strings does not fit the shape.
     """
     if entry.binary:
         elements = _split_elements(entry.name, data[entry.begin : entry.end])

@@ -1,4 +1,4 @@
-"""What messages of the protocol are made of."""
+"""The parts of the protocol's messages."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MEDIA_TYPE = "application/octet-stream"
-"""Of messages with binary tensors; those without are JSON."""
+"""The media type of messages with binary tensors; other messages are JSON."""
 
 VERSION = "1"
 
 Value = Tensor | list[bytes]
-"""What a tensor of the protocol holds: numbers, or (BYTES, one axis) strings of bytes."""
+"""The content of a tensor: numbers, or byte strings (BYTES, one axis)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Datatype:
 
     Attributes:
         name: The protocol's name ("FP32").
-        itemsize: Bytes per element; 0 where each has its own length (BYTES).
+        itemsize: Bytes per element; 0 for BYTES, whose elements have their own lengths.
         storage: The NumPy type the bytes are viewed as.
-        dtype: What lossd calls it.
+        dtype: The name of the lossd dtype.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Datatype:
 
     @property
     def as_json(self) -> bool:
-        """Whether its elements may be written as JSON."""
+        """Whether the elements may be written as JSON."""
         return self.name not in ("FP16", "BF16")
 
 
@@ -76,20 +76,20 @@ DATATYPES: dict[str, Datatype] = {
 """Every datatype of the protocol, by name."""
 
 BY_DTYPE: dict[str, Datatype] = {d.dtype: d for d in DATATYPES.values() if d.itemsize}
-"""The datatypes lossd's own dtypes travel as."""
+"""The datatype of each lossd dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a message: what it is, and where its elements are.
+    """One tensor of a message, with the place of its elements.
 
     Attributes:
-        name: Unique in the message.
+        name: A name that is unique in the message.
         datatype: Its type.
         shape: Its axes.
-        data: The JSON value that holds the elements; None where they are binary.
-        begin: Where they begin, in bytes after the JSON text.
-        end: Where they end; ``begin`` where they are in the JSON.
+        data: The JSON value that holds the elements; None if they are binary.
+        begin: The first byte of the elements, counted from the end of the JSON text.
+        end: The end of the elements in bytes; ``begin`` if they are in the JSON.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output that is asked for, and whether as bytes after the JSON text."""
+    """A requested output, and whether it is binary."""
 
     name: str
     binary: bool
@@ -115,15 +115,15 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The JSON text of a request, checked.
+    """The checked JSON text of a request.
 
     Attributes:
-        id: The client's, to be sent back; None where it has none.
+        id: The client's id, to return with the response; None if it has none.
         parameters: Strings, numbers and booleans by name.
-        inputs: The tensors, those that are binary in the order of their bytes.
-        outputs: What is asked for; None for the default.
-        binary: Whether outputs that say nothing about it are binary.
-        data_bytes: How many bytes follow the JSON text.
+        inputs: The tensors; the binary ones are in the order of their bytes.
+        outputs: The requested outputs; None for the default.
+        binary: Whether an output is binary unless it says otherwise.
+        data_bytes: Bytes after the JSON text.
     """
 
     id: str | None
@@ -136,7 +136,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, decoded."""
+    """A decoded response."""
 
     id: str | None
     model_name: str

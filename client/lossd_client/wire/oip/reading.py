@@ -1,4 +1,4 @@
-"""Messages read: the JSON text first, then the tensors after it."""
+"""Read messages: the JSON text first, then the tensors after it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = ["decode_request", "decode_response", "header_length", "read_request"]
 
 MAX_NAME = 256
 REQUEST_FIELDS = ("model_name", "model_version", "id", "parameters", "inputs", "outputs")
-"""The path has the model's name; KServe's SDK repeats it."""
-OF_OTHERS = ("content_type", "headers")
-"""Parameters that MLServer's codecs add to a request, its inputs and its outputs, and that say nothing here."""
+"""The known fields of a request. The path has the model's name; KServe's SDK repeats it."""
+IGNORED_PARAMETERS = ("content_type", "headers")
+"""Parameters that MLServer's codecs add to a request, its inputs and outputs; lossd ignores them."""
 
 
 def header_length(value: str | bytes | None, size: int | None) -> int | None:
-    """The length of the JSON text that the message's header states; None where the whole message is JSON.
+    """Return the length of the JSON text from the HTTP header; None if the whole message is JSON.
 
     Args:
-        value: The header's value, None where there is none.
-        size: The length of the message after decompression, where it is known.
+        value: The header's value; None if the header is absent.
+        size: The length of the decompressed message, if known.
 
     Raises:
-        MalformedBody: No number, or more than the message has.
+        MalformedBody: The value is no number, or more than the message's length.
     """
     if value is None:
         return None
@@ -54,15 +54,15 @@ def header_length(value: str | bytes | None, size: int | None) -> int | None:
 
 
 def read_request(text: bytes | bytearray | memoryview) -> Request:
-    """The JSON text of a request, checked, without its binary tensors.
+    """Return the checked JSON text of a request, without its binary tensors.
 
     Raises:
-        MalformedBody, DtypeMismatch, ShapeMismatch, TooLarge: What is not as the protocol has it.
+        MalformedBody, DtypeMismatch, ShapeMismatch, TooLarge: The text violates the protocol.
     """
     document = _object(json.loads(text, tokens=True), "the request", REQUEST_FIELDS)
     parameters = _parameters(document, "the request")
     for name, value in parameters.items():
-        if name in OF_OTHERS:
+        if name in IGNORED_PARAMETERS:
             continue
         if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
             raise MalformedBody(
@@ -79,11 +79,11 @@ def read_request(text: bytes | bytearray | memoryview) -> Request:
 
 
 def decode_request(body: bytes | bytearray | memoryview, length: int | None) -> tuple[Request, dict[str, Value]]:
-    """A whole request, its inputs over its own memory where that can be.
+    """Return a complete request and its inputs, which share the body's memory if possible.
 
     Args:
-        body: After decompression.
-        length: Of the JSON text, None for all of it: see :func:`header_length`.
+        body: The decompressed body.
+        length: The length of the JSON text, None for all of it: see :func:`header_length`.
     """
     text, data = _split(body, length)
     request = read_request(text)
@@ -92,7 +92,7 @@ def decode_request(body: bytes | bytearray | memoryview, length: int | None) -> 
 
 
 def decode_response(body: bytes | bytearray | memoryview, length: int | None) -> Response:
-    """A whole response; arguments and errors are those of :func:`decode_request`."""
+    """Return a complete response; arguments and errors are those of :func:`decode_request`."""
     text, data = _split(body, length)
     known = ("id", "model_name", "model_version", "parameters", "outputs")
     document = _object(json.loads(text, what="the response", tokens=True), "the response", known)
@@ -104,7 +104,7 @@ def decode_response(body: bytes | bytearray | memoryview, length: int | None) ->
 
 
 def _defined(entry: Entry) -> Entry:
-    """The entry with NaN for null, as which an answer in JSON has what is not defined."""
+    """Return the entry with NaN for null: a JSON response has null for an undefined number."""
     if isinstance(entry.data, list) and None in entry.data:
         return replace(entry, data=[math.nan if element is None else element for element in entry.data])
     return entry
@@ -129,7 +129,7 @@ def _check_size(data: memoryview, described: int) -> None:
 
 
 def _entries(value: Any, what: str) -> tuple[tuple[Entry, ...], int]:
-    """The tensors that a message lists, and how many bytes of them are binary."""
+    """Return the tensors that a message lists, and their number of binary bytes."""
     entries, at = [], 0
     items = _list(value, f"{what}s")
     check_tensor_count(len(items))
@@ -179,9 +179,9 @@ def _output(value: Any, binary: bool) -> Output:
 
 def _known(parameters: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     for name in parameters:
-        if name not in known and name not in OF_OTHERS:
+        if name not in known and name not in IGNORED_PARAMETERS:
             raise MalformedBody(
-                f"{what} has the parameter {quoted(name)}, which is not read there; known is {', '.join(known)}, and a "
+                f"{what} has the parameter {quoted(name)}, which is unknown there; known is {', '.join(known)}; a "
                 "loss's own parameters belong to the request"
             )
 
@@ -227,13 +227,13 @@ def _name(document: Mapping[str, Any], what: str) -> str:
 
 
 def _id(document: Mapping[str, Any]) -> str | None:
-    given = document.get("id")
-    if given is not None and not isinstance(given, str):
+    request_id = document.get("id")
+    if request_id is not None and not isinstance(request_id, str):
         raise MalformedBody("id must be a string")
-    return given
+    return request_id
 
 
 def _unique(names: Sequence[str], what: str) -> None:
     if len(set(names)) != len(names):
-        twice, _ = Counter(names).most_common(1)[0]
-        raise MalformedBody(f"the {what} {twice} is listed twice")
+        duplicate, _ = Counter(names).most_common(1)[0]
+        raise MalformedBody(f"the {what} {duplicate} is listed twice")

@@ -1,4 +1,4 @@
-"""Messages written: the body's pieces, each tensor's own memory."""
+"""Write messages: the body in pieces, with each tensor's own memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def encode_request(
     outputs: Sequence[str] | None = None,
     id: str | None = None,  # noqa: A002  (the protocol's word)
 ) -> tuple[list[bytes | memoryview], int]:
-    """A request with its tensors binary, both ways: the body's pieces, and the length of the JSON text.
+    """Return a request with binary tensors, as the body's pieces and the length of the JSON text.
+
+    The request also asks for binary outputs.
 
     Args:
-        inputs: By name.
-        parameters: Of the request.
-        outputs: What is asked for; the default where None.
-        id: To be sent back.
+        inputs: The inputs by name.
+        parameters: The request's parameters.
+        outputs: The requested outputs; None for the default.
+        id: An id that the response returns.
     """
     described, pieces = [], []
     for name, value in inputs.items():
@@ -53,16 +55,16 @@ def encode_response(
     id: str | None = None,  # noqa: A002
     undefined: Collection[str] = (),
 ) -> tuple[list[bytes | memoryview], int | None]:
-    """A response: the body's pieces, each tensor's own memory, and the length of the JSON text where bytes follow it.
+    """Return a response, as the body's pieces and the length of the JSON text; None if no bytes follow it.
 
     Args:
-        model_name: Whose answer it is.
-        outputs: Names and values, and whether each is to be binary.
-        id: The request's.
-        undefined: The outputs of which NaN means that there is no such number: in JSON it is null.
+        model_name: The name of the model.
+        outputs: Name, value, and whether it is binary, for each output.
+        id: The request's id.
+        undefined: The outputs in which NaN means an undefined number; JSON has null for it.
 
     Raises:
-        DtypeMismatch: FP16 or BF16 that is not to be binary.
+        DtypeMismatch: A FP16 or BF16 output is not binary.
     """
     described: list[bytes] = []
     pieces: list[bytes | memoryview] = []
@@ -73,7 +75,7 @@ def encode_response(
             if len(piece):
                 pieces.append(piece)
         else:
-            described.append(_describe(name, value, b'"data":' + _listed(name, value, name in undefined)))
+            described.append(_describe(name, value, b'"data":' + _json_list(name, value, name in undefined)))
     fields = {"model_name": model_name, "model_version": VERSION}
     head = json.dumps(fields if id is None else {"id": id, **fields})
     text = head[:-1] + b',"outputs":[' + b",".join(described) + b"]}"
@@ -97,8 +99,8 @@ def _bytes(value: Value) -> bytes | memoryview:
     return b"".join(LENGTH.pack(len(element)) + element for element in value)
 
 
-def _listed(name: str, value: Value, nulls: bool) -> bytes:
-    """The elements as a flat JSON list, with the bare tokens for what is not finite, or null for NaN."""
+def _json_list(name: str, value: Value, nulls: bool) -> bytes:
+    """Return the elements as a flat JSON list, with bare tokens for non-finite numbers, or null for NaN."""
     if not isinstance(value, Tensor):
         try:
             return json.dumps([element.decode() for element in value])
@@ -110,5 +112,5 @@ def _listed(name: str, value: Value, nulls: bool) -> bytes:
 
 
 def _aligned(text: bytes) -> bytes:
-    """The JSON text with spaces after it, so that the tensors start where processors like them to."""
+    """Return the JSON text padded with spaces, so that the tensors start on a boundary that processors read fast."""
     return text + b" " * (-len(text) % ALIGNMENT)
