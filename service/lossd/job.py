@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
+from lossd.caches import Cache
 from lossd.cost import NOTHING, Cost
-from lossd.lru import LRU
 from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
@@ -149,12 +149,20 @@ class Recipe:
         recipe = _RECIPES.get(text)
         if recipe is None:
             recipe = Recipe.read(text)
-            _RECIPES.keep(text, recipe, recipe.nbytes)
+            _RECIPES.put(text, recipe, recipe.nbytes)
+        return recipe
+
+    def shared(self) -> Recipe:
+        """Return the cached recipe of the same text; if there is none, cache and return this one."""
+        recipe = _RECIPES.get(self.text)
+        if recipe is None:
+            recipe = self
+            _RECIPES.put(self.text, self, self.nbytes)
         return recipe
 
     @staticmethod
     def read(text: str) -> Recipe:
-        """The same, always a new one."""
+        """Return a new recipe, parsed from its text."""
         fields = orjson.loads(text)
         for name in ("inputs", "answers"):
             fields[name] = tuple(Column(**{**c, "trailing": tuple(c["trailing"])}) for c in fields[name])
@@ -221,7 +229,7 @@ class Recipe:
 
 
 _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)
-_RECIPES: LRU[str, Recipe] = LRU(16 << 20)
+_RECIPES: Cache[str, Recipe] = Cache("recipes", 16 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,17 +23,13 @@ import torch
 from evaluating import alone, layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
 from lossd.api import curves, evaluate
-from lossd.api.http import negotiation
-from lossd.api.inference import route as inference
 from lossd.arrangement import arrange_shared
+from lossd.caches import CACHES
 from lossd.engine import remote_worker as link
-from lossd.job import _RECIPES, MAX_PAIRS
-from lossd.losses import REGISTRY, formula
-from lossd.lru import LRU
+from lossd.job import MAX_PAIRS
+from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
-from lossd.request import planning
 from lossd.request.planning import make_plan
-from lossd.request.recipe_cache import RECIPES
 from lossd_client.errors import PROBLEMS
 from losses.case import Case
 from losses.cases import CASES
@@ -91,19 +87,6 @@ def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) 
     service.wait_until(lambda engine: not engine.budget.gathered_bytes)
 
 
-CACHES: dict[str, LRU[Any, Any]] = {
-    "plans": evaluate._plan_of.cache,
-    "headers": evaluate._checked.cache,
-    "layouts": evaluate._LAYOUTS,
-    "requests on /v2": inference._asked.cache,
-    "kin": planning._kin.cache,
-    "recipes": _RECIPES,
-    "recipes of kin": RECIPES,
-    "formulas": formula.parse.cache,
-    "Accept": negotiation.weights.cache,
-}
-
-
 def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
     """Another kind of cache is met only where the operator, or the code, says what it holds."""
     own = {"losses/perceptual.py", "api/inference/models.py", "api/explorer/__init__.py", "cli/serve.py"}
@@ -114,7 +97,8 @@ def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
         if re.search(r"@(lru_)?cache\b|lru_cache\(", path.read_text())
     }
     assert found <= own
-    assert sum(cache.limit_bytes for cache in CACHES.values()) + curves.CACHED_BYTES <= 96 << 20
+    limits = {name: cache.limit_bytes for name, cache in CACHES.items()}
+    assert sum({**limits, "curves": curves.CACHED_BYTES}.values()) <= 96 << 20
 
 
 def weighted(i: int, classes: int) -> dict[str, Any]:

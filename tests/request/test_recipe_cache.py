@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evaluating import layout
-from lossd.job import Job
+from lossd.job import Job, Recipe
 from lossd.losses import REGISTRY
 from lossd.request import planning
 from lossd.request.plan import Layout, Plan
@@ -24,7 +24,7 @@ WHOLE = ["loss", "gradient", "metrics"]
 
 def strange(request: dict[str, Any], of: Layout) -> Job:
     """The job, with nothing known from before."""
-    planning._kin.cache.clear()
+    planning.TEMPLATES.clear()
     RECIPES.clear()
     return make_plan(request).job(of)
 
@@ -47,6 +47,9 @@ def test_other_rows_and_numbers_find_what_they_would_build(case: Case, parameter
     for reduction in REGISTRY[case.name].reductions:
         requests = [{"loss": {**request["loss"], "reduction": reduction}, "outputs": WHOLE} for request in asked]
         built = [strange(request, of) for request, of in zip(requests, layouts, strict=True)]
+        assert [Recipe.read(job.recipe.text) for job in built] == [job.recipe for job in built], (
+            "a worker reads the same"
+        )
         for _ in range(2):
             assert [make_plan(request).job(of) for request, of in zip(requests, layouts, strict=True)] == built
 
@@ -61,7 +64,7 @@ def test_other_rows_build_nothing(name: str, monkeypatch: pytest.MonkeyPatch) ->
     few, many = (layout(case.inputs(case.parameters[0], n)) for n in (2, 4))
     plan = make_plan({"loss": {"name": name, **case.parameters[0]}})
     plan.job(few)
-    monkeypatch.delattr(Plan, "_built")
+    monkeypatch.delattr(Plan, "_build")
     assert plan.job(many).rows == 4
 
 
@@ -71,7 +74,7 @@ def test_other_numbers_plan_and_build_nothing(name: str, monkeypatch: pytest.Mon
     of = layout(case.inputs(case.parameters[0]))
     one, other = ({n: values[i] for n, values in case.vary.items()} for i in (0, 1))
     make_plan({"loss": {"name": name, **one}}).job(of)
-    monkeypatch.delattr(Plan, "_built")
+    monkeypatch.delattr(Plan, "_build")
     monkeypatch.delattr(planning, "_loss_plan")
     job = make_plan({"loss": {"name": name, **other}}).job(of)
     assert dict(zip(job.recipe.numbers, job.numbers, strict=True)).items() >= other.items()
@@ -140,13 +143,13 @@ def test_numbers_are_checked_where_the_rest_is_known(loss: dict[str, Any], told:
     make_plan({"loss": {"name": loss["name"], "gamma": 0.5}})
     with pytest.raises(InvalidRequest, match=told) as refused:
         make_plan({"loss": loss})
-    planning._kin.cache.clear()
+    planning.TEMPLATES.clear()
     with pytest.raises(InvalidRequest) as anew:
         make_plan({"loss": loss})
     assert refused.value.to_json() == anew.value.to_json()
 
 
-def test_options_that_differ_are_not_kin() -> None:
+def test_options_that_differ_do_not_share_a_template() -> None:
     def job(**options: Any) -> Job:
         return make_plan({"loss": {"name": "focal", "gamma": 0.5}, **options}).job(SCORES)
 
@@ -184,3 +187,20 @@ def test_no_more_are_known_than_may_be() -> None:
         {"prediction": ("float32", (1, 20_000)), "target": ("int64", (1,))}
     )
     assert len(RECIPES) == 0, "a long one is not worth its memory"
+
+
+def test_a_composed_recipe_is_what_a_worker_reads() -> None:
+    terms = [{"loss": {"name": "huber", "delta": 2.0}}, {"loss": "mse", "weight": 0.5}]
+    plan = make_plan({"loss": {"name": "weighted_sum", "terms": terms}})
+    recipe = plan.job(dict.fromkeys(("prediction", "target"), ("float32", (4, 3)))).recipe
+    assert Recipe.read(recipe.text) == recipe
+
+
+def test_a_new_request_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its template nor its recipe is read back from a text."""
+    monkeypatch.delattr(planning.orjson, "loads")
+    monkeypatch.delattr(Recipe, "read")
+    planning.TEMPLATES.clear()
+    RECIPES.clear()
+    scores = {"prediction": ("float32", (7, 11)), "target": ("int64", (7,))}
+    assert make_plan({"loss": {"name": "focal", "gamma": 0.625}}).job(scores).numbers == (0.625,)

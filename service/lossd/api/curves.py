@@ -23,9 +23,9 @@ from fastapi.responses import Response
 
 from lossd.api.http.asgi import cancel_on_disconnect
 from lossd.api.http.request import HttpRequest
+from lossd.caches import Cache
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
-from lossd.lru import LRU
 from lossd.pictures.curves import OPTIONS, Answer, Line, curve
 from lossd.request.literal import literal
 from lossd_client.errors import QueueFull, TooLarge, Unavailable
@@ -167,7 +167,7 @@ class _Kept:
     """What was answered lately, or is being worked on: whoever asks for the same shares it."""
 
     def __init__(self) -> None:
-        self._answers: LRU[tuple[str, ...], bytes] = LRU(CACHED_BYTES)
+        self._answers: Cache[tuple[str, ...], bytes] = Cache("curves", CACHED_BYTES)
         self._tasks: dict[tuple[str, ...], asyncio.Task[bytes]] = {}
         self._waiting: Counter[asyncio.Task[bytes]] = Counter()
 
@@ -182,7 +182,7 @@ class _Kept:
         self._waiting[task] += 1
         try:
             answer = await asyncio.shield(task)
-            self._answers.keep(key, answer, 1024 + len(answer) + sum(map(len, key)))
+            self._answers.put(key, answer, 1024 + len(answer) + sum(map(len, key)))
             return answer
         finally:
             self._waiting[task] -= 1

@@ -16,9 +16,9 @@ from lossd.api.http.negotiation import media_weight, weights
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces
 from lossd.api.http.texts import INLINE_BYTES, beside
+from lossd.caches import Cache, memoized
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
-from lossd.lru import LRU, remembered
 from lossd.request.plan import Plan
 from lossd.request.planning import make_plan, plan_bytes
 from lossd_client.errors import (
@@ -238,7 +238,7 @@ def plan_of(text: bytes) -> Plan:
     return _plan_of(text)
 
 
-@remembered(plan_bytes)
+@memoized("plans", plan_bytes)
 def _plan_of(text: bytes) -> Plan:
     brackets = text.count(b"[") + text.count(b"{")
     if brackets > MAX_BRACKETS:  # each is walked, which takes longer than to read it
@@ -265,7 +265,7 @@ def _checked_bytes(text: bytes, query: bytes, checked: Checked) -> int:
     return 1024 + 8 * (len(text) + len(query)) + checked.job.recipe.nbytes
 
 
-@remembered(_checked_bytes)
+@memoized("headers", _checked_bytes)
 def _checked(text: bytes, query: bytes) -> Checked:
     header = safetensors.read_header(text)
     request = header.metadata.get("request")
@@ -286,7 +286,7 @@ def _wrong_length(described: int, found: int) -> MalformedBody:
     return MalformedBody(f"the safetensors header describes {described} bytes of tensors, the body has {found}")
 
 
-_LAYOUTS: LRU[tuple[str, int], tuple[tuple[str, ...], bytes]] = LRU()
+_LAYOUTS: Cache[tuple[str, int], tuple[tuple[str, ...], bytes]] = Cache("layouts")
 
 
 def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
@@ -297,7 +297,7 @@ def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
         columns = sorted(recipe.answers, key=lambda c: -DTYPES[c.dtype].itemsize)
         entries = [(c.name, c.dtype, c.shape(rows), c.unit_bytes * c.units(rows)) for c in columns]
         found = tuple(c.name for c in columns), safetensors.encode_entries(entries)
-        _LAYOUTS.keep(key, found, 1024 + 2 * len(recipe.text) + 2 * len(found[1]))
+        _LAYOUTS.put(key, found, 1024 + 2 * len(recipe.text) + 2 * len(found[1]))
     return found
 
 

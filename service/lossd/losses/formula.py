@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from lossd.caches import memoized
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.operations import OPERATIONS, Operation, Value
-from lossd.lru import remembered
 
 __all__ = ["Formula", "FormulaError", "parse"]
 
@@ -227,7 +227,7 @@ class Formula:
         return f"{_place(self.text, step.start)}: {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-@remembered(lambda text, formula: 1024 + len(text) + 256 * len(formula.steps), 4 << 20)
+@memoized("formulas", lambda text, formula: 1024 + len(text) + 256 * len(formula.steps), 4 << 20)
 def parse(text: str) -> Formula:
     """Read a formula.
 

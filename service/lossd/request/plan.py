@@ -19,7 +19,7 @@ from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
 from lossd.losses.registry import Input, Loss, Refinement
 from lossd.losses.types import PerAxis, TensorType
 from lossd.request.options import GradientOptions, MetricOptions
-from lossd.request.recipe_cache import RECIPES, only_rows_lead, outline
+from lossd.request.recipe_cache import RECIPES, only_rows_lead, shape_key
 from lossd.request.remedies import Layout, fitting, meant
 from lossd.request.shapes import expected, is_empty, match, resolve, show
 from lossd_client.errors import (
@@ -90,7 +90,7 @@ class Term:
         recipe = job.recipe
         return {
             "loss": recipe.loss, "place": self._place(position), "inputs": dict(self.inputs), "recipe": recipe.text,
-            "rows": job.rows, "numbers": job.numbers,
+            "rows": job.rows, "numbers": list(job.numbers),
         }  # fmt: skip
 
     def _place(self, position: int) -> str:
@@ -131,7 +131,7 @@ class Plan:
     metrics: tuple[str, ...]
     metric_options: MetricOptions
     terms: tuple[Term, ...] = ()
-    family: int = field(init=False, default_factory=itertools.count().__next__)
+    template: int = field(init=False, default_factory=itertools.count().__next__)
 
     def job(self, layout: Layout) -> Job:
         """The job for tensors of these dtypes and shapes.
@@ -139,25 +139,25 @@ class Plan:
         Raises:
             MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
         """
-        found = outline(layout, self._leading) if self.has_kin else None
+        found = shape_key(layout, self._leading) if self.ignores_row_count else None
         if found is None:
-            return self._built(layout)
-        rows, rest = found
-        recipe = RECIPES.get((self.family, rest))
+            return self._build(layout)
+        rows, key = found
+        recipe = RECIPES.get((self.template, key))
         if recipe is None:
-            job = self._built(layout)
-            RECIPES.keep((self.family, rest), job.recipe, 256 * len(rest) + job.recipe.nbytes)
+            job = self._build(layout)
+            RECIPES.put((self.template, key), job.recipe, 256 * len(key) + job.recipe.nbytes)
             return job
         self._pairs(layout)
         if self._has_curves:  # whose points are as many as there are entries
             self._check_text(layout)
         return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
 
-    def _built(self, layout: Layout) -> Job:
+    def _build(self, layout: Layout) -> Job:
         """The same, with every check, and a recipe of its own."""
         counted = self.counted(layout)
         if counted is not self:
-            return counted._built(layout)
+            return counted._build(layout)
         self._check_names(layout)
         try:
             dims, domains = self._bound(layout)
@@ -210,7 +210,7 @@ class Plan:
             answers=tuple(answers),
         )
         cost = self._cost(layout, jobs) if self._has_cost else NOTHING
-        return Job(Recipe.parse(recipe.text), rows, self._numbers, cost)
+        return Job(recipe.shared(), rows, self._numbers, cost)
 
     def counted(self, layout: Layout) -> Plan:
         """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
@@ -266,7 +266,7 @@ class Plan:
         return frozenset(e.name for e in self.inputs if self._kind == "rows" and self._leads_with_rows(e))
 
     @cached_property
-    def has_kin(self) -> bool:
+    def ignores_row_count(self) -> bool:
         """Whether its recipes are the same for any number of rows, so that one is found by the rest of a layout."""
         if self._kind != "rows" or (self.loss is not None and (self.loss.shape or self.loss.pairs)):
             return False

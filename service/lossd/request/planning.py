@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import BaseModel
 
 from lossd import metrics
+from lossd.caches import Cache
 from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
 from lossd.losses.types import TensorType
-from lossd.lru import remembered
 from lossd.request.options import Envelope, GradientOptions, MetricOptions, check_entries, spelled_out, validated
 from lossd.request.plan import Plan, Term, series
 from lossd.request.terms import common_inputs, composed_inputs, plan_term
@@ -21,21 +21,21 @@ from lossd_client.wire.quoting import quoted
 
 __all__ = ["listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
 
-KIN_BYTES = 8 << 10  # what is much longer is not kept
+TEMPLATE_BYTES = 8 << 10  # much longer texts are not cached
 
 
 def make_plan(request: Any) -> Plan:
-    """The plan of a request's JSON object, ``inputs`` left out.
+    """Return the plan of a request's JSON object without ``inputs``.
 
     Raises:
-        UnknownLoss: With the nearest names.
-        InvalidRequest: With a pointer to each field that is unknown, mistyped or out of range.
+        UnknownLoss: The loss is unknown; the detail names the closest ones.
+        InvalidRequest: A field is unknown, mistyped or out of range; ``errors`` points at each one.
     """
     if not isinstance(request, dict):
         raise InvalidRequest("the request must be a JSON object with the fields loss and inputs")
     check_entries(request)
-    whole = spelled_out(request)
-    return _plan_of_kin(whole) or _plan(whole)
+    request = spelled_out(request)
+    return _plan_from_template(request) or _plan(request)
 
 
 def _plan(request: dict[str, Any]) -> Plan:
@@ -45,38 +45,44 @@ def _plan(request: dict[str, Any]) -> Plan:
     return _loss_plan(envelope, envelope.loss)
 
 
-def _plan_of_kin(request: Mapping[str, Any]) -> Plan | None:
-    """The plan of a request that is like others but for its numbers; None where that does not say what it is."""
+def _plan_from_template(request: Mapping[str, Any]) -> Plan | None:
+    """Return the plan of a request whose plain-number parameters replace those of a template; None if it has none.
+
+    None also stands for a faulty request: planning it as a whole finds the words.
+    """
     fields = request.get("loss")
     if not isinstance(fields, dict) or not isinstance(name := fields.get("name"), str):
         return None
     loss = REGISTRY.get(name)
     if loss is None or fields.keys().isdisjoint(loss.varying):
         return None
-    rest = {name: value for name, value in fields.items() if name not in loss.varying}
+    shared = {**request, "loss": {name: value for name, value in fields.items() if name not in loss.varying}}
     try:
-        text = orjson.dumps({**request, "loss": rest})
-        kin = _kin(text) if len(text) <= KIN_BYTES else None
-        parameters = _parameters(loss, validated(loss.model, fields, "/loss"))
-        if kin is None or loss.refine(parameters) != kin.refinement:
+        text = orjson.dumps(shared)
+        if len(text) > TEMPLATE_BYTES:
             return None
-    except (Problem, ValueError, TypeError):  # which is told in full where the request is planned as a whole
+        template = TEMPLATES.get(text)
+        if template is None:
+            template = _plan(shared)
+            _ = template.ignores_row_count  # computed here for all its copies
+            TEMPLATES.put(text, template, plan_bytes(text, template))
+        parameters = _parameters(loss, validated(loss.model, fields, "/loss"))
+        if loss.refine(parameters) != template.refinement:
+            return None
+    except (Problem, ValueError, TypeError):
         return None
-    plan = object.__new__(Plan)  # as copy does, in a third of the time
-    vars(plan).update(vars(kin), parameters=parameters)
+    plan = object.__new__(Plan)  # as copy.copy does, in a third of the time
+    vars(plan).update(vars(template), parameters=parameters)
     return plan
 
 
 def plan_bytes(text: bytes, plan: Plan) -> int:
-    """About what a request's text and its plan take in memory; terms and inputs take more than they are long."""
+    """Return about how many bytes a request's text and its plan take in memory, terms and inputs included."""
     return 4096 + 12 * len(text) + 2048 * len(plan.terms) + 512 * len(plan.inputs)
 
 
-@remembered(plan_bytes)
-def _kin(text: bytes) -> Plan:
-    plan = _plan(orjson.loads(text))
-    _ = plan.has_kin  # here, for all its copies
-    return plan
+TEMPLATES: Final[Cache[bytes, Plan]] = Cache("templates")
+"""The latest plans of requests without their plain-number parameters, by the JSON text of those requests."""
 
 
 def _parameters(loss: Loss, values: BaseModel) -> dict[str, Any]:

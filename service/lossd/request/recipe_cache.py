@@ -1,7 +1,7 @@
-"""Recipes found by what they depend on: requests that differ in how many rows they have, or in numbers, have the same.
+"""A cache of recipes: requests that differ only in their number of rows, or in plain-number parameters, share one.
 
-To check a layout and to build its recipe takes most of a small request's time in the front. Where nothing of either
-depends on the number of rows, the layout without it says which recipe it is.
+Checking a layout and building its recipe takes most of a small request's time in the front. If neither depends on the
+number of rows, then the plan's template and the layout without its rows (the shape key) identify the recipe.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
+from lossd.caches import Cache
 from lossd.job import Recipe
-from lossd.lru import LRU
 
-__all__ = ["RECIPES", "only_rows_lead", "outline"]
+__all__ = ["RECIPES", "only_rows_lead", "shape_key"]
 
-Outline = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, dtype and shape of each tensor, without the number of its rows."""
+ShapeKey = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, dtype and shape of each tensor, without the number of rows."""
 
 
-def outline(layout: Mapping[str, tuple[str, tuple[int, ...]]], leading: Set[str]) -> tuple[int, Outline] | None:
-    """The number of rows, and the rest of the layout; None where the tensors do not agree on a number.
+def shape_key(layout: Mapping[str, tuple[str, tuple[int, ...]]], leading: Set[str]) -> tuple[int, ShapeKey] | None:
+    """Return the number of rows and the rest of the layout; None if the tensors differ in their number of rows.
 
     Args:
         layout: Dtype and shape of each tensor.
-        leading: Those whose first axis counts the rows.
+        leading: The tensors whose first axis counts the rows.
     """
     rows = 0
     rest = []
@@ -39,15 +39,15 @@ def outline(layout: Mapping[str, tuple[str, tuple[int, ...]]], leading: Set[str]
 
 
 def only_rows_lead(patterns: Iterable[tuple[bool, Sequence[str]]]) -> bool:
-    """Whether the number of rows is met nowhere but as the first axis of what it leads.
+    """Return whether the number of rows is a length of first axes only.
 
     Args:
-        patterns: Of each type that a tensor may have: whether the rows lead it, and its axes.
+        patterns: For each type that a tensor may have: whether its first axis counts the rows, and its axes.
     """
     return not any(
         axis.partition("-")[0] == "N" for leads, pattern in patterns for axis in (pattern[1:] if leads else pattern)
     )
 
 
-RECIPES: Final[LRU[tuple[int, Outline], Recipe]] = LRU()
-"""The latest, by their plans' family and the outline of their layouts."""
+RECIPES: Final[Cache[tuple[int, ShapeKey], Recipe]] = Cache("recipes_by_shape")
+"""The latest recipes, by their plan's template and their layout's shape key."""

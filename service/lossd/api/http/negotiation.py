@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lossd.lru import remembered
+from lossd.caches import memoized
 
 __all__ = ["media_weight", "weights"]
 
@@ -15,7 +15,7 @@ _ITEM = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _WEIGHT = re.compile(rb"0(?:\.[0-9]*)?|1(?:\.0*)?")
 
 
-@remembered(lambda header, found: 512 + len(header) + 256 * len(found), CACHE_BYTES)
+@memoized("accept", lambda header, found: 512 + len(header) + 256 * len(found), CACHE_BYTES)
 def weights(header: bytes) -> Mapping[bytes, float]:
     """The weight of each item, from 0 (refused) to 1, by its name in lower case; one whose weight is none is left out.
 

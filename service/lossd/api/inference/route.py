@@ -16,8 +16,8 @@ from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, beside
 from lossd.api.inference import models
 from lossd.api.inference.outputs import Asked, answered, asked
+from lossd.caches import memoized
 from lossd.engine import Result
-from lossd.lru import remembered
 from lossd_client.errors import (
     MalformedBody,
     MethodNotAllowed,
@@ -243,7 +243,7 @@ def _asked_bytes(text: bytes, _: models.Model, of: Asked) -> int:
     return 1024 + 16 * len(text) + of.job.recipe.nbytes
 
 
-_asked = remembered(_asked_bytes)(asked)
+_asked = memoized("v2_requests", _asked_bytes)(asked)
 
 
 def _deadline(request: HttpRequest, of: Asked) -> float:

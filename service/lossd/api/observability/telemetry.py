@@ -27,6 +27,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from lossd import __version__
+from lossd.caches import CACHES
 from lossd.engine import BATCH_BYTES, BATCH_SIZES, Result
 from lossd.fronts.counts import Family, family, metric
 from lossd_client.wire.oip import VERSION
@@ -247,6 +248,7 @@ class Telemetry(Collector):
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
         yield from self._memory()
         yield self._compiled()
+        yield from _caches()
         yield InfoMetricFamily("lossd_build", "What is running.", value={"version": __version__})
         yield from self._triton()
 
@@ -302,6 +304,18 @@ class Telemetry(Collector):
         for model, count in list(self.engine.stats.executions.items()):
             family.add_metric((model, VERSION), count)
         yield family
+
+
+def _caches() -> Iterator[Metric]:
+    """Yield what the caches of this front hold, and how often they were asked."""
+    hits = CounterMetricFamily("lossd_cache_hits", "Look-ups in a cache that found an entry.", labels=("cache",))
+    misses = CounterMetricFamily("lossd_cache_misses", "Look-ups in a cache that found none.", labels=("cache",))
+    nbytes = GaugeMetricFamily("lossd_cache_bytes", "Bytes of a cache's entries.", labels=("cache",))
+    for name, cache in CACHES.items():
+        hits.add_metric((name,), cache.hits)
+        misses.add_metric((name,), cache.misses)
+        nbytes.add_metric((name,), cache.nbytes)
+    yield from (hits, misses, nbytes)
 
 
 def _resident_bytes(pid: int) -> int:
