@@ -33,8 +33,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.local": {"lossd.arrangement", "lossd.evaluation", "lossd.request", "lossd_client"},
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {
-        "lossd.arrangement", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job", "lossd.logs",
-        "lossd.lru", "lossd_client",
+        "lossd.arrangement", "lossd.caches", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job",
+        "lossd.logs", "lossd_client",
     },
     "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd_client"},
     "lossd.api": {

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
+from lossd.caches import Cache
 from lossd.compiled import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.long_waits import Waiting
 from lossd.engine.slab import Lease, SlabPool
 from lossd.job import Job
-from lossd.lru import LRU
 from lossd_client.errors import DeadlineExceeded, Problem, TooLarge, Unavailable
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Engine(ABC):
         self.settled = asyncio.Event()
         self._flush_due = False
         self._sweeper: asyncio.TimerHandle | None = None
-        self._arrangements: LRU[tuple[object, ...], Arrangement] = LRU()
+        self._arrangements: Cache[tuple[object, ...], Arrangement] = Cache("arrangements")
         self.waiting = Waiting()
         self.on_failure: Callable[[str], None] = _go_on
 
@@ -357,7 +357,7 @@ class Engine(ABC):
             found = arrange_shared(recipe, self.settings.batch_bytes, job.cost) if shared else None
             if found is None or not found.holds(recipe, job.rows, 1):
                 found = arrange(recipe, job.rows, 1)
-            self._arrangements.keep(key, found, 1024 + len(recipe.text))
+            self._arrangements.put(key, found, 1024 + len(recipe.text))
         return found
 
     def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:
