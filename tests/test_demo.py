@@ -13,6 +13,7 @@ import pytest
 DEMO = Path(__file__).parents[1] / "client/examples/digits/train.py"
 
 
+@pytest.mark.timed
 def test_the_demo_learns_to_read_digits() -> None:
     began_s = time.monotonic()
     run = subprocess.run([sys.executable, DEMO], capture_output=True, text=True, timeout=60)

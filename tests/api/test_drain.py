@@ -78,6 +78,7 @@ def test_under_load_no_request_fails_and_every_client_is_told_that_its_connectio
     assert time.monotonic() - begin < GRACE_S + 20
 
 
+@pytest.mark.timed
 def test_what_is_under_way_is_finished_and_what_stalls_is_not_waited_for_beyond_the_grace_time() -> None:
     body = focal(40_000)
 

@@ -32,6 +32,7 @@ def headers(name: str) -> dict[str, str]:
     return HEADERS | {"X-API-Key": KEYS[name]}
 
 
+@pytest.mark.timed
 def test_a_greedy_client_does_not_slow_a_modest_one_down_beyond_bearing() -> None:
     """64 connections against 2. First come, first served would make it some 15 times as slow; it must stay within 3."""
     with served(keys=KEYS) as service:
@@ -78,6 +79,7 @@ def test_a_greedy_client_is_refused_while_a_modest_one_is_admitted(keys_file: Pa
             os.kill(worker, signal.SIGCONT)
 
 
+@pytest.mark.timed
 def test_after_the_time_a_refusal_names_the_request_is_taken() -> None:
     """Evaluations of 0.4 s each, ten in progress, and one that needs the room of eight."""
     pause_s, small, large = 0.4, focal(1000), focal(8000)

@@ -57,6 +57,7 @@ def nothing_is_held(service: Running) -> bool:
     return (engine.pool.in_use, engine.budget.held_bytes) == (0, 0)
 
 
+@pytest.mark.timed
 def test_a_head_that_never_ends_is_answered_408(service: Running) -> None:
     async def client(connection: Connection) -> Response:
         sending = asyncio.ensure_future(trickle(connection, b"GET /health/live HTTP/1.1\r\n" + b"X-A: b\r\n" * 99))
@@ -73,6 +74,7 @@ def test_a_head_that_never_ends_is_answered_408(service: Running) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"\r\n"], ids=["nothing", "empty lines"])
+@pytest.mark.timed
 def test_a_connection_on_which_no_request_begins_is_ended(service: Running, said: bytes) -> None:
     async def client(connection: Connection) -> None:
         sending = asyncio.ensure_future(trickle(connection, said * 200))
@@ -83,6 +85,7 @@ def test_a_connection_on_which_no_request_begins_is_ended(service: Running, said
     assert IDLE_S * 0.7 < took_s < IDLE_S * 4
 
 
+@pytest.mark.timed
 def test_empty_lines_do_not_keep_a_used_connection_alive(service: Running) -> None:
     async def client(connection: Connection) -> None:
         assert (await connection.ask("GET", "/health/live", {})).status == 200
@@ -94,6 +97,7 @@ def test_empty_lines_do_not_keep_a_used_connection_alive(service: Running) -> No
     assert took_s < IDLE_S * 5
 
 
+@pytest.mark.timed
 def test_between_requests_a_connection_may_rest_for_the_keep_alive_time(service: Running) -> None:
     async def client(connection: Connection) -> None:
         for _ in range(2):
@@ -109,6 +113,7 @@ def test_between_requests_a_connection_may_rest_for_the_keep_alive_time(service:
 @pytest.mark.parametrize("rows", [64, 40_000], ids=["gathered", "streamed"])
 @pytest.mark.parametrize("part", [0.0, 0.5], ids=["before its first byte", "in the middle"])
 class TestABodyThatStops:
+    @pytest.mark.timed
     def test_is_answered_408(self, service: Running, rows: int, part: float) -> None:
         body = focal(rows)
 
@@ -122,6 +127,7 @@ class TestABodyThatStops:
         assert IDLE_S * 0.7 < took_s < IDLE_S * 4
         assert nothing_is_held(service)
 
+    @pytest.mark.timed
     def test_is_answered_504_where_the_deadline_comes_first(self, service: Running, rows: int, part: float) -> None:
         body = focal(rows)
 
@@ -138,6 +144,7 @@ class TestABodyThatStops:
 
 
 @pytest.mark.parametrize("rows", [64, 40_000], ids=["gathered", "streamed"])
+@pytest.mark.timed
 def test_a_body_that_trickles_is_answered_504_at_its_deadline(service: Running, rows: int) -> None:
     body = focal(rows)
 
@@ -156,6 +163,7 @@ def test_a_body_that_trickles_is_answered_504_at_its_deadline(service: Running, 
     assert nothing_is_held(service)
 
 
+@pytest.mark.timed
 def test_a_client_that_is_slow_but_steady_is_served(service: Running) -> None:
     body = focal(40_000)
     pieces = 6
@@ -174,6 +182,7 @@ def test_a_client_that_is_slow_but_steady_is_served(service: Running) -> None:
     assert took_s > IDLE_S * 2
 
 
+@pytest.mark.timed
 def test_an_answer_that_is_not_read_holds_its_memory_no_longer_than_the_idle_time(service: Running) -> None:
     rows = 400_000  # 16 MB of gradient, more than the system's buffers take
     body = focal(rows)
@@ -194,6 +203,7 @@ def test_an_answer_that_is_not_read_holds_its_memory_no_longer_than_the_idle_tim
     assert nothing_is_held(service)
 
 
+@pytest.mark.timed
 def test_an_answer_that_is_read_slowly_but_steadily_arrives_whole(service: Running) -> None:
     body = focal(100_000)  # 4 MB of gradient
 

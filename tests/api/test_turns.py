@@ -120,6 +120,7 @@ def test_when_the_others_are_gone_all_that_wait_go_at_once(run, monkeypatch) -> 
     run(story())
 
 
+@pytest.mark.timed
 def test_a_request_whose_turn_does_not_come_in_time_is_given_up_and_holds_up_nobody(run) -> None:
     async def story() -> None:
         crowd = Crowd()

@@ -112,16 +112,23 @@ COSTLY: dict[str, Callable[[int], tuple[np.ndarray, json.Form]]] = {
 
 @pytest.mark.parametrize("of", COSTLY.values(), ids=COSTLY.keys())
 def test_no_number_costs_python_a_turn(of: Callable[[int], tuple[np.ndarray, json.Form]]) -> None:
-    """Half a million numbers in less than half of the time that a loop over them takes."""
+    """Half a million numbers in less than half of the time that a loop over as many finite ones takes."""
     array, form = of(500_000)
+    finite = np.full(500_000, 0.1, array.dtype)
     tensor = Tensor.of(array)
     json.tensor_text(Tensor.of(array[:100]), form)  # tables are made once
-    begin = time.thread_time()
-    json.tensor_text(tensor, form)
-    text_s = time.thread_time() - begin
-    begin = time.thread_time()
-    [str(number) for number in array.reshape(-1)]
-    assert text_s < (time.thread_time() - begin) / 2
+
+    def least_s(work: Callable[[], object]) -> float:
+        """Of three: another program on the same core makes some of them slower."""
+        spent_s = []
+        for _ in range(3):
+            begin = time.thread_time()
+            work()
+            spent_s.append(time.thread_time() - begin)
+        return min(spent_s)
+
+    loop_s = least_s(lambda: [str(number) for number in finite])
+    assert least_s(lambda: json.tensor_text(tensor, form)) < loop_s / 2
 
 
 LONG = INLINE_BYTES // 2

@@ -38,6 +38,7 @@ from serving import Running, running
 MSE = {"name": "mse"}
 
 
+@pytest.mark.timed
 def test_a_large_json_text_keeps_nobody_waiting_for_seconds() -> None:
     """At the default limit, in the form that takes the parser longest; meanwhile health is asked for all the time."""
     with running() as service:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.timeout(900)
 def test_no_pass_reads_or_writes_beyond_its_arrays(tmp_path: Path) -> None:
     """The tests of the passes once more, compiled so that an index out of bounds is an error."""
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "XDG_CACHE_HOME": str(tmp_path)}

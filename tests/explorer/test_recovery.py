@@ -67,6 +67,7 @@ def test_a_page_that_is_opened_before_the_worker_is_there_is_drawn_when_it_is(
             assert "Unavailable" not in page.locator("body").inner_text()
 
 
+@pytest.mark.timed
 def test_a_service_that_goes_is_told_of_at_once_and_the_curves_follow_when_it_is_back(visit) -> None:
     page = visit("/losses/focal")
     drawn(page)
