@@ -115,6 +115,7 @@ class Recipe:
         value: The unreduced loss's axes: those after the first where requests are rows, else all.
         inputs: The columns requests fill.
         answers: The columns the evaluation fills.
+        byte_ns: About how long a core takes for each byte of the columns, in nanoseconds.
     """
 
     loss: str | None
@@ -136,6 +137,7 @@ class Recipe:
     value: tuple[int, ...]
     inputs: tuple[Column, ...]
     answers: tuple[Column, ...]
+    byte_ns: float
 
     @cached_property
     def text(self) -> str:
@@ -243,7 +245,7 @@ class Job:
         cost: What its evaluation takes besides.
         nbytes: Bytes of its tensors, inputs and answers.
         held_bytes: What it counts for in the memory of requests in progress: its tensors and its temporaries.
-        work_ns: About how long one core takes for it, in nanoseconds: a byte of its tensors takes one at least.
+        work_ns: About how long one core takes for it, in nanoseconds.
     """
 
     recipe: Recipe
@@ -258,4 +260,4 @@ class Job:
         nbytes = self.rows * self.recipe.row_bytes + self.recipe.request_bytes
         object.__setattr__(self, "nbytes", nbytes)
         object.__setattr__(self, "held_bytes", nbytes + self.cost.scratch_bytes)
-        object.__setattr__(self, "work_ns", nbytes + self.cost.work_ns)
+        object.__setattr__(self, "work_ns", int(self.recipe.byte_ns * nbytes) + self.cost.work_ns)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.configuration.settings import Settings
-from lossd.engine.batcher import REQUEST_BYTES, Batch, Batcher, Ticket
+from lossd.engine.batcher import REQUEST_NS, Batch, Batcher, Ticket
 from lossd.engine.inline import InlineEngine
 from lossd.engine.slab import Lease, SlabPool
 from lossd.job import Job, Recipe
@@ -323,7 +323,7 @@ def test_clients_with_work_get_equal_shares_however_much_each_has_queued(sizes, 
     queue = Queue(WithoutLoop())
     widths = {client: 10 + index for index, client in enumerate(sizes)}  # recipes of their own: nothing is shared
     jobs = {client: mse_job(rows, widths[client]) for client, rows in sizes.items()}
-    per_batch = {client: job.nbytes + REQUEST_BYTES for client, job in jobs.items()}
+    per_batch = {client: job.work_ns + REQUEST_NS for client, job in jobs.items()}
     served = dict.fromkeys(sizes, 0)
     for client in data.draw(st.permutations([*sizes, *sizes])):
         queue.alone(client, jobs[client])
@@ -345,7 +345,7 @@ def test_a_client_pays_for_the_time_its_batches_took(loop):
     queue.alone("greedy", job)
     long = queue.batcher.next_batch()
     queue.batcher.charge(long, 1.0)
-    share = round(1e9 / (job.nbytes + REQUEST_BYTES))
+    share = round(1e9 / (job.work_ns + REQUEST_NS))
     for _ in range(share + 10):
         queue.alone("greedy", job)
         queue.alone("modest", job)

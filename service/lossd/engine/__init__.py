@@ -35,8 +35,6 @@ __all__ = ["Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_e
 log = logging.getLogger("lossd.engine")
 
 SWEEP_S = 0.025
-LONG_S = 0.005
-"""From this time on a batch counts for its clients' turns by the time it took; before, by its bytes."""
 STOPPING_S = 5.0
 SHORT_S = 1.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -323,7 +321,7 @@ class Engine(ABC):
             TooLarge: It will never be evaluated.
             QueueFull: There is no room now.
         """
-        most_ms, work_ms = self.settings.max_work_ms, job.cost.work_ns // 1_000_000
+        most_ms, work_ms = self.settings.max_work_ms, job.work_ns // 1_000_000
         if work_ms > most_ms:
             raise TooLarge(
                 f"this request would take about {work_ms / 1000:.0f} s of one core, at most {most_ms / 1000:g} s are "
@@ -405,7 +403,7 @@ class Engine(ABC):
         if size:
             nbytes = batch.rows * recipe.row_bytes + size * recipe.request_bytes
             self.budget.observe(nbytes, size, batch.tickets[0].sent, time.monotonic())
-            if compute_s > LONG_S:
+            if compute_s:
                 self.batcher.charge(batch, compute_s)
         columns = [
             (column.name, offset, unit_bytes, per_row)

@@ -5,8 +5,8 @@ Nothing ever waits for company: what has arrived by then goes.
 A batch worth going may be sent to a worker that is busy, which then has its next one at hand.
 
 Clients take turns (start-time fair queueing). A request's turn comes when its client's earlier requests have had
-theirs, in a virtual time that counts bytes, or work where that is more, a nanosecond as a byte: what is estimated when
-a request comes, and what its batch took beyond that once it is done. A client that was away begins at the present.
+theirs, in a virtual time that counts a worker's nanoseconds: those that are estimated when a request comes, and those
+that its batch took in their place once it is done. A client that was away begins at the present.
 Batches leave in the order of their requests' first turns: for a single client, the order in which they were opened.
 Where several share a batch it goes at the turn of the one that is due first, and it stays small, so that sharing costs
 that one nothing.
@@ -36,14 +36,11 @@ WORTH_REQUESTS = 16
 
 # What several clients may share. As long as that takes, a batch takes anyway: its fixed cost outweighs it.
 SHARED_BYTES = 512 << 10
-# What a request costs besides its bytes.
-REQUEST_BYTES = 8 << 10
+# About how long a worker takes for a request however small.
+REQUEST_NS = 30_000
 
 # From this estimate on nobody else should wait for a batch.
 LONG_NS = 250_000_000
-
-# A nanosecond of a worker counts as a byte: about what it computes of the simplest loss meanwhile.
-PER_S = 1e9
 
 _batch_ids = itertools.count(1)
 
@@ -233,18 +230,20 @@ class Batcher:
             return
         self._queue(batch, turn)
 
-    def charge(self, batch: Batch, seconds: float) -> None:
-        """Count for the clients of a batch what it took beyond what its requests counted for when they came.
+    def charge(self, batch: Batch, seconds: float, *, again: bool = False) -> None:
+        """Count for the clients of a batch the time it took, in place of what was estimated when its requests came.
 
         Args:
             batch: It was evaluated, or given up.
             seconds: For so long it had a worker.
+            again: Whether it will have one again: what was estimated is still to come.
         """
+        if batch.client == "":  # there are no keys, and nobody to share with
+            return
         counted = sum(map(_weight, batch.tickets))
-        beyond = seconds * PER_S - counted
-        if beyond > 0:
-            for ticket in batch.tickets:
-                self._next_turn[ticket.client] += beyond * _weight(ticket) / counted
+        factor = seconds * 1e9 / counted - (not again)
+        for ticket in batch.tickets:
+            self._next_turn[ticket.client] += factor * _weight(ticket)
 
     def requeue(self, batches: Iterable[Batch]) -> None:
         """Put batches that were under way back: their turns are past, so that they go first, in their order."""
@@ -315,5 +314,5 @@ class Batcher:
 
 
 def _weight(ticket: Ticket) -> int:
-    """What a request counts for among its client's."""
-    return max(ticket.job.nbytes, ticket.job.cost.work_ns) + REQUEST_BYTES
+    """What a request counts for among its client's until it is done, in nanoseconds."""
+    return ticket.job.work_ns + REQUEST_NS

@@ -111,7 +111,7 @@ class ProcessEngine(Engine):
         now = time.monotonic()
         for batch in batches:
             if batch in suspects and batch.tickets:
-                self.batcher.charge(batch, now - batch.tickets[0].sent)
+                self.batcher.charge(batch, now - batch.tickets[0].sent, again=True)
             batch.deaths += batch in suspects
             if batch.deaths <= 1 or batch not in suspects:
                 again.append(batch)

@@ -18,7 +18,7 @@ from lossd.losses.types import Boxes, NonNegative, Real
 Format = Literal["xyxy", "xywh", "cxcywh"]
 
 
-@loss(task="boxes", kind="rows")
+@loss(task="boxes", kind="rows", byte_ns=16)
 def iou(
     prediction: Boxes[Tensor, "N 4"],
     target: Boxes[Tensor, "N 4"],
@@ -52,7 +52,7 @@ def iou(
     return pair.zero_where_same(1 - pair.iou)
 
 
-@loss(task="boxes", kind="rows", like=iou)
+@loss(task="boxes", kind="rows", byte_ns=16, like=iou)
 def giou(
     prediction: Boxes[Tensor, "N 4"],
     target: Boxes[Tensor, "N 4"],
@@ -81,7 +81,7 @@ def giou(
     return pair.zero_where_same(1 - pair.iou + ratio(enclosing - pair.union, enclosing + pair.eps))
 
 
-@loss(task="boxes", kind="rows", like=iou)
+@loss(task="boxes", kind="rows", byte_ns=16, like=iou)
 def diou(
     prediction: Boxes[Tensor, "N 4"],
     target: Boxes[Tensor, "N 4"],
@@ -109,7 +109,7 @@ def diou(
     return pair.zero_where_same(1 - pair.iou + pair.distance)
 
 
-@loss(task="boxes", kind="rows", like=iou)
+@loss(task="boxes", kind="rows", byte_ns=16, like=iou)
 def ciou(
     prediction: Boxes[Tensor, "N 4"],
     target: Boxes[Tensor, "N 4"],

@@ -77,7 +77,7 @@ def contrastive(
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
-@loss(task="cosine_pairs", kind="rows", differentiable=("first", "second"))
+@loss(task="cosine_pairs", kind="rows", differentiable=("first", "second"), byte_ns=12)
 def cosine_embedding(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],

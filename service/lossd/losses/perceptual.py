@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 
+from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, nn, torch
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import FIRST_FAULT, Finite, NonNegative, Real
@@ -94,6 +95,16 @@ def _check_images(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     return (n,)
 
 
+# Of a pixel of both images: what the network holds for the gradient, and the time up to each block.
+PIXEL_BYTES, PIXEL_NS = 2800, (6_000, 15_000, 24_000, 30_000, 33_000)
+
+
+def _cost(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+    n, _, height, width = shapes["prediction"]
+    deepest = max(int(layer[4]) for layer in parameters["layers"])
+    return Cost(PIXEL_BYTES * n * height * width, PIXEL_NS[deepest - 1] * n * height * width)
+
+
 def unavailable() -> str | None:
     """Why there are no weights, and how to have them; None where there are."""
     path = os.environ.get(WEIGHTS)
@@ -106,7 +117,7 @@ def unavailable() -> str | None:
     )
 
 
-@loss(task="features", kind="rows", refine=_check_weights, shape=_check_images, unavailable=unavailable)
+@loss(task="features", kind="rows", refine=_check_weights, shape=_check_images, cost=_cost, unavailable=unavailable)
 def perceptual(
     prediction: Real[Tensor, "N 3 H W"],
     target: Finite[Tensor, "N 3 H W"],

@@ -213,6 +213,7 @@ class Loss:
         pairs: How many pairs of entries are looked at together, and what each takes; None where memory and time grow
             with the tensors alone.
         cost: What the evaluation takes, where its parameters decide; None where they do not.
+        byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors.
         terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
         per_sample: Whether it is a function of its term's value on each row rather than on all rows.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -236,6 +237,7 @@ class Loss:
     shape: Shape | None
     pairs: Pairs | None
     cost: CostOf | None
+    byte_ns: float
     terms: Terms | None
     per_sample: bool
     unavailable: Callable[[], str | None]
@@ -304,6 +306,7 @@ def loss(
     shape: Shape | None = None,
     pairs: Pairs | None = None,
     cost: CostOf | None = None,
+    byte_ns: float = 4,
     terms: Terms | None = None,
     per_sample: bool = False,
     unavailable: Callable[[], str | None] = lambda: None,
@@ -319,7 +322,8 @@ def loss(
         refine: What the parameters change about the inputs' types.
         shape: The unreduced loss's shape, where the return annotation cannot say it.
         pairs: How many pairs of entries are looked at together, where it is more than there are entries.
-        cost: What the evaluation takes, where its parameters decide.
+        cost: What the evaluation takes, where its parameters or shapes decide.
+        byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors, gradients among them.
         terms: The losses a composed one is made of.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
@@ -371,6 +375,7 @@ def loss(
             shape=shape,
             pairs=pairs,
             cost=cost,
+            byte_ns=byte_ns,
             terms=terms,
             per_sample=per_sample,
             unavailable=unavailable,

@@ -288,7 +288,7 @@ def _refine_lovasz(parameters: Mapping[str, Any]) -> Refinement:
     return replace(refined, inputs={**refined.inputs, "target": sure})
 
 
-@loss(task="segmentation", kind="stack", refine=_refine_lovasz, like=dice)
+@loss(task="segmentation", kind="stack", refine=_refine_lovasz, byte_ns=20, like=dice)
 def lovasz(
     prediction: Logits[Tensor, "N C *"],
     target: ClassIndex[Tensor, "N *"],

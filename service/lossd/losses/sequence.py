@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.registry import loss
 from lossd.losses.types import Integer, LogProbability, Real
@@ -14,7 +16,18 @@ from lossd_client.errors import InvalidRequest, InvalidValue
 Blank = Annotated[int, Ge(0)]
 
 
-@loss(task="sequences", kind="alone")
+# Of each time step and place in a sequence of labels and blanks, for the forward and the backward probabilities, in
+# float64; and the time that takes.
+CELL_BYTES, CELL_NS = 16, 100
+
+
+def _cost(_: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+    steps, sequences = shapes["prediction"][:2]
+    cells = steps * sequences * (2 * shapes["target"][1] + 1)
+    return Cost(CELL_BYTES * cells, CELL_NS * cells)
+
+
+@loss(task="sequences", kind="alone", cost=_cost, byte_ns=12)
 def ctc(
     prediction: LogProbability[Tensor, "T N C"],
     target: Integer[Tensor, "N S"],

@@ -118,13 +118,13 @@ class LabelSets(Multilabel):
         return prediction(options, "N C"), target, SAMPLE_WEIGHT
 
 
-@metric("binary")
+@metric("binary", byte_ns=24)
 def per_image_iou(task: Binary) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images that hold or are predicted to hold a positive."""
     return _per_image(task, "per_image_iou", 1, 1)
 
 
-@metric("binary")
+@metric("binary", byte_ns=24)
 def per_image_dice(task: Binary) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
     return _per_image(task, "per_image_dice", 2, 0)

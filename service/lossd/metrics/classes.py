@@ -227,7 +227,7 @@ def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     return classes.quotients("top_k_accuracy", misses_and_hits[:, 1], misses_and_hits.sum(1))
 
 
-@metric(*CLASSES)
+@metric(*CLASSES, byte_ns=24)
 def per_image_iou(classes: Classes) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images.
 
@@ -237,7 +237,7 @@ def per_image_iou(classes: Classes) -> Sequence[Any]:
     return _per_image(classes, "per_image_iou", 1, 1)
 
 
-@metric(*CLASSES)
+@metric(*CLASSES, byte_ns=24)
 def per_image_dice(classes: Classes) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
     return _per_image(classes, "per_image_dice", 2, 0)

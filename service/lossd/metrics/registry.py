@@ -30,6 +30,7 @@ __all__ = [
     "Task",
     "View",
     "breakdown",
+    "byte_ns",
     "check_classes",
     "check_options",
     "check_task",
@@ -46,7 +47,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 600, 100
+SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 300, 100
 """As measured on one core: what a score takes that is sorted, and a pair of embeddings that is compared."""
 
 COARSE = ("bfloat16", "float16", "float32")
@@ -208,6 +209,8 @@ class Metric:
         options: The options it reads besides the task's.
         documentation: Its docstring.
         sorts: Whether it sorts the scores, which takes longer than all else.
+        byte_ns: About how many nanoseconds of one core it takes for each byte of the tensors. What several have in
+            common is computed once.
     """
 
     name: str
@@ -217,6 +220,7 @@ class Metric:
     options: tuple[str, ...]
     documentation: str
     sorts: bool = False
+    byte_ns: float = 8
 
     @property
     def summary(self) -> str:
@@ -247,7 +251,12 @@ def task(*names: str) -> Callable[[T], T]:
 
 
 def metric(
-    *tasks: str, default: bool = False, name: str | None = None, options: tuple[str, ...] = (), sorts: bool = False
+    *tasks: str,
+    default: bool = False,
+    name: str | None = None,
+    options: tuple[str, ...] = (),
+    sorts: bool = False,
+    byte_ns: float = 8,
 ) -> Callable[[F], F]:
     """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
 
@@ -255,7 +264,7 @@ def metric(
         key = name or function.__name__
         documentation = inspect.getdoc(function) or ""
         for of in tasks:
-            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation, sorts)
+            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation, sorts, byte_ns)
         return function
 
     return register
@@ -317,6 +326,11 @@ def cost(of: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -
     sorts = sum(METRICS[of][name].sorts for name in names)
     compared, scores = TASKS[of].compared(shapes), max(math.prod(shape) for shape in shapes.values())
     return Cost(bool(sorts) * SCORE_BYTES * scores, COMPARED_NS * compared + sorts * SORTED_NS * scores)
+
+
+def byte_ns(of: str, names: Sequence[str]) -> float:
+    """About how many nanoseconds a task's metrics take for each byte of the tensors."""
+    return max((METRICS[of][name].byte_ns for name in names), default=0.0)
 
 
 def costs(of: str, names: Sequence[str]) -> bool:

@@ -38,9 +38,9 @@ from lossd_client.wire.tensor import element_count
 __all__ = ["Layout", "Plan", "Term", "series"]
 
 
-TENSOR_NS, BYTE_NS, ROW_NS, ROW_BYTES = 200_000, 2, 12_000, 1700
-"""As measured on one core: what each tensor of a term takes however small, each byte of it, and each row where rows are
-evaluated as requests of their own."""
+TENSOR_NS, ROW_NS, ROW_BYTES = 200_000, 12_000, 1700
+"""As measured on one core: what each tensor of a term takes however small, and each row where rows are evaluated as
+requests of their own."""
 
 TEXT_BYTES = 1024
 """About how long an answer without metrics is beside its tensors."""
@@ -208,6 +208,7 @@ class Plan:
             value=() if value is None else value[1:] if kind == "rows" else value,
             inputs=inputs,
             answers=tuple(answers),
+            byte_ns=(self.loss.byte_ns if self.loss else 0.0) + metrics.byte_ns(self.task, self.metrics),
         )
         cost = self._cost(layout, jobs) if self._has_cost else NOTHING
         return Job(recipe.shared(), rows, self._numbers, cost)
@@ -480,7 +481,7 @@ class Plan:
             return together(parts)
         rows = terms[0].rows if self.loss is not None and self.loss.per_sample else 0
         parts += [term.cost for term in terms]
-        parts += [Cost(0, TENSOR_NS * len(term.recipe.columns) + BYTE_NS * term.nbytes) for term in terms]
+        parts += [Cost(0, TENSOR_NS * len(term.recipe.columns) + term.work_ns - term.cost.work_ns) for term in terms]
         most, work_ns = together(parts)
         # Each term's gradients are kept, and then summed in float64.
         kept = sum(column.unit_bytes * column.units(term.rows) for term in terms for column in term.recipe.answers)

@@ -1,0 +1,103 @@
+"""What losses and metrics say they take, beside what they took: all of them, at two sizes.
+
+Times are of the processor, and of the quicker of two runs; estimates are made for large requests, and so a fixed time
+is allowed for. A small request is mostly that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluating import Tensors, alone, layout
+from lossd.losses import REGISTRY
+from lossd.metrics import METRICS, TASKS
+from lossd.request.planning import make_plan
+from losses.cases import CASES
+from metrics.tables import TABLES
+
+from .test_work import peak_bytes
+
+FACTOR = 6
+"""How far an estimate may be off: a machine of another kind, or one that is busy, is by two."""
+
+FIXED_S = 0.02
+BLOCK_BYTES = 8 << 20
+"""Pairs are compared a block at a time."""
+
+MOST_BYTES_PER_BYTE = 16
+"""Temporaries that grow as the tensors do are not stated; docs/security.md says how large they are."""
+
+
+def single(tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {name: of.float() if of.is_floating_point() else of for name, of in tensors.items()}
+
+
+def check(request: dict[str, Any], inputs: Tensors) -> None:
+    job = make_plan(request).job(layout(inputs))
+    alone(request, inputs)
+    took_s = min(timed(request, inputs) for _ in range(2))
+    stated_s = job.work_ns / 1e9
+    assert took_s <= FACTOR * stated_s + FIXED_S, f"{took_s:.3f} s, {stated_s:.3f} s stated"
+    most = peak_bytes(request, dict(inputs))
+    assert most <= 1.2 * job.cost.scratch_bytes + MOST_BYTES_PER_BYTE * job.nbytes + BLOCK_BYTES
+
+
+def timed(request: dict[str, Any], inputs: Tensors) -> float:
+    begin = time.process_time()
+    alone(request, inputs)
+    return time.process_time() - begin
+
+
+PERCEPTUAL_ROWS = (1, 4)
+
+
+@pytest.mark.parametrize("larger", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_loss_takes_what_it_says(case: Any, larger: bool) -> None:
+    kind, pairs = REGISTRY[case.name].kind, REGISTRY[case.name].pairs
+    parameters = case.parameters[0]
+    few, many = PERCEPTUAL_ROWS if case.name == "perceptual" else (100, 800) if pairs else (2000, 30_000)
+    draws = many if larger and kind != "rows" else few
+    inputs = single(case.inputs(parameters, n=draws))
+    if "label" in inputs:  # the table has seven
+        inputs["label"] = inputs["label"].repeat(draws)[:draws]
+    if larger and kind == "rows" and not pairs:
+        inputs = {name: torch.cat([of] * (many // few)) for name, of in inputs.items()}
+    check({"loss": {"name": case.name, **parameters}, "outputs": ["loss", "gradient"]}, inputs)
+
+
+def metrics_of_tasks() -> Iterator[tuple[str, str | None]]:
+    for task in dict.fromkeys(table.task for table in TABLES):
+        yield from ((task, name) for name in (None, *METRICS[task]))
+
+
+@pytest.mark.parametrize(("task", "name"), list(metrics_of_tasks()))
+def test_a_metric_takes_what_it_says(task: str, name: str | None) -> None:
+    request = next(iter(next(table for table in TABLES if table.task == task).requests(0)))[1]
+    size = sum(np.asarray(of).nbytes for of in request.values())
+    copies = max(1, (60_000 if TASKS[task].compares else 1 << 20) // size)
+    inputs = single({n: torch.from_numpy(np.concatenate([np.asarray(of)] * copies)) for n, of in request.items()})
+    asked: dict[str, Any] = {"names": [name]} if name else {}
+    if name == "top_k_accuracy":
+        asked["k"] = 2
+    check({"task": task, "metrics": asked, "outputs": ["metrics"]}, inputs)
+
+
+def test_a_small_body_of_long_sequences_is_not_small_work() -> None:
+    """32 KB: T steps of S labels are T (2 S + 1) places, each with a time and a memory of its own."""
+    inputs = {
+        "prediction": torch.zeros(2000, 1, 3).log_softmax(2),
+        "target": torch.ones(1, 999, dtype=torch.int64),
+        "input_lengths": torch.tensor([2000]),
+        "target_lengths": torch.tensor([999]),
+    }
+    request = {"loss": {"name": "ctc"}, "outputs": ["loss", "gradient"]}
+    cost = make_plan(request).job(layout(inputs)).cost
+    assert cost.scratch_bytes >= 2000 * 1999 * 8
+    check(request, inputs)
