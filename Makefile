@@ -13,7 +13,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
-.PHONY: service install demo test fuzz serve lint bench chaos docs clean
+.PHONY: service install demo test fuzz clients serve lint bench chaos docs clean
 
 install: .venv/installed
 
@@ -47,6 +47,18 @@ fuzz: install
 	-$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
+# Clients of others that the tests let speak with the service, in environments of their own: about 800 MB.
+clients: .clients/installed
+
+.clients/installed: $(wildcard tests/api/stock/*.txt tests/api/stock/*.json)
+	for name in kserve mlserver; do \
+	  $(PYTHON) -m venv .clients/$$name && \
+	  PIP_CONSTRAINT= .clients/$$name/bin/pip install --quiet --no-deps -r tests/api/stock/$$name.txt || exit 1; \
+	done
+	mkdir -p .clients/node && cp tests/api/stock/package*.json .clients/node
+	if command -v npm > /dev/null; then npm ci --prefix .clients/node --no-audit --no-fund; fi
+	@touch $@
+
 serve: service
 	$(BIN)/lossd serve
 
@@ -69,4 +81,4 @@ docs: install
 	$(BIN)/python tests/website.py
 
 clean:
-	rm -rf .venv .bench .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .bench .clients .pytest_cache .hypothesis .mypy_cache .ruff_cache

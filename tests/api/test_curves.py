@@ -175,7 +175,7 @@ def test_only_so_many_wait_for_their_turn() -> None:
 
 def test_a_failure_is_not_kept_and_old_answers_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "CACHED_BYTES", 2500)
-    monkeypatch.setattr(caches,  "LARGEST_PART", 1)
+    monkeypatch.setattr(caches, "LARGEST_PART", 1)
     made: list[str] = []
 
     async def ask() -> None:

@@ -488,9 +488,9 @@ def test_the_body_without_inputs_says_where_tensors_go(http):
     check_problem(response, 422, "invalid-request", ["has no inputs", '"prediction"'])
 
 
-@pytest.mark.parametrize("prediction", [[0, 1, 0, 1], [False, True, False, True], [2, -1, 3, -2]], ids=str)
+@pytest.mark.parametrize("prediction", [[0, 1, 0, 1], [False, True, False, True]], ids=str)
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_integers_and_booleans_in_lists_are_no_logits(http, task, prediction):
+def test_labels_and_booleans_in_lists_are_no_logits(http, task, prediction):
     request = {"task": task, "inputs": {"prediction": prediction, "target": [0, 1, 0, 1]}}
     refused = http.post("/v1/evaluate", json=request)
     assert (refused.status_code, "set metrics.from_logits to false" in refused.json()["detail"]) == (422, True)

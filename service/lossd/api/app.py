@@ -139,7 +139,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        servers=[{"url": settings.root_path}] if settings.root_path else None,
+        servers=[{"url": settings.root_path or "/"}],
+        license_info={"name": "MIT License", "identifier": "MIT"},
     )
     telemetry, turns = Telemetry(engine, member), Turns(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, turns)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from lossd import metrics
 from lossd.api.pages import JSON, page
@@ -19,6 +20,71 @@ from lossd_client.errors import UnknownMetric
 from lossd_client.wire.quoting import quoted
 
 __all__ = ["describe_loss", "describe_options", "router"]
+
+
+class InputType(BaseModel):
+    """What an input may be: what its entries mean, the kinds of dtype, and the axes by name."""
+
+    domain: str
+    dtypes: list[Literal["float", "integer"]]
+    shape: str
+
+
+class LossInput(BaseModel):
+    """An input of a loss."""
+
+    name: str
+    types: list[InputType]
+    differentiable: bool
+    optional: bool
+    summary: str
+
+
+class LossEntry(BaseModel):
+    """A loss: its formula in LaTeX, its inputs, and the JSON Schema of each parameter."""
+
+    name: str
+    task: str
+    summary: str
+    formula: str
+    inputs: list[LossInput]
+    inputs_of_terms: bool
+    named_by_parameters: InputType | None
+    parameters: dict[str, dict[str, Any]]
+    references: list[str]
+    documentation: str
+    batching: Literal["rows", "stack", "alone", "composed"]
+    available: bool
+    unavailable_because: str | None
+
+
+class LossList(BaseModel):
+    """Every loss."""
+
+    losses: list[LossEntry]
+
+
+class MetricEntry(BaseModel):
+    """A metric of a task, and the names of the options it reads."""
+
+    name: str
+    task: str
+    default: bool
+    summary: str
+    documentation: str
+    options: list[str]
+
+
+class MetricList(BaseModel):
+    """A metric in each task that has it."""
+
+    metrics: list[MetricEntry]
+
+
+class MetricCatalogue(MetricList):
+    """Every metric, and the JSON Schema of each option."""
+
+    options: dict[str, dict[str, Any]]
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
@@ -67,6 +133,11 @@ def _describe_type(of: TensorType) -> dict[str, Any]:
     return {"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)}
 
 
+def _typed(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the route's arguments that document an answer without checking it."""
+    return {"response_model": None, "responses": {200: {"model": model}}}
+
+
 @lru_cache(maxsize=1)
 def _losses(_: tuple[str | None, ...]) -> bytes:
     """Every loss, given which of them cannot be had and why."""
@@ -82,19 +153,19 @@ def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
 
-    @routes.get("/losses", summary="Every loss", response_model=dict[str, Any])
+    @routes.get("/losses", summary="Every loss", response_model=LossList)
     def losses(request: Request) -> Response:
         return page(_losses(tuple(loss.unavailable() for loss in REGISTRY.values())), JSON, request.headers)
 
-    @routes.get("/losses/{name}", summary="One loss")
+    @routes.get("/losses/{name}", summary="One loss", **_typed(LossEntry))
     def loss(name: str) -> dict[str, Any]:
         return describe_loss(find(name))
 
-    @routes.get("/metrics", summary="Every metric, by task", response_model=dict[str, Any])
+    @routes.get("/metrics", summary="Every metric, by task", response_model=MetricCatalogue)
     def all_metrics(request: Request) -> Response:
         return page(_metrics(), JSON, request.headers)
 
-    @routes.get("/metrics/{name}", summary="One metric, in each task that has it")
+    @routes.get("/metrics/{name}", summary="One metric, in each task that has it", **_typed(MetricList))
     def one_metric(name: str) -> dict[str, Any]:
         found = [entry for entry in metrics.describe() if entry["name"] == name]
         if not found:

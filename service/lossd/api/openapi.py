@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
@@ -16,6 +16,7 @@ from lossd_client.wire import DTYPES, json, safetensors
 __all__ = ["document"]
 
 REFERENCE = "#/components/schemas/{model}"
+NULL = {"type": "null"}
 STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 429, 431, 500, 503, 504)
 
 
@@ -29,11 +30,15 @@ class TensorObject(BaseModel):
     data: str = Field(json_schema_extra={"contentEncoding": "base64"})
 
 
+Number = float | Literal["NaN", "Infinity", "-Infinity"]
+"""What an answer has where a number may be none that JSON can spell."""
+
+
 class Reduction(BaseModel):
     """The two numbers of the mean; accumulate them over batches for the exact global mean."""
 
-    numerator: float
-    denominator: float
+    numerator: Number
+    denominator: Number
 
 
 class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
@@ -50,16 +55,16 @@ class Diagnostics(BaseModel):
 
     finite: bool
     valid_count: int
-    gradient_norm: dict[str, float] | None = None
+    gradient_norm: dict[str, Number] | None = None
     non_finite_gradient_entries: dict[str, int] | None = None
-    chance_level: float | None = None
+    chance_level: Number | None = None
     warnings: list[Warning_]
 
 
 class Answer(BaseModel):
     """What was asked for; what was not is not there. Numbers JSON cannot spell are "NaN", "Infinity", "-Infinity"."""
 
-    loss: float | list[Any] | TensorObject | None = None
+    loss: Number | list[Any] | TensorObject | None = None
     reduction: Reduction | None = None
     metrics: dict[str, Any] | None = None
     diagnostics: Diagnostics
@@ -108,7 +113,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     }
     tensor = {
         "description": "A nested list of numbers, or an object of dtype, shape and base64 data.",
-        "anyOf": [{"type": "array"}, {"type": "number"}, _reference("TensorObject")],
+        "anyOf": [{"type": "array", "items": {}}, {"type": "number"}, _reference("TensorObject")],
     }
     complete = [loss.name for loss in REGISTRY.values() if all(p.default is not ... for p in loss.parameters)]
     output = {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"}
@@ -119,22 +124,22 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         "properties": {
             "loss": {
                 "description": "An object, or only the name of a loss that needs no parameters.",
-                "anyOf": [_reference("Loss"), {"type": "string", "enum": complete}],
+                "anyOf": [_reference("Loss"), {"type": "string", "enum": complete}, NULL],
             },
-            "task": {"type": "string", "description": "In place of a loss: metrics alone."},
+            "task": {"anyOf": [{"type": "string"}, NULL], "description": "In place of a loss: metrics alone."},
             "inputs": {"type": "object", "additionalProperties": tensor},
             "outputs": {
                 "description": "A list, or the only one.",
-                "anyOf": [{"type": "array", "items": output}, output],
-                "default": ["loss", "gradient", "metrics"],
+                "anyOf": [{"type": "array", "items": output}, output, NULL],
             },
-            "gradient": _reference("GradientOptions"),
+            "gradient": {"anyOf": [_reference("GradientOptions"), NULL]},
             "metrics": {
                 "description": "Options, or only the names of the metrics.",
                 "anyOf": [
                     _reference("MetricOptions"),
                     {"type": "array", "items": {"type": "string"}},
                     {"type": "string"},
+                    NULL,
                 ],
             },
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -147,9 +148,34 @@ def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
         options = {"names": options}
     if isinstance(options, dict) and isinstance(options.get("names"), str):
         options = {**options, "names": [options["names"]]}
-    if options is not request.get("metrics"):
-        whole["metrics"] = options
+    for name, given, model in (
+        ("metrics", options, MetricOptions),
+        ("gradient", request.get("gradient"), GradientOptions),
+    ):
+        if given is not None:
+            whole[name] = without_nulls(model, given) if isinstance(given, dict) else given
     return whole
+
+
+def without_nulls(model: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields but for those that are null, where null is no value and there is a default.
+
+    Clients that are generated from a schema send null for what nobody has set.
+    """
+    if None not in fields.values():
+        return fields
+    return {name: value for name, value in fields.items() if value is not None or name not in _defaulted(model)}
+
+
+@cache
+def _defaulted(model: type[BaseModel]) -> frozenset[str]:
+    """The fields that have a default, and that null is no value of."""
+    properties = model.model_json_schema()["properties"]
+    return frozenset(
+        name
+        for name, schema in properties.items()
+        if not model.model_fields[name].is_required() and {"type": "null"} not in schema.get("anyOf", ())
+    )
 
 
 Elsewhere = Callable[[str], str]
@@ -163,7 +189,7 @@ def validated(model: type[M], fields: dict[str, Any], pointer: str, elsewhere: E
         InvalidRequest: With a pointer, starting at ``pointer``, to each fault.
     """
     try:
-        return model.model_validate(fields)
+        return model.model_validate(without_nulls(model, fields))
     except ValidationError as error:
         found = _one_each(fields, error.errors(include_url=False, include_input=True))
         told = found[:MAX_FAULTS]

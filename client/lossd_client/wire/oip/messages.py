@@ -90,6 +90,7 @@ class Entry:
         data: The JSON value that holds the elements; None if they are binary.
         begin: The first byte of the elements, counted from the end of the JSON text.
         end: The end of the elements in bytes; ``begin`` if they are in the JSON.
+        padded: Whether the second axis, of length 1, may have been added: MLServer's codec gives every array two.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Entry:
     data: Any
     begin: int
     end: int
+    padded: bool = False
 
     @property
     def binary(self) -> bool:

@@ -30,7 +30,9 @@ MAX_NAME = 256
 REQUEST_FIELDS = ("model_name", "model_version", "id", "parameters", "inputs", "outputs")
 """The known fields of a request. The path has the model's name; KServe's SDK repeats it."""
 IGNORED_PARAMETERS = ("content_type", "headers")
-"""Parameters that MLServer's codecs add to a request, its inputs and outputs; lossd ignores them."""
+"""Parameters that MLServer's codecs add to a request, its inputs and outputs."""
+MLSERVER_ARRAY = "np"
+"""The content_type of MLServer's NumpyCodec, which writes NaN as null and gives an array of one axis a second one."""
 
 
 def header_length(value: str | bytes | None, size: int | None) -> int | None:
@@ -98,16 +100,16 @@ def decode_response(body: bytes | bytearray | memoryview, length: int | None) ->
     document = _object(json.loads(text, what="the response", tokens=True), "the response", known)
     entries, data_bytes = _entries(document.get("outputs"), "output")
     _check_size(data, data_bytes)
-    outputs = {entry.name: _value(_defined(entry), data) for entry in entries}
+    outputs = {entry.name: _value(replace(entry, data=_defined(entry.data)), data) for entry in entries}
     name, version = document.get("model_name"), document.get("model_version", VERSION)
     return Response(_id(document), str(name), str(version), outputs)
 
 
-def _defined(entry: Entry) -> Entry:
-    """Return the entry with NaN for null: a JSON response has null for an undefined number."""
-    if isinstance(entry.data, list) and None in entry.data:
-        return replace(entry, data=[math.nan if element is None else element for element in entry.data])
-    return entry
+def _defined(data: Any) -> Any:
+    """Return the elements with NaN for null, which stands for an undefined number in JSON."""
+    if isinstance(data, list) and None in data:
+        return [math.nan if element is None else element for element in data]
+    return data
 
 
 def _value(entry: Entry, data: memoryview) -> Value:
@@ -153,10 +155,13 @@ def _entry(value: Any, what: str, begin: int) -> Entry:
     parameters = _parameters(document, name)
     _known(parameters, ("binary_data_size",), name)
     size, data = parameters.get("binary_data_size"), document.get("data")
+    padded = False
+    if parameters.get("content_type") == MLSERVER_ARRAY:
+        data, padded = _defined(data), len(shape) == 2 and shape[1] == 1
     if size is None:
         if data is None:
             raise MalformedBody(f"{name} has neither data nor the parameter binary_data_size")
-        return Entry(name, datatype, shape, data, begin, begin)
+        return Entry(name, datatype, shape, data, begin, begin, padded)
     if data is not None:
         raise MalformedBody(f"{name} has both data and the parameter binary_data_size")
     if type(size) is not int or size < 0:
@@ -166,7 +171,7 @@ def _entry(value: Any, what: str, begin: int) -> Entry:
         raise ShapeMismatch(
             f"{name} of {datatype.name} and shape {list(shape)} has {needed} bytes, binary_data_size is {size}"
         )
-    return Entry(name, datatype, shape, None, begin, begin + size)
+    return Entry(name, datatype, shape, None, begin, begin + size, padded)
 
 
 def _output(value: Any, binary: bool) -> Output:

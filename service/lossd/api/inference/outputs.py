@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -20,7 +21,7 @@ from lossd.losses.registry import closest
 from lossd.metrics import METRICS, class_count, listed_by_default
 from lossd.request.options import GradientOptions, MetricOptions
 from lossd.request.plan import Plan
-from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody
+from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody, ShapeMismatch
 from lossd_client.wire import Tensor, json, oip
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
@@ -101,7 +102,7 @@ def asked(text: bytes, model: Model) -> Asked:
         if not entry.datatype.itemsize:
             raise DtypeMismatch(f"{entry.name} is BYTES; losses and metrics take numbers")
     final = plan_of(json.dumps({**base, "outputs": wanted}))
-    job = final.job({entry.name: (entry.datatype.dtype, entry.shape) for entry in request.inputs})
+    job = _job(final, request.inputs)
     columns = {column.name: column for column in job.recipe.answers}
     text_bytes = 0
     for output in outputs:
@@ -112,6 +113,19 @@ def asked(text: bytes, model: Model) -> Asked:
             text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
     streamable = all(entry.binary for entry in request.inputs)
     return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
+
+
+def _job(plan: Plan, inputs: tuple[oip.Entry, ...]) -> Job:
+    """The job of these inputs, without the axes that MLServer's codec added, where it does not fit with them."""
+    layout = {entry.name: (entry.datatype.dtype, entry.shape) for entry in inputs}
+    try:
+        return plan.job(layout)
+    except ShapeMismatch:
+        padded = {entry.name: (entry.datatype.dtype, entry.shape[:1]) for entry in inputs if entry.padded}
+        if padded:
+            with suppress(ShapeMismatch):
+                return plan.job({**layout, **padded})
+        raise
 
 
 def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
