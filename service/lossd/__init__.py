@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to load; `lossd --help` and the version do without it.
+    # torch takes seconds to load; `lossd --help` and `lossd --version` must not wait for it.
     if name == "evaluate":
         try:
             from lossd.local import evaluate

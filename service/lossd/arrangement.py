@@ -1,4 +1,4 @@
-"""Where the columns of a batch lie in one piece of memory, and how many rows and requests fit into it."""
+"""The layout of a batch's columns in one block of memory, and how many rows and requests fit into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lossd.job import MAX_PAIRS, Recipe
 __all__ = ["Arrangement", "arrange", "arrange_shared"]
 
 SCRATCH, SHARED_NS = 16, 500_000_000
-"""Most temporaries of requests that share a batch, in sizes of one, and most work: others wait until it is done."""
+"""The most temporaries of a shared batch, in multiples of the batch's size, and its most work; other batches wait."""
 
 ALIGNMENT = 64
 MAX_REQUESTS = 512
@@ -18,10 +18,10 @@ MAX_REQUESTS = 512
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Where a recipe's columns lie in a slab, and how much fits.
+    """The layout of a recipe's columns in a slab, with its capacity.
 
     Attributes:
-        offsets: Bytes from the slab's start, per column.
+        offsets: Bytes from the slab's start to each column.
         rows: Capacity in rows.
         requests: Capacity in requests.
         nbytes: Bytes used when full.
@@ -33,15 +33,15 @@ class Arrangement:
     nbytes: int
 
     def holds(self, recipe: Recipe, rows: int, requests: int) -> bool:
-        """Whether so many rows of so many requests have room; rows that no column counts need none."""
+        """Return whether so many rows of so many requests fit; rows that no column counts take no room."""
         return requests <= self.requests and (rows <= self.rows or not recipe.row_bytes)
 
 
 def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
-    """Columns for that many rows and requests, one after the other, each on a 64-byte boundary.
+    """Return a layout for that many rows and requests: one column after the other, each on a 64-byte boundary.
 
     Raises:
-        ValueError: There is not even one of either: the columns would lie in each other.
+        ValueError: A number is under 1: the columns would overlap.
     """
     if rows < 1 or requests < 1:
         raise ValueError(f"a slab is arranged for at least one row of one request, not {rows} of {requests}")
@@ -54,15 +54,15 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
 
 
 def arrange_shared(recipe: Recipe, budget_bytes: int, cost: Cost = NOTHING) -> Arrangement | None:
-    """Columns for as many requests as a budget holds; None where it does not even hold one row of one request.
+    """Return a layout for as many requests as fit into a budget; None if not even one row fits.
 
     Args:
         recipe: What the requests share.
-        budget_bytes: For the columns.
-        cost: What the first request takes besides; those that join it take about the same.
+        budget_bytes: The budget for the columns.
+        cost: The first request's cost; the requests that join it cost about the same.
     """
     usable = budget_bytes - ALIGNMENT * len(recipe.columns)
-    most = min(MAX_REQUESTS, budget_bytes // recipe.text_bytes)  # the answers are as long as they are
+    most = min(MAX_REQUESTS, budget_bytes // recipe.text_bytes)  # the texts of the answers count too
     if recipe.pairs:
         most = min(most, MAX_PAIRS // recipe.pairs)
     if cost.scratch_bytes:

@@ -1,7 +1,7 @@
-"""What evaluating a request takes besides the memory of its tensors: estimates, which admission limits and counts.
+"""Estimates of what an evaluation takes besides its tensors' memory; admission counts and limits them.
 
-What grows as the tensors do needs none: their bytes are counted. A loss or a metric for which a small request can be
-much work says here how much.
+Costs that grow like the tensors need no estimate: the tensors' bytes are counted. A loss or a metric states its cost
+here if a small request can be much work.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Cost(NamedTuple):
     """An estimate.
 
     Attributes:
-        scratch_bytes: Bytes of temporaries at their most.
-        work_ns: Processor time, in nanoseconds of one core.
+        scratch_bytes: Peak bytes of temporaries.
+        work_ns: CPU time, in nanoseconds of one core.
     """
 
     scratch_bytes: int = 0
@@ -32,7 +32,7 @@ NOTHING = Cost()
 
 
 def together(costs: Iterable[Cost]) -> Cost:
-    """Of several things done one after the other: the work of all, the memory of the largest."""
+    """Return the cost of several computations in sequence: the sum of their work, the largest of their memory."""
     most, work = 0, 0
     for cost in costs:
         most, work = max(most, cost.scratch_bytes), work + cost.work_ns
@@ -41,14 +41,14 @@ def together(costs: Iterable[Cost]) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """How many pairs of entries a loss looks at together, and what each takes.
+    """How many pairs of entries a loss compares, and what each pair takes.
 
     Attributes:
-        count: How many, given the inputs' shapes.
-        nbytes: Bytes of the tables that are held together, a pair, in float64: what float32 cannot compute is computed
+        count: Returns the number of pairs, given the inputs' shapes.
+        nbytes: Bytes per pair of all tables in memory at once, in float64: a result out of float32's range is computed
             again in float64.
-        work_ns: Nanoseconds of one core, a pair.
-        coordinate_ns: The same for each coordinate of the embeddings.
+        work_ns: Nanoseconds of one core per pair.
+        coordinate_ns: Nanoseconds of one core per pair and coordinate of the embeddings.
     """
 
     count: Callable[[Shapes], int]
@@ -57,10 +57,10 @@ class Pairs:
     coordinate_ns: float = 0.0
 
     def __call__(self, shapes: Shapes) -> int:
-        """How many."""
+        """Return the number of pairs."""
         return self.count(shapes)
 
     def cost(self, shapes: Shapes) -> Cost:
-        """What they take."""
+        """Return the cost of the pairs."""
         pairs, width = self.count(shapes), max(math.prod(shape[1:]) for shape in shapes.values())
         return Cost(pairs * self.nbytes, int(pairs * (self.work_ns + width * self.coordinate_ns)))

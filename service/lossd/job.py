@@ -1,8 +1,8 @@
-"""A checked request and its answer: all that crosses a process border.
+"""A checked request: everything that crosses a process border.
 
-A :class:`Recipe` is what the requests of one batch share: the loss with its fixed parameters, what is asked of it, and
-the columns its tensors are laid out in. A :class:`Job` is one request of a recipe: how many rows it has and its own
-numbers. Neither holds a tensor.
+A :class:`Recipe` is what the requests of one batch share: the loss with its fixed parameters, the requested outputs,
+and the columns of its tensors. A :class:`Job` is one request of a recipe: its number of rows and its own parameters.
+Neither holds a tensor.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ __all__ = [
 ]
 
 UNIVERSAL = ("sample_weight", "cotangent")
-"""The inputs that belong to no loss."""
+"""The inputs that every loss may take."""
 
 MAX_PAIRS = 1 << 28
-"""The most pairs that are looked at together, by a request or a batch."""
+"""The most pairs of entries that a request or a batch may compare."""
 
 
-# Entries that index, or that are few small numbers: any dtype holds them, and float32 as well as float64.
+# Domains of indices and of few small numbers: float32 represents them exactly.
 _LONG = ("int64", "int32", "uint64", "uint32")
-_SMALL = ("class", "class_set", "integer", "term", "probability", "mask", "indicator", "sign")
+_EXACT_IN_FLOAT32 = ("class", "class_set", "integer", "term", "probability", "mask", "indicator", "sign")
 
 
 def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:
-    """Whether inputs are computed in float64 rather than in float32, which holds integers up to 2**24 only.
+    """Return whether inputs are computed in float64, because float32 represents integers up to 2**24 only.
 
     Args:
-        dtypes: Of each input.
-        domains: What its entries are.
+        dtypes: The dtype of each input.
+        domains: The domain of each input's entries.
     """
     return any(
-        dtype == "float64" or (dtype in _LONG and domains[name] not in _SMALL)
+        dtype == "float64" or (dtype in _LONG and domains[name] not in _EXACT_IN_FLOAT32)
         for name, dtype in dtypes.items()
         if name not in UNIVERSAL
     )
 
 
 def model_name(loss: str | None, task: str | None) -> str:
-    """The name that requests are counted under: the loss's, or that of metrics alone."""
+    """Return the name under which requests are counted: the loss's, or that of the task's metrics."""
     return loss or f"metrics.{task}"
 
 
@@ -66,10 +66,9 @@ class Column:
 
     Attributes:
         name: The input's name, or ``gradient.<input>``, or ``loss``.
-        dtype: A wire dtype.
-        trailing: The axes after the first.
-        per_row: Whether the first axis counts the rows of the requests, which may differ in number; else it counts
-            the requests themselves and ``trailing`` is the whole shape of each.
+        dtype: The tensor's wire dtype.
+        trailing: All axes after the first if ``per_row``, else the whole shape of each request's tensor.
+        per_row: Whether the first axis counts rows, whose number may differ between requests; else it counts requests.
     """
 
     name: str
@@ -83,39 +82,39 @@ class Column:
         return element_count(self.trailing) * DTYPES[self.dtype].itemsize
 
     def units(self, rows: int) -> int:
-        """How many units a request with that many rows takes."""
+        """Return how many units a request with that many rows takes."""
         return rows if self.per_row else 1
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """The shape of one request's tensor."""
+        """Return the shape of one request's tensor."""
         return (rows, *self.trailing) if self.per_row else self.trailing
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the requests of a batch have in common. Equal recipes have equal ``text``, which is their identity.
+    """What the requests of a batch share. Equal recipes have equal ``text``, which is their identity.
 
     Attributes:
-        loss: The loss's name; None where only metrics are asked.
+        loss: The loss's name; None if only metrics are requested.
         task: The task of the metrics.
         kind: How requests share a batch: rows, stack, alone or composed.
-        parameters: Every parameter that is the same for the whole batch.
+        parameters: Every parameter that is equal in the whole batch.
         numbers: The names of the parameters that may differ between requests, in the order of ``Job.numbers``.
         reduction: mean, sum, none or batchmean.
-        want_loss: Whether the loss is asked for.
-        gradients: The inputs whose gradients are asked for.
+        want_loss: Whether the loss is requested.
+        gradients: The inputs whose gradients are requested.
         gradient_options: clip_norm, clip_scope, clip_value.
-        metrics: The names of the metrics asked for; empty for none.
+        metrics: The names of the requested metrics.
         metric_options: threshold, zero_division and so on.
-        terms: What a composed loss is made of: each term's name in errors, recipe text, rows, numbers and inputs.
-        domains: What the entries of each input are, see :class:`lossd.losses.types.TensorType`.
-        classes: The length of the class axis, where there is one.
-        pairs: How many pairs of entries each request has that are looked at together; 0 where none are.
-        text_bytes: About how long each request's answer is beside its tensors.
-        value: The unreduced loss's axes: those after the first where requests are rows, else all.
-        inputs: The columns requests fill.
-        answers: The columns the evaluation fills.
-        byte_ns: About how long a core takes for each byte of the columns, in nanoseconds.
+        terms: The terms of a composed loss: each term's name in errors, recipe text, rows, numbers and inputs.
+        domains: The domain of each input's entries, see :class:`lossd.losses.types.TensorType`.
+        classes: The length of the class axis; None without one.
+        pairs: How many pairs of entries each request compares; 0 for none.
+        text_bytes: About how many bytes each request's answer has without its tensors.
+        value: The unreduced loss's axes: those after the first if requests are rows, else all.
+        inputs: The columns that requests fill.
+        answers: The columns that the evaluation fills.
+        byte_ns: About how many nanoseconds of one core each byte of the columns takes.
     """
 
     loss: str | None
@@ -141,13 +140,13 @@ class Recipe:
 
     @cached_property
     def text(self) -> str:
-        """Canonical JSON, the recipe's identity and its form on the way to a worker."""
+        """The recipe as canonical JSON: its identity, and its form in messages to a worker."""
         fields = {name: value for name, value in self.__dict__.items() if name in _RECIPE_FIELDS}
         return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
 
     @staticmethod
     def parse(text: str) -> Recipe:
-        """The recipe a text stands for; the same object for the same text, unless that is long."""
+        """Return the recipe of a text; the same object for the same text while it is cached."""
         recipe = _RECIPES.get(text)
         if recipe is None:
             recipe = Recipe.read(text)
@@ -176,12 +175,12 @@ class Recipe:
 
     @property
     def nbytes(self) -> int:
-        """About what it takes in memory, its text included."""
+        """About how many bytes the recipe takes in memory, its text included."""
         return 1024 + 6 * len(self.text)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Inputs, then answers."""
+        """The inputs, then the answers."""
         return (*self.inputs, *self.answers)
 
     @cached_property
@@ -191,12 +190,12 @@ class Recipe:
 
     @cached_property
     def bfloat16(self) -> frozenset[str]:
-        """The columns of that dtype."""
+        """The names of the bfloat16 columns."""
         return frozenset(c.name for c in self.columns if c.dtype == "bfloat16")
 
     @cached_property
     def half(self) -> bool:
-        """Whether any column is of half precision."""
+        """Whether any column has half precision."""
         return any(c.dtype in ("float16", "bfloat16") for c in self.columns)
 
     @cached_property
@@ -206,22 +205,22 @@ class Recipe:
 
     @cached_property
     def wide(self) -> bool:
-        """See :func:`is_wide`."""
+        """Whether the batch is computed in float64; see :func:`is_wide`."""
         return is_wide(self.dtypes, self.domains)
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes a row takes in the columns that count rows."""
+        """Bytes of a row in the columns that count rows."""
         return sum(c.unit_bytes for c in self.columns if c.per_row)
 
     @cached_property
     def request_bytes(self) -> int:
-        """Bytes a request takes in the columns that count requests."""
+        """Bytes of a request in the columns that count requests."""
         return sum(c.unit_bytes for c in self.columns if not c.per_row)
 
     @cached_property
     def model(self) -> str:
-        """See :func:`model_name`."""
+        """The name under which requests are counted; see :func:`model_name`."""
         return model_name(self.loss, self.task)
 
     @cached_property
@@ -239,13 +238,13 @@ class Job:
     """One checked request, without its tensors.
 
     Attributes:
-        recipe: What it shares with the others of its batch.
-        rows: Length of its first axis.
-        numbers: Its values of ``recipe.numbers``.
-        cost: What its evaluation takes besides.
+        recipe: What the request shares with the others of its batch.
+        rows: The length of its first axis.
+        numbers: The request's values of ``recipe.numbers``.
+        cost: The cost of its evaluation besides its tensors.
         nbytes: Bytes of its tensors, inputs and answers.
-        held_bytes: What it counts for in the memory of requests in progress: its tensors and its temporaries.
-        work_ns: About how long one core takes for it, in nanoseconds.
+        held_bytes: Bytes that the request counts for in admission: its tensors and its temporaries.
+        work_ns: About how many nanoseconds one core takes.
     """
 
     recipe: Recipe

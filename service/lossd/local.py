@@ -1,4 +1,4 @@
-"""The same evaluation in this process: what a request would be answered, without a server."""
+"""Evaluate in this process: the same answers as the service, without a server."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def evaluate(
     """Evaluate a loss, its gradient and metrics; arguments and answer are those of ``LossClient.evaluate``.
 
     Args:
-        loss: A loss's name, or an object of its name and parameters.
-        prediction: Array, tensor or nested list.
-        target: Likewise.
-        task: In place of a loss: the task whose metrics are computed.
+        loss: The loss's name, or an object of its name and parameters.
+        prediction: An array, a tensor or a nested list.
+        target: An array, a tensor or a nested list.
+        task: The task whose metrics are computed without a loss.
         inputs: Further inputs by name.
-        outputs: What is wanted: loss, gradient, gradient.<input>, metrics; all by default.
+        outputs: The outputs: loss, gradient, gradient.<input>, metrics; the default is all.
         gradient: clip_norm, clip_scope, clip_value, dtype.
         metrics: Names of metrics, or the options' object.
         device: Where to compute: cpu, cuda, cuda:0.
         **keywords: Inputs (arrays and tensors, and lists under an input's name) and the loss's parameters.
 
     Raises:
-        Problem: What the service would answer with.
+        Problem: The service would answer with this error.
     """
     composed = compose(
         loss,
@@ -73,9 +73,9 @@ def evaluate(
     if failed:
         raise Problem.from_json(orjson.loads(text))
     view = memoryview(memory)
-    answered = {}
+    outputs_by_name = {}
     for column, offset in zip(recipe.answers, arrangement.offsets[len(recipe.inputs) :], strict=True):
         size = column.unit_bytes * column.units(job.rows)
-        answered[column.name] = Tensor(column.dtype, column.shape(job.rows), view[offset : offset + size])
-    body = bytearray().join(safetensors.encode(answered, {"result": text.decode()}))
+        outputs_by_name[column.name] = Tensor(column.dtype, column.shape(job.rows), view[offset : offset + size])
+    body = bytearray().join(safetensors.encode(outputs_by_name, {"result": text.decode()}))
     return read_evaluation(HttpResponse(200, {"content-type": safetensors.MEDIA_TYPE}, body), composed.origins)

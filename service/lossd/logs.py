@@ -1,4 +1,4 @@
-"""The log of a process: JSON for machines, or text for whoever reads along on a terminal."""
+"""A process's log: JSON for machines, or text for people at a terminal."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ __all__ = ["JsonFormatter", "Line", "configure", "start"]
 
 
 def configure(settings: Settings) -> None:
-    """Send this process's log to standard error, in the form the settings ask for."""
+    """Send this process's log to standard error, in the format of the settings."""
     start(settings.log_level, settings.log_format)
 
 
 def start(level: str, form: str) -> None:
-    """The same for a process that has no settings.
+    """Send this process's log to standard error.
 
     Args:
-        level: The least that is logged, such as info.
+        level: The lowest level that is logged, such as info.
         form: text, json, or auto: text on a terminal.
     """
-    terminal = sys.stderr is not None and sys.stderr.isatty()  # a process may be started without it
-    for_reading = terminal if form == "auto" else form == "text"
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # a process may lack standard error
+    as_text = terminal if form == "auto" else form == "text"
     readable = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     handler = logging.StreamHandler()
-    handler.setFormatter(readable if for_reading else JsonFormatter())
+    handler.setFormatter(readable if as_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, and a line's fields or a message."""
+    """Formats a record as one JSON object a line: time, level, logger, and fields or a message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         document: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
         document |= record.msg if isinstance(record.msg, Line) else {"message": record.getMessage()}
@@ -50,11 +50,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class Line(dict[str, Any]):
-    """The fields of a line; as text, they are what a person reads."""
+    """The fields of a line, which text logs print as name=value."""
 
     def __str__(self) -> str:
         text = " ".join(f"{name}={_shown(value)}" for name, value in self.items())
-        # What a request brings along must not draw on the terminal.
+        # A client's text must not send control characters to the terminal.
         return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

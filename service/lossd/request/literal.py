@@ -1,4 +1,4 @@
-"""Values as they are written into a command or an address."""
+"""Read values from a command line or a URL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MAX_DEPTH = 32
 
 
 def literal(text: str) -> Any:
-    """A number, list or object as JSON; a list of numbers may go without its brackets, a string without its quotes.
+    """Return the value of a text: JSON, a list of numbers without its brackets, or a string without quotes.
 
     Raises:
-        MalformedBody: It nests deeper than any value does.
+        MalformedBody: The value nests more than 32 levels deep.
     """
     for candidate in (text, f"[{text}]"):
         try:
@@ -30,7 +30,7 @@ def literal(text: str) -> Any:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects nest in more than so many levels."""
+    """Return whether lists and objects nest in more than so many levels."""
     if not isinstance(value, list | dict):
         return False
     children = value.values() if isinstance(value, dict) else value
@@ -38,6 +38,6 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _too_deep() -> Exception:
-    from lossd_client.errors import MalformedBody  # late: its package loads NumPy, which completion and help do without
+    from lossd_client.errors import MalformedBody  # late: its package loads NumPy, which slows completion and help
 
     return MalformedBody(f"a value nests lists and objects more than {MAX_DEPTH} deep")

@@ -1,4 +1,4 @@
-"""The request without its tensors, as Pydantic models, and how their faults are told."""
+"""The request's options as Pydantic models, and the errors for their faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_FAULTS = 10
 MAX_FIELDS = 1024
 MAX_METRICS = 256
-MAX_OUTPUTS = 3 + 1024  # the loss, its gradient and metrics, and that by each tensor
+MAX_OUTPUTS = 3 + 1024  # loss, gradient, metrics, and a gradient by each tensor
 _IN_PYTHON = re.compile(r"a valid dictionary( or instance of \w+)?")
 MAX_NAME = 60
 
@@ -41,24 +41,24 @@ class _Options(BaseModel):
 
 
 class GradientOptions(_Options):
-    """What happens to the gradient before it is returned; ``clip_value`` first, then ``clip_norm``."""
+    """What is done to the gradient before it is returned: ``clip_value`` first, then ``clip_norm``."""
 
     clip_norm: Positive | None = Field(None, description="Largest L2 norm; longer gradients are scaled down to it.")
     clip_scope: Literal["global", "tensor"] = Field(
-        "global", description="The norm of all returned gradients together, or of each tensor on its own."
+        "global", description="Whether clip_norm limits the norm of all returned gradients together, or of each tensor."
     )
     clip_value: Positive | None = Field(None, description="Entries are clamped to [-clip_value, clip_value].")
     dtype: FloatName | None = Field(
         None,
-        description="Dtype of the returned gradients; the input's own by default, float32 for halves and integers.",
+        description="Dtype of the returned gradients; by default the input's, or float32 for halves and integers.",
     )
 
 
 class Score(_Options):
-    """A threshold among the scores themselves."""
+    """A threshold on the scores themselves."""
 
     score: float = Field(
-        description="Scores from this value on count as positive: logits, where predictions are logits."
+        description="Scores from this value on count as positive; they are logits if predictions are logits."
     )
 
 
@@ -70,74 +70,76 @@ def _threshold(value: Any) -> Any:
 
 
 class MetricOptions(_Options):
-    """Which metrics, and how; the defaults are the task's."""
+    """Which metrics, and how; the defaults depend on the task."""
 
     names: Annotated[list[str], FIRST_FAULT, Len(0, MAX_METRICS)] | None = Field(
-        None, description='Exactly these metrics; "default" stands for the defaults.'
+        None, description='These metrics only; "default" stands for the default ones.'
     )
-    task: str | None = Field(None, description="The task, where the loss's own is not meant (binary or multilabel).")
+    task: str | None = Field(None, description="The task, if it is not the loss's own (binary or multilabel).")
     threshold: Annotated[float | Score | None, BeforeValidator(_threshold)] = Field(
         None,
         description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
-        'distance, half the margin by default. {"score": s} compares the scores themselves, where no probability is '
-        "told from its neighbour.",
+        'distance, half the margin by default. {"score": s} compares the scores themselves, which separates scores '
+        "whose probabilities round to the same number.",
     )
     iou_threshold: Fraction = Field(0.5, description="Paired boxes from this IoU on are hits.")
     zero_division: Literal[0, 1] | None = Field(
-        None, description="What an undefined ratio (0/0) counts as; by default it is null and left out of averages."
+        None, description="The value of an undefined ratio (0/0); by default it is null and averages leave it out."
     )
     beta: Positive = Field(1.0, description="f_beta: how much more recall matters than precision.")
     weights: Literal["none", "linear", "quadratic"] = Field(
         "none",
-        description="cohen_kappa of several classes: what a disagreement counts, always 1 or by the distance of the "
+        description="cohen_kappa of several classes: the weight of a disagreement, always 1 or by the distance of the "
         "classes' indices.",
     )
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
         5,
-        description="How many of the best count, in top_k_accuracy, of more classes, and in the metrics named @k.",
+        description="How many of the highest scores count in top_k_accuracy, for more classes than that, and in metrics named @k.",
     )
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(
-        15, description="ece, reliability: how many bins probabilities fall into."
+        15, description="ece, reliability: the number of bins of probabilities."
     )
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(
-        1000, description="roc_curve, pr_curve: the most points of a curve; longer ones are thinned evenly."
+        1000, description="roc_curve, pr_curve: the most points of a curve; longer curves are thinned evenly."
     )
     quantiles: Annotated[list[Fraction], FIRST_FAULT, Len(1, 100)] = Field(
-        [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which."
+        [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which quantiles."
     )
     per_class: bool | None = Field(
         None,
-        description="Whether averages over classes or labels come with the value of each; by default up to 16384 of "
-        "them, beyond which metrics that are lists are answered where they are named.",
+        description="Whether averages over classes or labels come with each one's value. By default they do up to "
+        "16384 classes or labels; beyond, name the metrics that are lists.",
     )
     from_logits: bool = Field(
-        True, description="Metrics alone: whether predictions are logits, or else probabilities or decisions."
+        True, description="Metrics without a loss: whether predictions are logits, else probabilities or decisions."
     )
     format: Literal["xyxy", "xywh", "cxcywh"] = Field(
-        "xyxy", description="Metrics alone: what the four numbers of a box are, see the losses of boxes."
+        "xyxy", description="Metrics without a loss: what the four numbers of a box are, see the losses of boxes."
     )
     ignore_index: int | None = Field(
         None,
-        description="Metrics alone: entries whose target is this class do not count. Where it is predicted for another "
-        "class, that counts as wrong, and makes its IoU 0.",
+        description="Metrics without a loss: entries whose target is this class do not count. Predicting it for "
+        "another class counts as wrong, and makes its IoU 0.",
     )
 
 
-_USUAL = MetricOptions()
+_DEFAULT_METRICS = MetricOptions()
 
 
 class Envelope(_Options):
-    """The request without its tensors, before the loss is known."""
+    """The request without its tensors, before its loss is looked up."""
 
     loss: dict[str, Any] | None = None
     task: str | None = None
     outputs: Annotated[list[str], FIRST_FAULT, Len(0, MAX_OUTPUTS)] | None = None
     gradient: GradientOptions = GradientOptions()
-    metrics: MetricOptions = Field(default_factory=lambda: _USUAL)  # a default that holds a list is copied each time
+    metrics: MetricOptions = Field(
+        default_factory=lambda: _DEFAULT_METRICS
+    )  # a default that holds a list is copied each time
 
 
 def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
-    """The request with objects and lists where it has but a name: ``"loss": "mse"``, ``"outputs": "loss"``."""
+    """Return the request with objects and lists in place of bare names: ``"loss": "mse"``, ``"outputs": "loss"``."""
     whole = dict(request)
     if isinstance(request.get("loss"), str):
         whole["loss"] = named(request["loss"])
@@ -179,34 +181,34 @@ def _defaulted(model: type[BaseModel]) -> frozenset[str]:
 
 
 Elsewhere = Callable[[str], str]
-"""``f(name)``: where a field that is not known here belongs, as a sentence's end; empty where that is not known."""
+"""``f(name)`` says where an unknown field belongs, as the end of a sentence; empty if that is unknown."""
 
 
 def validated(model: type[M], fields: dict[str, Any], pointer: str, elsewhere: Elsewhere = lambda _: "") -> M:
-    """The fields as the model has them.
+    """Return the fields as an instance of a model.
 
     Raises:
-        InvalidRequest: With a pointer, starting at ``pointer``, to each fault.
+        InvalidRequest: A field is invalid; ``errors`` points at each fault, starting at ``pointer``.
     """
     try:
         return model.model_validate(without_nulls(model, fields))
     except ValidationError as error:
         found = _one_each(fields, error.errors(include_url=False, include_input=True))
-        told = found[:MAX_FAULTS]
-        faults = [_fault(model, pointer, place, e, elsewhere) for place, e in told]
-        more = len(found) - len(told)
+        shown = found[:MAX_FAULTS]
+        faults = [_fault(model, pointer, place, e, elsewhere) for place, e in shown]
+        more = len(found) - len(shown)
         detail = "; ".join(f["detail"] for f in faults) + (f"; and {more} more" if more else "")
         raise InvalidRequest(detail, errors=faults) from None
 
 
 def check_entries(request: Any) -> None:
-    """Make sure that every integer of a request could be one of a tensor's entries, and that no object is large.
+    """Check that every integer of a request fits a tensor, and that no object is large.
 
     Args:
-        request: The document; it nests as deep as may be.
+        request: The document, whose depth is already checked.
 
     Raises:
-        InvalidRequest: With a pointer to the first integer that is too large, or to the first object that is.
+        InvalidRequest: An integer or an object is too large; ``errors`` points at the first one.
     """
     if (fault := _bad_entry(request)) is not None:
         path, detail = fault
@@ -216,7 +218,7 @@ def check_entries(request: Any) -> None:
 
 
 def _bad_entry(value: Any) -> tuple[Place, str] | None:
-    """The place of an entry that may not be, and what is wrong with it."""
+    """Return the place of the first entry that is too large, and its fault."""
     if isinstance(value, dict) and len(value) > MAX_FIELDS:
         return (), f"an object of a request may have {MAX_FIELDS} fields, this one has {len(value)}"
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -230,12 +232,15 @@ def _bad_entry(value: Any) -> tuple[Place, str] | None:
 
 
 def _token(part: object) -> str:
-    """A part of an RFC 6901 pointer."""
+    """Return a part of an RFC 6901 pointer."""
     return str(part).replace("~", "~0").replace("/", "~1")[:MAX_NAME]
 
 
 def _one_each(fields: Any, errors: Sequence[Mapping[str, Any]]) -> list[tuple[Place, dict[str, Any]]]:
-    """The errors by their places in the request. Of a union, each arm has its own: those that came farthest remain."""
+    """Return one error for each place in the request.
+
+    Pydantic reports errors for every arm of a union; keep those of the arms that matched farthest.
+    """
     places = [_place(fields, error["loc"]) for error in errors]
     whole = [len(place) == len(error["loc"]) for place, error in zip(places, errors, strict=True)]
     remaining: dict[Place, dict[str, Any]] = {}
@@ -250,7 +255,7 @@ def _one_each(fields: Any, errors: Sequence[Mapping[str, Any]]) -> list[tuple[Pl
 
 
 def _place(fields: Any, location: Sequence[int | str]) -> Place:
-    """The location without what only Pydantic knows of: the names of a union's arms."""
+    """Return the location without the names of a union's arms, which only Pydantic knows."""
     place: list[int | str] = []
     for position, part in enumerate(location):
         if isinstance(fields, dict):  # the last part may be a field that is missing
@@ -283,12 +288,12 @@ def _fault(model: type[BaseModel], pointer: str, place: Place, error: Mapping[st
 
 
 def _shown(name: str) -> str:
-    """A field's name as it is, where it is one that a field could have."""
+    """Return a field's name, quoted if it is long or unprintable."""
     return name if len(name) <= MAX_NAME and name.isprintable() else quoted(name)
 
 
 def _fields_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
-    """The fields that an object has at a place inside a model; none where they are not known."""
+    """Return the fields of the object at a place inside a model; none if they are unknown."""
     inside: Any = model
     for part in place:
         if isinstance(part, int):
@@ -300,7 +305,7 @@ def _fields_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
 
 
 def _arms(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type that it is; less what annotates them."""
+    """Return the types of a union, or the type itself, without their annotations."""
     if get_origin(annotation) in (Annotated, Required, NotRequired):
         return _arms(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -308,8 +313,8 @@ def _arms(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _annotations(of: Any) -> Mapping[str, Any]:
-    """The fields of a model or of a typed dictionary."""
-    if isinstance(of, type) and issubclass(of, BaseModel):
-        return {name: field.annotation for name, field in of.model_fields.items()}
-    return get_type_hints(of, include_extras=True) if is_typeddict(of) else {}
+def _annotations(model: Any) -> Mapping[str, Any]:
+    """Return the fields of a model or of a typed dictionary."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return get_type_hints(model, include_extras=True) if is_typeddict(model) else {}

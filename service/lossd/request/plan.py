@@ -1,7 +1,7 @@
-"""A request without its tensors, and every check of those that needs none of their content.
+"""A checked request without its tensors, and the checks of its tensors' names, dtypes and shapes.
 
-A :class:`Plan` was checked once and is shared by all requests with the same text. Its :meth:`Plan.job` checks the
-tensors' names, dtypes and shapes against the loss's signature.
+A :class:`Plan` is checked once and shared by all requests with the same text. :meth:`Plan.job` checks the tensors
+against the loss's signature.
 """
 
 from __future__ import annotations
@@ -35,58 +35,58 @@ from lossd_client.errors import (
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["Layout", "Plan", "Term", "series"]
+__all__ = ["Layout", "Plan", "TermPlan", "series"]
 
 
 TENSOR_NS, ROW_NS, ROW_BYTES = 200_000, 12_000, 1700
-"""As measured on one core: what each tensor of a term takes however small, and each row where rows are evaluated as
-requests of their own."""
+"""Measured on one core: the cost of each tensor of a term, and of each row if rows are evaluated as requests of their
+own."""
 
 TEXT_BYTES = 1024
-"""About how long an answer without metrics is beside its tensors."""
+"""About how many bytes an answer without metrics has beside its tensors."""
 
 MOST_TRIED = 8
 MOST_NAMED = 8
-"""Tensors of a request that does not fit, up to which remedies are tried: each is compared with all."""
+"""The most tensors for which remedies are tried, and the most that an error names."""
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
-    """One loss among those a composed loss is made of.
+class TermPlan:
+    """One term of a composed loss.
 
     Attributes:
         plan: The term as a request of its own.
-        inputs: Its inputs' names, mapped to the request's tensors; the same name where it has no entry.
+        inputs: The names of its inputs, mapped to the request's tensors; the same name if absent.
     """
 
     plan: Plan
     inputs: Mapping[str, str]
 
     def tensor(self, name: str) -> str:
-        """The request's tensor for one of the term's inputs."""
+        """Return the request's tensor for one of the term's inputs."""
         return self.inputs.get(name, name)
 
-    def asked(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> Term:
-        """The same term, asked for its value, its gradients by these tensors, and these metrics."""
-        own = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
-        return replace(self, plan=replace(self.plan, want_loss=True, gradients=own, metrics=wanted))
+    def with_outputs(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> TermPlan:
+        """Return the term with these outputs: its value, its gradients by these tensors, these metrics."""
+        names = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
+        return replace(self, plan=replace(self.plan, want_loss=True, gradients=names, metrics=wanted))
 
     def job(self, position: int, layout: Layout) -> Job:
-        """The term as a job of its own, given the request's tensors.
+        """Return the term as a job of its own, given the request's tensors.
 
         Raises:
-            Problem: That of the term, with its place.
+            Problem: The tensors do not fit the term; the detail names its place.
         """
         inputs = self.plan.counted(layout).inputs
-        own = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
-        own.pop("cotangent", None)  # that of the whole is not the term's
+        term_layout = {e.name: layout[self.tensor(e.name)] for e in inputs if self.tensor(e.name) in layout}
+        term_layout.pop("cotangent", None)  # the request's cotangent is not the term's
         try:
-            return self.plan.job(own)
+            return self.plan.job(term_layout)
         except Problem as problem:
             raise type(problem)(f"{self._place(position)}: {problem.detail}", errors=problem.errors) from None
 
     def record(self, position: int, job: Job) -> dict[str, Any]:
-        """What the evaluation needs to know of the term."""
+        """Return the term's entry in the recipe."""
         recipe = job.recipe
         return {
             "loss": recipe.loss, "place": self._place(position), "inputs": dict(self.inputs), "recipe": recipe.text,
@@ -101,22 +101,22 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A request without its tensors, checked.
+    """A checked request without its tensors.
 
     Attributes:
-        loss: The loss; None where only metrics are asked.
+        loss: The loss; None if only metrics are requested.
         task: The task whose metrics are computed.
-        inputs: The tensors it takes.
-        refinement: What its parameters make of the inputs' types.
-        parameters: Every parameter of the loss, defaults filled in.
-        reduction: How the unreduced loss becomes the answer.
-        want_loss: Whether the loss is asked for.
-        gradients: The inputs whose gradients are asked for.
-        gradient_options: What happens to them.
-        metrics: The names of the metrics asked for.
-        metric_options: How they are computed.
-        terms: The losses it is made of, where it is composed.
-        family: The same for plans that differ only in numbers which may differ within a batch.
+        inputs: The inputs that it takes.
+        refinement: How its parameters change the inputs' types.
+        parameters: Every parameter of the loss, defaults included.
+        reduction: How the unreduced loss is reduced.
+        want_loss: Whether the loss is requested.
+        gradients: The inputs whose gradients are requested.
+        gradient_options: What is done to the gradients.
+        metrics: The names of the requested metrics.
+        metric_options: How the metrics are computed.
+        terms: The terms of a composed loss.
+        template: A number that plans share if they differ only in numbers which may differ within a batch.
     """
 
     loss: Loss | None
@@ -130,14 +130,14 @@ class Plan:
     gradient_options: GradientOptions
     metrics: tuple[str, ...]
     metric_options: MetricOptions
-    terms: tuple[Term, ...] = ()
+    terms: tuple[TermPlan, ...] = ()
     template: int = field(init=False, default_factory=itertools.count().__next__)
 
     def job(self, layout: Layout) -> Job:
-        """The job for tensors of these dtypes and shapes.
+        """Return the job for tensors of these dtypes and shapes.
 
         Raises:
-            MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: Naming the tensor, what was expected and found.
+            MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: A tensor does not fit; the detail names it.
         """
         found = shape_key(layout, self._leading) if self.ignores_row_count else None
         if found is None:
@@ -149,12 +149,12 @@ class Plan:
             RECIPES.put((self.template, key), job.recipe, 256 * len(key) + job.recipe.nbytes)
             return job
         self._pairs(layout)
-        if self._has_curves:  # whose points are as many as there are entries
+        if self._has_curves:  # a curve has a point for each entry
             self._check_text(layout)
         return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
 
     def _build(self, layout: Layout) -> Job:
-        """The same, with every check, and a recipe of its own."""
+        """Return the job after every check, with a recipe of its own."""
         counted = self.counted(layout)
         if counted is not self:
             return counted._build(layout)
@@ -191,13 +191,13 @@ class Plan:
             answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
         self._check_text(layout)
         jobs = [term.job(position, layout) for position, term in enumerate(self.terms)]
-        asked, text_bytes = self._asked, TEXT_BYTES
+        recipe_fields, text_bytes = self._recipe_fields, TEXT_BYTES
         if self.metrics:
             classes = metrics.class_count(self.task, shapes_of(layout))
-            asked = {**asked, "metrics": self._answered(classes)}
-            text_bytes = metrics.text_bytes(self.task, asked["metrics"], dict(self.metric_options), classes)
+            recipe_fields = {**recipe_fields, "metrics": self._answered(classes)}
+            text_bytes = metrics.text_bytes(self.task, recipe_fields["metrics"], dict(self.metric_options), classes)
         recipe = Recipe(
-            **asked,
+            **recipe_fields,
             terms=tuple(
                 term.record(position, job) for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
             ),
@@ -214,10 +214,10 @@ class Plan:
         return Job(recipe.shared(), rows, self._numbers, cost)
 
     def counted(self, layout: Layout) -> Plan:
-        """The plan with each series of inputs (``prediction.*``) as long as the request has it, and at least 1 long.
+        """Return the plan with each series of inputs (``prediction.*``) as long as in the request, at least 1.
 
         Raises:
-            InvalidRequest: A gradient is asked for that the series is too short for.
+            InvalidRequest: A gradient is requested by an input that was not sent.
         """
         stems = [entry.name[:-1] for entry in self.inputs if entry.name.endswith(".*")]
         if not stems:
@@ -232,7 +232,7 @@ class Plan:
         sent = {entry.name for entry in inputs}
         for name in gradients:
             if name not in sent:
-                raise InvalidRequest(f"the gradient of {quoted(name)} is asked for, which was not sent")
+                raise InvalidRequest(f"the gradient by {quoted(name)} is requested, which was not sent")
         return replace(self, inputs=inputs, gradients=gradients)
 
     @property
@@ -244,8 +244,8 @@ class Plan:
         return tuple(float(self.parameters[name]) for name in self.loss.varying) if self.loss else ()
 
     @cached_property
-    def _asked(self) -> dict[str, Any]:
-        """What a recipe has of the plan, whatever the tensors."""
+    def _recipe_fields(self) -> dict[str, Any]:
+        """The recipe's fields that do not depend on the tensors."""
         varying = self.loss.varying if self.loss else ()
         return {
             "loss": self.loss.name if self.loss else None,
@@ -268,11 +268,11 @@ class Plan:
 
     @cached_property
     def ignores_row_count(self) -> bool:
-        """Whether its recipes are the same for any number of rows, so that one is found by the rest of a layout."""
+        """Whether its recipes are the same for any number of rows."""
         if self._kind != "rows" or (self.loss is not None and (self.loss.shape or self.loss.pairs)):
             return False
-        types = [(entry.name, of) for entry in self.inputs for of in self.types(entry)]
-        patterns = [(name in self._leading, of.pattern) for name, of in types]
+        types = [(entry.name, kind) for entry in self.inputs for kind in self.types(entry)]
+        patterns = [(name in self._leading, kind.pattern) for name, kind in types]
         if (returns := self._returns) is not None:
             patterns.append((returns.pattern[:1] == ("N",), returns.pattern))
         return only_rows_lead(patterns) and not any(name.endswith(".*") for name, _ in types)
@@ -282,14 +282,14 @@ class Plan:
         return self.loss.name if self.loss else f"the {self.task} metrics"
 
     def types(self, entry: Input) -> tuple[TensorType, ...]:
-        """The types an input may have, given the parameters."""
+        """Return the types that an input may have, given the parameters."""
         refined = self.refinement.inputs.get(entry.name)
         return (refined,) if refined else entry.types
 
     def kinds(self, name: str) -> frozenset[str]:
-        """The kinds of dtype an input may have; both where there is no such input, which is for :meth:`job` to say."""
+        """Return the kinds of dtype that an input may have; both for an unknown input, which :meth:`job` refuses."""
         entry = next((e for e in self.inputs if e.name in (name, series(name))), None)
-        if entry is not None and entry.no_labels:  # read as what they are, to be told from labels
+        if entry is not None and entry.no_labels:  # both kinds, so that a later check can tell labels from logits
             return frozenset(("float", "integer"))
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
@@ -316,7 +316,7 @@ class Plan:
                 raise UnknownInput(f"{self._subject} takes no input {quoted(name)}; {hint}")
 
     def _bound(self, layout: Layout) -> tuple[dict[str, Any], dict[str, str]]:
-        """The lengths of the axes by their names, and what the entries of each tensor are."""
+        """Return the lengths of the named axes, and the domain of each tensor."""
         dims: dict[str, Any] = {}
         shapes_from: dict[str, str] = {}
         domains = {
@@ -325,10 +325,10 @@ class Plan:
         return dims, domains
 
     def _remedy(self, layout: Layout) -> str:
-        """What would make tensors fit that do not."""
+        """Return remedies that would make the tensors fit, as the end of a sentence."""
         if len(layout) > MOST_TRIED:
             return ""
-        domains = {entry.name: {of.domain for of in self.types(entry)} for entry in self.inputs}
+        domains = {entry.name: {kind.domain for kind in self.types(entry)} for entry in self.inputs}
         found = fitting(layout, domains, self._fits)
         if modes := [mode for mode, other in self._other_modes() if other._fits(layout)]:
             found.append(f"set mode to {' or '.join(map(quoted, modes))}")
@@ -342,16 +342,16 @@ class Plan:
         return True
 
     def _other_modes(self) -> Iterator[tuple[str, Plan]]:
-        """The plan with each other value of the parameter ``mode``, which says what the axes are."""
+        """Yield the plan with each other value of the parameter ``mode``, which says what the axes are."""
         for parameter in self.loss.parameters if self.loss else ():
             if parameter.name == "mode" and self.loss is not None:
                 for mode in (mode for mode in get_args(parameter.annotation) if mode != self.parameters["mode"]):
                     parameters = {**self.parameters, "mode": mode}
-                    with suppress(ValueError):  # which has no meaning with the other parameters
+                    with suppress(ValueError):  # the mode may contradict the other parameters
                         yield mode, replace(self, parameters=parameters, refinement=self.loss.refine(parameters))
 
     def _bind(self, entry: Input, layout: Layout, dims: dict[str, Any], shapes_from: dict[str, str]) -> str:
-        """Check one tensor, bind its axes' names, and say what its entries are."""
+        """Check one tensor, bind its axes' names, and return its domain."""
         name = entry.name
         dtype, shape = layout[name]
         if name == "cotangent":
@@ -359,11 +359,11 @@ class Plan:
         candidates = self.types(entry)
         if entry.no_labels and dtype == "bool":
             raise DtypeMismatch(f"{name} of {self._subject} is {dtype}, {entry.no_labels}")
-        welcome = [t for t in candidates if t.takes(dtype)]
-        if not welcome:
+        accepted = [t for t in candidates if t.takes(dtype)]
+        if not accepted:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
             raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}")
-        for candidate in welcome:
+        for candidate in accepted:
             bound = match(candidate.pattern, shape, dims)
             if bound is not None:
                 for axis in bound.keys() - dims.keys():
@@ -373,15 +373,15 @@ class Plan:
                     nothing = "loss" if self.loss else "metrics"
                     raise ShapeMismatch(f"{name} has shape {show(shape)}: an empty tensor has no {nothing}")
                 return candidate.domain
-        unwelcome = [t for t in candidates if t not in welcome and match(t.pattern, shape, dims) is not None]
-        if unwelcome:
+        other_dtypes = [t for t in candidates if t not in accepted and match(t.pattern, shape, dims) is not None]
+        if other_dtypes:
             raise DtypeMismatch(
-                f"{name} has the shape {show(shape)} of {_meaning(unwelcome[0])} and the dtype {dtype}; "
-                f"{' or '.join(map(_meaning, welcome))} would have the shape "
-                f"{' or '.join(expected(t.pattern, dims) for t in welcome)}"
+                f"{name} has the shape {show(shape)} of {_meaning(other_dtypes[0])} and the dtype {dtype}; "
+                f"{' or '.join(map(_meaning, accepted))} would have the shape "
+                f"{' or '.join(expected(t.pattern, dims) for t in accepted)}"
             )
-        shapes = " or ".join(expected(t.pattern, dims) for t in welcome)
-        sources = dict.fromkeys(shapes_from[a] for t in welcome for a in t.pattern if a in shapes_from)
+        shapes = " or ".join(expected(t.pattern, dims) for t in accepted)
+        sources = dict.fromkeys(shapes_from[a] for t in accepted for a in t.pattern if a in shapes_from)
         origin = ", ".join(f"{s} is {show(layout[s][1])}" for s in sources if s != name)
         raise ShapeMismatch(
             f"{name} has shape {show(shape)}, expected {shapes}"
@@ -390,9 +390,9 @@ class Plan:
         )
 
     def _no_classes(self, entry: Input, layout: Layout) -> str:
-        """What to say of metrics alone where there are predicted classes in place of the scores of classes."""
+        """Return a remedy if metrics without a loss got predicted classes instead of scores."""
         scores = next((e for e in self.inputs if e.name == "prediction"), None)
-        if self.loss is not None or scores is None or not all("C" in of.pattern for of in self.types(scores)):
+        if self.loss is not None or scores is None or not all("C" in kind.pattern for kind in self.types(scores)):
             return ""
         shape = layout["prediction"][1]
         if (entry is scores and len(shape) == 1) or (entry.name == "target" and layout["target"][1] == shape):
@@ -400,7 +400,7 @@ class Plan:
         return ""
 
     def _check_axes(self, dims: Mapping[str, Any]) -> None:
-        """Lists that hold one entry for each step of an axis have that axis's length."""
+        """Check that a list with one entry per step of an axis has that axis's length."""
         for parameter in self.loss.parameters if self.loss else ():
             value = self.parameters[parameter.name]
             axis = _per_axis(parameter.annotation) if isinstance(value, list) else None
@@ -429,14 +429,14 @@ class Plan:
         return any(name.endswith("_curve") for name in self.metrics)
 
     def _answered(self, classes: int) -> tuple[str, ...]:
-        """The metrics that are answered for so many classes or labels."""
+        """Return the metrics that are returned for so many classes or labels."""
         options = self.metric_options
         if options.names is None:
             return metrics.listed_by_default(self.metrics, dict(options), classes)
         return self.metrics
 
     def _check_text(self, layout: Layout) -> None:
-        """Refuse metrics that would be too long a text."""
+        """Check that the metrics' text is not too long."""
         if not self.metrics:
             return
         shapes = shapes_of(layout)
@@ -453,14 +453,17 @@ class Plan:
 
     def _pairs(self, layout: Layout) -> int:
         shapes = shapes_of(layout)
-        of_metrics = metrics.pairs(self.task, shapes) if self.metrics else 0
-        of_loss = self.loss.pairs(shapes) if self.loss and self.loss.pairs else 0
-        if max(of_loss, of_metrics) > MAX_PAIRS:
+        metric_pairs = metrics.pairs(self.task, shapes) if self.metrics else 0
+        loss_pairs = self.loss.pairs(shapes) if self.loss and self.loss.pairs else 0
+        if max(loss_pairs, metric_pairs) > MAX_PAIRS:
             raise TooLarge(
-                f"{self._subject if of_loss > MAX_PAIRS else f'the {self.task} metrics'} would compare "
-                f"{max(of_loss, of_metrics)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller batches"
+                f"{self._subject if loss_pairs > MAX_PAIRS else f'the {self.task} metrics'} would compare "
+                f"{max(loss_pairs, metric_pairs)} pairs of entries, at most {MAX_PAIRS} are compared; send smaller "
+                "batches"
             )
-        return of_loss if self.loss and self.loss.kind == "stack" else 0  # requests of rows differ in how many
+        return (
+            loss_pairs if self.loss and self.loss.kind == "stack" else 0
+        )  # the number differs between requests of rows
 
     @cached_property
     def _has_cost(self) -> bool:
@@ -470,7 +473,7 @@ class Plan:
         return self.loss is not None and (self.loss.pairs is not None or self.loss.cost is not None)
 
     def _cost(self, layout: Layout, terms: Sequence[Job] = ()) -> Cost:
-        """What the evaluation takes, by what the loss, its terms and the metrics say."""
+        """Return the cost of the evaluation, as the loss, its terms and the metrics state it."""
         shapes = {name: shape for name, (_, shape) in layout.items()}
         parts = [metrics.cost(self.task, self.metrics, shapes)] if self.metrics else []
         if self.loss is not None and self.loss.pairs is not None:
@@ -482,10 +485,10 @@ class Plan:
         rows = terms[0].rows if self.loss is not None and self.loss.per_sample else 0
         parts += [term.cost for term in terms]
         parts += [Cost(0, TENSOR_NS * len(term.recipe.columns) + term.work_ns - term.cost.work_ns) for term in terms]
-        most, work_ns = together(parts)
+        peak_bytes, work_ns = together(parts)
         # Each term's gradients are kept, and then summed in float64.
         kept = sum(column.unit_bytes * column.units(term.rows) for term in terms for column in term.recipe.answers)
-        return Cost(most + 3 * kept + ROW_BYTES * rows, work_ns + ROW_NS * rows)
+        return Cost(peak_bytes + 3 * kept + ROW_BYTES * rows, work_ns + ROW_NS * rows)
 
     def _gradient_dtype(self, dtype: str) -> str:
         return self.gradient_options.dtype or ("float64" if dtype == "float64" else "float32")
@@ -511,18 +514,18 @@ class Plan:
         return resolve(returns.pattern, dims)
 
 
-def _meaning(of: TensorType) -> str:
-    """What a type's entries are, where an input may be of several."""
-    return {"class": "class indices", "probability": "probabilities"}.get(of.domain, f"{' or '.join(of.kinds)}s")
+def _meaning(kind: TensorType) -> str:
+    """Return the name of a type's entries, for an input of several types."""
+    return {"class": "class indices", "probability": "probabilities"}.get(kind.domain, f"{' or '.join(kind.kinds)}s")
 
 
 def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor."""
+    """Return the shape of each tensor."""
     return {name: shape for name, (_, shape) in layout.items()}
 
 
 def series(name: str) -> str:
-    """The series (``prediction.*``) that an input of this name would be one of."""
+    """Return the series (``prediction.*``) to which an input of this name would belong."""
     return f"{name.rpartition('.')[0]}.*"
 
 

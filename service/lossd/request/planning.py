@@ -1,4 +1,4 @@
-"""From a request to a plan: every check of what is asked that needs no tensor."""
+"""From a request to a plan: every check that needs no tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossd.caches import Cache
 from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
 from lossd.losses.types import TensorType
 from lossd.request.options import Envelope, GradientOptions, MetricOptions, check_entries, spelled_out, validated
-from lossd.request.plan import Plan, Term, series
+from lossd.request.plan import Plan, TermPlan, series
 from lossd.request.terms import common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
@@ -90,7 +90,7 @@ def _parameters(loss: Loss, values: BaseModel) -> dict[str, Any]:
 
 
 def _elsewhere(fields: Any, name: str) -> str:
-    """Where a field belongs that stands beside the loss."""
+    """Return where a field beside the loss belongs."""
     if name == "name" and fields is None:
         return 'a loss is named in loss: {"loss": {"name": ...}}'
     loss = REGISTRY.get(str(fields.get("name"))) if isinstance(fields, dict) else None
@@ -103,10 +103,10 @@ def _elsewhere(fields: Any, name: str) -> str:
 
 
 def _not_in_loss(loss: Loss, name: str) -> str:
-    """Where a field belongs that was sent as a parameter of a loss."""
+    """Return where a field that was sent as a loss's parameter belongs."""
     if name in {entry.name for entry in listed_inputs(loss)}:
         return "it is an input, not a parameter: put it into inputs, as a tensor"
-    return "" if closest(name, tuple(loss.model.model_fields), {}) else _option(name)  # a slip of the pen comes first
+    return "" if closest(name, tuple(loss.model.model_fields), {}) else _option(name)  # a typing error is more likely
 
 
 def _option(name: str) -> str:
@@ -134,7 +134,7 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         pointer = f"/loss{getattr(error, 'pointer', '')}"
         raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer=pointer, detail=str(error))]) from None
     inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
-    terms: tuple[Term, ...] = ()
+    terms: tuple[TermPlan, ...] = ()
     if loss.terms is not None:
         terms = tuple(
             plan_term(position, term, envelope, _loss_plan) for position, term in enumerate(loss.terms(parameters))
@@ -159,7 +159,7 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         gradient_options=envelope.gradient,
         metrics=() if terms else wanted,
         metric_options=envelope.metrics,
-        terms=tuple(term.asked(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
+        terms=tuple(term.with_outputs(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
     )
 
 
@@ -191,7 +191,7 @@ SAMPLE_WEIGHT = Input(
     (TensorType("nonnegative", ("float", "integer"), ("N",)),),
     differentiable=False,
     optional=True,
-    summary="What each sample counts, >= 0; 0 drops it.",
+    summary="The weight of each sample, >= 0; 0 drops it.",
 )
 COTANGENT = Input(
     "cotangent",
@@ -203,12 +203,12 @@ COTANGENT = Input(
 
 
 def universal_inputs(loss: Loss) -> tuple[Input, ...]:
-    """The inputs every loss of its kind takes beside its own."""
+    """Return the inputs that every loss of its kind takes beside its own."""
     return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
 
 
 def listed_inputs(loss: Loss) -> tuple[Input, ...]:
-    """The inputs that a catalogue lists; of a loss that is made of the same losses in every request, theirs."""
+    """Return the inputs that the catalogue lists; a preset composed loss lists its terms' inputs."""
     if not loss.preset:
         return (*loss.request_inputs, *universal_inputs(loss))
     entries = {entry.name: entry for entry in common_inputs(make_plan({"loss": {"name": loss.name}}).terms)}
@@ -217,13 +217,13 @@ def listed_inputs(loss: Loss) -> tuple[Input, ...]:
 
 
 def _variadic_inputs(loss: Loss, refinement: Refinement) -> tuple[Input, ...]:
-    """The inputs that only the parameters name."""
+    """Return the inputs that only the parameters name."""
     if loss.variadic is None:
         return ()
     declared = {entry.name for entry in loss.inputs}
     return tuple(
-        Input(name, (of,), differentiable=True, optional=False, summary="Named by the parameters.")
-        for name, of in refinement.inputs.items()
+        Input(name, (kind,), differentiable=True, optional=False, summary="Named by the parameters.")
+        for name, kind in refinement.inputs.items()
         if name not in declared
     )
 

@@ -1,4 +1,4 @@
-"""What would make tensors fit that do not: each remedy is tried on their shapes, and only what fits is proposed."""
+"""Remedies for tensors that do not fit: each one is tried on the shapes, and only those that fit are proposed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lossd_client.wire import DTYPES
 __all__ = ["fitting", "meant"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-"""The tensors of a request: name to dtype and shape."""
+"""The tensors of a request: dtype and shape by name."""
 
-WHOLE = {"class": "class indices", "class_set": "class indices", "integer": "its entries"}
-"""Domains of integers only, and what to call them."""
+INTEGER_DOMAINS = {"class": "class indices", "class_set": "class indices", "integer": "its entries"}
+"""Domains that are integers only, and their names in messages."""
 
-OF_NO_BATCH = ("sample_weight", "cotangent")
+UNBATCHED = ("sample_weight", "cotangent")
 
-# What other libraries call our inputs; for messages only.
+# Other libraries' names of our inputs; for messages only.
 SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(
         ("pred", "preds", "y_pred", "yhat", "y_hat", "logits", "scores", "score", "output", "outputs", "input", "x"),
@@ -29,45 +29,47 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def meant(name: str, known: tuple[str, ...]) -> str | None:
-    """The input that a name was meant for, most likely."""
+    """Return the input that a wrong name most likely means."""
     near = closest(name, known, SYNONYMS) or [n for n in known if len(name) > 2 and n.startswith(name.lower())]
     return near[0] if near else None
 
 
 def fitting(layout: Layout, domains: Mapping[str, Set[str]], fits: Callable[[Layout], bool]) -> list[str]:
-    """What to do with the tensors so that they fit, as the ends of a sentence; empty where nothing is known.
+    """Return remedies that make the tensors fit, as the ends of a sentence; empty if none is known.
 
     Args:
         layout: The tensors, which do not fit.
-        domains: What the entries of each input may be, see :class:`lossd.losses.types.TensorType`.
-        fits: Whether others would.
+        domains: The domains of each input's entries, see :class:`lossd.losses.types.TensorType`.
+        fits: Whether a layout fits.
     """
     found = []
-    for sentence, mended in (*_as_indices(layout, domains), *_of_a_batch(layout, domains), *_other_axes(layout)):
-        if fits({**layout, **mended}):
+    for sentence, changed in (*_as_indices(layout, domains), *_of_a_batch(layout, domains), *_other_axes(layout)):
+        if fits({**layout, **changed}):
             found.append(sentence)
-            if not sentence.endswith("one-hot"):  # what else would fit is farther from what was sent
+            if not sentence.endswith("one-hot"):  # later remedies change the tensors more
                 break
     return found
 
 
-Mended = tuple[str, Layout]
+Change = tuple[str, Layout]
 
 
-def _as_indices(layout: Layout, domains: Mapping[str, Set[str]]) -> Iterator[Mended]:
+def _as_indices(layout: Layout, domains: Mapping[str, Set[str]]) -> Iterator[Change]:
     for name, (dtype, shape) in layout.items():
-        of = domains.get(name, frozenset())
-        if DTYPES[dtype].kind == "float" and (what := next((WHOLE[domain] for domain in WHOLE if domain in of), "")):
+        allowed = domains.get(name, frozenset())
+        if DTYPES[dtype].kind == "float" and (
+            what := next((INTEGER_DOMAINS[domain] for domain in INTEGER_DOMAINS if domain in allowed), "")
+        ):
             yield f'{what} are integers: send {name}.astype("int64")', {name: ("int64", shape)}
-        if "class" in of and len(shape) > 1 and shape[1] > 1:
+        if "class" in allowed and len(shape) > 1 and shape[1] > 1:
             yield f"send {name}.argmax(axis=1) if it is one-hot", {name: ("int64", (shape[0], *shape[2:]))}
 
 
-def _of_a_batch(layout: Layout, inputs: Iterable[str]) -> Iterator[Mended]:
-    own = [name for name in inputs if name in layout and name not in OF_NO_BATCH]
+def _of_a_batch(layout: Layout, inputs: Iterable[str]) -> Iterator[Change]:
+    batched = [name for name in inputs if name in layout and name not in UNBATCHED]
     if "prediction" in layout and DTYPES[layout["prediction"][0]].kind == "integer":
         return  # these may be classes, not scores
-    for names in (own, *([name] for name in own)):
+    for names in (batched, *([name] for name in batched)):
         sent = " and ".join(f"{name}[None]" for name in names)
         yield (
             f"if the batch axis is missing, add it: send {sent}",
@@ -75,7 +77,7 @@ def _of_a_batch(layout: Layout, inputs: Iterable[str]) -> Iterator[Mended]:
         )
 
 
-def _other_axes(layout: Layout) -> Iterator[Mended]:
+def _other_axes(layout: Layout) -> Iterator[Change]:
     for name, (dtype, shape) in layout.items():
         for axis in (axis for axis, length in enumerate(shape) if length == 1):
             yield (

@@ -1,4 +1,4 @@
-"""Shape patterns: what an input's axes are called, bound, computed and shown."""
+"""Shape patterns: match them with shapes, resolve them, and show them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 __all__ = ["expected", "is_empty", "match", "resolve", "show"]
 
 OPTIONAL = frozenset("S")
-"""Axes whose length may be 0: a batch of sequences may have no label (S) at all."""
+"""Axes that may have length 0: a batch of sequences may have no label (S) at all."""
 
 
 def match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the pattern's names are bound to, or None where the shape does not fit; ``...`` fits and binds nothing."""
+    """Return the lengths of the pattern's names, or None if the shape does not fit; ``...`` fits any shape."""
     fixed = [axis for axis in pattern if axis not in ("*", "...")]
     if len(shape) < len(fixed) or (len(fixed) == len(pattern) and len(shape) != len(fixed)):
         return None
@@ -34,13 +34,13 @@ def match(pattern: Sequence[str], shape: tuple[int, ...], dims: Mapping[str, Any
 
 
 def is_empty(pattern: Sequence[str], shape: tuple[int, ...]) -> bool:
-    """Whether a shape that fits a pattern has length 0 along an axis that must have something."""
+    """Return whether a shape that fits a pattern has length 0 along an axis that must not be empty."""
     named = [*pattern, *("*",) * (len(shape) - len(pattern))]
     return any(length == 0 and axis not in OPTIONAL for axis, length in zip(named, shape, strict=False))
 
 
 def resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape a pattern stands for, given what its names are bound to."""
+    """Return the shape of a pattern, given the lengths of its names."""
     shape: list[int] = []
     for axis in pattern:
         if axis == "*":
@@ -54,7 +54,7 @@ def resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
-    """The pattern as a shape, with the lengths that are known in place of their names."""
+    """Return the pattern as text, with known lengths in place of names."""
     axes: list[str] = []
     for axis in pattern:
         if axis == "*" and "*" in dims:
@@ -65,5 +65,5 @@ def expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
 
 
 def show(shape: Sequence[int]) -> str:
-    """A shape as a reader writes it."""
+    """Return a shape as text."""
     return str(tuple(shape))

@@ -1,4 +1,4 @@
-"""The terms of a composed loss: each is planned as a request of its own, over the tensors of the whole."""
+"""Plan the terms of a composed loss: each as a request of its own, over the tensors of the whole request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lossd.losses.registry import Input
 from lossd.losses.types import TensorType
 from lossd.request.options import Envelope
-from lossd.request.plan import Plan, Term
+from lossd.request.plan import Plan, TermPlan
 from lossd_client.errors import Fault, InvalidRequest, Problem, UnknownInput
 from lossd_client.wire.quoting import quoted
 
@@ -20,21 +20,21 @@ MAX_NAME = 256
 
 def plan_term(
     position: int, fields: Mapping[str, Any], envelope: Envelope, plan_loss: Callable[[Envelope, dict[str, Any]], Plan]
-) -> Term:
-    """One term, checked as the request it would be on its own.
+) -> TermPlan:
+    """Return the plan of one term, checked like a request of its own.
 
     Args:
-        position: Its place among the terms, for messages.
-        fields: What the request says of it: ``loss`` and perhaps ``inputs``.
+        position: The term's index, for messages.
+        fields: The term in the request: ``loss`` and perhaps ``inputs``.
         envelope: The whole request.
-        plan_loss: How a loss's request is planned.
+        plan_loss: Returns the plan of a loss's request.
 
     Raises:
-        Problem: That of the term, with its place.
+        Problem: The term is invalid; the detail names its place.
     """
-    own = Envelope(loss=fields["loss"], outputs=["loss"], metrics=envelope.metrics)
+    envelope = Envelope(loss=fields["loss"], outputs=["loss"], metrics=envelope.metrics)
     try:
-        plan = plan_loss(own, fields["loss"])
+        plan = plan_loss(envelope, fields["loss"])
         if plan.terms:
             raise InvalidRequest("a composed loss cannot be a term of another")
         if plan.reduction == "none":
@@ -49,11 +49,11 @@ def plan_term(
         place = f"/loss/terms/{position}"
         faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
         raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
-    return Term(plan, inputs)
+    return TermPlan(plan, inputs)
 
 
-def common_inputs(terms: Sequence[Term]) -> tuple[Input, ...]:
-    """The tensors that terms take together, of the types that all who take one agree on."""
+def common_inputs(terms: Sequence[TermPlan]) -> tuple[Input, ...]:
+    """Return the inputs that terms share, with the types that all their terms accept."""
     takers: dict[str, list[tuple[Plan, Input]]] = {}
     for term in terms:
         for entry in term.plan.inputs:
@@ -61,23 +61,23 @@ def common_inputs(terms: Sequence[Term]) -> tuple[Input, ...]:
 
     def common(name: str, taken: Sequence[tuple[Plan, Input]]) -> Input:
         (plan, entry), *others = taken
-        of_others = [other.types(like) for other, like in others]
-        types = tuple(of for of in plan.types(entry) if all(of in theirs for theirs in of_others))
-        names = " and ".join(of.loss.name for of, _ in taken if of.loss)
+        accepted = [other.types(other_entry) for other, other_entry in others]
+        types = tuple(kind for kind in plan.types(entry) if all(kind in kinds for kinds in accepted))
+        names = " and ".join(plan.loss.name for plan, _ in taken if plan.loss)
         return replace(
             entry,
             name=name,
             types=types,
-            optional=all(like.optional for _, like in taken),
+            optional=all(taken_entry.optional for _, taken_entry in taken),
             summary=entry.summary if len(taken) == len(terms) else f"{entry.summary} For {names} alone.",
         )
 
     return tuple(common(name, taken) for name, taken in takers.items())
 
 
-def composed_inputs(own: Sequence[Input], terms: Sequence[Term]) -> tuple[Input, ...]:
-    """Every tensor a composed loss takes: its own, and what its terms ask for under the request's names."""
-    inputs = {entry.name: entry for entry in own}
+def composed_inputs(loss_inputs: Sequence[Input], terms: Sequence[TermPlan]) -> tuple[Input, ...]:
+    """Return every input of a composed loss: its own, and its terms' under the request's names."""
+    inputs = {entry.name: entry for entry in loss_inputs}
     for term in terms:
         for entry in term.plan.inputs:
             name = term.tensor(entry.name)
