@@ -1,1 +1,1 @@
-"""A batch on a device to its answers."""
+"""From a batch on a device to its answers."""

@@ -15,15 +15,15 @@ __all__ = ["Batch"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests of one recipe, their tensors one after the other.
+    """Requests of one recipe; their tensors lie one after the other.
 
     Attributes:
-        recipe: What they share.
+        recipe: What the requests share.
         rows: The rows of each request.
         numbers: Each request's values of ``recipe.numbers``.
-        inputs: Per input, (R, ...) where its column counts rows, else (B, ...).
-        answers: Buffers for the answer's columns, shaped likewise; gradients and unreduced losses are written here.
-        device: Where to compute.
+        inputs: Each input: (R, ...) if its column counts rows, else (B, ...).
+        answers: A buffer for each answer column, with the same shapes; gradients and unreduced losses are written here.
+        device: The device that computes.
     """
 
     recipe: Recipe
@@ -34,7 +34,7 @@ class Batch:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def part(self, first: int, last: int) -> Batch:
-        """The batch of some of its requests, over the same memory; ``last`` is not one of them."""
+        """Return the batch of the requests from ``first`` up to but without ``last``, over the same memory."""
         start = sum(self.rows[:first])
         stop = start + sum(self.rows[first:last])
 
@@ -54,24 +54,24 @@ class Batch:
         )
 
     def picked(self, positions: Sequence[int]) -> Batch:
-        """The batch of these requests, in memory of its own; :meth:`take` brings their answers back."""
+        """Return the batch of these requests in its own memory; :meth:`take` copies their answers back."""
         places = self._places(positions)
         return replace(
             self,
             rows=[self.rows[i] for i in positions],
-            numbers=[self.numbers[i] for i in positions] if self.numbers else (),  # none where none may vary
+            numbers=[self.numbers[i] for i in positions] if self.numbers else (),  # a recipe without numbers has none
             inputs={c.name: self.inputs[c.name][places[c.per_row]] for c in self.recipe.inputs},
             answers={c.name: self.answers[c.name][places[c.per_row]] for c in self.recipe.answers},
         )
 
     def take(self, positions: Sequence[int], picked: Batch) -> None:
-        """Write the answers of requests that were picked where they belong."""
+        """Copy the answers of picked requests to their places in this batch."""
         places = self._places(positions)
         for column in self.recipe.answers:
             self.answers[column.name][places[column.per_row]] = picked.answers[column.name]
 
     def _places(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Of some requests: where they are themselves, and where their rows are."""
+        """Return the indices of these requests, and the indices of their rows."""
         requests = torch.tensor(positions)
-        of_rows = torch.repeat_interleave(torch.tensor(self.rows))
-        return requests, torch.isin(of_rows, requests).nonzero().flatten()
+        request_of_row = torch.repeat_interleave(torch.tensor(self.rows))
+        return requests, torch.isin(request_of_row, requests).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""The columns of a batch in the memory of its slab, as arrays and as tensors; only unsigned integers are copied."""
+"""The columns of a batch in its slab's memory, as arrays and as tensors; only unsigned integers are copied."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Array = npt.NDArray[Any]
 # NumPy has no bfloat16: its arrays hold the bits.
 _DTYPES = {name: np.dtype("int16" if name == "bfloat16" else dtype.storage) for name, dtype in DTYPES.items()}
 
-# torch has few operations for these. Of the widest, what int64 does not hold is negative there, and refused as such.
+# torch has few operations for these. A uint64 entry beyond int64 becomes negative in int64, and validation refuses it.
 _UNSIGNED = {np.dtype("uint16"), np.dtype("uint32"), np.dtype("uint64")}
 
 
 class Columns(Mapping[str, Tensor]):
-    """Tensors by name, made of their arrays when they are asked for: a compiled pass asks for none.
+    """Tensors by name, each made from its array at first use, because a compiled pass uses only arrays.
 
     Attributes:
-        arrays: The same as arrays, those of bfloat16 as int16.
+        arrays: The columns as arrays; bfloat16 as int16.
     """
 
     __slots__ = ("_bfloat16", "_tensors", "arrays")
@@ -58,14 +58,14 @@ class Columns(Mapping[str, Tensor]):
 def columns_in(
     memory: Any, recipe: Recipe, offsets: Sequence[int], rows: int, requests: int
 ) -> tuple[Columns, Columns]:
-    """The inputs and the answers of a batch.
+    """Return the inputs and the answers of a batch.
 
     Args:
-        memory: The slab's.
-        recipe: Of the batch.
-        offsets: Where each column begins, in bytes.
-        rows: Of all requests together.
-        requests: How many there are.
+        memory: The slab's memory.
+        recipe: The batch's recipe.
+        offsets: The first byte of each column.
+        rows: The number of rows of all requests together.
+        requests: The number of requests.
     """
     arrays = {
         column.name: np.ndarray(
@@ -79,5 +79,5 @@ def columns_in(
 
 
 def arrays_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Array]:
-    """Tensors in main memory as arrays; none of them bfloat16."""
+    """Return tensors in main memory as arrays; none may be bfloat16."""
     return tensors.arrays if isinstance(tensors, Columns) else {name: t.numpy() for name, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""What an exception says of the machine: out of memory, which less work cures, or a broken device, which none does."""
+"""Recognise errors of memory, which less work avoids, and of a broken device, which a new process avoids."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from lossd_client.errors import TooLarge
 
 __all__ = ["is_broken_device", "is_out_of_memory", "release_memory", "too_large", "unusable"]
 
-# Torch has a class for a device's memory; the CPU's allocators only have words for it.
+# torch has an exception class for a device's memory; for main memory only the message tells.
 _OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 _BROKEN_DEVICE = re.compile(r"CUDA error|device-side assert", re.IGNORECASE)
 _ATTEMPT = re.compile(r"tried to allocate ([\d.]+ [KMGT]?i?B(?:ytes)?)", re.IGNORECASE)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was not enough memory."""
+    """Return whether an error means that there was not enough memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def is_broken_device(error: Exception) -> bool:
-    """Whether the device fails on everything from now on: an error of CUDA stays until the process ends."""
+    """Return whether the device fails from now on: a CUDA error stays until the process ends."""
     return isinstance(error, RuntimeError) and not is_out_of_memory(error) and bool(_BROKEN_DEVICE.search(str(error)))
 
 
 def unusable(device: torch.device) -> str | None:
-    """Why nothing can be computed on a device, in a sentence; None where it works."""
+    """Return why a device cannot be used, as a sentence; None if it works."""
     if device.type != "cuda":
         return None
     if torch.version.cuda is None and torch.version.hip is None:
         return f"{device} cannot be used: this build of torch has no CUDA; install one that has, or set device to cpu"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch warns of a driver, the sentence says
+        warnings.simplefilter("ignore")  # the sentence replaces torch's warning about the driver
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         return f"{device} cannot be used: torch finds no CUDA device, or no driver for it; set device to cpu"
     if device.index is not None and device.index >= count:
-        there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        return f"there is no {device}: the CUDA devices of this machine are {there} (setting device)"
+        known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        return f"there is no {device}: the CUDA devices of this machine are {known} (setting device)"
     try:
         torch.zeros(1, device=device)
     except RuntimeError as error:
@@ -51,16 +51,16 @@ def unusable(device: torch.device) -> str | None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what is cached, so that the next attempt finds it in one piece."""
+    """Free the device's cached memory, so that the next attempt gets it in one piece."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def too_large(error: Exception, device: torch.device, model: str, nbytes: int) -> TooLarge:
-    """The refusal of a request that does not fit into the device's memory by itself."""
+    """Return the error for a request that alone exceeds the device's memory."""
     attempt = _ATTEMPT.search(str(error))
-    asked = f"; the last {attempt[1]} it asked for were not there" if attempt else ""
+    failed = f"; the last allocation, {attempt[1]}, failed" if attempt else ""
     return TooLarge(
-        f"{model} on this request's {nbytes} bytes of tensors needs more memory than {device} has{asked}; send it in "
-        "smaller parts, or ask for less of it"
+        f"{model} on this request's {nbytes} bytes of tensors needs more memory than {device} has{failed}; send it in "
+        "smaller parts, or request fewer outputs"
     )

@@ -1,4 +1,4 @@
-"""What an answer says next to the tensors: the loss, the two numbers of its mean, and how healthy both are."""
+"""The JSON of an answer: the loss, numerator and denominator of its mean, and diagnostics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WARNINGS: Mapping[str, str] = {
     "the metrics that are lists in metrics.names",
     "k_is_all": "metrics.k is at least the number of those to choose from: a metric @k is 1 whatever is predicted",
 }
-"""Every warning an answer may carry: its code, and the sentence that goes with it."""
+"""Every warning of an answer: its code and its sentence."""
 
 
 def describe(
@@ -42,16 +42,16 @@ def describe(
     count_non_finite: Callable[[str, int, float], int] | None = None,
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The answer of each request, without tensors and metrics.
+    """Return the answer of each request, without tensors and metrics.
 
     Args:
-        recipe: What was asked.
-        columns: One list per quantity, one number per request: loss, numerator, denominator, count of valid entries,
-            then the gradient norms in the order of ``norm_names``, then how often each flag was raised.
+        recipe: The requests' recipe.
+        columns: One list per quantity, with one number per request: loss, numerator, denominator, count of valid
+            entries, the gradient norms in the order of ``norm_names``, and how often each flag was raised.
         norm_names: The inputs whose gradients were computed.
         flag_codes: Codes of :data:`WARNINGS`.
-        count_non_finite: Given an input, a request and the gradient's norm, the non-finite entries that are sent; None
-            where there are none.
+        count_non_finite: Returns the number of non-finite entries in a gradient, given the input, the request and the
+            norm; None if all are finite.
         extras: Further fields of the answer.
     """
     level = _chance_level(recipe)
@@ -88,38 +88,38 @@ def describe(
             diagnostics["chance_level"] = level
         diagnostics["warnings"] = warnings
         answer["diagnostics"] = diagnostics
-        # A sum may be infinite where its mean is not.
+        # A sum may be infinite although its mean is finite.
         plain = sound and isfinite(numerator) and isfinite(denominator) and not extras
         answers.append(answer if plain else finite(answer))
     return answers
 
 
 def _chance_level(recipe: Recipe) -> float | None:
-    """The cross-entropy of a uniform guess, for losses of class scores."""
+    """Return the cross-entropy of a uniform guess; None unless the loss takes class scores."""
     if recipe.kind != "rows" or recipe.domains.get("prediction") not in SCORES:
         return None
     return math.log(recipe.classes or 2)
 
 
 def warning(code: str, times: int | None = None) -> dict[str, str]:
-    """A warning as answers have it."""
+    """Return a warning in the form that answers have."""
     detail = WARNINGS[code] if times is None else f"{WARNINGS[code]} ({times} times)"
     return {"code": code, "detail": detail}
 
 
 def passed_up(terms: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], *, per_sample: bool) -> list[dict[str, str]]:
-    """The warnings of a composed loss's terms, one of each code; without those that the whole has itself.
+    """Return the warnings of a composed loss's terms, one of each code, without codes that describe the whole loss.
 
     Args:
         terms: Each term's place, and its answers.
-        per_sample: Whether each answer is that of one sample; a detail then says in how many samples it was given.
+        per_sample: Whether each answer is that of one sample; each detail then states the number of samples.
     """
     details: dict[str, list[str]] = {}
     for place, answers in terms:
-        found = [of for answer in answers for of in answer["diagnostics"]["warnings"]]
+        found = [one for answer in answers for one in answer["diagnostics"]["warnings"]]
         if per_sample:
-            found = [warning(code, samples) for code, samples in Counter(of["code"] for of in found).items()]
-        for of in found:
-            if of["code"] not in ("zero_gradient", "non_finite", "nothing_to_average" if per_sample else ""):
-                details.setdefault(of["code"], []).append(f"{place}: {of['detail']}")
-    return [{"code": code, "detail": "; ".join(of_code)} for code, of_code in details.items()]
+            found = [warning(code, samples) for code, samples in Counter(one["code"] for one in found).items()]
+        for one in found:
+            if one["code"] not in ("zero_gradient", "non_finite", "nothing_to_average" if per_sample else ""):
+                details.setdefault(one["code"], []).append(f"{place}: {one['detail']}")
+    return [{"code": code, "detail": "; ".join(sentences)} for code, sentences in details.items()]

@@ -1,8 +1,8 @@
-"""A batch of jobs on a device to their results: validate, forward, backward, metrics, split.
+"""Evaluate a batch on a device: validate, forward, backward, metrics, split.
 
-Nothing here knows HTTP, queues or processes. A batch's requests share every tensor operation and nothing else: sums go
-by request, a bad entry is replaced before it can reach an index and turns only its own request into an error, and a
-request evaluated among strangers equals itself evaluated alone.
+This module knows no HTTP, queue or process. The requests of a batch share every tensor operation but do not affect each
+other: sums are per request, a bad entry fails only its own request and is replaced before it can become an index, and a
+request in a batch gets the same answer as alone.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ __all__ = ["evaluate"]
 log = logging.getLogger("lossd.evaluation")
 
 HALF = (torch.float16, torch.bfloat16)
-SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, of which only the differences count
+SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, whose differences alone matter
 SMALL, LARGE = 1e-30, 1e30
-"""What lies between is what float32 computes well: beyond, a square or a product may have left its range."""
+"""Float32 computes well with numbers in between. Beyond, a square or a product may have left its range."""
 
 
 def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
-    """The answer of each request, in order: a JSON-ready document, or the problem with that request.
+    """Return the answer of each request in order: a JSON-ready document, or the request's problem.
 
-    Gradients and unreduced losses are written into ``batch.answers``. A failure that names no request is narrowed
-    down by evaluating each alone, so that one request never takes another's answer away; where memory runs out, halves
-    may do.
+    Gradients and unreduced losses are written into ``batch.answers``. If a failure names no request, each request is
+    evaluated alone, so that one request cannot fail another. If memory runs out, the halves of the batch are evaluated.
 
     Raises:
-        RuntimeError: The device is broken: whoever has another may evaluate the batch there.
+        RuntimeError: The device is broken; another device may evaluate the batch.
     """
     if batch.recipe.alone and len(batch.rows) > 1:
         return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
@@ -71,22 +70,22 @@ def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
             shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
             log.exception("%s failed on inputs of shapes %s", batch.recipe.model, shapes)
             return [InternalError(f"{batch.recipe.model} failed on this request; the worker's log says why")]
-    if exhausted:  # not before here, where nothing of the failed attempt is held any more
+    if exhausted:  # only here, because the failed attempt's tensors are freed by now
         release_memory(batch.device)
         half = len(batch.rows) // 2
         return evaluate(batch.part(0, half)) + evaluate(batch.part(half, len(batch.rows)))
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
 
 
-class _Passed(NamedTuple):
-    """What a compiled pass says of a batch, and the inputs as it saw them: in float32 at least."""
+class _PassResult(NamedTuple):
+    """A compiled pass's outcome for a batch, and the inputs as it read them: in float32 at least."""
 
     outcome: compiled.Outcome
     inputs: Mapping[str, Tensor]
 
 
-def _pass(batch: Batch) -> _Passed | None:
-    """Give a batch to a compiled pass; None where there is no such pass, or it leaves all to the general way."""
+def _pass(batch: Batch) -> _PassResult | None:
+    """Run a compiled pass on a batch; return None if there is none, or if it leaves all requests to the general way."""
     recipe = batch.recipe
     run = compiled.find(recipe) if batch.device.type == "cpu" else None
     if run is None:
@@ -103,27 +102,27 @@ def _pass(batch: Batch) -> _Passed | None:
     for name, exact in rounded.items():
         batch.answers[name].copy_(exact)
         _doubt_what_overflowed(outcome, batch.answers[name], batch.rows)
-    return _Passed(outcome, inputs)
+    return _PassResult(outcome, inputs)
 
 
 def _doubt_what_overflowed(outcome: compiled.Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
-    """Doubt the requests whose answers are beyond half precision: the general way finds the words."""
+    """Mark the requests whose answers overflow half precision as doubtful: the general way describes them."""
     if not bool(rounded.isfinite().all()):
-        for position, of_request in enumerate(torch.split(rounded, list(rows))):
-            outcome.doubtful[position] |= not bool(of_request.isfinite().all())
+        for position, request_part in enumerate(torch.split(rounded, list(rows))):
+            outcome.doubtful[position] |= not bool(request_part.isfinite().all())
 
 
 class _Evaluation:
-    """One batch on its way through.
+    """The evaluation of one batch.
 
     Args:
         batch: The batch.
-        passed: What a compiled pass has done of it already; it has no doubts.
-        careful: Whether everything up to the answer is float64, no sum overflows where its mean does not, and one
-            infinite score among a sample's is certain.
+        passed: The result of a compiled pass, without doubtful requests; None if none ran.
+        careful: Whether to compute in float64, to avoid sums that overflow although their mean does not, and to take a
+            sample's single infinite score as certain.
     """
 
-    def __init__(self, batch: Batch, passed: _Passed | None = None, *, careful: bool = False) -> None:
+    def __init__(self, batch: Batch, passed: _PassResult | None = None, *, careful: bool = False) -> None:
         self.passed = passed
         self.careful = careful
         self.batch = batch
@@ -147,8 +146,8 @@ class _Evaluation:
         if recipe.metrics:
             assert recipe.task is not None
             measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self._view())
-            for answer, of_request, codes in zip(self.answers, measured, doubts, strict=True):
-                answer["metrics"] = of_request
+            for answer, request_metrics, codes in zip(self.answers, measured, doubts, strict=True):
+                answer["metrics"] = request_metrics
                 if codes:
                     answer.setdefault("diagnostics", {"warnings": []})["warnings"].extend(map(warning, codes))
         for answer in self.answers:
@@ -157,10 +156,10 @@ class _Evaluation:
         return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
 
     def _run_in_steps(self) -> dict[int, Problem]:
-        """Loss and gradient, a tensor operation for each step of them."""
+        """Compute loss and gradient, with a tensor operation for each step, and return the problems."""
         recipe, device = self.recipe, self.batch.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
-        # A composed loss has no samples of its own: sample weights are for its terms.
+        # A composed loss has no samples of its own; its terms use the sample weights.
         weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
         self.dropped = dropped_rows(weight)
         safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
@@ -178,33 +177,33 @@ class _Evaluation:
         self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
         if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
             columns = self._evaluate_loss(REGISTRY[recipe.loss])
-            if not self.careful and recipe.kind != "composed":  # whose terms were evaluated with all care
+            if not self.careful and recipe.kind != "composed":  # its terms were already evaluated again
                 self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
         return problems
 
     # What float32 cannot compute
 
     def _out_of_range(self, columns: Sequence[Sequence[float]]) -> Iterable[int]:
-        """The requests whose loss or gradient may be wrong though their inputs are not."""
+        """Yield the requests whose loss or gradient may have left float32's range."""
         for position, (loss, numerator, denominator, _, *norms) in enumerate(zip(*columns, strict=True)):
             if not all(map(math.isfinite, (loss, numerator, denominator, *norms))):
                 if not any(bool(tensor.isnan().any()) for tensor in self._floats_of(position)):
                     yield position
             elif self.dtype == torch.float32:
-                # Zeros alone are zeros: of nothing lost, nothing is left.
+                # All zero counts as exact, unless there is no gradient to confirm it.
                 sizes = (abs(numerator), *norms)
                 if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
                     yield position
 
     def _floats_of(self, position: int) -> Iterable[Tensor]:
-        """A request's inputs as they were computed with, but for indices."""
+        """Yield a request's floating-point inputs, in the dtype of the computation."""
         per_row = {column.name: column.per_row for column in self.recipe.inputs}
         for name, tensor in self.tensors.items():
             if tensor.is_floating_point():
                 yield self.segments.split(tensor)[position] if per_row[name] else tensor[position]
 
     def _evaluate_again(self, positions: Sequence[int]) -> None:
-        """Evaluate these requests with more care, apart from the others, whose digits stay as they are."""
+        """Evaluate these requests in float64, separately, so that the others' digits do not change."""
         if not positions:
             return
         try:
@@ -214,7 +213,7 @@ class _Evaluation:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return  # it takes twice the memory: what was found stands, with its warning
+            return  # float64 takes twice the memory: keep the first answer, with its warning
         self.batch.take(positions, part)
         for position, answer in zip(positions, again.answers, strict=True):
             self.answers[position] = answer
@@ -222,7 +221,10 @@ class _Evaluation:
     # The loss and its gradient
 
     def _evaluate_loss(self, loss: Loss) -> list[list[float]]:
-        """Answer all but the metrics; what :func:`lossd.evaluation.diagnostics.describe` was told, up to the norms."""
+        """Fill the answers except for metrics, and return the columns up to the norms.
+
+        See :func:`lossd.evaluation.diagnostics.describe` for the columns.
+        """
         recipe, segments = self.recipe, self.segments
         shape = (segments.total, *recipe.value)
         reduction = Reduction(
@@ -245,23 +247,27 @@ class _Evaluation:
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
         raised = [self._times(flag) for flag in flags.values()]
         columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
-        host = torch.stack(columns).tolist()  # the one moment at which the device is waited for
+        host = torch.stack(columns).tolist()  # the only synchronisation with the device
         if self._was_rounded("loss", value.dtype):
-            host[0] = [math.inf if self._flawed("loss", i) else loss for i, loss in enumerate(host[0])]
+            host[0] = [math.inf if self._count_non_finite("loss", i) else loss for i, loss in enumerate(host[0])]
         rounded = [name for name, g in gradients.items() if self._was_rounded(f"gradient.{name}", g.dtype)]
 
         def count_non_finite(name: str, position: int, norm: float) -> int:
-            return 0 if math.isfinite(norm) and name not in rounded else self._flawed(f"gradient.{name}", position)
+            return (
+                0
+                if math.isfinite(norm) and name not in rounded
+                else self._count_non_finite(f"gradient.{name}", position)
+            )
 
         described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
-        for of_request, more in zip(self.answers, described, strict=True):
-            of_request.update(more)
+        for position, fields in enumerate(described):
+            self.answers[position].update(fields)
         if self.warnings_of_terms:  # a composed loss is evaluated alone
             self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
         return host[: 4 + len(norms)]
 
     def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
-        """Whether an answer may have entries that are infinite only in its own, narrower dtype."""
+        """Return whether an answer may be infinite only because its dtype is narrower."""
         answer = self.batch.answers.get(name)
         return (
             answer is not None
@@ -269,19 +275,19 @@ class _Evaluation:
             and not bool(answer.isfinite().all())
         )
 
-    def _flawed(self, name: str, position: int) -> int:
-        """How many entries of a request's answer are not finite."""
+    def _count_non_finite(self, name: str, position: int) -> int:
+        """Return the number of non-finite entries in a request's answer."""
         return int((~self.batch.part(position, position + 1).answers[name].isfinite()).sum())
 
     def _times(self, flag: Tensor) -> Tensor:
-        """How often a flag was raised in each request's rows that count, (B,) float64."""
-        of_rows = flag.long().reshape(self.segments.total, -1).sum(1)
+        """Return how often a flag was raised in each request's rows that count, (B,) float64."""
+        row_counts = flag.long().reshape(self.segments.total, -1).sum(1)
         if self.dropped is not None:
-            of_rows = of_rows.masked_fill(self.dropped, 0)
-        return self.segments.sum(of_rows).double()
+            row_counts = row_counts.masked_fill(self.dropped, 0)
+        return self.segments.sum(row_counts).double()
 
     def _differentiate(self, loss: Loss, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
-        """The unreduced loss and the gradient of each request's answer with respect to the inputs asked for."""
+        """Return the unreduced loss, and the gradient of each request's answer by the requested inputs."""
         wanted = self.recipe.gradients
         if self.recipe.kind == "composed":
             return self._compose(loss, reduction)
@@ -324,7 +330,7 @@ class _Evaluation:
         return Unreduced(composed.value[None], weight, extras=extras), gradients
 
     def _call(self, loss: Loss, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> Tensor | Unreduced:
-        """The loss function on the batch: on all rows at once, or on the requests stacked, one on its own unstacked."""
+        """Return the loss of the batch: of all rows at once, of stacked requests, or of one request."""
         if self.rowwise:
             return loss.function(**tensors, **parameters)
         if self.count == 1:
@@ -346,14 +352,14 @@ class _Evaluation:
         return Unreduced(*stacked) if len(stacked) > 1 else stacked[0]
 
     def _values(self) -> dict[str, list[float]]:
-        """The parameters that may vary: each request's value."""
+        """Return each request's value of every parameter that may vary."""
         return {
-            name: [of_request[position] for of_request in self.batch.numbers]
+            name: [numbers[position] for numbers in self.batch.numbers]
             for position, name in enumerate(self.recipe.numbers)
         }
 
     def _numbers(self) -> dict[str, Any]:
-        """The same: floats where they do not vary, else tensors that broadcast against the value."""
+        """Return these parameters as floats if all requests agree, else as tensors that broadcast against the value."""
         numbers: dict[str, Any] = {}
         for name, values in self._values().items():
             if values.count(values[0]) == len(values):
@@ -364,13 +370,13 @@ class _Evaluation:
         return numbers
 
     def _buffer(self, name: str) -> Tensor:
-        """Where a closed form writes: the answer itself where dtype and device allow."""
+        """Return the buffer for a closed form: the answer itself if dtype and device match."""
         answer = self.batch.answers[f"gradient.{name}"]
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
 
     def _view(self) -> metrics.View:
-        """The batch as the metrics see it: stacked requests become rows, one after the other."""
+        """Return the batch as metrics read it: stacked requests become rows, one after the other."""
         recipe, segments, tensors = self.recipe, self.segments, self.tensors
         if not self.rowwise:
             segments = Segments(self.batch.rows, self.batch.device)

@@ -1,4 +1,4 @@
-"""What happens to gradients between the loss and the answer: masked where nothing counts, measured, clipped."""
+"""Mask gradients of entries that do not count, measure gradients, and clip them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lossd.losses.reduction import Segments
 __all__ = ["clip", "mask", "norms"]
 
 SMALL = 1e-18
-"""Below, the squares of a norm's entries come near the end of float32's range."""
+"""Below this norm, the squares of its entries approach the end of float32's range."""
 
 
 def mask(gradient: Tensor, value: Tensor, weight: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-    """The gradient, exactly 0 where a row or an entry does not count, whatever its neighbours in the graph were.
+    """Return the gradient with exact zeros at rows and entries that do not count, even if autograd gave NaN there.
 
     Args:
-        gradient: (R, ...) of concatenated requests; overwritten.
-        value: The weighted unreduced loss, (R, ...), perhaps without the class axis that ``gradient`` has.
-        weight: What each entry of the value counts, or None for one each.
-        sample_weight: (R,), or None.
+        gradient: The gradient of concatenated requests, (R, ...); overwritten.
+        value: The weighted unreduced loss, (R, ...); it may lack the gradient's class axis.
+        weight: The weight of each entry of the value; None for 1.
+        sample_weight: The weight of each row, (R,), or None.
     """
     if sample_weight is not None:
         dropped = (sample_weight == 0).reshape(-1, *(1,) * (gradient.ndim - 1))
         gradient = gradient.masked_fill_(dropped, 0)
     if weight is not None and gradient.ndim >= value.ndim:
-        # A class of weight 0 still has a value where labels are smoothed: it adds to the numerator alone.
+        # With smoothed labels a class of weight 0 still has a value, which adds only to the numerator.
         dropped = (weight == 0) & (value == 0)
         if gradient.ndim == value.ndim + 1:
             dropped = dropped.unsqueeze(1)
@@ -39,18 +39,18 @@ def mask(gradient: Tensor, value: Tensor, weight: Tensor | None, sample_weight: 
 
 
 def norms(gradient: Tensor, segments: Segments) -> Tensor:
-    """The L2 norm of each request's gradient, (B,) float64.
+    """Return the L2 norm of each request's gradient, (B,) float64.
 
     Args:
-        gradient: One row per row of the segments.
+        gradient: The gradient, with one row per row of the segments.
         segments: The rows of each request.
     """
-    # One request is one row: its entries' order does not matter, and one long sum is faster than many short ones.
+    # A single request becomes one row: one long sum is faster than many short ones.
     flat = gradient.reshape(1 if segments.count == 1 else segments.total, -1)
     lengths = _lengths(flat, segments)
     far = (lengths < SMALL) | ~lengths.isfinite()
     if bool(far.any()):
-        # Squares may have left the dtype's range where the norm itself has not.
+        # The squares may have left the dtype's range although the norm is within it.
         lengths = torch.where(far, _lengths_by_size(flat.double(), segments), lengths)
     return lengths
 
@@ -64,21 +64,21 @@ def _lengths(flat: Tensor, segments: Segments) -> Tensor:
 
 
 def _lengths_by_size(flat: Tensor, segments: Segments) -> Tensor:
-    """The same in units of each request's largest entry."""
+    """Return the norms, computed in units of each request's largest entry."""
     largest = flat.abs().amax(1)
     largest = largest if len(flat) == segments.count else segments.largest(largest)
     unit = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    of_rows = unit if len(flat) == segments.count else unit[segments.index]
-    return _lengths(flat / of_rows.unsqueeze(1), segments) * unit
+    row_unit = unit if len(flat) == segments.count else unit[segments.index]
+    return _lengths(flat / row_unit.unsqueeze(1), segments) * unit
 
 
 def clip(
     gradients: Mapping[str, Tensor], lengths: Mapping[str, Tensor], options: Mapping[str, Any], segments: Segments
 ) -> None:
-    """Clamp entries, then scale down what is still too long; in place.
+    """Clamp entries, then scale down gradients that are still too long; in place.
 
     Args:
-        gradients: By input, each (R, ...) or (B, ...) as the segments have it.
+        gradients: The gradient by each input: (R, ...) or (B, ...), like the segments.
         lengths: The norms before clipping, (B,) each.
         options: ``clip_value``, ``clip_norm`` and ``clip_scope`` as in :class:`lossd.request.plan.GradientOptions`.
         segments: The rows of each request.
@@ -92,11 +92,13 @@ def clip(
     if limit is None or not gradients:
         return
     if options.get("clip_scope") != "tensor":
-        lengths = dict.fromkeys(lengths, reduce(torch.hypot, lengths.values()))  # whose squares cannot overflow
+        lengths = dict.fromkeys(lengths, reduce(torch.hypot, lengths.values()))  # hypot cannot overflow as squares can
     for name, gradient in gradients.items():
         length = lengths[name]
         factor = torch.where(length > limit, limit / length, torch.ones_like(length))
-        if bool((factor < torch.finfo(gradient.dtype).tiny).any()):  # rounded to the gradient's dtype, it would vanish
+        if bool(
+            (factor < torch.finfo(gradient.dtype).tiny).any()
+        ):  # the factor would round to 0 in the gradient's dtype
             gradient.copy_(gradient.double() * segments.spread(factor, gradient.ndim))
         else:
             gradient.mul_(segments.spread(factor.to(gradient.dtype), gradient.ndim))

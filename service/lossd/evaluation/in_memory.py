@@ -1,4 +1,4 @@
-"""Evaluate a batch where its tensors lie: in a slab, or in any other memory arranged like one."""
+"""Evaluate a batch in the memory that holds its tensors: a slab, or memory with the same layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ Text = tuple[bool, bytes]
 
 
 def evaluate_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
-    """Return the text of each request's answer, in order, and the time that took, in ns.
-
-    Gradients and unreduced losses are written into the memory, into the columns of the answers.
+    """Return the text of each request's answer in order, and the evaluation's time in ns.
 
     Args:
         manifest: ``recipe``, the rows and the numbers of each request, and the offset of each column in bytes.
         memory: A writable buffer that holds the columns.
-        device: Where to compute.
+        device: The device that computes.
 
     Raises:
         RuntimeError: The device is broken.

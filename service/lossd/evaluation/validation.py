@@ -1,8 +1,8 @@
-"""Checks of the tensors' entries, on the device, before any entry is used as an index.
+"""Checks of the tensors' entries on the device, before any entry is used as an index.
 
-The common case costs one pass per tensor and one synchronisation per batch: the smallest and the largest entry of each
-tensor decide it. Only where they fail is the fault located, its request turned into an error, and the entry replaced by
-a harmless one, so that the neighbours in the batch go on. What a dropped row holds is not looked at.
+The common case takes one pass per tensor and one synchronisation per batch: each tensor's smallest and largest entry
+decide it. If they fail, the fault is located, its request gets an error, and a harmless entry replaces the bad one, so
+that the batch's other requests go on. Dropped rows are not checked.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from lossd_client.wire.quoting import digits, quoted
 __all__ = ["INDICES", "check", "dropped_rows", "without_dropped"]
 
 INDICES = ("class", "class_set", "integer", "term")
-"""Domains whose entries are computed with as they are; those of the others, as floats."""
+"""Domains whose entries keep their integer dtype; entries of other domains become floats."""
 
-LARGEST = math.nextafter(2.0**63, 0)  # of int64, as a float
+LARGEST = math.nextafter(2.0**63, 0)  # the largest float below the end of int64
 
 ROUNDING = 1e-3
-"""How far from [0, 1] a number may be to be taken for a probability that was rounded, as half precision does."""
+"""A number this close to [0, 1] counts as a probability that half precision rounded."""
 
 UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
 
 HARMLESS = {"sign": 1}
-"""What a dropped row holds instead of its own entries, by domain; 0 unless listed."""
+"""The entry that replaces those of a dropped row, by domain; 0 by default."""
 
 
 def dropped_rows(weight: Tensor | None) -> Tensor | None:
-    """Which rows (R,) count nothing, given their weights; None where all count."""
+    """Return which rows (R,) have weight 0; None if none has."""
     dropped = None if weight is None else weight == 0
     return dropped if dropped is not None and bool(dropped.any()) else None
 
 
 def without_dropped(recipe: Recipe, tensors: Mapping[str, Tensor], dropped: Tensor | None) -> dict[str, Tensor]:
-    """The tensors with harmless entries in the rows that were dropped, whatever those held."""
+    """Return the tensors with harmless entries in the dropped rows."""
     if dropped is None:
         return dict(tensors)
     rows = {c.name for c in recipe.inputs if c.per_row and c.name != "sample_weight"}
@@ -59,12 +59,12 @@ def without_dropped(recipe: Recipe, tensors: Mapping[str, Tensor], dropped: Tens
 def check(
     recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments
 ) -> tuple[dict[str, Tensor], dict[int, Problem]]:
-    """The tensors with bad entries made harmless, and the problem of each request that had one.
+    """Return the tensors with harmless entries in place of bad ones, and the problem of each request that had one.
 
     Args:
-        recipe: What the entries of each input must be: ``domains``, ``classes``, the parameter ``ignore_index``.
-        tensors: Each input, (R, ...) where its column counts rows, else (B, ...).
-        segments: The rows of each request; of requests that are not concatenated, one row each.
+        recipe: The recipe, with the inputs' ``domains``, ``classes`` and the parameter ``ignore_index``.
+        tensors: Each input: (R, ...) if its column counts rows, else (B, ...).
+        segments: The rows of each request; one row each if requests are stacked.
     """
     safe = dict(tensors)
     problems: dict[int, Problem] = {}
@@ -91,10 +91,10 @@ class _Entry(NamedTuple):
     """The first bad entry of a request.
 
     Attributes:
-        tensor: The one that it is in.
-        where: In the tensor of the batch.
-        place: In that of the request.
-        name: Of the input.
+        tensor: The tensor that has the entry.
+        where: The entry's index in the batch's tensor.
+        place: The entry's index in the request's tensor.
+        name: The input's name.
     """
 
     tensor: Tensor
@@ -115,7 +115,7 @@ def _refuse(
     problems: dict[int, Problem],
     describe: Callable[[Recipe, _Entry], str],
 ) -> None:
-    """Note the problem of each request that has a bad entry, and make those harmless."""
+    """Record the problem of each request that has a bad entry, and replace these entries by harmless ones."""
     rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
     if not rows:
         return
@@ -132,7 +132,7 @@ def _refuse(
 def _refuse_labels(
     recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments, problems: dict[int, Problem]
 ) -> None:
-    """Note each request whose scores are integers, all of them 0 or 1: decisions, which are not read as scores."""
+    """Record a problem for each request whose integer scores are all 0 or 1: decisions are not scores."""
     integers = {c.name: c.dtype for c in recipe.inputs if DTYPES[c.dtype].kind == "integer"}
     if not integers or recipe.task is None:
         return
@@ -150,12 +150,12 @@ def _refuse_labels(
 
 
 def _beyond(tensor: Tensor, *, unsigned: bool, indices: bool) -> Tensor:
-    """Which integers are not computed with: those of uint64 that int64 lacks, and in place of floats what float64 does.
+    """Return which integers cannot be computed with: those beyond int64, and for floats those that float64 rounds.
 
     Args:
-        tensor: Of int64, whatever it came as.
-        unsigned: Whether it came as uint64.
-        indices: Whether it is computed with as it is, and not as floats.
+        tensor: The entries as int64.
+        unsigned: Whether the entries were sent as uint64.
+        indices: Whether the entries keep their integer dtype.
     """
     bad = tensor < 0 if unsigned else torch.zeros_like(tensor, dtype=torch.bool)
     return bad if indices else bad | (tensor.double().clamp(max=LARGEST).long() != tensor)
@@ -171,7 +171,7 @@ def _describe_beyond(recipe: Recipe, entry: _Entry) -> str:
 def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
     if tensor.dtype == torch.bool:
         tensor = tensor.view(torch.uint8)
-    low, high = tensor.aminmax()  # both are NaN where any entry is
+    low, high = tensor.aminmax()  # both are NaN if any entry is
     return low, high
 
 
@@ -186,7 +186,7 @@ def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
         case "class_set":
             return low >= -1 and high < _classes(recipe)
         case "indicator" | "sign" | "box":
-            return False  # the extremes of these do not tell
+            return False  # the extremes do not decide these
         case _:
             return low > float("-inf") and high < float("inf")
 
@@ -200,7 +200,7 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
         case "nonnegative":
             return ~((tensor >= 0) & tensor.isfinite())
         case "class":
-            # Compared as int64: in a narrow dtype the bounds themselves could wrap around.
+            # Compare as int64: the bounds could wrap around in a narrow dtype.
             wide = tensor.long()
             return _unless_ignored(recipe, wide, (wide < 0) | (wide >= _classes(recipe)))
         case "class_set":
@@ -278,7 +278,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
 
 
 def _spelled(entry: Tensor) -> str:
-    """An entry by the fewest digits that tell it from its neighbours in its dtype."""
+    """Return an entry with the fewest digits that distinguish it in its dtype."""
     if not entry.is_floating_point():
         return quoted(entry.item())
     return digits(entry.item(), lambda number: torch.tensor(number, dtype=entry.dtype).item())
@@ -290,24 +290,24 @@ def _or_ignored(recipe: Recipe) -> str:
 
 
 def _ignoring(recipe: Recipe, entry: float) -> str:
-    """What helps where targets are missing, and a loss could ignore them."""
+    """Return the remedy for missing targets, if a loss could ignore them."""
     if recipe.loss is None or recipe.parameters.get("ignore_index", 0) is not None:
         return ""
-    if math.isnan(entry):  # which no integer equals
+    if math.isnan(entry):  # no ignore_index equals NaN
         remedy = "; send -1 in its place and set ignore_index to -1"
         return f"{remedy}, or a sample_weight of 0 leaves the sample out" if recipe.kind == "rows" else remedy
     return "; set ignore_index to the value of targets that do not count"
 
 
 def _classes_remedy(name: str, tensor: Tensor) -> str:
-    """Of integers in the shape of class scores, which only then are probabilities."""
+    """Return the remedy for class indices in the shape of class scores, which count as probabilities."""
     if name != "target" or tensor.is_floating_point():
         return ""
     return "; class indices have the shape of prediction without its second axis, along which are the scores of classes"
 
 
 def _into_range(recipe: Recipe, name: str, entry: float) -> str:
-    """What helps where a number is no probability."""
+    """Return the remedy for a number that is no probability."""
     if -ROUNDING < entry < 1 + ROUNDING:
         return "; clip to [0, 1] what rounding took out of it"
     if name != "prediction" or recipe.loss is None:

@@ -94,7 +94,8 @@ class MetricOptions(_Options):
     )
     k: Annotated[int, Field(ge=1, le=10_000)] = Field(
         5,
-        description="How many of the highest scores count in top_k_accuracy, for more classes than that, and in metrics named @k.",
+        description="How many of the highest scores count in top_k_accuracy, if there are more classes, and in metrics "
+        "named @k.",
     )
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(
         15, description="ece, reliability: the number of bins of probabilities."
