@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from lossd import compiled
@@ -98,6 +100,28 @@ def test_what_cannot_be_compiled_keeps_nobody_else_from_it(store: Store, caplog:
     build(kernels, store, fail_once, nothing)
     assert [(kernel.ready, kernel.failed) for kernel in kernels] == [(True, False), (False, True), (True, False)]
     assert "b cannot be compiled: no such instruction; its requests go the general way" in caplog.text
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels = made_of("a", "b")
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds) if seconds else None)
+    compiler = Compiler()
+    refusals = iter([BlockingIOError(11, "Resource temporarily unavailable")] * 3)
+
+    def start_at_last(kernel: Any) -> bytes:
+        for refusal in refusals:
+            with monkeypatch.context() as patch:
+                patch.setattr(subprocess, "Popen", Mock(side_effect=refusal))
+                return compiler(kernel)
+        return compile_one(kernel)
+
+    build(kernels, store, start_at_last, nothing)
+    assert all(kernel.ready and not kernel.failed for kernel in kernels)
+    assert waits == [1.0, 2.0, 4.0]
+    assert caplog.text.count("nothing can be compiled now") == 3
 
 
 def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
@@ -267,6 +291,17 @@ def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(alone: None, monkeypa
     by_name[ROWS].ready = True
     assert compiled.find(ours) is not None
     assert compiled.find(other) is None
+
+
+def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name = {kernel.name: kernel for kernel in order.KERNELS}
+    monkeypatch.setattr(compiled, "_find", passes.find)
+    by_name[ROWS].ready = True
+    found = compiled.find(recipe("cross_entropy"))
+    assert found is not None
+    inputs = {"prediction": np.zeros((2, 3), np.float32), "target": np.zeros(2, np.int64)}
+    assert found(compiled.Work([1, 1], {"label_smoothing": [0.0, 0.1]}, inputs, {})) is None
+    assert {name for name, kernel in by_name.items() if kernel.asked} == {"single_rows float32"}
 
 
 def test_without_numba_everything_goes_the_general_way(

@@ -24,6 +24,9 @@ log = logging.getLogger("lossd.compiled")
 LOOK_AGAIN_S = 0.25
 """How long to wait while another process compiles, before looking whether it has kept something."""
 
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+"""How long to wait where there can be no process to compile in; longer from time to time."""
+
 SWITCH_S = 0.0005
 """How long code that is loaded may keep the thread that serves requests from the interpreter; 5 ms by default."""
 
@@ -50,23 +53,30 @@ def build(
     Args:
         kernels: The hottest first.
         store: Where their code is kept.
-        compile_one: Compiles a kernel; any exception means that it cannot be compiled.
+        compile_one: Compiles a kernel. An OSError means that the machine has no process or memory for that now: it is
+            tried again. Any other exception means that the kernel cannot be compiled.
         changed: Called after each.
     """
     begin = time.monotonic()
-    wanted = pending(kernels)
+    wanted, wait_s = pending(kernels), 0.0
     log.info("compiling %d of %d passes; their code is kept in %s", len(wanted), len(kernels), store)
     while wanted:
+        time.sleep(wait_s)
         with store.reserved() as mine:
             before = len(wanted)
             load_kept(wanted, store)
-            if mine and (wanted := pending(wanted)):
-                _compile(max(wanted, key=lambda kernel: kernel.asked), kernels, store, compile_one)
+            if not mine:
+                wait_s = LOOK_AGAIN_S
+            elif wanted := pending(wanted):
+                try:
+                    _compile(max(wanted, key=lambda kernel: kernel.asked), kernels, store, compile_one)
+                    wait_s = 0.0
+                except OSError as error:
+                    wait_s = min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, 2 * wait_s))
+                    log.warning("nothing can be compiled now, which is tried again in %g s: %s", wait_s, error)
         wanted = pending(wanted)
         if len(wanted) < before:
             changed()
-        if not mine:
-            time.sleep(LOOK_AGAIN_S)
     ready = sum(kernel.ready for kernel in kernels)
     log.info("%d of %d passes are ready after %.1f s", ready, len(kernels), time.monotonic() - begin)
 
@@ -77,6 +87,8 @@ def _compile(kernel: Kernel, kernels: Sequence[Kernel], store: Store, compile_on
         code = compile_one(kernel)
         if not kernel.ready and not _load(kernel, code):
             raise RuntimeError("what was compiled cannot be loaded")
+    except OSError:
+        raise
     except Exception as error:
         kernel.failed = True
         log.warning("%s cannot be compiled: %s; its requests go the general way", kernel.name, error)

@@ -17,6 +17,7 @@ HOTTEST_FIRST = (
     elementwise.elements,
     elementwise.decisions,
     elementwise.errors,
+    softmax.single_rows,
 )
 
 KERNELS: Sequence[Kernel] = sorted(

@@ -41,14 +41,19 @@ def find(recipe: Recipe) -> Pass | None:
     if known is MISSING:
         known = recipe.__dict__[KNOWN] = _find(recipe)
     if isinstance(known, _Form):
-        missing = [kernel for kernel in known.kernels if not kernel.ready]
-        for kernel in missing:
-            kernel.asked += 1
-        if missing:
+        if _missing(known.kernels):
             return None
         known = recipe.__dict__[KNOWN] = known.evaluate
     found: Pass | None = known
     return found
+
+
+def _missing(kernels: Sequence[Kernel]) -> bool:
+    """Whether any is not ready; those are asked for."""
+    missing = [kernel for kernel in kernels if not kernel.ready]
+    for kernel in missing:
+        kernel.asked += 1
+    return bool(missing)
 
 
 def _needs(dtype: str, *functions: Callable[..., Any]) -> list[Kernel]:
@@ -85,8 +90,13 @@ def _class_scores(recipe: Recipe) -> _Form | None:
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
     mean, wide = recipe.reduction == "mean", _wide(prediction.dtype) == "float64"
+    few = classes <= softmax.FEW
+    usual, smoothed = softmax.rows if few else softmax.single_rows, _needs(_wide(prediction.dtype), softmax.single_rows)
 
     def evaluate(work: Work) -> Outcome | None:
+        smooths = any(work.numbers.get("label_smoothing", ()))
+        if positions == 1 and few and smooths and _missing(smoothed):
+            return None
         count, starts = len(work.rows), work.starts()
         gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
@@ -100,10 +110,11 @@ def _class_scores(recipe: Recipe) -> _Form | None:
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
         if positions == 1:
             shape: tuple[int, ...] = (-1, classes)
-            softmax.rows(
-                scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored, mean,
-                gradient.reshape(shape), columns, matrices, doubtful,
-            )  # fmt: skip
+            for rows in (softmax.rows, softmax.single_rows) if few and smooths else (usual,):
+                rows(
+                    scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
+                    mean, gradient.reshape(shape), columns, matrices, doubtful,
+                )  # fmt: skip
         else:
             shape = (-1, classes, positions)
             _dense(
@@ -114,7 +125,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
             _doubt_what_vanished(columns, gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
-    functions = (softmax.rows,) if positions == 1 else (dense.weigh, dense.part)
+    functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
     return _Form(_needs(_wide(prediction.dtype), *functions), evaluate)
 
 

@@ -2,7 +2,8 @@
 
 Everything between the scores and the gradient is float64, whatever they are; each request is walked by itself, so that
 its neighbours cannot change a bit of its answer. Where there are few classes, rows are walked in strips, which lie
-class by class and take vector instructions across the rows; where there are many, along each row.
+class by class and take vector instructions across the rows; where there are many, or targets are smoothed, along each
+row. The two are kernels of their own, so that what is asked for most is compiled first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lossd.compiled.arithmetic import called, exp, focal, maximum, squares_of, t
 from lossd.compiled.kernels import compiled
 from lossd.compiled.strips import STRIP
 
-__all__ = ["rows"]
+__all__ = ["FEW", "rows", "single_rows"]
 
 FEW = 48
 """The most classes that go in strips; at 64, a row by itself takes as long."""
@@ -170,6 +171,42 @@ def _row_by_row(
     return numerator, square
 
 
+@called
+def _denominator_of(target: Any, weight: Any, ignored: int) -> tuple[float, int]:
+    """What the mean of one request is divided by, and how many rows count; -1 where a target is no class."""
+    denominator, count = 0.0, 0
+    for i in range(target.shape[0]):
+        k = target[i]
+        if k == ignored:
+            continue
+        if k < 0 or k >= weight.shape[0]:
+            return 0.0, -1
+        denominator += weight[k]
+        count += weight[k] != 0
+    return denominator, count
+
+
+@called
+def _upstream_of(denominator: float, mean: bool) -> float:
+    """What gradients are multiplied with."""
+    if mean:
+        return 1.0 / denominator if denominator > 0 else 0.0
+    return 1.0
+
+
+@called
+def _note(
+    b: int, numerator: float, denominator: float, count: int, square: float, mean: bool, columns: Any, doubtful: Any
+) -> None:
+    """Write what was found of a request; what is not finite is doubtful."""
+    columns[0, b] = numerator * _upstream_of(denominator, mean)
+    columns[1, b] = numerator
+    columns[2, b] = denominator
+    columns[3, b] = count
+    columns[4, b] = math.sqrt(square)
+    doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
+
+
 @compiled(
     "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
     "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
@@ -191,7 +228,7 @@ def rows(
     matrices: Any,
     doubtful: Any,
 ) -> None:
-    """One class per row.
+    """One class of ``FEW`` or less per row; requests with smoothing are left to :func:`single_rows`.
 
     Args:
         scores: (R, C).
@@ -209,40 +246,58 @@ def rows(
         doubtful: (B,), set for requests that a target out of range or a number that is not finite keeps from an answer;
             whatever was written for those means nothing.
     """
-    classes = scores.shape[1]
-    few = classes <= FEW
-    power, powers = np.empty(classes), np.empty((classes if few else 0, STRIP))
+    power = np.empty((scores.shape[1], STRIP))
     for b in range(starts.shape[0] - 1):
-        first, last = starts[b], starts[b + 1]
-        denominator, count = 0.0, 0
-        for i in range(first, last):
-            k = target[i]
-            if k == ignored:
-                continue
-            if k < 0 or k >= classes:
-                doubtful[b] = True
-                break
-            denominator += weight[k]
-            count += weight[k] != 0
-        if doubtful[b]:
+        if smoothing[b] != 0:
             continue
-        upstream = 1.0
-        if mean:
-            upstream = 1.0 / denominator if denominator > 0 else 0.0
-        matrix = matrices[b : b + 1]
-        if few and smoothing[b] == 0:
-            numerator, square = _in_strips(
-                scores[first:last], target[first:last], gamma[b], upstream, weight, scale, ignored,
-                gradient[first:last], matrix, powers,
-            )  # fmt: skip
-        else:
-            numerator, square = _row_by_row(
-                scores[first:last], target[first:last], gamma[b], smoothing[b], upstream, weight, scale, ignored,
-                gradient[first:last], matrix, power,
-            )  # fmt: skip
-        columns[0, b] = numerator * upstream
-        columns[1, b] = numerator
-        columns[2, b] = denominator
-        columns[3, b] = count
-        columns[4, b] = math.sqrt(square)
-        doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
+        first, last = starts[b], starts[b + 1]
+        of_request = target[first:last]
+        denominator, count = _denominator_of(of_request, weight, ignored)
+        if count < 0:
+            doubtful[b] = True
+            continue
+        numerator, square = _in_strips(
+            scores[first:last], of_request, gamma[b], _upstream_of(denominator, mean), weight, scale, ignored,
+            gradient[first:last], matrices[b : b + 1], power,
+        )  # fmt: skip
+        _note(b, numerator, denominator, count, square, mean, columns, doubtful)
+
+
+@compiled(
+    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
+    "float32",
+    "float64",
+)
+def single_rows(
+    scores: Any,
+    target: Any,
+    starts: Any,
+    gamma: Any,
+    smoothing: Any,
+    weight: Any,
+    scale: Any,
+    ignored: int,
+    mean: bool,
+    gradient: Any,
+    columns: Any,
+    matrices: Any,
+    doubtful: Any,
+) -> None:
+    """What :func:`rows` leaves: requests with smoothing, and any of more classes."""
+    classes = scores.shape[1]
+    power = np.empty(classes)
+    for b in range(starts.shape[0] - 1):
+        if smoothing[b] == 0 and classes <= FEW:
+            continue
+        first, last = starts[b], starts[b + 1]
+        of_request = target[first:last]
+        denominator, count = _denominator_of(of_request, weight, ignored)
+        if count < 0:
+            doubtful[b] = True
+            continue
+        numerator, square = _row_by_row(
+            scores[first:last], of_request, gamma[b], smoothing[b], _upstream_of(denominator, mean), weight, scale,
+            ignored, gradient[first:last], matrices[b : b + 1], power,
+        )  # fmt: skip
+        _note(b, numerator, denominator, count, square, mean, columns, doubtful)
