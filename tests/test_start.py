@@ -318,7 +318,7 @@ def test_a_service_whose_workers_cannot_start_ends(fronts: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fronts", [1, 2])
-@pytest.mark.parametrize("descriptors", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full", "<&-"])
+@pytest.mark.parametrize("descriptors", ["<&- >&- 2>&-", "<&- >/dev/full 2>/dev/full"])
 def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(descriptors: str, fronts: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -231,7 +231,7 @@ def test_a_fresh_key_and_its_line(tmp_path: Path) -> None:
 def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"{key_line('alice', ALICE)}\n")
-    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--engine", "inline"]
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false"]
     process = subprocess.Popen(
         [*command, "--api-keys-file", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

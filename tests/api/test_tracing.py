@@ -185,7 +185,8 @@ def test_spans_are_exported_where_opentelemetry_s_variables_say() -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
             "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
         }
-        command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--engine", "inline", "--tracing", "true"]
+        options = ["--port=0", "--engine=inline", "--compiled=false", "--tracing=true"]
+        command = [sys.executable, "-m", "lossd.cli", "serve", *options]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             url = re.search(r"http://\S+(?=,)", process.stdout.readline())
