@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from lossd import metrics
+import lossd.metrics as metrics
 from lossd.api.pages import JSON, page
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find

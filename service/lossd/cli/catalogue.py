@@ -6,7 +6,7 @@ import json
 
 import click
 
-from lossd.cli import known
+import lossd.cli.known as known
 from lossd.cli.help import Command
 from lossd.cli.options import describe
 
@@ -30,8 +30,8 @@ lossd metrics --json
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, as_json: bool) -> None:
     """List the losses, or show all about the one called NAME."""
+    import lossd.cli.report as report
     from lossd.api.catalogue import describe_loss
-    from lossd.cli import report
     from lossd.losses import REGISTRY
 
     if name:
@@ -57,9 +57,9 @@ def losses(name: str | None, long_form: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of a table.")
 def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     """List the metrics of every task, or of TASK."""
-    from lossd import metrics as of_lossd
+    import lossd.cli.report as report
+    import lossd.metrics as of_lossd
     from lossd.api.catalogue import describe_options
-    from lossd.cli import report
     from lossd_client.errors import UnknownMetric
 
     if task is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lossd.cli import known
+import lossd.cli.known as known
 from lossd.cli.options import LossCommand
 from lossd.cli.plot import Image, curve_document, write
 
@@ -63,7 +63,7 @@ def curve(
 
         click.echo(text(document))
     elif output is None:
-        from lossd.cli import report
+        import lossd.cli.report as report
 
         report.console().print(report.curve(document))
 

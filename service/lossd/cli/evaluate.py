@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lossd.cli import known
+import lossd.cli.known as known
 from lossd.cli.options import Address, LossCommand, api_key, as_text
 from lossd.cli.plot import KINDS, Image
 from lossd.request.literal import literal
@@ -141,7 +141,7 @@ def evaluate(
         tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
         answer = ask(of, task=task, inputs=tensors, metrics=measured)
         if plot is not None:
-            from lossd.cli import plot as pictures
+            import lossd.cli.plot as pictures
 
             of_task = task or (answer.metrics.task if answer.metrics else ctx.obj["task"])
             kind = pictures.kind_for(of_task, plot_kind, loss=loss)
@@ -201,7 +201,7 @@ def _asking(url: str | None) -> Iterator[Ask]:
 
 
 def _write_gradient(path: Path, answer: Evaluation) -> None:
-    from lossd.cli import files
+    import lossd.cli.files as files
 
     try:
         files.write(path, answer.gradients)
@@ -210,7 +210,7 @@ def _write_gradient(path: Path, answer: Evaluation) -> None:
 
 
 def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: bool) -> None:
-    from lossd.cli import report
+    import lossd.cli.report as report
     from lossd.cli.results import results_file, text
 
     with results_file(output) as rows:
@@ -227,7 +227,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
 
 def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:
     """The inputs by name: those given by name first, then arrays without one in the order of those still missing."""
-    from lossd.cli import files
+    import lossd.cli.files as files
 
     inputs: dict[str, Any] = {}
     for item in named:

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lossd.cli import foreign_files as foreign
+import lossd.cli.foreign_files as foreign
 from lossd_client.errors import DtypeMismatch, MalformedBody, Problem
 from lossd_client.wire import DTYPES, Tensor, safetensors
 from lossd_client.wire.quoting import quoted

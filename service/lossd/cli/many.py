@@ -14,7 +14,8 @@ import click
 import numpy as np
 from rich.text import Text
 
-from lossd.cli import files, report
+import lossd.cli.files as files
+import lossd.cli.report as report
 from lossd.cli.batch import Evaluate, Outcome, Tally, outcomes
 from lossd.cli.plot import write
 from lossd.cli.results import document, figures, results_file, text

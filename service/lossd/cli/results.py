@@ -26,7 +26,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
     known: dict[str, Any] = {"file": outcome.source.name, "bytes": outcome.nbytes, "seconds": round(outcome.seconds, 6)}
     if outcome.problem is not None:
         return {**known, "error": {"title": outcome.problem.title, "detail": outcome.problem.detail}}
-    from lossd.cli import report
+    import lossd.cli.report as report
 
     assert outcome.evaluation is not None
     return {**known, **report.document(outcome.evaluation)}

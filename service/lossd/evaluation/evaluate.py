@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossd import compiled, metrics
+import lossd.compiled as compiled
+import lossd.metrics as metrics
 from lossd.evaluation import gradient
 from lossd.evaluation.batch import Batch
 from lossd.evaluation.columns import arrays_of

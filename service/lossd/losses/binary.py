@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses import softmax
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import lossd.losses.regions as regions
+import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, torch
-from lossd.losses import regions, softmax
 from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses import softmax
 from lossd.losses.binary import entropy_of_logits
 from lossd.losses.registry import loss
 from lossd.losses.types import ClassIndex, ClassSet, Indicator, Logits, Number, PerClass, Real, Sign

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses import softmax
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType
 

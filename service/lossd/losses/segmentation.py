@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import lossd.losses.regions as regions
 from lossd.lazy_torch import Tensor, torch
-from lossd.losses import regions
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import ClassIndex, Domain, Logits, NonNegative, PerClass, Real, TensorType
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
-from lossd import metrics
+import lossd.metrics as metrics
 from lossd.cost import NOTHING, Cost, together
 from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
 from lossd.losses.registry import Input, Loss, Refinement

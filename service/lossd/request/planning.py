@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel
 
-from lossd import metrics
+import lossd.metrics as metrics
 from lossd.caches import Cache
 from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
 from lossd.losses.types import TensorType
