@@ -156,7 +156,7 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None
     empty.touch()
     noise.write_bytes(b"\xff\xfe\x00 no text")
     cases: list[tuple[list[str], Path, str]] = [
-        (["--api-keys-file={}"], empty, "has no key in it"),
+        (["--api-keys-file={}"], empty, "has no key"),
         (["--api-keys-file={}"], noise, "is no text"),
         (["--api-keys-file={}"], cert, "is not name:sha256hex"),
         (["--api-keys-file={}"], tmp_path / "absent", "that is no file"),
@@ -184,7 +184,7 @@ def test_a_key_that_is_encrypted_needs_its_password(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "localhost", password="sesame")
     arguments = [f"--tls-cert={cert}", f"--tls-key={key}"]
     assert "LOSSD_TLS_KEY_PASSWORD is not set" in refused(arguments)
-    assert "LOSSD_TLS_KEY_PASSWORD does not open" in refused(arguments, {"LOSSD_TLS_KEY_PASSWORD": "wrong"})
+    assert "LOSSD_TLS_KEY_PASSWORD does not decrypt" in refused(arguments, {"LOSSD_TLS_KEY_PASSWORD": "wrong"})
 
 
 def test_unreadable_files_are_said_to_be(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""torch, when something is first computed with it.
+"""torch, imported at its first use.
 
-The front reads the signatures of losses and metrics and evaluates none. Without torch it starts a second sooner and is
-smaller by some 150 MB, so the modules that define losses and metrics take it from here.
+The front reads the signatures of losses and metrics but evaluates none. Without torch it starts a second sooner and
+takes some 150 MB less, so modules that define losses and metrics import torch from here. ``importlib.util.LazyLoader``
+would start the front as fast, but leaves an unloaded ``torch`` in ``sys.modules``: libraries that look there for torch
+would load it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     class _Module:
-        """Stands for a module until one of its names is used."""
+        """Imports a module when one of its names is first used."""
 
         def __init__(self, name: str) -> None:
             self._name = name
@@ -34,13 +36,13 @@ else:
             return isinstance(instance, torch.Tensor)
 
     class Tensor(metaclass=_Tensors):
-        """Stands for ``torch.Tensor`` in signatures, and tells its instances."""
+        """Stands for ``torch.Tensor`` in signatures and ``isinstance``."""
 
     torch, nn, functional = _Module("torch"), _Module("torch.nn"), _Module("torch.nn.functional")
     _stand_ins = {"torch": torch, "nn": nn, "functional": functional, "Tensor": Tensor}
 
     def _load() -> None:
-        """Put the real ones where the stand-ins are, in this module and in all that took them from here."""
+        """Replace the stand-ins by torch's own objects, in this module and in all modules that imported them."""
         from torch.nn import functional
 
         real = {"torch": sys.modules["torch"], "nn": sys.modules["torch.nn"], "functional": functional}
@@ -48,6 +50,6 @@ else:
         for name, module in list(sys.modules.items()):
             if name.startswith("lossd."):
                 names = vars(module)
-                for taken, stand_in in _stand_ins.items():
-                    if names.get(taken) is stand_in:
-                        names[taken] = real[taken]
+                for imported, stand_in in _stand_ins.items():
+                    if names.get(imported) is stand_in:
+                        names[imported] = real[imported]

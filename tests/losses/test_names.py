@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from evaluating import alone
 from lossd.losses import REGISTRY
-from lossd.losses.registry import NOT_QUITE, SYNONYMS, find
+from lossd.losses.registry import NOT_QUITE, SYNONYMS, find_loss
 from lossd_client.errors import UnknownLoss
 
 
 def hint(name: str) -> str:
     with pytest.raises(UnknownLoss) as told:
-        find(name)
+        find_loss(name)
     return str(told.value)
 
 

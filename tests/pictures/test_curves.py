@@ -10,7 +10,7 @@ import pytest
 import lossd
 from lossd.losses import REGISTRY
 from lossd.pictures.axes import axes_of
-from lossd.pictures.curves import MAX_LINES, OPTIONS, Answer, Curve, Line, curve
+from lossd.pictures.curves import MAX_LINES, OPTIONS, Curve, Line, PointAnswer, curve
 from lossd_client.errors import InvalidRequest, NotEvaluable, Problem, UnknownLoss
 
 Array = np.ndarray[Any, Any]
@@ -29,9 +29,9 @@ def has_curve(name: str) -> bool:
 AXES = [(name, axis.name) for name in REGISTRY if has_curve(name) for axis in axes_of(REGISTRY[name])]
 
 
-def answers(line: Line) -> list[Answer]:
+def answers(line: Line) -> list[PointAnswer]:
     evaluations = (lossd.evaluate(line.request["loss"], inputs=i, outputs=line.request["outputs"]) for i in line.inputs)
-    return [Answer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
+    return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
 
 
 def drawn(of: Curve) -> dict[str, Any]:

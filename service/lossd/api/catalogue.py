@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import lossd.metrics as metrics
 from lossd.api.pages import JSON, page
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Loss, closest, find
+from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
 from lossd.request.options import MetricOptions
 from lossd.request.planning import listed_inputs
@@ -159,7 +159,7 @@ def router() -> APIRouter:
 
     @routes.get("/losses/{name}", summary="One loss", **_typed(LossEntry))
     def loss(name: str) -> dict[str, Any]:
-        return describe_loss(find(name))
+        return describe_loss(find_loss(name))
 
     @routes.get("/metrics", summary="Every metric, by task", response_model=MetricCatalogue)
     def all_metrics(request: Request) -> Response:

@@ -26,7 +26,7 @@ from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
-from lossd.pictures.curves import OPTIONS, Answer, Line, curve
+from lossd.pictures.curves import OPTIONS, Line, PointAnswer, curve
 from lossd.request.literal import literal
 from lossd_client.errors import QueueFull, TooLarge, Unavailable
 from lossd_client.wire import Tensor, json
@@ -136,11 +136,11 @@ async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) 
         task.cancel()
 
 
-async def _answers(engine: Engine, line: Line, deadline: float) -> list[Answer]:
+async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAnswer]:
     """What the service answers to each request of a line."""
     taken = [{name: Tensor.of(of) for name, of in each.items()} for each in line.inputs]
     job = line.plan.job({name: (of.dtype, of.shape) for name, of in taken[0].items()})
-    answers: list[Answer] = []
+    answers: list[PointAnswer] = []
     while len(answers) < len(taken):
         futures: list[asyncio.Future[Result]] = []
         try:
@@ -154,13 +154,13 @@ async def _answers(engine: Engine, line: Line, deadline: float) -> list[Answer]:
     return answers
 
 
-def _answer(result: Result) -> Answer:
+def _answer(result: Result) -> PointAnswer:
     """A copy of what is in the slab."""
     columns = {column.name: column.dtype for column in result.job.recipe.answers}
     tensors = {name: np.frombuffer(bytes(of), columns[name]) for name, of in result.tensors.items()}
     loss = tensors.pop("loss", None)
     gradients = {name.removeprefix("gradient."): of for name, of in tensors.items()}
-    return Answer(float(json.loads(result.text)["loss"]) if loss is None else loss, gradients)
+    return PointAnswer(float(json.loads(result.text)["loss"]) if loss is None else loss, gradients)
 
 
 class _Kept:

@@ -83,9 +83,9 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
         with LossClient(Address().convert(url, None, None), api_key=api_key()) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss
-    from lossd.losses.registry import find
+    from lossd.losses.registry import find_loss
 
-    return describe_loss(find(loss, listed_by="lossd losses"))
+    return describe_loss(find_loss(loss, listed_by="lossd losses"))
 
 
 class Address(click.ParamType[str]):

@@ -64,12 +64,12 @@ def metrics_of(kind: str, task: str) -> list[str]:
 def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options: Any) -> dict[str, Any]:
     """A loss's curve, evaluated here; see :func:`lossd.pictures.curves.curve`."""
     from lossd import evaluate
-    from lossd.pictures.curves import Answer, Line, curve
+    from lossd.pictures.curves import Line, PointAnswer, curve
 
-    def answers(line: Line) -> list[Answer]:
+    def answers(line: Line) -> list[PointAnswer]:
         request = line.request
         asked = (evaluate(request["loss"], inputs=each, outputs=request["outputs"]) for each in line.inputs)
-        return [Answer(evaluation.loss, evaluation.gradients) for evaluation in asked]
+        return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in asked]
 
     of = curve(name, parameters, **options)
     return of.document([answers(line) for line in of.lines])

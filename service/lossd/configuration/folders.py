@@ -1,4 +1,4 @@
-"""Where this user's caches are: what can be made again, kept for the next start."""
+"""The folder of this user's caches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["user_cache"]
 
 
 def user_cache() -> Path | None:
-    """The folder for lossd in the user's cache; None where the user has no home, as one without a passwd entry.
+    """Return lossd's folder in the user's cache; None if the user has no home directory.
 
-    Whether it is there, or can be made, is not checked.
+    The folder may not exist.
     """
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "lossd"

@@ -1,7 +1,7 @@
-"""API keys: who they belong to, without being kept.
+"""API keys: make them, and find the name of a key from its digest.
 
-A key is 256 random bits, so its plain SHA-256 says nothing about it: a salt would guard against nothing. A keys file
-has one key a line, as ``name:sha256hex``; ``#`` begins a comment, and a name may have several keys while they change.
+A key is 256 random bits, so a plain SHA-256 reveals nothing about it and needs no salt. A keys file has one key a line,
+as ``name:sha256hex``; ``#`` begins a comment. A name may have several keys, to replace one by another.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ _NOBODY = ("", bytes(32))
 
 
 def fresh_key() -> str:
-    """A new random key; its prefix lets scanners for leaked secrets know it."""
+    """Return a new random key; its prefix lets scanners for leaked secrets recognise it."""
     return f"lossd_{secrets.token_urlsafe(32)}"
 
 
 def key_line(name: str, key: str) -> str:
-    """The line of a keys file that lets this key in under this name.
+    """Return the line of a keys file that accepts this key under this name.
 
     Raises:
-        ValueError: A name that has no place in labels and logs.
+        ValueError: The name has characters that labels and logs do not allow, or is too long.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a key: up to 64 letters, digits, dots, dashes and underscores")
+        raise ValueError(f"{name!r} is no name for a key: use up to 64 letters, digits, dots, dashes and underscores")
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 class Keys:
-    """Keys that are let in, by their digests.
+    """The accepted keys, by their digests.
 
     Args:
         file: The keys file.
         key: One more key, named ``default``.
 
     Raises:
-        ValueError, OSError: The file is none.
+        ValueError, OSError: The file is no keys file.
     """
 
     def __init__(self, file: Path | None = None, key: str | None = None) -> None:
         self.file = file
-        self._own = [] if key is None else [(ENVIRONMENT_NAME, hashlib.sha256(key.encode()).digest())]
+        self._from_settings = [] if key is None else [(ENVIRONMENT_NAME, hashlib.sha256(key.encode()).digest())]
         self._secret = secrets.token_bytes(32)
         self.reload()
 
     def reload(self) -> int:
-        """Read the file again, and return how many keys there are; where it is no keys file, all stays as it was.
+        """Read the file again, and return the number of keys; if the file is invalid, the old keys stay.
 
         Raises:
-            ValueError, OSError: The file is none.
+            ValueError, OSError: The file is no keys file.
         """
-        entries = [*self._own, *([] if self.file is None else _read(self.file))]
+        entries = [*self._from_settings, *([] if self.file is None else _read(self.file))]
         self._known = {self._tag(digest): (name, digest) for name, digest in entries}
         return len(self._known)
 
     def name_of(self, key: bytes) -> str | None:
-        """Whose key this is; None where it is nobody's.
+        """Return the name of a key; None for an unknown key.
 
-        Digests are looked up under a tag that depends on a secret of this process. So how long the look-up takes says
-        nothing of the digests, and the comparison takes the same time wherever two of them differ.
+        The look-up uses a tag that depends on a secret of this process, so its time reveals nothing about the digests.
+        The comparison of digests takes constant time.
         """
         digest = hashlib.sha256(key).digest()
         name, known = self._known.get(self._tag(digest), _NOBODY)
@@ -79,12 +79,12 @@ class Keys:
 
 
 def _read(file: Path) -> list[tuple[str, bytes]]:
-    """The names and digests of a keys file; what is wrong with it is said without quoting it, a key may be in there."""
+    """Return the names and digests of a keys file; errors never quote a line, because it may hold a key."""
     entries = []
     try:
         lines = file.read_text().splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no text, of lines name:sha256hex; make one with: lossd key NAME") from None
+        raise ValueError(f"{file} is no text file of lines name:sha256hex; make one with: lossd key NAME") from None
     for number, text in enumerate(lines, 1):
         line = text.partition("#")[0].strip()
         if not line:
@@ -94,5 +94,5 @@ def _read(file: Path) -> list[tuple[str, bytes]]:
             raise ValueError(f"line {number} of {file} is not name:sha256hex; make one with: lossd key NAME")
         entries.append((match[1], bytes.fromhex(match[2])))
     if not entries:
-        raise ValueError(f"{file} has no key in it; make one with: lossd key NAME >> {file}")
+        raise ValueError(f"{file} has no key; make one with: lossd key NAME >> {file}")
     return entries

@@ -1,7 +1,7 @@
-"""What keeps the service from starting, found before anything is started, and said in one sentence.
+"""Checks before the service starts; each fault is one sentence.
 
-Files that cannot be read, a key that does not fit its certificate, variables that nothing reads: each would be noticed
-later in the words of a library, by a process that is started again and again, or never.
+Unreadable files, a key that does not fit its certificate, and unknown variables would otherwise appear later in a
+library's words, or never, while a supervisor restarts the process again and again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["StartError", "check_needs", "check_variables", "load_certificate", "
 PREFIX = "LOSSD_"
 PICKLE = b"\x80\x02"
 
-# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables: for every Service of a
-# namespace, its pods are given NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_PORT and so on.
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables: pods get the variables
+# NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_PORT and so on for every Service of their namespace.
 _LINKS = (
     (re.compile(r"\w*SERVICE_HOST|\w*PORT_\d+_(TCP|UDP|SCTP)_ADDR"), re.compile(r"[0-9A-Fa-f.:]+")),
     (re.compile(r"\w*SERVICE_PORT(_\w+)?|\w*PORT_\d+_(TCP|UDP|SCTP)_PORT"), re.compile(r"\d+")),
@@ -33,22 +33,22 @@ _LINKS = (
 
 
 class StartError(Exception):
-    """The service cannot start; why, and what to do, in one sentence."""
+    """The service cannot start; one sentence says why and what to do."""
 
 
 def variable(setting: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return PREFIX + setting.upper()
 
 
 def check_variables(environment: Mapping[str, str]) -> list[str]:
-    """See that every variable that begins as a setting's is one.
+    """Check that every variable with the settings' prefix is a setting.
 
     Returns:
-        Those that are no settings but a Service's address, as Kubernetes hands it to the pods of a namespace.
+        The variables that Kubernetes sets for a Service, which are no settings.
 
     Raises:
-        StartError: A variable that nothing would read, such as a misspelt one.
+        StartError: A variable is unknown, such as a misspelt one.
     """
     known = {variable(name) for name in Settings.model_fields}
     links, unknown = [], []
@@ -63,15 +63,15 @@ def check_variables(environment: Mapping[str, str]) -> list[str]:
             near = get_close_matches(upper, known, 1)
             unknown.append(f"{name} is no setting" + (f", did you mean {near[0]}?" if near else ""))
     if unknown:
-        raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset what is none)")
+        raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset the others)")
     return sorted(links)
 
 
 def check_needs(settings: Settings) -> None:
-    """See that the files that the settings name are what they should be, and that what they ask for is installed.
+    """Check the files that the settings name, and that required packages are installed.
 
     Raises:
-        StartError: Something is not.
+        StartError: A file is invalid, or a package is missing.
     """
     if settings.tracing and not (_installed("opentelemetry.sdk") and _installed("opentelemetry.exporter.otlp")):
         raise StartError(f"{variable('tracing')} needs OpenTelemetry: pip install 'lossd[otel]'")
@@ -79,7 +79,7 @@ def check_needs(settings: Settings) -> None:
         try:
             Keys(settings.api_keys_file)
         except (OSError, ValueError) as error:
-            raise StartError(_said("api_keys_file", error)) from None
+            raise StartError(_reason("api_keys_file", error)) from None
     if settings.tls_cert is not None:
         load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
     if settings.tls_client_ca is not None:
@@ -94,7 +94,7 @@ def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     """Load the certificate and its key into a context.
 
     Raises:
-        StartError: They are unreadable, or not a certificate and its key.
+        StartError: A file is unreadable, or the two are not a certificate and its key.
     """
     cert, key = settings.tls_cert, settings.tls_key or settings.tls_cert
     assert cert is not None
@@ -103,8 +103,8 @@ def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     if "-----BEGIN CERTIFICATE-----" not in cert_text:
         raise StartError(f"{variable('tls_cert')}: {cert} holds no certificate in PEM, -----BEGIN CERTIFICATE-----")
     if "PRIVATE KEY-----" not in key_text:
-        also = "" if settings.tls_key else f"; if it is in a file of its own, {variable('tls_key')} names that"
-        raise StartError(f"{variable('tls_key')}: {key} holds no private key in PEM{also}")
+        remedy = "" if settings.tls_key else f"; if it is in a file of its own, set {variable('tls_key')} to that file"
+        raise StartError(f"{variable('tls_key')}: {key} holds no private key in PEM{remedy}")
     secret = settings.tls_key_password
     try:
         # Without a password OpenSSL would ask the terminal for one.
@@ -113,8 +113,8 @@ def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
             raise StartError(f"the private key in {key} is not that of the certificate in {cert}") from None
         if "ENCRYPTED" in key_text:
-            given = "does not open" if secret else "is not set, and it would have to open"
-            raise StartError(f"{variable('tls_key_password')} {given} the private key in {key}") from None
+            state = "does not decrypt" if secret else "is not set, but is needed to decrypt"
+            raise StartError(f"{variable('tls_key_password')} {state} the private key in {key}") from None
         raise StartError(f"the certificate in {cert} and the private key in {key} cannot be used: {error}") from None
 
 
@@ -128,24 +128,24 @@ def _check_authorities(path: Path) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    """Only what can be seen without torch; whether they are VGG16's, the worker says with the first request."""
+    """Check what is visible without torch; the worker checks the layers at the first request."""
     name = "perceptual_weights"
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        whole = zipfile.is_zipfile(path) or head[:2] == PICKLE  # what torch wrote before 1.6, as torchvision's files
+        whole = zipfile.is_zipfile(path) or head[:2] == PICKLE  # torch's format before 1.6, as torchvision's
     except OSError as error:
-        raise StartError(_said(name, error)) from None
+        raise StartError(_reason(name, error)) from None
     if path.suffix == ".safetensors":
         whole = len(head) == 9 and head[8:] == b"{"
     if not whole:
-        raise StartError(f"{variable(name)}: {path} holds no weights, neither of torch (.pth) nor as .safetensors")
+        raise StartError(f"{variable(name)}: {path} holds no weights; save them with torch (.pth) or as .safetensors")
 
 
 def _installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even what it is a part of
+    except ModuleNotFoundError:  # its parent package is missing too
         return False
 
 
@@ -153,10 +153,10 @@ def _text(setting: str, path: Path) -> str:
     try:
         return path.read_bytes().decode("latin-1")
     except OSError as error:
-        raise StartError(_said(setting, error)) from None
+        raise StartError(_reason(setting, error)) from None
 
 
-def _said(setting: str, error: Exception) -> str:
+def _reason(setting: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{variable(setting)}: {error.filename} cannot be read: {error.strerror}"
     return f"{variable(setting)}: {error}"

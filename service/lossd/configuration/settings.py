@@ -1,4 +1,4 @@
-"""Every setting once: its name, default, unit and what it does. Read from the environment as ``LOSSD_<NAME>``."""
+"""Every setting: its name, default, unit and description. The environment variable is ``LOSSD_<NAME>``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 __all__ = ["LINK", "SECRETS", "Settings"]
 
 LINK = re.compile(r"(?:tcp|udp|sctp)://")
-"""What Kubernetes writes into ``LOSSD_PORT`` where a Service is called lossd: its address, which is no setting."""
+"""The value of ``LOSSD_PORT`` that Kubernetes sets for a Service named lossd: its address, which is no setting."""
 
 DEFAULT_PORT = 8000
-SMALLEST_BATCH_BYTES = 1 << 16  # the smallest slab: less would leave no room for a row
+SMALLEST_BATCH_BYTES = 1 << 16  # a smaller slab would have no room for a row
 CGROUPS = Path("/sys/fs/cgroup")
-NO_LIMIT = 1 << 60  # version 1 says that there is none by a number about as large as there are
+NO_LIMIT = 1 << 60  # version 1 states no limit as a number close to 2**63
 SMALLEST_PART = 16 << 20
 LONGEST_MS = 7 * 24 * 3600 * 1000
 
@@ -28,19 +28,19 @@ Milliseconds = Annotated[int, Field(ge=1, le=LONGEST_MS)]
 
 
 def _cores() -> float:
-    """The processor time this process may use, in cores: of those it may run on, what its container leaves it."""
+    """Return how many cores this process may use: the cores of its affinity, limited by its container's quota."""
     cores: float = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, int(quota) / int(period))  # "max" is no number: there is no limit
+        cores = min(cores, int(quota) / int(period))  # no limit is written as "max", which is no number
     return cores
 
 
 def _memory_bytes() -> float:
-    """The memory that this process's control groups leave it, each within the one above; infinite where none limits.
+    """Return the memory limit of this process's control groups, in bytes; infinite if there is none.
 
-    As version 2 (``memory.max``, "max" for none) or version 1 (``memory.limit_in_bytes``) has it. A container sees its
-    own group as the root, or else the whole path and only its own part of it.
+    Version 2 has ``memory.max`` ("max" for no limit), version 1 ``memory.limit_in_bytes``; the smallest limit on the
+    path to the root applies. A container may see its own group as the root, or a path of which it sees only its part.
     """
     limit = math.inf
     with suppress(OSError):
@@ -56,7 +56,7 @@ def _memory_bytes() -> float:
 
 
 def _part_of_memory(most: int, part: int) -> ByteSize:
-    """So many bytes, or a part of the memory where that is limited and less."""
+    """Return so many bytes, or a part of the memory limit if that is less."""
     return ByteSize(int(min(most, max(SMALLEST_PART, _memory_bytes() / part))))
 
 
@@ -75,7 +75,7 @@ def _port(value: Any) -> Any:
 def _key(value: SecretStr | None) -> SecretStr | None:
     text = None if value is None else value.get_secret_value()
     if text is not None and (len(text) < 16 or not all("!" <= character <= "~" for character in text)):
-        raise ValueError("an API key is 16 or more visible ASCII characters; lossd key NAME makes a good one")
+        raise ValueError("an API key has 16 or more visible ASCII characters; lossd key NAME makes a good one")
     return value
 
 
@@ -100,7 +100,7 @@ def _origins(value: str | None) -> str | None:
 
 
 class Settings(BaseSettings):
-    """How the service runs. The command line overrides the environment, which overrides the defaults."""
+    """The service's settings. The command line overrides the environment, which overrides the defaults."""
 
     model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -113,69 +113,67 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         max(1, math.ceil(_cores()) - 1),
-        description="Threads of a CPU worker; by default one a core it may use, but for one core.",
+        description="Threads of a CPU worker; by default one for each core it may use, less one.",
     )
     compiled: bool = Field(
         True,
-        description="Whether a CPU worker compiles the losses asked for most, where lossd compile has not.",
+        description="Whether a CPU worker compiles the hottest losses, unless lossd compile has done so.",
     )
     cache_dir: Path | None = Field(
-        None, description="Where compiled code is kept between starts; by default the user's cache, ~/.cache/lossd."
+        None, description="Folder of the compiled code; by default the user's cache, ~/.cache/lossd."
     )
     engine: Literal["process", "inline"] = Field(
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
     )
     fronts: Annotated[int, Field(ge=1, le=1024)] = Field(
-        1, description="Processes that take requests on one port and share the workers; limits are for each of them."
+        1, description="Processes that accept requests on one port and share the workers; limits apply to each of them."
     )
     max_body_bytes: ByteSize = Field(
         ByteSize(1 << 30),
         ge=1 << 10,
-        description="Largest request body, in bytes (units such as 1GiB are understood); by default never more than "
-        "queue_bytes.",
+        description="Largest request body, in bytes (units such as 1GiB are allowed); the default is at "
+        "most queue_bytes.",
     )
     max_json_bytes: ByteSize = Field(
         ByteSize(16 << 20),
         ge=1 << 10,
-        description="Largest JSON text, in bytes, of a request or an answer; tensors may be larger in binary.",
+        description="Largest JSON text of a request or an answer, in bytes; binary tensors may be larger.",
     )
     queue_bytes: ByteSize = Field(
         _part_of_memory(4 << 30, 4),
         ge=1 << 10,
-        description="Most memory that requests in progress may hold, answers and temporaries included, in bytes; by "
-        "default a quarter of the container's, where that is less.",
+        description="Most memory of all requests in progress, answers and temporaries included, in bytes; by default "
+        "at most a quarter of the container's memory.",
     )
-    queue_requests: Annotated[int, Field(ge=1)] = Field(
-        8192, description="Most requests that may be in progress at a time."
-    )
+    queue_requests: Annotated[int, Field(ge=1)] = Field(8192, description="Most requests in progress at a time.")
     requests_per_key: Annotated[int, Field(ge=1)] = Field(
-        1024, description="Most requests that may be in progress for one API key at a time."
+        1024, description="Most requests of one API key in progress at a time."
     )
     batch_bytes: ByteSize = Field(
         ByteSize(8 << 20),
         ge=SMALLEST_BATCH_BYTES,
         le=16 << 30,
-        description="Largest batch, in bytes of inputs and answers; a larger request goes alone.",
+        description="Largest batch, in bytes of inputs and answers; a larger request is a batch of its own.",
     )
     stream_bytes: ByteSize = Field(
         ByteSize(1 << 20),
         ge=1 << 10,
-        description="Bodies from this size on are written to shared memory as they arrive.",
+        description="Smallest body, in bytes, that is received directly into shared memory.",
     )
     cache_bytes: ByteSize = Field(
         _part_of_memory(1 << 30, 16),
-        description="Shared memory kept ready between requests, in bytes; more is given back; by default a sixteenth "
-        "of the container's memory, where that is less.",
+        description="Most shared memory kept between requests, in bytes; by default at most a sixteenth of the "
+        "container's memory.",
     )
     request_timeout_ms: Milliseconds = Field(
-        60_000, description="Deadline of a request that brings none (X-Request-Timeout-Ms), in milliseconds."
+        60_000, description="Deadline of a request without X-Request-Timeout-Ms, in milliseconds."
     )
     max_work_ms: Milliseconds = Field(
         60_000,
-        description="Most work one request may be by estimate, in milliseconds of one core; more is refused.",
+        description="Most estimated work of one request, in milliseconds of one core; more is refused.",
     )
     max_timeout_ms: Milliseconds = Field(
-        600_000, description="Longest deadline a request may bring, in milliseconds; a longer one is cut to it."
+        600_000, description="Longest deadline of a request, in milliseconds; longer ones are shortened to it."
     )
     idle_timeout_ms: Milliseconds = Field(
         20_000,
@@ -183,66 +181,73 @@ class Settings(BaseSettings):
     )
     min_body_bytes_per_s: Annotated[int, Field(ge=0)] = Field(
         4096,
-        description="Least rate of a body that is read, over ten seconds; below it, the answer is 408; 0 for none.",
+        description="Lowest rate of a body, over ten seconds; a slower body is answered 408; 0 for no limit.",
     )
     keep_alive_timeout_ms: Annotated[int, Field(ge=1000, le=LONGEST_MS)] = Field(
         75_000, description="Longest pause between two requests of a connection, in milliseconds."
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
-        4096, description="Most connections that are served at a time; one more is answered 503."
+        4096, description="Most connections at a time; further ones are answered 503."
     )
     worker_timeout_ms: Milliseconds = Field(
         120_000,
-        description="A worker that has work and gives no sign of life for so long is replaced, in milliseconds.",
+        description="Time after which a worker that has work but no heartbeat is replaced, in milliseconds.",
     )
     poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
         2000 if _cores() >= 2 else 0,
-        description="How long front and worker look for what the other sends before they sleep, where requests come "
-        "one by one, in microseconds, since to be woken takes as long; 0 where there are no two cores for that.",
+        description="How long front and worker poll for a message before they sleep, if requests come one by one, in "
+        "microseconds; waking up takes as long. The default is 0 with fewer than two cores.",
     )
     drain_timeout_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
     )
     api_keys_file: FilePath | None = Field(
-        None, description="API keys that are let in, one name:sha256hex a line (lossd key); read again on SIGHUP."
+        None, description="File of accepted API keys, one name:sha256hex a line (lossd key); read again on SIGHUP."
     )
     api_key: Annotated[SecretStr | None, AfterValidator(_key)] = Field(
-        None, description="One API key that is let in, for a single client; it goes by the name default."
+        None, description="One accepted API key, for a single client; its name is default."
     )
-    metrics_public: bool = Field(False, description="Whether /metrics is open to requests without an API key.")
+    metrics_public: bool = Field(False, description="Whether /metrics accepts requests without an API key.")
     tls_cert: FilePath | None = Field(
-        None, description="Certificate chain (PEM) to serve HTTPS with; read again on SIGHUP. Without one, HTTP."
+        None,
+        description="Certificate chain (PEM) for HTTPS; read again on SIGHUP. Without one, the service speaks HTTP.",
     )
-    tls_key: FilePath | None = Field(None, description="The certificate's private key (PEM), if in a file of its own.")
-    tls_key_password: SecretStr | None = Field(None, description="What that key is encrypted with, if it is.")
+    tls_key: FilePath | None = Field(
+        None, description="The certificate's private key (PEM), if it is in a file of its own."
+    )
+    tls_key_password: SecretStr | None = Field(None, description="Password of that key, if it is encrypted.")
     tls_client_ca: FilePath | None = Field(
-        None, description="Authorities (PEM), one of which must have signed a client's certificate; none asks for none."
+        None,
+        description="Authorities (PEM), one of which must have signed each client's certificate; by default "
+        "clients need none.",
     )
     cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
-        None, description="Origins whose pages may ask from a browser: https://host:port, several with commas, or *."
+        None, description="Origins whose pages may send requests: https://host:port, several with commas, or *."
     )
     allowed_hosts: Annotated[str | None, AfterValidator(_hosts)] = Field(
         None,
-        description="Names that the service goes by, beside localhost and host, several with commas, or *; by default "
-        "no others where it has no keys and is reachable from this machine only, else any.",
+        description="Accepted host names, beside localhost and host, several with commas, or *; by default no others "
+        "if the service has no keys and is reachable from this machine only, else any.",
     )
     root_path: Annotated[str | None, AfterValidator(_path)] = Field(
-        None, description="Path below which a proxy serves it, such as /loss, whether or not the proxy takes it off."
+        None,
+        description="Path under which a proxy serves the service, such as /loss, whether or not the proxy removes it.",
     )
     perceptual_weights: FilePath | None = Field(
-        None, description="VGG16's weights for the perceptual loss, as torchvision names them: .pth or .safetensors."
+        None, description="VGG16's weights for the perceptual loss, named as in torchvision: .pth or .safetensors."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="Lines of JSON, or of text to be read; by itself text on a terminal only."
+        "auto", description="JSON or text; auto is text on a terminal, else JSON."
     )
     access_log: Literal["all", "problems", "none"] = Field("all", description="Which requests get a line in the log.")
     access_log_per_s: Annotated[int, Field(ge=0)] = Field(
-        100, description="Most such lines a second, and as many for problems; 0 for any number."
+        100, description="Most such lines a second, and as many for problems; 0 for no limit."
     )
     tracing: bool = Field(
         False,
-        description="Whether requests become spans of OpenTelemetry (lossd[otel]), sent as its own variables say.",
+        description="Whether requests become OpenTelemetry spans (lossd[otel]); its own variables say "
+        "where they are sent.",
     )
 
     @model_validator(mode="after")
@@ -253,24 +258,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
-        """A default gives way to what is set; two that are set must agree."""
+        """Lower a default to the other setting's value; raise an error if both are set and disagree."""
         for name, other in (("max_body_bytes", "queue_bytes"), ("request_timeout_ms", "max_timeout_ms")):
             found, most = getattr(self, name), getattr(self, other)
             if found > most and name in self.model_fields_set:
                 raise ValueError(f"{name} is {found:d}, more than {other}, {most:d}: lower the one or raise the other")
-            self.__dict__[name] = min(found, most)  # the model is frozen for others
+            self.__dict__[name] = min(found, most)  # the model is frozen
         return self
 
     @property
     def has_keys(self) -> bool:
-        """Whether whoever asks must show an API key."""
+        """Whether requests need an API key."""
         return self.api_key is not None or self.api_keys_file is not None
 
     @property
     def is_local(self) -> bool:
-        """Whether it listens to this machine alone."""
+        """Whether the service is reachable from this machine only."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
 SECRETS = frozenset(name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation))
-"""The settings whose values appear nowhere: not on a command line, not in a message."""
+"""The settings whose values never appear on a command line or in a message."""

@@ -35,7 +35,7 @@ __all__ = [
     "Unreduced",
     "Upstream",
     "closest",
-    "find",
+    "find_loss",
     "loss",
     "named",
 ]
@@ -464,7 +464,7 @@ def named(fields: Any) -> Any:
     return {"name": fields} if isinstance(fields, str) else fields
 
 
-def find(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
+def find_loss(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
     """The loss of that name.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a loss is a function of: the axes it can be drawn along, and the inputs at each point of them."""
+"""The axes along which a loss can be drawn, and the inputs at each of their points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE = np.ones(1)
 
 
 class Scene(NamedTuple):
-    """What a line is drawn of: the types of the loss's inputs, its parameters, and one of the axis's cases."""
+    """What a line shows: the types of the loss's inputs, its parameters, and one of the axis's cases."""
 
     types: Mapping[str, TensorType]
     parameters: Mapping[str, Any]
@@ -34,9 +34,9 @@ class Path(NamedTuple):
     """Inputs along an axis.
 
     Attributes:
-        inputs: By name; the first axis counts the points, the rest is one request's tensor.
-        toward: How the inputs change where the gradient is measured; broadcasts against them.
-        subject: What the gradient is with respect to, in words.
+        inputs: The inputs by name; the first axis counts the points, the rest is one request's tensor.
+        toward: The direction in which the gradient is measured, by input; broadcasts against the inputs.
+        subject: The name of what the gradient is with respect to.
     """
 
     inputs: Mapping[str, Array]
@@ -46,16 +46,16 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """What a loss can be drawn along.
+    """An axis along which losses can be drawn.
 
     Attributes:
-        name: What a request calls it; losses that share it can share a plot.
-        label: What it is, for people.
-        low: Where it begins, unless the request says otherwise.
-        high: Where it ends.
-        path: The inputs for points on it.
-        cases: What else tells lines apart, such as similar pairs and dissimilar ones.
-        within: The points that have a meaning.
+        name: The name in requests; losses with the same axis can share a plot.
+        label: The label on the plot.
+        low: The lowest point by default.
+        high: The highest point by default.
+        path: Returns the inputs for points on the axis.
+        cases: Cases with a line each, such as similar and dissimilar pairs.
+        within: The range of valid points.
     """
 
     name: str
@@ -114,15 +114,15 @@ def _classified(margin: Array, p: Array, scene: Scene) -> Path:
     scores = {"logits": (margin, 0 * margin), "probability": (p, 1 - p)}.get(
         domain, (-np.logaddexp(0, -margin), -np.logaddexp(0, margin))
     )
-    of = scene.types["target"].domain
-    if "C" not in scene.types["prediction"].pattern or of == "indicator":
+    target_domain = scene.types["target"].domain
+    if "C" not in scene.types["prediction"].pattern or target_domain == "indicator":
         axes = (1,) * len([axis for axis in scene.types["prediction"].pattern if axis != "*"])
         one = scores[0].reshape(-1, *axes)
         return Path({"prediction": one, "target": np.ones_like(one)}, {"prediction": ONE}, f"the {subject}")
     prediction = np.stack(scores, axis=1)[:, None, :]
     share = np.array([[0.75, 0.25]])
     known = {"class": np.array([0]), "class_set": np.array([[0, -1]]), "log_probability": np.log(share)}
-    target = known.get(of, share)
+    target = known.get(target_domain, share)
     return Path(
         {"prediction": prediction, "target": _everywhere(target, p)},
         {"prediction": np.array([1.0, 0.0])},
@@ -131,7 +131,7 @@ def _classified(margin: Array, p: Array, scene: Scene) -> Path:
 
 
 def _everywhere(tensor: Array, x: Array) -> Array:
-    """The same at every point."""
+    """Return a tensor repeated for every point."""
     return np.tile(tensor, (len(x), *[1] * tensor.ndim))
 
 
@@ -144,19 +144,19 @@ MARGIN = Axis("margin", "margin: the true class's score less the other's", -5, 5
 
 
 def _overlap(x: Array, scene: Scene) -> Path:
-    """An image, one half class 0 and the other class 1, whose pixels all give probability x to their own class."""
+    """Return an image, half of class 0 and half of class 1, in which every pixel gives its class probability x."""
     pattern = scene.types["prediction"].pattern
     target = np.repeat([0, 1], PIXELS // 2)
-    own = np.stack([1 - target, target])  # class by class
-    p = np.where(own, x[:, None, None], 1 - x[:, None, None])
+    truth_by_class = np.stack([1 - target, target])  # (class, pixel)
+    p = np.where(truth_by_class, x[:, None, None], 1 - x[:, None, None])
     several = "C" in pattern
     if scene.types["prediction"].domain != "probability":
         p = np.log(p) if several and scene.types["target"].domain == "class" else np.log(p) - np.log1p(-p)
-    toward = own.astype(float) if scene.types["target"].domain == "class" else 2.0 * own - 1
+    toward = truth_by_class.astype(float) if scene.types["target"].domain == "class" else 2.0 * truth_by_class - 1
     if not several:
-        prediction, toward, truth = p[:, None, 1], toward[1], own[None, 1].astype(float)
+        prediction, toward, truth = p[:, None, 1], toward[1], truth_by_class[None, 1].astype(float)
     elif "*" in pattern:
-        prediction, truth = p[:, None], own[None].astype(float)
+        prediction, truth = p[:, None], truth_by_class[None].astype(float)
     else:  # every pixel is a sample
         prediction, toward, truth = p.transpose(0, 2, 1), toward.T, target
     if scene.types["target"].domain == "class":
@@ -208,7 +208,7 @@ def _triplet(x: Array, scene: Scene) -> Path:
 
 
 def _classes_apart(x: Array, scene: Scene) -> Path:
-    """Two classes of two samples that are 1 apart, in directions of their own, across from each other."""
+    """Return two classes of two samples each, 1 apart within a class, whose centres are x apart."""
     still = np.array([[0.5, 0, 0], [-0.5, 0, 0], [0, 0.5, 0], [0, -0.5, 0]])
     away = np.array([[0.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 1]])
     label = _everywhere(np.array([0, 0, 1, 1]), x)
@@ -216,7 +216,7 @@ def _classes_apart(x: Array, scene: Scene) -> Path:
 
 
 def _turned(x: Array) -> tuple[Array, Array, Array]:
-    """Vectors, others at that cosine to one each and at right angles to the rest, and how those change with it."""
+    """Return vectors, partners at cosine x to one vector each and orthogonal to the rest, and the partners' slope."""
     first, aside = np.eye(2 * PAIRS)[:PAIRS], np.eye(2 * PAIRS)[PAIRS:]
     cosine = x[:, None, None]
     sine = np.sqrt(1 - cosine**2)
@@ -224,7 +224,7 @@ def _turned(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _cosine_pair(x: Array, scene: Scene) -> Path:
-    first, second, toward = (of[:, :1] for of in _turned(x))
+    first, second, toward = (target_domain[:, :1] for target_domain in _turned(x))
     sign = np.full((len(x), 1), 1.0 if scene.case == "similar" else -1.0)
     return Path({"first": first, "second": second, "similar": sign}, {"second": toward}, "the cosine")
 
@@ -307,7 +307,7 @@ RECONSTRUCTION = Axis("prediction", "reconstruction of what is 1", 0.005, 1, _re
 MEAN = Axis("mean", "mean of the latent", -3, 3, _mean)
 LOG_VARIANCE = Axis("log_variance", "log-variance of the latent", -4, 3, _log_variance)
 
-# Which is whose: by task, and by name where the task alone does not say
+# The axes of each task, and of the losses whose axes differ from their task's
 
 BY_TASK: Mapping[str, tuple[Axis, ...]] = {
     "regression": (ERROR,),
@@ -350,15 +350,15 @@ WITHOUT: Mapping[str, str] = {
 
 
 def axes_of(loss: Loss) -> tuple[Axis, ...]:
-    """What a loss can be drawn along, the default first.
+    """Return the axes along which a loss can be drawn, the default first.
 
     Raises:
-        NotEvaluable: It is a function of nothing that a single axis shows; the reason is in the message.
+        NotEvaluable: No single axis shows the loss; the detail says why.
     """
     reason = WITHOUT.get(loss.name) or WITHOUT.get(loss.task)
     if reason is not None:
         raise NotEvaluable(f"{loss.name} has no curve: {reason}")
     axes = BY_NAME.get(loss.name) or BY_TASK.get(loss.task)
     if axes is None:
-        raise NotEvaluable(f"{loss.name} has no curve: nobody has said yet what a loss for {loss.task} is drawn along")
+        raise NotEvaluable(f"{loss.name} has no curve: no axis is defined for losses of {loss.task}")
     return axes

@@ -1,6 +1,6 @@
-"""Curves of losses: what to ask the service for one, and the document its answers make.
+"""Curves of losses: the requests for the service, and the document that their answers make.
 
-Nothing is evaluated here: a curve is drawn from what the service answers, in whichever way it is asked.
+Nothing is evaluated here: a curve consists of the service's answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lossd.losses.registry import Loss, closest, find
+from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import Axis, Path, Scene, axes_of
 from lossd.request.plan import Plan
@@ -22,23 +22,23 @@ from lossd_client.errors import InvalidRequest, NotEvaluable
 from lossd_client.wire import json
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["OPTIONS", "Answer", "Curve", "Line", "curve"]
+__all__ = ["OPTIONS", "Curve", "Line", "PointAnswer", "curve"]
 
 Array = np.ndarray[Any, Any]
 
 OPTIONS = ("x", "with", "low", "high", "points", "theme")
-"""What a curve's own options are called; no parameter of a loss is called so."""
+"""The names of a curve's own options; no parameter of a loss has one of them."""
 
 MAX_LINES, MAX_POINTS, MAX_REQUESTS = 12, 501, 1200
 POINTS_OF_ROWS, POINTS_OF_REQUESTS = 201, 81
 
 
-class Answer(NamedTuple):
-    """What the service answers to one request of a line.
+class PointAnswer(NamedTuple):
+    """The service's answer to one request of a line.
 
     Attributes:
         loss: A number, or one for each row.
-        gradients: By input.
+        gradients: The gradient by each input.
     """
 
     loss: Any
@@ -50,12 +50,12 @@ class Line:
     """One line of a curve.
 
     Attributes:
-        loss: The loss with the parameters that were given.
-        case: Which of the axis's cases it is; empty where there is only one.
+        loss: The loss with the chosen parameters.
+        case: The axis's case; empty if the axis has only one.
         plan: The checked request.
-        request: The same as JSON, without inputs.
+        request: The request as JSON, without inputs.
         path: The inputs at every point.
-        together: Whether one request holds all points, each a row; else each point is a request.
+        together: Whether one request holds all points as rows; else each point is a request.
     """
 
     loss: Mapping[str, Any]
@@ -68,24 +68,24 @@ class Line:
     @property
     def inputs(self) -> list[Mapping[str, Array]]:
         """The inputs of each request."""
-        whole = self.path.inputs
+        inputs = self.path.inputs
         if self.together:
-            return [{name: of.reshape(-1, *of.shape[2:]) for name, of in whole.items()}]
-        return [dict(zip(whole, each, strict=True)) for each in zip(*whole.values(), strict=True)]
+            return [{name: tensor.reshape(-1, *tensor.shape[2:]) for name, tensor in inputs.items()}]
+        return [dict(zip(inputs, point, strict=True)) for point in zip(*inputs.values(), strict=True)]
 
     @property
     def label(self) -> str:
-        """What tells it from the others."""
-        given = (
+        """The text that distinguishes the line from the others."""
+        parameters = (
             f"{n} {v if isinstance(v, str) else json.dumps(v).decode()}" for n, v in self.loss.items() if n != "name"
         )
-        return ", ".join(part for part in (self.loss["name"], *given, self.case) if part)
+        return ", ".join(part for part in (self.loss["name"], *parameters, self.case) if part)
 
-    def series(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The line as the document has it.
+    def series(self, answers: Sequence[PointAnswer]) -> dict[str, Any]:
+        """Return the line's entry in the document.
 
         Args:
-            answers: That to each request, in the order of ``inputs``.
+            answers: The answer to each request, in the order of ``inputs``.
         """
         points = len(next(iter(self.path.inputs.values())))
         loss = np.concatenate([np.ravel(np.asarray(answer.loss, float)) for answer in answers])
@@ -110,10 +110,10 @@ class Curve:
     """Lines over one axis.
 
     Attributes:
-        axis: What they are drawn along.
-        axes: The names of all the axes that the loss has.
+        axis: The axis of all lines.
+        axes: The names of all axes of the loss.
         x: The points.
-        lines: The lines, those of the loss itself first.
+        lines: The lines; those of the first loss come first.
     """
 
     axis: Axis
@@ -121,14 +121,14 @@ class Curve:
     x: Array
     lines: Sequence[Line]
 
-    def document(self, answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-        """The curve as JSON has it, given the answers to each line's requests."""
+    def document(self, answers: Sequence[Sequence[PointAnswer]]) -> dict[str, Any]:
+        """Return the curve's JSON document, given the answers to each line's requests."""
         return {
             "axis": self.axis.name,
             "label": self.axis.label,
             "axes": list(self.axes),
             "x": self.x.tolist(),
-            "series": [line.series(own) for line, own in zip(self.lines, answers, strict=True)],
+            "series": [line.series(line_answers) for line, line_answers in zip(self.lines, answers, strict=True)],
         }
 
 
@@ -142,23 +142,23 @@ def curve(
     high: float | None = None,
     points: int | None = None,
 ) -> Curve:
-    """What to ask for a loss's curve.
+    """Return the curve of a loss, with the requests that it needs.
 
     Args:
-        name: The loss.
-        parameters: Values to draw a line for; with several for several parameters, every combination is a line.
-        others: Losses to lay over it, with their defaults.
-        x: The name of the axis; the loss's first by default.
-        low: Where it begins; where the axis says by default.
-        high: Where it ends.
-        points: How many points, up to 501; by default 201, or 81 where each is a request of its own.
+        name: The loss's name.
+        parameters: Values to draw a line for; several values of several parameters give a line for each combination.
+        others: Other losses to draw, with their defaults.
+        x: The name of the axis; the default is the loss's first.
+        low: The lowest point; the default is the axis's.
+        high: The highest point; the default is the axis's.
+        points: How many points, up to 501; the default is 201, or 81 if each is a request of its own.
 
     Raises:
-        UnknownLoss: One of them is none.
-        NotEvaluable: One of them has no curve, or none along this axis.
-        InvalidRequest: The parameters make no sense, or are too many, or no axis is called so.
+        UnknownLoss: A name is no loss's.
+        NotEvaluable: A loss has no curve, or none along this axis.
+        InvalidRequest: The parameters are invalid or too many, or no axis has that name.
     """
-    loss, parameters = find(name), parameters or {}
+    loss, parameters = find_loss(name), parameters or {}
     names = [axis.name for axis in axes_of(loss)]
     if x is not None and x not in names:
         raise InvalidRequest(f"{name} has no axis {quoted(x)}; x can be {' or '.join(names)}")
@@ -171,20 +171,25 @@ def curve(
     ]
     wanted += [{"name": other} for other in others]
     combinations = [
-        (fields, of, case) for fields in wanted for of in [_axis(find(fields["name"]), axis.name)] for case in of.cases
+        (fields, loss_axis, case)
+        for fields in wanted
+        for loss_axis in [_axis(find_loss(fields["name"]), axis.name)]
+        for case in loss_axis.cases
     ]
-    by_rows = all(_by_rows(find(fields["name"])) for fields in wanted)
+    by_rows = all(_by_rows(find_loss(fields["name"])) for fields in wanted)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
     if not by_rows and len(combinations) * len(along) > MAX_REQUESTS:
         raise InvalidRequest(
             f"these would be {len(combinations)} times {len(along)} requests, each point being one; "
             f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
         )
-    return Curve(axis, names, along, [_line(of, case, fields, along) for fields, of, case in combinations])
+    return Curve(
+        axis, names, along, [_line(loss_axis, case, fields, along) for fields, loss_axis, case in combinations]
+    )
 
 
 def _check_names(loss: Loss, names: Iterable[str]) -> None:
-    """Make sure that the loss has parameters of these names."""
+    """Check that the loss has parameters of these names."""
     known = tuple(parameter.name for parameter in loss.parameters)
     for name in names:
         if name == "reduction":
@@ -198,14 +203,14 @@ def _check_names(loss: Loss, names: Iterable[str]) -> None:
 
 
 def _check_lines(axis: Axis, parameters: Mapping[str, Sequence[Any]], others: Sequence[str]) -> None:
-    """Count the lines before any is made, for their number is a product, which a short request can make very large.
+    """Check the number of lines before any is made: a short request can ask for very many.
 
     Raises:
-        InvalidRequest: There are too many.
+        InvalidRequest: There would be too many lines.
     """
     least = math.prod(map(len, parameters.values())) * len(axis.cases) + len(others)
     if least <= MAX_LINES:
-        least += sum(len(_axis(find(other), axis.name).cases) - 1 for other in others)
+        least += sum(len(_axis(find_loss(other), axis.name).cases) - 1 for other in others)
     if least > MAX_LINES:
         found = str(least) if least < 10**6 else "millions of"
         raise InvalidRequest(f"these would be {found} lines; there may be {MAX_LINES}")
@@ -232,12 +237,12 @@ def _points(axis: Axis, low: float | None, high: float | None, count: int) -> Ar
 
 
 def _by_rows(loss: Loss) -> bool:
-    """Whether one request can hold all points: no row knows of another."""
+    """Return whether one request can hold all points as rows, because the rows are independent."""
     return loss.kind == "rows" and "none" in loss.reductions
 
 
 def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
-    loss = find(fields["name"])
+    loss = find_loss(fields["name"])
     rows = _by_rows(loss)
     request: dict[str, Any] = {"loss": {**fields, **({"reduction": "none"} if rows else {})}, "outputs": ["loss"]}
     plan = make_plan(request)
@@ -253,7 +258,7 @@ def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
 
 
 def _types(plan: Plan) -> Mapping[str, TensorType]:
-    """What the inputs are that a request must have; a composed loss's are what its last term says."""
+    """Return the types of the required inputs; for a composed loss, those of its last term."""
     if plan.terms:
         return _types(plan.terms[-1].plan)
     return {entry.name: plan.types(entry)[0] for entry in plan.inputs if not entry.optional}

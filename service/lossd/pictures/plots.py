@@ -1,8 +1,7 @@
-"""Pictures of what the service answers: curves, confusion matrices, ROC, precision over recall, reliability.
+"""Draw the service's answers: curves, confusion matrices, ROC, precision over recall, reliability.
 
-``python -m lossd.pictures.plots curve svg auto`` draws the document that it reads from its
-standard input, and then ends.
-An SVG holds its text as text and follows the reader's preference for light or dark. Equal documents give equal bytes.
+``python -m lossd.pictures.plots curve svg auto`` draws one document from its standard input. An SVG keeps text as text
+and follows the reader's preference for light or dark. Equal documents give equal bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ DASHES = ("-", "--", "-.", ":")
 SETTINGS: Mapping[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lossd",
-    "text.parse_math": False,  # labels hold what a request says: a dollar sign is one
+    "text.parse_math": False,  # labels contain clients' text: a dollar sign is no formula
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -69,13 +68,13 @@ SETTINGS: Mapping[Any, Any] = {
 
 
 def draw(kind: str, document: Mapping[str, Any], *, form: Form = "svg", theme: Theme = "auto") -> bytes:
-    """A picture.
+    """Return a picture.
 
     Args:
         kind: One of :data:`KINDS`.
-        document: What that kind draws.
+        document: The document to draw; its form depends on the kind.
         form: The file's format.
-        theme: Its colours; ``auto`` is what the reader prefers, which a PNG cannot know: it is light then.
+        theme: The colours; ``auto`` follows the reader's preference in an SVG and is light in a PNG.
     """
     palette = DARK if theme == "dark" else LIGHT
     colours: Mapping[Any, Any] = {
@@ -101,7 +100,7 @@ def draw(kind: str, document: Mapping[str, Any], *, form: Form = "svg", theme: T
 
 
 class _Picture(NamedTuple):
-    """A figure, and what it shows in words."""
+    """A figure, with its title and description."""
 
     figure: Figure
     title: str
@@ -109,15 +108,17 @@ class _Picture(NamedTuple):
 
 
 def _accessible(svg: str, picture: _Picture, theme: Theme) -> str:
-    """The file with its title and description, and the rules for dark readers, in front of all else."""
+    """Return the file with its title, description and dark-mode rules in front of its content."""
     _, tag, rest = svg.partition("<svg ")
     attributes, _, content = rest.partition(">")
     rules = ""
     if theme == "auto":
         pairs = zip((*LIGHT[:4], *LIGHT.lines), (*DARK[:4], *DARK.lines), strict=True)
-        # Colours are written into every element; only !important overrules that.
+        # Matplotlib writes colours into every element's style; only !important overrides them.
         rules = "".join(
-            f'[style*="{of}: {light}"]{{{of}:{dark}!important}}' for light, dark in pairs for of in ("fill", "stroke")
+            f'[style*="{use}: {light}"]{{{use}:{dark}!important}}'
+            for light, dark in pairs
+            for use in ("fill", "stroke")
         )
         rules = f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
     words = f'<title id="title">{escape(picture.title)}</title><desc id="desc">{escape(picture.description)}</desc>'
@@ -128,7 +129,7 @@ def _accessible(svg: str, picture: _Picture, theme: Theme) -> str:
 
 
 def _curve(document: Mapping[str, Any], palette: _Palette) -> _Picture:
-    """A curve's document: loss on the left, gradient on the right."""
+    """Draw a curve's document: loss on the left, gradient on the right."""
     x, series = np.asarray(document["x"], float), document["series"]
     figure = Figure(figsize=(8.6, 3.5 + 0.22 * ((len(series) + 2) // 3)))
     left, right = figure.subplots(1, 2)
@@ -240,24 +241,24 @@ def _ranking(
     each = areas["per_class"] if isinstance(areas, Mapping) else [areas]
     figure = Figure(figsize=(4.8, 4.8))
     axes = figure.subplots()
-    said = []
-    for index, (of, size, style) in enumerate(zip(curves, each, _styles(palette), strict=False)):
-        if of is None:
+    labels = []
+    for index, (points, size, style) in enumerate(zip(curves, each, _styles(palette), strict=False)):
+        if points is None:
             continue
         label = " ".join(
             part for part in (f"label {index}" * (len(curves) > 1), f"area {size:.4g}" * (size is not None)) if part
         )
-        said.append(label or "one curve")
-        axes.plot(of[across], of[up], color=style[0], linestyle=style[1], label=label or None)
-    if not said:
+        labels.append(label or "one curve")
+        axes.plot(points[across], points[up], color=style[0], linestyle=style[1], label=label or None)
+    if not labels:
         raise ValueError(f"there is no {name}: all targets are of one kind")
     if name == "roc_curve":
         axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y, aspect="equal")
-    if any(said) and len(said) <= NUMBERED_CLASSES:
+    if any(labels) and len(labels) <= NUMBERED_CLASSES:
         _legend(figure, axes)
     title = "ROC curve" if name == "roc_curve" else "Precision over recall"
-    return _Picture(figure, title, f"{y} over {x}: {'; '.join(said)}.")
+    return _Picture(figure, title, f"{y} over {x}: {'; '.join(labels)}.")
 
 
 def _reliability(document: Mapping[str, Any], palette: _Palette) -> _Picture:
@@ -277,11 +278,11 @@ def _reliability(document: Mapping[str, Any], palette: _Palette) -> _Picture:
     )
     lower.set(xlabel="probability given", ylabel="how many")
     error = document.get("ece")
-    said = "" if error is None else f"expected calibration error {error:.4g}"
-    upper.set_title(said or "reliability")
+    summary = "" if error is None else f"expected calibration error {error:.4g}"
+    upper.set_title(summary or "reliability")
     pairs = "; ".join(f"{c:.3g}: {a:.3g} of {n:g}" for c, a, n in bins)
     return _Picture(
-        figure, "Reliability", f"How often predictions were right, by the probability given. {said} {pairs}."
+        figure, "Reliability", f"How often predictions were right, by the probability given. {summary} {pairs}."
     )
 
 
@@ -292,11 +293,11 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any], _Palette], _Picture]] = {
     "pr": _pr,
     "reliability": _reliability,
 }
-"""What can be drawn, by name."""
+"""The kinds of pictures, by name."""
 
 
 def main() -> None:
-    """Draw the document on standard input, in a tenth of the time of a busy core: out of the way, but not for ever."""
+    """Draw the document on standard input, at a low priority so that requests come first."""
     os.nice(10)
     kind, form, theme = sys.argv[1:]
     document = json.loads(sys.stdin.buffer.read())

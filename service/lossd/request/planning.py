@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import lossd.metrics as metrics
 from lossd.caches import Cache
-from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find
+from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find_loss
 from lossd.losses.types import TensorType
 from lossd.request.options import Envelope, GradientOptions, MetricOptions, check_entries, spelled_out, validated
 from lossd.request.plan import Plan, TermPlan, series
@@ -123,7 +123,7 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         raise InvalidRequest(
             "loss must hold its name, a string", errors=[Fault(pointer="/loss/name", detail="a string is required")]
         )
-    loss = find(name)
+    loss = find_loss(name)
     if (reason := loss.unavailable()) is not None:
         raise NotEvaluable(reason)
     values = validated(loss.model, fields, "/loss", partial(_not_in_loss, loss))
