@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -255,6 +257,25 @@ def test_who_has_sent_all_and_closes_that_side_is_answered(open_service: Running
         connection.sendall(large[:-10])
         connection.shutdown(socket.SHUT_WR)
         assert rest(connection) == b""
+
+
+def test_who_leaves_behind_several_requests_is_not_waited_for() -> None:
+    """The one that is answered is not the one that was read last."""
+    large = POST + b"Content-Length: %d\r\n\r\n" % len(TEXT) + TEXT
+    with running(compiled=False) as service, connect(service) as other, connect(service) as leaving:
+        pid = service.engine.vitals[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            other.sendall(large)
+            service.wait_until(lambda engine: engine.in_progress == 1)
+            leaving.sendall(large * 3)
+            service.wait_until(lambda engine: engine.in_progress == 2)
+            leaving.close()
+            service.wait_until(lambda engine: engine.in_progress == 1, timeout_s=10)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert other.recv(12) == b"HTTP/1.1 200"
 
 
 # Refusals

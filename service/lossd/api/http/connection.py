@@ -11,6 +11,7 @@ few requests wait behind the one that is answered; the rest stays as it came, an
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from collections.abc import Callable
 from functools import partial
@@ -128,6 +129,7 @@ class Http(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.watch = watch
         self.ending = False
+        self._answered: RequestResponseCycle | None = None
         # What is read.
         self._part = _NOTHING
         self._held = b""  # read, and not yet for the parser
@@ -163,6 +165,10 @@ class Http(HttpToolsProtocol):
         """Forget the connection."""
         self.watch.connections.discard(self)
         self._held = b""
+        answered = self._answered
+        if answered is not None and not answered.response_complete:  # others may have been read behind it
+            answered.disconnected = True
+            answered.message_event.set()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -246,6 +252,10 @@ class Http(HttpToolsProtocol):
     def _renew_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     # What the parser calls
 
@@ -388,7 +398,7 @@ class Http(HttpToolsProtocol):
         if self._busy():
             self._waiting_for = self
             self._look_at_body(now)
-            if self._half_closed:
+            if self._half_closed or self._closed_unread:
                 self._probe()
         elif self._refusing:
             pass  # it lingers, and closes by itself
@@ -424,10 +434,20 @@ class Http(HttpToolsProtocol):
 
         It is said to go on, as it may be at any time before its answer. Where nobody is, that breaks the connection.
         """
-        cycle = self.cycle
-        answered = self.transport.is_closing() or not self._busy() or cycle.response_started
-        if not (answered or self.pipeline or cycle.scope["http_version"] == "1.0"):
+        cycle = self._answered
+        if cycle is None or self.transport.is_closing() or cycle.response_started:
+            return
+        if cycle.scope["http_version"] != "1.0":
             self.transport.write(_CONTINUE)
+
+    @property
+    def _closed_unread(self) -> bool:
+        """Whether the client has closed its side behind requests that are not read yet: reading would not tell."""
+        if not self.flow.full or self.scheme != "http":
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _longest_rest_s(self) -> float:
         if self.watch.settings.has_keys and CLIENT not in self.cycle.scope:
@@ -496,7 +516,7 @@ class Http(HttpToolsProtocol):
         self.let_end()
         app = Refused(problem, self.watch.settings)
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]  # ASGI's messages are mutable
+            self._start_asgi_task(self.cycle, app)
         else:
             self.pipeline.appendleft((self.cycle, app))  # type: ignore[arg-type]
 
