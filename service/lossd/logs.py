@@ -13,7 +13,9 @@ import orjson
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["JsonFormatter", "Line", "configure", "start"]
+__all__ = ["JsonFormatter", "Line", "TextFormatter", "configure", "start"]
+
+HALF = 4096  # of the characters of a message or a traceback
 
 
 def configure(settings: Settings) -> None:
@@ -30,7 +32,7 @@ def start(level: str, form: str) -> None:
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()  # a process may lack standard error
     as_text = terminal if form == "auto" else form == "text"
-    readable = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    readable = TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(readable if as_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -43,10 +45,24 @@ class JsonFormatter(logging.Formatter):
         """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         document: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
-        document |= record.msg if isinstance(record.msg, Line) else {"message": record.getMessage()}
+        document |= record.msg if isinstance(record.msg, Line) else {"message": _told(record.getMessage())}
         if record.exc_info:
-            document["traceback"] = self.formatException(record.exc_info)
+            document["traceback"] = _told(self.formatException(record.exc_info))
         return orjson.dumps(document, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as text that cannot control the terminal, whatever an error repeats of a request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the traceback below it."""
+        return _told(super().format(record))
+
+
+def _told(text: str) -> str:
+    """Return a text that may repeat a request as a log prints it: printable, and cut where it is long."""
+    cut = text if len(text) <= 2 * HALF else f"{text[:HALF]} ... {text[-HALF:]}"
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 class Line(dict[str, Any]):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from lossd.api.observability.access_log import _path
+from lossd.api.observability.access_log import path_told, shapes_told, told
 from lossd.configuration.keys import fresh_key
+from lossd.job import Job
+from lossd.logs import JsonFormatter, TextFormatter
 from lossd.pictures.curves import MAX_LINES, curve
 from lossd.request.literal import literal
+from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, MalformedBody
 
 KIB = 1 << 10
@@ -92,10 +98,36 @@ def test_a_value_that_nests_is_refused(value: str, http: httpx.Client) -> None:
 
 def test_a_path_is_logged_short_and_no_key_whole() -> None:
     key = fresh_key()
-    assert key not in _path(f"/{key}")
-    assert key not in _path(f"/v2/models/{key}/infer")
-    assert len(_path("/" + "a/" * 30_000)) <= 200
-    assert _path("/v1/losses/focal/curve.svg") == "/v1/losses/focal/curve.svg"
+    assert key not in path_told(f"/{key}")
+    assert key not in path_told(f"/v2/models/{key}/infer")
+    assert len(path_told("/" + "a/" * 30_000)) <= 200
+    assert path_told("/v1/losses/focal/curve.svg") == "/v1/losses/focal/curve.svg"
+
+
+def test_what_a_line_of_the_log_repeats_is_short_and_printable() -> None:
+    """Names of tensors, an id of a trace, an error that repeats what was sent."""
+    names = [f"\x9b31m{i}" + "n" * 3000 for i in range(500)]
+    plan = make_plan({"loss": {"name": "expression", "formula": "a"}, "outputs": ["loss"]})
+    recipe = plan.job({"a": ("float32", (4,))}).recipe
+    job = Job(replace(recipe, inputs=tuple(replace(recipe.inputs[0], name=name) for name in names)), 1)
+    shapes = {told(name): shape for name, shape in shapes_told(job)}
+    assert len(shapes) <= 16
+    assert all(len(name) < 80 and name.isprintable() for name in shapes)
+    assert path_told("/v2/\x9b31m\u202e").isprintable()
+    try:
+        raise RuntimeError("\x9b31m" + "x" * (1 << 20))
+    except RuntimeError:
+        record = logging.LogRecord("lossd", logging.ERROR, "", 0, "failed \x9b%s", ("y" * (1 << 20),), sys.exc_info())
+    for form in (JsonFormatter(), TextFormatter()):
+        line = form.format(record)
+        assert len(line) < 32 * KIB
+        assert "\x9b" not in line
+
+
+def test_a_path_below_models_is_repeated_short_and_printable(http: httpx.Client) -> None:
+    answer = http.get("/v2/nothing/%C2%9B31m%E2%80%AE" + "x" * 20_000)
+    assert (answer.status_code, len(answer.content) < KIB) == (404, True)
+    assert answer.json()["error"].isprintable()
 
 
 def test_a_path_is_repeated_short_and_printable(http: httpx.Client) -> None:

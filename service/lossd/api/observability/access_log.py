@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from lossd.api.http.request import HttpRequest
     from lossd.configuration.settings import Settings
     from lossd.engine import Result
+    from lossd.job import Job
 
-__all__ = ["AccessLog", "PageLog"]
+__all__ = ["AccessLog", "PageLog", "path_told", "shapes_told", "told"]
 
 log = logging.getLogger("lossd.access")
 
 WINDOW_S = 1.0
 MAX_PATH, MAX_PART = 160, 40
+MAX_SHAPES, MAX_NAME = 16, 60
 PROBES = ("/health/", "/v2/health/", "/metrics")
 
 
@@ -97,25 +99,38 @@ def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -
     line = _who(request.scope, request.request_id, request.client)
     line |= {"status": status, "outcome": outcome, "loss": request.model, "bytes_in": request.length}
     if (job := request.job) is not None:
-        line["shapes"] = {column.name: column.shape(job.rows) for column in job.recipe.inputs}
+        line["shapes"] = {told(name): shape for name, shape in shapes_told(job)}
     return Line(((name, value) for name, value in line.items() if value not in (None, "")), **more)
 
 
 def _who(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
-    line = Line(request_id=request_id, method=scope["method"], path=_path(scope["path"]))
+    line = Line(request_id=request_id, method=scope["method"], path=path_told(scope["path"]))
     if client:
         line["client"] = client
     if scope.get("client"):
         line["peer"] = scope["client"][0]
     for name, value in scope["headers"]:
         if name == b"traceparent":
-            line["trace_id"] = value[3:35].decode("latin-1")
+            line["trace_id"] = told(value[3:35].decode("latin-1"))
     return line
 
 
-def _path(path: str) -> str:
+def shapes_told(job: Job) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the first tensors of a job; there may be a thousand, with names of any length."""
+    for column in job.recipe.inputs[:MAX_SHAPES]:
+        yield column.name, column.shape(job.rows)
+
+
+def told(text: str) -> str:
+    """A text that a client chose, as a line may repeat it: short, and printable."""
+    cut = text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+
+
+def path_told(path: str) -> str:
     """The path, cut: it may be of any length, and a key that somebody sent as one is not to be read here."""
-    return "/".join(part if len(part) <= MAX_PART else f"{part[:8]}..." for part in path[:MAX_PATH].split("/"))
+    cut = "/".join(part if len(part) <= MAX_PART else f"{part[:8]}..." for part in path[:MAX_PATH].split("/"))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
 def _ms(seconds: float) -> float:

@@ -19,6 +19,7 @@ except ModuleNotFoundError as missing:
     raise RuntimeError(f"tracing needs {missing.name}: pip install 'lossd[otel]'") from None
 
 from lossd import __version__
+from lossd.api.observability.access_log import path_told, shapes_told, told
 from lossd.api.observability.telemetry import OK, STAGES
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
     attributes: dict[str, Any] = {
         "http.request.method": scope["method"],
         "http.route": _route(scope["path"]),
-        "url.path": scope["path"],
+        "url.path": path_told(scope["path"]),
         "client.address": scope["client"][0] if scope.get("client") else None,
         "http.request.body.size": request.length,
         "http.response.status_code": status,
@@ -108,7 +109,7 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
         "lossd.outcome": outcome,
     }
     if (job := request.job) is not None:
-        attributes |= {f"lossd.shape.{column.name}": column.shape(job.rows) for column in job.recipe.inputs}
+        attributes |= {f"lossd.shape.{told(name)}": shape for name, shape in shapes_told(job)}
     span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
 
 
