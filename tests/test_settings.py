@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lossd.configuration import settings
-from lossd.configuration.settings import _cores, _memory_bytes, _part_of_memory
+from lossd.configuration.settings import Settings, _cores, _memory_bytes, _part_of_memory
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,13 @@ def test_a_container_s_memory_counts_wherever_it_is_limited(
     monkeypatch.setattr(Path, "read_text", read_text)
     assert _memory_bytes() == limit
     assert _part_of_memory(4 * GIB, 4) == min(4 * GIB, limit / 4)
+
+
+def test_several_fronts_share_the_memory_that_is_taken_by_default() -> None:
+    alone = Settings()
+    for fronts in (2, 4):
+        shared = Settings(fronts=fronts)
+        assert shared.queue_bytes == alone.queue_bytes // fronts
+        assert shared.cache_bytes == alone.cache_bytes // fronts
+        assert shared.max_body_bytes <= shared.queue_bytes
+    assert Settings(fronts=4, queue_bytes=1 << 30).queue_bytes == 1 << 30

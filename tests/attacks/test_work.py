@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(keys_file: Path) -> Iterator[Running]:
-    with running(engine="inline", api_keys_file=keys_file, queue_bytes=8 << 20) as service:
+    with running(engine="inline", api_keys_file=keys_file, queue_bytes=8 << 20, stream_bytes=256 << 10) as service:
         yield service
 
 
@@ -63,6 +64,40 @@ def test_bodies_that_do_not_come_lock_out_nobody_but_whoever_announced_them(serv
     finally:
         for connection in connections:
             connection.close()
+    service.wait_until(lambda engine: not engine.budget.gathered_bytes)
+
+
+def test_a_body_that_never_fits_is_told_so_and_not_to_come_back(service: Running) -> None:
+    """A key may hold half of 8 MiB; 429 would be sent again for ever."""
+    numbers = ",".join(["0.5"] * (5 << 18))
+    text = f'{{"loss":{{"name":"mse"}},"inputs":{{"prediction":[1],"target":[{numbers}]}}}}'
+    assert 4 << 20 < len(text) < 8 << 20
+    headers = {"Authorization": f"Bearer {KEYS['greedy']}", "Content-Type": "application/json"}
+    for content in (text.encode(), (part.encode() for part in (text[:3_000_000], text[3_000_000:]))):
+        answer = httpx.post(f"{service.url}/v1/evaluate", content=content, headers=headers, timeout=60)
+        assert answer.status_code == 413
+        assert "queue_bytes" in answer.json()["detail"]
+    assert service.engine.budget.gathered_bytes == 0
+
+
+def test_tensors_that_cannot_be_streamed_count_while_they_arrive(service: Running) -> None:
+    """At the door of models: predictions in binary, and classes in the JSON text before them."""
+    rows = 20_000
+    tensors = [
+        {"name": "prediction", "datatype": "FP32", "shape": [rows, 10], "parameters": {"binary_data_size": 40 * rows}},
+        {"name": "target", "datatype": "INT64", "shape": [rows], "data": [0] * rows},
+    ]
+    head = json.dumps({"inputs": tensors}).encode()
+    request = (
+        f"POST /v2/models/cross_entropy/infer HTTP/1.1\r\nHost: lossd\r\nContent-Length: {len(head) + 40 * rows}\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\nContent-Type: application/octet-stream\r\n"
+        f"Authorization: Bearer {KEYS['greedy']}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(request.encode() + head + bytes(39 * rows))
+        service.wait_until(lambda engine: engine.budget.gathered_bytes >= 39 * rows, timeout_s=8)
+        connection.sendall(bytes(rows))
+        assert connection.recv(12) == b"HTTP/1.1 200"
     service.wait_until(lambda engine: not engine.budget.gathered_bytes)
 
 

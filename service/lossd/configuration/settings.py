@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         _part_of_memory(4 << 30, 4),
         ge=1 << 10,
         description="Most memory of all requests in progress, answers and temporaries included, in bytes; by default "
-        "at most a quarter of the container's memory.",
+        "at most a quarter of the container's memory, divided among the fronts.",
     )
     queue_requests: Annotated[int, Field(ge=1)] = Field(8192, description="Most requests in progress at a time.")
     requests_per_key: Annotated[int, Field(ge=1)] = Field(
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     cache_bytes: ByteSize = Field(
         _part_of_memory(1 << 30, 16),
         description="Most shared memory kept between requests, in bytes; by default at most a sixteenth of the "
-        "container's memory.",
+        "container's memory, divided among the fronts.",
     )
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline of a request without X-Request-Timeout-Ms, in milliseconds."
@@ -254,6 +254,14 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
             raise ValueError("tls_key and tls_client_ca need a tls_cert")
+        return self
+
+    @model_validator(mode="after")
+    def _fronts_share(self) -> Self:
+        """The memory that is taken by default is that of all fronts together."""
+        for name in ("queue_bytes", "cache_bytes"):
+            if name not in self.model_fields_set and self.fronts > 1:
+                self.__dict__[name] = ByteSize(max(SMALLEST_PART, getattr(self, name) // self.fronts))
         return self
 
     @model_validator(mode="after")

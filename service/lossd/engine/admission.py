@@ -89,12 +89,25 @@ class Budget:
         own.nbytes -= nbytes
         own.requests -= 1
 
-    def gather(self, client: str, nbytes: int) -> None:
+    def gather(self, client: str, nbytes: int, whole: int = 0) -> None:
         """Count a piece of a client's body that is gathered; negative, when it is no longer.
 
+        Args:
+            client: Whose it is.
+            nbytes: Of the piece.
+            whole: Bytes of the body with that piece, as far as they are known.
+
         Raises:
+            TooLarge: There will never be room.
             QueueFull: With the seconds after which there will be room.
         """
+        if whole > (most := self.limit_bytes // 2 if client else self.limit_bytes):
+            share = f", {most} of them for a key" if client else ""
+            raise TooLarge(
+                f"the body has {whole} bytes or more, and has to be whole before it is read; at most "
+                f"{self.limit_bytes} are held at a time (setting queue_bytes){share}; send smaller batches, or "
+                "safetensors"
+            )
         held, own = self.held, self._of(client)
         missing = nbytes - self._free_bytes(client)
         if nbytes > 0 and missing > 0:

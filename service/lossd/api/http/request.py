@@ -209,17 +209,13 @@ class HttpRequest:
         if self._can_receive_into and self.length is not None and self.length <= PREALLOCATED_BYTES:
             return await self._preallocated(self.length, budget)
         body = bytearray()
-        gathered = 0
-        try:
+        with self.gathering(budget) as count:
             async with self.in_time():
                 while self.unread:
                     body += await self.chunk()
                     if len(body) > self.max_body_bytes:
                         raise self.too_large(len(body))
-                    budget.gather(self.client, len(body) - gathered)
-                    gathered = len(body)
-        finally:
-            budget.gather(self.client, -gathered)
+                    count(len(body))
         return body
 
     async def upload(
@@ -265,7 +261,7 @@ class HttpRequest:
 
     async def _preallocated(self, length: int, budget: Budget) -> bytearray:
         """Return the whole body, of that length."""
-        budget.gather(self.client, length)
+        budget.gather(self.client, length, length)
         try:
             async with self.in_time():
                 body = bytearray(length)
@@ -278,13 +274,32 @@ class HttpRequest:
         return body
 
     @contextmanager
+    def gathering(self, budget: Budget) -> Iterator[Callable[[int], None]]:
+        """Count a body that grows in the budget for the duration of the block.
+
+        Yields:
+            What is called with the bytes that it has by now; it raises QueueFull or TooLarge where there is no room.
+        """
+        gathered, stated = 0, (self.length or 0) if self.unpacker is None else 0
+
+        def count(nbytes: int) -> None:
+            nonlocal gathered
+            budget.gather(self.client, nbytes - gathered, max(nbytes, stated))
+            gathered = nbytes
+
+        try:
+            yield count
+        finally:
+            budget.gather(self.client, -gathered)
+
+    @contextmanager
     def holding(self, budget: Budget, nbytes: int) -> Iterator[None]:
         """Count a body of so many bytes in the budget for the duration of the block.
 
         Raises:
-            QueueFull: There is no room for it.
+            QueueFull, TooLarge: There is no room for it, or never will be.
         """
-        budget.gather(self.client, nbytes)
+        budget.gather(self.client, nbytes, nbytes)
         try:
             yield
         finally:

@@ -28,6 +28,7 @@ from lossd_client.errors import (
     Unavailable,
 )
 from lossd_client.wire import json, oip
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["PREFIX", "Inference"]
 
@@ -129,21 +130,25 @@ class Inference(Route[Asked]):
         length = self._json_bytes(given, request.length if request.unpacker is None else None)
         assert length is not None
         received = bytearray()
-        while len(received) < length:
-            if not request.unread:
-                raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
-            received += await request.chunk()
-        of = await beside(length, lambda: _read(memoryview(received)[:length], model))
-        request.identify(model.name, of.job)
-        size = length + of.request.data_bytes
-        if request.unpacker is None:
-            if request.length != size:
-                raise _wrong_length(of, (request.length or 0) - length)
-        elif size > request.max_body_bytes:
-            raise request.too_large(size)
-        if not of.streamable or size < self.settings.stream_bytes:
-            while request.unread and len(received) <= size:
+        with request.gathering(self.engine.budget) as count:
+            while len(received) < length:
+                if not request.unread:
+                    raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
                 received += await request.chunk()
+                count(len(received))
+            of = await beside(length, lambda: _read(memoryview(received)[:length], model))
+            request.identify(model.name, of.job)
+            size = length + of.request.data_bytes
+            if request.unpacker is None:
+                if request.length != size:
+                    raise _wrong_length(of, (request.length or 0) - length)
+            elif size > request.max_body_bytes:
+                raise request.too_large(size)
+            whole = not of.streamable or size < self.settings.stream_bytes
+            while whole and request.unread and len(received) <= size:
+                received += await request.chunk()
+                count(len(received))
+        if whole:
             return await self._submit_whole(request, model, memoryview(received), length)
         self._check_text(of.text_bytes, REMEDY)
         return of, await request.upload(
@@ -194,7 +199,8 @@ class Inference(Route[Asked]):
                     "tracing and logging have no settings here"
                 )
             case _:
-                raise NotFound(f"nothing is served at {PREFIX}/{'/'.join(path)}; /openapi.json lists what is")
+                where = quoted(f"{PREFIX}/{'/'.join(path)}")
+                raise NotFound(f"nothing is served at {where}; /openapi.json lists what is")
         _check_method(method, expected)
         body = json.dumps(document)
         headers = [
