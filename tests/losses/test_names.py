@@ -30,6 +30,14 @@ def test_a_synonym_leads_to_a_loss(name: str, ours: str) -> None:
     assert name not in NOT_QUITE
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("dice_ce", "ce_dice"), ("DiceCELoss", "ce_dice"), ("dice_bce", "bce_dice"), ("tripletmargin", "triplet")],
+)
+def test_names_of_other_libraries_are_known(name: str, ours: str) -> None:
+    assert f"did you mean {ours}" in hint(name)
+
+
 @pytest.mark.parametrize("name", NOT_QUITE)
 def test_what_is_not_quite_the_same_is_said_to_be(name: str) -> None:
     assert name not in REGISTRY
