@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lossd_client.errors import InvalidRequest, InvalidValue, ShapeMismatch
 from losses.case import Array, Case, Parameters, Refused, Stated
+from losses.cases_binary import some_missing
 from losses.cases_classification import OUT_OF_RANGE, flat
 from losses.cases_regression import ELEMENTWISE_REFUSED, elementwise
 
@@ -64,9 +65,25 @@ def multilabel_margin(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.stack(values)
 
 
-def multilabel_soft_margin(prediction: Tensor, target: Tensor, *, class_weight: list[float] | None = None) -> Tensor:
-    weight = None if class_weight is None else torch.tensor(class_weight, dtype=prediction.dtype)
-    return functional.multilabel_soft_margin_loss(prediction, target.double(), weight=weight, reduction="none")
+def multilabel_soft_margin(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    class_weight: list[float] | None = None,
+    ignore_index: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Torch's, of each sample's labels that are not missing, one sample after the other."""
+    weight = torch.tensor(class_weight or [1.0] * prediction.shape[1], dtype=prediction.dtype)
+    if ignore_index is None:
+        return functional.multilabel_soft_margin_loss(prediction, target.double(), weight=weight, reduction="none")
+    values, counts = [], []
+    for scores, labels in zip(prediction, target, strict=True):
+        kept = labels != ignore_index
+        of_kept = (scores[kept][None], labels[kept][None].double())
+        value = functional.multilabel_soft_margin_loss(*of_kept, weight=weight[kept], reduction="sum")
+        values.append(value if kept.any() else 0 * scores.sum())
+        counts.append(float(kept.any()))
+    return torch.stack(values), torch.tensor(counts, dtype=prediction.dtype)
 
 
 CASES = (
@@ -150,10 +167,24 @@ CASES = (
     ),
     Case(
         "multilabel_soft_margin",
-        indicators,
+        some_missing(indicators),
         multilabel_soft_margin,
-        parameters=({}, {"class_weight": [0.5, 1.0, 2.0, 0.0]}),
-        stated=(Stated("far wrong", {"prediction": [[-1e4, 1e4]], "target": [[1, 0]]}, 1e4, gradient=[[-0.5, 0.5]]),),
+        parameters=(
+            {},
+            {"class_weight": [0.5, 1.0, 2.0, 0.0]},
+            {"ignore_index": -1},
+            {"class_weight": [0.5, 1.0, 2.0, 0.0], "ignore_index": 255},
+        ),
+        stated=(
+            Stated("far wrong", {"prediction": [[-1e4, 1e4]], "target": [[1, 0]]}, 1e4, gradient=[[-0.5, 0.5]]),
+            Stated(
+                "one sample is missing, and of the other a label",
+                {"prediction": [[-1e4, 1e4], [5.0, 5.0]], "target": [[1, -1], [-1, -1]]},
+                1e4,
+                {"ignore_index": -1},
+                gradient=[[-1.0, 0.0], [0.0, 0.0]],
+            ),
+        ),
         refused=(
             Refused(
                 InvalidValue,

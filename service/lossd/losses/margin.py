@@ -9,7 +9,8 @@ import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.binary import entropy_of_logits
-from lossd.losses.registry import loss
+from lossd.losses.reduction import without_ignored
+from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import ClassIndex, ClassSet, Indicator, Logits, Number, PerClass, Real, Sign
 
 # hinge_embedding, margin_ranking and the multi-class margins keep torch's subgradients at their kinks.
@@ -159,8 +160,12 @@ def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor
 
 @loss(task="multilabel", kind="rows")
 def multilabel_soft_margin(
-    prediction: Logits[Tensor, "N C"], target: Indicator[Tensor, "N C"], *, class_weight: PerClass | None = None
-) -> Real[Tensor, "N"]:
+    prediction: Logits[Tensor, "N C"],
+    target: Indicator[Tensor, "N C"],
+    *,
+    class_weight: PerClass | None = None,
+    ignore_index: int | None = None,
+) -> Real[Tensor, "N"] | Unreduced:
     r"""Binary cross-entropy of each label's logit, averaged over the labels of a sample.
 
     .. math:: -\frac1C \sum_c w_c \left(t_c \log\sigma(z_c) + (1-t_c) \log\sigma(-z_c)\right)
@@ -169,17 +174,24 @@ def multilabel_soft_margin(
         prediction: Logits z.
         target: Same shape; 0 or 1.
         class_weight: Factor w of each label. The mean is over the samples, whatever their labels weigh.
+        ignore_index: Targets of this value, such as -1 for a missing label, do not count: C is the number of the
+            others. A sample without any other counts neither in the numerator nor in the denominator. Any integer,
+            null for none.
 
     Returns:
         One value per sample, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction``: w(σ(z) − t)/C.
+        With respect to ``prediction``: w(σ(z) − t)/C; 0 where ignored.
 
     References:
         torch.nn.functional.multilabel_soft_margin_loss.
     """
+    target, kept = without_ignored(target, ignore_index)
     value = entropy_of_logits(prediction, target)
     if class_weight is not None:
         value = softmax.expected(torch.tensor(class_weight, dtype=value.dtype, device=value.device), value)
-    return value.mean(1)
+    if kept is None:
+        return value.mean(1)
+    count = kept.sum(1)
+    return Unreduced(value.masked_fill(kept == 0, 0).sum(1) / count.clamp(min=1), (count > 0).to(value.dtype))
