@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lossd.configuration.machine import cores, memory_bytes
 
 __all__ = ["LINK", "SECRETS", "Settings"]
 
@@ -19,45 +19,15 @@ LINK = re.compile(r"(?:tcp|udp|sctp)://")
 
 DEFAULT_PORT = 8000
 SMALLEST_BATCH_BYTES = 1 << 16  # a smaller slab would have no room for a row
-CGROUPS = Path("/sys/fs/cgroup")
-NO_LIMIT = 1 << 60  # version 1 states no limit as a number close to 2**63
 SMALLEST_PART = 16 << 20
 LONGEST_MS = 7 * 24 * 3600 * 1000
 
 Milliseconds = Annotated[int, Field(ge=1, le=LONGEST_MS)]
 
 
-def _cores() -> float:
-    """Return how many cores this process may use: the cores of its affinity, limited by its container's quota."""
-    cores: float = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, int(quota) / int(period))  # no limit is written as "max", which is no number
-    return cores
-
-
-def _memory_bytes() -> float:
-    """Return the memory limit of this process's control groups, in bytes; infinite if there is none.
-
-    Version 2 has ``memory.max`` ("max" for no limit), version 1 ``memory.limit_in_bytes``; the smallest limit on the
-    path to the root applies. A container may see its own group as the root, or a path of which it sees only its part.
-    """
-    limit = math.inf
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "" or "memory" in controllers.split(","):
-                root, name = ("", "memory.max") if controllers == "" else ("memory", "memory.limit_in_bytes")
-                group = PurePosixPath("/", path)
-                for folder in (group, *group.parents):
-                    with suppress(OSError, ValueError):
-                        limit = min(limit, int((CGROUPS / root / folder.relative_to("/") / name).read_text()))
-    return limit if limit < NO_LIMIT else math.inf
-
-
 def _part_of_memory(most: int, part: int) -> ByteSize:
     """Return so many bytes, or a part of the memory limit if that is less."""
-    return ByteSize(int(min(most, max(SMALLEST_PART, _memory_bytes() / part))))
+    return ByteSize(int(min(most, max(SMALLEST_PART, memory_bytes() / part))))
 
 
 def _devices(value: str) -> str:
@@ -112,7 +82,7 @@ class Settings(BaseSettings):
         "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
     )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
-        max(1, math.ceil(_cores()) - 1),
+        max(1, math.ceil(cores()) - 1),
         description="Threads of a CPU worker; by default one for each core it may use, less one.",
     )
     compiled: bool = Field(
@@ -194,7 +164,7 @@ class Settings(BaseSettings):
         description="Time after which a worker that has work but no heartbeat is replaced, in milliseconds.",
     )
     poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        2000 if _cores() >= 2 else 0,
+        2000 if cores() >= 2 else 0,
         description="How long front and worker poll for a message before they sleep, if requests come one by one, in "
         "microseconds; waking up takes as long. The default is 0 with fewer than two cores.",
     )

@@ -1,0 +1,70 @@
+"""How many cores and how much memory this process may use, by the limits of its control groups.
+
+A container may see its own group as the root, or a path of which it sees only its part. So each limit is looked for in
+every group on the path up to the root, and the smallest one applies.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+__all__ = ["cores", "memory_bytes"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+UNIFIED = Path("unified")
+"""Where version 2 is mounted beside version 1."""
+
+NO_LIMIT = 1 << 60
+"""Version 1 states no limit of memory as a number close to 2**63."""
+
+
+def cores() -> float:
+    """Return how many cores this process may use: those of its affinity, or its groups' quota if that is less.
+
+    Version 2 has ``cpu.max``, a quota and a period ("max" for no quota); version 1 has both in files of their own (-1
+    for no quota).
+    """
+    count: float = len(os.sched_getaffinity(0))
+    for folder, version in _groups("cpu"):
+        with suppress(OSError, ValueError):
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                count = min(count, int(quota) / int(period))
+    return count
+
+
+def memory_bytes() -> float:
+    """Return the memory limit of this process, in bytes; infinite if there is none.
+
+    Version 2 has ``memory.max`` ("max" for no limit), version 1 ``memory.limit_in_bytes``.
+    """
+    limit = math.inf
+    for folder, version in _groups("memory"):
+        with suppress(OSError, ValueError):
+            name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+            limit = min(limit, int((folder / name).read_text()))
+    return limit if limit < NO_LIMIT else math.inf
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of the groups that may limit this process, and the version of each."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                roots, version = [CGROUPS, CGROUPS / UNIFIED], 2
+            elif controller in controllers.split(","):
+                roots, version = [CGROUPS / controller], 1
+            else:
+                continue
+            group = PurePosixPath("/", path)
+            for root in roots:
+                for folder in (group, *group.parents):
+                    yield root / folder.relative_to("/"), version

@@ -1,0 +1,97 @@
+"""Which limits of control groups count, in both versions, wherever on the path they are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lossd.configuration import machine
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, dict[str, str]], None]:
+    """Return a function that sets the process's control groups, and the files of the mounted hierarchy."""
+
+    def arrange(own: str | None, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text + "\n")
+        read = Path.read_text
+
+        def read_text(path: Path) -> str:
+            if path != Path("/proc/self/cgroup"):
+                return read(path)
+            if own is None:
+                raise FileNotFoundError
+            return own
+
+        monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000"}, 4),
+        ("0::/\n", {"cpu.max": "800000 100000"}, 4),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/\n", {"cpu.max": "what"}, 4),
+        ("0::/pod/box\n", {"pod/box/cpu.max": "max 100000", "pod/cpu.max": "100000 100000"}, 1),
+        ("0::/pod/box\n", {"pod/box/cpu.max": "50000 100000", "pod/cpu.max": "100000 100000"}, 0.5),
+        ("0::/a/path/of/the/host\n", {"cpu.max": "300000 100000"}, 3),
+        (
+            "3:cpu,cpuacct:/docker/x\n0::/\n",
+            {"cpu/docker/x/cpu.cfs_quota_us": "250000", "cpu/docker/x/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        (
+            "3:cpuacct,cpu:/docker/x\n",
+            {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000"},
+            2,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ("1:cpuset:/\n0::/box\n", {"unified/box/cpu.max": "100000 100000"}, 1),
+        (None, {}, 4),
+    ],
+)
+def test_the_smallest_quota_counts(
+    own: str | None,
+    files: dict[str, str],
+    cores: float,
+    groups: Callable[[str | None, dict[str, str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    groups(own, files)
+    assert machine.cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": str(GIB)}, GIB),
+        ("0::/\n", {"memory.max": "max"}, math.inf),
+        ("0::/pod/container\n", {"pod/container/memory.max": "max", "pod/memory.max": str(2 * GIB)}, 2 * GIB),
+        ("0::/pod/container\n", {"pod/container/memory.max": str(GIB), "pod/memory.max": str(2 * GIB)}, GIB),
+        ("0::/a/path/of/the/host\n", {"memory.max": str(GIB)}, GIB),
+        ("4:memory:/docker/x\n1:cpu:/\n0::/\n", {"memory/docker/x/memory.limit_in_bytes": str(GIB)}, GIB),
+        ("4:memory:/docker/x\n0::/\n", {"memory/memory.limit_in_bytes": str(3 * GIB)}, 3 * GIB),
+        ("4:cpu,memory:/\n", {"cpu,memory/memory.limit_in_bytes": "1", "memory/memory.limit_in_bytes": str(GIB)}, GIB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, math.inf),
+        (None, {}, math.inf),
+    ],
+)
+def test_the_smallest_memory_limit_counts(
+    own: str | None, files: dict[str, str], limit: float, groups: Callable[[str | None, dict[str, str]], None]
+) -> None:
+    groups(own, files)
+    assert machine.memory_bytes() == limit

@@ -1,0 +1,26 @@
+"""What the defaults are made of."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lossd.configuration import settings
+from lossd.configuration.settings import Settings, _part_of_memory
+
+
+def test_a_default_is_a_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory in (1 << 30, 64 << 30, math.inf):
+        monkeypatch.setattr(settings, "memory_bytes", lambda memory=memory: memory)
+        assert _part_of_memory(4 << 30, 4) == min(4 << 30, memory / 4)
+
+
+def test_several_fronts_share_the_memory_that_is_taken_by_default() -> None:
+    alone = Settings()
+    for fronts in (2, 4):
+        shared = Settings(fronts=fronts)
+        assert shared.queue_bytes == alone.queue_bytes // fronts
+        assert shared.cache_bytes == alone.cache_bytes // fronts
+        assert shared.max_body_bytes <= shared.queue_bytes
+    assert Settings(fronts=4, queue_bytes=1 << 30).queue_bytes == 1 << 30
