@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lossd.cli import main
-from lossd.cli.batch import Outcome, Tally
+from lossd.cli.batch import FileOutcome, Tally
 from lossd_client.wire import Tensor, safetensors
 from serving import running
 
@@ -202,7 +202,7 @@ def test_the_confusion_matrices_of_all_files_add_up(directory: Path, tmp_path: P
     [
         (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "label_smoothing"),
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
-        (["--loss", "mse", "--plot", "out.svg", "--plot-kind", "roc"], 2, "only confusion matrices add up"),
+        (["--loss", "mse", "--plot", "out.svg", "--plot-kind", "roc"], 2, "can only draw confusion matrices"),
         (["--loss", "cross_entropy", "--output", "rows.txt"], 2, "must end in .csv or .jsonl"),
         (["--loss", "cross_entropy", "--gradient-out", "g.npy"], 2, "no FILES, --input or --gradient-out"),
         (["--loss", "cross_entropy", "--url", "http://127.0.0.1:9"], 3, "cannot connect"),
@@ -319,7 +319,7 @@ def test_ctrl_c_while_an_outcome_is_recorded_loses_no_row(tmp_path: Path, monkey
     path = tmp_path / "rows.csv"
     counted = Tally.add
 
-    def interrupted(tally: Tally, outcome: Outcome) -> None:
+    def interrupted(tally: Tally, outcome: FileOutcome) -> None:
         counted(tally, outcome)
         signal.raise_signal(signal.SIGINT)
 

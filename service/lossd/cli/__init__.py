@@ -1,7 +1,7 @@
 """The command line: ``lossd serve``, ``lossd evaluate``, ``lossd curve`` and the others; one module a command.
 
-Torch takes a second to import, FastAPI another half: each command imports what it needs when it runs, so that help and
-version answer at once. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service,
+torch takes a second to import, FastAPI half a second: each command imports what it needs when it runs, so that help
+and version are quick. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service,
 130 interrupted.
 """
 
@@ -26,7 +26,7 @@ REFUSED, UNANSWERED = 1, 3
 
 
 class _Commands(Group):
-    """The commands; what keeps one from answering becomes its exit status."""
+    """The commands; an error becomes an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from lossd_client.errors import LossdError, Problem, QueueFull
@@ -38,7 +38,7 @@ class _Commands(Group):
             refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
             ctx.exit(REFUSED if refused else UNANSWERED)
         except OSError as error:
-            if error.filename is None:  # a pipe that nobody reads any more, which click takes care of
+            if error.filename is None:  # a closed pipe, which click handles
                 raise
             raise click.FileError(os.fsdecode(error.filename), error.strerror) from None
 

@@ -1,4 +1,4 @@
-"""Many files, one evaluation each: read ahead, evaluate, report; a bad file is one row, not the end."""
+"""Evaluate many files: read ahead, evaluate, report; a bad file becomes one row and does not stop the others."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from lossd.cli.files import Source
     from lossd_client import Evaluation
 
-__all__ = ["Evaluate", "Outcome", "Tally", "outcomes"]
+__all__ = ["Evaluate", "FileOutcome", "Tally", "outcomes"]
 
 Evaluate = Callable[[Mapping[str, Any]], "Evaluation"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one source.
+class FileOutcome:
+    """The outcome of one source.
 
     Attributes:
-        source: Its files.
-        nbytes: Their size.
-        seconds: What its evaluation took, reading left out.
-        evaluation: The answer, where there is one.
-        problem: What was wrong, where there is none.
+        source: The source's files.
+        nbytes: The size of the files.
+        seconds: The time of the evaluation, without reading.
+        evaluation: The evaluation; None if it failed.
+        problem: The problem; None if there is an evaluation.
     """
 
     source: Source
@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """What outcomes come to."""
+    """The sums over all outcomes so far."""
 
     files: int = 0
     failed: int = 0
@@ -50,10 +50,10 @@ class Tally:
     evaluating_s: float = 0.0
     numerators: list[float] = field(default_factory=list)
     denominators: list[float] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
-    def add(self, outcome: Outcome) -> None:
-        """One more."""
+    def add(self, outcome: FileOutcome) -> None:
+        """Add an outcome."""
         self.files += 1
         self.nbytes += outcome.nbytes
         self.evaluating_s += outcome.seconds
@@ -64,22 +64,22 @@ class Tally:
 
     @property
     def mean_loss(self) -> float | None:
-        """The mean over all that counts in any file, however many elements each has."""
+        """The mean over all files, weighted by the entries that count; None if no entry counts."""
         denominator = math.fsum(self.denominators)
         return math.fsum(self.numerators) / denominator if denominator else None
 
     @property
     def seconds(self) -> float:
-        """Since the first file was begun."""
-        return time.monotonic() - self.began
+        """Seconds since the first file was started."""
+        return time.monotonic() - self.started
 
     @property
     def mb_per_s(self) -> float:
-        """Files read and evaluated, in 10⁶ bytes a second."""
+        """The rate at which files are read and evaluated, in 10⁶ bytes a second."""
         return self.nbytes / 1e6 / max(self.seconds, 1e-9)
 
     def document(self, total: int) -> dict[str, Any]:
-        """The last line of the JSON lines."""
+        """Return the last line of the JSON lines."""
         return {
             "summary": {
                 "files": self.files,
@@ -93,20 +93,20 @@ class Tally:
         }
 
 
-def outcomes(sources: Sequence[Source], evaluate: Evaluate, *, in_flight: int) -> Iterator[Outcome]:
-    """What comes of each source, in their order.
+def outcomes(sources: Sequence[Source], evaluate: Evaluate, *, in_flight: int) -> Iterator[FileOutcome]:
+    """Yield the outcome of each source, in their order.
 
     Args:
-        sources: What to evaluate.
-        evaluate: How; called from several threads where more than one is in flight.
+        sources: The sources to evaluate.
+        evaluate: Evaluates one source's inputs; threads call it if more than one is in flight.
         in_flight: How many are evaluated at a time; one more is read meanwhile.
 
     Raises:
-        LossdError: There is no service, or it does not want us: the files that follow would fare no better.
+        LossdError: The service cannot be reached or refuses the client, so the other files would fail too.
     """
     reading = ThreadPoolExecutor(1)
     evaluating = ThreadPoolExecutor(in_flight)
-    waiting: deque[Future[Outcome]] = deque()
+    waiting: deque[Future[FileOutcome]] = deque()
     try:
         for source in sources:
             inputs = reading.submit(source.read)
@@ -120,19 +120,19 @@ def outcomes(sources: Sequence[Source], evaluate: Evaluate, *, in_flight: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _outcome(source: Source, inputs: Future[dict[str, Any]], evaluate: Evaluate) -> Outcome:
-    nbytes, began = source.nbytes, time.monotonic()
+def _outcome(source: Source, inputs: Future[dict[str, Any]], evaluate: Evaluate) -> FileOutcome:
+    nbytes, started = source.nbytes, time.monotonic()
     try:
         read = inputs.result()
-        began = time.monotonic()
+        started = time.monotonic()
         evaluation = evaluate(read)
     except Problem as problem:
         if ends_all(problem):
             raise
-        return Outcome(source, nbytes, time.monotonic() - began, problem=problem)
-    return Outcome(source, nbytes, time.monotonic() - began, evaluation)
+        return FileOutcome(source, nbytes, time.monotonic() - started, problem=problem)
+    return FileOutcome(source, nbytes, time.monotonic() - started, evaluation)
 
 
 def ends_all(error: Problem) -> bool:
-    """Whether no other file would fare better: the service is not there, or does not want us."""
+    """Return whether every other file would fail too: the service is unavailable or refuses the client."""
     return isinstance(error, QueueFull | Unavailable | Unauthorized)

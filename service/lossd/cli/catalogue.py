@@ -26,10 +26,12 @@ lossd metrics --json
 
 @click.command(cls=Command, examples=LOSSES)
 @click.argument("name", required=False, shell_complete=known.losses)
-@click.option("--long", "long_form", is_flag=True, help="All about each: formula, inputs, parameters, references.")
+@click.option(
+    "--long", "long_form", is_flag=True, help="Show each loss in full: formula, inputs, parameters, references."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, as_json: bool) -> None:
-    """List the losses, or show all about the one called NAME."""
+    """List the losses, or show the loss NAME in full."""
     import lossd.cli.report as report
     from lossd.api.catalogue import describe_loss
     from lossd.losses import REGISTRY
@@ -58,16 +60,16 @@ def losses(name: str | None, long_form: bool, as_json: bool) -> None:
 def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     """List the metrics of every task, or of TASK."""
     import lossd.cli.report as report
-    import lossd.metrics as of_lossd
+    import lossd.metrics as known_metrics
     from lossd.api.catalogue import describe_options
     from lossd_client.errors import UnknownMetric
 
     if task is not None:
-        of_lossd.check_task(task)
-    tasks = list(of_lossd.METRICS)
+        known_metrics.check_task(task)
+    tasks = list(known_metrics.METRICS)
     found = [
         entry
-        for entry in sorted(of_lossd.describe(), key=lambda entry: tasks.index(entry["task"]))
+        for entry in sorted(known_metrics.describe(), key=lambda entry: tasks.index(entry["task"]))
         if task in (None, entry["task"]) and name in (None, entry["name"])
     ]
     if not found:

@@ -23,15 +23,15 @@ lossd compile --cache-dir /var/cache/lossd
 @click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where compiled code is kept, as of lossd serve; by default the user's cache, ~/.cache/lossd.",
+    help="Folder for the compiled code, as in lossd serve; by default the user's cache, ~/.cache/lossd.",
 )
 def compile_(cache_dir: Path | None) -> None:
-    """Compile the losses asked for most, once, so that the service is fast from its start.
+    """Compile the hottest losses once, so that the service is fast from its start.
 
-    A CPU worker does it beside its work where nobody did it before: some 20 s of a core. The code is for this version
-    and this processor; where it lies is said at the end. What is there already is not compiled again.
+    Otherwise a CPU worker compiles them while it works, in some 20 s of a core. The code is for this version and this
+    processor; the command prints its folder at the end. Existing code is not compiled again.
 
-    Exit status: 0 all is there, 1 not all could be compiled and kept.
+    Exit status: 0 all passes are compiled, 1 a pass could not be compiled or stored.
     """
     from lossd.compiled import compile_and_keep
 

@@ -19,12 +19,12 @@ lossd completion fish > ~/.config/fish/completions/lossd.fish
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete commands, losses, metrics and a loss's parameters."""
+    """Print the script with which SHELL completes commands, losses, metrics and a loss's parameters."""
     from click.shell_completion import get_completion_class
 
-    of_shell = get_completion_class(shell)
-    assert of_shell is not None, "click knows these three"
-    click.echo(of_shell(ctx.find_root().command, {}, "lossd", "_LOSSD_COMPLETE").source())
+    completer = get_completion_class(shell)
+    assert completer is not None, "click knows these three"
+    click.echo(completer(ctx.find_root().command, {}, "lossd", "_LOSSD_COMPLETE").source())
 
 
 COMMANDS = (completion,)

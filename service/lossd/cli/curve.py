@@ -26,16 +26,21 @@ class _Curve(LossCommand):
 
 @click.command(cls=_Curve, examples=EXAMPLES)
 @click.argument("loss", shell_complete=known.losses)
-@click.option("-o", "--output", type=Image(), help="Where to draw it: .svg or .png. Without, some points are printed.")
 @click.option(
-    "--with", "others", multiple=True, metavar="NAME", shell_complete=known.losses, help="A loss to lay over it."
+    "-o", "--output", type=Image(), help="File for the picture: .svg or .png. Without it, some points are printed."
 )
-@click.option("--x", metavar="AXIS", help="What it is drawn along, such as probability or margin.")
-@click.option("--low", type=float, help="Where the axis begins.")
-@click.option("--high", type=float, help="Where the axis ends.")
-@click.option("--points", type=int, help="How many points.")
 @click.option(
-    "--theme", type=click.Choice(["auto", "light", "dark"]), default="auto", help="Its colours. [default: auto]"
+    "--with", "others", multiple=True, metavar="NAME", shell_complete=known.losses, help="Another loss to draw."
+)
+@click.option("--x", metavar="AXIS", help="The axis, such as probability or margin.")
+@click.option("--low", type=float, help="The lowest point of the axis.")
+@click.option("--high", type=float, help="The highest point of the axis.")
+@click.option("--points", type=int, help="The number of points.")
+@click.option(
+    "--theme",
+    type=click.Choice(["auto", "light", "dark"]),
+    default="auto",
+    help="The picture's colours. [default: auto]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print every point as JSON.")
 def curve(
@@ -50,12 +55,12 @@ def curve(
     as_json: bool,
     **parameters: tuple[Any, ...],
 ) -> None:
-    """Draw LOSS and its gradient along what it is a function of.
+    """Draw LOSS and its gradient along an axis.
 
-    LOSS comes first. Its parameters are options, and may be given several times: every combination is a line.
+    LOSS comes first. Its parameters are options that may be repeated: every combination is a line.
     """
-    given = {name: values for name, values in parameters.items() if values}
-    document = curve_document(loss, given, others=others, x=x, low=low, high=high, points=points)
+    values_by_name = {name: values for name, values in parameters.items() if values}
+    document = curve_document(loss, values_by_name, others=others, x=x, low=low, high=high, points=points)
     if output is not None:
         write(output, "curve", document, theme)
     if as_json:

@@ -42,41 +42,50 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--task",
     metavar="NAME",
     shell_complete=known.tasks,
-    help="Instead of a loss: the task whose metrics are wanted, such as multiclass.",
+    help="Instead of a loss: the task whose metrics are computed, such as multiclass.",
 )
 @click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy or .csv file for that input.")
 @click.option(
     "--batch",
     "directory",
     type=_DIRECTORY,
-    help="Instead of FILES: evaluate everything in a directory, .safetensors, .npz, or .npy files called alike up to "
-    "the input's name, as in 7_prediction.npy and 7_target.npy.",
+    help="Instead of FILES: evaluate every file in a directory, .safetensors, .npz, or .npy files whose names differ "
+    "only in the input's name, as in 7_prediction.npy and 7_target.npy.",
 )
 @click.option(
     "--metrics",
     metavar="NAMES",
     shell_complete=known.metrics,
-    help="Exactly these metrics, comma-separated, instead of the task's own.",
+    help="Only these metrics, comma-separated, instead of the task's default ones.",
 )
 @click.option(
     "--metric-option",
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    help="How metrics are computed: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
+    help="An option of the metrics: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
 )
-@click.option("--gradient-out", type=_NEW_FILE, help="Where to write the gradient: .npy; .npz or .safetensors by name.")
-@click.option("--plot", type=Image(), help="Where to draw what the task has a picture of: .svg or .png.")
-@click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, where the task has several.")
-@click.option("--output", type=_NEW_FILE, help="Where to write a row for each evaluation: .csv or .jsonl.")
+@click.option(
+    "--gradient-out",
+    type=_NEW_FILE,
+    help="File for the gradient: .npy for one, .npz or .safetensors for several by name.",
+)
+@click.option("--plot", type=Image(), help="File for a picture of the task's metrics: .svg or .png.")
+@click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, if the task has several.")
+@click.option("--output", type=_NEW_FILE, help="File for a row for each evaluation: .csv or .jsonl.")
 @click.option(
     "--url",
     type=Address(),
-    help="Ask the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if there is one.",
+    help="Use the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if it is set.",
 )
-@click.option("--in-flight", type=click.IntRange(1, 256), help="How many files at a time. [default: 1; 4 with --url]")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, without the gradient, a line each instead of tables."
+    "--in-flight", type=click.IntRange(1, 256), help="How many files to evaluate at a time. [default: 1; 4 with --url]"
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one line of JSON for each evaluation, without the gradient, instead of tables.",
 )
 @click.pass_context
 def evaluate(
@@ -104,33 +113,33 @@ def evaluate(
     .safetensors that holds them by name. A loss's parameters are options too.
 
     Exit status: 0 all is evaluated, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service,
-    130 interrupted; what was done until then is reported.
+    130 interrupted; results so far are reported.
     """
     if (loss is None) == (task is None):
-        raise click.UsageError("name a loss with --loss, or with --task a task whose metrics are wanted alone")
+        raise click.UsageError("name a loss with --loss, or a task with --task for metrics without a loss")
     if directory is not None and (paths or named or gradient_out):
-        raise click.UsageError(
-            "--batch takes its files from a directory: no FILES, --input or --gradient-out beside it"
-        )
-    given = {name: value for name, value in parameters.items() if value is not None}
-    of = {"name": loss, **given} if loss else None
-    measured = _metrics(metrics, options)
-    title = f"{loss or task} {as_text(given)}".strip()
-    optional = _inputs_of(of, ctx.obj) if of else {"prediction": False, "target": False}
+        raise click.UsageError("--batch reads its files from a directory: leave out FILES, --input and --gradient-out")
+    chosen = {name: value for name, value in parameters.items() if value is not None}
+    request_loss = {"name": loss, **chosen} if loss else None
+    metric_options = _metrics(metrics, options)
+    title = f"{loss or task} {as_text(chosen)}".strip()
+    optional = _inputs_of(request_loss, ctx.obj) if request_loss else {"prediction": False, "target": False}
     inputs = list(optional)
     with _asking(url) as ask:
         if directory is not None:
             from lossd.cli.many import evaluate_all
 
             if plot_kind not in (None, "confusion"):
-                raise click.UsageError(f"of many files only confusion matrices add up; {plot_kind} is for one file")
+                raise click.UsageError(
+                    f"--batch can only draw confusion matrices, which add up; {plot_kind} is for one file"
+                )
             outputs = ["loss", "metrics"] if loss else None
             if url is None:
-                _check(of, task, measured, outputs)
+                _check(request_loss, task, metric_options, outputs)
             status = evaluate_all(
                 directory,
                 inputs,
-                lambda tensors: ask(of, task=task, inputs=tensors, metrics=measured, outputs=outputs),
+                lambda tensors: ask(request_loss, task=task, inputs=tensors, metrics=metric_options, outputs=outputs),
                 in_flight=in_flight or (4 if url else 1),
                 output=output,
                 plot=plot,
@@ -139,56 +148,59 @@ def evaluate(
             )
             ctx.exit(status)
         tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
-        answer = ask(of, task=task, inputs=tensors, metrics=measured)
+        answer = ask(request_loss, task=task, inputs=tensors, metrics=metric_options)
         if plot is not None:
             import lossd.cli.plot as pictures
 
-            of_task = task or (answer.metrics.task if answer.metrics else ctx.obj["task"])
-            kind = pictures.kind_for(of_task, plot_kind, loss=loss)
+            picture_task = task or (answer.metrics.task if answer.metrics else ctx.obj["task"])
+            kind = pictures.kind_for(picture_task, plot_kind, loss=loss)
 
-            def of_picture(names: list[str]) -> Evaluation:
-                drawn = {**(measured or {}), "names": names}
-                return ask(of, task=task, inputs=tensors, metrics=drawn, outputs=["metrics"])
+            def picture_metrics(names: list[str]) -> Evaluation:
+                drawn = {**(metric_options or {}), "names": names}
+                return ask(request_loss, task=task, inputs=tensors, metrics=drawn, outputs=["metrics"])
 
-            pictures.of_evaluation(plot, kind, of_task, of, of_picture)
+            pictures.of_evaluation(plot, kind, picture_task, request_loss, picture_metrics)
     if gradient_out:
         _write_gradient(gradient_out, answer)
     _report(answer, title, output, as_json=as_json)
 
 
-def _inputs_of(of: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, bool]:
-    """The inputs of a loss, in its order, and whether they are optional."""
+def _inputs_of(loss: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the inputs of a loss in its order, and whether each is optional."""
     if not described.get("inputs_of_terms"):
         return {entry["name"]: entry["optional"] for entry in described["inputs"]}
     from lossd.request.planning import make_plan
 
-    return {entry.name: entry.optional for entry in make_plan({"loss": of}).inputs}
+    return {entry.name: entry.optional for entry in make_plan({"loss": loss}).inputs}
 
 
 def _metrics(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:
-    """The request's object of metrics; None where nothing is said of them."""
-    asked: dict[str, Any] = {"names": names.split(",")} if names else {}
+    """Return the request's ``metrics`` object; None without names and options."""
+    options_object: dict[str, Any] = {"names": names.split(",")} if names else {}
     for item in options:
         name, equals, value = item.partition("=")
         if not equals:
             raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--metric-option")
-        asked[name] = literal(value)
-    return asked or None
+        options_object[name] = literal(value)
+    return options_object or None
 
 
 def _check(
-    of: Mapping[str, Any] | None, task: str | None, measured: Mapping[str, Any] | None, outputs: list[str] | None
+    loss: Mapping[str, Any] | None,
+    task: str | None,
+    metric_options: Mapping[str, Any] | None,
+    outputs: list[str] | None,
 ) -> None:
-    """Say what is wrong with the request itself once, not once a file."""
+    """Check the request once, before it fails for every file."""
     from lossd.request.planning import make_plan
 
-    subject = {"loss": of, "outputs": outputs} if of else {"task": task}
-    make_plan({**subject, "metrics": measured} if measured else subject)
+    subject = {"loss": loss, "outputs": outputs} if loss else {"task": task}
+    make_plan({**subject, "metrics": metric_options} if metric_options else subject)
 
 
 @contextmanager
 def _asking(url: str | None) -> Iterator[Ask]:
-    """Whom to ask: this process, or the service at an address."""
+    """Yield the function that evaluates: in this process, or by the service at an address."""
     if url is None:
         from lossd import evaluate
 
@@ -215,10 +227,10 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
 
     with results_file(output) as rows:
         if rows is not None:
-            from lossd.cli.batch import Outcome
+            from lossd.cli.batch import FileOutcome
             from lossd.cli.files import Source
 
-            rows.add(Outcome(Source(title, {}), 0, 0.0, answer))
+            rows.add(FileOutcome(Source(title, {}), 0, 0.0, answer))
     if as_json:
         click.echo(text(report.document(answer)))
     else:
@@ -226,7 +238,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
 
 
 def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:
-    """The inputs by name: those given by name first, then arrays without one in the order of those still missing."""
+    """Return the inputs by name: named ones first, then arrays without a name in the order of the missing inputs."""
     import lossd.cli.files as files
 
     inputs: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Tensors in files: .npy and .csv hold one, .npz and .safetensors hold them by name."""
+"""Tensors in files: .npy and .csv hold one, .npz and .safetensors hold several by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lossd_client.errors import DtypeMismatch, MalformedBody, Problem
 from lossd_client.wire import DTYPES, Tensor, safetensors
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Array", "Source", "called", "others", "read", "sources", "write"]
+__all__ = ["Array", "Source", "others", "printable", "read", "sources", "write"]
 
 Array = np.ndarray[Any, Any]
 
@@ -31,20 +31,20 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 class _Unreadable(Exception):  # noqa: N818  (as in lossd_client.errors)
-    """Why a file cannot be read, in words for its reader."""
+    """Why a file cannot be read."""
 
 
 def read(path: Path) -> Array | dict[str, Array]:
-    """A .npy or .csv file's array, or all arrays of another kind of file by name.
+    """Return the array of a .npy or .csv file, or all arrays of another kind of file by name.
 
-    Its first bytes say what a file is; its name counts for .csv and .safetensors, which have no signature. No more
-    memory is taken than the file's bytes account for, whatever its header claims.
+    The first bytes decide a file's kind; for .csv and .safetensors, which have no signature, the name does. No more
+    memory is taken than the file's size accounts for, whatever its header claims.
 
     Raises:
         MalformedBody: The file is of another kind or damaged, or cannot be opened.
-        DtypeMismatch: An array of a dtype that no loss takes.
+        DtypeMismatch: No loss takes the dtype of an array.
     """
-    named = called(path)
+    named = printable(path)
     try:
         return _read(path)
     except DtypeMismatch as error:
@@ -55,16 +55,16 @@ def read(path: Path) -> Array | dict[str, Array]:
         reason = "it needs more memory than there is"
     except (_Unreadable, Problem) as error:
         reason = str(error)
-    except Exception as error:  # a damaged archive fails in as many ways as there are readers
+    except Exception as error:  # readers of a damaged archive raise many kinds of errors
         reason = f"it is damaged ({type(error).__name__})"
     raise MalformedBody(f"{named} cannot be read: {reason}")
 
 
 def _read(path: Path) -> Array | dict[str, Array]:
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # to open a pipe would wait for somebody who writes
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
         if stat.S_ISDIR(mode):
-            raise _Unreadable("it is a directory; --batch evaluates what is in one")
+            raise _Unreadable("it is a directory; --batch evaluates the files in one")
         raise _Unreadable("it is a pipe or a device; write the array into a file")
     suffix = path.suffix.lower()
     with path.open("rb") as file:
@@ -93,14 +93,14 @@ def _read(path: Path) -> Array | dict[str, Array]:
 
 
 def _array(file: IO[bytes], size: int, name: str) -> Array:
-    """The array of a .npy file of that many bytes."""
+    """Return the array of a .npy file of that many bytes."""
     try:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, columns_first, dtype = header(file)
     except (*BROKEN, NotImplementedError, OSError):
         raise
-    except Exception:  # its header is a Python literal, and NumPy's words on one invite to trust the file
+    except Exception:  # NumPy's message for a bad header suggests to trust the file
         raise _Unreadable("its header is damaged; save the array again with numpy.save") from None
     if dtype.hasobject:
         raise _Unreadable(
@@ -110,20 +110,20 @@ def _array(file: IO[bytes], size: int, name: str) -> Array:
     if dtype.name not in DTYPES:
         raise DtypeMismatch(f"{name} is of {dtype}")
     count = math.prod(shape)
-    described, there = count * dtype.itemsize, size - file.tell()
-    if min(shape, default=0) < 0 or described != there:
+    described, following = count * dtype.itemsize, size - file.tell()
+    if min(shape, default=0) < 0 or described != following:
         raise _Unreadable(
-            f"its header describes {_shape(shape)} of {dtype}, {described} bytes, and {max(there, 0)} follow it; "
+            f"its header describes {_shape(shape)} of {dtype}, {described} bytes, and {max(following, 0)} follow it; "
             "it is cut off or damaged, or holds several arrays: save each into a file of its own"
         )
-    content = file.read(described)  # which takes memory as it reads: the size may be a lie as well
+    content = file.read(described)  # takes memory as it reads, because the size may be wrong too
     if len(content) != described:
         raise _Unreadable(f"{name} is cut off after {len(content)} of {described} bytes")
     return np.frombuffer(content, dtype, count).reshape(shape, order="F" if columns_first else "C")
 
 
 def _archive(file: IO[bytes], size: int) -> dict[str, Array]:
-    """The arrays of a .npz file of that many bytes."""
+    """Return the arrays of a .npz file of that many bytes."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError):
@@ -140,34 +140,36 @@ def _archive(file: IO[bytes], size: int) -> dict[str, Array]:
                 raise _Unreadable("it is encrypted; unpack it with its password, and save it again with numpy.savez")
             if name in arrays:
                 raise _Unreadable(f"it holds {quoted(name)} twice")
-            if member.compress_size > size:  # as much would be allocated
+            if member.compress_size > size:  # zipfile would allocate as much
                 raise _Unreadable(f"it is damaged: {quoted(name)} in it claims more bytes than the file has")
             try:
                 with archive.open(member) as content:
                     arrays[name] = _array(content, member.file_size, name)
             except NotImplementedError:
-                raise _Unreadable("it is packed as NumPy does not; save it again with numpy.savez") from None
+                raise _Unreadable(
+                    "it is compressed in a way that NumPy does not use; save it again with numpy.savez"
+                ) from None
             except BROKEN:
                 raise _Unreadable(f"{quoted(name)} in it is cut off or damaged") from None
         return arrays
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    """A shape that an error repeats."""
+    """Return a shape as text, cut if it is long."""
     text = str(shape)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def called(path: Path) -> str:
-    """A path as it can be printed: what is no UTF-8 in it, or controls a terminal, is escaped."""
+def printable(path: Path) -> str:
+    """Return a path as printable text: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _table(path: Path) -> Array:
-    """A table of numbers, (rows,) where it has one column, else (rows, columns).
+    """Return a table of numbers, (rows,) if it has one column, else (rows, columns).
 
-    It is of int64 if all are integers, else of float64. A first row of words is taken for the columns' names.
+    It is int64 if all are integers, else float64. A first row of words counts as the columns' names.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -210,10 +212,10 @@ def _is_number(cell: str) -> bool:
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays as the file's suffix says.
+    """Write arrays in the format of the file's suffix.
 
     Raises:
-        ValueError: Another suffix, or a .npy file for several arrays.
+        ValueError: The suffix is another, or a .npy file would hold several arrays.
     """
     if path.suffix == ".npz":
         np.savez(path, allow_pickle=False, **arrays)
@@ -234,8 +236,8 @@ class Source:
     """The tensors of one evaluation, in files.
 
     Attributes:
-        name: What results call it.
-        paths: By input; under an empty name, the file that names its arrays itself.
+        name: The source's name in results.
+        paths: The file of each input; under an empty name, a file that names its arrays.
     """
 
     name: str
@@ -243,14 +245,14 @@ class Source:
 
     @property
     def nbytes(self) -> int:
-        """What the files take; 0 for one that is gone or out of reach."""
+        """Bytes of the files; a missing file counts as 0."""
         return sum(map(_size, self.paths.values()))
 
     def read(self) -> dict[str, Array]:
-        """The inputs by name.
+        """Return the inputs by name.
 
         Raises:
-            MalformedBody, DtypeMismatch: See :func:`read`; or it is an array without a name.
+            MalformedBody, DtypeMismatch: As for :func:`read`; or an array has no name.
         """
         inputs: dict[str, Array] = {}
         for name, path in self.paths.items():
@@ -260,19 +262,21 @@ class Source:
             elif name:
                 inputs[name] = found
             else:
-                better = called(Path(f"{path.stem}_prediction.npy"))
-                raise MalformedBody(f"{called(path)} does not say which input it is; call it {better}, say")
+                better = printable(Path(f"{path.stem}_prediction.npy"))
+                raise MalformedBody(
+                    f"{printable(path)} does not say which input it is; rename it, for example to {better}"
+                )
         return inputs
 
 
 def sources(directory: Path, inputs: Sequence[str]) -> list[Source]:
-    """What a directory holds, by name: .safetensors, .npz, and .npy files that belong together.
+    """Return the sources in a directory: .safetensors, .npz, and groups of .npy files.
 
-    Those are called alike up to the input's name: ``7_prediction.npy`` and ``7_target.npy``.
+    Names of a group differ only in the input's name: ``7_prediction.npy`` and ``7_target.npy``.
 
     Args:
-        directory: Where; directories in it are not looked into.
-        inputs: What inputs may be called.
+        directory: The directory, without its subdirectories.
+        inputs: The possible names of inputs.
     """
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(directory.iterdir()):
@@ -285,13 +289,13 @@ def sources(directory: Path, inputs: Sequence[str]) -> list[Source]:
             name = max(fitting, key=len, default="")
             stem = path.stem.removesuffix(name).rstrip("._-") if name else path.name
             found.setdefault(stem, {})[name] = path
-    return [Source(called(Path(name or min(paths.values()).name)), paths) for name, paths in found.items()]
+    return [Source(printable(Path(name or min(paths.values()).name)), paths) for name, paths in found.items()]
 
 
 def others(directory: Path) -> list[str]:
-    """The files in a directory that :func:`sources` leaves out, by name; hidden ones are not told of."""
+    """Return the names of the files that :func:`sources` leaves out, without hidden ones."""
     return [
-        called(Path(path.name))
+        printable(Path(path.name))
         for path in sorted(directory.iterdir())
         if path.suffix not in SUFFIXES and not path.name.startswith(".") and path.is_file()
     ]

@@ -1,4 +1,4 @@
-"""What a file is that lossd does not read, by its first bytes, and how to make one of it that lossd reads."""
+"""Recognise files of other kinds by their first bytes, and say how to convert them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import zlib
 __all__ = ["HEAD_BYTES", "archive_kind", "kind"]
 
 HEAD_BYTES = 1024
-"""How much of a file :func:`kind` wants to see."""
+"""How many bytes of a file :func:`kind` needs."""
 
 _SAVE = "save each array with numpy.save, or all by name with numpy.savez"
 _PIXELS = f"read its pixels, with Pillow say, and {_SAVE}"
 _FRAME = "read it with pandas, and write it with to_csv(index=False), or its to_numpy() with numpy.save"
 _UNPACK = "unpack it first"
 _OBJECTS = "a file of Python objects, as torch.save writes"
-_NEVER = f"lossd loads no objects, since to load them runs their code; {_SAVE}, a tensor as tensor.numpy(force=True)"
+_NEVER = f"lossd loads no objects, because loading them runs their code; {_SAVE}, a tensor as tensor.numpy(force=True)"
 _HDF5 = f"read its arrays with h5py, and {_SAVE}"
 _VOLUME = f"read it with nibabel, and {_SAVE}, the volume as get_fdata()"
 
-# Where the bytes begin, the bytes, what the file is, what to do. Of one with several signatures the first counts.
+# Offset of the signature, signature, kind of file, remedy. The first match counts.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     *((0, bytes((0x80, version)), _OBJECTS, _NEVER) for version in range(2, 6)),
     (0, b"\x89PNG\r\n", "a PNG image", _PIXELS),
@@ -54,11 +54,11 @@ _BYTE_ORDERS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def kind(head: bytes, suffix: str) -> tuple[str, str] | None:
-    """What a file is, and what to do with it; None where nothing says that it is of another kind.
+    """Return the kind of a file and a remedy; None if the file may be of a known kind.
 
     Args:
-        head: Its first ``HEAD_BYTES``, or all of it where it is shorter.
-        suffix: Of its name, such as ``.csv``, in small letters.
+        head: The file's first ``HEAD_BYTES``, or all of a shorter file.
+        suffix: The suffix of its name in lower case, such as ``.csv``.
     """
     for start, signature, what, remedy in _SIGNATURES:
         if head.startswith(signature, start):
@@ -79,7 +79,7 @@ def kind(head: bytes, suffix: str) -> tuple[str, str] | None:
 
 
 def archive_kind(names: list[str]) -> tuple[str, str]:
-    """The same of a ZIP archive without an array, by the names of what is in it."""
+    """Return the kind of a ZIP archive without arrays and a remedy, given its members' names."""
     bases = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in bases:
         return _OBJECTS, _NEVER
@@ -87,8 +87,8 @@ def archive_kind(names: list[str]) -> tuple[str, str]:
         return "an Office document", "save the sheet as .csv"
     if "model.weights.h5" in bases:
         return "a Keras model", _SAVE
-    held = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"a ZIP archive without an array, of {held or 'nothing'}", f"{_UNPACK}, or {_SAVE}"
+    members = ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"a ZIP archive without an array, with {members or 'no files'}", f"{_UNPACK}, or {_SAVE}"
 
 
 def _unpacked(head: bytes) -> bytes:

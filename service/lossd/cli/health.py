@@ -26,7 +26,7 @@ lossd health --url https://loss.example/tools
 
 
 class _NoAnswerError(click.ClickException):
-    """Nobody answers; why, in one sentence."""
+    """The service does not answer; one sentence says why."""
 
     exit_code = UNANSWERED
 
@@ -48,7 +48,7 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
     that it is not, 3 no answer.
     """
     if url is not None and port is not None:
-        raise click.UsageError("--url names a service elsewhere, --port one on this machine: give one of them")
+        raise click.UsageError("--url is a service's address, --port one on this machine: give only one of them")
     path = LIVE if live else READY
     name, answer = _ask_there(url, path, timeout) if url is not None else _ask_here(port, path, timeout)
     state = "live" if live else "ready"

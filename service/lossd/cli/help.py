@@ -1,4 +1,4 @@
-"""What help looks like: headings and names stand out, and every command ends with examples."""
+"""The look of help: headings and names are highlighted, and every command ends with examples."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Command(click.Command):
     """A command with examples.
 
     Args:
-        *arguments: Click's.
-        examples: Lines as they are typed, without ``$``; a line of words explains the one below it.
-        **options: Click's.
+        *arguments: Arguments of ``click.Command``.
+        examples: Lines as typed, without ``$``; a line of words explains the line below it.
+        **options: Options of ``click.Command``.
     """
 
     context_class = _Context
@@ -46,11 +46,11 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands, in the order of a first reading rather than the alphabet's."""
+    """Commands in the order of their definition, not of the alphabet."""
 
     context_class = _Context
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Their names."""
+        """Return the commands' names."""
         return list(self.commands)

@@ -12,9 +12,9 @@ __all__ = ["COMMANDS"]
 @click.command(cls=Command, examples="lossd key alice >> keys")
 @click.argument("name")
 def key(name: str) -> None:
-    """Make an API key for the client NAME: it is shown this once, and its line for the keys file follows.
+    """Make an API key for the client NAME, and print the key and its line for the keys file.
 
-    The line alone goes to standard output, so that a file can collect it: lossd key NAME >> keys
+    The key is shown only once, on standard error. The line goes to standard output: lossd key NAME >> keys
     """
     from lossd.configuration.keys import fresh_key, key_line
 
@@ -23,7 +23,7 @@ def key(name: str) -> None:
         line = key_line(name, fresh)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
-    click.echo(f"{name}'s key, kept nowhere: {fresh}", err=True)
+    click.echo(f"{name}'s key, stored nowhere: {fresh}", err=True)
     click.echo(line)
 
 

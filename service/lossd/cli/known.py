@@ -1,7 +1,7 @@
-"""The names a shell completes: losses, metrics, tasks, and the parameters of a loss.
+"""Names for shell completion: losses, metrics, tasks, and the parameters of a loss.
 
-To ask the catalogue costs the import of torch, seconds that nobody waits for after a Tab. So they are noted in the
-user's cache, for as long as the losses and metrics stay the same.
+The catalogue needs seconds to import torch, too long for a Tab. So the names are stored in the user's cache until a
+loss or a metric changes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ __all__ = ["known", "losses", "metrics", "tasks"]
 
 
 def known() -> Mapping[str, Any]:
-    """``{"losses": {name: description}, "metrics": {task: names}}``."""
+    """Return ``{"losses": {name: description}, "metrics": {task: names}}``."""
     cache, state = user_cache(), _state()
     if cache is None:
         return _found()
-    note = cache / "names.json"
+    cache_file = cache / "names.json"
     with suppress(OSError, ValueError, AttributeError):
-        noted: Mapping[str, Any] = json.loads(note.read_text())
-        if noted.get("state") == state:
-            return noted
+        cached: Mapping[str, Any] = json.loads(cache_file.read_text())
+        if cached.get("state") == state:
+            return cached
     found = {"state": state, **_found()}
     with suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as file:
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache_file.parent, delete=False) as file:
             json.dump(found, file)
-        os.replace(file.name, note)
+        os.replace(file.name, cache_file)
     return found
 
 
@@ -53,30 +53,32 @@ def _found() -> dict[str, Any]:
     from lossd.losses import REGISTRY
     from lossd.metrics import METRICS
 
-    def brief(of: Mapping[str, Any]) -> dict[str, Any]:
-        return {field: of[field] for field in ("summary", "task", "parameters")}
+    def brief(description: Mapping[str, Any]) -> dict[str, Any]:
+        return {field: description[field] for field in ("summary", "task", "parameters")}
 
     return {
         "losses": {name: brief(describe_loss(loss)) for name, loss in REGISTRY.items()},
-        "metrics": {task: list(of_task) for task, of_task in METRICS.items()},
+        "metrics": {task: list(names) for task, names in METRICS.items()},
     }
 
 
 def losses(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Losses that begin so."""
+    """Return the losses whose names begin with the incomplete word."""
     found = known()["losses"].items()
-    return [CompletionItem(name, help=of["summary"]) for name, of in found if name.startswith(incomplete)]
+    return [
+        CompletionItem(name, help=description["summary"]) for name, description in found if name.startswith(incomplete)
+    ]
 
 
 def tasks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Tasks that begin so."""
+    """Return the tasks whose names begin with the incomplete word."""
     return [CompletionItem(name) for name in known()["metrics"] if name.startswith(incomplete)]
 
 
 def metrics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Metrics of the task in question, for the last of the names between commas."""
+    """Return the metrics of the command's task that complete the last of several names between commas."""
     by_task = known()["metrics"]
     task = ctx.params.get("task") or (ctx.obj["task"] if ctx.obj else None)
-    names = by_task.get(task) or list(dict.fromkeys(name for of_task in by_task.values() for name in of_task))
+    names = by_task.get(task) or list(dict.fromkeys(name for task_names in by_task.values() for name in task_names))
     before, comma, begun = incomplete.rpartition(",")
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(begun)]

@@ -1,4 +1,4 @@
-"""``lossd evaluate --batch``: progress while it runs, rows as they come, a table at the end."""
+"""``lossd evaluate --batch``: progress while it runs, a row for each outcome, a table at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 import lossd.cli.files as files
 import lossd.cli.report as report
-from lossd.cli.batch import Evaluate, Outcome, Tally, outcomes
+from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
 from lossd.cli.plot import write
 from lossd.cli.results import document, figures, results_file, text
 from lossd_client.errors import Problem
@@ -25,7 +25,7 @@ __all__ = ["evaluate_all"]
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 REDRAWN_PER_S = 5
-NAMED_MOST = 5
+MAX_NAMES = 5
 
 
 def evaluate_all(
@@ -39,33 +39,33 @@ def evaluate_all(
     as_json: bool,
     title: str,
 ) -> int:
-    """Evaluate all that is in a directory, and report it.
+    """Evaluate all files of a directory, and report the outcomes.
 
     Args:
-        directory: Where the files are.
-        inputs: What the loss calls its inputs.
-        evaluate: How the inputs of one file, by name, are evaluated.
-        in_flight: How many files at a time.
-        output: The file that gets a row for each.
-        plot: Where to draw the sum of their confusion matrices.
+        directory: The directory.
+        inputs: The names of the loss's inputs.
+        evaluate: Evaluates the inputs of one file, by name.
+        in_flight: How many files are evaluated at a time.
+        output: The file that gets a row for each outcome.
+        plot: The file for a picture of the summed confusion matrices.
         as_json: Whether to print JSON lines instead of a table.
-        title: What was asked.
+        title: The loss and its parameters, for the report.
 
     Returns:
         The exit status.
     """
     found = files.sources(directory, inputs)
     others = files.others(directory)
-    beside = f"{', '.join(others[:NAMED_MOST])}{', ...' if len(others) > NAMED_MOST else ''}"
+    other_names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
     if not found:
-        there = f", only {beside}" if others else ""
-        raise click.UsageError(f"{files.called(directory)} holds no .safetensors, .npz or .npy file{there}")
+        only = f", only {other_names}" if others else ""
+        raise click.UsageError(f"{files.printable(directory)} holds no .safetensors, .npz or .npy file{only}")
     if others:
-        click.echo(f"left out, as neither .safetensors nor .npz nor .npy: {beside}", err=True)
+        click.echo(f"left out, as neither .safetensors nor .npz nor .npy: {other_names}", err=True)
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
-    watched = not (as_json and sys.stdout.isatty())  # the lines show how far it is
+    show_progress = not (as_json and sys.stdout.isatty())  # JSON lines on a terminal already show progress
     try:
-        with results_file(output) as results, _progress(len(found), tally, shown=watched) as advance:
+        with results_file(output) as results, _progress(len(found), tally, shown=show_progress) as advance:
             for outcome in outcomes(found, evaluate, in_flight=in_flight):
                 with _uninterrupted():
                     tally.add(outcome)
@@ -80,57 +80,57 @@ def evaluate_all(
     if plot is not None and rows.confusion is not None:
         write(plot, "confusion", {"confusion_matrix": rows.confusion.tolist()})
     elif plot is not None and not interrupted:
-        raise click.UsageError("of many files only confusion matrices can be drawn, and none has one")
+        raise click.UsageError("only confusion matrices of many files can be drawn, and no file has one")
     return INTERRUPTED if interrupted else FAILED if tally.failed else DONE
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends: an outcome that is counted is also written."""
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    """Defer Ctrl-C until the block ends, so that every counted outcome is also written."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
-    if held:
+        signal.signal(signal.SIGINT, handler)
+    if signals:
         raise KeyboardInterrupt
 
 
 class _Rows:
-    """What is kept of each outcome for the table, or printed at once as a line of JSON."""
+    """The rows of the final table; with ``as_json`` each outcome is printed at once as a line of JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._rows: list[tuple[str, Mapping[str, float | None] | str]] = []
         self.confusion: np.ndarray[Any, Any] | None = None
 
-    def add(self, outcome: Outcome) -> None:
-        """One more."""
+    def add(self, outcome: FileOutcome) -> None:
+        """Add an outcome."""
         if self._as_json:
             click.echo(text(document(outcome)))
         evaluation = outcome.evaluation
         if evaluation is None:
-            self._rows.append((outcome.source.name, _said(outcome.problem)))
+            self._rows.append((outcome.source.name, _reason(outcome.problem)))
             return
         self._rows.append((outcome.source.name, dict(figures(evaluation))))
         matrix = np.asarray(evaluation.metrics.get("confusion_matrix"))
-        if matrix.ndim == 2:  # neither the counts of very many classes nor a matrix for each label
+        if matrix.ndim == 2:  # not a count of classes, nor a matrix for each label
             self._add_matrix(matrix)
 
     def _add_matrix(self, matrix: np.ndarray[Any, Any]) -> None:
-        """Files need not know the same number of classes: the first ones are the same."""
+        """Add a confusion matrix; matrices of fewer classes have the first ones."""
         if self.confusion is not None and len(self.confusion) != len(matrix):
             size = max(len(self.confusion), len(matrix))
             self.confusion, matrix = (np.pad(m, (0, size - len(m))) for m in (self.confusion, matrix))
         self.confusion = matrix if self.confusion is None else self.confusion + matrix
 
     def finish(self, tally: Tally, total: int, title: str) -> None:
-        """All that will come is there."""
+        """Print the table, or the last line of JSON."""
         if self._as_json:
             click.echo(text(tally.document(total)))
             return
@@ -148,13 +148,13 @@ class _Rows:
         )
 
 
-def _said(problem: Problem | None) -> str:
+def _reason(problem: Problem | None) -> str:
     return "" if problem is None else f"{problem.title}: {problem.detail}"
 
 
 @contextmanager
 def _progress(total: int, tally: Tally, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, where that is a terminal: files, speed, mean loss so far, time left."""
+    """Show a progress bar on standard error if it is a terminal: files, rate, mean loss so far, time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""The parameters of a loss as options of a command."""
+"""A command's options for the parameters of a loss."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe"
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 API_KEY = "LOSSD_API_KEY"
-"""The variable that holds the key for a service: others can read a command line."""
+"""The variable with the key for a service; a command line would show the key to other users."""
 
 
 class LossCommand(Command):
-    """A command with an option for every parameter of the loss that it is about.
+    """A command with an option for every parameter of its loss.
 
-    The loss is that of ``--loss``, or where ``several`` values may be given the command's first word.
+    The loss is the value of ``--loss``; if the parameters may have ``several`` values, it is the command's first word.
     """
 
     several = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, knowing the loss; it is described in ``ctx.obj``."""
+        """Parse the arguments with the loss's options; ``ctx.obj`` describes the loss."""
         loss, url = self._named(args)
-        if loss is not None and ctx.resilient_parsing:  # a shell asks what there is
+        if loss is not None and ctx.resilient_parsing:  # shell completion
             ctx.obj = known()["losses"].get(loss)
         elif loss is not None:
             ctx.obj = describe(loss, url)
@@ -51,11 +51,11 @@ class LossCommand(Command):
         return named["loss"], named["url"]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own, then the loss's."""
+        """Return the command's own parameters, then the loss's."""
         return [*super().get_params(ctx), *self._of_loss(ctx)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the two apart."""
+        """Write the command's own options and the loss's in separate sections."""
         sections = {"Options": super().get_params(ctx), "Parameters of the loss": self._of_loss(ctx)}
         for title, params in sections.items():
             records = [param.get_help_record(ctx) for param in params if isinstance(param, click.Option)]
@@ -66,17 +66,21 @@ class LossCommand(Command):
     def _of_loss(self, ctx: click.Context) -> list[click.Parameter]:
         if not ctx.obj:
             return []
-        drawn = {name: of for name, of in ctx.obj["parameters"].items() if not (self.several and name == "reduction")}
-        return [_parameter_option(name, schema, several=self.several) for name, schema in drawn.items()]
+        parameters = ctx.obj["parameters"].items()
+        return [
+            _parameter_option(name, schema, several=self.several)
+            for name, schema in parameters
+            if not (self.several and name == "reduction")
+        ]
 
 
 def option_name(name: str) -> str:
-    """The option of that name."""
+    """Return the option of a parameter."""
     return "--" + name.replace("_", "-")
 
 
 def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
-    """The loss as the catalogue has it, which is that of the service where one is asked."""
+    """Return the catalogue's entry of a loss, from the service at ``url`` if there is one."""
     if url is not None:
         from lossd_client import LossClient
 
@@ -89,12 +93,12 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
 
 
 class Address(click.ParamType[str]):
-    """Where a service is: http://host:port, or host:port alone."""
+    """The address of a service: http://host:port, or host:port alone."""
 
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The address, with a scheme."""
+        """Return the address with a scheme."""
         from lossd_client.service import check_url
 
         text = str(value)
@@ -108,7 +112,7 @@ class Address(click.ParamType[str]):
 
 
 def api_key() -> str | None:
-    """The key for a service, if the environment has one."""
+    """Return the key for a service from the environment; None if it is not set."""
     from lossd_client.service import check_api_key
 
     key = os.environ.get(API_KEY) or None
@@ -120,12 +124,12 @@ def api_key() -> str | None:
 
 
 def as_text(parameters: Mapping[str, Any]) -> str:
-    """Parameters as one would say them."""
+    """Return parameters as text."""
     return " ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 class _Literal(click.ParamType[Any]):
-    """See :func:`lossd.request.literal.literal`."""
+    """A value that :func:`lossd.request.literal.literal` reads."""
 
     name = "json"
 
@@ -134,7 +138,7 @@ class _Literal(click.ParamType[Any]):
 
 
 def _parameter_option(name: str, schema: Mapping[str, Any], *, several: bool) -> click.Option:
-    """The option for a parameter, made from its JSON Schema."""
+    """Return the option for a parameter, made from its JSON Schema."""
     arms: Sequence[Mapping[str, Any]] = schema.get("anyOf", [schema])
     types = [arm["type"] for arm in arms if "type" in arm]
     flag = types == ["boolean"] and not several

@@ -1,4 +1,4 @@
-"""Evaluations and the catalogue, as tables for a terminal."""
+"""Tables of evaluations and of the catalogue, for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AVERAGES = ("macro", "micro", "weighted")
 
 
 def document(evaluation: Evaluation) -> dict[str, Any]:
-    """The answer as the service's JSON has it, without the gradient."""
+    """Return the answer in the service's JSON form, without the gradient."""
     answer = {"loss": evaluation.loss, "metrics": evaluation.metrics, "diagnostics": evaluation.diagnostics}
     if isinstance(evaluation.loss, np.ndarray):
         answer["loss"] = evaluation.loss.tolist()
@@ -33,11 +33,11 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def render(evaluation: Evaluation, *, title: str) -> RenderableType:
-    """The answer without its tensors, as tables.
+    """Return the answer as tables, without its tensors.
 
     Args:
-        evaluation: What was answered.
-        title: What was asked.
+        evaluation: The evaluation.
+        title: The loss and its parameters.
     """
     parts: list[RenderableType] = [Text(title, style="bold"), _pairs(_figures(evaluation))]
     if evaluation.metrics:
@@ -78,15 +78,15 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
     if isinstance(support, Sequence) and listed and len(support) <= MAX_CLASSES:
         table = _table("class", *listed, "support")
         for index, count in enumerate(support):
-            table.add_row(str(index), *(_number(of[index]) for of in listed.values()), str(count))
+            table.add_row(str(index), *(_number(values[index]) for values in listed.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
     if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
         several = isinstance(matrix[0][0], Sequence)
-        yield Padding(_of_labels(matrix) if several else _confusion(matrix), (1, 0, 0, 0), expand=False)
+        yield Padding(_label_counts(matrix) if several else _confusion(matrix), (1, 0, 0, 0), expand=False)
 
 
-def _of_labels(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:
-    """The four counts of each label's matrix."""
+def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:
+    """Return the four counts of each label's matrix."""
     table = _table("label", "tn", "fp", "fn", "tp")
     for index, matrix in enumerate(matrices):
         table.add_row(str(index), *(_number(count) for row in matrix for count in row))
@@ -94,7 +94,7 @@ def _of_labels(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:
 
 
 def _confusion(matrix: Sequence[Sequence[float]]) -> Table:
-    """Rows are what is, columns what was predicted; what is right stands out."""
+    """Return a confusion matrix: rows are true classes, columns predicted ones; correct predictions are highlighted."""
     table = _table("is / predicted", *map(str, range(len(matrix))))
     for index, row in enumerate(matrix):
         cells = [
@@ -122,7 +122,7 @@ def _table(first: str, *headings: str) -> Table:
 
 
 def catalogue(losses: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Every loss, a line each."""
+    """Return a table of all losses, a line each."""
     table = _listing("loss", "task", "")
     for description in losses:
         notes = "" if description["available"] else " (not available here)"
@@ -131,7 +131,7 @@ def catalogue(losses: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def loss(description: Mapping[str, Any]) -> RenderableType:
-    """One loss: its formula, inputs, parameters and references."""
+    """Return a loss's formula, inputs, parameters and references."""
     inputs = _listing("inputs", "shape", "")
     for entry in description["inputs"]:
         marks = [mark for mark in ("differentiable", "optional") if entry[mark]]
@@ -156,7 +156,7 @@ def loss(description: Mapping[str, Any]) -> RenderableType:
 
 
 def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Metrics, a line each, under their tasks."""
+    """Return a table of metrics by task, a line each."""
     table = _listing("task", "metric", "by default", "")
     last = ""
     for entry in found:
@@ -167,7 +167,7 @@ def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def metric_options(fields: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Options of metrics, a line each: names and their JSON Schemas."""
+    """Return a table of the metrics' options, given their names and JSON Schemas."""
     table = _listing("option", "default", "")
     for name, field in fields.items():
         table.add_row(name, json.dumps(field["default"]).decode(), _prose(field["description"]))
@@ -175,35 +175,35 @@ def metric_options(fields: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 
 
 def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> RenderableType:
-    """What came of many files: a row each, of more than fit on a page the first and the last.
+    """Return a table of many files, a row each; if there are too many, only the first and the last.
 
     Args:
-        rows: The names, and the numbers or what was wrong.
+        rows: The file's name, and its numbers or its error.
     """
-    every = next((list(of) for _, of in rows if not isinstance(of, str)), [])
+    every = next((list(figures) for _, figures in rows if not isinstance(figures, str)), [])
     names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_COLUMNS]
     table = _table("file", *names)
     hidden = range(MAX_ROWS // 2, len(rows) - MAX_ROWS // 2) if len(rows) > MAX_ROWS else range(0)
-    for index, (name, of) in enumerate(rows):
+    for index, (name, figures) in enumerate(rows):
         if index in hidden:
             if index == hidden[0]:
                 table.add_row(f"… {len(hidden)} more", *("…" for _ in names))
-        elif isinstance(of, str):
+        elif isinstance(figures, str):
             table.add_row(name, *("–" for _ in names), style="red")
         else:
-            table.add_row(name, *(_number(of.get(column)) for column in names))
+            table.add_row(name, *(_number(figures.get(column)) for column in names))
     return table
 
 
 def failures(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> list[Text]:
-    """What was wrong, a line each, as far as a page goes."""
-    wrong = [Text(f"{name}: {of}", style="red") for name, of in rows if isinstance(of, str)]
+    """Return the errors, a line each, up to a limit."""
+    wrong = [Text(f"{name}: {error}", style="red") for name, error in rows if isinstance(error, str)]
     more = [Text(f"… {len(wrong) - MAX_ROWS} more", style="red")] if len(wrong) > MAX_ROWS else []
     return [*wrong[:MAX_ROWS], *more]
 
 
 def curve(document: Mapping[str, Any]) -> RenderableType:
-    """A few points of a curve: the loss of each line, then the gradient."""
+    """Return tables of some points of a curve: the loss of each line, then the gradient."""
     series = document["series"]
     shared = f"{series[0]['name']}, " if len({line["name"] for line in series}) == 1 else ""
     labels = [line["label"].removeprefix(shared) for line in series]
@@ -235,6 +235,6 @@ def _number(value: float | None) -> str:
 
 
 def console() -> Console:
-    """Where tables go: as wide as the terminal, or as they need where there is none."""
+    """Return the console: as wide as the terminal, or 120 columns without one."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=120)

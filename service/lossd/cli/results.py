@@ -1,4 +1,4 @@
-"""Results of many evaluations, a row each: as JSON lines, as CSV, as a table."""
+"""Results of many evaluations, a row each: JSON lines, CSV or a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from lossd_client.wire import json
 
 if TYPE_CHECKING:
-    from lossd.cli.batch import Outcome
+    from lossd.cli.batch import FileOutcome
     from lossd_client import Evaluation
 
 __all__ = ["ResultsFile", "document", "figures", "results_file", "text"]
@@ -21,24 +21,28 @@ __all__ = ["ResultsFile", "document", "figures", "results_file", "text"]
 AVERAGES = ("macro", "micro", "weighted")
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as an object: what was answered, or what was wrong."""
-    known: dict[str, Any] = {"file": outcome.source.name, "bytes": outcome.nbytes, "seconds": round(outcome.seconds, 6)}
+def document(outcome: FileOutcome) -> dict[str, Any]:
+    """Return an outcome as a JSON object, with its result or its error."""
+    fields: dict[str, Any] = {
+        "file": outcome.source.name,
+        "bytes": outcome.nbytes,
+        "seconds": round(outcome.seconds, 6),
+    }
     if outcome.problem is not None:
-        return {**known, "error": {"title": outcome.problem.title, "detail": outcome.problem.detail}}
+        return {**fields, "error": {"title": outcome.problem.title, "detail": outcome.problem.detail}}
     import lossd.cli.report as report
 
     assert outcome.evaluation is not None
-    return {**known, **report.document(outcome.evaluation)}
+    return {**fields, **report.document(outcome.evaluation)}
 
 
-def text(of: Mapping[str, Any]) -> str:
-    """An object on one line."""
-    return json.dumps(json.finite(dict(of))).decode()
+def text(document: Mapping[str, Any]) -> str:
+    """Return a JSON object on one line."""
+    return json.dumps(json.finite(dict(document))).decode()
 
 
 def figures(evaluation: Evaluation) -> Iterator[tuple[str, float | None]]:
-    """The numbers of an answer that fit into a cell: the loss, and metrics with their averages, ``f1.macro``."""
+    """Yield the numbers of an answer that fit into a cell: the loss, and metrics with averages, ``f1.macro``."""
     if isinstance(evaluation.loss, int | float):
         yield "loss", evaluation.loss
     for name, value in evaluation.metrics.items():
@@ -49,16 +53,19 @@ def figures(evaluation: Evaluation) -> Iterator[tuple[str, float | None]]:
 
 
 class ResultsFile:
-    """A file that grows by a row for each outcome, so that what is done is there whatever happens."""
+    """A file that gets a row for each outcome at once, so that no result is lost if the command ends early."""
 
     def __init__(self, path: Path) -> None:
         self._as_csv = path.suffix == ".csv"
         self._file = path.open("w", newline="" if self._as_csv else None)
         self._table: Any = None
-        self._early: list[Outcome] = []
+        self._early: list[FileOutcome] = []
 
-    def add(self, outcome: Outcome) -> None:
-        """One more; failures before the first answer wait for it, since it says which columns there are."""
+    def add(self, outcome: FileOutcome) -> None:
+        """Write an outcome's row.
+
+        The first answer determines the columns of a CSV file, so earlier failures wait for it.
+        """
         if not self._as_csv:
             self._file.write(text(document(outcome)) + "\n")
         else:
@@ -71,7 +78,7 @@ class ResultsFile:
         self._file.flush()
 
     def close(self) -> None:
-        """The last is there."""
+        """Write what is left, and close the file."""
         if self._as_csv and self._table is None:
             self._begin([])
         self._file.close()
@@ -83,18 +90,18 @@ class ResultsFile:
         self._table.writerows(map(_row, self._early))
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
-    known = {"file": outcome.source.name, "bytes": outcome.nbytes, "seconds": round(outcome.seconds, 6)}
+def _row(outcome: FileOutcome) -> dict[str, Any]:
+    fields = {"file": outcome.source.name, "bytes": outcome.nbytes, "seconds": round(outcome.seconds, 6)}
     if outcome.problem is not None:
-        return {**known, "error": str(outcome.problem)}
+        return {**fields, "error": str(outcome.problem)}
     evaluation = outcome.evaluation
     assert evaluation is not None
-    return {**known, **dict(figures(evaluation)), **(evaluation.reduction._asdict() if evaluation.reduction else {})}
+    return {**fields, **dict(figures(evaluation)), **(evaluation.reduction._asdict() if evaluation.reduction else {})}
 
 
 @contextmanager
 def results_file(path: Path | None) -> Iterator[ResultsFile | None]:
-    """The file of that name, .csv or .jsonl; none where there is no name."""
+    """Open the results file, .csv or .jsonl; yield None without a path."""
     if path is None:
         yield None
         return

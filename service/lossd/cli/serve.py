@@ -32,8 +32,8 @@ lossd serve --port 9000 --device cuda:0,cuda:1
 LOSSD_QUEUE_BYTES=8GiB lossd serve --host 0.0.0.0 --api-keys-file keys
 """
 
-# A body arrives in chunks of more than glibc's mmap threshold of 128 KiB, so each would be mapped afresh and its pages
-# faulted in one by one. glibc reads these before Python starts; they can only be set for a new process.
+# A body arrives in chunks over glibc's mmap threshold of 128 KiB, so each chunk would be mapped anew and its pages
+# faulted in one by one. glibc reads these variables before Python starts, so they need a new process.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "536870912",
@@ -52,11 +52,11 @@ class _Serve(Command):
 def serve(**given: Any) -> None:
     """Start the service; it runs until SIGTERM or Ctrl-C.
 
-    Every option is also an environment variable, which it overrides: --port is LOSSD_PORT. A secret is no option, since
-    others can read a command line: LOSSD_API_KEY is a variable only.
+    Every option overrides an environment variable: --port is LOSSD_PORT. Secrets are variables only, such as
+    LOSSD_API_KEY, because other users can read a command line.
     """
     _hold_descriptors()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until there is something to read again; kept meanwhile
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # pending until there are files to read again
     from lossd.configuration.preflight import StartError
 
     try:
@@ -68,13 +68,13 @@ def serve(**given: Any) -> None:
 
 
 class _CannotStart(click.ClickException):
-    """One line, and the exit status of wrong usage."""
+    """An error of one line, with the exit status of wrong usage."""
 
     exit_code = WRONG
 
 
 def _serve(given: dict[str, Any]) -> int:
-    """Check all that can be checked, then serve; the exit status."""
+    """Check the settings, serve, and return the exit status."""
     from lossd.configuration.preflight import check_needs, variable
     from lossd.fronts import Place
     from lossd.fronts.port import listen, take
@@ -97,7 +97,7 @@ def _serve(given: dict[str, Any]) -> int:
         reach = "from this machine only" if settings.is_local else network
         url = f"{'http' if settings.tls_cert is None else 'https'}://{_bracketed(settings.host)}:{port}"
         if variable("port") in links and "port" not in given:
-            log.warning("%s is a Service's address, which Kubernetes set (enableServiceLinks: false keeps it away); "
+            log.warning("%s is a Service's address, which Kubernetes set (enableServiceLinks: false prevents it); "
                         "it is ignored, and the port is %d", variable("port"), port)  # fmt: skip
         _say(f"lossd {__version__} listens on {url}, reachable {reach}")
 
@@ -112,7 +112,7 @@ def _serve(given: dict[str, Any]) -> int:
 
 
 def _settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
-    """The settings, and variables that look like some and are Kubernetes' own."""
+    """Return the settings, and variables of Kubernetes that look like settings."""
     from pydantic import ValidationError
 
     from lossd.configuration.preflight import StartError, check_variables
@@ -138,34 +138,34 @@ def _fault(fault: Any, given: Collection[str]) -> str:
     from lossd.configuration.preflight import variable
     from lossd.configuration.settings import SECRETS
 
-    said = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
-    if not fault["loc"]:  # of several together
-        return str(said)
+    message = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
+    if not fault["loc"]:  # a fault of several settings together
+        return str(message)
     name = str(fault["loc"][0])
-    of = option_name(name) if name in given else variable(name)
-    return f"{of}: {said}" if name in SECRETS else f"{of}: {said}, found {fault['input']!r}"
+    source = option_name(name) if name in given else variable(name)
+    return f"{source}: {message}" if name in SECRETS else f"{source}: {message}, found {fault['input']!r}"
 
 
 def _say(text: str, *, err: bool = False) -> None:
-    """Say it where somebody listens; that nobody does, or that a disk is full, is no reason to end."""
+    """Print a message; a closed stream or a full disk is no reason to end."""
     try:
         click.echo(text, err=err)
     except OSError as error:
-        if err:  # where the log goes, too
+        if err:  # the log goes there too
             return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unsaid would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushing the rest at exit would fail again
         log.warning("standard output cannot be written (%s): %s", error.strerror, text)
 
 
 def _hold_descriptors() -> None:
-    """See that 0, 1 and 2 are open: else a socket would become one, and be handed to every process started."""
+    """Open descriptors 0, 1 and 2 if they are closed; else a socket would get such a number and be inherited."""
     missing = False
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             missing = True
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
     if missing:
         for number, name in enumerate(("stdin", "stdout", "stderr")):
             if getattr(sys, name) is None:
@@ -197,10 +197,10 @@ def _setting_options() -> tuple[click.Parameter, ...]:
 
 
 def _tune_allocator() -> None:
-    """Start this very command again with the allocator set up, unless the environment already says how."""
+    """Start this command again with the allocator's variables, unless the environment already has them."""
     if not ALLOCATOR.keys() <= os.environ.keys():
         sys.stdout.flush()
-        with suppress(OSError):  # slower for large bodies then, and no reason not to serve
+        with suppress(OSError):  # large bodies are then slower, but the service works
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
 
 
