@@ -204,7 +204,7 @@ def test_the_confusion_matrices_of_all_files_add_up(directory: Path, tmp_path: P
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
         (["--loss", "mse", "--plot", "out.svg", "--plot-kind", "roc"], 2, "can only draw confusion matrices"),
         (["--loss", "cross_entropy", "--output", "rows.txt"], 2, "must end in .csv or .jsonl"),
-        (["--loss", "cross_entropy", "--gradient-out", "g.npy"], 2, "no FILES, --input or --gradient-out"),
+        (["--loss", "cross_entropy", "--gradient-out", "g.npy"], 2, "leave out FILES, --input and --gradient-out"),
         (["--loss", "cross_entropy", "--url", "http://127.0.0.1:9"], 3, "cannot connect"),
     ],
 )
