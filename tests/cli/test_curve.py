@@ -143,7 +143,7 @@ def test_of_very_many_classes_the_counts_are_not_taken_for_a_matrix(tmp_path: Pa
 def test_metrics_lists_the_options_that_are_read() -> None:
     output = lossd("metrics", "multiclass").stdout
     assert re.search(r'^weights +"none" +cohen_kappa', output, re.MULTILINE)
-    assert re.search(r"^k +5 +How many of the best", output, re.MULTILINE)
+    assert re.search(r"^k +5 +How many of the highest", output, re.MULTILINE)
     assert "error_quantiles" not in output
 
 

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         "container's memory, divided among the fronts.",
     )
     request_timeout_ms: Milliseconds = Field(
-        60_000, description="Deadline of a request without X-Request-Timeout-Ms, in milliseconds."
+        60_000, description="Deadline, in milliseconds, of a request that has no X-Request-Timeout-Ms."
     )
     max_work_ms: Milliseconds = Field(
         60_000,

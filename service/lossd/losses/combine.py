@@ -1,4 +1,4 @@
-"""Losses of losses. A function here sees its terms' values, ``losses`` (T,); the terms are evaluated before."""
+"""Losses of losses: a function here gets its terms' values, ``losses`` (T,), which are evaluated before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Named = Annotated[dict[str, Any], BeforeValidator(named)]
 
 
 class Term(TypedDict):
-    """One term: a full loss (name, reduction, parameters), its weight (1), and its inputs' names in the request."""
+    """One term: a loss (name, reduction, parameters), its weight (1), and its inputs' names in the request."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
@@ -34,11 +34,11 @@ class Task(Term):
     kind: NotRequired[Literal["regression", "classification"]]
 
 
-def _given(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _terms_parameter(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return parameters["terms"]  # type: ignore[no-any-return]
 
 
-@loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_given)
+@loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_terms_parameter)
 def weighted_sum(
     losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], FIRST_FAULT, Len(1, MAX_TERMS)]
 ) -> Real[Tensor, ""]:
@@ -63,7 +63,7 @@ def weighted_sum(
     return (losses.new_tensor([term.get("weight", 1.0) for term in terms]) * losses).sum()
 
 
-@loss(task="composed", kind="composed", reductions=("mean",), differentiable=("log_variance",), terms=_given)
+@loss(task="composed", kind="composed", reductions=("mean",), differentiable=("log_variance",), terms=_terms_parameter)
 def uncertainty(
     losses: Real[Tensor, "T"],
     log_variance: Real[Tensor, "T"],

@@ -1,7 +1,7 @@
-"""The only place that reduces, weights and masks.
+"""The only module that reduces, weights and masks.
 
-Losses return one value per entry; here they become one number per request. Sums accumulate in float64 over pairwise
-partial sums, and never through a matrix product, which would carry one request's NaN into its neighbours' answers.
+Losses return one value per entry; this module makes one number per request. Sums accumulate in float64 over pairwise
+partial sums, never through a matrix product, which would spread one request's NaN to the others.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["Reduction", "Segments", "class_weights", "ratio", "weighted", "witho
 
 
 LONG, PARTIAL = 1 << 16, 1024
-"""Rows of ``LONG`` entries or more are summed pairwise in their own dtype, ``PARTIAL`` at a time, then in float64."""
+"""Rows of ``LONG`` entries or more are summed in their own dtype by ``PARTIAL`` entries, then in float64."""
 
 
 class Segments:
-    """Which rows of a batch belong to which request.
+    """The rows of each request of a batch.
 
     Args:
-        rows: Rows of each request, in order; all at least 1.
-        device: Where the rows' tensors are.
+        rows: The number of rows of each request, in order; at least 1 each.
+        device: The device of the rows' tensors.
     """
 
     def __init__(self, rows: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -55,7 +55,7 @@ class Segments:
         return starts
 
     def sum(self, per_row: Tensor) -> Tensor:
-        """Sums over each request's rows: (R, ...) to (B, ...), in float64 for floats and int64 for integers."""
+        """Return sums over each request's rows: (R, ...) to (B, ...), float64 for floats and int64 for integers."""
         dtype = torch.float64 if per_row.is_floating_point() else torch.int64
         if self.count == self.total and per_row.dtype == dtype:
             return per_row
@@ -67,52 +67,52 @@ class Segments:
         return sums.index_add_(0, self.index, per_row.to(dtype))
 
     def largest(self, per_row: Tensor) -> Tensor:
-        """The largest number of each request's rows, none below 0: (R,) to (B,)."""
+        """Return the largest number of each request's rows, at least 0: (R,) to (B,)."""
         largest = torch.zeros(self.count, dtype=per_row.dtype, device=per_row.device)
         return largest.scatter_reduce_(0, self.index, per_row, "amax")
 
     def spread(self, per_request: Tensor, ndim: int = 1) -> Tensor:
-        """Each request's number for each of its rows: (B,) to (R, 1, ...) with ``ndim`` axes; 0-d where B is 1."""
+        """Return each request's number for its rows: (B,) to (R, 1, ...) with ``ndim`` axes; 0-d if B is 1."""
         if self.count == 1:
             return per_request.reshape(())
         rows = per_request[self.index] if not self.equal else per_request.repeat_interleave(self.rows[0])
         return rows.reshape(-1, *(1,) * (ndim - 1))
 
     def split(self, per_row: Tensor) -> tuple[Tensor, ...]:
-        """Each request's rows."""
+        """Return each request's rows."""
         return torch.split(per_row, self.rows)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 with gradient 0 where the denominator is 0 (nothing to average)."""
+    """Return the quotient; 0 with gradient 0 if the denominator is 0 (nothing to average)."""
     empty = denominator == 0
     return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
 
 
 def row_sums(value: Tensor) -> Tensor:
-    """The sum of each row's entries, (R, ...) to (R,): float64."""
+    """Return the sum of each row's entries, (R, ...) to (R,): float64."""
     flat = value.reshape(value.shape[0], -1)
     whole = flat.shape[1] // PARTIAL * PARTIAL
     if whole < LONG or value.dtype == torch.float64:
         return flat.sum(1, dtype=torch.float64)
-    # Torch widens a tensor before it sums it: where rows are long, only their partial sums are worth that.
+    # torch converts a tensor to float64 before it sums it. For long rows, convert only their partial sums.
     partial = flat[:, :whole].reshape(flat.shape[0], -1, PARTIAL).sum(2)
     return partial.sum(1, dtype=torch.float64).add_(flat[:, whole:].sum(1, dtype=torch.float64))
 
 
 class Reduction:
-    """From one value per entry to one loss per request, and the way back for the gradient.
+    """Reduces one value per entry to one loss per request, and computes the gradient's factors.
 
-    Use in order: :meth:`upstream` once the weights are known, :meth:`reduce` once the values are.
+    Call :meth:`upstream` once the weights are known, then :meth:`reduce` once the values are.
 
     Args:
         mode: mean, sum, none or batchmean.
         segments: The requests' rows.
         shape: The shape of the value, (R, ...).
-        dtype: The dtype the gradient is computed in.
-        sample_weight: (R,), or None.
-        cotangent: The caller's own upstream gradient: (B,), or of the value's shape where ``mode`` is none; or None.
-        careful: Whether a mean is not to overflow where its numerator or its denominator do.
+        dtype: The dtype of the gradient's computation.
+        sample_weight: The weight of each row, (R,), or None.
+        cotangent: The caller's own upstream gradient: (B,), or of the value's shape if ``mode`` is none; or None.
+        careful: Whether to keep a mean finite although its numerator or denominator overflows.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Reduction:
         self.mode = mode
         self.segments = segments
         self.careful = careful and mode in ("mean", "batchmean")
-        # A mean does not depend on the weights' units: in those of the largest, their sums do not overflow.
+        # A mean does not depend on the scale of the weights. Divided by the largest, their sums do not overflow.
         self.unit = self.sample_unit = torch.ones((), dtype=torch.float64, device=segments.device)
         if self.careful and sample_weight is not None:
             self.sample_unit = self._largest(sample_weight)
@@ -141,10 +141,10 @@ class Reduction:
         self.denominator: Tensor | None = None
 
     def upstream(self, weight: Tensor | None) -> Tensor:
-        """What the gradient of each entry is multiplied with; broadcasts against the value.
+        """Return the factor of each entry's gradient, which broadcasts against the value.
 
         Args:
-            weight: What each entry adds to the mean's denominator, in the shape of the value; None for one each.
+            weight: What each entry adds to the mean's denominator, in the shape of the value; None for 1.
         """
         if self.careful and weight is not None:
             self.unit = self._largest(weight)
@@ -163,14 +163,14 @@ class Reduction:
         return (factor if self.sample_weight is None else factor * self._weights_as(ndim)).to(self.dtype)
 
     def reduce(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, numerator and denominator of the mean, each (B,) float64, and the value with its sample weights."""
+        """Return loss, numerator and denominator, each (B,) float64, and the value with its sample weights."""
         assert self.denominator is not None, "upstream() comes first: it learns the weights"
         if self.sample_weight is not None:
             weight = self._weights_as(value.ndim)
             value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
         numerator, denominator = self.segments.sum(row_sums(value)), self.denominator
         total = self._over_denominator(numerator) if self.mode in ("mean", "batchmean") else numerator
-        if self.careful:  # the sum of the quotients, none of which is larger than the value
+        if self.careful:  # sum the quotients: each is at most the value
             share = self._share(denominator)
             total = self.segments.sum(row_sums(value * self.segments.spread(share, value.ndim)))
             numerator = numerator * self.sample_unit
@@ -178,7 +178,7 @@ class Reduction:
         return total, numerator, denominator, value
 
     def count(self, weight: Tensor | None) -> Tensor:
-        """How many entries count: those without a weight of 0, (B,) float64."""
+        """Return how many entries have a weight other than 0, (B,) float64."""
         if weight is None and self.sample_weight is None:
             return self.segments.lengths.double() * self._entries
         counted = (
@@ -193,11 +193,11 @@ class Reduction:
         return torch.Size(self.shape[1:]).numel()
 
     def _share(self, denominator: Tensor) -> Tensor:
-        """What the mean multiplies each entry with, (B,)."""
+        """Return the factor of each entry in the mean, (B,)."""
         return self._over_denominator(torch.ones_like(denominator)) / self.unit
 
     def _largest(self, weight: Tensor) -> Tensor:
-        """The largest weight of each request, (B,); 1 where all are 0."""
+        """Return the largest weight of each request, (B,); 1 if all are 0."""
         largest = self.segments.largest(weight.reshape(weight.shape[0], -1).amax(1).double())
         return largest.masked_fill(largest == 0, 1)
 
@@ -226,12 +226,12 @@ class Reduction:
 def class_weights(
     target: Tensor, like: Tensor, class_weight: Sequence[float] | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Targets that are safe to index with, and what each counts in the mean.
+    """Return targets that are valid indices, and their weights in the mean.
 
     Args:
-        target: (N, *) class indices, some perhaps ``ignore_index``.
-        like: A tensor of the dtype and device the weights are to have.
-        class_weight: The weight of each of the C classes; None for one each.
+        target: Class indices, (N, *), which may include ``ignore_index``.
+        like: A tensor with the dtype and the device of the weights.
+        class_weight: The weight of each of the C classes; None for 1.
         ignore_index: The class that does not count; None for none.
 
     Returns:
@@ -254,7 +254,10 @@ def class_weights(
 
 
 def without_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor | None]:
-    """Targets of yes and no, (N, *) floats, 0 where ignored, and what each counts: 0 where ignored, else 1, or None."""
+    """Return binary targets with 0 where ignored, (N, *) floats, and their weights: 0 where ignored, else 1.
+
+    The weights are None if no target is ignored.
+    """
     ignored = None if ignore_index is None else target == ignore_index
     if ignored is None or not bool(ignored.any()):
         return target, None
@@ -262,12 +265,12 @@ def without_ignored(target: Tensor, ignore_index: int | None) -> tuple[Tensor, T
 
 
 def weighted(value: Tensor, weight: Tensor | None, scale: Tensor | float | None = None) -> Tensor | Unreduced:
-    """The value with its weights multiplied in; exactly 0 where the weight is, whatever the value.
+    """Return the value multiplied by its weights; exactly 0 where the weight is 0.
 
     Args:
         value: One number for each position.
-        weight: What each also adds to the denominator of the mean; None for one each.
-        scale: Factors that it does not; None for one each.
+        weight: The weight of each position, which the denominator of the mean also counts; None for 1.
+        scale: Factors that the denominator does not count; None for 1.
     """
     if weight is None and scale is None:
         return value

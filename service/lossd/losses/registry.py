@@ -1,7 +1,7 @@
 """``@loss``: a function's signature is its schema.
 
-From the annotations and the docstring of one function come its validation, its JSON Schema, its page in the catalogue
-and its help on the command line. :data:`REGISTRY` holds every loss by name.
+One function's annotations and docstring define its validation, its JSON Schema, its page in the catalogue and its help
+on the command line. :data:`REGISTRY` holds every loss by name.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ __all__ = [
 Kind = Literal["rows", "stack", "alone", "composed"]
 Reduction = Literal["mean", "sum", "none"]
 
-# What users of other libraries call our losses; for the message of an unknown name only, never an alias. Of the same
-# inputs they make the same numbers.
+# Other libraries' names of our losses, which give the same numbers. They appear in errors only and are no aliases.
 SYNONYMS: Mapping[str, str] = {
     "l1": "mae",
     "mean_squared_error": "mse",
@@ -100,19 +99,19 @@ NOT_QUITE: Mapping[str, str] = {
     "lpips": "its learned weights are not here; perceptual compares VGG-16's features without them",
     "multiple_negatives_ranking": "clip is its symmetric form, with temperature 1 / scale",
 }
-"""What other names are here, where that is not one of our losses with its defaults."""
+"""Other libraries' names for something that none of our losses computes with its defaults, and what to use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreduced:
-    """What a loss function returns where its mean is not over the element count.
+    """The result of a loss function whose mean is not over the element count.
 
     Attributes:
-        value: The unreduced loss, its weights multiplied in.
-        weight: What each entry adds to the denominator of the mean, in the shape of ``value``; constant with
-            respect to every differentiable input.
-        flags: Warning codes, each with the rows (R, ...) or requests (B, ...) it applies to, as booleans.
-        extras: Further fields of the answer; only losses of kind ``alone`` have any.
+        value: The unreduced loss, multiplied by its weights.
+        weight: What each entry adds to the denominator of the mean, in the shape of ``value``; constant with respect to
+            every differentiable input.
+        flags: Warning codes, each with the rows (R, ...) or requests (B, ...) that it concerns, as booleans.
+        extras: Further fields of the answer, for losses of kind ``alone``.
     """
 
     value: Tensor
@@ -122,20 +121,20 @@ class Unreduced:
 
 
 class Upstream(Protocol):
-    """Given the denominators' weights (None: one each), the loss's upstream gradient for each entry of the value."""
+    """Returns the upstream gradient of each entry of the value, given the denominators' weights (None: 1)."""
 
     def __call__(self, weight: Tensor | None) -> Tensor:
-        """A factor for each entry, 0-d or broadcasting against the value; to be asked for once."""
+        """Return a factor for each entry, 0-d or broadcasting against the value; call it once."""
 
 
 Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, ...]]
-"""``f(parameters, shapes)``: the unreduced loss's shape; ``ValueError`` where the shapes do not fit together."""
+"""``f(parameters, shapes)`` returns the unreduced loss's shape; ``ValueError`` if the shapes do not fit together."""
 
 CostOf = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Cost]
-"""``f(parameters, shapes)``: what the evaluation takes, where that does not grow with the tensors alone."""
+"""``f(parameters, shapes)`` returns the cost of the evaluation, if it does not grow with the tensors alone."""
 
 Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
-"""``f(parameters)``: the terms of a composed loss."""
+"""``f(parameters)`` returns the terms of a composed loss."""
 
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
@@ -143,12 +142,12 @@ ClosedForm = Callable[..., Tensor | Unreduced]
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """What parameters change about a signature.
+    """How parameters change a signature.
 
     Attributes:
         inputs: Types that replace the declared ones.
-        returns: The answer's type, where it differs.
-        task: The task whose metrics fit, where it differs.
+        returns: The answer's type, if it differs.
+        task: The task whose metrics fit, if it differs.
     """
 
     inputs: Mapping[str, TensorType] = field(default_factory=dict)
@@ -158,10 +157,10 @@ class Refinement:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One named tensor of a loss; ``name.*`` is a series of them, ``name.0``, ``name.1``, … as many as are sent.
+    """One named tensor of a loss; ``name.*`` is a series of any length (``name.0``, ``name.1``, …).
 
-    ``no_labels`` says why integers that are all 0 or 1, which are labels, will not do where floats will; they do where
-    it is empty.
+    ``no_labels`` says why integers that are all 0 or 1 (labels) are refused although floats are not; empty if they are
+    accepted.
     """
 
     name: str
@@ -178,10 +177,10 @@ class Parameter:
 
     Attributes:
         name: Its name.
-        annotation: Its type with its bounds, as Pydantic reads it.
-        default: Its default; every parameter has one, or it is required (``...``).
-        varies: Whether it is a plain number, which may differ between the requests of one batch.
-        summary: Its line of the docstring.
+        annotation: Its type with its bounds, for Pydantic.
+        default: Its default; ``...`` if it is required.
+        varies: Whether it is a plain number, which may differ between the requests of a batch.
+        summary: Its description in the docstring.
     """
 
     name: str
@@ -197,30 +196,30 @@ class _Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss as the rest of the service sees it.
+    """The definition of a loss.
 
     Attributes:
-        name: Canonical, unique.
+        name: Its unique name.
         task: The task whose metrics fit its inputs.
-        kind: How requests share a batch: ``rows`` are concatenated (each row is on its own), ``stack`` are stacked
-            and vmapped (samples of one request interact), ``alone`` are evaluated one at a time, ``composed`` are
-            functions of other losses' values.
-        function: The definition: tensors and keyword parameters to the unreduced loss.
+        kind: How requests share a batch: ``rows`` are concatenated (rows are independent), ``stack`` are stacked and
+            vmapped (samples of one request interact), ``alone`` are evaluated one at a time, ``composed`` are functions
+            of other losses' values.
+        function: The function from tensors and keyword parameters to the unreduced loss.
         inputs: Its tensors, in order.
-        variadic: The type of any further tensors (``**inputs``), which ``refine`` names; None where there are none.
+        variadic: The type of any further tensors (``**inputs``), which ``refine`` names; None if there are none.
         parameters: Its keyword parameters, without ``reduction``.
         returns: The type of the unreduced loss.
-        reductions: The reductions it takes, the default first.
-        reads_reduction: Whether its value depends on the reduction, which it then has as a keyword.
-        refine: What its parameters change about its inputs' types; ``ValueError`` where they have no meaning.
-        shape: The unreduced loss's shape, given parameters and shapes, where ``returns`` cannot say it.
-        pairs: How many pairs of entries are looked at together, and what each takes; None where memory and time grow
-            with the tensors alone.
-        cost: What the evaluation takes, where its parameters decide; None where they do not.
+        reductions: The reductions that it takes, the default first.
+        reads_reduction: Whether its value depends on the reduction, which is then a keyword of the function.
+        refine: Returns how parameters change the inputs' types; raises ``ValueError`` for invalid combinations.
+        shape: Returns the unreduced loss's shape, given parameters and shapes; None if ``returns`` determines it.
+        pairs: How many pairs of entries it compares, and what each takes; None if memory and time grow with the tensors
+            alone.
+        cost: Returns the cost of the evaluation, if it depends on the parameters; else None.
         byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors.
-        terms: Given the parameters, the losses a composed one is made of: ``{"loss": {...}, "inputs": {...}}`` each.
-        per_sample: Whether it is a function of its term's value on each row rather than on all rows.
-        unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
+        terms: Returns the terms of a composed loss, given the parameters: ``{"loss": {...}, "inputs": {...}}`` each.
+        per_sample: Whether a composed loss is a function of its term's value on each row rather than on all rows.
+        unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -252,7 +251,7 @@ class Loss:
     closed_forms: list[ClosedForm] = field(default_factory=list)
 
     def closed_form(self, function: ClosedForm) -> ClosedForm:
-        """Decorator: the same loss with its gradient written out; used wherever only first derivatives are asked."""
+        """Register a function that also writes the gradient; it replaces autograd for first derivatives."""
         self.closed_forms.append(function)
         return function
 
@@ -276,13 +275,13 @@ class Loss:
 
     @cached_property
     def request_inputs(self) -> tuple[Input, ...]:
-        """The inputs a request sends: all but what a composed loss is given of its terms."""
-        given = () if self.terms is None else ("losses", "weight") if self.per_sample else ("losses",)
-        return tuple(i for i in self.inputs if i.name not in given)
+        """The inputs that a request sends: all except the values of a composed loss's terms."""
+        from_terms = () if self.terms is None else ("losses", "weight") if self.per_sample else ("losses",)
+        return tuple(i for i in self.inputs if i.name not in from_terms)
 
     @property
     def preset(self) -> bool:
-        """Whether it is made of the same losses in every request."""
+        """Whether it is composed of the same losses in every request."""
         return self.terms is not None and all(p.default is not ... for p in self.parameters)
 
     @cached_property
@@ -292,7 +291,7 @@ class Loss:
 
     @cached_property
     def differentiable(self) -> tuple[str, ...]:
-        """The declared inputs that have a gradient; further ones (``variadic``) all do."""
+        """The declared inputs that have a gradient; all further ones (``variadic``) have one."""
         return tuple(i.name for i in self.inputs if i.differentiable)
 
 
@@ -322,16 +321,17 @@ def loss(
         task: The task whose metrics fit its inputs.
         kind: How requests share a batch, see :class:`Loss`.
         differentiable: The inputs that have a gradient.
-        reductions: The reductions it takes, the default first; not where the function has a keyword ``reduction``.
-        refine: What the parameters change about the inputs' types.
-        shape: The unreduced loss's shape, where the return annotation cannot say it.
-        pairs: How many pairs of entries are looked at together, where it is more than there are entries.
-        cost: What the evaluation takes, where its parameters or shapes decide.
+        reductions: The reductions that it takes, the default first; ignored if the function has a keyword
+            ``reduction``.
+        refine: Returns how the parameters change the inputs' types.
+        shape: Returns the unreduced loss's shape, if the return annotation does not determine it.
+        pairs: How many pairs of entries it compares, if there are more pairs than entries.
+        cost: Returns the cost of the evaluation, if it depends on parameters or shapes.
         byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors, gradients among them.
-        terms: The losses a composed one is made of.
+        terms: Returns the terms of a composed loss.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
-        unavailable: Why it cannot be evaluated here and what to do about it; None where it can.
-        like: The loss whose docstring describes the inputs and parameters that this one's leaves out.
+        unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
+        like: The loss whose docstring describes inputs and parameters that this one's docstring leaves out.
     """
     described: dict[str, str] = {}
     if like is not None:
@@ -341,14 +341,14 @@ def loss(
         name = function.__name__.rstrip("_")
         hints = get_type_hints(function, include_extras=True)
         doc = _Docstring(inspect.getdoc(function) or "")
-        inputs, parameters, series, variadic, taken = [], [], [], None, reductions
+        inputs, parameters, series, variadic, accepted_reductions = [], [], [], None, reductions
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
             summary = doc.arguments.get(p.name) or described.get(p.name)
             if not summary:
                 raise TypeError(f"{name}: the docstring says nothing about {p.name}")
             if p.name == "reduction":
-                taken = get_args(hint)
+                accepted_reductions = get_args(hint)
             elif p.kind is inspect.Parameter.KEYWORD_ONLY:
                 base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
                 default = ... if p.default is inspect.Parameter.empty else p.default
@@ -373,7 +373,7 @@ def loss(
             variadic=variadic,
             parameters=tuple(parameters),
             returns=_tensor_types(hints["return"])[0],
-            reductions=taken,
+            reductions=accepted_reductions,
             reads_reduction="reduction" in hints,
             refine=refine or (lambda _: Refinement()),
             shape=shape,
@@ -394,7 +394,7 @@ def loss(
 
 
 def _gathering(function: Callable[..., Tensor | Unreduced], series: Sequence[str]) -> Callable[..., Tensor | Unreduced]:
-    """The function of single tensors ``name.0``, ``name.1``, …, which it is to have as the list ``name``."""
+    """Return a function of single tensors ``name.0``, ``name.1``, … that passes them on as the list ``name``."""
 
     @functools.wraps(function)
     def gathered(**arguments: Any) -> Tensor | Unreduced:
@@ -453,7 +453,7 @@ class _Docstring:
 
 
 def _paragraphs(section: str) -> list[str]:
-    """Items of a section: each starts at the margin, its continuation lines are indented."""
+    """Return the items of a section: each starts at the margin, its continuation lines are indented."""
     items: list[str] = []
     for line in section.splitlines():
         if line.startswith(" ") and items:
@@ -464,23 +464,23 @@ def _paragraphs(section: str) -> list[str]:
 
 
 def named(fields: Any) -> Any:
-    """What a request says of a loss, as an object: a name by itself stands for the loss with its defaults."""
+    """Return the object of a loss; a bare name stands for the loss with its defaults."""
     return {"name": fields} if isinstance(fields, str) else fields
 
 
 def find_loss(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
-    """The loss of that name.
+    """Return the loss of that name.
 
     Args:
-        name: Its name.
-        listed_by: Where the reader of an error finds all names.
+        name: The loss's name.
+        listed_by: The command or route that lists all names, for the error.
 
     Raises:
-        UnknownLoss: With the nearest names.
+        UnknownLoss: No loss has that name; the detail names the closest ones.
     """
     if name not in REGISTRY:
-        if (told := NOT_QUITE.get(_folded(name))) is not None:
-            raise UnknownLoss(f"there is no loss named {quoted(name)}; {told}")
+        if (advice := NOT_QUITE.get(_folded(name))) is not None:
+            raise UnknownLoss(f"there is no loss named {quoted(name)}; {advice}")
         near = closest(name, REGISTRY)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{listed_by} lists them all"
         raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
@@ -488,12 +488,12 @@ def find_loss(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
 
 
 def _folded(name: str) -> str:
-    """A name without what libraries spell differently: ``HingeLoss`` and ``hinge-loss`` are ``hinge``."""
+    """Return a name without what libraries spell differently: ``HingeLoss`` and ``hinge-loss`` become ``hinge``."""
     return name.lower().replace("-", "_").removesuffix("loss").rstrip("_")
 
 
 def closest(name: str, known: Mapping[str, Any] | tuple[str, ...], synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:
-    """The known names nearest to one that is not known; a synonym's meaning first, at most three."""
+    """Return up to three known names closest to an unknown one, a synonym's meaning first."""
     folded = name.lower().replace("-", "_").removesuffix("_loss")
     near = [synonyms[key] for key in (name.lower(), folded, _folded(name)) if key in synonyms]
     near += difflib.get_close_matches(folded, list(known), n=3, cutoff=0.6)

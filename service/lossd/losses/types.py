@@ -1,7 +1,8 @@
-"""The vocabulary of a loss's signature: what its tensors are and which values its parameters take.
+"""The types of a loss's signature: its tensors' entries and axes, and its parameters' ranges.
 
-``prediction: Logits[Tensor, "N C *"]`` reads: a float tensor of unnormalised scores whose axes are N samples, C classes
-and any further ones. Names bind across inputs: every N of one request is the same number, and ``*`` the same axes.
+``prediction: Logits[Tensor, "N C *"]`` means a float tensor of unnormalised scores with the axes N samples, C classes,
+and any further ones. Names bind across inputs: every N of one request has the same length, and every ``*`` the same
+axes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ Kind = Literal["float", "integer"]
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What one input is, or the answer.
+    """The type of an input, or of the answer.
 
     Attributes:
         domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
@@ -72,9 +73,9 @@ class TensorType:
             ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1, ``box`` finite and not inverted in the parameter
             ``format``; ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and
             ``integer`` may be anything.
-        kinds: The kinds of dtype it is made for. Integers are welcome wherever floats are.
-        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for any further axes, which are the same wherever
-            it stands; ``...`` are any axes. No axis is empty but S, the labels of a sequence.
+        kinds: The kinds of dtype it is made for. Where floats are accepted, integers are too.
+        pattern: Its axes: names, ``name-1``, numbers, and ``*`` for further axes, which are equal wherever ``*``
+            occurs; ``...`` are any axes. Only S, the labels of a sequence, may be empty.
     """
 
     domain: Domain
@@ -82,11 +83,11 @@ class TensorType:
     pattern: tuple[str, ...]
 
     def takes(self, dtype: str) -> bool:
-        """Whether a tensor of this dtype is welcome; where floats are, integers are too."""
+        """Return whether a tensor of this dtype is accepted; integers are accepted where floats are."""
         return "float" in self.kinds or DTYPES[dtype].kind in self.kinds
 
     def __str__(self) -> str:
-        """The shape as a reader writes it: ``(N, C, *)``."""
+        """Return the shape as text: ``(N, C, *)``."""
         axes = ", ".join(self.pattern)
         return f"({axes},)" if len(self.pattern) == 1 and axes != "*" else f"({axes})"
 
@@ -103,7 +104,7 @@ class _Family:
         return Annotated[tensor, TensorType(self.domain, self.kinds, tuple(pattern.split()))]
 
 
-if TYPE_CHECKING:  # to a type checker they are what they build
+if TYPE_CHECKING:  # type checkers see the Annotated types that these build
     from typing import Annotated as Boxes
     from typing import Annotated as ClassIndex
     from typing import Annotated as ClassSet
@@ -134,8 +135,8 @@ else:
     Sign = _Family("sign", "float", "integer")
     Boxes = _Family("box", "float")
 
-# Parameters. A plain number may differ between the requests of one batch; it then reaches the function as a tensor
-# that broadcasts against the function's value. Everything else is the same for the whole batch.
+# Parameters. A plain number may differ between the requests of a batch; the function then gets a tensor that broadcasts
+# against its value. All other parameters are equal in the whole batch.
 Number = float
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -145,18 +146,18 @@ Clip = Annotated[float, Gt(0), Lt(0.5)]
 
 @dataclass(frozen=True, slots=True)
 class PerAxis:
-    """Marks a list parameter that holds one entry for each step of an axis; L is axis 1 of a tensor ``N *``."""
+    """Marks a list parameter with one entry for each step of an axis; L is axis 1 of a tensor ``N *``."""
 
     axis: str
 
 
 class _FirstFault(FailFast):
-    def __hash__(self) -> int:  # for typing, which compares what is in a union
+    def __hash__(self) -> int:  # typing hashes the members of a union
         return hash(self.fail_fast)
 
 
 FIRST_FAULT = _FirstFault()
-"""Marks a list of which the first fault is told and the rest not looked at: a short request may hold half a million."""
+"""Marks a list that is checked up to its first fault only: a short request may hold half a million faults."""
 
 PerClass = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("C")]
 PerLabel = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("L")]

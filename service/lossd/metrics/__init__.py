@@ -1,4 +1,4 @@
-"""What is measured next to a loss: one family a file, registered by name. See :mod:`lossd.metrics.registry`."""
+"""The metrics: one family a file, registered by name. See :mod:`lossd.metrics.registry`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The entries of a batch: which of them count, how they are summed by request, and how they are walked in blocks.
+"""The entries of a batch: which ones count, their sums by request, and their blocks.
 
 Entries are what a metric averages over: every row of a tensor times every position along its further axes, (R, I).
 """
@@ -17,19 +17,19 @@ from lossd.metrics.registry import Array, Floats, View
 
 __all__ = ["Entries", "blocks", "entrywise", "most_likely", "rowwise"]
 
-# Numbers in a block: small enough for its intermediate results to stay in a core's second-level cache.
+# Numbers in a block, few enough for its intermediate results to stay in a core's second-level cache.
 BLOCK = 1 << 18
 
 
 class Entries:
     """The entries of a batch that count, and their sums by request.
 
-    Samples weigh what they do up to a power of two, by which each request's largest weight comes to lie in [1/2, 1):
-    ratios stay what they are to the last bit, and products of sums of weights stay within float64.
+    Sample weights are scaled by a power of two, so that each request's largest lies in [1/2, 1): ratios keep every bit,
+    and products of sums of weights stay within float64.
 
     Args:
         view: The batch.
-        ignored: (R, I) bool, the entries that do not count; None where all do.
+        ignored: The entries that do not count, (R, I) bool; None if all count.
     """
 
     def __init__(self, view: View, ignored: Tensor | None = None) -> None:
@@ -40,41 +40,41 @@ class Entries:
             weight = view.sample_weight.numpy(force=True)
             self._exponent = np.frexp(np.maximum.reduceat(weight, self.segments.starts))[1]
             scaled = np.ldexp(weight, -np.repeat(self._exponent, self.segments.rows))
-            if (lost := (scaled == 0) & (weight > 0)).any():  # beside one that is 1e300 times as large
+            if (lost := (scaled == 0) & (weight > 0)).any():  # another weight is 1e300 times as large
                 scaled[lost] = np.finfo(float).smallest_subnormal
             self.weight = torch.from_numpy(scaled).to(view.sample_weight.device)
-            # Dropped, rather than multiplied with 0: a NaN in a dropped row must not come back.
+            # Drop rows instead of multiplying by 0: a NaN in a dropped row must not spread.
             dropped = (self.weight == 0).unsqueeze(1)
             ignored = dropped if ignored is None else ignored | dropped
         self.ignored = ignored
 
     def counts(self, sums: Array) -> Array:
-        """Sums of weights, (B, ...), by the weights as they were sent."""
+        """Return sums of weights, (B, ...), in the scale of the sent weights."""
         if self.weight is None:
             return sums
-        weighed: Array = np.ldexp(sums, self._exponent.reshape(-1, *(1,) * (sums.ndim - 1)))
-        return weighed
+        rescaled: Array = np.ldexp(sums, self._exponent.reshape(-1, *(1,) * (sums.ndim - 1)))
+        return rescaled
 
     def by_row(self) -> Entries:
-        """The same entries, each row a request of its own, each that counts counting one."""
+        """Return the same entries with each row as a request of its own and weights of 1."""
         rows = Segments([1] * self.segments.total, self.segments.device)
         return Entries(replace(self.view, segments=rows, sample_weight=None), self.ignored)
 
     def rows_of(self, request: int) -> slice:
-        """The rows of one request."""
+        """Return the rows of one request."""
         start = self.segments.starts[request]
         return slice(start, start + self.segments.rows[request])
 
     def tally(self, key: Tensor, cells: int, values: Tensor | None = None) -> Array:
-        """How many entries of each request have each key; exact integers unless something weighs them.
+        """Return how many entries of each request have each key; exact integers without weights.
 
         Args:
-            key: (R, I) int64, 0 to ``cells`` - 1 where the entry counts.
-            cells: How many keys there are.
-            values: (R, I) float64, what is added up instead of ones.
+            key: Keys, (R, I) int64, from 0 to ``cells`` - 1 where the entry counts.
+            cells: The number of keys.
+            values: What is added up instead of ones, (R, I) float64.
 
         Returns:
-            (B, cells) int64; float64 where there are values or sample weights.
+            (B, cells) int64; float64 with values or sample weights.
         """
         count = self.segments.count
         if count > 1:
@@ -82,7 +82,7 @@ class Entries:
         return self._tally(key, count * cells, slice(None), values).reshape(count, cells)
 
     def tallies(self, key: Tensor, cells: int) -> Iterator[Array]:
-        """The counts of :meth:`tally`, (cells,) of one request after the other, where those of all are too large."""
+        """Yield the counts of :meth:`tally` request by request, (cells,) each, to save memory."""
         for request in range(self.segments.count):
             rows = self.rows_of(request)
             tally = self._tally(key[rows], cells, rows, None)
@@ -93,45 +93,45 @@ class Entries:
             key = key.masked_fill(self.ignored[rows], cells)
         weight = values
         if self.weight is not None:
-            of_row = self.weight[rows].unsqueeze(1)
-            weight = of_row.expand(key.shape) if values is None else values * of_row
+            row_weight = self.weight[rows].unsqueeze(1)
+            weight = row_weight.expand(key.shape) if values is None else values * row_weight
         flat = None if weight is None else weight.reshape(-1)
         return torch.bincount(key.reshape(-1), flat, minlength=cells + 1)[:cells].numpy(force=True)
 
     def total(self, values: Tensor) -> Floats:
-        """The weighted sum of each request's entries: (R, I) to (B,) float64."""
+        """Return the weighted sum of each request's entries: (R, I) to (B,) float64."""
         if self.ignored is not None:
             values = values.masked_fill(self.ignored, 0)
         return self.total_of_rows(values.sum(1, keepdim=True, dtype=torch.float64))[:, 0]
 
     def total_of_rows(self, rows: Tensor) -> Floats:
-        """The weighted sum of each request's rows: (R, K) float64 to (B, K); dropped rows add nothing, NaN or not."""
+        """Return the weighted sum of each request's rows: (R, K) float64 to (B, K); dropped rows add nothing."""
         if self.weight is not None:
-            of_row = self.weight.unsqueeze(1)
-            rows = torch.where(of_row == 0, 0, rows * of_row)
+            row_weight = self.weight.unsqueeze(1)
+            rows = torch.where(row_weight == 0, 0, rows * row_weight)
         return self.segments.sum(rows).numpy(force=True)
 
     def size(self, shape: torch.Size) -> Array:
-        """How many of each request's entries count, (B,): int64, or float64 if weighted."""
+        """Return how many of each request's entries count, (B,): int64, or float64 if weighted."""
         if self.ignored is None:
             return self.segments.lengths.numpy(force=True) * shape[1]
         rows = (~self.ignored).expand(shape).sum(1)
         return self.segments.sum(rows if self.weight is None else rows * self.weight).numpy(force=True)
 
     def mean_of(self, values: Tensor) -> tuple[Floats, Array]:
-        """What the mean of each request's entries is the quotient of: (R, I) to (B,) and (B,)."""
+        """Return numerator and denominator of the mean of each request's entries: (R, I) to (B,) and (B,)."""
         total, size = self.total(values), self.size(values.shape)
-        if (large := np.isinf(total)).any():  # a sum of numbers may be too large where their mean is not
+        if (large := np.isinf(total)).any():  # a sum may overflow although the mean does not
             total = np.where(large, self.total(values.double() * 2.0**-64), total)
             size = np.where(large, size * 2.0**-64, size)
         return total, size
 
     def row_means(self, values: Floats, defined: Array) -> tuple[Floats, Array]:
-        """The mean over each request's rows, those that are defined: (R, K) to (B, K), and whether there is one.
+        """Return the mean over each request's defined rows, (R, K) to (B, K), and whether there is one.
 
         Args:
-            values: (R, K); where undefined, anything.
-            defined: (R, K) or (R, 1) bool.
+            values: Values, (R, K); anything where undefined.
+            defined: Which rows are defined, (R, K) or (R, 1) bool.
         """
         share = defined * (1.0 if self.weight is None else self.weight.numpy(force=True)[:, None])
         total = np.add.reduceat(np.broadcast_to(share, values.shape), self.segments.starts)
@@ -140,9 +140,9 @@ class Entries:
 
 
 def blocks(rows: int, width: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the first and the last axis of a (rows, width, length) tensor, about ``BLOCK`` numbers each.
+    """Yield slices of the first and the last axis of a (rows, width, length) tensor, about ``BLOCK`` numbers each.
 
-    Where the last axis is cut depends on a row's shape alone, so that a row is summed the same way in any batch.
+    The last axis is cut by a row's shape alone, so that a row is summed the same way in any batch.
     """
     if width * length <= BLOCK:
         step = max(1, BLOCK // (width * length))
@@ -156,13 +156,13 @@ def blocks(rows: int, width: int, length: int) -> Iterator[tuple[slice, slice]]:
 
 
 def entrywise(function: Callable[..., Tensor], scores: Tensor, *others: Tensor, dtype: torch.dtype) -> Tensor:
-    """``function`` of each entry, without an intermediate result of the size of ``scores``.
+    """Return ``function`` of each entry, without an intermediate result of the size of ``scores``.
 
     Args:
-        function: Blocks (r, C, i) of ``scores`` and (r, i) of ``others`` to (r, i).
-        scores: (R, C, I).
-        others: (R, I) each.
-        dtype: Of the answer.
+        function: Maps blocks (r, C, i) of ``scores`` and (r, i) of ``others`` to (r, i).
+        scores: Scores, (R, C, I).
+        others: Further tensors, (R, I) each.
+        dtype: The dtype of the result.
     """
     rows, classes, length = scores.shape
     answer = torch.empty(rows, length, dtype=dtype, device=scores.device)
@@ -174,12 +174,12 @@ def entrywise(function: Callable[..., Tensor], scores: Tensor, *others: Tensor, 
 def rowwise(
     function: Callable[..., Tensor], *tensors: Tensor, join: Callable[[Tensor, Tensor], Tensor] = operator.add
 ) -> Tensor:
-    """What ``function`` says of each row, without an intermediate result of the size of the tensors.
+    """Return ``function`` of each row, without an intermediate result of the size of the tensors.
 
     Args:
-        function: Blocks (r, i) of ``tensors`` to (r, K) float64.
-        tensors: (R, I) each.
-        join: What makes one of the answers for the parts of a row, starting from 0.
+        function: Maps blocks (r, i) of ``tensors`` to (r, K) float64.
+        tensors: Tensors, (R, I) each.
+        join: Combines the results of a row's parts, starting from 0.
 
     Returns:
         (R, K) float64.
@@ -196,10 +196,7 @@ def rowwise(
 
 
 def most_likely(scores: Tensor) -> Tensor:
-    """The class with the highest score: (R, C, I) to (R, I) int64; the lowest index where several are.
-
-    NaN counts as higher than any number, as in torch.argmax.
-    """
+    """Return the class with the highest score: (R, C, I) to (R, I) int64; the lowest index of several."""
     if scores.shape[2] == 1 or scores.is_cuda:
         return scores.argmax(1)
     # On a CPU, torch.argmax along an axis that is not the last is an order of magnitude slower than amax.
@@ -210,6 +207,6 @@ def most_likely(scores: Tensor) -> Tensor:
     def first_highest(block: Tensor) -> Tensor:
         highest = (block == block.amax(1, keepdim=True)).view(torch.uint8)
         rank = (highest * falling).amax(1)
-        return classes - rank if bool(rank.all()) else block.argmax(1)  # NaN equals nothing, itself included
+        return classes - rank if bool(rank.all()) else block.argmax(1)  # a NaN equals nothing, so its row has rank 0
 
     return entrywise(first_highest, scores, dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""``@task`` and ``@metric``: what can be measured, and on what.
+"""``@task`` and ``@metric``: the metrics, and the tasks that they belong to.
 
-A task is a class: built once per batch from a :class:`View`, it computes on the device what its metrics share (counts,
-sums) and hands them over as NumPy arrays with one entry per request. A metric is a small function of that object which
-returns one JSON value per request: None where undefined, the strings "NaN" and "Infinity" where not finite.
+A task is a class. It is built once per batch from a :class:`View`, computes on the device what its metrics share
+(counts, sums), and provides it as NumPy arrays with one entry per request. A metric is a small function of that object.
+It returns one JSON value per request: None if undefined, the strings "NaN" and "Infinity" if not finite.
 """
 
 from __future__ import annotations
@@ -48,31 +48,30 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 300, 100
-"""As measured on one core: what a score takes that is sorted, and a pair of embeddings that is compared."""
+"""Measured on one core: the bytes and nanoseconds of a sorted score, and the nanoseconds of a compared pair."""
 
 COARSE = ("bfloat16", "float16", "float32")
-"""Float dtypes that hold less than float64, the coarsest first."""
+"""Float dtypes coarser than float64, the coarsest first."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The tensors of a batch as metrics see them, checked and on the device.
+    """The tensors of a batch in the form that metrics read, checked and on the device.
 
     Attributes:
         tensors: The requests' inputs by name, concatenated along their rows, (R, ...); floats in the compute dtype,
-            integers in their own. Without ``sample_weight`` and ``cotangent``.
-        segments: Which rows belong to which request.
-        activation: What ``prediction`` is: real, logits, log_probability or probability.
+            integers in their own dtype. Without ``sample_weight`` and ``cotangent``.
+        segments: The rows of each request.
+        activation: The domain of ``prediction``: real, logits, log_probability or probability.
         sample_weight: (R,) float64, or None.
         ignore_index: The class that does not count, or None.
-        parameters: The loss's parameters, less those that may differ between requests.
+        parameters: The loss's parameters that are equal in the whole batch.
         options: The request's ``metrics`` object with its defaults.
-        numbers: Those parameters: each request's value, B of them.
-        counted: What was counted along with the loss already, by the name its task has for it.
-        alone: Whether no loss is evaluated, so that nothing but the request says what predictions are.
-        rates: Makes precision, recall, F1 and IoU and their averages of counts in one go; None where NumPy is to, step
-            by step.
-        dtypes: What the tensors were sent in, by their names; those that are not named are as they are.
+        numbers: The other parameters: each request's value, B of them.
+        counted: What the compiled pass has already counted, by the task's name for it.
+        alone: Whether no loss is evaluated, so that only the options say what predictions are.
+        rates: Computes precision, recall, F1, IoU and their averages from counts in one call; None to use NumPy.
+        dtypes: The dtypes in which tensors were sent, by name; a missing name has the tensor's own dtype.
     """
 
     tensors: Mapping[str, Tensor]
@@ -89,31 +88,31 @@ class View:
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def sent(self, *names: str) -> str:
-        """The dtype these tensors were sent in, the coarsest of several; float64 where they are integers."""
+        """Return the dtype in which these tensors were sent, the coarsest of several; float64 for integers."""
         found = {self.dtypes.get(name) or str(self.tensors[name].dtype).removeprefix("torch.") for name in names}
         return next((dtype for dtype in COARSE if dtype in found), "float64")
 
     def computed(self, *names: str) -> str:
-        """The dtype whose rounding is in what is computed of these tensors: float32, or float64 where all are."""
+        """Return the dtype whose rounding affects results of these tensors: float64 if all are, else float32."""
         return "float64" if self.sent(*names) == "float64" else "float32"
 
     def number(self, name: str, default: float, ndim: int) -> Tensor | float:
-        """A numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes where requests differ."""
-        of_requests = self.numbers.get(name) or [self.parameters.get(name, default)]
-        if of_requests.count(of_requests[0]) == len(of_requests):
-            return float(of_requests[0])
-        values = torch.tensor(of_requests, dtype=torch.float64, device=self.segments.device)
+        """Return a numeric parameter of the loss: a number, or (R, 1, ...) with ``ndim`` axes if requests differ."""
+        values_by_request = self.numbers.get(name) or [self.parameters.get(name, default)]
+        if values_by_request.count(values_by_request[0]) == len(values_by_request):
+            return float(values_by_request[0])
+        values = torch.tensor(values_by_request, dtype=torch.float64, device=self.segments.device)
         return self.segments.spread(values, ndim)
 
 
 class Task:
-    """What the metrics of one task share; the base of every task's class.
+    """The base class of every task, whose object its metrics share.
 
     Attributes:
-        options: The options of the request's ``metrics`` object that every metric of the task reads.
-        compares: Whether it looks at pairs of entries.
-        undefined: For each request, the metrics that are 0/0 and the classes they are so for: class or label indices;
-            [1], the positive class, where the task has but that one; [] for a number that belongs to no class.
+        options: The options of the ``metrics`` object that every metric of the task reads.
+        compares: Whether it compares pairs of entries.
+        undefined: For each request, the metrics that are 0/0 and their class or label indices: [1], the positive class,
+            if the task has only that one; [] if the metric belongs to no class.
     """
 
     options: ClassVar[tuple[str, ...]] = ("zero_division",)
@@ -128,47 +127,47 @@ class Task:
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """The tensors the task takes where metrics are asked without a loss."""
+        """Return the task's inputs when metrics are computed without a loss."""
         raise NotImplementedError
 
     @classmethod
     def compared(cls, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """How many pairs of entries are looked at, where it is more than there are entries."""
+        """Return how many pairs of entries are compared, if there are more pairs than entries."""
         return 0
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """Refuse options that mean nothing for this task.
+        """Check that the options apply to this task.
 
         Raises:
-            InvalidRequest: Pointing at the option.
+            InvalidRequest: An option does not apply; ``errors`` points at it.
         """
 
     @classmethod
     def check_classes(cls, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
-        """Refuse options that mean nothing for so many classes.
+        """Check that the options apply to so many classes.
 
         Raises:
-            InvalidRequest: Pointing at the option.
+            InvalidRequest: An option does not apply; ``errors`` points at it.
         """
 
     @property
     def listed(self) -> bool:
-        """Whether averages over classes come with what they are made of."""
+        """Whether averages over classes come with each class's value."""
         return True
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
-        """What is doubtful about each request, given the metrics asked for: codes, as answers have them."""
+        """Return the warning codes of each request, given the requested metrics."""
         return [[] for _ in range(self.count)]
 
     def numbers(self, name: str, values: Array, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
-        """One number per request, None or ``zero_division`` where it is undefined, which is recorded.
+        """Return one number per request; where it is undefined, None or ``zero_division``, and record that.
 
         Args:
-            name: The metric.
-            values: (B,); where undefined, anything.
-            undefined: (B,) bool; None where all are defined.
-            of: The classes that ``undefined`` names.
+            name: The metric's name.
+            values: The values, (B,); anything where undefined.
+            undefined: Which values are undefined, (B,) bool; None if none is.
+            of: The classes to record.
         """
         answer = spell(values)
         if undefined is not None and undefined.any():
@@ -178,13 +177,13 @@ class Task:
         return answer
 
     def quotients(self, name: str, numerator: Array, denominator: Array, of: Sequence[int] = ()) -> list[Any]:
-        """One ratio per request, (B,) over (B,); 0/0 is undefined."""
+        """Return one ratio per request, (B,) over (B,); 0/0 is undefined."""
         undefined = denominator == 0
         return self.numbers(name, numerator / np.where(undefined, 1, denominator), undefined, of)
 
 
 def spell(values: Array) -> list[Any]:
-    """The array as nested lists, with the strings NaN, Infinity and -Infinity for what JSON cannot spell."""
+    """Return the array as nested lists, with the strings NaN, Infinity and -Infinity for non-finite numbers."""
     answer: list[Any] = values.tolist()
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return answer
@@ -202,10 +201,10 @@ class Metric:
     """One metric of one task.
 
     Attributes:
-        name: Unique within the task.
+        name: A name that is unique in the task.
         task: The task's name.
-        default: Whether it is part of the default breakdown.
-        function: The task's object to one JSON value per request.
+        default: Whether it is a default metric of the task.
+        function: Returns one JSON value per request, given the task's object.
         options: The options it reads besides the task's.
         documentation: Its docstring.
         sorts: Whether it sorts the scores, which takes longer than all else.
@@ -263,18 +262,20 @@ def metric(
     def register(function: F) -> F:
         key = name or function.__name__
         documentation = inspect.getdoc(function) or ""
-        for of in tasks:
-            METRICS.setdefault(of, {})[key] = Metric(key, of, default, function, options, documentation, sorts, byte_ns)
+        for task_name in tasks:
+            METRICS.setdefault(task_name, {})[key] = Metric(
+                key, task_name, default, function, options, documentation, sorts, byte_ns
+            )
         return function
 
     return register
 
 
 def check_task(name: str, *, instead_of: str | None = None) -> None:
-    """Refuse a task that does not exist, or cannot stand in for the loss's own.
+    """Check that a task exists, and may replace the loss's own.
 
     Raises:
-        InvalidRequest: Naming the tasks there are.
+        InvalidRequest: It does not exist, or does not fit the loss.
     """
     exchangeable = ({"binary", "multilabel"}, {"multiclass", "segmentation"}, {"pairs", "cosine_pairs"})
     pointer = "/task" if instead_of is None else "/metrics/task"
@@ -290,10 +291,10 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
 
 
 def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The metrics meant: the task's defaults for None, else those listed, "default" standing for the defaults.
+    """Return the requested metrics: the task's defaults for None; "default" in a list stands for the defaults.
 
     Raises:
-        InvalidRequest: A name the task does not have, with the nearest ones.
+        InvalidRequest: The task has no metric of a name; the detail names the closest ones.
     """
     known = METRICS.get(of, {})
     defaults = [m.name for m in known.values() if m.default]
@@ -312,58 +313,58 @@ def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
-    """The tensors a task takes where metrics are asked without a loss."""
+    """Return a task's inputs when metrics are computed without a loss."""
     return TASKS[of].inputs(options)
 
 
 def pairs(of: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many pairs of entries a task's metrics look at, where it is more than there are entries."""
+    """Return how many pairs of entries a task's metrics compare, if there are more pairs than entries."""
     return TASKS[of].compared(shapes)
 
 
 def cost(of: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
-    """What a task's metrics take, where it is more than to read the tensors."""
+    """Return the cost of a task's metrics beyond reading the tensors."""
     sorts = sum(METRICS[of][name].sorts for name in names)
     compared, scores = TASKS[of].compared(shapes), max(math.prod(shape) for shape in shapes.values())
     return Cost(bool(sorts) * SCORE_BYTES * scores, COMPARED_NS * compared + sorts * SORTED_NS * scores)
 
 
 def byte_ns(of: str, names: Sequence[str]) -> float:
-    """About how many nanoseconds a task's metrics take for each byte of the tensors."""
+    """Return about how many nanoseconds a task's metrics take for each byte of the tensors."""
     return max((METRICS[of][name].byte_ns for name in names), default=0.0)
 
 
 def costs(of: str, names: Sequence[str]) -> bool:
-    """Whether a task's metrics take more than to read the tensors."""
+    """Return whether a task's metrics take more than reading the tensors."""
     return TASKS[of].compares or any(METRICS[of][name].sorts for name in names)
 
 
 def check_options(of: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that mean nothing for a task.
+    """Check that the options apply to a task.
 
     Raises:
-        InvalidRequest: Pointing at the option.
+        InvalidRequest: An option does not apply; ``errors`` points at it.
     """
     if of in TASKS:
         TASKS[of].check(options)
 
 
 def check_classes(of: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
-    """Refuse options that mean nothing for the metrics of so many classes.
+    """Check that the options apply to the metrics of so many classes.
 
     Raises:
-        InvalidRequest: Pointing at the option.
+        InvalidRequest: An option does not apply; ``errors`` points at it.
     """
     TASKS[of].check_classes(names, options, classes)
 
 
-def _of_averages(of: str) -> tuple[str, ...]:
-    """The options of tasks that average over classes or labels."""
+def _average_options(of: str) -> tuple[str, ...]:
+    """Return the options of tasks that average over classes or labels."""
     return ("per_class",) if getattr(TASKS[of], "averaged", False) else ()
 
 
 def describe(of: str | None = None) -> list[dict[str, Any]]:
-    """Every metric, or one task's: name, task, default, summary, documentation and the options it reads."""
+    """Return every metric, or one task's: name, task, default, summary, documentation and options."""
     return [
         {
             "name": entry.name,
@@ -371,7 +372,7 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
             "default": entry.default,
             "summary": entry.summary,
             "documentation": entry.documentation,
-            "options": [*TASKS[entry.task].options, *_of_averages(entry.task), *entry.options],
+            "options": [*TASKS[entry.task].options, *_average_options(entry.task), *entry.options],
         }
         for task_name, known in METRICS.items()
         if of in (None, task_name)
@@ -380,9 +381,9 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
 
 
 def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """One breakdown per request: the task's name, the metrics by name, and which classes had none; and its warnings."""
+    """Return each request's metrics with the task's name and the undefined classes, and each request's warnings."""
     known = METRICS[of]
-    with np.errstate(all="ignore"):  # what is not finite is answered as such
+    with np.errstate(all="ignore"):  # non-finite values are valid results
         measured = TASKS[of](view)
         columns = [known[name].function(measured) for name in names]
         warnings = measured.warnings(names)
@@ -392,8 +393,8 @@ def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str,
     answers: list[dict[str, Any]] = []
     for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):
         answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
-        # Metrics computed together are recorded together, asked for or not.
-        if undefined and (asked := {name: undefined[name] for name in names if name in undefined}):
-            answer["undefined"] = asked
+        # Metrics that are computed together are also recorded together, even if only one is requested.
+        if undefined and (recorded := {name: undefined[name] for name in names if name in undefined}):
+            answer["undefined"] = recorded
         answers.append(answer)
     return answers, warnings

@@ -1,4 +1,4 @@
-"""The tensors that metrics take where no loss declares them."""
+"""The inputs of tasks whose metrics are computed without a loss."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["NO_SCORES", "SAMPLE_WEIGHT", "floats", "given", "prediction"]
 
 
 def floats(domain: Domain, pattern: str) -> TensorType:
-    """A type of float tensors."""
+    """Return a type of float tensors."""
     return TensorType(domain, ("float",), tuple(pattern.split()))
 
 
 def numbers(domain: Domain, pattern: str, *kinds: Kind) -> TensorType:
-    """A type of tensors of floats or integers, or of the kinds named."""
+    """Return a type of tensors of floats or integers, or of the given kinds."""
     return TensorType(domain, kinds or ("float", "integer"), tuple(pattern.split()))
 
 
 def given(name: str, summary: str, *types: TensorType, optional: bool = False, no_labels: str = "") -> Input:
-    """An input without gradient."""
+    """Return an input without gradient."""
     return Input(name, types, differentiable=False, optional=optional, summary=summary, no_labels=no_labels)
 
 
@@ -34,12 +34,12 @@ AS_LOGITS = (
 
 
 def prediction(options: Mapping[str, Any], pattern: str, *, decides: bool = True) -> Input:
-    """Logits, or probabilities where the option ``from_logits`` is false.
+    """Return the input of logits, or of probabilities if the option ``from_logits`` is false.
 
     Args:
-        options: Of the metrics.
+        options: The metrics' options.
         pattern: The axes.
-        decides: Whether each entry decides by itself, so that 0 and 1 would be taken for what they are not.
+        decides: Whether each entry is decided on its own, so that labels 0 and 1 would be misread as logits.
     """
     if options.get("from_logits", True):
         unless = AS_LOGITS if decides else ""
@@ -48,5 +48,5 @@ def prediction(options: Mapping[str, Any], pattern: str, *, decides: bool = True
 
 
 SAMPLE_WEIGHT = given(
-    "sample_weight", "What each sample counts, >= 0; 0 drops it.", numbers("nonnegative", "N"), optional=True
+    "sample_weight", "The weight of each sample, >= 0; 0 drops it.", numbers("nonnegative", "N"), optional=True
 )
