@@ -7,7 +7,7 @@ import sys
 import click
 import torch
 
-from chaos import fairness, soak
+from chaos import attacks, fairness, soak
 from chaos.disconnects import leave
 from chaos.service import served
 
@@ -20,12 +20,16 @@ SIZES = {"small": 64, "medium": 4096}
 @click.option("--kills", default=10, show_default=True, help="Workers killed during the soak.")
 @click.option("--leavers", default=1000, show_default=True, help="Clients that leave in the middle.")
 @click.option("--seconds", default=5.0, show_default=True, help="Of each part of a round of fairness.")
+@click.option("--attack-seconds", default=30.0, show_default=True, help="Of each kind of attack; 0 for none.")
 @click.option("--seed", default=0, show_default=True, help="Of what is left to chance.")
-def main(requests: int, kills: int, leavers: int, seconds: float, seed: int) -> None:
-    """Soak, leave and be greedy; exit with 1 where anything is wrong or lost."""
+def main(requests: int, kills: int, leavers: int, seconds: float, attack_seconds: float, seed: int) -> None:
+    """Soak, attack, leave and be greedy; exit with 1 where anything is wrong or lost."""
     torch.set_num_threads(1)
-    passed = [_soak(requests, kills, seed), _leave(leavers, seed)]
-    _share(seconds)
+    passed = [_soak(requests, kills, seed)] if requests else []
+    passed += [_attack(attack_seconds)] if attack_seconds else []
+    passed += [_leave(leavers, seed)] if leavers else []
+    if seconds:
+        _share(seconds)
     sys.exit(not all(passed))
 
 
@@ -36,6 +40,16 @@ def _soak(requests: int, kills: int, seed: int) -> bool:
         status = service.stop()
     click.echo(f"{ledger}\nexit      {status}\n")
     return not ledger.wrong and not ledger.lost and ledger.accounted == ledger.sent and status == 0
+
+
+def _attack(seconds: float) -> bool:
+    click.echo(f"attacks: {attacks.AT_ONCE} connections of one key at a time, {seconds:g} s of each kind")
+    with served(keys=soak.KEYS) as service:
+        _, attacker, other = soak.KEYS.values()
+        waits = attacks.attacked(service.port, attacker, other, seconds, click.echo)
+        service.wait_until_idle(60)
+        click.echo(f"memory    {service.resident_bytes() / MIB:.0f} MiB of the front\n")
+    return not any(each.failed for each in waits)
 
 
 def _leave(leavers: int, seed: int) -> bool:
