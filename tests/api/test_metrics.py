@@ -110,6 +110,18 @@ def test_a_refusal_is_counted_by_its_reason_and_by_whose_it_is(
     assert added(before, after, "lossd_request_seconds_count", stage="total") == 0
 
 
+def test_caches_are_counted(http: httpx.Client) -> None:
+    plan = {**MSE, "outputs": ["loss"], "metrics": {"beta": 0.625}}  # asked for by no other test
+    before = scrape(http)
+    for _ in range(4):
+        assert http.post("/v1/evaluate", json=plan).is_success
+    after = scrape(http)
+    assert added(before, after, "lossd_cache_misses_total", cache="plans") == 1
+    assert added(before, after, "lossd_cache_hits_total", cache="plans") == 3
+    assert added(before, after, "lossd_cache_bytes", cache="plans") > 0
+    assert value(after, "lossd_cache_bytes", cache="templates") >= 0
+
+
 def test_what_is_in_progress_is_there_while_it_is(service: Running, http: httpx.Client) -> None:
     quiet = scrape(http)
     assert value(quiet, "lossd_queue_requests") == value(quiet, "lossd_queue_bytes") == 0

@@ -38,7 +38,7 @@ MAX_CHARACTERS = 4096
 MAX_STEPS = 512
 MAX_STATEMENTS = 64
 MAX_DEPTH = 64
-"""How deep expressions may nest, each a few Python frames: parentheses, calls, signs, and right operands."""
+"""The deepest nesting of parentheses, calls, signs and right operands, each a few Python frames."""
 
 MAX_GROWTH = 64
 FREE_ELEMENTS = 1 << 20
@@ -46,7 +46,7 @@ FREE_ELEMENTS = 1 << 20
 tables, and a small request is not to become a large one."""
 
 MAX_ELEMENTS = 1 << 29
-"""Elements of all results of a formula together; each is kept for the gradient."""
+"""The most elements of all results of a formula together; autograd keeps each result."""
 
 Shape = tuple[int, ...]
 
@@ -65,7 +65,7 @@ TOKEN = re.compile(
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read, or whose shapes do not fit; the message begins with the place."""
+    """The formula is invalid, or its shapes do not fit; the message begins with the place."""
 
     pointer = "/formula"
 
@@ -108,7 +108,7 @@ Step = Number | Name | Apply
 
 @dataclass(frozen=True)
 class Formula:
-    """A formula that has been read.
+    """A parsed formula.
 
     Attributes:
         text: As the client wrote it.
@@ -229,10 +229,10 @@ class Formula:
 
 @memoized("formulas", lambda text, formula: 1024 + len(text) + 256 * len(formula.steps), 4 << 20)
 def parse(text: str) -> Formula:
-    """Read a formula.
+    """Return the parsed formula.
 
     Raises:
-        FormulaError: What is wrong, and at which column.
+        FormulaError: The formula is invalid; the message names the column.
     """
     if len(text) > MAX_CHARACTERS:
         raise FormulaError(f"a formula may have {MAX_CHARACTERS} characters, this one has {len(text)}")

@@ -14,7 +14,7 @@ from lossd.lazy_torch import Tensor, torch
 __all__ = ["distributed", "expected", "picked", "pointed", "settled", "sweep"]
 
 BLOCK_ELEMENTS = 1 << 18
-"""Scores in a block: with their gradient 2 MiB of float32, about what a core's own cache holds."""
+"""Scores in a block: 2 MiB of float32 with their gradient, about the size of a core's own cache."""
 
 Kernel = Callable[..., Tensor]
 Slope = Callable[..., tuple[Tensor, Tensor]]

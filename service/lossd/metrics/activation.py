@@ -1,7 +1,7 @@
-"""What scores say: probabilities, and the score that a threshold stands for; float64 throughout.
+"""Probabilities of scores, and the scores of thresholds; in float64.
 
-Losses whose scores are neither logits nor probabilities (hinges, margins) have theirs read as logits; a task whose
-thresholds are scores themselves says "score".
+Scores that are neither logits nor probabilities (hinges, margins) are read as logits; a task whose thresholds are
+scores says "score".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["class_probabilities", "least_score", "probabilities", "threshold_bet
 
 
 def probabilities(scores: Tensor, activation: str) -> Tensor:
-    """The probability of yes."""
+    """Return the probability of each entry to be positive."""
     wide = scores.double()
     match activation:
         case "probability" | "score":
@@ -27,14 +27,14 @@ def probabilities(scores: Tensor, activation: str) -> Tensor:
         case "log_probability":
             return wide.exp()
         case _:
-            # Not torch's sigmoid, whose last bits depend on where in its tensor a number stands.
+            # Not torch's sigmoid: its last bits depend on a number's position in its tensor.
             smaller = wide.abs().neg().exp()
             larger = 1 / (1 + smaller)
             return torch.where(wide < 0, smaller * larger, larger)
 
 
 def class_probabilities(scores: Tensor, activation: str) -> Tensor:
-    """The probability of each class, (r, C, i)."""
+    """Return the probability of each class, (r, C, i)."""
     wide = scores.double()
     match activation:
         case "probability":
@@ -46,12 +46,12 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
 
 
 def least_score(threshold: float | Mapping[str, float] | None, activation: str, dtype: str) -> float:
-    """The score from which on an entry is positive, as the scores' dtype holds it: nothing else decides, anywhere.
+    """Return the lowest positive score, in the scores' dtype; every decision compares with this number.
 
     Args:
-        threshold: The option: a probability, ``{"score": s}``, or None for a half.
-        activation: What the scores are.
-        dtype: What they were sent in.
+        threshold: The option: a probability, ``{"score": s}``, or None for 0.5.
+        activation: The scores' domain.
+        dtype: The dtype in which the scores were sent.
     """
     if isinstance(threshold, Mapping):
         return float(rounded(threshold["score"], dtype))
@@ -59,16 +59,16 @@ def least_score(threshold: float | Mapping[str, float] | None, activation: str, 
 
 
 def threshold_between(score: float, below: float | None, activation: str, dtype: str) -> Any:
-    """The option ``threshold`` that decides for a score and against those below.
+    """Return the option ``threshold`` that decides for a score and against lower ones.
 
     Args:
-        score: Of the scores that are there, the least to be decided for.
-        below: The next lower one; None where there is none.
-        activation: What they are.
-        dtype: What they were sent in.
+        score: The lowest score to decide for.
+        below: The next lower score; None if there is none.
+        activation: The scores' domain.
+        dtype: The dtype in which the scores were sent.
 
     Returns:
-        The score's probability; ``{"score": s}`` where float64 does not tell it from the probability of ``below``.
+        The score's probability; ``{"score": s}`` if it equals the probability of ``below`` in float64.
     """
     score = max(-sys.float_info.max, min(score, sys.float_info.max))  # JSON has no number for infinity
     threshold = _probability_of(score, activation)
@@ -81,7 +81,7 @@ def threshold_between(score: float, below: float | None, activation: str, dtype:
 
 
 def _probability_of(score: float, activation: str) -> float:
-    """As :func:`probabilities`, of a single one."""
+    """Return the probability of a single score, as :func:`probabilities` does."""
     match activation:
         case "probability" | "score":
             return score
@@ -93,7 +93,7 @@ def _probability_of(score: float, activation: str) -> float:
 
 
 def _score_of(probability: float, activation: str) -> float:
-    """The least score of those whose probability rounds to this one."""
+    """Return the lowest score whose probability rounds to this one."""
     if activation in ("probability", "score"):
         return probability
     if probability == 0:

@@ -1,7 +1,7 @@
 """From one value per class to {macro, micro, weighted, per_class}.
 
-What has no value is left out of averages, or counts as ``zero_division``. A class that neither the target nor the
-prediction holds is always left out, as by scikit-learn; a label is not.
+Averages leave out an undefined value, or count it as ``zero_division``. As in scikit-learn, they always leave out a
+class that is in neither target nor prediction, but not such a label.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["Averages", "average", "complete", "macro_and_weighted"]
 
 
 def macro_and_weighted(values: Floats, counted: Array, support: Array) -> tuple[Floats, Floats, Array]:
-    """Means over the last axis, the classes: plain, and by support.
+    """Return means over the last axis, the classes: plain, and weighted by support.
 
     Args:
-        values: (..., K); where not counted, anything.
-        counted: (..., K) bool.
-        support: (..., K), what each class counts in the weighted mean. Where all that is counted has none, the weighted
-            mean is the plain one.
+        values: Values, (..., K); anything where not counted.
+        counted: Which values count, (..., K) bool.
+        support: The weight of each class in the weighted mean, (..., K). If all counted classes have weight 0, the
+            weighted mean is the plain one.
 
     Returns:
         Macro, weighted and whether they are defined, (...) each.
@@ -41,7 +41,7 @@ def macro_and_weighted(values: Floats, counted: Array, support: Array) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class Averages:
-    """The values of M metrics for B requests of K classes; where undefined, anything.
+    """The values of M metrics for B requests of K classes; anything where undefined.
 
     Attributes:
         per_class: (M, B, K), and ``defined`` in the same shape.
@@ -49,7 +49,7 @@ class Averages:
         macro: (M, B), and ``weighted`` and ``mean_defined`` in the same shape.
         weighted: Weighted by support.
         mean_defined: bool, of macro and weighted.
-        micro: (M, B), the metric of all classes' counts together, and ``micro_defined`` in the same shape.
+        micro: (M, B), the metric of the sums over all classes, and ``micro_defined`` in the same shape.
         micro_defined: bool.
     """
 
@@ -62,9 +62,9 @@ class Averages:
     micro_defined: Array
 
     def answers(self, task: Task, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-        """One {macro, micro, weighted, per_class} per metric and request; what is undefined is recorded.
+        """Return one {macro, micro, weighted, per_class} per metric and request, and record undefined values.
 
-        Where classes are not listed, per_class is left out, and so is what is undefined for some of them.
+        If classes are not listed, per_class and the record of undefined classes are left out.
         """
         filler = task.zero_division
         macros, micros, weighteds = map(spell, (self.macro, self.micro, self.weighted))
@@ -99,7 +99,7 @@ class Averages:
 
 
 def complete(names: tuple[str, ...], values: Floats, *, listed: bool) -> dict[str, list[dict[str, Any]]]:
-    """The answers where everything is defined: (M, B, K + 3), the classes, then macro, micro and weighted."""
+    """Return the answers if all is defined: (M, B, K + 3), the classes, then macro, micro and weighted."""
     if not listed:
         return {
             name: [{"macro": macro, "micro": micro, "weighted": weighted} for macro, micro, weighted in requests]
@@ -123,7 +123,7 @@ def average(
     micro_defined: Array,
     filler: float | None,
 ) -> Averages:
-    """The averages over the classes that count; those that are undefined do as ``filler``, which is then a number."""
+    """Return the averages over the classes that count; undefined ones count as ``filler`` if it is a number."""
     if filler is not None:
         per_class = np.where(defined, per_class, filler)
     macro, weighted, mean_defined = macro_and_weighted(per_class, counted, support)

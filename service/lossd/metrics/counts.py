@@ -1,7 +1,7 @@
-"""Metrics of counts: entries of a class, entries said to be of it, and entries that are both.
+"""Metrics of counts: entries of a class, entries predicted to be of it, and entries that are both.
 
-One definition serves every task that decides: with one positive class (binary, pairs, gan) a metric is a plain
-number, with several labels or classes it is {macro, micro, weighted, per_class}.
+One definition serves every task that decides. With one positive class (binary, pairs, gan) a metric is a plain number;
+with several labels or classes it is {macro, micro, weighted, per_class}.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "others",
 ]
 
-# The tasks that count, by what they decide.
+# The tasks with counts, by what they decide.
 BINARY = ("binary",)
 DISTANCES = ("pairs", "cosine_pairs", "distances")
 ADVERSARIAL = ("gan", "lsgan")
@@ -40,21 +40,21 @@ LABELS = ("multilabel", "sets")
 CLASSES = ("multiclass", "segmentation")
 
 TOGETHER = ("precision", "recall", "f1", "iou")
-# Of each: the factor of tp above, and those of tp, predicted and actual beneath.
+# For each: the factor of tp in the numerator, and those of tp, predicted and actual in the denominator.
 TERMS = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [2, 0, 1, 1], [1, -1, 1, 1]], float)
 
-# Beyond, F-beta is precision or recall to the last digit, and the square of beta leaves the range of float64.
+# Beyond, F-beta equals precision or recall to the last digit, and the square of beta leaves float64's range.
 BETAS = (1e-140, 1e140)
 
 
 class Counts(Task):
-    """The counts of a batch, (B, K): B requests, K classes; int64, or float64 where samples are weighted.
+    """The counts of a batch, (B, K): B requests, K classes; int64, or float64 if samples are weighted.
 
     Attributes:
-        averaged: Whether answers hold averages over the classes, or are the number of the only one.
-        absent_count: Whether averages hold what is in neither target nor prediction: labels, which are there whether
-            anything has them or not, but not classes.
-        tp: Entries of the class that are said to be of it.
+        averaged: Whether answers have averages over the classes; else the number of the only class.
+        absent_count: Whether averages include what is in neither target nor prediction: true for labels, false for
+            classes.
+        tp: Entries of the class that are predicted to be of it.
     """
 
     averaged: ClassVar[bool] = True
@@ -63,17 +63,17 @@ class Counts(Task):
 
     @cached_property
     def entries(self) -> Entries:
-        """Those that count."""
+        """The entries that count."""
         raise NotImplementedError
 
     @property
     def listed(self) -> bool:
-        """Whether averages over classes come with what they are made of."""
+        """Whether averages over classes come with each class's value."""
         return not self.averaged or are_listed(self.view.options, self.tp.shape[1])
 
     @cached_property
     def negatives(self) -> Array:
-        """Entries that are not of the class; exactly 0 where there are none, weighted or not."""
+        """Entries that are not of the class; exactly 0 if there are none, weighted or not."""
         raise NotImplementedError
 
     @cached_property
@@ -83,17 +83,20 @@ class Counts(Task):
 
     @cached_property
     def fp(self) -> Array:
-        """Entries said to be of it that are not; a task sets this and ``fn``, or ``predicted`` and ``actual``."""
+        """Entries predicted to be of the class that are not.
+
+        A task sets ``fp`` and ``fn``, or ``predicted`` and ``actual``.
+        """
         return self.predicted - self.tp
 
     @cached_property
     def fn(self) -> Array:
-        """Entries of the class that are not said to be."""
+        """Entries of the class that are not predicted to be."""
         return self.actual - self.tp
 
     @cached_property
     def predicted(self) -> Array:
-        """Entries said to be of the class."""
+        """Entries predicted to be of the class."""
         return self.tp + self.fp
 
     @cached_property
@@ -103,8 +106,8 @@ class Counts(Task):
 
     @property
     def tn(self) -> Array:
-        """Entries that neither are of the class nor said to be."""
-        # Sums of weights in another order may differ by their rounding.
+        """Entries that neither are of the class nor predicted to be."""
+        # Sums of weights in another order may differ by rounding.
         rest: Array = np.maximum(self.negatives - self.fp, 0)
         return rest
 
@@ -115,7 +118,7 @@ class Counts(Task):
 
     @cached_property
     def together(self) -> dict[str, list[Any]]:
-        """Precision, recall, F1 and IoU, computed in one go since they are nearly always asked for at once."""
+        """Precision, recall, F1 and IoU, computed together because requests nearly always ask for all."""
         if self.averaged and self.view.rates is not None:
             return self._rates(self.view.rates)
         numerators = np.empty((4, *self.tp.shape), self.tp.dtype)
@@ -140,7 +143,7 @@ class Counts(Task):
         return averages.answers(self, TOGETHER)
 
     def ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
-        """Ratios of counts, (M, B, K) over (M, B, K)."""
+        """Return ratios of counts, (M, B, K) over (M, B, K)."""
         if not self.averaged:
             of = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
             return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in of}
@@ -154,7 +157,7 @@ class Counts(Task):
     def averaged_over(
         self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array
     ) -> dict[str, list[Any]]:
-        """Values per class, (M, B, K), and of all classes' counts, (M, B), as answers."""
+        """Return values per class, (M, B, K), and of the summed counts, (M, B), as answers."""
         there = np.broadcast_to(self.absent_count | self.present, defined.shape)
         counted = there & defined if self.zero_division is None else there
         filler = self.zero_division
@@ -162,14 +165,14 @@ class Counts(Task):
         return averaged.answers(self, names)
 
     def ratio(self, name: str, numerator: Array, denominator: Array) -> list[Any]:
-        """A ratio of counts, (B, K) over (B, K)."""
+        """Return a ratio of counts, (B, K) over (B, K)."""
         return self.ratios((name,), numerator[None], denominator[None])[name]
 
     def per_class(self, counts: Array) -> list[Any]:
-        """The counts themselves: a number, or one for each class."""
-        own = counts if self.averaged else counts[:, 0]
-        # Entries are looked at for their weights alone: a compiled pass has counted them already.
-        return spell(own if self.view.sample_weight is None else self.entries.counts(own))
+        """Return the counts themselves: a number, or one for each class."""
+        values = counts if self.averaged else counts[:, 0]
+        # Only weights need the entries: a compiled pass has already counted them.
+        return spell(values if self.view.sample_weight is None else self.entries.counts(values))
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
@@ -303,19 +306,19 @@ def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
 
 
 def above(counts: Floats) -> Floats:
-    """Of each class, the counts of those with a higher index: (B, C) to (B, C)."""
+    """Return for each class the counts of classes with a higher index: (B, C) to (B, C)."""
     sums = np.zeros_like(counts)
     sums[:, :-1] = counts[:, :0:-1].cumsum(-1)[:, ::-1]
     return sums
 
 
 def others(counts: Floats) -> Floats:
-    """Of each class, the counts of all others; without a difference, which would lose those that weigh little."""
+    """Return for each class the counts of all others; without subtraction, which would lose small weights."""
     return above(counts) + above(counts[:, ::-1])[:, ::-1]
 
 
 def of_four(counts: Counts, name: str, function: Any) -> list[Any]:
-    """A metric that is a function of tp, fp, fn and tn but not a ratio of them."""
+    """Return a metric that is a function of tp, fp, fn and tn but not a ratio of them."""
     four = [c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn)]
     values, defined = function(*four)
     if not counts.averaged:

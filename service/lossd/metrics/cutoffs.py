@@ -1,9 +1,9 @@
-"""Where a number of the request meets numbers of a tensor: thresholds, margins, the edges of bins.
+"""Compare a request's numbers with a tensor's numbers: thresholds, margins, edges of bins.
 
-A request's numbers are decimals, read as float64; a tensor's are in its own dtype, float32 where JSON brought them. So
-0.3 would not equal 0.3, and 0.7 would be below 0.7. What was sent is therefore compared in the dtype it was sent in:
-the cut-off is rounded to it, as NumPy and torch do with a plain number. What is computed of several numbers carries the
-rounding of each, and equals a cut-off from which it is ``SLACK`` units in the last place away at most.
+A request's numbers are decimals, read as float64; a tensor's are in its own dtype, such as float32. So 0.3 would not
+equal 0.3, and 0.7 would be below 0.7. Sent numbers are therefore compared in the dtype in which they were sent: the
+cut-off is rounded to it, as NumPy and torch do with a plain number. A number that is computed from several has the
+rounding of each, and equals a cut-off if they differ by at most ``SLACK`` units in the last place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SLACK = 8
 
 
 def rounded(cut: Tensor | float, dtype: str) -> Tensor | float:
-    """A cut-off as a dtype holds it, in float64; infinite beyond its range."""
+    """Return a cut-off rounded to a dtype, in float64; infinite beyond its range."""
     if isinstance(cut, Tensor):
         return cut.to(getattr(torch, dtype)).double()
     if dtype == "bfloat16":
@@ -28,10 +28,10 @@ def rounded(cut: Tensor | float, dtype: str) -> Tensor | float:
 
 
 def slack(dtype: str) -> float:
-    """How far from a cut-off, relative to it, what is computed of numbers of that dtype still equals it."""
+    """Return the largest relative distance at which a computed number still equals a cut-off."""
     return SLACK * float(torch.finfo(getattr(torch, dtype)).eps)
 
 
 def reached(values: Tensor, cut: Tensor | float, dtype: str) -> Tensor:
-    """Whether computed values are at least a cut-off, which is not negative; NaN is not."""
+    """Return whether computed values are at least a cut-off, which is not negative; NaN is not."""
     return values >= cut * (1 - slack(dtype))

@@ -1,4 +1,4 @@
-"""Yes or no, entry by entry: what every task that decides has in common, whatever it decides by."""
+"""Binary decisions for each entry: what every task that decides has in common."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Decided", "Decision", "decisions"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is decided of each entry.
+    """The decision on each entry.
 
     Attributes:
-        scores: (R, K, I): rows, labels, further positions; higher is more likely.
-        positive: (R, K, I) bool, what is so.
-        predicted: (R, K, I) bool, what is decided.
-        ignored: (R, K·I) bool, what does not count; or None.
+        scores: (R, K, I): rows, labels, further positions; a higher score is more likely.
+        positive: Whether the entry is positive, (R, K, I) bool.
+        predicted: Whether it is decided to be positive, (R, K, I) bool.
+        ignored: Whether it does not count, (R, K·I) bool; or None.
     """
 
     scores: Tensor
@@ -33,7 +33,7 @@ class Decision:
 
 
 class Decided(Counts):
-    """Counts of decisions."""
+    """The counts of decisions."""
 
     averaged: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
@@ -45,27 +45,27 @@ class Decided(Counts):
         self.tp, self.fp, self.fn = self.cells[..., 0], self.cells[..., 1], self.cells[..., 2]
 
     def decide(self) -> Decision:
-        """What is decided of each entry of the view."""
+        """Return the decision on each entry of the view."""
         raise NotImplementedError
 
     @cached_property
     def decision(self) -> Decision:
-        """The same, made once, where anything needs more than the counts."""
+        """The decision on each entry, computed once at first use."""
         return self.decide()
 
     @property
     def scores(self) -> Tensor:
-        """(R, K, I)."""
+        """The scores, (R, K, I)."""
         return self.decision.scores
 
     @property
     def positive(self) -> Tensor:
-        """(R, K, I) bool."""
+        """Which entries are positive, (R, K, I) bool."""
         return self.decision.positive
 
     @cached_property
     def entries(self) -> Entries:
-        """Those that count."""
+        """The entries that count."""
         return Entries(self.view, self.decision.ignored)
 
     def _count(self) -> Array:
@@ -90,11 +90,11 @@ class Decided(Counts):
 
     @property
     def columns(self) -> int:
-        """How many labels there are."""
+        """The number of labels."""
         return int(self.cells.shape[1])
 
     def ranking(self, request: int, column: int | None) -> Ranking:
-        """The elements of one request and label, or of all labels, that count."""
+        """Return the ranking of one request's entries that count, of one label or of all."""
         rows = self.entries.rows_of(request)
         label = slice(None) if column is None else slice(column, column + 1)
         ignored = self.entries.ignored
@@ -105,12 +105,12 @@ class Decided(Counts):
 
 
 def decisions(predicted: Tensor, actual: Tensor, entries: Entries) -> Array:
-    """The cells of decisions.
+    """Return the four counts of decisions.
 
     Args:
-        predicted: (R, K, I) bool.
-        actual: (R, K, I) bool.
-        entries: Of (R, K·I).
+        predicted: Which entries are decided to be positive, (R, K, I) bool.
+        actual: Which entries are positive, (R, K, I) bool.
+        entries: The entries, (R, K·I).
 
     Returns:
         (B, K, 4), int64 or weighted float64: true and false positives, false and true negatives.
@@ -120,8 +120,8 @@ def decisions(predicted: Tensor, actual: Tensor, entries: Entries) -> Array:
         kept = ~entries.ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
         predicted, actual = predicted & kept, actual & kept
         count = kept.sum(2)
-    both, said, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
-    rows = torch.stack([both, said - both, true - both, count - said - true + both], 2)
+    tp, positive, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
+    rows = torch.stack([tp, positive - tp, true - tp, count - positive - true + tp], 2)
     if entries.weight is not None:
         rows = rows * entries.weight.reshape(-1, 1, 1)
     return entries.segments.sum(rows).numpy(force=True)

@@ -1,4 +1,4 @@
-"""Lists with an entry for each class or label: when answers hold them, and how long a text that makes."""
+"""Lists with an entry for each class or label: whether answers have them, and how long their text is."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from lossd.metrics.registry import TASKS
 __all__ = ["LISTED_CLASSES", "MAX_TEXT_BYTES", "are_listed", "class_count", "listed_by_default", "text_bytes"]
 
 LISTED_CLASSES = 1 << 14
-"""Up to so many classes or labels they are listed by default."""
+"""The most classes or labels that are listed by default."""
 
 MAX_TEXT_BYTES = 16 << 20
-"""The longest text of metrics."""
+"""The most bytes of the metrics' text."""
 
-# What is nothing but such a list; where averages are answered, a list is one part of four.
+# Metrics that are only such a list; metrics with averages have the list as one of four parts.
 LISTS = frozenset(("tp", "fp", "fn", "tn", "support", "confusion_matrix"))
 CURVES = frozenset(("roc_curve", "pr_curve"))
-# Of several classes or labels, plain numbers all the same.
+# Metrics that are plain numbers even with several classes or labels.
 PLAIN = frozenset(("accuracy", "top_k_accuracy", "brier", "log_loss", "ece", "reliability"))
 PLAIN_OF_CLASSES = frozenset(("balanced_accuracy", "mcc", "cohen_kappa"))
 MATRIX_CLASSES = 256
 
-# The most bytes of a number and the comma after it; of a class among those that a metric is undefined for; of what
-# an answer says besides.
+# The most bytes of a number with its comma; of a class index in a list of undefined ones; and of the rest of an answer.
 NUMBER, INDEX, REST = 24, 9, 1024
 
 
-def class_count(of: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many classes or labels a task counts by: the length of the prediction's axis 1, or 1."""
+def class_count(task: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the number of classes or labels of a task: the length of the prediction's axis 1, or 1."""
     shape = shapes.get("prediction", ())
-    return shape[1] if getattr(TASKS.get(of), "averaged", False) and len(shape) > 1 else 1
+    return shape[1] if getattr(TASKS.get(task), "averaged", False) and len(shape) > 1 else 1
 
 
 def are_listed(options: Mapping[str, Any], classes: int) -> bool:
-    """Whether averages come with what they are made of: by the option ``per_class``, else by how many there are."""
-    asked = options.get("per_class")
-    return classes <= LISTED_CLASSES if asked is None else bool(asked)
+    """Return whether averages come with each class's value: the option ``per_class``, else by the number of classes."""
+    per_class = options.get("per_class")
+    return classes <= LISTED_CLASSES if per_class is None else bool(per_class)
 
 
 def listed_by_default(names: Sequence[str], options: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """The default metrics that are answered for so many classes: without those that are lists where none are."""
+    """Return the default metrics for so many classes, without lists if classes are not listed."""
     if classes == 1 or are_listed(options, classes):
         return tuple(names)
     return tuple(name for name in names if name not in LISTS)
@@ -50,14 +49,14 @@ def listed_by_default(names: Sequence[str], options: Mapping[str, Any], classes:
 def text_bytes(
     of: str, names: Sequence[str], options: Mapping[str, Any], classes: int, entries: int | None = None
 ) -> int:
-    """About the most bytes that metrics take as text.
+    """Return about the most bytes of the metrics' text.
 
     Args:
         of: The task.
-        names: Of the metrics.
+        names: The metrics' names.
         options: The request's ``metrics`` object with its defaults.
-        classes: Of :func:`class_count`.
-        entries: Of each class, where they are known: a curve has no more points.
+        classes: The number from :func:`class_count`.
+        entries: The entries of each class, if known: a curve has no more points.
     """
     points = int(options["points"]) if entries is None else min(int(options["points"]), entries + 2)
     plain = PLAIN if getattr(TASKS[of], "absent_count", False) else PLAIN | PLAIN_OF_CLASSES
@@ -70,7 +69,7 @@ def text_bytes(
             return int(options["bins"]) * 4 * NUMBER
         if classes == 1 or name in plain:
             return NUMBER
-        if name == "confusion_matrix":  # of which most are short, being counts of few among many
+        if name == "confusion_matrix":  # most of its counts are short: few entries among many cells
             return classes**2 * 8 if classes <= MATRIX_CLASSES else 4 * classes * NUMBER
         return classes * NUMBER if name in LISTS else listed
 

@@ -1,8 +1,8 @@
-"""Metrics of the order of scores: no threshold decides, all of them do.
+"""Metrics of the order of scores, over all thresholds.
 
-Each class's scores are sorted once; the counts at each distinct score, taken as a threshold, are the steps that areas,
-curves and the best threshold are read from. Scores that rank the same are one step. A NaN score has no rank: areas are
-then NaN, and there is no curve.
+Each class's scores are sorted once. The counts at each distinct score, taken as a threshold, are the steps of areas,
+curves and the best threshold. Equal scores are one step. A NaN score has no rank: areas are then NaN, and there is no
+curve.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from lossd_client.errors import InvalidRequest
 
 __all__ = ["Ranked", "Ranking", "bounded"]
 
-# Sorting takes some sixty bytes a score.
+# Sorting takes some 60 bytes for each score.
 MOST_SCORES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Scores of n entries and what they should rank.
+    """The scores and the truth of n entries.
 
     Attributes:
         scores: (n,); higher is more likely.
         positive: (n,) bool.
-        weight: (n,) float64, > 0; None for one each.
+        weight: The weight of each entry, (n,) float64, > 0; None for 1.
     """
 
     scores: Tensor
@@ -41,13 +41,13 @@ class Ranking:
 
     @classmethod
     def of(cls, scores: Tensor, positive: Tensor, ignored: Tensor | None, weight: Tensor | None) -> Ranking:
-        """The entries that count.
+        """Return the ranking of the entries that count.
 
         Args:
-            scores: (r, k, I).
-            positive: (r, k, I) bool.
-            ignored: (r, k, I) bool, or None.
-            weight: (r,) float64, or None.
+            scores: Scores, (r, k, I).
+            positive: Which entries are positive, (r, k, I) bool.
+            ignored: Which entries do not count, (r, k, I) bool, or None.
+            weight: The weight of each row, (r,) float64, or None.
         """
         bounded(scores.numel())
         spread = None if weight is None else weight.reshape(-1, 1, 1).expand(scores.shape)
@@ -58,10 +58,10 @@ class Ranking:
 
 
 def bounded(scores: int) -> None:
-    """Refuse to sort more than memory is planned for.
+    """Check that there are not too many scores to sort.
 
     Raises:
-        InvalidRequest: With the number and what to do.
+        InvalidRequest: There are too many.
     """
     if scores > MOST_SCORES:
         raise InvalidRequest(
@@ -71,7 +71,7 @@ def bounded(scores: int) -> None:
 
 
 class Ranked(Protocol):
-    """What a task offers to be ranked."""
+    """What ranking metrics need of a task."""
 
     count: int
     averaged: bool
@@ -80,17 +80,17 @@ class Ranked(Protocol):
     view: Any
 
     def ranking(self, request: int, column: int | None) -> Ranking:
-        """The entries of one request that count, for one class or label; of all together for None."""
+        """Return the ranking of one request for one class or label; of all together for None."""
         ...
 
     def threshold_at(self, scores: Floats, step: int) -> Any:
-        """The ``threshold`` that decides for the scores up to one of them, which are falling."""
+        """Return the ``threshold`` that decides for the first scores up to ``step``; the scores are falling."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Counts of what scores at least each threshold; thresholds are the distinct scores, falling."""
+    """The counts of scores at or above each threshold; thresholds are the distinct scores, falling."""
 
     thresholds: Floats
     tp: Array
@@ -98,22 +98,22 @@ class Steps:
 
     @property
     def positives(self) -> Any:
-        """All that is positive."""
+        """The count of all positives."""
         return self.tp[-1] if self.tp.size else 0
 
     @property
     def negatives(self) -> Any:
-        """All that is not."""
+        """The count of all negatives."""
         return self.fp[-1] if self.fp.size else 0
 
     @property
     def unranked(self) -> bool:
-        """Whether there is a NaN score."""
+        """Whether a score is NaN."""
         return self.thresholds.size > 0 and bool(np.isnan(self.thresholds[0]))
 
 
 def steps(ranking: Ranking) -> Steps:
-    """Sort, and count from the top."""
+    """Return the steps of a ranking."""
     order = _falling(ranking.scores)
     scores, positive = ranking.scores[order], ranking.positive[order]
     if ranking.weight is None:
@@ -129,7 +129,7 @@ def steps(ranking: Ranking) -> Steps:
 
 
 def _falling(scores: Tensor) -> Tensor:
-    """The order from high to low; NaN comes first."""
+    """Return the order from high to low; NaN comes first."""
     if scores.is_cuda:
         return scores.argsort(descending=True)
     # NumPy's vectorised sort is five times as fast as torch's on a CPU.
@@ -141,7 +141,7 @@ def _area_under_roc(s: Steps) -> tuple[float, bool]:
         return 0.0, False
     if s.unranked:
         return np.nan, True
-    # Twice the area, in whole numbers where nothing is weighted: exact.
+    # Twice the area is a whole number without weights, so this is exact.
     twice = np.dot(np.diff(s.fp, prepend=0), s.tp + np.append(0, s.tp[:-1]))
     return float(twice / (2 * s.positives * s.negatives)), True
 
@@ -176,7 +176,7 @@ def average_precision(task: Ranked) -> Sequence[Any]:
 
 
 def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
-    # Each request's classes, and all of them pooled: one request after the other, for what they share.
+    # Each request's classes, then all of them pooled; request by request, because they share the sorted scores.
     columns = [*range(task.columns), *([None] if task.averaged else [])]
     pairs = np.array([[area(steps(task.ranking(b, k))) for k in columns] for b in range(task.count)])
     values: Floats = pairs[..., 0]
