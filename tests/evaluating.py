@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate
 from lossd.job import Column
 from lossd.request.planning import make_plan
@@ -67,7 +67,7 @@ def together(
         return torch.cat(parts) if of.per_row else torch.stack(parts)
 
     answers = {of.name: _unwritten(of, sum(rows), len(jobs)) for of in recipe.answers}
-    batch = Batch(
+    batch = TensorBatch(
         recipe,
         rows,
         [job.numbers for job in jobs],

@@ -19,7 +19,7 @@ from evaluating import Evaluated, Tensors, layout, together
 from lossd import compiled
 from lossd.compiled import Pass
 from lossd.evaluation import evaluate as evaluation
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import Columns
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
@@ -258,7 +258,7 @@ def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], tr
     job = make_plan({"loss": loss, "outputs": ["loss", "gradient", "metrics"]}).job(layout(tensors))
     columns = {c.name: np.zeros((7, *c.trailing), c.dtype) for c in job.recipe.answers}
     inputs = Columns({name: tensor.numpy() for name, tensor in tensors.items()}, frozenset())
-    batch = Batch(job.recipe, [job.rows], [job.numbers], inputs, Columns(columns, frozenset()))
+    batch = TensorBatch(job.recipe, [job.rows], [job.numbers], inputs, Columns(columns, frozenset()))
     with NoOperation():
         (answer,) = evaluation.evaluate(batch)
     assert not isinstance(answer, Problem)

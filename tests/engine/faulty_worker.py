@@ -16,7 +16,7 @@ import torch
 
 from lossd.engine import worker
 from lossd.evaluation import evaluate as evaluation
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 
 FAULTS = {int(rows): fault for rows, fault in json.loads(os.environ["LOSSD_TEST_FAULTS"]).items()}
 PLACE = Path(os.environ["LOSSD_TEST_PLACE"])
@@ -39,7 +39,7 @@ def plod(seconds: float) -> None:
         torch.ones(100_000).cumsum(0)
 
 
-def with_faults(batch: Batch) -> object:
+def with_faults(batch: TensorBatch) -> object:
     with (PLACE / "evaluated").open("a") as log:
         log.write(f"{list(batch.rows)}\n")
     fault = FAULTS.get(batch.rows[0], "")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
 from lossd.evaluation.evaluate import evaluate
 from lossd.job import Recipe
@@ -42,7 +42,7 @@ class Staged:
 
     manifest: Mapping[str, Any]
     memory: mmap.mmap
-    batch: Batch
+    batch: TensorBatch
     answers: Mapping[str, Tensor]
     began: Any
     arrived: Any
@@ -88,7 +88,7 @@ class Pipeline:
         for tensor in ahead.values():
             if tensor.is_cuda:  # its memory is not to be given to another copy before it was used
                 tensor.record_stream(usual)
-        batch = Batch(recipe, rows, manifest["numbers"], ahead, answers, self.device)
+        batch = TensorBatch(recipe, rows, manifest["numbers"], ahead, answers, self.device)
         return Staged(manifest, memory, batch, answers, began, arrived)
 
     def evaluate(self, staged: Staged) -> tuple[list[dict[str, Any] | Problem], int, int]:
@@ -106,7 +106,7 @@ class Pipeline:
         except torch.OutOfMemoryError:
             log.warning("no memory on %s for a batch's answers beside it", self.device)
         batch = staged.batch
-        outcomes = evaluate(Batch(batch.recipe, batch.rows, batch.numbers, batch.inputs, answers, self.device))
+        outcomes = evaluate(TensorBatch(batch.recipe, batch.rows, batch.numbers, batch.inputs, answers, self.device))
         done.record(usual)
         if answers is not staged.answers:
             for name, tensor in staged.answers.items():
@@ -120,7 +120,7 @@ class Pipeline:
         """Free what a batch takes on the device; its inputs are copied again when its turn comes."""
         recipe, rows = staged.batch.recipe, staged.batch.rows
         inputs, answers = columns_in(staged.memory, recipe, staged.manifest["offsets"], sum(rows), len(rows))
-        staged.batch = Batch(recipe, rows, staged.manifest["numbers"], inputs, answers, self.device)
+        staged.batch = TensorBatch(recipe, rows, staged.manifest["numbers"], inputs, answers, self.device)
 
     def _event(self) -> Any:
         return self._cuda.Event(enable_timing=True)

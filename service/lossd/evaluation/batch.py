@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lossd.job import Recipe
 
-__all__ = ["Batch"]
+__all__ = ["TensorBatch"]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TensorBatch:
     """Requests of one recipe; their tensors lie one after the other.
 
     Attributes:
@@ -33,7 +33,7 @@ class Batch:
     answers: Mapping[str, Tensor]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def part(self, first: int, last: int) -> Batch:
+    def part(self, first: int, last: int) -> TensorBatch:
         """Return the batch of the requests from ``first`` up to but without ``last``, over the same memory."""
         start = sum(self.rows[:first])
         stop = start + sum(self.rows[first:last])
@@ -53,7 +53,7 @@ class Batch:
             answers=part(self.answers),
         )
 
-    def picked(self, positions: Sequence[int]) -> Batch:
+    def picked(self, positions: Sequence[int]) -> TensorBatch:
         """Return the batch of these requests in its own memory; :meth:`take` copies their answers back."""
         places = self._places(positions)
         return replace(
@@ -64,7 +64,7 @@ class Batch:
             answers={c.name: self.answers[c.name][places[c.per_row]] for c in self.recipe.answers},
         )
 
-    def take(self, positions: Sequence[int], picked: Batch) -> None:
+    def take(self, positions: Sequence[int], picked: TensorBatch) -> None:
         """Copy the answers of picked requests to their places in this batch."""
         places = self._places(positions)
         for column in self.recipe.answers:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.job import Recipe
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
 
 __all__ = ["Composed", "compose"]
 
-Evaluate = Callable[[Batch], Sequence[dict[str, Any] | Problem]]
+Evaluate = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Composed:
     answers: list[tuple[str, list[dict[str, Any]]]]
 
 
-def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
+def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate) -> Composed:
     """Evaluate a composed loss.
 
     Args:
@@ -98,7 +98,7 @@ def compose(loss: Loss, batch: Batch, evaluate: Evaluate) -> Composed:
 class _TermEvaluation:
     """The evaluation of one term of a request, or of one term for each of its rows."""
 
-    def __init__(self, record: Mapping[str, Any], batch: Batch) -> None:
+    def __init__(self, record: Mapping[str, Any], batch: TensorBatch) -> None:
         self.record = record
         self.whole = batch
         self.recipe = Recipe.parse(record["recipe"])

@@ -19,7 +19,7 @@ from torch import Tensor
 import lossd.compiled as compiled
 import lossd.metrics as metrics
 from lossd.evaluation import gradient
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import arrays_of
 from lossd.evaluation.composition import compose
 from lossd.evaluation.device_errors import is_broken_device, is_out_of_memory, release_memory, too_large
@@ -41,7 +41,7 @@ SMALL, LARGE = 1e-30, 1e30
 """Float32 computes well with numbers in between. Beyond, a square or a product may have left its range."""
 
 
-def evaluate(batch: Batch) -> list[dict[str, Any] | Problem]:
+def evaluate(batch: TensorBatch) -> list[dict[str, Any] | Problem]:
     """Return the answer of each request in order: a JSON-ready document, or the request's problem.
 
     Gradients and unreduced losses are written into ``batch.answers``. If a failure names no request, each request is
@@ -85,7 +85,7 @@ class _PassResult(NamedTuple):
     inputs: Mapping[str, Tensor]
 
 
-def _pass(batch: Batch) -> _PassResult | None:
+def _pass(batch: TensorBatch) -> _PassResult | None:
     """Run a compiled pass on a batch; return None if there is none, or if it leaves all requests to the general way."""
     recipe = batch.recipe
     run = compiled.find(recipe) if batch.device.type == "cpu" else None
@@ -123,7 +123,7 @@ class _Evaluation:
             sample's single infinite score as certain.
     """
 
-    def __init__(self, batch: Batch, passed: _PassResult | None = None, *, careful: bool = False) -> None:
+    def __init__(self, batch: TensorBatch, passed: _PassResult | None = None, *, careful: bool = False) -> None:
         self.passed = passed
         self.careful = careful
         self.batch = batch

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import torch
 
-from lossd.evaluation.batch import Batch
+from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
 from lossd.evaluation.evaluate import evaluate
 from lossd.job import Recipe
@@ -36,7 +36,7 @@ def evaluate_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.d
     recipe = Recipe.parse(manifest["recipe"])
     rows: list[int] = manifest["rows"]
     inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    texts = texts_of(evaluate(Batch(recipe, rows, manifest["numbers"], inputs, answers, device)))
+    texts = texts_of(evaluate(TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device)))
     return texts, time.perf_counter_ns() - begin
 
 
