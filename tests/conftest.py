@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lossd import compiled
+import evaluating
+from lossd.compiled.passes import Passes
 from losses.cases_perceptual import WEIGHTS
 
 
@@ -30,25 +31,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=2))
 
 
-@pytest.fixture(autouse=True)
-def _compiled_passes_are_loaded_by_who_tests_them(request: pytest.FixtureRequest) -> Iterator[None]:
-    """An inline engine loads them for its process, which the tests share."""
-    before = compiled._find, compiled.rates
-    tests_them = request.node.nodeid.startswith("tests/compiled/") or "compiled_passes" in request.fixturenames
-    if not tests_them:
-        compiled._find = compiled.rates = None
-    yield
-    compiled._find, compiled.rates = before
+@pytest.fixture(scope="session")
+def passes() -> Passes:
+    """The compiled passes, loaded; compiled first if their code is not stored."""
+    passes = Passes()
+    passes.load()
+    return passes
 
 
 @pytest.fixture(scope="module")
-def compiled_passes() -> Iterator[None]:
-    """The compiled passes, loaded for the tests of a module and for no others."""
+def compiled_passes(passes: Passes) -> Iterator[None]:
+    """Evaluate with compiled passes in a module's tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_find", None)
-        patch.setattr(compiled, "rates", None)
-        compiled.load()
+        patch.setattr(evaluating, "passes", passes)
         yield
+
+
+@pytest.fixture(scope="module", params=["compiled", "general"])
+def either_way(request: pytest.FixtureRequest) -> None:
+    """Run each test of a module twice: with compiled passes, and the general way."""
+    if request.param == "compiled":
+        request.getfixturevalue("compiled_passes")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossd.compiled.passes import Passes
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate
 from lossd.job import Column
@@ -16,6 +17,9 @@ from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
 
 Tensors = Mapping[str, Tensor]
+
+passes: Passes | None = None
+"""The compiled passes to use; the fixtures ``compiled_passes`` and ``either_way`` set them for a module."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def together(
     )
     evaluated: list[Evaluated | Problem] = []
     start = 0
-    for position, document in enumerate(evaluate(batch)):
+    for position, document in enumerate(evaluate(batch, passes)):
         stop = start + rows[position]
         own = {
             of.name: answers[of.name][start:stop] if of.per_row else answers[of.name][position] for of in recipe.answers

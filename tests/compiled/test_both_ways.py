@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import evaluating
 from evaluating import Evaluated, alone, layout, together
-from lossd import compiled
+from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from lossd.request.planning import make_plan
 from losses.case import Case, Parameters
@@ -28,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("compiled_passes")
 
 def generally(monkeypatch: pytest.MonkeyPatch, request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> Evaluated:
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_find", None)
+        patch.setattr(evaluating, "passes", None)
         return alone(request, inputs)
 
 
-def has_a_pass(request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> bool:
+def has_a_pass(passes: Passes, request: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> bool:
     recipe = make_plan({"outputs": OUTPUTS, **request}).job(layout(inputs)).recipe
-    return compiled._find is not None and compiled.find(recipe) is not None
+    return passes.find(recipe) is not None
 
 
 def floats(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -108,10 +109,15 @@ def assert_like(found: Any, wanted: Any, relative: float, path: str) -> None:
 )
 @pytest.mark.parametrize(("case", "parameters"), CANDIDATES)
 def test_a_row_has_one_answer(
-    case: Case, parameters: Parameters, dtype: torch.dtype, reduction: str, monkeypatch: pytest.MonkeyPatch
+    case: Case,
+    parameters: Parameters,
+    dtype: torch.dtype,
+    reduction: str,
+    passes: Passes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     request = {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": OUTPUTS}
-    if not has_a_pass(request, floats(case.inputs(parameters), dtype)):
+    if not has_a_pass(passes, request, floats(case.inputs(parameters), dtype)):
         pytest.skip("no pass takes these")
     for what, inputs in extremes(case, parameters, dtype):
         assert_one_answer(alone(request, inputs), generally(monkeypatch, request, inputs), dtype, what)

@@ -16,10 +16,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from lossd import compiled
-from lossd.compiled import order, passes
+from lossd.compiled import order, recipes
 from lossd.compiled.building import Compiler, build, load_kept
+from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
+from lossd.compiled.work import Work
 from lossd.job import Recipe
 from lossd.request.planning import make_plan
 
@@ -56,13 +57,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No kernel is ready in this process, and no pass is known."""
-    monkeypatch.setattr(compiled, "_find", None)
-    monkeypatch.setattr(compiled, "rates", None)
+def new_passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Passes of whose kernels none is ready in this process."""
     for kernel in order.KERNELS:
         monkeypatch.setattr(kernel, "ready", False)
         monkeypatch.setattr(kernel, "asked", 0)
+    return Passes()
 
 
 def recipe(loss: str, dtype: str = "float32", target: str = "int64") -> Recipe:
@@ -253,7 +253,9 @@ def test_nobody_needs_a_home(home: str | None, tmp_path: Path) -> None:
 import os, pwd
 def no_entry(uid): raise KeyError(uid)
 pwd.getpwuid = no_entry
+from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
+from lossd.compiled.work import Work
 store = Store()
 assert store.read("a") is None
 print(store, store.write("a", b"a"))
@@ -280,51 +282,51 @@ def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPa
     assert {folder.parent for folder in folders if folder is not None} == {tmp_path}
 
 
-def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(new_passes: Passes) -> None:
     by_name = {kernel.name: kernel for kernel in order.KERNELS}
-    monkeypatch.setattr(compiled, "_find", passes.find)
+    new_passes._look_up = recipes.look_up
     ours, other = recipe("cross_entropy"), recipe("cross_entropy", "float64")
-    assert compiled.find(ours) is None
-    assert compiled.find(ours) is None
-    assert compiled.find(other) is None
+    assert new_passes.find(ours) is None
+    assert new_passes.find(ours) is None
+    assert new_passes.find(other) is None
     assert {name: kernel.asked for name, kernel in by_name.items() if kernel.asked} == {ROWS: 2, "rows float64": 1}
     by_name[ROWS].ready = True
-    assert compiled.find(ours) is not None
-    assert compiled.find(other) is None
+    assert new_passes.find(ours) is not None
+    assert new_passes.find(other) is None
 
 
-def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(new_passes: Passes) -> None:
     by_name = {kernel.name: kernel for kernel in order.KERNELS}
-    monkeypatch.setattr(compiled, "_find", passes.find)
+    new_passes._look_up = recipes.look_up
     by_name[ROWS].ready = True
-    found = compiled.find(recipe("cross_entropy"))
+    found = new_passes.find(recipe("cross_entropy"))
     assert found is not None
     inputs = {"prediction": np.zeros((2, 3), np.float32), "target": np.zeros(2, np.int64)}
-    assert found(compiled.Work([1, 1], {"label_smoothing": [0.0, 0.1]}, inputs, {})) is None
+    assert found(Work([1, 1], {"label_smoothing": [0.0, 0.1]}, inputs, {})) is None
     assert {name for name, kernel in by_name.items() if kernel.asked} == {"single_rows float32"}
 
 
 def test_without_numba_everything_goes_the_general_way(
-    alone: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: int) -> Store:
+    def fail() -> Store:
         raise ImportError("Numba needs NumPy 2.3 or less")
 
-    monkeypatch.setattr(compiled, "_open", fail)
-    compiled.prepare()
-    assert compiled.find(recipe("focal")) is None
+    monkeypatch.setattr(new_passes, "_open", fail)
+    new_passes.prepare()
+    assert new_passes.find(recipe("focal")) is None
     assert "Numba needs NumPy 2.3 or less; every request goes the general way" in caplog.text
 
 
 def test_a_compiler_that_dies_is_no_reason_to_end(
-    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_passes: Passes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LOSSD_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(Compiler, "COMMAND", (sys.executable, "-c", "import sys; input(); sys.exit(3)"))
     kernels = order.KERNELS[:2]
     monkeypatch.setattr(order, "KERNELS", kernels)
-    progress: list[compiled.Progress] = []
-    compiled.prepare(changed=progress.append)
+    progress: list[Progress] = []
+    new_passes.prepare(progress.append)
     finished()
     assert progress[-1] == (0, 2, 2)
     assert caplog.text.count("the compiler ended with status 3") == 2
@@ -347,7 +349,7 @@ def compiler() -> Iterator[Compiler]:
 
 
 def test_a_process_beside_this_one_compiles_what_this_one_uses(
-    alone: None, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+    new_passes: Passes, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing, for the one that takes least time."""
     kernel = min(order.KERNELS, key=lambda kernel: kernel.name != "weigh")
@@ -360,7 +362,9 @@ def test_a_process_beside_this_one_compiles_what_this_one_uses(
 import sys
 import numpy as np
 from lossd.compiled import dense, order
+from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
+from lossd.compiled.work import Work
 (kernel,) = (kernel for kernel in order.KERNELS if kernel.name == "weigh")
 kernel.load(Store(__import__("pathlib").Path(sys.argv[1])).read("weigh"))
 columns, doubtful = np.zeros((5, 1)), np.zeros(1, bool)

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import evaluating
 from evaluating import Evaluated, Tensors, layout, together
-from lossd import compiled
-from lossd.compiled import Pass
+from lossd.compiled import averages
+from lossd.compiled.passes import Passes
 from lossd.evaluation import evaluate as evaluation
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import Columns
@@ -41,8 +42,7 @@ def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def evaluate(requests: Sequence[Request], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, "_find", None)
-            patch.setattr(compiled, "rates", None)
+            patch.setattr(evaluating, "passes", None)
             return together(requests, inputs)
 
     return evaluate
@@ -50,7 +50,8 @@ def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def uses_a_pass(request: Request, tensors: Tensors) -> bool:
     recipe = make_plan({"outputs": ["loss", "gradient"], **request}).job(layout(tensors)).recipe
-    return compiled.find(recipe) is not None
+    assert evaluating.passes is not None
+    return evaluating.passes.find(recipe) is not None
 
 
 def scores(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -142,10 +143,15 @@ def test_whatever_is_asked_of_class_scores_is_answered(classes: int, request_: R
 @pytest.mark.parametrize("shape", [(3, 5, 4), (2, 5, 300, 2), (1, 5, 70_001), (1, 5, 1, 1)], ids=str)
 @pytest.mark.parametrize("loss", CLASS_SCORES, ids=str)
 def test_dense_scores_answer_as_the_general_way(
-    loss: dict[str, Any], shape: tuple[int, ...], threads: int, general: Any, monkeypatch: pytest.MonkeyPatch
+    loss: dict[str, Any],
+    shape: tuple[int, ...],
+    threads: int,
+    general: Any,
+    passes: Passes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
-    monkeypatch.setattr(compiled, "_threads", pool)
+    monkeypatch.setattr(passes, "threads", pool)
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [dense(shape, seed) for seed in (1, 2)]
     inputs[0]["target"].view(-1)[-1] = loss.get("ignore_index", -100)
@@ -260,7 +266,7 @@ def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], tr
     inputs = Columns({name: tensor.numpy() for name, tensor in tensors.items()}, frozenset())
     batch = TensorBatch(job.recipe, [job.rows], [job.numbers], inputs, Columns(columns, frozenset()))
     with NoOperation():
-        (answer,) = evaluation.evaluate(batch)
+        (answer,) = evaluation.evaluate(batch, evaluating.passes)
     assert not isinstance(answer, Problem)
     assert answer["metrics"]["task"] == job.recipe.task
 
@@ -301,9 +307,10 @@ def test_elements_out_of_range_are_left_to_the_general_way(
         assert_bits_equal(found[position], alone)
 
 
-def test_the_ratios_of_the_metrics_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = Mock(wraps=compiled.rates)
-    monkeypatch.setattr(compiled, "rates", rates)
+def test_the_ratios_of_the_metrics_are_compiled_too(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passes.rates is averages.rates
+    rates = Mock(wraps=passes.rates)
+    monkeypatch.setattr(passes, "rates", rates)
     together([{"loss": {"name": "focal"}, "outputs": ["metrics"]}] * 2, [scores(6, 4, seed=1), scores(6, 4, seed=2)])
     assert rates.call_count == 1
 
@@ -509,8 +516,38 @@ def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:
     assert np.isnan(exp(np.nan))
 
 
-def test_a_recipe_without_a_pass_is_looked_up_once() -> None:
-    job = make_plan({"loss": {"name": "dice"}}).job({"prediction": ("float32", (1, 2, 4)), "target": ("int64", (1, 4))})
-    recipe: Recipe = job.recipe
-    found: Pass | None = compiled.find(recipe)
-    assert found is None
+def dice_recipe(pixels: int = 4) -> Recipe:
+    tensors = {"prediction": ("float32", (1, 2, pixels)), "target": ("int64", (1, pixels))}
+    return make_plan({"loss": {"name": "dice"}}).job(tensors).recipe
+
+
+def test_a_recipe_is_looked_up_once(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Mock(wraps=passes._look_up)
+    monkeypatch.setattr(passes, "_look_up", found)
+    passes._found.clear()
+    recipe = dice_recipe()
+    assert passes.find(recipe) is None
+    assert passes.find(Recipe.read(recipe.text)) is None
+    assert found.call_count == 1
+
+
+def test_what_is_known_of_recipes_is_bounded_in_bytes(passes: Passes) -> None:
+    for pixels in range(1, 5000):
+        passes.find(dice_recipe(pixels))
+    cache = passes._found
+    assert 0.9 * cache.limit_bytes < cache.nbytes <= cache.limit_bytes
+    assert len(cache) < 4999
+
+
+def test_each_has_passes_of_its_own(passes: Passes) -> None:
+    """Others that are not prepared know none, and a forked process takes what is ready, but no threads."""
+    recipe = make_plan({"loss": {"name": "mse"}}).job(layout(pairs(ERRORS[0], (3,), torch.float32))).recipe
+    other = Passes(threads=2)
+    assert other.find(recipe) is None
+    assert (other.progress, other.rates) == ((0, 0, 0), None)
+    other._kernels, other._look_up, other.rates = passes._kernels, passes._look_up, passes.rates
+    forked = other.forked()
+    assert forked.find(recipe) is not None
+    assert (forked.threads, forked.rates, forked.progress) == (None, passes.rates, passes.progress)
+    assert other.threads is not None
+    other.threads.shutdown()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lossd.compiled.passes import Passes
 from lossd.engine import worker
 from lossd.evaluation import evaluate as evaluation
 from lossd.evaluation.batch import TensorBatch
@@ -39,7 +40,7 @@ def plod(seconds: float) -> None:
         torch.ones(100_000).cumsum(0)
 
 
-def with_faults(batch: TensorBatch) -> object:
+def with_faults(batch: TensorBatch, passes: Passes | None) -> object:
     with (PLACE / "evaluated").open("a") as log:
         log.write(f"{list(batch.rows)}\n")
     fault = FAULTS.get(batch.rows[0], "")
@@ -61,7 +62,7 @@ def with_faults(batch: TensorBatch) -> object:
             raise RuntimeError("CUDA error: device-side assert triggered")
         case "out of memory" if sum(batch.rows) > FITS:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of 9 MiB")
-    return _pass(batch)
+    return _pass(batch, passes)
 
 
 evaluation._pass = with_faults

@@ -33,7 +33,7 @@ def compile_(cache_dir: Path | None) -> None:
 
     Exit status: 0 all passes are compiled, 1 a pass could not be compiled or stored.
     """
-    from lossd.compiled import compile_and_keep
+    from lossd.compiled.building import compile_and_keep
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     if cache_dir is not None:

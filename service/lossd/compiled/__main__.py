@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from lossd.compiled import compile_and_keep
+from lossd.compiled.building import compile_and_keep
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")

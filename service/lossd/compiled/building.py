@@ -6,6 +6,7 @@ soon as it is there.
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from lossd.compiled import order
 from lossd.compiled.beside import LENGTH
 from lossd.compiled.kernels import Kernel
 from lossd.compiled.store import Store
 
-__all__ = ["Compiler", "build", "load_kept", "pending"]
+__all__ = ["Compiler", "build", "compile_and_keep", "load_kept", "pending"]
 
 log = logging.getLogger("lossd.compiled")
 
@@ -155,3 +157,15 @@ class Compiler:
             process, self._process = self._process, None
             with suppress(BrokenPipeError), process:
                 process.kill()
+
+
+def compile_and_keep() -> bool:
+    """Compile the kernels whose code is not stored, for this machine's processor; return whether all are stored now."""
+    store, kernels = Store(), order.KERNELS
+    load_kept(kernels, store)
+    if pending(kernels):
+        gc.disable()  # see lossd.compiled.beside
+        build(kernels, store, Kernel.compile, lambda: None)
+    kept = [kernel.name for kernel in kernels if store.read(kernel.name) is not None]
+    log.info("the code of %d of %d passes lies in %s", len(kept), len(kernels), store)
+    return len(kept) == len(kernels)

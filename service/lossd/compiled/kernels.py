@@ -12,7 +12,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["OPTIONS", "Kernel", "compiled", "kernels_of"]
+__all__ = ["OPTIONS", "Kernel", "all_ready", "compiled", "kernels_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,3 +82,11 @@ def compiled(signature: str, *dtypes: str) -> Callable[[F], F]:
 def kernels_of(function: Callable[..., Any]) -> Sequence[Kernel]:
     """Those of a function that is :func:`compiled`."""
     return _known[function]
+
+
+def all_ready(kernels: Sequence[Kernel]) -> bool:
+    """Return whether all kernels are ready; each that is not is asked for."""
+    missing = [kernel for kernel in kernels if not kernel.ready]
+    for kernel in missing:
+        kernel.asked += 1
+    return not missing

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.caches import Cache
-from lossd.compiled import Progress
+from lossd.compiled.passes import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.long_waits import Waiting

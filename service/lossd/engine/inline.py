@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lossd.compiled.passes import Passes
 from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
 from lossd.engine.protocol import Reply, decode_answers
@@ -31,12 +32,13 @@ class InlineEngine(Engine):
         self._running: Batch | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._loaded = False
+        self._passes = Passes(settings.threads)
 
     async def start(self) -> None:
         """Begin to load torch, in the thread that will evaluate."""
         await super().start()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
-        self._loading = self.loop.run_in_executor(self._executor, _load, self.settings)
+        self._loading = self.loop.run_in_executor(self._executor, _load, self.settings, self._passes)
         self._loading.add_done_callback(self._was_loaded)
 
     async def stop(self) -> None:
@@ -64,9 +66,7 @@ class InlineEngine(Engine):
     @property
     def vitals(self) -> Sequence[Vitals]:
         """How this process is, as a worker."""
-        from lossd import compiled
-
-        return [Vitals(self.settings.device, None, None, compiled.progress())]
+        return [Vitals(self.settings.device, None, None, self._passes.progress)]
 
     def _dispatch(self) -> None:
         if self._loaded and self._running is None and (batch := self._next_batch()) is not None:
@@ -87,7 +87,7 @@ class InlineEngine(Engine):
         from lossd.evaluation.in_memory import evaluate_in_memory
 
         texts, compute_ns = evaluate_in_memory(
-            batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device)
+            batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device), self._passes
         )
         return Reply(batch.id, 0, compute_ns, texts)
 
@@ -101,16 +101,15 @@ class InlineEngine(Engine):
         self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
 
-def _load(settings: Settings) -> str | None:
-    """Load torch; why the device cannot be used, if it cannot."""
+def _load(settings: Settings, passes: Passes) -> str | None:
+    """Load torch and the passes; return why the device cannot be used, if it cannot."""
     import torch
 
-    from lossd import compiled
     from lossd.evaluation.device_errors import unusable
 
     if (why := unusable(torch.device(settings.device))) is not None:
         return why
     if settings.compiled and settings.device == "cpu":
-        compiled.prepare(settings.threads)
+        passes.prepare()
     torch.set_num_threads(settings.threads)
     return None

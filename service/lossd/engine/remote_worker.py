@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from lossd.compiled import Progress
+from lossd.compiled.passes import Progress
 from lossd.engine.batcher import Batch
 from lossd.engine.heartbeat import ASK, Pulse
 from lossd.engine.liveness import Sight, Watch

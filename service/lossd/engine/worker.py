@@ -16,12 +16,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 import torch
 
-from lossd import compiled, logs
+from lossd import logs
+from lossd.compiled.passes import Passes
 from lossd.engine.heartbeat import ASK, Pulse, Unwanted
 from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
@@ -43,7 +45,14 @@ ALONE = 8
 COME_S = 5.0
 
 
-def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.0, lane: Lane | None = None) -> None:
+def serve(
+    fronts: Fronts,
+    device: torch.device,
+    pulse: Pulse,
+    poll_s: float = 0.0,
+    lane: Lane | None = None,
+    passes: Passes | None = None,
+) -> None:
     """Evaluate what is sent, one batch after the other, until nobody is left.
 
     A batch that a front calls long waits until all others that were sent are done, and has a lane opened beside it.
@@ -71,7 +80,7 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
                 continue
             pulse.begin(front.number, manifest["batch"])
             memory = front.slab(manifest)
-            reply = _answer_if_wanted(manifest, memory, device, pulse)
+            reply = _answer_if_wanted(manifest, memory, device, pulse, passes)
             pulse.end()
             if "long" in manifest:
                 pulse.engage(bool(long))
@@ -85,12 +94,14 @@ def serve(fronts: Fronts, device: torch.device, pulse: Pulse, poll_s: float = 0.
                 lane.tidy()
 
 
-def _answer_if_wanted(manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse) -> Reply:
+def _answer_if_wanted(
+    manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse, passes: Passes | None
+) -> Reply:
     """Return the reply to a batch; evaluation stops when a front says that nobody waits for it any more."""
     begin = time.perf_counter_ns()
     try:
         pulse.may_stop = True
-        texts, compute_ns = evaluate_in_memory(manifest, memory, device)
+        texts, compute_ns = evaluate_in_memory(manifest, memory, device, passes)
         pulse.may_stop = False
     except Unwanted:
         _return_free_memory()
@@ -140,6 +151,7 @@ def run(
     pulse: Pulse,
     poll_s: float = 0.0,
     lane: Lane | None = None,
+    passes: Passes | None = None,
 ) -> None:
     """Say hello to each front and serve it."""
     signal.signal(ASK, pulse.beat)
@@ -159,7 +171,7 @@ def run(
             fronts = Fronts(connection, listener, greet)
             if connection is None:
                 fronts.await_first(COME_S)
-            serve(fronts, device, pulse, poll_s, lane)
+            serve(fronts, device, pulse, poll_s, lane, passes)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
@@ -167,14 +179,13 @@ def run(
         os._exit(BROKEN)  # nothing is tidied up: that would wait for the device
 
 
-def serve_short(listener: socket.socket) -> None:
+def serve_short(listener: socket.socket, passes: Passes | None) -> None:
     """Be the lane for short batches, in a process that was forked from a CPU's worker.
 
     The threads of its other half are not there; one is enough for what is short.
     """
-    compiled.go_alone()
     torch.set_num_threads(1)
-    run(torch.device("cpu"), None, listener, Pulse())
+    run(torch.device("cpu"), None, listener, Pulse(), passes=None if passes is None else passes.forked())
 
 
 def _return_free_memory() -> None:
@@ -219,10 +230,12 @@ def main() -> None:
         raise SystemExit(UNUSABLE)
     torch.set_num_threads(arguments.threads)
     pulse = Pulse()
-    if arguments.compiled and arguments.device == "cpu":
-        compiled.prepare(arguments.threads, lambda progress: pulse.note_compiled(*progress))
+    passes = Passes(arguments.threads) if arguments.compiled and arguments.device == "cpu" else None
+    if passes is not None:
+        passes.prepare(lambda progress: pulse.note_compiled(*progress))
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
-    run(device, connection, listener, pulse, arguments.poll_us / 1e6, Lane(serve_short))
+    lane = Lane(partial(serve_short, passes=passes))
+    run(device, connection, listener, pulse, arguments.poll_us / 1e6, lane, passes)
 
 
 if __name__ == "__main__":

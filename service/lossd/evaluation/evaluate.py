@@ -11,13 +11,15 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-import lossd.compiled as compiled
 import lossd.metrics as metrics
+from lossd.compiled.passes import Passes
+from lossd.compiled.work import Outcome, Work
 from lossd.evaluation import gradient
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import arrays_of
@@ -41,22 +43,26 @@ SMALL, LARGE = 1e-30, 1e30
 """Float32 computes well with numbers in between. Beyond, a square or a product may have left its range."""
 
 
-def evaluate(batch: TensorBatch) -> list[dict[str, Any] | Problem]:
+def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str, Any] | Problem]:
     """Return the answer of each request in order: a JSON-ready document, or the request's problem.
 
     Gradients and unreduced losses are written into ``batch.answers``. If a failure names no request, each request is
     evaluated alone, so that one request cannot fail another. If memory runs out, the halves of the batch are evaluated.
 
+    Args:
+        batch: The batch.
+        passes: The compiled passes to use on a CPU; None for the general way alone.
+
     Raises:
         RuntimeError: The device is broken; another device may evaluate the batch.
     """
     if batch.recipe.alone and len(batch.rows) > 1:
-        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
+        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
     exhausted = False
     try:
-        passed = _pass(batch)
+        passed = _pass(batch, passes)
         if passed is None or not passed.outcome.doubtful.any():
-            return _Evaluation(batch, passed).run()
+            return _Evaluation(batch, passes, passed).run()
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
@@ -74,22 +80,21 @@ def evaluate(batch: TensorBatch) -> list[dict[str, Any] | Problem]:
     if exhausted:  # only here, because the failed attempt's tensors are freed by now
         release_memory(batch.device)
         half = len(batch.rows) // 2
-        return evaluate(batch.part(0, half)) + evaluate(batch.part(half, len(batch.rows)))
-    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1))]
+        return evaluate(batch.part(0, half), passes) + evaluate(batch.part(half, len(batch.rows)), passes)
+    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
 
 
 class _PassResult(NamedTuple):
     """A compiled pass's outcome for a batch, and the inputs as it read them: in float32 at least."""
 
-    outcome: compiled.Outcome
+    outcome: Outcome
     inputs: Mapping[str, Tensor]
 
 
-def _pass(batch: TensorBatch) -> _PassResult | None:
+def _pass(batch: TensorBatch, passes: Passes | None) -> _PassResult | None:
     """Run a compiled pass on a batch; return None if there is none, or if it leaves all requests to the general way."""
     recipe = batch.recipe
-    run = compiled.find(recipe) if batch.device.type == "cpu" else None
-    if run is None:
+    if passes is None or batch.device.type != "cpu" or (run := passes.find(recipe)) is None:
         return None
     inputs, answers, rounded = batch.inputs, batch.answers, {}
     if recipe.half:
@@ -97,7 +102,7 @@ def _pass(batch: TensorBatch) -> _PassResult | None:
         rounded = {name: torch.empty(a.shape) for name, a in answers.items() if a.dtype in HALF}
         answers = {**answers, **rounded}
     numbers = dict(zip(recipe.numbers, zip(*batch.numbers, strict=True), strict=True))
-    outcome = run(compiled.Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers)))
+    outcome = run(Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers), passes.threads))
     if outcome is None or (len(batch.rows) == 1 and outcome.doubtful[0]):
         return None
     for name, exact in rounded.items():
@@ -106,7 +111,7 @@ def _pass(batch: TensorBatch) -> _PassResult | None:
     return _PassResult(outcome, inputs)
 
 
-def _doubt_what_overflowed(outcome: compiled.Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
+def _doubt_what_overflowed(outcome: Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
     """Mark the requests whose answers overflow half precision as doubtful: the general way describes them."""
     if not bool(rounded.isfinite().all()):
         for position, request_part in enumerate(torch.split(rounded, list(rows))):
@@ -118,12 +123,16 @@ class _Evaluation:
 
     Args:
         batch: The batch.
+        passes: The compiled passes, for its metrics and its terms; None for none.
         passed: The result of a compiled pass, without doubtful requests; None if none ran.
         careful: Whether to compute in float64, to avoid sums that overflow although their mean does not, and to take a
             sample's single infinite score as certain.
     """
 
-    def __init__(self, batch: TensorBatch, passed: _PassResult | None = None, *, careful: bool = False) -> None:
+    def __init__(
+        self, batch: TensorBatch, passes: Passes | None, passed: _PassResult | None = None, *, careful: bool = False
+    ) -> None:
+        self.passes = passes
         self.passed = passed
         self.careful = careful
         self.batch = batch
@@ -209,7 +218,7 @@ class _Evaluation:
             return
         try:
             part = self.batch.picked(positions)
-            again = _Evaluation(part, careful=True)
+            again = _Evaluation(part, self.passes, careful=True)
             again._run_in_steps()
         except Exception as error:
             if not is_out_of_memory(error):
@@ -320,7 +329,7 @@ class _Evaluation:
         return detached, dict(zip(leaves, gradients, strict=True))
 
     def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
-        composed = compose(loss, self.batch, evaluate)
+        composed = compose(loss, self.batch, partial(evaluate, passes=self.passes))
         if composed.metrics is not None:
             self.answers[0]["metrics"] = composed.metrics
         self.warnings_of_terms = passed_up(composed.answers, per_sample=loss.per_sample)
@@ -393,6 +402,6 @@ class _Evaluation:
             alone=recipe.loss is None,
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
-            rates=compiled.rates,
+            rates=None if self.passes is None else self.passes.rates,
             dtypes=recipe.dtypes,
         )

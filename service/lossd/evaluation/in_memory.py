@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import torch
 
+from lossd.compiled.passes import Passes
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
 from lossd.evaluation.evaluate import evaluate
@@ -21,13 +22,16 @@ Text = tuple[bool, bytes]
 """Whether a request failed, and the JSON of its answer or of its problem."""
 
 
-def evaluate_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
+def evaluate_in_memory(
+    manifest: Mapping[str, Any], memory: Any, device: torch.device, passes: Passes | None = None
+) -> tuple[list[Text], int]:
     """Return the text of each request's answer in order, and the evaluation's time in ns.
 
     Args:
         manifest: ``recipe``, the rows and the numbers of each request, and the offset of each column in bytes.
         memory: A writable buffer that holds the columns.
         device: The device that computes.
+        passes: The compiled passes to use on a CPU, if any.
 
     Raises:
         RuntimeError: The device is broken.
@@ -36,7 +40,7 @@ def evaluate_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.d
     recipe = Recipe.parse(manifest["recipe"])
     rows: list[int] = manifest["rows"]
     inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    texts = texts_of(evaluate(TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device)))
+    texts = texts_of(evaluate(TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device), passes))
     return texts, time.perf_counter_ns() - begin
 
 

@@ -1,0 +1,274 @@
+"""Which recipes have a compiled pass, which kernels it needs, and how it takes a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossd.compiled import dense, elementwise, softmax
+from lossd.compiled.kernels import Kernel, all_ready, kernels_of
+from lossd.compiled.work import Outcome, Pass, Work
+from lossd.job import Recipe
+from lossd.metrics.activation import least_score
+from lossd.metrics.classes import matrices_fit
+
+__all__ = ["Found", "look_up"]
+
+Array = npt.NDArray[Any]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+LEAST_NORM = 1e-140
+NO_CLASS = -1 - (1 << 62)
+FOUND_BYTES = 2048
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """What is known of a recipe: its pass, and the kernels that must be ready before the pass can run.
+
+    Attributes:
+        run: The pass; None if the recipe has none.
+        kernels: The kernels that were not ready at the last look.
+        nbytes: About how many bytes this and the recipe take in memory.
+    """
+
+    run: Pass | None
+    kernels: Sequence[Kernel]
+    nbytes: int
+
+    def is_ready(self) -> bool:
+        """Return whether the kernels are ready; each that is not is asked for."""
+        if self.kernels:
+            if not all_ready(self.kernels):
+                return False
+            self.kernels = ()
+        return True
+
+
+def look_up(recipe: Recipe) -> Found:
+    """Return what is known of a recipe."""
+    form = _form_of(recipe)
+    run, kernels = (None, ()) if form is None else (form.evaluate, form.kernels)
+    arrays = 0 if form is None else form.array_bytes
+    return Found(run, kernels, FOUND_BYTES + recipe.nbytes + arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A pass, the kernels that it needs, and the bytes of the arrays that it holds."""
+
+    kernels: Sequence[Kernel]
+    evaluate: Pass
+    array_bytes: int = 0
+
+
+def _needs(dtype: str, *functions: Callable[..., Any]) -> list[Kernel]:
+    """The kernels of these functions for float32 or float64."""
+    return [kernel for function in functions for kernel in kernels_of(function) if kernel.dtype in (dtype, "")]
+
+
+def _form_of(recipe: Recipe) -> _Form | None:
+    options = recipe.gradient_options
+    plain = (
+        recipe.kind == "rows"
+        and recipe.reduction in ("mean", "sum")
+        and [column.name for column in recipe.inputs] == ["prediction", "target"]
+        and recipe.inputs[0].dtype in FLOATS
+        and all(_wide(answer.dtype) == _wide(recipe.inputs[0].dtype) for answer in recipe.answers)
+        and options.get("clip_norm") is None
+        and options.get("clip_value") is None
+    )
+    form = FORMS.get(recipe.loss or "")
+    return form(recipe) if plain and form is not None else None
+
+
+def _class_scores(recipe: Recipe) -> _Form | None:
+    prediction, target = recipe.inputs
+    if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
+        return None
+    parameters, classes, positions = recipe.parameters, prediction.trailing[0], math.prod(target.trailing)
+    weight = _per_class(parameters.get("class_weight"), classes)
+    alpha = parameters.get("alpha")
+    scale = _per_class(alpha, classes)
+    if parameters.get("alpha_mode") == "foreground" and alpha is not None:
+        scale[0] = 1 - alpha
+    ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
+    others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
+    share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
+    mean, wide = recipe.reduction == "mean", _wide(prediction.dtype) == "float64"
+    few = classes <= softmax.FEW
+    usual, smoothed = softmax.rows if few else softmax.single_rows, _needs(_wide(prediction.dtype), softmax.single_rows)
+
+    def evaluate(work: Work) -> Outcome | None:
+        smooths = any(work.numbers.get("label_smoothing", ()))
+        if positions == 1 and few and smooths and not all_ready(smoothed):
+            return None
+        count, starts = len(work.rows), work.starts()
+        gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
+        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        if positions > 1 and smoothing.any():
+            # No pass smooths these. Numbers that differ are rounded the general way: each request keeps its own alone.
+            return None if (smoothing == smoothing[0]).all() else Outcome(columns, ~doubtful)
+        scores = work.inputs["prediction"]
+        classes_of = work.inputs["target"].astype(np.int64, copy=False)
+        gradient = work.answers.get("gradient.prediction", scores[:0])
+        counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
+        matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
+        if positions == 1:
+            shape: tuple[int, ...] = (-1, classes)
+            for rows in (softmax.rows, softmax.single_rows) if few and smooths else (usual,):
+                rows(
+                    scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
+                    mean, gradient.reshape(shape), columns, matrices, doubtful,
+                )  # fmt: skip
+        else:
+            shape = (-1, classes, positions)
+            _dense(
+                work, scores.reshape(shape), classes_of.reshape(-1, positions), starts, gamma, weight, scale, ignored,
+                mean, gradient.reshape(shape), columns, matrices, doubtful,
+            )  # fmt: skip
+        if wide:
+            _doubt_what_vanished(columns, gradient, starts, doubtful)
+        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
+
+    functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
+    return _Form(_needs(_wide(prediction.dtype), *functions), evaluate, weight.nbytes + scale.nbytes)
+
+
+def _dense(
+    work: Work,
+    scores: Array,
+    target: Array,
+    starts: Array,
+    gamma: Array,
+    weight: Array,
+    scale: Array,
+    ignored: int,
+    mean: bool,
+    gradient: Array,
+    columns: Array,
+    matrices: Array,
+    doubtful: Array,
+) -> None:
+    """As :func:`lossd.compiled.softmax.rows` of (R, C, I) and (R, I), without smoothing; a large one part by part."""
+    dense.weigh(target, starts, weight, ignored, columns, doubtful)
+    for b in np.flatnonzero(~doubtful).tolist():
+        denominator = columns[2, b]
+        upstream = (1 / denominator if denominator > 0 else 0.0) if mean else 1.0
+
+        def of_part(place: tuple[int, int, int, int], b: int = b, upstream: float = upstream) -> tuple[Array, Array]:
+            sums, matrix = np.zeros(2), np.zeros_like(matrices[b] if len(matrices) else matrices[:, 0])
+            dense.part(
+                scores, target, *place, gamma[b], weight, scale, ignored, upstream, gradient, sums, matrix
+            )  # fmt: skip
+            return sums, matrix
+
+        sums = np.zeros(2)
+        for part_sums, matrix in work.in_parallel(of_part, _parts(int(starts[b]), int(starts[b + 1]), target.shape[1])):
+            sums += part_sums
+            if len(matrices):
+                matrices[b] += matrix
+        columns[0, b], columns[1, b], columns[4, b] = sums[0] * upstream, sums[0], math.sqrt(sums[1])
+    doubtful |= ~np.isfinite(columns).all(0)
+
+
+def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, int]]:
+    """Rows and positions of each part of a request."""
+    if positions >= dense.PART:
+        return [
+            (row, row + 1, start, min(start + dense.PART, positions))
+            for row in range(first, last)
+            for start in range(0, positions, dense.PART)
+        ]
+    rows = dense.PART // positions
+    return [(row, min(row + rows, last), 0, positions) for row in range(first, last, rows)]
+
+
+def _doubt_what_vanished(columns: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
+    """Doubt norms of float64 gradients that are 0, or nearly, because the squares left the range; float32's do not."""
+    if len(gradient):
+        for b in np.flatnonzero(columns[4] < LEAST_NORM):
+            doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
+
+
+def _wide(dtype: str) -> str:
+    """The dtype that numbers of a dtype are handed over in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
+    return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
+
+
+# The parameter that the loss of an element has.
+PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_focal": "gamma"}
+
+
+def _elements(recipe: Recipe) -> _Form | None:
+    prediction, target = recipe.inputs
+    parameters = recipe.parameters
+    if prediction.trailing != target.trailing or target.dtype not in FLOATS:
+        return None
+    if _wide(prediction.dtype) != _wide(target.dtype):
+        return None
+    general = ("pos_weight", "ignore_index")
+    if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
+        return None
+    width, wide = math.prod(prediction.trailing), _wide(prediction.dtype) == "float64"
+    loss = recipe.loss or ""
+    kind = elementwise.KINDS.index(loss)
+    decided = kind >= elementwise.KINDS.index("bce_with_logits")
+    named = PARAMETERS.get(loss, "")
+    alpha = parameters.get("alpha")
+    yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
+    labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
+    threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
+    least = least_score(threshold, domain, prediction.dtype) if decided else 0.0
+
+    def evaluate(work: Work) -> Outcome:
+        count, starts = len(work.rows), work.starts() * width
+        scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
+        gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
+        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        elementwise.elements(
+            kind,
+            scores,
+            target,
+            starts,
+            work.number(named),
+            np.full(count, yes),
+            np.full(count, no),
+            recipe.reduction == "mean",
+            gradient,
+            columns,
+            doubtful,
+        )
+        if wide:
+            _doubt_what_vanished(columns, gradient, starts, doubtful)
+        counted: dict[str, Array] = {}
+        if recipe.metrics and decided:
+            cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
+            elementwise.decisions(scores, target, starts, width // labels, least, cells)
+        elif recipe.metrics:
+            sums = counted["errors"] = np.empty((count, 5))
+            largest, spread = np.empty((2, count))
+            constant = np.empty(count, bool)
+            elementwise.errors(scores, target, starts, sums, largest, spread, constant)
+            counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
+        return Outcome(columns, doubtful, counted)
+
+    counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
+    return _Form(_needs(_wide(prediction.dtype), elementwise.elements, *counting), evaluate)
+
+
+FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
+    "cross_entropy": _class_scores,
+    "focal": _class_scores,
+    **dict.fromkeys(elementwise.KINDS, _elements),
+}

@@ -1,0 +1,69 @@
+"""What a compiled pass takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Outcome", "Pass", "Work"]
+
+Array = npt.NDArray[Any]
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch as a pass takes it; all floats are in float32, or all in float64.
+
+    Attributes:
+        rows: The rows of each request.
+        numbers: The parameters that may differ, by name, with a value for each request.
+        inputs: The inputs by name.
+        answers: The arrays to write, by name.
+        threads: The threads that share a large request; None for the calling thread alone.
+    """
+
+    rows: Sequence[int]
+    numbers: Mapping[str, Sequence[float]]
+    inputs: Mapping[str, Array]
+    answers: Mapping[str, Array]
+    threads: ThreadPoolExecutor | None = None
+
+    def starts(self) -> Array:
+        """Return the first row of each request, and the one after the last, (B + 1,)."""
+        return np.fromiter(accumulate(self.rows, initial=0), np.int64, len(self.rows) + 1)
+
+    def number(self, name: str) -> Array:
+        """Return each request's value of a parameter, (B,); 0 if the loss has no parameter of that name."""
+        return np.array(self.numbers[name]) if name in self.numbers else np.zeros(len(self.rows))
+
+    def in_parallel(self, function: Callable[[P], R], parts: Sequence[P]) -> Iterable[R]:
+        """Return the function's results for the parts, in their order."""
+        return map(function, parts) if self.threads is None or len(parts) == 1 else self.threads.map(function, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass returns; it writes the gradient into the answers.
+
+    Attributes:
+        columns: One row per quantity, one number per request: loss, numerator and denominator of its mean, entries that
+            count, norm of the gradient.
+        doubtful: Whether the general way must evaluate a request, (B,) bool.
+        counted: The counts that metrics need, by the name that the task has for them.
+    """
+
+    columns: Array
+    doubtful: Array
+    counted: Mapping[str, Array] = field(default_factory=dict)
+
+
+Pass = Callable[[Work], Outcome | None]
+"""A function that evaluates requests of one recipe; None if the general way must evaluate all of them."""
