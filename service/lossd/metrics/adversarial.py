@@ -1,4 +1,4 @@
-"""The two players of adversarial training: what the discriminator takes for real."""
+"""Adversarial training: the discriminator's decisions on real and generated samples."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Adversarial(Binary):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Scores of as many real as generated samples."""
+        """Return the inputs: scores of as many real as generated samples."""
         scores = floats("real", "N *")
         return (
             given("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
@@ -68,7 +68,7 @@ class Adversarial(Binary):
 
 @task("lsgan")
 class LeastSquares(Adversarial):
-    """Decisions of a discriminator that was taught 1 for real samples and 0 for generated ones: real from 0.5 on.
+    """Decisions of a discriminator trained to 1 for real samples and 0 for generated ones: real from 0.5 on.
 
     Thresholds are scores, any real.
     """
@@ -78,12 +78,12 @@ class LeastSquares(Adversarial):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """Every threshold is a score."""
+        """Check nothing: every threshold is a score."""
 
 
 @task("gan_generator")
 class Generated(Task):
-    """Scores of generated samples alone: what a generator's loss has.
+    """Scores of generated samples alone, as in a generator's loss.
 
     Scores are read as logits, as in the task gan.
     """
@@ -100,7 +100,7 @@ class Generated(Task):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Scores of generated samples."""
+        """Return the inputs: scores of generated samples."""
         scores = floats("real", "N *")
         return (
             given("fake", "The discriminator's scores of generated samples.", scores, no_labels=cls.no_labels),
@@ -115,7 +115,7 @@ class Generated(Task):
 
 @task("lsgan_generator")
 class LeastSquaresGenerated(Generated):
-    """Scores of generated samples alone, by a discriminator that was taught 1 for real samples and 0 for these."""
+    """Scores of generated samples alone, by a discriminator trained to 1 for real samples and 0 for these."""
 
     activation: ClassVar[str] = "score"
     no_labels: ClassVar[str] = ""

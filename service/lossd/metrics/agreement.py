@@ -1,7 +1,7 @@
-"""How far prediction and target agree beyond chance: Matthews' correlation coefficient and Cohen's kappa.
+"""Agreement of prediction and target beyond chance: Matthews' correlation coefficient and Cohen's kappa.
 
-Both are quotients of sums of products of counts. None is taken by a difference that could cancel: weights may differ by
-many orders of magnitude.
+Both are quotients of sums of products of counts. No sum is a difference that could cancel, because weights may differ
+by many orders of magnitude.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def cohen_kappa_of_classes(counts: Classes) -> Sequence[Any]:
 
 
 def _disagreement(predicted: Tensor, target: Tensor, weights: str) -> Tensor:
-    """What each entry's disagreement counts, (R, I) float64."""
+    """Return the weight of each entry's disagreement, (R, I) float64."""
     distance = (predicted - target).abs()
     match weights:
         case "none":
@@ -88,7 +88,7 @@ def _disagreement(predicted: Tensor, target: Tensor, weights: str) -> Tensor:
 
 
 def _by_chance(predicted: Floats, actual: Floats, weights: str) -> Floats:
-    """The sum of what the disagreement of each pair of classes counts, times how often either is: (B, C) to (B,)."""
+    """Return the disagreement expected by chance, summed over all pairs of classes: (B, C) to (B,)."""
     index = np.arange(actual.shape[1])
     match weights:
         case "none":
@@ -111,7 +111,7 @@ def _matthews(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, A
 
 
 def _root(first: Floats, second: Floats) -> Floats:
-    """The root of a product that may itself be too small for float64; of equal factors, one of them."""
+    """Return the root of a product that may underflow in float64; of equal factors, one of them."""
     return second * np.sqrt(first / np.where(second > 0, second, 1))
 
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder's two terms, and how much of its latent is in use."""
+"""The two terms of the variational autoencoder, and how much of its latent is in use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Autoencoder(Task):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Reconstructions, what was to be reconstructed, and the latent's posterior."""
+        """Return the inputs: reconstructions, their targets, and the latent's posterior."""
         return (
             prediction(options, "N *"),
             given("target", "What was to be reconstructed, in [0, 1].", numbers("mask", "N *")),

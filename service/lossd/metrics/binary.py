@@ -1,4 +1,4 @@
-"""Decisions by probability: one positive class (binary), or several labels that exclude nothing (multilabel)."""
+"""Decisions by probability: one positive class (binary), or several independent labels (multilabel)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ORDERED = frozenset(("auroc", "average_precision", "support"))
 
 @task("binary")
 class Binary(Decided):
-    """Decisions of one positive class, each entry of the tensors one of them.
+    """Decisions on one positive class, one for each entry of the tensors.
 
     A prediction is positive from the probability ``threshold`` on (NaN never is), a target from 0.5 on, so that soft
-    targets and targets of -1 and 1 decide as well. Scores are compared with the score that the threshold stands for, in
-    the dtype they were sent in.
+    targets and targets of -1 and 1 are decided too. Scores are compared with the threshold's score, in the dtype in
+    which they were sent.
     """
 
     def decide(self) -> Decision:
-        """By the probability of yes."""
+        """Decide by the probability of being positive."""
         view = self.view
         scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
         least = least_score(view.options.get("threshold"), view.activation, view.sent("prediction"))
@@ -42,17 +42,17 @@ class Binary(Decided):
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:
-        """The tensor as (R, K, I): rows, labels, all further positions."""
+        """Return the tensor as (R, K, I): rows, labels, all further positions."""
         return tensor.reshape(tensor.shape[0], 1, -1)
 
     def threshold_at(self, scores: Floats, step: int) -> Any:
-        """The ``threshold`` that decides for the scores up to one of them, which are falling."""
+        """Return the ``threshold`` that decides for the first scores up to ``step``; the scores are falling."""
         below = float(scores[step + 1]) if step + 1 < len(scores) else None
         return threshold_between(float(scores[step]), below, self.view.activation, self.view.sent("prediction"))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Scores and targets of one shape."""
+        """Return the inputs: scores and targets of the same shape."""
         summary = "Same shape; positive from 0.5 on."
         return prediction(options, "N *"), given("target", summary, numbers("mask", "N *")), SAMPLE_WEIGHT
 
@@ -72,7 +72,7 @@ class Binary(Decided):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """A threshold is a probability, in [0, 1], or a score."""
+        """Check that a threshold is a probability, in [0, 1], or a score."""
         threshold = options.get("threshold")
         if isinstance(threshold, float) and not 0 <= threshold <= 1:
             detail = (
@@ -84,7 +84,7 @@ class Binary(Decided):
 
 @task("multilabel")
 class Multilabel(Binary):
-    """Decisions of several labels, which are the second axis; a tensor without one has a single label.
+    """Decisions on several labels, the second axis; a tensor without that axis has one label.
 
     Thresholds are those of the task binary.
     """
@@ -100,7 +100,7 @@ class Multilabel(Binary):
 
 @task("sets")
 class LabelSets(Multilabel):
-    """Decisions of labels, the target of each row the indices of those that apply, up to the first -1."""
+    """Decisions on labels; each row's target is the indices of its labels, up to the first -1."""
 
     def __init__(self, view: View) -> None:
         indices = view.tensors["target"].long()
@@ -113,7 +113,7 @@ class LabelSets(Multilabel):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Scores of classes and the indices of those that apply."""
+        """Return the inputs: scores of classes, and the indices of the classes that apply."""
         target = given("target", "Class indices, then -1.", numbers("class_set", "N C", "integer"))
         return prediction(options, "N C"), target, SAMPLE_WEIGHT
 

@@ -24,10 +24,11 @@ THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 @task("boxes")
 class Boxes(Task):
-    """Predicted boxes, each paired with its target; as the losses have them, but without their ``eps``.
+    """Predicted boxes, each paired with its target, computed as in the losses but without ``eps``.
 
-    A pair whose IoU reaches a threshold, but for the rounding of its coordinates, is a hit. Any other is a prediction
-    without target and a target without prediction, so that precision, recall and F1 are all the fraction of hits.
+    A pair whose IoU reaches a threshold, apart from the rounding of its coordinates, is a hit. Any other pair is a
+    prediction without target and a target without prediction, so that precision, recall and F1 are all the fraction of
+    hits.
     """
 
     options: ClassVar[tuple[str, ...]] = ("zero_division", "format")
@@ -42,33 +43,33 @@ class Boxes(Task):
 
     @cached_property
     def pairs(self) -> Array:
-        """(B,), how many pairs count, or what they weigh."""
+        """The number of pairs that count, or their weight, (B,)."""
         return self.entries.size(torch.Size((self.view.segments.total, 1)))
 
     @cached_property
     def union(self) -> Tensor:
-        """(R,), areas in the pair's own unit."""
+        """The union's area in the pair's own unit, (R,)."""
         return area(self.p_high - self.p_low) + area(self.t_high - self.t_low) - self.intersection
 
     @cached_property
     def intersection(self) -> Tensor:
-        """(R,), areas in the pair's own unit."""
+        """The intersection's area in the pair's own unit, (R,)."""
         overlap = torch.minimum(self.p_high, self.t_high) - torch.maximum(self.p_low, self.t_low)
         return area(overlap.clamp(min=0))
 
     @cached_property
     def same(self) -> Tensor:
-        """(R,) bool: whether both are one box without area, which its prediction covers."""
+        """Whether both are the same box without area, which its prediction covers, (R,) bool."""
         return (self.union == 0) & (self.p_low == self.t_low).all(1) & (self.p_high == self.t_high).all(1)
 
     @cached_property
     def iou(self) -> Tensor:
-        """(R,), in [0, 1]."""
+        """The intersection over union, (R,), in [0, 1]."""
         share = self.intersection / self.union.masked_fill(self.union == 0, 1)
         return torch.where(self.same, 1, share)
 
     def mean(self, name: str, values: Tensor) -> list[Any]:
-        """The mean of (R,) values over the pairs that count."""
+        """Return the mean of (R,) values over the pairs that count."""
         return self.quotients(name, self.entries.total(values.double().unsqueeze(1)), self.pairs)
 
     def hits(self, name: str) -> list[Any]:
@@ -76,13 +77,13 @@ class Boxes(Task):
         return self.mean(name, self.reached(self.view.options["iou_threshold"])[:, 0])
 
     def reached(self, *thresholds: float) -> Tensor:
-        """(R, T) bool: whether the IoU reaches each threshold."""
+        """Return whether the IoU reaches each threshold, (R, T) bool."""
         cuts = torch.tensor(thresholds, dtype=torch.float64, device=self.iou.device)
         return reached(self.iou.unsqueeze(1), cuts, self.view.computed("prediction", "target"))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Two boxes a row."""
+        """Return the inputs: two boxes a row."""
         return (
             given("prediction", "Boxes, each paired with the target of its row.", floats("box", "N 4")),
             given("target", "Boxes.", floats("box", "N 4")),

@@ -1,4 +1,4 @@
-"""Metrics of probabilities: how far they are from what came true.
+"""Metrics of probabilities: how far they are from the observed outcomes.
 
 Each is a mean over entries, a plain number: over the elements of the tensor for binary and multilabel tasks, over the
 samples (or pixels) for multiclass ones.
@@ -140,7 +140,7 @@ def _positive_probability(task: Binary) -> Any:
 
 
 def _of_predicted(task: Classes) -> Tensor:
-    """The probability of each entry's predicted class, (R, I) float64."""
+    """Return the probability of each entry's predicted class, (R, I) float64."""
 
     def confidence(scores: Tensor, predicted: Tensor) -> Tensor:
         return class_probabilities(scores, task.view.activation).gather(1, predicted.unsqueeze(1))[:, 0]
@@ -149,7 +149,7 @@ def _of_predicted(task: Classes) -> Tensor:
 
 
 def _of_decisions(task: Binary, function: Any) -> Tensor:
-    """``function`` of each element's score and positive target, (R, K·I) float64."""
+    """Return ``function`` of each element's score and positive target, (R, K·I) float64."""
     return entrywise(function, task.scores.flatten(1).unsqueeze(1), task.positive.flatten(1), dtype=torch.float64)
 
 
@@ -185,7 +185,7 @@ def _means(sums: Array, count: Array) -> list[float | None]:
 
 
 def _binned(task: Binary | Classes, confidences: Tensor) -> tuple[Tensor, int]:
-    """The bin of each entry, and how many there are."""
+    """Return the bin of each entry, and the number of bins."""
     view, bins = task.view, task.view.options["bins"]
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidences.device) / bins
     if view.activation == "probability":

@@ -1,4 +1,4 @@
-"""One class of several: multiclass, and segmentation, which is the same at every position of an image."""
+"""Tasks with one class of several: multiclass, and segmentation, which has one at every position of an image."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ FREE_CELLS = 1 << 16
 
 
 def matrices_fit(count: int, classes: int, scores: int) -> bool:
-    """Whether a batch's confusion matrices are counted, for so many requests, classes and scores in all."""
+    """Return whether confusion matrices are counted for so many requests, classes and scores."""
     return classes <= MATRIX_CLASSES and count * classes**2 <= max(FREE_CELLS, scores)
 
 
 @task(*CLASSES)
 class Classes(Counts):
-    """The classes of a batch's entries, those predicted and those of the target, axis 1 of the prediction.
+    """The predicted and the target classes of a batch's entries; classes are axis 1 of the prediction.
 
-    The predicted class is the one with the highest score, the lowest index where several are; NaN counts as the
-    highest score. A target of class probabilities stands for its most likely class.
+    The predicted class is the one with the highest score, the lowest index of several; NaN counts as the highest score.
+    A target of class probabilities stands for its most likely class.
     """
 
     averaged: ClassVar[bool] = True
@@ -57,18 +57,18 @@ class Classes(Counts):
 
     @cached_property
     def scores(self) -> Tensor:
-        """(R, C, I)."""
+        """The scores, (R, C, I)."""
         scores = self.view.tensors["prediction"]
         return scores.reshape(*scores.shape[:2], -1)
 
     @cached_property
     def predicted_class(self) -> Tensor:
-        """(R, I) int64."""
+        """The predicted classes, (R, I) int64."""
         return most_likely(self.scores)
 
     @cached_property
     def target_class(self) -> Tensor:
-        """(R, I) int64; where ignored, anything."""
+        """The target classes, (R, I) int64; anything where ignored."""
         target = self.view.tensors["target"]
         if target.is_floating_point():
             return most_likely(target.reshape(self.scores.shape))
@@ -76,14 +76,14 @@ class Classes(Counts):
 
     @cached_property
     def entries(self) -> Entries:
-        """Those that count."""
+        """The entries that count."""
         hard = not self.view.tensors["target"].is_floating_point()
         ignored = self.target_class == self.view.ignore_index if hard and self.view.ignore_index is not None else None
         return Entries(self.view, ignored)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Scores of classes, and classes or their probabilities."""
+        """Return the inputs: scores of classes, and classes or their probabilities."""
         target = given(
             "target", "Class indices, or class probabilities.", numbers("class", "N *", "integer"),
             floats("probability", "N C *"),
@@ -92,7 +92,7 @@ class Classes(Counts):
 
     @classmethod
     def check_classes(cls, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
-        """The best ``k`` are some of the classes: that the right one is among all of them says nothing."""
+        """Check that ``k`` is less than the number of classes: the right class is always among all of them."""
         k: int = options["k"]
         if "top_k_accuracy" in names and k >= classes:
             detail = f"top_k_accuracy is 1 whatever is predicted where k is {k} and there are {classes} classes; " + (
@@ -120,17 +120,17 @@ class Classes(Counts):
 
     @cached_property
     def right(self) -> tuple[Array, Array]:
-        """Entries with the right class and entries."""
+        """The number of entries with the right class, and of all entries."""
         return self.tp.sum(1), self.actual.sum(1)
 
     @cached_property
     def pairs(self) -> Tensor:
-        """(R, I) int64: target and predicted class in one number."""
+        """Target and predicted class in one number, (R, I) int64."""
         return torch.add(self.predicted_class, self.target_class, alpha=self.classes)
 
     @cached_property
     def matrices(self) -> Array | None:
-        """(B, C, C), target by prediction; None where that would be larger than the tensors it comes from."""
+        """Confusion matrices, (B, C, C), target by prediction; None if larger than the tensors."""
         if (counted := self.view.counted.get("matrices")) is not None:
             return counted
         if not matrices_fit(self.count, self.classes, self.scores.numel()):
@@ -161,7 +161,7 @@ class Classes(Counts):
 
     @property
     def columns(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.classes
 
     def ranking(self, request: int, column: int | None) -> Ranking:

@@ -1,4 +1,4 @@
-"""Pairs that are similar where their distance is small."""
+"""Pairs that are similar if their distance is small."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
 
 @task("distances")
 class Distances(Decided):
-    """Pairs given by their distance: similar where it is below ``threshold``, by default half the loss's margin.
+    """Pairs given by their distance: similar below ``threshold``, by default half the loss's margin.
 
-    Distances are compared in the dtype they were sent in. A NaN distance is below nothing. The target is above 0 for
-    similar pairs.
+    Distances are compared in the dtype in which they were sent. A NaN distance is never below. The target is above 0
+    for similar pairs.
     """
 
     def decide(self) -> Decision:
-        """By the distance."""
+        """Decide by the distance."""
         view = self.view
         distance, similar = self.of(view)
         threshold = view.options.get("threshold")
@@ -35,19 +35,19 @@ class Distances(Decided):
         return Decision(-distance, similar.reshape(distance.shape) > 0, distance < self.cut(limit))
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
-        """Distances in float64, and what is above 0 for similar pairs, in the same shape."""
+        """Return distances in float64, and numbers above 0 for similar pairs, in the same shape."""
         return view.tensors["prediction"].double(), view.tensors["target"]
 
     def boundary(self, view: View) -> Tensor | float:
-        """Half the margin, of each row where it differs: (R, 1, 1)."""
+        """Return half the margin, for each row if requests differ: (R, 1, 1)."""
         return view.number("margin", 1.0, 3) / 2
 
     def cut(self, limit: Tensor | float) -> Tensor | float:
-        """The number that distances are compared with."""
+        """Return the number with which distances are compared."""
         return rounded(limit, self.view.sent("prediction"))
 
     def threshold_at(self, scores: Floats, step: int) -> float:
-        """Half-way between the distance of one step and the next, or where it must be to decide between the two."""
+        """Return the mean of two neighbouring distances, or another threshold that separates them."""
         last = -float(scores[step])
         following = -float(scores[step + 1]) if step + 1 < len(scores) else math.inf
         middle = math.nextafter(last, math.inf) if following == math.inf else (last + following) / 2
@@ -61,14 +61,14 @@ class Distances(Decided):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """A threshold is a distance."""
+        """Check that a threshold is a distance."""
         if isinstance(options.get("threshold"), Mapping):
             detail = "threshold is a distance here, a number"
             raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Distances, and whether they are of similar pairs."""
+        """Return the inputs: distances, and whether they are of similar pairs."""
         return (
             given("prediction", "Distances.", floats("real", "N *")),
             given("target", "Same shape; 1 for similar, -1 for dissimilar.", numbers("sign", "N *")),
@@ -78,24 +78,24 @@ class Distances(Decided):
 
 @task("pairs")
 class Pairs(Distances):
-    """Pairs of embeddings: similar where their Euclidean distance is below ``threshold``, by default half a margin.
+    """Pairs of embeddings: similar if their Euclidean distance is below ``threshold``, by default half a margin.
 
-    A distance that equals the threshold but for the rounding of the embeddings is not below it.
+    A distance that equals the threshold apart from the embeddings' rounding is not below it.
     """
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
-        """The distance of each pair, as the loss has it, and ``similar``."""
+        """Return the distance of each pair as in the loss, and ``similar``."""
         difference = view.tensors["first"].double() - view.tensors["second"].double()
         distance = torch.linalg.vector_norm(difference + view.number("eps", 0.0, 2), dim=1)
         return distance, view.tensors["similar"]
 
     def cut(self, limit: Tensor | float) -> Tensor | float:
-        """Less than the limit, by what rounding may have taken from a distance that equals it."""
+        """Return the limit, less what rounding may have taken from a distance that equals it."""
         return limit * (1 - slack(self.view.computed("first", "second")))
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Two embeddings a row, and whether they are similar."""
+        """Return the inputs: two embeddings a row, and whether they are similar."""
         return (
             given("first", "Embeddings.", floats("real", "N D")),
             given("second", "Embeddings, each paired with the row of the first.", floats("real", "N D")),
@@ -106,13 +106,13 @@ class Pairs(Distances):
 
 @task("cosine_pairs")
 class CosinePairs(Pairs):
-    """Pairs of embeddings: similar where 1 - their cosine is below ``threshold``, by default half-way to the margin.
+    """Pairs of embeddings: similar if 1 - cosine is below ``threshold``, by default half-way to the margin.
 
-    Half-way means (1 - margin) / 2: the loss draws similar pairs to a distance of 0, and pushes others to 1 - margin.
+    Half-way means (1 - margin) / 2: the loss pulls similar pairs to a distance of 0, and pushes others to 1 - margin.
     """
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
-        """1 - the cosine of each pair; 1 where one of them is the zero vector."""
+        """Return 1 - cosine of each pair, 1 if a vector is zero, and ``similar``."""
         cosine = (unit(view.tensors["first"]) * unit(view.tensors["second"])).sum(1)
         return 1 - without_noise(cosine), view.tensors["similar"]
 
@@ -121,18 +121,18 @@ class CosinePairs(Pairs):
         return limit - slack(self.view.computed("first", "second"))
 
     def boundary(self, view: View) -> Tensor | float:
-        """Half-way between the distances wanted, of each row where it differs: (R, 1, 1)."""
+        """Return the mean of the two distances that the loss wants, for each row if requests differ: (R, 1, 1)."""
         return (1 - view.number("margin", 0.0, 3)) / 2
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Two embeddings a row, and whether they are similar."""
+        """Return the inputs: two embeddings a row, and whether they are similar."""
         first, second, _, weight = super().inputs(options)
         return first, second, given("similar", "1 for a similar pair, -1 for another.", numbers("sign", "N")), weight
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Each vector at length 1, in float64; the zero vector as it is: (..., D)."""
+    """Return each vector at length 1, in float64, and a zero vector unchanged: (..., D)."""
     wide = vectors.double()
     if vectors.dtype == torch.float64:
         # At the scale of the largest entry squares neither overflow nor vanish; those of float32 do neither.
@@ -144,5 +144,5 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def without_noise(cosines: Tensor) -> Tensor:
-    """Rounded to 2^-40: sums of products that differ by their order alone are then equal, and rank as ties."""
+    """Return values rounded to 2^-40: sums of products that differ only in their order are then ties."""
     return (cosines * 2.0**40).round_().mul_(2.0**-40)

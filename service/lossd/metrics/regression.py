@@ -1,4 +1,4 @@
-"""Metrics of real-valued predictions: of the errors, prediction − target, all elements of a request together."""
+"""Metrics of real-valued predictions, from the errors (prediction − target) of all elements of a request."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SAFE = (1e-280, 1e300)
 
 @task("regression")
 class Regression(Task):
-    """Errors and targets, flattened; computed in float64. Of a loss of log-rates, the errors are those of the rates.
+    """Errors and targets, flattened, in float64. For a loss of log-rates, the errors are those of the rates.
 
-    Numbers whose squares or sums leave the range of float64 are summed up to a power of two, and ratios are taken of
-    such sums: they are right wherever the numbers themselves are.
+    Numbers whose squares or sums leave float64's range are scaled by a power of two before they are summed, so results
+    are right wherever the numbers themselves are.
 
     Attributes:
         target: (R, I).
-        size: (B,), how many elements count, or what they weigh.
+        size: The number of elements that count, or their weight, (B,).
     """
 
     def __init__(self, view: View) -> None:
@@ -44,7 +44,7 @@ class Regression(Task):
 
     @cached_property
     def prediction(self) -> Tensor:
-        """(R, I)."""
+        """The predictions, (R, I)."""
         prediction = self.view.tensors["prediction"]
         if self.view.parameters.get("log_input"):
             prediction = prediction.exp()
@@ -52,7 +52,7 @@ class Regression(Task):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Numbers, and the numbers they should be."""
+        """Return the inputs: numbers, and their targets."""
         return (
             given("prediction", "Predictions, any real.", floats("real", "N *")),
             given("target", "Same shape; never broadcast.", floats("finite", "N *")),
@@ -74,12 +74,12 @@ class Regression(Task):
         return self.entries.total_of_rows(rowwise(sums, self.prediction, self.target, *spread))
 
     def spread(self, numbers: Floats) -> Tensor:
-        """Each request's number for each of its rows: (B,) to (R, 1) float64."""
+        """Return each request's number for each of its rows: (B,) to (R, 1) float64."""
         rows = np.repeat(np.asarray(numbers, float), self.view.segments.rows)
         return torch.from_numpy(rows).to(self.target.device).unsqueeze(1)
 
     def mean(self, name: str, totals: Floats, exponents: Array | int = 0) -> list[Any]:
-        """Totals, to be taken times two to the ``exponents``, per element that counts, as answers."""
+        """Return totals times two to the ``exponents``, divided by the number of elements, as answers."""
         return self.numbers(name, np.ldexp(totals / self.some, exponents), self.size == 0)
 
     @cached_property
@@ -126,7 +126,7 @@ class Regression(Task):
 
     @cached_property
     def largest(self) -> Floats:
-        """(B,): the largest size of an error."""
+        """The largest size of an error, (B,)."""
         if (counted := self.view.counted.get("largest")) is not None:
             return counted
         return self._largest_of(self._rows[:, 5])
@@ -191,12 +191,12 @@ class Regression(Task):
 
 
 def _safe(squares: Floats, zero: Array) -> Array:
-    """Whether sums of squares are neither too large nor too small, or ``zero``, which they then are."""
+    """Return whether sums of squares are within float64's range, or 0 where ``zero`` says so."""
     return ((squares > SAFE[0]) & (squares < SAFE[1])) | zero
 
 
 def _powers(exponents: Array) -> tuple[Floats, Floats]:
-    """Two factors that multiply by two to the exponents; one alone may be too large or too small for float64."""
+    """Return two factors whose product is two to the exponents; one alone may overflow or underflow."""
     first = exponents // 2
     return np.ldexp(1.0, first), np.ldexp(1.0, exponents - first)
 
@@ -329,7 +329,7 @@ def error_quantiles(task: Regression) -> Sequence[Any]:
 
 
 def _between(ordered: Floats, levels: list[float]) -> Floats:
-    """Quantiles by linear interpolation, which numpy.quantile does not do next to an infinity."""
+    """Return quantiles by linear interpolation; numpy.quantile fails next to an infinity."""
     if np.isnan(ordered[-1]):
         return np.full(len(levels), np.nan)
     place = np.array(levels) * (len(ordered) - 1)

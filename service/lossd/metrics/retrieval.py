@@ -1,7 +1,7 @@
-"""Embeddings as neighbours of each other: of those with the same label, or of their counterpart in another view.
+"""Embeddings as neighbours: those with the same label, or their counterparts in another view.
 
-Neighbours are by Euclidean distance of unit vectors, the nearest the most similar by cosine. What differs by
-rounding alone counts as a tie, and of ties the lower index is nearer.
+Neighbours are sorted by the Euclidean distance of unit vectors; the nearest has the highest cosine. Distances that
+differ only by rounding are ties, and the lower index of a tie is nearer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = 1 << 17
 
 
 def rank_of_nearest(near: Tensor, wanted: Tensor) -> Tensor:
-    """How many are nearer than the nearest that is wanted: (..., N) to (...); without any, N."""
+    """Return how many neighbours are nearer than the nearest wanted one: (..., N) to (...); N if none is wanted."""
     column = torch.arange(near.shape[-1], dtype=torch.int32, device=near.device)
     best = near.masked_fill(~wanted, -torch.inf).amax(-1, keepdim=True)
     as_near = near == best
@@ -35,16 +35,16 @@ def rank_of_nearest(near: Tensor, wanted: Tensor) -> Tensor:
 
 
 def half_squares(units: Tensor) -> Tensor:
-    """Half the squared length of unit vectors, (..., N, D) to (..., N): 1/2 exactly, or 0 of a zero vector.
+    """Return half the squared length of unit vectors, (..., N, D) to (..., N): 1/2 exactly, or 0 for a zero vector.
 
-    Less that of the neighbour, a cosine orders neighbours as their distance does.
+    A cosine minus this number of the neighbour orders neighbours as their distance does.
     """
     half: Tensor = (torch.linalg.vector_norm(units, dim=-1) > 0.5) * 0.5
     return half
 
 
 def row_blocks(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The products of some of each request's queries with all of its gallery: (b, q, N), q rows at a time."""
+    """Yield products of a request's queries with all of its gallery: (b, q, N), q rows at a time."""
     step = max(1, BLOCK // (gallery.shape[0] * gallery.shape[1]))
     for first in range(0, queries.shape[1], step):
         rows = slice(first, min(first + step, queries.shape[1]))
@@ -52,7 +52,7 @@ def row_blocks(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor
 
 
 class Neighbours(Task):
-    """Requests of N embeddings each, each request's its own neighbours."""
+    """Requests of N embeddings each; each request's embeddings are neighbours of each other."""
 
     compares: ClassVar[bool] = True
 
@@ -90,7 +90,7 @@ class Neighbours(Task):
 
 @task("labelled_embeddings")
 class Labelled(Neighbours):
-    """Each embedding asks for its neighbours, itself left out; those whose label no other has ask for nothing."""
+    """Each embedding is a query for its neighbours, itself excluded; embeddings with a unique label are no queries."""
 
     own: ClassVar[int] = 1
 
@@ -184,7 +184,7 @@ def map_at_r(task: Labelled) -> Sequence[Any]:
 
 @task("paired_views")
 class Views(Neighbours):
-    """Two views of the same things: row i of the one is the counterpart of row i of the other."""
+    """Two views of the same things: row i of one view is the counterpart of row i of the other."""
 
     @cached_property
     def units(self) -> tuple[Tensor, Tensor]:

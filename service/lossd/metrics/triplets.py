@@ -1,4 +1,4 @@
-"""Two that are compared: an anchor's distances to its positive and its negative, or two scores."""
+"""Comparisons of two numbers: an anchor's distances to its positive and its negative, or two scores."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Comparison", "Ordered", "Triplets"]
 
 
 class Comparison(Task):
-    """By how much each comparison comes out right.
+    """The margin by which each comparison comes out right.
 
     Args:
         view: The batch.
-        ahead: (R, I), above 0 where it comes out right.
+        ahead: Margins, (R, I), above 0 where the comparison comes out right.
     """
 
     def __init__(self, view: View, ahead: Tensor) -> None:
@@ -30,23 +30,23 @@ class Comparison(Task):
         self.entries = Entries(view)
 
     def losses(self) -> Tensor:
-        """(R, I), the loss's own values, in its own arithmetic."""
+        """The loss's own values, (R, I), in its own arithmetic."""
         raise NotImplementedError
 
     def parameters(self, ndim: int, **defaults: float) -> dict[str, Any]:
-        """Numeric parameters as the loss takes them: where requests differ, in its dtype and with ``ndim`` axes."""
+        """Return numeric parameters for the loss: if requests differ, in its dtype and with ``ndim`` axes."""
         dtype = next(iter(self.view.tensors.values())).dtype
         numbers = {name: self.view.number(name, default, ndim) for name, default in defaults.items()}
         return {name: n.to(dtype) if isinstance(n, Tensor) else n for name, n in numbers.items()}
 
     def mean(self, name: str, values: Tensor) -> list[Any]:
-        """The mean of (R, I) values over what counts."""
+        """Return the mean of (R, I) values over the entries that count."""
         return self.quotients(name, *self.entries.mean_of(values.double()))
 
 
 @task("triplets")
 class Triplets(Comparison):
-    """Distances as the loss has them: its norm, squared or not, and with ``swap`` the smaller of the negative's two."""
+    """Distances as in the loss: its norm, squared or not; with ``swap`` the smaller of the negative's two distances."""
 
     def __init__(self, view: View) -> None:
         anchor, positive, negative = (view.tensors[name].double() for name in ("anchor", "positive", "negative"))
@@ -77,7 +77,7 @@ class Triplets(Comparison):
 
 @task("ranking")
 class Ordered(Comparison):
-    """Two scores of which one should be higher."""
+    """Two scores, one of which should be higher."""
 
     def __init__(self, view: View) -> None:
         first, second, target = (
