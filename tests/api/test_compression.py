@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossd.api.http.compression import ENCODINGS, PIECE_OUTPUT_BYTES, Unpacker
+from lossd.api.http.compression import ENCODINGS, PIECE_OUTPUT_BYTES, Decompressor
 from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
 from serving import Running, running
@@ -123,14 +123,14 @@ def test_a_bomb_is_refused_by_what_it_says_it_is(
     small: httpx.Client, door: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked: list[int] = []
-    piece = Unpacker.piece
+    piece = Decompressor.piece
 
-    async def watched(self: Unpacker) -> bytes:
+    async def watched(self: Decompressor) -> bytes:
         found = await piece(self)
         unpacked.append(len(found))
         return found
 
-    monkeypatch.setattr(Unpacker, "piece", watched)
+    monkeypatch.setattr(Decompressor, "piece", watched)
     path, headers, plain = bomb(door, 64 << 20)
     content = PACK[encoding](plain)
     assert len(content) < 70_000
@@ -234,14 +234,14 @@ def test_a_body_unpacks_to_the_same_in_whatever_pieces_it_comes(
     chunks = [packed[a:b] for a, b in itertools.pairwise(ends)]
 
     async def unpack() -> bytes:
-        unpacker, found, waiting = Unpacker(encoding), b"", list(chunks)
-        while not unpacker.done:
-            if unpacker.hungry:
-                unpacker.feed(waiting.pop(0), unread=bool(waiting))
-            piece = await unpacker.piece()
+        decompressor, found, waiting = Decompressor(encoding), b"", list(chunks)
+        while not decompressor.done:
+            if decompressor.needs_input:
+                decompressor.feed(waiting.pop(0), unread=bool(waiting))
+            piece = await decompressor.piece()
             assert len(piece) <= PIECE_OUTPUT_BYTES
             found += piece
-        assert unpacker.size == len(found)
+        assert decompressor.size == len(found)
         return found
 
     assert asyncio.run(unpack()) == plain
@@ -252,15 +252,15 @@ def test_any_damage_is_an_error_and_never_an_endless_wait(plain: bytes, encoding
     packed = bytearray(PACK[encoding.decode()](plain))
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= data.draw(st.integers(1, 255))
-    unpacker = Unpacker(encoding)
-    unpacker.feed(bytes(packed), unread=False)
+    decompressor = Decompressor(encoding)
+    decompressor.feed(bytes(packed), unread=False)
 
     async def unpack() -> bytes:
         found = b""
         for _ in range(100):
-            if unpacker.done:
+            if decompressor.done:
                 return found
-            found += await unpacker.piece()
+            found += await decompressor.piece()
         raise AssertionError("it goes on and on")
 
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from lossd.api.http import fairness as module
 from lossd.api.http.asgi import CLIENT
-from lossd.api.http.fairness import REQUEST_BYTES, WINDOW_BYTES, Turns
+from lossd.api.http.fairness import REQUEST_BYTES, WINDOW_BYTES, FairShare
 from lossd.api.http.request import HttpRequest
 from lossd.configuration.settings import Settings
 from lossd_client.errors import DeadlineExceeded, QueueFull
@@ -33,7 +33,7 @@ class Crowd:
     """Requests that take their turns; ``reading`` are those whose turn it is, by client."""
 
     def __init__(self, requests_per_key: int = 1000) -> None:
-        self.turns = Turns(requests_per_key)
+        self.fair_share = FairShare(requests_per_key)
         self.reading: dict[str, list[HttpRequest]] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -44,12 +44,12 @@ class Crowd:
         await asyncio.sleep(0)
 
     async def _take(self, request: HttpRequest) -> None:
-        await self.turns.take(request)
+        await self.fair_share.acquire(request)
         self.reading.setdefault(request.client, []).append(request)
 
     async def go(self, client: str, count: int = 1) -> None:
         for _ in range(count):
-            self.turns.give(self.reading[client].pop(0))
+            self.fair_share.release(self.reading[client].pop(0))
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -66,7 +66,7 @@ def test_a_client_alone_waits_for_nobody(run) -> None:
     async def story() -> None:
         crowd = Crowd()
         await crowd.come("greedy")
-        crowd.turns._competing_until = 0.0  # the first client is not the second
+        crowd.fair_share._competing_until = 0.0  # the first client is not the second
         await crowd.come("greedy", 200)
         assert crowd.count("greedy") == 201
 
@@ -137,7 +137,7 @@ def test_a_request_whose_turn_does_not_come_in_time_is_given_up_and_holds_up_nob
         assert crowd.count("greedy") == WINDOW
         await crowd.go("greedy", WINDOW)
         assert crowd.count("greedy") == 0
-        client = crowd.turns._clients["greedy"]
+        client = crowd.fair_share._clients["greedy"]
         assert (client.requests, client.nbytes, len(client.waiting)) == (0, 0, 0)
 
     run(story())

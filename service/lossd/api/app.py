@@ -23,8 +23,8 @@ from lossd.api.access import Access, keys_of
 from lossd.api.evaluate import Evaluate
 from lossd.api.headers import PageHeaders
 from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
-from lossd.api.http.compression import MIN_BYTES, PackedPages
-from lossd.api.http.fairness import Turns
+from lossd.api.http.compression import MIN_BYTES, CompressedPages
+from lossd.api.http.fairness import FairShare
 from lossd.api.http.sending import AnswerHead
 from lossd.api.http.shortage import shortage
 from lossd.api.inference.route import PREFIX, Inference
@@ -142,13 +142,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         servers=[{"url": settings.root_path or "/"}],
         license_info={"name": "MIT License", "identifier": "MIT"},
     )
-    telemetry, turns = Telemetry(engine, member), Turns(settings.requests_per_key)
-    app.evaluate = Evaluate(settings, engine, telemetry, turns)
-    app.inference = Inference(settings, engine, telemetry, turns)
+    telemetry, fair_share = Telemetry(engine, member), FairShare(settings.requests_per_key)
+    app.evaluate = Evaluate(settings, engine, telemetry, fair_share)
+    app.inference = Inference(settings, engine, telemetry, fair_share)
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
     app.documents = PageLog(AnswerHead(app.inference), access_log)
-    app.pages = PageLog(AnswerHead(PageHeaders(PackedPages(app.framework, MIN_BYTES))), access_log)
+    app.pages = PageLog(AnswerHead(PageHeaders(CompressedPages(app.framework, MIN_BYTES))), access_log)
     app.include_router(catalogue.router())
     app.include_router(curves.router(engine, settings))
     app.include_router(operations.router(engine, telemetry))

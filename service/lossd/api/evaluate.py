@@ -12,10 +12,10 @@ from urllib.parse import parse_qs
 from starlette.types import Send
 
 from lossd.api.evaluation_route import Route
-from lossd.api.http.negotiation import media_weight, weights
+from lossd.api.http.negotiation import media_weight, parse_weights
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces
-from lossd.api.http.texts import INLINE_BYTES, beside
+from lossd.api.http.texts import INLINE_BYTES, in_thread
 from lossd.caches import Cache, memoized
 from lossd.engine import Result
 from lossd.job import Job, Recipe, model_name
@@ -83,11 +83,11 @@ class Evaluate(Route[Asked]):
             raise MethodNotAllowed("/v1/evaluate takes POST", allow="POST")
         format_in = self._read_headers(request)
         if request.client:
-            await self.turns.take(request)
+            await self.fair_share.acquire(request)
         asked = Asked(_format_out(request.headers.get(b"accept"), format_in), {})
         if format_in == "json":
             future = await self._read_json(request, await request.body(self.engine.budget), asked)
-        elif request.length is None or request.length >= self.settings.stream_bytes or request.unpacker is not None:
+        elif request.length is None or request.length >= self.settings.stream_bytes or request.decompressor is not None:
             async with request.in_time():
                 future = await self._stream_safetensors(request, asked)
         else:
@@ -116,7 +116,7 @@ class Evaluate(Route[Asked]):
             job, data = _decoded(body, request, asked.forms)
         else:
             with request.holding(self.engine.budget, len(body)):
-                job, data = await beside(len(body), lambda: _decoded(body, request, asked.forms))
+                job, data = await in_thread(len(body), lambda: _decoded(body, request, asked.forms))
         request.identify(job.recipe.model, job)
         self._limit_text(job, asked)
         return self.engine.submit(job, data, request.deadline, request.client)
@@ -155,7 +155,7 @@ class Evaluate(Route[Asked]):
                 start = safetensors.PREFIX_BYTES + safetensors.header_bytes(received[: safetensors.PREFIX_BYTES])
         checked = _read_header(request, memoryview(received), start)
         size = start + checked.data_bytes
-        if request.unpacker is None and request.length is not None:
+        if request.decompressor is None and request.length is not None:
             if request.length != size:
                 raise _wrong_length(checked.data_bytes, request.length - start)
         elif size > request.max_body_bytes:
@@ -190,7 +190,7 @@ def _format_out(accept: bytes | None, format_in: str) -> str:
     """The form that the client would rather have; that of the request where it says nothing of it."""
     if accept is None:
         return format_in
-    welcome = weights(accept)
+    welcome = parse_weights(accept)
     of = {"json": media_weight(welcome, _JSON), "safetensors": media_weight(welcome, _SAFETENSORS)}
     best = max(of, key=of.__getitem__)
     return best if of[best] > of[format_in] else format_in

@@ -16,12 +16,12 @@ from typing import Any, Generic, TypeVar
 from starlette.types import Receive, Send
 
 from lossd.api.http.asgi import DisconnectedError, cancel_on_disconnect
-from lossd.api.http.compression import packed
-from lossd.api.http.fairness import Turns
+from lossd.api.http.compression import compress
+from lossd.api.http.fairness import FairShare
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_pieces, send_problem, send_whole
 from lossd.api.http.shortage import shortage
-from lossd.api.http.texts import INLINE_BYTES, beside
+from lossd.api.http.texts import INLINE_BYTES, in_thread
 from lossd.api.observability.telemetry import DISCONNECTED, Telemetry
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
@@ -46,11 +46,11 @@ class Route(ABC, Generic[Asked]):
         turns: Whose request is read next.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, turns: Turns) -> None:
+    def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, fair_share: FairShare) -> None:
         self.settings = settings
         self.engine = engine
         self.telemetry = telemetry
-        self.turns = turns
+        self.fair_share = fair_share
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes a refusal."""
@@ -72,7 +72,7 @@ class Route(ABC, Generic[Asked]):
             await self._refuse(fault, request, send)
         finally:
             if request.client:
-                self.turns.give(request)
+                self.fair_share.release(request)
 
     @abstractmethod
     async def _serve(self, request: HttpRequest, send: Send) -> None:
@@ -125,9 +125,9 @@ class Route(ABC, Generic[Asked]):
             else:
                 budget.add(request.client, text_bytes)  # to refuse it now would waste its evaluation
                 held = text_bytes
-                pieces, headers, binary = await beside(text_bytes, lambda: self._encode(request, asked, result))
+                pieces, headers, binary = await in_thread(text_bytes, lambda: self._encode(request, asked, result))
             if (welcome := request.headers.get(b"accept-encoding")) is not None:
-                encoding, pieces = await packed(pieces, welcome, binary=binary)
+                encoding, pieces = await compress(pieces, welcome, binary=binary)
                 if encoding:
                     headers.append((b"content-encoding", encoding))
             size = sum(map(len, pieces))

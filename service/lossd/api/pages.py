@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from lossd.api.http.compression import MIN_BYTES, accepted
+from lossd.api.http.compression import MIN_BYTES, choose_encoding
 
 __all__ = ["ASK_AGAIN", "FOREVER", "JSON", "MEDIA_TYPES", "Files", "page"]
 
@@ -50,7 +50,7 @@ def page(
     stated = {**(headers or {}), "cache-control": caching, "etag": tag, "vary": "accept-encoding"}
     if tag in asked.get("if-none-match", ""):
         return Response(status_code=304, headers=stated)
-    welcome = accepted(asked.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
+    welcome = choose_encoding(asked.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
     if welcome and len(body) >= MIN_BYTES and media_type not in INCOMPRESSIBLE:
         body, stated["content-encoding"] = _packed(body), "gzip"
     return Response(body, headers=stated, media_type=media_type)

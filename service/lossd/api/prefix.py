@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.api.http.asgi import ROOT
 
-__all__ = ["Prefix", "place", "relative"]
+__all__ = ["Prefix", "relative", "strip_prefix"]
 
 
 class Prefix:
@@ -36,11 +36,11 @@ class Prefix:
         if scope["type"] == "http":
             if scope["path"] == self.root_path:  # what the page there refers to is below it
                 return RedirectResponse(f"{self.root_path.rpartition('/')[2]}/")(scope, receive, send)
-            place(scope, self.root_path)
+            strip_prefix(scope, self.root_path)
         return self.app(scope, receive, send)
 
 
-def place(scope: MutableMapping[str, Any], root: str) -> None:
+def strip_prefix(scope: MutableMapping[str, Any], root: str) -> None:
     """Note the path in a request's scope, once, and take it off the request's own where it is still there.
 
     Args:

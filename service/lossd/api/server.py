@@ -19,7 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.http.connection import Http, http_for
-from lossd.api.http.refusing import Crowded
+from lossd.api.http.refusing import OverLimit
 from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
 from lossd.fronts.health import path_of
@@ -206,7 +206,7 @@ class _Server(uvicorn.Server):
             http = http_of(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
-            http.app = Crowded(http.app, self._settings)
+            http.app = OverLimit(http.app, self._settings)
             return http
 
         path = path_of(*self.servers[0].sockets[0].getsockname()[:2])

@@ -1,1 +1,1 @@
-"""HTTP below the routes: connections, bodies, answers."""
+"""HTTP below the routes: connections, bodies and answers."""

@@ -1,4 +1,4 @@
-"""What lossd adds to ASGI: keys of the scope, request ids, and the form of a refusal."""
+"""Lossd's additions to ASGI: keys of the scope, request ids, and the form of a refusal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _id_prefix = secrets.token_hex(4)
 
 
 class DisconnectedError(Exception):
-    """The client left; there is nobody to answer."""
+    """The client left; nobody reads the answer."""
 
 
 def new_request_id() -> str:

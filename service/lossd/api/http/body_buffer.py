@@ -1,8 +1,8 @@
-"""A body, read from the socket into the memory where it is evaluated, without a copy.
+"""Reads a body from the socket into the memory where it is evaluated, without a copy.
 
-Otherwise a body is copied five times before it reaches a route: out of the loop's buffer, by the parser, into the
-server's buffer, out of it, and to its place. Most of a large request's time would go there. A body of known length
-needs no parser once its head is read: until it is whole, the connection reads straight into the given memory.
+Otherwise a body is copied five times before a route has it: out of the loop's buffer, by the parser, into the server's
+buffer, out of it, and into the slab. Most of a large request's time would go there. A body of known length needs no
+parser after its head. Until it is complete, the connection reads directly into the given memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class BodyBuffer:
     """Pieces of memory that a body fills, one after the other.
 
     Args:
-        pieces: Writable, of bytes.
+        pieces: Writable views of bytes.
 
     Attributes:
         view: The unfilled part of the current piece; empty when all are full.
@@ -39,7 +39,7 @@ class BodyBuffer:
         """Note that the first ``nbytes`` of ``view`` were filled."""
         self.missing -= nbytes
         self.view = self.view[nbytes:]
-        if not len(self.view):  # a view of nothing would keep the memory from being closed, too
+        if not len(self.view):  # even an empty view keeps the memory from being closed
             self.view = self._pieces.pop() if self._pieces else _NOTHING
 
     def fill(self, data: memoryview) -> memoryview:
@@ -73,7 +73,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
 
     Args:
         http: The connection.
-        buffer: Has room for exactly the rest of the body.
+        buffer: Memory of exactly the size of the rest of the body.
 
     Attributes:
         done: Resolved when the body is whole; cancelled when the client leaves.
@@ -89,14 +89,14 @@ class BodyProtocol(asyncio.BufferedProtocol):
         return self._buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Note that the next bytes are there."""
+        """Note that ``nbytes`` more have been read."""
         self._buffer.advance(nbytes)
         self._http.body_received(self._buffer.missing)
         if not self._buffer.missing and not self.done.done():
             self.done.set_result(None)
 
     def fail(self, problem: Exception) -> None:
-        """Stop waiting for the rest of the body, for this reason."""
+        """Stop waiting for the rest of the body: ``done`` raises this problem."""
         if not self.done.done():
             self.done.set_exception(problem)
 
@@ -124,7 +124,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
 
 
 class _Discard(BodyBuffer):
-    """Takes so many bytes, and keeps none."""
+    """A buffer that accepts so many bytes and keeps none."""
 
     def __init__(self, nbytes: int) -> None:
         self.missing = nbytes

@@ -1,8 +1,8 @@
-"""Whose body is read next. Reading and answering is work too, and there is one of it: the front.
+"""Fair shares of the front between clients: whose body is read next.
 
-The engine gives clients equal shares of what is queued, but a client with many connections could still keep the front
-busy with its own. So while several clients compete, none has more than a window of its requests in progress; the others
-wait before their bodies are read, where they hold next to nothing. A client alone waits for nobody.
+The engine gives clients equal shares of the workers. A client with many connections could still keep the front busy
+with reading and answering. While several clients compete, each has therefore at most a window of requests in progress.
+Its other requests wait before their bodies are read, when they hold little memory. A client alone does not wait.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections import deque
 from lossd.api.http.request import HttpRequest
 from lossd_client.errors import QueueFull
 
-__all__ = ["Turns"]
+__all__ = ["FairShare"]
 
-# Eight small requests, which still make a batch; more would make the others wait for this one's reading and answering.
+# The window is eight small requests, enough for a batch. With more, other clients would wait longer for the front.
 WINDOW_BYTES = 1 << 20
 REQUEST_BYTES = 128 << 10
 
-# As long as requests of different clients followed one another within this time, they compete.
+# Clients compete if requests of different clients followed one another within this time.
 COMPETING_S = 1.0
 
 
@@ -33,11 +33,11 @@ class _Client:
         self.waiting: deque[tuple[HttpRequest, asyncio.Future[None]]] = deque()
 
 
-class Turns:
-    """The turns of one front.
+class FairShare:
+    """The windows of one front's clients.
 
     Args:
-        requests_per_key: The setting.
+        requests_per_key: The setting of this name.
     """
 
     def __init__(self, requests_per_key: int) -> None:
@@ -45,24 +45,24 @@ class Turns:
         self._clients: dict[str, _Client] = {}
         self._latest = ""
         self._competing_until = 0.0
-        self._taken: dict[HttpRequest, int] = {}
+        self._acquired: dict[HttpRequest, int] = {}
 
-    async def take(self, request: HttpRequest) -> None:
-        """Wait until it is this request's turn; :meth:`give` ends it.
+    async def acquire(self, request: HttpRequest) -> None:
+        """Wait until the request fits its client's window; :meth:`release` removes it.
 
         Args:
-            request: A request of a client with a name, whose headers have been read.
+            request: A request of a client with a name; its headers have been read.
 
         Raises:
-            QueueFull: Its client has too many in progress.
-            DeadlineExceeded: Its turn did not come in time.
+            QueueFull: The client has too many requests in progress.
+            DeadlineExceeded: The request did not fit before its deadline.
         """
         name, now = request.client, request.begin
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client()
         if name != self._latest:
-            if self._latest:  # the first of all competes with nobody
+            if self._latest:  # the first client competes with nobody
                 self._competing_until = now + COMPETING_S
             self._latest = name
         if client.requests + len(client.waiting) >= self.requests_per_key:
@@ -70,17 +70,17 @@ class Turns:
                 f"{self.requests_per_key} requests of this key are in progress (setting requests_per_key)",
                 retry_after_s=1.0,
             )
-        if client.waiting or not self._may_go(client, request, now):
+        if client.waiting or not self._fits(client, request, now):
             future = asyncio.get_running_loop().create_future()
             client.waiting.append((request, future))
             async with request.in_time("other requests of its key were still ahead of it"):
                 await future
         else:
-            self._enter(client, request)
+            self._admit(client, request)
 
-    def give(self, request: HttpRequest) -> None:
-        """End a request's turn, if it has one."""
-        nbytes = self._taken.pop(request, None)
+    def release(self, request: HttpRequest) -> None:
+        """Remove a request from its client's window, if it is there, and admit requests that wait."""
+        nbytes = self._acquired.pop(request, None)
         if nbytes is None:
             return
         client = self._clients[request.client]
@@ -88,18 +88,18 @@ class Turns:
         client.nbytes -= nbytes
         if client.waiting:
             now = time.monotonic()
-            while client.waiting and self._may_go(client, client.waiting[0][0], now):
+            while client.waiting and self._fits(client, client.waiting[0][0], now):
                 next_request, future = client.waiting.popleft()
-                if not future.done():  # else it was given up
-                    self._enter(client, next_request)
+                if not future.done():  # a request that was given up has no room
+                    self._admit(client, next_request)
                     future.set_result(None)
 
-    def _enter(self, client: _Client, request: HttpRequest) -> None:
-        self._taken[request] = nbytes = _size(request)
+    def _admit(self, client: _Client, request: HttpRequest) -> None:
+        self._acquired[request] = nbytes = _size(request)
         client.requests += 1
         client.nbytes += nbytes
 
-    def _may_go(self, client: _Client, request: HttpRequest, now: float) -> bool:
+    def _fits(self, client: _Client, request: HttpRequest, now: float) -> bool:
         return not client.requests or now > self._competing_until or client.nbytes + _size(request) <= WINDOW_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What a client would have: the weights in Accept and Accept-Encoding (RFC 9110, section 12.4.2)."""
+"""The weights in Accept and Accept-Encoding (RFC 9110, section 12.4.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lossd.caches import memoized
 
-__all__ = ["media_weight", "weights"]
+__all__ = ["media_weight", "parse_weights"]
 
 CACHE_BYTES = 1 << 20
 
@@ -16,11 +16,12 @@ _WEIGHT = re.compile(rb"0(?:\.[0-9]*)?|1(?:\.0*)?")
 
 
 @memoized("accept", lambda header, found: 512 + len(header) + 256 * len(found), CACHE_BYTES)
-def weights(header: bytes) -> Mapping[bytes, float]:
-    """The weight of each item, from 0 (refused) to 1, by its name in lower case; one whose weight is none is left out.
+def parse_weights(header: bytes) -> Mapping[bytes, float]:
+    """Return the weight of each item, from 0 (refused) to 1, by its name in lower case.
 
     Args:
-        header: The value of Accept, Accept-Encoding or their like; parameters but for the weight say nothing here.
+        header: The value of Accept or Accept-Encoding. Other parameters than the weight are ignored. An item with a
+            malformed weight is left out.
     """
     found: dict[bytes, float] = {}
     for item in _ITEM.findall(header.lower()):
@@ -32,7 +33,7 @@ def weights(header: bytes) -> Mapping[bytes, float]:
 
 
 def media_weight(accept: Mapping[bytes, float], media_type: bytes) -> float:
-    """What a media type weighs: by itself, else by its range (``application/*``), else by ``*/*``; 0 where unnamed."""
+    """Return the weight of a media type, else of its range (``application/*``), else of ``*/*``, else 0."""
     for name in (media_type, media_type.partition(b"/")[0] + b"/*", b"*/*"):
         if name in accept:
             return accept[name]

@@ -1,4 +1,4 @@
-"""Answers that a connection gives by itself: to what is no request, and where it is one too many."""
+"""The answers that a connection gives without the application: to malformed requests, and over the limit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from starlette.types import Receive, Send
 from lossd.api.http.asgi import CONNECTION, TELEMETRY
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import send_problem
-from lossd.api.prefix import place
+from lossd.api.prefix import strip_prefix
 from lossd_client.errors import Problem, Unavailable
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["Crowded", "Lingering", "Refused"]
+__all__ = ["LingeringTransport", "OverLimit", "Refusal"]
 
 HEALTH = ("/health/", "/v2/health/")
 
 
-class Refused:
-    """Answers one request with a problem; it is counted and logged as any other.
+class Refusal:
+    """An application that answers one request with a problem, and counts and logs it.
 
     Args:
-        problem: What is wrong.
-        settings: Of the service.
+        problem: The problem to answer with.
+        settings: The service's settings.
     """
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
@@ -35,21 +35,21 @@ class Refused:
         self.settings = settings
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer it."""
+        """Answer the request."""
         if self.settings.root_path:
-            place(scope, self.settings.root_path)
+            strip_prefix(scope, self.settings.root_path)
         request = HttpRequest(scope, receive, self.settings, unread=False)
         if (telemetry := scope["state"].get(TELEMETRY)) is not None:
             telemetry.refused(request, self.problem.slug, self.problem.status)
         await send_problem(request, self.problem, send)
 
 
-class Crowded:
-    """What answers on a connection that is one too many: health, as it is, and nothing else.
+class OverLimit:
+    """The application on a connection over the limit: it answers health checks, and refuses everything else.
 
     Args:
-        app: What answers on the others.
-        settings: Of the service.
+        app: The application on other connections.
+        settings: The service's settings.
     """
 
     def __init__(self, app: Any, settings: Settings) -> None:
@@ -57,26 +57,26 @@ class Crowded:
         self.settings = settings
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request; the connection ends with it."""
-        scope[CONNECTION].let_end()
+        """Answer one request, and close the connection."""
+        scope[CONNECTION].end_after_answer()
         if self.settings.root_path:
-            place(scope, self.settings.root_path)
+            strip_prefix(scope, self.settings.root_path)
         if scope["path"].startswith(HEALTH):
             await self.app(scope, receive, send)
             return
         detail = f"{self.settings.max_connections} connections are open; no more are taken (setting max_connections)"
-        await Refused(Unavailable(detail, retry_after_s=1.0), self.settings)(scope, receive, send)
+        await Refusal(Unavailable(detail, retry_after_s=1.0), self.settings)(scope, receive, send)
 
 
-class Lingering:
-    """A transport whose closing waits for the client to have read its answer.
+class LingeringTransport:
+    """A transport that does not close before the client has had time to read its answer.
 
-    A socket that is closed over unread bytes is reset, and takes the answer with it: the client would see a broken
-    connection in place of the reason.
+    Closing a socket over unread bytes resets it, and the answer is lost: the client sees a broken connection instead
+    of the reason.
 
     Args:
-        transport: The connection's.
-        linger: Called in place of closing it.
+        transport: The connection's transport.
+        linger: Called instead of its ``close``.
     """
 
     def __init__(self, transport: asyncio.Transport, linger: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""One request over ASGI: its headers, its deadline, and its body, read within limits."""
+"""One request over ASGI: its headers, its deadline, and its body within limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError, new_request_id, request_id
 from lossd.api.http.body_buffer import BodyBuffer
-from lossd.api.http.compression import Unpacker, encoding_of
+from lossd.api.http.compression import Decompressor, content_encoding
 from lossd.api.http.uvicorn_internals import RequestResponseCycle, take_body
 from lossd.configuration.settings import Settings
 from lossd.engine import Result, Upload
@@ -44,28 +44,28 @@ _HEADERS = frozenset(
 
 
 class HttpRequest:
-    """One request, as the routes that evaluate read it. Only its own methods write its attributes.
+    """One request for the routes that evaluate. Only its methods write its attributes.
 
     Args:
-        scope: ASGI's.
-        receive: ASGI's.
-        settings: Limits.
+        scope: ASGI's scope.
+        receive: ASGI's channel.
+        settings: The limits.
         unread: Whether a body is to come; by default, whether the method has one.
 
     Attributes:
         begin: When the request began, on the monotonic clock.
         client: The name of its API key; empty without one.
-        deadline: When its answer is no longer wanted, on the same clock.
-        headers: Those that lossd reads, by lower-case name.
-        job: The job it asks for, once :meth:`identify` was told.
-        length: The body's stated length in bytes, as it travels; None if it is not stated.
+        deadline: When the request expires, on the same clock.
+        headers: The headers that lossd reads, by lower-case name.
+        job: The job, after :meth:`identify`; None before.
+        length: The Content-Length in bytes, compressed if the body is; None if it is not stated.
         max_body_bytes: The limit of the body.
-        model: The name it is counted under, see :func:`lossd.job.model_name`; empty until :meth:`identify` is told.
+        model: The name in metrics, see :func:`lossd.job.model_name`; empty before :meth:`identify`.
         query: The query string.
-        receive: ASGI's.
-        request_id: The client's, or a new one.
-        scope: ASGI's.
-        unpacker: Decodes the body's Content-Encoding; None without one.
+        receive: ASGI's channel.
+        request_id: The client's id, or a new one.
+        scope: ASGI's scope.
+        decompressor: Decodes the body's Content-Encoding; None without one.
         unread: Whether more of the body is to come.
         whole: Whether the whole body is known to have arrived.
     """
@@ -75,6 +75,7 @@ class HttpRequest:
         "begin",
         "client",
         "deadline",
+        "decompressor",
         "headers",
         "job",
         "length",
@@ -85,7 +86,6 @@ class HttpRequest:
         "receive",
         "request_id",
         "scope",
-        "unpacker",
         "unread",
         "whole",
     )
@@ -103,7 +103,7 @@ class HttpRequest:
         self.scope = scope
         self.model = ""
         self.job: Job | None = None
-        self.unpacker: Unpacker | None = None
+        self.decompressor: Decompressor | None = None
         self.unread: bool = scope["method"] not in ("GET", "HEAD") if unread is None else unread
         self.whole: bool = scope.get(WHOLE, False)
         self.length: int | None = None
@@ -127,8 +127,8 @@ class HttpRequest:
             self.length = int(length)
             if self.length > self.max_body_bytes:
                 raise self.too_large(self.length)
-        if (named := self.headers.get(b"content-encoding")) is not None and (encoding := encoding_of(named)):
-            self.unpacker = Unpacker(encoding)
+        if (header := self.headers.get(b"content-encoding")) is not None and (encoding := content_encoding(header)):
+            self.decompressor = Decompressor(encoding)
         if timeout := self.headers.get(b"x-request-timeout-ms"):
             if not timeout.isdigit() or len(timeout) > MAX_DIGITS or not int(timeout):
                 raise InvalidRequest(
@@ -159,10 +159,10 @@ class HttpRequest:
 
         Raises:
             DisconnectedError: The client left.
-            Problem: The rest is not read, for this reason.
+            Problem: Why the rest is not read.
         """
-        if self.unpacker is not None:
-            return await self._unpacked(self.unpacker)
+        if self.decompressor is not None:
+            return await self._decompressed(self.decompressor)
         message = await self._message()
         self.unread = message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
@@ -176,28 +176,31 @@ class HttpRequest:
             raise self.scope[FAULT]
         return message
 
-    async def _unpacked(self, unpacker: Unpacker) -> bytes:
+    async def _decompressed(self, decompressor: Decompressor) -> bytes:
         """Return the next piece of the body without its Content-Encoding."""
-        while unpacker.hungry:
+        while decompressor.needs_input:
             message = await self._message()
-            unpacker.feed(message.get("body", b""), unread=message.get("more_body", False))
-        piece = await unpacker.piece()
-        if (size := max(unpacker.size, unpacker.taken)) > self.max_body_bytes:  # as if stated
+            decompressor.feed(message.get("body", b""), unread=message.get("more_body", False))
+        piece = await decompressor.piece()
+        if (size := max(decompressor.size, decompressor.taken)) > self.max_body_bytes:  # as if stated
             raise self.too_large(size)
-        self.unread = not unpacker.done
+        self.unread = not decompressor.done
         return piece
 
     async def body(self, budget: Budget) -> bytes | bytearray:
         """Return the whole body.
 
         Args:
-            budget: The engine's; the body counts in it until it is whole.
+            budget: The engine's budget; the body counts in it until it is complete.
 
         Raises:
-            TooLarge, QueueFull, DeadlineExceeded, DisconnectedError: While it was read.
+            TooLarge: The body is over the limit.
+            QueueFull: The budget has no room.
+            DeadlineExceeded: The deadline passed.
+            DisconnectedError: The client left.
         """
-        if self.whole and self.unpacker is None:
-            cycle = getattr(self.receive, "__self__", None)  # a middleware's is bound to something else, or to nothing
+        if self.whole and self.decompressor is None:
+            cycle = getattr(self.receive, "__self__", None)  # a middleware's has no cycle
             if type(cycle) is RequestResponseCycle:
                 chunk: bytes | bytearray = take_body(cycle)
                 self.unread = False
@@ -228,10 +231,10 @@ class HttpRequest:
         """Write the rest of the body into an upload as it arrives, then submit it.
 
         Args:
-            upload: Abandoned if this fails.
-            received: What has arrived of the tensors already.
-            spans: Names and places of the tensors in the body, in order and without gaps, from 0 on.
-            wrong_length: Makes the refusal of a body with another number of bytes of tensors.
+            upload: Where the tensors go; it is abandoned if this fails.
+            received: The bytes of the tensors that have arrived.
+            spans: Name, begin and end of each tensor in the body, in order and without gaps, from 0 on.
+            wrong_length: Makes the refusal of a body whose tensors have this number of bytes instead.
         """
         try:
             buffer = BodyBuffer(upload.buffer(name) for name, _, _ in spans)
@@ -253,7 +256,7 @@ class HttpRequest:
     @property
     def _can_receive_into(self) -> bool:
         """Whether the connection can read the rest of the body into given memory."""
-        return self.unread and self.length is not None and self.unpacker is None and CONNECTION in self.scope
+        return self.unread and self.length is not None and self.decompressor is None and CONNECTION in self.scope
 
     async def _receive_into(self, buffer: BodyBuffer) -> None:
         await self.scope[CONNECTION].receive_into(buffer)
@@ -266,7 +269,7 @@ class HttpRequest:
             async with self.in_time():
                 body = bytearray(length)
                 buffer = BodyBuffer([memoryview(body)])
-                buffer.fill(memoryview(await self.chunk()))  # a client may wait for leave to send it, which this gives
+                buffer.fill(memoryview(await self.chunk()))  # sends 100 Continue if the client waits for it
                 if self.unread:
                     await self._receive_into(buffer)
         finally:
@@ -278,9 +281,9 @@ class HttpRequest:
         """Count a body that grows in the budget for the duration of the block.
 
         Yields:
-            What is called with the bytes that it has by now; it raises QueueFull or TooLarge where there is no room.
+            A function of the body's bytes so far. It raises QueueFull or TooLarge if there is no room.
         """
-        gathered, stated = 0, (self.length or 0) if self.unpacker is None else 0
+        gathered, stated = 0, (self.length or 0) if self.decompressor is None else 0
 
         def count(nbytes: int) -> None:
             nonlocal gathered
@@ -297,7 +300,8 @@ class HttpRequest:
         """Count a body of so many bytes in the budget for the duration of the block.
 
         Raises:
-            QueueFull, TooLarge: There is no room for it, or never will be.
+            QueueFull: There is no room now.
+            TooLarge: There never is room.
         """
         budget.gather(self.client, nbytes, nbytes)
         try:
@@ -310,7 +314,7 @@ class HttpRequest:
         """End the block at the request's deadline.
 
         Args:
-            late: What to say of the block then.
+            late: The beginning of the error's detail.
 
         Raises:
             DeadlineExceeded: The deadline passed.
@@ -323,8 +327,8 @@ class HttpRequest:
 
     async def stop_reading(self) -> None:
         """Stop decoding the body; take the rest if it has arrived."""
-        if self.unpacker is not None:
-            self.unread, self.unpacker = self.unpacker.unread, None
+        if self.decompressor is not None:
+            self.unread, self.decompressor = self.decompressor.unread, None
         if self.unread and self.whole:
             with suppress(DisconnectedError, Problem):
                 await self.chunk()
@@ -332,8 +336,8 @@ class HttpRequest:
     async def drain(self) -> None:
         """Read and drop the rest of the body, for two seconds at most.
 
-        A socket closed over unread bytes is reset, and the answer is lost with it: the client would see a broken
-        connection in place of the reason.
+        Closing a socket over unread bytes resets it, and the answer is lost: the client sees a broken connection
+        instead of the reason.
         """
         with suppress(DisconnectedError, TimeoutError, Problem):
             async with asyncio.timeout(LINGER_S):

@@ -1,4 +1,4 @@
-"""Answers on their way to the socket: small ones in one write, large ones straight from the slab.
+"""Sends answers: small ones in one write, large ones directly from the slab.
 
 ASGI servers send the head and the body of an answer one after the other: two system calls, and a check of each header.
 For small answers that was a fifth of the front's time. If the server is uvicorn and no middleware stands between it and
@@ -26,7 +26,7 @@ TAIL_BYTES = 128 << 10
 
 
 class AnswerHead:
-    """Answers HEAD like GET: the head is the same, and the server leaves the body out.
+    """An application that answers HEAD like GET; the server leaves the body out.
 
     Args:
         app: The application that answers GET.
@@ -38,7 +38,7 @@ class AnswerHead:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}  # a copy: the server decides by its own
+            scope = {**scope, "method": "GET"}  # a copy: the server must still see HEAD
         await self.app(scope, receive, send)
 
 
@@ -46,11 +46,11 @@ async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
     """Send an answer of status 200.
 
     Args:
-        send: ASGI's.
+        send: ASGI's channel.
         headers: Names in lower case; neither names nor values hold a line break.
-        body: All of it.
+        body: The whole body.
     """
-    cycle = getattr(send, "__self__", None)  # a middleware's ``send`` is bound to something else, or to nothing
+    cycle = getattr(send, "__self__", None)  # a middleware's has no cycle
     if type(cycle) is RequestResponseCycle and cycle.keep_alive and not cycle.flow.write_paused:
         write_answer(cycle, headers, body)
         return
@@ -61,8 +61,8 @@ async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
 async def send_pieces(send: Send, headers: Headers, pieces: Pieces) -> None:
     """Send an answer of status 200 from its slab. After this returns, nothing refers to the slab.
 
-    The server keeps what the socket does not take at once, up to its high-water mark of 64 KiB. So the last 128 KiB are
-    sent as copies: when the first half of them has been accepted, everything before has left the slab.
+    The server buffers up to its high-water mark of 64 KiB what the socket does not take. The last 128 KiB are therefore
+    sent as copies: once the first half of them is accepted, everything before has left the slab.
     """
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     remaining = sum(len(piece) for piece in pieces)
@@ -88,10 +88,10 @@ async def send_problem(request: HttpRequest, problem: Problem, send: Send, statu
     If part of the body is still to come, it is drained, and the connection ends with the answer.
 
     Args:
-        request: Its id becomes the problem's.
-        problem: What is wrong.
-        send: ASGI's.
-        status: In place of the problem's own.
+        request: The request; the problem gets its id.
+        problem: The problem to answer with.
+        send: ASGI's channel.
+        status: The answer's status; the problem's by default.
     """
     problem.request_id = request.request_id
     media_type, body = problem_body(request.scope, problem)

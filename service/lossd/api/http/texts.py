@@ -1,7 +1,7 @@
-"""Long JSON texts, read and written beside the event loop.
+"""Reads and writes long JSON texts in a thread, so that they do not block the event loop.
 
-Python's interpreter is taken in turns, so that what takes a thread long keeps the loop waiting for milliseconds only.
-One thread does them all, one after the other: more would not be faster, and would hold the objects of more texts.
+Python switches between threads, so that a long text in a thread delays the loop by milliseconds only. One thread
+handles all texts, one after the other: more threads would not be faster, and would hold the objects of more texts.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["INLINE_BYTES", "beside"]
+__all__ = ["INLINE_BYTES", "in_thread"]
 
 INLINE_BYTES = 256 << 10
-"""Texts up to this length take the loop about a millisecond."""
+"""A text up to this length takes about a millisecond, and is handled in the loop."""
 
 T = TypeVar("T")
 
-_threads = ThreadPoolExecutor(1, "lossd-texts")
+_thread = ThreadPoolExecutor(1, "lossd-texts")
 
 
-async def beside(nbytes: int, function: Callable[[], T]) -> T:
-    """Call a function that reads or writes a text, in the thread where that is long.
+async def in_thread(nbytes: int, function: Callable[[], T]) -> T:
+    """Call a function that reads or writes a text; in the thread if the text is long.
 
     Args:
-        nbytes: The text's length, or about that.
-        function: What needs no event loop.
+        nbytes: The text's length, or an estimate.
+        function: Must not use the event loop.
     """
     if nbytes <= INLINE_BYTES:
         return function()
-    return await asyncio.get_running_loop().run_in_executor(_threads, function)
+    return await asyncio.get_running_loop().run_in_executor(_thread, function)

@@ -1,4 +1,4 @@
-"""The names of uvicorn that lossd uses and uvicorn does not document, in one place.
+"""The undocumented names of uvicorn that lossd uses.
 
 A connection is a subclass of uvicorn's HTTP protocol, and hot answers skip its ``receive`` and ``send``. Any minor
 release of uvicorn may rename what these use, so ``pyproject.toml`` bounds uvicorn to releases that were tested, and a

@@ -13,7 +13,7 @@ from starlette.types import Send
 from lossd.api.evaluation_route import Route
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
-from lossd.api.http.texts import INLINE_BYTES, beside
+from lossd.api.http.texts import INLINE_BYTES, in_thread
 from lossd.api.inference import models
 from lossd.api.inference.outputs import Asked, answered, asked
 from lossd.caches import memoized
@@ -75,7 +75,7 @@ class Inference(Route[Asked]):
         _check_method(method, "POST")
         request.read_headers()
         if request.client:
-            await self.turns.take(request)
+            await self.fair_share.acquire(request)
         of, future = await self._submit(request, model)
         await self._answer(request, of, future, send)
 
@@ -92,7 +92,7 @@ class Inference(Route[Asked]):
 
     async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
         given = request.headers.get(_LENGTH)
-        streamed = request.unpacker is not None or (request.length or 0) >= self.settings.stream_bytes
+        streamed = request.decompressor is not None or (request.length or 0) >= self.settings.stream_bytes
         if streamed and given is not None:
             async with request.in_time():
                 return await self._stream(request, model, given)
@@ -118,7 +118,7 @@ class Inference(Route[Asked]):
             of, tensors = _decoded(text, data, model)
         else:
             with request.holding(self.engine.budget, len(body)):
-                of, tensors = await beside(len(text), lambda: _decoded(text, data, model))
+                of, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
         request.identify(model.name, of.job)
         self._check_text(of.text_bytes, REMEDY)
         return of, self.engine.submit(of.job, tensors, _deadline(request, of), request.client)
@@ -127,7 +127,7 @@ class Inference(Route[Asked]):
         self, request: HttpRequest, model: models.Model, given: bytes
     ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
-        length = self._json_bytes(given, request.length if request.unpacker is None else None)
+        length = self._json_bytes(given, request.length if request.decompressor is None else None)
         assert length is not None
         received = bytearray()
         with request.gathering(self.engine.budget) as count:
@@ -136,10 +136,10 @@ class Inference(Route[Asked]):
                     raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
                 received += await request.chunk()
                 count(len(received))
-            of = await beside(length, lambda: _read(memoryview(received)[:length], model))
+            of = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
             request.identify(model.name, of.job)
             size = length + of.request.data_bytes
-            if request.unpacker is None:
+            if request.decompressor is None:
                 if request.length != size:
                     raise _wrong_length(of, (request.length or 0) - length)
             elif size > request.max_body_bytes:
