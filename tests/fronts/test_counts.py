@@ -10,7 +10,7 @@ from prometheus_client.core import (
     UntypedMetricFamily,
 )
 
-from lossd.fronts.counts import cumulative, family, merged, metric
+from lossd.fronts.counts import cumulative, family, merge, metric
 
 
 def page_of(requests: dict[str, int], seconds: list[tuple[str, float]], waiting: int, ready: float) -> list:
@@ -42,7 +42,7 @@ def samples(counted: list) -> dict:
 
 
 def test_what_is_counted_adds_up_and_what_is_a_state_does_not():
-    assert samples(merged([ONE, OTHER])) == {
+    assert samples(merge([ONE, OTHER])) == {
         ("requests_total", "mse"): 7,
         ("requests_total", "dice"): 1,
         ("requests_total", "focal"): 7,
@@ -58,12 +58,12 @@ def test_what_is_counted_adds_up_and_what_is_a_state_does_not():
 
 
 def test_of_a_front_that_is_gone_what_it_counted_stays_and_what_it_held_does_not():
-    left = samples(merged([cumulative(ONE), OTHER]))
+    left = samples(merge([cumulative(ONE), OTHER]))
     assert left["requests_total", "mse"] == 7
     assert left["seconds_bucket", "+Inf"] == 15
     assert left["waiting",] == 1
 
 
 def test_a_family_survives_the_trip():
-    for one in merged([ONE]):
+    for one in merge([ONE]):
         assert family(metric(one)) == one

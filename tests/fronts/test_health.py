@@ -50,7 +50,7 @@ def test_it_finds_the_service_by_itself_and_says_that_it_is_ready(
     with command() as (url, _, _):
         port = urlsplit(url).port
         assert port is not None
-        assert ("127.0.0.1", port) in health.services()
+        assert ("127.0.0.1", port) in health.list_services()
         listed(monkeypatch, tmp_path, ("127.0.0.1", port))
         for options in ((), ("--live",), ("--port", str(port)), ("--url", url), ("--url", f"127.0.0.1:{port}")):
             found = ask(*options, LOSSD_PORT="8000")  # as the image has it, whatever the command line says
@@ -78,8 +78,8 @@ def test_the_socket_answers_health_and_nothing_else() -> None:
     with command() as (url, _, _):
         port = urlsplit(url).port
         assert port is not None
-        assert json.loads(health.ask("127.0.0.1", port, "/health/live", 10).body)["status"] == "live"
-        assert health.ask("127.0.0.1", port, "/v1/losses", 10).status == 503
+        assert json.loads(health.check("127.0.0.1", port, "/health/live", 10).body)["status"] == "live"
+        assert health.check("127.0.0.1", port, "/v1/losses", 10).status == 503
 
 
 class Unwell(BaseHTTPRequestHandler):
@@ -125,7 +125,7 @@ def test_where_nobody_answers_the_status_is_3(monkeypatch: pytest.MonkeyPatch, t
     assert "port 3 " in say("--port", "3")
     assert "port 2 does not answer" in say(LOSSD_PORT="2")
     with socket.socket(socket.AF_UNIX) as deaf:
-        deaf.bind(health.path_of("127.0.0.1", 1))
+        deaf.bind(health.socket_path("127.0.0.1", 1))
         deaf.listen()
         assert say("--port", "1", "--timeout", "0.1") == "the service on port 1 does not answer within 0.1 seconds\n"
     with socket.create_server(("127.0.0.1", 0)) as gone:

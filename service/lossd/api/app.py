@@ -109,7 +109,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     if settings is None:
         check_variables(os.environ)
         settings = Settings()
-    engine = engine or create_engine(settings, member.place.workers if member else None)
+    engine = engine or create_engine(settings, member.config.workers if member else None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

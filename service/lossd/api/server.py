@@ -22,7 +22,7 @@ from lossd.api.http.connection import Http, http_for
 from lossd.api.http.refusing import OverLimit
 from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
-from lossd.fronts.health import path_of
+from lossd.fronts.health import socket_path
 from lossd.fronts.member import Member
 from lossd.fronts.port import BACKLOG, bind
 from lossd.logs import configure
@@ -30,7 +30,7 @@ from lossd.logs import configure
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
     from lossd.engine import Engine
-    from lossd.fronts import Place
+    from lossd.fronts import FrontConfig
 
 __all__ = ["serve"]
 
@@ -46,7 +46,7 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 def serve(
     settings: Settings,
     announce: Callable[[int], None] = lambda port: None,
-    place: Place | None = None,
+    front: FrontConfig | None = None,
     sockets: list[socket.socket] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
@@ -55,7 +55,7 @@ def serve(
         settings: How it runs.
         announce: Called with the port once a worker is ready; it was free to choose where the setting is 0. Before
             that, connections are accepted and requests wait.
-        place: Its place among several fronts, if there are several: its port, and whom it tells instead.
+        front: The parent's configuration of this front; None for a single front.
         sockets: Where it listens, if that is taken already.
 
     Raises:
@@ -63,8 +63,8 @@ def serve(
     """
     configure(settings)
     _raise_file_limit(settings)
-    member = Member(place) if place is not None else None
-    engine = create_engine(settings, place.workers if place is not None else None)
+    member = Member(front) if front is not None else None
+    engine = create_engine(settings, front.workers if front is not None else None)
     service = create_app(settings, engine, member)
     http: Callable[..., asyncio.Protocol] = http_for(settings)
     context = tls.context_for(settings)
@@ -91,8 +91,8 @@ def serve(
     # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    if place is not None:
-        sockets = bind(settings.host, place.port, shared=True)
+    if front is not None:
+        sockets = bind(settings.host, front.port, shared=True)
     server = _Server(config, service, engine, settings, announce, member, handshakes)
     engine.on_failure = server.fail
     server.run(sockets)
@@ -161,7 +161,7 @@ class _Server(uvicorn.Server):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
             await self._tell_health()
             if self._member is not None:
-                self._member.say("listening")
+                self._member.report("listening")
             self._waiting = asyncio.create_task(self._until_ready())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -209,7 +209,7 @@ class _Server(uvicorn.Server):
             http.app = OverLimit(http.app, self._settings)
             return http
 
-        path = path_of(*self.servers[0].sockets[0].getsockname()[:2])
+        path = socket_path(*self.servers[0].sockets[0].getsockname()[:2])
         with contextlib.suppress(OSError):  # another front has it
             self._health = await loop.create_unix_server(connection, path)
 
@@ -218,7 +218,7 @@ class _Server(uvicorn.Server):
         if self._engine.fault is not None:  # which on_failure is for
             return
         if self._member is not None:
-            self._member.say("ready")
+            self._member.report("ready")
         else:
             self._announce(self.servers[0].sockets[0].getsockname()[1])
 

@@ -11,7 +11,7 @@ from lossd.cli.help import Command
 from lossd.cli.options import Address
 
 if TYPE_CHECKING:
-    from lossd.fronts.health import Answer
+    from lossd.fronts.health import HealthAnswer
 
 __all__ = ["COMMANDS"]
 
@@ -58,15 +58,15 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
     click.echo(f"{name} is {state}")
 
 
-def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, Answer]:
+def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
     from http.client import HTTPException
 
-    from lossd.fronts.health import ask
+    from lossd.fronts.health import check
 
     address, port = _choose(port)
     name = f"the service on port {port}"
     try:
-        return name, ask(address, port, path, timeout_s)
+        return name, check(address, port, path, timeout_s)
     except TimeoutError:
         raise _NoAnswerError(f"{name} does not answer within {timeout_s:g} seconds") from None
     except (OSError, HTTPException) as error:
@@ -77,9 +77,9 @@ def _choose(port: int | None) -> tuple[str, int]:
     """The service that is meant: where it listens."""
     import os
 
-    from lossd.fronts.health import services
+    from lossd.fronts.health import list_services
 
-    there_are = services()
+    there_are = list_services()
     if port is None and len(there_are) > 1:
         text = os.environ.get("LOSSD_PORT", "")
         port = int(text) if text.isdecimal() else 8000
@@ -91,19 +91,19 @@ def _choose(port: int | None) -> tuple[str, int]:
     return meant[0]
 
 
-def _ask_there(url: str, path: str, timeout_s: float) -> tuple[str, Answer]:
+def _ask_there(url: str, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
     import httpx
 
-    from lossd.fronts.health import Answer
+    from lossd.fronts.health import HealthAnswer
 
     try:
         found = httpx.get(url.rstrip("/") + path, timeout=timeout_s)
     except httpx.HTTPError as error:
         raise _NoAnswerError(f"{url} does not answer: {error}") from None
-    return url, Answer(found.status_code, found.content)
+    return url, HealthAnswer(found.status_code, found.content)
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: HealthAnswer) -> str:
     import json
 
     try:

@@ -76,18 +76,18 @@ class _CannotStart(click.ClickException):
 def _serve(given: dict[str, Any]) -> int:
     """Check the settings, serve, and return the exit status."""
     from lossd.configuration.preflight import check_needs, variable
-    from lossd.fronts import Place
+    from lossd.fronts import FrontConfig
     from lossd.fronts.port import listen, take
 
     settings, links = _settings(given)
-    if not Place.is_given():
+    if not FrontConfig.in_environment():
         check_needs(settings)
         sockets = take(settings.host, settings.port, shared=settings.fronts > 1)
     else:
         sockets = []
     _tune_allocator()
-    place = Place.given()
-    if place is None:
+    front = FrontConfig.from_environment()
+    if front is None:
         _say(f"lossd {__version__} is starting …", err=True)
         if settings.fronts == 1:
             listen(sockets)
@@ -101,13 +101,13 @@ def _serve(given: dict[str, Any]) -> int:
                         "it is ignored, and the port is %d", variable("port"), port)  # fmt: skip
         _say(f"lossd {__version__} listens on {url}, reachable {reach}")
 
-    if settings.fronts > 1 and place is None:
+    if settings.fronts > 1 and front is None:
         from lossd.fronts.parent import keep
 
         return keep(settings, announce, sockets)
     from lossd.api.server import serve
 
-    serve(settings, announce, place, sockets)
+    serve(settings, announce, front, sockets)
     return 0
 
 

@@ -1,9 +1,10 @@
 """Several fronts on one port, in front of the same workers.
 
-``lossd serve --fronts 4`` starts a small parent (:mod:`lossd.fronts.parent`). It keeps the workers, one a device, and
-the fronts, each the same command once more with a :class:`Place` in its environment. The fronts listen on one port
-(:mod:`lossd.fronts.port`), among which the kernel spreads connections, and each connects to every worker. With its
-parent a front (:mod:`lossd.fronts.member`) speaks of what was counted and of nothing else (:mod:`lossd.fronts.counts`).
+``lossd serve --fronts 4`` starts a parent process (:mod:`lossd.fronts.parent`). It starts and restarts the workers, one
+a device, and the fronts. A front is the same command with a :class:`FrontConfig` in its environment. All fronts listen
+on one port (:mod:`lossd.fronts.port`), and the kernel distributes connections between them. Each front connects to
+every worker. A front and its parent (:mod:`lossd.fronts.member`) exchange states and counters
+(:mod:`lossd.fronts.counts`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-__all__ = ["Place"]
+__all__ = ["FrontConfig"]
 
-_VARIABLE = "_LOSSD_FRONT"  # no setting, as the underscore says
+_VARIABLE = "_LOSSD_FRONT"  # the underscore marks it as no setting
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a front is told by its parent.
+class FrontConfig:
+    """What a parent passes to a front.
 
     Attributes:
-        port: Where it listens, with the others.
-        socket: The file descriptor of its connection to the parent.
+        port: The port that all fronts listen on.
+        socket: The file descriptor of the connection to the parent.
         workers: The address of each device's worker.
     """
 
@@ -33,19 +34,19 @@ class Place:
     workers: tuple[str, ...]
 
     def environment(self) -> dict[str, str]:
-        """How it is handed to a new process."""
+        """Return the environment variable that passes it to a new process."""
         return {_VARIABLE: orjson.dumps(asdict(self)).decode()}
 
     @staticmethod
-    def is_given() -> bool:
+    def in_environment() -> bool:
         """Whether this process is one of several fronts."""
         return _VARIABLE in os.environ
 
     @staticmethod
-    def given() -> Place | None:
-        """This process's, if it is one of several fronts; it is taken out of the environment."""
+    def from_environment() -> FrontConfig | None:
+        """Return this process's configuration and remove it from the environment; None for a single front."""
         text = os.environ.pop(_VARIABLE, None)
         if text is None:
             return None
-        place = orjson.loads(text)
-        return Place(place["port"], place["socket"], tuple(place["workers"]))
+        values = orjson.loads(text)
+        return FrontConfig(values["port"], values["socket"], tuple(values["workers"]))

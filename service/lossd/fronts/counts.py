@@ -1,7 +1,7 @@
-"""What was counted, added up over fronts: samples of Prometheus as JSON.
+"""Adds up the counters of several fronts: Prometheus families as JSON.
 
-Nothing here knows what is counted. A family's type says how its samples add up: what only grows is a sum, and so are
-most gauges, for each front holds its own share of what they measure.
+A family's type decides how its samples add up. Counters and histograms are summed. Most gauges are summed too, because
+each front measures its part.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-__all__ = ["Family", "cumulative", "family", "merged", "metric"]
+__all__ = ["Family", "cumulative", "family", "merge", "metric"]
 
 Family = dict[str, Any]
-"""A family: name, type, documentation, and samples of name, labels and value."""
+"""A Prometheus family: name, type, documentation, and samples of name, labels and value."""
 
 _GROWING = ("counter", "histogram", "unknown")
 _NOT_SUMS: dict[str, Callable[[float, float], float]] = {
@@ -32,38 +32,38 @@ _NOT_SUMS: dict[str, Callable[[float, float], float]] = {
 
 
 def family(metric: Metric) -> Family:
-    """A family as Prometheus's library has it, as JSON."""
+    """Return the JSON form of a metric of Prometheus's library."""
     samples = [[sample.name, dict(sample.labels), sample.value] for sample in metric.samples]
     return {"name": metric.name, "type": metric.type, "documentation": metric.documentation, "samples": samples}
 
 
 def metric(family: Family) -> Metric:
-    """The way back."""
+    """Return the metric of a family in JSON form."""
     metric = Metric(family["name"], family["documentation"], family["type"])
     for name, labels, value in family["samples"]:
         metric.add_sample(name, labels, value)
     return metric
 
 
-def merged(counted: Iterable[Sequence[Family]]) -> list[Family]:
-    """What several have counted, as one."""
+def merge(counted: Iterable[Sequence[Family]]) -> list[Family]:
+    """Return the families of several fronts, added up."""
     families: dict[str, Family] = {}
     samples: dict[str, dict[tuple[Any, ...], list[Any]]] = {}
-    for one in counted:
-        for family in one:
+    for front in counted:
+        for family in front:
             name = family["name"]
             families.setdefault(name, family)
-            together = samples.setdefault(name, {})
-            for of, labels, value in family["samples"]:
-                key = (of, *sorted(labels.items()))
-                known = together.get(key)
-                if known is None:
-                    together[key] = [of, labels, float(value)]
+            merged = samples.setdefault(name, {})
+            for sample, labels, value in family["samples"]:
+                key = (sample, *sorted(labels.items()))
+                entry = merged.get(key)
+                if entry is None:
+                    merged[key] = [sample, labels, float(value)]
                 else:
-                    known[2] = _NOT_SUMS.get(of, float.__add__)(known[2], float(value))
+                    entry[2] = _NOT_SUMS.get(sample, float.__add__)(entry[2], float(value))
     return [{**family, "samples": list(samples[name].values())} for name, family in families.items()]
 
 
 def cumulative(counted: Sequence[Family]) -> list[Family]:
-    """What stays counted of a front that is gone: a counter that fell would be taken for a new start of all."""
+    """Return the families that outlive their front: Prometheus takes a falling counter for a restart of all."""
     return [family for family in counted if family["type"] in _GROWING]

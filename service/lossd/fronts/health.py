@@ -1,8 +1,8 @@
-"""Where a service tells this machine how it is: an abstract Unix socket that is named after its address and port.
+"""The abstract Unix socket that answers health checks on this machine; its name has the service's address and port.
 
-A check by TCP has to know how the service was started: its port, which address it listens at, whether it speaks TLS,
-and with which certificate a client comes in. The socket depends on none of these. It answers ``/health/live`` and
-``/health/ready`` and nothing else. Any user of the machine may ask it, as by TCP.
+A check over TCP must know the service's address and port, whether it uses TLS, and which certificate it asks of
+clients. The socket needs none of these. It answers ``/health/live`` and ``/health/ready`` only. Any user of the machine
+may use it, as over TCP.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Answer", "ask", "path_of", "services"]
+__all__ = ["HealthAnswer", "check", "list_services", "socket_path"]
 
 SOCKETS = Path("/proc/net/unix")
 
 _LISTED = re.compile(r"@lossd-health/(?P<address>\S+)/(?P<port>\d+)$", re.MULTILINE)
 
 
-class Answer(NamedTuple):
-    """What a service says of its health.
+class HealthAnswer(NamedTuple):
+    """A service's answer to a health check.
 
     Attributes:
-        status: Of HTTP: 200 where it is well.
-        body: JSON, as bytes.
+        status: The HTTP status; 200 if the service is healthy.
+        body: The JSON document.
     """
 
     status: int
     body: bytes
 
 
-def path_of(address: str, port: int) -> str:
-    """The socket's path, for a service that listens at that address and port."""
+def socket_path(address: str, port: int) -> str:
+    """Return the socket's path for a service at this address and port."""
     return f"\0lossd-health/{address}/{port}"
 
 
-def services() -> list[tuple[str, int]]:
-    """Address and port of every service in this network namespace, in order."""
+def list_services() -> list[tuple[str, int]]:
+    """Return address and port of every service in this network namespace, sorted."""
     found = {(match["address"], int(match["port"])) for match in _LISTED.finditer(SOCKETS.read_text())}
     return sorted(found)
 
 
-def ask(address: str, port: int, path: str, timeout_s: float) -> Answer:
-    """Ask a service.
+def check(address: str, port: int, path: str, timeout_s: float) -> HealthAnswer:
+    """Send a health check to a service and return the answer.
 
     Args:
-        address: Where it listens.
-        port: Likewise.
+        address: The address it listens at.
+        port: The port it listens on.
         path: ``/health/ready`` or ``/health/live``.
-        timeout_s: How long to wait at most, in seconds.
+        timeout_s: The most time to wait, in seconds.
 
     Raises:
-        OSError: It does not answer.
-        http.client.HTTPException: What answers is no service.
+        OSError: The service does not answer.
+        http.client.HTTPException: The answer is not HTTP.
     """
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.sock.settimeout(timeout_s)
-        connection.sock.connect(path_of(address, port))
+        connection.sock.connect(socket_path(address, port))
         connection.request("GET", path)
         answer = connection.getresponse()
-        return Answer(answer.status, answer.read())
+        return HealthAnswer(answer.status, answer.read())
     finally:
         connection.close()

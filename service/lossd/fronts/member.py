@@ -1,4 +1,4 @@
-"""A front among several, as it sees its parent."""
+"""A front's connection to the parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 import orjson
 
-from lossd.fronts import Place
+from lossd.fronts import FrontConfig
 from lossd.fronts.counts import Family
 from lossd_client.errors import Unavailable
 
@@ -26,27 +26,27 @@ PATIENCE_S = 3.0
 
 
 class Member:
-    """The connection to the parent; a front does not outlive it.
+    """A front's connection to the parent; the front ends with it.
 
     Args:
-        place: What the parent told.
+        config: What the parent passed to this front.
 
     Attributes:
-        place: Likewise.
+        config: The same.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._asked: deque[asyncio.Future[list[Family]]] = deque()
+    def __init__(self, config: FrontConfig) -> None:
+        self.config = config
+        self._requested: deque[asyncio.Future[list[Family]]] = deque()
 
     async def join(self, counted: Callable[[], Sequence[Family]]) -> None:
         """Begin to answer the parent.
 
         Args:
-            counted: Called for what this front has counted.
+            counted: Returns this front's counters.
         """
         self._counted = counted
-        connection = socket.socket(fileno=self.place.socket)
+        connection = socket.socket(fileno=self.config.socket)
         self._reader, self._writer = await asyncio.open_unix_connection(sock=connection, limit=LINE_BYTES)
         self._task = asyncio.create_task(self._listen())
 
@@ -54,33 +54,33 @@ class Member:
         """Stop answering."""
         self._task.cancel()
 
-    def say(self, what: Literal["listening", "ready"]) -> None:
-        """Tell the parent that connections are accepted, or that a worker is ready."""
-        self._say({what: True})
+    def report(self, state: Literal["listening", "ready"]) -> None:
+        """Tell the parent that this front accepts connections, or that a worker is ready."""
+        self._send({state: True})
 
     async def totals(self) -> list[Family]:
-        """What all fronts have counted, those before this one included.
+        """Return the counters of all fronts, also of fronts that ended.
 
         Raises:
-            Unavailable: The parent does not say.
+            Unavailable: The parent does not answer.
         """
         answer: asyncio.Future[list[Family]] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
-        self._say({"ask": True})
+        self._requested.append(answer)
+        self._send({"ask": True})
         try:
             return await asyncio.wait_for(asyncio.shield(answer), PATIENCE_S)
         except TimeoutError:
             raise Unavailable("the other fronts cannot be asked what they counted", retry_after_s=1.0) from None
 
-    def _say(self, message: object) -> None:
+    def _send(self, message: object) -> None:
         self._writer.write(orjson.dumps(message) + b"\n")
 
     async def _listen(self) -> None:
         while line := await self._reader.readline():
             message = orjson.loads(line)
             if "round" in message:
-                self._say({"round": message["round"], "counted": self._counted()})
+                self._send({"round": message["round"], "counted": self._counted()})
             else:
-                self._asked.popleft().set_result(message["totals"])
-        log.warning("the parent is gone, this front ends")
+                self._requested.popleft().set_result(message["totals"])
+        log.warning("the parent ended; this front ends too")
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The parent of several fronts: it keeps them and their workers, and takes no request itself."""
+"""The parent of several fronts: starts and restarts fronts and workers, and answers no requests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from prometheus_client.core import CounterMetricFamily
 from lossd.configuration.preflight import StartError
 from lossd.engine.protocol import take_replies
 from lossd.engine.worker_process import END_S, FIRST_TRIES, Patience, WorkerProcess, ended_with, hopeless
-from lossd.fronts import Place
-from lossd.fronts.counts import Family, cumulative, family, merged
+from lossd.fronts import FrontConfig
+from lossd.fronts.counts import Family, cumulative, family, merge
 from lossd.fronts.member import LINE_BYTES
 from lossd.logs import configure
 
@@ -39,36 +39,36 @@ LEAVE_S = 5.0
 
 
 def keep(settings: Settings, announce: Callable[[int], None], held: Sequence[socket.socket]) -> int:
-    """Keep fronts and workers until SIGTERM or SIGINT, then let them finish what was accepted.
+    """Run fronts and workers until SIGTERM or SIGINT, then let them finish the accepted requests.
 
     Args:
-        settings: How they run.
+        settings: The service's settings.
         announce: Called with the port once all fronts accept connections and have a worker.
-        held: Sockets that never listen: they keep the port for the fronts.
+        held: Bound sockets that never listen, and so reserve the port for the fronts.
 
     Returns:
-        The exit status: 0, or 1 where a front did not start or did not end.
+        The exit status: 0, or 1 if a front did not start or did not end.
 
     Raises:
-        StartError: A worker cannot work, and never could.
+        StartError: A worker never became ready and cannot work.
     """
     configure(settings)
     parent = _Parent(settings, announce, held[0].getsockname()[1])
     status = asyncio.run(parent.run())
-    for one in held:
-        one.close()
+    for reserved in held:
+        reserved.close()
     if parent.failure is not None:
         raise StartError(parent.failure)
     return status
 
 
-class _Front:
-    """One front, as its parent sees it.
+class _FrontProcess:
+    """A front's process and the connection to it.
 
     Attributes:
         listening: Whether it accepts connections.
-        ready: Whether it has a worker, or had one.
-        counted: What it last said it has counted.
+        ready: Whether it has, or had, a worker.
+        counted: Its counters, as it last sent them.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], writer: asyncio.StreamWriter) -> None:
@@ -78,17 +78,17 @@ class _Front:
         self.rounds: dict[int, asyncio.Future[None]] = {}
         self._writer = writer
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         self._writer.write(orjson.dumps(message) + b"\n")
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """It answers a round."""
+    def receive_counters(self, message: dict[str, Any]) -> None:
+        """Take the answer to a round of questions."""
         self.counted = message["counted"]
         answered = self.rounds.pop(message["round"], None)
         if answered is not None and not answered.done():
             answered.set_result(None)
 
-    def gone(self) -> None:
+    def close(self) -> None:
         self._writer.close()
         for answered in self.rounds.values():
             answered.cancel()
@@ -100,7 +100,7 @@ class _Parent:
         self.failure: str | None = None
         self.settings = settings
         self.announce = announce
-        self.fronts: set[_Front] = set()
+        self.fronts: set[_FrontProcess] = set()
         self.announced = False
         self.failed = False
         self.restarts = {"front": 0, "worker": 0}
@@ -109,13 +109,13 @@ class _Parent:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Until a signal says to stop."""
+        """Run until a signal asks to stop, and return the exit status."""
         self.stopping, self.drained = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # deliver a signal that came before
         devices = self.settings.device.split(",") if self.settings.engine == "process" else []
         name = f"lossd-{os.getpid()}-{secrets.token_hex(8)}"
         self.addresses = tuple(f"{name}-{index}" for index in range(len(devices)))
@@ -123,10 +123,10 @@ class _Parent:
         fronts = [asyncio.create_task(self._keep_front()) for _ in range(self.settings.fronts)]
         await self.stopping.wait()
         self._pass_on(signal.SIGTERM)
-        # A front takes the drain's time twice at most: for its connections, and for work that nobody waits for.
+        # A front needs at most twice the drain time: for its connections, and for work that nobody waits for.
         _, slow = await asyncio.wait(fronts, timeout=2 * self.settings.drain_timeout_ms / 1000 + LEAVE_S)
         if slow:
-            log.error("%d fronts did not end in time and are killed", len(slow))
+            log.error("%d fronts did not end in time; they are killed", len(slow))
             self.failed = True
             self._pass_on(signal.SIGKILL)
         self.drained.set()
@@ -137,9 +137,9 @@ class _Parent:
         for front in self.fronts:
             front.process.send_signal(number)
 
-    def _fail(self, why: str) -> None:
-        """End: nothing can be evaluated here."""
-        self.failure = self.failure or why
+    def _fail(self, reason: str) -> None:
+        """End, because no worker can evaluate anything."""
+        self.failure = self.failure or reason
         self.stopping.set()
 
     # Fronts
@@ -149,9 +149,9 @@ class _Parent:
         while not self.stopping.is_set():
             try:
                 listened, status = await self._run_front()
-            except OSError as error:  # no memory, or no process or file left: there may be some later
+            except OSError as error:  # no memory, process or file is left now
                 delay_s = patience.delay_s()
-                log.error("a front cannot be started: %s, trying again in %.1f s", error, delay_s)
+                log.error("a front cannot be started: %s; the next try is in %.1f s", error, delay_s)
                 await _wait(self.stopping, delay_s)
                 continue
             if self.stopping.is_set():
@@ -166,139 +166,139 @@ class _Parent:
                 patience.succeeded()
             delay_s = patience.delay_s()
             self.restarts["front"] += 1
-            log.warning("a front ended with status %s, starting another in %.1f s", status, delay_s)
+            log.warning("a front ended with status %s; another starts in %.1f s", status, delay_s)
             await _wait(self.stopping, delay_s)
 
     async def _run_front(self) -> tuple[bool, int]:
-        """One front from its start to its end: whether it accepted connections, and its status."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        place = Place(self.port, theirs.fileno(), self.addresses)
-        # The same command once more, in a session of its own: a terminal's Ctrl-C reaches the parent alone.
+        """Run one front until it ends. Return whether it accepted connections, and its exit status."""
+        parent_end, front_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        config = FrontConfig(self.port, front_end.fileno(), self.addresses)
+        # The same command in a new session: a terminal's Ctrl-C reaches the parent only.
         try:
-            with _sighup_blocked():  # a front inherits that, and hears it when it is ready
+            with _sighup_blocked():  # the front inherits the mask, and unblocks the signal when it is ready
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[front_end.fileno()],
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, **place.environment()},
+                    env={**os.environ, **config.environment()},
                     start_new_session=True,
                 )
         except OSError:
-            ours.close()
+            parent_end.close()
             raise
         finally:
-            theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES)
-        front = _Front(process, writer)
+            front_end.close()
+        reader, writer = await asyncio.open_unix_connection(sock=parent_end, limit=LINE_BYTES)
+        front = _FrontProcess(process, writer)
         self.fronts.add(front)
-        if self.stopping.is_set():  # meanwhile
+        if self.stopping.is_set():  # the signal came while the front was started
             process.terminate()
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
-                self._hear(front, orjson.loads(line))
+                self._receive(front, orjson.loads(line))
         try:
             status = await asyncio.to_thread(process.wait, LEAVE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             status = await asyncio.to_thread(process.wait)
         self.fronts.discard(front)
-        front.gone()
-        self.retired = merged([self.retired, cumulative(front.counted)])
+        front.close()
+        self.retired = merge([self.retired, cumulative(front.counted)])
         return front.listening, status
 
-    def _hear(self, front: _Front, message: dict[str, Any]) -> None:
+    def _receive(self, front: _FrontProcess, message: dict[str, Any]) -> None:
         if "listening" in message:
             front.listening = True
         elif "ready" in message:
             front.ready = True
-            if not self.announced and sum(one.ready for one in self.fronts) == self.settings.fronts:
+            if not self.announced and sum(other.ready for other in self.fronts) == self.settings.fronts:
                 self.announced = True
                 self.announce(self.port)
         elif "ask" in message:
-            task = asyncio.create_task(self._tell(front))
+            task = asyncio.create_task(self._send_totals(front))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            front.hear(message)
+            front.receive_counters(message)
 
-    async def _tell(self, asking: _Front) -> None:
-        """Ask every front what it has counted, and tell the sum. What was told stays known when a front dies."""
+    async def _send_totals(self, recipient: _FrontProcess) -> None:
+        """Ask every front for its counters and send the sum. The parent keeps the counters of a front that dies."""
         number, answers = next(self._rounds), []
         for front in self.fronts:
             front.rounds[number] = asyncio.get_running_loop().create_future()
             answers.append(front.rounds[number])
-            front.say({"round": number})
+            front.send({"round": number})
         await asyncio.wait(answers, timeout=ROUND_S)
         for front in self.fronts:
             front.rounds.pop(number, None)
-        own = [
+        restarts = [
             family(
                 CounterMetricFamily(f"lossd_{kind}_restarts", f"Processes started in place of a dead {kind}.", count)
             )
             for kind, count in self.restarts.items()
         ]
-        asking.say({"totals": merged([*(front.counted for front in self.fronts), self.retired, own])})
+        recipient.send({"totals": merge([*(front.counted for front in self.fronts), self.retired, restarts])})
 
     # Workers
 
     async def _keep_worker(self, device: str, address: str) -> None:
-        hearing, patience, first_tries = _Hearing(), Patience(), 0
+        status, patience, first_tries = _WorkerStatus(), Patience(), 0
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            # It outlives each worker: a front that comes while there is none waits for the next.
+            # The listener outlives each worker: a front that connects between two workers waits for the next.
             listener.bind(f"\0{address}")
             listener.listen(BACKLOG)
             worker = WorkerProcess(device, self.settings, listener)
             while not self.drained.is_set():
-                end = await self._run_worker(worker, hearing, patience)
+                end = await self._run_worker(worker, status, patience)
                 if self.drained.is_set():
                     break
-                if not hearing.ready:
-                    _turn_away(listener)
-                if not hearing.greeted:
+                if not status.ready:
+                    _close_queued(listener)
+                if not status.greeted:
                     first_tries += 1
-                    why = hearing.refusal or (hopeless(device, end) if first_tries == FIRST_TRIES else None)
-                    if why is not None:
-                        self._fail(why)
+                    reason = status.refusal or (hopeless(device, end) if first_tries == FIRST_TRIES else None)
+                    if reason is not None:
+                        self._fail(reason)
                         return
                 delay_s = patience.delay_s()
                 self.restarts["worker"] += 1
-                log.warning("worker on %s %s, starting another in %.1f s", device, end, delay_s)
+                log.warning("worker on %s %s; another starts in %.1f s", device, end, delay_s)
                 await _wait(self.drained, delay_s)
         await asyncio.to_thread(worker.end)
 
-    async def _run_worker(self, worker: WorkerProcess, hearing: _Hearing, patience: Patience) -> str:
-        """One worker to its end, or until the fronts have ended: how it ended."""
+    async def _run_worker(self, worker: WorkerProcess, status: _WorkerStatus, patience: Patience) -> str:
+        """Run one worker until it ends or all fronts have ended, and return how it ended."""
         try:
             connection = worker.start()
         except OSError as error:
-            hearing.ready = False
+            status.ready = False
             return f"cannot be started: {error}"
         with connection:
-            ended = asyncio.create_task(hearing.until_closed(connection, patience))
+            ended = asyncio.create_task(status.read_until_closed(connection, patience))
             drained = asyncio.create_task(self.drained.wait())
             await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
             if self.drained.is_set():
                 ended.cancel()
                 return "is no longer needed"
-        return ended_with(await asyncio.to_thread(worker.reap, patience_s=0.0 if hearing.ready else END_S))
+        return ended_with(await asyncio.to_thread(worker.reap, patience_s=0.0 if status.ready else END_S))
 
 
-class _Hearing:
-    """What the worker processes of a device have said, one after the other.
+class _WorkerStatus:
+    """The state of a device's worker processes, one after the other.
 
     Attributes:
-        ready: Whether the last one said hello.
-        greeted: Whether any did.
-        refusal: Why the last one cannot work, if it cannot.
+        ready: Whether the last worker became ready.
+        greeted: Whether any worker became ready.
+        refusal: Why the last worker cannot work; None if it can.
     """
 
     def __init__(self) -> None:
         self.ready = self.greeted = False
         self.refusal: str | None = None
 
-    async def until_closed(self, connection: socket.socket, patience: Patience) -> None:
-        """Read a worker's hello, and then nothing until it ends."""
+    async def read_until_closed(self, connection: socket.socket, patience: Patience) -> None:
+        """Read a worker's first message, and return when the worker ends."""
         loop, buffer, self.ready = asyncio.get_running_loop(), bytearray(), False
         with contextlib.suppress(ConnectionError):
             while chunk := await loop.sock_recv(connection, 1 << 12):
@@ -307,7 +307,7 @@ class _Hearing:
                     [(refused, text)] = reply.answers
                     if refused:
                         self.refusal = orjson.loads(text)["detail"]
-                        if self.greeted:  # a device that broke may come back; one that never worked is an end
+                        if self.greeted:  # a device that has worked may recover
                             log.error("%s", self.refusal)
                     else:
                         self.ready = self.greeted = True
@@ -316,15 +316,15 @@ class _Hearing:
 
 @contextlib.contextmanager
 def _sighup_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _turn_away(listener: socket.socket) -> None:
-    """Tell the fronts that wait for a worker that it did not start: they count its failures, and come again."""
+def _close_queued(listener: socket.socket) -> None:
+    """Close the connections of fronts that wait for a worker. They count the failed start, and connect again."""
     listener.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:

@@ -1,4 +1,4 @@
-"""The port: taken before anything else is started, by one process or by several that listen on it together."""
+"""Binds the port before anything else starts, for one process or for several that share it."""
 
 from __future__ import annotations
 
@@ -18,58 +18,57 @@ BACKLOG = 2048
 
 
 def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Sockets at each address of the host, not listening yet.
+    """Return sockets that are bound to each address of the host, not listening yet.
 
-    An address that this machine does not have, such as localhost's second one where there is no IPv6, is left out as
-    long as there is another.
+    Addresses that this machine lacks, such as localhost's IPv6 address, are left out if another can be bound.
 
     Args:
-        host: A name or an address; empty for all of this machine's.
-        port: 0 for one that is free.
-        shared: Whether each process that binds so gets its part of the connections; a port that is not is taken by one.
+        host: A name or an address; empty for all addresses of this machine.
+        port: 0 for a free port.
+        shared: Whether several processes may bind the port and share its connections.
 
     Raises:
-        OSError: There is no such address, or it is taken.
-        UnicodeError: That is no name of a host.
+        OSError: The address does not exist, or the port is taken.
+        UnicodeError: The host is not a valid name.
     """
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     for kind, address in _addresses(host, port):
         try:
-            one = socket.socket(kind, socket.SOCK_STREAM)
+            bound = socket.socket(kind, socket.SOCK_STREAM)
         except OSError as error:
             absent = error
             continue
         try:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if kind == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port, *address[2:]))
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((address[0], port, *address[2:]))
         except OSError as error:
-            one.close()
+            bound.close()
             if error.errno not in ABSENT:
                 for other in sockets:
                     other.close()
                 raise
             absent = error
             continue
-        sockets.append(one)
-        port = one.getsockname()[1]  # the next address gets the port that was free to choose for the first
+        sockets.append(bound)
+        port = bound.getsockname()[1]  # a free port chosen for the first address is used for all
     if not sockets and absent is not None:
         raise absent
     return sockets
 
 
 def take(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """The same, for a service that starts: nobody else may be there.
+    """Bind as :func:`bind` does, and make sure that no other program has the port.
 
     Raises:
-        StartError: It cannot be had, and why.
+        StartError: Why the port cannot be bound.
     """
     try:
-        alone = bind(host, port, shared=False)  # who shares a port would share it with another service, and not know
+        alone = bind(host, port, shared=False)  # a shared port could already belong to another service
         if not shared:
             return alone
         for one in alone:
@@ -80,10 +79,10 @@ def take(host: str, port: int, *, shared: bool) -> list[socket.socket]:
 
 
 def listen(sockets: list[socket.socket]) -> None:
-    """Let who connects wait to be accepted, from now on: it is not refused while the service loads.
+    """Listen, so that connections wait while the service loads, instead of being refused.
 
     Raises:
-        StartError: Another service that started at the same moment has the port.
+        StartError: Another service took the port in the same moment.
     """
     for one in sockets:
         try:
@@ -96,11 +95,11 @@ def listen(sockets: list[socket.socket]) -> None:
 def _reason(error: Exception, port: int) -> str:
     number = getattr(error, "errno", None)
     if isinstance(error, (socket.gaierror, UnicodeError)):
-        return "that is no address, nor a name that has one (setting host)"
+        return "this host has no address; set an address of this machine or its name (setting host)"
     if number == errno.EADDRINUSE:
         return "another program listens on it; end that program, or choose another port (0 picks a free one)"
     if number in ABSENT:
-        return "that is not an address of this machine (setting host); 0.0.0.0 is all it has"
+        return "this is not an address of this machine (setting host); 0.0.0.0 stands for all that it has"
     if number in (errno.EACCES, errno.EPERM) and 0 < port < PRIVILEGED:
         return f"ports below {PRIVILEGED} need a privilege (CAP_NET_BIND_SERVICE) that this process lacks"
     return os.strerror(number) if number else str(error)
@@ -108,5 +107,5 @@ def _reason(error: Exception, port: int) -> str:
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # A name may stand for the same address more than once, which cannot be listened on twice.
+    # A name may have the same address several times; it can be bound only once.
     yield from dict.fromkeys((kind, address) for kind, *_, address in found)
