@@ -9,7 +9,7 @@ from typing import Any
 
 from lossd import __version__
 from lossd.api.evaluate import plan_of
-from lossd.api.observability.telemetry import Counts
+from lossd.api.observability.telemetry import ModelCounts
 from lossd.job import model_name
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Input, Loss, closest
@@ -198,12 +198,12 @@ def _metric(task: str, name: str) -> _Tensor:
     return _Tensor(name, "INT64", [-1] if getattr(TASKS[task], "averaged", False) else [])
 
 
-def statistics(of: Iterable[Model], counted: Mapping[str, Counts]) -> dict[str, Any]:
+def statistics(of: Iterable[Model], counted: Mapping[str, ModelCounts]) -> dict[str, Any]:
     """What ``GET /v2/models/stats`` says: requests by either door, since the service started."""
-    return {"model_stats": [_statistics(model.name, counted.get(model.name, Counts())) for model in of]}
+    return {"model_stats": [_statistics(model.name, counted.get(model.name, ModelCounts())) for model in of]}
 
 
-def _statistics(name: str, counts: Counts) -> dict[str, Any]:
+def _statistics(name: str, counts: ModelCounts) -> dict[str, Any]:
 
     def duration(count: int, seconds: float) -> dict[str, int]:
         return {"count": count, "ns": round(seconds * 1e9)}

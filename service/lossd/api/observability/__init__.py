@@ -1,1 +1,1 @@
-"""Metrics, traces, the access log, health."""
+"""Metrics, traces, the access log and health checks."""

@@ -1,4 +1,4 @@
-"""What an operator asks: is it alive, is it ready, how is it doing."""
+"""Health checks and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
 
 
 class Compiled(BaseModel):
-    """How far the compiled passes are; what is not compiled yet is evaluated all the same, more slowly."""
+    """The state of the compiled passes. Requests without a compiled pass are evaluated too, more slowly."""
 
-    ready: int = Field(description="Passes that are used.")
+    ready: int = Field(description="Passes that are in use.")
     failed: int = Field(description="Passes that cannot be compiled on this machine; the log says why.")
-    total: int = Field(description="All passes of all CPU workers; 0 where none are to be compiled.")
+    total: int = Field(description="All passes of all CPU workers; 0 if none are to be compiled.")
 
 
 class Ready(BaseModel):
-    """A worker is there."""
+    """A worker is ready."""
 
     status: Literal["ready"]
     compiled: Compiled
 
 
 def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
-    """The routes.
+    """Return the routes.
 
     Args:
-        engine: Whose readiness is reported.
-        telemetry: Whose counters are shown.
+        engine: Reports whether it is ready.
+        telemetry: Holds the counters.
     """
     routes = APIRouter(tags=["operations"])
 
@@ -46,7 +46,7 @@ def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
     async def live() -> dict[str, str]:
         return {"status": "live", "version": __version__}
 
-    @routes.get("/health/ready", summary="A worker is there, and new work is taken")
+    @routes.get("/health/ready", summary="A worker is ready, and new work is accepted")
     async def ready() -> Ready:
         if not engine.ready:
             raise Unavailable(engine.obstacle, retry_after_s=1.0)

@@ -1,6 +1,6 @@
-"""What is known of a request when it is over: counted for Prometheus here, and handed on to whoever else observes.
+"""Counts requests for Prometheus, and passes them to observers, when they are over.
 
-The hot path adds to plain numbers; they become Prometheus samples only when somebody reads ``/metrics``.
+The hot path adds to plain numbers. They become Prometheus samples when ``/metrics`` is read.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.fronts.member import Member
 
-__all__ = ["DISCONNECTED", "STAGES", "Counts", "Observer", "Telemetry"]
+__all__ = ["DISCONNECTED", "STAGES", "ModelCounts", "Observer", "Telemetry"]
 
 OK, DISCONNECTED = "ok", "disconnected"
-_MODELS = "models"  # a family that fronts tell each other, and that is not shown
+_MODELS = "models"  # a family that fronts exchange and ``/metrics`` does not show
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-# What dashboards made for Triton read: name, attribute of Counts, and its unit.
+# The metrics of Triton's dashboards: name, attribute of ModelCounts, and factor to its unit.
 _TRITON = (
     ("request_success", "success", 1),
     ("request_failure", "fail", 1),
@@ -70,20 +70,20 @@ class _Histogram:
 
 
 @dataclass(slots=True)
-class Counts:
+class ModelCounts:
     """The requests for one loss, or for one task's metrics alone; durations are sums, in seconds.
 
     Attributes:
         success: Requests answered.
-        success_s: How long they took as a whole, and below, in each stage.
-        queue_s: Waiting.
-        copy_s: To the device.
-        compute_s: Computing.
-        encode_s: Making the answer.
+        success_s: Their time in all; below, in each stage.
+        queue_s: Their time in the queue.
+        copy_s: Their time of copies to the device.
+        compute_s: Their time of computing.
+        encode_s: Their time of encoding the answer.
         fail: Requests answered with a problem.
-        fail_s: How long those took.
-        last_s: When the last one was answered, in seconds since 1970.
-        executions: Batches, as far as somebody asked.
+        fail_s: Their time in all.
+        last_s: The time of the last answer, in seconds since 1970.
+        executions: Batches, as of the last read.
     """
 
     success: int = 0
@@ -99,39 +99,39 @@ class Counts:
 
 
 class Observer(Protocol):
-    """Who is told of every request for an evaluation when it is over."""
+    """Receives every request for an evaluation when it is over."""
 
     def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
-        """It was answered.
+        """Receive an answered request.
 
         Args:
             request: The request.
-            result: Its answer, whose tensors were let go.
-            durations_s: How long its stages took, in the order of :data:`STAGES`.
+            result: Its result; the tensors are released.
+            durations_s: The seconds of each stage, in the order of :data:`STAGES`.
             size: Bytes of the answer.
         """
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
-        """It was not.
+        """Receive a refused request.
 
         Args:
             request: The request.
             outcome: The problem's type, or :data:`DISCONNECTED`.
-            status: Of the answer; None where there was nobody left to answer.
-            total_s: How long that took.
+            status: The answer's status; None if the client left.
+            total_s: The request's time in seconds.
         """
 
 
 class Telemetry(Collector):
-    """Counters of one front; what it shows is what all fronts of the service have counted.
+    """The counters of one front; it reports the sums of all fronts.
 
     Args:
         engine: The engine whose queue and batches are reported.
-        member: Its place among several fronts, if there are several.
+        member: The connection to the parent; None for a single front.
 
     Attributes:
         models: Counts by :func:`lossd.job.model_name`.
-        observers: Who else is told.
+        observers: Receive each request too.
     """
 
     def __init__(self, engine: Engine, member: Member | None = None) -> None:
@@ -140,14 +140,14 @@ class Telemetry(Collector):
         self.observers: list[Observer] = []
         self.requests: dict[tuple[str, str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
-        self.models: dict[str, Counts] = {}
+        self.models: dict[str, ModelCounts] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
     def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
-        """One more request answered; see :meth:`Observer.answered`."""
+        """Count an answered request; see :meth:`Observer.answered`."""
         self._count(request, OK)
         for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
             histogram.counts[bisect_left(BOUNDS_S, seconds)] += 1
@@ -165,7 +165,7 @@ class Telemetry(Collector):
             observer.answered(request, result, durations_s, size)
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
-        """One more request that was not; see :meth:`Observer.refused`."""
+        """Count a refused request; see :meth:`Observer.refused`."""
         total_s = time.monotonic() - request.begin
         self._count(request, outcome)
         if request.model:
@@ -179,31 +179,31 @@ class Telemetry(Collector):
         key = (request.model, request.client, outcome)
         self.requests[key] = self.requests.get(key, 0) + 1
 
-    def _counts(self, loss: str) -> Counts:
+    def _counts(self, loss: str) -> ModelCounts:
         counts = self.models.get(loss)
         if counts is None:
-            counts = self.models[loss] = Counts()
+            counts = self.models[loss] = ModelCounts()
         return counts
 
     async def page(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus scrapes."""
         if self.member is None:
             return generate_latest(self._registry)
-        return generate_latest(_Read([f for f in await self.member.totals() if f["name"] != _MODELS]))
+        return generate_latest(_FixedCollector([f for f in await self.member.totals() if f["name"] != _MODELS]))
 
-    async def by_model(self) -> dict[str, Counts]:
-        """Counts by :func:`lossd.job.model_name`."""
+    async def by_model(self) -> dict[str, ModelCounts]:
+        """Return the counts of all fronts by :func:`lossd.job.model_name`."""
         if self.member is None:
             return self._with_executions()
-        counts: dict[str, Counts] = {}
+        counts: dict[str, ModelCounts] = {}
         (models,) = (family for family in await self.member.totals() if family["name"] == _MODELS)
         for name, labels, value in models["samples"]:
-            of_model = counts.setdefault(labels["model"], Counts())
-            setattr(of_model, name, type(getattr(of_model, name))(value))
+            model = counts.setdefault(labels["model"], ModelCounts())
+            setattr(model, name, type(getattr(model, name))(value))
         return counts
 
     def counted(self) -> list[Family]:
-        """What this front has counted, for the others."""
+        """Return this front's counters, for the parent."""
         samples = [
             [field.name, {"model": model}, getattr(counts, field.name)]
             for model, counts in self._with_executions().items()
@@ -212,13 +212,13 @@ class Telemetry(Collector):
         models = {"name": _MODELS, "type": "unknown", "documentation": "", "samples": samples}
         return [models, *(family(metric) for metric in self._registry.collect())]
 
-    def _with_executions(self) -> dict[str, Counts]:
+    def _with_executions(self) -> dict[str, ModelCounts]:
         for model, count in self.engine.stats.executions.items():
             self._counts(model).executions = count
         return self.models
 
     def collect(self) -> Iterator[Metric]:
-        """Everything counted, as Prometheus families."""
+        """Yield all counters as Prometheus families."""
         yield _by("lossd_requests", "Requests for an evaluation, by loss.", ("loss", "outcome"), self._sums(0, 2))
         yield _by(
             "lossd_client_requests", "The same, by the name of the API key.", ("client", "outcome"), self._sums(1, 2)
@@ -253,15 +253,15 @@ class Telemetry(Collector):
         yield from self._triton()
 
     def _sums(self, *parts: int) -> dict[tuple[str, ...], int]:
-        """How many requests there were, by some parts of what they are counted under."""
+        """Return the number of requests by some parts of their key (loss, client, outcome)."""
         sums: dict[tuple[str, ...], int] = {}
         for key, count in list(self.requests.items()):
-            part = tuple(key[index] for index in parts)
-            sums[part] = sums.get(part, 0) + count
+            labels = tuple(key[index] for index in parts)
+            sums[labels] = sums.get(labels, 0) + count
         return sums
 
     def _memory(self) -> Iterator[Metric]:
-        """The workers' memory; this process's own is ProcessCollector's."""
+        """Yield the workers' memory. ProcessCollector reports this process's."""
         labels = ("worker", "device")
         resident = GaugeMetricFamily("lossd_worker_resident_bytes", "Main memory of a worker process.", labels=labels)
         device = GaugeMetricFamily(
@@ -279,7 +279,7 @@ class Telemetry(Collector):
         yield device
 
     def _compiled(self) -> Metric:
-        """How far the workers' compiled passes are; no samples where there are to be none."""
+        """Return the states of the workers' compiled passes; no samples if there are none."""
         passes = GaugeMetricFamily(
             "lossd_compiled_passes",
             "Compiled passes of a CPU worker: ready, pending while they are compiled, and failed.",
@@ -293,7 +293,7 @@ class Telemetry(Collector):
         return passes
 
     def _triton(self) -> Iterator[Metric]:
-        """The same under the names that Triton has for it; those lack the ``_total`` that counters end in."""
+        """Yield the counters under Triton's names, which lack the suffix ``_total`` of counters."""
         labels = ("model", "version")
         for name, attribute, factor in _TRITON:
             family = UntypedMetricFamily(f"nv_inference_{name}", "As Triton Inference Server counts it.", labels=labels)
@@ -307,7 +307,7 @@ class Telemetry(Collector):
 
 
 def _caches() -> Iterator[Metric]:
-    """Yield what the caches of this front hold, and how often they were asked."""
+    """Yield the size, hits and misses of this front's caches."""
     hits = CounterMetricFamily("lossd_cache_hits", "Look-ups in a cache that found an entry.", labels=("cache",))
     misses = CounterMetricFamily("lossd_cache_misses", "Look-ups in a cache that found none.", labels=("cache",))
     nbytes = GaugeMetricFamily("lossd_cache_bytes", "Bytes of a cache's entries.", labels=("cache",))
@@ -319,21 +319,21 @@ def _caches() -> Iterator[Metric]:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Memory of a process; 0 where it has just ended."""
+    """Return the memory of a process in bytes; 0 if the process has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
     except (OSError, IndexError):
         return 0
 
 
-class _Read(Collector):
-    """Families that others counted."""
+class _FixedCollector(Collector):
+    """Families read from the other fronts."""
 
     def __init__(self, families: list[Family]) -> None:
         self.families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Them."""
+        """Return the metrics."""
         return map(metric, self.families)
 
 

@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry: one a request, made when it is over, so that a request costs nothing while it is under way.
+"""Makes an OpenTelemetry span of each request when it is over, so that tracing costs nothing in between.
 
-Loaded only where the setting ``tracing`` asks for it. Where spans go and how many are kept is told by OpenTelemetry's
-own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT`` and ``OTEL_TRACES_SAMPLER``.
+The setting ``tracing`` loads this module. OpenTelemetry's variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT`` and
+``OTEL_TRACES_SAMPLER``, set where spans go and how many are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
     raise RuntimeError(f"tracing needs {missing.name}: pip install 'lossd[otel]'") from None
 
 from lossd import __version__
-from lossd.api.observability.access_log import path_told, shapes_told, told
+from lossd.api.observability.access_log import first_shapes, printable, short_path
 from lossd.api.observability.telemetry import OK, STAGES
 
 if TYPE_CHECKING:
@@ -33,24 +33,24 @@ class Tracing:
     """Makes a span of each request for an evaluation.
 
     Args:
-        provider: Whose spans they are; by default the one this process has set, or else one that exports by OTLP.
+        provider: Makes the spans; by default the one that this process has set, else one that exports over OTLP.
     """
 
     def __init__(self, provider: trace.TracerProvider | None = None) -> None:
-        self._own: TracerProvider | None = None
+        self._exporter: TracerProvider | None = None
         if provider is None:
             provider = trace.get_tracer_provider()
             if isinstance(provider, trace.ProxyTracerProvider):
-                provider = self._own = _exporting()
+                provider = self._exporter = _otlp_provider()
         self._tracer = provider.get_tracer("lossd", __version__)
 
     def stop(self) -> None:
-        """Export what is still held."""
-        if self._own is not None:
-            self._own.shutdown()
+        """Export the spans that are left."""
+        if self._exporter is not None:
+            self._exporter.shutdown()
 
     def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
-        """It was answered; see :class:`lossd.api.observability.telemetry.Observer`."""
+        """Make a span of an answered request; see :class:`lossd.api.observability.telemetry.Observer`."""
         *stages_s, total_s = durations_s
         span, end_ns = self._span(request, total_s)
         if span.is_recording():
@@ -64,7 +64,7 @@ class Tracing:
         span.end(end_ns)
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
-        """It was not."""
+        """Make a span of a refused request."""
         span, end_ns = self._span(request, total_s)
         if span.is_recording():
             _describe(span, request, outcome, status)
@@ -74,7 +74,7 @@ class Tracing:
         span.end(end_ns)
 
     def _span(self, request: HttpRequest, total_s: float) -> tuple[trace.Span, int]:
-        """A span that began with the request, under whatever the client traces it as, and when it ends."""
+        """Return a span that began with the request, below the client's span, and the time of its end."""
         end_ns = time.time_ns()
         scope = request.scope
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -87,7 +87,7 @@ class Tracing:
         return span, end_ns
 
 
-def _exporting() -> TracerProvider:
+def _otlp_provider() -> TracerProvider:
     defaults = Resource.create({"service.name": "lossd", "service.version": __version__})
     provider = TracerProvider(resource=defaults.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -99,7 +99,7 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
     attributes: dict[str, Any] = {
         "http.request.method": scope["method"],
         "http.route": _route(scope["path"]),
-        "url.path": path_told(scope["path"]),
+        "url.path": short_path(scope["path"]),
         "client.address": scope["client"][0] if scope.get("client") else None,
         "http.request.body.size": request.length,
         "http.response.status_code": status,
@@ -109,12 +109,12 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
         "lossd.outcome": outcome,
     }
     if (job := request.job) is not None:
-        attributes |= {f"lossd.shape.{told(name)}": shape for name, shape in shapes_told(job)}
+        attributes |= {f"lossd.shape.{printable(name)}": shape for name, shape in first_shapes(job)}
     span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
 
 
 def _route(path: str) -> str:
-    """The path with its parameters as such, so that there are few of them; nothing for what no route has."""
+    """Return the path with placeholders for its parameters; an empty text if no route has it."""
     match path.split("/"):
         case ["", "v1", "evaluate"]:
             return path
