@@ -1,7 +1,7 @@
 """Losses of paired boxes: one value for each prediction and its target.
 
-Each pair is moved to its target and divided by its own size, in float64: neither moves the losses, and no area then
-overflows, vanishes or loses its digits, wherever and however large the boxes are.
+Each pair is moved to its target's origin and divided by its own size, in float64. This does not change the losses, and
+no area overflows, vanishes or loses its digits, wherever and however large the boxes are.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class _Pair:
     eps: Tensor
 
     def zero_where_same(self, value: Tensor) -> Tensor:
-        """The value, and 0 for a box without area that equals its target: nothing to overlap, and nothing missed."""
+        """Return the value, or 0 for a box without area that equals its target."""
         return torch.where(self.same, torch.zeros_like(value), value)
 
 
@@ -221,12 +221,12 @@ def _corners(box: Tensor, format: str) -> Corners:  # noqa: A002
 
 
 def area(size: Tensor) -> Tensor:
-    """Width times height, (N, 2) to (N,)."""
+    """Return width times height, (N, 2) to (N,)."""
     return size[:, 0] * size[:, 1]
 
 
 def _angle(size: Tensor) -> Tensor:
-    """The angle whose tangent is width over height, (N,); 0 with gradient 0 for a point."""
+    """Return the angle whose tangent is width over height, (N,); 0 with gradient 0 for a point."""
     # It does not depend on the scale; at that of the longer side its derivative's squares cannot underflow.
     scale = size.detach().amax(-1, keepdim=True)
     point = scale == 0

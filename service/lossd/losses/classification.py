@@ -78,7 +78,7 @@ def cross_entropy(
         return _of_distributions(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
-        return weighted(softmax.picked(prediction, target)[0], weight)
+        return weighted(softmax.target_nll(prediction, target)[0], weight)
     target, kept = class_weights(target, prediction, None, ignore_index)
     share = _smoothed(prediction, target.unsqueeze(1), table, smoothing)
     return _counted(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target, table, kept)
@@ -106,7 +106,7 @@ def _cross_entropy(
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
         factor = upstream(weight) if weight is None else upstream(weight) * weight
-        value = softmax.sweep(partial(softmax.pointed, _unchanged), slopes, prediction, target, factor)
+        value = softmax.sweep(partial(softmax.target_kernel, _unchanged), slopes, prediction, target, factor)
         return weighted(value, weight)
     target, kept = class_weights(target, prediction, None, ignore_index)
     factor = upstream(_weights(target, table, kept))
@@ -143,7 +143,7 @@ def _table(prediction: Tensor, class_weight: Sequence[float] | None) -> Tensor |
 
 
 def _smoothing(prediction: Tensor, share: float | Tensor, mode: str) -> float | Tensor | None:
-    """The share that is spread over all classes alike; None for none."""
+    """Return the share that is spread over all classes; None for none."""
     classes = prediction.shape[1]
     if (isinstance(share, float) and share == 0) or (mode == "others" and classes == 1):
         return None
@@ -151,14 +151,14 @@ def _smoothing(prediction: Tensor, share: float | Tensor, mode: str) -> float | 
 
 
 def _smoothed(prediction: Tensor, target: Tensor, table: Tensor | None, smoothing: float | Tensor) -> Tensor:
-    """The weighted share of each class (n, C, *), given the target classes (n, 1, *)."""
-    own = torch.ones_like(target, dtype=prediction.dtype) if table is None else table[target]
+    """Return the weighted share of each class (n, C, *), given the target classes (n, 1, *)."""
+    weight = torch.ones_like(target, dtype=prediction.dtype) if table is None else table[target]
     share = torch.zeros_like(prediction) + (smoothing / prediction.shape[1]) * _along_classes(prediction, table)
-    return share.scatter_add_(1, target, (1 - smoothing) * own)
+    return share.scatter_add_(1, target, (1 - smoothing) * weight)
 
 
 def _softened(prediction: Tensor, target: Tensor, table: Tensor | None, smoothing: float | Tensor | None) -> Tensor:
-    """The weighted share of each class (n, C, *), given the target's probabilities (n, C, *)."""
+    """Return the weighted share of each class (n, C, *), given the target's probabilities (n, C, *)."""
     share = target if smoothing is None else (1 - smoothing) * target + smoothing / prediction.shape[1]
     return share if table is None else share * _along_classes(prediction, table)
 
@@ -168,7 +168,7 @@ def _along_classes(prediction: Tensor, table: Tensor | None) -> Tensor | float:
 
 
 def _weights(target: Tensor, table: Tensor | None, kept: Tensor | None) -> Tensor | None:
-    """What each position adds to the denominator of the mean; None for one each."""
+    """Return what each position adds to the denominator of the mean; None for 1."""
     if table is None:
         return kept
     return table[target] if kept is None else table[target] * kept
@@ -228,7 +228,7 @@ def focal(
         T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
     """
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
-    nll, rest = softmax.picked(prediction, target)
+    nll, rest = softmax.target_nll(prediction, target)
     # The power's slope is infinite at 0 for gamma < 1, but there the value is 0 and so is its slope.
     sure = rest == 0
     fade = torch.exp(gamma * torch.log(rest.masked_fill(sure, 1)))
@@ -253,14 +253,14 @@ def _focal(
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
     factor = upstream(weight) if weight is None else upstream(weight) * weight
     scale = _alphas(prediction, target, alpha, alpha_mode)
-    kernel = partial(softmax.pointed, _faded)
+    kernel = partial(softmax.target_kernel, _focal_weighted)
     value = softmax.sweep(
         kernel, gradient["prediction"], prediction, target, gamma, factor if scale is None else factor * scale
     )
     return weighted(value, weight, scale)
 
 
-def _faded(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _focal_weighted(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """(1−p)^γ·nll and its derivative by nll, (1−p)^γ·(1 + γ·p·nll/(1−p)), of 1−p = ``rest``."""
     fade = torch.pow(rest, gamma)
     limits = torch.finfo(nll.dtype)
@@ -273,7 +273,7 @@ def _faded(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> 
 def _alphas(
     prediction: Tensor, target: Tensor, alpha: float | Sequence[float] | None, mode: str
 ) -> Tensor | float | None:
-    """The factor of each target's class."""
+    """Return the factor of each target's class."""
     if alpha is None:
         return None
     if isinstance(alpha, float | int):
@@ -386,9 +386,9 @@ def soft_f1(
         G. Bénédict et al., sigmoidF1: A Smooth F1 Score Surrogate Loss, 2021, arXiv:2108.10566.
     """
     probabilities = torch.softmax(prediction, 1).unsqueeze(-1)
-    hits, count = (of.sum(0) for of in regions.by_class(probabilities, target.long().reshape(-1, 1, 1)))
+    hits, count = (sums.sum(0) for sums in regions.by_class(probabilities, target.long().reshape(-1, 1, 1)))
     least = torch.as_tensor(eps, dtype=torch.float64, device=prediction.device)
-    # TP + FP is what was predicted, TP + FN what was there.
+    # TP + FP is the prediction's sum, TP + FN the target's count.
     precision, recall = hits / (probabilities.double().sum((0, 2)) + least), hits / (count + least)
     value = 1 - (2 * precision * recall / (precision + recall + least)).clamp(least, 1 - least)
     weight = torch.ones_like(value) if absent == "penalize" else (count > 0).to(value.dtype)

@@ -1,7 +1,7 @@
 """Losses of embeddings: pairs and triplets, one value a row, and batches whose samples are each other's negatives.
 
-A distance of 0 and a vector of length 0 have no direction to move in: their gradient is 0, and the answer says so.
-Distances are computed from differences: a row is at distance 0 of itself exactly.
+A distance of 0 and a vector of length 0 have no direction: their gradient is 0, and the answer warns. Distances are
+computed from differences, so a row is at distance 0 of itself exactly.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ def mined_triplet(
             _of_anchors(table, label, slice(first, first + step), margin, mining, squared)
             for first in range(0, n, step)
         ]
-        value, active, valid, zero, has_positive, has_negative = (torch.cat(of) for of in zip(*blocks, strict=True))
+        value, active, valid, zero, has_positive, has_negative = (
+            torch.cat(parts) for parts in zip(*blocks, strict=True)
+        )
     value = value + _pull(wide, table)
     flags = {"zero_vector": zero, "no_positives": ~has_positive.any(), "no_negatives": ~has_negative.any()}
     return Unreduced(value, active if active_only else valid, flags)
@@ -214,9 +216,9 @@ def _of_anchors(
     distances, ``table`` (N, N) then has what the gradient multiplies half the squared distances with.
     """
     distance = table[anchors].clone()
-    own = torch.arange(table.shape[1], device=table.device)
+    index = torch.arange(table.shape[1], device=table.device)
     equal = label[anchors].unsqueeze(-1) == label
-    positive, negative = equal & (own[anchors].unsqueeze(-1) != own), ~equal
+    positive, negative = equal & (index[anchors].unsqueeze(-1) != index), ~equal
     zero = distance == 0
     slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(zero, 0)
     if squared:
@@ -358,7 +360,7 @@ def supcon(
 def _distance(
     first: Tensor, second: Tensor, order: float = 2.0, eps: float | Tensor = 0.0, squared: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The distance of each row to its counterpart, (N,), and whether they are identical, which has no gradient."""
+    """Return the distance of each row to its counterpart, (N,), and whether they are equal, which has no gradient."""
     shift = torch.zeros_like(first[:, :1]) if squared else torch.as_tensor(eps, dtype=first.dtype, device=first.device)
     shift = shift.reshape(-1, 1)
     difference = first - second
@@ -386,7 +388,7 @@ def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_range(length: Tensor, above: float | Tensor = 0.0) -> bool:
-    """Whether every length is so far from 0 and from overflow that squares and products of entries are exact enough."""
+    """Return whether every length is far enough from 0 and from overflow for exact squares and products."""
     return bool(((length > above + 1e-12) & (length < 1e12)).all())
 
 
@@ -403,7 +405,7 @@ def _pull(embedding: Tensor, slope: Tensor) -> Tensor:
 
 
 def _direction(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row at length 1, (N, D), and whether it has none, (N,): it then stays the zero vector, without gradient."""
+    """Return each row at length 1, (N, D), and whether it has length 0, (N,): it stays 0, without gradient."""
     # Directions do not depend on the scale; at that of the largest entry squares neither overflow nor vanish.
     scale = vector.detach().abs().amax(-1, keepdim=True)
     zero = scale == 0
@@ -417,7 +419,7 @@ def _diagonal(like: Tensor) -> Tensor:
 
 
 def _relations(label: Tensor) -> tuple[Tensor, Tensor]:
-    """Who is whose positive and negative, (N, N); nobody is their own."""
+    """Return each pair's relation, positive and negative, (N, N); no sample is its own positive or negative."""
     equal = label.unsqueeze(-1) == label
     return equal & ~_diagonal(label), ~equal
 

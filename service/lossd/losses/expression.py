@@ -1,4 +1,4 @@
-"""A loss that the client writes."""
+"""The loss whose formula the client writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESERVED = ("cotangent", "sample_weight", "formula", "parameters")
 
 
 def _refine(parameters: Mapping[str, Any]) -> Refinement:
-    """The inputs are the names in the formula that are no parameters."""
+    """Return the inputs: the names in the formula that are no parameters."""
     inputs = parse(parameters["formula"]).inputs(parameters["parameters"])
     for name in inputs:
         if name in RESERVED:
@@ -33,7 +33,7 @@ def _shape(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
 
 
 def _cost(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
-    """All results are kept, with what their gradient needs of them."""
+    """Return the cost: autograd keeps all results, with what their gradients need."""
     formula = parse(parameters["formula"])
     elements = formula.elements({name: shapes[name] for name in formula.inputs(parameters["parameters"])})
     return Cost(ELEMENT_BYTES * elements, ELEMENT_NS * elements + STEP_NS * len(formula.steps))

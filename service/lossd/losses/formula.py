@@ -111,10 +111,10 @@ class Formula:
     """A parsed formula.
 
     Attributes:
-        text: As the client wrote it.
-        steps: What is computed, each step from earlier ones.
+        text: The client's text.
+        steps: The computation, each step from earlier ones.
         value: The position of the step whose result is the formula's.
-        locals: The names its statements give.
+        locals: The names that its statements define.
     """
 
     text: str
@@ -128,7 +128,7 @@ class Formula:
         return tuple(step.name for step in self.steps if isinstance(step, Name))
 
     def inputs(self, parameters: Collection[str] = ()) -> tuple[str, ...]:
-        """The names that are no parameters.
+        """Return the names that are no parameters.
 
         Args:
             parameters: The parameters' names.
@@ -148,18 +148,18 @@ class Formula:
         return inputs
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
-        """The value's shape.
+        """Return the value's shape.
 
         Args:
             shapes: Each input's shape; names it lacks are parameters, which are numbers.
 
         Raises:
-            FormulaError: Shapes that do not combine, an axis that is not there, or results that grow too large.
+            FormulaError: Shapes do not combine, an axis does not exist, or results grow too large.
         """
         return self._shapes(shapes)[self.value]
 
     def elements(self, shapes: Mapping[str, Shape]) -> int:
-        """The elements of all results together, given each input's shape.
+        """Return the number of elements of all results, given each input's shape.
 
         Raises:
             FormulaError: As :meth:`shape`.
@@ -168,7 +168,7 @@ class Formula:
         return sum(math.prod(shape) for step, shape in steps if isinstance(step, Apply))
 
     def _shapes(self, shapes: Mapping[str, Shape]) -> list[Shape]:
-        """The shape of each step's result."""
+        """Return the shape of each step's result."""
         largest = max((math.prod(shapes[name]) for name in self.names if name in shapes), default=1)
         limit = max(FREE_ELEMENTS, MAX_GROWTH * largest)
         total = 0
@@ -197,7 +197,7 @@ class Formula:
         return found
 
     def evaluate(self, tensors: Mapping[str, Tensor], parameters: Mapping[str, float]) -> Tensor:
-        """The value, differentiable by autograd.
+        """Return the value, differentiable by autograd.
 
         Args:
             tensors: The inputs, at least one; all of one floating dtype, on one device.
@@ -247,7 +247,7 @@ class _Token(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A step, and where its expression is in the text, parentheses included."""
+    """A step, and the range of its expression in the text, parentheses included."""
 
     step: int
     start: int
@@ -255,7 +255,7 @@ class _Part(NamedTuple):
 
 
 class _Reading:
-    """One formula being read, token by token."""
+    """The parsing of one formula, token by token."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -288,7 +288,7 @@ class _Reading:
         self.locals[name.text] = value.step
 
     def _expression(self, lowest: int = 0) -> _Part:
-        """Operands and the operators between them that bind at least as tightly as ``lowest``."""
+        """Parse operands and the operators between them that bind at least as tightly as ``lowest``."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise self._error(self.token, f"nested more than {MAX_DEPTH} levels deep")
@@ -411,7 +411,7 @@ class _Reading:
 
 
 def _place(text: str, at: int) -> str:
-    """Where a reader finds the character: its column, and its line where there are several; both from 1."""
+    """Return the column of a character, and its line if there are several; both count from 1."""
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
     return f"line {line}, column {column}" if "\n" in text else f"column {column}"
 

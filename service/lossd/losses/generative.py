@@ -1,7 +1,4 @@
-"""Losses of generative models: the two players of adversarial training, and the variational autoencoder.
-
-A discriminator's loss is the sum of two means, over the real and over the fake samples, which may differ in number.
-"""
+"""Losses of generative models: discriminator and generator of adversarial training, the variational autoencoder."""
 
 from __future__ import annotations
 

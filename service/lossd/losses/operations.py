@@ -1,7 +1,7 @@
-"""What a formula can compute: each operation with its shape rule and its numerically stable evaluation.
+"""The operations of formulas: each with its shape rule and its numerically stable evaluation.
 
-A value is a tensor or, where it depends on no input, a Python float; numbers take no dtype of their own and never
-widen a tensor's. Arithmetic is that of IEEE 754 throughout: 1/0 is infinite, 9**9**9 too, and no integer ever grows.
+A value is a tensor or, if it depends on no input, a Python float; numbers have no dtype of their own and never widen a
+tensor's. Arithmetic follows IEEE 754: 1/0 is infinite, 9**9**9 too, and no integer grows without bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Operation:
     """One operator or function.
 
     Attributes:
-        name: As a formula writes it.
+        name: The name in formulas.
         compute: On as many values as there are operands, at least one a tensor; with the axis where there is one.
         operands: How many values it takes.
         axis: What no axis stands for: ``all`` of them or the ``classes`` (1, or 0 where that is the only one); None
@@ -40,15 +40,15 @@ class Operation:
 
     @property
     def signature(self) -> str:
-        """What goes between the parentheses."""
+        """The text between the parentheses."""
         values = "one value" if self.operands == 1 else f"{self.operands} values"
         return values + (" and optionally an axis" if self.axis else "")
 
     def shape(self, operands: Sequence[Shape], axis: int | None) -> Shape:
-        """The result's shape.
+        """Return the result's shape.
 
         Raises:
-            ValueError: The operands do not combine, or the axis is not there.
+            ValueError: The operands do not combine, or the axis does not exist.
         """
         shape = combined(operands)
         place = self._axis(len(shape), axis)
@@ -57,7 +57,7 @@ class Operation:
         return (*shape[:place], 1, *shape[place + 1 :]) if self.collapses else shape
 
     def __call__(self, operands: Sequence[Value], axis: int | None) -> Value:
-        """The result; a float where every operand is one."""
+        """Return the result; a float if every operand is one."""
         if all(isinstance(value, float) for value in operands):
             wide = [torch.tensor(value, dtype=torch.float64) for value in operands]
             return float(self._compute(wide, axis))
@@ -70,7 +70,7 @@ class Operation:
         return self.compute(*operands, axis=self._axis(ndim, axis))
 
     def _axis(self, ndim: int, axis: int | None) -> int | None:
-        """The axis from 0, None for all."""
+        """Return the axis counted from 0, or None for all."""
         if axis is None and self.axis == "classes":
             axis = min(1, ndim - 1) if ndim else 0
         if axis is not None and not -ndim <= axis < ndim:
@@ -79,10 +79,10 @@ class Operation:
 
 
 def combined(shapes: Sequence[Shape]) -> Shape:
-    """The shape of values taken entry by entry: equal shapes, numbers with anything, and axes of length 1.
+    """Return the shape of an entry-by-entry operation: equal shapes, numbers with anything, and axes of length 1.
 
     Raises:
-        ValueError: Other shapes; axes are never added.
+        ValueError: The shapes differ otherwise; axes are never added.
     """
     result: Shape = ()
     for shape in shapes:
@@ -100,10 +100,10 @@ def combined(shapes: Sequence[Shape]) -> Shape:
 
 
 def _steep(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An entry without upstream gradient gets none, even where the slope is infinite.
+    """Return a value whose gradient is 0 without upstream gradient, even if the slope is infinite.
 
-    ``where(x > 0, log(x), 0)`` does not take the logarithm of 0, but autograd multiplies its infinite slope by the 0
-    that arrives and answers NaN.
+    ``where(x > 0, log(x), 0)`` does not take the logarithm of 0, but autograd multiplies its infinite slope by 0 and
+    returns NaN.
     """
 
     def guarded(*operands: Value) -> Tensor:
@@ -141,7 +141,7 @@ _steep_product = _steep(_of_torch("mul"))
 
 
 def _compared(compare: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
-    """1 where the comparison holds, else 0, in the operands' dtype."""
+    """Return 1 where the comparison holds, else 0, in the operands' dtype."""
 
     def compute(a: Value, b: Value) -> Tensor:
         result: Tensor = compare(a, b)
@@ -155,7 +155,7 @@ def _like(*values: Value) -> Tensor:
 
 
 def _tensors(*values: Value) -> list[Tensor]:
-    """Numbers as tensors, next to the others."""
+    """Return numbers as tensors, in the dtype of the others."""
     like = _like(*values)
     numbers = [v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64, device=like.device) for v in values]
     return [number.to(like.dtype) for number in numbers]  # beyond the range of a narrow dtype: infinite
@@ -164,12 +164,12 @@ def _tensors(*values: Value) -> list[Tensor]:
 def _times(a: Value, b: Value) -> Tensor:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _steep_product(a, b)
-    # By a number the slope is that number; two tensors can meet as 0 and infinity.
+    # The slope of a product with a number is that number; two tensors can be 0 and infinity.
     return torch.mul(a, b) if isinstance(a, Tensor) else torch.mul(_like(b), a)
 
 
 def _softplus(x: Tensor) -> Tensor:
-    # torch's own is the identity beyond 20.
+    # torch's softplus is the identity beyond 20.
     return torch.logaddexp(x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 

@@ -106,7 +106,7 @@ def _cost(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def unavailable() -> str | None:
-    """Why there are no weights, and how to have them; None where there are."""
+    """Return why there are no weights, and how to get them; None if there are."""
     path = os.environ.get(WEIGHTS)
     if path and Path(path).is_file():
         return None
@@ -164,7 +164,7 @@ def perceptual(
 
 
 def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """The mean over each sample's entries, (N,) float64."""
+    """Return the mean over each sample's entries, (N,) float64."""
     error = (prediction - target).reshape(prediction.shape[0], -1)
     return (error * error).mean(1, dtype=torch.float64)
 
@@ -193,14 +193,14 @@ def _ends_block(layer: str) -> bool:
 
 
 def _index(layer: str) -> int:
-    """The place of relu<block>_<convolution> among the network's layers."""
+    """Return the index of relu<block>_<convolution> among the network's layers."""
     block, convolution = int(layer[4]), int(layer[6])
     return sum(2 * n + 1 for n in BLOCKS[: block - 1]) + 2 * convolution - 1
 
 
 @lru_cache(maxsize=4)
 def _features(path: str, dtype: torch.dtype, device: torch.device) -> nn.Sequential:
-    """VGG16 up to its last pooling, as wide as the file's weights are."""
+    """Return VGG16 up to its last pooling, as wide as the file's weights."""
     try:
         state = {k.removeprefix("features."): v for k, v in _state(Path(path)).items() if k.startswith("features.")}
         layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Sums over the regions of a dense prediction: what overlaps, what was predicted, what was there."""
+"""Sums over the regions of a dense prediction: overlap, prediction and target."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Regions:
     """Sums over each region, float64, (C,) over the whole batch or (N, C) over each image.
 
     Attributes:
-        overlap: Of prediction times target.
-        prediction: Of the predicted probabilities.
-        target: Of the target.
+        overlap: The sum of prediction times target.
+        prediction: The sum of the predicted probabilities.
+        target: The sum of the target.
         counted: Whether the region has a position that is not ignored.
         rounding: What the dtype's rounding may add up to in a region without a target.
     """
@@ -34,13 +34,13 @@ class Regions:
 def masked(
     prediction: Tensor, target: Tensor, mode: str, from_logits: bool, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Probabilities (N, C, P), targets (N, 1 or C, P), both 0 where ignored, and where that is (None for nowhere)."""
+    """Return probabilities (N, C, P), targets (N, 1 or C, P), both 0 where ignored, and the ignored mask or None."""
     n, c = prediction.shape[0], 1 if mode == "binary" else prediction.shape[1]
     prediction = prediction.reshape(n, c, -1)
     target = target.long().reshape(n, 1, -1) if mode == "multiclass" else target.reshape(n, c, -1)
     ignored = None if ignore_index is None else target == ignore_index
     if ignored is not None:
-        # Masked before the softmax as well: a NaN there has no gradient to send back.
+        # Mask before the softmax too, so that a NaN there sends no gradient back.
         prediction, target = prediction.masked_fill(ignored, 0), target.masked_fill(ignored, 0)
     if from_logits:
         prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
@@ -56,7 +56,7 @@ def sums(
     include_background: bool,
     ignore_index: int | None,
 ) -> Regions:
-    """The sums over each region; the parameters are those of ``dice``.
+    """Return the sums over each region; the parameters are those of ``dice``.
 
     Raises:
         ShapeMismatch: The background is the only class.
@@ -78,7 +78,7 @@ def sums(
 
 
 def by_class(prediction: Tensor, target: Tensor, ignored: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Of each class, (N, C) float64: the sum of its probabilities where it is the target, and how often it is.
+    """Return the sum of each class's probabilities where it is the target, and its count, (N, C) float64 each.
 
     Args:
         prediction: Probabilities, (N, C, P).
@@ -93,13 +93,13 @@ def by_class(prediction: Tensor, target: Tensor, ignored: Tensor | None = None) 
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient; 1 with gradient 0 where both are 0: nothing to find and nothing found."""
+    """Return the quotient; 1 with gradient 0 if both are 0: nothing to find and nothing found."""
     empty = denominator == 0
     return torch.where(empty, torch.ones_like(numerator), numerator / denominator.masked_fill(empty, 1))
 
 
 def class_table(value: Tensor, class_weight: Sequence[float], include_background: bool) -> Tensor:
-    """The weights of the classes that are regions."""
+    """Return the weights of the classes that are regions."""
     return torch.tensor(class_weight, dtype=value.dtype, device=value.device)[0 if include_background else 1 :]
 
 
@@ -111,7 +111,7 @@ def weighted(
     include_background: bool,
     absent: str,
 ) -> Unreduced:
-    """The value of each region with its weight; the parameters are those of ``dice``."""
+    """Return the value of each region with its weight; the parameters are those of ``dice``."""
     weight = region.counted.to(value.dtype)
     if class_weight is not None:
         weight = weight * class_table(value, class_weight, include_background)

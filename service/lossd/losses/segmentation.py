@@ -19,7 +19,7 @@ Absent = Literal["keep", "ignore"]
 
 
 def _refine(parameters: Mapping[str, Any]) -> Refinement:
-    """The tensors and the answer that the shared parameters make of a region loss."""
+    """Return the inputs' and the answer's types that the shared parameters of region losses imply."""
     mode, per_image = parameters["mode"], parameters["per_image"]
     axes: tuple[str, ...] = ("N", "C", "*")
     score: Domain = "logits" if parameters["from_logits"] else "probability"
@@ -217,7 +217,7 @@ def _tversky_index(
 
 
 def _refine_together(parameters: Mapping[str, Any]) -> Refinement:
-    """A loss that takes all regions together has one value, or one for each image."""
+    """Return the types of a loss that combines all regions: one value, or one for each image."""
     returns = TensorType("real", ("float",), ("N",) if parameters["per_image"] else ("1",))
     return replace(_refine(parameters), returns=returns)
 
@@ -332,7 +332,7 @@ def lovasz(
     # What is ignored comes last, where it changes no other's share, and has no error of its own.
     present, errors = present * counted, errors.masked_fill(~counted, -torch.inf)
     if not per_image:
-        present, errors, counted = (of.transpose(0, 1).flatten(1).unsqueeze(0) for of in (present, errors, counted))
+        present, errors, counted = (t.transpose(0, 1).flatten(1).unsqueeze(0) for t in (present, errors, counted))
     errors, order = torch.sort(errors, dim=-1, descending=True)
     value = (torch.relu(errors) * _jaccard_steps(present.gather(-1, order))).sum(-1).double()
     weight = (counted if hinge else present > 0).any(-1).double()

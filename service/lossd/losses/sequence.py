@@ -80,7 +80,7 @@ def ctc(
 
 
 def _labels(prediction: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """The labels, once everything that torch indexes with is checked: it does not look, and may end the process."""
+    """Return the labels, after checks of everything that torch indexes with: torch does not check, and may crash."""
     steps, _, classes = prediction.shape
     if blank >= classes:
         raise InvalidRequest(f"blank is {blank}, prediction has classes 0 to {classes - 1}")

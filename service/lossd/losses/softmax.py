@@ -1,7 +1,7 @@
-"""Losses of softmax scores with the gradient written out: one sweep over the scores, in blocks that stay in the cache.
+"""Losses of softmax scores with closed-form gradients: one sweep over the scores, in blocks that stay in the cache.
 
-A kernel computes the value and the gradient of a few positions at once, and every position is on its own. Scores are
-(n, C, p) there, and whatever else a position has, (n, 1, p).
+A kernel computes value and gradient of some positions at once; positions are independent. Its scores are (n, C, p), and
+everything else a position has is (n, 1, p).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from lossd.lazy_torch import Tensor, torch
 
-__all__ = ["distributed", "expected", "picked", "pointed", "settled", "sweep"]
+__all__ = ["distributed", "expected", "settled", "sweep", "target_kernel", "target_nll"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: 2 MiB of float32 with their gradient, about the size of a core's own cache."""
@@ -60,24 +60,24 @@ def _blocks(n: int, c: int, p: int) -> Iterator[tuple[slice, slice]]:
 
 
 def settled(scores: Tensor, axis: int) -> Tensor:
-    """The scores with a sole +inf as 0 and all beside it as -inf: the same softmax, without inf - inf.
+    """Return scores with a single +inf replaced by 0 and the others by -inf: the same softmax, without inf - inf.
 
-    Where several are infinite there is none, and NaN stays NaN.
+    With several +inf there is no softmax; NaN stays NaN.
 
     Args:
         scores: Class scores.
-        axis: Where their classes are.
+        axis: The axis of the classes.
     """
     infinite = scores == torch.inf
     sole = infinite.sum(axis, keepdim=True) == 1
     return torch.where(sole, torch.where(infinite, torch.zeros_like(scores), scores - torch.inf), scores)
 
 
-def picked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The negative log-probability of the target class, and the probability of all others: (N, *) both.
+def target_nll(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative log-probability of the target class, and the probability of all others: (N, *) each.
 
-    Neither is taken from the other where it is small: of a target that is all but certain, 1 − p would be 0 long before
-    its true value is.
+    Neither is computed from the other if it is small: for a nearly certain target 1 − p would be 0 long before its true
+    value is.
 
     Args:
         prediction: Class scores (N, C, *).
@@ -91,8 +91,8 @@ def picked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(unlikely, -log_p.gather(1, index).squeeze(1), nll), others
 
 
-def pointed(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, *parts: Any) -> Tensor:
-    """The kernel of a function of the target class's log-probability; as precise as :func:`picked`.
+def target_kernel(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, *parts: Any) -> Tensor:
+    """The kernel of a function of the target class's log-probability; as precise as :func:`target_nll`.
 
     Args:
         slope: Called as ``slope(nll, others, *parts)`` with the negative log-probability of the target and the
@@ -116,7 +116,7 @@ def pointed(slope: Slope, gradient: Tensor, prediction: Tensor, target: Tensor, 
 
 
 def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Tensor) -> Tensor:
-    """The cross-entropy of a share of each class, (n, C, p); the shares need not add up to one."""
+    """Return the cross-entropy of each class's share, (n, C, p); the shares need not add up to 1."""
     torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
     exponential = gradient.exp()
     total = exponential.sum(1, keepdim=True)
@@ -127,5 +127,5 @@ def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Ten
 
 
 def expected(share: Tensor, nll: Tensor) -> Tensor:
-    """Their product; 0 where the share is, even of an infinite ``nll`` (a class masked with a score of -inf)."""
+    """Return share times ``nll``; 0 where the share is 0, even if ``nll`` is infinite (a class masked with -inf)."""
     return torch.where(share == 0, 0.0, share * nll)

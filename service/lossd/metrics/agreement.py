@@ -40,7 +40,7 @@ def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     tp, fp, fn, tn = (c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn))
     predicted, actual = counts.predicted.astype(float), counts.actual.astype(float)
     covariance = (tp * tn - fp * fn).sum(-1)
-    spread = _root(*((of * others(of)).sum(-1) for of in (predicted, actual)))
+    spread = _root(*((sums * others(sums)).sum(-1) for sums in (predicted, actual)))
     constant = ((predicted > 0).sum(-1) < 2) | ((actual > 0).sum(-1) < 2)
     return counts.numbers("mcc", (covariance / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
@@ -106,7 +106,7 @@ def _by_chance(predicted: Floats, actual: Floats, weights: str) -> Floats:
 def _matthews(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[Floats, Array]:
     of_prediction, of_target = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
     defined = (of_prediction > 0) & (of_target > 0)
-    spread = _root(*(np.where(defined, of, 1) for of in (of_prediction, of_target)))
+    spread = _root(*(np.where(defined, sums, 1) for sums in (of_prediction, of_target)))
     return ((tp * tn - fp * fn) / spread).clip(-1, 1), defined
 
 

@@ -68,7 +68,7 @@ class Binary(Decided):
         lowest = np.minimum.reduceat(low.numpy(force=True), starts)
         highest = np.maximum.reduceat(high.numpy(force=True), starts)
         suspect = (lowest >= 0) & (highest <= 1) & (lowest < highest)
-        return [["probabilities_as_logits"] if of else [] for of in suspect.tolist()]
+        return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:

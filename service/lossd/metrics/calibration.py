@@ -171,9 +171,9 @@ def _reliability(task: Binary | Classes, confidences: Tensor, right: Tensor) -> 
     )
     answers: list[Any] = []
     counts = spell(task.entries.counts(count))
-    for request, (n, of, hits) in enumerate(zip(count, confidence, accuracy, strict=True)):
+    for request, (n, mean, hits) in enumerate(zip(count, confidence, accuracy, strict=True)):
         if n.any():
-            answers.append({"confidence": _means(of, n), "accuracy": _means(hits, n), "count": counts[request]})
+            answers.append({"confidence": _means(mean, n), "accuracy": _means(hits, n), "count": counts[request]})
         else:
             task.undefined[request]["reliability"] = [] if task.averaged else [1]
             answers.append(None)

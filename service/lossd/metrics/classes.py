@@ -111,7 +111,7 @@ class Classes(Counts):
 
         farthest = entrywise(distances, self.scores, dtype=torch.float64).amax(1).numpy(force=True)
         suspect = np.maximum.reduceat(farthest, self.view.segments.starts) < NEARLY
-        return [["probabilities_as_logits"] if of else [] for of in suspect.tolist()]
+        return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
 
     @cached_property
     def negatives(self) -> Array:
@@ -218,8 +218,8 @@ def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     def found(scores: Tensor, target: Tensor) -> Tensor:
         scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         target = target.unsqueeze(1)
-        own = scores.gather(1, target)
-        before = (scores > own) | ((scores == own) & (index < target))
+        target_score = scores.gather(1, target)
+        before = (scores > target_score) | ((scores == target_score) & (index < target))
         return before.sum(1) < k
 
     hits = entrywise(found, classes.scores, classes.safe_target, dtype=torch.int64)

@@ -145,8 +145,8 @@ class Counts(Task):
     def ratios(self, names: tuple[str, ...], numerators: Array, denominators: Array) -> dict[str, list[Any]]:
         """Return ratios of counts, (M, B, K) over (M, B, K)."""
         if not self.averaged:
-            of = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
-            return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in of}
+            columns = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
+            return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in columns}
         defined = denominators > 0
         values = numerators / np.where(defined, denominators, 1)
         together, beneath = numerators.sum(-1), denominators.sum(-1)
@@ -158,8 +158,8 @@ class Counts(Task):
         self, names: tuple[str, ...], values: Floats, defined: Array, micro: Floats, micro_defined: Array
     ) -> dict[str, list[Any]]:
         """Return values per class, (M, B, K), and of the summed counts, (M, B), as answers."""
-        there = np.broadcast_to(self.absent_count | self.present, defined.shape)
-        counted = there & defined if self.zero_division is None else there
+        included = np.broadcast_to(self.absent_count | self.present, defined.shape)
+        counted = included & defined if self.zero_division is None else included
         filler = self.zero_division
         averaged = average(values, defined, counted, self.actual, micro, micro_defined, filler)
         return averaged.answers(self, names)

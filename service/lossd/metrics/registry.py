@@ -387,7 +387,7 @@ def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str,
         measured = TASKS[of](view)
         columns = [known[name].function(measured) for name in names]
         warnings = measured.warnings(names)
-    averages = not measured.listed and any(isinstance(of[0], dict) and "macro" in of[0] for of in columns)
+    averages = not measured.listed and any(isinstance(column[0], dict) and "macro" in column[0] for column in columns)
     if averages and view.options.get("per_class") is None:
         warnings = [[*codes, "classes_not_listed"] for codes in warnings]
     answers: list[dict[str, Any]] = []

@@ -75,7 +75,9 @@ class Neighbours(Task):
         """The tensors of requests of one size, (b, N, ...), as many as make a block; in order."""
         segments = self.view.segments
         if not segments.equal:
-            yield from (tuple(t.unsqueeze(0) for t in of) for of in zip(*map(segments.split, tensors), strict=True))
+            yield from (
+                tuple(t.unsqueeze(0) for t in request) for request in zip(*map(segments.split, tensors), strict=True)
+            )
             return
         rows = segments.rows[0]
         stacked = [t.reshape(segments.count, rows, *t.shape[1:]) for t in tensors]
