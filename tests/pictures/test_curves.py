@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +10,11 @@ import pytest
 
 import lossd
 from lossd.losses import REGISTRY
-from lossd.pictures.axes import axes_of
+from lossd.pictures.axes import all_axes, axes_of
 from lossd.pictures.curves import MAX_LINES, OPTIONS, Curve, Line, PointAnswer, curve
 from lossd_client.errors import InvalidRequest, NotEvaluable, Problem, UnknownLoss
 
 Array = np.ndarray[Any, Any]
-
-NEEDED: Mapping[str, Mapping[str, list[Any]]] = {"expression": {"formula": ["(prediction - target)**2"]}}
-"""Parameters without a default."""
 
 
 def has_curve(name: str) -> bool:
@@ -26,11 +24,26 @@ def has_curve(name: str) -> bool:
         return False
 
 
-AXES = [(name, axis.name) for name in REGISTRY if has_curve(name) for axis in axes_of(REGISTRY[name])]
+# gradnorm holds the target of the gradient norms constant; ctc's gradient is that of a log-softmax's input.
+NO_SLOPE = {"gradnorm", "ctc"}
+AXES = [
+    (name, axis.name)
+    for name, loss in REGISTRY.items()
+    for axis in all_axes(loss)
+    if not axis.sets and name not in NO_SLOPE
+]
+
+
+def needed(name: str) -> dict[str, list[Any]]:
+    """The parameters that a loss must be given."""
+    return {parameter: [value] for parameter, value in all_axes(REGISTRY[name])[0].start.items()}
 
 
 def answers(line: Line) -> list[PointAnswer]:
-    evaluations = (lossd.evaluate(line.request["loss"], inputs=i, outputs=line.request["outputs"]) for i in line.inputs)
+    evaluations = (
+        lossd.evaluate(request["loss"], inputs=inputs, outputs=request["outputs"])
+        for request, inputs in zip(line.requests, line.inputs, strict=True)
+    )
     return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
 
 
@@ -52,7 +65,7 @@ def test_the_curve_s_own_options_are_no_loss_s_parameters() -> None:
 
 @pytest.mark.parametrize(("name", "axis"), AXES)
 def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> None:
-    of = curve(name, NEEDED.get(name), x=axis, points=24)
+    of = curve(name, needed(name), x=axis, points=24)
     step = 1e-6
     for line, series in zip(of.lines, drawn(of)["series"], strict=True):
         assert np.isfinite(series["loss"]).all()
@@ -130,6 +143,83 @@ def test_the_loss_is_the_definition_s(name: str, parameters: dict[str, list[Any]
         np.testing.assert_allclose(series["loss"], definition(x), rtol=1e-5, atol=1e-5)
 
 
+def alignments(p: Array) -> Array:
+    """The probability of the symbols 1 2 in four frames, each with p for its own symbol of 1 1 2 2."""
+    total = np.zeros_like(p)
+    for path in itertools.product((0, 1, 2), repeat=4):
+        collapsed = [symbol for symbol, _ in itertools.groupby(path) if symbol]
+        if collapsed == [1, 2]:
+            matches = sum(symbol == own for symbol, own in zip(path, (1, 1, 2, 2), strict=True))
+            total += p**matches * ((1 - p) / 2) ** (4 - matches)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "axis", "at", "expected"),
+    [
+        ("gaussian_nll", {}, "error", {"variance": 2.0}, lambda x: (np.log(2) + x**2 / 2) / 2),
+        ("gaussian_nll", {}, "variance", {"error": 3}, lambda x: (np.log(x) + 9 / x) / 2),
+        ("poisson_nll", {"log_input": [False]}, "rate", {"count": 5}, lambda x: x - 5 * np.log(x)),
+        ("bce", {}, "probability", {"target": 0}, lambda p: -np.log(p)),
+        ("soft_margin", {}, "probability", {"target": 0}, lambda p: -np.log(p)),
+        ("cross_entropy", {}, "probability", {"classes": 5}, lambda p: -np.log(p)),
+        ("cross_entropy", {}, "margin", {"classes": 5}, lambda m: np.log1p(np.exp(-m))),
+        ("nll", {}, "probability", {"classes": 7}, lambda p: -np.log(p)),
+        ("multi_margin", {}, "margin", {"classes": 4}, lambda m: 3 * np.maximum(0, 1 - m) / 4),
+        ("multilabel_soft_margin", {}, "margin", {"labels": 4}, lambda m: np.log1p(np.exp(-m))),
+        ("kl_div", {}, "probability", {"share": 1}, lambda p: -np.log(p)),
+        (
+            "dice",
+            {"smooth": [0], "mode": ["binary"]},
+            "overlap",
+            {"share": 0.25},
+            lambda p: 1 - 2 * p / (p + 3 * (1 - p) + 1),
+        ),
+        ("iou", {}, "offset", {"below": 2}, lambda s: 1 + 0 * s),
+        (
+            "iou",
+            {"format": ["cxcywh"]},
+            "offset",
+            {"size": 3},
+            lambda s: 1 - np.clip(2 - s, 0, 1) / (10 - np.clip(2 - s, 0, 1)),
+        ),
+        ("hinge_embedding", {"margin": [2.0]}, "distance", {"similar": 0}, lambda d: np.maximum(0, 2 - d)),
+        ("triplet", {"margin": [0.5]}, "distance", {"positive": 2}, lambda d: np.maximum(0, 2 - d + 0.5)),
+        ("margin_ranking", {"margin": [1.0]}, "margin", {"higher": -1}, lambda m: np.maximum(0, 1 + m)),
+        ("soft_f1", {}, "probability", {}, lambda p: 1 - p),
+        ("ctc", {}, "probability", {}, lambda p: -np.log(alignments(p)) / 2),
+        (
+            "weighted_sum",
+            {"terms": [[{"loss": {"name": "mse"}, "weight": 0.5}, {"loss": {"name": "mae"}, "weight": 1}]]},
+            "error",
+            {},
+            lambda x: x**2 / 2 + abs(x),
+        ),
+        (
+            "uncertainty",
+            {"terms": [[{"loss": {"name": "mse"}}]], "form": ["unhalved"]},
+            "log_variance",
+            {"error": 2},
+            lambda s: 4 * np.exp(-s) + s,
+        ),
+        (
+            "curriculum",
+            {"loss": [{"name": "mse"}]},
+            "progress",
+            {},
+            lambda t: np.array([np.mean([(i / 5) ** 2 for i in range(11) if i / 10 <= p]) for p in t]),
+        ),
+    ],
+)
+def test_the_given_numbers_of_an_axis_are_in_its_inputs(
+    name: str, parameters: dict[str, list[Any]], axis: str, at: dict[str, float], expected: Callable[[Array], Array]
+) -> None:
+    document = drawn(curve(name, parameters, x=axis, at=at, points=11))
+    (series,) = document["series"]
+    np.testing.assert_allclose(series["loss"], expected(np.array(document["x"])), rtol=1e-5, atol=1e-5)
+    assert (series["gradient"] is None) == (name == "curriculum")
+
+
 # Lines
 
 
@@ -169,6 +259,19 @@ def test_the_axis_its_ends_and_the_others_are_said() -> None:
         (lambda: curve("focal", {"gama": [1]}), InvalidRequest, "gama"),
         (lambda: curve("focal", {"reduction": ["sum"]}), InvalidRequest, "nothing for reduction to reduce"),
         (lambda: curve("focal", x="error"), InvalidRequest, "x can be probability or margin"),
+        (lambda: curve("ctc"), NotEvaluable, "x=probability draws an example"),
+        (lambda: curve("perceptual", x="error"), NotEvaluable, "perceptual has no curve"),
+        (lambda: curve("focal", at={"share": 1}), InvalidRequest, "has no number at.'share'; it has at.classes"),
+        (lambda: curve("mse", at={"share": 1}), InvalidRequest, "it has none"),
+        (
+            lambda: curve("focal", at={"classes": 2.5}),
+            InvalidRequest,
+            "at.classes must be an integer from 2 to 20; found 2.5",
+        ),
+        (lambda: curve("focal", at={"classes": 21}), InvalidRequest, "from 2 to 20; found 21"),
+        (lambda: curve("focal", at={"classes": "many"}), InvalidRequest, "at.classes must be a number"),
+        (lambda: curve("kl_div", at={"share": float("nan")}), InvalidRequest, "from 0 to 1; found NaN"),
+        (lambda: curve("bce", at={"target": 0.5}), InvalidRequest, "must be 1 (positive) or 0 (negative); found 0.5"),
         (lambda: curve("focal", low=0.5, high=0.5), InvalidRequest, "low must be below high"),
         (lambda: curve("focal", high=1.5), InvalidRequest, "both within 1e-06 and 0.999999; found 0.005 and 1.5"),
         (lambda: curve("focal", {"gamma": list(range(MAX_LINES + 1))}), InvalidRequest, "13 lines; there may be 12"),

@@ -14,6 +14,7 @@ from lossd.api.pages import JSON, page
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
+from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions
 from lossd.request.planning import listed_inputs
 from lossd_client.errors import UnknownMetric
@@ -112,6 +113,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "references": list(loss.references),
         "documentation": loss.documentation,
         "batching": loss.kind,
+        "axes": describe_axes(loss),
         "available": loss.unavailable() is None,
         "unavailable_because": loss.unavailable(),
     }

@@ -26,7 +26,7 @@ from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
-from lossd.pictures.curves import OPTIONS, Line, PointAnswer, curve
+from lossd.pictures.curves import AT, OPTIONS, Line, PointAnswer, curve
 from lossd.request.literal import literal
 from lossd_client.errors import QueueFull, TooLarge, Unavailable
 from lossd_client.wire import Tensor, json
@@ -80,23 +80,31 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         low: Annotated[float | None, Query(description="Where the axis begins.")] = None,
         high: Annotated[float | None, Query(description="Where the axis ends.")] = None,
         points: Annotated[int | None, Query(description="How many points.")] = None,
+        requests: Annotated[bool, Query(description="Of JSON: add the first request of each line.")] = False,
         theme: Annotated[Theme, Query(description="Of images; auto is that of the reader (PNG: light).")] = "auto",
     ) -> Response:
-        """Every other query parameter is one of the loss; given several times, each value is a line of its own."""
+        """Draw a loss and its gradient.
+
+        Every other query parameter is a parameter of the loss; with several values, each value is a line. ``at.NAME``
+        sets a further number of the axis, such as ``at.classes=10``; ``GET /v1/losses`` lists these with the axes.
+        """
         query = request.url.query
         if len(query) > MAX_QUERY_BYTES:
             raise TooLarge(f"the query has {len(query)} bytes; that of a curve may have {MAX_QUERY_BYTES}")
 
         async def document() -> bytes:
-            given: dict[str, list[Any]] = {}
+            parameters: dict[str, list[Any]] = {}
+            at: dict[str, Any] = {}
             for key, text in request.query_params.multi_items():
-                if key not in OPTIONS:
-                    given.setdefault(key, []).append(literal(text))
-            of = curve(name, given, others=others, x=x, low=low, high=high, points=points)
+                if key.startswith(AT):
+                    at[key.removeprefix(AT)] = literal(text)
+                elif key not in OPTIONS:
+                    parameters.setdefault(key, []).append(literal(text))
+            of = curve(name, parameters, others=others, at=at, x=x, low=low, high=high, points=points)
             async with points_turn.turn():
                 deadline = time.monotonic() + settings.max_timeout_ms / 1000  # given up sooner if nobody waits for it
                 answers = [await _answers(engine, line, deadline) for line in of.lines]
-            return json.dumps(json.finite(of.document(answers)))
+            return json.dumps(json.finite(of.document(answers, requests)))
 
         async def image() -> bytes:
             of = await kept.get((name, query), document)
@@ -139,13 +147,15 @@ async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) 
 async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAnswer]:
     """What the service answers to each request of a line."""
     taken = [{name: Tensor.of(of) for name, of in each.items()} for each in line.inputs]
-    job = line.plan.job({name: (of.dtype, of.shape) for name, of in taken[0].items()})
+    types = {name: (of.dtype, of.shape) for name, of in taken[0].items()}
+    jobs = {id(plan): plan.job(types) for plan in line.plans}
     answers: list[PointAnswer] = []
     while len(answers) < len(taken):
         futures: list[asyncio.Future[Result]] = []
         try:
-            for each in taken[len(answers) : len(answers) + POINTS_AT_A_TIME]:
-                futures.append(engine.submit(job, {name: of.data for name, of in each.items()}, deadline))
+            batch = slice(len(answers), len(answers) + POINTS_AT_A_TIME)
+            for plan, each in zip(line.plans[batch], taken[batch], strict=True):
+                futures.append(engine.submit(jobs[id(plan)], {name: of.data for name, of in each.items()}, deadline))
             answers += [_answer(await future) for future in futures]
         finally:
             for future in futures:

@@ -67,8 +67,10 @@ def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options
     from lossd.pictures.curves import Line, PointAnswer, curve
 
     def answers(line: Line) -> list[PointAnswer]:
-        request = line.request
-        wanted = (evaluate(request["loss"], inputs=each, outputs=request["outputs"]) for each in line.inputs)
+        wanted = (
+            evaluate(request["loss"], inputs=each, outputs=request["outputs"])
+            for request, each in zip(line.requests, line.inputs, strict=True)
+        )
         return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in wanted]
 
     drawing = curve(name, parameters, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -213,7 +214,7 @@ def curve(document: Mapping[str, Any]) -> RenderableType:
     for what, title in (("loss", "loss"), ("gradient", f"gradient, with respect to {series[0]['gradient_of']}")):
         table = _table(document["axis"], *labels)
         for point in points:
-            numbers = (float(line[what][point]) for line in series)
+            numbers = (float(line[what][point]) if line[what] else math.nan for line in series)
             table.add_row(_number(document["x"][point]), *map(_number, numbers))
         parts += ["", Text(title, style="bold"), table]
     return Group(Text(f"{shared}along the {document['label']}"), *parts)

@@ -15,19 +15,23 @@ import numpy as np
 
 from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
-from lossd.pictures.axes import Axis, Path, Scene, axes_of
+from lossd.pictures.axes import all_axes, axes_of
+from lossd.pictures.axis import Axis, Path, Scene
 from lossd.request.plan import Plan
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, NotEvaluable
 from lossd_client.wire import json
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["OPTIONS", "Curve", "Line", "PointAnswer", "curve"]
+__all__ = ["AT", "OPTIONS", "Curve", "Line", "PointAnswer", "curve"]
 
 Array = np.ndarray[Any, Any]
 
-OPTIONS = ("x", "with", "low", "high", "points", "theme")
+OPTIONS = ("x", "with", "low", "high", "points", "theme", "requests")
 """The names of a curve's own options; no parameter of a loss has one of them."""
+
+AT = "at."
+"""The prefix of the axis's numbers in a query."""
 
 MAX_LINES, MAX_POINTS, MAX_REQUESTS = 12, 501, 1200
 POINTS_OF_ROWS, POINTS_OF_REQUESTS = 201, 81
@@ -52,16 +56,16 @@ class Line:
     Attributes:
         loss: The loss with the chosen parameters.
         case: The axis's case; empty if the axis has only one.
-        plan: The checked request.
-        request: The request as JSON, without inputs.
+        plans: The checked requests.
+        requests: The requests as JSON, without inputs.
         path: The inputs at every point.
         together: Whether one request holds all points as rows; else each point is a request.
     """
 
     loss: Mapping[str, Any]
     case: str
-    plan: Plan
-    request: Mapping[str, Any]
+    plans: Sequence[Plan]
+    requests: Sequence[Mapping[str, Any]]
     path: Path
     together: bool
 
@@ -81,8 +85,13 @@ class Line:
         )
         return ", ".join(part for part in (self.loss["name"], *parameters, self.case) if part)
 
+    def first(self) -> dict[str, Any]:
+        """Return the first request as JSON, with its inputs rounded to 8 digits."""
+        inputs = {name: _rounded(tensor.tolist()) for name, tensor in self.inputs[0].items()}
+        return {**self.requests[0], "inputs": inputs}
+
     def series(self, answers: Sequence[PointAnswer]) -> dict[str, Any]:
-        """Return the line's entry in the document.
+        """Return the line as the document has it.
 
         Args:
             answers: The answer to each request, in the order of ``inputs``.
@@ -100,7 +109,7 @@ class Line:
             "parameters": {name: value for name, value in self.loss.items() if name != "name"},
             "case": self.case or None,
             "loss": loss.reshape(points, -1).sum(1).tolist(),
-            "gradient": slope.tolist(),
+            "gradient": slope.tolist() if self.path.toward else None,
             "gradient_of": self.path.subject,
         }
 
@@ -111,24 +120,35 @@ class Curve:
 
     Attributes:
         axis: The axis of all lines.
-        axes: The names of all axes of the loss.
+        label: The axis's label, with its given numbers.
+        axes: The names of all the axes that the loss has.
         x: The points.
         lines: The lines; those of the first loss come first.
     """
 
     axis: Axis
+    label: str
     axes: Sequence[str]
     x: Array
     lines: Sequence[Line]
 
-    def document(self, answers: Sequence[Sequence[PointAnswer]]) -> dict[str, Any]:
-        """Return the curve's JSON document, given the answers to each line's requests."""
+    def document(self, answers: Sequence[Sequence[PointAnswer]], requests: bool = False) -> dict[str, Any]:
+        """Return the curve as JSON has it.
+
+        Args:
+            answers: The answers to each line's requests.
+            requests: Whether each line has its first request and the number of its requests.
+        """
+        series = [line.series(line_answers) for line, line_answers in zip(self.lines, answers, strict=True)]
+        if requests:
+            for line, entry in zip(self.lines, series, strict=True):
+                entry["requests"] = {"count": len(line.requests), "first": line.first()}
         return {
             "axis": self.axis.name,
-            "label": self.axis.label,
+            "label": self.label,
             "axes": list(self.axes),
             "x": self.x.tolist(),
-            "series": [line.series(line_answers) for line, line_answers in zip(self.lines, answers, strict=True)],
+            "series": series,
         }
 
 
@@ -137,6 +157,7 @@ def curve(
     parameters: Mapping[str, Sequence[Any]] | None = None,
     *,
     others: Sequence[str] = (),
+    at: Mapping[str, Any] | None = None,
     x: str | None = None,
     low: float | None = None,
     high: float | None = None,
@@ -145,36 +166,38 @@ def curve(
     """Return the curve of a loss, with the requests that it needs.
 
     Args:
-        name: The loss's name.
-        parameters: Values to draw a line for; several values of several parameters give a line for each combination.
-        others: Other losses to draw, with their defaults.
-        x: The name of the axis; the default is the loss's first.
-        low: The lowest point; the default is the axis's.
-        high: The highest point; the default is the axis's.
-        points: How many points, up to 501; the default is 201, or 81 if each is a request of its own.
+        name: The loss.
+        parameters: Values to draw a line for; with several for several parameters, every combination is a line.
+        others: Losses to lay over it, with their defaults.
+        at: Values of the axis's further numbers, by name; the axis has their defaults.
+        x: The name of the axis; the loss's first by default. Losses without a default axis need it.
+        low: Where it begins; where the axis says by default.
+        high: Where it ends.
+        points: How many points, up to 501; by default 201, or 81 where each is a request of its own.
 
     Raises:
         UnknownLoss: A name is no loss's.
         NotEvaluable: A loss has no curve, or none along this axis.
         InvalidRequest: The parameters are invalid or too many, or no axis has that name.
     """
-    loss, parameters = find_loss(name), parameters or {}
-    names = [axis.name for axis in axes_of(loss)]
+    loss, parameters, at = find_loss(name), parameters or {}, at or {}
+    names = [axis.name for axis in (axes_of(loss) if x is None else all_axes(loss) or axes_of(loss))]
     if x is not None and x not in names:
         raise InvalidRequest(f"{name} has no axis {quoted(x)}; x can be {' or '.join(names)}")
-    axis = _axis(loss, x or names[0])
+    axis = next(axis for axis in all_axes(loss) if axis.name == (x or names[0]))
+    values = axis.settings(at)[0][1]
     _check_names(loss, parameters)
-    _check_lines(axis, parameters, others)
+    _check_lines(axis, parameters, others, at)
     wanted = [
         {"name": name, **dict(zip(parameters, values, strict=True))}
         for values in itertools.product(*parameters.values())
     ]
     wanted += [{"name": other} for other in others]
+    along_each = [axis if fields["name"] == name else _axis(find_loss(fields["name"]), axis.name) for fields in wanted]
     combinations = [
-        (fields, loss_axis, case)
-        for fields in wanted
-        for loss_axis in [_axis(find_loss(fields["name"]), axis.name)]
-        for case in loss_axis.cases
+        (fields, of, case, given)
+        for fields, of in zip(wanted, along_each, strict=True)
+        for case, given in _settings(of, at)
     ]
     by_rows = all(_by_rows(find_loss(fields["name"])) for fields in wanted)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
@@ -183,9 +206,8 @@ def curve(
             f"these would be {len(combinations)} times {len(along)} requests, each point being one; "
             f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
         )
-    return Curve(
-        axis, names, along, [_line(loss_axis, case, fields, along) for fields, loss_axis, case in combinations]
-    )
+    lines = [_line(of, case, given, fields, along) for fields, of, case, given in combinations]
+    return Curve(axis, axis.labelled(values), names, along, lines)
 
 
 def _check_names(loss: Loss, names: Iterable[str]) -> None:
@@ -202,15 +224,22 @@ def _check_names(loss: Loss, names: Iterable[str]) -> None:
             raise InvalidRequest(f"{loss.name} has no parameter {quoted(name)}; {hint}")
 
 
-def _check_lines(axis: Axis, parameters: Mapping[str, Sequence[Any]], others: Sequence[str]) -> None:
-    """Check the number of lines before any is made: a short request can ask for very many.
+def _settings(axis: Axis, at: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    """Return the cases of an axis and its given numbers; an axis of another loss may lack numbers of the request."""
+    return axis.settings({name: value for name, value in at.items() if name in axis.given})
+
+
+def _check_lines(
+    axis: Axis, parameters: Mapping[str, Sequence[Any]], others: Sequence[str], at: Mapping[str, Any]
+) -> None:
+    """Count the lines before any is made, for their number is a product, which a short request can make very large.
 
     Raises:
         InvalidRequest: There would be too many lines.
     """
-    least = math.prod(map(len, parameters.values())) * len(axis.cases) + len(others)
+    least = math.prod(map(len, parameters.values())) * len(_settings(axis, at)) + len(others)
     if least <= MAX_LINES:
-        least += sum(len(_axis(find_loss(other), axis.name).cases) - 1 for other in others)
+        least += sum(len(_settings(_axis(find_loss(other), axis.name), at)) - 1 for other in others)
     if least > MAX_LINES:
         found = str(least) if least < 10**6 else "millions of"
         raise InvalidRequest(f"these would be {found} lines; there may be {MAX_LINES}")
@@ -241,20 +270,35 @@ def _by_rows(loss: Loss) -> bool:
     return loss.kind == "rows" and "none" in loss.reductions
 
 
-def _line(axis: Axis, case: str, fields: Mapping[str, Any], x: Array) -> Line:
+def _line(axis: Axis, case: str, given: Mapping[str, float], fields: Mapping[str, Any], x: Array) -> Line:
     loss = find_loss(fields["name"])
     rows = _by_rows(loss)
-    request: dict[str, Any] = {"loss": {**fields, **({"reduction": "none"} if rows else {})}, "outputs": ["loss"]}
+    start = {name: float(x[0]) for name in axis.sets}
+    request: dict[str, Any] = {
+        "loss": {**fields, **start, **({"reduction": "none"} if rows else {})},
+        "outputs": ["loss"],
+    }
     plan = make_plan(request)
     types = _types(plan)
     if loss.variadic is not None and not {"prediction"} <= types.keys() <= {"prediction", "target"}:
         raise NotEvaluable(
             f"a formula is drawn along its error, so its inputs must be prediction and target; found {', '.join(types)}"
         )
-    path = axis.path(x, Scene(types, plan.parameters, case))
+    path = axis.path(x, Scene(types, plan.parameters, given))
     request["outputs"] = ["loss", *(f"gradient.{name}" for name in path.toward)]
-    plan = make_plan(request)
-    return Line(fields, case, plan, request, path, rows)
+    requests = [request] if rows else [request] * len(x)
+    if path.parameters:
+        points = ({name: float(values[i]) for name, values in path.parameters.items()} for i in range(len(x)))
+        requests = [{**request, "loss": {**request["loss"], **point}} for point in points]
+        return Line(fields, case, [make_plan(each) for each in requests], requests, path, rows)
+    return Line(fields, case, [make_plan(request)] * len(requests), requests, path, rows)
+
+
+def _rounded(value: Any) -> Any:
+    """Return nested lists of numbers with 8 significant digits, so that a request reads well."""
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value
 
 
 def _types(plan: Plan) -> Mapping[str, TensorType]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import textwrap
@@ -130,10 +131,12 @@ def _accessible(svg: str, picture: _Picture, theme: Theme) -> str:
 
 def _curve(document: Mapping[str, Any], palette: _Palette) -> _Picture:
     """Draw a curve's document: loss on the left, gradient on the right."""
-    x, series = np.asarray(document["x"], float), document["series"]
+    x = np.asarray(document["x"], float)
+    none = [math.nan] * len(x)  # the gradient of a curve along a parameter
+    series = [{**line, "gradient": line["gradient"] or none} for line in document["series"]]
     figure = Figure(figsize=(8.6, 3.5 + 0.22 * ((len(series) + 2) // 3)))
     left, right = figure.subplots(1, 2)
-    subjects = list(dict.fromkeys(line["gradient_of"] for line in series))
+    subjects = list(dict.fromkeys(line["gradient_of"] or "no input" for line in series))
     for axes, field, title in (
         (left, "loss", "loss"),
         (right, "gradient", textwrap.fill(f"gradient with respect to {' or '.join(subjects)}", 52)),

@@ -98,6 +98,12 @@ export const losses = async () => (await catalogue("/v1/losses")).losses;
 export const metrics = async () => (await catalogue("/v1/metrics")).metrics;
 export const loss = async (name) => (await losses()).find((entry) => entry.name === name);
 
+/** A JSON document, its numbers made numbers. */
+export async function json(path, signal) {
+  const response = await request(path, { signal });
+  return JSON.parse(await bodyOf(response, "text"), revived);
+}
+
 /** POST /v1/evaluate in JSON: `{ loss, inputs, outputs, … }` to the answer, its numbers made numbers. */
 export async function evaluate(body, signal) {
   const response = await request("/v1/evaluate", {

@@ -1,7 +1,6 @@
 /** What there is to try before a reader has brought anything: inputs for each loss, and a loss for given inputs. */
 
-import { axesOf, givenOf } from "./axes.js";
-import { defaultsOf } from "./curve.js";
+import { byRows, requestsOf } from "./curve.js";
 
 const rows = (values) => values.map((row) => (Array.isArray(row) ? row.join(", ") : row)).join("\n");
 
@@ -79,30 +78,37 @@ const EXAMPLES = {
   }),
 };
 
-/** `{ inputs: texts by name, parameters }` that a loss accepts, or null where it is not known what it takes. */
-export function exampleOf(loss) {
-  const domain = Object.fromEntries(loss.inputs.map((input) => [input.name, input.types[0].domain]));
-  const wanted = (texts) => Object.fromEntries(Object.entries(texts).filter(([name]) => name in domain));
-  const known = domain.prediction && EXAMPLES[loss.task]?.(domain);
-  if (known) return { inputs: wanted(known), parameters: {} };
-  const [axis] = axesOf(loss);
-  if (!axis) return null;
-  const middle = axis.low + 0.6 * (axis.high - axis.low);
-  const xs =
-    loss.batching === "rows"
-      ? [0.1, 0.3, 0.5, 0.7, 0.9].map((part) => axis.low + part * (axis.high - axis.low))
-      : [middle];
-  const scene = axis.scene(xs, { ...defaultsOf(loss), ...axis.start }, givenOf(axis));
-  const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));
-  // As rows only what is read back from rows in the same shape.
-  const asRows = (value) =>
-    Array.isArray(value) &&
-    (!Array.isArray(value[0]) || (value.length > 1 && value[0].length > 1 && !Array.isArray(value[0][0])));
-  const text = (value) => (asRows(value) ? rows(brief(value)) : JSON.stringify(brief(value)));
-  return {
-    inputs: Object.fromEntries(Object.entries(scene.inputs).map(([name, value]) => [name, text(value)])),
-    parameters: { ...axis.start, ...scene.parameters },
-  };
+/** Whether there are example inputs for a loss. */
+export const hasExample = (loss) => Boolean(known(loss)) || loss.axes.length > 0;
+
+/** Example inputs for a loss: `{ inputs: texts by name, parameters }`. Without an own example, points of its curve. */
+export async function exampleOf(loss, context) {
+  const inputs = known(loss);
+  if (inputs) return { inputs, parameters: {} };
+  const [axis] = loss.axes;
+  const at = (part) => axis.low + part * (axis.high - axis.low);
+  const range = byRows(loss)
+    ? { low: at(0.1), high: at(0.9), points: 5 }
+    : { low: at(0.6), high: axis.high, points: 2 };
+  const { first } = await requestsOf({ loss, axis, parameters: {} }, { ...context, ...range });
+  const { name: _, reduction: __, ...parameters } = first.loss;
+  const texts = Object.entries(first.inputs).map(([name, value]) => [name, textOf(brief(value))]);
+  return { inputs: Object.fromEntries(texts), parameters };
+}
+
+function known(loss) {
+  const domains = Object.fromEntries(loss.inputs.map((input) => [input.name, input.types[0].domain]));
+  const texts = domains.prediction && EXAMPLES[loss.task]?.(domains);
+  return texts && Object.fromEntries(Object.entries(texts).filter(([name]) => name in domains));
+}
+
+const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));
+
+/** A tensor as text: rows of numbers if these are read back in the same shape, else JSON. */
+function textOf(value) {
+  const isMatrix = (lists) => lists.length > 1 && lists[0].length > 1 && !Array.isArray(lists[0][0]);
+  const asRows = Array.isArray(value) && (!Array.isArray(value[0]) || isMatrix(value));
+  return asRows ? rows(value) : JSON.stringify(value);
 }
 
 /** The loss that fits two arrays best, going by their shapes and by what is in the target. */

@@ -11,7 +11,7 @@ const BESIDE = {
   focal: [of("focal", { gamma: 0 }), of("focal", { gamma: 1 }), of("focal", { gamma: 5 }), of("cross_entropy")],
   nll: [of("cross_entropy")],
   multi_margin: [of("multi_margin", { p: 2 }), of("cross_entropy")],
-  soft_f1: [of("cross_entropy"), of("focal")],
+  soft_f1: [of("dice")],
   multilabel_soft_margin: [of("bce_with_logits")],
   multilabel_margin: [of("multilabel_soft_margin")],
   mse: [of("mae"), of("huber")],

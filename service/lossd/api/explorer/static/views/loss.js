@@ -1,8 +1,7 @@
 /** One loss: its formula, its curves, and what is known of it. */
 
-import { axesOf, givenOf } from "../axes.js";
 import { choice, field, RARE, settable, slider } from "../controls.js";
-import { draw } from "../curve.js";
+import { byRows, defaultsOf, draw, queryOf, requestsOf } from "../curve.js";
 import { inline, prose, reference, sections } from "../documentation.js";
 import { h, icon } from "../dom.js";
 import { formula } from "../formula.js";
@@ -13,6 +12,7 @@ import { curveName, taskName } from "../words.js";
 
 const COLORS = 6;
 const MOST = 8;
+const SHOWN_ROWS = 5;
 
 export async function render(root, context) {
   const {
@@ -43,7 +43,7 @@ export async function render(root, context) {
   );
   if (loss.formula) await formula(equation, loss.formula);
   if (!loss.available) root.append(h("div", { class: "notice" }, h("p", {}, loss.unavailable_because)));
-  const axes = axesOf(loss);
+  const { axes } = loss;
   if (loss.available && axes.length) await curves(root, context, loss, losses, axes);
   else
     root.append(
@@ -168,7 +168,7 @@ async function curves(root, context, loss, losses, axes) {
     return [{ loss, parameters: state.parameters }, ...known].map((curve, i) => ({
       ...curve,
       given: state.given,
-      axis: axesOf(curve.loss).find((axis) => axis.name === state.axis.name),
+      axis: curve.loss.axes.find((axis) => axis.name === state.axis.name),
       label: curveName(curve.loss.name, curve.parameters),
       color: `curve-${(i % COLORS) + 1}`,
     }));
@@ -266,7 +266,7 @@ async function curves(root, context, loss, losses, axes) {
           { style: { "--color": `var(--${result.color})` } },
           h("span", { class: result.loss === loss ? "swatch" : "swatch dashed" }),
           i
-            ? h("a", { href: context.href(`/losses/${result.loss.name}`, words(result.parameters)) }, result.label)
+            ? h("a", { href: context.href(`/losses/${result.loss.name}`, queryOf(result.parameters)) }, result.label)
             : h("strong", {}, result.label),
           i > 0 &&
             h(
@@ -395,7 +395,7 @@ async function curves(root, context, loss, losses, axes) {
     const fitting = losses.filter(
       (entry) =>
         entry.available &&
-        axesOf(entry).some((axis) => axis.name === state.axis.name && !axis.start) &&
+        entry.axes.some((axis) => axis.name === state.axis.name && !Object.keys(axis.start).length) &&
         sameKind(entry, loss),
     );
     const full = state.others.length >= MOST - 1;
@@ -417,9 +417,9 @@ async function curves(root, context, loss, losses, axes) {
       state.axis.name,
       (wanted) => {
         state.axis = axes.find((axis) => axis.name === wanted);
-        state.given = givenOf(state.axis);
+        state.given = defaultsOf(state.axis);
         state.others = state.others.filter(({ name }) =>
-          axesOf(losses.find((entry) => entry.name === name)).some((axis) => axis.name === wanted),
+          losses.find((entry) => entry.name === name).axes.some((axis) => axis.name === wanted),
         );
         buildHeld();
         lossPlot.forget();
@@ -433,15 +433,15 @@ async function curves(root, context, loss, losses, axes) {
 
   function buildForm() {
     const { axis } = state;
-    const shown = settable(loss, axis.hides);
+    const shown = settable(loss, axis.sets);
     const fields = shown.map(([name, schema]) =>
-      field(loss, name, schema, state.parameters[name] ?? axis.start?.[name], (value) => {
+      field(loss, name, schema, state.parameters[name] ?? axis.start[name], (value) => {
         if (value === undefined) delete state.parameters[name];
         else state.parameters[name] = value;
         refresh();
       }),
     );
-    const lists = fields.filter(({ kind }, i) => kind === "text" && !(shown[i][0] in (axis.start ?? {})));
+    const lists = fields.filter(({ kind }, i) => kind === "text" && !(shown[i][0] in axis.start));
     const rare = fields.filter((entry, i) => lists.includes(entry) || RARE.has(shown[i][0]));
     const plain = fields.filter((entry) => !rare.includes(entry));
     marks = new Map(shown.map(([name], i) => [name, fields[i].mark]));
@@ -463,7 +463,7 @@ async function curves(root, context, loss, losses, axes) {
   }
 
   function buildHeld() {
-    const entries = Object.entries(state.axis.given ?? {});
+    const entries = Object.entries(state.axis.given);
     held.replaceChildren();
     if (entries.length) held.append(h("span", { class: "field-title" }, "Drawn where"));
     for (const [name, spec] of entries) {
@@ -524,10 +524,13 @@ async function curves(root, context, loss, losses, axes) {
     );
   }
 
-  function showRequest() {
+  async function showRequest() {
     if (!asked.open) return;
-    const [{ requests }] = around.results;
-    const command = `curl -s ${new URL("v1/evaluate", location.href)} -H 'Content-Type: application/json' -d '${JSON.stringify(requests[0])}'`;
+    const [own] = around.results;
+    const many = byRows(loss);
+    const { first, count } = await requestsOf(own, { api, signal, points: many ? SHOWN_ROWS : undefined });
+    if (around.results[0] !== own) return;
+    const command = `curl -s ${new URL("v1/evaluate", location.href)} -H 'Content-Type: application/json' -d '${JSON.stringify(first)}'`;
     const copy = h(
       "button",
       {
@@ -547,14 +550,14 @@ async function curves(root, context, loss, losses, axes) {
       h(
         "p",
         { class: "small quiet" },
-        requests.length > 1
-          ? `${loss.name} is drawn with ${requests.length} requests, one a point, because its samples interact. The first:`
-          : `One request, ${around.results[0].x.length} rows of one batch; loss without a reduction, and its gradient.`,
+        many
+          ? `One request has all points as rows, here ${SHOWN_ROWS} of ${own.x.length}.`
+          : `Each of the ${count} points is a request, because the samples of a request interact. The first:`,
       ),
       h(
         "pre",
         { class: "request", tabindex: 0, role: "region", "aria-label": "The request's body" },
-        h("code", {}, JSON.stringify(requests[0])),
+        h("code", {}, JSON.stringify(first)),
       ),
       h("p", { class: "row" }, copy),
     );
@@ -569,12 +572,8 @@ function comparable(one, own) {
 
 /** Whether two losses may share a plot: an "offset" of boxes is not another's, and a "score" of one kind not the other's. */
 function sameKind(a, b) {
-  const along = (loss) => axesOf(loss).map((axis) => axis.label.split(":")[0]);
-  return (
-    along(a).some((label) => along(b).includes(label)) ||
-    a.task === b.task ||
-    [a, b].every((loss) => ["pairs", "distances"].includes(loss.task))
-  );
+  const along = (loss) => loss.axes.map((axis) => axis.label.split(":")[0]);
+  return along(a).some((label) => along(b).includes(label)) || a.task === b.task;
 }
 
 /** A line's value at other points of x, by straight lines between its own. */
@@ -593,7 +592,7 @@ const GIVEN = "at.";
 
 function read(query, loss, axes) {
   const axis = axes.find(({ name }) => name === query.get("x")) ?? axes[0];
-  const given = givenOf(axis);
+  const given = defaultsOf(axis);
   const parameters = {};
   for (const [name, text] of query) {
     if (name.startsWith(GIVEN) && name.slice(GIVEN.length) in given) {
@@ -607,18 +606,16 @@ function read(query, loss, axes) {
 }
 
 function write({ navigate, path }, loss, { axis, given, parameters, others }, axes) {
-  const query = new URLSearchParams(words(parameters));
+  const query = new URLSearchParams(queryOf(parameters));
   if (axis !== axes[0]) query.set("x", axis.name);
-  for (const [name, value] of Object.entries(givenOf(axis)))
+  for (const [name, value] of Object.entries(defaultsOf(axis)))
     if (given[name] !== value) query.set(GIVEN + name, given[name]);
   if (JSON.stringify(others) !== JSON.stringify(beside(loss.name)))
     for (const curve of others.length ? others : [null]) query.append("with", curve ? worded(curve) : "");
   navigate(path, query, { replace: true });
 }
 
-const words = (parameters) =>
-  Object.entries(parameters).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]);
-const worded = ({ name, parameters }) => [name, ...words(parameters).map((pair) => pair.join("="))].join(";");
+const worded = ({ name, parameters }) => [name, ...queryOf(parameters).map((pair) => pair.join("="))].join(";");
 
 function unworded(text) {
   const [name, ...pairs] = text.split(";");
@@ -648,11 +645,15 @@ function parsed(text) {
 }
 
 /** The query of /v1/losses/{name}/curve.svg: values of one parameter as lines of their own, and other losses as they are. */
-function asPicture(loss, { axis, parameters, others }) {
-  const query = new URLSearchParams([["x", axis.name], ...words({ ...axis.start, ...parameters })]);
-  const own = others.filter(({ name }) => name === loss.name).flatMap((curve) => words(curve.parameters));
+function asPicture(loss, { axis, given, parameters, others }) {
+  const query = new URLSearchParams([
+    ["x", axis.name],
+    ...queryOf({ ...axis.start, ...parameters }),
+    ...Object.entries(given).map(([name, value]) => [GIVEN + name, value]),
+  ]);
+  const own = others.filter(({ name }) => name === loss.name).flatMap((curve) => queryOf(curve.parameters));
   const [varied] = own[0] ?? [];
-  if (varied && !query.has(varied)) query.append(...words({ [varied]: loss.parameters[varied].default })[0]);
+  if (varied && !query.has(varied)) query.append(...queryOf({ [varied]: loss.parameters[varied].default })[0]);
   for (const [name, value] of own)
     if (name === varied && !query.getAll(name).includes(value)) query.append(name, value);
   for (const { name, parameters: set } of others)

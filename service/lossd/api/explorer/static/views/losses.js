@@ -1,6 +1,5 @@
 /** Every loss the service has, by task, each with its curve; a search over all that is said of them. */
 
-import { axesOf } from "../axes.js";
 import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
 import { h, icon } from "../dom.js";
@@ -134,7 +133,7 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
 
 /** Fill a tile; false where that has to wait for the service. */
 async function thumbnail(element, loss, { api, plots, signal }) {
-  const [axis] = loss.available ? axesOf(loss) : [];
+  const [axis] = loss.available ? loss.axes : [];
   const none = (text) => element.replaceChildren(h("span", { class: "none" }, text));
   const late = setTimeout(() => none("Waiting for the service"), PATIENCE_MS);
   try {

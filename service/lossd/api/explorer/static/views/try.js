@@ -5,7 +5,7 @@ import { asFile, ask, dtypeName, typed } from "../asking.js";
 import { choice, field, RARE, settable } from "../controls.js";
 import { inline } from "../documentation.js";
 import { h, icon } from "../dom.js";
-import { exampleOf, guess } from "../examples.js";
+import { exampleOf, guess, hasExample } from "../examples.js";
 import { ENDINGS, parse, read, role, Unreadable } from "../files.js";
 import { latest } from "../latest.js";
 import { FILE, snippets } from "../snippets.js";
@@ -21,7 +21,7 @@ const LARGE = 100_000; // numbers; as JSON they would take megabytes of text
 export async function render(root, context) {
   const { api, signal, announce, theme } = context;
   const [losses, metrics] = await Promise.all([api.losses(), api.metrics()]);
-  const available = losses.filter((loss) => loss.available && exampleOf(loss));
+  const available = losses.filter((loss) => loss.available && hasExample(loss));
   const state = fromAddress(context.query, available);
   const arrays = []; // what files brought: { label, name, array }
   let fields = {};
@@ -88,11 +88,7 @@ export async function render(root, context) {
               {
                 type: "button",
                 class: "plain",
-                onclick: () => {
-                  fillIn();
-                  build();
-                  refresh();
-                },
+                onclick: () => fillIn().then(rebuild),
               },
               icon("reset"),
               "Fill in an example",
@@ -143,7 +139,7 @@ export async function render(root, context) {
     if (failed?.passing) update();
   });
   state.guessed = guessed();
-  if (!Object.keys(state.texts).length) fillIn(state.parameters);
+  if (!Object.keys(state.texts).length) await fillIn(state.parameters);
   const update = latest(evaluate, signal);
   buildPicker();
   build();
@@ -342,12 +338,20 @@ export async function render(root, context) {
 
   // The inputs
 
-  function fillIn(set = {}) {
-    const { inputs, parameters } = exampleOf(loss());
+  /** Replace the inputs by an example for the loss, which may be another one when its example arrives. */
+  async function fillIn(set = {}) {
+    const wanted = loss();
+    const { inputs, parameters } = await exampleOf(wanted, { api, signal });
+    if (loss() !== wanted) return;
     state.texts = { ...inputs };
     state.files = {};
     state.parameters = { ...parameters, ...set };
     state.pristine = true;
+  }
+
+  function rebuild() {
+    build();
+    refresh();
   }
 
   function build() {
@@ -573,13 +577,12 @@ export async function render(root, context) {
     picker.value = state.loss ?? "";
   }
 
-  function chosen() {
+  async function chosen() {
     state.loss = picker.value || null;
     state.parameters = {};
     state.metrics = {};
-    if (state.pristine) fillIn();
-    build();
-    refresh();
+    if (state.pristine) await fillIn();
+    rebuild();
   }
 
   function buildParameters() {
