@@ -57,8 +57,8 @@ def test_large_files_are_sent_in_binary_unless_somebody_says_otherwise(visit) ->
 def test_a_gradient_with_respect_to_something_else_is_not_drawn_beside_it(visit) -> None:
     page = visit("/losses/focal?with=bce", again=True)
     drawn(page)
-    page.get_by_text("That of bce is with respect to the true class's probability and is not drawn here.").wait_for()
-    page.get_by_text("The numbers").click()
+    page.get_by_text("The gradient of bce is with respect to the probability and is not drawn.").wait_for()
+    page.get_by_text("Table of values").click()
     page.wait_for_selector(".numbers tbody tr")
     heads = page.locator(".numbers thead th").all_inner_texts()
     assert heads == ["x", "focal", "gradient", "bce"]
@@ -75,7 +75,7 @@ def test_the_box_of_losses_to_compare_has_none_that_are_drawn_and_says_when_it_i
         with redrawn(page):
             page.get_by_role("spinbutton", name="γ, as digits").fill(str(3 + value))
         with redrawn(page):
-            page.get_by_text("Keep this curve").click()
+            page.get_by_text("Pin this curve").click()
     assert box.is_disabled()
     assert "8 curves" in box.locator("option").first.inner_text()
 
@@ -90,7 +90,7 @@ def test_a_parameter_that_is_refused_is_marked_where_it_was_set(visit) -> None:
     assert digits.get_attribute("aria-invalid") == "true"
     field = page.locator(".field", has=digits)
     assert "gamma" in field.locator(".bad").inner_text()
-    assert "last that were answered" in page.locator(".drawing .notice").inner_text()
+    assert "previous curves" in page.locator(".drawing .notice").inner_text()
     with redrawn(page):
         digits.fill("3")
     assert digits.get_attribute("aria-invalid") is None

@@ -118,8 +118,8 @@ def test_files_can_be_chosen_and_arrays_assigned_by_hand(visit, service: Running
     file = tmp_path / "batch.npz"
     np.savez(file, first=CLASSES, second=SCORES)
     page.locator("#files").set_input_files(file)
-    page.get_by_label("Where prediction is from").select_option("batch.npz: second · 64 × 10 float32")
-    loss = after(page, lambda: page.get_by_label("Where target is from").select_option(index=1))
+    page.get_by_label("Source of prediction").select_option("batch.npz: second · 64 × 10 float32")
+    loss = after(page, lambda: page.get_by_label("Source of target").select_option(index=1))
     with LossClient(service.url) as lossd:
         assert loss == lossd.evaluate("cross_entropy", SCORES, CLASSES).loss
 
@@ -148,11 +148,11 @@ def rezipped(content: bytes, method: int) -> bytes:
     ("files", "complaint"),
     [
         ({"x__npy": npy(SCORES.astype(">f4"))}, "big-endian"),
-        ({"x__npy": npy(SCORES)[:-1]}, "does not have the bytes"),
-        ({"x__npy": npy(np.array(["a"]))}, "does not travel"),
-        ({"x__npz": b"PK nothing"}, "no .npz file"),
-        ({"x__npz": rezipped(BIG["npz"]["batch__npz"], zipfile.ZIP_LZMA)}, "packed in a way"),
-        ({"x__safetensors": b"12345678"}, "no safetensors file"),
+        ({"x__npy": npy(SCORES)[:-1]}, "another size than its header"),
+        ({"x__npy": npy(np.array(["a"]))}, "is not supported"),
+        ({"x__npz": b"PK nothing"}, "not a .npz file"),
+        ({"x__npz": rezipped(BIG["npz"]["batch__npz"], zipfile.ZIP_LZMA)}, "unsupported compression"),
+        ({"x__safetensors": b"12345678"}, "not a safetensors file"),
         ({"x__csv": b"a,b\n1,2\n3\n"}, "Line 2 has 1 numbers"),
         ({"x__csv": b"a,b\n1,two\n"}, "“two” in row 1 is not a number"),
         ({"x__png": b"\x89PNG"}, "is none of"),

@@ -38,7 +38,7 @@ def settled(page, path: str) -> None:
 def shown(page) -> list[list[float]]:
     """The table beside the plot: x, then loss and gradient of each curve; once there, it is drawn with the curves."""
     if not page.locator(".numbers").count():
-        page.get_by_text("The numbers").click()
+        page.get_by_text("Table of values").click()
         page.wait_for_selector(".numbers tbody tr")  # opened is told to the page later than to the browser
     rows = page.locator(".numbers tbody tr").evaluate_all(
         "rows => rows.map((r) => [...r.children].map((c) => c.textContent))"
@@ -111,7 +111,7 @@ def test_curves_can_be_added_kept_and_removed_and_the_address_says_so(visit) -> 
     with redrawn(page):
         page.get_by_role("slider", name="delta").fill("0.5")
     with redrawn(page):
-        page.get_by_role("button", name="Keep this curve").click()
+        page.get_by_role("button", name="Pin this curve").click()
     assert [text.strip() for text in page.locator(".legend li").all_inner_texts()] == [
         "huber, δ = 0.5",
         "mse",
@@ -124,7 +124,7 @@ def test_curves_can_be_added_kept_and_removed_and_the_address_says_so(visit) -> 
         page.get_by_role("button", name="Remove mse").click()
     assert page.locator(".legend li").count() == 2
     with redrawn(page):
-        page.get_by_role("button", name="As it was").click()
+        page.get_by_role("button", name="Reset").click()
     assert address(page).endswith("#/losses/huber")
 
 
@@ -230,7 +230,7 @@ def test_search_finds_by_name_by_words_and_by_author_and_stays_in_the_address(vi
     page.wait_for_selector(".tile:visible")
     assert tiles.all_inner_texts() == ["giou"]
     page.get_by_role("searchbox").fill("xyzzy")
-    assert page.get_by_text("No loss has all of these words.").is_visible()
+    assert page.get_by_text("No loss matches.").is_visible()
     page.get_by_role("searchbox").fill("")
     page.get_by_label("Task").select_option("boxes")
     assert tiles.all_inner_texts() == [name for name, loss in REGISTRY.items() if loss.task == "boxes"]
@@ -251,7 +251,7 @@ def test_it_all_works_by_keyboard(visit) -> None:
     page.wait_for_url("**/#/losses/quantile")
     drawn(page)
     page.wait_for_function("() => document.activeElement.tagName === 'H1'")
-    plots = page.get_by_role("slider", name=re.compile("Read the curves off"))
+    plots = page.get_by_role("slider", name=re.compile("Values of the curves"))
     plots.focus()
     page.keyboard.press("Home")
     page.wait_for_selector(".plots[aria-valuenow='0'][aria-valuetext]")
@@ -316,7 +316,7 @@ def test_the_service_is_seen_working(visit, service: Running) -> None:
     page.wait_for_selector(".meter strong")
     page.get_by_text(re.compile(r"[\d,]+ requests answered")).wait_for()
     before = int(page.locator(".lead").inner_text().split()[0].replace(",", ""))
-    page.get_by_role("button", name="Send it some work").click()
+    page.get_by_role("button", name="Run a load test").click()
     page.get_by_text("600 focal losses").wait_for()
     page.wait_for_function(
         "least => document.querySelector('.lead').textContent.replace(',', '').match(/\\d+/)[0] >= least",

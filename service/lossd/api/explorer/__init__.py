@@ -1,7 +1,7 @@
-"""The explorer: the page at ``/``, a client of this service like any other, made of static files.
+"""The explorer: the page at ``/``, made of static files, which uses the service as any client does.
 
-Everything a browser runs is under ``static``. The page's address of them has a version in it that changes with them, so
-a browser may keep them for good and still never mixes two versions.
+A browser runs the files under ``static``. Their addresses have a version that changes with the files, so a browser may
+cache them for ever and never mixes two versions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["mount"]
 STATIC = Path(__file__).parent / "static"
 PREFIX = "/explorer"
 
-# Nothing but what the service itself serves, no script or style in the page's text, and no page around it. blob: is
-# for pictures that the page draws of the reader's own tensors.
+# Only files of this service, no inline script or style, and no frame around the page. blob: is for pictures that the page
+# draws of the reader's tensors.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,7 +31,7 @@ GUARDS = {"content-security-policy": POLICY, "cross-origin-opener-policy": "same
 
 
 def mount(app: FastAPI) -> None:
-    """Add the page at ``/`` and what it is made of."""
+    """Add the page at ``/`` and its files."""
     versions: set[str] = set()
     app.mount(f"{PREFIX}/{{version}}", _Assets(versions), name="explorer-assets")
 
@@ -44,10 +44,10 @@ def mount(app: FastAPI) -> None:
 
 
 class _Assets(Files):
-    """The files that the page is made of.
+    """The page's files.
 
     Args:
-        versions: Those that the page has named; what is under another may not be kept.
+        versions: The versions that the page has named. Files under another version may not be cached.
     """
 
     def __init__(self, versions: Set[str]) -> None:
@@ -55,11 +55,11 @@ class _Assets(Files):
         self.versions = versions
 
     def caching(self, scope: Scope) -> str:
-        """For good, where the address has a version that was named."""
+        """Return the Cache-Control of an address: for ever if the page has named its version."""
         return FOREVER if scope["path_params"]["version"] in self.versions else ASK_AGAIN
 
 
 def _version() -> str:
-    """Changes whenever a file does, so that whoever edits the page sees it on the next load."""
+    """Return a version that changes with every file, so that an edited page is loaded again."""
     states = [(str(file), file.stat().st_mtime_ns) for file in sorted(STATIC.rglob("*"))]
     return hashlib.blake2b(repr(states).encode(), digest_size=6).hexdigest()

@@ -1,4 +1,4 @@
-/** An answer of POST /v1/evaluate, to read: the loss, how healthy it is, the metrics, the gradients. */
+/** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
 
 import { h } from "./dom.js";
 import { heatTable, picture } from "./heat.js";
@@ -11,7 +11,7 @@ const WHOLE = new Set(["valid_count"]);
 
 const words = (name) => name.replaceAll("_", " ");
 const isNumber = (value) => typeof value === "number" || value === null;
-// Of several labels there is a matrix each, of very many classes their counts instead: neither is a table.
+// Several labels have a matrix each, and very many classes have counts instead; neither is one table.
 const isMatrix = (value) =>
   Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.every(isNumber));
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
@@ -20,7 +20,7 @@ const cell = (value) =>
     ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–")
     : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value));
 
-/** The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for what is drawn. */
+/** The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for the pictures. */
 export function answered(answer, canvas) {
   const { metrics } = answer;
   return [
@@ -49,7 +49,7 @@ export function answered(answer, canvas) {
 
 const shapeOf = ({ shape }) => h("span", { class: "quiet small number" }, shape.join(" × ") || "a number");
 
-/** The loss itself, as digits that are read off, and in full where one points. */
+/** The loss in seven digits, with all digits as its title, and the diagnostics. */
 function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra }) {
   const number = typeof loss === "number";
   const facts = Object.entries(diagnostics ?? {})
@@ -99,7 +99,7 @@ function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra })
   );
 }
 
-/** A value of the diagnostics as lines of a name and a text. */
+/** A value of the diagnostics as pairs of a name and a text. */
 function spread(name, value, whole = false) {
   if (Array.isArray(value))
     return [[name, value.every(isNumber) ? value.map((entry) => short(entry)).join(", ") : JSON.stringify(value)]];
@@ -118,7 +118,7 @@ function scores(metrics) {
     ([, value]) =>
       isPerClass(value) || (classes && Array.isArray(value) && value.length === classes && value.every(isNumber)),
   );
-  // What one looks for comes first; counts of the confusion matrix come last.
+  // The usual metrics come first, and counts of the confusion matrix last.
   const rank = (name) => ["precision", "recall", "f1", "iou", "support"].indexOf(name) + 1 || 9;
   columns.sort(([a], [b]) => rank(a) - rank(b));
   const rest = entries.filter((entry) => !columns.includes(entry));

@@ -1,4 +1,4 @@
-/** The service, asked as any client asks it. */
+/** Requests to the service. */
 
 import { decode, encode, MEDIA_TYPE } from "./safetensors.js";
 import { doubt } from "./status.js";
@@ -6,9 +6,9 @@ import { doubt } from "./status.js";
 const KEY = "lossd-api-key";
 const PASSING = new Set([0, 429, 502, 503, 504]);
 let keyQuestion = null;
-let askForKey = () => Promise.resolve(null);
+let showKeyDialog = () => Promise.resolve(null);
 
-/** An error the service answered with (RFC 9457), or `unreachable`, the one it could not. */
+/** An error document of the service (RFC 9457), or `unreachable` if there is no answer. */
 export class Problem extends Error {
   constructor({ title, detail, type, status, errors = [] }) {
     super(detail || title || `The service answers with status ${status}.`);
@@ -20,7 +20,7 @@ export class Problem extends Error {
     return PASSING.has(this.status);
   }
 
-  /** Where its type is explained, from the page; a proxy may serve both below a path of its own. */
+  /** The page of its type, relative to this page: a proxy may serve both below a path. */
   get page() {
     const slug = /\/problems\/([\w-]+)$/.exec(this.type ?? "")?.[1];
     return slug && `problems/${slug}`;
@@ -29,15 +29,15 @@ export class Problem extends Error {
 
 const unreachable = () => new Problem({ title: "Unreachable", detail: "The service does not answer.", status: 0 });
 
-/** Who asks the reader for a key when the service wants one: a function that resolves to it, or to null. */
+/** Set the function that asks the reader for a key; it resolves to the key, or to null. */
 export function onKeyNeeded(ask) {
-  askForKey = ask;
+  showKeyDialog = ask;
 }
 
 export const keyIsSet = () => sessionStorage.getItem(KEY) !== null;
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
-/** The answer at a path, which is taken relative to the page, as proxies want it; throws a Problem where it is one. */
+/** The response at a path relative to the page, for proxies with a path. Throws a Problem for an error. */
 export async function request(path, { headers = {}, ...options } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
@@ -54,14 +54,14 @@ export async function request(path, { headers = {}, ...options } = {}) {
     }
     if (response.ok) return response;
     const isProblem = response.headers.get("content-type")?.includes("json");
-    const said = isProblem ? await response.json().catch(() => ({})) : {};
-    const problem = new Problem({ title: response.statusText, status: response.status, ...said });
+    const document = isProblem ? await response.json().catch(() => ({})) : {};
+    const problem = new Problem({ title: response.statusText, status: response.status, ...document });
     if (problem.passing && !path.endsWith("health/ready")) doubt();
     if (response.status !== 401 || !(await newKey(key, problem.message))) throw problem;
   }
 }
 
-/** The body of an answer: "json", "text" or "arrayBuffer". Where it breaks off, the service does not answer. */
+/** The body of a response: "json", "text" or "arrayBuffer". Throws a Problem if the connection breaks. */
 export async function bodyOf(response, kind) {
   try {
     return await response[kind]();
@@ -72,10 +72,10 @@ export async function bodyOf(response, kind) {
   }
 }
 
-/** Whether there is a key to try now; all who wait for one share a question. */
+/** Whether there is a new key to try; concurrent requests share one dialog. */
 async function newKey(refused, reason) {
   if (sessionStorage.getItem(KEY) !== refused) return true;
-  keyQuestion ??= askForKey(reason).finally(() => {
+  keyQuestion ??= showKeyDialog(reason).finally(() => {
     keyQuestion = null;
   });
   const key = await keyQuestion;
@@ -83,7 +83,7 @@ async function newKey(refused, reason) {
   return Boolean(key);
 }
 
-/** A JSON document, fetched once: the catalogue does not change while the service runs. */
+/** A JSON document, fetched once: it does not change while the service runs. */
 export function catalogue(path) {
   if (!documents.has(path)) {
     const document = request(path).then((response) => bodyOf(response, "json"));
@@ -98,13 +98,13 @@ export const losses = async () => (await catalogue("/v1/losses")).losses;
 export const metrics = async () => (await catalogue("/v1/metrics")).metrics;
 export const loss = async (name) => (await losses()).find((entry) => entry.name === name);
 
-/** A JSON document, its numbers made numbers. */
+/** A JSON document, with NaN and infinities as numbers. */
 export async function json(path, signal) {
   const response = await request(path, { signal });
   return JSON.parse(await bodyOf(response, "text"), revived);
 }
 
-/** POST /v1/evaluate in JSON: `{ loss, inputs, outputs, … }` to the answer, its numbers made numbers. */
+/** POST /v1/evaluate in JSON: the answer to `{ loss, inputs, outputs, … }`, with NaN and infinities as numbers. */
 export async function evaluate(body, signal) {
   const response = await request("/v1/evaluate", {
     method: "POST",
@@ -116,8 +116,8 @@ export async function evaluate(body, signal) {
 }
 
 /**
- * The same in safetensors: `inputs` maps names to tensors of safetensors.js. The answer has `tensors` (gradient.<input>,
- * and loss where it is one), the rest of the JSON as `result`, and the request's own `timing`.
+ * POST /v1/evaluate in safetensors. `inputs` maps names to tensors of safetensors.js. The answer has `tensors`
+ * (gradient.<input>, and an unreduced loss), the JSON as `result`, and the Server-Timing as `timing`.
  */
 export async function evaluateTensors({ inputs, ...rest }, signal) {
   const response = await request("/v1/evaluate", {
@@ -132,7 +132,7 @@ export async function evaluateTensors({ inputs, ...rest }, signal) {
 
 const NON_FINITE = { NaN, Infinity, "-Infinity": -Infinity };
 
-/** JSON has no such numbers; they travel as strings. */
+/** JSON has no NaN and no infinities; the service sends them as strings. */
 function revived(_, value) {
   return typeof value === "string" && Object.hasOwn(NON_FINITE, value) ? NON_FINITE[value] : value;
 }

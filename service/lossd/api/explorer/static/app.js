@@ -1,4 +1,4 @@
-/** The shell: the bar, the theme, the key, and which view is shown. */
+/** The shell: the bar, the theme, the dialog for a key, and the current view. */
 
 import * as api from "./api.js";
 import { announce, h, icon } from "./dom.js";
@@ -10,13 +10,13 @@ import { VIEWS } from "./views/index.js";
 
 const HOME = "/losses";
 const THEMES = {
-  system: ["contrast", "Theme: as the system"],
+  system: ["contrast", "Theme: system"],
   light: ["sun", "Theme: light"],
   dark: ["moon", "Theme: dark"],
 };
 
 const root = document.getElementById("view");
-const left = new Map(); // how far each view was scrolled, for who comes back to it
+const scrolled = new Map(); // the scroll position of each view, restored on going back
 let leave = new AbortController();
 let shown = null;
 let byLink = false;
@@ -33,7 +33,7 @@ async function show() {
   const { signal } = leave;
   const stage = h("div", { class: "stage" });
   const moved = shown !== null && shown !== path;
-  const [followed, before] = [byLink, left.get(path) ?? 0];
+  const [followed, before] = [byLink, scrolled.get(path) ?? 0];
   byLink = false;
   shown = path;
   mark(path);
@@ -90,7 +90,7 @@ function failure(error) {
   return h(
     "section",
     { class: "notice", role: "alert" },
-    h("h1", {}, error.title ?? "This view has failed"),
+    h("h1", {}, error.title ?? "This view failed"),
     h("p", {}, error.message),
     h(
       "p",
@@ -126,12 +126,12 @@ function buildBar() {
   });
   label();
   document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the part after the # is the view's address here
+    event.preventDefault(); // the part after the # is the address of the view
     root.focus();
   });
 }
 
-/** Whether the service takes work, in the bar. */
+/** Show the state of the service in the bar. */
 function showState(state, text, detail) {
   const badge = document.getElementById("state");
   badge.dataset.state = state;
@@ -164,7 +164,7 @@ history.scrollRestoration = "manual";
 addEventListener(
   "scroll",
   () => {
-    if (shown === current().path) left.set(shown, scrollY);
+    if (shown === current().path) scrolled.set(shown, scrollY);
   },
   { passive: true },
 );
@@ -181,7 +181,7 @@ watch(showState);
 showVersion().catch(() =>
   whenReady(() =>
     showVersion().catch(() => {
-      /* the bar says that there is no answer */
+      /* the bar shows that there is no answer */
     }),
   ),
 );

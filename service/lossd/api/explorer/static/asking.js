@@ -1,4 +1,4 @@
-/** One request to POST /v1/evaluate, from arrays and options: what is sent, in JSON or safetensors, and what is answered. */
+/** A request to POST /v1/evaluate from arrays and options, in JSON or safetensors, and its answer. */
 
 import { elementCount, encode, MEDIA_TYPE, numbers, tensor } from "./safetensors.js";
 
@@ -16,7 +16,7 @@ const WIRE = {
 };
 export const dtypeName = (dtype) => WIRE[dtype];
 
-/** An array with a dtype: what a file says; of text, whole numbers are int64 where the input takes integers. */
+/** An array with a dtype: a file's own; for text, int64 if all numbers are integers and the input takes integers. */
 export function typed(array, input) {
   const kinds = new Set(input.types.flatMap(({ dtypes }) => dtypes));
   if (array.dtype) return { ...array, floatsOnly: !kinds.has("integer") };
@@ -25,8 +25,8 @@ export function typed(array, input) {
 }
 
 /**
- * A tensor as JSON has it: nested lists where those are read as the same dtype, else its bytes in base64. JSON writes
- * 1.0 as 1: whole floats are read as integers, but where only floats are (`floatsOnly`).
+ * A tensor as JSON: nested lists if the service reads them as the same dtype, else base64. JSON writes 1.0 as 1, so
+ * the service reads floats without a fraction as integers, unless the input takes only floats (`floatsOnly`).
  */
 export function inJson(of) {
   const { dtype, shape, data, floatsOnly = true } = of;
@@ -37,7 +37,7 @@ export function inJson(of) {
   return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(of), shape);
 }
 
-/** The fewest digits that are the same float32; JSON has no other names for what is not finite. */
+/** The fewest digits of the same float32; NaN and infinities are strings. */
 function shortest(value) {
   if (!Number.isFinite(value)) return String(value);
   for (const digits of [6, 7, 8]) {
@@ -60,17 +60,17 @@ function base64(data) {
   return btoa(text);
 }
 
-/** The request's JSON; its inputs too. */
+/** The request as JSON, with its inputs. */
 export const body = ({ inputs, ...rest }) => ({
   ...rest,
   inputs: Object.fromEntries(Object.entries(inputs).map(([name, of]) => [name, inJson(of)])),
 });
 
-/** The same as a file to save: what `curl --data-binary` sends. */
+/** The request as a safetensors file, for `curl --data-binary`. */
 export const asFile = ({ inputs, ...rest }) =>
   new Blob([encode(inputs, { request: JSON.stringify(rest) })], { type: MEDIA_TYPE });
 
-/** The answer in one form: `{ loss, gradients: { name: { shape, values } }, … }`; loss is a number or such a tensor. */
+/** The answer of either format: `{ loss, gradients: { name: { shape, values } }, … }`; loss is a number or a tensor. */
 export async function ask(api, request, form, signal) {
   if (form === "safetensors") {
     const { tensors, result } = await api.evaluateTensors(request, signal);

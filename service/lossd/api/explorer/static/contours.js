@@ -1,6 +1,6 @@
-/** A surface over a grid as a picture: colours on a canvas, and lines of equal height as an SVG path. */
+/** A surface over a grid: colours on a canvas, and isolines as an SVG path. */
 
-/** Heights between 0 and 1 that tell low ones apart better than high ones. */
+/** Heights scaled to [0, 1], with more contrast for low ones. */
 export function leveled(values) {
   const sorted = Array.from(values)
     .filter(Number.isFinite)
@@ -11,7 +11,7 @@ export function leveled(values) {
   return Float64Array.from(values, (value) => (Number.isFinite(value) ? Math.log1p((value - low) / unit) / most : 1));
 }
 
-/** Where a grid has a height: marching squares, a piece of line for each cell. Coordinates are from 0 to `size`. */
+/** The isoline of a height by marching squares: a segment for each cell. Coordinates go from 0 to `size`. */
 export function contour(levels, count, height, size) {
   const at = (column, row) => levels[row * count + column];
   const step = size / (count - 1);
@@ -41,7 +41,7 @@ export function contour(levels, count, height, size) {
 
 const brief = (value) => value.toFixed(2);
 
-/** Paint levels, low ones in `deep`, high ones in `flat`, both as three numbers; one pixel a point of the grid. */
+/** Paint levels from the colour `deep` (low) to `flat` (high), three numbers each; one pixel for each grid point. */
 export function paint(canvas, levels, count, deep, flat) {
   canvas.width = count;
   canvas.height = count;

@@ -1,10 +1,10 @@
-/** Fields for parameters, made from their JSON Schema: what a loss takes is what can be set. */
+/** Fields for parameters, made from their JSON Schema. */
 
 import { inline } from "./documentation.js";
 import { h } from "./dom.js";
 import { parameterName } from "./words.js";
 
-// Where a slider ends, for numbers whose schema does not say: as far as the loss still changes to the eye.
+// The ends of sliders for numbers without bounds in their schema: beyond these the curve hardly changes.
 const SPANS = {
   gamma: [0, 6],
   alpha: [0, 1],
@@ -23,7 +23,7 @@ const SPANS = {
   "hinge_embedding.margin": [0, 3],
   "margin_ranking.margin": [-1, 3],
 };
-/** What is seldom set. */
+/** Parameters that are seldom set. */
 export const RARE = new Set([
   "eps",
   "ignore_index",
@@ -42,7 +42,7 @@ export const RARE = new Set([
 ]);
 const FIRST = { number: 1, integer: 0 };
 
-/** What may be set of a loss: its parameters, without the reduction and those that are always the same. */
+/** The parameters of a loss that can be set: all but the reduction and constants. */
 export function settable(loss, hidden = []) {
   return Object.entries(loss.parameters).filter(
     ([name, schema]) => name !== "reduction" && !("const" in schema) && !hidden.includes(name),
@@ -50,10 +50,10 @@ export function settable(loss, hidden = []) {
 }
 
 /**
- * A field for one parameter. `set(value)` is called with every change, with undefined for "as by default".
+ * A field for one parameter. Every change calls `set(value)`, with undefined for the default.
  *
- * @returns {element, kind, mark}: `kind` is "number", "choice", or "text" for what is written as JSON; `mark(fault)` says
- *   beside the field what is wrong with it, nothing where the text is empty.
+ * @returns {element, kind, mark}: `kind` is "number", "choice", or "text" for JSON; `mark(fault)` shows a fault beside
+ *   the field, or none if the text is empty.
  */
 export function field(...of) {
   const made = unmarked(...of);
@@ -112,7 +112,7 @@ function unmarked(loss, name, schema, value, set) {
   );
 }
 
-/** The ends and the step of a number's slider; without `max` there is none. */
+/** The ends and the step of a number's slider; without `max` there is no slider. */
 function span(loss, name, schema, fallback) {
   const known = SPANS[`${loss}.${name}`] ?? SPANS[name];
   const tiny = typeof fallback === "number" && fallback !== 0 && Math.abs(fallback) < 1e-3;
@@ -125,7 +125,7 @@ function span(loss, name, schema, fallback) {
   return { min, max, step, least: schema.minimum ?? schema.exclusiveMinimum ?? null };
 }
 
-/** A number, by a slider and as digits; the digits may go beyond the slider's ends, the service says how far. */
+/** A number as a slider and as digits. The digits may exceed the slider's ends; the service checks the bounds. */
 export function slider(
   name,
   { label = parameterName(name), min, max, step, value, nullable = false, integer = false, first = 1 },
@@ -198,7 +198,7 @@ export function slider(
   };
 }
 
-/** One of few. */
+/** A choice between a few options. */
 export function choice(name, entries, value, set, description, label = parameterName(name)) {
   const buttons = entries.map(([entry, text]) =>
     h(
@@ -218,7 +218,7 @@ export function choice(name, entries, value, set, description, label = parameter
   return { kind: "choice", group, element: framed(null, label, name, null, group, description) };
 }
 
-/** What only JSON can say: lists, objects, formulas. */
+/** A text area for JSON: lists, objects, formulas. */
 function text(name, value, set, schema) {
   const id = `field-${name}`;
   const plain = schema.type === "string";
@@ -243,7 +243,7 @@ function text(name, value, set, schema) {
   return { kind: "text", element: framed(id, parameterName(name), name, null, [area, about], schema.description) };
 }
 
-/** Numbers by name: a formula's constants, a slider each. */
+/** Numbers by name, such as a formula's constants: a slider each. */
 function constants(name, value, set, description) {
   let current = { ...value };
   const list = h("div", { class: "fields" });

@@ -1,8 +1,8 @@
-/** A loss's docstring, as the catalogue has it, made readable. */
+/** A loss's docstring from the catalogue, as elements. */
 
 import { h } from "./dom.js";
 
-/** Its parts by heading; what comes before the first is under "". Formulas and the summary are left out. */
+/** The sections of a docstring by heading, the first under "". The summary and formulas are left out. */
 export function sections(text) {
   const parts = { "": [] };
   let heading = "";
@@ -23,7 +23,7 @@ export function sections(text) {
   return Object.fromEntries(joined);
 }
 
-/** Paragraphs, with what is in backquotes as code. */
+/** Paragraphs, with text in backquotes as code. */
 export function prose(text) {
   return text
     .split(/\n\s*\n/)
@@ -31,21 +31,21 @@ export function prose(text) {
     .map((paragraph) => h("p", {}, inline(paragraph.replace(/\s+/g, " "))));
 }
 
-/** One line of it. */
+/** One line, with text in backquotes as code. */
 export function inline(text) {
   return text
     .split(/(``?[^`]+``?)/)
     .map((piece) => (piece.startsWith("`") ? h("code", {}, piece.replaceAll("`", "")) : piece));
 }
 
-const WHERE = [
+const ADDRESSES = [
   [/\bdoi:(10\.\S+?)(?=[.,;]?(\s|$))/, (id) => `https://doi.org/${id}`],
   [/\barXiv:(\d{4}\.\d{4,5})/, (id) => `https://arxiv.org/abs/${id}`],
 ];
 
-/** A reference, with a link to where it can be read. */
+/** A reference, with a link if it has a DOI or an arXiv number. */
 export function reference(text) {
-  for (const [pattern, address] of WHERE) {
+  for (const [pattern, address] of ADDRESSES) {
     const found = pattern.exec(text);
     if (found) {
       return [

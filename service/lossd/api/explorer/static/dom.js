@@ -1,14 +1,14 @@
-/** Elements without markup in strings, so that no text can ever become markup. */
+/** Elements from functions instead of markup, so that text never becomes markup. */
 
 /**
  * An element: h("p", { class: "quiet", onclick: f }, "text", child). Attributes that are null or false are left out;
- * those starting with "on" are listeners; `dataset` and `style` (custom properties included) take objects.
+ * those starting with "on" are listeners; `dataset` and `style` (with custom properties) take objects.
  */
 export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** The same in the SVG namespace. */
+/** An element in the SVG namespace. */
 export function svg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -27,7 +27,7 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** A picture of the page's own set, by name; it is decoration, what it means is said in words beside it. */
+/** An icon by name. Icons are decoration: put text beside each. */
 export function icon(name) {
   const paths = ICONS[name].map((d) => svg("path", { d }));
   return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, paths);
@@ -53,7 +53,7 @@ const ICONS = {
   external: ["M14 5h5v5", "m19 5-8 8", "M11 6H5v13h13v-6"],
 };
 
-/** Announce a sentence to those who listen to the page. */
+/** Announce a sentence to screen readers. */
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }

@@ -1,4 +1,4 @@
-/** What there is to try before a reader has brought anything: inputs for each loss, and a loss for given inputs. */
+/** Example inputs for each loss, and the loss that fits given inputs. */
 
 import { byRows, requestsOf } from "./curve.js";
 
@@ -21,7 +21,7 @@ const SCORES = [
 const CLASSES = [0, 0, 1, 2, 0, 2, 1, 0, 2, 2, 1, 0];
 const SIDE = 12;
 
-/** Scores of a disc that is seen too far to the left, and blurred. */
+/** A disc as target, with blurred scores that are shifted to the left. */
 function disc() {
   const cells = Array.from({ length: SIDE * SIDE }, (_, i) => [i % SIDE, Math.floor(i / SIDE)]);
   const score = ([x, y]) => Number((2 * (3.8 - Math.hypot(x - 4.6, y - 5.2))).toFixed(1));
@@ -111,12 +111,12 @@ function textOf(value) {
   return asRows ? rows(value) : JSON.stringify(value);
 }
 
-/** The loss that fits two arrays best, going by their shapes and by what is in the target. */
+/** The loss that fits two arrays best, by their shapes and the target's values. */
 export function guess(prediction, target) {
   if (!prediction || !target) return "cross_entropy";
   const [p, t] = [prediction.shape, target.shape];
   const values = Array.from(target.data.subarray?.(0, 10_000) ?? target.data.slice(0, 10_000), Number);
-  const half = target.dtype === "F16" || target.dtype === "BF16"; // whose bits are not their values
+  const half = target.dtype === "F16" || target.dtype === "BF16"; // stored as bits, not values
   const whole = !half && values.every(Number.isInteger);
   const among = (...allowed) => !half && values.every((value) => allowed.includes(value));
   if (whole && p.length === t.length + 1 && p.length > 1) return p.length > 2 ? "dice" : "cross_entropy";

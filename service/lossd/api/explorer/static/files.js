@@ -1,14 +1,14 @@
 /**
- * Arrays from what a reader pastes or drops: rows of numbers, JSON, .csv, .npy, .npz and .safetensors, read in the page.
+ * Arrays from pasted text and dropped files: rows of numbers, JSON, .csv, .npy, .npz and .safetensors, read in the page.
  *
- * An array is a tensor of safetensors.js, `{ dtype, shape, data }`, whose dtype is null where the text does not say one.
+ * An array is a tensor of safetensors.js, `{ dtype, shape, data }`. The dtype is null for arrays from text.
  */
 
 import { decode, elementCount } from "./safetensors.js";
 
 export const ENDINGS = [".npy", ".npz", ".safetensors", ".csv", ".tsv", ".txt", ".json"];
 
-/** Why something is not read, in a sentence for the reader. */
+/** The reason why a text or a file cannot be read, as a sentence. */
 export class Unreadable extends Error {}
 
 /** The arrays of a file, `[{ name, array }]`. */
@@ -28,7 +28,7 @@ function safetensors(buffer) {
   try {
     return decode(buffer).tensors;
   } catch (error) {
-    throw new Unreadable(`This is no safetensors file: ${error.message}.`);
+    throw new Unreadable(`This is not a safetensors file: ${error.message}.`);
   }
 }
 
@@ -50,10 +50,10 @@ function number(text) {
   return value === undefined || (Number.isNaN(value) && text.toLowerCase() !== "nan") ? null : value;
 }
 
-/** An array from text: JSON where it starts like a list, else a row a line. A single row, or column, has one axis. */
+/** An array from text: JSON if it starts with [, else a row for each line. A single row or column has one axis. */
 export function parse(text) {
   const trimmed = text.trim();
-  if (!trimmed) throw new Unreadable("Nothing here yet.");
+  if (!trimmed) throw new Unreadable("The field is empty.");
   if (trimmed.startsWith("[")) return nested(trimmed);
   const rows = table(trimmed);
   return matrix(
@@ -95,7 +95,7 @@ function nested(text) {
   try {
     value = JSON.parse(text);
   } catch {
-    throw new Unreadable("This starts like JSON and is not JSON yet.");
+    throw new Unreadable("This is not valid JSON.");
   }
   const shape = [];
   for (let level = value; Array.isArray(level); [level] = level) shape.push(level.length);
@@ -117,11 +117,11 @@ function collect(value, shape, depth, data) {
     if (found === null) throw new Unreadable(`${JSON.stringify(value).slice(0, 30)} is not a number.`);
     data.push(found);
   } else if (!Array.isArray(value) || value.length !== shape[depth]) {
-    throw new Unreadable("Its lists are not all of one length.");
+    throw new Unreadable("The lists differ in length.");
   } else for (const entry of value) collect(entry, shape, depth + 1, data);
 }
 
-/** A table's columns: each by its name, all of them, and all but each that is called like a target. */
+/** The arrays of a table: each column by its name, all columns, and all columns except the target. */
 function columns(text, stem) {
   const rows = unnumbered(table(text.trim().replace(/^\uFEFF/, "")));
   if (!rows.length) throw new Unreadable("This file is empty.");
@@ -134,7 +134,7 @@ function columns(text, stem) {
       return value;
     }),
   );
-  if (!body.length) throw new Unreadable("This file has a head and no rows.");
+  if (!body.length) throw new Unreadable("This file has a header but no rows.");
   const whole = matrix(body);
   if (!names || names.length < 2) return [{ name: names?.[0] ?? stem, array: whole }];
   const pick = (wanted) => matrix(body.map((row) => row.filter((_, i) => wanted(i))));
@@ -155,7 +155,7 @@ function columns(text, stem) {
   ];
 }
 
-/** Rows without the numbers that pandas writes before them, under no name or one that it made up. */
+/** Rows without pandas' index, a first column without a name or named "Unnamed: 0". */
 function unnumbered(rows) {
   const [head, ...body] = rows;
   const counts =
@@ -163,14 +163,14 @@ function unnumbered(rows) {
   return counts ? rows.map((row) => row.slice(1)) : rows;
 }
 
-const CALLED = {
+const NAMES = {
   prediction: /^(y_?)?(pred(iction)?s?|hat|logits?|outputs?|scores?|proba(bilities)?|y_hat|x)$/i,
   target: /^(y|(y_?)?(true|targets?|labels?|classe?s?|ground_?truth|gt|masks?))$/i,
 };
 
-/** What an array of this name is usually for: prediction, target, or the name itself. */
+/** The input that an array of this name is usually for: prediction, target, or the name itself. */
 export function role(name) {
-  return Object.keys(CALLED).find((of) => CALLED[of].test(name)) ?? name;
+  return Object.keys(NAMES).find((input) => NAMES[input].test(name)) ?? name;
 }
 
 // NumPy
@@ -186,15 +186,15 @@ const KINDS = {
   i1: ["I8", Int8Array],
   u1: ["U8", Uint8Array],
   b1: ["BOOL", Uint8Array],
-  // What safetensors has no name for becomes the next wider signed kind, of the same values.
+  // Unsigned dtypes become the next wider signed dtype, which holds the same values.
   u2: ["I32", Uint16Array, Int32Array],
   u4: ["I64", Uint32Array, BigInt64Array],
 };
 
-/** The array of a .npy file, of any version; row-major afterwards, whatever it was. */
+/** The array of a .npy file of any version, in row-major order. */
 export function npy(buffer) {
   const bytes = new Uint8Array(buffer);
-  if (String.fromCharCode(...bytes.subarray(0, 6)) !== MAGIC) throw new Unreadable("This is no .npy file.");
+  if (String.fromCharCode(...bytes.subarray(0, 6)) !== MAGIC) throw new Unreadable("This is not a .npy file.");
   const view = new DataView(buffer);
   const wide = bytes[6] >= 2;
   const from = wide ? 12 : 10;
@@ -205,15 +205,15 @@ export function npy(buffer) {
     .split(",")
     .filter((part) => part.trim())
     .map(Number);
-  if (!descr) throw new Unreadable("Its elements are not plain numbers.");
+  if (!descr) throw new Unreadable("The elements are not plain numbers.");
   const kind = KINDS[descr[2]];
   if (descr[1] === ">" && kind)
     throw new Unreadable("Its numbers are big-endian; save it with array.astype(array.dtype.newbyteorder('<')).");
-  if (!kind) throw new Unreadable(`Its dtype ${descr[2]} does not travel; save it as float32 or int64.`);
+  if (!kind) throw new Unreadable(`The dtype ${descr[2]} is not supported; save the array as float32 or int64.`);
   const [dtype, Type, Wider] = kind;
   const count = elementCount(shape);
   if (buffer.byteLength - start !== count * Type.BYTES_PER_ELEMENT)
-    throw new Unreadable("It does not have the bytes that its header says.");
+    throw new Unreadable("The file has another size than its header states.");
   let data = new Type(buffer.slice(start));
   if (/'fortran_order':\s*True/.test(header)) data = rowMajor(data, shape);
   if (Wider) data = Wider === BigInt64Array ? BigInt64Array.from(data, BigInt) : Wider.from(data);
@@ -238,7 +238,7 @@ function rowMajor(data, shape) {
   return turned;
 }
 
-// Zip, as far as NumPy writes it: the directory at the end says where each file is and how it is packed.
+// Zip, as NumPy writes it: the directory at the end has the place and the compression of each file.
 
 const [END, ENTRY] = [0x06054b50, 0x02014b50];
 const [STORED, DEFLATED] = [0, 8];
@@ -248,7 +248,7 @@ async function npz(buffer) {
   const view = new DataView(buffer);
   let end = buffer.byteLength - 22;
   while (end >= 0 && view.getUint32(end, true) !== END) end -= 1;
-  if (end < 0) throw new Unreadable("This is no .npz file.");
+  if (end < 0) throw new Unreadable("This is not a .npz file.");
   const arrays = [];
   let at = view.getUint32(end + 16, true);
   for (let left = view.getUint16(end + 10, true); left > 0; left -= 1) {
@@ -274,12 +274,12 @@ async function npz(buffer) {
 
 async function unpacked(packed, method) {
   if (method === STORED) return packed;
-  if (method !== DEFLATED) throw new Unreadable("It is packed in a way that is not read here.");
+  if (method !== DEFLATED) throw new Unreadable("The file has an unsupported compression.");
   try {
     return await new Response(
       new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw")),
     ).arrayBuffer();
   } catch {
-    throw new Unreadable("It is damaged: it does not unpack.");
+    throw new Unreadable("The file is damaged: it cannot be decompressed.");
   }
 }

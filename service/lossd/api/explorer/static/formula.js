@@ -1,4 +1,4 @@
-/** Formulas, by KaTeX, which is fetched when the first one is to be shown. */
+/** Formulas by KaTeX, which is loaded with the first formula. */
 
 let katex = null;
 
@@ -7,7 +7,7 @@ async function loaded() {
   return katex;
 }
 
-/** Show LaTeX in an element: for eyes as a formula, for screen readers as MathML. */
+/** Show LaTeX in an element, with MathML for screen readers. */
 export async function formula(element, latex, { display = true } = {}) {
   element.textContent = latex;
   (await loaded()).render(latex, element, { displayMode: display, throwOnError: false, strict: "ignore" });

@@ -1,4 +1,4 @@
-/** Tensors as pictures: a table whose cells are tinted where it is small, else a canvas with the numbers beside it. */
+/** Tensors as pictures: small ones as tinted tables, large ones as a canvas with a table of numbers. */
 
 import { choice, slider } from "./controls.js";
 import { h } from "./dom.js";
@@ -8,9 +8,9 @@ import { elementCount } from "./safetensors.js";
 const MOST_CELLS = { rows: 24, columns: 12 };
 const MOST_PANELS = 12;
 const LISTED = 32;
-const TINT = 46; // percent; ink on it is still read easily
+const TINT = 46; // percent; text on it stays readable
 
-/** How a number is tinted: one colour for what is above 0, another below, strongest at `most`. */
+/** The tint of a number: one colour above 0, another below, strongest at `most`. */
 function tint(value, most) {
   const part = most > 0 && Number.isFinite(value) ? Math.min(1, Math.abs(value) / most) : 0;
   return { "--color": `var(--curve-${value < 0 ? 2 : 1})`, "--part": `${(TINT * Math.sqrt(part)).toFixed(1)}%` };
@@ -51,7 +51,7 @@ export function heatTable(values, { label, rowNames, columnNames, corner = "", s
   );
 }
 
-/** A gradient, or any tensor `{ shape, values }`, to look at; `classes` says that its second axis counts them. */
+/** A picture of a tensor `{ shape, values }`; with `classes` the second axis counts classes. */
 export function picture({ shape, values }, { label, theme, signal, classes = false }) {
   const most = values.reduce((max, value) => (Number.isFinite(value) ? Math.max(max, Math.abs(value)) : max), 0);
   const scale = h(
@@ -74,8 +74,8 @@ export function picture({ shape, values }, { label, theme, signal, classes = fal
       scale,
     );
   }
-  // The first axis is samples, and the last two are an image (or one is a line of it). Of classes each is a panel; what
-  // is left between are slices, of which one is shown at a time.
+  // The first axis counts samples, and the last two are an image. Each class is a panel. The axes between are slices,
+  // of which one is shown at a time.
   const { samples, panels, slices, height, width } = layout(shape, classes);
   const board = h("div", { class: "panels" });
   const size = height * width;
@@ -129,7 +129,7 @@ export function picture({ shape, values }, { label, theme, signal, classes = fal
   );
 }
 
-/** What the axes of a tensor with three or more are. */
+/** The meaning of the axes of a tensor with three or more. */
 function layout([samples, ...inner], classes) {
   const [height, width] = inner.slice(-2);
   const between = inner.slice(0, -2);
@@ -148,7 +148,7 @@ function numbered(values, [rows, columns], most, label) {
   });
 }
 
-/** One number a row, with a bar to either side of zero. */
+/** A number and a bar to either side of zero for each row. */
 function bars(values, most, label) {
   const shown = values.slice(0, LISTED);
   return [
@@ -211,7 +211,7 @@ function image(values, rows, columns, most, { label, theme, signal }) {
   return canvas;
 }
 
-/** The numbers of an image, as many as are bearable. */
+/** The first numbers of an image as a table. */
 function listed(values, rows, columns, label) {
   const details = h("details", { class: "small", ontoggle: fill }, h("summary", {}, "Its numbers"));
   function fill() {

@@ -1,10 +1,10 @@
-/** Work that is asked for again while it is done: a slider moves faster than answers come. */
+/** Tasks that are requested again while they run: a slider moves faster than answers arrive. */
 
 const STALE_AFTER_MS = 250;
 
 /**
- * A function that runs `task(signal)`: never twice at once, and once more at the end for all calls in between. What takes
- * long is given up for what is asked now; its signal aborts. When the view is left, everything ends.
+ * A function that runs `task(signal)`. One run at a time; all calls during a run become one run after it. A newer call
+ * aborts a run that takes long. Leaving the view aborts all.
  */
 export function latest(task, view) {
   let running = null;

@@ -1,20 +1,20 @@
 /**
- * Models with two parameters: a line through points, and a direction that tells two classes apart. Losses, and their
- * gradients with respect to what the model predicts, are the service's; the chain rule through a linear model is two sums.
+ * Models with two parameters: a line through points, and a direction that separates two classes. The service computes
+ * losses and gradients of predictions; the chain rule through a linear model is two sums, computed here.
  */
 
 import { tensor } from "./safetensors.js";
 
 const FAR = 1e6;
 
-/** Numbers that look random and are the same for everybody. */
+/** Pseudo-random numbers with a fixed seed, so that everybody sees the same points. */
 function noise(seed) {
   let state = seed;
   const even = () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return state / 2 ** 32;
   };
-  return () => even() + even() + even() + even() - 2; // close to normal, with a deviation of 0.58
+  return () => even() + even() + even() + even() - 2; // approximately normal, with a standard deviation of 0.58
 }
 
 const made = (count, seed, point) => {
@@ -85,7 +85,7 @@ for (const { presets } of Object.values(MODELS))
 
 const domain = (loss, name) => loss.inputs.find((input) => input.name === name)?.types.map((type) => type.domain) ?? [];
 
-/** The losses that a model can be trained with: of rows that know nothing of each other, and of one score each. */
+/** The losses that can train a model: those of independent rows with one score each. */
 export function fitting(model, losses) {
   return losses.filter((loss) => {
     const required = loss.inputs.filter((input) => !input.optional).map((input) => input.name);
@@ -104,9 +104,9 @@ export function fitting(model, losses) {
   });
 }
 
-const paired = (loss) => loss.task === "multiclass"; // two scores, of which the first stays 0
+const paired = (loss) => loss.task === "multiclass"; // two scores; the first is 0
 
-/** The inputs of a loss for scores of the points, all of them once or several times over. */
+/** The inputs of a loss for scores of the points; the scores may repeat the points. */
 function inputs(model, loss, points, scores) {
   const n = scores.length;
   const of = Array.from(scores, (_, i) => points[i % points.length]);
@@ -154,7 +154,7 @@ export async function surface(api, { model, loss, parameters, points }, count, s
   return { as, bs, values };
 }
 
-/** One step after the other from where a path ends: `{ at, loss }` is added to `path` until `steps` steps have theirs. */
+/** Extend a path by gradient descent to `steps` steps; each step is `{ at, loss }`. */
 export async function descend(api, { model, loss, parameters, points, rate }, path, steps, signal, onStep) {
   while (path.length <= steps + 1 && !path.diverged) {
     const { at } = path.at(-1);

@@ -1,7 +1,6 @@
 /**
- * Plots. `curves` is uPlot on a canvas, for what is looked at closely; `thumbnail` is a small drawing. Both take their
- * colours from the style sheet and follow the theme. A canvas says nothing to a screen reader: whoever draws one puts a
- * table of the same numbers next to it.
+ * Plots. `curves` is uPlot on a canvas; `thumbnail` is a small SVG. Both take their colours from the style sheet and
+ * follow the theme. Screen readers cannot read a canvas: put a table of the same numbers beside it.
  */
 
 import { h, svg } from "./dom.js";
@@ -17,7 +16,7 @@ function uPlot() {
   return library;
 }
 
-/** A number, short: four digits, no more than it needs. */
+/** A number in at most four digits. */
 export function short(value) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value).replace("Infinity", "∞").replace("-", "−");
@@ -113,7 +112,7 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   });
   return {
     draw,
-    /** Begin anew with the next drawing: the axis is another. */
+    /** Forget the range of the axis, before another axis is drawn. */
     forget: () => {
       plot?.destroy();
       plot = null;
@@ -123,14 +122,14 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   };
 }
 
-/** Some air above and below; a constant gets some too. */
+/** The range of the values with a margin, for a constant too. */
 function spread(low, high) {
   if (low === null) return [0, 1];
   const air = (high - low) * 0.06 || Math.max(Math.abs(high) * 0.5, 0.5);
   return [low >= 0 && low < air * 3 ? Math.min(0, low) : low - air, high + air];
 }
 
-/** The line of zero, a little stronger than the grid. */
+/** Draw the line of zero, stronger than the grid. */
 function zeroLine(u) {
   const { ctx, bbox } = u;
   const y = Math.round(u.valToPos(0, "y", true)) + 0.5;
@@ -146,7 +145,7 @@ function zeroLine(u) {
   ctx.restore();
 }
 
-/** A small drawing of a curve that fills its element; gaps where it is not finite. Decoration: say in words what it is. */
+/** A small drawing of a curve that fills its element, with gaps at values that are not finite. Decoration only. */
 export function thumbnail(x, y, { low = null, high = null, air = 0.12 } = {}) {
   const finite = y.filter(Number.isFinite);
   const bottom = low ?? Math.min(...finite);

@@ -1,4 +1,4 @@
-/** What a loss is first shown beside: the curves that make it understood. Each is a loss and the parameters it has. */
+/** The curves that a loss is first compared with: losses and parameters. */
 
 const of = (name, parameters = {}) => ({ name, parameters });
 

@@ -1,4 +1,4 @@
-/** The Prometheus text format, as far as a page needs it: samples with their labels. */
+/** The Prometheus text format: samples with their labels. */
 
 /** Samples by name: `[{ labels, value }]`. */
 export function parse(text) {
@@ -26,7 +26,7 @@ export function total(samples, name, labels = {}) {
   return sum;
 }
 
-/** A histogram's buckets `[{ upTo, count }]`, each with its own count, not that of all below it. */
+/** A histogram's buckets `[{ upTo, count }]`; the counts are not cumulative. */
 export function buckets(samples, name, labels = {}) {
   const found = (samples.get(`${name}_bucket`) ?? [])
     .filter((sample) => Object.entries(labels).every(([key, value]) => sample.labels[key] === value))
@@ -35,12 +35,12 @@ export function buckets(samples, name, labels = {}) {
   return found.map((bucket, i) => ({ upTo: bucket.upTo, count: bucket.count - (found[i - 1]?.count ?? 0) }));
 }
 
-/** What was counted between two readings of the same buckets. */
+/** The counts between two readings of the same buckets. */
 export function since(earlier, later) {
   return later.map((bucket, i) => ({ upTo: bucket.upTo, count: Math.max(0, bucket.count - (earlier[i]?.count ?? 0)) }));
 }
 
-/** The value that a share of what was counted is below, by straight lines within its bucket; null of nothing. */
+/** A quantile by linear interpolation within its bucket; null without counts. */
 export function quantile(counted, share) {
   const all = counted.reduce((sum, { count }) => sum + count, 0);
   if (!all) return null;

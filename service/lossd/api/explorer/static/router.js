@@ -1,6 +1,6 @@
 /** Addresses after the #: "#/losses/focal?gamma=2" is the view of "/losses/:name" with a parameter and a query. */
 
-/** What the address names now. */
+/** The current address: path and query. */
 export function current() {
   const [path, query = ""] = location.hash.slice(1).split("?");
   return { path: path.replace(/\/+$/, "") || "/", query: new URLSearchParams(query) };
@@ -12,13 +12,13 @@ export function href(path, query) {
   return `#${path}${text && `?${text}`}`;
 }
 
-/** Go to an address; `replace` where going back should not stop there. */
+/** Go to an address; with `replace` it is no entry of the history. */
 export function navigate(path, query, { replace = false } = {}) {
   if (replace) history.replaceState(null, "", href(path, query));
   else location.hash = href(path, query);
 }
 
-/** The parameters of a path that a pattern fits, else null. */
+/** The parameters of a path that fits a pattern; null for another path. */
 export function match(pattern, path) {
   const wanted = pattern.split("/");
   const found = path.split("/");

@@ -22,10 +22,10 @@ const ALIGNMENT = 64;
 
 export const MEDIA_TYPE = "application/vnd.safetensors";
 
-/** How many elements a shape has. */
+/** The number of elements of a shape. */
 export const elementCount = (shape) => shape.reduce((product, axis) => product * axis, 1);
 
-/** A tensor of numbers: `F32` from ordinary numbers, `I64` from whole ones, or any other dtype that is named. */
+/** A tensor of numbers with a dtype, `F32` by default. */
 export function tensor(numbers, shape = [numbers.length], dtype = "F32") {
   const data = dtype === "I64" ? BigInt64Array.from(numbers, (n) => BigInt(n)) : ARRAYS[dtype].from(numbers);
   if (data.length !== elementCount(shape)) throw new RangeError(`${data.length} numbers do not fill ${shape}`);
@@ -34,7 +34,7 @@ export function tensor(numbers, shape = [numbers.length], dtype = "F32") {
 
 /** The file of these tensors, by name; `metadata` maps names to strings. */
 export function encode(tensors, metadata = {}) {
-  // Wider elements first: every tensor is then aligned to its own width.
+  // Wider elements first: every tensor is then aligned to the size of its elements.
   const entries = Object.entries(tensors).sort(([, a], [, b]) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
   const header = Object.keys(metadata).length ? { __metadata__: metadata } : {};
   let size = 0;
@@ -54,7 +54,7 @@ export function encode(tensors, metadata = {}) {
   return file;
 }
 
-/** The tensors and metadata of a file, an ArrayBuffer; throws where it is none. */
+/** The tensors and metadata of a file, an ArrayBuffer; throws for an invalid file. */
 export function decode(buffer) {
   if (buffer.byteLength < PREFIX_BYTES) throw new RangeError("a safetensors file starts with 8 bytes of length");
   const start = PREFIX_BYTES + Number(new DataView(buffer).getBigUint64(0, true));

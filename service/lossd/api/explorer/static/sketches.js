@@ -1,4 +1,4 @@
-/** What a point of an axis looks like: two boxes, two vectors, an image. Decoration; the axis's label says it in words. */
+/** Sketches of a point of an axis: two boxes, two vectors, an image. Decoration: the axis has a label. */
 
 import { svg } from "./dom.js";
 
@@ -38,5 +38,5 @@ const SKETCHES = {
     ),
 };
 
-/** The sketch of an axis at x, or null where there is none. */
+/** The sketch of an axis at x; null for an axis without one. */
 export const sketch = (axis, x, given) => SKETCHES[axis.picture]?.(x, given) ?? null;

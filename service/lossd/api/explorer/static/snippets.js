@@ -1,4 +1,4 @@
-/** The page's own request as commands for a shell, Python and JavaScript. Each runs as it is. */
+/** The request as code for a shell, Python and JavaScript; each runs unchanged. */
 
 import { body, dtypeName, inJson } from "./asking.js";
 import { elementCount, MEDIA_TYPE } from "./safetensors.js";
@@ -6,7 +6,7 @@ import { elementCount, MEDIA_TYPE } from "./safetensors.js";
 export const FILE = "request.safetensors";
 const SMALL = 2000;
 
-/** Whether a request is short enough to stand in a command; a longer one is saved as a file and sent from there. */
+/** Whether a request is short enough for a command; a longer one is sent from a file. */
 const isSmall = ({ inputs }) =>
   Object.values(inputs).every(({ dtype }) => dtype !== "BF16") && elements(inputs) <= SMALL;
 const elements = (inputs) => Object.values(inputs).reduce((sum, { shape }) => sum + elementCount(shape), 0);

@@ -1,19 +1,19 @@
-/** Whether the service takes work: asked now and then, and at once where a request has failed. */
+/** The state of the service: polled, and checked at once after a failed request. */
 
 const EVERY_MS = { ready: 2000, other: 1000 };
 const PATIENCE_MS = 4000;
 
 const changed = new EventTarget();
-let doubted = false;
+let isDoubted = false;
 let wake = () => {};
 let state = "unknown";
 
-/** Call `again` whenever the service takes work after it did not, or after a request has failed, while the view is shown. */
+/** Call `again` when the service is ready again, or ready after a failed request, while the view is shown. */
 export function whenReady(again, signal) {
   changed.addEventListener("ready", again, { signal });
 }
 
-/** While the service is known to start, wait: what it would hold keeps connections that others need. */
+/** Wait while the service starts. Requests sent now would occupy the browser's connections. */
 export async function untilStarted(signal) {
   while (state === "waiting" && !signal?.aborted) {
     await new Promise((resolve) => {
@@ -23,24 +23,24 @@ export async function untilStarted(signal) {
   }
 }
 
-/** A request has failed for a reason that may pass: look now. */
+/** Check the service now, after a request has failed for a reason that may pass. */
 export function doubt() {
-  doubted = true;
+  isDoubted = true;
   wake();
 }
 
-/** Ask for as long as somebody looks; `show(state, text, detail)` is called with what is new. */
+/** Poll while the page is visible; `show(state, text, detail)` is called with each change. */
 export async function watch(show) {
   let said = "";
   for (;;) {
     if (!document.hidden) {
-      const wasDoubted = doubted;
-      doubted = false;
+      const wasDoubted = isDoubted;
+      isDoubted = false;
       const found = await look();
       if (said !== found.text + found.detail) show(found.state, found.text, found.detail);
       said = found.text + found.detail;
       const again = found.state === "ready" && (state === "waiting" || state === "down" || wasDoubted);
-      if (found.state !== "ready") doubted ||= wasDoubted;
+      if (found.state !== "ready") isDoubted ||= wasDoubted;
       const news = state !== found.state;
       state = found.state;
       if (news) changed.dispatchEvent(new Event("change"));
@@ -61,11 +61,11 @@ async function look() {
   }
 }
 
-/** Until the time is over, or something is in doubt; even then not without a rest. */
+/** Wait for a time, or until a request has failed; after a failure wait at least a second. */
 function pause(duration) {
   return new Promise((resolve) => {
     const end = setTimeout(resolve, duration);
-    const soon = doubted ? EVERY_MS.other : 0;
+    const soon = isDoubted ? EVERY_MS.other : 0;
     setTimeout(() => {
       wake = () => {
         clearTimeout(end);

@@ -1,4 +1,4 @@
-/** Light, dark, or as the system has it. */
+/** The theme: light, dark, or the system's. */
 
 const KEY = "lossd-theme";
 const CHOICES = ["system", "light", "dark"];
@@ -6,32 +6,32 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const listeners = new Set();
 
 export const theme = {
-  /** What was chosen: system, light or dark. */
+  /** The reader's choice: system, light or dark. */
   get choice() {
     return localStorage.getItem(KEY) ?? "system";
   },
   get isDark() {
     return this.choice === "system" ? dark.matches : this.choice === "dark";
   },
-  /** The next of the three. */
+  /** Switch to the next of the three. */
   next() {
     const choice = CHOICES[(CHOICES.indexOf(this.choice) + 1) % CHOICES.length];
     localStorage.setItem(KEY, choice);
     apply();
     return choice;
   },
-  /** A colour of the page, such as "accent" or "curve-1", as the style sheet has it now. */
+  /** A colour of the current style sheet, such as "accent" or "curve-1". */
   color(name) {
     return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   },
-  /** Call when colours change, until the signal aborts. */
+  /** Call `listener` when colours change, until the signal aborts. */
   onChange(listener, signal) {
     listeners.add(listener);
     signal?.addEventListener("abort", () => listeners.delete(listener));
   },
 };
 
-/** Put the choice into effect; before the first view, so that nothing flashes. */
+/** Apply the choice. */
 export function apply() {
   document.documentElement.dataset.theme = theme.isDark ? "dark" : "light";
   for (const listener of listeners) listener();

@@ -1,4 +1,4 @@
-/** What the catalogue's names are called in a sentence. */
+/** The catalogue's names as text. */
 
 const TASKS = {
   binary: "Binary classification",
@@ -6,14 +6,14 @@ const TASKS = {
   multilabel: "Multilabel classification",
   sets: "Sets of labels",
   boxes: "Boxes",
-  composed: "Made of other losses",
+  composed: "Composed losses",
   segmentation: "Segmentation",
   pairs: "Pairs",
   cosine_pairs: "Pairs by angle",
   triplets: "Triplets",
   labelled_embeddings: "Labelled embeddings",
   paired_views: "Paired views",
-  custom: "Your own formula",
+  custom: "Formulas",
   gan: "Discriminators",
   gan_generator: "Generators",
   lsgan: "Least-squares discriminators",
@@ -26,7 +26,7 @@ const TASKS = {
   sequences: "Sequences",
 };
 
-/** A task, as a heading. */
+/** The heading of a task. */
 export const taskName = (task) =>
   TASKS[task] ?? task.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 
@@ -46,10 +46,10 @@ const FAMILIES = {
   ],
   "Generative models": ["gan", "gan_generator", "lsgan", "lsgan_generator", "vae", "features"],
   Sequences: ["sequences"],
-  "Made of others, or by you": ["composed", "custom"],
+  "Composed and custom": ["composed", "custom"],
 };
 
-/** The families of tasks, as headings, in the order in which they are shown; what is in none is in the last. */
+/** The headings of the families of tasks, in their order; the last is for all other tasks. */
 export const FAMILY_NAMES = [...Object.keys(FAMILIES), "Others"];
 export const familyOf = (task) => FAMILY_NAMES.find((name) => FAMILIES[name]?.includes(task)) ?? "Others";
 
@@ -69,8 +69,8 @@ export const parameterName = (name) => GREEK[name] ?? name.replaceAll("_", " ");
 
 /** A loss with its parameters, in a legend: focal, γ = 2. */
 export function curveName(loss, parameters) {
-  const said = Object.entries(parameters).map(
+  const settings = Object.entries(parameters).map(
     ([name, value]) => `${parameterName(name)} = ${typeof value === "object" ? JSON.stringify(value) : value}`,
   );
-  return [loss, ...said].join(", ");
+  return [loss, ...settings].join(", ");
 }

@@ -1,5 +1,5 @@
 /**
- * Every view: its address, its title, and the module that renders it. Those with `nav` are in the bar, in this order.
+ * All views: address, title, and the module that renders each. Views with `nav` are in the bar, in this order.
  * A module exports `async function render(root, context)`; see the README.
  */
 export const VIEWS = [

@@ -1,4 +1,4 @@
-/** Every loss the service has, by task, each with its curve; a search over all that is said of them. */
+/** All losses by family, each with its curve, and a search over their documentation. */
 
 import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
@@ -39,17 +39,17 @@ export async function render(root, { api, plots, href, navigate, query, announce
     const count = h("span", { class: "quiet" });
     return { tiles, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
   });
-  const nothing = h("p", { class: "quiet", hidden: true }, "No loss has all of these words.");
+  const nothing = h("p", { class: "quiet", hidden: true }, "No loss matches.");
 
   root.append(
     h(
       "section",
       { class: "hero" },
-      h("h1", {}, `${losses.length} losses, drawn live`),
+      h("h1", {}, `${losses.length} losses`),
       h(
         "p",
         {},
-        "Every point of every curve on these pages is an answer of this service to a plain request. Open a loss to move its parameters and to compare it with others.",
+        "The service computes every loss and its gradient over HTTP. Open a loss to move its parameters and to compare it with others.",
       ),
     ),
     h(
@@ -105,7 +105,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
   );
 }
 
-/** Ask for a tile's curve when it comes into sight, and again when the service takes work where it did not. */
+/** Draw a tile's curve when the tile becomes visible, and again when the service recovers. */
 function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
   const of = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
   const missing = new Set();
@@ -131,13 +131,13 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
   signal.addEventListener("abort", () => observer.disconnect());
 }
 
-/** Fill a tile; false where that has to wait for the service. */
+/** Fill a tile; return false if it has to wait for the service. */
 async function thumbnail(element, loss, { api, plots, signal }) {
   const [axis] = loss.available ? loss.axes : [];
   const none = (text) => element.replaceChildren(h("span", { class: "none" }, text));
   const late = setTimeout(() => none("Waiting for the service"), PATIENCE_MS);
   try {
-    if (!axis) none(loss.available ? "No curve: it takes whole images" : "Not available here");
+    if (!axis) none(loss.available ? "No curve: this loss takes whole images" : "Not available here");
     else {
       const { x, values } = await draw(
         { loss, axis, parameters: {} },

@@ -1,4 +1,4 @@
-/** The service at work: what /metrics and /health/ready say, second by second, while somebody looks. */
+/** The state of the service from /metrics and /health/ready, updated every second while the page is visible. */
 
 import { h, icon } from "../dom.js";
 import { buckets, parse, quantile, since, total } from "../prometheus.js";
@@ -24,11 +24,11 @@ export async function render(root, context) {
   const state = h("span", { class: "state big" }, h("span", { class: "dot" }), h("span", {}));
   const tiles = [
     tile("Requests a second", "rate", (v) => compact(v)),
-    tile("Median latency", "median", seconds, "99 of 100 below"),
+    tile("Median latency", "median", seconds, "p99"),
     tile("Requests in a batch", "batch", (v) => compact(v)),
     tile("In progress", "queue", (v) => compact(v)),
-    tile("Front's processor", "cpu", (v) => `${Math.round(100 * v)} %`),
-    tile("Front's memory", "memory", bytes),
+    tile("CPU of the front", "cpu", (v) => `${Math.round(100 * v)} %`),
+    tile("Memory of the front", "memory", bytes),
   ];
   const stages = h("div", { class: "stages" });
   const sizes = h("div", { class: "bars" });
@@ -36,7 +36,7 @@ export async function render(root, context) {
   const losses = h("div", { class: "scroll" });
   const progress = h("progress", { max: WORK.requests, value: 0, "aria-label": "Requests answered", hidden: true });
   const said = h("span", { class: "small quiet number", role: "status" });
-  const start = h("button", { type: "button", onclick: work }, icon("play"), "Send it some work");
+  const start = h("button", { type: "button", onclick: work }, icon("play"), "Run a load test");
 
   root.append(
     h("header", { class: "title" }, h("div", { class: "row" }, h("h1", {}, "Service"), state), headline),
@@ -49,13 +49,13 @@ export async function render(root, context) {
     h(
       "div",
       { class: "pair" },
-      h("section", { class: "card" }, h("h2", {}, "Where a request's time goes"), stages),
-      h("section", { class: "card" }, h("h2", {}, "Batches, by how many requests shared one"), sizes),
+      h("section", { class: "card" }, h("h2", {}, "Time of a request by stage"), stages),
+      h("section", { class: "card" }, h("h2", {}, "Batches by number of requests"), sizes),
     ),
     h(
       "div",
       { class: "pair" },
-      h("section", { class: "card" }, h("h2", {}, "Requests, by how long they took"), latency),
+      h("section", { class: "card" }, h("h2", {}, "Requests by latency"), latency),
       h("section", { class: "card" }, h("h2", {}, "By loss"), losses),
     ),
   );
@@ -101,7 +101,7 @@ export async function render(root, context) {
     headline.textContent = [
       `${whole(now.requests)} requests answered`,
       now.started && `in ${ago(Date.now() / 1000 - now.started)}`,
-      `· ${restarts ? `workers started anew ${whole(restarts)} times` : "no worker has died"}`,
+      `· ${whole(restarts)} worker ${restarts === 1 ? "restart" : "restarts"}`,
     ]
       .filter(Boolean)
       .join(" ");
@@ -168,12 +168,12 @@ export async function render(root, context) {
   }
 }
 
-/** Ready, and while passes are compiled, how many are: until then their losses are slower. */
+/** The text of the state: ready, and the number of compiled passes while passes are compiled. */
 function readiness({ compiled: { ready, failed, total } }) {
   return ready + failed < total ? `Ready, compiling: ${ready} of ${total} passes done` : "Ready";
 }
 
-/** A request like a small training step's: random scores and random classes. */
+/** A request of the size of a small training step: random scores and classes. */
 function sample() {
   const { rows, classes } = WORK;
   const scores = Float32Array.from({ length: rows * classes }, () => 4 * Math.random() - 2);
@@ -206,7 +206,7 @@ function read(samples) {
   };
 }
 
-// What is shown
+// Drawing
 
 function tile(label, name, format, noted) {
   const value = h("strong", { class: "number" }, "–");

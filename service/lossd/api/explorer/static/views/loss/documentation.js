@@ -1,0 +1,82 @@
+/** The documentation of a loss: inputs, parameters, gradient, references. */
+
+import { settable } from "../../controls.js";
+import { inline, prose, reference, sections } from "../../documentation.js";
+import { h } from "../../dom.js";
+
+export function documentation(loss) {
+  const parts = sections(loss.documentation);
+  const inputs = loss.inputs.map((input) =>
+    h(
+      "tr",
+      {},
+      h(
+        "th",
+        { scope: "row" },
+        h("code", {}, input.name),
+        input.optional && h("span", { class: "quiet small" }, " optional"),
+      ),
+      h(
+        "td",
+        {},
+        [...new Set(input.types.map((type) => type.shape))].map((shape) => h("code", { class: "shape" }, shape)),
+      ),
+      h("td", {}, inline(input.summary), input.differentiable && h("span", { class: "chip" }, "has a gradient")),
+    ),
+  );
+  const parameters = settable(loss).map(([name, schema]) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, h("code", {}, name)),
+      h("td", {}, h("code", {}, "default" in schema ? JSON.stringify(schema.default) : "required")),
+      h("td", {}, inline(schema.description ?? "")),
+    ),
+  );
+  const table = (heads, rows) =>
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "facts" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((head) => h("th", { scope: "col" }, head)),
+          ),
+        ),
+        h("tbody", {}, rows),
+      ),
+    );
+  return h(
+    "div",
+    { class: "known" },
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "What it is"),
+      prose(parts[""]),
+      parts.Returns && [h("h3", {}, "It returns"), prose(parts.Returns)],
+      parts.Gradient && [h("h3", {}, "Its gradient"), prose(parts.Gradient)],
+      loss.references.length > 0 && [
+        h("h3", {}, "References"),
+        h(
+          "ul",
+          { class: "references" },
+          loss.references.map((text) => h("li", {}, reference(text))),
+        ),
+      ],
+    ),
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "What it takes"),
+      table(["Input", "Shape", ""], inputs),
+      parameters.length > 0 && table(["Parameter", "Default", ""], parameters),
+    ),
+  );
+}

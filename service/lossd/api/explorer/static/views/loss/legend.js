@@ -1,0 +1,34 @@
+/** The legend of the curves, and the sentence about their gradients. */
+
+import { queryOf } from "../../curve.js";
+import { h, icon } from "../../dom.js";
+import { isComparable } from "./plot.js";
+
+/** The entries of the legend; `remove(i)` removes the i-th of the other curves. */
+export function legendEntries(results, loss, { href, remove }) {
+  return results.map((result, i) =>
+    h(
+      "li",
+      { style: { "--color": `var(--${result.color})` } },
+      h("span", { class: result.loss === loss ? "swatch" : "swatch dashed" }),
+      i
+        ? h("a", { href: href(`/losses/${result.loss.name}`, queryOf(result.parameters)) }, result.label)
+        : h("strong", {}, result.label),
+      i > 0 &&
+        h(
+          "button",
+          { type: "button", class: "tiny", "aria-label": `Remove ${result.label}`, onclick: () => remove(i - 1) },
+          icon("close"),
+        ),
+    ),
+  );
+}
+
+/** What the gradients are with respect to, and which curves have another gradient. */
+export function gradientSentence([own, ...others]) {
+  if (!own.subject) return "";
+  const apart = others
+    .filter((result) => result.slope && !isComparable(result, own))
+    .map(({ label, subject }) => ` The gradient of ${label} is with respect to ${subject} and is not drawn.`);
+  return `The gradient is with respect to ${own.subject}.${apart.join("")}`;
+}

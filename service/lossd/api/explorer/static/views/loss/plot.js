@@ -1,0 +1,163 @@
+/** Two plots over one x, loss and gradient, with a tip that shows the values at the cursor. */
+
+import { h } from "../../dom.js";
+import { sketch } from "../../sketches.js";
+
+const PHONE_PX = 640;
+
+/**
+ * The plots: `{ element, x, lines, draw(results), mark(stale), forget() }`.
+ *
+ * `results` are curves with `color`, `label`, `x`, `values`, `slope` and `subject`; the first is the loss's own. After
+ * `draw`, `x` has the points and `lines` the values `{ loss, slope }` of each result at these points.
+ */
+export async function curvePlot(loss, state, { plots, signal }) {
+  const [upper, lower] = [h("div", { class: "plot" }), h("div", { class: "plot" })];
+  const tip = h("div", { class: "tip number", hidden: true, "aria-hidden": "true" });
+  const element = h(
+    "div",
+    {
+      class: "plots",
+      role: "slider",
+      tabindex: 0,
+      "aria-label": "Values of the curves; arrow keys move along x",
+      "aria-valuenow": 0,
+      onkeydown: moveCursor,
+    },
+    upper,
+    lower,
+    tip,
+  );
+  const self = { element, x: null, lines: null, draw, mark, forget };
+  const cursor = { index: null, left: 0 };
+  let results = [];
+
+  // uPlot measures its element, so the caller shows `element` before it calls `start`.
+  let lossPlot;
+  let slopePlot;
+  self.start = async () => {
+    const link = `${loss.name}-${Math.random()}`;
+    const height = (phone, desktop) => () => (innerWidth < PHONE_PX ? phone : desktop);
+    lossPlot = await plots.curves(upper, {
+      link,
+      signal,
+      onCursor: showTip,
+      xLabel: () => "",
+      yLabel: () => "loss",
+      height: height(230, 320),
+    });
+    slopePlot = await plots.curves(lower, {
+      link,
+      signal,
+      xLabel: () => state.axis.label,
+      yLabel: () => "gradient",
+      height: height(190, 220),
+    });
+  };
+  return self;
+
+  function draw(drawn) {
+    results = drawn;
+    // Curves with a request for each point have fewer points; all share the points of the finest curve.
+    const x = results.reduce((best, result) => (result.x.length > best.length ? result.x : best), results[0].x);
+    const lines = results.map((result) => ({
+      loss: interpolate(result.x, result.values, x),
+      slope: isComparable(result, results[0]) ? interpolate(result.x, result.slope, x) : null,
+    }));
+    Object.assign(self, { x, lines });
+    const style = (result, i) => ({
+      color: result.color,
+      width: i ? 1.75 : 3,
+      dash: result.loss === loss ? undefined : [6, 4],
+      fill: i === 0,
+    });
+    lossPlot.draw({ x, series: results.map((result, i) => ({ ...style(result, i), values: lines[i].loss })) });
+    const sloped = results.map((result, i) => ({ ...style(result, i), fill: false, values: lines[i].slope }));
+    const shown = sloped.filter(({ values }) => values);
+    lower.hidden = !shown.length;
+    if (shown.length) slopePlot.draw({ x, series: shown });
+    element.setAttribute("aria-valuemax", x.length - 1);
+    showTip(cursor.index);
+  }
+
+  function mark(stale) {
+    element.toggleAttribute("data-stale", stale);
+    if (!stale) element.dataset.drawn = Number(element.dataset.drawn ?? 0) + 1;
+  }
+
+  /** Forget the ranges of the axes. */
+  function forget() {
+    lossPlot.forget();
+    slopePlot.forget();
+  }
+
+  function showTip(index, left) {
+    cursor.index = index;
+    if (left !== undefined) cursor.left = left;
+    tip.hidden = index === null;
+    if (index === null || !self.x) return;
+    const at = self.x[index];
+    const picture = sketch(state.axis, at, state.given);
+    tip.replaceChildren(...[picture, valuesAt(index)].filter(Boolean));
+    const right = cursor.left + 18;
+    const fits = right + tip.offsetWidth <= element.clientWidth;
+    tip.style.setProperty("left", `${Math.max(0, fits ? right : cursor.left - tip.offsetWidth - 18)}px`);
+    const spoken = results.map((result, i) => `${result.label} ${plots.short(self.lines[i].loss[index])}`);
+    element.setAttribute("aria-valuenow", index);
+    element.setAttribute("aria-valuetext", [`x ${plots.short(at)}`, ...spoken].join("; "));
+  }
+
+  function valuesAt(index) {
+    const heads = [`x = ${plots.short(self.x[index])}`, "loss", !lower.hidden && "gradient"].filter(Boolean);
+    const rows = results.map((result, i) =>
+      h(
+        "tr",
+        { style: { "--color": `var(--${result.color})` } },
+        h("td", {}, h("span", { class: "swatch" }), result.label),
+        h("td", {}, plots.short(self.lines[i].loss[index])),
+        self.lines[i].slope && h("td", {}, plots.short(self.lines[i].slope[index])),
+      ),
+    );
+    const head = h(
+      "tr",
+      {},
+      heads.map((text) => h("th", {}, text)),
+    );
+    return h("table", {}, h("thead", {}, head), h("tbody", {}, rows));
+  }
+
+  function moveCursor(event) {
+    const last = self.x.length - 1;
+    const large = Math.ceil(last / 10);
+    const moves = {
+      ArrowRight: 1,
+      ArrowUp: 1,
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      PageUp: large,
+      PageDown: -large,
+      Home: -last,
+      End: last,
+    };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const from = cursor.index ?? Math.floor(last / 2);
+    lossPlot.point(Math.min(last, Math.max(0, from + moves[event.key])));
+  }
+}
+
+/** Whether two gradients may share a plot. Those of a score and of its probability may not. */
+export function isComparable(one, own) {
+  const kind = (subject) => /log-probability|probability/.exec(subject)?.[0] ?? "other";
+  return Boolean(one.slope) && (!own.subject || kind(one.subject) === kind(own.subject));
+}
+
+/** The values of a curve at other points of x, by linear interpolation. */
+function interpolate(x, y, points) {
+  if (x === points || x.length === points.length) return y;
+  let i = 0;
+  return points.map((at) => {
+    while (i < x.length - 2 && x[i + 1] < at) i += 1;
+    return y[i] + ((y[i + 1] - y[i]) * (at - x[i])) / (x[i + 1] - x[i]);
+  });
+}

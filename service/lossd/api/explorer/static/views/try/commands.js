@@ -1,0 +1,70 @@
+/** The request as code: a command or a program, and the file that it needs. */
+
+import { asFile } from "../../asking.js";
+import { choice } from "../../controls.js";
+import { h, icon } from "../../dom.js";
+import { FILE, snippets } from "../../snippets.js";
+
+const LANGUAGES = { curl: "curl", python: "Python", javascript: "JavaScript" };
+const REVOKE_MS = 1000;
+
+/** The code: `{ element, show(request, form, keyed) }`. */
+export function codePanel(state, { announce }) {
+  const body = h("div", { class: "more" });
+  const element = h("section", { class: "card more" });
+  let current = null; // the code in each language
+  let request = null;
+  return { element, show };
+
+  function show(composed, form, keyed) {
+    request = composed;
+    current = snippets(request, { url: new URL(".", location.href.split("#")[0]).href, form, keyed });
+    if (!element.children.length) element.append(heading(), body);
+    fill();
+  }
+
+  function heading() {
+    const set = (language) => {
+      state.language = language;
+      fill();
+    };
+    const languages = choice("language", Object.entries(LANGUAGES), state.language, set, null, "Language");
+    return h("div", { class: "row spread" }, h("h2", {}, "Code"), languages.group);
+  }
+
+  function fill() {
+    const { text, needsFile } = current[state.language];
+    const region = { class: "request", tabindex: 0, role: "region" };
+    const label = { "aria-label": `The request in ${LANGUAGES[state.language]}` };
+    const note = (sentence) => h("span", { class: "small quiet" }, sentence);
+    body.replaceChildren(
+      h("pre", { ...region, ...label }, h("code", { id: "command" }, text)),
+      h(
+        "p",
+        { class: "row" },
+        copyButton(text),
+        needsFile && [saveButton(), note("The code reads the numbers from this file in its folder.")],
+        !needsFile && state.language === "python" && note("It needs pip install lossd."),
+      ),
+    );
+  }
+
+  function copyButton(text) {
+    const label = h("span", {}, "Copy");
+    const onclick = async () => {
+      await navigator.clipboard.writeText(text);
+      label.textContent = "Copied";
+      announce("Copied");
+    };
+    return h("button", { type: "button", class: "plain", onclick }, icon("copy"), label);
+  }
+
+  function saveButton() {
+    const onclick = () => {
+      const link = h("a", { href: URL.createObjectURL(asFile(request)), download: FILE });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), REVOKE_MS);
+    };
+    return h("button", { type: "button", class: "plain", onclick }, icon("save"), h("span", {}, `Save ${FILE}`));
+  }
+}

@@ -1,0 +1,56 @@
+/** The state of a request, and its address. */
+
+export const OUTPUTS = ["loss", "gradient", "metrics"];
+const SHARED_LENGTH = 1500; // characters of numbers that an address may have
+
+/**
+ * The state that an address describes.
+ *
+ * `loss` is null while it is guessed from the inputs. `texts` has the inputs as text, `files` the indices of arrays from
+ * files. `form` is json, safetensors, or null for a choice by size. `pristine` says that the inputs are an example.
+ */
+export function fromQuery(query, available) {
+  const state = {
+    loss: null,
+    guessed: null,
+    parameters: {},
+    metrics: {},
+    gradient: {},
+    texts: {},
+    files: {},
+    outputs: OUTPUTS,
+    form: null,
+    language: "curl",
+    pristine: false,
+  };
+  if (available.some(({ name }) => name === query.get("loss"))) state.loss = query.get("loss");
+  if (["json", "safetensors"].includes(query.get("as"))) state.form = query.get("as");
+  if (query.has("outputs")) state.outputs = OUTPUTS.filter((name) => query.get("outputs").split(",").includes(name));
+  const options = { p: state.parameters, m: state.metrics, g: state.gradient };
+  for (const [key, text] of query) {
+    const [prefix, name] = [key.slice(0, key.indexOf(".")), key.slice(key.indexOf(".") + 1)];
+    if (prefix === "in") state.texts[name] = text;
+    else if (options[prefix])
+      try {
+        options[prefix][name] = JSON.parse(text);
+      } catch {
+        // the address was cut
+      }
+  }
+  return state;
+}
+
+/** The query that describes a state; long inputs and inputs from files are left out. */
+export function toQuery(state) {
+  const query = new URLSearchParams();
+  if (state.loss) query.set("loss", state.loss);
+  if (state.form) query.set("as", state.form);
+  if (state.outputs.length < OUTPUTS.length) query.set("outputs", state.outputs.join(","));
+  const options = { p: state.parameters, m: state.metrics, g: state.gradient };
+  for (const [prefix, values] of Object.entries(options))
+    for (const [name, value] of Object.entries(values)) query.set(`${prefix}.${name}`, JSON.stringify(value));
+  const texts = Object.entries(state.texts).filter(([name]) => !(name in state.files));
+  const length = texts.reduce((sum, [, text]) => sum + text.length, 0);
+  if (!state.pristine && length < SHARED_LENGTH) for (const [name, text] of texts) query.set(`in.${name}`, text);
+  return query;
+}
