@@ -21,8 +21,8 @@ __all__ = ["mount"]
 STATIC = Path(__file__).parent / "static"
 PREFIX = "/explorer"
 
-# Only files of this service, no inline script or style, and no frame around the page. blob: is for the page's pictures of
-# the reader's tensors.
+# Only files of this service, no inline script or style, and no frame around the page. blob: is for pictures that the
+# page draws of the reader's tensors.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
