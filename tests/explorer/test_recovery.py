@@ -21,7 +21,7 @@ BROWSERS_OWN = ("net::ERR_", "503")
 def out_of_reach(page) -> None:
     """From now on the service answers nothing."""
     page.expected.extend(BROWSERS_OWN)
-    page.route(re.compile("/(v1/evaluate|health/ready|metrics)"), lambda route: route.abort())
+    page.route(re.compile("/(v1/evaluate|v1/losses/\\w+/curve|health/ready|metrics)"), lambda route: route.abort())
 
 
 def within_reach(page) -> None:
@@ -122,7 +122,7 @@ def test_a_proxy_that_answers_in_place_of_the_service_is_no_undefined(visit, bod
     drawn(page)
     page.expected.append("502")
     kind = "text/html" if body.startswith("<") else "application/json"
-    page.route("**/v1/evaluate", lambda route: route.fulfill(status=502, content_type=kind, body=body))
+    page.route("**/curve.json*", lambda route: route.fulfill(status=502, content_type=kind, body=body))
     set_gamma(page, 4)
     page.locator(".drawing .notice").wait_for()
     text = page.locator("body").inner_text()
