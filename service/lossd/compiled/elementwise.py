@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import called, exp, faded, inlined, log1p, squares_of, summing, total_of
+from lossd.compiled.arithmetic import called, exp, expanded, faded, inlined, log1p, squares_of, summing, total_of
 from lossd.compiled.kernels import compiled
 
-__all__ = ["KINDS", "decisions", "elements", "errors"]
+__all__ = ["ELEMENTS", "Element", "decisions", "elements", "errors"]
 
-KINDS = ("mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "sigmoid_focal")
-MSE, MAE, HUBER, SMOOTH_L1, LOG_COSH, QUANTILE, BCE, FOCAL = range(len(KINDS))
 LN_2 = math.log(2)
 STRIP = 512
 """Elements that are walked at a time."""
@@ -28,40 +28,80 @@ LANES = 64
 """Highest numbers that are kept side by side."""
 
 
-def of_errors(loss: Callable[[float, float], tuple[float, float]]) -> Callable[..., None]:
-    """The strips of a loss of an error: a function of that and of the parameter, which returns the value and its slope.
+Strip = Callable[..., bool]
+"""A function of a strip of n elements; it returns whether the targets are in range.
 
-    What it makes is called with predictions and targets (n,), the parameter, and where values and slopes go, (n,)
-    float64.
+Its arguments: predictions and targets (n,), the loss's parameter, the factors of positives and of negatives, values and
+slopes to write, (n,) float64, and scratch, (2, n) float64.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A loss with one value per element.
+
+    Attributes:
+        number: The number by which the kernel chooses it.
+        parameter: The name of its parameter; "" if it has none.
+        strip: The function that evaluates a strip.
     """
-    of_error = inlined(loss)
 
-    @called
-    def strip(prediction: Any, target: Any, a: float, values: Any, slopes: Any) -> None:
-        for j in range(prediction.shape[0]):
-            values[j], slopes[j] = of_error(np.float64(prediction[j]) - np.float64(target[j]), a)
-
-    return strip
+    number: int
+    parameter: str
+    strip: Strip
 
 
-@of_errors
+ELEMENTS: dict[str, Element] = {}
+"""Every loss of this module, by name."""
+
+
+def strip_of(name: str, parameter: str = "") -> Callable[[Strip], Strip]:
+    """Declare a loss by the function that evaluates a strip."""
+
+    def declare(strip: Strip) -> Strip:
+        ELEMENTS[name] = Element(len(ELEMENTS), parameter, called(strip))
+        return ELEMENTS[name].strip
+
+    return declare
+
+
+def element(name: str, parameter: str = "") -> Callable[[Callable[[float, float], tuple[float, float]]], Strip]:
+    """Declare a loss by a function of the error and the parameter, which returns the value and its slope."""
+
+    def declare(loss: Callable[[float, float], tuple[float, float]]) -> Strip:
+        loss_of_error = inlined(loss)
+
+        @strip_of(name, parameter)
+        def strip(
+            prediction: Any, target: Any, a: float, _: float, __: float, values: Any, slopes: Any, ___: Any
+        ) -> bool:
+            for j in range(prediction.shape[0]):
+                values[j], slopes[j] = loss_of_error(np.float64(prediction[j]) - np.float64(target[j]), a)
+            return True
+
+        return strip
+
+    return declare
+
+
+@element("mse")
 def _mse(e: float, _: float) -> tuple[float, float]:
     return e * e, 2 * e
 
 
-@of_errors
+@element("mae")
 def _mae(e: float, _: float) -> tuple[float, float]:
     return abs(e), 1.0 if e > 0 else -1.0 if e < 0 else e
 
 
-@of_errors
+@element("huber", parameter="delta")
 def _huber(e: float, a: float) -> tuple[float, float]:
     size = abs(e)
     near = size <= a
     return 0.5 * e * e if near else a * (size - 0.5 * a), e if near else a if e > 0 else -a
 
 
-@of_errors
+@element("smooth_l1", parameter="beta")
 def _smooth_l1(e: float, a: float) -> tuple[float, float]:
     size = abs(e)
     near = size < a
@@ -69,13 +109,13 @@ def _smooth_l1(e: float, a: float) -> tuple[float, float]:
     return 0.5 * e * slope if near else size - 0.5 * a, slope if near else 1.0 if e > 0 else -1.0 if e < 0 else e
 
 
-@of_errors
+@element("quantile", parameter="q")
 def _quantile(e: float, a: float) -> tuple[float, float]:
     above, below = e > 0, e < 0
     return (1 - a) * e if above else -a * e, 1 - a if above else -a if below else e
 
 
-@of_errors
+@element("log_cosh")
 def _log_cosh(e: float, _: float) -> tuple[float, float]:
     # Below 1 by the series of sinh e and of cosh e - 1, to where float64 ends; beyond, by what is left of cosh e.
     size, q = abs(e), e * e
@@ -101,18 +141,27 @@ def _of_logit(z: float, t: float) -> tuple[float, float, float, float]:
 
 
 @called
-def _bce(prediction: Any, target: Any, values: Any, slopes: Any) -> None:
+def _within(target: Any) -> bool:
+    """Whether all are in [0, 1]."""
+    within = True
+    for j in range(target.shape[0]):
+        within &= (target[j] >= 0) & (target[j] <= 1)
+    return within
+
+
+@strip_of("bce_with_logits")
+def _bce(prediction: Any, target: Any, _: float, __: float, ___: float, values: Any, slopes: Any, ____: Any) -> bool:
     for j in range(prediction.shape[0]):
         values[j], negative, positive, _ = _of_logit(np.float64(prediction[j]), np.float64(target[j]))
         slopes[j] = negative - positive
+    return _within(target)
 
 
-@called
+@strip_of("sigmoid_focal", parameter="gamma")
 def _focal(
-    prediction: Any, target: Any, gamma: float, yes: float, no: float, values: Any, slopes: Any, room: Any
-) -> None:
-    """As :func:`_bce`; ``yes`` and ``no`` are the factors of positives and of negatives, ``room`` is (2, n)."""
-    wrong, steep = room
+    prediction: Any, target: Any, gamma: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
+) -> bool:
+    wrong, steep = scratch
     for j in range(prediction.shape[0]):
         t = np.float64(target[j])
         values[j], negative, positive, product = _of_logit(np.float64(prediction[j]), t)
@@ -126,15 +175,32 @@ def _focal(
         factor = wrong[j] * (yes * t + no * (1 - t))
         slopes[j] = factor * (steep[j] * values[j] + slopes[j])
         values[j] *= factor
+    return _within(target)
 
 
-@called
-def _within(target: Any) -> bool:
-    """Whether all are in [0, 1]."""
-    within = True
-    for j in range(target.shape[0]):
-        within &= (target[j] >= 0) & (target[j] <= 1)
-    return within
+def _either(others: Any, one: Element) -> Strip:
+    """Return a function of a number and a strip, which calls the element of that number, or the others."""
+    number, strip = one.number, one.strip
+
+    @expanded
+    def only(
+        _: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
+    ) -> bool:
+        return strip(prediction, target, a, yes, no, values, slopes, scratch)
+
+    @expanded
+    def either(
+        kind: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
+    ) -> bool:
+        if kind == number:
+            return strip(prediction, target, a, yes, no, values, slopes, scratch)
+        return others(kind, prediction, target, a, yes, no, values, slopes, scratch)
+
+    return only if others is None else either
+
+
+_strip: Any = reduce(_either, ELEMENTS.values(), None)
+"""The strip of every loss, by its number; Numba expands the chain into the kernel."""
 
 
 @compiled(
@@ -159,11 +225,11 @@ def elements(
     """One value per element.
 
     Args:
-        kind: The loss, a place in ``KINDS``.
+        kind: The number of an :class:`Element`.
         prediction: (E,).
         target: (E,); in [0, 1] where predictions are logits.
         starts: (B + 1,) the first element of each request, and E.
-        a: (B,) the parameter: delta, beta, q or gamma.
+        a: (B,) the parameter.
         yes: (B,) the factor of positives.
         no: (B,) the factor of negatives.
         mean: Whether the loss is the mean, else the sum.
@@ -172,7 +238,7 @@ def elements(
         doubtful: (B,), set for requests that a number out of range or not finite keeps from an answer; whatever was
             written for those means nothing.
     """
-    every_value, every_slope, room = np.empty(STRIP), np.empty(STRIP), np.empty((2, STRIP))
+    every_value, every_slope, scratch = np.empty(STRIP), np.empty(STRIP), np.empty((2, STRIP))
     for b in range(starts.shape[0] - 1):
         size = starts[b + 1] - starts[b]
         upstream = 1.0 / size if mean else 1.0
@@ -181,23 +247,7 @@ def elements(
             last = min(first + STRIP, starts[b + 1])
             p, t = prediction[first:last], target[first:last]
             values, slopes = every_value[: last - first], every_slope[: last - first]
-            if kind == MSE:
-                _mse(p, t, a[b], values, slopes)
-            elif kind == MAE:
-                _mae(p, t, a[b], values, slopes)
-            elif kind == HUBER:
-                _huber(p, t, a[b], values, slopes)
-            elif kind == SMOOTH_L1:
-                _smooth_l1(p, t, a[b], values, slopes)
-            elif kind == LOG_COSH:
-                _log_cosh(p, t, a[b], values, slopes)
-            elif kind == QUANTILE:
-                _quantile(p, t, a[b], values, slopes)
-            elif kind == BCE:
-                _bce(p, t, values, slopes)
-            else:
-                _focal(p, t, a[b], yes[b], no[b], values, slopes, room)
-            if kind >= BCE and not _within(t):
+            if not _strip(kind, p, t, a[b], yes[b], no[b], values, slopes, scratch):
                 numerator = math.nan
             numerator += total_of(values)
             if gradient.shape[0]:

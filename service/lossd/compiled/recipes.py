@@ -206,10 +206,6 @@ def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
 
-# The parameter that the loss of an element has.
-PARAMETERS = {"huber": "delta", "smooth_l1": "beta", "quantile": "q", "sigmoid_focal": "gamma"}
-
-
 def _elements(recipe: Recipe) -> _Form | None:
     prediction, target = recipe.inputs
     parameters = recipe.parameters
@@ -221,14 +217,12 @@ def _elements(recipe: Recipe) -> _Form | None:
     if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
     width, wide = math.prod(prediction.trailing), _wide(prediction.dtype) == "float64"
-    loss = recipe.loss or ""
-    kind = elementwise.KINDS.index(loss)
-    decided = kind >= elementwise.KINDS.index("bce_with_logits")
-    named = PARAMETERS.get(loss, "")
+    element = elementwise.ELEMENTS[recipe.loss or ""]
     alpha = parameters.get("alpha")
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
     threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
+    decided = domain == "logits"
     least = least_score(threshold, domain, prediction.dtype) if decided else 0.0
 
     def evaluate(work: Work) -> Outcome:
@@ -237,11 +231,11 @@ def _elements(recipe: Recipe) -> _Form | None:
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         elementwise.elements(
-            kind,
+            element.number,
             scores,
             target,
             starts,
-            work.number(named),
+            work.number(element.parameter),
             np.full(count, yes),
             np.full(count, no),
             recipe.reduction == "mean",
@@ -270,5 +264,5 @@ def _elements(recipe: Recipe) -> _Form | None:
 FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
     "cross_entropy": _class_scores,
     "focal": _class_scores,
-    **dict.fromkeys(elementwise.KINDS, _elements),
+    **dict.fromkeys(elementwise.ELEMENTS, _elements),
 }
