@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 import evaluating
 from lossd.compiled.passes import Passes
 from losses.cases_perceptual import WEIGHTS
+
+settings.register_profile("lossd", deadline=None)  # a busy machine is no fault
+settings.load_profile("lossd")
 
 
 @pytest.hookimpl(wrapper=True)

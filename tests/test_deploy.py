@@ -32,7 +32,7 @@ def scraped() -> Iterator[dict[str, list[dict[str, str]]]]:
     with running() as service, httpx.Client(base_url=service.url, timeout=30) as http:
         assert http.post("/v1/evaluate", json=mse).is_success
         assert not http.post("/v1/evaluate", json={}).is_success
-        service.engine.workers[0]._pulse.note_memory(1, 2, 3)  # type: ignore[attr-defined]  # as on a GPU
+        service.engine.workers[0]._heartbeat.note_memory(1, 2, 3)  # type: ignore[attr-defined]  # as on a GPU
         found: dict[str, list[dict[str, str]]] = {}
         for family in text_string_to_metric_families(http.get("/metrics").text):
             for sample in family.samples:

@@ -145,7 +145,7 @@ def test_memory_of_the_front_of_its_worker_and_of_a_gpu(service: Running, http: 
     assert value(samples, "process_open_fds") > 5
     assert not [name for name, _ in samples if name == "lossd_device_memory_bytes"], "there is no GPU"
     # A worker notes the memory of its GPU in the page that it shares with the front.
-    service.engine.workers[0]._pulse.note_memory(5 << 30, 70 << 30, 80 << 30)  # type: ignore[attr-defined]
+    service.engine.workers[0]._heartbeat.note_memory(5 << 30, 70 << 30, 80 << 30)  # type: ignore[attr-defined]
     samples = scrape(http)
     for state, size in (("reserved", 5 << 30), ("free", 70 << 30), ("total", 80 << 30)):
         assert value(samples, "lossd_device_memory_bytes", worker="0", device="cpu", state=state) == size

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from lossd.configuration.settings import Settings
 from lossd.engine.batcher import WORTH_REQUESTS, Batch
 from lossd.engine.process import ProcessEngine
-from lossd.engine.remote_worker import Worker
+from lossd.engine.remote_worker import RemoteWorker
 from lossd.job import Job
 from lossd.request.planning import make_plan
 
 
-class Noting(Worker):
+class Noting(RemoteWorker):
     """A worker that keeps what it is sent until somebody lets it finish."""
 
     def send(self, batch: Batch) -> None:
@@ -23,8 +23,8 @@ class Noting(Worker):
     def finish(self) -> int:
         """The oldest batch is done: how many requests it had."""
         batch = self.batches.pop(next(iter(self.batches)))
-        self.engine._dispatch()
-        self.engine._resolve(batch, [b"{}"] * len(batch.tickets), 0.0, 0.0)
+        self.engine.dispatch()
+        self.engine.resolve(batch, [b"{}"] * len(batch.tickets), 0.0, 0.0)
         return len(batch.tickets)
 
     @property

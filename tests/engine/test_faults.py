@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from lossd.engine import worker_process as supervision
-from lossd.engine.worker_process import Patience
+from lossd.engine.worker_process import Backoff
 from lossd_client import wire
 from lossd_client.wire import safetensors
 from serving import Running
@@ -437,7 +437,7 @@ def test_an_innocent_request_is_not_blamed_for_the_deaths_its_neighbour_caused(f
 @pytest.mark.timed
 def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, monkeypatch):
     faults.of({63: "crash"})
-    monkeypatch.setattr(Patience, "delay_s", lambda self: 1.5)
+    monkeypatch.setattr(Backoff, "delay_s", lambda self: 1.5)
     with running() as service:
         begin = time.monotonic()
         response = post(service, 63, timeout_ms=500)
@@ -451,7 +451,7 @@ def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, m
 
 def test_a_client_that_leaves_while_its_work_is_queued_again_frees_what_it_held(faults, monkeypatch):
     faults.of({63: "crash"})
-    monkeypatch.setattr(Patience, "delay_s", lambda self: 1.5)
+    monkeypatch.setattr(Backoff, "delay_s", lambda self: 1.5)
     with running() as service:
         body, _ = request_for(1, 63)
         with pytest.raises(httpx.ReadTimeout):

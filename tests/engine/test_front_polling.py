@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lossd.engine import polling as lookout
-from lossd.engine.polling import Lookout
+from lossd.engine import polling
+from lossd.engine.polling import Polling
 
 LONGEST_S = 0.002
 
 
 class Clock:
-    """Monotonic, as far as the lookout sees; a turn of the loop takes a tenth of a millisecond."""
+    """Monotonic, as far as the polling sees; a turn of the loop takes a tenth of a millisecond."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -29,13 +29,13 @@ class Clock:
         self.turns += 1
 
 
-def told(monkeypatch: pytest.MonkeyPatch, story: Callable[[Lookout, Clock], Any], longest_s: float = LONGEST_S) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, story: Callable[[Polling, Clock], Any], longest_s: float = LONGEST_S) -> None:
     clock = Clock()
-    monkeypatch.setattr(lookout.time, "monotonic", clock.monotonic)
-    monkeypatch.setattr(lookout.os, "sched_yield", clock.turn)
+    monkeypatch.setattr(polling.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(polling.os, "sched_yield", clock.turn)
 
     async def tell() -> None:
-        await story(Lookout(longest_s), clock)
+        await story(Polling(longest_s), clock)
 
     asyncio.run(tell())
 
@@ -52,7 +52,7 @@ async def turns(clock: Clock, most: int = 1000) -> int:
 
 
 def test_it_looks_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(looking: Lookout, clock: Clock) -> None:
+    async def story(looking: Polling, clock: Clock) -> None:
         for _ in range(3):
             looking.sent(alone=True)
             assert await turns(clock, most=5) == 5
@@ -63,7 +63,7 @@ def test_it_looks_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_looks_no_longer_than_it_may_and_then_not_until_answers_come_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(looking: Lookout, clock: Clock) -> None:
+    async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=True)
         assert await turns(clock) == pytest.approx(LONGEST_S / 1e-4, abs=1)
         clock.now += 0.01
@@ -79,7 +79,7 @@ def test_it_looks_no_longer_than_it_may_and_then_not_until_answers_come_sooner(m
 
 
 def test_it_does_not_look_where_more_than_one_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(looking: Lookout, clock: Clock) -> None:
+    async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=False)
         assert await turns(clock) == 0
         looking.sent(alone=True)
@@ -95,7 +95,7 @@ def test_it_does_not_look_where_more_than_one_answer_is_waited_for(monkeypatch: 
 
 
 def test_it_never_looks_where_it_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(looking: Lookout, clock: Clock) -> None:
+    async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=True)
         assert await turns(clock) == 0
 

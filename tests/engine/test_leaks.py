@@ -141,7 +141,7 @@ def test_an_engine_that_is_stopped_answers_whoever_still_waits(kind: type[Engine
     async def stopped() -> Engine:
         engine = kind(Settings(threads=1, compiled=False, drain_timeout_ms=0))
         await engine.start()
-        engine._dispatch = lambda: None  # type: ignore[method-assign]  # nothing is ever sent
+        engine.dispatch = lambda: None  # type: ignore[method-assign]  # nothing is ever sent
         engine._check_available = lambda: None  # type: ignore[method-assign]
         waiting = engine.submit(job, tensors, time.monotonic() + 60)
         abandoned = engine.upload(job, time.monotonic() + 60)

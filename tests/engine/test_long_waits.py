@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from lossd.engine.long_waits import LONG_S, Waiting
+from lossd.engine.long_waits import LONG_S, LongWaits
 
 
 def test_only_who_waits_long_is_called_and_once() -> None:
-    waiting, called = Waiting(), []
+    waiting, called = LongWaits(), []
     for name in ("leaves at once", "leaves later", "stays"):
         waiting.add(name, lambda name=name: called.append(name))
     waiting.remove("leaves at once")
-    waiting.look(100.0)
+    waiting.check(100.0)
     assert called == [], "it has not waited for a whole spell yet"
     waiting.remove("leaves later")
-    waiting.look(100.0 + LONG_S / 2)
+    waiting.check(100.0 + LONG_S / 2)
     assert called == [], "looked too soon"
     for spell in (1, 2, 3):
-        waiting.look(100.0 + spell * LONG_S)
+        waiting.check(100.0 + spell * LONG_S)
     assert called == ["stays"]
     waiting.remove("stays")
 
 
 def test_who_comes_later_waits_a_spell_of_its_own() -> None:
-    waiting, called = Waiting(), []
-    waiting.look(50.0)
+    waiting, called = LongWaits(), []
+    waiting.check(50.0)
     waiting.add("late", lambda: called.append("late"))
-    waiting.look(50.0 + LONG_S)
+    waiting.check(50.0 + LONG_S)
     assert called == []
-    waiting.look(50.0 + 2 * LONG_S)
+    waiting.check(50.0 + 2 * LONG_S)
     assert called == ["late"]

@@ -16,10 +16,10 @@ import torch
 
 from engine.sending import Sender
 from lossd.engine import pipeline as module
-from lossd.engine.heartbeat import Pulse
+from lossd.engine.heartbeat import Heartbeat
 from lossd.engine.pipeline import Pipeline
 from lossd.engine.worker import serve_ahead
-from lossd.engine.worker_connections import Fronts
+from lossd.engine.worker_connections import FrontConnections
 from lossd_client.errors import TooLarge
 
 
@@ -60,8 +60,8 @@ class Served:
     def __init__(self, pipeline: Pipeline) -> None:
         ours, theirs = socket.socketpair()
         self.sender = Sender(ours)
-        fronts = Fronts(theirs, None, lambda front: None, pipeline.pin, pipeline.unpin)
-        self.thread = threading.Thread(target=serve_ahead, args=(fronts, pipeline, Pulse()))
+        fronts = FrontConnections(theirs, None, lambda front: None, pipeline.pin, pipeline.unpin)
+        self.thread = threading.Thread(target=serve_ahead, args=(fronts, pipeline, Heartbeat()))
 
     def __enter__(self) -> Sender:
         return self.sender

@@ -27,7 +27,8 @@ class Asking:
     def __bool__(self) -> bool:
         return len(self.looked) < len(self.pauses_s)
 
-    def receive(self, poll_s: float) -> list[tuple[Any, dict[str, Any]]]:
+    def receive(self, *, wait: bool, poll_s: float) -> list[tuple[Any, dict[str, Any]]]:
+        assert wait
         time.sleep(self.pauses_s[len(self.looked)])
         self.looked.append(poll_s > 0)
         front = Mock(gone=False)

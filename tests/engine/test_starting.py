@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gate import Gate
-from lossd.engine.worker_process import MAX_STARTS, Patience
+from lossd.engine.worker_process import MAX_STARTS, Backoff
 from serving import Running, running
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
@@ -138,7 +138,7 @@ def test_health_says_what_is_missing(gate: Gate) -> None:
 def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_answers(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Patience, "delay_s", lambda self: 0.05)
+    monkeypatch.setattr(Backoff, "delay_s", lambda self: 0.05)
     with running(ready=False, compiled=False, mortal=True) as service, ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, service, "v1")
         service.wait_until(lambda e: e.in_progress == 1)
@@ -158,7 +158,7 @@ def test_a_worker_that_cannot_even_be_made_is_tried_again(gate: Gate, monkeypatc
     from lossd.engine import worker_process as supervision
 
     monkeypatch.setattr(supervision, "COMMAND", ("/nowhere/python",))
-    monkeypatch.setattr(Patience, "delay_s", lambda self: 0.05)
+    monkeypatch.setattr(Backoff, "delay_s", lambda self: 0.05)
     with running(ready=False, compiled=False, mortal=True) as service:
         service.wait_until(lambda e: e.fault is not None)
         assert "/nowhere/python" in ask(service, "v1").json()["detail"]

@@ -12,11 +12,11 @@ import pytest
 from engine.sending import Sender
 from lossd.engine import worker_connections as reception
 from lossd.engine.protocol import HELLO, Reply
-from lossd.engine.worker_connections import Front, Fronts
+from lossd.engine.worker_connections import FrontConnection, FrontConnections
 
 
 class Place:
-    """Fronts that find each other, with nobody in between."""
+    """FrontConnections that find each other, with nobody in between."""
 
     def __init__(self) -> None:
         self.address = f"\0lossd-test-{secrets.token_hex(8)}"
@@ -24,11 +24,11 @@ class Place:
         self.listener.bind(self.address)
         self.listener.listen()
         self.parent, theirs = socket.socketpair()
-        self.greeted: list[Front] = []
-        self.fronts = Fronts(theirs, self.listener, self.greet)
+        self.greeted: list[FrontConnection] = []
+        self.fronts = FrontConnections(theirs, self.listener, self.greet)
         self.senders: list[Sender] = []
 
-    def greet(self, front: Front) -> None:
+    def greet(self, front: FrontConnection) -> None:
         self.greeted.append(front)
         front.send(Reply(HELLO, 0, 0, [(False, b"{}")]))
 
@@ -139,7 +139,7 @@ def test_who_polls_hears_at_once_what_comes_and_sleeps_when_nothing_does(several
             sender.send(1)
 
     monkeypatch.setattr(reception.os, "sched_yield", yielded)
-    fronts = Fronts(theirs, listener, lambda front: None)
+    fronts = FrontConnections(theirs, listener, lambda front: None)
     assert [m["batch"] for _, m in fronts.receive(poll_s=30)] == [1]
     assert len(looks) == 5
     threading.Timer(0.1, sender.send, [2]).start()

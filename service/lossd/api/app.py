@@ -18,9 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
-from lossd.api import catalogue, curves, docs, explorer, openapi
 from lossd.api.access import Access, keys_of
+from lossd.api.catalogue import router as catalogue_router
+from lossd.api.curves import router as curves_router
+from lossd.api.docs import mount as mount_docs
 from lossd.api.evaluate import Evaluate
+from lossd.api.explorer import mount as mount_explorer
 from lossd.api.headers import PageHeaders
 from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
 from lossd.api.http.compression import MIN_BYTES, CompressedPages
@@ -31,6 +34,7 @@ from lossd.api.inference.route import PREFIX, Inference
 from lossd.api.observability import operations
 from lossd.api.observability.access_log import AccessLog, PageLog
 from lossd.api.observability.telemetry import Telemetry
+from lossd.api.openapi import document as openapi_document
 from lossd.api.origins import Origins
 from lossd.api.prefix import Prefix
 from lossd.configuration.preflight import check_variables
@@ -93,7 +97,7 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with every loss's parameters typed."""
         if not self.openapi_schema:
-            self.openapi_schema = openapi.document(super().openapi())
+            self.openapi_schema = openapi_document(super().openapi())
         return self.openapi_schema
 
 
@@ -149,11 +153,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     telemetry.observers.append(access_log)
     app.documents = PageLog(AnswerHead(app.inference), access_log)
     app.pages = PageLog(AnswerHead(PageHeaders(CompressedPages(app.framework, MIN_BYTES))), access_log)
-    app.include_router(catalogue.router())
-    app.include_router(curves.router(engine, settings))
+    app.include_router(catalogue_router())
+    app.include_router(curves_router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
-    docs.mount(app)
-    explorer.mount(app)
+    mount_docs(app)
+    mount_explorer(app)
     app.entrance = app.answer
     if (keys := keys_of(settings)) is not None:
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)

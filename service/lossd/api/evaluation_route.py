@@ -158,7 +158,7 @@ class Route(ABC, Generic[Asked]):
         def watch() -> None:
             watcher.append(asyncio.ensure_future(cancel_on_disconnect(request.receive, future)))
 
-        self.engine.waiting.add(future, watch)
+        self.engine.long_waits.add(future, watch)
         try:
             return await future
         except asyncio.CancelledError:
@@ -170,7 +170,7 @@ class Route(ABC, Generic[Asked]):
                 raise DisconnectedError from None
             raise
         finally:
-            self.engine.waiting.remove(future)
+            self.engine.long_waits.remove(future)
             if watcher:
                 watcher[0].cancel()
 

@@ -27,7 +27,7 @@ from lossd.job import Job, Recipe
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from lossd.engine import Result
+    from lossd.engine.result import Result
 
 __all__ = ["WORTH_REQUESTS", "Batch", "Batcher", "Ticket"]
 

@@ -1,4 +1,4 @@
-"""A worker's pulse: a page of shared memory that shows what it is doing, and whether it is doing anything.
+"""A worker's heartbeat: a page of shared memory that shows what it is doing, and whether it is doing anything.
 
 How long a batch takes says nothing: a large one may honestly take minutes. A thread that beats says nothing either: it
 goes on while the rest hangs. So the front asks, by a signal, and Python answers signals in the main thread alone,
@@ -14,9 +14,9 @@ import mmap
 import os
 import signal
 
-__all__ = ["ASK", "Pulse", "Unwanted"]
+__all__ = ["PROBE", "Heartbeat", "Unwanted"]
 
-ASK = signal.SIGUSR1
+PROBE = signal.SIGUSR1
 """The signal by which a front asks a worker for a beat, and to look at what it need not finish."""
 
 _STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED, _ENGAGED = range(12)
@@ -27,7 +27,7 @@ class Unwanted(BaseException):
     """Nobody waits for what is being evaluated. No ``Exception``: nothing on the way is to take it for a failure."""
 
 
-class Pulse:
+class Heartbeat:
     """The page.
 
     Args:
@@ -62,7 +62,7 @@ class Pulse:
         """It has been evaluated."""
         self._words[_STEPS] += 1
 
-    def beat(self, *_: object) -> None:
+    def answer_probe(self, *_: object) -> None:
         """Answer a front that asks.
 
         Raises:
@@ -70,7 +70,7 @@ class Pulse:
         """
         words = self._words
         words[_BEATS] += 1
-        if self.may_stop and self.at_work is not None and words[_UNWANTED] == _named(*self.at_work):
+        if self.may_stop and self.evaluating is not None and words[_UNWANTED] == _named(*self.evaluating):
             self.may_stop = False
             raise Unwanted
 
@@ -117,12 +117,12 @@ class Pulse:
         return self._words[_STEPS]
 
     @property
-    def beats(self) -> int:
-        """Counts answers to :data:`ASK`."""
+    def probes_answered(self) -> int:
+        """Counts answers to :data:`PROBE`."""
         return self._words[_BEATS]
 
     @property
-    def at_work(self) -> tuple[int, int] | None:
+    def evaluating(self) -> tuple[int, int] | None:
         """The front and the batch that are being served, or were when the worker died."""
         return (self._words[_FRONT], self._words[_BATCH]) if self.steps % 2 else None
 

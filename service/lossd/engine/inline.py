@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lossd.compiled.passes import Passes
-from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
+from lossd.engine.engine import Engine
 from lossd.engine.protocol import Reply, decode_answers
+from lossd.engine.statistics import Vitals
 from lossd_client.errors import InternalError
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class InlineEngine(Engine):
         gc.collect()
         gc.freeze()  # as in the application's start, which came before torch
         self._loaded = True
-        self._worker_came()
+        self.worker_ready()
 
     @property
     def vitals(self) -> Sequence[Vitals]:
         """How this process is, as a worker."""
         return [Vitals(self.settings.device, None, None, self._passes.progress)]
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
+        """Evaluate the next batch, unless one is being evaluated."""
         if self._loaded and self._running is None and (batch := self._next_batch()) is not None:
             self._running = batch
             assert self._executor is not None
@@ -93,12 +95,12 @@ class InlineEngine(Engine):
 
     def _evaluated(self, batch: Batch, done: asyncio.Future[Reply]) -> None:
         self._running = None
-        self._dispatch()
+        self.dispatch()
         if (error := done.exception()) is not None:
             self._fail(batch, InternalError(f"the evaluation failed: {error}"))
             return
         reply = done.result()
-        self._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
+        self.resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
 
 def _load(settings: Settings, passes: Passes) -> str | None:

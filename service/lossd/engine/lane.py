@@ -17,7 +17,7 @@ from contextlib import suppress
 import orjson
 
 from lossd.engine.protocol import LANE, Reply
-from lossd.engine.worker_connections import Fronts
+from lossd.engine.worker_connections import FrontConnections
 
 __all__ = ["Lane"]
 
@@ -37,7 +37,7 @@ class Lane:
         self._serve = serve
         self._child: int | None = None
 
-    def open(self, fronts: Fronts) -> None:
+    def open(self, fronts: FrontConnections) -> None:
         """Fork, unless the last one is still there, and tell the fronts where the lane listens.
 
         Where there can be no other process there is no lane.
@@ -68,7 +68,7 @@ class Lane:
                     return
             self._child = None
 
-    def _be(self, fronts: Fronts, listener: socket.socket) -> None:
+    def _be(self, fronts: FrontConnections, listener: socket.socket) -> None:
         """What the forked process does, and nothing after it."""
         status = 1
         try:

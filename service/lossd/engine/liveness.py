@@ -1,10 +1,10 @@
-"""Whether a worker that has work is alive: pure judgement, from its pulse and the time."""
+"""Whether a worker that has work is alive: pure judgement, from its heartbeat and the time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Sight", "Watch"]
+__all__ = ["Liveness", "Observation"]
 
 LONGEST_INTERVAL_S = 1.0
 INTERVALS = 4
@@ -14,25 +14,25 @@ UNWANTED_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """What a front sees of a worker.
 
     Attributes:
-        steps: See :class:`lossd.engine.heartbeat.Pulse`.
-        beats: Likewise.
+        steps: See :class:`lossd.engine.heartbeat.Heartbeat`.
+        probes_answered: Likewise.
         busy: Whether it has work of this front.
         wanted: Whether anybody waits for what it is evaluating; so it is where that is another front's.
         others_wait: Whether anybody waits for, or may wait for, something that comes after it.
     """
 
     steps: int
-    beats: int
+    probes_answered: int
     busy: bool
     wanted: bool
     others_wait: bool = False
 
 
-class Watch:
+class Liveness:
     """Counts for how long a worker gave no sign, and for how long it was busy with what nobody wants.
 
     Args:
@@ -51,23 +51,27 @@ class Watch:
         """A new worker."""
         self._looked = now
         self._silent_s = self._unwanted_s = 0.0
-        self._seen: Sight | None = None
+        self._seen: Observation | None = None
 
     @property
     def silent(self) -> bool:
         """Whether it gave no sign between the last two looks: it ought to be asked for one."""
         return self._silent_s > 0
 
-    def look(self, sight: Sight, now: float) -> str | None:
+    def check(self, observation: Observation, now: float) -> str | None:
         """Look once more; why the worker must go, if it must."""
         # A front that was itself stopped has seen nothing meanwhile, and judges nobody by it.
         elapsed_s = min(now - self._looked, 2 * self.interval_s)
-        seen, self._seen, self._looked = self._seen, sight, now
-        still = seen is not None and seen.busy and sight.busy and seen.steps == sight.steps
-        self._silent_s = self._silent_s + elapsed_s if still and seen and seen.beats == sight.beats else 0.0
-        self._unwanted_s = self._unwanted_s + elapsed_s if still and not sight.wanted else 0.0
+        seen, self._seen, self._looked = self._seen, observation, now
+        still = seen is not None and seen.busy and observation.busy and seen.steps == observation.steps
+        self._silent_s = (
+            self._silent_s + elapsed_s
+            if still and seen and seen.probes_answered == observation.probes_answered
+            else 0.0
+        )
+        self._unwanted_s = self._unwanted_s + elapsed_s if still and not observation.wanted else 0.0
         if self._silent_s >= self.timeout_s:
             return f"has work and gave no sign of life for {self._silent_s:.1f} s"
-        if self._unwanted_s >= (min(self.timeout_s, UNWANTED_S) if sight.others_wait else self.timeout_s):
+        if self._unwanted_s >= (min(self.timeout_s, UNWANTED_S) if observation.others_wait else self.timeout_s):
             return f"has been evaluating for {self._unwanted_s:.1f} s what nobody waits for"
         return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Waiting"]
+__all__ = ["LongWaits"]
 
 LONG_S = 0.1
 
 
-class Waiting:
+class LongWaits:
     """Those who wait, in two generations: the older one is called when the next begins.
 
     Whoever is called has waited for ``LONG_S`` at least, and for twice that at most, a look more or less.
@@ -30,7 +30,7 @@ class Waiting:
         if self._young.pop(who, None) is None:
             self._old.pop(who, None)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Call those who have waited long.
 
         Args:

@@ -6,10 +6,10 @@ import asyncio
 import os
 import time
 
-__all__ = ["Lookout"]
+__all__ = ["Polling"]
 
 
-class Lookout:
+class Polling:
     """Keeps the event loop turning while the one answer that is waited for is due soon, as the last one was.
 
     The loop goes on reading whatever else comes.

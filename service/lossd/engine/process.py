@@ -1,4 +1,4 @@
-"""Worker processes, one a device, supervised: when one dies, its work goes to the next and the answers still come."""
+"""The engine with worker processes, one a device. When one dies, its batches are queued again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lossd.engine import Engine, Vitals
 from lossd.engine.batcher import Batch
-from lossd.engine.polling import Lookout
-from lossd.engine.remote_worker import Worker
+from lossd.engine.engine import Engine
+from lossd.engine.polling import Polling
+from lossd.engine.remote_worker import RemoteWorker
+from lossd.engine.statistics import Vitals
 from lossd.engine.worker_process import MAX_STARTS
 from lossd_client.errors import InternalError
 
@@ -36,8 +37,8 @@ class ProcessEngine(Engine):
         devices = settings.device.split(",")
         places: Sequence[str | None] = addresses or [None] * len(devices)
         # Several fronts would keep the processor from each other, and from the worker.
-        self.lookout = Lookout(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0)
-        self.workers = [Worker(self, device, at) for device, at in zip(devices, places, strict=True)]
+        self.polling = Polling(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0)
+        self.workers = [RemoteWorker(self, device, at) for device, at in zip(devices, places, strict=True)]
 
     async def start(self) -> None:
         """Start the workers; each is ready some seconds later."""
@@ -64,7 +65,7 @@ class ProcessEngine(Engine):
     def _has_worker(self) -> bool:
         return any(worker.ready for worker in self.workers)
 
-    def _start_failed(self) -> None:
+    def worker_start_failed(self) -> None:
         """A worker ended before it was ready."""
         if all(worker.failed_starts >= MAX_STARTS for worker in self.workers):
             ends = " and ".join(f"the one on {worker.device} {worker.last_end}" for worker in self.workers)
@@ -73,22 +74,23 @@ class ProcessEngine(Engine):
             )
 
     @property
-    def _links(self) -> list[Worker]:
+    def _links(self) -> list[RemoteWorker]:
         """The workers, and the lanes beside them."""
         return [*self.workers, *(worker.lane for worker in self.workers if worker.lane is not None)]
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
+        """Send queued batches to the workers that are free."""
         while self.batcher and (worker := self._next_worker()) is not None:
             if (batch := self._next_batch()) is None:  # nobody waits for what was queued
                 break
             worker.send(batch)
-            self.lookout.sent(alone=self.in_progress == 1)
+            self.polling.sent(alone=self.in_progress == 1)
         for worker in self.workers:
             if (lane := worker.lane) is not None and (worker.engaged or not worker.ready):
                 while lane.free and (batch := self._next_batch(short=True)) is not None:
                     lane.send(batch)
 
-    def _next_worker(self) -> Worker | None:
+    def _next_worker(self) -> RemoteWorker | None:
         """Who gets the next batch: the least busy one, if it is free, or has room and the batch is worth going."""
         worker = min(self.workers, key=lambda worker: len(worker.batches) if worker.ready else sys.maxsize)
         return worker if worker.free or (worker.has_room and self.batcher.worth_going) else None
@@ -100,7 +102,7 @@ class ProcessEngine(Engine):
         for worker in self._links:
             worker.forget(slab_id)
 
-    def _recover(self, batches: Sequence[Batch], suspects: Sequence[Batch]) -> None:
+    def recover(self, batches: Sequence[Batch], suspects: Sequence[Batch]) -> None:
         """Requeue what a dead worker had; what keeps killing workers is narrowed down and given up.
 
         Args:

@@ -1,4 +1,4 @@
-"""What front and worker say to each other over a Unix stream socket.
+"""The messages between front and worker, over a Unix stream socket.
 
 Front to worker: a length and a JSON manifest, with the file descriptors of slabs the worker has not seen attached.
 Worker to front: a fixed head and one JSON text per request. Tensors never travel here; they are in the slab.

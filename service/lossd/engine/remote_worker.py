@@ -9,22 +9,26 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from lossd.compiled.passes import Progress
-from lossd.engine.batcher import Batch
-from lossd.engine.heartbeat import ASK, Pulse
-from lossd.engine.liveness import Sight, Watch
+from lossd.engine.batcher import Batch, Batcher
+from lossd.engine.heartbeat import PROBE, Heartbeat
+from lossd.engine.liveness import Liveness, Observation
+from lossd.engine.polling import Polling
 from lossd.engine.protocol import HELLO, LANE, LENGTH, Reply, decode_answers, take_replies
-from lossd.engine.worker_process import END_S, FIRST_TRIES, SOCKET_BYTES, Patience, WorkerProcess, ended_with, hopeless
+from lossd.engine.statistics import Stats
+from lossd.engine.worker_process import END_S, FIRST_TRIES, SOCKET_BYTES, Backoff, WorkerProcess, ended_with, hopeless
+from lossd_client.errors import Problem
 
 if TYPE_CHECKING:
-    from lossd.engine.process import ProcessEngine
+    from lossd.configuration.settings import Settings
 
-__all__ = ["Lane", "Worker"]
+__all__ = ["RemoteLane", "RemoteWorker"]
 
 log = logging.getLogger("lossd.engine")
 
@@ -32,7 +36,34 @@ LINGER_S = 10.0
 """How long a lane is kept that is not needed: long batches often come one after the other."""
 
 
-class Worker:
+class Owner(Protocol):
+    """The engine, as a worker's front end calls it."""
+
+    settings: Settings
+    stats: Stats
+    batcher: Batcher
+    polling: Polling
+    draining: bool
+    on_failure: Callable[[str], None]
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def in_progress(self) -> int: ...
+
+    def dispatch(self) -> None: ...
+
+    def recover(self, batches: Sequence[Batch], suspects: Sequence[Batch]) -> None: ...
+
+    def resolve(self, batch: Batch, answers: Sequence[bytes | Problem], copy_s: float, compute_s: float) -> None: ...
+
+    def worker_ready(self) -> None: ...
+
+    def worker_start_failed(self) -> None: ...
+
+
+class RemoteWorker:
     """The front's end of one worker.
 
     Args:
@@ -51,7 +82,7 @@ class Worker:
         pid: The id of its process, while there is one.
     """
 
-    def __init__(self, engine: ProcessEngine, device: str, address: str | None = None) -> None:
+    def __init__(self, engine: Owner, device: str, address: str | None = None) -> None:
         self.engine = engine
         self.device = device
         self.address = address
@@ -63,7 +94,7 @@ class Worker:
         self.last_end = ""
         self.batches: dict[int, Batch] = {}
         self._forks = device == "cpu"
-        self.lane: Lane | None = None
+        self.lane: RemoteLane | None = None
         self.pid: int | None = None
         self._known: set[int] = set()
         self._closed: list[int] = []
@@ -71,13 +102,13 @@ class Worker:
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
         self._waiting_to_write = False
         self._process = WorkerProcess(device, engine.settings) if address is None else None
-        self._patience = Patience()
+        self._backoff = Backoff()
         self._socket: socket.socket | None = None
-        self._pulse: Pulse | None = None
+        self._heartbeat: Heartbeat | None = None
         self._number = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._watch = Watch(engine.settings.worker_timeout_ms / 1000)
-        self._next_look: asyncio.TimerHandle | None = None
+        self._liveness = Liveness(engine.settings.worker_timeout_ms / 1000)
+        self._next_check: asyncio.TimerHandle | None = None
 
     @property
     def free(self) -> bool:
@@ -92,19 +123,19 @@ class Worker:
     @property
     def engaged(self) -> bool:
         """Whether what is sent now would wait for a long batch, where there can be a lane: it is not sent there."""
-        if self._pulse is not None and self._pulse.engaged:
+        if self._heartbeat is not None and self._heartbeat.engaged:
             return True
         return self._forks and any(batch.long for batch in self.batches.values())
 
     @property
     def memory(self) -> tuple[int, int, int] | None:
-        """See :attr:`lossd.engine.heartbeat.Pulse.memory`."""
-        return None if self._pulse is None else self._pulse.memory
+        """See :attr:`lossd.engine.heartbeat.Heartbeat.memory`."""
+        return None if self._heartbeat is None else self._heartbeat.memory
 
     @property
     def compiled(self) -> Progress:
         """How far its compiled passes are."""
-        return Progress() if self._pulse is None else Progress(*self._pulse.compiled)
+        return Progress() if self._heartbeat is None else Progress(*self._heartbeat.compiled)
 
     def connect(self) -> None:
         """Start its process, or find it; it is ready when it says hello."""
@@ -201,7 +232,7 @@ class Worker:
             else:
                 chunk, fds, _, _ = socket.recv_fds(self._socket, SOCKET_BYTES, 1)
                 if fds:
-                    self._pulse = Pulse(fds[0])
+                    self._heartbeat = Heartbeat(fds[0])
         except BlockingIOError:
             return
         except OSError:
@@ -222,20 +253,20 @@ class Worker:
     def _greeted(self, hello: dict[str, Any]) -> None:
         self.ready, self.ever_ready, self.failed_starts = True, True, 0
         self.pid, self._number = hello["pid"], hello["front"]
-        self._patience.succeeded()
-        self._watch.reset(time.monotonic())
-        self._look()
+        self._backoff.succeeded()
+        self._liveness.reset(time.monotonic())
+        self._check_liveness()
         log.info("worker ready on %s (pid %s)", self.device, self.pid)
-        self.engine._worker_came()
+        self.engine.worker_ready()
 
     def _open_lane(self, address: str) -> None:
         if self.lane is None:
-            self.lane = Lane(self, address)
+            self.lane = RemoteLane(self, address)
             self.lane.connect()
 
     def _start_failed(self, end: str) -> None:
         self.failed_starts, self.last_end = self.failed_starts + 1, end
-        self.engine._start_failed()
+        self.engine.worker_start_failed()
 
     def _refused(self, problem: dict[str, Any]) -> None:
         """It cannot work. Where it never could, neither can the service; a device that broke may come back."""
@@ -248,17 +279,17 @@ class Worker:
         batch = self.batches.pop(reply.batch, None)
         if batch is None:  # the connection broke while replies were being read: it was queued again
             return
-        self.engine.lookout.answered()
-        self.engine._dispatch()  # first give the worker its next batch, then the answers their way
-        self.engine._resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
+        self.engine.polling.answered()
+        self.engine.dispatch()  # first give the worker its next batch, then the answers their way
+        self.engine.resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
         self.ready = False
-        if self._next_look is not None:
-            self._next_look.cancel()
-        if self._pulse is not None:
-            self._pulse.close()
-            self._pulse = None
+        if self._next_check is not None:
+            self._next_check.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._socket is not None:
             self.engine.loop.remove_reader(self._socket.fileno())
             self.engine.loop.remove_writer(self._socket.fileno())
@@ -273,13 +304,13 @@ class Worker:
             return
         was_ready, batches = self.ready, list(self.batches.values())
         self.batches.clear()
-        at_work = self._pulse.at_work if self._pulse is not None else None
+        evaluating = self._heartbeat.evaluating if self._heartbeat is not None else None
         # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
-        suspects = [b for b in batches if at_work is None or at_work == (self._number, b.id)]
+        suspects = [b for b in batches if evaluating is None or evaluating == (self._number, b.id)]
         self._hang_up()
         status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
         end = ended_with(status) if status is not None else "is gone"
-        self.engine._recover(batches, suspects)
+        self.engine.recover(batches, suspects)
         if not was_ready:
             self._start_failed(end)
         if self.engine.draining and not self.engine.in_progress:
@@ -291,29 +322,33 @@ class Worker:
         self._try_again(f"{end}; {sum(len(b.tickets) for b in batches)} requests requeued")
 
     def _try_again(self, what: str) -> None:
-        delay_s = self._patience.delay_s()
+        delay_s = self._backoff.delay_s()
         verb = "starting another" if self._process is not None else "looking for the next"
         log.warning("worker on %s %s, %s in %.1f s", self.device, what, verb, delay_s)
         self._retry = self.engine.loop.call_later(delay_s, self.connect)
 
-    def _look(self) -> None:
+    def _check_liveness(self) -> None:
         """See whether it is alive, and ask where that is not plain."""
-        self._next_look = self.engine.loop.call_later(self._watch.interval_s, self._look)
-        pulse = self._pulse
-        if pulse is None:
+        self._next_check = self.engine.loop.call_later(self._liveness.interval_s, self._check_liveness)
+        heartbeat = self._heartbeat
+        if heartbeat is None:
             return
-        batch = self.batches.get(pulse.at_work[1]) if pulse.at_work and pulse.at_work[0] == self._number else None
+        batch = (
+            self.batches.get(heartbeat.evaluating[1])
+            if heartbeat.evaluating and heartbeat.evaluating[0] == self._number
+            else None
+        )
         wanted = batch is None or batch.wanted
         others_wait = not wanted and self._others_wait
-        sight = Sight(pulse.steps, pulse.beats, bool(self.batches), wanted, others_wait)
-        why = self._watch.look(sight, time.monotonic())
+        observation = Observation(heartbeat.steps, heartbeat.probes_answered, bool(self.batches), wanted, others_wait)
+        why = self._liveness.check(observation, time.monotonic())
         if why is not None:
             self._kill(why)
-        elif self.pid is not None and (self._watch.silent or not wanted):
+        elif self.pid is not None and (self._liveness.silent or not wanted):
             if batch is not None and not wanted:
-                pulse.mark_unwanted(self._number, batch.id)
+                heartbeat.mark_unwanted(self._number, batch.id)
             with suppress(ProcessLookupError):  # it has ended, and whoever started it knows first
-                os.kill(self.pid, ASK)
+                os.kill(self.pid, PROBE)
 
     @property
     def _others_wait(self) -> bool:
@@ -330,7 +365,7 @@ class Worker:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-class Lane(Worker):
+class RemoteLane(RemoteWorker):
     """The front's end of a process that takes short batches while a worker is busy with a long one.
 
     Args:
@@ -338,7 +373,7 @@ class Lane(Worker):
         address: Where the process listens.
     """
 
-    def __init__(self, worker: Worker, address: str) -> None:
+    def __init__(self, worker: RemoteWorker, address: str) -> None:
         super().__init__(worker.engine, worker.device, address)
         self._worker = worker
         self._needed_s = time.monotonic()
@@ -348,8 +383,8 @@ class Lane(Worker):
         super().end()
         self._worker.lane = None
 
-    def _look(self) -> None:
-        super()._look()
+    def _check_liveness(self) -> None:
+        super()._check_liveness()
         now = time.monotonic()
         if self.batches or self._worker.engaged:
             self._needed_s = now

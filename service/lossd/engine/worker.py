@@ -24,11 +24,11 @@ import torch
 
 from lossd import logs
 from lossd.compiled.passes import Passes
-from lossd.engine.heartbeat import ASK, Pulse, Unwanted
+from lossd.engine.heartbeat import PROBE, Heartbeat, Unwanted
 from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
 from lossd.engine.protocol import HELLO, Reply, encode_reply
-from lossd.engine.worker_connections import Front, Fronts, Manifest
+from lossd.engine.worker_connections import FrontConnection, FrontConnections, Manifest
 from lossd.evaluation.device_errors import is_broken_device, unusable
 from lossd.evaluation.in_memory import evaluate_in_memory, texts_of
 from lossd_client.errors import InternalError, TooLarge
@@ -46,9 +46,9 @@ COME_S = 5.0
 
 
 def serve(
-    fronts: Fronts,
+    fronts: FrontConnections,
     device: torch.device,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     poll_s: float = 0.0,
     lane: Lane | None = None,
     passes: Passes | None = None,
@@ -61,7 +61,7 @@ def serve(
     and the last one came within ``poll_s``, the next is looked for so long before the process sleeps.
     """
     alone, waited_s = 0, 0.0
-    long: deque[tuple[Front, Manifest]] = deque()
+    long: deque[tuple[FrontConnection, Manifest]] = deque()
     while fronts:
         begin = time.perf_counter()
         received = fronts.receive(wait=not long, poll_s=poll_s if alone >= ALONE and waited_s < poll_s else 0.0)
@@ -71,19 +71,19 @@ def serve(
             if lane is not None:
                 lane.open(fronts)
         elif any("long" in manifest for _, manifest in received):
-            pulse.engage(True)  # from now on nobody sends more
+            heartbeat.engage(True)  # from now on nobody sends more
             long += [one for one in received if "long" in one[1]]
             received = [one for one in received if "long" not in one[1]]
         for front, manifest in received:
             if front.gone:
-                pulse.engage(bool(long))
+                heartbeat.engage(bool(long))
                 continue
-            pulse.begin(front.number, manifest["batch"])
+            heartbeat.begin(front.number, manifest["batch"])
             memory = front.slab(manifest)
-            reply = _answer_if_wanted(manifest, memory, device, pulse, passes)
-            pulse.end()
+            reply = _answer_if_wanted(manifest, memory, device, heartbeat, passes)
+            heartbeat.end()
             if "long" in manifest:
-                pulse.engage(bool(long))
+                heartbeat.engage(bool(long))
             fronts.reply(front, reply)
             alone = alone + 1 if len(reply.answers) == 1 else 0
             size = len(memory)
@@ -95,14 +95,14 @@ def serve(
 
 
 def _answer_if_wanted(
-    manifest: Mapping[str, Any], memory: Any, device: torch.device, pulse: Pulse, passes: Passes | None
+    manifest: Mapping[str, Any], memory: Any, device: torch.device, heartbeat: Heartbeat, passes: Passes | None
 ) -> Reply:
     """Return the reply to a batch; evaluation stops when a front says that nobody waits for it any more."""
     begin = time.perf_counter_ns()
     try:
-        pulse.may_stop = True
+        heartbeat.may_stop = True
         texts, compute_ns = evaluate_in_memory(manifest, memory, device, passes)
-        pulse.may_stop = False
+        heartbeat.may_stop = False
     except Unwanted:
         _return_free_memory()
         unread = texts_of([InternalError("nobody waited for the answer: its evaluation was ended")])
@@ -110,9 +110,9 @@ def _answer_if_wanted(
     return Reply(manifest["batch"], 0, compute_ns, texts)
 
 
-def serve_ahead(fronts: Fronts, pipeline: Pipeline, pulse: Pulse) -> None:
+def serve_ahead(fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat) -> None:
     """The same on a GPU: what was sent meanwhile is copied in while a batch is evaluated."""
-    staged: deque[tuple[Front, Staged]] = deque()
+    staged: deque[tuple[FrontConnection, Staged]] = deque()
     next_note = 0.0
     while fronts:
         while fronts and (received := fronts.receive(wait=not staged)):  # all that there is: a read may bring but one
@@ -120,19 +120,21 @@ def serve_ahead(fronts: Fronts, pipeline: Pipeline, pulse: Pulse) -> None:
                 if not front.gone:
                     staged.append((front, pipeline.stage(manifest, front.slab(manifest))))
         if staged:
-            _serve_staged(fronts, pipeline, pulse, staged)
+            _serve_staged(fronts, pipeline, heartbeat, staged)
         if pipeline.device.type == "cuda" and (now := time.monotonic()) >= next_note:
             next_note = now + NOTE_S
             free_and_total = torch.cuda.mem_get_info(pipeline.device)
-            pulse.note_memory(torch.cuda.memory_reserved(pipeline.device), *free_and_total)
+            heartbeat.note_memory(torch.cuda.memory_reserved(pipeline.device), *free_and_total)
 
 
-def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: deque[tuple[Front, Staged]]) -> None:
+def _serve_staged(
+    fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat, staged: deque[tuple[FrontConnection, Staged]]
+) -> None:
     """Serve the first; a function of its own, after which nothing refers to its slab or to its place on the device."""
     front, batch = staged.popleft()
     if front.gone:
         return
-    pulse.begin(front.number, batch.manifest["batch"])
+    heartbeat.begin(front.number, batch.manifest["batch"])
     outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
     if staged and any(isinstance(outcome, TooLarge) for outcome in outcomes):
         # It shares the device's memory with those that were copied ahead: that is no reason to refuse it.
@@ -140,7 +142,7 @@ def _serve_staged(fronts: Fronts, pipeline: Pipeline, pulse: Pulse, staged: dequ
             pipeline.restage(other)
         pipeline.restage(batch)
         outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
-    pulse.end()
+    heartbeat.end()
     fronts.reply(front, Reply(batch.manifest["batch"], copy_ns, compute_ns, texts_of(outcomes)))
 
 
@@ -148,17 +150,17 @@ def run(
     device: torch.device,
     connection: socket.socket | None,
     listener: socket.socket | None,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     poll_s: float = 0.0,
     lane: Lane | None = None,
     passes: Passes | None = None,
 ) -> None:
     """Say hello to each front and serve it."""
-    signal.signal(ASK, pulse.beat)
+    signal.signal(PROBE, heartbeat.answer_probe)
 
-    def greet(front: Front) -> None:
+    def greet(front: FrontConnection) -> None:
         hello = {"pid": os.getpid(), "device": str(device), "front": front.number}
-        front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (pulse.fd,))
+        front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (heartbeat.fd,))
 
     gc.collect()
     gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
@@ -166,12 +168,14 @@ def run(
         if device.type == "cuda":
             assert connection is not None
             pipeline = Pipeline(device)
-            serve_ahead(Fronts(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, pulse)
+            serve_ahead(
+                FrontConnections(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, heartbeat
+            )
         else:
-            fronts = Fronts(connection, listener, greet)
+            fronts = FrontConnections(connection, listener, greet)
             if connection is None:
                 fronts.await_first(COME_S)
-            serve(fronts, device, pulse, poll_s, lane, passes)
+            serve(fronts, device, heartbeat, poll_s, lane, passes)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
@@ -185,7 +189,7 @@ def serve_short(listener: socket.socket, passes: Passes | None) -> None:
     The threads of its other half are not there; one is enough for what is short.
     """
     torch.set_num_threads(1)
-    run(torch.device("cpu"), None, listener, Pulse(), passes=None if passes is None else passes.forked())
+    run(torch.device("cpu"), None, listener, Heartbeat(), passes=None if passes is None else passes.forked())
 
 
 def _return_free_memory() -> None:
@@ -229,13 +233,13 @@ def main() -> None:
         connection.sendall(encode_reply(Reply(HELLO, 0, 0, refusal)))
         raise SystemExit(UNUSABLE)
     torch.set_num_threads(arguments.threads)
-    pulse = Pulse()
+    heartbeat = Heartbeat()
     passes = Passes(arguments.threads) if arguments.compiled and arguments.device == "cpu" else None
     if passes is not None:
-        passes.prepare(lambda progress: pulse.note_compiled(*progress))
+        passes.prepare(lambda progress: heartbeat.note_compiled(*progress))
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
     lane = Lane(partial(serve_short, passes=passes))
-    run(device, connection, listener, pulse, arguments.poll_us / 1e6, lane, passes)
+    run(device, connection, listener, heartbeat, arguments.poll_us / 1e6, lane, passes)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import orjson
 
 from lossd.engine.protocol import Reply, encode_reply, take_frames
 
-__all__ = ["Front", "Fronts", "Manifest"]
+__all__ = ["FrontConnection", "FrontConnections", "Manifest"]
 
 Manifest = Mapping[str, Any]
 
@@ -34,11 +34,11 @@ def _nothing(_: mmap.mmap) -> None:
     pass
 
 
-class Front:
+class FrontConnection:
     """A front, as a worker sees it.
 
     Args:
-        number: How the pulse names it.
+        number: How the heartbeat names it.
         connection: To it.
         pin: Called with each slab that was mapped.
         unpin: Called with each slab before it is unmapped.
@@ -113,7 +113,7 @@ class Front:
             os.close(fd)
 
 
-class Fronts:
+class FrontConnections:
     """Every front a worker serves.
 
     Args:
@@ -121,15 +121,15 @@ class Fronts:
             nobody is connected yet.
         listener: Where fronts connect; None where there is only one.
         greet: Called with each front that is new.
-        pin: See :class:`Front`.
-        unpin: See :class:`Front`.
+        pin: See :class:`FrontConnection`.
+        unpin: See :class:`FrontConnection`.
     """
 
     def __init__(
         self,
         connection: socket.socket | None,
         listener: socket.socket | None,
-        greet: Callable[[Front], None],
+        greet: Callable[[FrontConnection], None],
         pin: Callable[[mmap.mmap], None] = _nothing,
         unpin: Callable[[mmap.mmap], None] = _nothing,
     ) -> None:
@@ -138,7 +138,7 @@ class Fronts:
         self._numbers = itertools.count(1)
         self._listener = listener
         self._selector = selectors.DefaultSelector() if listener is not None else None
-        self._fronts: list[Front] = []
+        self._fronts: list[FrontConnection] = []
         if self._selector is not None and listener is not None:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ)
@@ -158,7 +158,7 @@ class Fronts:
         if self._selector is not None and self._selector.select(timeout_s):
             self._accept()
 
-    def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[Front, Manifest]]:
+    def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[FrontConnection, Manifest]]:
         """What was sent, in turns: all that a front sent is read, but none has more under way than it may.
 
         Args:
@@ -174,7 +174,7 @@ class Fronts:
                 break
         return self._received(wait=wait) if self._fronts else []
 
-    def _received(self, *, wait: bool) -> list[tuple[Front, Manifest]]:
+    def _received(self, *, wait: bool) -> list[tuple[FrontConnection, Manifest]]:
         if self._selector is None:  # a plain read is quicker than asking first who has something to say
             return self._read(self._fronts[0], 0 if wait else socket.MSG_DONTWAIT)
         received = []
@@ -185,7 +185,7 @@ class Fronts:
                 received += self._read(key.data, socket.MSG_DONTWAIT)
         return received
 
-    def reply(self, front: Front, reply: Reply) -> None:
+    def reply(self, front: FrontConnection, reply: Reply) -> None:
         """Send a reply; a front that does not take it is dropped, and may come again."""
         try:
             front.send(reply)
@@ -206,7 +206,7 @@ class Fronts:
             if one is not None:
                 one.close()
 
-    def _read(self, front: Front, flags: int) -> list[tuple[Front, Manifest]]:
+    def _read(self, front: FrontConnection, flags: int) -> list[tuple[FrontConnection, Manifest]]:
         try:
             return [(front, manifest) for manifest in front.receive(flags)]
         except BlockingIOError:
@@ -232,7 +232,7 @@ class Fronts:
         self._add(connection)
 
     def _add(self, connection: socket.socket) -> None:
-        front = Front(next(self._numbers), connection, *self._hooks)
+        front = FrontConnection(next(self._numbers), connection, *self._hooks)
         self._fronts.append(front)
         if self._selector is not None:
             self._selector.register(connection, selectors.EVENT_READ, front)
@@ -241,7 +241,7 @@ class Fronts:
         except ConnectionError:
             self._drop(front)
 
-    def _drop(self, front: Front) -> None:
+    def _drop(self, front: FrontConnection) -> None:
         self._fronts.remove(front)
         if self._selector is not None:
             self._selector.unregister(front.connection)

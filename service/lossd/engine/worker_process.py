@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Patience", "WorkerProcess", "ended_with", "hopeless"]
+__all__ = ["END_S", "FIRST_TRIES", "MAX_STARTS", "SOCKET_BYTES", "Backoff", "WorkerProcess", "ended_with", "hopeless"]
 
 SOCKET_BYTES = 1 << 20
 COMMAND = (sys.executable, "-P", "-m", "lossd.engine.worker")
@@ -38,7 +38,7 @@ def hopeless(device: str, end: str) -> str:
     return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, {how}; see the log"
 
 
-class Patience:
+class Backoff:
     """How long to wait before another try: not at all at first, and longer with every failure after."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily
 
 from lossd.configuration.preflight import StartError
 from lossd.engine.protocol import take_replies
-from lossd.engine.worker_process import END_S, FIRST_TRIES, Patience, WorkerProcess, ended_with, hopeless
+from lossd.engine.worker_process import END_S, FIRST_TRIES, Backoff, WorkerProcess, ended_with, hopeless
 from lossd.fronts import FrontConfig
 from lossd.fronts.counts import Family, cumulative, family, merge
 from lossd.fronts.member import LINE_BYTES
@@ -145,7 +145,7 @@ class _Parent:
     # Fronts
 
     async def _keep_front(self) -> None:
-        patience = Patience()
+        patience = Backoff()
         while not self.stopping.is_set():
             try:
                 listened, status = await self._run_front()
@@ -242,7 +242,7 @@ class _Parent:
     # Workers
 
     async def _keep_worker(self, device: str, address: str) -> None:
-        status, patience, first_tries = _WorkerStatus(), Patience(), 0
+        status, patience, first_tries = _WorkerStatus(), Backoff(), 0
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             # The listener outlives each worker: a front that connects between two workers waits for the next.
             listener.bind(f"\0{address}")
@@ -266,7 +266,7 @@ class _Parent:
                 await _wait(self.drained, delay_s)
         await asyncio.to_thread(worker.end)
 
-    async def _run_worker(self, worker: WorkerProcess, status: _WorkerStatus, patience: Patience) -> str:
+    async def _run_worker(self, worker: WorkerProcess, status: _WorkerStatus, patience: Backoff) -> str:
         """Run one worker until it ends or all fronts have ended, and return how it ended."""
         try:
             connection = worker.start()
@@ -297,7 +297,7 @@ class _WorkerStatus:
         self.ready = self.greeted = False
         self.refusal: str | None = None
 
-    async def read_until_closed(self, connection: socket.socket, patience: Patience) -> None:
+    async def read_until_closed(self, connection: socket.socket, patience: Backoff) -> None:
         """Read a worker's first message, and return when the worker ends."""
         loop, buffer, self.ready = asyncio.get_running_loop(), bytearray(), False
         with contextlib.suppress(ConnectionError):

@@ -1,0 +1,66 @@
+"""What an engine counts, and the state of its workers."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lossd.compiled.passes import Progress
+from lossd.engine.batcher import Batch
+
+__all__ = ["BATCH_BYTES", "BATCH_SIZES", "Stats", "Vitals"]
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
+
+
+class Vitals(NamedTuple):
+    """How one worker is.
+
+    Attributes:
+        device: What it computes on.
+        pid: The id of its process, while it has one of its own.
+        device_memory: Bytes of the device's memory: held by it, by nobody, and all; None where nothing is known.
+        compiled: How far its compiled passes are.
+    """
+
+    device: str
+    pid: int | None
+    device_memory: tuple[int, int, int] | None
+    compiled: Progress
+
+
+@dataclass(slots=True)
+class Stats:
+    """What the engine counts, for the metrics page.
+
+    Attributes:
+        restarts: Workers started in place of dead ones.
+        batches: Batches evaluated.
+        batch_sizes: How many batches had up to 1, 2, 4 … 512 requests.
+        batch_requests: Requests in those batches.
+        batch_bytes: Bytes in those batches.
+        batch_weights: How many batches had up to 1 KiB, 4 KiB … 1 GiB, and more.
+        executions: Batches by what was evaluated, see :func:`lossd.job.model_name`.
+    """
+
+    restarts: int = 0
+    batches: int = 0
+    batch_sizes: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
+    batch_requests: int = 0
+    batch_bytes: int = 0
+    batch_weights: list[int] = field(default_factory=lambda: [0] * (len(BATCH_BYTES) + 1))
+    executions: dict[str, int] = field(default_factory=dict)
+
+    def count(self, batch: Batch) -> None:
+        """One more batch."""
+        size = len(batch.tickets)
+        self.batches += 1
+        self.batch_requests += size
+        nbytes = batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
+        self.batch_bytes += nbytes
+        self.batch_weights[bisect_left(BATCH_BYTES, nbytes)] += 1
+        self.batch_sizes[min((size - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
+        model = batch.recipe.model
+        self.executions[model] = self.executions.get(model, 0) + 1
