@@ -43,6 +43,7 @@ def row_counts(case: Case) -> tuple[int, int, int]:
     return (4, 2, 5) if REGISTRY[case.name].kind == "rows" else (4, 4, 4)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("case", "parameters"), ROWS)
 def test_among_strangers_equals_alone(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("case", "stated"), [pytest.param(c, s, id=f"{c}-{s.title}") for c in CASES for s in c.stated])
 def test_comes_out_as_stated(case: Case, stated: Stated) -> None:
     inputs = tensors(stated.inputs, stated.dtype)
@@ -40,6 +41,7 @@ NLL = math.log1p(math.exp(-17))
 FADED = REST**2 * (1 + 2 * (1 - REST) * NLL / REST)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("name", "prediction", "target", "value", "slope"),
