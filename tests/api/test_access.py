@@ -92,7 +92,7 @@ def test_any_other_is_refused_before_the_request_is_looked_at(http: httpx.Client
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert (problem["type"], problem["status"], problem["request_id"]) == ("/problems/unauthorized", 401, "mine")
-    assert ("asks for an API key" in problem["detail"]) == (
+    assert ("needs an API key" in problem["detail"]) == (
         headers.get("Authorization", "Basic").startswith("Basic") and "X-API-Key" not in headers
     )
 
@@ -140,7 +140,7 @@ def test_large_bodies_without_a_key_are_refused_as_well(http: httpx.Client) -> N
 def test_the_client_sends_its_key(guarded: Running) -> None:
     with LossClient(guarded.url, api_key=ALICE) as client:
         assert client.evaluate("mse", [1.0], [3.0]).loss == 4
-    with LossClient(guarded.url) as client, pytest.raises(Unauthorized, match="asks for an API key"):
+    with LossClient(guarded.url) as client, pytest.raises(Unauthorized, match="needs an API key"):
         client.evaluate("mse", [1.0], [3.0])
 
 
@@ -248,7 +248,7 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
             return httpx.get(f"{url[0]}/v1/losses", headers=bearer(key)).status_code
 
         assert (status(ALICE), status(BOB)) == (200, 401)
-        for text, said in ((key_line("bob", BOB), "1 API keys are known"), ("nonsense", "stay as they were: line 1")):
+        for text, said in ((key_line("bob", BOB), "1 API keys are known"), ("nonsense", "are unchanged: line 1")):
             file.write_text(text)
             process.send_signal(signal.SIGHUP)
             while said not in (line := process.stderr.readline()):

@@ -155,10 +155,10 @@ def test_only_so_many_wait_for_their_turn() -> None:
     running: list[int] = []
 
     async def ask() -> list[BaseException | None]:
-        line, may_end = curves._OneAtATime(3, "images"), asyncio.Event()
+        line, may_end = curves._BoundedQueue(3, "images"), asyncio.Event()
 
         async def one(number: int) -> None:
-            async with line.turn():
+            async with line.wait():
                 running.append(number)
                 await may_end.wait()
                 assert len(running) == number + 1, "nobody else has the turn"

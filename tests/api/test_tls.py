@@ -42,7 +42,7 @@ def test_a_certificate_and_its_successor(tmp_path: Path) -> None:
         other_cert, other_key = certificate(tmp_path, "second")
         shutil.copy(other_cert, cert)  # the key does not fit it yet
         process.send_signal(signal.SIGHUP)
-        while "stays as it was" not in (line := log.readline()):
+        while "is unchanged" not in (line := log.readline()):
             assert line
         assert answers(first)
 

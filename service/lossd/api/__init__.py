@@ -1,4 +1,4 @@
-"""The door: HTTP in front of the engine. The only room that knows FastAPI."""
+"""HTTP in front of the engine. The only folder that imports FastAPI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who may ask: every request shows its API key here, once, before any route sees it.
+"""Checks the API key of every request before it reaches a route.
 
-What is not named public below needs a key: a new route is protected until somebody decides otherwise. Public is health,
-for probes that know no key, and so are pages that are the same for every service of this version.
+Every path needs a key unless it is listed here, so that a new route is protected. Public paths are health checks, since
+probes have no key, and pages that are the same for every service of this version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lossd.api.observability.telemetry import Telemetry
     from lossd.configuration.settings import Settings
 
-__all__ = ["Access", "is_page", "keys_of", "turn_away"]
+__all__ = ["Access", "is_public", "load_keys", "send_refusal"]
 
 log = logging.getLogger("lossd.api")
 
@@ -31,11 +31,12 @@ FOLDERS = ("/health/", "/v2/health/", "/docs/", "/problems/", "/explorer/")
 METRICS = "/metrics"
 
 
-def keys_of(settings: Settings) -> Keys | None:
-    """The keys the settings name; None where the service asks for none.
+def load_keys(settings: Settings) -> Keys | None:
+    """Return the keys that the settings name; None if the service needs no key.
 
     Raises:
-        ValueError, OSError: The keys file is none.
+        ValueError: The keys file is malformed.
+        OSError: The keys file cannot be read.
     """
     if not settings.has_keys:
         return None
@@ -44,13 +45,13 @@ def keys_of(settings: Settings) -> Keys | None:
 
 
 class Access:
-    """The door: lets in whoever has a key, and notes its name in the scope.
+    """Passes requests with a valid key to the application, with the key's name in the scope.
 
     Args:
-        app: What is behind it.
-        keys: Those that open.
+        app: The application.
+        keys: The valid keys.
         settings: Whether metrics are public, and limits.
-        telemetry: Where refusals are counted.
+        telemetry: Counts refusals.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, settings: Settings, telemetry: Telemetry) -> None:
@@ -60,50 +61,50 @@ class Access:
         self.telemetry = telemetry
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the request on, or refuse it: what is returned does either."""
+        """Return the coroutine that answers or refuses the request."""
         if scope["type"] == "http":
             key = _key(scope)
             name = None if key is None else self.keys.name_of(key)
             if name is not None:
                 scope[CLIENT] = name
             elif not self._public(scope["path"]):
-                return self._refuse(scope, receive, send, given=key is not None)
+                return self._refuse(scope, receive, send, has_key=key is not None)
         return self.app(scope, receive, send)
 
     def reload(self) -> None:
-        """Read the keys file again; one that is none changes nothing but the log."""
+        """Read the keys file again. If it is malformed, log an error and keep the keys."""
         try:
             log.info("%d API keys are known", self.keys.reload())
         except (ValueError, OSError) as error:
-            log.error("the API keys stay as they were: %s", error)
+            log.error("the API keys are unchanged: %s", error)
 
     def _public(self, path: str) -> bool:
-        return is_page(path) or (path == METRICS and self.settings.metrics_public)
+        return is_public(path) or (path == METRICS and self.settings.metrics_public)
 
-    def _refuse(self, scope: Scope, receive: Receive, send: Send, *, given: bool) -> Awaitable[None]:
-        if given:
-            problem = Unauthorized("the request's API key is not one that this service knows")
+    def _refuse(self, scope: Scope, receive: Receive, send: Send, *, has_key: bool) -> Awaitable[None]:
+        if has_key:
+            problem = Unauthorized("the service does not know the request's API key")
         else:
-            problem = Unauthorized("this service asks for an API key; send it as a bearer, or as X-API-Key")
-        return turn_away(problem, scope, receive, send, self.settings, self.telemetry)
+            problem = Unauthorized("this service needs an API key; send it as a bearer token, or as X-API-Key")
+        return send_refusal(problem, scope, receive, send, self.settings, self.telemetry)
 
 
-def is_page(path: str) -> bool:
-    """Whether what is there is the same for everybody, or is health."""
+def is_public(path: str) -> bool:
+    """Return whether the path is a health check or a page that is the same for all clients."""
     return path in PAGES or path.startswith(FOLDERS)
 
 
-async def turn_away(
+async def send_refusal(
     problem: Problem, scope: Scope, receive: Receive, send: Send, settings: Settings, telemetry: Telemetry
 ) -> None:
-    """Refuse a request before any route has seen it."""
+    """Refuse a request before it reaches a route, and count it."""
     request = HttpRequest(scope, receive, settings)
     telemetry.refused(request, problem.slug, problem.status)
     await send_problem(request, problem, send)
 
 
 def _key(scope: Scope) -> bytes | None:
-    """The key the request shows: as a bearer, or else by itself."""
+    """Return the request's key: the bearer token, else X-API-Key."""
     key: bytes | None = None
     for name, value in scope["headers"]:
         if name == b"authorization":

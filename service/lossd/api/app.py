@@ -1,4 +1,4 @@
-"""The application: routes, lifespan, and the one place where errors become answers."""
+"""The application: its routes, its lifespan, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd import __version__
-from lossd.api.access import Access, keys_of
+from lossd.api.access import Access, load_keys
 from lossd.api.catalogue import router as catalogue_router
 from lossd.api.curves import router as curves_router
 from lossd.api.docs import mount as mount_docs
@@ -55,16 +55,15 @@ EVALUATE = "/v1/evaluate"
 
 
 class Service(FastAPI):
-    """FastAPI, with the routes that evaluate taken before its routing.
+    """FastAPI, with routes that evaluate before its routing.
 
     Attributes:
-        evaluate: ``POST /v1/evaluate`` as plain ASGI.
-        inference: ``/v2``, likewise.
-        documents: What of ``/v2`` is no inference, with a log.
-        pages: Everything else, which is FastAPI's, with a log and headers for browsers.
-        entrance: What a connection passes first: where pages of others and requests without a key are refused; then
-            :meth:`answer`.
-        access: That door; None where no keys are asked for.
+        evaluate: ``POST /v1/evaluate``, as plain ASGI.
+        inference: ``/v2``, as plain ASGI.
+        documents: The paths of ``/v2`` that are no inference, with a log.
+        pages: FastAPI's routes, with a log and headers for browsers.
+        entrance: The outermost application: checks of the origin and of keys, then :meth:`answer`.
+        access: The check of keys; None if the service has no keys.
     """
 
     evaluate: Evaluate
@@ -75,11 +74,11 @@ class Service(FastAPI):
     access: Access | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one connection."""
+        """Answer one request."""
         await self.entrance(scope, receive, send)
 
     def answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Route one connection; the coroutine that answers is handed on, not awaited layer by layer."""
+        """Return the coroutine that answers a request. The server awaits it directly, not through each layer."""
         if scope["type"] == "http":
             path = scope["path"]
             if path == EVALUATE:
@@ -91,24 +90,23 @@ class Service(FastAPI):
         return self.pages(scope, receive, send)
 
     def framework(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """FastAPI's own routing."""
+        """Return the coroutine of FastAPI's routing."""
         return super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, with every loss's parameters typed."""
+        """Return the OpenAPI document, with a schema of every loss."""
         if not self.openapi_schema:
             self.openapi_schema = openapi_document(super().openapi())
         return self.openapi_schema
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None, member: Member | None = None) -> Service:
-    """The service as an ASGI application.
+    """Return the service as an ASGI application.
 
     Args:
-        settings: How it runs; from the environment by default.
-        engine: Where losses are evaluated; the one the settings name by default. It is started and stopped with
-            the application.
-        member: Its place among several fronts, if there are several.
+        settings: The settings; from the environment by default.
+        engine: Evaluates losses; by default, the engine that the settings name. The application starts and stops it.
+        member: The connection to the parent; None for a single front.
     """
     if settings is None:
         check_variables(os.environ)
@@ -124,10 +122,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         if member is not None:
             await member.join(telemetry.counted)
         gc.collect()
-        gc.freeze()  # what is loaded now stays: full collections need not walk torch's objects on every pass
+        gc.freeze()  # exempts the modules loaded so far, torch above all, from every full collection
         gc.set_threshold(20_000, 50, 100)
         try:
-            yield {TELEMETRY: telemetry}  # for connections, which refuse what is no request
+            yield {TELEMETRY: telemetry}  # for refusals by a connection
         finally:
             await engine.stop()
             if member is not None:
@@ -159,28 +157,29 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     mount_docs(app)
     mount_explorer(app)
     app.entrance = app.answer
-    if (keys := keys_of(settings)) is not None:
+    if (keys := load_keys(settings)) is not None:
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)
     if settings.cors_origins:
         app.entrance = _cors(app.entrance, settings.cors_origins)
-    app.entrance = Origins.before(app.entrance, settings, telemetry)
+    app.entrance = Origins.wrap(app.entrance, settings, telemetry)
     if settings.root_path:
         app.entrance = Prefix(app.entrance, settings.root_path)
-    # Starlette raises again what only the last one takes, and uvicorn logs it.
+    # Starlette raises an error again after the handler of Exception, and uvicorn logs it. Handlers of narrower classes
+    # prevent that.
     for kind in (Problem, HTTPException, RequestValidationError, OSError, MemoryError, RuntimeError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
 
 
 def _tracing() -> Tracing:
-    """Loaded where it is asked for: it is an extra, and takes a while."""
+    """Return the tracing. It is imported here, because it is an extra and slow to load."""
     from lossd.api.observability.tracing import Tracing
 
     return Tracing()
 
 
 def _cors(app: ASGIApp, origins: str) -> ASGIApp:
-    """Whoever asks first, since preflights bring no key, and refusals for want of one are for pages to read too."""
+    """Return the application with CORS, outside the check of keys: preflights have no key, and pages read refusals."""
     return CORSMiddleware(
         app,
         allow_origins=origins.split(","),
@@ -200,7 +199,7 @@ def _cors(app: ASGIApp, origins: str) -> ASGIApp:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """The problem document of whatever went wrong outside the hot route, which answers its own."""
+    """Return the problem document of an error in FastAPI's routes."""
     problem = _as_problem(request, error)
     problem.request_id = request_id(request.headers.get("x-request-id", ""))
     if isinstance(problem, InternalError):
@@ -222,7 +221,7 @@ def _as_problem(request: Request, error: Exception) -> Problem:
         case Problem():
             return error
         case HTTPException(status_code=404):
-            return NotFound(f"nothing is served at {quoted(path)}; /openapi.json lists what is")
+            return NotFound(f"nothing is served at {quoted(path)}; /openapi.json lists all paths")
         case HTTPException(status_code=405):
             return MethodNotAllowed(f"{quoted(path)} does not take {request.method}")
         case RequestValidationError():

@@ -1,4 +1,4 @@
-"""``GET /v1/losses`` and ``/v1/metrics``: what can be computed, generated from the code's signatures and docstrings."""
+"""``GET /v1/losses`` and ``/v1/metrics``: the catalogue, generated from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["describe_loss", "describe_options", "router"]
 
 
 class InputType(BaseModel):
-    """What an input may be: what its entries mean, the kinds of dtype, and the axes by name."""
+    """A type of an input: the meaning of its entries, the kinds of dtype, and the axes by name."""
 
     domain: str
     dtypes: list[Literal["float", "integer"]]
@@ -89,7 +89,7 @@ class MetricCatalogue(MetricList):
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
-    """A loss as the catalogue shows it."""
+    """Return the catalogue's entry of a loss."""
     schema = loss.model.model_json_schema()
     parameters = {name: field for name, field in schema["properties"].items() if name != "name"}
     return {
@@ -100,7 +100,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "inputs": [
             {
                 "name": entry.name,
-                "types": [_describe_type(of) for of in entry.types],
+                "types": [_describe_type(type_) for type_ in entry.types],
                 "differentiable": entry.differentiable,
                 "optional": entry.optional,
                 "summary": entry.summary,
@@ -120,19 +120,19 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
 
 
 def describe_options() -> dict[str, Any]:
-    """The options of metrics: the JSON Schema of each, by name, whole in itself."""
+    """Return the JSON Schema of each option of metrics, by name, with its references resolved."""
     schema = MetricOptions.model_json_schema()
-    definitions = {f"#/$defs/{name}": of for name, of in schema.get("$defs", {}).items()}
+    definitions = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
 
-    def whole(field: dict[str, Any]) -> dict[str, Any]:
+    def resolve(field: dict[str, Any]) -> dict[str, Any]:
         arms = [definitions.get(arm.get("$ref"), arm) for arm in field.get("anyOf", [])]
         return {**field, "anyOf": arms} if arms else field
 
-    return {name: whole(field) for name, field in schema["properties"].items()}
+    return {name: resolve(field) for name, field in schema["properties"].items()}
 
 
-def _describe_type(of: TensorType) -> dict[str, Any]:
-    return {"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)}
+def _describe_type(type_: TensorType) -> dict[str, Any]:
+    return {"domain": type_.domain, "dtypes": list(type_.kinds), "shape": str(type_)}
 
 
 def _typed(model: type[BaseModel]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _typed(model: type[BaseModel]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _losses(_: tuple[str | None, ...]) -> bytes:
-    """Every loss, given which of them cannot be had and why."""
+    """Return the list of losses. The argument, why each is unavailable, is the cache's key."""
     return orjson.dumps({"losses": [describe_loss(loss) for loss in REGISTRY.values()]})
 
 
@@ -152,7 +152,7 @@ def _metrics() -> bytes:
 
 
 def router() -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
 
     @routes.get("/losses", summary="Every loss", response_model=LossList)
@@ -171,8 +171,8 @@ def router() -> APIRouter:
     def one_metric(name: str) -> dict[str, Any]:
         found = [entry for entry in metrics.describe() if entry["name"] == name]
         if not found:
-            near = closest(name, tuple({n for of_task in metrics.METRICS.values() for n in of_task}), {})
-            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists them all"
+            near = closest(name, tuple({n for names in metrics.METRICS.values() for n in names}), {})
+            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists all metrics"
             raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}")
         return {"metrics": found}
 

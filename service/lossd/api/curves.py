@@ -1,7 +1,7 @@
-"""``GET /v1/losses/{name}/curve.svg``, ``.png`` and ``.json``: what a loss and its gradient look like.
+"""``GET /v1/losses/{name}/curve.svg``, ``.png`` and ``.json``: a loss and its gradient along an axis.
 
-Points are evaluated by the engine like any request, a few at a time. Images are drawn by a process of their own, which
-lives for one image: it neither holds up the loop that serves requests nor leaves its libraries in this one's memory.
+The engine evaluates the points like other requests, 16 at a time. A new process draws each image, so that drawing
+neither blocks the event loop nor leaves its libraries in this process's memory.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ WAITING_FOR_POINTS, WAITING_FOR_IMAGES = 32, 8
 POINTS_AT_A_TIME = 16
 DRAWING_S = 30.0
 CLIENT_LEFT = 499
-# The longest formula, every character of it escaped, and a few numbers.
+# Room for the longest formula with every character escaped, and a few numbers.
 MAX_QUERY_BYTES = 16 << 10
-# Private, since a service with keys lets only some read it; an answer changes with the version, hence the tag.
+# Private, because a service may need a key. The ETag changes with the version.
 CACHE_CONTROL = "private, max-age=3600"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def router(engine: Engine, settings: Settings) -> APIRouter:
-    """The route.
+    """Return the route.
 
     Args:
-        engine: Where points are evaluated.
-        settings: Limits.
+        engine: Evaluates the points.
+        settings: The limits.
     """
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
-    kept = _Kept()
-    points_turn = _OneAtATime(WAITING_FOR_POINTS, "curves")
-    drawing_turn = _OneAtATime(WAITING_FOR_IMAGES, "images")
+    answers_cache = _SharedCache()
+    points_queue = _BoundedQueue(WAITING_FOR_POINTS, "curves")
+    drawing_queue = _BoundedQueue(WAITING_FOR_IMAGES, "images")
 
     content: dict[int | str, dict[str, Any]] = {
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}
@@ -75,13 +75,15 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         request: Request,
         name: str,
         form: Form,
-        x: Annotated[str | None, Query(description="What it is drawn along; the loss's first axis by default.")] = None,
-        others: Annotated[list[str], Query(alias="with", description="Losses to lay over it.")] = [],  # noqa: B006  (FastAPI's way)
+        x: Annotated[
+            str | None, Query(description="The axis it is drawn along; the loss's first axis by default.")
+        ] = None,
+        others: Annotated[list[str], Query(alias="with", description="Losses to draw in the same picture.")] = [],  # noqa: B006  (FastAPI's way)
         low: Annotated[float | None, Query(description="Where the axis begins.")] = None,
         high: Annotated[float | None, Query(description="Where the axis ends.")] = None,
         points: Annotated[int | None, Query(description="How many points.")] = None,
-        requests: Annotated[bool, Query(description="Of JSON: add the first request of each line.")] = False,
-        theme: Annotated[Theme, Query(description="Of images; auto is that of the reader (PNG: light).")] = "auto",
+        requests: Annotated[bool, Query(description="For JSON: add the first request of each line.")] = False,
+        theme: Annotated[Theme, Query(description="For images; auto follows the reader (PNG: light).")] = "auto",
     ) -> Response:
         """Draw a loss and its gradient.
 
@@ -90,7 +92,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         """
         query = request.url.query
         if len(query) > MAX_QUERY_BYTES:
-            raise TooLarge(f"the query has {len(query)} bytes; that of a curve may have {MAX_QUERY_BYTES}")
+            raise TooLarge(f"the query has {len(query)} bytes; the query of a curve may have {MAX_QUERY_BYTES}")
 
         async def document() -> bytes:
             parameters: dict[str, list[Any]] = {}
@@ -100,26 +102,26 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
                     at[key.removeprefix(AT)] = literal(text)
                 elif key not in OPTIONS:
                     parameters.setdefault(key, []).append(literal(text))
-            of = curve(name, parameters, others=others, at=at, x=x, low=low, high=high, points=points)
-            async with points_turn.turn():
-                deadline = time.monotonic() + settings.max_timeout_ms / 1000  # given up sooner if nobody waits for it
-                answers = [await _answers(engine, line, deadline) for line in of.lines]
-            return json.dumps(json.finite(of.document(answers, requests)))
+            plan = curve(name, parameters, others=others, at=at, x=x, low=low, high=high, points=points)
+            async with points_queue.wait():
+                deadline = time.monotonic() + settings.max_timeout_ms / 1000  # cancelled if all clients leave
+                answers = [await _answers(engine, line, deadline) for line in plan.lines]
+            return json.dumps(json.finite(plan.document(answers, requests)))
 
         async def image() -> bytes:
-            of = await kept.get((name, query), document)
-            async with drawing_turn.turn():
-                drawing = asyncio.ensure_future(asyncio.to_thread(_draw, of, form, theme))
+            curve_json = await answers_cache.get((name, query), document)
+            async with drawing_queue.wait():
+                drawing = asyncio.ensure_future(asyncio.to_thread(_draw, curve_json, form, theme))
                 try:
                     return await asyncio.shield(drawing)
                 finally:
-                    await asyncio.wait([drawing])  # its process holds the turn, even where nobody waits for it
+                    await asyncio.wait([drawing])  # the next image waits for this process, even if all clients left
 
         query = "&".join(part for part in query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
         received = HttpRequest(request.scope, request.receive, settings)
         received.read_headers()
-        found = await _while_wanted(received, kept.get(key, document if form == "json" else image))
+        found = await _while_wanted(received, answers_cache.get(key, document if form == "json" else image))
         if found is None:
             return Response(status_code=CLIENT_LEFT)
         tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
@@ -132,11 +134,15 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
 
 
 async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) -> bytes | None:
-    """What the work comes to; it ends at the request's deadline, and with None when the client leaves."""
+    """Return the result of the work; None if the client leaves.
+
+    Raises:
+        DeadlineExceeded: The request's deadline passed.
+    """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(cancel_on_disconnect(request.receive, task))
     try:
-        async with request.in_time("the curve was not there"):
+        async with request.in_time("the curve was not finished"):
             await asyncio.wait([task])
             return None if task.cancelled() else task.result()
     finally:
@@ -145,17 +151,18 @@ async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) 
 
 
 async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAnswer]:
-    """What the service answers to each request of a line."""
-    taken = [{name: Tensor.of(of) for name, of in each.items()} for each in line.inputs]
-    types = {name: (of.dtype, of.shape) for name, of in taken[0].items()}
+    """Return the answer to each request of a line."""
+    requests = [{name: Tensor.of(array) for name, array in arrays.items()} for arrays in line.inputs]
+    types = {name: (tensor.dtype, tensor.shape) for name, tensor in requests[0].items()}
     jobs = {id(plan): plan.job(types) for plan in line.plans}
     answers: list[PointAnswer] = []
-    while len(answers) < len(taken):
+    while len(answers) < len(requests):
         futures: list[asyncio.Future[Result]] = []
         try:
             batch = slice(len(answers), len(answers) + POINTS_AT_A_TIME)
-            for plan, each in zip(line.plans[batch], taken[batch], strict=True):
-                futures.append(engine.submit(jobs[id(plan)], {name: of.data for name, of in each.items()}, deadline))
+            for plan, tensors in zip(line.plans[batch], requests[batch], strict=True):
+                data = {name: tensor.data for name, tensor in tensors.items()}
+                futures.append(engine.submit(jobs[id(plan)], data, deadline))
             answers += [_answer(await future) for future in futures]
         finally:
             for future in futures:
@@ -165,16 +172,16 @@ async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAns
 
 
 def _answer(result: Result) -> PointAnswer:
-    """A copy of what is in the slab."""
+    """Return a copy of a result in its slab."""
     columns = {column.name: column.dtype for column in result.job.recipe.answers}
-    tensors = {name: np.frombuffer(bytes(of), columns[name]) for name, of in result.tensors.items()}
+    tensors = {name: np.frombuffer(bytes(data), columns[name]) for name, data in result.tensors.items()}
     loss = tensors.pop("loss", None)
-    gradients = {name.removeprefix("gradient."): of for name, of in tensors.items()}
+    gradients = {name.removeprefix("gradient."): values for name, values in tensors.items()}
     return PointAnswer(float(json.loads(result.text)["loss"]) if loss is None else loss, gradients)
 
 
-class _Kept:
-    """What was answered lately, or is being worked on: whoever asks for the same shares it."""
+class _SharedCache:
+    """A cache of answers. Clients that wait for the same answer share the work."""
 
     def __init__(self) -> None:
         self._answers: Cache[tuple[str, ...], bytes] = Cache("curves", CACHED_BYTES)
@@ -182,7 +189,10 @@ class _Kept:
         self._waiting: Counter[asyncio.Task[bytes]] = Counter()
 
     async def get(self, key: tuple[str, ...], make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """What is kept under a key; made if it is not there. A failure is not kept, nor what nobody waits for."""
+        """Return the answer under a key, and make it if it is absent.
+
+        A failure is not cached. The work is cancelled when all its clients have left.
+        """
         answer = self._answers.get(key)
         if answer is not None:
             return answer
@@ -198,37 +208,37 @@ class _Kept:
             self._waiting[task] -= 1
             if not self._waiting[task]:
                 del self._waiting[task]
-                task.cancel()  # which does nothing to one that is done
+                task.cancel()  # no effect on a finished task
             if (task.done() or task not in self._waiting) and self._tasks.get(key) is task:
                 del self._tasks[key]
 
 
-class _OneAtATime:
-    """One at a time, and a few that wait.
+class _BoundedQueue:
+    """A mutual exclusion that a limited number may wait for.
 
     Args:
-        waiting: How many may.
-        what: What they wait for.
+        limit: How many may wait or work.
+        name: What they make, for the error.
     """
 
-    def __init__(self, waiting: int, what: str) -> None:
-        self._turn = asyncio.Semaphore(1)
-        self._most = waiting
+    def __init__(self, limit: int, name: str) -> None:
+        self._semaphore = asyncio.Semaphore(1)
+        self._limit = limit
         self._waiting = 0
-        self._what = what
+        self._name = name
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn, and have it.
+    async def wait(self) -> AsyncIterator[None]:
+        """Wait until no other block runs, then run the block.
 
         Raises:
-            QueueFull: Too many wait already.
+            QueueFull: Too many wait.
         """
-        if self._waiting >= self._most:
-            raise QueueFull(f"{self._most} {self._what} are waiting to be made, as many as may", retry_after_s=2.0)
+        if self._waiting >= self._limit:
+            raise QueueFull(f"{self._limit} {self._name} are waiting to be made, the most allowed", retry_after_s=2.0)
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._semaphore:
                 yield
         finally:
             self._waiting -= 1

@@ -1,4 +1,4 @@
-"""Interactive documentation and the problems' pages; every asset comes from an installed package, none from a CDN."""
+"""Interactive documentation and the pages of problems. Every asset is from an installed package, none from a CDN."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mount(app: FastAPI) -> None:
     """Add ``/openapi.json``, ``/docs``, ``/redoc``, ``/problems`` and their assets."""
     app.mount(STATIC, Files(ASSETS), name="docs-assets")
     document = cache(lambda: orjson.dumps(app.openapi()))
-    assets = STATIC[1:]  # from a page beside them, so that they are found below whatever path a proxy serves them at
+    assets = STATIC[1:]  # relative, so that the path below which a proxy serves the page does not matter
     icon = f"{assets}/favicon.png"
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -65,14 +65,14 @@ def mount(app: FastAPI) -> None:
     @app.get("/problems/{slug}", include_in_schema=False)
     def problem(slug: str) -> HTMLResponse:
         if slug not in PROBLEMS:
-            raise NotFound(f"there is no problem type {quoted(slug)}; /problems lists them all")
+            raise NotFound(f"there is no problem type {quoted(slug)}; /problems lists all types")
         return _page(PROBLEMS[slug].title, _section(PROBLEMS[slug], linked=False))
 
 
 def describe_problem(kind: type[Problem]) -> dict[str, str]:
-    """A problem type as its pages show it: here, and in the manual."""
+    """Return a problem type's description, for its page and for the manual."""
     text = inspect.getdoc(kind) or ""
-    again = {
+    retry = {
         429: "Yes, after the seconds that `Retry-After` names.",
         500: "Perhaps: another try may succeed, and the log says what failed.",
         503: "Yes, after the seconds that `Retry-After` names.",
@@ -82,7 +82,7 @@ def describe_problem(kind: type[Problem]) -> dict[str, str]:
         "title": kind.title,
         "summary": text.partition("\n")[0],
         "text": text,
-        "retry": again.get(kind.status, "No: the same request will be refused again."),
+        "retry": retry.get(kind.status, "No: the same request will be refused again."),
     }
 
 

@@ -1,4 +1,4 @@
-"""``POST /v1/evaluate``: from the socket to a slab, and from the slab to the socket.
+"""``POST /v1/evaluate``: reads a request into a slab and sends the answer from it.
 
 :mod:`lossd_client.wire` parses tensors and :mod:`lossd.request` checks them.
 """
@@ -48,8 +48,8 @@ _FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A safetensors header that was read and checked once: the job it describes and where its tensors lie."""
+class CheckedHeader:
+    """A checked safetensors header: its job, the name, begin and end of its tensors, and their bytes."""
 
     job: Job
     spans: tuple[tuple[str, int, int], ...]
@@ -57,26 +57,26 @@ class Checked:
 
 
 @dataclass(slots=True)
-class Asked:
-    """What an answer depends on besides the result.
+class AnswerFormat:
+    """The format of an answer.
 
     Attributes:
-        format_out: The form of the answer.
-        forms: The form of each tensor of the request.
-        text_bytes: The most bytes its tensors take as JSON, where they are; 0 where that is little.
+        media: ``json`` or ``safetensors``.
+        forms: The JSON form of each tensor of the request.
+        text_bytes: The most bytes of its tensors as JSON; 0 if they are few, or not JSON.
     """
 
-    format_out: str
+    media: str
     forms: dict[str, json.Form]
     text_bytes: int = 0
 
     def form(self, column: str) -> json.Form:
-        """That of one of the answer's tensors: as the input that it belongs to."""
+        """Return the JSON form of a tensor of the answer: the form of its input."""
         return self.forms.get(column.removeprefix("gradient."), self.forms.get("prediction", "list"))
 
 
-class Evaluate(Route[Asked]):
-    """The route."""
+class Evaluate(Route[AnswerFormat]):
+    """The route ``/v1/evaluate``."""
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         if request.scope["method"] != "POST":
@@ -84,20 +84,20 @@ class Evaluate(Route[Asked]):
         format_in = self._read_headers(request)
         if request.client:
             await self.fair_share.acquire(request)
-        asked = Asked(_format_out(request.headers.get(b"accept"), format_in), {})
+        answer = AnswerFormat(_format_out(request.headers.get(b"accept"), format_in), {})
         if format_in == "json":
-            future = await self._read_json(request, await request.body(self.engine.budget), asked)
+            future = await self._read_json(request, await request.body(self.engine.budget), answer)
         elif request.length is None or request.length >= self.settings.stream_bytes or request.decompressor is not None:
             async with request.in_time():
-                future = await self._stream_safetensors(request, asked)
+                future = await self._stream_safetensors(request, answer)
         else:
-            future = self._submit_safetensors(request, await request.body(self.engine.budget), asked)
-        await self._answer(request, asked, future, send)
+            future = self._submit_safetensors(request, await request.body(self.engine.budget), answer)
+        await self._answer(request, answer, future, send)
 
-    # In
+    # Request
 
     def _read_headers(self, request: HttpRequest) -> str:
-        """The body's format, after every check that needs only the headers."""
+        """Return the body's format, after all checks of the headers."""
         request.read_headers()
         content_type = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type not in _FORMATS:
@@ -111,40 +111,42 @@ class Evaluate(Route[Asked]):
             request.limit_json(self.settings.max_json_bytes)
         return format_in
 
-    async def _read_json(self, request: HttpRequest, body: bytes | bytearray, asked: Asked) -> asyncio.Future[Result]:
+    async def _read_json(
+        self, request: HttpRequest, body: bytes | bytearray, answer: AnswerFormat
+    ) -> asyncio.Future[Result]:
         if len(body) <= INLINE_BYTES:
-            job, data = _decoded(body, request, asked.forms)
+            job, data = _decoded(body, request, answer.forms)
         else:
             with request.holding(self.engine.budget, len(body)):
-                job, data = await in_thread(len(body), lambda: _decoded(body, request, asked.forms))
+                job, data = await in_thread(len(body), lambda: _decoded(body, request, answer.forms))
         request.identify(job.recipe.model, job)
-        self._limit_text(job, asked)
+        self._limit_text(job, answer)
         return self.engine.submit(job, data, request.deadline, request.client)
 
-    def _limit_text(self, job: Job, asked: Asked) -> None:
-        """Refuse what would be too long as JSON, before it is computed."""
-        if asked.format_out == "json" and job.nbytes > SURELY_SHORT_BYTES:
+    def _limit_text(self, job: Job, answer: AnswerFormat) -> None:
+        """Refuse an answer that would be too long as JSON, before it is computed."""
+        if answer.media == "json" and job.nbytes > SURELY_SHORT_BYTES:
             answers = ((c.name, c.dtype, c.shape(job.rows)) for c in job.recipe.answers)
-            asked.text_bytes = sum(json.most_bytes(dtype, shape, asked.form(name)) for name, dtype, shape in answers)
+            answer.text_bytes = sum(json.most_bytes(dtype, shape, answer.form(name)) for name, dtype, shape in answers)
             self._check_text(
-                asked.text_bytes,
+                answer.text_bytes,
                 f"ask for safetensors (Accept: {safetensors.MEDIA_TYPE}), for fewer outputs, or send tensors as base64",
             )
 
     def _submit_safetensors(
-        self, request: HttpRequest, body: bytes | bytearray, asked: Asked
+        self, request: HttpRequest, body: bytes | bytearray, answer: AnswerFormat
     ) -> asyncio.Future[Result]:
         view = memoryview(body)
         start = safetensors.PREFIX_BYTES + safetensors.header_bytes(view[: safetensors.PREFIX_BYTES])
         checked = _read_header(request, view, start)
         if len(view) != start + checked.data_bytes:
             raise _wrong_length(checked.data_bytes, len(view) - start)
-        self._limit_text(checked.job, asked)
+        self._limit_text(checked.job, answer)
         tensors = {name: view[start + begin : start + end] for name, begin, end in checked.spans}
         return self.engine.submit(checked.job, tensors, request.deadline, request.client)
 
-    async def _stream_safetensors(self, request: HttpRequest, asked: Asked) -> asyncio.Future[Result]:
-        """Write the body where it will be evaluated, chunk by chunk, as it arrives."""
+    async def _stream_safetensors(self, request: HttpRequest, answer: AnswerFormat) -> asyncio.Future[Result]:
+        """Write the body into its slab as it arrives."""
         received = bytearray()
         start = safetensors.PREFIX_BYTES
         while len(received) < start:
@@ -160,11 +162,11 @@ class Evaluate(Route[Asked]):
                 raise _wrong_length(checked.data_bytes, request.length - start)
         elif size > request.max_body_bytes:
             raise request.too_large(size)
-        elif size < self.settings.stream_bytes:  # small enough to join others
+        elif size < self.settings.stream_bytes:  # small enough to share a batch
             while request.unread and len(received) <= size:
                 received += await request.chunk()
-            return self._submit_safetensors(request, received, asked)
-        self._limit_text(checked.job, asked)
+            return self._submit_safetensors(request, received, answer)
+        self._limit_text(checked.job, answer)
         return await request.upload(
             self.engine.upload(checked.job, request.deadline, request.client),
             memoryview(received)[start:],
@@ -172,14 +174,14 @@ class Evaluate(Route[Asked]):
             lambda found: _wrong_length(checked.data_bytes, found),
         )
 
-    # Out
+    # Answer
 
-    def _text_bytes(self, asked: Asked, result: Result) -> int:
-        return asked.text_bytes + len(result.text)
+    def _text_bytes(self, answer: AnswerFormat, result: Result) -> int:
+        return answer.text_bytes + len(result.text)
 
-    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
-        if asked.format_out == "json":
-            return [_json(result, asked)], [(b"content-type", _JSON)], False
+    def _encode(self, request: HttpRequest, answer: AnswerFormat, result: Result) -> tuple[Pieces, Headers, bool]:
+        if answer.media == "json":
+            return [_json(result, answer)], [(b"content-type", _JSON)], False
         names, entries = _layout(result.job.recipe, result.job.rows)
         head = safetensors.header_of(entries, {"result": result.text.decode()})
         pieces: Pieces = [head, *(result.tensors[name] for name in names)]
@@ -187,19 +189,19 @@ class Evaluate(Route[Asked]):
 
 
 def _format_out(accept: bytes | None, format_in: str) -> str:
-    """The form that the client would rather have; that of the request where it says nothing of it."""
+    """Return the format with the greater weight in Accept; the request's format if the weights are equal."""
     if accept is None:
         return format_in
-    welcome = parse_weights(accept)
-    of = {"json": media_weight(welcome, _JSON), "safetensors": media_weight(welcome, _SAFETENSORS)}
-    best = max(of, key=of.__getitem__)
-    return best if of[best] > of[format_in] else format_in
+    stated = parse_weights(accept)
+    weights = {"json": media_weight(stated, _JSON), "safetensors": media_weight(stated, _SAFETENSORS)}
+    best = max(weights, key=weights.__getitem__)
+    return best if weights[best] > weights[format_in] else format_in
 
 
 def _decoded(
     body: bytes | bytearray, request: HttpRequest, forms: dict[str, json.Form]
 ) -> tuple[Job, dict[str, memoryview]]:
-    """The job of a JSON text and the bytes of its tensors, whose forms are noted."""
+    """Return the job of a JSON text and its tensors' bytes. Write the tensors' forms into ``forms``."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise InvalidRequest("the body must be a JSON object with the fields loss and inputs")
@@ -211,14 +213,14 @@ def _decoded(
     check_tensor_count(len(inputs))
     try:
         text = json.dumps(document)
-    except TypeError:  # what nests some hundreds deep
+    except TypeError:  # nested some hundreds deep
         json.check_depth(document)
         raise
     plan = plan_of(text)
     request.identify(model_name(plan.loss.name if plan.loss else None, plan.task))
     tensors: dict[str, Tensor] = {}
     for name, value in inputs.items():
-        if value is None:  # as generated clients have what nobody has set
+        if value is None:  # generated clients send null for unset inputs
             continue
         kinds = plan.kinds(name)
         tensors[name], forms[name] = json.tensor_from_json(
@@ -229,10 +231,10 @@ def _decoded(
 
 
 def plan_of(text: bytes) -> Plan:
-    """The plan of a request's JSON text; clients repeat themselves, so most are known already.
+    """Return the plan of a request's JSON text. Plans are cached, because clients repeat requests.
 
     Raises:
-        TooLarge: The text is no request without its tensors.
+        TooLarge: The text is too long for a request without tensors.
         Problem: See :func:`lossd.request.planning.make_plan`.
     """
     if len(text) > MAX_REQUEST_BYTES:
@@ -243,18 +245,18 @@ def plan_of(text: bytes) -> Plan:
 @memoized("plans", plan_bytes)
 def _plan_of(text: bytes) -> Plan:
     brackets = text.count(b"[") + text.count(b"{")
-    if brackets > MAX_BRACKETS:  # each is walked, which takes longer than to read it
+    if brackets > MAX_BRACKETS:  # walking them takes longer than parsing
         raise TooLarge(
             f"the request has {brackets} lists and objects beside its tensors; at most {MAX_BRACKETS} are read"
         )
     request = json.loads(text, what="the request")
-    if brackets > json.MAX_DEPTH:  # what has no more brackets is no deeper
+    if brackets > json.MAX_DEPTH:  # fewer brackets cannot nest deeper
         json.check_depth(request, what="the request")
     return make_plan(request)
 
 
-def _read_header(request: HttpRequest, view: memoryview, start: int) -> Checked:
-    """The checked header; clients repeat themselves, so most are known already."""
+def _read_header(request: HttpRequest, view: memoryview, start: int) -> CheckedHeader:
+    """Return the checked header. Headers are cached, because clients repeat them."""
     if len(view) < start:
         raise MalformedBody(f"the body ends inside the safetensors header: {len(view)} of {start} bytes")
     text = bytes(view[safetensors.PREFIX_BYTES : start])
@@ -263,12 +265,12 @@ def _read_header(request: HttpRequest, view: memoryview, start: int) -> Checked:
     return checked
 
 
-def _checked_bytes(text: bytes, query: bytes, checked: Checked) -> int:
+def _checked_bytes(text: bytes, query: bytes, checked: CheckedHeader) -> int:
     return 1024 + 8 * (len(text) + len(query)) + checked.job.recipe.nbytes
 
 
 @memoized("headers", _checked_bytes)
-def _checked(text: bytes, query: bytes) -> Checked:
+def _checked(text: bytes, query: bytes) -> CheckedHeader:
     header = safetensors.read_header(text)
     request = header.metadata.get("request")
     if request is None:
@@ -281,7 +283,7 @@ def _checked(text: bytes, query: bytes) -> Checked:
         request = values[0]
     plan = plan_of(request.encode())
     job = plan.job({entry.name: (entry.dtype, entry.shape) for entry in header.entries})
-    return Checked(job, tuple((e.name, e.begin, e.end) for e in header.entries), header.data_bytes)
+    return CheckedHeader(job, tuple((e.name, e.begin, e.end) for e in header.entries), header.data_bytes)
 
 
 def _wrong_length(described: int, found: int) -> MalformedBody:
@@ -292,7 +294,7 @@ _LAYOUTS: Cache[tuple[str, int], tuple[tuple[str, ...], bytes]] = Cache("layouts
 
 
 def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
-    """The tensors of an answer, those of the widest dtype first, and what the file's header says of them."""
+    """Return the names of an answer's tensors, widest dtype first, and their entries of the file's header."""
     key = recipe.text, rows
     found = _LAYOUTS.get(key)
     if found is None:
@@ -303,13 +305,13 @@ def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
     return found
 
 
-def _json(result: Result, asked: Asked) -> bytes:
-    """The answer as a JSON text, each tensor in the form of the input that it belongs to."""
+def _json(result: Result, answer: AnswerFormat) -> bytes:
+    """Return the answer as a JSON text, each tensor in the form of its input."""
     text = result.text
     gradients = []
     for column in result.job.recipe.answers:
         tensor = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
-        value = json.tensor_text(tensor, asked.form(column.name))
+        value = json.tensor_text(tensor, answer.form(column.name))
         if column.name == "loss":
             text = b'{"loss":' + value + b"," + text[1:]
         else:

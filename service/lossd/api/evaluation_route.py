@@ -1,7 +1,7 @@
-"""What the routes that evaluate share: the way from a result in its slab to the socket, and what becomes of failures.
+"""The common part of the routes that evaluate: answers, refusals, and waiting for a result.
 
-Plain ASGI, taken before FastAPI's routing: at thousands of small requests a second, the framework's own work would be
-most of the bill.
+The routes are plain ASGI, before FastAPI's routing. At thousands of small requests a second, the framework would take
+most of the time.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ log = logging.getLogger("lossd.api")
 
 INLINE_ANSWER_BYTES = 512 << 10
 
-Asked = TypeVar("Asked")
+AnswerFormatT = TypeVar("AnswerFormatT")
 
 
-class Route(ABC, Generic[Asked]):
+class Route(ABC, Generic[AnswerFormatT]):
     """A route that evaluates.
 
     Args:
-        settings: Limits.
-        engine: Where jobs go.
-        telemetry: Where requests are counted.
-        turns: Whose request is read next.
+        settings: The limits.
+        engine: Evaluates jobs.
+        telemetry: Counts requests.
+        fair_share: Decides whose request is read next.
     """
 
     def __init__(self, settings: Settings, engine: Engine, telemetry: Telemetry, fair_share: FairShare) -> None:
@@ -60,7 +60,7 @@ class Route(ABC, Generic[Asked]):
         except DisconnectedError:
             self._refused(request, DISCONNECTED)
         except Problem as problem:
-            problem.__traceback__ = None  # its frames have the future that has the problem: garbage, for the collector
+            problem.__traceback__ = None  # else a reference cycle through its frames
             await self._refuse(problem, request, send)
         except Exception as error:
             fault: Problem | None = shortage(error)
@@ -79,19 +79,19 @@ class Route(ABC, Generic[Asked]):
         """Answer a request.
 
         Raises:
-            DisconnectedError: There is nobody to answer.
-            Problem: What is wrong with it.
+            DisconnectedError: The client left.
+            Problem: Why the request is refused.
         """
 
     def _check_text(self, nbytes: int, remedy: str) -> None:
-        """Make sure that an answer is not too long as JSON.
+        """Check that an answer is not too long as JSON.
 
         Args:
-            nbytes: The most that it will have.
-            remedy: What to ask for instead.
+            nbytes: The most bytes it may have.
+            remedy: What to request instead, for the error.
 
         Raises:
-            TooLarge: It may be.
+            TooLarge: It may be too long.
         """
         if nbytes > self.settings.max_json_bytes:
             raise TooLarge(
@@ -100,34 +100,36 @@ class Route(ABC, Generic[Asked]):
             )
 
     @abstractmethod
-    def _text_bytes(self, asked: Asked, result: Result) -> int:
-        """About how many bytes of an answer are JSON."""
+    def _text_bytes(self, answer: AnswerFormatT, result: Result) -> int:
+        """Return an estimate of an answer's bytes of JSON."""
 
     @abstractmethod
-    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
-        """An answer's body, what only this route says of it, and whether it is binary.
+    def _encode(self, request: HttpRequest, answer: AnswerFormatT, result: Result) -> tuple[Pieces, Headers, bool]:
+        """Return an answer's body, the headers of this route, and whether the body is binary.
 
         Args:
             request: The request.
-            asked: What :meth:`_answer` was given.
-            result: Whose tensors may be among the pieces.
+            answer: The answer's format, as passed to :meth:`_answer`.
+            result: The result; the body may refer to its tensors.
         """
 
-    async def _answer(self, request: HttpRequest, asked: Asked, future: asyncio.Future[Result], send: Send) -> None:
+    async def _answer(
+        self, request: HttpRequest, answer: AnswerFormatT, future: asyncio.Future[Result], send: Send
+    ) -> None:
         """Wait for a result and send it."""
         parsed = time.monotonic()
         result = await self._result(request, future)
         evaluated = time.monotonic()
         budget, held = self.engine.budget, 0
         try:
-            if (text_bytes := self._text_bytes(asked, result)) <= INLINE_BYTES:
-                pieces, headers, binary = self._encode(request, asked, result)
+            if (text_bytes := self._text_bytes(answer, result)) <= INLINE_BYTES:
+                pieces, headers, binary = self._encode(request, answer, result)
             else:
-                budget.add(request.client, text_bytes)  # to refuse it now would waste its evaluation
+                budget.add(request.client, text_bytes)  # not refused now: it has been evaluated
                 held = text_bytes
-                pieces, headers, binary = await in_thread(text_bytes, lambda: self._encode(request, asked, result))
-            if (welcome := request.headers.get(b"accept-encoding")) is not None:
-                encoding, pieces = await compress(pieces, welcome, binary=binary)
+                pieces, headers, binary = await in_thread(text_bytes, lambda: self._encode(request, answer, result))
+            if (accept_encoding := request.headers.get(b"accept-encoding")) is not None:
+                encoding, pieces = await compress(pieces, accept_encoding, binary=binary)
                 if encoding:
                     headers.append((b"content-encoding", encoding))
             size = sum(map(len, pieces))
@@ -148,15 +150,15 @@ class Route(ABC, Generic[Asked]):
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size)
 
     async def _result(self, request: HttpRequest, future: asyncio.Future[Result]) -> Result:
-        """Return the result; a request that waits long is given up when its client leaves.
+        """Return the result. A request that waits long is cancelled when its client leaves.
 
         Raises:
             DisconnectedError: The client left.
         """
-        watcher: list[asyncio.Task[None]] = []
+        watchers: list[asyncio.Task[None]] = []
 
         def watch() -> None:
-            watcher.append(asyncio.ensure_future(cancel_on_disconnect(request.receive, future)))
+            watchers.append(asyncio.ensure_future(cancel_on_disconnect(request.receive, future)))
 
         self.engine.long_waits.add(future, watch)
         try:
@@ -166,13 +168,13 @@ class Route(ABC, Generic[Asked]):
                 future.result().release()  # answered and cancelled at the same moment
             else:
                 future.cancel()
-            if watcher and watcher[0].done():
+            if watchers and watchers[0].done():
                 raise DisconnectedError from None
             raise
         finally:
             self.engine.long_waits.remove(future)
-            if watcher:
-                watcher[0].cancel()
+            if watchers:
+                watchers[0].cancel()
 
     async def _refuse(self, problem: Problem, request: HttpRequest, send: Send) -> None:
         status = self._status(problem)
@@ -180,16 +182,16 @@ class Route(ABC, Generic[Asked]):
         await send_problem(request, problem, send, status)
 
     def _status(self, problem: Problem) -> int:
-        """What a problem is answered with."""
+        """Return the status that answers a problem."""
         return problem.status
 
     def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
-        """Count a request that was not answered."""
+        """Count a refused request."""
         self.telemetry.refused(request, outcome, status)
 
 
 def _server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:
-    """The Server-Timing header of parse, queue, copy, compute and encode, in seconds."""
+    """Return the Server-Timing header of parse, queue, copy, compute and encode, given in seconds."""
     parse, queue, copy, compute, encode = stages
     return b'parse;dur=%.3f, queue;dur=%.3f, copy;dur=%.3f, compute;dur=%.3f;desc="batch of %d", encode;dur=%.3f' % (
         parse * 1e3,

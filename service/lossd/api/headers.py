@@ -1,4 +1,4 @@
-"""What every page says to browsers: load nothing from elsewhere, stay out of frames, take types as they are stated."""
+"""Security headers of pages: load nothing from other hosts, allow no frames, sniff no types."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HEADERS: Mapping[str, str] = {
 
 
 def with_policy(page: HTMLResponse) -> HTMLResponse:
-    """The page with a policy: its assets are the service's, and of inline scripts exactly those in its text may run.
+    """Return the page with a policy that allows the service's assets and exactly the inline scripts in its text.
 
-    Styles may be inline, for the documentation's libraries write them; so may images, and a worker that searches.
+    Inline styles, inline images and a worker are allowed, because the documentation's libraries use them.
     """
     scripts = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     hashes = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts)
@@ -42,19 +42,19 @@ def with_policy(page: HTMLResponse) -> HTMLResponse:
 
 
 class PageHeaders:
-    """Adds to each answer what it does not state itself, and the request's id.
+    """An application that adds missing security headers and the request's id to each answer.
 
     Args:
-        app: Who answers.
+        app: The application that answers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have it answered."""
+        """Answer one request."""
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -65,4 +65,4 @@ class PageHeaders:
                     headers["x-request-id"] = request_id(Headers(scope=scope).get("x-request-id", ""))
             await send(message)
 
-        await self.app(scope, receive, guarded if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

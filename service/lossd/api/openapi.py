@@ -1,4 +1,4 @@
-"""The OpenAPI document with the routes that FastAPI never sees, written from the models."""
+"""The OpenAPI document, with the routes outside FastAPI, generated from the models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TensorObject(BaseModel):
 
 
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
-"""What an answer has where a number may be none that JSON can spell."""
+"""A number of an answer. JSON has no NaN and no infinities, so that they are strings."""
 
 
 class Reduction(BaseModel):
@@ -42,7 +42,7 @@ class Reduction(BaseModel):
 
 
 class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
-    """Something the caller should know about the answer."""
+    """A warning about the answer."""
 
     model_config = ConfigDict(title="Warning")
 
@@ -51,7 +51,7 @@ class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
 
 
 class Diagnostics(BaseModel):
-    """How healthy the loss and its gradient are."""
+    """Checks of the loss and its gradient."""
 
     finite: bool
     valid_count: int
@@ -62,7 +62,7 @@ class Diagnostics(BaseModel):
 
 
 class Answer(BaseModel):
-    """What was asked for; what was not is not there. Numbers JSON cannot spell are "NaN", "Infinity", "-Infinity"."""
+    """The requested outputs. Numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity"."""
 
     loss: Number | list[Any] | TensorObject | None = None
     reduction: Reduction | None = None
@@ -72,7 +72,7 @@ class Answer(BaseModel):
 
 
 class FaultModel(BaseModel):
-    """One fault: an RFC 6901 pointer into the request, and what is wrong there."""
+    """One fault: an RFC 6901 pointer into the request, and a description."""
 
     model_config = ConfigDict(title="Fault")
 
@@ -94,7 +94,7 @@ class ProblemModel(BaseModel):
 
 
 def document(base: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's own document with the evaluation route and its schemas added."""
+    """Return FastAPI's document with the evaluation routes and their schemas."""
     losses = [loss.model for loss in REGISTRY.values()]
     others: list[type[BaseModel]] = [
         GradientOptions,
@@ -129,7 +129,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             "task": {"anyOf": [{"type": "string"}, NULL], "description": "In place of a loss: metrics alone."},
             "inputs": {"type": "object", "additionalProperties": tensor},
             "outputs": {
-                "description": "A list, or the only one.",
+                "description": "A list, or a single output.",
                 "anyOf": [{"type": "array", "items": output}, output, NULL],
             },
             "gradient": {"anyOf": [_reference("GradientOptions"), NULL]},
@@ -151,7 +151,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary", "description": "A safetensors file."}}
     for path, methods in base["paths"].items():
         for operation in methods.values():
-            operation["responses"].pop("422", None)  # FastAPI's own form of it; ours are problems
+            operation["responses"].pop("422", None)  # FastAPI's form; lossd answers with problems
             if "{" in path:
                 operation["responses"]["404"] = _problem(404)
             elif path == "/health/ready":
@@ -164,14 +164,14 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             "operationId": "evaluate",
             "summary": "Evaluate a loss, its gradient and metrics",
             "description": (
-                "As JSON, or as a safetensors file whose tensors are the inputs and whose `__metadata__.request` holds "
-                "the same JSON without `inputs`; the answer comes in the form of the request unless `Accept` says "
-                "otherwise."
+                "The request is JSON, or a safetensors file whose tensors are the inputs and whose "
+                "`__metadata__.request` holds the same JSON without `inputs`. The answer has the request's format "
+                "unless `Accept` names another."
             ),
             "parameters": [
-                _header("X-Request-ID", "string", "Echoed in the answer; made if absent."),
+                _header("X-Request-ID", "string", "Returned with the answer; generated if absent."),
                 _header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
-                _header("Content-Encoding", "string", "zstd, gzip or deflate; limits hold for the body unpacked."),
+                _header("Content-Encoding", "string", "zstd, gzip or deflate; limits apply to the decompressed body."),
                 {
                     "name": "request",
                     "in": "query",
@@ -197,8 +197,13 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     }
     base["paths"] = {"/v1/evaluate": evaluate, **base["paths"], **inference_openapi.paths()}
     base["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, by itself."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service needs one."},
+        "header": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-API-Key",
+            "description": "The same API key as a header.",
+        },
     }
     base["security"] = [{}, {"bearer": []}, {"header": []}]
     return base

@@ -1,4 +1,4 @@
-"""Pages that are the same for everybody: packed once, and not sent again to who has them."""
+"""Pages that are the same for all clients: compressed once, and answered with 304 to clients that have them."""
 
 from __future__ import annotations
 
@@ -35,38 +35,43 @@ ASK_AGAIN = "no-cache"
 
 
 def page(
-    body: bytes, media_type: str, asked: Headers, *, caching: str = ASK_AGAIN, headers: Mapping[str, str] | None = None
+    body: bytes,
+    media_type: str,
+    request_headers: Headers,
+    *,
+    caching: str = ASK_AGAIN,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer to a request for a page: packed where that is welcome, 304 where the client has it.
+    """Return the answer to a request for a page: compressed if the client accepts it, 304 if the client has the page.
 
     Args:
-        body: The page. What a client sent is not in it, for it is kept.
-        media_type: Of the page.
-        asked: The request's headers.
-        caching: For how long it may be kept.
-        headers: Of the answer, beside those.
+        body: The page. It must not depend on the request, because its compressed form is cached.
+        media_type: The page's media type.
+        request_headers: The request's headers.
+        caching: The answer's Cache-Control.
+        headers: Further headers of the answer.
     """
     tag = f'W/"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
     stated = {**(headers or {}), "cache-control": caching, "etag": tag, "vary": "accept-encoding"}
-    if tag in asked.get("if-none-match", ""):
+    if tag in request_headers.get("if-none-match", ""):
         return Response(status_code=304, headers=stated)
-    welcome = choose_encoding(asked.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
-    if welcome and len(body) >= MIN_BYTES and media_type not in INCOMPRESSIBLE:
-        body, stated["content-encoding"] = _packed(body), "gzip"
+    encoding = choose_encoding(request_headers.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
+    if encoding and len(body) >= MIN_BYTES and media_type not in INCOMPRESSIBLE:
+        body, stated["content-encoding"] = _gzipped(body), "gzip"
     return Response(body, headers=stated, media_type=media_type)
 
 
 @lru_cache(maxsize=256)
-def _packed(body: bytes) -> bytes:
+def _gzipped(body: bytes) -> bytes:
     return gzip.compress(body, mtime=0)
 
 
 class Files(StaticFiles):
-    """Static files as pages.
+    """Static files, answered as pages.
 
     Args:
-        directory: Where they are.
-        headers: Of each answer.
+        directory: The files' folder.
+        headers: Headers of each answer.
     """
 
     def __init__(self, directory: Path, headers: Mapping[str, str] | None = None) -> None:
@@ -74,16 +79,20 @@ class Files(StaticFiles):
         self.headers = headers
 
     def caching(self, scope: Scope) -> str:
-        """For how long the file that is asked for may be kept."""
+        """Return the Cache-Control of the requested file."""
         return ASK_AGAIN
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """The file at a path, or the refusal that StaticFiles has for it."""
+        """Return the file at a path, or the refusal of StaticFiles."""
         found = await super().get_response(path, scope)
         if not isinstance(found, FileResponse):
             return found
-        file = Path(found.path)  # opened before the answer begins, for there may be no file descriptor left
-        caching, media_type, asked = self.caching(scope), MEDIA_TYPES.get(file.suffix, TEXT), Headers(scope=scope)
+        file = Path(found.path)  # read before the answer begins: there may be no file descriptor left
+        caching, media_type, request_headers = (
+            self.caching(scope),
+            MEDIA_TYPES.get(file.suffix, TEXT),
+            Headers(scope=scope),
+        )
         return await run_in_threadpool(
-            lambda: page(file.read_bytes(), media_type, asked, caching=caching, headers=self.headers)
+            lambda: page(file.read_bytes(), media_type, request_headers, caching=caching, headers=self.headers)
         )

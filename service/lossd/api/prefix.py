@@ -1,7 +1,6 @@
-"""Behind a proxy, below a path of its own: ``/loss/v1/evaluate`` for ``/v1/evaluate``.
+"""Serves below a path of a proxy: ``/loss/v1/evaluate`` for ``/v1/evaluate``.
 
-Pages refer to each other relatively, and stay below whatever path a proxy serves them at without being told. What is
-absolute by nature, the types of problems, needs to know it.
+Pages refer to each other relatively, and work below any path. The types of problems are absolute, and need the path.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ __all__ = ["Prefix", "relative", "strip_prefix"]
 
 
 class Prefix:
-    """Notes the path in the scope, and takes it off a request's, where the proxy has not.
+    """An application that removes a proxy's path from requests, if the proxy has not, and writes it into the scope.
 
-    Not as ASGI's ``root_path``, which Starlette wants to find at the beginning of every path.
+    ASGI's ``root_path`` does not serve: Starlette expects it at the beginning of every path.
 
     Args:
-        app: What is behind it.
-        root_path: The path, such as ``/loss``.
+        app: The application behind it.
+        root_path: The proxy's path, such as ``/loss``.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
@@ -32,20 +31,20 @@ class Prefix:
         self.root_path = root_path
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the request on."""
+        """Return the coroutine that answers the request."""
         if scope["type"] == "http":
-            if scope["path"] == self.root_path:  # what the page there refers to is below it
+            if scope["path"] == self.root_path:  # the page's relative addresses need the slash
                 return RedirectResponse(f"{self.root_path.rpartition('/')[2]}/")(scope, receive, send)
             strip_prefix(scope, self.root_path)
         return self.app(scope, receive, send)
 
 
 def strip_prefix(scope: MutableMapping[str, Any], root: str) -> None:
-    """Note the path in a request's scope, once, and take it off the request's own where it is still there.
+    """Write the proxy's path into a request's scope, once, and remove it from the request's path.
 
     Args:
-        scope: The request's.
-        root: The path, such as ``/loss``.
+        scope: The request's scope.
+        root: The proxy's path, such as ``/loss``.
     """
     if ROOT not in scope:
         scope[ROOT] = root
@@ -55,11 +54,11 @@ def strip_prefix(scope: MutableMapping[str, Any], root: str) -> None:
 
 
 def relative(location: str, path: str) -> str:
-    """Where a redirection within the service leads, whatever path and host a proxy serves it at.
+    """Return the relative form of a redirection within the service, which holds below any path and host of a proxy.
 
     Args:
-        location: The address it leads to, in this service.
-        path: That of the request.
+        location: The absolute address in this service.
+        path: The request's path.
     """
     _, _, target = location.partition("://")
     return "../" * (path.count("/") - 1) + target.partition("/")[2].lstrip("/")

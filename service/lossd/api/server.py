@@ -1,4 +1,4 @@
-"""``serve``: the application under uvicorn, with uvloop and httptools."""
+"""``serve``: runs the application under uvicorn, with uvloop and httptools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger("lossd.api")
 
-# What is open beside connections: slabs, workers, the log.
+# For files other than connections: slabs, workers, the log.
 SPARE_FILES = 64
 HANDSHAKES_S = 1.0
 
@@ -49,17 +49,16 @@ def serve(
     front: FrontConfig | None = None,
     sockets: list[socket.socket] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
+    """Serve until SIGTERM or SIGINT, then finish the accepted requests and return.
 
     Args:
-        settings: How it runs.
-        announce: Called with the port once a worker is ready; it was free to choose where the setting is 0. Before
-            that, connections are accepted and requests wait.
+        settings: The service's settings.
+        announce: Called with the port once a worker is ready. Before that, connections are accepted and requests wait.
         front: The parent's configuration of this front; None for a single front.
-        sockets: Where it listens, if that is taken already.
+        sockets: The bound sockets; by default, they are bound here.
 
     Raises:
-        StartError: It cannot work.
+        StartError: Why the service cannot work.
     """
     configure(settings)
     _raise_file_limit(settings)
@@ -76,7 +75,7 @@ def serve(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=handshakes or http,  # type: ignore[arg-type]  # it is called, no more
+        http=handshakes or http,  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         access_log=False,
         server_header=False,
@@ -88,7 +87,7 @@ def serve(
     )
     if not (settings.is_local or settings.has_keys or settings.tls_client_ca):
         log.warning("%s is reachable from the network, and no API keys are set: anybody may ask", settings.host)
-    # Uvicorn finishes its work and then raises the signal that stopped it once more; by then there is nothing to end.
+    # Uvicorn finishes its work, and then raises the signal that stopped it again. It is ignored here.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     if front is not None:
@@ -101,13 +100,13 @@ def serve(
 
 
 class Forwarded(ProxyHeadersMiddleware):
-    """Who asked, where a proxy says so that may; all others pass by, at no cost worth mentioning.
+    """Takes the client's address and scheme from a trusted proxy's headers. Requests without them skip the work.
 
-    ``FORWARDED_ALLOW_IPS``, which is uvicorn's, names the proxies. Uvicorn trusts 127.0.0.1 by default, which would be
-    every program on this machine; here the default is nobody.
+    Uvicorn's variable ``FORWARDED_ALLOW_IPS`` names the proxies. Uvicorn trusts 127.0.0.1 by default, which is every
+    program on this machine; here the default is none.
 
     Args:
-        service: Who answers.
+        service: The application.
     """
 
     def __init__(self, service: Service) -> None:
@@ -115,7 +114,7 @@ class Forwarded(ProxyHeadersMiddleware):
         super().__init__(service.entrance, trusted)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """Take one connection; what is returned answers it."""
+        """Return the coroutine that answers one request."""
         for name, _ in scope.get("headers", ()):
             if name in FORWARDED:
                 return super().__call__(scope, receive, send)  # type: ignore[arg-type]
@@ -123,10 +122,10 @@ class Forwarded(ProxyHeadersMiddleware):
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which says when a worker is ready, and reads keys and certificate again on SIGHUP.
+    """Uvicorn's server. It reports when a worker is ready, and reads keys and certificate again on SIGHUP.
 
     Attributes:
-        failure: Why it ended by itself, if it did.
+        failure: Why the server ended without a signal; None otherwise.
     """
 
     failure: str | None = None
@@ -153,34 +152,34 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
-        except OSError as error:  # two that start at once may both bind, and one listens
+        except OSError as error:  # two services that start at once may both bind; one can listen
             await self.lifespan.shutdown()
             raise StartError(f"cannot listen on {self._settings.host}: {error}") from None
         if self.started:
             self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # what came before now is heard now
-            await self._tell_health()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # deliver a signal that came before
+            await self._serve_health()
             if self._member is not None:
                 self._member.report("listening")
-            self._waiting = asyncio.create_task(self._until_ready())
+            self._readiness = asyncio.create_task(self._report_ready())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._waiting.cancel()
-        await self._take_queued(sockets or [])
-        if self._health is not None:  # who is there is still answered: that it drains
+        self._readiness.cancel()
+        await self._accept_queued(sockets or [])
+        if self._health is not None:  # open connections still get the answer that the service drains
             self._health.close()
         await super().shutdown(sockets)
 
-    async def _take_queued(self, sockets: list[socket.socket]) -> None:
-        """Stop listening, and take who is connected and was not accepted yet: a listener that is closed resets them."""
+    async def _accept_queued(self, sockets: list[socket.socket]) -> None:
+        """Stop listening, and accept the connections in the backlog. Closing the listener would reset them."""
         loop, queued = asyncio.get_running_loop(), []
-        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        listeners = [socket.socket(fileno=os.dup(sock.fileno())) for server in self.servers for sock in server.sockets]
         for server in self.servers:
             server.close()
-        for one in sockets:
-            one.close()
+        for bound in sockets:
+            bound.close()
         for listener in listeners:
-            with listener, contextlib.suppress(OSError):  # there is none left, or no file for it
+            with listener, contextlib.suppress(OSError):  # the backlog is empty, or no file is left
                 listener.setblocking(False)
                 while True:
                     queued.append(listener.accept()[0])
@@ -193,40 +192,40 @@ class _Server(uvicorn.Server):
                 protocol.ending = True
             return protocol
 
-        for one in queued:
-            await loop.connect_accepted_socket(connection, one)
+        for accepted in queued:
+            await loop.connect_accepted_socket(connection, accepted)
         if self._handshakes is not None:
             await self._handshakes.settle(HANDSHAKES_S)
 
-    async def _tell_health(self) -> None:
-        """Answer ``lossd health`` where it asks; of several fronts on a port, one does."""
-        loop, http_of = asyncio.get_running_loop(), http_for(self._settings)
+    async def _serve_health(self) -> None:
+        """Answer ``lossd health`` on its Unix socket. Of several fronts, one does."""
+        loop, make_http = asyncio.get_running_loop(), http_for(self._settings)
 
         def connection() -> asyncio.Protocol:
-            http = http_of(
+            http = make_http(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
             http.app = OverLimit(http.app, self._settings)
             return http
 
         path = socket_path(*self.servers[0].sockets[0].getsockname()[:2])
-        with contextlib.suppress(OSError):  # another front has it
+        with contextlib.suppress(OSError):  # another front listens there
             self._health = await loop.create_unix_server(connection, path)
 
-    async def _until_ready(self) -> None:
+    async def _report_ready(self) -> None:
         await self._engine.settled.wait()
-        if self._engine.fault is not None:  # which on_failure is for
+        if self._engine.fault is not None:  # on_failure reports it
             return
         if self._member is not None:
             self._member.report("ready")
         else:
             self._announce(self.servers[0].sockets[0].getsockname()[1])
 
-    def fail(self, why: str) -> None:
-        """End: nothing can be evaluated here."""
+    def fail(self, reason: str) -> None:
+        """End, because no worker can evaluate anything."""
         if self.failure is None:
-            self.failure = why
-            self._engine.give_up(why)
+            self.failure = reason
+            self._engine.give_up(reason)
             self.should_exit = True
 
     def _reload(self) -> None:
@@ -237,7 +236,7 @@ class _Server(uvicorn.Server):
 
 
 def _raise_file_limit(settings: Settings) -> None:
-    """Every connection and every slab is a file; the default limit of 1024 is for interactive programs."""
+    """Raise the limit of open files. Each connection and each slab is one, and the default limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

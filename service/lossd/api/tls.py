@@ -1,4 +1,4 @@
-"""TLS: the certificate, its successor, taken without a restart, and who may take how long to agree on a key."""
+"""TLS: the certificate, its renewal without a restart, and limits on handshakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("lossd.api")
 
 
 def context_for(settings: Settings) -> ssl.SSLContext | None:
-    """What connections are encrypted by; None where there is no certificate.
+    """Return the TLS context of connections; None without a certificate.
 
     Raises:
         StartError: The certificate or its key cannot be used.
@@ -37,70 +37,70 @@ def context_for(settings: Settings) -> ssl.SSLContext | None:
 
 
 def renew(context: ssl.SSLContext, settings: Settings) -> None:
-    """Read the certificate again, for connections from now on; one that is none changes nothing but the log."""
+    """Read the certificate again for new connections. If it cannot be used, log an error and keep the old one."""
     try:
-        # Tried on another first: a certificate that its key does not fit would be in place when that is noticed.
+        # Another context is tried first: OpenSSL sets the certificate before it checks that the key fits.
         for target in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
             load_certificate(target, settings)
     except StartError as error:
-        log.error("the certificate stays as it was: %s", error)
+        log.error("the certificate is unchanged: %s", error)
     else:
         log.info("the certificate was read again")
 
 
 class Handshakes:
-    """Encrypts connections that were accepted, and hands them on to HTTP: what ``uvicorn.Config`` takes as ``http``.
+    """Makes the TLS handshake of accepted connections, then their HTTP protocol; the ``http`` of ``uvicorn.Config``.
 
-    Uvicorn counts a connection once it is encrypted, and gives each a minute for that. Here a connection counts from
-    the moment it is accepted, and has the time-out of a request's head. Where more come than may, the oldest that is
-    not done is closed: an honest client needs a few round trips, so that a new one gets its turn whatever hangs.
+    Uvicorn counts a connection after its handshake, which may take a minute. Here a connection counts once it is
+    accepted, and its handshake has the time-out of a request's head. Over the limit, the oldest pending handshake is
+    closed: an honest client needs a few round trips, so that stalled handshakes cannot keep new clients out.
 
     Args:
-        http: What makes the protocol of a connection that is encrypted.
-        context: What connections are encrypted by.
+        http: Makes the protocol of an encrypted connection.
+        context: The TLS context.
         settings: The limit and the time-out.
 
     Attributes:
-        pending: The connections that have not agreed on a key, oldest first.
+        pending: The connections in their handshake, oldest first.
     """
 
     def __init__(self, http: Callable[..., asyncio.Protocol], context: ssl.SSLContext, settings: Settings) -> None:
         self.context = context
         self.pending: dict[_Handshake, None] = {}
         self.timeout_s = settings.idle_timeout_ms / 1000
-        self._most = settings.max_connections
+        self._limit = settings.max_connections
         self._http = http
 
     def __call__(self, *, server_state: ServerState, **kwargs: Any) -> asyncio.Protocol:
-        """A connection that was accepted."""
+        """Return the protocol of an accepted connection."""
         http = partial(self._http, server_state=server_state, **kwargs)
         return _Handshake(self, http, lambda: len(server_state.connections))
 
     def begin(self, handshake: _Handshake, connections: int) -> None:
-        """Count one more.
+        """Add a handshake, and close the oldest if there are too many.
 
         Args:
-            handshake: Of a connection that was accepted.
-            connections: How many are encrypted already. As many as are served may be too many, and are told so.
+            handshake: The handshake of an accepted connection.
+            connections: The encrypted connections. They may be twice the limit, because those over it get an answer.
         """
         self.pending[handshake] = None
-        if len(self.pending) > self._most or len(self.pending) + connections > 2 * self._most:
+        if len(self.pending) > self._limit or len(self.pending) + connections > 2 * self._limit:
             oldest = next(iter(self.pending))
             del self.pending[oldest]
             oldest.transport.abort()
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait until every connection that was accepted is encrypted or closed.
+        """Wait until every handshake has ended.
 
         Args:
-            timeout_s: So long at most.
+            timeout_s: The most time to wait, in seconds.
         """
         if tasks := [handshake.task for handshake in self.pending]:
             await asyncio.wait(tasks, timeout=timeout_s)
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection that has not agreed on a key."""
+    """The protocol of a connection during its handshake."""
 
     transport: asyncio.Transport
     task: asyncio.Task[None]
@@ -115,30 +115,30 @@ class _Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
         self.transport = transport
-        self.task = asyncio.get_running_loop().create_task(self._agree())
+        self.task = asyncio.get_running_loop().create_task(self._encrypt())
         self._handshakes.begin(self, self._connections())
 
     def data_received(self, data: bytes) -> None:
-        """What comes before the task has begun."""
+        """Keep the bytes that arrive before the handshake begins."""
         self._early += data
 
-    async def _agree(self) -> None:
+    async def _encrypt(self) -> None:
         handshakes, loop = self._handshakes, asyncio.get_running_loop()
         try:
             if self.transport.is_closing():
                 return
-            loop.call_soon(self._feed)  # once there is somebody to take it, before any more is read
+            loop.call_soon(self._feed)  # runs after TLS is set up, before the next read
             encrypted = await loop.start_tls(
                 self.transport, self, handshakes.context, server_side=True, ssl_handshake_timeout=handshakes.timeout_s
             )
-        except OSError:  # ssl.SSLError is one: what came is no TLS, too late, or nothing
+        except OSError:  # or ssl.SSLError, a subclass: no TLS, or too late
             return
         finally:
             handshakes.pending.pop(self, None)
         if encrypted is None or encrypted.is_closing():
             return
         http = self._http()
-        encrypted.set_protocol(http)  # its first bytes come after this
+        encrypted.set_protocol(http)  # before the first decrypted bytes
         http.connection_made(encrypted)
 
     def _feed(self) -> None:
