@@ -1,7 +1,14 @@
-"""What every compiled pass is made of: how functions are compiled, and an exponential that runs on vectors.
+"""The functions that every kernel uses: how inner functions are compiled, and exponentials and logarithms on vectors.
 
-Numba's ``math.exp`` calls the C library once per number; the one here is plain arithmetic, which the compiler turns
-into vector instructions.
+Numba's ``math.exp`` calls the C library once for each number, and a loop with a call does not become vector
+instructions. Here ``exp`` and ``log1p`` are plain arithmetic without branches, which LLVM vectorises: binary
+cross-entropy took 24 ns for each element before and 3 ns after, log-cosh 38 and 6.
+
+Python has no operation on the bits of a float64, so two intrinsics write LLVM's instructions by hand. ``_power_of_two``
+makes 2^n by placing n in the exponent's bits. ``_split`` takes significand and exponent apart. Both keep
+integers in the low bits of a float64 and convert by adding a large power of two, because not every processor converts
+64-bit integers with vector instructions. A Chebyshev approximation saves two
+steps of the exponential.
 """
 
 from __future__ import annotations
@@ -19,17 +26,17 @@ from numba.extending import intrinsic
 from lossd.compiled.kernels import OPTIONS
 
 __all__ = [
-    "called",
     "exp",
-    "expanded",
-    "faded",
     "focal",
-    "inlined",
+    "focal_weight",
+    "jit",
+    "jit_expand",
+    "jit_inline",
+    "jit_reassociating",
     "log1p",
     "log_of_one_and",
     "maximum",
     "squares_of",
-    "summing",
     "total_of",
 ]
 
@@ -39,17 +46,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 INNER: dict[str, Any] = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def inlined(function: F) -> F:
-    """Compile into whoever calls it."""
+def jit_inline(function: F) -> F:
+    """Compile a function that LLVM always inlines into its caller."""
     return cast("F", numba.njit(forceinline=True, **INNER)(function))
 
 
-def called(function: F) -> F:
-    """Compile for whoever calls it, as a function of its own."""
+def jit(function: F) -> F:
+    """Compile a function that LLVM may inline into its caller."""
     return cast("F", numba.njit(**INNER)(function))
 
 
-def expanded(function: F) -> F:
+def jit_expand(function: F) -> F:
     """Copy the body into the caller before types are inferred; for functions that only call others.
 
     A chain of eight such calls that are compiled one by one takes 3 s more for each kernel: each holds all of the next.
@@ -57,8 +64,8 @@ def expanded(function: F) -> F:
     return cast("F", numba.njit(inline="always", **INNER)(function))
 
 
-def summing(function: F) -> F:
-    """Compile into whoever calls it, free to add up in the order that vectors like, always the same."""
+def jit_reassociating(function: F) -> F:
+    """Compile a function whose sums may be reordered for vector instructions; the order is always the same."""
     return cast("F", numba.njit(**INNER | {"fastmath": {"reassoc", "contract"}})(function))
 
 
@@ -97,7 +104,7 @@ LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 SMALLEST = -708.0
 
 
-@inlined
+@jit_inline
 def exp(x: float) -> float:
     """The exponential of x <= 0 in float64, within 2 units in the last place; 0 from -708 down, NaN for NaN.
 
@@ -122,7 +129,7 @@ def exp(x: float) -> float:
     return 0.0 if x <= SMALLEST else p * _power_of_two(shifted)
 
 
-@inlined
+@jit_inline
 def log1p(x: float) -> float:
     """log(1 + x) of 0 <= x <= 1 in float64, within 2 units in the last place; NaN for NaN.
 
@@ -149,7 +156,7 @@ def log1p(x: float) -> float:
     return 2.0 * s + 2.0 * s * (z * p)
 
 
-@inlined
+@jit_inline
 def log_of_one_and(x: float) -> float:
     """log(1 + x) of x >= 0 in float64, as exact as :func:`log1p`; what is not finite as it is."""
     parts: Any = _split(1.0 + x)
@@ -161,7 +168,7 @@ def log_of_one_and(x: float) -> float:
     return log if x < math.inf else x
 
 
-@inlined
+@jit_inline
 def maximum(row: Any) -> float:
     """The highest number of a row; anything where one is NaN."""
     highest = row[0]
@@ -170,7 +177,7 @@ def maximum(row: Any) -> float:
     return highest
 
 
-@summing
+@jit_reassociating
 def total_of(row: Any) -> float:
     """The sum of a row in float64."""
     total = 0.0
@@ -179,7 +186,7 @@ def total_of(row: Any) -> float:
     return total
 
 
-@summing
+@jit_reassociating
 def squares_of(row: Any) -> float:
     """The sum of a row's squares in float64."""
     total = 0.0
@@ -188,13 +195,13 @@ def squares_of(row: Any) -> float:
     return total
 
 
-@inlined
-def faded(rest: float, gamma: float) -> float:
+@jit_inline
+def focal_weight(rest: float, gamma: float) -> float:
     """rest^gamma, where gamma is mostly 2."""
     return rest * rest if gamma == 2 else rest**gamma
 
 
-@inlined
+@jit_inline
 def focal(own: float, others: float, nll: float, gamma: float) -> tuple[float, float]:
     """The factors that make focal loss of cross-entropy, and its slope of that of cross-entropy.
 
@@ -209,6 +216,6 @@ def focal(own: float, others: float, nll: float, gamma: float) -> tuple[float, f
     if gamma == 0:
         return 1.0, 1.0
     if rest > 0:
-        fade = faded(rest, gamma)
+        fade = focal_weight(rest, gamma)
         return fade, fade * (1 + gamma * (own / total) * nll / rest)
     return 0.0, 0.0

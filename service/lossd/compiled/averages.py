@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lossd.compiled.kernels import compiled
+from lossd.compiled.kernels import aot
 
 __all__ = ["rates"]
 
@@ -12,7 +12,7 @@ __all__ = ["rates"]
 COUNTS = ("int64", "float64")
 
 
-@compiled(
+@aot(
     "boolean(float64[:,::1], {0}[:,:], {0}[:,:], {0}[:,:], float64, boolean, float64[:,:,::1], boolean[:,:,::1])",
     *COUNTS,
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from lossd.compiled import strips
 from lossd.compiled.arithmetic import exp, squares_of
-from lossd.compiled.kernels import compiled
+from lossd.compiled.kernels import aot
 from lossd.compiled.strips import STRIP
 
 __all__ = ["PART", "part", "weigh"]
@@ -21,7 +21,7 @@ PART = 1 << 16
 """Positions in a part; what a request's answer adds up does not depend on how many threads there are."""
 
 
-@compiled("void(int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], boolean[::1])")
+@aot("void(int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], boolean[::1])")
 def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, doubtful: Any) -> None:
     """Check the targets of each request, and find what its mean is divided by.
 
@@ -47,7 +47,7 @@ def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, dou
         columns[2, b], columns[3, b] = denominator, count
 
 
-@compiled(
+@aot(
     "void({0}[:,:,::1], int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
     "int64, float64, {0}[:,:,::1], float64[::1], int64[:,::1])",
     "float32",
@@ -97,7 +97,7 @@ def part(
         for start in range(first, last, STRIP):
             width = min(STRIP, last - start)
             of_strip = target[i, start : start + width]
-            strips.aim(of_strip, ignored, weight, scale, own, lanes)
+            strips.mark_targets(of_strip, ignored, weight, scale, own, lanes)
             for j in range(width):
                 top[j] = scores[i, 0, start + j]
                 best[j] = 0
@@ -116,7 +116,7 @@ def part(
                     powers[j] = exp(row[j] - top[j])
                 for j in range(width):
                     others[j] += 0.0 if own[j] == c else powers[j]
-            strips.pick(width, power, own, best, lanes)
+            strips.target_probability(width, power, own, best, lanes)
             numerator += strips.evaluate(width, gamma, upstream, lanes)
             if counts:
                 strips.count(of_strip, ignored, best, matrix)

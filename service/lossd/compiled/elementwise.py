@@ -15,8 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from lossd.compiled.arithmetic import called, exp, expanded, faded, inlined, log1p, squares_of, summing, total_of
-from lossd.compiled.kernels import compiled
+from lossd.compiled.arithmetic import (
+    exp,
+    focal_weight,
+    jit,
+    jit_expand,
+    jit_inline,
+    jit_reassociating,
+    log1p,
+    squares_of,
+    total_of,
+)
+from lossd.compiled.kernels import aot
 
 __all__ = ["ELEMENTS", "Element", "decisions", "elements", "errors"]
 
@@ -59,7 +69,7 @@ def strip_of(name: str, parameter: str = "") -> Callable[[Strip], Strip]:
     """Declare a loss by the function that evaluates a strip."""
 
     def declare(strip: Strip) -> Strip:
-        ELEMENTS[name] = Element(len(ELEMENTS), parameter, called(strip))
+        ELEMENTS[name] = Element(len(ELEMENTS), parameter, jit(strip))
         return ELEMENTS[name].strip
 
     return declare
@@ -69,7 +79,7 @@ def element(name: str, parameter: str = "") -> Callable[[Callable[[float, float]
     """Declare a loss by a function of the error and the parameter, which returns the value and its slope."""
 
     def declare(loss: Callable[[float, float], tuple[float, float]]) -> Strip:
-        loss_of_error = inlined(loss)
+        loss_of_error = jit_inline(loss)
 
         @strip_of(name, parameter)
         def strip(
@@ -128,7 +138,7 @@ def _log_cosh(e: float, _: float) -> tuple[float, float]:
     return log if near else size + log - LN_2, tanh
 
 
-@inlined
+@jit_inline
 def _of_logit(z: float, t: float) -> tuple[float, float, float, float]:
     """Binary cross-entropy; the probability, times 1 - t; that of the opposite, times t; the product of the two."""
     e = exp(-abs(z))
@@ -140,7 +150,7 @@ def _of_logit(z: float, t: float) -> tuple[float, float, float, float]:
     return entropy, p * (1 - t), rest * t, larger * smaller
 
 
-@called
+@jit
 def _within(target: Any) -> bool:
     """Whether all are in [0, 1]."""
     within = True
@@ -169,7 +179,7 @@ def _focal(
         wrong[j] = negative + positive
         steep[j] = (1 - 2 * t) * product * gamma / (wrong[j] if wrong[j] > 0 else 1.0)
     for j in range(prediction.shape[0]):
-        wrong[j] = faded(wrong[j], gamma)  # by itself: a power is no vector instruction
+        wrong[j] = focal_weight(wrong[j], gamma)  # by itself: a power is no vector instruction
     for j in range(prediction.shape[0]):
         t = np.float64(target[j])
         factor = wrong[j] * (yes * t + no * (1 - t))
@@ -182,13 +192,13 @@ def _either(others: Any, one: Element) -> Strip:
     """Return a function of a number and a strip, which calls the element of that number, or the others."""
     number, strip = one.number, one.strip
 
-    @expanded
+    @jit_expand
     def only(
         _: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
     ) -> bool:
         return strip(prediction, target, a, yes, no, values, slopes, scratch)
 
-    @expanded
+    @jit_expand
     def either(
         kind: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
     ) -> bool:
@@ -203,7 +213,7 @@ _strip: Any = reduce(_either, ELEMENTS.values(), None)
 """The strip of every loss, by its number; Numba expands the chain into the kernel."""
 
 
-@compiled(
+@aot(
     "void(int64, {0}[::1], {0}[::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
     "{0}[::1], float64[:,::1], boolean[::1])",
     "float32",
@@ -262,7 +272,7 @@ def elements(
         doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
 
 
-@summing
+@jit_reassociating
 def _sums(prediction: Any, target: Any) -> tuple[float, float, float, float, float]:
     """Of the errors, of their sizes, of their squares, of predictions and of targets."""
     errors, sizes, squares, predictions, targets = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -277,7 +287,7 @@ def _sums(prediction: Any, target: Any) -> tuple[float, float, float, float, flo
     return errors, sizes, squares, predictions, targets
 
 
-@summing
+@jit_reassociating
 def _spread(target: Any, middle: float) -> float:
     """The sum of the squared distances from a number."""
     distance = 0.0
@@ -287,7 +297,7 @@ def _spread(target: Any, middle: float) -> float:
     return distance
 
 
-@compiled(
+@aot(
     "void({0}[::1], {0}[::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])",
     "float32",
     "float64",
@@ -322,7 +332,7 @@ def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, s
         largest[b] = most.max()
 
 
-@called
+@jit
 def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
     """Add to true and false positives, false and true negatives."""
     hits, said, true = 0, 0, 0
@@ -337,7 +347,7 @@ def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
     cells[3] += scores.shape[0] - said - true + hits
 
 
-@compiled(
+@aot(
     "void({0}[::1], {0}[::1], int64[::1], int64, float64, int64[:,:,::1])",
     "float32",
     "float64",

@@ -12,7 +12,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.sigutils import normalize_signature
 
-__all__ = ["OPTIONS", "Kernel", "all_ready", "compiled", "kernels_of"]
+__all__ = ["OPTIONS", "Kernel", "all_ready", "aot", "kernels_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ class Kernel:
         self.ready = True
 
 
-def compiled(signature: str, *dtypes: str) -> Callable[[F], F]:
+def aot(signature: str, *dtypes: str) -> Callable[[F], F]:
     """A function of kernels: one for each dtype, which takes the place of ``{0}`` in the signature."""
 
     def make(function: F) -> F:
@@ -80,7 +80,7 @@ def compiled(signature: str, *dtypes: str) -> Callable[[F], F]:
 
 
 def kernels_of(function: Callable[..., Any]) -> Sequence[Kernel]:
-    """Those of a function that is :func:`compiled`."""
+    """Those of a function that is :func:`aot`."""
     return _known[function]
 
 

@@ -1,9 +1,12 @@
 """Cross-entropy and focal loss of class scores: target check, value, gradient, norm and confusion matrix in one pass.
 
-Everything between the scores and the gradient is float64, whatever they are; each request is walked by itself, so that
-its neighbours cannot change a bit of its answer. Where there are few classes, rows are walked in strips, which lie
-class by class and take vector instructions across the rows; where there are many, or targets are smoothed, along each
-row. The two are kernels of their own, so that what is asked for most is compiled first.
+Everything between the scores and the gradient is float64. Each request is computed separately, so that its neighbours
+cannot change a bit of its answer.
+
+There are two kernels. ``rows`` is for few classes: it transposes a strip of rows to class by class, and its vector
+instructions work across rows. That takes a third less time than row by row for M of the benchmarks. ``single_rows`` is
+for many classes and for smoothed targets: it works along each row. At 64 classes both take as long. They are two
+kernels so that the most used one is compiled first, which takes 26 % less than one kernel of both.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import called, exp, focal, maximum, squares_of, total_of
-from lossd.compiled.kernels import compiled
+from lossd.compiled.arithmetic import exp, focal, jit, maximum, squares_of, total_of
+from lossd.compiled.kernels import aot
 from lossd.compiled.strips import STRIP
 
 __all__ = ["FEW", "rows", "single_rows"]
@@ -24,7 +27,7 @@ FEW = 48
 """The most classes that go in strips; at 64, a row by itself takes as long."""
 
 
-@called
+@jit
 def _in_strips(
     scores: Any,
     target: Any,
@@ -59,7 +62,7 @@ def _in_strips(
     for start in range(0, scores.shape[0], STRIP):
         width = min(STRIP, scores.shape[0] - start)
         of_strip = target[start : start + width]
-        strips.aim(of_strip, ignored, weight, scale, own, lanes)
+        strips.mark_targets(of_strip, ignored, weight, scale, own, lanes)
         for j in range(width):
             for c in range(classes):
                 power[c, j] = scores[start + j, c]
@@ -81,7 +84,7 @@ def _in_strips(
                 row[j] = exp(row[j] - top[j])
             for j in range(width):
                 others[j] += 0.0 if own[j] == c else row[j]
-        strips.pick(width, power, own, best, lanes)
+        strips.target_probability(width, power, own, best, lanes)
         numerator += strips.evaluate(width, gamma, upstream, lanes)
         if matrix.shape[0]:
             strips.count(of_strip, ignored, best, matrix[0])
@@ -98,7 +101,7 @@ def _in_strips(
     return numerator, square
 
 
-@called
+@jit
 def _row_by_row(
     scores: Any,
     target: Any,
@@ -171,7 +174,7 @@ def _row_by_row(
     return numerator, square
 
 
-@called
+@jit
 def _denominator_of(target: Any, weight: Any, ignored: int) -> tuple[float, int]:
     """What the mean of one request is divided by, and how many rows count; -1 where a target is no class."""
     denominator, count = 0.0, 0
@@ -186,7 +189,7 @@ def _denominator_of(target: Any, weight: Any, ignored: int) -> tuple[float, int]
     return denominator, count
 
 
-@called
+@jit
 def _upstream_of(denominator: float, mean: bool) -> float:
     """What gradients are multiplied with."""
     if mean:
@@ -194,7 +197,7 @@ def _upstream_of(denominator: float, mean: bool) -> float:
     return 1.0
 
 
-@called
+@jit
 def _note(
     b: int, numerator: float, denominator: float, count: int, square: float, mean: bool, columns: Any, doubtful: Any
 ) -> None:
@@ -207,7 +210,7 @@ def _note(
     doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
 
 
-@compiled(
+@aot(
     "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
     "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
     "float32",
@@ -263,7 +266,7 @@ def rows(
         _note(b, numerator, denominator, count, square, mean, columns, doubtful)
 
 
-@compiled(
+@aot(
     "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
     "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
     "float32",
