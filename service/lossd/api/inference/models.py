@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of models: every loss is one, and so are each task's metrics without a loss."""
+"""The models of the Open Inference Protocol: every loss, and the metrics of each task without a loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Model", "config", "find", "index", "metadata", "models", "server_met
 PLATFORM = "lossd"
 EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration")
 
-# The default metrics that are counts, and where they are of one class each, a list.
+# The default metrics that are counts; lists if they have one entry a class.
 COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix", "active_units")
 
 
@@ -35,8 +35,8 @@ class Model:
     """A loss, or the metrics of a task.
 
     Attributes:
-        name: The protocol's name for it.
-        loss: The loss; None where it is metrics.
+        name: The model's name in the protocol.
+        loss: The loss; None for metrics.
         task: The task of the metrics.
     """
 
@@ -46,28 +46,28 @@ class Model:
 
     @property
     def reason(self) -> str:
-        """Why it cannot be evaluated here; empty where it can."""
+        """The reason why it cannot be evaluated here; empty if it can."""
         return "" if self.loss is None else self.loss.unavailable() or ""
 
 
 @lru_cache(maxsize=1)
 def models() -> dict[str, Model]:
-    """Every model by name."""
-    of_losses = {loss.name: Model(loss.name, loss, loss.task) for loss in REGISTRY.values()}
-    of_metrics = {(name := model_name(None, task)): Model(name, None, task) for task in METRICS}
-    return {**of_losses, **of_metrics}
+    """Return every model by name."""
+    losses = {loss.name: Model(loss.name, loss, loss.task) for loss in REGISTRY.values()}
+    metrics = {(name := model_name(None, task)): Model(name, None, task) for task in METRICS}
+    return {**losses, **metrics}
 
 
 def find(name: str, version: str | None = None) -> Model:
-    """The model of that name and version.
+    """Return the model of this name and version.
 
     Raises:
-        NotFound: With the nearest names.
+        NotFound: There is none; the detail has the nearest names.
     """
     model = models().get(name)
     if model is None:
         near = closest(name, models())
-        hint = f"did you mean {' or '.join(near)}?" if near else "POST /v2/repository/index lists them all"
+        hint = f"did you mean {' or '.join(near)}?" if near else "POST /v2/repository/index lists all models"
         raise NotFound(f"there is no model named {quoted(name)}; {hint}")
     if version not in (None, "", oip.VERSION):
         raise NotFound(f"the model {name} has the version {oip.VERSION}, not {quoted(version)}")
@@ -75,16 +75,16 @@ def find(name: str, version: str | None = None) -> Model:
 
 
 def server_metadata() -> dict[str, Any]:
-    """What ``GET /v2`` says."""
+    """Return the answer to ``GET /v2``."""
     return {"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def index(obstacle: str, *, only_ready: bool) -> list[dict[str, str]]:
-    """The repository's index.
+    """Return the repository's index.
 
     Args:
-        obstacle: Why the service is not ready; empty where it is.
-        only_ready: Whether to leave out models that are not.
+        obstacle: Why the service is not ready; empty if it is.
+        only_ready: Whether to leave out models that are not ready.
     """
     entries = []
     for model in models().values():
@@ -97,7 +97,7 @@ def index(obstacle: str, *, only_ready: bool) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor as metadata describe it; -1 is an axis of any length, or any number of axes."""
+    """A tensor in the metadata. -1 is an axis of any length, or any number of axes."""
 
     name: str
     datatype: str
@@ -106,7 +106,7 @@ class _Tensor:
 
 
 def metadata(model: Model) -> dict[str, Any]:
-    """What ``GET /v2/models/{name}`` says."""
+    """Return the answer to ``GET /v2/models/{name}``."""
     inputs, outputs = _signature(model)
 
     def described(tensors: Iterable[_Tensor]) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ def metadata(model: Model) -> dict[str, Any]:
 
 
 def config(model: Model) -> dict[str, Any]:
-    """What ``GET /v2/models/{name}/config`` says; the parameters are the loss's, with their defaults as JSON text."""
+    """Return the answer to ``GET /v2/models/{name}/config``, with the loss's parameters and defaults as JSON text."""
     inputs, outputs = _signature(model)
     parameters: dict[str, Any] = {}
     if model.loss is not None:
@@ -146,7 +146,7 @@ def config(model: Model) -> dict[str, Any]:
 
 
 def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
-    """Inputs and outputs, as they are with every parameter at its default."""
+    """Return inputs and outputs, with every parameter at its default."""
     if model.loss is None:
         entries, task = TASKS[model.task].inputs(MetricOptions().model_dump()), model.task
     else:
@@ -164,7 +164,7 @@ def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
 
 
 def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
-    """Its inputs and its task: those of a request without parameters, or as declared where it needs some."""
+    """Return inputs and task of a request without parameters; the declared ones if a parameter is required."""
     try:
         plan = plan_of(json.dumps({"loss": {"name": loss.name}}))
     except Problem:
@@ -173,21 +173,21 @@ def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
 
 
 def _first(name: str) -> str:
-    """A name that can be sent: of a series (``prediction.*``), its first."""
+    """Return a name that can be sent: the first of a series such as ``prediction.*``."""
     return name.replace("*", "0")
 
 
-def _datatype(of: TensorType) -> str:
-    return "FP32" if of.kinds[0] == "float" else "INT64"
+def _datatype(type_: TensorType) -> str:
+    return "FP32" if type_.kinds[0] == "float" else "INT64"
 
 
 def _shape_of(entry: Input) -> list[int]:
-    # By default a loss is one number, and so is what its gradient is multiplied with.
+    # By default a loss is one number, and its cotangent too.
     return [] if entry.name == "cotangent" else _shape(entry.types[0])
 
 
-def _shape(of: TensorType) -> list[int]:
-    return [int(axis) if axis.isdigit() else -1 for axis in of.pattern]
+def _shape(type_: TensorType) -> list[int]:
+    return [int(axis) if axis.isdigit() else -1 for axis in type_.pattern]
 
 
 def _metric(task: str, name: str) -> _Tensor:
@@ -198,9 +198,9 @@ def _metric(task: str, name: str) -> _Tensor:
     return _Tensor(name, "INT64", [-1] if getattr(TASKS[task], "averaged", False) else [])
 
 
-def statistics(of: Iterable[Model], counted: Mapping[str, ModelCounts]) -> dict[str, Any]:
-    """What ``GET /v2/models/stats`` says: requests by either door, since the service started."""
-    return {"model_stats": [_statistics(model.name, counted.get(model.name, ModelCounts())) for model in of]}
+def statistics(models: Iterable[Model], counted: Mapping[str, ModelCounts]) -> dict[str, Any]:
+    """Return the answer to ``GET /v2/models/stats``: requests of ``/v1`` and ``/v2`` since the service started."""
+    return {"model_stats": [_statistics(model.name, counted.get(model.name, ModelCounts())) for model in models]}
 
 
 def _statistics(name: str, counts: ModelCounts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``/v2``'s part of the OpenAPI document. The protocol is its own specification; this is enough to find one's way."""
+"""The part of the OpenAPI document for ``/v2``. It is an overview; the protocol has its own specification."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InferRequestedOutput(_Closed):
 
 
 class InferRequest(_Closed):
-    """Parameters are the loss's; lists, objects and null go as JSON text."""
+    """A request. Parameters are those of the loss; lists, objects and null are sent as JSON text."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -59,7 +59,7 @@ class InferRequest(_Closed):
     outputs: list[InferRequestedOutput] | None = Field(
         None,
         description="loss, numerator, denominator, gradient, gradient.<input>, any metric, <metric>.per_class, "
-        "diagnostics; loss, gradient and the task's default metrics where nothing is named.",
+        "diagnostics; loss, gradient and the task's default metrics if none is named.",
     )
 
 
@@ -92,32 +92,32 @@ MODELS: tuple[type[BaseModel], ...] = (InferRequest, InferResponse, InferError)
 """The schemas that :func:`paths` refers to."""
 
 GETS = {
-    "/v2": "What this server is",
+    "/v2": "The server's name, version and extensions",
     "/v2/health/live": "The process is up",
-    "/v2/health/ready": "A worker is there, and new work is taken",
-    "/v2/models/stats": "What every model has been asked for",
+    "/v2/health/ready": "A worker is ready, and new work is accepted",
+    "/v2/models/stats": "The requests of every model",
     "/v2/models/{name}": "A model's inputs and outputs",
     "/v2/models/{name}/ready": "A model can be evaluated",
-    "/v2/models/{name}/config": "A model's configuration, its parameters' defaults among it",
-    "/v2/models/{name}/stats": "What a model has been asked for",
+    "/v2/models/{name}/config": "A model's configuration, with its parameters' defaults",
+    "/v2/models/{name}/stats": "The requests of a model",
 }
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "mse"}
 
 
 def paths() -> dict[str, Any]:
-    """The paths, to be merged into the document; each of a model is there with ``/versions/1`` before its end too."""
+    """Return the paths of ``/v2``. Each path of a model also exists with ``/versions/1`` before its end."""
     length = {
         "name": oip.HEADER_LENGTH,
         "in": "header",
         "schema": {"type": "integer"},
-        "description": "The length of the JSON, where binary tensors follow it.",
+        "description": "The length of the JSON if binary tensors follow it.",
     }
     infer = {
         "operationId": "infer",
         "summary": "Evaluate a loss as a model of the Open Inference Protocol",
         "description": (
             "Models are the losses, and the metrics of each task as `metrics.<task>`. Stock clients of Triton and "
-            "KServe work unchanged: with JSON, with the binary tensor extension, with gzip and deflate both ways."
+            "KServe work unchanged: with JSON, the binary tensor extension, and gzip or deflate both ways."
         ),
         "parameters": [NAME, length],
         "requestBody": {"required": True, "content": _content("InferRequest")},
@@ -163,6 +163,6 @@ def _content(schema: str) -> dict[str, Any]:
 
 def _error() -> dict[str, Any]:
     return {
-        "description": "What is wrong",
+        "description": "The error",
         "content": {json.MEDIA_TYPE: {"schema": {"$ref": f"{REFERENCE}InferError"}}},
     }

@@ -1,4 +1,4 @@
-"""Between the Open Inference Protocol's flat names and a request of ``/v1``: what is asked, and what is answered."""
+"""Converts requests of the Open Inference Protocol to requests of ``/v1``, and results to outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lossd_client.wire import Tensor, json, oip
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["Asked", "answered", "asked"]
+__all__ = ["ParsedRequest", "output_values", "parse_request"]
 
 RESERVED = (
     "sequence_id",
@@ -39,24 +39,24 @@ RESERVED = (
     "binary_data_output",
 )
 RESERVED_PREFIX = "triton_"
-OF_THE_LOSS = ("loss", "numerator", "denominator")
+LOSS_OUTPUTS = ("loss", "numerator", "denominator")
 DIAGNOSTICS = "diagnostics"
 _DOUBLE = struct.Struct("<d")
 OPTIONS: dict[str, type[BaseModel]] = {"gradient": GradientOptions, "metrics": MetricOptions}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request's JSON text, read and checked: the job it describes, and where the answer's parts go.
+class ParsedRequest:
+    """A checked request without its binary tensors.
 
     Attributes:
         job: What is evaluated.
-        request: The text.
-        outputs: What is answered, in order.
+        request: The parsed JSON.
+        outputs: The outputs, in order.
         gradient: The input that the output ``gradient`` belongs to.
-        timeout_s: The request's own, or None.
+        timeout_s: The request's time-out in seconds; None without one.
         streamable: Whether every input's bytes on the wire are those of its tensor.
-        text_bytes: The most bytes that tensors of the answer take as JSON, where they are not binary.
+        text_bytes: The most bytes of the outputs that are tensors in JSON.
     """
 
     job: Job
@@ -69,39 +69,39 @@ class Asked:
 
     @property
     def undefined(self) -> frozenset[str]:
-        """The outputs that may have no value: metrics."""
-        return frozenset(o.name for o in self.outputs if not o.name.startswith((*OF_THE_LOSS, "gradient")))
+        """The outputs that may be undefined, which are metrics."""
+        return frozenset(o.name for o in self.outputs if not o.name.startswith((*LOSS_OUTPUTS, "gradient")))
 
 
-def asked(text: bytes, model: Model) -> Asked:
-    """What a request asks of a model.
+def parse_request(text: bytes, model: Model) -> ParsedRequest:
+    """Parse and check a request's JSON text.
 
     Raises:
-        Problem: Everything that can be said without the tensors' bytes.
+        Problem: A fault that can be found without the tensors' bytes.
     """
     request = oip.read_request(text)
     base = _request(model, request.parameters)
     plan = plan_of(json.dumps({**base, "outputs": ["metrics"] if model.loss is None else ["gradient"]}))
     gradient = plan.gradients[0].replace("*", "0") if plan.gradients else ""
-    known = METRICS.get(plan.task, {})
+    metrics = METRICS.get(plan.task, {})
     outputs = request.outputs
     if outputs is None:
         names = () if model.loss is None else ("loss", *(("gradient",) if gradient else ()))
         classes = class_count(plan.task, {entry.name: entry.shape for entry in request.inputs})
-        usual = [name for name, metric in known.items() if metric.default]
-        defaults = listed_by_default(usual, base.get("metrics", {}), classes)
+        default_names = [name for name, metric in metrics.items() if metric.default]
+        defaults = listed_by_default(default_names, base.get("metrics", {}), classes)
         outputs = tuple(oip.Output(name, request.binary) for name in (*names, *defaults))
-    outputs = tuple(each for output in outputs for each in _each(output, request.inputs))
-    wanted, measured = _wanted(model, plan, [output.name for output in outputs], gradient)
-    if measured:
+    outputs = tuple(single for output in outputs for single in _expand(output, request.inputs))
+    v1_outputs, metric_names = _v1_outputs(model, plan, [output.name for output in outputs], gradient)
+    if metric_names:
         options = base.setdefault("metrics", {})
-        options["names"] = measured
+        options["names"] = metric_names
         if any(output.name.endswith(".per_class") for output in outputs):
             options.setdefault("per_class", True)
     for entry in request.inputs:
         if not entry.datatype.itemsize:
             raise DtypeMismatch(f"{entry.name} is BYTES; losses and metrics take numbers")
-    final = plan_of(json.dumps({**base, "outputs": wanted}))
+    final = plan_of(json.dumps({**base, "outputs": v1_outputs}))
     job = _job(final, request.inputs)
     columns = {column.name: column for column in job.recipe.answers}
     text_bytes = 0
@@ -112,11 +112,11 @@ def asked(text: bytes, model: Model) -> Asked:
                 raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
             text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
     streamable = all(entry.binary for entry in request.inputs)
-    return Asked(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
+    return ParsedRequest(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
 
 
 def _job(plan: Plan, inputs: tuple[oip.Entry, ...]) -> Job:
-    """The job of these inputs, without the axes that MLServer's codec added, where it does not fit with them."""
+    """Return the job of the inputs. If they do not fit, leave out the axes that MLServer's codec adds."""
     layout = {entry.name: (entry.datatype.dtype, entry.shape) for entry in inputs}
     try:
         return plan.job(layout)
@@ -129,7 +129,7 @@ def _job(plan: Plan, inputs: tuple[oip.Entry, ...]) -> Job:
 
 
 def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The request of ``/v1`` without inputs and outputs."""
+    """Return the request of ``/v1``, without inputs and outputs."""
     loss: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     types = {} if model.loss is None else {p.name: p.annotation for p in model.loss.parameters}
@@ -138,7 +138,7 @@ def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if name in RESERVED or name.startswith(RESERVED_PREFIX):
             continue
         if name == "metrics.names":
-            raise InvalidRequest("metrics.names is no parameter here: name the metrics as outputs")
+            raise InvalidRequest("metrics.names is not a parameter here: name the metrics as outputs")
         if option and group in OPTIONS:
             field = OPTIONS[group].model_fields.get(option)
             options.setdefault(group, {})[option] = _typed(value, field.annotation if field else None)
@@ -153,15 +153,15 @@ def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed(value: Any, annotation: Any) -> Any:
-    """The value, or what its text stands for: JSON, where the parameter does not take any text as it is."""
+    """Return the value. Parse it if it is JSON text and the parameter does not take texts."""
     if not isinstance(value, str) or _takes_text(annotation):
         return value
     try:
-        found = json.loads(value.encode())
+        parsed = json.loads(value.encode())
     except MalformedBody:
         return value
-    json.check_depth(found, what="a parameter")
-    return found
+    json.check_depth(parsed, what="a parameter")
+    return parsed
 
 
 def _takes_text(annotation: Any) -> bool:
@@ -172,37 +172,37 @@ def _takes_text(annotation: Any) -> bool:
     return annotation is str
 
 
-def _wanted(model: Model, plan: Plan, names: list[str], gradient: str) -> tuple[list[str], list[str]]:
-    """What ``/v1`` calls the outputs of these names, and the metrics among them.
+def _v1_outputs(model: Model, plan: Plan, names: list[str], gradient: str) -> tuple[list[str], list[str]]:
+    """Return the outputs of ``/v1`` for these names, and the metrics among them.
 
     Raises:
         InvalidRequest: There is no such output.
     """
-    known = METRICS.get(plan.task, {})
-    wanted, measured = [], []
+    metrics = METRICS.get(plan.task, {})
+    outputs, metric_names = [], []
     for name in names:
-        if name in known or name.rpartition(".")[0] in known:
-            wanted.append("metrics")
-            measured.append(name if name in known else name.rpartition(".")[0])
+        if name in metrics or name.rpartition(".")[0] in metrics:
+            outputs.append("metrics")
+            metric_names.append(name if name in metrics else name.rpartition(".")[0])
         elif name == DIAGNOSTICS:
-            wanted.append("metrics" if model.loss is None else "loss")
-        elif model.loss is not None and name in OF_THE_LOSS:
-            wanted.append("loss")
+            outputs.append("metrics" if model.loss is None else "loss")
+        elif model.loss is not None and name in LOSS_OUTPUTS:
+            outputs.append("loss")
         elif model.loss is not None and name == "gradient" and gradient:
-            wanted.append(f"gradient.{gradient}")
+            outputs.append(f"gradient.{gradient}")
         elif model.loss is not None and name.startswith("gradient."):
-            wanted.append(name)
+            outputs.append(name)
         else:
-            of_loss = () if model.loss is None else (*OF_THE_LOSS, "gradient")
-            there_are = (*of_loss, *known, DIAGNOSTICS)
-            near = closest(name, there_are, {})
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there_are)}"
+            loss_outputs = () if model.loss is None else (*LOSS_OUTPUTS, "gradient")
+            available = (*loss_outputs, *metrics, DIAGNOSTICS)
+            near = closest(name, available, {})
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(available)}"
             raise InvalidRequest(f"{model.name} has no output {quoted(name)}; {hint}")
-    return list(dict.fromkeys(wanted)), list(dict.fromkeys(measured))
+    return list(dict.fromkeys(outputs)), list(dict.fromkeys(metric_names))
 
 
-def _each(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Output]:
-    """The outputs of a series (``gradient.prediction.*``): one for each of its inputs."""
+def _expand(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Output]:
+    """Return the outputs of a series such as ``gradient.prediction.*``: one for each of its inputs."""
     if not output.name.endswith(".*"):
         return [output]
     stem = output.name.removeprefix("gradient.").removesuffix("*")
@@ -222,17 +222,17 @@ def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
     return timeout_us / 1e6
 
 
-def answered(of: Asked, result: Result) -> list[tuple[str, oip.Value, bool]]:
-    """The values of the outputs, over the result's own memory where they are tensors.
+def output_values(parsed: ParsedRequest, result: Result) -> list[tuple[str, oip.Value, bool]]:
+    """Return name, value and whether it is binary, of each output. Tensors refer to the result's memory.
 
     Raises:
-        InvalidRequest: An output names a part that its metric has not.
+        InvalidRequest: An output names a part that its metric lacks.
     """
     answer = orjson.loads(result.text)
     columns = {column.name: column for column in result.job.recipe.answers}
     outputs: list[tuple[str, oip.Value, bool]] = []
-    for output in of.outputs:
-        column = columns.get(_column(output.name, of.gradient))
+    for output in parsed.outputs:
+        column = columns.get(_column(output.name, parsed.gradient))
         if column is not None:
             value: oip.Value = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
         else:
@@ -244,11 +244,11 @@ def answered(of: Asked, result: Result) -> list[tuple[str, oip.Value, bool]]:
 def _value(name: str, answer: Mapping[str, Any]) -> oip.Value:
     if name == "loss":
         return _numbers(answer["loss"])
-    if name in OF_THE_LOSS:
+    if name in LOSS_OUTPUTS:
         return _numbers(answer["reduction"][name])
     if name == DIAGNOSTICS:
-        # What some losses say beyond their value belongs nowhere else.
-        extras = {key: value for key, value in answer.items() if key not in (*OF_THE_LOSS, "reduction", "metrics")}
+        # The further values of some losses have no other output.
+        extras = {key: value for key, value in answer.items() if key not in (*LOSS_OUTPUTS, "reduction", "metrics")}
         return [json.dumps({**extras.pop(DIAGNOSTICS), **extras})]
     metrics = answer["metrics"]
     if name in metrics:
@@ -263,12 +263,12 @@ def _value(name: str, answer: Mapping[str, Any]) -> oip.Value:
 
 
 def _numbers(value: Any) -> oip.Value:
-    """Counts as int64, other numbers as float64, null as NaN; what is no array of numbers as its JSON text."""
-    if type(value) is float:  # most are, and NumPy takes its time over single numbers
+    """Return counts as int64, other numbers as float64, null as NaN, and anything else as its JSON text."""
+    if type(value) is float:  # the usual case, without NumPy, which is slow for single numbers
         return Tensor("float64", (), memoryview(_DOUBLE.pack(value)))
     try:
         array = np.array(value)
-        if array.dtype.kind not in "iuf":  # null, and the strings NaN and Infinity, which float64 reads
+        if array.dtype.kind not in "iuf":  # null and the strings NaN and Infinity, which NumPy reads as float64
             array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         return [json.dumps(value)]

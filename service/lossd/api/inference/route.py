@@ -1,7 +1,4 @@
-"""``/v2``, the Open Inference Protocol: the same evaluation for clients of KServe and Triton.
-
-Plain ASGI like ``/v1/evaluate``, and for the same reason.
-"""
+"""``/v2``, the Open Inference Protocol: the same evaluation for clients of KServe and Triton, as plain ASGI."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, in_thread
 from lossd.api.inference import models
-from lossd.api.inference.outputs import Asked, answered, asked
+from lossd.api.inference.outputs import ParsedRequest, output_values, parse_request
 from lossd.caches import memoized
 from lossd.engine import Result
 from lossd_client.errors import (
@@ -41,12 +38,12 @@ _LENGTH = oip.HEADER_LENGTH.lower().encode()
 
 
 class NotOfferedError(Problem):
-    """A part of the protocol that lossd has no use for."""
+    """A part of the protocol that lossd does not implement."""
 
     slug, title, status = "not-offered", "Not offered", 501
 
 
-class Inference(Route[Asked]):
+class Inference(Route[ParsedRequest]):
     """Everything under ``/v2``."""
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
@@ -61,7 +58,7 @@ class Inference(Route[Asked]):
                 await self._document(request, method, path, send)
 
     def _status(self, problem: Problem) -> int:
-        # The protocol knows no 422.
+        # The protocol has no status 422.
         return MalformedBody.status if problem.status == NotEvaluable.status else problem.status
 
     def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
@@ -76,21 +73,21 @@ class Inference(Route[Asked]):
         request.read_headers()
         if request.client:
             await self.fair_share.acquire(request)
-        of, future = await self._submit(request, model)
-        await self._answer(request, of, future, send)
+        parsed, future = await self._submit(request, model)
+        await self._answer(request, parsed, future, send)
 
-    def _encode(self, request: HttpRequest, asked: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, answer: ParsedRequest, result: Result) -> tuple[Pieces, Headers, bool]:
         pieces, length = oip.encode_response(
-            request.model, answered(asked, result), id=asked.request.id, undefined=asked.undefined
+            request.model, output_values(answer, result), id=answer.request.id, undefined=answer.undefined
         )
         if length is None:
             return pieces, [(b"content-type", _JSON)], False
         return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
 
-    def _text_bytes(self, asked: Asked, result: Result) -> int:
-        return asked.text_bytes + len(result.text)
+    def _text_bytes(self, answer: ParsedRequest, result: Result) -> int:
+        return answer.text_bytes + len(result.text)
 
-    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
+    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[ParsedRequest, asyncio.Future[Result]]:
         given = request.headers.get(_LENGTH)
         streamed = request.decompressor is not None or (request.length or 0) >= self.settings.stream_bytes
         if streamed and given is not None:
@@ -112,21 +109,21 @@ class Inference(Route[Asked]):
 
     async def _submit_whole(
         self, request: HttpRequest, model: models.Model, body: memoryview, length: int | None
-    ) -> tuple[Asked, asyncio.Future[Result]]:
+    ) -> tuple[ParsedRequest, asyncio.Future[Result]]:
         text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
         if len(text) <= INLINE_BYTES:
-            of, tensors = _decoded(text, data, model)
+            parsed, tensors = _decoded(text, data, model)
         else:
             with request.holding(self.engine.budget, len(body)):
-                of, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
-        request.identify(model.name, of.job)
-        self._check_text(of.text_bytes, REMEDY)
-        return of, self.engine.submit(of.job, tensors, _deadline(request, of), request.client)
+                parsed, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
+        request.identify(model.name, parsed.job)
+        self._check_text(parsed.text_bytes, REMEDY)
+        return parsed, self.engine.submit(parsed.job, tensors, _deadline(request, parsed), request.client)
 
     async def _stream(
         self, request: HttpRequest, model: models.Model, given: bytes
-    ) -> tuple[Asked, asyncio.Future[Result]]:
-        """Write the tensors where they will be evaluated, as they arrive; gather what has to be converted first."""
+    ) -> tuple[ParsedRequest, asyncio.Future[Result]]:
+        """Write the tensors into their slab as they arrive. If they must be converted, collect the body first."""
         length = self._json_bytes(given, request.length if request.decompressor is None else None)
         assert length is not None
         received = bytearray()
@@ -136,32 +133,32 @@ class Inference(Route[Asked]):
                     raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
                 received += await request.chunk()
                 count(len(received))
-            of = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
-            request.identify(model.name, of.job)
-            size = length + of.request.data_bytes
+            parsed = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
+            request.identify(model.name, parsed.job)
+            size = length + parsed.request.data_bytes
             if request.decompressor is None:
                 if request.length != size:
-                    raise _wrong_length(of, (request.length or 0) - length)
+                    raise _wrong_length(parsed, (request.length or 0) - length)
             elif size > request.max_body_bytes:
                 raise request.too_large(size)
-            whole = not of.streamable or size < self.settings.stream_bytes
+            whole = not parsed.streamable or size < self.settings.stream_bytes
             while whole and request.unread and len(received) <= size:
                 received += await request.chunk()
                 count(len(received))
         if whole:
             return await self._submit_whole(request, model, memoryview(received), length)
-        self._check_text(of.text_bytes, REMEDY)
-        return of, await request.upload(
-            self.engine.upload(of.job, _deadline(request, of), request.client),
+        self._check_text(parsed.text_bytes, REMEDY)
+        return parsed, await request.upload(
+            self.engine.upload(parsed.job, _deadline(request, parsed), request.client),
             memoryview(received)[length:],
-            [(entry.name, entry.begin, entry.end) for entry in of.request.inputs],
-            lambda found: _wrong_length(of, found),
+            [(entry.name, entry.begin, entry.end) for entry in parsed.request.inputs],
+            lambda found: _wrong_length(parsed, found),
         )
 
-    # Everything else
+    # Other paths
 
     async def _document(self, request: HttpRequest, method: str, path: list[str], send: Send) -> None:
-        """Answer what is no inference."""
+        """Answer a request that is no inference."""
         versioned = len(path) > 3 and path[0] == "models" and path[2] == "versions"
         version = path[3] if versioned else None
         expected = "GET"
@@ -200,7 +197,7 @@ class Inference(Route[Asked]):
                 )
             case _:
                 where = quoted(f"{PREFIX}/{'/'.join(path)}")
-                raise NotFound(f"nothing is served at {where}; /openapi.json lists what is")
+                raise NotFound(f"nothing is served at {where}; /openapi.json lists all paths")
         _check_method(method, expected)
         body = json.dumps(document)
         headers = [
@@ -233,30 +230,30 @@ def _only_ready(body: bytes | bytearray) -> bool:
     return bool(document.get("ready", False))
 
 
-def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[Asked, dict[str, memoryview]]:
-    of = _read(text, model)
-    if len(data) != of.request.data_bytes:
-        raise _wrong_length(of, len(data))
-    return of, {entry.name: oip.read_tensor(entry, data).data for entry in of.request.inputs}
+def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[ParsedRequest, dict[str, memoryview]]:
+    parsed = _read(text, model)
+    if len(data) != parsed.request.data_bytes:
+        raise _wrong_length(parsed, len(data))
+    return parsed, {entry.name: oip.read_tensor(entry, data).data for entry in parsed.request.inputs}
 
 
-def _read(text: memoryview, model: models.Model) -> Asked:
-    """What is asked; clients repeat themselves, so most is known already."""
-    return _asked(bytes(text), model)
+def _read(text: memoryview, model: models.Model) -> ParsedRequest:
+    """Return the parsed request. Requests are cached, because clients repeat them."""
+    return _parsed(bytes(text), model)
 
 
-def _asked_bytes(text: bytes, _: models.Model, of: Asked) -> int:
-    return 1024 + 16 * len(text) + of.job.recipe.nbytes
+def _parsed_bytes(text: bytes, _: models.Model, parsed: ParsedRequest) -> int:
+    return 1024 + 16 * len(text) + parsed.job.recipe.nbytes
 
 
-_asked = memoized("v2_requests", _asked_bytes)(asked)
+_parsed = memoized("v2_requests", _parsed_bytes)(parse_request)
 
 
-def _deadline(request: HttpRequest, of: Asked) -> float:
-    if of.timeout_s is None:
+def _deadline(request: HttpRequest, parsed: ParsedRequest) -> float:
+    if parsed.timeout_s is None:
         return request.deadline
-    return min(request.deadline, request.begin + of.timeout_s)
+    return min(request.deadline, request.begin + parsed.timeout_s)
 
 
-def _wrong_length(of: Asked, found: int) -> MalformedBody:
-    return MalformedBody(f"the JSON describes {of.request.data_bytes} bytes of binary tensors, {found} follow it")
+def _wrong_length(parsed: ParsedRequest, found: int) -> MalformedBody:
+    return MalformedBody(f"the JSON describes {parsed.request.data_bytes} bytes of binary tensors, {found} follow it")
