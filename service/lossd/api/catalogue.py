@@ -42,7 +42,7 @@ class LossInput(BaseModel):
 
 
 class LossEntry(BaseModel):
-    """A loss: its formula in LaTeX, its inputs, and the JSON Schema of each parameter."""
+    """A loss: its formula in LaTeX, its inputs, the JSON Schema of each parameter, and the axes of its curves."""
 
     name: str
     task: str
@@ -54,6 +54,7 @@ class LossEntry(BaseModel):
     parameters: dict[str, dict[str, Any]]
     references: list[str]
     documentation: str
+    axes: list[dict[str, Any]]
     batching: Literal["rows", "stack", "alone", "composed"]
     available: bool
     unavailable_because: str | None
