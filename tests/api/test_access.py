@@ -1,4 +1,4 @@
-"""Who is let in: keys in every form, on every door, and what stays open."""
+"""API keys: every form of a key, on every route, and the public paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line a request: what it says, what it never says, and how many there are."""
+"""The access log: the fields of a line, what a line never contains, and the limit of lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is connected and not accepted yet when the service stops."""
+"""Connections in the backlog when the service stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies that are read straight to where they belong: in pieces of any size, whatever follows them, whoever leaves."""
+"""Bodies read directly into their memory: in pieces of any size, with bytes behind them, and clients that leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What browsers are told: which pages may ask from elsewhere, and what a page may load."""
+"""Headers for browsers: CORS, and the policy of what a page may load."""
 
 from __future__ import annotations
 

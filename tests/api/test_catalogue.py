@@ -1,4 +1,4 @@
-"""What the service says about itself: losses, metrics, OpenAPI, documentation, health."""
+"""The catalogue of losses and metrics, OpenAPI, the documentation and health checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service that has nothing compiled yet says so, serves meanwhile, and compiles first what it is asked for."""
+"""A service without compiled passes reports it, serves requests, and compiles the requested passes first."""
 
 from __future__ import annotations
 

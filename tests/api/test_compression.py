@@ -1,4 +1,4 @@
-"""Compressed bodies, in and out, at both doors: the same answers and limits, no more memory than it takes."""
+"""Compressed requests and answers of ``/v1`` and ``/v2``: the same answers and limits, and bounded memory."""
 
 from __future__ import annotations
 

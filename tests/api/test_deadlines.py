@@ -1,4 +1,4 @@
-"""What nobody waits for is not computed: passed deadlines, on both protocols, and clients that left."""
+"""Requests that nobody waits for are not computed: passed deadlines, on both protocols, and clients that left."""
 
 from __future__ import annotations
 

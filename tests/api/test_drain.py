@@ -1,4 +1,4 @@
-"""SIGTERM, to a service in a process of its own, while clients are at work."""
+"""SIGTERM to a service process while clients send requests."""
 
 from __future__ import annotations
 

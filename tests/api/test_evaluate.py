@@ -1,4 +1,4 @@
-"""One request the whole way, in each wire format, and every way it can be wrong."""
+"""One request from end to end, in each wire format, and every fault it can have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every loss and every metric over HTTP: in each form, alone, and among all the others at once."""
+"""Every loss and every metric over HTTP: in each format, alone, and with all others at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One service, several keys: what a greedy client costs a modest one, and when it is told to come back."""
+"""One service, several keys: what a client with many requests costs another, and when it is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No request leaves anything to the garbage collector, which would stop all others while it looks through it."""
+"""Requests leave no cycles to the garbage collector, whose passes would delay other requests."""
 
 from __future__ import annotations
 

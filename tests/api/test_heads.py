@@ -1,4 +1,4 @@
-"""HEAD, as load balancers and ``wget --spider`` ask: what GET would say, without its body."""
+"""HEAD, as load balancers and ``wget --spider`` send it: the head of GET without its body."""
 
 from __future__ import annotations
 

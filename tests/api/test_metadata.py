@@ -1,4 +1,4 @@
-"""A request made from a model's metadata alone, as perf_analyzer makes one, is answered as the metadata say."""
+"""A request made from a model's metadata alone, as by perf_analyzer, gets an answer that matches the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every number an operator may watch: scraped before and after requests of which it is known what they add."""
+"""Every metric of ``/metrics``, read before and after requests with known effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behind nginx, which ends TLS and serves the service below /lossd/ beside other programs: everything stays there."""
+"""Behind nginx, which terminates TLS and serves lossd below /lossd/: no address leaves that path."""
 
 from __future__ import annotations
 

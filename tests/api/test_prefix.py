@@ -1,4 +1,4 @@
-"""Behind a proxy that serves the service below a path of its own, and speaks TLS: everything stays there."""
+"""Behind a proxy with TLS that serves lossd below a path: no address leaves that path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that take their time, with the head, the body or the answer; and those that take too many connections."""
+"""Clients that are slow with the head, the body or the answer, and clients with too many connections."""
 
 from __future__ import annotations
 

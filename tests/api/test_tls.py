@@ -1,4 +1,4 @@
-"""HTTPS, with a certificate that changes under way and clients that may need one of their own."""
+"""HTTPS: renewal of the certificate while serving, and client certificates."""
 
 from __future__ import annotations
 

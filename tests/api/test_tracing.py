@@ -1,4 +1,4 @@
-"""Spans: one a request, where the client's trace wants it, with its stages; and none where nobody asked for them."""
+"""Spans: one for each request of a sampled trace, with its stages; none without the setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose request is read next: requests without a service, on a clock of their own."""
+"""Fair shares between clients: requests without a service, on a simulated clock."""
 
 from __future__ import annotations
 

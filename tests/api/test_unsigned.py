@@ -1,4 +1,4 @@
-"""Unsigned integers of every width are indices at every door, as signed ones are; what int64 lacks is refused."""
+"""Unsigned integers of every width serve as indices in every format. Values over int64 are refused."""
 
 from __future__ import annotations
 

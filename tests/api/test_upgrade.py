@@ -1,4 +1,4 @@
-"""Clients that offer another protocol in passing, as Java's does with HTTP/2, are answered in this one."""
+"""Clients that offer another protocol, as Java's offers HTTP/2, are answered in HTTP/1.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that are taken to have none left for others, and bodies that come as slowly as they may."""
+"""Clients that exhaust the connections, and bodies that arrive as slowly as allowed."""
 
 from __future__ import annotations
 

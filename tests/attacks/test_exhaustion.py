@@ -1,4 +1,4 @@
-"""Requests that are within every limit one by one, and too many, too varied, or too costly together."""
+"""Requests within every limit that are together too many, too varied or too costly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests with as many faults as fit: to refuse one costs no more than to read it."""
+"""Requests with as many faults as fit: refusing one costs no more than reading it."""
 
 from __future__ import annotations
 

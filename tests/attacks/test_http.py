@@ -1,4 +1,4 @@
-"""What is done to HTTP itself: two requests in one, answers in answers, paths out of their folder."""
+"""Attacks on HTTP: request smuggling, response splitting, path traversal."""
 
 from __future__ import annotations
 

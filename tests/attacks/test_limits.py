@@ -1,4 +1,4 @@
-"""Each limit, at both doors: a refusal that names it, tells nothing of the inside, and loses nothing."""
+"""Each limit, on ``/v1`` and ``/v2``: the refusal names the limit, reveals no internals, and reaches the client."""
 
 from __future__ import annotations
 

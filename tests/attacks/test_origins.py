@@ -1,4 +1,4 @@
-"""A service without keys, and web pages of others: what their browsers send is refused, and nobody else is."""
+"""A service without keys refuses what browsers send for pages of other sites, and nothing else."""
 
 from __future__ import annotations
 

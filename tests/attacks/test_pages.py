@@ -1,4 +1,4 @@
-"""Pages that anybody may ask for, as often as they like: what is the same for everybody is made once."""
+"""Public pages, requested without limit: a page that is the same for all clients is made once."""
 
 from __future__ import annotations
 

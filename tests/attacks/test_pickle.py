@@ -1,4 +1,4 @@
-"""Nothing that arrives is ever unpickled, compiled or executed; what this machine compiled itself is, in one place."""
+"""Input is never unpickled, compiled or executed. One module loads code that this machine has compiled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one client's requests take of the worker and of its memory, and what is left for another's."""
+"""The share of the worker and of its memory that one client's requests take, and what is left for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lossd serve --fronts`` as a process, for tests, and what its members are doing."""
+"""``lossd serve --fronts`` as a process for tests, and the state of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several fronts on one port, in front of one worker: what they share, and what happens when one of them ends."""
+"""Several fronts on one port with one worker: what they share, and what happens when one ends."""
 
 from __future__ import annotations
 

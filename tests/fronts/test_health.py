@@ -1,4 +1,4 @@
-"""``lossd health`` asks a service however it listens, and says in one sentence how it is."""
+"""``lossd health`` checks a service at any address, and prints its state in one sentence."""
 
 from __future__ import annotations
 
