@@ -181,7 +181,7 @@ def test_a_failure_is_not_kept_and_old_answers_make_room(monkeypatch: pytest.Mon
     made: list[str] = []
 
     async def ask() -> None:
-        kept = curves._Kept()
+        kept = curves._SharedCache()
 
         async def make(name: str = "") -> bytes:
             made.append(name)

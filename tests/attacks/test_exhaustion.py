@@ -158,7 +158,7 @@ def test_what_is_kept_for_the_next_request_is_bounded_in_bytes(attack: Callable[
 
 def test_curves_are_kept_with_their_addresses() -> None:
     async def flood() -> int:
-        kept = curves._Kept()
+        kept = curves._SharedCache()
 
         async def make() -> bytes:
             return b"{}"
