@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 from lossd.engine.heartbeat import Heartbeat, Unwanted
@@ -109,3 +112,22 @@ def test_only_the_batch_that_is_unwanted_ends_early_and_only_where_it_may():
     heartbeat.end()
     heartbeat.may_stop = True
     heartbeat.answer_probe()
+
+
+def test_an_import_is_not_cut_off(tmp_path, monkeypatch):
+    """torch imports sympy with the first gradient; half a module would make every later gradient fail."""
+    heartbeat = Heartbeat()
+    heartbeat.begin(3, 7)
+    heartbeat.mark_unwanted(3, 7)
+    heartbeat.may_stop = True
+    monkeypatch.setattr("lossd.engine.heartbeat.probed", heartbeat, raising=False)
+    (tmp_path / "slowly_imported.py").write_text(
+        "import sys\n"
+        "from lossd.engine.heartbeat import probed\n"
+        "probed.answer_probe(10, sys._getframe())\n"
+        "whole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("slowly_imported").whole
+    with pytest.raises(Unwanted):
+        heartbeat.answer_probe(10, sys._getframe())

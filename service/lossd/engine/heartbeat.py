@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+from types import FrameType
 
 __all__ = ["PROBE", "Heartbeat", "Unwanted"]
 
@@ -62,15 +63,22 @@ class Heartbeat:
         """It has been evaluated."""
         self._words[_STEPS] += 1
 
-    def answer_probe(self, *_: object) -> None:
-        """Answer a front that asks.
+    def answer_probe(self, _signal: int = PROBE, frame: FrameType | None = None) -> None:
+        """Answer a probe of a front; the handler of the signal.
+
+        Args:
+            frame: The interrupted frame.
 
         Raises:
-            Unwanted: What is being evaluated need not be finished, and may be left as it is.
+            Unwanted: The evaluation need not be finished, and may stop where it is. Never raised within an import.
         """
         words = self._words
         words[_BEATS] += 1
         if self.may_stop and self.evaluating is not None and words[_UNWANTED] == _named(*self.evaluating):
+            # torch imports sympy with the first gradient. An import that is cut off leaves half a module behind, and
+            # every later gradient then fails. The next probe finds the import done.
+            if _is_importing(frame):
+                return
             self.may_stop = False
             raise Unwanted
 
@@ -130,3 +138,12 @@ class Heartbeat:
 def _named(front: int, batch: int) -> int:
     """Both in one word, which is written and read at once."""
     return front << _BATCH_BITS | batch
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether a frame runs within an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
