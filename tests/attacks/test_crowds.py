@@ -61,7 +61,7 @@ def test_a_connection_too_many_that_asks_nothing_is_soon_gone(monkeypatch: pytes
 
 
 def test_who_shows_no_key_rests_shorter_than_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STRANGER_REST_S", 0.3)
+    monkeypatch.setattr(connections, "ANONYMOUS_KEEP_ALIVE_S", 0.3)
 
     async def run(port: int) -> None:
         stranger, known = await Connection.open(port), await Connection.open(port)

@@ -19,6 +19,7 @@ import yaml
 from docs import api, losses, provoked
 from docs.families import by_family
 from docs.html import faults
+from lossd.caches import CACHES
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
 from lossd_client.errors import PROBLEMS
@@ -85,6 +86,7 @@ def generated(pictured: Collection[str]) -> dict[str, str]:
 @contextmanager
 def _service() -> Iterator[str]:
     weights = os.environ.pop("LOSSD_PERCEPTUAL_WEIGHTS", None)  # that it has none is an example
+    CACHES["plans"].clear()  # another test of this process may have planned the example with them
     try:
         with running(engine="inline", **provoked.SETTINGS) as service:
             yield service.url

@@ -58,7 +58,7 @@ def test_a_request_that_comes_before_the_worker_is_answered_by_it(
     door: str, engine: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_load = threading.Event()
-    monkeypatch.setattr("lossd.engine.inline._load", lambda settings: may_load.wait(60) and None)
+    monkeypatch.setattr("lossd.engine.inline._load", lambda *_: may_load.wait(60) and None)
     with running(ready=False, compiled=False, engine=engine) as service, ThreadPoolExecutor(1) as pool:
         answer: Future[httpx.Response] = pool.submit(ask, service, door)
         service.wait_until(lambda e: e.in_progress >= 1)

@@ -90,7 +90,8 @@ export async function exampleOf(loss, context) {
   const range = byRows(loss)
     ? { low: at(0.1), high: at(0.9), points: 5 }
     : { low: at(0.6), high: axis.high, points: 2 };
-  const { first } = await requestsOf({ loss, axis, parameters: {} }, { ...context, ...range });
+  const { api, signal } = context;
+  const { first } = await requestsOf({ loss, axis, parameters: {} }, { api, signal, ...range });
   const { name: _, reduction: __, ...parameters } = first.loss;
   const texts = Object.entries(first.inputs).map(([name, value]) => [name, textOf(brief(value))]);
   return { inputs: Object.fromEntries(texts), parameters };
