@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from unittest.mock import Mock
 
 import pytest
 
+from lossd.configuration.settings import Settings
 from lossd.engine.heartbeat import Heartbeat, Unwanted
 from lossd.engine.liveness import Liveness, Observation
+from lossd.engine.remote_worker import RemoteWorker
 
 IDLE = Observation(steps=4, probes_answered=0, busy=False, wanted=True)
 
@@ -131,3 +134,17 @@ def test_an_import_is_not_cut_off(tmp_path, monkeypatch):
     assert importlib.import_module("slowly_imported").whole
     with pytest.raises(Unwanted):
         heartbeat.answer_probe(10, sys._getframe())
+
+
+def test_a_batch_that_ends_during_a_check_is_no_fault() -> None:
+    """The worker's page may change between two reads of it."""
+    seen = [(1, 5)]
+
+    class Page:
+        steps, probes_answered = 3, 0
+        evaluating = property(lambda _: seen.pop() if seen else None)
+
+    worker = RemoteWorker(Mock(settings=Settings()), "cpu", "nowhere")
+    worker._heartbeat, worker._number = Page(), 1  # type: ignore[assignment]
+    worker._check_liveness()
+    assert not seen

@@ -333,11 +333,8 @@ class RemoteWorker:
         heartbeat = self._heartbeat
         if heartbeat is None:
             return
-        batch = (
-            self.batches.get(heartbeat.evaluating[1])
-            if heartbeat.evaluating and heartbeat.evaluating[0] == self._number
-            else None
-        )
+        front, number = heartbeat.evaluating or (None, 0)  # read once: the worker may end the batch meanwhile
+        batch = self.batches.get(number) if front == self._number else None
         wanted = batch is None or batch.wanted
         others_wait = not wanted and self._others_wait
         observation = Observation(heartbeat.steps, heartbeat.probes_answered, bool(self.batches), wanted, others_wait)
