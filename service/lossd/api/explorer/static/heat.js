@@ -1,7 +1,7 @@
 /** Tensors as pictures: small ones as tinted tables, large ones as a canvas with a table of numbers. */
 
 import { choice, slider } from "./controls.js";
-import { h } from "./dom.js";
+import { h, scrollRegion } from "./dom.js";
 import { short } from "./plots.js";
 import { elementCount } from "./safetensors.js";
 
@@ -18,9 +18,8 @@ function tint(value, most) {
 
 /** A table of tinted numbers. `shade(row, column)` is from -1 to 1. */
 export function heatTable(values, { label, rowNames, columnNames, corner = "", shade, format = short }) {
-  return h(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return scrollRegion(
+    label,
     h(
       "table",
       { class: "heat" },
@@ -152,9 +151,8 @@ function numbered(values, [rows, columns], most, label) {
 function bars(values, most, label) {
   const shown = values.slice(0, LISTED);
   return [
-    h(
-      "div",
-      { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    scrollRegion(
+      label,
       h(
         "table",
         { class: "sides" },
@@ -219,9 +217,8 @@ function listed(values, rows, columns, label) {
     const [high, wide] = [Math.min(rows, LISTED), Math.min(columns, LISTED)];
     details.append(
       ...[
-        h(
-          "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, numbers` },
+        scrollRegion(
+          `${label}, numbers`,
           h(
             "table",
             { class: "numbers" },

@@ -1,6 +1,6 @@
 /** Two parameters of a linear model: the surface of a loss, and gradient descent with several losses. */
 
-import { h } from "../dom.js";
+import { h, scrollRegion } from "../dom.js";
 import { latest } from "../latest.js";
 import { descend, MODELS, spaced, surface } from "../linear.js";
 import { descentSliders, lossList, lossParameters, modelChoice } from "./landscape/controls.js";
@@ -33,7 +33,7 @@ export async function render(root, context) {
     list.build();
     refresh();
   });
-  const table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Where each path leads" });
+  const table = scrollRegion("Where each path leads");
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
   const convergence = h("div", { class: "plot" });
   const text = h("textarea", {

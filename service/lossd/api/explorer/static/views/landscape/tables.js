@@ -1,6 +1,6 @@
 /** The landscape as numbers: where each path leads, and the surface. */
 
-import { h } from "../../dom.js";
+import { h, scrollRegion } from "../../dom.js";
 import { short } from "../../plots.js";
 import { curveName } from "../../words.js";
 import { GRID } from "./surface.js";
@@ -56,5 +56,5 @@ export function surfaceTable({ as, bs, values }, [across, up]) {
     h("thead", {}, h("tr", {}, heading(`${up} ↓ ${across} →`), heads)),
     h("tbody", {}, lines.toReversed().map(row)),
   );
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The surface as numbers" }, table);
+  return scrollRegion("The surface as numbers", table);
 }

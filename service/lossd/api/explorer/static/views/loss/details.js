@@ -1,7 +1,7 @@
 /** The curves as numbers, and the request behind them. */
 
 import { byRows, requestsOf } from "../../curve.js";
-import { h, icon } from "../../dom.js";
+import { h, icon, scrollRegion } from "../../dom.js";
 
 const MOST_ROWS = 41;
 const SHOWN_POINTS = 5;
@@ -33,8 +33,7 @@ export function numbersTable({ plots }) {
       h("thead", {}, h("tr", {}, head("x"), heads)),
       h("tbody", {}, points.map(row)),
     );
-    const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": "The values of the curves" };
-    element.replaceChildren(element.firstChild, h("div", region, table));
+    element.replaceChildren(element.firstChild, scrollRegion("The values of the curves", table));
   }
 
   return { element, fill };
