@@ -88,11 +88,7 @@ class Files(StaticFiles):
         if not isinstance(found, FileResponse):
             return found
         file = Path(found.path)  # read before the answer begins: there may be no file descriptor left
-        caching, media_type, request_headers = (
-            self.caching(scope),
-            MEDIA_TYPES.get(file.suffix, TEXT),
-            Headers(scope=scope),
-        )
+        media_type, caching = MEDIA_TYPES.get(file.suffix, TEXT), self.caching(scope)
         return await run_in_threadpool(
-            lambda: page(file.read_bytes(), media_type, request_headers, caching=caching, headers=self.headers)
+            lambda: page(file.read_bytes(), media_type, Headers(scope=scope), caching=caching, headers=self.headers)
         )

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -39,6 +39,8 @@ log = logging.getLogger("lossd.api")
 # For files other than connections: slabs, workers, the log.
 SPARE_FILES = 64
 HANDSHAKES_S = 1.0
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
@@ -185,9 +187,7 @@ class _Server(uvicorn.Server):
                     queued.append(listener.accept()[0])
 
         def connection() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
+            protocol: asyncio.Protocol = self._protocol(self.config.http_protocol_class)
             if isinstance(protocol, Http):
                 protocol.ending = True
             return protocol
@@ -197,14 +197,17 @@ class _Server(uvicorn.Server):
         if self._handshakes is not None:
             await self._handshakes.settle(HANDSHAKES_S)
 
+    def _protocol(self, make: Callable[..., ProtocolT]) -> ProtocolT:
+        """Return the protocol of a new connection, made as uvicorn makes it."""
+        loop = asyncio.get_running_loop()
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
+
     async def _serve_health(self) -> None:
         """Answer ``lossd health`` on its Unix socket. Of several fronts, one does."""
         loop, make_http = asyncio.get_running_loop(), http_for(self._settings)
 
         def connection() -> asyncio.Protocol:
-            http = make_http(
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
+            http = self._protocol(make_http)
             http.app = OverLimit(http.app, self._settings)
             return http
 

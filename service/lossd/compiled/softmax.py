@@ -26,6 +26,12 @@ __all__ = ["FEW", "rows", "single_rows"]
 FEW = 48
 """The most classes that go in strips; at 64, a row by itself takes as long."""
 
+_SIGNATURE = (
+    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
+)
+"""The arguments of both kernels, see :func:`rows`."""
+
 
 @jit
 def _in_strips(
@@ -210,12 +216,7 @@ def _note(
     doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
 
 
-@aot(
-    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
-    "float32",
-    "float64",
-)
+@aot(_SIGNATURE, "float32", "float64")
 def rows(
     scores: Any,
     target: Any,
@@ -266,12 +267,7 @@ def rows(
         _note(b, numerator, denominator, count, square, mean, columns, doubtful)
 
 
-@aot(
-    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])",
-    "float32",
-    "float64",
-)
+@aot(_SIGNATURE, "float32", "float64")
 def single_rows(
     scores: Any,
     target: Any,

@@ -110,6 +110,11 @@ class Batch:
     id: int = field(default_factory=lambda: next(_batch_ids))
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of its requests' tensors."""
+        return self.rows * self.recipe.row_bytes + len(self.tickets) * self.recipe.request_bytes
+
+    @property
     def wanted(self) -> bool:
         """Whether anybody waits for any of it."""
         return not all(ticket.future.done() for ticket in self.tickets)

@@ -312,8 +312,7 @@ class Engine(ABC):
         self.stats.count(batch)
         recipe, view, size = batch.recipe, batch.lease.slab.view, len(batch.tickets)
         if size:
-            nbytes = batch.rows * recipe.row_bytes + size * recipe.request_bytes
-            self.budget.observe(nbytes, size, batch.tickets[0].sent, time.monotonic())
+            self.budget.observe(batch.nbytes, size, batch.tickets[0].sent, time.monotonic())
             if compute_s:
                 self.batcher.charge(batch, compute_s)
         columns = [

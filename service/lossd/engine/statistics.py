@@ -58,7 +58,7 @@ class Stats:
         size = len(batch.tickets)
         self.batches += 1
         self.batch_requests += size
-        nbytes = batch.rows * batch.recipe.row_bytes + size * batch.recipe.request_bytes
+        nbytes = batch.nbytes
         self.batch_bytes += nbytes
         self.batch_weights[bisect_left(BATCH_BYTES, nbytes)] += 1
         self.batch_sizes[min((size - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1

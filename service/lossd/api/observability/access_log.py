@@ -122,14 +122,17 @@ def first_shapes(job: Job) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def printable(text: str) -> str:
     """Return a client's text for the log: at most 60 of its characters, all printable."""
-    cut = text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
-    return cut if cut.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+    return _only_printable(text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}...")
 
 
 def short_path(path: str) -> str:
     """Return the path for the log, with long parts cut: a client may have put its key there."""
-    cut = "/".join(part if len(part) <= MAX_PART else f"{part[:8]}..." for part in path[:MAX_PATH].split("/"))
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+    parts = path[:MAX_PATH].split("/")
+    return _only_printable("/".join(part if len(part) <= MAX_PART else f"{part[:8]}..." for part in parts))
+
+
+def _only_printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _ms(seconds: float) -> float:
