@@ -1,4 +1,4 @@
-"""How much work is taken in: in bytes and in requests, all together and from each client."""
+"""Admission: limits on the bytes and the number of requests in progress, in all and for each client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARE = ", and a key may hold no more than it leaves free: yours holds"
 
 @dataclass(slots=True)
 class Held:
-    """What requests in progress hold, and bodies that have to be whole before they are requests."""
+    """The memory and number of requests in progress, and the memory of bodies that are being gathered."""
 
     nbytes: int = 0
     requests: int = 0
@@ -23,17 +23,17 @@ class Held:
 
 
 class Budget:
-    """What requests in progress hold, and the most they may.
+    """Counts what requests in progress hold, and enforces the limits.
 
-    A client with a name may hold no more than it leaves free. So one alone gets half, two that ask for all they can get
-    a third each, and there is always room for one who comes later. Without names there is nobody to leave it to.
+    A client with a name may hold no more than it leaves free. One client alone gets half, two greedy clients a third
+    each, and a later client always finds room. Without names the whole limit is available.
 
     Args:
         limit_bytes: The setting ``queue_bytes``.
         limit_requests: The setting ``queue_requests``.
 
     Attributes:
-        held: All together.
+        held: The sum over all clients.
     """
 
     def __init__(self, limit_bytes: int, limit_requests: int) -> None:
@@ -41,26 +41,26 @@ class Budget:
         self.limit_requests = limit_requests
         self.held = Held()
         self._clients: dict[str, Held] = {}
-        # Sums over the batches evaluated, each weighing less than the one after it.
+        # Sums over the evaluated batches, in which each weighs less than the next.
         self._bytes = self._requests = self._busy_s = 0.0
         self._last_s = 0.0
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that requests in progress hold."""
+        """The bytes of requests in progress."""
         return self.held.nbytes
 
     @property
     def gathered_bytes(self) -> int:
-        """What has arrived, or was announced, of bodies that have to be whole before they can be read."""
+        """The bytes that have arrived, or were announced, of bodies that must be whole before they are read."""
         return self.held.gathered_bytes
 
     def admit(self, client: str, nbytes: int) -> None:
-        """Count a request in.
+        """Count a request.
 
         Raises:
-            TooLarge: There will never be room.
-            QueueFull: With the seconds after which there will be room.
+            TooLarge: The limit is too low for it.
+            QueueFull: There is no room now; it says in how many seconds there may be.
         """
         most = self.limit_bytes // 2 if client else self.limit_bytes
         if nbytes > most:
@@ -82,7 +82,7 @@ class Budget:
         own.requests += 1
 
     def release(self, client: str, nbytes: int) -> None:
-        """Count a request out."""
+        """Stop counting a request."""
         held, own = self.held, self._clients[client]
         held.nbytes -= nbytes
         held.requests -= 1
@@ -90,16 +90,16 @@ class Budget:
         own.requests -= 1
 
     def gather(self, client: str, nbytes: int, whole: int = 0) -> None:
-        """Count a piece of a client's body that is gathered; negative, when it is no longer.
+        """Count a piece of a body that is being gathered; a negative size stops counting it.
 
         Args:
-            client: Whose it is.
-            nbytes: Of the piece.
-            whole: Bytes of the body with that piece, as far as they are known.
+            client: The client's name.
+            nbytes: The piece's size.
+            whole: The known size of the body up to this piece.
 
         Raises:
-            TooLarge: There will never be room.
-            QueueFull: With the seconds after which there will be room.
+            TooLarge: The limit is too low for it.
+            QueueFull: There is no room now; it says in how many seconds there may be.
         """
         if whole > (most := self.limit_bytes // 2 if client else self.limit_bytes):
             share = f", {most} of them for a key" if client else ""
@@ -121,10 +121,7 @@ class Budget:
         self.add(client, nbytes)
 
     def add(self, client: str, nbytes: int) -> None:
-        """Count what cannot be refused any more, the text of a computed answer; negative, when it is no longer held.
-
-        Until then, less is taken in.
-        """
+        """Count memory without a check: the text of a computed answer. A negative size stops counting it."""
         self.held.gathered_bytes += nbytes
         self._of(client).gathered_bytes += nbytes
 
@@ -135,7 +132,7 @@ class Budget:
         return own
 
     def _free_bytes(self, client: str) -> int:
-        """What this client may still hold."""
+        """Return how many more bytes this client may hold."""
         held = self.held
         free = self.limit_bytes - held.nbytes - held.gathered_bytes
         if client:
@@ -144,14 +141,14 @@ class Budget:
         return free
 
     def observe(self, nbytes: int, requests: int, sent_s: float, now_s: float) -> None:
-        """Learn how fast work goes through.
+        """Update the measured throughput with a batch that was evaluated.
 
         Args:
-            nbytes: Of a batch that was evaluated.
-            requests: In it.
-            sent_s: When it was sent to the worker, on the monotonic clock. Time before the batch ahead of it was back
+            nbytes: The batch's bytes.
+            requests: The number of its requests.
+            sent_s: When it was sent to the worker, on the monotonic clock. Time before the previous batch was answered
                 is not counted twice.
-            now_s: When it came back.
+            now_s: When it was answered.
         """
         self._bytes = FORGET * self._bytes + nbytes
         self._requests = FORGET * self._requests + requests
@@ -159,10 +156,10 @@ class Budget:
         self._last_s = now_s
 
     def wait_s(self, nbytes: int, requests: int) -> float:
-        """How long it takes until that much more is done, at the rate of late."""
+        """Return how many seconds so much work takes at the measured throughput."""
         if not self._busy_s:
             return UNKNOWN_S
-        # Work that was never seen, or only without bytes, cannot be divided by.
+        # The sums are 0 before the first batch, and the bytes may stay 0.
         by_bytes = nbytes / self._bytes if self._bytes else 0.0
         wait_s = self._busy_s * max(by_bytes, requests / self._requests)
         return min(LONGEST_S, max(SHORTEST_S, wait_s))

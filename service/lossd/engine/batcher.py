@@ -1,15 +1,14 @@
-"""Which requests go together, and when: pure policy. No I/O, no clock, no timer.
+"""The policy of batching: which requests share a batch, and in which order batches are sent. No I/O, clock or timer.
 
-Requests of one recipe join the open batch of that recipe until it is full; a batch leaves whenever a worker is free.
-Nothing ever waits for company: what has arrived by then goes.
-A batch worth going may be sent to a worker that is busy, which then has its next one at hand.
+Requests of one recipe join the open batch of that recipe until it is full. A batch is sent when a worker is free, with
+the requests that have arrived by then: no request waits for others. A batch worth sending may go to a busy worker,
+which then has its next batch at hand.
 
-Clients take turns (start-time fair queueing). A request's turn comes when its client's earlier requests have had
-theirs, in a virtual time that counts a worker's nanoseconds: those that are estimated when a request comes, and those
-that its batch took in their place once it is done. A client that was away begins at the present.
-Batches leave in the order of their requests' first turns: for a single client, the order in which they were opened.
-Where several share a batch it goes at the turn of the one that is due first, and it stays small, so that sharing costs
-that one nothing.
+Clients take turns (start-time fair queueing). A request's turn is the time at which its client's earlier requests have
+had theirs, in a virtual time that counts nanoseconds of a worker. An estimate is counted when a request arrives, and
+replaced by the time that its batch took. A client that was idle starts at the present virtual time. Batches are sent in
+the order of the first turn among their requests; for a single client, that is the order in which they were opened. A
+batch of several clients is sent at the earliest turn, and stays small, so that sharing costs that client nothing.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["WORTH_REQUESTS", "Batch", "Batcher", "Ticket"]
 
-# So many requests make up for a batch's fixed cost: more would save little, and keep a worker waiting.
+# With so many requests, the fixed cost of a batch is small. More would save little, and keep a worker waiting.
 WORTH_REQUESTS = 16
 
-# What several clients may share. As long as that takes, a batch takes anyway: its fixed cost outweighs it.
+# The largest batch of several clients. It takes little longer than the fixed cost of any batch.
 SHARED_BYTES = 512 << 10
-# About how long a worker takes for a request however small.
+# About how long a worker takes for the smallest request.
 REQUEST_NS = 30_000
 
-# From this estimate on nobody else should wait for a batch.
+# A batch with a longer estimate must not make others wait.
 LONG_NS = 250_000_000
 
 _batch_ids = itertools.count(1)
@@ -50,15 +49,15 @@ class Ticket:
     """One request on its way through the engine.
 
     Attributes:
-        job: What it asks.
-        future: Its answer.
-        deadline: When it is no longer wanted, on the monotonic clock.
-        lease: The slab its tensors are in.
-        client: Whose it is.
+        job: The job.
+        future: Its result.
+        deadline: When the result is no longer wanted, on the monotonic clock.
+        lease: The slab that holds its tensors.
+        client: The name of the API key.
         row: Its first row in the batch.
-        position: Its place among the batch's requests.
-        queued: When it was handed in, monotonic.
-        sent: When its batch went to a worker, monotonic.
+        position: Its index among the batch's requests.
+        queued: When it was queued, on the monotonic clock.
+        sent: When its batch was sent to a worker, on the monotonic clock.
     """
 
     job: Job
@@ -72,7 +71,7 @@ class Ticket:
     sent: float = 0.0
 
     def span(self, arrangement: Arrangement, index: int) -> tuple[int, int]:
-        """First and last byte (exclusive) of its tensor in a column of the slab."""
+        """Return the first and last byte (exclusive) of its tensor in a column of the slab."""
         unit_bytes, per_row = self.job.recipe.units[index]
         if per_row:
             first = arrangement.offsets[index] + unit_bytes * self.row
@@ -86,16 +85,16 @@ class Batch:
     """Requests of one recipe in one slab.
 
     Attributes:
-        recipe: What they share.
+        recipe: The recipe of all requests.
         lease: The slab.
-        arrangement: Where its columns are, and its capacity.
+        arrangement: The layout of its columns, and its capacity.
         tickets: The requests, in the order of their rows.
-        rows: Rows in use.
-        deaths: How many workers died while they had it.
-        long: Whether others should not wait for it: a lane is opened for them.
+        rows: The number of rows in use.
+        deaths: How many workers died while they evaluated it.
+        long: Whether it takes so long that a lane is opened for other batches.
         turn: When it is due, in the batcher's virtual time.
-        client: Whose requests it holds; None where they are several clients'.
-        id: How replies name it.
+        client: The client of all requests; None if they are several clients'.
+        id: Its number in manifests and replies.
     """
 
     recipe: Recipe
@@ -116,21 +115,21 @@ class Batch:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody waits for any of it."""
+        """Whether a client waits for any of its requests."""
         return not all(ticket.future.done() for ticket in self.tickets)
 
     def fits(self, job: Job, client: str = "") -> bool:
-        """Whether there is room for one more of this client's."""
+        """Return whether one more job of this client fits."""
         recipe, rows, requests = self.recipe, self.rows + job.rows, len(self.tickets) + 1
         if not self.arrangement.holds(recipe, rows, requests):
             return False
         return client == self.client or rows * recipe.row_bytes + requests * recipe.request_bytes <= SHARED_BYTES
 
     def add(self, ticket: Ticket) -> None:
-        """Give the request its rows.
+        """Assign rows to a request.
 
         Raises:
-            ValueError: The slab has none left for it.
+            ValueError: The slab has no room for it.
         """
         if not self.arrangement.holds(self.recipe, self.rows + ticket.job.rows, len(self.tickets) + 1):
             raise ValueError(f"{ticket.job.rows} rows more than {self.rows} do not fit into {self.arrangement}")
@@ -144,7 +143,7 @@ class Batch:
         self.lease.holders += 1
 
     def compact(self) -> list[Ticket]:
-        """Drop requests whose answer nobody waits for, close the gaps they leave, and return them."""
+        """Remove requests whose clients left, close the gaps, and return the removed requests."""
         dropped = [t for t in self.tickets if t.future.done()]
         if not dropped:
             return dropped
@@ -163,7 +162,7 @@ class Batch:
         return dropped
 
     def singles(self) -> list[Batch]:
-        """Each request as a batch of its own, in the same slab."""
+        """Return each request as a batch of its own, in the same slab."""
         batches = []
         for ticket in self.tickets:
             offsets = tuple(ticket.span(self.arrangement, i)[0] for i in range(len(self.recipe.columns)))
@@ -175,7 +174,7 @@ class Batch:
         return batches
 
     def manifest(self) -> dict[str, Any]:
-        """What a worker needs to know; a few bytes."""
+        """Return the description that a worker needs; a few hundred bytes."""
         manifest = {
             "batch": self.id,
             "slab": self.lease.slab.id,
@@ -190,17 +189,17 @@ class Batch:
 
 
 class Batcher:
-    """The queue: open and full batches, by their turns.
+    """The queue of open and full batches, in the order of their turns.
 
     Args:
-        on_drop: Called with each request that left the queue because nobody waits for it.
+        on_drop: Called with each request that is dropped because its client left.
     """
 
     def __init__(self, on_drop: Callable[[Ticket], None]) -> None:
         self._on_drop = on_drop
         self._open: dict[str, Batch] = {}
         self._queued: dict[int, Batch] = {}
-        # Heaps of turn and id, of short batches and of long ones; a batch that was moved forward is in one twice.
+        # Heaps of turn and id: one of short batches, one of long. A batch that was moved forward is in its heap twice.
         self._orders: tuple[list[tuple[float, int]], list[tuple[float, int]]] = ([], [])
         self._present = 0.0
         self._next_turn: dict[str, float] = {}
@@ -212,7 +211,7 @@ class Batcher:
         return bool(self._queued)
 
     def joinable(self, job: Job, client: str = "") -> Batch | None:
-        """The open batch that the client's job may join."""
+        """Return the open batch that the client's job may join; None if there is none."""
         batch = self._open.get(job.recipe.text)
         return batch if batch is not None and batch.fits(job, client) else None
 
@@ -220,9 +219,9 @@ class Batcher:
         """Queue a request that was added to a batch.
 
         Args:
-            batch: Queued with it, unless it is already.
+            batch: The batch; it is queued too, unless it is queued already.
             ticket: The request.
-            joinable: Whether others may join the batch, where it is new.
+            joinable: Whether others may join the batch, if it is new.
         """
         turn = self._next_turn.get(ticket.client, 0.0)
         if turn < self._present:
@@ -236,14 +235,14 @@ class Batcher:
         self._queue(batch, turn)
 
     def charge(self, batch: Batch, seconds: float, *, again: bool = False) -> None:
-        """Count for the clients of a batch the time it took, in place of what was estimated when its requests came.
+        """Replace the estimates of a batch's requests by the time that it took.
 
         Args:
-            batch: It was evaluated, or given up.
-            seconds: For so long it had a worker.
-            again: Whether it will have one again: what was estimated is still to come.
+            batch: A batch that was evaluated, or given up.
+            seconds: The time that it took of a worker.
+            again: Whether it will be evaluated again; the estimates then stay.
         """
-        if batch.client == "":  # there are no keys, and nobody to share with
+        if batch.client == "":  # without keys there is one client
             return
         counted = sum(map(_weight, batch.tickets))
         factor = seconds * 1e9 / counted - (not again)
@@ -251,16 +250,16 @@ class Batcher:
             self._next_turn[ticket.client] += factor * _weight(ticket)
 
     def requeue(self, batches: Iterable[Batch]) -> None:
-        """Put batches that were under way back: their turns are past, so that they go first, in their order."""
+        """Queue batches again that were being evaluated. Their turns are past, so they are sent first, in order."""
         for batch in batches:
             self._queue(batch, batch.turn)
 
     def next_batch(self, expire: Callable[[Ticket], None] = lambda _: None, *, short: bool = False) -> Batch | None:
-        """The batch that goes next, without the requests nobody waits for; None where nothing waits.
+        """Return the next batch, without requests whose clients left; None if the queue is empty.
 
         Args:
-            expire: Called with each request before it goes; ends its future where it is too late.
-            short: Leave those that are long.
+            expire: Called with each request before it is sent; refuses a request past its deadline.
+            short: Whether to skip long batches.
         """
         while (batch := self._first(short=short)) is not None:
             heappop(self._orders[batch.long])
@@ -277,7 +276,7 @@ class Batcher:
         return None
 
     def purge(self) -> None:
-        """Drop requests nobody waits for where they are half of a batch or more: no more is moved than is dropped."""
+        """Drop requests whose clients left, from batches of which they are half or more: few others are then moved."""
         for batch in list(self._queued.values()):
             if 2 * sum(ticket.future.done() for ticket in batch.tickets) < len(batch.tickets):
                 continue
@@ -290,16 +289,16 @@ class Batcher:
 
     @property
     def worth_going(self) -> bool:
-        """Whether the batch that goes next is worth its fixed cost as it is."""
+        """Whether the next batch has enough requests to be sent to a busy worker."""
         batch = self._first()
         return batch is not None and len(batch.tickets) >= WORTH_REQUESTS
 
     def waiting(self) -> Iterable[Ticket]:
-        """Every queued request."""
+        """Return every queued request."""
         return (ticket for batch in self._queued.values() for ticket in batch.tickets)
 
     def _first(self, *, short: bool = False) -> Batch | None:
-        """The batch that goes next."""
+        """Return the next batch without removing it."""
         first: Batch | None = None
         for order in self._orders[: 1 if short else 2]:
             while order:
@@ -319,5 +318,5 @@ class Batcher:
 
 
 def _weight(ticket: Ticket) -> int:
-    """What a request counts for among its client's until it is done, in nanoseconds."""
+    """Return the estimate of a request's time, in nanoseconds."""
     return ticket.job.work_ns + REQUEST_NS

@@ -48,33 +48,33 @@ class Upload:
         self._ticket = ticket
 
     def buffer(self, name: str) -> memoryview:
-        """Where the bytes of an input belong."""
+        """Return the memory for the bytes of an input."""
         names = [c.name for c in self._batch.recipe.inputs]
         first, last = self._ticket.span(self._batch.arrangement, names.index(name))
         return self._batch.lease.slab.view[first:last]
 
     def submit(self) -> asyncio.Future[Result]:
-        """Hand it in: every input has been written."""
+        """Queue the request; every input has been written."""
         return self._engine._enqueue(self._batch, self._ticket)
 
     def abandon(self) -> None:
-        """Give it up before it was handed in."""
+        """Give the slab back; the request is not queued."""
         self._engine._done_with(self._ticket)
 
 
 class Engine(ABC):
-    """What every engine does. One event loop, no threads of its own.
+    """Base class of the engines. It runs in one event loop, without threads of its own.
 
-    Requests are taken in from the first moment on. While no worker is there they wait in the queue, within its limits
-    and each until its own deadline, unless it is known that none will come.
+    Requests are accepted from the start. Without a worker they wait in the queue, within its limits and until their
+    deadlines, unless ``fault`` is set.
 
     Args:
         settings: The sizes and limits.
 
     Attributes:
-        on_failure: Called with a sentence where a worker cannot work and never could, so that whoever serves may end.
-        fault: Why no worker can be started, where that has failed again and again; requests are refused with it.
-        settled: Set when a worker is ready for the first time, or ``fault`` is known.
+        on_failure: Called with a sentence if a worker cannot start and none ever was ready, so that the service ends.
+        fault: Why no worker can be started, after several attempts; None otherwise. Requests are refused with it.
+        settled: Set when a worker is ready for the first time, or when ``fault`` is set.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -95,28 +95,28 @@ class Engine(ABC):
     # For the API
 
     async def start(self) -> None:
-        """Begin; returns before a worker is ready."""
-        if self.settings.perceptual_weights is not None:  # the losses look there, here and in the workers
+        """Start the engine; return before a worker is ready."""
+        if self.settings.perceptual_weights is not None:  # losses read it, in this process and in the workers
             os.environ["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
         self.loop = asyncio.get_running_loop()
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
-        """Refuse new work, finish what was accepted (within ``drain_timeout_ms``), end."""
+        """Refuse new requests, finish the accepted ones within ``drain_timeout_ms``, and end."""
         self.draining = True
         deadline = time.monotonic() + self.settings.drain_timeout_ms / 1000
         while any(not t.future.done() for t in self._tickets()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)  # what nobody waits for any more is not waited for here either
+            await asyncio.sleep(0.01)  # requests whose clients left are not waited for
         if self._sweeper is not None:
             self._sweeper.cancel()
         for ticket in self._tickets():
             if not ticket.future.done():
                 ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=STOPPING_S))
-        self._next_batch()  # there is none that anybody waits for: this drops all that were queued
+        self._next_batch()  # no request is wanted any more: this drops the queue
         self.pool.close()
 
     def give_up(self, why: str) -> None:
-        """Answer everybody that there will be no answer."""
+        """Refuse all requests with this reason."""
         self.draining = True
         for ticket in self._tickets():
             if not ticket.future.done():
@@ -124,12 +124,12 @@ class Engine(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether a worker is there to evaluate and new work is taken."""
+        """Whether a worker is ready and new requests are accepted."""
         return self._has_worker and not self.draining
 
     @property
     def obstacle(self) -> str:
-        """Why it is not ready, as a sentence; empty where it is."""
+        """Why the engine is not ready, as a sentence; empty if it is."""
         if self.ready:
             return ""
         if self.draining:
@@ -142,29 +142,29 @@ class Engine(ABC):
 
     @property
     def vitals(self) -> Sequence[Vitals]:
-        """How the workers are."""
+        """The state of each worker."""
         return ()
 
     @property
     def compiled(self) -> Progress:
-        """How far the compiled passes are, of all workers together."""
+        """The progress of the compiled passes, summed over the workers."""
         return Progress(*map(sum, zip(Progress(), *(vitals.compiled for vitals in self.vitals), strict=True)))
 
     @property
     def in_progress(self) -> int:
-        """Requests that were admitted and whose answers have not been sent."""
+        """The number of admitted requests whose answers have not been sent."""
         return self.budget.held.requests
 
     def submit(
         self, job: Job, tensors: Mapping[str, memoryview], deadline: float, client: str = ""
     ) -> asyncio.Future[Result]:
-        """Hand in a request whose tensors are at hand; they are copied before this returns.
+        """Queue a request, and return the future of its result. The tensors are copied before this returns.
 
         Args:
             job: The checked request.
             tensors: The bytes of each input of ``job.recipe.inputs``.
             deadline: When the answer is no longer wanted, on the monotonic clock.
-            client: Whose it is: clients with different names get equal shares.
+            client: The name of the API key; clients with different names get equal shares.
 
         Raises:
             QueueFull, Unavailable: Nothing was queued.
@@ -182,17 +182,17 @@ class Engine(ABC):
             for index, column in enumerate(job.recipe.inputs):
                 first, last = ticket.span(arrangement, index)
                 view[first:last] = tensors[column.name]
-        except BaseException:  # its place in the batch is taken: it goes the way of those that nobody waits for
+        except BaseException:  # it has rows in the batch: it is dropped like a request whose client left
             ticket.future.cancel()
             self._enqueue(batch, ticket, joinable=shared)
             raise
         return self._enqueue(batch, ticket, joinable=shared)
 
     def upload(self, job: Job, deadline: float, client: str = "") -> Upload:
-        """A slab of its own for a request whose body is still arriving.
+        """Return an upload: a slab of its own for a request whose body is still arriving.
 
         Raises:
-            QueueFull, Unavailable: Nothing is held.
+            QueueFull, Unavailable: No memory is held.
         """
         self._check_available()
         self._admit(job, client)
@@ -206,16 +206,16 @@ class Engine(ABC):
     @property
     @abstractmethod
     def _has_worker(self) -> bool:
-        """Whether a worker is there to evaluate."""
+        """Whether a worker is ready."""
 
     def worker_ready(self) -> None:
-        """A worker is there: what has waited for it goes."""
+        """Send the queued batches, now that a worker is ready."""
         self.fault = None
         self.settled.set()
         self.dispatch()
 
     def _report_fault(self, fault: str) -> None:
-        """No worker will come soon: who waits for one is told, by the next sweep, and so is who asks from now on."""
+        """Set ``fault``: the next sweep refuses the requests that wait, and later requests are refused at once."""
         if self.fault is None:
             log.error("%s", fault)
         self.fault = fault
@@ -226,10 +226,10 @@ class Engine(ABC):
             raise Unavailable(self.obstacle, retry_after_s=STOPPING_S)
 
     def _admit(self, job: Job, client: str) -> None:
-        """Count a job in.
+        """Count a job in the budget.
 
         Raises:
-            TooLarge: It will never be evaluated.
+            TooLarge: The job is over a limit.
             QueueFull: There is no room now.
         """
         most_ms, work_ms = self.settings.max_work_ms, job.work_ns // 1_000_000
@@ -241,10 +241,10 @@ class Engine(ABC):
         self.budget.admit(client, job.held_bytes)
 
     def _open(self, job: Job, client: str, *, shared: bool) -> Batch:
-        """A batch for a job that was admitted; where there is no memory or file for it, it no longer is.
+        """Return a new batch for an admitted job.
 
         Raises:
-            Unavailable: That is so.
+            Unavailable: There is no memory or file descriptor for it; the job is no longer admitted.
         """
         arrangement = self._arrangement(job, shared=shared)
         try:
@@ -258,7 +258,7 @@ class Engine(ABC):
         return Batch(job.recipe, Lease(self.pool, slab), arrangement)
 
     def _arrangement(self, job: Job, *, shared: bool) -> Arrangement:
-        """That of a batch which a job opens; clients repeat themselves, so most are known already."""
+        """Return the arrangement of a new batch for a job; most are cached, because clients repeat their requests."""
         recipe = job.recipe
         key = recipe.text, job.cost, job.rows, shared
         found = self._arrangements.get(key)
@@ -270,9 +270,9 @@ class Engine(ABC):
         return found
 
     def _enqueue(self, batch: Batch, ticket: Ticket, *, joinable: bool = False) -> asyncio.Future[Result]:
-        """Queue a ticket, and its batch where that is new.
+        """Queue a ticket, and its batch if that is new; return the ticket's future.
 
-        It leaves once all that has arrived was read, or its batch is worth going: a worker need not wait for the rest.
+        The batch is dispatched when all that has arrived was read, or when it is worth sending without the rest.
         """
         ticket.queued = time.monotonic()
         self.batcher.append(batch, ticket, joinable=joinable)
@@ -289,7 +289,7 @@ class Engine(ABC):
 
     @abstractmethod
     def dispatch(self) -> None:
-        """Send batches to whoever is free."""
+        """Send queued batches to free workers."""
 
     @abstractmethod
     def _under_way(self) -> Sequence[Batch]:
@@ -297,7 +297,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _forget(self, slab_id: int) -> None:
-        """A slab is closed: whoever maps it may let go."""
+        """Unmap a slab that was closed, wherever it is mapped."""
 
     def _next_batch(self, *, short: bool = False) -> Batch | None:
         now = time.monotonic()
@@ -322,7 +322,7 @@ class Engine(ABC):
             )
         ][len(recipe.inputs) :]
         for ticket, answer in zip(batch.tickets, answers, strict=True):
-            if ticket.future.done():  # abandoned or expired under way
+            if ticket.future.done():  # abandoned or expired during the evaluation
                 self._done_with(ticket)
             elif isinstance(answer, Problem):
                 ticket.future.set_exception(answer)
@@ -345,7 +345,7 @@ class Engine(ABC):
         ticket.lease.release()
 
     def _sweep(self) -> None:
-        """Answer what is past its deadline or waits in vain, and let go of what nobody waits for any more."""
+        """Refuse requests past their deadlines or without hope of a worker, and drop those whose clients left."""
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         if not self.in_progress:
             return
@@ -354,11 +354,11 @@ class Engine(ABC):
         for ticket in self._tickets():
             self._expire(ticket, now)
         self.batcher.purge()
-        if self.batcher:  # a worker may be free again that another front kept busy
+        if self.batcher:  # another front may have kept a worker busy that is free now
             self.dispatch()
 
     def _expire(self, ticket: Ticket, now: float) -> None:
-        """Answer a request whose deadline has passed, or for which no worker will come."""
+        """Refuse a request whose deadline has passed, or for which no worker will be ready."""
         if ticket.future.done():
             return
         if self.fault is not None:

@@ -1,11 +1,11 @@
-"""A worker's heartbeat: a page of shared memory that shows what it is doing, and whether it is doing anything.
+"""A worker's heartbeat: a page of shared memory that shows what the worker is doing, and whether it is alive.
 
-How long a batch takes says nothing: a large one may honestly take minutes. A thread that beats says nothing either: it
-goes on while the rest hangs. So the front asks, by a signal, and Python answers signals in the main thread alone,
-between two of its instructions. A worker inside an operation answers when that operation ends; one that hangs does not.
+The duration of a batch does not show whether a worker hangs: a large one may take minutes. A thread that beats does not
+show it either, because it goes on while the main thread hangs. So the front sends a probe, a signal. Python handles
+signals in the main thread only, between two instructions: a worker inside an operation answers when the operation ends,
+and one that hangs does not answer.
 
-The page also says what need not be finished: a front writes there which of its batches nobody waits for, and the same
-signal ends its evaluation.
+A front also writes on the page which of its batches no client waits for. The same signal then ends the evaluation.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from types import FrameType
 __all__ = ["PROBE", "Heartbeat", "Unwanted"]
 
 PROBE = signal.SIGUSR1
-"""The signal by which a front asks a worker for a beat, and to look at what it need not finish."""
+"""The signal of a probe: the worker answers, and checks whether its batch is unwanted."""
 
 _STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED, _ENGAGED = range(12)
 _BATCH_BITS = 48
 
 
 class Unwanted(BaseException):
-    """Nobody waits for what is being evaluated. No ``Exception``: nothing on the way is to take it for a failure."""
+    """Ends an unwanted evaluation. It is no ``Exception``, so that no handler takes it for a failure."""
 
 
 class Heartbeat:
-    """The page.
+    """The page of a worker's heartbeat.
 
     Args:
-        fd: The anonymous file it is in; by default a new one.
+        fd: The anonymous file of the page; by default a new one.
 
     Attributes:
-        may_stop: Whether the worker is where an evaluation may end early.
+        may_stop: Whether the worker is in an evaluation that may be ended.
     """
 
     def __init__(self, fd: int | None = None) -> None:
@@ -46,21 +46,21 @@ class Heartbeat:
         self.may_stop = False
 
     def close(self) -> None:
-        """Give the page back."""
+        """Close the page."""
         os.close(self.fd)
         self._words.release()
 
     # The worker's side
 
     def begin(self, front: int, batch: int) -> None:
-        """That batch of that front is being evaluated."""
+        """Note that the evaluation of a front's batch begins."""
         words = self._words
         words[_FRONT] = front
         words[_BATCH] = batch
         words[_STEPS] += 1
 
     def end(self) -> None:
-        """It has been evaluated."""
+        """Note that the evaluation has ended."""
         self._words[_STEPS] += 1
 
     def answer_probe(self, _signal: int = PROBE, frame: FrameType | None = None) -> None:
@@ -83,16 +83,16 @@ class Heartbeat:
             raise Unwanted
 
     def engage(self, engaged: bool) -> None:
-        """Say whether a long batch is being evaluated, or is next: what is sent now would wait for it."""
+        """Note whether a long batch is being evaluated, or is next."""
         self._words[_ENGAGED] = engaged
 
     def note_memory(self, reserved: int, free: int, total: int) -> None:
-        """What its device's memory looks like, in bytes: held by this worker, held by nobody, and all there is."""
+        """Note the device's memory, in bytes: held by this worker, free, and in all."""
         words = self._words
         words[_RESERVED], words[_FREE], words[_TOTAL] = reserved, free, total
 
     def note_compiled(self, ready: int, failed: int, total: int) -> None:
-        """How many compiled passes can be used, how many cannot be had, and how many there are."""
+        """Note how many compiled passes are ready, how many failed, and how many there are."""
         words = self._words
         words[_READY], words[_FAILED], words[_PASSES] = ready, failed, total
 
@@ -100,43 +100,43 @@ class Heartbeat:
 
     @property
     def compiled(self) -> tuple[int, int, int]:
-        """What was noted last; all 0 before the first time, as on a GPU."""
+        """The last note of the compiled passes; all 0 before the first, and on a GPU."""
         words = self._words
         return words[_READY], words[_FAILED], words[_PASSES]
 
     def mark_unwanted(self, front: int, batch: int) -> None:
-        """Nobody waits for that batch of that front; the worker looks at it when it is asked."""
+        """Mark a front's batch as unwanted; the next probe ends its evaluation."""
         self._words[_UNWANTED] = _named(front, batch)
 
     @property
     def memory(self) -> tuple[int, int, int] | None:
-        """What was noted last; None before the first time, as on a CPU."""
+        """The last note of the device's memory; None before the first, and on a CPU."""
         words = self._words
         return (words[_RESERVED], words[_FREE], words[_TOTAL]) if words[_TOTAL] else None
 
     @property
     def engaged(self) -> bool:
-        """Whether what is sent now would wait for a long batch."""
+        """Whether a long batch is being evaluated, or is next."""
         return bool(self._words[_ENGAGED])
 
     @property
     def steps(self) -> int:
-        """Counts batches begun and batches ended; odd while one is being evaluated."""
+        """The number of evaluations begun and ended; odd during an evaluation."""
         return self._words[_STEPS]
 
     @property
     def probes_answered(self) -> int:
-        """Counts answers to :data:`PROBE`."""
+        """The number of answers to :data:`PROBE`."""
         return self._words[_BEATS]
 
     @property
     def evaluating(self) -> tuple[int, int] | None:
-        """The front and the batch that are being served, or were when the worker died."""
+        """The front and the batch that are being evaluated, or were when the worker died; None if there is none."""
         return (self._words[_FRONT], self._words[_BATCH]) if self.steps % 2 else None
 
 
 def _named(front: int, batch: int) -> int:
-    """Both in one word, which is written and read at once."""
+    """Return front and batch in one word, which is written and read atomically."""
     return front << _BATCH_BITS | batch
 
 

@@ -1,7 +1,7 @@
-"""An engine without a process: batches are evaluated in this one, in a thread beside the event loop.
+"""An engine that evaluates batches in this process, in a thread beside the event loop.
 
-For embedding lossd in another server, as a replica of a distributed one, and for tests. Same batching, same memory
-layout, same answers as the process engine; a crash of torch takes the front with it.
+It is for lossd embedded in another server, for replicas of a distributed service, and for tests. Batching, memory
+layout and answers are those of the process engine; a crash of torch ends the front too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["InlineEngine"]
 
 
 class InlineEngine(Engine):
-    """An engine whose batches are evaluated here, one at a time."""
+    """Evaluates batches in this process, one at a time."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -36,14 +36,14 @@ class InlineEngine(Engine):
         self._passes = Passes(settings.threads)
 
     async def start(self) -> None:
-        """Begin to load torch, in the thread that will evaluate."""
+        """Begin to load torch in the thread that will evaluate."""
         await super().start()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
         self._loading = self.loop.run_in_executor(self._executor, _load, self.settings, self._passes)
         self._loading.add_done_callback(self._was_loaded)
 
     async def stop(self) -> None:
-        """Finish what was accepted."""
+        """Finish the accepted requests."""
         await super().stop()
         if self._executor is not None:
             self._executor.shutdown()
@@ -60,13 +60,13 @@ class InlineEngine(Engine):
             self.on_failure(why)
             return
         gc.collect()
-        gc.freeze()  # as in the application's start, which came before torch
+        gc.freeze()  # the application froze its modules before torch was loaded
         self._loaded = True
         self.worker_ready()
 
     @property
     def vitals(self) -> Sequence[Vitals]:
-        """How this process is, as a worker."""
+        """The state of this process as a worker."""
         return [Vitals(self.settings.device, None, None, self._passes.progress)]
 
     def dispatch(self) -> None:

@@ -1,7 +1,7 @@
-"""A lane for short batches beside a long one: a second process that serves them while the worker is busy.
+"""A lane: a second process that evaluates short batches while the worker is busy with a long one.
 
-It is forked when a long batch is about to be evaluated. So it has all that its worker has loaded, within milliseconds,
-and shares its memory but for what either changes. It ends when the fronts have closed their connections to it.
+The worker forks it before it evaluates a long batch. So the lane has loaded everything within milliseconds, and shares
+all memory that neither process changes. It ends when the fronts have closed their connections to it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ BACKLOG = 128
 
 
 class Lane:
-    """A worker's end of it.
+    """Opens a worker's lane.
 
     Args:
-        serve: Serves fronts that connect to a listener; called in the process that is forked.
+        serve: Called in the forked process; serves the fronts that connect to a listener.
     """
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
@@ -38,9 +38,9 @@ class Lane:
         self._child: int | None = None
 
     def open(self, fronts: FrontConnections) -> None:
-        """Fork, unless the last one is still there, and tell the fronts where the lane listens.
+        """Fork a lane, unless one is running, and send its address to the fronts.
 
-        Where there can be no other process there is no lane.
+        If no process can be started, there is no lane.
         """
         self.tidy()
         if self._child is not None:
@@ -48,12 +48,12 @@ class Lane:
         address = f"lossd-lane-{os.getpid()}-{secrets.token_hex(8)}"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: none of theirs is needed there
+                warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the lane does not need
                 listener.bind(f"\0{address}")
                 listener.listen(BACKLOG)
                 child = os.fork()
                 if not child:
-                    self._be(fronts, listener)
+                    self._run(fronts, listener)
         except OSError as error:
             log.warning("there is no lane for short batches beside a long one: %s", error)
             return
@@ -61,15 +61,15 @@ class Lane:
         fronts.tell(Reply(LANE, 0, 0, [(False, orjson.dumps({"address": address}))]))
 
     def tidy(self) -> None:
-        """Clear one away that has ended."""
+        """Collect the exit status of a lane that has ended."""
         if self._child is not None:
             with suppress(ChildProcessError):
                 if os.waitpid(self._child, os.WNOHANG) == (0, 0):
                     return
             self._child = None
 
-    def _be(self, fronts: FrontConnections, listener: socket.socket) -> None:
-        """What the forked process does, and nothing after it."""
+    def _run(self, fronts: FrontConnections, listener: socket.socket) -> None:
+        """Serve in the forked process, then end it."""
         status = 1
         try:
             fronts.close()

@@ -1,4 +1,4 @@
-"""Whether a worker that has work is alive: pure judgement, from its heartbeat and the time."""
+"""Decides whether a worker is alive, from its heartbeat and the time. No I/O and no clock."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ LONGEST_INTERVAL_S = 1.0
 INTERVALS = 4
 
 UNWANTED_S = 2.0
-"""How long a worker may go on with what nobody wants where somebody waits for something else."""
+"""How long a worker may go on with an unwanted batch while another client waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a front sees of a worker.
+    """A front's observation of a worker.
 
     Attributes:
         steps: See :class:`lossd.engine.heartbeat.Heartbeat`.
-        probes_answered: Likewise.
-        busy: Whether it has work of this front.
-        wanted: Whether anybody waits for what it is evaluating; so it is where that is another front's.
-        others_wait: Whether anybody waits for, or may wait for, something that comes after it.
+        probes_answered: See :class:`lossd.engine.heartbeat.Heartbeat`.
+        busy: Whether it has batches of this front.
+        wanted: Whether a client waits for the batch that it evaluates; True for another front's batch.
+        others_wait: Whether a client waits, or may wait, for a later batch.
     """
 
     steps: int
@@ -33,13 +33,13 @@ class Observation:
 
 
 class Liveness:
-    """Counts for how long a worker gave no sign, and for how long it was busy with what nobody wants.
+    """Measures how long a worker was silent, and how long it evaluated an unwanted batch.
 
     Args:
-        timeout_s: How long either may take; the latter no longer than ``UNWANTED_S`` where somebody else waits.
+        timeout_s: The limit of both; while another client waits, the latter has the limit ``UNWANTED_S`` too.
 
     Attributes:
-        interval_s: How often to look.
+        interval_s: The time between two checks.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -48,19 +48,19 @@ class Liveness:
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
-        """A new worker."""
+        """Start again, for a new worker."""
         self._looked = now
         self._silent_s = self._unwanted_s = 0.0
         self._seen: Observation | None = None
 
     @property
     def silent(self) -> bool:
-        """Whether it gave no sign between the last two looks: it ought to be asked for one."""
+        """Whether it was silent between the last two checks, so that it needs a probe."""
         return self._silent_s > 0
 
     def check(self, observation: Observation, now: float) -> str | None:
-        """Look once more; why the worker must go, if it must."""
-        # A front that was itself stopped has seen nothing meanwhile, and judges nobody by it.
+        """Check an observation; return why the worker must be killed, or None."""
+        # A front that was itself stopped has observed nothing, so that time does not count.
         elapsed_s = min(now - self._looked, 2 * self.interval_s)
         seen, self._seen, self._looked = self._seen, observation, now
         still = seen is not None and seen.busy and observation.busy and seen.steps == observation.steps

@@ -1,4 +1,4 @@
-"""Who has waited so long that somebody should look: known without a timer for each of thousands that wait a moment."""
+"""Finds requests that have waited long, without a timer for each of thousands that wait briefly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LONG_S = 0.1
 
 
 class LongWaits:
-    """Those who wait, in two generations: the older one is called when the next begins.
+    """The requests that wait, in two generations. The older one is called back when the next begins.
 
-    Whoever is called has waited for ``LONG_S`` at least, and for twice that at most, a look more or less.
+    A callback comes after ``LONG_S`` at least, and after about twice that at most.
     """
 
     def __init__(self) -> None:
@@ -22,16 +22,16 @@ class LongWaits:
         self._next_s = 0.0
 
     def add(self, who: Any, call: Callable[[], None]) -> None:
-        """Call this, once, if whoever it is waits long."""
+        """Call back, once, if this key waits long."""
         self._young[who] = call
 
     def remove(self, who: Any) -> None:
-        """It waits no more."""
+        """Forget a key."""
         if self._young.pop(who, None) is None:
             self._old.pop(who, None)
 
     def check(self, now: float) -> None:
-        """Call those who have waited long.
+        """Call back for all keys that have waited long.
 
         Args:
             now: The monotonic clock.

@@ -1,4 +1,4 @@
-"""A front that waits for one answer looks for it before it sleeps: to be woken takes as long as many are computed."""
+"""Polls for the one answer that a front waits for, because waking up takes as long as many answers take to compute."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Polling"]
 
 
 class Polling:
-    """Keeps the event loop turning while the one answer that is waited for is due soon, as the last one was.
+    """Keeps the event loop running while the one expected answer is due soon, as the last one was.
 
-    The loop goes on reading whatever else comes.
+    The loop handles all other events meanwhile.
 
     Args:
-        longest_s: What counts as soon; 0 to sleep always.
+        longest_s: The longest time to poll; 0 to never poll.
     """
 
     def __init__(self, longest_s: float) -> None:
@@ -25,10 +25,10 @@ class Polling:
         self._turning = False
 
     def sent(self, *, alone: bool) -> None:
-        """A batch is on its way.
+        """Note that a batch was sent.
 
         Args:
-            alone: Whether the answer to its one request is all that is waited for.
+            alone: Whether its one request is the only one in progress.
         """
         self._sent_s = time.monotonic() if alone else None
         if alone and self._took_s < self._longest_s and not self._turning:
@@ -36,14 +36,14 @@ class Polling:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def answered(self) -> None:
-        """An answer has come."""
+        """Note that an answer has arrived."""
         if self._sent_s is not None:
             self._took_s = time.monotonic() - self._sent_s
             self._sent_s = None
 
     def _turn(self) -> None:
         if self._sent_s is not None and time.monotonic() - self._sent_s < self._longest_s:
-            os.sched_yield()  # others may have the processor
+            os.sched_yield()  # another process may run
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._turning = False

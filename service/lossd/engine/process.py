@@ -29,25 +29,25 @@ class ProcessEngine(Engine):
 
     Args:
         settings: The sizes and limits.
-        addresses: Where the workers listen, one a device, if somebody else keeps their processes.
+        addresses: The sockets of workers that another process keeps, one a device; None to start them here.
     """
 
     def __init__(self, settings: Settings, addresses: Sequence[str] | None = None) -> None:
         super().__init__(settings)
         devices = settings.device.split(",")
         places: Sequence[str | None] = addresses or [None] * len(devices)
-        # Several fronts would keep the processor from each other, and from the worker.
+        # Several fronts that poll would take the processor from each other and from the worker.
         self.polling = Polling(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0)
         self.workers = [RemoteWorker(self, device, at) for device, at in zip(devices, places, strict=True)]
 
     async def start(self) -> None:
-        """Start the workers; each is ready some seconds later."""
+        """Start the workers. Each is ready some seconds later."""
         await super().start()
         for worker in self.workers:
             worker.connect()
 
     async def stop(self) -> None:
-        """Finish what was accepted, then end the workers."""
+        """Finish the accepted requests, then end the workers."""
         await super().stop()
         for worker in self._links:
             worker.end()
@@ -58,7 +58,7 @@ class ProcessEngine(Engine):
 
     @property
     def vitals(self) -> Sequence[Vitals]:
-        """How the workers are."""
+        """The state of each worker."""
         return [Vitals(worker.device, worker.pid, worker.memory, worker.compiled) for worker in self.workers]
 
     @property
@@ -66,7 +66,7 @@ class ProcessEngine(Engine):
         return any(worker.ready for worker in self.workers)
 
     def worker_start_failed(self) -> None:
-        """A worker ended before it was ready."""
+        """Note that a worker ended before it was ready; after too many failures of all, report the fault."""
         if all(worker.failed_starts >= MAX_STARTS for worker in self.workers):
             ends = " and ".join(f"the one on {worker.device} {worker.last_end}" for worker in self.workers)
             self._report_fault(
@@ -75,13 +75,13 @@ class ProcessEngine(Engine):
 
     @property
     def _links(self) -> list[RemoteWorker]:
-        """The workers, and the lanes beside them."""
+        """The workers and their lanes."""
         return [*self.workers, *(worker.lane for worker in self.workers if worker.lane is not None)]
 
     def dispatch(self) -> None:
         """Send queued batches to the workers that are free."""
         while self.batcher and (worker := self._next_worker()) is not None:
-            if (batch := self._next_batch()) is None:  # nobody waits for what was queued
+            if (batch := self._next_batch()) is None:  # all clients of the queued requests left
                 break
             worker.send(batch)
             self.polling.sent(alone=self.in_progress == 1)
@@ -91,7 +91,7 @@ class ProcessEngine(Engine):
                     lane.send(batch)
 
     def _next_worker(self) -> RemoteWorker | None:
-        """Who gets the next batch: the least busy one, if it is free, or has room and the batch is worth going."""
+        """Return the least busy worker, if it is free, or if it has room and the next batch is worth sending."""
         worker = min(self.workers, key=lambda worker: len(worker.batches) if worker.ready else sys.maxsize)
         return worker if worker.free or (worker.has_room and self.batcher.worth_going) else None
 
@@ -103,11 +103,11 @@ class ProcessEngine(Engine):
             worker.forget(slab_id)
 
     def recover(self, batches: Sequence[Batch], suspects: Sequence[Batch]) -> None:
-        """Requeue what a dead worker had; what keeps killing workers is narrowed down and given up.
+        """Queue the batches of a dead worker again. A request that keeps killing workers is isolated, then refused.
 
         Args:
-            batches: All that it had.
-            suspects: Those of them that it may have died of.
+            batches: The batches that the worker had.
+            suspects: Those that may have killed it.
         """
         again: deque[Batch] = deque()
         now = time.monotonic()

@@ -1,7 +1,7 @@
 """The messages between front and worker, over a Unix stream socket.
 
-Front to worker: a length and a JSON manifest, with the file descriptors of slabs the worker has not seen attached.
-Worker to front: a fixed head and one JSON text per request. Tensors never travel here; they are in the slab.
+Front to worker: a length and a JSON manifest, with the file descriptors of slabs that are new to the worker. Worker to
+front: a fixed head and one JSON text for each request. Tensors are never sent here; they are in the slab.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HEAD = struct.Struct("<QQQI")  # batch, copy ns, compute ns, answers
 _ANSWER = struct.Struct("<?I")  # whether it is a problem, bytes of its text
 
 HELLO = 0
-"""The batch number of a worker's first reply, whose one answer describes the worker, or says why it cannot work."""
+"""The batch number of a worker's first reply. Its one answer describes the worker, or says why it cannot work."""
 
 LANE = (1 << 64) - 1
-"""The batch number of a reply whose one answer says where a lane for short batches listens."""
+"""The batch number of a reply whose one answer has the address of a lane for short batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Reply:
         batch: The batch it answers.
         copy_ns: Time spent moving tensors between slab and device, nanoseconds.
         compute_ns: Time spent evaluating, nanoseconds.
-        answers: Per request: whether it is a problem, and the JSON text.
+        answers: For each request: whether the answer is a problem, and its JSON text.
     """
 
     batch: int
@@ -45,7 +45,7 @@ class Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """The reply as bytes, its length first."""
+    """Return the reply as bytes, with its length first."""
     pieces = [_HEAD.pack(reply.batch, reply.copy_ns, reply.compute_ns, len(reply.answers))]
     for problem, text in reply.answers:
         pieces.append(_ANSWER.pack(problem, len(text)))
@@ -55,7 +55,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def take_frames(buffer: bytearray) -> Iterator[bytes]:
-    """Every complete frame at the start of the buffer, which loses them."""
+    """Yield every complete frame at the start of the buffer, and remove them."""
     at = 0
     while len(buffer) - at >= LENGTH.size:
         (size,) = LENGTH.unpack_from(buffer, at)
@@ -69,7 +69,7 @@ def take_frames(buffer: bytearray) -> Iterator[bytes]:
 
 
 def take_replies(buffer: bytearray) -> Iterator[Reply]:
-    """Every complete reply at the start of the buffer, which loses them."""
+    """Yield every complete reply at the start of the buffer, and remove them."""
     for frame in take_frames(buffer):
         batch, copy_ns, compute_ns, count = _HEAD.unpack_from(frame)
         answers, at = [], _HEAD.size
@@ -82,5 +82,5 @@ def take_replies(buffer: bytearray) -> Iterator[Reply]:
 
 
 def decode_answers(reply: Reply) -> list[bytes | Problem]:
-    """Each request's answer as its JSON text, or as the problem that it is."""
+    """Return each request's answer, as its JSON text or as a problem."""
     return [Problem.from_json(orjson.loads(text)) if problem else text for problem, text in reply.answers]

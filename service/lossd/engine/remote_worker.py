@@ -1,4 +1,4 @@
-"""A front's link to a worker: what it was sent and has not answered, and what happens when it dies or hangs."""
+"""The front's end of a worker: its unanswered batches, and what happens when it dies or hangs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["RemoteLane", "RemoteWorker"]
 log = logging.getLogger("lossd.engine")
 
 LINGER_S = 10.0
-"""How long a lane is kept that is not needed: long batches often come one after the other."""
+"""How long an unused lane is kept: long batches often follow one another."""
 
 
 class Owner(Protocol):
@@ -67,26 +67,26 @@ class RemoteWorker:
     """The front's end of one worker.
 
     Args:
-        engine: Whose batches it evaluates.
-        device: What it computes on.
-        address: Where it listens, if somebody else keeps its process.
+        engine: The engine whose batches it evaluates.
+        device: The worker's device.
+        address: The worker's socket, if another process keeps the worker; None to start it here.
 
     Attributes:
-        device: What it computes on.
+        device: The worker's device.
         ready: Whether it said hello and has not died since.
-        ever_ready: Whether any did.
-        failed_starts: How many ended in a row before they said hello.
-        last_end: How the last one ended.
-        batches: What it was sent and has not answered, oldest first.
-        lane: What takes short batches while this is busy with a long one, while there is such.
-        pid: The id of its process, while there is one.
+        ever_ready: Whether a worker was ready before.
+        failed_starts: How many processes in a row ended before they said hello.
+        last_end: How the last process ended.
+        batches: The batches that it has not answered, oldest first.
+        lane: The lane for short batches; None if there is none.
+        pid: The id of its process; None if there is none.
     """
 
     def __init__(self, engine: Owner, device: str, address: str | None = None) -> None:
         self.engine = engine
         self.device = device
         self.address = address
-        # A CPU computes one batch while the next fills up; a GPU also copies the next one in, and has one more at hand.
+        # A CPU evaluates one batch while the next is filled. A GPU also copies the next one in, and has one more ready.
         self.depth, self.room = (3, 3) if device.startswith("cuda") else (1, 2)
         self.ready = False
         self.ever_ready = False
@@ -112,17 +112,17 @@ class RemoteWorker:
 
     @property
     def free(self) -> bool:
-        """Whether it can take a batch now."""
+        """Whether it can evaluate a batch now."""
         return self.ready and len(self.batches) < self.depth and not self.engaged
 
     @property
     def has_room(self) -> bool:
-        """Whether it can take a batch to have it at hand."""
+        """Whether it can take a batch ahead of time."""
         return self.ready and len(self.batches) < self.room and not self.engaged
 
     @property
     def engaged(self) -> bool:
-        """Whether what is sent now would wait for a long batch, where there can be a lane: it is not sent there."""
+        """Whether a batch that is sent now would wait for a long one. The lane takes it instead."""
         if self._heartbeat is not None and self._heartbeat.engaged:
             return True
         return self._forks and any(batch.long for batch in self.batches.values())
@@ -134,15 +134,15 @@ class RemoteWorker:
 
     @property
     def compiled(self) -> Progress:
-        """How far its compiled passes are."""
+        """The progress of its compiled passes."""
         return Progress() if self._heartbeat is None else Progress(*self._heartbeat.compiled)
 
     def connect(self) -> None:
-        """Start its process, or find it; it is ready when it says hello."""
+        """Start the worker's process, or connect to it. It is ready when it says hello."""
         if self._process is not None:
             try:
                 connection = self._process.start()
-            except OSError as error:  # no memory, or no process or file left
+            except OSError as error:  # no memory, process or file is left
                 self._start_failed(f"cannot be started: {error}")
                 if not self.ever_ready and self.failed_starts == FIRST_TRIES:
                     self.engine.on_failure(hopeless(self.device, self.last_end))
@@ -156,7 +156,7 @@ class RemoteWorker:
             connection.setblocking(False)
             try:
                 connection.connect(f"\0{self.address}")
-            except OSError as error:  # whoever keeps the worker is ending, or too many wait to be let in
+            except OSError as error:  # the parent is ending, or the backlog is full
                 connection.close()
                 self._try_again(f"cannot be reached: {error}")
                 return
@@ -167,7 +167,7 @@ class RemoteWorker:
         self.engine.loop.add_reader(connection.fileno(), self._readable)
 
     def end(self) -> None:
-        """Close the connection, upon which its process ends; make sure that it does."""
+        """Close the connection, and wait until the process has ended."""
         if self._retry is not None:
             self._retry.cancel()
         self._hang_up()
@@ -176,7 +176,7 @@ class RemoteWorker:
             self.pid = None
 
     def send(self, batch: Batch) -> None:
-        """Hand it a batch."""
+        """Send a batch."""
         assert self._socket is not None
         slab = batch.lease.slab
         manifest: dict[str, Any] = batch.manifest()
@@ -195,13 +195,13 @@ class RemoteWorker:
             self._flush()
 
     def forget(self, slab_id: int) -> None:
-        """Tell it, with the next batch, that a slab is no more."""
+        """Tell the worker, with the next batch, to unmap a slab."""
         if slab_id in self._known:
             self._known.discard(slab_id)
             self._closed.append(slab_id)
 
     def _flush(self) -> None:
-        """Send what the socket takes. Manifests are mostly far smaller than its buffer, but not all."""
+        """Send as much as the socket takes. Most manifests are far smaller than its buffer, but not all."""
         assert self._socket is not None
         loop, number = self.engine.loop, self._socket.fileno()
         while self._unsent:
@@ -269,7 +269,7 @@ class RemoteWorker:
         self.engine.worker_start_failed()
 
     def _refused(self, problem: dict[str, Any]) -> None:
-        """It cannot work. Where it never could, neither can the service; a device that broke may come back."""
+        """Handle a worker that cannot work. The service ends if none ever was ready; else the device may recover."""
         if self.ever_ready:
             log.error("worker on %s: %s", self.device, problem["detail"])
         else:
@@ -277,10 +277,10 @@ class RemoteWorker:
 
     def _answered(self, reply: Reply) -> None:
         batch = self.batches.pop(reply.batch, None)
-        if batch is None:  # the connection broke while replies were being read: it was queued again
+        if batch is None:  # the connection broke while replies were read, and the batch was queued again
             return
         self.engine.polling.answered()
-        self.engine.dispatch()  # first give the worker its next batch, then the answers their way
+        self.engine.dispatch()  # first, so that the worker has its next batch while answers are sent
         self.engine.resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
@@ -299,13 +299,13 @@ class RemoteWorker:
             self._socket = None
 
     def _lost(self) -> None:
-        """The connection is gone, and with it the process: its work is for the next one."""
+        """Handle a closed connection: the process has ended, and its batches go to the next one."""
         if self._socket is None:
             return
         was_ready, batches = self.ready, list(self.batches.values())
         self.batches.clear()
         evaluating = self._heartbeat.evaluating if self._heartbeat is not None else None
-        # A batch that was only waiting for its turn is not to blame; if nothing is known to be, anything may be.
+        # A batch that was not being evaluated is not to blame; if it is unknown which was, any may be.
         suspects = [b for b in batches if evaluating is None or evaluating == (self._number, b.id)]
         self._hang_up()
         status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
@@ -328,7 +328,7 @@ class RemoteWorker:
         self._retry = self.engine.loop.call_later(delay_s, self.connect)
 
     def _check_liveness(self) -> None:
-        """See whether it is alive, and ask where that is not plain."""
+        """Check whether the worker is alive, and send a probe if that is unclear."""
         self._next_check = self.engine.loop.call_later(self._liveness.interval_s, self._check_liveness)
         heartbeat = self._heartbeat
         if heartbeat is None:
@@ -344,18 +344,18 @@ class RemoteWorker:
         elif self.pid is not None and (self._liveness.silent or not wanted):
             if batch is not None and not wanted:
                 heartbeat.mark_unwanted(self._number, batch.id)
-            with suppress(ProcessLookupError):  # it has ended, and whoever started it knows first
+            with suppress(ProcessLookupError):  # it has ended; the closed connection tells
                 os.kill(self.pid, PROBE)
 
     @property
     def _others_wait(self) -> bool:
-        """Whether anybody waits for what is not being evaluated; who asks another front might."""
+        """Whether a client waits for another batch. Clients of other fronts may, so with several fronts it is True."""
         if self.engine.settings.fronts > 1 or any(batch.wanted for batch in self.batches.values()):
             return True
         return any(not ticket.future.done() for ticket in self.engine.batcher.waiting())
 
     def _kill(self, why: str) -> None:
-        """End a process that does not serve any more; its end is noticed as any other's is."""
+        """Kill a process that hangs; its closed connection is handled as usual."""
         if self.pid is not None:
             log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
             with suppress(ProcessLookupError):
@@ -363,11 +363,11 @@ class RemoteWorker:
 
 
 class RemoteLane(RemoteWorker):
-    """The front's end of a process that takes short batches while a worker is busy with a long one.
+    """The front's end of a lane.
 
     Args:
-        worker: Which.
-        address: Where the process listens.
+        worker: The worker that forked the lane.
+        address: The lane's socket.
     """
 
     def __init__(self, worker: RemoteWorker, address: str) -> None:
@@ -376,7 +376,7 @@ class RemoteLane(RemoteWorker):
         self._needed_s = time.monotonic()
 
     def end(self) -> None:
-        """Close the connection, upon which its process ends."""
+        """Close the connection; the lane then ends."""
         super().end()
         self._worker.lane = None
 
@@ -389,7 +389,7 @@ class RemoteLane(RemoteWorker):
             self.end()
 
     def _start_failed(self, end: str) -> None:
-        pass  # there is none, then
+        pass  # then there is no lane
 
     def _try_again(self, what: str) -> None:
         self._worker.lane = None

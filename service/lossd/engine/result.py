@@ -12,7 +12,7 @@ __all__ = ["Result", "Timings"]
 
 
 class Timings(NamedTuple):
-    """How long a request's stages took, in seconds."""
+    """The durations of a request's stages, in seconds."""
 
     queue_s: float
     copy_s: float
@@ -21,13 +21,13 @@ class Timings(NamedTuple):
 
 @dataclass(slots=True)
 class Result:
-    """A job's answer. Its tensors lie in the slab: :meth:`release` when they have been sent, exactly once.
+    """A job's answer. Its tensors are in the slab until :meth:`release`, which is called exactly once.
 
     Attributes:
-        job: What was asked.
-        text: The answer's JSON object, without its tensors.
+        job: The job.
+        text: The JSON object of the answer, without its tensors.
         tensors: Gradients and an unreduced loss by column name, as views into the slab.
-        timings: Stage durations.
+        timings: The durations of its stages.
         batch_requests: How many requests shared the batch.
     """
 
@@ -39,8 +39,11 @@ class Result:
     _release: Callable[[], None] | None
 
     def release(self) -> None:
-        """Let go of the slab."""
-        release, self._release = self._release, None  # it refers to this result: a circle would be garbage
+        """Release the slab."""
+        release, self._release = (
+            self._release,
+            None,
+        )  # it refers to this result: without a cycle, neither waits for the garbage collector
         assert release is not None
         self.tensors = {}
         release()

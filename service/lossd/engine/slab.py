@@ -1,4 +1,4 @@
-"""Shared memory in which a batch is written where it will be read.
+"""Shared memory in which the front writes a batch and the worker reads it, without a copy between them.
 
 A slab is an anonymous file in memory that the front and a worker both map. Requests' tensors are copied, or streamed
 from the socket, into the slab's columns; the worker reads them there, writes the answers beside them, and the front
@@ -14,16 +14,16 @@ from collections.abc import Callable
 
 __all__ = ["Lease", "Slab", "SlabPool"]
 
-MAX_IDLE = 256  # slabs kept; each is two open files
+MAX_IDLE = 256  # slabs kept for reuse; each is two open files
 
 
 class Slab:
     """One piece of shared memory.
 
     Attributes:
-        id: Unique in this process; how messages name it.
-        size: Bytes.
-        fd: The anonymous file, to be mapped elsewhere.
+        id: Its number in messages, unique in this process.
+        size: Its size in bytes.
+        fd: The anonymous file, which the worker maps.
         view: Its memory.
     """
 
@@ -42,19 +42,19 @@ class Slab:
         self.view = memoryview(self.mapping)
 
     def close(self) -> None:
-        """Give the memory back, as soon as the last view into it is gone."""
+        """Release the memory as soon as the last view of it is gone."""
         os.close(self.fd)
         self.view.release()
-        with contextlib.suppress(BufferError):  # a view is still alive somewhere: the mapping goes with it,
+        with contextlib.suppress(BufferError):  # a view still exists: the mapping ends with it,
             self.mapping.close()
-        del self.mapping  # and not with this object, which may wait for the garbage collector
+        del self.mapping  # not with this object, which may wait for the garbage collector
 
 
 class SlabPool:
-    """Slabs by size, reused: touching fresh memory costs more than filling it.
+    """Reuses slabs, by size, because touching fresh memory costs more than filling it.
 
     Args:
-        cache_bytes: Memory kept for reuse; slabs beyond it are closed when they come back.
+        cache_bytes: The most memory kept for reuse; slabs beyond it are closed when they are returned.
         on_close: Called with the id of each slab that is closed.
     """
 
@@ -68,10 +68,10 @@ class SlabPool:
         self._next_id = 0
 
     def take(self, nbytes: int) -> Slab:
-        """A slab of at least that many bytes; sizes are powers of two, untouched pages cost nothing.
+        """Return a slab of at least that many bytes. Sizes are powers of two; untouched pages cost nothing.
 
         Raises:
-            OSError: There is no memory, or no file left, even without those that are kept for reuse.
+            OSError: There is no memory or file descriptor left, even after the idle slabs were closed.
         """
         size = max(1 << 16, 1 << (nbytes - 1).bit_length())
         if free := self._free.get(size):
@@ -89,7 +89,7 @@ class SlabPool:
         return slab
 
     def give(self, slab: Slab) -> None:
-        """Take a slab back that nothing refers to any more; those unused for longest make room for it."""
+        """Take back a slab that nothing refers to. Slabs that were idle longest are closed to make room."""
         self.in_use -= 1
         if slab.size > self.cache_bytes:
             self._close(slab)
@@ -105,7 +105,7 @@ class SlabPool:
         self._idle[slab.id] = slab
 
     def close(self) -> None:
-        """Close every slab that is not in use, and from now on each that comes back."""
+        """Close every idle slab, and from now on each slab that is returned."""
         self.cache_bytes = 0
         self._close_idle()
 
@@ -122,7 +122,7 @@ class SlabPool:
 
 
 class Lease:
-    """A slab shared by the requests of a batch; it goes back when the last of them lets go."""
+    """A slab shared by the requests of a batch; it is returned when the last of them releases it."""
 
     __slots__ = ("holders", "pool", "slab")
 
@@ -132,7 +132,7 @@ class Lease:
         self.holders = 0
 
     def release(self) -> None:
-        """One holder less."""
+        """Release the slab for one request."""
         self.holders -= 1
         if self.holders == 0:
             self.pool.give(self.slab)

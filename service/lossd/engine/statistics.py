@@ -16,13 +16,13 @@ BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
 
 
 class Vitals(NamedTuple):
-    """How one worker is.
+    """The state of one worker.
 
     Attributes:
-        device: What it computes on.
-        pid: The id of its process, while it has one of its own.
-        device_memory: Bytes of the device's memory: held by it, by nobody, and all; None where nothing is known.
-        compiled: How far its compiled passes are.
+        device: Its device.
+        pid: Its process id; None if it has no process of its own.
+        device_memory: Bytes of the device's memory: held by the worker, free, and in all; None if they are unknown.
+        compiled: The progress of its compiled passes.
     """
 
     device: str
@@ -33,16 +33,16 @@ class Vitals(NamedTuple):
 
 @dataclass(slots=True)
 class Stats:
-    """What the engine counts, for the metrics page.
+    """The counters of an engine.
 
     Attributes:
-        restarts: Workers started in place of dead ones.
-        batches: Batches evaluated.
-        batch_sizes: How many batches had up to 1, 2, 4 … 512 requests.
-        batch_requests: Requests in those batches.
-        batch_bytes: Bytes in those batches.
-        batch_weights: How many batches had up to 1 KiB, 4 KiB … 1 GiB, and more.
-        executions: Batches by what was evaluated, see :func:`lossd.job.model_name`.
+        restarts: The number of workers started in place of dead ones.
+        batches: The number of evaluated batches.
+        batch_sizes: The number of batches with up to 1, 2, 4 … 512 requests.
+        batch_requests: The number of requests in these batches.
+        batch_bytes: The bytes of these batches.
+        batch_weights: The number of batches of up to 1 KiB, 4 KiB … 1 GiB, and of more.
+        executions: The number of batches by model, see :func:`lossd.job.model_name`.
     """
 
     restarts: int = 0
@@ -54,7 +54,7 @@ class Stats:
     executions: dict[str, int] = field(default_factory=dict)
 
     def count(self, batch: Batch) -> None:
-        """One more batch."""
+        """Count an evaluated batch."""
         size = len(batch.tickets)
         self.batches += 1
         self.batch_requests += size

@@ -1,7 +1,7 @@
 """A worker: one process, one device, one batch after the other.
 
-``python -m lossd.engine.worker --device cpu --threads 1 --socket FD``. It reads manifests, evaluates what they name in
-the slabs, replies, and ends when the last front has closed its connection, whatever the front died of.
+``python -m lossd.engine.worker --device cpu --threads 1 --socket FD``. It reads manifests, evaluates the
+batches in their slabs, and replies. It ends when the last front has closed its connection.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def serve(
     lane: Lane | None = None,
     passes: Passes | None = None,
 ) -> None:
-    """Evaluate what is sent, one batch after the other, until nobody is left.
+    """Evaluate batches, one after the other, until all fronts have closed their connections.
 
-    A batch that a front calls long waits until all others that were sent are done, and has a lane opened beside it.
+    A long batch waits until all others that were sent are done. A lane for short ones is opened before it.
 
-    Whoever asks for one thing at a time has the next question soon after the answer. Where some were alone in a row,
-    and the last one came within ``poll_s``, the next is looked for so long before the process sleeps.
+    A client that sends one request at a time sends the next one soon after the answer. After several batches of one
+    request, if the last one came within ``poll_s``, the worker polls for ``poll_s`` before it sleeps.
     """
     alone, waited_s = 0, 0.0
     long: deque[tuple[FrontConnection, Manifest]] = deque()
@@ -71,7 +71,7 @@ def serve(
             if lane is not None:
                 lane.open(fronts)
         elif any("long" in manifest for _, manifest in received):
-            heartbeat.engage(True)  # from now on nobody sends more
+            heartbeat.engage(True)  # from now on, no front sends another batch
             long += [one for one in received if "long" in one[1]]
             received = [one for one in received if "long" not in one[1]]
         for front, manifest in received:
@@ -87,7 +87,7 @@ def serve(
             fronts.reply(front, reply)
             alone = alone + 1 if len(reply.answers) == 1 else 0
             size = len(memory)
-            del memory  # which would keep the slab of a front that is gone until the next batch
+            del memory  # else the slab of a front that is gone would stay mapped until the next batch
             if size >= LARGE_BYTES:
                 _return_free_memory()
             if lane is not None:
@@ -97,7 +97,7 @@ def serve(
 def _answer_if_wanted(
     manifest: Mapping[str, Any], memory: Any, device: torch.device, heartbeat: Heartbeat, passes: Passes | None
 ) -> Reply:
-    """Return the reply to a batch; evaluation stops when a front says that nobody waits for it any more."""
+    """Return the reply to a batch. The evaluation stops if a front marks the batch as unwanted."""
     begin = time.perf_counter_ns()
     try:
         heartbeat.may_stop = True
@@ -111,11 +111,11 @@ def _answer_if_wanted(
 
 
 def serve_ahead(fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat) -> None:
-    """The same on a GPU: what was sent meanwhile is copied in while a batch is evaluated."""
+    """Evaluate batches on a GPU, as :func:`serve` does; the next batches are copied in during an evaluation."""
     staged: deque[tuple[FrontConnection, Staged]] = deque()
     next_note = 0.0
     while fronts:
-        while fronts and (received := fronts.receive(wait=not staged)):  # all that there is: a read may bring but one
+        while fronts and (received := fronts.receive(wait=not staged)):  # repeatedly: a read may return a single batch
             for front, manifest in received:
                 if not front.gone:
                     staged.append((front, pipeline.stage(manifest, front.slab(manifest))))
@@ -130,14 +130,14 @@ def serve_ahead(fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbe
 def _serve_staged(
     fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat, staged: deque[tuple[FrontConnection, Staged]]
 ) -> None:
-    """Serve the first; a function of its own, after which nothing refers to its slab or to its place on the device."""
+    """Serve the first staged batch. After this returns, nothing refers to its slab or its memory on the device."""
     front, batch = staged.popleft()
     if front.gone:
         return
     heartbeat.begin(front.number, batch.manifest["batch"])
     outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
     if staged and any(isinstance(outcome, TooLarge) for outcome in outcomes):
-        # It shares the device's memory with those that were copied ahead: that is no reason to refuse it.
+        # Batches that were copied ahead took the memory it needs: free theirs, and try again before refusing it.
         for _, other in staged:
             pipeline.restage(other)
         pipeline.restage(batch)
@@ -155,7 +155,7 @@ def run(
     lane: Lane | None = None,
     passes: Passes | None = None,
 ) -> None:
-    """Say hello to each front and serve it."""
+    """Greet each front and serve it."""
     signal.signal(PROBE, heartbeat.answer_probe)
 
     def greet(front: FrontConnection) -> None:
@@ -163,7 +163,7 @@ def run(
         front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (heartbeat.fd,))
 
     gc.collect()
-    gc.freeze()  # the modules' objects never become garbage: full collections need not walk them
+    gc.freeze()  # exempts the objects of loaded modules from every full collection
     try:
         if device.type == "cuda":
             assert connection is not None
@@ -180,29 +180,29 @@ def run(
         if not is_broken_device(error):
             raise
         log.critical("%s is broken, this worker ends: %s", device, error)
-        os._exit(BROKEN)  # nothing is tidied up: that would wait for the device
+        os._exit(BROKEN)  # without cleanup, which would wait for the device
 
 
 def serve_short(listener: socket.socket, passes: Passes | None) -> None:
-    """Be the lane for short batches, in a process that was forked from a CPU's worker.
+    """Serve short batches, in a process that was forked from a CPU's worker.
 
-    The threads of its other half are not there; one is enough for what is short.
+    A fork does not copy threads. One thread is enough for short batches.
     """
     torch.set_num_threads(1)
     run(torch.device("cpu"), None, listener, Heartbeat(), passes=None if passes is None else passes.forked())
 
 
 def _return_free_memory() -> None:
-    """After a large batch, give its temporaries back to the system: the allocator is tuned to keep them."""
+    """Return free memory to the system, after a large batch: the allocator is tuned to keep it."""
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
 
 
 def _end_with_the_parent() -> None:
-    """Be killed when the front dies, in the middle of a batch too: nobody is left whom its answer could reach.
+    """Have the kernel kill this process when the front dies, also during a batch: its answer could reach no client.
 
-    Linux sends the signal when the thread that started this process ends: in a front that is the one of the event loop.
-    A front that died before this call has closed the connection, which is noticed before the first batch.
+    Linux sends the signal when the thread that started this process ends; in a front, that is the event loop's thread.
+    If the front died before this call, the worker finds its connection closed before the first batch.
     """
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -216,8 +216,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--poll-us", type=int, default=0, help="look so long for work before sleeping, on a CPU")
-    parser.add_argument("--compiled", action="store_true", help="compile the losses asked for most, on a CPU")
+    parser.add_argument("--poll-us", type=int, default=0, help="poll for work so long before sleeping, on a CPU")
+    parser.add_argument("--compiled", action="store_true", help="use compiled passes, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
     parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
     parser.add_argument("--log-level", default="info", help="as the front's")

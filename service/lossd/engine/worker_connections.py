@@ -1,7 +1,6 @@
-"""A worker's end of its connections: one to the front that started it, or many to fronts that found it.
+"""A worker's end of its connections: to the front that started it, or to several fronts that connect.
 
-Each front numbers its own slabs and batches, so what a front sent is kept with it. What a front that is gone had sent
-goes with it.
+Each front numbers its own slabs and batches. So they are kept by connection, and dropped with it.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ def _nothing(_: mmap.mmap) -> None:
 
 
 class FrontConnection:
-    """A front, as a worker sees it.
+    """A worker's connection to a front.
 
     Args:
-        number: How the heartbeat names it.
-        connection: To it.
+        number: The front's number on the heartbeat's page.
+        connection: The socket.
         pin: Called with each slab that was mapped.
         unpin: Called with each slab before it is unmapped.
 
@@ -64,10 +63,10 @@ class FrontConnection:
         self._fds: list[int] = []
 
     def receive(self, flags: int = 0) -> list[Manifest]:
-        """The manifests that one read completes.
+        """Return the manifests that one read completes.
 
         Raises:
-            BlockingIOError: Nothing is there, and ``flags`` say not to wait.
+            BlockingIOError: Nothing was sent, and ``flags`` say not to wait.
             ConnectionError: The front is gone.
         """
         # Not socket.recv_fds, which ignores the flags before Python 3.12.
@@ -80,7 +79,7 @@ class FrontConnection:
         return [orjson.loads(frame) for frame in take_frames(self._buffer)]
 
     def slab(self, manifest: Manifest) -> mmap.mmap:
-        """The memory that a manifest names, mapped where it is new."""
+        """Return the memory of a manifest's slab; map it if it is new."""
         for closed in manifest.get("closed", ()):
             self._unpin(self._slabs.pop(closed))
         if size := manifest.get("size"):
@@ -95,7 +94,7 @@ class FrontConnection:
 
         Raises:
             ConnectionError: The front is gone.
-            BlockingIOError: It reads nothing.
+            BlockingIOError: The front does not read.
         """
         text = encode_reply(reply)
         if fds:
@@ -103,7 +102,7 @@ class FrontConnection:
         self.connection.sendall(text)
 
     def close(self) -> None:
-        """Let go of it and of its slabs."""
+        """Close the connection and unmap its slabs."""
         self.gone = True
         self.connection.close()
         for memory in self._slabs.values():
@@ -114,13 +113,13 @@ class FrontConnection:
 
 
 class FrontConnections:
-    """Every front a worker serves.
+    """A worker's connections to all its fronts.
 
     Args:
-        connection: To the process that started the worker: its only front, or the one that keeps several. None where
-            nobody is connected yet.
-        listener: Where fronts connect; None where there is only one.
-        greet: Called with each front that is new.
+        connection: The socket to the process that started the worker: its only front, or the parent of several. None if
+            there is no connection yet.
+        listener: The socket to which fronts connect; None for a single front.
+        greet: Called with each new front.
         pin: See :class:`FrontConnection`.
         unpin: See :class:`FrontConnection`.
     """
@@ -146,24 +145,24 @@ class FrontConnections:
             self._add(connection)
 
     def __bool__(self) -> bool:
-        """Whether anybody is left to serve."""
+        """Return whether a front is connected."""
         return bool(self._fronts)
 
     def await_first(self, timeout_s: float) -> None:
-        """Wait until somebody connects.
+        """Wait until a front connects.
 
         Args:
-            timeout_s: So long at most.
+            timeout_s: The most time to wait.
         """
         if self._selector is not None and self._selector.select(timeout_s):
             self._accept()
 
     def receive(self, *, wait: bool = True, poll_s: float = 0.0) -> list[tuple[FrontConnection, Manifest]]:
-        """What was sent, in turns: all that a front sent is read, but none has more under way than it may.
+        """Return the manifests that the fronts sent.
 
         Args:
-            wait: Until something is sent, or somebody comes or leaves.
-            poll_s: So long, not asleep but looking again and again, while others may have the processor.
+            wait: Whether to sleep until a front sends, connects or leaves.
+            poll_s: How long to poll before that; other processes may have the processor meanwhile.
         """
         end = time.perf_counter() + poll_s if poll_s else 0.0
         while end and self._fronts:
@@ -175,7 +174,7 @@ class FrontConnections:
         return self._received(wait=wait) if self._fronts else []
 
     def _received(self, *, wait: bool) -> list[tuple[FrontConnection, Manifest]]:
-        if self._selector is None:  # a plain read is quicker than asking first who has something to say
+        if self._selector is None:  # one read is faster than a selector and a read
             return self._read(self._fronts[0], 0 if wait else socket.MSG_DONTWAIT)
         received = []
         for key, _ in self._selector.select(None if wait else 0):
@@ -186,19 +185,19 @@ class FrontConnections:
         return received
 
     def reply(self, front: FrontConnection, reply: Reply) -> None:
-        """Send a reply; a front that does not take it is dropped, and may come again."""
+        """Send a reply. A front that does not read is disconnected; it may connect again."""
         try:
             front.send(reply)
         except (ConnectionError, BlockingIOError):
             self._drop(front)
 
     def tell(self, reply: Reply) -> None:
-        """Send a reply to each."""
+        """Send a reply to every front."""
         for front in list(self._fronts):
             self.reply(front, reply)
 
     def close(self) -> None:
-        """Let go of all, in a process that was forked: the other one goes on with them."""
+        """Close all sockets in a forked process; the parent process keeps its own."""
         for front in self._fronts:
             front.close()
         self._fronts.clear()
@@ -219,15 +218,15 @@ class FrontConnections:
         assert self._listener is not None
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it left before its turn came
+        except OSError:  # the front left before it was accepted
             return
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != os.getuid() or not pid:  # anybody may knock; process 0 is one that this container does not see
+        if uid != os.getuid() or not pid:  # any process may connect; 0 is a process outside this container
             connection.close()
             return
         connection.setblocking(True)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        # A front that is stopped keeps its peers waiting no longer than that.
+        # A front that is stopped delays the others no longer than this.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
         self._add(connection)
 

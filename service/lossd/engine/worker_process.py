@@ -1,4 +1,4 @@
-"""A worker's process: starting it, ending it, and how soon it may be started again."""
+"""Starts and ends a worker's process, and decides when it may be started again."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ END_S = 2.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 
 FIRST_TRIES = 3
-"""How often a worker that was never ready is started before the service gives up: it worked nowhere yet."""
+"""How often a worker that was never ready is started before the service ends."""
 
 MAX_STARTS = 5
-"""So many starts in a row that fail are no accident, even where a worker was ready before."""
+"""How many starts in a row may fail before requests are refused, if a worker was ready before."""
 
 
 def ended_with(status: int) -> str:
-    """What became of a process, as the end of a sentence about it."""
+    """Return how a process ended, as the end of a sentence."""
     return f"ended with status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
 
 
 def hopeless(device: str, end: str) -> str:
-    """Why the service ends after :data:`FIRST_TRIES`, in a sentence."""
+    """Return why the service ends after :data:`FIRST_TRIES`, as a sentence."""
     how = f"the last time {end.removeprefix('ended ')}"
     return f"the worker on {device} ended {FIRST_TRIES} times before it was ready, {how}; see the log"
 
 
 class Backoff:
-    """How long to wait before another try: not at all at first, and longer with every failure after."""
+    """The delay before another try: none after the first failure, then doubling from 0.2 to 5 seconds."""
 
     def __init__(self) -> None:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """The last try was good."""
+        """Forget the failures: a try succeeded."""
         self._failures = 0
 
     def delay_s(self) -> float:
-        """One more failure: seconds until the next try."""
+        """Count a failure, and return the seconds until the next try."""
         failures, self._failures = self._failures, self._failures + 1
         return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**failures) if failures else 0.0
 
 
 class WorkerProcess:
-    """One worker, in one process after the other.
+    """The process of a worker; a new one may be started after the last has ended.
 
     Args:
-        device: What it computes on.
-        settings: How.
-        listener: Where fronts besides the one that starts it connect, if there are any.
+        device: The worker's device.
+        settings: The service's settings.
+        listener: The socket to which further fronts connect; None for a single front.
     """
 
     def __init__(self, device: str, settings: Settings, listener: socket.socket | None = None) -> None:
@@ -71,14 +71,14 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its id, while there is one."""
+        """The process id; None if there is no process."""
         return self._process.pid if self._process else None
 
     def start(self) -> socket.socket:
-        """Start it; the connection to it, which ends when it does.
+        """Start the process, and return the connection to it, which closes when the process ends.
 
         Raises:
-            OSError: There is no memory for one more process, or may not be one.
+            OSError: No memory is left for a process, or a limit of processes or files is reached.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (ours, theirs):
@@ -97,7 +97,7 @@ class WorkerProcess:
             environment["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
         if self.settings.cache_dir is not None:
             environment["LOSSD_CACHE_DIR"] = str(self.settings.cache_dir.absolute())
-        # A session of its own: a terminal's Ctrl-C reaches the front alone, which then lets the worker finish.
+        # In a session of its own: a terminal's Ctrl-C reaches only the front, which lets the worker finish.
         try:
             self._process = subprocess.Popen(
                 command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
@@ -111,10 +111,10 @@ class WorkerProcess:
         return ours
 
     def reap(self, *, patience_s: float = 0.0) -> int:
-        """Its status, now that its connection is closed.
+        """Return the exit status of a process whose connection has closed.
 
         Args:
-            patience_s: How long it may take to end by itself; else its status says that it was killed, and not why.
+            patience_s: How long to wait before the process is killed; the status then says only that.
         """
         assert self._process is not None
         with suppress(subprocess.TimeoutExpired):
@@ -123,7 +123,7 @@ class WorkerProcess:
         return self._process.wait()
 
     def end(self) -> None:
-        """Make sure that it ends, which it does by itself when its connections are closed."""
+        """Wait until the process ends, as it does when its connections are closed; kill it after two seconds."""
         if self._process is not None:
             try:
                 self._process.wait(timeout=END_S)
