@@ -44,13 +44,13 @@ class _NoAnswerError(click.ClickException):
 def health(port: int | None, url: str | None, live: bool, timeout: float) -> None:
     """Ask whether a service is ready: the one on this machine, however it listens, or the one at --url.
 
-    Where several run on this machine and --port names none, LOSSD_PORT does. Exit status: 0 it is ready, 1 it says
-    that it is not, 3 no answer.
+    If several run on this machine and --port is not given, LOSSD_PORT names one. Exit status: 0 if it is ready, 1 if it
+    is not, 3 if it does not answer.
     """
     if url is not None and port is not None:
         raise click.UsageError("--url is a service's address, --port one on this machine: give only one of them")
     path = LIVE if live else READY
-    name, answer = _ask_there(url, path, timeout) if url is not None else _ask_here(port, path, timeout)
+    name, answer = _ask_url(url, path, timeout) if url is not None else _ask_socket(port, path, timeout)
     state = "live" if live else "ready"
     if answer.status != 200:
         click.echo(f"{name} is not {state}: {_reason(answer)}", err=True)
@@ -58,7 +58,7 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
     click.echo(f"{name} is {state}")
 
 
-def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
+def _ask_socket(port: int | None, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
     from http.client import HTTPException
 
     from lossd.fronts.health import check
@@ -74,24 +74,24 @@ def _ask_here(port: int | None, path: str, timeout_s: float) -> tuple[str, Healt
 
 
 def _choose(port: int | None) -> tuple[str, int]:
-    """The service that is meant: where it listens."""
+    """Return address and port of the chosen service."""
     import os
 
     from lossd.fronts.health import list_services
 
-    there_are = list_services()
-    if port is None and len(there_are) > 1:
+    services = list_services()
+    if port is None and len(services) > 1:
         text = os.environ.get("LOSSD_PORT", "")
         port = int(text) if text.isdecimal() else 8000
-    meant = [one for one in there_are if port in (None, one[1])]
-    if not meant:
+    chosen = [service for service in services if port in (None, service[1])]
+    if not chosen:
         where = "" if port is None else f" on port {port}"
-        others = f"; there are some on {', '.join(str(p) for _, p in there_are)}" if there_are else ""
+        others = f"; there are some on {', '.join(str(p) for _, p in services)}" if services else ""
         raise _NoAnswerError(f"no service listens{where} on this machine{others}")
-    return meant[0]
+    return chosen[0]
 
 
-def _ask_there(url: str, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
+def _ask_url(url: str, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
     import httpx
 
     from lossd.fronts.health import HealthAnswer
