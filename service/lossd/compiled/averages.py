@@ -19,20 +19,20 @@ COUNTS = ("int64", "float64")
 def rates(
     terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, absent_count: bool, values: Any, defined: Any
 ) -> bool:
-    """M ratios of each of B requests and K classes, and their averages as :mod:`lossd.metrics.averages` defines them.
+    """Compute M ratios of B requests and K classes, and their averages as :mod:`lossd.metrics.averages` defines them.
 
     Args:
         terms: (M, 4): a, b, c and d of (a·tp) / (b·tp + c·predicted + d·actual).
         tp: (B, K).
         predicted: (B, K).
-        actual: (B, K), which is also what a class counts in the weighted mean.
-        filler: What an undefined ratio counts as; NaN where it does not count.
-        absent_count: Whether it does so for a class that is in neither the target nor the prediction.
-        values: (M, B, K + 3), written: per class, then macro, micro, weighted; where undefined, ``filler``.
-        defined: (M, B, K + 2), written: whether each is, macro and weighted being so together.
+        actual: (B, K); also the weight of a class in the weighted mean.
+        filler: The value of an undefined ratio in the means; NaN to leave it out.
+        absent_count: Whether ``filler`` also stands for classes that are in neither the target nor the prediction.
+        values: (M, B, K + 3), written: per class, macro, micro, weighted; ``filler`` if undefined.
+        defined: (M, B, K + 2), written: whether each is defined; one entry for macro and weighted.
 
     Returns:
-        Whether all are.
+        Whether all are defined.
     """
     requests, classes = tp.shape
     complete = True

@@ -1,6 +1,7 @@
-"""``python -m lossd.compiled.beside``: compile the kernels whose names come in, a line each, while somebody asks.
+"""``python -m lossd.compiled.beside``: compiles the kernels whose names it reads from standard input, one a line.
 
-For each goes out its code, its length first; nothing where it cannot be compiled, and why on standard error.
+It writes the length and the code of each to standard output. The length is 0 if the kernel cannot be compiled; the
+reason is on standard error.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ __all__ = ["LENGTH"]
 LENGTH = struct.Struct("<Q")
 
 NICE = 5
-"""A third of what a process gets that is not nice, where both want all: requests come first, but are slow so long."""
+"""Lowers the priority: while both compete, this process gets a third of the processor time that a worker gets."""
 
 
 def main() -> None:
-    """Until standard input ends, and no moment longer."""
+    """Compile until standard input ends."""
     os.nice(NICE)
-    gc.disable()  # the compiler leaves little garbage, and makes many objects among which to look for it
+    gc.disable()  # the compiler makes many objects and little garbage
     with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # whatever else is printed is no answer
+        os.dup2(2, 1)  # other output must not mix with the code
         names: SimpleQueue[str] = SimpleQueue()
         Thread(target=_listen, args=(names,), daemon=True).start()
 
@@ -46,7 +47,7 @@ def main() -> None:
 def _listen(names: SimpleQueue[str]) -> None:
     for line in sys.stdin:
         names.put(line.rstrip("\n"))
-    os._exit(0)  # whoever asked is gone: half a kernel is of no use
+    os._exit(0)  # the worker has ended; do not finish the kernel
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Making kernels ready: loaded where their code is kept, else compiled one after the other, the most wanted first.
+"""Makes kernels ready: loads stored code, and compiles the other kernels, the most requested first.
 
-Who serves requests does not compile: a process beside it does, at low priority, and hands over each kernel's code as
-soon as it is there.
+A worker does not compile. A second process does, at low priority, and sends each kernel's code when it is compiled.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ __all__ = ["Compiler", "build", "compile_and_keep", "load_kept", "pending"]
 log = logging.getLogger("lossd.compiled")
 
 LOOK_AGAIN_S = 0.25
-"""How long to wait while another process compiles, before looking whether it has kept something."""
+"""How long to wait between two checks of the store, while another process compiles."""
 
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-"""How long to wait where there can be no process to compile in; longer from time to time."""
+"""How long to wait if no process can be started; the wait doubles each time."""
 
 SWITCH_S = 0.0005
-"""How long code that is loaded may keep the thread that serves requests from the interpreter; 5 ms by default."""
+"""How long loading may keep the interpreter from the thread that serves requests; Python's default is 5 ms."""
 
 
 def pending(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """Those that may become ready."""
+    """Return the kernels that may still become ready."""
     return [kernel for kernel in kernels if not kernel.ready and not kernel.failed]
 
 
 def load_kept(kernels: Sequence[Kernel], store: Store) -> None:
-    """Load those whose code is kept."""
+    """Load the kernels whose code is stored."""
     for kernel in pending(kernels):
         if (code := store.read(kernel.name)) is not None:
             _load(kernel, code)
@@ -48,16 +47,16 @@ def load_kept(kernels: Sequence[Kernel], store: Store) -> None:
 def build(
     kernels: Sequence[Kernel], store: Store, compile_one: Callable[[Kernel], bytes], changed: Callable[[], None]
 ) -> None:
-    """Make all ready, but those that cannot be.
+    """Make all kernels ready that can be.
 
-    Several processes may do this at a time: one compiles, and the others load what it keeps.
+    Several processes may call this at a time: one compiles, and the others load what it stores.
 
     Args:
-        kernels: The hottest first.
-        store: Where their code is kept.
-        compile_one: Compiles a kernel. An OSError means that the machine has no process or memory for that now: it is
-            tried again. Any other exception means that the kernel cannot be compiled.
-        changed: Called after each.
+        kernels: The kernels, the most used first.
+        store: Stores their code.
+        compile_one: Compiles a kernel. After an OSError, which means that no process or memory is left, it is called
+            again. Any other exception means that the kernel cannot be compiled.
+        changed: Called after each kernel that became ready or failed.
     """
     begin = time.monotonic()
     wanted, wait_s = pending(kernels), 0.0
@@ -104,7 +103,7 @@ def _load(kernel: Kernel, code: bytes) -> bool:
     try:
         with _letting_others_run():
             kernel.load(code)
-    except Exception as error:  # whatever the bytes are, they are no reason to end
+    except Exception as error:  # wrong bytes must not end the worker
         log.warning("the code of %s cannot be used: %s: %s", kernel.name, type(error).__name__, error)
     return kernel.ready
 
@@ -120,7 +119,7 @@ def _letting_others_run() -> Iterator[None]:
 
 
 class Compiler:
-    """Compiles in a process beside this one, which ends when this one does."""
+    """Compiles kernels in a second process, which ends when this one does."""
 
     COMMAND = (sys.executable, "-P", "-m", "lossd.compiled.beside")
 
@@ -128,18 +127,18 @@ class Compiler:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, kernel: Kernel) -> bytes:
-        """The kernel's code.
+        """Return a kernel's code.
 
         Raises:
-            OSError: There can be no process.
-            RuntimeError: It cannot compile that kernel.
+            OSError: No process can be started.
+            RuntimeError: The kernel cannot be compiled.
         """
         if self._process is None:
             self._process = subprocess.Popen(self.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        with suppress(BrokenPipeError):  # it has ended, and so has what it says
+        with suppress(BrokenPipeError):  # it has ended; the read below finds that
             process.stdin.write(f"{kernel.name}\n".encode())
             process.stdin.flush()
         head = process.stdout.read(LENGTH.size)

@@ -1,7 +1,7 @@
 """Cross-entropy and focal loss of dense predictions: class scores at every position of a row, as of an image's pixels.
 
-As :mod:`lossd.compiled.softmax`, but the classes of a position lie far apart: positions are walked in strips short
-enough for a core's own cache, class by class, and large requests in parts that several threads take.
+The scores of one position lie far apart in memory. So positions are evaluated in strips that fit the cache of a core,
+class by class, and large requests in parts that several threads share.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lossd.compiled.strips import STRIP
 __all__ = ["PART", "part", "weigh"]
 
 PART = 1 << 16
-"""Positions in a part; what a request's answer adds up does not depend on how many threads there are."""
+"""Positions in a part. It is fixed, so that the sums of a request do not depend on the number of threads."""
 
 
 @aot("void(int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], boolean[::1])")
 def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, doubtful: Any) -> None:
-    """Check the targets of each request, and find what its mean is divided by.
+    """Check the targets of each request, and compute the denominator of its mean.
 
     Args:
         target: (R, I) class indices.
         starts: (B + 1,) the first row of each request, and R.
         weight: (C,) class weights.
         ignored: The target that does not count.
-        columns: (5, B); the third is written, the denominator, and the fourth, the positions that count.
-        doubtful: (B,), set where a target is out of range.
+        columns: (5, B); written are the third row, the denominator, and the fourth, the number of positions that count.
+        doubtful: (B,), set if a target is out of range.
     """
     for b in range(starts.shape[0] - 1):
         denominator, count = 0.0, 0
@@ -69,23 +69,23 @@ def part(
     sums: Any,
     matrix: Any,
 ) -> None:
-    """Some positions of one request.
+    """Evaluate some positions of one request.
 
     Args:
         scores: (R, C, I).
         target: (R, I) class indices, in range or ignored.
-        first_row: The first row, and below, the one after the last.
-        last_row: Exclusive.
-        first: The first position of each, and below, the one after the last.
-        last: Exclusive.
+        first_row: The first row.
+        last_row: The row after the last.
+        first: The first position in each row.
+        last: The position after the last.
         gamma: The focal exponent; 0 for cross-entropy.
         weight: (C,) class weights.
         scale: (C,) factors that do not divide.
         ignored: The target that does not count.
-        upstream: What gradients are multiplied with.
-        gradient: (R, C, I), written; (0, C, I) where it is not wanted.
-        sums: (2,), added to: the numerator, the gradient's square.
-        matrix: (C, C), counted up: target by highest score; (0, C) where it is not wanted.
+        upstream: The factor of the gradients.
+        gradient: (R, C, I), written; (0, C, I) if it is not computed.
+        sums: (2,); the numerator and the square of the gradient are added.
+        matrix: (C, C), to which the pairs of target and highest score are added; (0, C) if it is not computed.
     """
     classes = scores.shape[1]
     power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)

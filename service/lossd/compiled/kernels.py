@@ -1,4 +1,4 @@
-"""Kernels: the functions that passes are made of, each compiled for one dtype, by itself, when it is asked for."""
+"""Kernels: the functions of the passes. Each is compiled by itself, for one dtype."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OPTIONS", "Kernel", "all_ready", "aot", "kernels_of"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
-KERNEL: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True}  # called from Python alone: nothing needs its address
+KERNEL: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True}  # only Python calls it, so that no C wrapper is needed
 
 _known: dict[Any, list[Kernel]] = {}
 
@@ -28,12 +28,12 @@ class Kernel:
 
     Attributes:
         name: The function's name, and the dtype if there are several.
-        dtype: Of what differs between its kernels; "" if there is one.
+        dtype: The dtype that distinguishes the function's kernels; "" if there is one kernel.
         function: Numba's dispatcher, which calls the kernel of its arguments' dtype.
         signature: The types of the arguments and of the result.
         ready: Whether it can be called.
-        failed: Whether it cannot be compiled here.
-        asked: How many batches wanted it while it was not ready.
+        failed: Whether it cannot be compiled on this machine.
+        asked: How many batches needed it before it was ready.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Kernel:
     asked: int = 0
 
     def compile(self) -> bytes:
-        """Compile it; the code, for :meth:`load` of a process on the same processor."""
+        """Compile the kernel, and return its code for :meth:`load` in a process on the same processor."""
         types, _ = normalize_signature(self.signature)
         self.function.disable_compile(False)
         self.function.compile(self.signature)
@@ -54,7 +54,7 @@ class Kernel:
         return cast("bytes", serialize.dumps(self.function.overloads[tuple(types)]._reduce()))
 
     def load(self, code: bytes) -> None:
-        """Use code that another process compiled; any exception means that it is none."""
+        """Load code that another process compiled; raise any exception if the bytes are not such code."""
         with global_compiler_lock:
             target = self.function.targetctx
             target.refresh()
@@ -66,7 +66,7 @@ class Kernel:
 
 
 def aot(signature: str, *dtypes: str) -> Callable[[F], F]:
-    """A function of kernels: one for each dtype, which takes the place of ``{0}`` in the signature."""
+    """Return a decorator that makes a kernel for each dtype, which replaces ``{0}`` in the signature."""
 
     def make(function: F) -> F:
         dispatcher = numba.njit(**KERNEL)(function)
@@ -80,12 +80,12 @@ def aot(signature: str, *dtypes: str) -> Callable[[F], F]:
 
 
 def kernels_of(function: Callable[..., Any]) -> Sequence[Kernel]:
-    """Those of a function that is :func:`aot`."""
+    """Return the kernels of a function that :func:`aot` decorated."""
     return _known[function]
 
 
 def all_ready(kernels: Sequence[Kernel]) -> bool:
-    """Return whether all kernels are ready; each that is not is asked for."""
+    """Return whether all kernels are ready; request those that are not."""
     missing = [kernel for kernel in kernels if not kernel.ready]
     for kernel in missing:
         kernel.asked += 1

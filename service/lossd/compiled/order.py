@@ -1,4 +1,4 @@
-"""All kernels, in the order in which they are compiled where nothing else is asked for."""
+"""All kernels, in the order in which they are compiled if no request needs another first."""
 
 from __future__ import annotations
 

@@ -46,18 +46,18 @@ def _in_strips(
     matrix: Any,
     power: Any,
 ) -> tuple[float, float]:
-    """The numerator of one request's loss, and the square of its gradient.
+    """Return the numerator of one request's loss, and the square of its gradient.
 
     Args:
         scores: (R, C).
         target: (R,), in range or ignored.
         gamma: See :func:`rows`.
-        upstream: What gradients are multiplied with.
+        upstream: The factor of the gradients.
         weight: See :func:`rows`.
         scale: See :func:`rows`.
         ignored: See :func:`rows`.
-        gradient: (R, C), written; (0, C) where it is not wanted.
-        matrix: (1, C, C), counted up; (0, C, C) where it is not wanted.
+        gradient: (R, C), written; (0, C) if it is not computed.
+        matrix: (1, C, C), to which counts are added; (0, C, C) if it is not computed.
         power: (C, STRIP), scratch.
     """
     classes = scores.shape[1]
@@ -121,7 +121,7 @@ def _row_by_row(
     matrix: Any,
     power: Any,
 ) -> tuple[float, float]:
-    """As :func:`_in_strips`, with smoothing; ``power`` is (C,)."""
+    """Return the same as :func:`_in_strips`, row by row and with smoothing; ``power`` is (C,)."""
     classes = scores.shape[1]
     even, spread = smoothing / classes, 0.0
     for c in range(classes):
@@ -182,7 +182,7 @@ def _row_by_row(
 
 @jit
 def _denominator_of(target: Any, weight: Any, ignored: int) -> tuple[float, int]:
-    """What the mean of one request is divided by, and how many rows count; -1 where a target is no class."""
+    """Return the denominator of one request's mean, and how many rows count; -1 if a target is not a class."""
     denominator, count = 0.0, 0
     for i in range(target.shape[0]):
         k = target[i]
@@ -197,7 +197,7 @@ def _denominator_of(target: Any, weight: Any, ignored: int) -> tuple[float, int]
 
 @jit
 def _upstream_of(denominator: float, mean: bool) -> float:
-    """What gradients are multiplied with."""
+    """Return the factor of the gradients."""
     if mean:
         return 1.0 / denominator if denominator > 0 else 0.0
     return 1.0
@@ -207,7 +207,7 @@ def _upstream_of(denominator: float, mean: bool) -> float:
 def _note(
     b: int, numerator: float, denominator: float, count: int, square: float, mean: bool, columns: Any, doubtful: Any
 ) -> None:
-    """Write what was found of a request; what is not finite is doubtful."""
+    """Write the results of a request; mark it doubtful if they are not finite."""
     columns[0, b] = numerator * _upstream_of(denominator, mean)
     columns[1, b] = numerator
     columns[2, b] = denominator
@@ -232,7 +232,7 @@ def rows(
     matrices: Any,
     doubtful: Any,
 ) -> None:
-    """One class of ``FEW`` or less per row; requests with smoothing are left to :func:`single_rows`.
+    """Evaluate rows of at most ``FEW`` classes; requests with smoothing are left to :func:`single_rows`.
 
     Args:
         scores: (R, C).
@@ -244,11 +244,11 @@ def rows(
         scale: (C,) factors that do not divide.
         ignored: The target that does not count; -1 - 2**62 for none.
         mean: Whether the loss is the mean, else the sum.
-        gradient: (R, C), written; (0, C) where it is not wanted.
+        gradient: (R, C), written; (0, C) if it is not computed.
         columns: (5, B), written: loss, numerator, denominator, count of rows that count, norm of the gradient.
-        matrices: (B, C, C), counted up: target by highest score; (0, C, C) where it is not wanted.
-        doubtful: (B,), set for requests that a target out of range or a number that is not finite keeps from an answer;
-            whatever was written for those means nothing.
+        matrices: (B, C, C), to which the pairs of target and highest score are added; (0, C, C) if not computed.
+        doubtful: (B,), set for requests with a target out of range or a number that is not finite. Their other results
+            are meaningless.
     """
     power = np.empty((scores.shape[1], STRIP))
     for b in range(starts.shape[0] - 1):
@@ -283,7 +283,7 @@ def single_rows(
     matrices: Any,
     doubtful: Any,
 ) -> None:
-    """What :func:`rows` leaves: requests with smoothing, and any of more classes."""
+    """Evaluate the requests that :func:`rows` leaves: those with smoothing, and those of more classes."""
     classes = scores.shape[1]
     power = np.empty(classes)
     for b in range(starts.shape[0] - 1):

@@ -1,8 +1,8 @@
-"""Where compiled code lies between starts: a file for each kernel, in a folder for this code on this processor.
+"""Stores compiled code between starts: one file for each kernel, in a folder for these sources and this processor.
 
-Code is executed, so a file counts only where nobody but its reader or root can have written it, and where it is whole.
-The same holds for its folder: who can write that could put one kernel's code in another's place. Whatever else is wrong
-with a file or a folder, it is as if nothing lay there.
+The code is executed. So a file is used only if it is complete, and if only its reader or root can have written it. The
+same holds for the folder, in which another user could exchange two kernels. Any other fault of a file or a folder is
+treated as if it were absent.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ OTHERS_WRITE = 0o022
 
 
 class Store:
-    """The folder.
+    """The folder of the compiled code.
 
     Args:
-        folder: Where; by default below ``LOSSD_CACHE_DIR`` or the user's cache, by all that compiled code depends on.
+        folder: By default, a folder in ``LOSSD_CACHE_DIR`` or the user's cache, named by all that the code depends on.
 
     Attributes:
-        folder: None where there is no place.
+        folder: The folder; None if the user has no cache.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class Store:
         return "nowhere" if self.folder is None else str(self.folder)
 
     def read(self, name: str) -> bytes | None:
-        """A kernel's code; None where there is none that can be trusted."""
+        """Return a kernel's code; None if no trusted code is stored."""
         if self.folder is None:
             return None
         path = self._path(name)
@@ -78,7 +78,7 @@ class Store:
         return code
 
     def write(self, name: str, code: bytes) -> bool:
-        """Keep a kernel's code; False where there is no place."""
+        """Store a kernel's code, and return whether that succeeded."""
         if self.folder is None:
             return False
         partial = None
@@ -89,7 +89,7 @@ class Store:
             with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 partial = file.name
                 file.write(hashlib.sha256(code).digest() + code)
-                os.fchmod(file.fileno(), 0o644)  # an image's code is made by root, and read by the service's user
+                os.fchmod(file.fileno(), 0o644)  # in an image, root writes it and another user reads it
             os.replace(partial, self._path(name))
         except OSError:
             if partial is not None:
@@ -100,7 +100,7 @@ class Store:
 
     @contextmanager
     def reserved(self) -> Iterator[bool]:
-        """Whether the caller is the one who compiles now; also where there is no place, and hence no other."""
+        """Yield whether this process is the one that compiles; without a folder, each process compiles."""
         try:
             if self.folder is None:
                 raise FileNotFoundError
@@ -123,14 +123,14 @@ class Store:
     def _make(self) -> None:
         assert self.folder is not None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask lets others do
+        self.folder.mkdir(mode=0o755, exist_ok=True)  # not writable by others, whatever the umask is
 
     def _is_ours(self) -> bool:
-        """Whether nobody but this user or root can have put anything into the folder."""
+        """Return whether only this user or root can have written to the folder."""
         assert self.folder is not None
         try:
             status = os.lstat(self.folder)
-        except OSError:  # there is nothing in it
+        except OSError:  # it does not exist
             return True
         if stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & OTHERS_WRITE:
             return True
@@ -148,7 +148,7 @@ class Store:
 
 
 def _state() -> str:
-    """All that compiled code depends on: the sources, Numba and what steers it, Python, and the processor."""
+    """Return a digest of all that the code depends on: sources, Numba and its variables, Python, and the processor."""
     from importlib.metadata import version
 
     import llvmlite.binding as llvm
