@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lossd.engine import worker_process as supervision
+from lossd.engine import worker_process
 
 # What a worker does before anything else; where the file says so, it ends at once.
 WAIT = """
@@ -32,7 +32,7 @@ class Gate:
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._file = place / "gate"
         monkeypatch.setenv("WORKERS_GATE", str(self._file))
-        monkeypatch.setattr(supervision, "COMMAND", (sys.executable, "-P", "-c", WAIT))
+        monkeypatch.setattr(worker_process, "COMMAND", (sys.executable, "-P", "-c", WAIT))
 
     def open(self, status: int = 0) -> None:
         """Let workers start, or end with a status."""

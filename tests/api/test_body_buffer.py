@@ -146,7 +146,7 @@ def test_a_client_that_leaves_leaves_nothing(service: Running, rows: int, part: 
 
 @pytest.mark.parametrize("rows", SIZES.values(), ids=SIZES)
 def test_what_comes_after_the_deadline_is_dropped_and_changes_nobody_s_memory(service: Running, rows: int) -> None:
-    """The slab that it was poured into is another request's by then."""
+    """The slab that it was received into is another request's by then."""
     body = focal(rows)
 
     async def client(connection: Connection) -> None:

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-from lossd.engine import worker_process as supervision
+from lossd.engine import worker_process
 from lossd.engine.worker_process import Backoff
 from lossd_client import wire
 from lossd_client.wire import safetensors
@@ -260,7 +260,7 @@ class Faults:
 
     def of(self, faults: dict[int, str]) -> None:
         """What happens to a batch whose first request has so many rows."""
-        self.monkeypatch.setattr(supervision, "COMMAND", (sys.executable, str(FAULTY)))
+        self.monkeypatch.setattr(worker_process, "COMMAND", (sys.executable, str(FAULTY)))
         self.monkeypatch.setenv("LOSSD_TEST_FAULTS", json.dumps(faults))
         self.monkeypatch.setenv("LOSSD_TEST_PLACE", str(self.place))
 

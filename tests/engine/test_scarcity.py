@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from fronts.group import eventually, is_alive
-from lossd.engine import worker_process as supervision
+from lossd.engine import worker_process
 from lossd.engine.slab import SlabPool
 from lossd_client import wire
 from lossd_client.wire import safetensors
@@ -87,9 +87,9 @@ def test_slabs_that_nobody_uses_give_their_files_first(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("what", ["process", "connection"])
 def test_a_worker_that_could_not_be_started_is_tried_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "LONGEST_DELAY_S", 0.2)
+    monkeypatch.setattr(worker_process, "LONGEST_DELAY_S", 0.2)
     with running(mortal=True, compiled=False) as service, httpx.Client(base_url=service.url, timeout=60) as http:
-        times = [supervision.MAX_STARTS + 1]
+        times = [worker_process.MAX_STARTS + 1]
         if what == "process":
             monkeypatch.setattr(subprocess, "Popen", failing(subprocess.Popen, times, errno.EAGAIN))
         else:

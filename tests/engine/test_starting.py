@@ -155,9 +155,9 @@ def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_
 
 
 def test_a_worker_that_cannot_even_be_made_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lossd.engine import worker_process as supervision
+    from lossd.engine import worker_process
 
-    monkeypatch.setattr(supervision, "COMMAND", ("/nowhere/python",))
+    monkeypatch.setattr(worker_process, "COMMAND", ("/nowhere/python",))
     monkeypatch.setattr(Backoff, "delay_s", lambda self: 0.05)
     with running(ready=False, compiled=False, mortal=True) as service:
         service.wait_until(lambda e: e.fault is not None)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.sending import Sender
-from lossd.engine import worker_connections as reception
+from lossd.engine import worker_connections
 from lossd.engine.protocol import HELLO, Reply
 from lossd.engine.worker_connections import FrontConnection, FrontConnections
 
@@ -86,7 +86,7 @@ def test_what_a_front_that_leaves_has_shared_goes_with_it(place):
 
 
 def test_a_front_that_does_not_read_is_dropped_and_does_not_hold_up_the_others(place, monkeypatch):
-    monkeypatch.setattr(reception, "SEND_TIMEOUT_S", 1)
+    monkeypatch.setattr(worker_connections, "SEND_TIMEOUT_S", 1)
     deaf, other = place.sender(), place.sender()
     answer = Reply(1, 0, 0, [(False, bytes(8 << 20))])
     place.fronts.reply(place.greeted[1], answer)
@@ -138,7 +138,7 @@ def test_who_polls_hears_at_once_what_comes_and_sleeps_when_nothing_does(several
         if len(looks) == 5:
             sender.send(1)
 
-    monkeypatch.setattr(reception.os, "sched_yield", yielded)
+    monkeypatch.setattr(worker_connections.os, "sched_yield", yielded)
     fronts = FrontConnections(theirs, listener, lambda front: None)
     assert [m["batch"] for _, m in fronts.receive(poll_s=30)] == [1]
     assert len(looks) == 5

@@ -39,7 +39,7 @@ class Heartbeat:
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        self.fd = os.memfd_create("lossd-pulse", os.MFD_CLOEXEC) if fd is None else fd
+        self.fd = os.memfd_create("lossd-heartbeat", os.MFD_CLOEXEC) if fd is None else fd
         if fd is None:
             os.ftruncate(self.fd, mmap.PAGESIZE)
         self._words = memoryview(mmap.mmap(self.fd, mmap.PAGESIZE)).cast("Q")
