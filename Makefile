@@ -34,9 +34,9 @@ service: .venv/service
 demo: service
 	$(BIN)/python client/examples/digits/train.py
 
-# Compiled first: the tests compare answers to the last digit, which changes when a worker begins to use compiled code.
-# So is the bytecode, which the hundreds of processes that tests start would compile each by itself where none may be written.
-# One process per core, each with its own services; a process takes neighbouring tests, and then half of what another has left.
+# The passes are compiled first: answers are compared to the last digit, which changes when a worker begins to use a pass.
+# The bytecode is compiled too; without it, each of the hundreds of processes that tests start would compile it.
+# Tests run in one process per core. A process takes neighbouring tests, and then half of the tests another has left.
 test: install
 	$(BIN)/lossd compile
 	$(BIN)/python -m compileall -q service client
@@ -47,7 +47,7 @@ fuzz: install
 	-$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
-# Clients of others that the tests let speak with the service, in environments of their own: about 800 MB.
+# Installs other projects' clients, with which tests call the service, into environments of their own: about 800 MB.
 clients: .clients/installed
 
 .clients/installed: $(wildcard tests/api/stock/*.txt tests/api/stock/*.json)
