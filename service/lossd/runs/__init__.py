@@ -1,0 +1,1 @@
+"""The score of a whole data set, from parts that merge exactly."""
