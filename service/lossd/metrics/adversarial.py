@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from lossd.lazy_torch import Tensor, torch
@@ -12,6 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score
 from lossd.metrics.binary import Binary
 from lossd.metrics.entries import Entries
+from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Task, View, metric, task
 from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, floats, given
 
@@ -29,7 +31,10 @@ class Adversarial(Binary):
     activation: ClassVar[str] = "logits"
     no_labels: ClassVar[str] = NO_SCORES
 
-    def __init__(self, view: View) -> None:
+    base: ClassVar[tuple[str, ...]] = ("cells",)
+
+    def read(self, view: View) -> View:
+        """Return the view of real and generated samples as predictions with targets."""
         real, fake = view.tensors["real"], view.tensors["fake"]
         # Requests that are stacked have as many fake samples each; others have one for each real one.
         fakes = (
@@ -41,7 +46,7 @@ class Adversarial(Binary):
             parts += of_real, of_fake
             target += torch.ones_like(of_real), torch.zeros_like(of_fake)
         rows = [r + f for r, f in zip(view.segments.rows, fakes, strict=True)]
-        both = replace(
+        return replace(
             view,
             tensors={"prediction": torch.cat(parts), "target": torch.cat(target)},
             segments=Segments(rows, view.segments.device),
@@ -50,7 +55,6 @@ class Adversarial(Binary):
             ignore_index=None,
             dtypes={"prediction": view.sent("real", "fake")},
         )
-        super().__init__(both)
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """None: what the scores are follows from the task."""
@@ -92,11 +96,17 @@ class Generated(Task):
     no_labels: ClassVar[str] = NO_SCORES
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
 
-    def __init__(self, view: View) -> None:
-        super().__init__(view)
-        fake = view.tensors["fake"]
-        self.scores = fake.reshape(len(fake), -1)
-        self.entries = Entries(view)
+    @cached_property
+    def entries(self) -> Entries:
+        """The entries that count."""
+        return Entries(self.view)
+
+    @Mean
+    def taken(self) -> Tensor:
+        """Whether each sample is taken for real, (R, I)."""
+        fake = self.view.tensors["fake"]
+        least = least_score(self.view.options.get("threshold"), self.activation, self.view.sent("fake"))
+        return (fake.reshape(len(fake), -1) >= least).double()
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -125,9 +135,7 @@ class LeastSquaresGenerated(Generated):
         """Every threshold is a score."""
 
 
-@metric("gan_generator", "lsgan_generator", default=True)
+@metric("gan_generator", "lsgan_generator", default=True, reads=("taken",))
 def fooled(task: Generated) -> Sequence[Any]:
     """The fraction of generated samples that the discriminator takes for real."""
-    least = least_score(task.view.options.get("threshold"), task.activation, task.view.sent("fake"))
-    taken = task.entries.total((task.scores >= least).double())
-    return task.quotients("fooled", taken, task.entries.size(task.scores.shape))
+    return task.quotients("fooled", *task.taken)

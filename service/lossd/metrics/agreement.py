@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from lossd.lazy_torch import Tensor
 from lossd.metrics.classes import Classes
 from lossd.metrics.counts import CLASSES, LABELS, ONE_CLASS, Counts, above, of_four, others
 from lossd.metrics.registry import Array, Floats, metric
@@ -19,7 +18,7 @@ from lossd.metrics.registry import Array, Floats, metric
 __all__: list[str] = []
 
 
-@metric(*ONE_CLASS, *LABELS)
+@metric(*ONE_CLASS, *LABELS, better="higher")
 def mcc(counts: Counts) -> Sequence[Any]:
     """Matthews' correlation coefficient, in [-1, 1]; undefined where prediction or target is constant.
 
@@ -28,7 +27,7 @@ def mcc(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "mcc", _matthews)
 
 
-@metric(*CLASSES, name="mcc")
+@metric(*CLASSES, name="mcc", better="higher")
 def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     """Matthews' correlation coefficient R_K, a plain number; undefined where prediction or target is constant.
 
@@ -45,7 +44,7 @@ def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     return counts.numbers("mcc", (covariance / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
 
-@metric(*ONE_CLASS, *LABELS)
+@metric(*ONE_CLASS, *LABELS, better="higher")
 def cohen_kappa(counts: Counts) -> Sequence[Any]:
     """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
 
@@ -54,7 +53,7 @@ def cohen_kappa(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "cohen_kappa", _cohen)
 
 
-@metric(*CLASSES, name="cohen_kappa", options=("weights",))
+@metric(*CLASSES, name="cohen_kappa", options=("weights",), reads=("disagreement",), better="higher")
 def cohen_kappa_of_classes(counts: Classes) -> Sequence[Any]:
     """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
 
@@ -68,23 +67,11 @@ def cohen_kappa_of_classes(counts: Classes) -> Sequence[Any]:
     """
     weights = counts.view.options["weights"]
     predicted, actual = counts.predicted.astype(float), counts.actual.astype(float)
-    observed = counts.entries.total(_disagreement(counts.predicted_class, counts.safe_target, weights))
+    observed = counts.disagreement
     expected = _by_chance(predicted, actual, weights)
     constant = counts.present.sum(-1) < 2
     kappa = 1 - observed / np.where(constant, 1, expected) * counts.right[1]
     return counts.numbers("cohen_kappa", kappa, constant)
-
-
-def _disagreement(predicted: Tensor, target: Tensor, weights: str) -> Tensor:
-    """Return the weight of each entry's disagreement, (R, I) float64."""
-    distance = (predicted - target).abs()
-    match weights:
-        case "none":
-            return (distance > 0).double()
-        case "linear":
-            return distance.double()
-        case _:
-            return distance.double().square()
 
 
 def _by_chance(predicted: Floats, actual: Floats, weights: str) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import slack
 from lossd.metrics.entries import Entries, rowwise
-from lossd.metrics.registry import Task, View, metric, task
+from lossd.metrics.parts import Mean, Moments, Products, Size, products
+from lossd.metrics.registry import Floats, Task, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 
 __all__ = ["Autoencoder"]
@@ -24,10 +26,55 @@ ACTIVE_VARIANCE = 0.01
 class Autoencoder(Task):
     """Reconstructions and the normal posterior of their latent."""
 
-    def __init__(self, view: View) -> None:
-        super().__init__(view)
-        self.entries = Entries(view)
-        self.samples = self.entries.size(torch.Size((view.segments.total, 1)))
+    @cached_property
+    def entries(self) -> Entries:
+        """The samples that count."""
+        return Entries(self.view)
+
+    @Size
+    def samples(self) -> torch.Size:
+        """How many samples count, (B,)."""
+        return torch.Size((self.view.segments.total, 1))
+
+    @Mean
+    def error(self) -> Tensor:
+        """The reconstruction term of each sample."""
+        view = self.view
+
+        def error(p: Tensor, t: Tensor) -> Tensor:
+            if view.parameters.get("reconstruction") == "mse":
+                value = (p.double() - t.double()).square()
+            elif view.activation == "logits":
+                value = functional.binary_cross_entropy_with_logits(p, t, reduction="none")
+            else:
+                # As torch clamps them; its own binary_cross_entropy takes three times as long on a CPU.
+                yes, no = p.log().clamp_(min=-100), torch.log1p(-p).clamp_(min=-100)
+                value = -(t * yes + (1 - t) * no)
+            return value.sum(1, keepdim=True, dtype=torch.float64)
+
+        return rowwise(error, *(view.tensors[n].reshape(view.segments.total, -1) for n in ("prediction", "target")))
+
+    @Mean
+    def divergence(self) -> Tensor:
+        """The divergence of each sample's posterior from the standard normal."""
+        mean, log_variance = (self.view.tensors[name].double() for name in ("mean", "log_variance"))
+        return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(1, keepdim=True)
+
+    @Moments
+    def latent_means(self) -> Products:
+        """The mean of each sample's posterior, by unit of the latent."""
+        mean = self.view.tensors["mean"].double().numpy(force=True)
+        return products(self.entries, mean, tuple((unit, unit) for unit in range(mean.shape[1])))
+
+    @cached_property
+    def variance(self) -> Floats:
+        """How much the mean of each unit varies between samples, (B, D)."""
+        if self.latent_means is not None:
+            return np.array([[self.latent_means.variance(unit) for unit in range(self.latent_means.columns)]])
+        mean = self.view.tensors["mean"].double()
+        samples = np.where(self.samples > 0, self.samples, 1)[:, None]
+        centre = torch.from_numpy(self.entries.sums(mean) / samples).to(mean.device)
+        return self.entries.sums((mean - centre[self.view.segments.index]).square()) / samples
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -41,47 +88,27 @@ class Autoencoder(Task):
         )
 
 
-@metric("vae", default=True)
+@metric("vae", default=True, reads=("error",), better="lower")
 def reconstruction(task: Autoencoder) -> Sequence[Any]:
     """The reconstruction term: binary cross-entropy or squared error, summed over a sample, the mean over samples."""
-    view = task.view
-
-    def error(p: Tensor, t: Tensor) -> Tensor:
-        if view.parameters.get("reconstruction") == "mse":
-            value = (p.double() - t.double()).square()
-        elif view.activation == "logits":
-            value = functional.binary_cross_entropy_with_logits(p, t, reduction="none")
-        else:
-            # As torch clamps them; its own binary_cross_entropy takes three times as long on a CPU.
-            yes, no = p.log().clamp_(min=-100), torch.log1p(-p).clamp_(min=-100)
-            value = -(t * yes + (1 - t) * no)
-        return value.sum(1, keepdim=True, dtype=torch.float64)
-
-    rows = rowwise(error, *(view.tensors[name].reshape(view.segments.total, -1) for name in ("prediction", "target")))
-    return task.quotients("reconstruction", task.entries.total_of_rows(rows)[:, 0], task.samples)
+    return task.quotients("reconstruction", *task.error)
 
 
-@metric("vae", default=True)
+@metric("vae", default=True, reads=("divergence",), better="lower")
 def kl(task: Autoencoder) -> Sequence[Any]:
     """The divergence of the posterior from the standard normal, summed over the latent, the mean over samples.
 
     Without the loss's weight beta.
     """
-    mean, log_variance = (task.view.tensors[name].double() for name in ("mean", "log_variance"))
-    rows = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(1, keepdim=True)
-    return task.quotients("kl", task.entries.total_of_rows(rows)[:, 0], task.samples)
+    return task.quotients("kl", *task.divergence)
 
 
-@metric("vae", default=True)
+@metric("vae", default=True, reads=("latent_means", "samples"))
 def active_units(task: Autoencoder) -> Sequence[Any]:
     """How many units of the latent are in use: their mean varies by more than 0.01 (its variance) between samples.
 
     References:
         Y. Burda, R. Grosse, R. Salakhutdinov, Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
     """
-    mean = task.view.tensors["mean"].double()
-    samples = np.where(task.samples > 0, task.samples, 1)[:, None]
-    centre = torch.from_numpy(task.entries.total_of_rows(mean) / samples).to(mean.device)
-    variance = task.entries.total_of_rows((mean - centre[task.view.segments.index]).square()) / samples
-    active = variance * (1 - slack(task.view.computed("mean"))) > ACTIVE_VARIANCE
+    active = task.variance * (1 - slack(task.view.computed("mean"))) > ACTIVE_VARIANCE
     return task.numbers("active_units", active.sum(1), task.samples == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy as np
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score, threshold_between
-from lossd.metrics.decisions import Decided, Decision, decisions
-from lossd.metrics.registry import Floats, View, metric, task
+from lossd.metrics.calibration import ProbableDecisions
+from lossd.metrics.decisions import Decision, decisions
+from lossd.metrics.parts import Extreme, RowMean
+from lossd.metrics.registry import Array, Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import digits
@@ -24,13 +27,15 @@ ORDERED = frozenset(("auroc", "average_precision", "support"))
 
 
 @task("binary")
-class Binary(Decided):
+class Binary(ProbableDecisions):
     """Decisions on one positive class, one for each entry of the tensors.
 
     A prediction is positive from the probability ``threshold`` on (NaN never is), a target from 0.5 on, so that soft
     targets and targets of -1 and 1 are decided too. Scores are compared with the threshold's score, in the dtype in
     which they were sent.
     """
+
+    base: ClassVar[tuple[str, ...]] = ("cells", "score_range")
 
     def decide(self) -> Decision:
         """Decide by the probability of being positive."""
@@ -60,15 +65,32 @@ class Binary(Decided):
         """Whether what was read as logits looks like probabilities or decisions: in [0, 1], and not all the same."""
         if not self.view.alone or self.view.activation != "logits" or ORDERED.issuperset(names):
             return super().warnings(names)
-        low, high = self.scores.flatten(1).aminmax(dim=1)
-        if self.entries.weight is not None:
-            dropped = self.entries.weight == 0
-            low, high = low.masked_fill(dropped, torch.inf), high.masked_fill(dropped, -torch.inf)
-        starts = self.view.segments.starts
-        lowest = np.minimum.reduceat(low.numpy(force=True), starts)
-        highest = np.maximum.reduceat(high.numpy(force=True), starts)
+        lowest, highest = -self.score_range[:, 0], self.score_range[:, 1]
         suspect = (lowest >= 0) & (highest <= 1) & (lowest < highest)
         return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
+
+    @Extreme
+    def score_range(self) -> Tensor:
+        """Minus the lowest score, and the highest."""
+        low, high = self.scores.flatten(1).aminmax(dim=1)
+        return torch.stack([-low, high], 1)
+
+    @cached_property
+    def row_cells(self) -> Array:
+        """The counts of each row on its own, (R, 4) int64."""
+        counts = decisions(self.decision.predicted, self.positive, self.entries.ignored)
+        rows: Array = counts[:, 0].numpy(force=True)
+        return rows
+
+    @RowMean
+    def row_iou(self) -> tuple[Floats, Array]:
+        """The IoU of each row, (R, 1)."""
+        return overlap(*self.row_cells[:, :3].T[..., None], factor=1, intersections=1)
+
+    @RowMean
+    def row_dice(self) -> tuple[Floats, Array]:
+        """The Dice coefficient of each row, (R, 1)."""
+        return overlap(*self.row_cells[:, :3].T[..., None], factor=2, intersections=0)
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -102,14 +124,15 @@ class Multilabel(Binary):
 class LabelSets(Multilabel):
     """Decisions on labels; each row's target is the indices of its labels, up to the first -1."""
 
-    def __init__(self, view: View) -> None:
+    def read(self, view: View) -> View:
+        """Return the view with targets of 0 and 1."""
         indices = view.tensors["target"].long()
         listed = (indices < 0).cumsum(1) == 0
         # One column more, for what is not an index.
         several = torch.zeros(indices.shape[0], indices.shape[1] + 1, device=indices.device)
         several.scatter_(1, torch.where(listed, indices, indices.shape[1]), 1)
         tensors = {**view.tensors, "target": several[:, :-1]}
-        super().__init__(replace(view, tensors=tensors))
+        return replace(view, tensors=tensors)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -118,23 +141,23 @@ class LabelSets(Multilabel):
         return prediction(options, "N C"), target, SAMPLE_WEIGHT
 
 
-@metric("binary", byte_ns=24)
+@metric("binary", byte_ns=24, reads=("row_iou",), better="higher")
 def per_image_iou(task: Binary) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images that hold or are predicted to hold a positive."""
-    return _per_image(task, "per_image_iou", 1, 1)
+    return _per_image(task, "per_image_iou", *task.row_iou)
 
 
-@metric("binary", byte_ns=24)
+@metric("binary", byte_ns=24, reads=("row_dice",), better="higher")
 def per_image_dice(task: Binary) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
-    return _per_image(task, "per_image_dice", 2, 0)
+    return _per_image(task, "per_image_dice", *task.row_dice)
 
 
-def _per_image(task: Binary, name: str, factor: int, intersections: int) -> list[Any]:
-    """factor·tp / (predicted + actual − intersections·tp), image by image."""
-    cells = decisions(task.decision.predicted, task.positive, task.entries.by_row())[:, 0]
-    tp = cells[:, :1]
-    denominator = (2 - intersections) * tp + cells[:, 1:2] + cells[:, 2:3]
-    values = factor * tp / np.maximum(denominator, 1)
-    means, found = task.entries.row_means(values, denominator > 0)
+def _per_image(task: Binary, name: str, means: Floats, found: Array) -> list[Any]:
     return task.numbers(name, means[:, 0], ~found[:, 0], of=(1,))
+
+
+def overlap(tp: Array, fp: Array, fn: Array, *, factor: int, intersections: int) -> tuple[Floats, Array]:
+    """Return factor·tp / (predicted + actual − intersections·tp), and where that is not 0/0."""
+    denominator = (2 - intersections) * tp + fp + fn
+    return factor * tp / np.maximum(denominator, 1), denominator > 0

@@ -13,7 +13,8 @@ from lossd.losses.boxes import area, corners
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import reached
 from lossd.metrics.entries import Entries
-from lossd.metrics.registry import Array, Task, View, metric, task
+from lossd.metrics.parts import Mean, RowMean
+from lossd.metrics.registry import Array, Floats, Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
 
 __all__ = ["Boxes"]
@@ -35,16 +36,13 @@ class Boxes(Task):
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
+        if view.merged:
+            return
         self.entries = Entries(view)
         form = view.parameters.get("format") or "xyxy"
         (self.p_low, self.p_high), (self.t_low, self.t_high), _ = corners(
             view.tensors["prediction"], view.tensors["target"], form
         )
-
-    @cached_property
-    def pairs(self) -> Array:
-        """The number of pairs that count, or their weight, (B,)."""
-        return self.entries.size(torch.Size((self.view.segments.total, 1)))
 
     @cached_property
     def union(self) -> Tensor:
@@ -68,13 +66,29 @@ class Boxes(Task):
         share = self.intersection / self.union.masked_fill(self.union == 0, 1)
         return torch.where(self.same, 1, share)
 
-    def mean(self, name: str, values: Tensor) -> list[Any]:
-        """Return the mean of (R,) values over the pairs that count."""
-        return self.quotients(name, self.entries.total(values.double().unsqueeze(1)), self.pairs)
+    @Mean
+    def overlap(self) -> Tensor:
+        """The IoU of each pair."""
+        return self.iou.double().unsqueeze(1)
 
-    def hits(self, name: str) -> list[Any]:
-        """The fraction of pairs whose IoU reaches the option ``iou_threshold``."""
-        return self.mean(name, self.reached(self.view.options["iou_threshold"])[:, 0])
+    @Mean
+    def generalized(self) -> Tensor:
+        """The generalized IoU of each pair."""
+        hull = area(torch.maximum(self.p_high, self.t_high) - torch.minimum(self.p_low, self.t_low))
+        missed = (hull - self.union) / hull.masked_fill(hull == 0, 1)
+        return (self.iou - missed).double().unsqueeze(1)
+
+    @Mean
+    def hits(self) -> Tensor:
+        """Whether the IoU of each pair reaches the option ``iou_threshold``."""
+        return self.reached(self.view.options["iou_threshold"]).double()
+
+    @RowMean
+    def hits_by_threshold(self) -> tuple[Floats, Array]:
+        """Whether the IoU of each pair reaches each of the ``THRESHOLDS``."""
+        reached = self.reached(*THRESHOLDS).double().numpy(force=True)
+        kept = np.ones(len(reached), bool) if self.entries.ignored is None else ~self.entries.ignored.numpy(force=True)
+        return reached, kept.reshape(-1, 1)
 
     def reached(self, *thresholds: float) -> Tensor:
         """Return whether the IoU reaches each threshold, (R, T) bool."""
@@ -91,54 +105,50 @@ class Boxes(Task):
         )
 
 
-@metric("boxes", default=True)
+@metric("boxes", default=True, reads=("overlap",), better="higher")
 def mean_iou(task: Boxes) -> Sequence[Any]:
     """The mean intersection over union of the pairs. Two identical boxes without area have 1."""
-    return task.mean("mean_iou", task.iou)
+    return task.quotients("mean_iou", *task.overlap)
 
 
-@metric("boxes", default=True, options=("iou_threshold",))
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
 def precision(task: Boxes) -> Sequence[Any]:
     """The fraction of predictions whose IoU with their target is at least ``iou_threshold``."""
-    return task.hits("precision")
+    return task.quotients("precision", *task.hits)
 
 
-@metric("boxes", default=True, options=("iou_threshold",))
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
 def recall(task: Boxes) -> Sequence[Any]:
     """The fraction of targets whose IoU with their prediction is at least ``iou_threshold``; as precision."""
-    return task.hits("recall")
+    return task.quotients("recall", *task.hits)
 
 
-@metric("boxes", default=True, options=("iou_threshold",))
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
 def f1(task: Boxes) -> Sequence[Any]:
     """The harmonic mean of precision and recall at ``iou_threshold``, which are the same for pairs."""
-    return task.hits("f1")
+    return task.quotients("f1", *task.hits)
 
 
-@metric("boxes")
+@metric("boxes", reads=("generalized",), better="higher")
 def giou(task: Boxes) -> Sequence[Any]:
     """The mean generalized IoU of the pairs, in [-1, 1]: less what their enclosing box holds of neither.
 
     References:
         H. Rezatofighi et al., Generalized Intersection over Union, 2019, arXiv:1902.09630.
     """
-    hull = area(torch.maximum(task.p_high, task.t_high) - torch.minimum(task.p_low, task.t_low))
-    missed = (hull - task.union) / hull.masked_fill(hull == 0, 1)
-    return task.mean("giou", task.iou - missed)
+    return task.quotients("giou", *task.generalized)
 
 
-@metric("boxes")
+@metric("boxes", reads=("hits_by_threshold",))
 def per_threshold(task: Boxes) -> Sequence[Any]:
     """The fraction of hits, which is precision, recall and F1 of pairs, at the IoU thresholds 0.5, 0.55 … 0.95.
 
     {"iou_threshold": [...], "f1": [...], "mean": their mean}.
     """
-    shares = (
-        task.entries.total_of_rows(task.reached(*THRESHOLDS).double())
-        / np.where(task.pairs > 0, task.pairs, 1)[:, None]
-    )
-    means = task.numbers("per_threshold", shares.mean(1), task.pairs == 0)
-    columns = (task.numbers("per_threshold", share, task.pairs == 0) for share in shares.T)
+    shares, found = task.hits_by_threshold
+    none = ~found[:, 0]
+    means = task.numbers("per_threshold", shares.mean(1), none)
+    columns = (task.numbers("per_threshold", share, none) for share in shares.T)
     rows = zip(*columns, strict=True)
     return [
         {"iou_threshold": list(THRESHOLDS), "f1": list(row), "mean": mean}

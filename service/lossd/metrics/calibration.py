@@ -1,12 +1,14 @@
 """Metrics of probabilities: how far they are from the observed outcomes.
 
 Each is a mean over entries, a plain number: over the elements of the tensor for binary and multilabel tasks, over the
-samples (or pixels) for multiclass ones.
+samples (or pixels) for multiclass ones. Tasks whose scores are probabilities derive from :class:`ProbableDecisions` or
+:class:`ProbableClasses`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,87 +16,238 @@ import numpy as np
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.softmax import settled
 from lossd.metrics.activation import class_probabilities, probabilities
-from lossd.metrics.binary import Binary
-from lossd.metrics.classes import Classes
-from lossd.metrics.counts import BINARY, CLASSES, LABELS
+from lossd.metrics.counts import BINARY, CLASSES, LABELS, Counts
 from lossd.metrics.cutoffs import rounded, slack
+from lossd.metrics.decisions import Decided
 from lossd.metrics.entries import entrywise
-from lossd.metrics.registry import Array, metric, spell
+from lossd.metrics.parts import Mean, Size, Tally
+from lossd.metrics.registry import Array, Floats, metric, spell
 
-__all__: list[str] = []
+__all__ = ["Probable", "ProbableClasses", "ProbableDecisions"]
 
 # As sklearn clips float64 probabilities before it takes their logarithm.
 TINY = np.finfo(np.float64).eps
 
 
-@metric(*BINARY, *LABELS)
-def brier(task: Binary) -> Sequence[Any]:
+class Probable(Counts):
+    """Entries that are predicted with a probability.
+
+    Attributes:
+        confidences: The probability of what is predicted, (R, I) float64.
+        came_true: Whether it came true, (R, I) bool.
+    """
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """The probability of what is predicted, (R, I) float64."""
+        raise NotImplementedError
+
+    @property
+    def came_true(self) -> Tensor:
+        """Whether it came true, (R, I) bool."""
+        raise NotImplementedError
+
+    @cached_property
+    def squared_error(self) -> tuple[Floats, Array]:
+        """The mean squared difference of probability and truth: numerators and denominators, (B,) each."""
+        raise NotImplementedError
+
+    @cached_property
+    def surprise(self) -> tuple[Floats, Array]:
+        """The mean of minus the logarithm of the probability of what came true, likewise."""
+        raise NotImplementedError
+
+    @cached_property
+    def bin_of(self) -> Tensor:
+        """The bin of each entry by its confidence, (R, I)."""
+        view, bins = self.view, self.view.options["bins"]
+        edges = torch.arange(1, bins, dtype=torch.float64, device=self.confidences.device) / bins
+        if view.activation == "probability":
+            edges = torch.as_tensor(rounded(edges, view.sent("prediction")))
+        else:
+            edges *= 1 + slack(view.computed("prediction"))
+        return torch.bucketize(self.confidences, edges)
+
+    @Tally
+    def bin_counts(self) -> tuple[Tensor, int]:
+        """The entries of each bin, (B, bins)."""
+        return self.bin_of, self.view.options["bins"]
+
+    @Tally
+    def bin_confidences(self) -> tuple[Tensor, int, Tensor]:
+        """The sums of the confidences of each bin, (B, bins)."""
+        return self.bin_of, self.view.options["bins"], self.confidences
+
+    @Tally
+    def bin_truths(self) -> tuple[Tensor, int, Tensor]:
+        """How many entries of each bin came true, (B, bins)."""
+        return self.bin_of, self.view.options["bins"], self.came_true.double()
+
+    @Tally
+    def bin_gaps(self) -> tuple[Tensor, int, Tensor]:
+        """The sums of truth minus confidence of each bin, (B, bins)."""
+        return self.bin_of, self.view.options["bins"], self.came_true.double() - self.confidences
+
+    @Size
+    def confident(self) -> torch.Size:
+        """How many entries count, (B,)."""
+        return self.confidences.shape
+
+    def mean(self, name: str, part: tuple[Array, Array]) -> list[Any]:
+        """Return a mean over the entries."""
+        return self.quotients(name, *part, of=() if self.averaged else (1,))
+
+
+class ProbableDecisions(Probable, Decided):
+    """Decisions by the probability of being positive."""
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """The probability of being positive, (R, K·I) float64."""
+        return self.elementwise(lambda scores, positive: probabilities(scores, self.view.activation)[:, 0])
+
+    @property
+    def came_true(self) -> Tensor:
+        """Whether each element is positive, (R, K·I) bool."""
+        return self.positive.flatten(1)
+
+    @Mean
+    def squared_error(self) -> Tensor:
+        """The squared difference of the probability and the target, 0 or 1."""
+
+        def squared(scores: Tensor, positive: Tensor) -> Tensor:
+            return (probabilities(scores, self.view.activation)[:, 0] - positive.double()).square()
+
+        return self.elementwise(squared)
+
+    @Mean
+    def surprise(self) -> Tensor:
+        """Minus the logarithm of the probability given to what came true."""
+
+        def surprise(scores: Tensor, positive: Tensor) -> Tensor:
+            if self.view.activation in ("probability", "log_probability"):
+                p = probabilities(scores, self.view.activation)[:, 0]
+                return -torch.where(positive, p, 1 - p).clamp(TINY, 1 - TINY).log()
+            z = scores[:, 0].double()
+            return -functional.logsigmoid(torch.where(positive, z, -z))
+
+        return self.elementwise(surprise)
+
+    def elementwise(self, function: Any) -> Tensor:
+        """Return ``function`` of each element's score and positive target, (R, K·I) float64."""
+        return entrywise(function, self.scores.flatten(1).unsqueeze(1), self.positive.flatten(1), dtype=torch.float64)
+
+
+class ProbableClasses(Probable):
+    """Classes that are predicted with probabilities.
+
+    Attributes:
+        scores: The scores, (R, C, I).
+        predicted_class: The predicted classes, (R, I) int64.
+        target_class: The target classes, (R, I) int64; anything where ignored.
+        safe_target: The target's classes, 0 where ignored.
+    """
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """The scores, (R, C, I)."""
+        raise NotImplementedError
+
+    @cached_property
+    def predicted_class(self) -> Tensor:
+        """The predicted classes, (R, I) int64."""
+        raise NotImplementedError
+
+    @cached_property
+    def target_class(self) -> Tensor:
+        """The target classes, (R, I) int64; anything where ignored."""
+        raise NotImplementedError
+
+    @cached_property
+    def safe_target(self) -> Tensor:
+        """The target's classes, 0 where ignored."""
+        raise NotImplementedError
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """The probability of each entry's predicted class, (R, I) float64."""
+
+        def confidence(scores: Tensor, predicted: Tensor) -> Tensor:
+            return class_probabilities(scores, self.view.activation).gather(1, predicted.unsqueeze(1))[:, 0]
+
+        return entrywise(confidence, self.scores, self.predicted_class, dtype=torch.float64)
+
+    @property
+    def came_true(self) -> Tensor:
+        """Whether the predicted class is the target's, (R, I) bool."""
+        return self.predicted_class == self.target_class
+
+    @Mean
+    def squared_error(self) -> Tensor:
+        """The squared differences of the probabilities and the one-hot target, summed over the classes."""
+
+        def squared(scores: Tensor, target: Tensor) -> Tensor:
+            p = class_probabilities(scores, self.view.activation)
+            ones = torch.ones(target.unsqueeze(1).shape, dtype=p.dtype, device=p.device)
+            return p.scatter_add(1, target.unsqueeze(1), -ones).square().sum(1)
+
+        return entrywise(squared, self.scores, self.safe_target, dtype=torch.float64)
+
+    @Mean
+    def surprise(self) -> Tensor:
+        """Minus the logarithm of the probability given to the target's class."""
+
+        def surprise(scores: Tensor, target: Tensor) -> Tensor:
+            wide = scores.double()
+            if self.view.activation not in ("probability", "log_probability"):
+                # Not logsumexp: it adds the row's largest score and takes it away again.
+                wide = settled(wide, 1).log_softmax(1)
+            found = wide.gather(1, target.unsqueeze(1))[:, 0]
+            return -found.clamp(TINY, 1 - TINY).log() if self.view.activation == "probability" else -found
+
+        return entrywise(surprise, self.scores, self.safe_target, dtype=torch.float64)
+
+
+@metric(*BINARY, *LABELS, reads=("squared_error",), better="lower")
+def brier(task: Probable) -> Sequence[Any]:
     """The mean squared difference of probability and target, the target 0 or 1.
 
     Equals sklearn.metrics.brier_score_loss.
     """
-
-    def squared(scores: Tensor, positive: Tensor) -> Tensor:
-        return (probabilities(scores, task.view.activation)[:, 0] - positive.double()).square()
-
-    return _mean(task, "brier", _of_decisions(task, squared))
+    return task.mean("brier", task.squared_error)
 
 
-@metric(*CLASSES, name="brier")
-def brier_of_classes(task: Classes) -> Sequence[Any]:
+@metric(*CLASSES, name="brier", reads=("squared_error",), better="lower")
+def brier_of_classes(task: Probable) -> Sequence[Any]:
     """The squared differences of the probabilities and the one-hot target, summed over classes: from 0 to 2.
 
     Equals sklearn.metrics.brier_score_loss of several classes.
     """
-
-    def squared(scores: Tensor, target: Tensor) -> Tensor:
-        p = class_probabilities(scores, task.view.activation)
-        ones = torch.ones(target.unsqueeze(1).shape, dtype=p.dtype, device=p.device)
-        return p.scatter_add(1, target.unsqueeze(1), -ones).square().sum(1)
-
-    return _mean(task, "brier", entrywise(squared, task.scores, task.safe_target, dtype=torch.float64))
+    return task.mean("brier", task.squared_error)
 
 
-@metric(*BINARY, *LABELS)
-def log_loss(task: Binary) -> Sequence[Any]:
+@metric(*BINARY, *LABELS, reads=("surprise",), better="lower")
+def log_loss(task: Probable) -> Sequence[Any]:
     """The mean of −log of the probability given to what came true, the target 0 or 1.
 
     Of logits, exact however large they are; probabilities are clipped to 2.2e-16 from 0 and 1. Equals
     sklearn.metrics.log_loss.
     """
-
-    def surprise(scores: Tensor, positive: Tensor) -> Tensor:
-        if task.view.activation in ("probability", "log_probability"):
-            p = probabilities(scores, task.view.activation)[:, 0]
-            return -torch.where(positive, p, 1 - p).clamp(TINY, 1 - TINY).log()
-        z = scores[:, 0].double()
-        return -functional.logsigmoid(torch.where(positive, z, -z))
-
-    return _mean(task, "log_loss", _of_decisions(task, surprise))
+    return task.mean("log_loss", task.surprise)
 
 
-@metric(*CLASSES, name="log_loss")
-def log_loss_of_classes(task: Classes) -> Sequence[Any]:
+@metric(*CLASSES, name="log_loss", reads=("surprise",), better="lower")
+def log_loss_of_classes(task: Probable) -> Sequence[Any]:
     """The mean of −log of the probability given to the target's class: cross-entropy.
 
     Of logits, exact however large they are; probabilities are clipped to 2.2e-16 from 0 and 1. Equals
     sklearn.metrics.log_loss.
     """
-
-    def surprise(scores: Tensor, target: Tensor) -> Tensor:
-        wide = scores.double()
-        if task.view.activation not in ("probability", "log_probability"):
-            wide = settled(wide, 1).log_softmax(
-                1
-            )  # not logsumexp, to which the row's largest score is added and taken away again
-        own = wide.gather(1, target.unsqueeze(1))[:, 0]
-        return -own.clamp(TINY, 1 - TINY).log() if task.view.activation == "probability" else -own
-
-    return _mean(task, "log_loss", entrywise(surprise, task.scores, task.safe_target, dtype=torch.float64))
+    return task.mean("log_loss", task.surprise)
 
 
-@metric(*BINARY, *LABELS, options=("bins",))
-def ece(task: Binary) -> Sequence[Any]:
+@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_gaps", "confident"), better="lower")
+def ece(task: Probable) -> Sequence[Any]:
     """Expected calibration error: the distance of the probability from the positive fraction, in ``bins`` bins.
 
     Bins are equal and hold their upper end; distances are weighted by the entries in the bin.
@@ -102,11 +255,11 @@ def ece(task: Binary) -> Sequence[Any]:
     References:
         C. Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
     """
-    return _calibration_error(task, _of_decisions(task, _positive_probability(task)), task.positive.flatten(1))
+    return _calibration_error(task)
 
 
-@metric(*CLASSES, name="ece", options=("bins",))
-def ece_of_classes(task: Classes) -> Sequence[Any]:
+@metric(*CLASSES, name="ece", options=("bins",), reads=("bin_gaps", "confident"), better="lower")
+def ece_of_classes(task: Probable) -> Sequence[Any]:
     """Expected calibration error: the distance of the predicted class's probability from accuracy, in ``bins`` bins.
 
     Bins are equal and hold their upper end; distances are weighted by the entries in the bin.
@@ -114,66 +267,41 @@ def ece_of_classes(task: Classes) -> Sequence[Any]:
     References:
         C. Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
     """
-    return _calibration_error(task, _of_predicted(task), task.predicted_class == task.target_class)
+    return _calibration_error(task)
 
 
-@metric(*BINARY, *LABELS, options=("bins",))
-def reliability(task: Binary) -> Sequence[Any]:
+@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths"))
+def reliability(task: Probable) -> Sequence[Any]:
     """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
 
     Accuracy is the positive fraction. An empty bin's means are null; all is null where nothing counts.
     """
-    return _reliability(task, _of_decisions(task, _positive_probability(task)), task.positive.flatten(1))
+    return _reliability(task)
 
 
-@metric(*CLASSES, name="reliability", options=("bins",))
-def reliability_of_classes(task: Classes) -> Sequence[Any]:
+@metric(
+    *CLASSES, name="reliability", options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths")
+)  # fmt: skip
+def reliability_of_classes(task: Probable) -> Sequence[Any]:
     """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
 
     Confidence is the predicted class's probability. An empty bin's means are null; all is null where nothing counts.
     """
-    return _reliability(task, _of_predicted(task), task.predicted_class == task.target_class)
+    return _reliability(task)
 
 
-def _positive_probability(task: Binary) -> Any:
-    return lambda scores, positive: probabilities(scores, task.view.activation)[:, 0]
+def _calibration_error(task: Probable) -> list[Any]:
+    return task.mean("ece", (np.abs(task.bin_gaps).sum(1), task.confident))
 
 
-def _of_predicted(task: Classes) -> Tensor:
-    """Return the probability of each entry's predicted class, (R, I) float64."""
-
-    def confidence(scores: Tensor, predicted: Tensor) -> Tensor:
-        return class_probabilities(scores, task.view.activation).gather(1, predicted.unsqueeze(1))[:, 0]
-
-    return entrywise(confidence, task.scores, task.predicted_class, dtype=torch.float64)
-
-
-def _of_decisions(task: Binary, function: Any) -> Tensor:
-    """Return ``function`` of each element's score and positive target, (R, K·I) float64."""
-    return entrywise(function, task.scores.flatten(1).unsqueeze(1), task.positive.flatten(1), dtype=torch.float64)
-
-
-def _mean(task: Binary | Classes, name: str, values: Tensor) -> list[Any]:
-    return task.quotients(name, *task.entries.mean_of(values), of=() if task.averaged else (1,))
-
-
-def _calibration_error(task: Binary | Classes, confidences: Tensor, right: Tensor) -> list[Any]:
-    bin_of, bins = _binned(task, confidences)
-    gaps = task.entries.tally(bin_of, bins, right.double() - confidences)
-    denominator = task.entries.size(confidences.shape)
-    return task.quotients("ece", np.abs(gaps).sum(1), denominator, of=() if task.averaged else (1,))
-
-
-def _reliability(task: Binary | Classes, confidences: Tensor, right: Tensor) -> list[Any]:
-    bin_of, bins = _binned(task, confidences)
-    count, confidence, accuracy = (
-        task.entries.tally(bin_of, bins, values) for values in (None, confidences, right.double())
-    )
+def _reliability(task: Probable) -> list[Any]:
     answers: list[Any] = []
-    counts = spell(task.entries.counts(count))
-    for request, (n, mean, hits) in enumerate(zip(count, confidence, accuracy, strict=True)):
+    counts = spell(task.weights(task.bin_counts))
+    columns = zip(task.bin_counts, task.bin_confidences, task.bin_truths, strict=True)
+    for request, (n, confidences, truths) in enumerate(columns):
         if n.any():
-            answers.append({"confidence": _means(mean, n), "accuracy": _means(hits, n), "count": counts[request]})
+            means = {"confidence": _means(confidences, n), "accuracy": _means(truths, n)}
+            answers.append({**means, "count": counts[request]})
         else:
             task.undefined[request]["reliability"] = [] if task.averaged else [1]
             answers.append(None)
@@ -182,14 +310,3 @@ def _reliability(task: Binary | Classes, confidences: Tensor, right: Tensor) -> 
 
 def _means(sums: Array, count: Array) -> list[float | None]:
     return [total / n if n else None for total, n in zip(sums.tolist(), count.tolist(), strict=True)]
-
-
-def _binned(task: Binary | Classes, confidences: Tensor) -> tuple[Tensor, int]:
-    """Return the bin of each entry, and the number of bins."""
-    view, bins = task.view, task.view.options["bins"]
-    edges = torch.arange(1, bins, dtype=torch.float64, device=confidences.device) / bins
-    if view.activation == "probability":
-        edges = torch.as_tensor(rounded(edges, view.sent("prediction")))
-    else:
-        edges *= 1 + slack(view.computed("prediction"))
-    return torch.bucketize(confidences, edges), bins

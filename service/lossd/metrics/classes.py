@@ -11,11 +11,13 @@ import numpy as np
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
-from lossd.metrics.counts import CLASSES, Counts, others
+from lossd.metrics.calibration import ProbableClasses
+from lossd.metrics.counts import CLASSES, others
 from lossd.metrics.entries import Entries, entrywise, most_likely
 from lossd.metrics.odds import log_odds
-from lossd.metrics.ranking import Ranking, bounded
-from lossd.metrics.registry import Array, View, metric, spell, task
+from lossd.metrics.parts import Extreme, Rankings, RowMean, Scores, Sums, Tally, part_of
+from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
+from lossd.metrics.registry import Array, Floats, View, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
 
@@ -30,6 +32,9 @@ PROBABLE = frozenset(("auroc", "average_precision", "log_loss", "brier", "ece", 
 # How far from 1 rounded probabilities add up to.
 NEARLY = 1e-3
 
+# The parts with the counts of each class, without the matrix.
+COUNTED = ("hits", "predictions", "targets")
+
 # Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
 FREE_CELLS = 1 << 16
 
@@ -40,7 +45,7 @@ def matrices_fit(count: int, classes: int, scores: int) -> bool:
 
 
 @task(*CLASSES)
-class Classes(Counts):
+class Classes(ProbableClasses):
     """The predicted and the target classes of a batch's entries; classes are axis 1 of the prediction.
 
     The predicted class is the one with the highest score, the lowest index of several; NaN counts as the highest score.
@@ -51,9 +56,11 @@ class Classes(Counts):
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        self.classes = view.tensors["prediction"].shape[1]
+        self.classes: int = view.classes if view.classes is not None else view.tensors["prediction"].shape[1]
         self._likelihood: tuple[int, Tensor] | None = None
-        self.tp, self.predicted, self.actual = self._from_matrices() or self.counts(self.entries)
+        self.tp, self.predicted, self.actual = self._from_matrices() or (
+            self.hits[:, :-1], self.predictions, self.targets
+        )  # fmt: skip
 
     @cached_property
     def scores(self) -> Tensor:
@@ -104,14 +111,16 @@ class Classes(Counts):
         """Whether what was read as logits looks like probabilities, where a metric makes some of it."""
         if not self.view.alone or self.view.activation != "logits" or PROBABLE.isdisjoint(names):
             return super().warnings(names)
+        return [["probabilities_as_logits"] if far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
+
+    @Extreme
+    def farthest(self) -> Tensor:
+        """How far an entry is from probabilities, which are in [0, 1] and add up to 1."""
 
         def distances(scores: Tensor) -> Tensor:
-            """How far each entry is from probabilities, (r, i): they are in [0, 1] and add up to 1."""
             return torch.where(scores.amin(1) >= 0, (scores.sum(1, dtype=torch.float64) - 1).abs(), torch.inf)
 
-        farthest = entrywise(distances, self.scores, dtype=torch.float64).amax(1).numpy(force=True)
-        suspect = np.maximum.reduceat(farthest, self.view.segments.starts) < NEARLY
-        return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
+        return entrywise(distances, self.scores, dtype=torch.float64).amax(1, keepdim=True)
 
     @cached_property
     def negatives(self) -> Array:
@@ -133,9 +142,22 @@ class Classes(Counts):
         """Confusion matrices, (B, C, C), target by prediction; None if larger than the tensors."""
         if (counted := self.view.counted.get("matrices")) is not None:
             return counted
-        if not matrices_fit(self.count, self.classes, self.scores.numel()):
+        if self.classes > MATRIX_CLASSES:
             return None
-        return self.entries.tally(self.pairs, self.classes**2).reshape(-1, self.classes, self.classes)
+        if not self.view.merged and not matrices_fit(self.count, self.classes, self.scores.numel()):
+            return None
+        return self.confusion.reshape(-1, self.classes, self.classes)
+
+    @property
+    def base(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The parts that the task itself reads."""
+        counts = ("confusion",) if self.classes <= MATRIX_CLASSES else ("hits", "predictions", "targets")
+        return *counts, "farthest"
+
+    @Tally
+    def confusion(self) -> tuple[Tensor, int]:
+        """The confusion matrices, (B, C²)."""
+        return self.pairs, self.classes**2
 
     @cached_property
     def safe_target(self) -> Tensor:
@@ -149,15 +171,82 @@ class Classes(Counts):
         diagonals = self.matrices.reshape(self.count, -1)[:, :: self.classes + 1]
         return diagonals, self.matrices.sum(1), self.matrices.sum(2)
 
-    def counts(self, entries: Entries) -> tuple[Array, Array, Array]:
-        """Hits, predictions and targets of each class, (B, C) each, without the matrix."""
-        # One cell more, for what is wrong.
-        hit = torch.where(self.predicted_class == self.target_class, self.target_class, self.classes)
-        return (
-            entries.tally(hit, self.classes + 1)[:, :-1],
-            entries.tally(self.predicted_class, self.classes),
-            entries.tally(self.target_class, self.classes),
-        )
+    @Tally
+    def hits(self) -> tuple[Tensor, int]:
+        """Hits of each class, (B, C + 1); the last cell has what is wrong."""
+        right = self.predicted_class == self.target_class
+        return torch.where(right, self.target_class, self.classes), self.classes + 1
+
+    @Tally
+    def predictions(self) -> tuple[Tensor, int]:
+        """Predictions of each class, (B, C)."""
+        return self.predicted_class, self.classes
+
+    @Tally
+    def targets(self) -> tuple[Tensor, int]:
+        """Targets of each class, (B, C)."""
+        return self.target_class, self.classes
+
+    @cached_property
+    def row_counts(self) -> tuple[Array, Array, Array]:
+        """Hits, predictions and targets of each row on its own, (R, C) int64 each."""
+        rows = self.entries.by_row()
+        hits, predictions, targets = (rows.tally(*part_of(type(self), name).function(self)) for name in COUNTED)
+        return hits[:, :-1], predictions, targets
+
+    def row_overlaps(self, factor: int, intersections: int) -> tuple[Floats, Array]:
+        """Return factor·tp / (predicted + actual − intersections·tp) of each row, and whether it is defined.
+
+        (R, C + 3) each: each class, then macro, weighted and micro.
+        """
+        tp, predicted, actual = self.row_counts
+        numerator, denominator = factor * tp, predicted + actual - intersections * tp
+        defined = denominator > 0
+        values = numerator / np.where(defined, denominator, 1)
+        macro, weighted, some = macro_and_weighted(values, defined, actual)
+        micro = numerator.sum(1) / np.maximum(denominator.sum(1), 1)
+        means = np.stack([macro, weighted, micro], 1)
+        return np.concatenate([values, means], 1), np.concatenate([defined, np.repeat(some[:, None], 3, 1)], 1)
+
+    @RowMean
+    def row_iou(self) -> tuple[Floats, Array]:
+        """The IoU of each row."""
+        return self.row_overlaps(1, 1)
+
+    @RowMean
+    def row_dice(self) -> tuple[Floats, Array]:
+        """The Dice coefficient of each row."""
+        return self.row_overlaps(2, 0)
+
+    @Sums
+    def disagreement(self) -> Tensor:
+        """The sum of the distances of predicted and target classes, each as the option ``weights`` says, (B,)."""
+        distance = (self.predicted_class - self.safe_target).abs()
+        match self.view.options["weights"]:
+            case "none":
+                weights = (distance > 0).double()
+            case "linear":
+                weights = distance.double()
+            case _:
+                weights = distance.double().square()
+        if self.entries.ignored is not None:
+            weights = weights.masked_fill(self.entries.ignored, 0)
+        return weights.sum(1)
+
+    @Tally
+    def top_k(self) -> tuple[Tensor, int]:
+        """Entries whose class is not among the ``k`` highest scores, and those whose is, (B, 2)."""
+        k: int = self.view.options["k"]
+        index = torch.arange(self.classes, device=self.scores.device).reshape(1, -1, 1)
+
+        def found(scores: Tensor, target: Tensor) -> Tensor:
+            scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            target = target.unsqueeze(1)
+            target_score = scores.gather(1, target)
+            before = (scores > target_score) | ((scores == target_score) & (index < target))
+            return before.sum(1) < k
+
+        return entrywise(found, self.scores, self.safe_target, dtype=torch.int64), 2
 
     @property
     def columns(self) -> int:
@@ -180,6 +269,15 @@ class Classes(Counts):
             None if ignored is None else ignored[rows].unsqueeze(1).expand(likelihood.shape),
             None if weight is None else weight[rows],
         )
+
+    @Rankings
+    def rankings(self) -> Scores:
+        """The log-odds of each class, and which entries are of it."""
+        return scores_of(self)
+
+    def steps(self, request: int, column: int | None) -> Steps:
+        """Return the steps of the ranking of one request by one class; of all together for None."""
+        return steps(self.ranking(request, column)) if self.rankings is None else self.rankings.steps(column)
 
     def _likelihoods(self, scores: Tensor) -> Tensor:
         """What rises with the probability of each class, and does not round where that is near 0 or 1: (r, C, I)."""
@@ -205,55 +303,35 @@ def confusion_matrix(classes: Classes) -> Sequence[Any]:
     return [spell(tally.reshape(shape)) for tally in tallies]
 
 
-@metric(*CLASSES, options=("k",))
+@metric(*CLASSES, options=("k",), reads=("top_k",), better="higher")
 def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     """The fraction of entries whose class is among the ``k`` with the highest scores; of equal scores the lower index.
 
     Refused where ``k`` is not below the number of classes. Equals sklearn.metrics.top_k_accuracy_score where no scores
     of an entry are equal: that takes the higher index.
     """
-    k: int = classes.view.options["k"]
-    index = torch.arange(classes.classes, device=classes.scores.device).reshape(1, -1, 1)
-
-    def found(scores: Tensor, target: Tensor) -> Tensor:
-        scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        target = target.unsqueeze(1)
-        target_score = scores.gather(1, target)
-        before = (scores > target_score) | ((scores == target_score) & (index < target))
-        return before.sum(1) < k
-
-    hits = entrywise(found, classes.scores, classes.safe_target, dtype=torch.int64)
-    misses_and_hits = classes.entries.tally(hits, 2)
-    return classes.quotients("top_k_accuracy", misses_and_hits[:, 1], misses_and_hits.sum(1))
+    return classes.quotients("top_k_accuracy", classes.top_k[:, 1], classes.top_k.sum(1))
 
 
-@metric(*CLASSES, byte_ns=24)
+@metric(*CLASSES, byte_ns=24, reads=("row_iou",), better="higher")
 def per_image_iou(classes: Classes) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images.
 
     ``macro`` is the mean over images of the mean over the classes in the image or its prediction, ``micro`` and
     ``weighted`` likewise; ``per_class`` the mean over the images that have the class. Images weigh as samples do.
     """
-    return _per_image(classes, "per_image_iou", 1, 1)
+    return _per_image(classes, "per_image_iou", *classes.row_iou)
 
 
-@metric(*CLASSES, byte_ns=24)
+@metric(*CLASSES, byte_ns=24, reads=("row_dice",), better="higher")
 def per_image_dice(classes: Classes) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
-    return _per_image(classes, "per_image_dice", 2, 0)
+    return _per_image(classes, "per_image_dice", *classes.row_dice)
 
 
-def _per_image(classes: Classes, name: str, factor: int, intersections: int) -> list[Any]:
-    """factor·tp / (predicted + actual − intersections·tp), image by image."""
-    tp, predicted, actual = classes.counts(classes.entries.by_row())
-    numerator, denominator = factor * tp, predicted + actual - intersections * tp
-    defined = denominator > 0
-    values = numerator / np.where(defined, denominator, 1)
-    macro, weighted, some = macro_and_weighted(values, defined, actual)
-    micro = numerator.sum(1) / np.maximum(denominator.sum(1), 1)
-    per_class, found = classes.entries.row_means(values, defined)
-    means, any_image = classes.entries.row_means(np.stack([macro, weighted, micro], 1), some[:, None])
-    whole = any_image[None, :, 0]
-    macro, weighted, micro = means.T[:, None]
-    answers = Averages(per_class[None], found[None], macro, weighted, whole, micro, whole)
-    return answers.answers(classes, (name,))[name]
+def _per_image(classes: Classes, name: str, means: Floats, found: Array) -> list[Any]:
+    """Return the answers of the means over the images, (B, C + 3): each class, then macro, weighted and micro."""
+    macro, weighted, micro = means.T[-3:, None]
+    some = found[None, :, -1]
+    averages = Averages(means[None, :, :-3], found[None, :, :-3], macro, weighted, some, micro, some)
+    return averages.answers(classes, (name,))[name]

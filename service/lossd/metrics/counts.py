@@ -171,8 +171,15 @@ class Counts(Task):
     def per_class(self, counts: Array) -> list[Any]:
         """Return the counts themselves: a number, or one for each class."""
         values = counts if self.averaged else counts[:, 0]
+        return spell(self.weights(values))
+
+    def weights(self, sums: Array) -> Array:
+        """Return sums of weights in the scale in which weights were sent; counts as they are."""
+        if self.view.exponent is not None:
+            rescaled: Array = np.ldexp(sums, self.view.exponent)
+            return rescaled
         # Only weights need the entries: a compiled pass has already counted them.
-        return spell(values if self.view.sample_weight is None else self.entries.counts(values))
+        return sums if self.view.sample_weight is None else self.entries.counts(sums)
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
@@ -203,7 +210,7 @@ def tn(counts: Counts) -> Sequence[Any]:
     return counts.per_class(counts.tn)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
 def accuracy(counts: Counts) -> Sequence[Any]:
     """The fraction of decisions that are right, a plain number for every task.
 
@@ -214,7 +221,7 @@ def accuracy(counts: Counts) -> Sequence[Any]:
     return counts.quotients("accuracy", right, decisions, of=() if counts.averaged else (1,))
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
 def precision(counts: Counts) -> Sequence[Any]:
     """How much of what is predicted to be of the class is: tp / (tp + fp).
 
@@ -224,7 +231,7 @@ def precision(counts: Counts) -> Sequence[Any]:
     return counts.together["precision"]
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
 def recall(counts: Counts) -> Sequence[Any]:
     """How much of the class is found: tp / (tp + fn).
 
@@ -234,14 +241,14 @@ def recall(counts: Counts) -> Sequence[Any]:
     return counts.together["recall"]
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
-@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, better="higher")
+@metric(*BINARY, *LABELS, default=True, better="higher")
 def specificity(counts: Counts) -> Sequence[Any]:
     """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
     return counts.ratio("specificity", counts.tn, counts.negatives)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
 def f1(counts: Counts) -> Sequence[Any]:
     """The harmonic mean of precision and recall, the Dice coefficient: 2 tp / (2 tp + fp + fn).
 
@@ -251,7 +258,7 @@ def f1(counts: Counts) -> Sequence[Any]:
     return counts.together["f1"]
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
 def iou(counts: Counts) -> Sequence[Any]:
     """Intersection over union, the Jaccard index: tp / (tp + fp + fn).
 
@@ -278,7 +285,7 @@ def confusion_matrix(counts: Counts) -> Sequence[Any]:
     return counts.per_class(cells.reshape(*cells.shape[:2], 2, 2))
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",))
+@metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",), better="higher")
 def f_beta(counts: Counts) -> Sequence[Any]:
     """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
 
@@ -288,7 +295,7 @@ def f_beta(counts: Counts) -> Sequence[Any]:
     return counts.ratio("f_beta", (1 + square) * counts.tp, square * counts.actual + counts.predicted)
 
 
-@metric(*ONE_CLASS, *LABELS)
+@metric(*ONE_CLASS, *LABELS, better="higher")
 def balanced_accuracy(counts: Counts) -> Sequence[Any]:
     """The mean of recall and specificity; the one that is defined where the other is not.
 
@@ -297,7 +304,7 @@ def balanced_accuracy(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "balanced_accuracy", _balanced)
 
 
-@metric(*CLASSES, name="balanced_accuracy")
+@metric(*CLASSES, name="balanced_accuracy", better="higher")
 def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
     """The mean recall of the classes in the target, a plain number. Equals sklearn.metrics.balanced_accuracy_score."""
     some = counts.actual > 0

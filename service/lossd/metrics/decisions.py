@@ -9,7 +9,8 @@ from typing import ClassVar
 from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
-from lossd.metrics.ranking import Ranking
+from lossd.metrics.parts import Rankings, Scores, Sums
+from lossd.metrics.ranking import Ranking, Steps, scores_of, steps
 from lossd.metrics.registry import Array, View
 
 __all__ = ["Decided", "Decision", "decisions"]
@@ -37,12 +38,16 @@ class Decided(Counts):
 
     averaged: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
+    base: ClassVar[tuple[str, ...]] = ("cells",)
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        counted = view.counted.get("cells")
-        self.cells = self._count() if counted is None else counted
         self.tp, self.fp, self.fn = self.cells[..., 0], self.cells[..., 1], self.cells[..., 2]
+
+    @Sums
+    def cells(self) -> Tensor:
+        """True and false positives, false and true negatives, (B, K, 4)."""
+        return decisions(self.decision.predicted, self.positive, self.entries.ignored)
 
     def decide(self) -> Decision:
         """Return the decision on each entry of the view."""
@@ -67,9 +72,6 @@ class Decided(Counts):
     def entries(self) -> Entries:
         """The entries that count."""
         return Entries(self.view, self.decision.ignored)
-
-    def _count(self) -> Array:
-        return decisions(self.decision.predicted, self.positive, self.entries)
 
     @cached_property
     def negatives(self) -> Array:
@@ -103,25 +105,31 @@ class Decided(Counts):
         weight = None if self.entries.weight is None else self.entries.weight[rows]
         return Ranking.of(self.scores[rows, label], self.positive[rows, label], ignored, weight)
 
+    @Rankings
+    def rankings(self) -> Scores:
+        """The scores of each label, and which are positive."""
+        return scores_of(self)
 
-def decisions(predicted: Tensor, actual: Tensor, entries: Entries) -> Array:
-    """Return the four counts of decisions.
+    def steps(self, request: int, column: int | None) -> Steps:
+        """Return the steps of the ranking of one request for one label; of all together for None."""
+        return steps(self.ranking(request, column)) if self.rankings is None else self.rankings.steps(column)
+
+
+def decisions(predicted: Tensor, actual: Tensor, ignored: Tensor | None) -> Tensor:
+    """Return the four counts of each row's decisions.
 
     Args:
         predicted: Which entries are decided to be positive, (R, K, I) bool.
         actual: Which entries are positive, (R, K, I) bool.
-        entries: The entries, (R, K·I).
+        ignored: Which entries do not count, (R, K·I) or (R, 1) bool; None if all do.
 
     Returns:
-        (B, K, 4), int64 or weighted float64: true and false positives, false and true negatives.
+        (R, K, 4) int64: true and false positives, false and true negatives.
     """
     count = torch.full((), predicted.shape[2], device=predicted.device)
-    if entries.ignored is not None:
-        kept = ~entries.ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
+    if ignored is not None:
+        kept = ~ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
         predicted, actual = predicted & kept, actual & kept
         count = kept.sum(2)
     tp, positive, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
-    rows = torch.stack([tp, positive - tp, true - tp, count - positive - true + tp], 2)
-    if entries.weight is not None:
-        rows = rows * entries.weight.reshape(-1, 1, 1)
-    return entries.segments.sum(rows).numpy(force=True)
+    return torch.stack([tp, positive - tp, true - tp, count - positive - true + tp], 2)

@@ -102,14 +102,22 @@ class Entries:
         """Return the weighted sum of each request's entries: (R, I) to (B,) float64."""
         if self.ignored is not None:
             values = values.masked_fill(self.ignored, 0)
-        return self.total_of_rows(values.sum(1, keepdim=True, dtype=torch.float64))[:, 0]
+        return self.sums(values.sum(1, keepdim=True, dtype=torch.float64))[:, 0]
 
-    def total_of_rows(self, rows: Tensor) -> Floats:
-        """Return the weighted sum of each request's rows: (R, K) float64 to (B, K); dropped rows add nothing."""
+    def sums(self, rows: Tensor) -> Floats:
+        """Return the weighted sum of each request's rows: (R, ...) to (B, ...); dropped rows add nothing."""
         if self.weight is not None:
-            row_weight = self.weight.unsqueeze(1)
+            row_weight = self.weight.reshape(-1, *(1,) * (rows.ndim - 1))
             rows = torch.where(row_weight == 0, 0, rows * row_weight)
         return self.segments.sum(rows).numpy(force=True)
+
+    def largest(self, rows: Tensor) -> Floats:
+        """Return the largest number of each request's rows that count: (R, K) to (B, K) float64; -inf if none does."""
+        rows = rows.double()
+        if self.weight is not None:
+            rows = rows.masked_fill((self.weight == 0).unsqueeze(1), -torch.inf)
+        largest: Floats = np.maximum.reduceat(rows.numpy(force=True), self.segments.starts)
+        return largest
 
     def size(self, shape: torch.Size) -> Array:
         """Return how many of each request's entries count, (B,): int64, or float64 if weighted."""

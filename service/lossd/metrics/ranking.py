@@ -7,7 +7,7 @@ curve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,10 +16,11 @@ import numpy as np
 from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.averages import average
 from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
+from lossd.metrics.parts import Scores
 from lossd.metrics.registry import Array, Floats, metric, spell
 from lossd_client.errors import InvalidRequest
 
-__all__ = ["Ranked", "Ranking", "bounded"]
+__all__ = ["Ranked", "Ranking", "Steps", "bounded", "scores_of", "steps"]
 
 # Sorting takes some 60 bytes for each score.
 MOST_SCORES = 1 << 25
@@ -83,6 +84,10 @@ class Ranked(Protocol):
         """Return the ranking of one request for one class or label; of all together for None."""
         ...
 
+    def steps(self, request: int, column: int | None) -> Steps:
+        """Return the steps of that ranking."""
+        ...
+
     def threshold_at(self, scores: Floats, step: int) -> Any:
         """Return the ``threshold`` that decides for the first scores up to ``step``; the scores are falling."""
         ...
@@ -128,6 +133,18 @@ def steps(ranking: Ranking) -> Steps:
     return Steps(*(t[last].numpy(force=True) for t in (scores.double(), tp, fp)))
 
 
+def scores_of(task: Any) -> Scores:
+    """Return the scores of each class or label of a batch of one request, with the weights as they were sent."""
+
+    def columns() -> Iterator[tuple[Floats, Array, Floats | None]]:
+        for column in range(task.columns):
+            ranking = task.ranking(0, column)
+            weight = None if ranking.weight is None else task.entries.counts(ranking.weight.numpy(force=True)[None])[0]
+            yield ranking.scores.double().numpy(force=True), ranking.positive.numpy(force=True), weight
+
+    return Scores(columns, task.columns, 2, task.view.sample_weight is not None)
+
+
 def _falling(scores: Tensor) -> Tensor:
     """Return the order from high to low; NaN comes first."""
     if scores.is_cuda:
@@ -154,7 +171,7 @@ def _average_precision(s: Steps) -> tuple[float, bool]:
     return float(np.dot(np.diff(s.tp, prepend=0), s.tp / (s.tp + s.fp)) / s.positives), True
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
 
@@ -165,7 +182,7 @@ def auroc(task: Ranked) -> Sequence[Any]:
     return _areas(task, "auroc", _area_under_roc)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True)
+@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
 def average_precision(task: Ranked) -> Sequence[Any]:
     """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
 
@@ -178,7 +195,7 @@ def average_precision(task: Ranked) -> Sequence[Any]:
 def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
     # Each request's classes, then all of them pooled; request by request, because they share the sorted scores.
     columns = [*range(task.columns), *([None] if task.averaged else [])]
-    pairs = np.array([[area(steps(task.ranking(b, k))) for k in columns] for b in range(task.count)])
+    pairs = np.array([[area(task.steps(b, k)) for k in columns] for b in range(task.count)])
     values: Floats = pairs[..., 0]
     defined: Array = pairs[..., 1] > 0
     if not task.averaged:
@@ -189,7 +206,7 @@ def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) ->
     return averaged.answers(task, (name,))[name]
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True)
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",))
 def roc_curve(task: Ranked) -> Sequence[Any]:
     """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
 
@@ -213,7 +230,7 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "roc_curve", curve)
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True)
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",))
 def pr_curve(task: Ranked) -> Sequence[Any]:
     """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
 
@@ -236,7 +253,7 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "pr_curve", curve)
 
 
-@metric(*ONE_CLASS, *LABELS, sorts=True)
+@metric(*ONE_CLASS, *LABELS, sorts=True, reads=("rankings",))
 def best_threshold(task: Ranked) -> Sequence[Any]:
     """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
 
@@ -254,7 +271,7 @@ def best_threshold(task: Ranked) -> Sequence[Any]:
     per_class = _curves(task, "best_threshold", best)
     if not task.averaged:
         return per_class
-    pooled = [best(steps(task.ranking(b, None))) for b in range(task.count)]
+    pooled = [best(task.steps(b, None)) for b in range(task.count)]
     return [{"micro": micro, "per_class": row} for micro, row in zip(pooled, per_class, strict=True)]
 
 
@@ -269,7 +286,7 @@ def _curves(task: Any, name: str, curve: Callable[[Steps], Any]) -> list[Any]:
     """One answer per request, or a list of one per label; those that are None are recorded."""
     answers = []
     for b in range(task.count):
-        of_request = [curve(steps(task.ranking(b, k))) for k in range(task.columns)]
+        of_request = [curve(task.steps(b, k)) for k in range(task.columns)]
         if missing := [k for k, answer in enumerate(of_request) if answer is None]:
             task.undefined[b][name] = missing if task.averaged else [1]
         answers.append(of_request if task.averaged else of_request[0])

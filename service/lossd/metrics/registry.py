@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ Floats = npt.NDArray[np.float64]
 SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 300, 100
 """Measured on one core: the bytes and nanoseconds of a sorted score, and the nanoseconds of a compared pair."""
 
+Better = Literal["higher", "lower"]
+
 COARSE = ("bfloat16", "float16", "float32")
 """Float dtypes coarser than float64, the coarsest first."""
 
@@ -68,10 +70,12 @@ class View:
         parameters: The loss's parameters that are equal in the whole batch.
         options: The request's ``metrics`` object with its defaults.
         numbers: The other parameters: each request's value, B of them.
-        counted: What the compiled pass has already counted, by the task's name for it.
+        counted: The parts that a compiled pass or a run has already counted, by the task's name for them.
         alone: Whether no loss is evaluated, so that only the options say what predictions are.
         rates: Computes precision, recall, F1, IoU and their averages from counts in one call; None to use NumPy.
         dtypes: The dtypes in which tensors were sent, by name; a missing name has the tensor's own dtype.
+        classes: The number of classes of a run, which has no tensors to tell it.
+        exponent: Sums of weights in a run's ``counted`` are divided by two to this; None if no sample is weighted.
     """
 
     tensors: Mapping[str, Tensor]
@@ -86,6 +90,13 @@ class View:
     alone: bool = False
     rates: Callable[..., bool] | None = None
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    classes: int | None = None
+    exponent: int | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether this is a run: parts without tensors."""
+        return not self.tensors
 
     def sent(self, *names: str) -> str:
         """Return the dtype in which these tensors were sent, the coarsest of several; float64 for integers."""
@@ -111,19 +122,25 @@ class Task:
     Attributes:
         options: The options of the ``metrics`` object that every metric of the task reads.
         compares: Whether it compares pairs of entries.
+        base: The parts that the task itself reads, whatever the metric.
         undefined: For each request, the metrics that are 0/0 and their class or label indices: [1], the positive class,
             if the task has only that one; [] if the metric belongs to no class.
     """
 
     options: ClassVar[tuple[str, ...]] = ("zero_division",)
     compares: ClassVar[bool] = False
+    base: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, view: View) -> None:
-        self.view = view
+        self.view = view if view.merged else self.read(view)
         self.count = view.segments.count
         counts_as = view.options.get("zero_division")
         self.zero_division = None if counts_as is None else float(counts_as)
         self.undefined: list[dict[str, list[int]]] = [{} for _ in range(self.count)]
+
+    def read(self, view: View) -> View:
+        """Return the view that the task computes from."""
+        return view
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -210,6 +227,10 @@ class Metric:
         sorts: Whether it sorts the scores, which takes longer than all else.
         byte_ns: About how many nanoseconds of one core it takes for each byte of the tensors. What several have in
             common is computed once.
+        reads: The parts it is a function of, besides the task's ``base``; None if it is a function of a whole batch,
+            such as the neighbours of each row, so that a run has no value of it.
+        better: Which way is better: "higher", "lower", or None for neither.
+        version: Raised when a number could change.
     """
 
     name: str
@@ -220,6 +241,9 @@ class Metric:
     documentation: str
     sorts: bool = False
     byte_ns: float = 8
+    reads: tuple[str, ...] | None = ()
+    better: Better | None = None
+    version: int = 1
 
     @property
     def summary(self) -> str:
@@ -256,6 +280,9 @@ def metric(
     options: tuple[str, ...] = (),
     sorts: bool = False,
     byte_ns: float = 8,
+    reads: tuple[str, ...] | None = (),
+    better: Better | None = None,
+    version: int = 1,
 ) -> Callable[[F], F]:
     """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
 
@@ -264,7 +291,7 @@ def metric(
         documentation = inspect.getdoc(function) or ""
         for task_name in tasks:
             METRICS.setdefault(task_name, {})[key] = Metric(
-                key, task_name, default, function, options, documentation, sorts, byte_ns
+                key, task_name, default, function, options, documentation, sorts, byte_ns, reads, better, version
             )
         return function
 
@@ -364,7 +391,7 @@ def _average_options(of: str) -> tuple[str, ...]:
 
 
 def describe(of: str | None = None) -> list[dict[str, Any]]:
-    """Return every metric, or one task's: name, task, default, summary, documentation and options."""
+    """Return every metric, or one task's: its name, task, default, texts, options, better side and version."""
     return [
         {
             "name": entry.name,
@@ -373,6 +400,8 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
             "summary": entry.summary,
             "documentation": entry.documentation,
             "options": [*TASKS[entry.task].options, *_average_options(entry.task), *entry.options],
+            "better": entry.better,
+            "version": entry.version,
         }
         for task_name, known in METRICS.items()
         if of in (None, task_name)

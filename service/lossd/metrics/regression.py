@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
-from lossd.metrics.entries import Entries, rowwise
-from lossd.metrics.registry import Array, Floats, Task, View, metric, spell, task
+from lossd.metrics.entries import Entries, entrywise, rowwise
+from lossd.metrics.parts import Extreme, Mean, Moments, Products, Rankings, Scores, Size, products
+from lossd.metrics.registry import Array, Floats, Task, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
 
 __all__ = ["Regression"]
@@ -29,18 +30,32 @@ class Regression(Task):
     Numbers whose squares or sums leave float64's range are scaled by a power of two before they are summed, so results
     are right wherever the numbers themselves are.
 
-    Attributes:
-        target: (R, I).
-        size: The number of elements that count, or their weight, (B,).
+    A batch takes sums of squares about the mean after it knows the mean. A run has exact sums, ``Moments``, of which
+    they follow without cancellation.
     """
 
-    def __init__(self, view: View) -> None:
-        super().__init__(view)
-        target = view.tensors["target"]
-        self.target = target.reshape(target.shape[0], -1)
-        self.entries = Entries(view)
-        self.size = self.entries.size(self.target.shape)
-        self.some = np.where(self.size > 0, self.size, 1)
+    base: ClassVar[tuple[str, ...]] = ("size",)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The elements that count."""
+        return Entries(self.view)
+
+    @Size
+    def size(self) -> torch.Size:
+        """The number of elements that count, or their weight, (B,)."""
+        return self.target.shape
+
+    @cached_property
+    def some(self) -> Array:
+        """The same, 1 instead of 0."""
+        return np.where(self.size > 0, self.size, 1)
+
+    @cached_property
+    def target(self) -> Tensor:
+        """The targets, (R, I)."""
+        target = self.view.tensors["target"]
+        return target.reshape(target.shape[0], -1)
 
     @cached_property
     def prediction(self) -> Tensor:
@@ -71,16 +86,43 @@ class Regression(Task):
         def sums(*parts: Tensor) -> Tensor:
             return torch.stack([term.sum(1) for term in function(*(part.double() for part in parts))], 1)
 
-        return self.entries.total_of_rows(rowwise(sums, self.prediction, self.target, *spread))
+        return self.entries.sums(rowwise(sums, self.prediction, self.target, *spread))
 
     def spread(self, numbers: Floats) -> Tensor:
         """Return each request's number for each of its rows: (B,) to (R, 1) float64."""
         rows = np.repeat(np.asarray(numbers, float), self.view.segments.rows)
         return torch.from_numpy(rows).to(self.target.device).unsqueeze(1)
 
-    def mean(self, name: str, totals: Floats, exponents: Array | int = 0) -> list[Any]:
-        """Return totals times two to the ``exponents``, divided by the number of elements, as answers."""
-        return self.numbers(name, np.ldexp(totals / self.some, exponents), self.size == 0)
+    def mean(self, name: str, means: Floats, exponents: Array | int = 0) -> list[Any]:
+        """Return means times two to the ``exponents`` as answers."""
+        return self.numbers(name, np.ldexp(means, exponents), self.size == 0)
+
+    def flat(self, *names: str) -> list[Floats]:
+        """Return prediction or target as float64 arrays, (R, I)."""
+        return [getattr(self, name).double().numpy(force=True) for name in names]
+
+    @Moments
+    def error_moments(self) -> Products:
+        """The errors and their sizes."""
+        prediction, target = self.flat("prediction", "target")
+        errors = prediction - target
+        return self.products(errors, np.abs(errors), pairs=((0, 0),))
+
+    @Moments
+    def target_moments(self) -> Products:
+        """The targets."""
+        return self.products(*self.flat("target"), pairs=((0, 0),))
+
+    @Moments
+    def joint_moments(self) -> Products:
+        """The predictions and the targets."""
+        return self.products(*self.flat("prediction", "target"), pairs=((0, 0), (1, 1), (0, 1)))
+
+    def products(self, *columns: Floats, pairs: tuple[tuple[int, int], ...]) -> Products:
+        """Return the elements of columns, (R, I) each, with the weights of their rows."""
+        rows = products(self.entries, np.stack(columns, 2), pairs)
+        weight = None if rows.weight is None else np.repeat(rows.weight, columns[0].shape[1])
+        return Products(rows.values.reshape(-1, len(columns)), weight, pairs)
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -102,7 +144,7 @@ class Regression(Task):
         """(B, 5): sums of the errors, of their sizes, of their squares, of the predictions and of the targets."""
         if (counted := self.view.counted.get("errors")) is not None:
             return counted
-        return self.entries.total_of_rows(self._rows[:, :5])
+        return self.entries.sums(self._rows[:, :5])
 
     @cached_property
     def errors(self) -> tuple[Floats, Array]:
@@ -125,11 +167,25 @@ class Regression(Task):
         return self.totals(scaled, np.where(halves, 0.5, 1), *_powers(-exponents)), exponents + halves
 
     @cached_property
+    def error_means(self) -> tuple[Floats, Array]:
+        """(B, 3): means of the errors, of their sizes and of their squares; (B,): the exponents as of ``errors``."""
+        if self.error_moments is not None:
+            exponents = np.frexp(self.largest)[1]
+            return self.error_moments.means_scaled(int(exponents[0]))[None], exponents
+        sums, exponents = self.errors
+        return sums / self.some[:, None], exponents
+
+    @cached_property
     def largest(self) -> Floats:
         """The largest size of an error, (B,)."""
         if (counted := self.view.counted.get("largest")) is not None:
             return counted
-        return self._largest_of(self._rows[:, 5])
+        return np.maximum(self.largest_error[:, 0], 0) if self.view.merged else self._largest_of(self._rows[:, 5])
+
+    @Extreme
+    def largest_error(self) -> Tensor:
+        """The largest size of an error."""
+        return self._rows[:, 5:]
 
     def _most(self, function: Callable[[Tensor, Tensor], Tensor]) -> Floats:
         """(B,): the largest of what ``function`` makes of the elements that count, which is never negative."""
@@ -147,6 +203,8 @@ class Regression(Task):
     @cached_property
     def target_spread(self) -> tuple[Floats, Array]:
         """(B,): sums of the squared distances of the targets from their mean, and the exponents of four to go with."""
+        if self.target_moments is not None:
+            return self.target_moments.centred_scaled(0, 0)
         plain = self.view.counted.get("target_spread")
         if plain is None:
             mean = self._plain[:, 4] / self.some
@@ -171,23 +229,97 @@ class Regression(Task):
         """(B,) bool: whether all targets that count are the same number, or none counts."""
         if (counted := self.view.counted.get("constant_target")) is not None:
             return counted
-        return self.constant(self.target)
+        return _constant(self.target_range)
 
-    def constant(self, values: Tensor) -> Array:
-        """(B,) bool, asked of the values, not of their spread, which rounding keeps from being 0."""
-        low, high = values.amin(1).double(), values.amax(1).double()
-        if self.entries.weight is not None:
-            dropped = self.entries.weight == 0
-            low, high = low.masked_fill(dropped, torch.inf), high.masked_fill(dropped, -torch.inf)
-        starts = self.view.segments.starts
-        lowest = np.minimum.reduceat(low.numpy(force=True), starts)
-        return lowest >= np.maximum.reduceat(high.numpy(force=True), starts)
+    @Extreme
+    def target_range(self) -> Tensor:
+        """Minus the lowest target, and the highest."""
+        return _range(self.target)
+
+    @Extreme
+    def prediction_range(self) -> Tensor:
+        """Minus the lowest prediction, and the highest."""
+        return _range(self.prediction)
+
+    @cached_property
+    def error_spread(self) -> tuple[Floats, Array]:
+        """(B,): sums of the squared distances of the errors from their mean, and the exponents of four to go with."""
+        if self.error_moments is not None:
+            return self.error_moments.centred_scaled(0, 0)
+        sums, exponents = self.errors
+        halves = np.isinf(self.largest)
+
+        def squared(p: Tensor, t: Tensor, half: Tensor, first: Tensor, second: Tensor, mean: Tensor) -> list[Tensor]:
+            return [((p * half - t * half) * first * second - mean).square()]
+
+        half, mean = np.where(halves, 0.5, 1), sums[:, 0] / self.some
+        return self.totals(squared, half, *_powers(halves - exponents), mean)[:, 0], exponents
+
+    @cached_property
+    def squared_errors(self) -> tuple[Floats, Array]:
+        """(B,): sums of the squared errors, and the exponents of four to go with."""
+        if self.error_moments is not None:
+            return self.error_moments.product_scaled(0, 0)
+        sums, exponents = self.errors
+        return sums[:, 2], exponents
+
+    @cached_property
+    def joint_spread(self) -> Floats:
+        """(B, 3): the spread of the predictions, that of the targets and that of both, in units of their own."""
+        if self.joint_moments is not None:
+            return self.joint_moments.correlation()
+        (of_p, mean_p), (of_t, mean_t) = self.scale(of_target=False), self.scale(of_target=True)
+
+        def products(p: Tensor, t: Tensor, *by: Tensor) -> list[Tensor]:
+            p, t = p * by[0] * by[1] - by[2], t * by[3] * by[4] - by[5]
+            return [p.square(), t.square(), p * t]
+
+        return self.totals(products, *_powers(-of_p), mean_p, *_powers(-of_t), mean_t)
+
+    @Mean
+    def relative_errors(self) -> Tensor:
+        """The size of each error, divided by that of its target."""
+        tiny = torch.finfo(torch.float64).eps
+
+        def relative(p: Tensor, t: Tensor) -> Tensor:
+            p, t = p.double(), t.double()
+            size = t.abs().clamp(min=tiny)
+            error = p - t
+            # An infinite difference of two numbers is of opposite signs, so that nothing cancels here.
+            return torch.where(error.isinf(), p / size - t / size, error / size).abs()
+
+        return entrywise(
+            lambda p, t: relative(p[:, 0], t), self.prediction.unsqueeze(1), self.target, dtype=torch.float64
+        )
+
+    @Rankings
+    def error_table(self) -> Scores:
+        """The errors."""
+
+        def columns() -> Iterator[tuple[Floats, None, Floats | None]]:
+            found = self.products(np.subtract(*self.flat("prediction", "target")), pairs=())
+            yield found.values[:, 0], None, found.weight
+
+        return Scores(columns, 1, 1, self.view.sample_weight is not None)
 
     def explained(self, name: str, unexplained: Floats, exponents: Array) -> list[Any]:
         """1 − sums of squares, times four to the ``exponents``, over the target's; undefined where that is constant."""
         spread, of_spread = self.target_spread
         ratio = unexplained / np.where(self.constant_target, 1, spread)
         return self.numbers(name, 1 - np.ldexp(ratio, 2 * (exponents - of_spread)), self.constant_target)
+
+
+def _range(values: Tensor) -> Tensor:
+    """Return minus the lowest number of each row, and the highest, (R, 2)."""
+    return torch.stack([-values.amin(1).double(), values.amax(1).double()], 1)
+
+
+def _constant(limits: Floats) -> Array:
+    """Return whether all numbers are the same; of a NaN they are not.
+
+    Asked of the numbers, not of their spread, which rounding keeps from being 0.
+    """
+    return -limits[:, 0] >= limits[:, 1]
 
 
 def _safe(squares: Floats, zero: Array) -> Array:
@@ -201,108 +333,80 @@ def _powers(exponents: Array) -> tuple[Floats, Floats]:
     return np.ldexp(1.0, first), np.ldexp(1.0, exponents - first)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("error_moments", "largest_error"), better="lower")
 def mae(task: Regression) -> Sequence[Any]:
     """The mean absolute error. Equals sklearn.metrics.mean_absolute_error."""
-    sums, exponents = task.errors
-    return task.mean("mae", sums[:, 1], exponents)
+    means, exponents = task.error_means
+    return task.mean("mae", means[:, 1], exponents)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("error_moments", "largest_error"), better="lower")
 def mse(task: Regression) -> Sequence[Any]:
     """The mean squared error. Equals sklearn.metrics.mean_squared_error."""
-    sums, exponents = task.errors
-    return task.mean("mse", sums[:, 2], 2 * exponents)
+    means, exponents = task.error_means
+    return task.mean("mse", means[:, 2], 2 * exponents)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("error_moments", "largest_error"), better="lower")
 def rmse(task: Regression) -> Sequence[Any]:
     """The root of the mean squared error, in the units of the target."""
-    sums, exponents = task.errors
-    return task.numbers("rmse", np.ldexp(np.sqrt(sums[:, 2] / task.some), exponents), task.size == 0)
+    means, exponents = task.error_means
+    return task.mean("rmse", np.sqrt(means[:, 2]), exponents)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("error_moments", "largest_error"))
 def bias(task: Regression) -> Sequence[Any]:
     """The mean of prediction − target: positive where predictions are too high."""
-    sums, exponents = task.errors
-    return task.mean("bias", sums[:, 0], exponents)
+    means, exponents = task.error_means
+    return task.mean("bias", means[:, 0], exponents)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("largest_error",), better="lower")
 def max_error(task: Regression) -> Sequence[Any]:
     """The largest absolute error. Equals sklearn.metrics.max_error."""
     return task.numbers("max_error", task.largest, task.size == 0)
 
 
-@metric("regression", default=True)
+@metric("regression", default=True, reads=("error_moments", "target_moments", "target_range"), better="higher")
 def r2(task: Regression) -> Sequence[Any]:
     """The coefficient of determination, 1 − Σe² / Σ(t − mean t)², over the flattened values.
 
     Undefined for a constant target, which nothing explains. Equals sklearn.metrics.r2_score elsewhere.
     """
-    sums, exponents = task.errors
-    return task.explained("r2", sums[:, 2], exponents)
+    return task.explained("r2", *task.squared_errors)
 
 
-@metric("regression")
+@metric("regression", reads=("error_moments", "target_moments", "target_range"), better="higher")
 def explained_variance(task: Regression) -> Sequence[Any]:
     """1 − the variance of the errors / the variance of the target: r2 for the prediction without its bias.
 
     Undefined for a constant target. Equals sklearn.metrics.explained_variance_score.
     """
-    sums, exponents = task.errors
-    halves = np.isinf(task.largest)
-
-    def squared(p: Tensor, t: Tensor, half: Tensor, first: Tensor, second: Tensor, mean: Tensor) -> list[Tensor]:
-        return [((p * half - t * half) * first * second - mean).square()]
-
-    half, mean = np.where(halves, 0.5, 1), sums[:, 0] / task.some
-    unexplained = task.totals(squared, half, *_powers(halves - exponents), mean)[:, 0]
-    return task.explained("explained_variance", unexplained, exponents)
+    return task.explained("explained_variance", *task.error_spread)
 
 
-@metric("regression")
+@metric("regression", reads=("joint_moments", "target_range", "prediction_range"), better="higher")
 def pearson(task: Regression) -> Sequence[Any]:
     """Pearson's correlation of prediction and target, in [-1, 1]; undefined where either is constant.
 
     Equals scipy.stats.pearsonr.
     """
-    (of_p, mean_p), (of_t, mean_t) = task.scale(of_target=False), task.scale(of_target=True)
-
-    def products(p: Tensor, t: Tensor, *by: Tensor) -> list[Tensor]:
-        p, t = p * by[0] * by[1] - by[2], t * by[3] * by[4] - by[5]
-        return [p.square(), t.square(), p * t]
-
-    sums = task.totals(products, *_powers(-of_p), mean_p, *_powers(-of_t), mean_t)
-    constant = task.constant_target | task.constant(task.prediction)
+    sums = task.joint_spread
+    constant = task.constant_target | _constant(task.prediction_range)
     spread = np.sqrt(sums[:, 0]) * np.sqrt(sums[:, 1])
     return task.numbers("pearson", (sums[:, 2] / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
 
-@metric("regression")
+@metric("regression", reads=("relative_errors",), better="lower")
 def mape(task: Regression) -> Sequence[Any]:
     """The mean of abs(error) / abs(target), a fraction; targets below 2.2e-16 count as that.
 
     Equals sklearn.metrics.mean_absolute_percentage_error.
     """
-    tiny = torch.finfo(torch.float64).eps
-
-    def fractions(p: Tensor, t: Tensor, factor: Tensor) -> list[Tensor]:
-        size = t.abs().clamp(min=tiny)
-        error = p - t
-        # An infinite difference of two numbers is of opposite signs, so that nothing cancels here.
-        return [torch.where(error.isinf(), p / size - t / size, error / size).abs() * factor]
-
-    exponents = np.zeros(task.count, int)
-    sums = task.totals(fractions, np.ones(task.count))
-    if np.isinf(sums).any():  # a sum of numbers may be too large where their mean is not
-        exponents = exponents + 64
-        sums = task.totals(fractions, np.ldexp(1.0, -exponents))
-    return task.mean("mape", sums[:, 0], exponents)
+    return task.quotients("mape", *task.relative_errors)
 
 
-@metric("regression", options=("quantiles",))
+@metric("regression", options=("quantiles",), reads=("error_table",))
 def error_quantiles(task: Regression) -> Sequence[Any]:
     """The ``quantiles`` of prediction − target, a list in their order.
 
@@ -311,6 +415,12 @@ def error_quantiles(task: Regression) -> Sequence[Any]:
     """
     answers: list[Any] = []
     levels: list[float] = task.view.options["quantiles"]
+    if task.error_table is not None:
+        if (bracket := task.error_table.quantiles(levels)) is None:
+            task.undefined[0]["error_quantiles"] = []
+            return [[task.zero_division] * len(levels)]
+        low, high = bracket
+        return [spell(np.where(low == high, low, low / 2 + high / 2))]
     weight = task.entries.weight
     for request in range(task.count):
         rows = task.entries.rows_of(request)

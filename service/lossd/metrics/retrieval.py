@@ -15,6 +15,8 @@ import numpy as np
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.distances import unit, without_noise
+from lossd.metrics.entries import Entries
+from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Array, Floats, Task, metric, task
 from lossd.metrics.signature import floats, given, numbers
 
@@ -138,7 +140,7 @@ class Labelled(Neighbours):
         )
 
 
-@metric("labelled_embeddings", default=True, name="recall@1")
+@metric("labelled_embeddings", default=True, name="recall@1", reads=None, better="higher")
 def recall_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of embeddings whose nearest neighbour has their label, of those whose label another has.
 
@@ -147,13 +149,13 @@ def recall_at_1(task: Labelled) -> Sequence[Any]:
     return task.fraction("recall@1", task.ranks < 1, task.asked)
 
 
-@metric("labelled_embeddings", default=True, name="precision@1")
+@metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher")
 def precision_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of nearest neighbours by cosine that have the label of whoever asks: with one each, recall@1."""
     return task.fraction("precision@1", task.ranks < 1, task.asked)
 
 
-@metric("labelled_embeddings", name="recall@k", options=("k",))
+@metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher")
 def recall_at_k(task: Labelled) -> Sequence[Any]:
     """The fraction of embeddings with their label among the ``k`` nearest, of those whose label another has.
 
@@ -165,7 +167,7 @@ def recall_at_k(task: Labelled) -> Sequence[Any]:
     return task.fraction("recall@k", task.ranks < task.view.options["k"], task.asked)
 
 
-@metric("labelled_embeddings", name="map@r")
+@metric("labelled_embeddings", name="map@r", reads=None, better="higher")
 def map_at_r(task: Labelled) -> Sequence[Any]:
     """The mean average precision of the R nearest neighbours by cosine, R being how many others have the label.
 
@@ -192,6 +194,17 @@ class Views(Neighbours):
     def units(self) -> tuple[Tensor, Tensor]:
         """Both views' embeddings at length 1, (R, D) each."""
         return unit(self.view.tensors["first"]), unit(self.view.tensors["second"])
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The pairs of counterparts, which all count."""
+        return Entries(self.view)
+
+    @Mean
+    def distance(self) -> Tensor:
+        """The squared distance of counterparts, (R, 1)."""
+        first, second = self.units
+        return (first - second).square().sum(1, keepdim=True)
 
     @cached_property
     def ranks(self) -> tuple[Floats, Floats]:
@@ -232,19 +245,19 @@ class Views(Neighbours):
         )
 
 
-@metric("paired_views", default=True, name="first_to_second@1")
+@metric("paired_views", default=True, name="first_to_second@1", reads=None, better="higher")
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the first view whose nearest neighbour by cosine in the second is their counterpart."""
     return task.fraction("first_to_second@1", task.ranks[0] < 1)
 
 
-@metric("paired_views", default=True, name="second_to_first@1")
+@metric("paired_views", default=True, name="second_to_first@1", reads=None, better="higher")
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the second view whose nearest neighbour by cosine in the first is their counterpart."""
     return task.fraction("second_to_first@1", task.ranks[1] < 1)
 
 
-@metric("paired_views", default=True)
+@metric("paired_views", default=True, reads=("distance",), better="lower")
 def alignment(task: Views) -> Sequence[Any]:
     """The mean squared distance of counterparts, as unit vectors: 0 where the views agree, at most 4.
 
@@ -252,11 +265,10 @@ def alignment(task: Views) -> Sequence[Any]:
         T. Wang, P. Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
             Hypersphere, 2020, arXiv:2005.10242.
     """
-    first, second = task.units
-    return task.fraction("alignment", (first - second).square().sum(1).numpy(force=True))
+    return task.quotients("alignment", *task.distance)
 
 
-@metric("paired_views", default=True)
+@metric("paired_views", default=True, reads=None, better="lower")
 def uniformity(task: Views) -> Sequence[Any]:
     """The logarithm of the mean of exp(-2 d²) over all pairs of a view, as unit vectors; the mean of both views.
 
@@ -281,13 +293,13 @@ def _uniformity(units: Tensor) -> Tensor:
     return torch.log((potentials - n) / max(n * (n - 1), 1))
 
 
-@metric("paired_views", name="first_to_second@k", options=("k",))
+@metric("paired_views", name="first_to_second@k", options=("k",), reads=None, better="higher")
 def first_to_second_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the first view with their counterpart among the ``k`` nearest by cosine of the second."""
     return task.fraction("first_to_second@k", task.ranks[0] < task.view.options["k"])
 
 
-@metric("paired_views", name="second_to_first@k", options=("k",))
+@metric("paired_views", name="second_to_first@k", options=("k",), reads=None, better="higher")
 def second_to_first_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the second view with their counterpart among the ``k`` nearest by cosine of the first."""
     return task.fraction("second_to_first@k", task.ranks[1] < task.view.options["k"])

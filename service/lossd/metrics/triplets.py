@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from lossd.lazy_torch import Tensor, torch
@@ -10,6 +11,7 @@ from lossd.losses.embedding import triplet
 from lossd.losses.margin import margin_ranking
 from lossd.losses.registry import Input, Unreduced
 from lossd.metrics.entries import Entries
+from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Task, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
 
@@ -17,17 +19,27 @@ __all__ = ["Comparison", "Ordered", "Triplets"]
 
 
 class Comparison(Task):
-    """The margin by which each comparison comes out right.
+    """The margin by which each comparison comes out right."""
 
-    Args:
-        view: The batch.
-        ahead: Margins, (R, I), above 0 where the comparison comes out right.
-    """
+    @cached_property
+    def entries(self) -> Entries:
+        """The entries that count."""
+        return Entries(self.view)
 
-    def __init__(self, view: View, ahead: Tensor) -> None:
-        super().__init__(view)
-        self.ahead = ahead
-        self.entries = Entries(view)
+    @cached_property
+    def ahead(self) -> Tensor:
+        """Margins, (R, I), above 0 where the comparison comes out right."""
+        raise NotImplementedError
+
+    @Mean
+    def right(self) -> Tensor:
+        """Whether each comparison comes out right."""
+        return (self.ahead > 0).double()
+
+    @Mean
+    def without_loss(self) -> Tensor:
+        """Whether each comparison comes out right by the loss's margin at least."""
+        return (self.losses() <= 0).double()
 
     def losses(self) -> Tensor:
         """The loss's own values, (R, I), in its own arithmetic."""
@@ -39,22 +51,36 @@ class Comparison(Task):
         numbers = {name: self.view.number(name, default, ndim) for name, default in defaults.items()}
         return {name: n.to(dtype) if isinstance(n, Tensor) else n for name, n in numbers.items()}
 
-    def mean(self, name: str, values: Tensor) -> list[Any]:
-        """Return the mean of (R, I) values over the entries that count."""
-        return self.quotients(name, *self.entries.mean_of(values.double()))
-
 
 @task("triplets")
 class Triplets(Comparison):
     """Distances as in the loss: its norm, squared or not; with ``swap`` the smaller of the negative's two distances."""
 
-    def __init__(self, view: View) -> None:
+    @cached_property
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """The distances of the anchors to their positives and to their negatives, (R, 1) each."""
+        view = self.view
         anchor, positive, negative = (view.tensors[name].double() for name in ("anchor", "positive", "negative"))
-        self.near = _distance(view, anchor, positive)
-        self.far = _distance(view, anchor, negative)
+        far = _distance(view, anchor, negative)
         if view.parameters.get("swap"):
-            self.far = torch.minimum(self.far, _distance(view, positive, negative))
-        super().__init__(view, self.far - self.near)
+            far = torch.minimum(far, _distance(view, positive, negative))
+        return _distance(view, anchor, positive), far
+
+    @cached_property
+    def ahead(self) -> Tensor:
+        """How much farther the negative is than the positive, (R, 1)."""
+        near, far = self.distances
+        return far - near
+
+    @Mean
+    def near(self) -> Tensor:
+        """The distance to the positive."""
+        return self.distances[0]
+
+    @Mean
+    def far(self) -> Tensor:
+        """The distance to the negative."""
+        return self.distances[1]
 
     def losses(self) -> Tensor:
         """(R, 1)."""
@@ -79,11 +105,12 @@ class Triplets(Comparison):
 class Ordered(Comparison):
     """Two scores, one of which should be higher."""
 
-    def __init__(self, view: View) -> None:
-        first, second, target = (
-            view.tensors[name].reshape(view.segments.total, -1).double() for name in ("first", "second", "target")
-        )
-        super().__init__(view, torch.where(target > 0, first - second, second - first))
+    @cached_property
+    def ahead(self) -> Tensor:
+        """The higher score minus the lower, in the order that the target says, (R, I)."""
+        rows, tensors = self.view.segments.total, self.view.tensors
+        first, second, target = (tensors[name].reshape(rows, -1).double() for name in ("first", "second", "target"))
+        return torch.where(target > 0, first - second, second - first)
 
     def losses(self) -> Tensor:
         """(R, I)."""
@@ -115,25 +142,25 @@ def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
     return distance.square() if squared else distance
 
 
-@metric("triplets", "ranking", default=True)
+@metric("triplets", "ranking", default=True, reads=("right",), better="higher")
 def correct(task: Comparison) -> Sequence[Any]:
     """The fraction in the right order: the positive nearer than the negative, the higher score higher. Ties are not."""
-    return task.mean("correct", task.ahead > 0)
+    return task.quotients("correct", *task.right)
 
 
-@metric("triplets", "ranking", default=True)
+@metric("triplets", "ranking", default=True, reads=("without_loss",), better="higher")
 def satisfied(task: Comparison) -> Sequence[Any]:
     """The fraction in the right order by the loss's margin at least: what has no loss."""
-    return task.mean("satisfied", task.losses() <= 0)
+    return task.quotients("satisfied", *task.without_loss)
 
 
-@metric("triplets", default=True)
+@metric("triplets", default=True, reads=("near",), better="lower")
 def mean_positive_distance(task: Triplets) -> Sequence[Any]:
     """The mean distance of anchors to their positives."""
-    return task.mean("mean_positive_distance", task.near)
+    return task.quotients("mean_positive_distance", *task.near)
 
 
-@metric("triplets", default=True)
+@metric("triplets", default=True, reads=("far",), better="higher")
 def mean_negative_distance(task: Triplets) -> Sequence[Any]:
     """The mean distance of anchors to their negatives."""
-    return task.mean("mean_negative_distance", task.far)
+    return task.quotients("mean_negative_distance", *task.far)
