@@ -67,7 +67,10 @@ class LossList(BaseModel):
 
 
 class MetricEntry(BaseModel):
-    """A metric of a task, and the names of the options it reads."""
+    """A metric of a task, and the names of the options it reads.
+
+    ``better`` says which way is better, null for neither. ``version`` is raised when a number could change.
+    """
 
     name: str
     task: str
@@ -75,6 +78,8 @@ class MetricEntry(BaseModel):
     summary: str
     documentation: str
     options: list[str]
+    better: Literal["higher", "lower"] | None
+    version: int
 
 
 class MetricList(BaseModel):
