@@ -28,7 +28,12 @@ ROOMS: dict[str, set[str]] = {
     "lossd.arrangement": {"lossd.cost", "lossd.job"},
     "lossd.losses": {"lossd.cost", "lossd.lazy_torch", "lossd.caches", "lossd_client"},
     "lossd.runs.exact": set(),
-    "lossd.metrics": {"lossd.cost", "lossd.lazy_torch", "lossd.losses", "lossd.runs.exact", "lossd_client"},
+    "lossd.runs.steps": {"lossd.runs.exact"},
+    "lossd.runs.table": {"lossd.runs.exact", "lossd.runs.steps"},
+    "lossd.metrics": {
+        "lossd.cost", "lossd.lazy_torch", "lossd.losses", "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table",
+        "lossd_client",
+    },
     "lossd.request": {"lossd.cost", "lossd.job", "lossd.losses", "lossd.caches", "lossd.metrics", "lossd_client"},
     "lossd.compiled": {"lossd.caches", "lossd.configuration", "lossd.job", "lossd.metrics"},
     "lossd.evaluation": {"lossd.compiled", "lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},

@@ -18,6 +18,7 @@ from lossd.metrics.averages import average
 from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
 from lossd.metrics.parts import Scores
 from lossd.metrics.registry import Array, Floats, metric, spell
+from lossd.runs.steps import Steps, area_under_roc, best_step, pr_points, precision_of_positives, roc_points
 from lossd_client.errors import InvalidRequest
 
 __all__ = ["Ranked", "Ranking", "Steps", "bounded", "scores_of", "steps"]
@@ -93,30 +94,6 @@ class Ranked(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """The counts of scores at or above each threshold; thresholds are the distinct scores, falling."""
-
-    thresholds: Floats
-    tp: Array
-    fp: Array
-
-    @property
-    def positives(self) -> Any:
-        """The count of all positives."""
-        return self.tp[-1] if self.tp.size else 0
-
-    @property
-    def negatives(self) -> Any:
-        """The count of all negatives."""
-        return self.fp[-1] if self.fp.size else 0
-
-    @property
-    def unranked(self) -> bool:
-        """Whether a score is NaN."""
-        return self.thresholds.size > 0 and bool(np.isnan(self.thresholds[0]))
-
-
 def steps(ranking: Ranking) -> Steps:
     """Return the steps of a ranking."""
     order = _falling(ranking.scores)
@@ -130,7 +107,7 @@ def steps(ranking: Ranking) -> Steps:
         fp = (weight * ~positive).cumsum(0)
     last = torch.ones_like(positive)
     last[:-1] = scores[1:] != scores[:-1]
-    return Steps(*(t[last].numpy(force=True) for t in (scores.double(), tp, fp)))
+    return Steps(*(t[last].numpy(force=True) for t in (scores.double() + 0.0, tp, fp)))
 
 
 def scores_of(task: Any) -> Scores:
@@ -153,24 +130,6 @@ def _falling(scores: Tensor) -> Tensor:
     return torch.from_numpy(np.argsort(scores.numpy())[::-1].copy())
 
 
-def _area_under_roc(s: Steps) -> tuple[float, bool]:
-    if not (s.positives > 0 and s.negatives > 0):
-        return 0.0, False
-    if s.unranked:
-        return np.nan, True
-    # Twice the area is a whole number without weights, so this is exact.
-    twice = np.dot(np.diff(s.fp, prepend=0), s.tp + np.append(0, s.tp[:-1]))
-    return float(twice / (2 * s.positives * s.negatives)), True
-
-
-def _average_precision(s: Steps) -> tuple[float, bool]:
-    if not s.positives > 0:
-        return 0.0, False
-    if s.unranked:
-        return np.nan, True
-    return float(np.dot(np.diff(s.tp, prepend=0), s.tp / (s.tp + s.fp)) / s.positives), True
-
-
 @metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
@@ -179,7 +138,7 @@ def auroc(task: Ranked) -> Sequence[Any]:
     rise with its probability; averages are over those defined. Equals sklearn.metrics.roc_auc_score
     (``multi_class="ovr"``).
     """
-    return _areas(task, "auroc", _area_under_roc)
+    return _areas(task, "auroc", area_under_roc)
 
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
@@ -189,7 +148,7 @@ def average_precision(task: Ranked) -> Sequence[Any]:
     Undefined where no entry is positive. Several classes: each against the rest, by its log-odds, which rise with its
     probability; averages are over those defined. Equals sklearn.metrics.average_precision_score.
     """
-    return _areas(task, "average_precision", _average_precision)
+    return _areas(task, "average_precision", precision_of_positives)
 
 
 def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
@@ -216,16 +175,11 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     """
 
     def curve(s: Steps) -> dict[str, Any] | None:
-        if s.unranked or not (s.positives > 0 and s.negatives > 0):
+        if (found := roc_points(s, task.view.options["points"])) is None:
             return None
-        bend = (np.diff(s.fp, 2) != 0) | (np.diff(s.tp, 2) != 0)
-        corners = np.flatnonzero(np.concatenate([[True], bend, [True]])) if len(s.tp) > 1 else np.arange(1)
-        kept = _thinned(corners, task.view.options["points"] - 1)
-        return {
-            "fpr": spell(np.append(0, s.fp[kept] / s.negatives)),
-            "tpr": spell(np.append(0, s.tp[kept] / s.positives)),
-            "thresholds": ["Infinity", *(task.threshold_at(s.thresholds, step) for step in kept.tolist())],
-        }
+        fpr, tpr, kept = found
+        thresholds = ["Infinity", *(task.threshold_at(s.around(step), 0) for step in kept.tolist())]
+        return {"fpr": spell(fpr), "tpr": spell(tpr), "thresholds": thresholds}
 
     return _curves(task, "roc_curve", curve)
 
@@ -240,15 +194,11 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
     """
 
     def curve(s: Steps) -> dict[str, Any] | None:
-        if s.unranked or not s.positives > 0:
+        if (found := pr_points(s, task.view.options["points"])) is None:
             return None
-        kept = _thinned(np.arange(len(s.tp)), task.view.options["points"] - 1)[::-1]
-        tp, fp = s.tp[kept], s.fp[kept]
-        return {
-            "precision": spell(np.append(tp / (tp + fp), 1.0)),
-            "recall": spell(np.append(tp / s.positives, 0.0)),
-            "thresholds": [task.threshold_at(s.thresholds, step) for step in kept.tolist()],
-        }
+        precision, recall, kept = found
+        thresholds = [task.threshold_at(s.around(step), 0) for step in kept.tolist()]
+        return {"precision": spell(precision), "recall": spell(recall), "thresholds": thresholds}
 
     return _curves(task, "pr_curve", curve)
 
@@ -263,23 +213,14 @@ def best_threshold(task: Ranked) -> Sequence[Any]:
     """
 
     def best(s: Steps) -> Any:
-        if s.unranked or not s.positives > 0:
-            return None
-        f1 = 2 * s.tp / (s.tp + s.fp + s.positives)
-        return task.threshold_at(s.thresholds, int(np.argmax(f1)))
+        step = best_step(s)
+        return None if step is None else task.threshold_at(s.around(step), 0)
 
     per_class = _curves(task, "best_threshold", best)
     if not task.averaged:
         return per_class
     pooled = [best(task.steps(b, None)) for b in range(task.count)]
     return [{"micro": micro, "per_class": row} for micro, row in zip(pooled, per_class, strict=True)]
-
-
-def _thinned(kept: Array, points: int) -> Array:
-    if len(kept) <= points:
-        return kept
-    thinned: Array = kept[np.linspace(len(kept) - 1, 0, points)[::-1].round().astype(int)]
-    return thinned
 
 
 def _curves(task: Any, name: str, curve: Callable[[Steps], Any]) -> list[Any]:

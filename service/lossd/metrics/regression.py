@@ -14,6 +14,7 @@ from lossd.metrics.entries import Entries, entrywise, rowwise
 from lossd.metrics.parts import Extreme, Mean, Moments, Products, Rankings, Scores, Size, products
 from lossd.metrics.registry import Array, Floats, Task, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.runs.table import between
 
 __all__ = ["Regression"]
 
@@ -443,8 +444,4 @@ def _between(ordered: Floats, levels: list[float]) -> Floats:
     if np.isnan(ordered[-1]):
         return np.full(len(levels), np.nan)
     place = np.array(levels) * (len(ordered) - 1)
-    low, high = ordered[np.floor(place).astype(int)], ordered[np.ceil(place).astype(int)]
-    share, step = place % 1, high - low
-    # Each on its own where their difference is infinite.
-    between: Floats = np.where(np.isfinite(step), low + step * share, low * (1 - share) + high * share)
-    return np.where(low == high, low, between)
+    return between(ordered[np.floor(place).astype(int)], ordered[np.ceil(place).astype(int)], place % 1)

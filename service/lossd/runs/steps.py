@@ -1,0 +1,158 @@
+"""What a falling threshold finds: counts of positives and negatives, and the metrics that are functions of them.
+
+Counts are integers, or sums of weights. Sums of weights from tables are Python's integers, in units of a power of two:
+all that is made of them is a ratio, so that it is exact until it is rounded, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossd.runs.exact import ratio, total
+
+__all__ = ["Steps", "area_under_roc", "best_step", "pr_points", "precision_of_positives", "roc_points", "tied_pairs"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The counts of scores at or above each threshold, falling.
+
+    Attributes:
+        thresholds: The lowest score of each step, (n,); NaN of scores that are NaN, which come first.
+        tp: The positives at or above each, (n,): int64, float64, or Python's integers.
+        fp: The negatives, likewise.
+        highest: The highest score of each step, (n,); None if each step is one score.
+    """
+
+    thresholds: Floats
+    tp: Array
+    fp: Array
+    highest: Floats | None = None
+
+    @property
+    def positives(self) -> Any:
+        """The count of all positives, a Python number."""
+        return self.tp[-1:].tolist()[0] if self.tp.size else 0
+
+    @property
+    def negatives(self) -> Any:
+        """The count of all negatives, a Python number."""
+        return self.fp[-1:].tolist()[0] if self.fp.size else 0
+
+    @property
+    def unranked(self) -> bool:
+        """Whether a score is NaN."""
+        return self.thresholds.size > 0 and bool(np.isnan(self.thresholds[0]))
+
+    def around(self, step: int) -> Floats:
+        """Return the lowest score of a step, and the highest below it if there is one."""
+        below = self.thresholds if self.highest is None else self.highest
+        return np.append(self.thresholds[step], below[step + 1 : step + 2])
+
+
+def area_under_roc(s: Steps) -> tuple[float, bool]:
+    """Return how likely a positive scores higher than a negative, ties counting half, and whether it is defined."""
+    if not (s.positives > 0 and s.negatives > 0):
+        return 0.0, False
+    if s.unranked:
+        return np.nan, True
+    # Twice the area is a whole number without weights, so this is exact.
+    twice = _dot(np.diff(s.fp, prepend=0), s.tp + np.append(0, s.tp[:-1]), s)
+    return ratio(twice, 2 * s.positives * s.negatives), True
+
+
+def tied_pairs(s: Steps) -> Any:
+    """Return how many pairs of a positive and a negative are of one step, times their weights."""
+    return _dot(np.diff(s.tp, prepend=0), np.diff(s.fp, prepend=0), s)
+
+
+def precision_of_positives(s: Steps) -> tuple[float, bool]:
+    """Return the mean of the precision at each positive, and whether it is defined.
+
+    The positives of each step times its precision, two numbers that are rounded once each, are rounded, summed exactly
+    and divided by all positives.
+    """
+    if not s.positives > 0:
+        return 0.0, False
+    if s.unranked:
+        return np.nan, True
+    found, positives = _in_floats(np.diff(s.tp, prepend=0), s.positives)
+    return total(found * _divided(s.tp, s.tp + s.fp)) / positives, True
+
+
+def roc_points(s: Steps, points: int) -> tuple[Array, Array, Array] | None:
+    """Return the ROC curve without the points on a straight line; None where it is undefined.
+
+    Args:
+        s: The steps.
+        points: The number of points to which the curve is thinned, evenly.
+
+    Returns:
+        False and true positive rates, (n + 1,), from 0, and the steps of all but the first, (n,), rising.
+    """
+    if s.unranked or not (s.positives > 0 and s.negatives > 0):
+        return None
+    bend = (np.diff(s.fp, 2) != 0) | (np.diff(s.tp, 2) != 0)
+    corners = np.flatnonzero(np.concatenate([[True], bend, [True]])) if len(s.tp) > 1 else np.arange(1)
+    kept = _thinned(corners, points - 1)
+    fpr, tpr = _divided(s.fp[kept], s.negatives), _divided(s.tp[kept], s.positives)
+    return np.append(0, fpr), np.append(0, tpr), kept
+
+
+def pr_points(s: Steps, points: int) -> tuple[Array, Array, Array] | None:
+    """Return the precision-recall curve by rising threshold; None where it is undefined.
+
+    Args:
+        s: The steps.
+        points: The number of points to which the curve is thinned, evenly.
+
+    Returns:
+        Precision and recall, (n + 1,), to (1, 0), and the steps of all but the last, (n,), falling.
+    """
+    if s.unranked or not s.positives > 0:
+        return None
+    kept = _thinned(np.arange(len(s.tp)), points - 1)[::-1]
+    tp, fp = s.tp[kept], s.fp[kept]
+    return np.append(_divided(tp, tp + fp), 1.0), np.append(_divided(tp, s.positives), 0.0), kept
+
+
+def best_step(s: Steps) -> int | None:
+    """Return the step with the highest F1, the first of several; None where it is undefined."""
+    if s.unranked or not s.positives > 0:
+        return None
+    return int(np.argmax(_divided(2 * s.tp, s.tp + s.fp + s.positives)))
+
+
+def _dot(first: Array, second: Array, s: Steps) -> Any:
+    """Return the sum of products, a Python number: of Python's integers where int64 might be too small."""
+    if first.dtype.kind == "i" and 2 * s.positives * s.negatives >= 1 << 63:
+        first, second = first.astype(object), second.astype(object)
+    answer = np.dot(first, second)
+    return answer.item() if isinstance(answer, np.generic) else answer
+
+
+def _divided(counts: Array, by: Any) -> Floats:
+    """Return ratios, each rounded once."""
+    return np.asarray(counts / by, np.float64)
+
+
+def _in_floats(counts: Array, whole: Any) -> tuple[Floats, float]:
+    """Return parts of a whole and the whole, rounded once each; times a power of two if they are sums of weights."""
+    if counts.dtype != object:
+        return counts.astype(np.float64), float(whole)
+    unit = 1 << whole.bit_length()
+    return np.array([count / unit for count in counts.tolist()]), whole / unit
+
+
+def _thinned(kept: Array, points: int) -> Array:
+    if len(kept) <= points:
+        return kept
+    thinned: Array = kept[np.linspace(len(kept) - 1, 0, points)[::-1].round().astype(int)]
+    return thinned

@@ -1,0 +1,507 @@
+"""Tables of values and their counts, cut to as many leading bits as fit, from which ranks and quantiles are read.
+
+A value is an unsigned integer of 64 bits of the same order: the bits of its float64. A table keeps the first ``bits``
+of each, and how much there is of each such cell. All 64 are kept while there are at most ``limit`` different values;
+answers are then exact. Beyond, as many bits are kept as fit.
+
+The state depends on what was added alone. Let D(b) be how many different beginnings of b bits all values have; it grows
+with b and with more values. The bits in the end are b*, the largest b with D(b) at most ``limit``. A part of the values
+has smaller D, so a table that was cut before the last value was added was cut to b* bits or more. The first b* bits of
+its cells are those of its values, and so are their counts. So it does not matter when a table is cut, nor in which
+order and from which parts it is made.
+
+A cut table answers as if the values of one cell were equal, and says how far the true answer can be. Counts above a
+cell's lowest value are exact: points of curves, taken there, are points of the true curves.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossd.runs.exact import ExactSums, ratio, total
+from lossd.runs.steps import Steps, area_under_roc, precision_of_positives, tied_pairs
+
+__all__ = ["ROWS", "Bounded", "Table", "between"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Cells = tuple[int, Array, Any]
+Waiting = list[tuple[Array, Array | None, Floats | None]]
+
+ROWS = 1 << 20
+"""The number of cells that a table may have by default."""
+
+LEAST_HELD = 1 << 12
+"""Values that wait until they are sorted into the cells: twice as many as there may be cells, at least these."""
+
+BITS = 64
+NEGATIVE_ZERO = (1 << 63) - 1
+LOWEST, HIGHEST = (1 << 52) - 1, (1 << 64) - (1 << 52)
+"""The integers of -0, -infinity and infinity."""
+
+MOST = 1 << 60
+"""More values than a table counts."""
+
+HEADER = struct.Struct("<4sIBBBBIQ")
+MAGIC, VERSION = b"tabl", 1
+WIDTHS = (1, 2, 4, 8)
+
+ROUNDING = 2.0**-48
+"""More than the rounding errors of a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """An answer and its certainty.
+
+    Attributes:
+        value: The answer; NaN if a value is NaN.
+        within: The largest distance of the true answer; 0 where the value is exact but for its rounding.
+        bits: The leading bits of each value that the table keeps; 64 if it keeps all.
+    """
+
+    value: float
+    within: float
+    bits: int
+
+
+class Table:
+    """How many values there are of each kind, by value; NaN are counted apart, -0 is 0.
+
+    Args:
+        kinds: The number of kinds of values: 2 for scores of negatives (0) and positives (1), 1 for plain values.
+        weighted: Whether values have weights, which are then summed exactly.
+        limit: The largest number of cells. A cell of two kinds takes 24 bytes, of weights about 80.
+    """
+
+    __slots__ = ("_bits", "_cells", "_held", "_keys", "_waiting", "kinds", "limit", "weighted")
+
+    def __init__(self, kinds: int = 2, *, weighted: bool = False, limit: int = ROWS) -> None:
+        if not (1 <= kinds < 256 and 1 <= limit < 1 << 32):
+            raise ValueError(f"a table has up to 255 kinds and at least one cell, found {kinds} and {limit}")
+        self.kinds, self.weighted, self.limit = kinds, weighted, limit
+        self._bits = BITS
+        self._keys: Array = np.zeros(0, np.uint64)
+        # A row of kinds for each key, and one for NaN: (rows + 1, kinds) int64, or as many sums.
+        self._cells: Any = ExactSums(kinds) if weighted else np.zeros((1, kinds), np.int64)
+        self._waiting: Waiting = []
+        self._held = 0
+
+    @property
+    def bits(self) -> int:
+        """The leading bits of each value that are kept, 0 to 64."""
+        self._settle()
+        return self._bits
+
+    @property
+    def rows(self) -> int:
+        """The number of cells."""
+        self._settle()
+        return len(self._keys)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every value is a cell of its own."""
+        return self.bits == BITS
+
+    def add(
+        self, values: npt.ArrayLike, labels: npt.ArrayLike | None = None, weights: npt.ArrayLike | None = None
+    ) -> None:
+        """Add values.
+
+        Args:
+            values: Any real, infinite or NaN, (N,) or any shape.
+            labels: The kind of each, as many integers or bools; None where there is one kind.
+            weights: The weight of each, as many, finite and at least 0; those of weight 0 are left out. Given if the
+                table is weighted, None if it is not.
+
+        Raises:
+            ValueError: The labels or the weights are missing, of another size or out of range.
+        """
+        flat = np.ravel(np.asarray(values, np.float64))
+        kind, weight = self._checked(flat.size, labels, weights)
+        step = max(2 * self.limit, LEAST_HELD)
+        for first in range(0, flat.size, step):
+            part = slice(first, first + step)
+            self._hold(flat[part], _at(kind, part), _at(weight, part))
+            if self._held >= step:
+                self._settle()
+
+    def merge(self, other: Table) -> None:
+        """Add all that was added to another table.
+
+        Raises:
+            ValueError: The other has other kinds, weights or another limit.
+        """
+        if (mine := self._shape) != other._shape:
+            raise ValueError(f"tables differ in kinds, weights or limit: {mine} and {other._shape}")
+        self._join([other])
+
+    @classmethod
+    def pooled(cls, tables: Iterable[Table], limit: int = ROWS) -> Table:
+        """Return a table of the values of several, of the same kinds, with a limit of its own; they stay as they are.
+
+        Its bits are at most those of each table.
+        """
+        first, *others = tables
+        answer = cls(first.kinds, weighted=first.weighted, limit=limit)
+        answer._join([first, *others])
+        return answer
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Table):
+            return NotImplemented
+        return self.encode() == other.encode()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    # Scores of negatives and positives
+
+    def steps(self) -> Steps:
+        """Return the counts at or above the lowest value of each cell, falling; of two kinds."""
+        negatives, positives = self._counts()
+        lowest, highest = self._ends()
+        order = slice(None, None, -1)
+        unranked = bool(negatives[-1] or positives[-1])
+        # The row of NaN is the last, so it comes first.
+        rows = slice(None) if unranked else slice(1, None)
+        tp, fp = (np.cumsum(counts[order][rows]) for counts in (positives, negatives))
+        nan = [np.nan] * unranked
+        edges = [np.concatenate([nan, ends[order]]) for ends in (lowest, highest)]
+        return Steps(edges[0], tp, fp, None if self.whole else edges[1])
+
+    def auroc(self) -> Bounded | None:
+        """Return the area under the ROC curve; None if all values are of one kind.
+
+        Half the pairs of a positive and a negative in one cell may be on the wrong side of it.
+        """
+        s = self.steps()
+        value, defined = area_under_roc(s)
+        if not defined:
+            return None
+        if self.whole or s.unranked:
+            return Bounded(value, 0.0, self._bits)
+        half = ratio(tied_pairs(s), 2 * s.positives * s.negatives)
+        return Bounded(value, _above(half), self._bits)
+
+    def average_precision(self) -> Bounded | None:
+        """Return the average precision; None if no value is positive.
+
+        The best order of a cell has its positives first, as one step, the worst has them last, one by one.
+        """
+        s = self.steps()
+        value, defined = precision_of_positives(s)
+        if not defined:
+            return None
+        if self.whole or s.unranked:
+            return Bounded(value, 0.0, self._bits)
+        whole = s.positives + s.negatives
+        scale = 1 if s.tp.dtype != object else 1 << whole.bit_length()
+        tp, fp = (np.asarray(np.append(0, counts) / scale, np.float64) for counts in (s.tp, s.fp))
+        found, before = np.diff(tp), tp[:-1]
+        some = found > 0
+        found, before, least, most = found[some], before[some], fp[:-1][some], fp[1:][some]
+        best = found * ((before + found) / (before + found + least))
+        # The sum of (before + j) / (before + j + most) for j = 1 to found is at least the integral from 1/2 to
+        # found + 1/2, because this is concave in j. The sum for any weights is at least the integral from 0 to found.
+        start = before + (0.0 if self.weighted else 0.5) + most
+        worst = found - most * np.log1p(found / np.where(start > 0, start, 1))
+        positives = s.positives / scale
+        within = max(total(best) / positives - value, value - total(worst) / positives)
+        return Bounded(value, _above(within), self._bits)
+
+    # Plain values
+
+    def quantiles(self, levels: Sequence[float]) -> tuple[Floats, Floats] | None:
+        """Return between which numbers each quantile is, low and high, as many as levels; None if there is no value.
+
+        They are equal if the table is whole. Between two values linearly, as numpy.quantile; of weights, the smallest
+        value at which the share of the weight, rounded to float64, reaches the level. NaN if a value is NaN.
+
+        Args:
+            levels: Numbers from 0 to 1.
+        """
+        (counts,) = self._counts()
+        if counts[-1]:
+            return np.full(len(levels), np.nan), np.full(len(levels), np.nan)
+        if not len(self._keys):
+            return None
+        ends, wanted, reached = self._ends(), np.array(levels, np.float64), np.cumsum(counts[:-1])
+        if self.weighted:
+            row = np.searchsorted(np.asarray(reached / reached[-1], np.float64), wanted)
+            return ends[0][row], ends[1][row]
+        place = wanted * (int(reached[-1]) - 1)
+        first, second = (np.searchsorted(reached, to(place).astype(np.int64), "right") for to in (np.floor, np.ceil))
+        low, high = (between(values[first], values[second], place % 1) for values in ends)
+        return (low, high) if self._bits == BITS else (np.nextafter(low, -np.inf), np.nextafter(high, np.inf))
+
+    # Bytes
+
+    def encode(self) -> bytes:
+        """Return the table as bytes, equal for equal tables.
+
+        The header is the magic ``tabl``, the version, the number of kinds, whether there are weights, the bits, the
+        bytes of a count, the limit and the number of cells, little-endian as all that follows: the cells' integers
+        (uint64), rising, and their counts by kind, of each cell and then of NaN; or exact sums.
+        """
+        self._settle()
+        if self.weighted:
+            width, cells = 0, self._cells.encode()
+        else:
+            width = next(w for w in WIDTHS if int(self._cells.max()) < 1 << 8 * w)
+            cells = self._cells.astype(f"<u{width}").tobytes()
+        shape = (self.kinds, self.weighted, self._bits, width, self.limit, len(self._keys))
+        return b"".join([HEADER.pack(MAGIC, VERSION, *shape), self._keys.astype("<u8").tobytes(), cells])
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview, *, like: Table) -> Table:
+        """Return the table that :meth:`encode` wrote.
+
+        Args:
+            data: Bytes, trusted in nothing.
+            like: A table of the kinds, weights and limit that it must have.
+
+        Raises:
+            ValueError: The bytes are not those of such a table, in the form that ``encode`` writes.
+        """
+        if len(data) < HEADER.size:
+            raise ValueError(f"a table has at least {HEADER.size} bytes, found {len(data)}")
+        magic, version, kinds, weighted, bits, width, limit, rows = HEADER.unpack_from(data)
+        if (magic, version) != (MAGIC, VERSION):
+            raise ValueError(f"no table of version {VERSION}: it starts with {bytes(data[:8])!r}")
+        if (kinds, weighted, limit) != like._shape:
+            raise ValueError(f"tables differ in kinds, weights or limit: {like._shape}, {(kinds, weighted, limit)}")
+        start = HEADER.size + 8 * rows
+        if rows > limit or bits > BITS or len(data) < start or width not in ((0,) if weighted else WIDTHS):
+            raise ValueError(f"no table has {rows} cells of {bits} bits in {len(data)} bytes, with counts of {width}")
+        answer = cls(kinds, weighted=like.weighted, limit=limit)
+        answer._bits, answer._keys = bits, np.frombuffer(data, "<u8", rows, HEADER.size).astype(np.uint64)
+        if weighted:
+            answer._cells = ExactSums.decode(data[start:], count=(rows + 1) * kinds)
+            used = answer._cells.signs.reshape(-1, kinds)
+            if answer._cells.non_finite.any():
+                raise ValueError("a table has a weight that is not finite")
+        else:
+            if len(data) != start + width * (rows + 1) * kinds:
+                raise ValueError(f"a table of {rows} cells has other than {len(data)} bytes")
+            used = np.frombuffer(data[start:], f"<u{width}").astype(np.int64).reshape(-1, kinds)
+            answer._cells = used
+            if used.sum(dtype=np.float64) >= MOST:
+                raise ValueError("a table counts more values than there can be")
+        if (used < 0).any() or not used[:-1].any(1).all():
+            raise ValueError("a table has a cell of nothing, or of less")
+        answer._check_keys()
+        if answer.encode() != bytes(data):
+            raise ValueError("a table is in another form than the shortest")
+        return answer
+
+    def _check_keys(self) -> None:
+        keys = self._keys
+        lowest, highest = _cut(np.array([LOWEST, HIGHEST], np.uint64), self._bits)
+        wrong = (keys[1:] <= keys[:-1]).any() or (_cut(keys, self._bits) != keys).any()
+        wrong |= ((keys < lowest) | (keys > highest)).any()
+        if wrong or (self._bits == BITS and (keys == NEGATIVE_ZERO).any()):
+            raise ValueError("the cells of a table are not in order, or not of numbers of its bits")
+
+    # Cells
+
+    @property
+    def _shape(self) -> tuple[int, bool, int]:
+        return self.kinds, self.weighted, self.limit
+
+    def _checked(
+        self, size: int, labels: npt.ArrayLike | None, weights: npt.ArrayLike | None
+    ) -> tuple[Array | None, Floats | None]:
+        """Return labels and weights, (size,) each; labels None if there is one kind."""
+        kind, weight = None, None
+        if labels is not None:
+            kind = np.ravel(np.asarray(labels))
+            if (
+                kind.size != size
+                or kind.dtype.kind not in "biu"
+                or (size and not 0 <= kind.min() <= kind.max() < self.kinds)
+            ):
+                raise ValueError(f"labels must be {size} integers from 0 to {self.kinds - 1}")
+        elif self.kinds > 1:
+            raise ValueError(f"labels must say of which of {self.kinds} kinds each value is")
+        if (weights is not None) != self.weighted:
+            raise ValueError(
+                "weights must be given" if self.weighted else "a table without weights has no sums of them"
+            )
+        if weights is not None:
+            weight = np.ravel(np.asarray(weights, np.float64))
+            if weight.size != size or not ((weight >= 0) & (weight < np.inf)).all():
+                raise ValueError(f"weights must be {size} finite numbers, none below 0")
+        return None if self.kinds == 1 else kind, weight
+
+    def _hold(self, values: Floats, labels: Array | None, weights: Floats | None) -> None:
+        """Keep values until there are enough of them to be sorted; NaN are counted at once."""
+        kept = ~np.isnan(values)
+        nan = ~kept
+        if weights is not None:
+            kept &= weights > 0
+        if not kept.all():
+            if nan.any():
+                self._count_nan(int(nan.sum()), _at(labels, nan), _at(weights, nan))
+            values, labels, weights = values[kept], _at(labels, kept), _at(weights, kept)
+        if self.weighted or labels is None:
+            self._waiting.append((_keys_of(values), _copied(labels), _copied(weights)))
+        else:
+            # Kind by kind, because integers are sorted several times as fast without labels that move along.
+            keys = _keys_of(values)
+            self._waiting += [(keys[labels == kind], np.array(kind), None) for kind in range(self.kinds)]
+        self._held += len(values)
+
+    def _count_nan(self, size: int, labels: Array | None, weights: Floats | None) -> None:
+        kind = np.zeros(size, np.int64) if labels is None else labels.astype(np.int64)
+        if weights is None:
+            self._cells[-1] += np.bincount(kind, minlength=self.kinds)
+        else:
+            self._cells.add(weights[weights > 0], len(self._keys) * self.kinds + kind[weights > 0])
+
+    def _settle(self) -> None:
+        """Sort what waits into the cells."""
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._held = self._waiting, [], 0
+        self._absorb(self._weighed(waiting) if self.weighted else self._counted(waiting))
+
+    def _counted(self, waiting: Waiting) -> list[Cells]:
+        """Return the cells of values that wait, kind by kind."""
+        parts = []
+        for kind in range(self.kinds):
+            keys = np.concatenate([keys for keys, of, _ in waiting if of is None or of == kind])
+            keys = _cut(keys, self._bits)
+            keys.sort()
+            starts = np.flatnonzero(_first(keys))
+            cells = np.zeros((len(starts) + 1, self.kinds), np.int64)
+            cells[:-1, kind] = np.diff(starts, append=len(keys))
+            parts.append((self._bits, keys[starts], cells))
+        return parts
+
+    def _weighed(self, waiting: Waiting) -> list[Cells]:
+        keys = _cut(np.concatenate([keys for keys, _, _ in waiting]), self._bits)
+        keys, cell = np.unique(keys, return_inverse=True)
+        if self.kinds > 1:
+            cell = cell * self.kinds + np.concatenate([of for _, of, _ in waiting if of is not None])
+        sums = ExactSums((len(keys) + 1) * self.kinds)
+        sums.add(np.concatenate([weights for _, _, weights in waiting if weights is not None]), cell)
+        return [(self._bits, keys, sums)]
+
+    def _join(self, tables: Sequence[Table]) -> None:
+        for table in [self, *tables]:
+            table._settle()
+        self._absorb([(table._bits, table._keys, table._cells) for table in tables])
+
+    def _absorb(self, parts: list[Cells]) -> None:
+        """Add cells to these, and keep as many bits as fit."""
+        parts = [(self._bits, self._keys, self._cells), *parts]
+        bits = min(bits for bits, _, _ in parts)
+        keys = np.concatenate([_cut(keys, bits) for _, keys, _ in parts])
+        keys.sort(kind="stable")  # the parts are sorted, which this makes use of
+        keys = keys[_first(keys)]
+        self._bits = _fitting(keys, bits, self.limit)
+        if self._bits < bits:
+            keys = _cut(keys, self._bits)
+            keys = keys[_first(keys)]
+        moved = []
+        for _, part, cells in parts:
+            rows = np.append(np.searchsorted(keys, _cut(part, self._bits)), len(keys))
+            moved.append(self._moved(cells, rows, len(keys) + 1))
+        self._keys, self._cells = keys, moved[0]
+        for cells in moved[1:]:
+            if self.weighted:
+                self._cells.merge(cells)
+            else:
+                self._cells += cells
+
+    def _moved(self, cells: Any, rows: Array, count: int) -> Any:
+        """Return the cells of ``count`` rows, of which ``rows``, rising, are those of these."""
+        if self.weighted:
+            return cells.moved((rows[:, None] * self.kinds + np.arange(self.kinds)).ravel(), count * self.kinds)
+        starts = np.flatnonzero(_first(rows))
+        answer = np.zeros((count, self.kinds), np.int64)
+        answer[rows[starts]] = np.add.reduceat(cells, starts)
+        return answer
+
+    def _counts(self) -> list[Array]:
+        """Return the counts of each kind by cell and of NaN, (rows + 1,) each; Python's integers if weighted."""
+        self._settle()
+        if not self.weighted:
+            return list(self._cells.T)
+        numerators = np.empty((len(self._keys) + 1) * self.kinds, object)
+        numerators[:] = self._cells.integers()[0]
+        return list(numerators.reshape(-1, self.kinds).T)
+
+    def _ends(self) -> tuple[Floats, Floats]:
+        """Return the lowest and the highest value of each cell."""
+        if self._bits == BITS:
+            return (values := _values_of(self._keys)), values
+        highest = self._keys | np.uint64((1 << BITS - self._bits) - 1)
+        # -0 is no value.
+        ends = (self._keys, np.where(highest == NEGATIVE_ZERO, np.uint64(NEGATIVE_ZERO - 1), highest))
+        low, high = (_values_of(np.clip(end, np.uint64(LOWEST), np.uint64(HIGHEST))) for end in ends)
+        return low, high
+
+
+def between(low: Floats, high: Floats, share: Floats) -> Floats:
+    """Return numbers at a share of the way from low to high, as numpy.quantile, but next to an infinity too."""
+    with np.errstate(invalid="ignore"):
+        step = high - low
+        # Each on its own where their difference is infinite.
+        found = np.where(np.isfinite(step), low + step * share, low * (1 - share) + high * share)
+    return np.where(low == high, low, found)
+
+
+def _keys_of(values: Floats) -> Array:
+    """Return the integers of float64 numbers, of the same order: the bits, all of them flipped below 0."""
+    values = values + 0.0  # -0 becomes 0
+    flipped = (values.view(np.int64) >> 63).view(np.uint64) | np.uint64(1 << 63)
+    return values.view(np.uint64) ^ flipped
+
+
+def _values_of(keys: Array) -> Floats:
+    flipped = ((keys >> np.uint64(63)) - np.uint64(1)) | np.uint64(1 << 63)
+    values: Floats = (keys ^ flipped).view(np.float64)
+    return values
+
+
+def _cut(keys: Array, bits: int) -> Array:
+    """Return integers with all but the leading bits 0."""
+    return keys & np.uint64((1 << BITS) - (1 << BITS - bits))
+
+
+def _first(ordered: Array) -> Array:
+    """Return which of ordered integers are the first of their value."""
+    first = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return first
+
+
+def _fitting(keys: Array, bits: int, limit: int) -> int:
+    """Return the most leading bits, at most ``bits``, of which the keys, rising, have no more than ``limit``."""
+    if len(keys) <= limit:
+        return bits
+    differing = keys[1:] ^ keys[:-1]
+    differing = differing & ~(differing >> np.uint64(1))  # the highest bit stays, and rounding cannot carry beyond it
+    needed = BITS + 1 - np.frexp(differing.astype(np.float64))[1]
+    different = 1 + np.cumsum(np.bincount(needed, minlength=BITS + 1))
+    return int(np.flatnonzero(different <= limit)[-1])
+
+
+def _at(column: Any, place: Any) -> Any:
+    return None if column is None else column[place]
+
+
+def _copied(column: Array | None) -> Any:
+    return None if column is None else column.copy()
+
+
+def _above(bound: float) -> float:
+    return max(bound, 0.0) + ROUNDING
