@@ -11,16 +11,20 @@ import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from lossd.cli import files, main
-from lossd_client.errors import MalformedBody
+from lossd.cli.columns import opened
+from lossd_client.errors import DtypeMismatch, MalformedBody
 
 SCORES = np.arange(6, dtype=np.float32).reshape(3, 2)
 LABELS = np.array([0, 1, 1])
@@ -66,6 +70,12 @@ def checkpoint(*, legacy: bool) -> bytes:
     return file.getvalue()
 
 
+def parquet(**columns: Any) -> bytes:
+    file = io.BytesIO()
+    arrow.parquet.write_table(arrow.table(columns), file)
+    return file.getvalue()
+
+
 def nifti() -> bytes:
     """The head of NIfTI-1, 348 bytes with "n+1" at 344, then voxels."""
     return (348).to_bytes(4, "little").ljust(344, b"\0") + b"n+1\0" + bytes(4) + os.urandom(4096)
@@ -94,8 +104,11 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "page.csv.html": (lambda: b"<html></html>", "it is XML or HTML"),
     "image.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG image.*pixels"),
     "image.npy": (lambda: b"\xff\xd8\xff\xe0" + bytes(40), "JPEG image.*pixels"),
-    "table.parquet": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table.*pandas"),
-    "table.csv": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table.*pandas"),
+    "table.parquet": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table that is damaged.*pandas"),
+    "table.csv": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table that is damaged.*pandas"),
+    "gaps.parquet": (lambda: parquet(target=[1, None]), "column 'target' has 1 missing values; fill or drop them"),
+    "ragged.parquet": (lambda: parquet(prediction=[[1.0, 2.0], [3.0]]), "the lists of column 'prediction' differ"),
+    "hole.parquet": (lambda: parquet(prediction=[[1.0], None]), "column 'prediction' has 1 missing values"),
     "table.feather": (lambda: b"ARROW1\0\0" + bytes(40), "Arrow.*pandas"),
     "old.mat": (lambda: b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(128) + bytes(40), "MATLAB.*loadmat"),
     "new.mat": (lambda: b"MATLAB 7.3 MAT-file, Platform".ljust(512) + b"\x89HDF\r\n\x1a\n", "MATLAB.*h5py"),
@@ -202,6 +215,93 @@ def test_what_numpy_writes_is_read(array: np.ndarray[Any, Any], suffix: str, tmp
     found = files.read(path)
     found = found["a"] if isinstance(found, dict) else found
     np.testing.assert_array_equal(found, array, strict=True)
+
+
+LISTS = [arrow.list_(arrow.float32()), arrow.list_(arrow.float32(), 2), arrow.large_list(arrow.float32())]
+
+
+@pytest.mark.parametrize("lists", LISTS, ids=str)
+def test_a_parquet_table_holds_the_inputs_by_name(lists: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(prediction=arrow.array(list(SCORES), lists), target=LABELS, mask=LABELS > 0))
+    found = files.read(path)
+    assert isinstance(found, dict)
+    np.testing.assert_array_equal(found["prediction"], SCORES, strict=True)
+    np.testing.assert_array_equal(found["target"], LABELS, strict=True)
+    np.testing.assert_array_equal(found["mask"], LABELS > 0, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "array"),
+    [
+        (arrow.array([1, 2, 1]).dictionary_encode(), np.array([1, 2, 1])),
+        (arrow.array([1.5], arrow.float16()), np.array([1.5], np.float16)),
+        (
+            arrow.array([[[1, 2], [3, 4]]], arrow.list_(arrow.list_(arrow.int8()))),
+            np.array([[[1, 2], [3, 4]]], np.int8),
+        ),
+        (arrow.array([], arrow.int32()), np.array([], np.int32)),
+    ],
+    ids=["dictionary", "half", "lists of lists", "no rows"],
+)
+def test_a_column_keeps_its_type(column: Any, array: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet(target=column))
+    found = files.read(tmp_path / "a.parquet")
+    assert isinstance(found, dict)
+    np.testing.assert_array_equal(found["target"], array, strict=True)
+
+
+def test_a_column_of_words_is_no_array(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet(name=["x"]))
+    with pytest.raises(DtypeMismatch, match=r"column 'name' is of string in .*a\.parquet; convert it"):
+        files.read(tmp_path / "a.parquet")
+
+
+def test_without_pyarrow_a_parquet_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossd.cli.columns.find_spec", lambda name: None)
+    (tmp_path / "a.parquet").write_bytes(parquet(target=LABELS))
+    with pytest.raises(MalformedBody, match=r"it is a Parquet table.*install pyarrow to read it as it is, or"):
+        files.read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".csv", ".parquet"])
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_rows_are_taken_a_few_at_a_time(suffix: str, step: int, tmp_path: Path) -> None:
+    """Whatever the kind, whatever the number: the pieces are the array; a packed table has many row groups."""
+    array = np.random.default_rng(0).standard_normal((1000, 3))
+    path = tmp_path / f"prediction{suffix}"
+    if suffix == ".csv":
+        np.savetxt(path, array, delimiter=",", fmt="%.17g")
+    elif suffix == ".parquet":
+        table = arrow.table({"prediction": arrow.array(list(array), arrow.list_(arrow.float64()))})
+        arrow.parquet.write_table(table, path, row_group_size=64)
+    else:
+        files.write(path, {"prediction": array})
+    source = files.Source("a", {"prediction" if suffix in (".npy", ".csv") else "": path})
+    with ExitStack() as stack:
+        column = source.open(stack)["prediction"]
+        assert (column.shape, column.nbytes) == (array.shape, array.nbytes)
+        pieces = [column.take(min(step, 1000 - begin)) for begin in range(0, 1000, step)]
+    assert all(len(piece) <= step for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate(pieces), array, strict=True)
+
+
+def test_a_large_file_is_not_held(tmp_path: Path) -> None:
+    array = np.zeros((1 << 20, 8))
+    for path in (tmp_path / "prediction.npy", tmp_path / "a.npz", tmp_path / "a.safetensors"):
+        files.write(path, {"prediction": array})
+    del array
+    for path in tmp_path.iterdir():
+        tracemalloc.start()
+        try:
+            with ExitStack() as stack:
+                column = next(iter(opened(path, stack).values()))
+                for _ in range(1 << 10):
+                    column.take(1 << 10)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1 << 21, path
 
 
 def test_a_name_that_is_no_text_is_told_in_print(tmp_path: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"II*\0", "a TIFF image", _PIXELS),
     (0, b"MM\0*", "a TIFF image", _PIXELS),
     (128, b"DICM", "a DICOM image", f"read its pixels, with pydicom say, and {_SAVE}"),
-    (0, b"PAR1", "a Parquet table", _FRAME),
+    (0, b"PAR1", "a Parquet table", f"install pyarrow to read it as it is, or {_FRAME}"),
     (0, b"ARROW1", "an Arrow (Feather) table", _FRAME),
     (0, b"ORC", "an ORC table", _FRAME),
     (0, b"SQLite format 3\0", "an SQLite database", _FRAME),

@@ -55,7 +55,7 @@ def evaluate_all(
         The exit status.
     """
     found = files.sources(directory, inputs)
-    others = files.others(directory)
+    others = files.others(directory, found)
     other_names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
     if not found:
         only = f", only {other_names}" if others else ""
