@@ -27,9 +27,9 @@ ROOMS: dict[str, set[str]] = {
     "lossd.job": {"lossd.cost", "lossd.caches", "lossd_client"},
     "lossd.arrangement": {"lossd.cost", "lossd.job"},
     "lossd.losses": {"lossd.cost", "lossd.lazy_torch", "lossd.caches", "lossd_client"},
-    "lossd.runs.exact": set(),
-    "lossd.runs.steps": {"lossd.runs.exact"},
-    "lossd.runs.table": {"lossd.runs.exact", "lossd.runs.steps"},
+    "lossd.runs.exact": {"lossd_client"},
+    "lossd.runs.steps": {"lossd.runs.exact", "lossd_client"},
+    "lossd.runs.table": {"lossd.runs.exact", "lossd.runs.steps", "lossd_client"},
     "lossd.metrics": {
         "lossd.cost", "lossd.lazy_torch", "lossd.losses", "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table",
         "lossd_client",

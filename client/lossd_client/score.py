@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
+from lossd_client.exact import ExactSum
 from lossd_client.messages import Evaluation, Reduction
 from lossd_client.progress import Progress
 
@@ -30,15 +30,20 @@ class Score:
 
     @property
     def reduction(self) -> Reduction:
-        """The sums of the batches' numerators and denominators."""
-        parts = [e.reduction for e in self.evaluations if e.reduction is not None]
-        return Reduction(math.fsum(p.numerator for p in parts), math.fsum(p.denominator for p in parts))
+        """The sums of the batches' numerators and denominators, rounded once each."""
+        numerator, denominator = self._sums
+        return Reduction(float(numerator), float(denominator))
 
     @property
     def mean_loss(self) -> float:
-        """The mean over all batches, which may differ in size; 0 if no entry counts."""
-        numerator, denominator = self.reduction
+        """The mean over all batches, which may differ in size, rounded once; 0 if no entry counts."""
+        numerator, denominator = self._sums
         return numerator / denominator if denominator else 0.0
+
+    @property
+    def _sums(self) -> tuple[ExactSum, ExactSum]:
+        parts = [e.reduction for e in self.evaluations if e.reduction is not None]
+        return ExactSum(p.numerator for p in parts), ExactSum(p.denominator for p in parts)
 
     def __repr__(self) -> str:
         return f"Score(mean_loss={self.mean_loss!r}, batches={len(self.evaluations)})"
@@ -124,13 +129,13 @@ class _Results:
 
     def __init__(self) -> None:
         self._evaluations: dict[int, Evaluation] = {}
-        self._numerator = self._denominator = 0.0
+        self._numerator, self._denominator = ExactSum(), ExactSum()
 
     def add(self, index: int, evaluation: Evaluation) -> None:
         self._evaluations[index] = evaluation
         if evaluation.reduction is not None:
-            self._numerator += evaluation.reduction.numerator
-            self._denominator += evaluation.reduction.denominator
+            self._numerator.add(evaluation.reduction.numerator)
+            self._denominator.add(evaluation.reduction.denominator)
 
     @property
     def note(self) -> str:

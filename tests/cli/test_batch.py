@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 
 from lossd.cli import main
 from lossd.cli.batch import FileOutcome, Tally
+from lossd_client import Evaluation, Reduction
 from lossd_client.wire import Tensor, safetensors
 from serving import running
 
@@ -310,6 +312,19 @@ def test_a_terminal_shows_progress(tmp_path: Path) -> None:
     assert "40/40 files" in terminal.shown
     assert re.search(r"\d MB/s +mean loss \d", terminal.shown)
     assert re.search(r"\d:\d\d:\d\d", terminal.shown), "the time that is left"
+
+
+def test_the_mean_of_many_files_is_rounded_once() -> None:
+    """In any order, and where a sum is beyond float64."""
+    parts = [(0.1 * index, 0.3 * index + 0.7) for index in range(9)]
+    exact = sum(Fraction(n) for n, _ in parts) / sum(Fraction(d) for _, d in parts)
+    huge = [(1e308, 1.0), (1e308, 1.0), (1e308, 1.0)]
+    source: Any = None  # is not read
+    for of_files, mean in ((parts, float(exact)), (parts[::-1], float(exact)), (huge, 1e308)):
+        tally = Tally()
+        for reduction in of_files:
+            tally.add(FileOutcome(source, 0, 0.0, Evaluation(reduction=Reduction(*reduction))))
+        assert tally.mean_loss == mean
 
 
 def test_ctrl_c_while_an_outcome_is_recorded_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lossd_client.errors import Problem, QueueFull, Unauthorized, Unavailable
+from lossd_client.exact import ExactSum
 
 if TYPE_CHECKING:
     from lossd.cli.files import Source
@@ -48,8 +48,8 @@ class Tally:
     failed: int = 0
     nbytes: int = 0
     evaluating_s: float = 0.0
-    numerators: list[float] = field(default_factory=list)
-    denominators: list[float] = field(default_factory=list)
+    numerator: ExactSum = field(default_factory=ExactSum)
+    denominator: ExactSum = field(default_factory=ExactSum)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, outcome: FileOutcome) -> None:
@@ -59,14 +59,13 @@ class Tally:
         self.evaluating_s += outcome.seconds
         self.failed += outcome.problem is not None
         if outcome.evaluation is not None and outcome.evaluation.reduction is not None:
-            self.numerators.append(outcome.evaluation.reduction.numerator)
-            self.denominators.append(outcome.evaluation.reduction.denominator)
+            self.numerator.add(outcome.evaluation.reduction.numerator)
+            self.denominator.add(outcome.evaluation.reduction.denominator)
 
     @property
     def mean_loss(self) -> float | None:
-        """The mean over all files, weighted by the entries that count; None if no entry counts."""
-        denominator = math.fsum(self.denominators)
-        return math.fsum(self.numerators) / denominator if denominator else None
+        """The mean over all files, weighted by the entries that count, rounded once; None if no entry counts."""
+        return self.numerator / self.denominator if self.denominator else None
 
     @property
     def seconds(self) -> float:

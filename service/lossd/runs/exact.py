@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ExactSums", "ratio", "root", "rounded", "second_moment", "total"]
+from lossd_client.exact import ratio
+
+__all__ = ["ExactSums", "root", "rounded", "second_moment", "total"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -496,16 +498,6 @@ def total(values: npt.ArrayLike) -> float:
     sums = ExactSums()
     sums.add(values)
     return float(sums.sums()[0])
-
-
-def ratio(numerator: int, denominator: int) -> float:
-    """Return the float64 nearest to a ratio of integers; infinite beyond float64, NaN over 0."""
-    try:
-        return numerator / denominator
-    except OverflowError:
-        return math.inf if (numerator < 0) == (denominator < 0) else -math.inf
-    except ZeroDivisionError:
-        return math.nan
 
 
 def rounded(value: Fraction) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.runs.exact import ratio, total
+from lossd.runs.exact import total
+from lossd_client.exact import ratio
 
 __all__ = ["Steps", "area_under_roc", "best_step", "pr_points", "precision_of_positives", "roc_points", "tied_pairs"]
 

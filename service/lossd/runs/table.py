@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.runs.exact import ExactSums, ratio, total
+from lossd.runs.exact import ExactSums, total
 from lossd.runs.steps import Steps, area_under_roc, precision_of_positives, tied_pairs
+from lossd_client.exact import ratio
 
 __all__ = ["ROWS", "Bounded", "Table", "between"]
 
