@@ -23,7 +23,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from lossd.cli import files, main
-from lossd.cli.columns import opened
+from lossd.cli.opening import opened
 from lossd_client.errors import DtypeMismatch, MalformedBody
 
 SCORES = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -258,7 +258,7 @@ def test_a_column_of_words_is_no_array(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_a_parquet_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lossd.cli.columns.find_spec", lambda name: None)
+    monkeypatch.setattr("lossd.cli.opening.find_spec", lambda name: None)
     (tmp_path / "a.parquet").write_bytes(parquet(target=LABELS))
     with pytest.raises(MalformedBody, match=r"it is a Parquet table.*install pyarrow to read it as it is, or"):
         files.read(tmp_path / "a.parquet")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lossd.cli.columns import NAMELESS, Array, Column, opened, printable
+from lossd.cli.column import Array, Column
+from lossd.cli.opening import NAMELESS, opened, printable
 from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
 

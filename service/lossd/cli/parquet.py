@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 
-from lossd.cli.columns import Array, Column, Unreadable
+from lossd.cli.column import Array, Column, Unreadable
 from lossd_client.errors import DtypeMismatch
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
