@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """A batch as a pass takes it; all floats are in float32, or all in float64.
 
     Attributes:
@@ -49,8 +48,7 @@ class Work:
         return map(function, parts) if self.threads is None or len(parts) == 1 else self.threads.map(function, parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a pass returns; it writes the gradient into the answers.
 
     Attributes:
@@ -62,7 +60,7 @@ class Outcome:
 
     columns: Array
     doubtful: Array
-    counted: Mapping[str, Array] = field(default_factory=dict)
+    counted: Mapping[str, Array] = MappingProxyType({})
 
 
 Pass = Callable[[Work], Outcome | None]

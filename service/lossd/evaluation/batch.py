@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from lossd.job import Recipe
 __all__ = ["TensorBatch"]
 
 
-@dataclass(frozen=True)
-class TensorBatch:
+class TensorBatch(NamedTuple):
     """Requests of one recipe; their tensors lie one after the other.
 
     Attributes:
@@ -31,7 +30,7 @@ class TensorBatch:
     numbers: Sequence[Sequence[float]]
     inputs: Mapping[str, Tensor]
     answers: Mapping[str, Tensor]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = torch.device("cpu")
 
     def part(self, first: int, last: int) -> TensorBatch:
         """Return the batch of the requests from ``first`` up to but without ``last``, over the same memory."""
@@ -45,8 +44,7 @@ class TensorBatch:
                 if c.name in tensors
             }
 
-        return replace(
-            self,
+        return self._replace(
             rows=self.rows[first:last],
             numbers=self.numbers[first:last],
             inputs=part(self.inputs),
@@ -56,8 +54,7 @@ class TensorBatch:
     def picked(self, positions: Sequence[int]) -> TensorBatch:
         """Return the batch of these requests in its own memory; :meth:`take` copies their answers back."""
         places = self._places(positions)
-        return replace(
-            self,
+        return self._replace(
             rows=[self.rows[i] for i in positions],
             numbers=[self.numbers[i] for i in positions] if self.numbers else (),  # a recipe without numbers has none
             inputs={c.name: self.inputs[c.name][places[c.per_row]] for c in self.recipe.inputs},

@@ -8,7 +8,7 @@ with all checks, closed forms and diagnostics.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ class _TermEvaluation:
         }
         requests = [1] * rows if per_sample else [rows]
         numbers = [self.record["numbers"]] * len(requests)
-        for answer in evaluate(replace(self.whole, recipe=recipe, rows=requests, numbers=numbers, inputs=inputs,
+        for answer in evaluate(self.whole._replace(recipe=recipe, rows=requests, numbers=numbers, inputs=inputs,
                                        answers=self.buffers)):  # fmt: skip
             if isinstance(answer, Problem):
                 raise type(answer)(f"{self.record['place']}: {answer.detail}", errors=answer.errors)

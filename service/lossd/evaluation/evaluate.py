@@ -61,7 +61,7 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
     exhausted = False
     try:
         passed = _pass(batch, passes)
-        if passed is None or not passed.outcome.doubtful.any():
+        if passed is None or True not in passed.outcome.doubtful.tolist():
             return _Evaluation(batch, passes, passed).run()
     except Problem as problem:
         if len(batch.rows) == 1:

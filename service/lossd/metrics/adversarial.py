@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -46,8 +45,7 @@ class Adversarial(Binary):
             parts += of_real, of_fake
             target += torch.ones_like(of_real), torch.zeros_like(of_fake)
         rows = [r + f for r, f in zip(view.segments.rows, fakes, strict=True)]
-        return replace(
-            view,
+        return view._replace(
             tensors={"prediction": torch.cat(parts), "target": torch.cat(target)},
             segments=Segments(rows, view.segments.device),
             activation=self.activation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -132,7 +131,7 @@ class LabelSets(Multilabel):
         several = torch.zeros(indices.shape[0], indices.shape[1] + 1, device=indices.device)
         several.scatter_(1, torch.where(listed, indices, indices.shape[1]), 1)
         tensors = {**view.tensors, "target": several[:, :-1]}
-        return replace(view, tensors=tensors)
+        return view._replace(tensors=tensors)
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:

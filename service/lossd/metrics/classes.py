@@ -44,6 +44,13 @@ def matrices_fit(count: int, classes: int, scores: int) -> bool:
     return classes <= MATRIX_CLASSES and count * classes**2 <= max(FREE_CELLS, scores)
 
 
+def _classes_of(view: View) -> int:
+    """Return the number of classes; of counted matrices, so that no tensor is made from the prediction's array."""
+    counted = view.counted.get("matrices")
+    shape: Sequence[int] = (view.tensors["prediction"] if counted is None else counted).shape
+    return shape[1]
+
+
 @task(*CLASSES)
 class Classes(ProbableClasses):
     """The predicted and the target classes of a batch's entries; classes are axis 1 of the prediction.
@@ -56,7 +63,7 @@ class Classes(ProbableClasses):
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        self.classes: int = view.classes if view.classes is not None else view.tensors["prediction"].shape[1]
+        self.classes = view.classes if view.classes is not None else _classes_of(view)
         self._likelihood: tuple[int, Tensor] | None = None
         self.tp, self.predicted, self.actual = self._from_matrices() or (
             self.hits[:, :-1], self.predictions, self.targets

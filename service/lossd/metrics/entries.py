@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +57,7 @@ class Entries:
     def by_row(self) -> Entries:
         """Return the same entries with each row as a request of its own and weights of 1."""
         rows = Segments([1] * self.segments.total, self.segments.device)
-        return Entries(replace(self.view, segments=rows, sample_weight=None), self.ignored)
+        return Entries(self.view._replace(segments=rows, sample_weight=None), self.ignored)
 
     def rows_of(self, request: int) -> slice:
         """Return the rows of one request."""
