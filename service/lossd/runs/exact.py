@@ -50,8 +50,14 @@ MOST_PLACE = 201
 NON_FINITE = (208, 224, 240)
 """The places from which NaN, infinity and -infinity are counted, as numbers of their own."""
 
-BLOCK, LARGEST_BLOCK = 1 << 13, 1 << 20
-"""Values in a block, few enough for a core's cache; more only where there are more sums than that."""
+BLOCK = 1 << 13
+"""Values in a block, few enough for a core's cache; as many as there are sums, if that is more."""
+
+MANY_SUMS = 1 << 16
+"""Up to so many sums are added to at a time, because each step has a result for each of them."""
+
+MOST_HELD = 1 << 20
+"""Values that wait at most."""
 
 HELD = 1 << 11
 """Fewer values wait for more, because a step takes 10 µs whatever their number."""
@@ -186,14 +192,21 @@ class ExactSums:
         The bits are as few as these sums need, up to whole digits.
         """
         self._settle()
-        places = sorted(place for place in self._digits if place < NON_FINITE[0])
-        lowest = min([UNIT // DIGIT, *places])
-        answer = [0] * self.count
-        for place in places:
-            index, digits = self._digits[place]
-            shift = DIGIT * (place - lowest)
-            for k, digit in zip(index.tolist(), digits.tolist(), strict=True):
-                answer[k] += digit << shift
+        parts = {place: part for place, part in self._digits.items() if place < NON_FINITE[0]}
+        lowest = min([UNIT // DIGIT, *parts])
+        # The bytes of each integer, of which the highest digit is the sign, a block of sums at a time.
+        width = max([lowest, *parts]) - lowest + 2
+        rows = max(1, MOST_HELD // width)
+        answer: list[int] = []
+        for first in range(0, self.count, rows):
+            block = np.zeros((min(rows, self.count - first), width), np.int64)
+            for place, (index, digits) in parts.items():
+                these = slice(*np.searchsorted(index, (first, first + rows)))
+                block[index[these] - first, place - lowest] = digits[these]
+            for column in range(width - 1):
+                block[:, column + 1] += block[:, column] >> DIGIT
+            data, size = block.astype("<u4").tobytes(), 4 * width
+            answer += [int.from_bytes(data[at : at + size], "little", signed=True) for at in range(0, len(data), size)]
         return answer, UNIT - DIGIT * lowest
 
     def fraction(self, k: int = 0) -> Fraction:
@@ -326,9 +339,9 @@ class ExactSums:
 
     def _enter(self, values: Floats, index: Array | None) -> None:
         """Add values at once, or hold copies until there are enough."""
-        enough = max(HELD, self.count)
+        enough = max(HELD, min(self.count, MOST_HELD))
         if len(values) >= enough:
-            self._spread(values, index)
+            self._add_up(values, index)
             return
         self._waiting.append((None if index is None else index.copy(), values.copy()))
         self._held += len(values)
@@ -340,19 +353,29 @@ class ExactSums:
             return
         values = np.concatenate([values for _, values in self._waiting])
         parts = [index for index, _ in self._waiting if index is not None]
-        index = np.concatenate(parts) if parts else None
         self._waiting, self._held = [], 0
-        if index is None or 4 * len(values) >= self.count:
+        self._add_up(values, np.concatenate(parts) if parts else None)
+
+    def _add_up(self, values: Floats, index: Array | None) -> None:
+        """Add values to all sums together; or, if there are many sums, to a few neighbouring ones at a time."""
+        if index is None or self.count <= min(MANY_SUMS, 4 * len(values)):
             self._spread(values, index)
             return
-        used, index = np.unique(index, return_inverse=True)
-        few = ExactSums(len(used))
-        few._spread(values, index if len(used) > 1 else None)
-        self.merge(few.moved(used, self.count))
+        order = np.argsort(index, kind="stable")
+        parts: dict[int, list[Part]] = {}
+        for first in range(0, len(order), MANY_SUMS):
+            these = order[first : first + MANY_SUMS]
+            used, own = np.unique(index[these], return_inverse=True)
+            few = ExactSums(len(used))
+            few._spread(values[these], own if len(used) > 1 else None)
+            few._settle()
+            for place, (of, digits) in few._digits.items():
+                parts.setdefault(place, []).append((used[of], digits))
+        self._deposit(parts)
 
     def _spread(self, values: Floats, index: Array | None, exponent: int = 0) -> None:
         """Add values times two to the exponent, a multiple of ``DIGIT``, block by block."""
-        length = min(max(BLOCK, self.count), LARGEST_BLOCK)
+        length = max(BLOCK, self.count)
         for first in range(0, len(values), length):
             part = slice(first, first + length)
             self._spread_block(values[part], None if index is None else index[part], exponent)
@@ -383,7 +406,7 @@ class ExactSums:
             multiples -= rounder
             rest = rest - multiples
             totals = np.atleast_1d(multiples.sum()) if index is None else np.bincount(index, multiples, self.count)
-            self._gain(place, np.ldexp(totals, -unit).astype(np.int64))
+            self._gain(place, _times_two_to(totals, -unit).astype(np.int64))
             largest = _largest(rest)
 
     def _gain(self, place: int, totals: Array) -> None:
@@ -530,6 +553,12 @@ def second_moment(count: Fraction | int, sums: tuple[Fraction, Fraction], produc
 def _largest(values: Floats) -> float:
     """Return the largest size; NaN if there is NaN, 0 of nothing."""
     return float(np.maximum(values.max(), -values.min())) if values.size else 0.0
+
+
+def _times_two_to(values: Array, exponent: int) -> Array:
+    """Return what np.ldexp does, faster where the power is a float64."""
+    power = math.ldexp(1.0, exponent) if exponent < 1024 else math.inf
+    return values * power if power < math.inf else np.ldexp(values, exponent)
 
 
 def _grouped(index: Array, digits: Array) -> Part:

@@ -39,7 +39,7 @@ ROWS = 1 << 20
 """The number of cells that a table may have by default."""
 
 LEAST_HELD = 1 << 12
-"""Values that wait until they are sorted into the cells: twice as many as there may be cells, at least these."""
+"""Values that wait to be sorted into the cells, at least. Else as many as cells, or twice as many without weights."""
 
 BITS = 64
 NEGATIVE_ZERO = (1 << 63) - 1
@@ -81,7 +81,7 @@ class Table:
         limit: The largest number of cells. A cell of two kinds takes 24 bytes, of weights about 80.
     """
 
-    __slots__ = ("_bits", "_cells", "_held", "_keys", "_waiting", "kinds", "limit", "weighted")
+    __slots__ = ("_bits", "_cells", "_held", "_keys", "_steps", "_waiting", "kinds", "limit", "weighted")
 
     def __init__(self, kinds: int = 2, *, weighted: bool = False, limit: int = ROWS) -> None:
         if not (1 <= kinds < 256 and 1 <= limit < 1 << 32):
@@ -93,6 +93,7 @@ class Table:
         self._cells: Any = ExactSums(kinds) if weighted else np.zeros((1, kinds), np.int64)
         self._waiting: Waiting = []
         self._held = 0
+        self._steps: Steps | None = None
 
     @property
     def bits(self) -> int:
@@ -127,7 +128,7 @@ class Table:
         """
         flat = np.ravel(np.asarray(values, np.float64))
         kind, weight = self._checked(flat.size, labels, weights)
-        step = max(2 * self.limit, LEAST_HELD)
+        step = max(self.limit * (1 if self.weighted else 2), LEAST_HELD)
         for first in range(0, flat.size, step):
             part = slice(first, first + step)
             self._hold(flat[part], _at(kind, part), _at(weight, part))
@@ -166,6 +167,12 @@ class Table:
 
     def steps(self) -> Steps:
         """Return the counts at or above the lowest value of each cell, falling; of two kinds."""
+        self._settle()
+        if self._steps is None:
+            self._steps = self._falling()
+        return self._steps
+
+    def _falling(self) -> Steps:
         negatives, positives = self._counts()
         lowest, highest = self._ends()
         order = slice(None, None, -1)
@@ -360,6 +367,7 @@ class Table:
         self._held += len(values)
 
     def _count_nan(self, size: int, labels: Array | None, weights: Floats | None) -> None:
+        self._steps = None
         kind = np.zeros(size, np.int64) if labels is None else labels.astype(np.int64)
         if weights is None:
             self._cells[-1] += np.bincount(kind, minlength=self.kinds)
@@ -371,7 +379,10 @@ class Table:
         if not self._waiting:
             return
         waiting, self._waiting, self._held = self._waiting, [], 0
-        self._absorb(self._weighed(waiting) if self.weighted else self._counted(waiting))
+        if self.weighted:
+            self._add_weights(waiting)
+        else:
+            self._absorb(self._counted(waiting))
 
     def _counted(self, waiting: Waiting) -> list[Cells]:
         """Return the cells of values that wait, kind by kind."""
@@ -386,14 +397,17 @@ class Table:
             parts.append((self._bits, keys[starts], cells))
         return parts
 
-    def _weighed(self, waiting: Waiting) -> list[Cells]:
+    def _add_weights(self, waiting: Waiting) -> None:
+        """Make cells of values that wait, and add the weights to them."""
         keys = _cut(np.concatenate([keys for keys, _, _ in waiting]), self._bits)
-        keys, cell = np.unique(keys, return_inverse=True)
+        order = np.argsort(keys)
+        keys = keys[order]
+        new = keys[_first(keys)]
+        self._absorb([(self._bits, new, ExactSums((len(new) + 1) * self.kinds))])
+        cell = np.searchsorted(self._keys, _cut(keys, self._bits))
         if self.kinds > 1:
-            cell = cell * self.kinds + np.concatenate([of for _, of, _ in waiting if of is not None])
-        sums = ExactSums((len(keys) + 1) * self.kinds)
-        sums.add(np.concatenate([weights for _, _, weights in waiting if weights is not None]), cell)
-        return [(self._bits, keys, sums)]
+            cell = cell * self.kinds + np.concatenate([labels for _, labels, _ in waiting if labels is not None])[order]
+        self._cells.add(np.concatenate([weights for _, _, weights in waiting if weights is not None])[order], cell)
 
     def _join(self, tables: Sequence[Table]) -> None:
         for table in [self, *tables]:
@@ -415,7 +429,7 @@ class Table:
         for _, part, cells in parts:
             rows = np.append(np.searchsorted(keys, _cut(part, self._bits)), len(keys))
             moved.append(self._moved(cells, rows, len(keys) + 1))
-        self._keys, self._cells = keys, moved[0]
+        self._keys, self._cells, self._steps = keys, moved[0], None
         for cells in moved[1:]:
             if self.weighted:
                 self._cells.merge(cells)
