@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +21,7 @@ from lossd.metrics.ranking import steps as steps_of
 from lossd.runs.exact import rounded, total
 from lossd.runs.steps import Steps, best_step, pr_points, precision_of_positives, roc_points
 from lossd.runs.table import BITS, Table, between
+from lossd.runs.table import ROWS as DEFAULT
 
 Array = np.ndarray[Any, Any]
 
@@ -316,6 +318,22 @@ def test_tables_are_cut_while_values_arrive() -> None:
             parts.add(scores[these], positive[these], None if weights is None else weights[these])
         assert parts == whole
         assert parts.rows <= 3000
+
+
+def test_memory_depends_on_the_limit_alone() -> None:
+    """At the default limit as much is less than 300 MB, however many scores there are."""
+    generator = np.random.default_rng(5)
+    limit, peaks = 1 << 13, []
+    for batches in (30, 120):
+        tracemalloc.start()
+        table = Table(limit=limit)
+        for _ in range(batches):
+            table.add(generator.standard_normal(4096), generator.random(4096) < 0.5)
+        table.auroc()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 300e6 * limit / DEFAULT
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_pooled_tables_count_all_columns() -> None:
