@@ -89,8 +89,6 @@ class Fingerprint:
         for begin in range(0, rows, step):
             end = min(begin + step, rows)
             block = {name: tensor[begin:end] for name, tensor in tensors.items()}
-            if sample_weight is None:
-                block[WEIGHT] = np.ones(1)
             if first is not None:
                 block[IDENTITY] = np.arange(first + begin, first + end)
             elif sample_id is not None:
@@ -143,17 +141,31 @@ class Fingerprint:
 
 
 def _lanes(block: Mapping[str, Array], rows: int) -> Array:
-    """Return the sum of the tensors' values in each lane, (2, rows) uint64."""
+    """Return the sum of the tensors' values in each lane, (2, rows) uint64; without weights, they are 1."""
     lanes = np.zeros((LANES, rows), np.uint64)
+    if WEIGHT not in block:
+        lanes += _weight_of_one()
     for name, tensor in block.items():
-        shape = tensor.shape[1:]
-        flat = tensor.reshape(len(tensor), math.prod(shape))
-        for begin in range(0, flat.shape[1], BLOCK):
-            words = _words(flat[:, begin : begin + BLOCK])
-            for lane, keys in zip(lanes, _keys(name, shape, begin, begin + words.shape[1]), strict=True):
-                lane += words[:, 0] * keys[0] if len(keys) == 1 else words @ keys
-        lanes += np.array([[_seed(lane, name, shape)] for lane in range(LANES)], np.uint64)
+        _add_value(lanes, name, tensor)
     return lanes
+
+
+@lru_cache(maxsize=1)
+def _weight_of_one() -> Array:
+    value = np.zeros((LANES, 1), np.uint64)
+    _add_value(value, WEIGHT, np.ones(1))
+    return value
+
+
+def _add_value(lanes: Array, name: str, tensor: Array) -> None:
+    """Add a tensor's value to each lane."""
+    shape = tensor.shape[1:]
+    flat = tensor.reshape(len(tensor), math.prod(shape))
+    for begin in range(0, flat.shape[1], BLOCK):
+        words = _words(flat[:, begin : begin + BLOCK])
+        for lane, keys in zip(lanes, _keys(name, shape, begin, begin + words.shape[1]), strict=True):
+            lane += words[:, 0] * keys[0] if len(keys) == 1 else words @ keys
+    lanes += _seeds(name, shape)
 
 
 def _words(numbers: Array) -> Array:
@@ -197,18 +209,17 @@ def _replace_inexact(words: Array, numbers: Array) -> None:
 def _keys(name: str, shape: tuple[int, ...], begin: int, end: int) -> Array:
     """Return the factors of entries ``begin`` to ``end`` in each lane, (2, end - begin) uint64, odd."""
     steps = np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    seeds = np.array([[_seed(lane, name, shape)] for lane in range(LANES)], np.uint64)
-    return _final(seeds + steps) | np.uint64(1)
+    return _final(_seeds(name, shape) + steps) | np.uint64(1)
 
 
 @lru_cache(maxsize=256)
-def _seed(lane: int, name: str, shape: tuple[int, ...]) -> int:
-    """Return what a lane starts with for a tensor of that name and shape of a row."""
+def _seeds(name: str, shape: tuple[int, ...]) -> Array:
+    """Return what each lane starts with for a tensor of that name and shape of a row, (2, 1) uint64."""
     encoded = name.encode()
-    seed = _final_of_one(lane + 1)
+    seeds = [_final_of_one(lane + 1) for lane in range(LANES)]
     for number in (len(encoded), *encoded, len(shape), *shape):
-        seed = (_final_of_one(seed ^ number) + _GOLDEN) % _WRAP
-    return seed
+        seeds = [(_final_of_one(seed ^ number) + _GOLDEN) % _WRAP for seed in seeds]
+    return np.array([[seed] for seed in seeds], np.uint64)
 
 
 def _final_of_one(number: int) -> int:
