@@ -51,9 +51,9 @@ def compiled_passes(passes: Passes) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["compiled", "general"])
+@pytest.fixture(scope="module")
 def either_way(request: pytest.FixtureRequest) -> None:
-    """Run each test of a module twice: with compiled passes, and the general way."""
+    """Run a test with compiled passes or the general way, as its parameters from ``both_ways`` say."""
     if request.param == "compiled":
         request.getfixturevalue("compiled_passes")
 

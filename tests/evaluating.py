@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from lossd.compiled.passes import Passes
@@ -20,6 +22,26 @@ Tensors = Mapping[str, Tensor]
 
 passes: Passes | None = None
 """The compiled passes to use; the fixtures ``compiled_passes`` and ``either_way`` set them for a module."""
+
+COMPILED = frozenset(
+    {"cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits",
+     "sigmoid_focal"}
+)  # fmt: skip
+"""The losses that have compiled passes."""
+
+
+def both_ways(rows: Iterable[ParameterSet]) -> list[ParameterSet]:
+    """Return rows for ``either_way``: each row the general way, and with compiled passes if its loss has them.
+
+    Args:
+        rows: The first value of each is a loss's name, or has it as an attribute.
+    """
+    both = []
+    for row in rows:
+        name = getattr(row.values[0], "name", row.values[0])
+        ways = ("compiled", "general") if name in COMPILED else ("general",)
+        both += [pytest.param(way, *row.values, id=f"{way}-{row.id}") for way in ways]
+    return both
 
 
 @dataclass(frozen=True)

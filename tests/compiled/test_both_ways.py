@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import evaluating
-from evaluating import Evaluated, alone, layout, together
+from evaluating import COMPILED, Evaluated, alone, layout, together
 from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from lossd.request.planning import make_plan
@@ -47,10 +47,15 @@ def floats(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 CANDIDATES = [
     pytest.param(case, parameters, id=f"{case}-{position}")
     for case in CASES
-    if case.name in ("cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile",
-                     "bce_with_logits", "sigmoid_focal")
+    if case.name in COMPILED
     for position, parameters in enumerate(case.parameters)
-]  # fmt: skip
+]
+
+
+def test_these_are_the_losses_that_have_passes() -> None:
+    from lossd.compiled.recipes import FORMS
+
+    assert FORMS.keys() == COMPILED
 
 
 def extremes(case: Case, parameters: Parameters, dtype: torch.dtype) -> Iterator[tuple[str, dict[str, Tensor]]]:

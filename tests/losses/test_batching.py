@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluating import Evaluated, alone, together
+from evaluating import Evaluated, alone, both_ways, together
 from lossd.losses import REGISTRY
 from lossd_client.errors import InvalidValue, Problem
 from losses.case import Case, Parameters
@@ -45,7 +45,7 @@ def row_counts(case: Case) -> tuple[int, int, int]:
 
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@pytest.mark.parametrize(("either_way", "case", "parameters"), both_ways(ROWS), indirect=["either_way"])
 def test_among_strangers_equals_alone(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:
     asked = requests(case, parameters)
     inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from evaluating import alone
+from evaluating import alone, both_ways
 from lossd.request.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
 
+STATED = [pytest.param(c, s, id=f"{c}-{s.title}") for c in CASES for s in c.stated]
+
 
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize(("case", "stated"), [pytest.param(c, s, id=f"{c}-{s.title}") for c in CASES for s in c.stated])
+@pytest.mark.parametrize(("either_way", "case", "stated"), both_ways(STATED), indirect=["either_way"])
 def test_comes_out_as_stated(case: Case, stated: Stated) -> None:
     inputs = tensors(stated.inputs, stated.dtype)
     answer = alone({"loss": {"name": case.name, **stated.parameters}}, inputs)
@@ -41,19 +43,23 @@ NLL = math.log1p(math.exp(-17))
 FADED = REST**2 * (1 + 2 * (1 - REST) * NLL / REST)
 
 
+CERTAIN = [
+    ("cross_entropy", [[0.0, 17.0]], [1], NLL, -REST),
+    ("focal", [[0.0, 17.0]], [1], REST**2 * NLL, -REST * FADED),
+    ("bce_with_logits", [[17.0]], [[1.0]], NLL, -REST),
+    ("bce_with_logits", [[-17.0]], [[0.0]], NLL, REST),
+    ("multilabel_soft_margin", [[-17.0]], [[0.0]], NLL, REST),
+    ("sigmoid_focal", [[17.0]], [[1.0]], 0.25 * REST**2 * NLL, -0.25 * REST * FADED),
+    ("sigmoid_focal", [[-17.0]], [[0.0]], 0.75 * REST**2 * NLL, 0.75 * REST * FADED),
+]
+
+
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    ("name", "prediction", "target", "value", "slope"),
-    [
-        ("cross_entropy", [[0.0, 17.0]], [1], NLL, -REST),
-        ("focal", [[0.0, 17.0]], [1], REST**2 * NLL, -REST * FADED),
-        ("bce_with_logits", [[17.0]], [[1.0]], NLL, -REST),
-        ("bce_with_logits", [[-17.0]], [[0.0]], NLL, REST),
-        ("multilabel_soft_margin", [[-17.0]], [[0.0]], NLL, REST),
-        ("sigmoid_focal", [[17.0]], [[1.0]], 0.25 * REST**2 * NLL, -0.25 * REST * FADED),
-        ("sigmoid_focal", [[-17.0]], [[0.0]], 0.75 * REST**2 * NLL, 0.75 * REST * FADED),
-    ],
+    ("either_way", "name", "prediction", "target", "value", "slope"),
+    both_ways(pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in CERTAIN),
+    indirect=["either_way"],
 )
 def test_what_is_all_but_certain_and_right_keeps_its_digits(
     name: str, prediction: list[list[float]], target: Any, value: float, slope: float, dtype: torch.dtype
