@@ -19,6 +19,7 @@ import yaml
 from docs import api, losses, provoked
 from docs.families import by_family
 from docs.html import faults
+from lossd.api import curves
 from lossd.caches import CACHES
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
@@ -62,7 +63,7 @@ def generated(pictured: Collection[str]) -> dict[str, str]:
     Args:
         pictured: The losses whose curve is wanted, if they have one; each takes the best part of a second.
     """
-    with _service() as url, httpx.Client(base_url=url, timeout=60) as service:
+    with _service() as url, httpx.Client(base_url=url, timeout=280) as service:
 
         def ask(request: Mapping[str, Any]) -> Any:
             answer = service.post("/v1/evaluate", json=request)
@@ -87,10 +88,12 @@ def generated(pictured: Collection[str]) -> dict[str, str]:
 def _service() -> Iterator[str]:
     weights = os.environ.pop("LOSSD_PERCEPTUAL_WEIGHTS", None)  # that it has none is an example
     CACHES["plans"].clear()  # another test of this process may have planned the example with them
+    drawing_s, curves.DRAWING_S = curves.DRAWING_S, 250.0  # a busy machine is no reason to leave pictures out
     try:
         with running(engine="inline", **provoked.SETTINGS) as service:
             yield service.url
     finally:
+        curves.DRAWING_S = drawing_s
         if weights is not None:
             os.environ["LOSSD_PERCEPTUAL_WEIGHTS"] = weights
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lossd.pictures.plots import DARK, DASHES, KINDS, LIGHT, draw
+from lossd.pictures.plots import DARK, DASHES, KINDS, LIGHT, Theme, draw
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINE = {"name": "a", "parameters": {}, "case": None, "gradient_of": "x"}
@@ -32,6 +33,12 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@cache
+def picture(kind: str, theme: Theme) -> bytes:
+    """The kind's document, drawn once for all tests."""
+    return draw(kind, DOCUMENTS[kind], theme=theme)
+
+
 def text(svg: bytes) -> set[str]:
     return {element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")}
 
@@ -42,8 +49,8 @@ def test_every_kind_is_tested() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("theme", ["auto", "light", "dark"])
-def test_a_picture_is_an_svg_that_says_what_it_shows(kind: str, theme: Any) -> None:
-    svg = draw(kind, DOCUMENTS[kind], theme=theme)
+def test_a_picture_is_an_svg_that_says_what_it_shows(kind: str, theme: Theme) -> None:
+    svg = picture(kind, theme)
     root = ElementTree.fromstring(svg)
     title, description = (root.find(f"{SVG}{name}") for name in ("title", "desc"))
     assert title is not None
@@ -62,11 +69,11 @@ def test_a_picture_is_a_png(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_colour_has_its_other_in_the_dark(kind: str) -> None:
     """A picture for any reader has the light colours, each with a rule for dark readers."""
-    used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", draw(kind, DOCUMENTS[kind], theme="light").decode()))
+    used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", picture(kind, "light").decode()))
     assert used <= {*LIGHT[:4], *LIGHT.lines}
-    dark = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", draw(kind, DOCUMENTS[kind], theme="dark").decode()))
+    dark = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", picture(kind, "dark").decode()))
     assert dark <= {*DARK[:4], *DARK.lines}
-    auto = draw(kind, DOCUMENTS[kind]).decode()
+    auto = picture(kind, "auto").decode()
     rules = dict(re.findall(r'\[style\*="(?:fill|stroke): (#\w+)"\]\{(?:fill|stroke):(#\w+)!important\}', auto))
     assert {rules[colour] for colour in used} == dark
 
@@ -93,19 +100,19 @@ def test_no_two_of_twelve_lines_look_alike() -> None:
 
 def test_labels_are_what_they_say() -> None:
     """Neither markup nor mathematics."""
-    svg = draw("curve", DOCUMENTS["curve"])
+    svg = picture("curve", "auto")
     assert {"one & <two>", "$three$", "what it is"} <= text(svg)
 
 
 def test_a_confusion_matrix_shows_its_counts() -> None:
-    svg = draw("confusion", DOCUMENTS["confusion"])
+    svg = picture("confusion", "auto")
     assert {"5", "4"} <= text(svg)
     assert b"3 classes, 12 predictions, of which 0.75 are right" in svg
 
 
 def test_curves_name_their_areas() -> None:
-    assert "area 0.75" in text(draw("roc", DOCUMENTS["roc"]))
-    assert "label 0 area 0.5" in text(draw("pr", DOCUMENTS["pr"]))
+    assert "area 0.75" in text(picture("roc", "auto"))
+    assert "label 0 area 0.5" in text(picture("pr", "auto"))
 
 
 @pytest.mark.parametrize(
