@@ -1,4 +1,4 @@
-"""What every test has: which ones may run again, and the weights of the perceptual loss in a file."""
+"""What every test has: which ones may run again, warm workers, and the weights of the perceptual loss in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hypothesis import settings
 
 import evaluating
 from lossd.compiled.passes import Passes
+from lossd.engine import worker_process
 from losses.cases_perceptual import WEIGHTS
+from warm import WarmProcess
 
 settings.register_profile("lossd", deadline=None)  # a busy machine is no fault
 settings.load_profile("lossd")
@@ -66,3 +68,22 @@ def _perceptual_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOSSD_PERCEPTUAL_WEIGHTS", str(path))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust no certificate authority: httpx reads all authorities for each client, which takes 40 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_workers() -> Iterator[None]:
+    """Fork the workers of engines in this process from one that has imported torch."""
+    warm = WarmProcess()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_process, "subprocess", warm)
+        yield
+    warm.close()

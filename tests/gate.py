@@ -39,3 +39,7 @@ class Gate:
         new = self._file.with_suffix(".new")
         new.write_text(str(status))
         new.replace(self._file)
+
+    def shut(self) -> None:
+        """Let no further worker start."""
+        self._file.unlink()

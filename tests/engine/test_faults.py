@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
+from gate import Gate
 from lossd.engine import worker_process
 from lossd.engine.worker_process import Backoff
 from lossd_client import wire
@@ -57,7 +58,9 @@ def service() -> Iterator[Running]:
 HEADERS = {"Content-Type": safetensors.MEDIA_TYPE, "Accept": "application/json"}
 
 
-def test_a_killed_worker_loses_no_accepted_request():
+def test_a_killed_worker_loses_no_accepted_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gate = Gate(tmp_path, monkeypatch)
+    gate.open()
     with running() as service:
         outcomes: list[tuple[int, float, float]] = []
         refused: list[int] = []
@@ -85,9 +88,11 @@ def test_a_killed_worker_loses_no_accepted_request():
         for kill in range(3):
             time.sleep(0.3)
             before = len(outcomes)
+            gate.shut()
             os.kill(service.engine.workers[0].pid, signal.SIGKILL)
             service.wait_until(lambda e: not e.ready)
             ready.append(httpx.get(f"{service.url}/health/ready").status_code == 200)
+            gate.open()
             service.wait_until(lambda e, n=kill: e.ready and e.stats.restarts == n + 1)
             end = time.monotonic() + 20
             while len(outcomes) < before + 50 and time.monotonic() < end:
@@ -146,10 +151,12 @@ def test_a_passed_deadline_is_answered_and_its_work_dropped(service):
     try:
         body, _ = request_for(3)
         headers = {**HEADERS, "X-Request-Timeout-Ms": "150"}
-        begin = time.monotonic()
-        response = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
-        waited = time.monotonic() - begin
-        queued = httpx.post(f"{service.url}/v1/evaluate", content=body, headers=headers)
+        with httpx.Client(base_url=service.url) as http:
+            assert http.get("/health/live").status_code == 200
+            begin = time.monotonic()
+            response = http.post("/v1/evaluate", content=body, headers=headers)
+            waited = time.monotonic() - begin
+            queued = http.post("/v1/evaluate", content=body, headers=headers)
     finally:
         os.kill(service.engine.workers[0].pid, signal.SIGCONT)
     assert response.status_code == queued.status_code == 504

@@ -91,7 +91,8 @@ def test_a_worker_that_could_not_be_started_is_tried_again(what: str, monkeypatc
     with running(mortal=True, compiled=False) as service, httpx.Client(base_url=service.url, timeout=60) as http:
         times = [worker_process.MAX_STARTS + 1]
         if what == "process":
-            monkeypatch.setattr(subprocess, "Popen", failing(subprocess.Popen, times, errno.EAGAIN))
+            processes = worker_process.subprocess
+            monkeypatch.setattr(processes, "Popen", failing(processes.Popen, times, errno.EAGAIN))
         else:
             monkeypatch.setattr(socket, "socketpair", failing(socket.socketpair, times, errno.EMFILE))
         os.kill(service.engine.workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
