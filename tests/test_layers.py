@@ -38,7 +38,10 @@ ROOMS: dict[str, set[str]] = {
     "lossd.compiled": {"lossd.caches", "lossd.configuration", "lossd.job", "lossd.metrics"},
     "lossd.evaluation": {"lossd.compiled", "lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},
     "lossd.local": {"lossd.arrangement", "lossd.evaluation", "lossd.request", "lossd_client"},
-    "lossd.runs": {"lossd_client"},
+    "lossd.runs": {
+        "lossd.arrangement", "lossd.evaluation", "lossd.job", "lossd.losses", "lossd.metrics", "lossd.request",
+        "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table", "lossd_client",
+    },
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {
         "lossd.arrangement", "lossd.caches", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job",

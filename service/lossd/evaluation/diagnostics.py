@@ -30,6 +30,8 @@ WARNINGS: Mapping[str, str] = {
     "classes_not_listed": "there are too many classes to list them by default; set metrics.per_class to true, or name "
     "the metrics that are lists in metrics.names",
     "k_is_all": "metrics.k is at least the number of those to choose from: a metric @k is 1 whatever is predicted",
+    "depends_on_batches": "the loss or a metric compares the rows of a batch with each other: it is a mean "
+    "over batches, and depends on how rows were split into batches",
 }
 """Every warning of an answer: its code and its sentence."""
 

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import InternalError, Problem
 
-__all__ = ["evaluate"]
+__all__ = ["LossRows", "evaluate", "measure"]
 
 log = logging.getLogger("lossd.evaluation")
 
@@ -82,6 +84,41 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
         half = len(batch.rows) // 2
         return evaluate(batch.part(0, half), passes) + evaluate(batch.part(half, len(batch.rows)), passes)
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
+
+
+class LossRows(NamedTuple):
+    """What each row adds to the mean of a loss.
+
+    Attributes:
+        numerators: (R,) float64.
+        denominators: (R,) float64; 0 for a row that does not count.
+    """
+
+    numerators: npt.NDArray[np.float64]
+    denominators: npt.NDArray[np.float64]
+
+
+def measure(batch: TensorBatch) -> tuple[metrics.Task | None, LossRows | None]:
+    """Return a batch of one request as the object of its task, and its loss by rows.
+
+    Each row of a loss is evaluated as a request of its own, so that its number does not depend on the other rows.
+
+    Args:
+        batch: One request. The task is None if no metrics are requested; the loss by rows is None if the loss is not
+            requested, or if it is no mean over rows.
+
+    Raises:
+        Problem: The request is wrong.
+        RuntimeError: The device is broken.
+    """
+    recipe = batch.recipe
+    evaluation = _Evaluation(batch._replace(recipe=replace(recipe, want_loss=False)), None)
+    for problem in evaluation._run_in_steps().values():
+        raise problem
+    task = metrics.TASKS[recipe.task](evaluation._view()) if recipe.metrics and recipe.task is not None else None
+    if recipe.loss is None or not recipe.want_loss or not evaluation.rowwise:
+        return task, None
+    return task, evaluation.loss_by_row(REGISTRY[recipe.loss])
 
 
 class _PassResult(NamedTuple):
@@ -275,6 +312,32 @@ class _Evaluation:
         if self.warnings_of_terms:  # a composed loss is evaluated alone
             self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
         return host[: 4 + len(norms)]
+
+    def loss_by_row(self, loss: Loss) -> LossRows:
+        """Return what each row adds to the mean, computed in float64 where float32 does not suffice."""
+        rows = self.segments.total
+        segments = Segments([1] * rows, self.batch.device)
+        shape = (rows, *self.recipe.value)
+        weight = self.sample_weight
+        reduction = Reduction(self.recipe.reduction, segments, shape, self.dtype, weight, careful=self.careful)
+        unreduced, _ = self._differentiate(loss, reduction)
+        value = unreduced.value if isinstance(unreduced, Unreduced) else unreduced
+        _, numerator, denominator, _ = reduction.reduce(value)
+        found = LossRows(numerator.numpy(force=True).copy(), denominator.numpy(force=True).copy())
+        if self.careful:
+            return found
+        sizes = np.abs(found.numerators)
+        doubtful = ~(np.isfinite(sizes) & np.isfinite(found.denominators))
+        if self.dtype == torch.float32:
+            doubtful |= ~((sizes > SMALL) & (sizes < LARGE)) & (sizes != 0)
+        positions = np.flatnonzero(doubtful)
+        if len(positions):
+            by_row = self.batch._replace(rows=[1] * rows, numbers=[*self.batch.numbers] * rows)
+            again = _Evaluation(by_row.picked(positions.tolist()), None, careful=True)
+            again._run_in_steps()
+            for column, exact in zip(found, again.loss_by_row(loss), strict=True):
+                column[positions] = exact
+        return found
 
     def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
         """Return whether an answer may be infinite only because its dtype is narrower."""

@@ -42,7 +42,10 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
         case "log_probability":
             return wide.exp()
         case _:
-            return settled(wide, 1).softmax(1)
+            # Not torch's softmax: with further positions, its last bits depend on a number's place in its tensor.
+            settled_scores = settled(wide, 1)
+            parts = (settled_scores - settled_scores.amax(1, keepdim=True)).exp()
+            return parts / parts.sum(1, keepdim=True)
 
 
 def least_score(threshold: float | Mapping[str, float] | None, activation: str, dtype: str) -> float:
