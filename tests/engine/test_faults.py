@@ -22,7 +22,7 @@ import pytest
 
 from gate import Gate
 from lossd.engine import worker_process
-from lossd.engine.worker_process import Backoff
+from lossd.engine.worker_process import Backoff, WorkerProcess
 from lossd_client import wire
 from lossd_client.wire import safetensors
 from serving import Running
@@ -387,6 +387,49 @@ def test_what_a_neighbour_waits_for_is_finished(faults):
         assert service.engine.stats.restarts == 0
         assert faults.evaluated() == [[7], [63, 62], [64]]
         assert_nothing_is_held(service)
+
+
+def test_a_worker_that_ends_slowly_stops_nobody_else(monkeypatch):
+    """The kernel may take seconds to end a process, such as one with much memory on a GPU."""
+    may_end, reaping = threading.Event(), threading.Event()
+    reap = WorkerProcess.reap
+
+    def reap_slowly(process: WorkerProcess, *, patience_s: float = 0.0) -> int:
+        reaping.set()
+        assert may_end.wait(20), "nothing else was served meanwhile"
+        return reap(process, patience_s=patience_s)
+
+    monkeypatch.setattr(WorkerProcess, "reap", reap_slowly)
+    with running() as service:
+        os.kill(service.engine.workers[0].pid, signal.SIGKILL)
+        assert reaping.wait(10)
+        assert httpx.get(f"{service.url}/health/live", timeout=10).status_code == 200
+        assert httpx.get(f"{service.url}/health/ready", timeout=10).status_code == 503
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(post, service, 64)
+            service.wait_until(lambda e: e.in_progress == 1)
+            assert service.engine.stats.restarts == 0, "the next worker needs the memory of this one"
+            may_end.set()
+            assert waiting.result().status_code == 200
+        assert service.engine.stats.restarts == 1
+
+
+def test_a_service_that_stops_while_a_worker_ends_starts_no_other(monkeypatch):
+    may_end = threading.Event()
+    reap, starts = WorkerProcess.reap, []
+    start = WorkerProcess.start
+    monkeypatch.setattr(WorkerProcess, "start", lambda process: starts.append(1) or start(process))
+    monkeypatch.setattr(
+        WorkerProcess, "reap", lambda process, *, patience_s: may_end.wait(10) and reap(process, patience_s=patience_s)
+    )
+    with running() as service:
+        pid = service.engine.workers[0].pid
+        os.kill(pid, signal.SIGKILL)
+        service.wait_until(lambda e: not e.ready)
+        threading.Timer(0.3, may_end.set).start()  # by then the service is stopping
+    assert starts == [1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_a_broken_device_ends_its_worker_and_the_next_answers(faults):

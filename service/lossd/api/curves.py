@@ -166,8 +166,7 @@ async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAns
             answers += [_answer(await future) for future in futures]
         finally:
             for future in futures:
-                if not future.cancel() and not future.cancelled() and future.exception() is None:
-                    future.result().release()
+                engine.drop(future)
     return answers
 
 

@@ -164,10 +164,7 @@ class Route(ABC, Generic[AnswerFormatT]):
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release()  # answered and cancelled at the same moment
-            else:
-                future.cancel()
+            self.engine.drop(future)  # it may have been answered at the same moment
             if watchers and watchers[0].done():
                 raise DisconnectedError from None
             raise

@@ -20,6 +20,7 @@ from lossd.caches import Cache
 from lossd.compiled.passes import Progress
 from lossd.engine.admission import Budget
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
+from lossd.engine.deadlines import Deadlines
 from lossd.engine.long_waits import LongWaits
 from lossd.engine.result import Result, Timings
 from lossd.engine.slab import Lease, SlabPool
@@ -86,7 +87,8 @@ class Engine(ABC):
         self.draining = False
         self.fault: str | None = None
         self.settled = asyncio.Event()
-        self._flush_due = False
+        self._deadlines = Deadlines()
+        self._flush_due = self._purge_due = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._arrangements: Cache[tuple[object, ...], Arrangement] = Cache("arrangements")
         self.long_waits = LongWaits()
@@ -105,11 +107,11 @@ class Engine(ABC):
         """Refuse new requests, finish the accepted ones within ``drain_timeout_ms``, and end."""
         self.draining = True
         deadline = time.monotonic() + self.settings.drain_timeout_ms / 1000
-        while any(not t.future.done() for t in self._tickets()) and time.monotonic() < deadline:
+        while any(not t.future.done() for t in self._deadlines) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)  # requests whose clients left are not waited for
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for ticket in self._tickets():
+        for ticket in self._deadlines:
             if not ticket.future.done():
                 ticket.future.set_exception(Unavailable("the service has shut down", retry_after_s=STOPPING_S))
         self._next_batch()  # no request is wanted any more: this drops the queue
@@ -117,8 +119,8 @@ class Engine(ABC):
 
     def give_up(self, why: str) -> None:
         """Refuse all requests with this reason."""
-        self.draining = True
-        for ticket in self._tickets():
+        self.draining = self._purge_due = True
+        for ticket in self._deadlines:
             if not ticket.future.done():
                 ticket.future.set_exception(Unavailable(why, retry_after_s=5.0))
 
@@ -183,7 +185,7 @@ class Engine(ABC):
                 first, last = ticket.span(arrangement, index)
                 view[first:last] = tensors[column.name]
         except BaseException:  # it has rows in the batch: it is dropped like a request whose client left
-            ticket.future.cancel()
+            self.drop(ticket.future)
             self._enqueue(batch, ticket, joinable=shared)
             raise
         return self._enqueue(batch, ticket, joinable=shared)
@@ -200,6 +202,16 @@ class Engine(ABC):
         ticket = Ticket(job, self.loop.create_future(), deadline, batch.lease, client)
         batch.add(ticket)
         return Upload(self, batch, ticket)
+
+    def drop(self, future: asyncio.Future[Result]) -> None:
+        """Release a request that is no longer waited for: cancel it, or release its result.
+
+        A future may also be cancelled directly. The request's memory is then held until its turn in the queue.
+        """
+        if future.cancel() or future.cancelled():
+            self._purge_due = True
+        elif future.exception() is None:
+            future.result().release()
 
     # Inside
 
@@ -275,6 +287,7 @@ class Engine(ABC):
         The batch is dispatched when all that has arrived was read, or when it is worth sending without the rest.
         """
         ticket.queued = time.monotonic()
+        self._deadlines.add(ticket)
         self.batcher.append(batch, ticket, joinable=joinable)
         if len(batch.tickets) == WORTH_REQUESTS:
             self.dispatch()
@@ -290,10 +303,6 @@ class Engine(ABC):
     @abstractmethod
     def dispatch(self) -> None:
         """Send queued batches to free workers."""
-
-    @abstractmethod
-    def _under_way(self) -> Sequence[Batch]:
-        """The batches that are being evaluated."""
 
     @abstractmethod
     def _forget(self, slab_id: int) -> None:
@@ -341,6 +350,7 @@ class Engine(ABC):
         self.resolve(batch, [problem] * len(batch.tickets), 0.0, 0.0)
 
     def _done_with(self, ticket: Ticket) -> None:
+        self._deadlines.remove(ticket)
         self.budget.release(ticket.client, ticket.job.held_bytes)
         ticket.lease.release()
 
@@ -351,9 +361,12 @@ class Engine(ABC):
             return
         now = time.monotonic()
         self.long_waits.check(now)
-        for ticket in self._tickets():
+        self._deadlines.tidy()
+        for ticket in self._deadlines.take_expired(now) if self.fault is None else self._deadlines:
             self._expire(ticket, now)
-        self.batcher.purge()
+        if self._purge_due:
+            self._purge_due = False
+            self.batcher.purge()
         if self.batcher:  # another front may have kept a worker busy that is free now
             self.dispatch()
 
@@ -369,10 +382,9 @@ class Engine(ABC):
             if not self._has_worker:
                 detail += f": {self.obstacle}"
             ticket.future.set_exception(DeadlineExceeded(detail))
-
-    def _tickets(self) -> list[Ticket]:
-        """Every request that is queued or being evaluated."""
-        return [*self.batcher.waiting(), *(t for batch in self._under_way() for t in batch.tickets)]
+        else:
+            return
+        self._purge_due = True
 
 
 def _go_on(why: str) -> None:

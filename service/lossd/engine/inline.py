@@ -30,7 +30,7 @@ class InlineEngine(Engine):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._running: Batch | None = None
+        self._running = False
         self._executor: ThreadPoolExecutor | None = None
         self._loaded = False
         self._passes = Passes(settings.threads)
@@ -46,7 +46,7 @@ class InlineEngine(Engine):
         """Finish the accepted requests."""
         await super().stop()
         if self._executor is not None:
-            self._executor.shutdown()
+            await asyncio.to_thread(self._executor.shutdown)  # it waits for the evaluation
 
     @property
     def _has_worker(self) -> bool:
@@ -71,14 +71,11 @@ class InlineEngine(Engine):
 
     def dispatch(self) -> None:
         """Evaluate the next batch, unless one is being evaluated."""
-        if self._loaded and self._running is None and (batch := self._next_batch()) is not None:
-            self._running = batch
+        if self._loaded and not self._running and (batch := self._next_batch()) is not None:
+            self._running = True
             assert self._executor is not None
             future = self.loop.run_in_executor(self._executor, self._evaluate, batch)
             future.add_done_callback(lambda done: self._evaluated(batch, done))
-
-    def _under_way(self) -> Sequence[Batch]:
-        return [self._running] if self._running is not None else []
 
     def _forget(self, slab_id: int) -> None:
         pass  # the pool's own mapping is the only one
@@ -94,7 +91,7 @@ class InlineEngine(Engine):
         return Reply(batch.id, 0, compute_ns, texts)
 
     def _evaluated(self, batch: Batch, done: asyncio.Future[Reply]) -> None:
-        self._running = None
+        self._running = False
         self.dispatch()
         if (error := done.exception()) is not None:
             self._fail(batch, InternalError(f"the evaluation failed: {error}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections import deque
@@ -49,8 +50,9 @@ class ProcessEngine(Engine):
     async def stop(self) -> None:
         """Finish the accepted requests, then end the workers."""
         await super().stop()
-        for worker in self._links:
-            worker.end()
+        workers = self._links
+        await asyncio.gather(*(worker.end() for worker in workers))
+        for worker in workers:
             for batch in worker.batches.values():
                 for ticket in batch.tickets:
                     self._done_with(ticket)
@@ -94,9 +96,6 @@ class ProcessEngine(Engine):
         """Return the least busy worker, if it is free, or if it has room and the next batch is worth sending."""
         worker = min(self.workers, key=lambda worker: len(worker.batches) if worker.ready else sys.maxsize)
         return worker if worker.free or (worker.has_room and self.batcher.worth_going) else None
-
-    def _under_way(self) -> Sequence[Batch]:
-        return [batch for worker in self._links for batch in worker.batches.values()]
 
     def _forget(self, slab_id: int) -> None:
         for worker in self._links:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -20,6 +18,7 @@ from lossd.engine.batcher import Batch, Batcher
 from lossd.engine.heartbeat import PROBE, Heartbeat
 from lossd.engine.liveness import Liveness, Observation
 from lossd.engine.polling import Polling
+from lossd.engine.process_handle import ProcessHandle
 from lossd.engine.protocol import HELLO, LANE, LENGTH, Reply, decode_answers, take_replies
 from lossd.engine.statistics import Stats
 from lossd.engine.worker_process import END_S, FIRST_TRIES, SOCKET_BYTES, Backoff, WorkerProcess, ended_with, hopeless
@@ -105,7 +104,10 @@ class RemoteWorker:
         self._backoff = Backoff()
         self._socket: socket.socket | None = None
         self._heartbeat: Heartbeat | None = None
+        self._handle: ProcessHandle | None = None
         self._number = 0
+        self._closed_for_good = False
+        self._reaping: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._liveness = Liveness(engine.settings.worker_timeout_ms / 1000)
         self._next_check: asyncio.TimerHandle | None = None
@@ -166,14 +168,20 @@ class RemoteWorker:
         self._buffer = bytearray()
         self.engine.loop.add_reader(connection.fileno(), self._readable)
 
-    def end(self) -> None:
-        """Close the connection, and wait until the process has ended."""
+    def close(self) -> None:
+        """Close the connection for good. A worker without a connection ends."""
+        self._closed_for_good = True
         if self._retry is not None:
             self._retry.cancel()
         self._hang_up()
-        if self._process is not None:
-            self._process.end()
-            self.pid = None
+
+    async def end(self) -> None:
+        """Close the connection, and return when the process has ended."""
+        self.close()
+        if self._reaping is not None:
+            await self._reaping
+        elif self._process is not None:
+            await asyncio.to_thread(self._process.end)
 
     def send(self, batch: Batch) -> None:
         """Send a batch."""
@@ -230,9 +238,10 @@ class RemoteWorker:
             if self.ready:
                 chunk = self._socket.recv(SOCKET_BYTES)
             else:
-                chunk, fds, _, _ = socket.recv_fds(self._socket, SOCKET_BYTES, 1)
+                chunk, fds, _, _ = socket.recv_fds(self._socket, SOCKET_BYTES, 2)
                 if fds:
                     self._heartbeat = Heartbeat(fds[0])
+                    self._handle = ProcessHandle(*fds[1:])
         except BlockingIOError:
             return
         except OSError:
@@ -253,6 +262,8 @@ class RemoteWorker:
     def _greeted(self, hello: dict[str, Any]) -> None:
         self.ready, self.ever_ready, self.failed_starts = True, True, 0
         self.pid, self._number = hello["pid"], hello["front"]
+        if self._handle is not None:
+            self._handle.pid = self.pid
         self._backoff.succeeded()
         self._liveness.reset(time.monotonic())
         self._check_liveness()
@@ -284,12 +295,15 @@ class RemoteWorker:
         self.engine.resolve(batch, decode_answers(reply), reply.copy_ns / 1e9, reply.compute_ns / 1e9)
 
     def _hang_up(self) -> None:
-        self.ready = False
+        self.ready, self.pid = False, None
         if self._next_check is not None:
             self._next_check.cancel()
         if self._heartbeat is not None:
             self._heartbeat.close()
             self._heartbeat = None
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
         if self._socket is not None:
             self.engine.loop.remove_reader(self._socket.fileno())
             self.engine.loop.remove_writer(self._socket.fileno())
@@ -299,7 +313,7 @@ class RemoteWorker:
             self._socket = None
 
     def _lost(self) -> None:
-        """Handle a closed connection: the process has ended, and its batches go to the next one."""
+        """Handle a closed connection: the process has ended or soon will, and its batches are queued again."""
         if self._socket is None:
             return
         was_ready, batches = self.ready, list(self.batches.values())
@@ -308,18 +322,36 @@ class RemoteWorker:
         # A batch that was not being evaluated is not to blame; if it is unknown which was, any may be.
         suspects = [b for b in batches if evaluating is None or evaluating == (self._number, b.id)]
         self._hang_up()
-        status = None if self._process is None else self._process.reap(patience_s=0.0 if was_ready else END_S)
-        end = ended_with(status) if status is not None else "is gone"
         self.engine.recover(batches, suspects)
+        requeued = f"{sum(len(b.tickets) for b in batches)} requests requeued"
+        if self._process is None:
+            self._replace("is gone", requeued, was_ready=was_ready)
+        else:
+            self._reaping = self.engine.loop.create_task(self._reap(self._process, requeued, was_ready=was_ready))
+
+    async def _reap(self, process: WorkerProcess, requeued: str, *, was_ready: bool) -> None:
+        """Wait until a process has ended, then start another.
+
+        The kernel may take seconds to free the memory of a GPU's worker, and the next worker needs that memory. The
+        event loop goes on meanwhile.
+        """
+        status = await asyncio.to_thread(process.reap, patience_s=0.0 if was_ready else END_S)
+        self._reaping = None
+        self._replace(ended_with(status), requeued, was_ready=was_ready)
+
+    def _replace(self, end: str, requeued: str, *, was_ready: bool) -> None:
+        """Start another process, or connect to it, in place of one that has ended."""
+        if self._closed_for_good:
+            return
         if not was_ready:
             self._start_failed(end)
         if self.engine.draining and not self.engine.in_progress:
             return
         if self._process is not None:
             self.engine.stats.restarts += 1
-        if status is not None and not self.ever_ready and self.failed_starts == FIRST_TRIES:
-            self.engine.on_failure(hopeless(self.device, end))
-        self._try_again(f"{end}; {sum(len(b.tickets) for b in batches)} requests requeued")
+            if not self.ever_ready and self.failed_starts == FIRST_TRIES:
+                self.engine.on_failure(hopeless(self.device, end))
+        self._try_again(f"{end}; {requeued}")
 
     def _try_again(self, what: str) -> None:
         delay_s = self._backoff.delay_s()
@@ -341,11 +373,10 @@ class RemoteWorker:
         why = self._liveness.check(observation, time.monotonic())
         if why is not None:
             self._kill(why)
-        elif self.pid is not None and (self._liveness.silent or not wanted):
+        elif self._handle is not None and (self._liveness.silent or not wanted):
             if batch is not None and not wanted:
                 heartbeat.mark_unwanted(self._number, batch.id)
-            with suppress(ProcessLookupError):  # it has ended; the closed connection tells
-                os.kill(self.pid, PROBE)
+            self._handle.send(PROBE)
 
     @property
     def _others_wait(self) -> bool:
@@ -356,10 +387,9 @@ class RemoteWorker:
 
     def _kill(self, why: str) -> None:
         """Kill a process that hangs; its closed connection is handled as usual."""
-        if self.pid is not None:
-            log.error("worker on %s (pid %s) %s: killing it", self.device, self.pid, why)
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        if self._handle is not None:
+            log.error("worker on %s (pid %s) %s: killing it", self.device, self._handle.pid, why)
+            self._handle.send(signal.SIGKILL)
 
 
 class RemoteLane(RemoteWorker):
@@ -375,9 +405,9 @@ class RemoteLane(RemoteWorker):
         self._worker = worker
         self._needed_s = time.monotonic()
 
-    def end(self) -> None:
-        """Close the connection; the lane then ends."""
-        super().end()
+    def close(self) -> None:
+        """Close the connection for good; the lane then ends."""
+        super().close()
         self._worker.lane = None
 
     def _check_liveness(self) -> None:
@@ -386,7 +416,7 @@ class RemoteLane(RemoteWorker):
         if self.batches or self._worker.engaged:
             self._needed_s = now
         elif now - self._needed_s > LINGER_S:
-            self.end()
+            self.close()
 
     def _start_failed(self, end: str) -> None:
         pass  # then there is no lane

@@ -27,6 +27,7 @@ from lossd.compiled.passes import Passes
 from lossd.engine.heartbeat import PROBE, Heartbeat, Unwanted
 from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
+from lossd.engine.process_handle import own_descriptor
 from lossd.engine.protocol import HELLO, Reply, encode_reply
 from lossd.engine.worker_connections import FrontConnection, FrontConnections, Manifest
 from lossd.evaluation.device_errors import is_broken_device, unusable
@@ -160,7 +161,8 @@ def run(
 
     def greet(front: FrontConnection) -> None:
         hello = {"pid": os.getpid(), "device": str(device), "front": front.number}
-        front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (heartbeat.fd,))
+        with own_descriptor() as descriptor:
+            front.send(Reply(HELLO, 0, 0, [(False, orjson.dumps(hello))]), (heartbeat.fd, *descriptor))
 
     gc.collect()
     gc.freeze()  # exempts the objects of loaded modules from every full collection
