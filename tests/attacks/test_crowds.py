@@ -16,7 +16,7 @@ import pytest
 from api.test_tls import openssl
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, Response, head
-from lossd.api.http import connection as connections
+from lossd.api.http import time_limits
 from serving import certificate, command, running
 
 MOST = 4
@@ -45,7 +45,7 @@ def test_probes_are_told_the_truth_when_all_connections_are_taken() -> None:
 
 
 def test_a_connection_too_many_that_asks_nothing_is_soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "SURPLUS_HEAD_S", 0.2)
+    monkeypatch.setattr(time_limits, "SURPLUS_HEAD_S", 0.2)
 
     async def run(port: int) -> float:
         crowd = [await Connection.open(port) for _ in range(MOST + 1)]
@@ -61,7 +61,7 @@ def test_a_connection_too_many_that_asks_nothing_is_soon_gone(monkeypatch: pytes
 
 
 def test_who_shows_no_key_rests_shorter_than_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "ANONYMOUS_KEEP_ALIVE_S", 0.3)
+    monkeypatch.setattr(time_limits, "ANONYMOUS_KEEP_ALIVE_S", 0.3)
 
     async def run(port: int) -> None:
         stranger, known = await Connection.open(port), await Connection.open(port)
@@ -79,7 +79,7 @@ def test_who_shows_no_key_rests_shorter_than_who_does(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("rows", [64, 40_000], ids=["gathered", "streamed"])
 def test_a_body_slower_than_the_least_rate_is_given_up(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte comes in time, and it would take hours; what was taken for it is given back."""
-    monkeypatch.setattr(connections, "RATE_WINDOW_S", 0.5)
+    monkeypatch.setattr(time_limits, "RATE_WINDOW_S", 0.5)
     body = focal(rows)
 
     async def run(port: int) -> Response:

@@ -1,4 +1,7 @@
-"""The answers that a connection gives without the application: to malformed requests, and over the limit."""
+"""The answers that a connection gives without the application: to malformed requests, and over the limit.
+
+A refused client is answered in order, behind the requests before, and has time to read the answer.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Send
 
-from lossd.api.http.asgi import CONNECTION, TELEMETRY
+from lossd.api.http.asgi import CONNECTION, FAULT, TELEMETRY
+from lossd.api.http.body_buffer import BodyProtocol
+from lossd.api.http.flow import PausableFlow
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import send_problem
+from lossd.api.http.timeouts import Timeouts
+from lossd.api.http.uvicorn_internals import HttpToolsProtocol, RequestResponseCycle
 from lossd.api.prefix import strip_prefix
 from lossd_client.errors import Problem, Unavailable
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["LingeringTransport", "OverLimit", "Refusal"]
+__all__ = ["BODY", "HEAD", "IDLE", "LingeringTransport", "OverLimit", "Refusal", "RefusingProtocol"]
 
 HEALTH = ("/health/", "/v2/health/")
+
+LOGGED_PATH_BYTES = 256
+READ_ANSWER_S = 2.0  # for a client that was refused while it was still sending
+
+IDLE, HEAD, BODY = range(3)
+"""What is being parsed: nothing (between two requests), a head, or a body."""
 
 
 class Refusal:
@@ -83,3 +96,95 @@ class LingeringTransport:
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.close = linger
+
+
+class RefusingProtocol(HttpToolsProtocol):
+    """The part of a connection that refuses requests.
+
+    Args:
+        args: Uvicorn's arguments.
+        timeouts: The time-outs of the server.
+        kwargs: Uvicorn's arguments.
+
+    Attributes:
+        timeouts: The time-outs of the server.
+    """
+
+    flow: PausableFlow
+
+    def __init__(self, *args: Any, timeouts: Timeouts, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.timeouts = timeouts
+        self._answering: RequestResponseCycle | None = None
+        self._parsing = IDLE
+        self._unparsed = b""  # bytes read, not yet given to the parser
+        self._refusing = False
+        self._body_protocol: BodyProtocol | None = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def end_after_answer(self) -> None:
+        """Close the connection after the answer to the request that was read last."""
+        self.cycle.keep_alive = False
+        self.cycle.transport = LingeringTransport(self.transport, self._linger)  # type: ignore[assignment]  # enough
+
+    def _refuse(self, problem: Problem) -> None:
+        """Refuse the request that is being read, after the answers due before it, and close the connection.
+
+        If a route already reads the body, it gets the problem and answers. Otherwise the refusal is sent from here.
+        """
+        if self._refusing or self.transport.is_closing():
+            return
+        self._refusing, self._unparsed = True, b""
+        if self._parsing != BODY:
+            self._start_refusal(problem)
+        elif self.cycle.response_complete:
+            self._linger()
+        else:
+            self.end_after_answer()
+            self.cycle.scope[FAULT] = problem  # type: ignore[literal-required]  # a key that lossd adds
+            self.cycle.message_event.set()
+            if self._body_protocol is not None:
+                self._body_protocol.fail(problem)
+
+    def _start_refusal(self, problem: Problem) -> None:
+        if self._parsing != HEAD:
+            self.on_message_begin()
+        path = self.url.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("latin-1")
+        method = self.parser.get_method().decode("latin-1") if self.url else ""
+        head = {"method": method, "path": path, "raw_path": path.encode("latin-1"), "query_string": b""}
+        self.scope.update({**head, CONNECTION: self})  # type: ignore[typeddict-item]  # a key that lossd adds
+        previous = self.cycle
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        self.end_after_answer()
+        app = Refusal(problem, self.timeouts.settings)
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.pipeline.appendleft((self.cycle, app))  # type: ignore[arg-type]
+
+    def _linger(self) -> None:
+        """Close the connection after the client has had time to read its answer. Drop what it still sends."""
+        if self._parsing == IDLE or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._refusing = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.full = False
+        self.flow.resume_reading()
+        self.loop.call_later(READ_ANSWER_S, self.transport.close)
