@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from lossd.compiled import order, recipes
+from lossd.compiled import compile_order, recipes
 from lossd.compiled.building import Compiler, build, load_kept
 from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def new_passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
     """Passes of whose kernels none is ready in this process."""
-    for kernel in order.KERNELS:
+    for kernel in compile_order.KERNELS:
         monkeypatch.setattr(kernel, "ready", False)
         monkeypatch.setattr(kernel, "asked", 0)
     return Passes()
@@ -283,7 +283,7 @@ def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(new_passes: Passes) -> None:
-    by_name = {kernel.name: kernel for kernel in order.KERNELS}
+    by_name = {kernel.name: kernel for kernel in compile_order.KERNELS}
     new_passes._look_up = recipes.look_up
     ours, other = recipe("cross_entropy"), recipe("cross_entropy", "float64")
     assert new_passes.find(ours) is None
@@ -296,7 +296,7 @@ def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(new_passes: Passes) -
 
 
 def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(new_passes: Passes) -> None:
-    by_name = {kernel.name: kernel for kernel in order.KERNELS}
+    by_name = {kernel.name: kernel for kernel in compile_order.KERNELS}
     new_passes._look_up = recipes.look_up
     by_name[ROWS].ready = True
     found = new_passes.find(recipe("cross_entropy"))
@@ -323,8 +323,8 @@ def test_a_compiler_that_dies_is_no_reason_to_end(
 ) -> None:
     monkeypatch.setenv("LOSSD_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(Compiler, "COMMAND", (sys.executable, "-c", "import sys; input(); sys.exit(3)"))
-    kernels = order.KERNELS[:2]
-    monkeypatch.setattr(order, "KERNELS", kernels)
+    kernels = compile_order.KERNELS[:2]
+    monkeypatch.setattr(compile_order, "KERNELS", kernels)
     progress: list[Progress] = []
     new_passes.prepare(progress.append)
     finished()
@@ -352,7 +352,7 @@ def test_a_process_beside_this_one_compiles_what_this_one_uses(
     new_passes: Passes, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing, for the one that takes least time."""
-    kernel = min(order.KERNELS, key=lambda kernel: kernel.name != "weigh")
+    kernel = min(compile_order.KERNELS, key=lambda kernel: kernel.name != "weigh")
     assert kernel.name == "weigh"
     code = compiler(kernel)
     process = compiler._process
@@ -365,7 +365,7 @@ from lossd.compiled import dense, order
 from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
 from lossd.compiled.work import Work
-(kernel,) = (kernel for kernel in order.KERNELS if kernel.name == "weigh")
+(kernel,) = (kernel for kernel in compile_order.KERNELS if kernel.name == "weigh")
 kernel.load(Store(__import__("pathlib").Path(sys.argv[1])).read("weigh"))
 columns, doubtful = np.zeros((5, 1)), np.zeros(1, bool)
 dense.weigh(np.array([[0, 2]]), np.array([0, 1]), np.array([1.0, 1.0, 4.0]), -1, columns, doubtful)
@@ -382,8 +382,8 @@ assert columns[2:4, 0].tolist() == [5.0, 2.0]
 
 COMPILE_ONE = """
 import sys
-from lossd.compiled import order
-order.KERNELS = [kernel for kernel in order.KERNELS if kernel.name == "weigh"]
+from lossd.compiled import compile_order
+compile_order.KERNELS = [kernel for kernel in compile_order.KERNELS if kernel.name == "weigh"]
 from lossd.cli import main
 main(["compile", "--cache-dir", sys.argv[1]])
 """

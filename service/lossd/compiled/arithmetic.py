@@ -202,20 +202,20 @@ def focal_weight(rest: float, gamma: float) -> float:
 
 
 @jit_inline
-def focal(own: float, others: float, nll: float, gamma: float) -> tuple[float, float]:
+def focal(target_power: float, others: float, nll: float, gamma: float) -> tuple[float, float]:
     """The factors that make focal loss of cross-entropy, and its slope of that of cross-entropy.
 
     Args:
-        own: The exponential of the target's score.
+        target_power: The exponential of the target's score.
         others: The sum of those of all other scores.
         nll: The cross-entropy.
         gamma: The focal exponent; 0 for cross-entropy.
     """
-    total = others + own
+    total = others + target_power
     rest = others / total
     if gamma == 0:
         return 1.0, 1.0
     if rest > 0:
         fade = focal_weight(rest, gamma)
-        return fade, fade * (1 + gamma * (own / total) * nll / rest)
+        return fade, fade * (1 + gamma * (target_power / total) * nll / rest)
     return 0.0, 0.0

@@ -38,13 +38,13 @@ def rates(
     complete = True
     counts_anyway = filler == filler
     for m in range(terms.shape[0]):
-        a, of_tp, of_predicted, of_actual = terms[m]
+        a, tp_factor, predicted_factor, actual_factor = terms[m]
         for b in range(requests):
             total, weighted, weight, averaged = 0.0, 0.0, 0.0, 0
             above, beneath = 0.0, 0.0
             for k in range(classes):
                 p, t = float(predicted[b, k]), float(actual[b, k])
-                n, d = a * tp[b, k], of_tp * tp[b, k] + of_predicted * p + of_actual * t
+                n, d = a * tp[b, k], tp_factor * tp[b, k] + predicted_factor * p + actual_factor * t
                 above += n
                 beneath += d
                 is_defined = d > 0

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from lossd.compiled import order
-from lossd.compiled.beside import LENGTH
+from lossd.compiled import compile_order
+from lossd.compiled.compiler_process import LENGTH
 from lossd.compiled.kernels import Kernel
 from lossd.compiled.store import Store
 
@@ -121,7 +121,7 @@ def _letting_others_run() -> Iterator[None]:
 class Compiler:
     """Compiles kernels in a second process, which ends when this one does."""
 
-    COMMAND = (sys.executable, "-P", "-m", "lossd.compiled.beside")
+    COMMAND = (sys.executable, "-P", "-m", "lossd.compiled.compiler_process")
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,10 +160,10 @@ class Compiler:
 
 def compile_and_keep() -> bool:
     """Compile the kernels whose code is not stored, for this machine's processor; return whether all are stored now."""
-    store, kernels = Store(), order.KERNELS
+    store, kernels = Store(), compile_order.KERNELS
     load_kept(kernels, store)
     if pending(kernels):
-        gc.disable()  # see lossd.compiled.beside
+        gc.disable()  # see lossd.compiled.compiler_process
         build(kernels, store, Kernel.compile, lambda: None)
     kept = [kernel.name for kernel in kernels if store.read(kernel.name) is not None]
     log.info("the code of %d of %d passes lies in %s", len(kept), len(kernels), store)

@@ -90,14 +90,14 @@ def part(
     classes = scores.shape[1]
     power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)
     top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
-    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
+    best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
     numerator, square = 0.0, 0.0
     for i in range(first_row, last_row):
         for start in range(first, last, STRIP):
             width = min(STRIP, last - start)
-            of_strip = target[i, start : start + width]
-            strips.mark_targets(of_strip, ignored, weight, scale, own, lanes)
+            targets = target[i, start : start + width]
+            strips.mark_targets(targets, ignored, weight, scale, label, lanes)
             for j in range(width):
                 top[j] = scores[i, 0, start + j]
                 best[j] = 0
@@ -109,22 +109,22 @@ def part(
                     top[j] = row[j] if higher else top[j]
                     best[j] = c if higher else best[j]
             for j in range(width):
-                lanes[strips.BEHIND + j] = top[j] - scores[i, own[j], start + j]
+                lanes[strips.BEHIND + j] = top[j] - scores[i, label[j], start + j]
             for c in range(classes):
                 row, powers = scores[i, c, start : start + width], power[c]
                 for j in range(width):
                     powers[j] = exp(row[j] - top[j])
                 for j in range(width):
-                    others[j] += 0.0 if own[j] == c else powers[j]
-            strips.target_probability(width, power, own, best, lanes)
+                    others[j] += 0.0 if label[j] == c else powers[j]
+            strips.target_probability(width, power, label, best, lanes)
             numerator += strips.evaluate(width, gamma, upstream, lanes)
             if counts:
-                strips.count(of_strip, ignored, best, matrix)
+                strips.count(targets, ignored, best, matrix)
             if slopes:
                 for c in range(classes):
                     row, powers = gradient[i, c, start : start + width], power[c]
                     for j in range(width):
-                        row[j] = pull[j] * (-others[j] if own[j] == c else powers[j])
+                        row[j] = pull[j] * (-others[j] if label[j] == c else powers[j])
                     square += squares_of(row)
     sums[0] += numerator
     sums[1] += square

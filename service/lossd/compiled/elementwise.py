@@ -335,16 +335,16 @@ def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, s
 @jit
 def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
     """Add to true and false positives, false and true negatives."""
-    hits, said, true = 0, 0, 0
+    hits, predicted, true = 0, 0, 0
     for j in range(scores.shape[0]):
         positive, right = scores[j] >= least, target[j] >= 0.5
         hits += positive & right
-        said += positive
+        predicted += positive
         true += right
     cells[0] += hits
-    cells[1] += said - hits
+    cells[1] += predicted - hits
     cells[2] += true - hits
-    cells[3] += scores.shape[0] - said - true + hits
+    cells[3] += scores.shape[0] - predicted - true + hits
 
 
 @aot(

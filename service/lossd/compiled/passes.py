@@ -123,13 +123,13 @@ class Passes:
     def _open(self) -> Store:
         """Load what is stored, and use each kernel that becomes ready from now on."""
         begin = time.monotonic()
-        from lossd.compiled import order, recipes
+        from lossd.compiled import compile_order, recipes
         from lossd.compiled.building import load_kept
         from lossd.compiled.store import Store
 
         store = Store()
-        load_kept(order.KERNELS, store)
-        self._kernels, self._look_up = order.KERNELS, recipes.look_up
+        load_kept(compile_order.KERNELS, store)
+        self._kernels, self._look_up = compile_order.KERNELS, recipes.look_up
         now = self.progress
         log.info("%d of %d compiled passes loaded in %.1f s", now.ready, now.total, time.monotonic() - begin)
         return store

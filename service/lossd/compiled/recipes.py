@@ -116,7 +116,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
             # No pass smooths these. Numbers that differ are rounded the general way: each request keeps its own alone.
             return None if (smoothing == smoothing[0]).all() else Outcome(columns, ~doubtful)
         scores = work.inputs["prediction"]
-        classes_of = work.inputs["target"].astype(np.int64, copy=False)
+        labels = work.inputs["target"].astype(np.int64, copy=False)
         gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
@@ -124,13 +124,13 @@ def _class_scores(recipe: Recipe) -> _Form | None:
             shape: tuple[int, ...] = (-1, classes)
             for rows in (softmax.rows, softmax.single_rows) if few and smooths else (usual,):
                 rows(
-                    scores.reshape(shape), classes_of.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
+                    scores.reshape(shape), labels.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
                     mean, gradient.reshape(shape), columns, matrices, doubtful,
                 )  # fmt: skip
         else:
             shape = (-1, classes, positions)
             _dense(
-                work, scores.reshape(shape), classes_of.reshape(-1, positions), starts, gamma, weight, scale, ignored,
+                work, scores.reshape(shape), labels.reshape(-1, positions), starts, gamma, weight, scale, ignored,
                 mean, gradient.reshape(shape), columns, matrices, doubtful,
             )  # fmt: skip
         if wide:
@@ -162,7 +162,9 @@ def _dense(
         denominator = columns[2, b]
         upstream = (1 / denominator if denominator > 0 else 0.0) if mean else 1.0
 
-        def of_part(place: tuple[int, int, int, int], b: int = b, upstream: float = upstream) -> tuple[Array, Array]:
+        def evaluate_part(
+            place: tuple[int, int, int, int], b: int = b, upstream: float = upstream
+        ) -> tuple[Array, Array]:
             sums, matrix = np.zeros(2), np.zeros_like(matrices[b] if len(matrices) else matrices[:, 0])
             dense.part(
                 scores, target, *place, gamma[b], weight, scale, ignored, upstream, gradient, sums, matrix
@@ -170,7 +172,9 @@ def _dense(
             return sums, matrix
 
         sums = np.zeros(2)
-        for part_sums, matrix in work.in_parallel(of_part, _parts(int(starts[b]), int(starts[b + 1]), target.shape[1])):
+        for part_sums, matrix in work.in_parallel(
+            evaluate_part, _parts(int(starts[b]), int(starts[b + 1]), target.shape[1])
+        ):
             sums += part_sums
             if len(matrices):
                 matrices[b] += matrix

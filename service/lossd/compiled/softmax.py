@@ -63,12 +63,12 @@ def _in_strips(
     classes = scores.shape[1]
     lanes = np.empty(strips.LANES * STRIP)
     top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
-    best, own = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
+    best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     numerator, square = 0.0, 0.0
     for start in range(0, scores.shape[0], STRIP):
         width = min(STRIP, scores.shape[0] - start)
-        of_strip = target[start : start + width]
-        strips.mark_targets(of_strip, ignored, weight, scale, own, lanes)
+        targets = target[start : start + width]
+        strips.mark_targets(targets, ignored, weight, scale, label, lanes)
         for j in range(width):
             for c in range(classes):
                 power[c, j] = scores[start + j, c]
@@ -83,22 +83,22 @@ def _in_strips(
                 top[j] = row[j] if higher else top[j]
                 best[j] = c if higher else best[j]
         for j in range(width):
-            lanes[strips.BEHIND + j] = top[j] - power[own[j], j]
+            lanes[strips.BEHIND + j] = top[j] - power[label[j], j]
         for c in range(classes):
             row = power[c]
             for j in range(width):
                 row[j] = exp(row[j] - top[j])
             for j in range(width):
-                others[j] += 0.0 if own[j] == c else row[j]
-        strips.target_probability(width, power, own, best, lanes)
+                others[j] += 0.0 if label[j] == c else row[j]
+        strips.target_probability(width, power, label, best, lanes)
         numerator += strips.evaluate(width, gamma, upstream, lanes)
         if matrix.shape[0]:
-            strips.count(of_strip, ignored, best, matrix[0])
+            strips.count(targets, ignored, best, matrix[0])
         if gradient.shape[0]:
             for c in range(classes):
                 row = power[c]
                 for j in range(width):
-                    row[j] = pull[j] * (-others[j] if own[j] == c else row[j])
+                    row[j] = pull[j] * (-others[j] if label[j] == c else row[j])
             for j in range(width):
                 slopes = gradient[start + j]
                 for c in range(classes):
@@ -143,11 +143,11 @@ def _row_by_row(
         top = np.float64(highest)
         for c in range(classes):
             power[c] = exp(scores[i, c] - top)
-        own_power = power[k]
+        target_power = power[k]
         power[k] = 0.0
         others = total_of(power)
-        power[k] = own_power
-        total = others + own_power
+        power[k] = target_power
+        total = others + target_power
         norm = math.log(total) + top
         nll = norm - scores[i, k]
         if best == k:
@@ -164,17 +164,17 @@ def _row_by_row(
                     gradient[i, c] = power[c] * (pull / total)
                 gradient[i, k] = -pull * (others / total)
         else:
-            own = (1 - even * classes) * weight[k]
-            value = own * nll
+            target_weight = (1 - even * classes) * weight[k]
+            value = target_weight * nll
             for c in range(classes):
                 if weight[c] != 0:
                     value += even * weight[c] * (norm - scores[i, c])
             numerator += value
             if gradient.shape[0]:
-                pull = (own + even * spread) / total
+                pull = (target_weight + even * spread) / total
                 for c in range(classes):
                     gradient[i, c] = (power[c] * pull - even * weight[c]) * upstream
-                gradient[i, k] = (power[k] * pull - even * weight[k] - own) * upstream
+                gradient[i, k] = (power[k] * pull - even * weight[k] - target_weight) * upstream
         if gradient.shape[0]:
             square += squares_of(gradient[i])
     return numerator, square

@@ -39,7 +39,7 @@ TOP, SHARE, BEHIND, P, OTHERS, EXCESS, PULL, VALUE, REST, STEEP = (lane * STRIP 
 
 
 @jit
-def mark_targets(target: Any, ignored: int, weight: Any, scale: Any, own: Any, lanes: Any) -> None:
+def mark_targets(target: Any, ignored: int, weight: Any, scale: Any, label: Any, lanes: Any) -> None:
     """Say what class each of W positions is, and what it counts.
 
     Args:
@@ -47,31 +47,31 @@ def mark_targets(target: Any, ignored: int, weight: Any, scale: Any, own: Any, l
         ignored: The target that does not count.
         weight: (C,) class weights.
         scale: (C,) factors that do not divide.
-        own: (STRIP,) int64, written: the target, 0 where ignored.
+        label: (STRIP,) int64, written: the target, 0 where ignored.
         lanes: (LANES * STRIP,), written: ``SHARE``, 0 where ignored.
     """
     for j in range(target.shape[0]):
         counts = target[j] != ignored
-        own[j] = target[j] if counts else 0
-        lanes[SHARE + j] = weight[own[j]] * scale[own[j]] if counts else 0.0
+        label[j] = target[j] if counts else 0
+        lanes[SHARE + j] = weight[label[j]] * scale[label[j]] if counts else 0.0
 
 
 @jit
-def target_probability(width: int, power: Any, own: Any, best: Any, lanes: Any) -> None:
+def target_probability(width: int, power: Any, label: Any, best: Any, lanes: Any) -> None:
     """Find ``P`` and ``EXCESS``, given ``OTHERS``.
 
     Args:
         width: How many positions there are.
         power: (C, STRIP) exponentials.
-        own: The target of each.
+        label: The target of each.
         best: The class with the highest score, the first if there are several.
         lanes: Written.
     """
     for j in range(width):
-        others, p = lanes[OTHERS + j], power[own[j], j]
+        others, p = lanes[OTHERS + j], power[label[j], j]
         lanes[P + j] = p
         # Of a target that is all but certain, the others are all there is: 1 would round them away.
-        lanes[EXCESS + j] = others if own[j] == best[j] else others + p - 1.0
+        lanes[EXCESS + j] = others if label[j] == best[j] else others + p - 1.0
 
 
 @jit

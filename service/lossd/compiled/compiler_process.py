@@ -1,4 +1,4 @@
-"""``python -m lossd.compiled.beside``: compiles the kernels whose names it reads from standard input, one a line.
+"""``python -m lossd.compiled.compiler_process``: compiles the kernels named on standard input, one name a line.
 
 It writes the length and the code of each to standard output. The length is 0 if the kernel cannot be compiled; the
 reason is on standard error.
@@ -31,7 +31,7 @@ def main() -> None:
         names: SimpleQueue[str] = SimpleQueue()
         Thread(target=_listen, args=(names,), daemon=True).start()
 
-        from lossd.compiled.order import KERNELS
+        from lossd.compiled.compile_order import KERNELS
 
         kernels = {kernel.name: kernel for kernel in KERNELS}
         while True:
