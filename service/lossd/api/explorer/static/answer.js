@@ -1,6 +1,6 @@
 /** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
 
-import { h } from "./dom.js";
+import { h, scrollRegion } from "./dom.js";
 import { heatTable, picture } from "./heat.js";
 import { short } from "./plots.js";
 
@@ -147,9 +147,8 @@ function scores(metrics) {
         ),
       ),
     columns.length > 0 &&
-      h(
-        "div",
-        { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Metrics of each class" },
+      scrollRegion(
+        "Metrics of each class",
         h(
           "table",
           { class: "classes" },

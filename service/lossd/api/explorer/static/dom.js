@@ -8,9 +8,20 @@ export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** A labelled region that scrolls, by keyboard too: for tables that may be wider than the page. */
+/**
+ * A labelled region that scrolls, by keyboard too: for tables that may be wider than the page. `data-more` names the
+ * sides where more is hidden, which the style sheet fades out.
+ */
 export function scrollRegion(label, ...children) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+  const region = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+  const update = () => {
+    const behind = region.scrollWidth - region.clientWidth - region.scrollLeft;
+    region.dataset.more = [region.scrollLeft > 1 && "left", behind > 1 && "right"].filter(Boolean).join(" ");
+  };
+  region.addEventListener("scroll", update, { passive: true });
+  new ResizeObserver(update).observe(region);
+  new MutationObserver(update).observe(region, { childList: true, subtree: true });
+  return region;
 }
 
 /** An element in the SVG namespace. */

@@ -1,6 +1,7 @@
 /** Tensors as pictures: small ones as tinted tables, large ones as a canvas with a table of numbers. */
 
-import { choice, slider } from "./controls.js";
+import { choice } from "./controls/choice.js";
+import { slider } from "./controls/slider.js";
 import { h, scrollRegion } from "./dom.js";
 import { short } from "./plots.js";
 import { elementCount } from "./safetensors.js";

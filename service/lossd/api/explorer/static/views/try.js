@@ -2,7 +2,7 @@
 
 import { answered } from "../answer.js";
 import { ask } from "../asking.js";
-import { choice } from "../controls.js";
+import { choice } from "../controls/choice.js";
 import { h, icon } from "../dom.js";
 import { hasExample } from "../examples.js";
 import { latest } from "../latest.js";

@@ -1,6 +1,8 @@
 /** The controls of the landscape: model and points, step size, losses and their parameters. */
 
-import { choice, field, RARE, settable, slider } from "../../controls.js";
+import { choice } from "../../controls/choice.js";
+import { slider } from "../../controls/slider.js";
+import { field, RARE, settable } from "../../controls.js";
 import { h, icon } from "../../dom.js";
 import { fitting, MODELS } from "../../linear.js";
 import { curveName } from "../../words.js";

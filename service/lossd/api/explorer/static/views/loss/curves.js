@@ -1,6 +1,6 @@
 /** The curves of a loss with their controls. The state is `{ axis, given, parameters, others }`. */
 
-import { choice } from "../../controls.js";
+import { choice } from "../../controls/choice.js";
 import { defaultsOf, draw } from "../../curve.js";
 import { h, icon } from "../../dom.js";
 import { latest } from "../../latest.js";

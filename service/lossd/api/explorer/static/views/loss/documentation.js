@@ -2,7 +2,7 @@
 
 import { settable } from "../../controls.js";
 import { inline, prose, reference, sections } from "../../documentation.js";
-import { h } from "../../dom.js";
+import { h, scrollRegion } from "../../dom.js";
 
 export function documentation(loss) {
   const parts = sections(loss.documentation);
@@ -33,10 +33,9 @@ export function documentation(loss) {
       h("td", {}, inline(schema.description ?? "")),
     ),
   );
-  const table = (heads, rows) =>
-    h(
-      "div",
-      { class: "scroll" },
+  const table = (label, heads, rows) =>
+    scrollRegion(
+      label,
       h(
         "table",
         { class: "facts" },
@@ -75,8 +74,8 @@ export function documentation(loss) {
       "section",
       { class: "card" },
       h("h2", {}, "What it takes"),
-      table(["Input", "Shape", ""], inputs),
-      parameters.length > 0 && table(["Parameter", "Default", ""], parameters),
+      table("Inputs", ["Input", "Shape", ""], inputs),
+      parameters.length > 0 && table("Parameters", ["Parameter", "Default", ""], parameters),
     ),
   );
 }

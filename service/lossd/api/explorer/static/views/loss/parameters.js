@@ -1,6 +1,8 @@
 /** The fields of a loss's parameters, and the sliders of its axis's further numbers. */
 
-import { choice, field, RARE, settable, slider } from "../../controls.js";
+import { choice } from "../../controls/choice.js";
+import { slider } from "../../controls/slider.js";
+import { field, RARE, settable } from "../../controls.js";
 import { h } from "../../dom.js";
 
 /** The fields: `{ element, build(), mark(faults) }`, where `faults` maps parameters to errors. */

@@ -1,7 +1,7 @@
 /** The request as code: a command or a program, and the file that it needs. */
 
 import { asFile } from "../../asking.js";
-import { choice } from "../../controls.js";
+import { choice } from "../../controls/choice.js";
 import { h, icon } from "../../dom.js";
 import { FILE, snippets } from "../../snippets.js";
 
