@@ -341,7 +341,36 @@ def test_bad_files_are_rows_and_the_rest_is_evaluated(tmp_path: Path) -> None:
         assert re.search(words, said[name]), said[name]
     alone = json.loads(lossd("evaluate", tmp_path / "good.npz", "--loss", "cross_entropy", "--json").stdout)
     assert last["summary"]["mean_loss"] == alone["loss"]
-    assert "left out, as neither .safetensors nor .npz nor .npy: model.pt, notes.md" in result.stderr
+    assert "left out, as no .safetensors, .npz or .npy, nor .csv of an input: model.pt, notes.md" in result.stderr
+
+
+def test_tables_are_evaluated_beside_arrays(tmp_path: Path) -> None:
+    """Results of an earlier run, which are a .csv file too, are no input."""
+    np.savetxt(tmp_path / "1_prediction.csv", SCORES, delimiter=",")
+    np.savetxt(tmp_path / "1_target.csv", LABELS, fmt="%d")
+    np.save(tmp_path / "2_prediction.npy", SCORES)
+    np.savetxt(tmp_path / "2_target.csv", LABELS, fmt="%d")
+    (tmp_path / "results.csv").write_text("file,loss\n1,0.5\n")
+    result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
+    assert result.exit_code == 0, result.output
+    *rows, last = map(json.loads, result.stdout.splitlines())
+    np.savez(tmp_path / "whole.npz", prediction=SCORES, target=LABELS)
+    whole = json.loads(lossd("evaluate", tmp_path / "whole.npz", "--loss", "cross_entropy", "--json").stdout)
+    assert {row["file"]: row["loss"] for row in rows} == {
+        name: pytest.approx(whole["loss"], rel=1e-6) for name in ("1", "2")
+    }
+    assert last["summary"]["files"] == 2
+    assert result.stderr.endswith(": results.csv\n")
+
+
+def test_an_input_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "1_prediction.npy", SCORES)
+    np.savetxt(tmp_path / "1_prediction.csv", SCORES, delimiter=",")
+    np.save(tmp_path / "1_target.npy", LABELS)
+    result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
+    assert result.exit_code == 1
+    row, _ = map(json.loads, result.stdout.splitlines())
+    assert row["error"]["detail"] == "1_prediction is there as .npy and as .csv; remove one of them"
 
 
 @pytest.mark.parametrize("batch", [False, True])

@@ -49,8 +49,8 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--batch",
     "directory",
     type=_DIRECTORY,
-    help="Instead of FILES: evaluate every file in a directory, .safetensors, .npz, or .npy files whose names differ "
-    "only in the input's name, as in 7_prediction.npy and 7_target.npy.",
+    help="Instead of FILES: evaluate every file in a directory, .safetensors, .npz, or .npy and .csv files whose "
+    "names differ only in the input's name, as in 7_prediction.npy and 7_target.csv.",
 )
 @click.option(
     "--metrics",

@@ -59,10 +59,12 @@ class Source:
     Attributes:
         name: The source's name in results.
         paths: The file of each input; under an empty name, a file that names its arrays.
+        twice: A second file of an input that has one; None if there is none.
     """
 
     name: str
     paths: Mapping[str, Path]
+    twice: Path | None = None
 
     @property
     def nbytes(self) -> int:
@@ -78,8 +80,11 @@ class Source:
         """Return the inputs by name, of which nothing is read yet; ``stack`` closes the files.
 
         Raises:
-            MalformedBody, DtypeMismatch: As for :func:`read`; or an array has no name.
+            MalformedBody, DtypeMismatch: As for :func:`read`; or an array has no name, or an input has two files.
         """
+        if self.twice is not None:
+            named = printable(Path(self.twice.stem))
+            raise MalformedBody(f"{named} is there as .npy and as .csv; remove one of them")
         inputs: dict[str, Column] = {}
         for name, path in self.paths.items():
             columns = opened(path, stack)
@@ -100,24 +105,32 @@ class Source:
 
 
 def sources(directory: Path, inputs: Sequence[str], *, tables: bool = False) -> list[Source]:
-    """Return the sources in a directory: .safetensors, .npz, and groups of .npy files.
+    """Return the sources in a directory: .safetensors, .npz, and groups of .npy and .csv files.
 
-    Names of a group differ only in the input's name: ``7_prediction.npy`` and ``7_target.npy``.
+    Names of a group differ only in the input's name: ``7_prediction.npy`` and ``7_target.csv``. A .csv file whose name
+    has no input is no source: it may be a table of results.
 
     Args:
         directory: The directory, without its subdirectories.
         inputs: The possible names of inputs.
-        tables: Whether Parquet tables are sources too, and .csv files whose names end in an input's name are in groups.
+        tables: Whether Parquet tables are sources too.
     """
     found: dict[str, dict[str, Path]] = {}
+    twice: dict[str, Path] = {}
     for path in sorted(directory.iterdir()):
         name = _input(path, inputs)
         if path.suffix in NAMING or (tables and path.suffix == ".parquet"):
             found[path.name] = {NAMELESS: path}
-        elif path.suffix == ".npy" or (tables and path.suffix == ".csv" and name):
+        elif path.suffix == ".npy" or (path.suffix == ".csv" and name):
             stem = path.stem.removesuffix(name).rstrip("._-") if name else path.name
-            found.setdefault(stem, {})[name] = path
-    return [Source(printable(Path(name or min(paths.values()).name)), paths) for name, paths in found.items()]
+            group = found.setdefault(stem, {})
+            if name in group:
+                twice[stem] = path
+            group[name] = path
+    return [
+        Source(printable(Path(stem or min(paths.values()).name)), paths, twice.get(stem))
+        for stem, paths in found.items()
+    ]
 
 
 def others(directory: Path, taken: Sequence[Source]) -> list[str]:

@@ -59,9 +59,9 @@ def evaluate_all(
     other_names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
     if not found:
         only = f", only {other_names}" if others else ""
-        raise click.UsageError(f"{files.printable(directory)} holds no .safetensors, .npz or .npy file{only}")
+        raise click.UsageError(f"{files.printable(directory)} holds no .safetensors, .npz, .npy or .csv file of inputs{only}")
     if others:
-        click.echo(f"left out, as neither .safetensors nor .npz nor .npy: {other_names}", err=True)
+        click.echo(f"left out, as no .safetensors, .npz or .npy, nor .csv of an input: {other_names}", err=True)
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
     show_progress = not (as_json and sys.stdout.isatty())  # JSON lines on a terminal already show progress
     try:
