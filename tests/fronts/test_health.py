@@ -58,6 +58,16 @@ def test_it_finds_the_service_by_itself_and_says_that_it_is_ready(
             assert re.fullmatch(r"\S.* is (ready|live)\n", found.output)
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("options", [(), ("--fronts", "2", "--engine", "process")], ids=["one front", "two fronts"])
+def test_a_service_on_every_address_is_reached_over_ipv6_and_ipv4(options: tuple[str, ...]) -> None:
+    with command("--host", "::", *options) as (url, _, _):
+        port = urlsplit(url).port
+        assert ask("--port", str(port)).exit_code == 0
+        for address in ("[::1]", "127.0.0.1"):
+            assert ask("--url", f"http://{address}:{port}").exit_code == 0, address
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_neither_address_nor_certificates_nor_path_keep_it_from_asking(tmp_path: Path) -> None:

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LOSSD_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; the default is reachable from this machine only.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on; the default is reachable from this machine only. 0.0.0.0 means every IPv4 "
+        "address, :: every IPv6 and IPv4 address.",
+    )
     port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = Field(
         DEFAULT_PORT, description="Port to listen on; 0 picks a free one."
     )

@@ -15,6 +15,7 @@ __all__ = ["BACKLOG", "bind", "listen", "take"]
 ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 PRIVILEGED = 1024
 BACKLOG = 2048
+EVERY = ("", "::")
 
 
 def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
@@ -23,7 +24,7 @@ def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
     Addresses that this machine lacks, such as localhost's IPv6 address, are left out if another can be bound.
 
     Args:
-        host: A name or an address; empty for all addresses of this machine.
+        host: A name or an address; empty or ``::`` for all addresses of this machine, IPv6 and IPv4.
         port: 0 for a free port.
         shared: Whether several processes may bind the port and share its connections.
 
@@ -106,6 +107,7 @@ def _reason(error: Exception, port: int) -> str:
 
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Each family has a socket of its own. One socket for both would show IPv4 clients by IPv6 addresses.
+    found = socket.getaddrinfo(None if host in EVERY else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # A name may have the same address several times; it can be bound only once.
     yield from dict.fromkeys((kind, address) for kind, *_, address in found)
