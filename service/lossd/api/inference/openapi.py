@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,19 +89,162 @@ class InferError(_Closed):
     error: str
 
 
-MODELS: tuple[type[BaseModel], ...] = (InferRequest, InferResponse, InferError)
+class ServerMetadata(_Closed):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ServerLive(_Closed):
+    """The process is up."""
+
+    live: Literal[True]
+
+
+class ServerReady(_Closed):
+    """A worker is ready."""
+
+    ready: Literal[True]
+
+
+class TensorMetadata(_Closed):
+    """An input or an output; -1 is an axis of any length, or any number of axes."""
+
+    name: str
+    datatype: Annotated[str, DATATYPE]
+    shape: list[int]
+
+
+class ModelMetadata(_Closed):
+    """A model's inputs and outputs, with every parameter at its default."""
+
+    name: str
+    versions: list[Literal["1"]]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(_Closed):
+    """The model can be evaluated."""
+
+    name: str
+    ready: Literal[True]
+
+
+class ConfigOutput(_Closed):
+    """An output, with Triton's name of its type."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ConfigInput(ConfigOutput):
+    """An input, with Triton's name of its type."""
+
+    optional: bool
+
+
+class ConfigParameter(_Closed):
+    """A parameter's default, as JSON text."""
+
+    string_value: str
+
+
+class LatestVersions(_Closed):
+    """The number of versions that are served."""
+
+    num_versions: Literal[1]
+
+
+class VersionPolicy(_Closed):
+    """The versions that are served."""
+
+    latest: LatestVersions
+
+
+class ModelConfig(_Closed):
+    """A model's configuration in Triton's form."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: VersionPolicy
+    max_batch_size: Literal[0]
+    input: list[ConfigInput]
+    output: list[ConfigOutput]
+    parameters: dict[str, ConfigParameter]
+
+
+class Duration(_Closed):
+    """A number of requests, and the nanoseconds that they took together."""
+
+    count: int
+    ns: int
+
+
+class InferenceStatistics(_Closed):
+    """The requests of a model, and the time in each stage."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(_Closed):
+    """The requests of a model since the service started, of `/v1` and `/v2`."""
+
+    name: str
+    version: Literal["1"]
+    last_inference: int = Field(description="When the last one was answered, in milliseconds since 1970; 0 for never.")
+    inference_count: int
+    execution_count: int = Field(description="The number of batches.")
+    inference_stats: InferenceStatistics
+    batch_stats: list[Any] = Field(max_length=0)
+    memory_usage: list[Any] = Field(max_length=0)
+
+
+class Statistics(_Closed):
+    """The statistics of the requested models."""
+
+    model_stats: list[ModelStatistics]
+
+
+class IndexEntry(_Closed):
+    """A model, and whether it is ready."""
+
+    name: str
+    version: Literal["1"]
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+GETS: Mapping[str, tuple[str, type[BaseModel]]] = {
+    "/v2": ("The server's name, version and extensions", ServerMetadata),
+    "/v2/health/live": ("The process is up", ServerLive),
+    "/v2/health/ready": ("A worker is ready, and new work is accepted", ServerReady),
+    "/v2/models/stats": ("The requests of every model", Statistics),
+    "/v2/models/{name}": ("A model's inputs and outputs", ModelMetadata),
+    "/v2/models/{name}/ready": ("A model can be evaluated", ModelReady),
+    "/v2/models/{name}/config": ("A model's configuration, with its parameters' defaults", ModelConfig),
+    "/v2/models/{name}/stats": ("The requests of a model", Statistics),
+}
+
+MODELS: tuple[type[BaseModel], ...] = (
+    InferRequest,
+    InferResponse,
+    InferError,
+    IndexEntry,
+    *dict.fromkeys(model for _, model in GETS.values()),
+)
 """The schemas that :func:`paths` refers to."""
 
-GETS = {
-    "/v2": "The server's name, version and extensions",
-    "/v2/health/live": "The process is up",
-    "/v2/health/ready": "A worker is ready, and new work is accepted",
-    "/v2/models/stats": "The requests of every model",
-    "/v2/models/{name}": "A model's inputs and outputs",
-    "/v2/models/{name}/ready": "A model can be evaluated",
-    "/v2/models/{name}/config": "A model's configuration, with its parameters' defaults",
-    "/v2/models/{name}/stats": "The requests of a model",
-}
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "mse"}
 
 
@@ -129,31 +273,39 @@ def paths() -> dict[str, Any]:
             },
         },
     }
-    index = {"operationId": "index", "summary": "Every model, and whether it is ready", "responses": _answers("200")}
+    index = {
+        "operationId": "index",
+        "summary": "Every model, and whether it is ready",
+        "responses": {"200": _answer({"type": "array", "items": _reference(IndexEntry)})},
+    }
     return {
         "/v2/models/{name}/infer": {"post": {"tags": ["open inference protocol"], **infer}},
         "/v2/repository/index": {"post": {"tags": ["open inference protocol"], **index}},
-        **{path: {"get": _get(path, summary)} for path, summary in GETS.items()},
+        **{path: {"get": _get(path, summary, model)} for path, (summary, model) in GETS.items()},
     }
 
 
-def _get(path: str, summary: str) -> dict[str, Any]:
+def _get(path: str, summary: str, model: type[BaseModel]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "tags": ["open inference protocol"],
         "operationId": "v2" + "".join(f"_{part.strip('{}')}" for part in path.split("/")[2:]),
         "summary": summary,
-        "responses": _answers("200", "404") if "{" in path else _answers("200"),
+        "responses": {"200": _answer(_reference(model))},
     }
     if "{" in path:
         operation["parameters"] = [NAME]
+        operation["responses"]["404"] = _error()
     if path.endswith("ready"):
         operation["responses"]["503"] = _error()
     return operation
 
 
-def _answers(*statuses: str) -> dict[str, Any]:
-    document = {"description": "The answer", "content": {json.MEDIA_TYPE: {"schema": {}}}}
-    return {status: document if status == "200" else _error() for status in statuses}
+def _answer(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "The answer", "content": {json.MEDIA_TYPE: {"schema": schema}}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REFERENCE + model.__name__}
 
 
 def _content(schema: str) -> dict[str, Any]:
