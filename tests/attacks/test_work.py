@@ -123,8 +123,8 @@ POWERS = {"name": "expression", "formula": "+".join(["p**p"] * 150)}
         (
             lambda: job_of(
                 {"name": "curriculum", "progress": 0.5, "loss": {"name": "mse"}},
-                {**dict.fromkeys(("prediction", "target"), ("float16", (4_000_000, 1))),
-                 "difficulty": ("float16", (4_000_000,))},
+                {**dict.fromkeys(("prediction", "target"), ("float16", (30_000_000, 1))),
+                 "difficulty": ("float16", (30_000_000,))},
             ),
             "queue_bytes",
         ),

@@ -59,7 +59,9 @@ def evaluate_all(
     other_names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
     if not found:
         only = f", only {other_names}" if others else ""
-        raise click.UsageError(f"{files.printable(directory)} holds no .safetensors, .npz, .npy or .csv file of inputs{only}")
+        raise click.UsageError(
+            f"{files.printable(directory)} holds no .safetensors, .npz, .npy or .csv file of inputs{only}"
+        )
     if others:
         click.echo(f"left out, as no .safetensors, .npz or .npy, nor .csv of an input: {other_names}", err=True)
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -109,18 +108,15 @@ def warning(code: str, times: int | None = None) -> dict[str, str]:
     return {"code": code, "detail": detail}
 
 
-def passed_up(terms: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], *, per_sample: bool) -> list[dict[str, str]]:
+def passed_up(terms: Sequence[tuple[str, Sequence[Mapping[str, str]]]], *, per_sample: bool) -> list[dict[str, str]]:
     """Return the warnings of a composed loss's terms, one of each code, without codes that describe the whole loss.
 
     Args:
-        terms: Each term's place, and its answers.
-        per_sample: Whether each answer is that of one sample; each detail then states the number of samples.
+        terms: Each term's place, and its warnings.
+        per_sample: Whether the warnings are those of samples.
     """
     details: dict[str, list[str]] = {}
-    for place, answers in terms:
-        found = [one for answer in answers for one in answer["diagnostics"]["warnings"]]
-        if per_sample:
-            found = [warning(code, samples) for code, samples in Counter(one["code"] for one in found).items()]
+    for place, found in terms:
         for one in found:
             if one["code"] not in ("zero_gradient", "non_finite", "nothing_to_average" if per_sample else ""):
                 details.setdefault(one["code"], []).append(f"{place}: {one['detail']}")

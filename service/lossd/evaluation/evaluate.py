@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from lossd.evaluation.columns import arrays_of
 from lossd.evaluation.composition import compose
 from lossd.evaluation.device_errors import is_broken_device, is_out_of_memory, release_memory, too_large
 from lossd.evaluation.diagnostics import describe, passed_up, warning
+from lossd.evaluation.row_values import RowValues
 from lossd.evaluation.validation import INDICES, check, dropped_rows, without_dropped
 from lossd.job import UNIVERSAL
 from lossd.losses import REGISTRY, softmax
@@ -35,9 +36,11 @@ from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import InternalError, Problem
 
-__all__ = ["LossRows", "evaluate", "measure"]
+__all__ = ["LossRows", "evaluate", "evaluate_rows", "measure"]
 
 log = logging.getLogger("lossd.evaluation")
+
+T = TypeVar("T")
 
 HALF = (torch.float16, torch.bfloat16)
 SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, whose differences alone matter
@@ -121,6 +124,38 @@ def measure(batch: TensorBatch) -> tuple[metrics.Task | None, LossRows | None]:
     return task, evaluation.loss_by_row(REGISTRY[recipe.loss])
 
 
+def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues:
+    """Evaluate requests of one row each, for which no documents are needed, and return their values.
+
+    Gradients are written into ``batch.answers``.
+
+    Args:
+        batch: The batch.
+        passes: As for :func:`evaluate`.
+
+    Raises:
+        Problem: Of the first row that has one.
+    """
+    count = len(batch.rows)
+    try:
+        passed = _pass(batch, passes)
+        if passed is None:
+            return _Evaluation(batch, passes).run_rows()
+        values = RowValues(*torch.from_numpy(passed.outcome.columns[[0, 2]]))
+        if passed.outcome.doubtful.any():
+            positions = np.flatnonzero(passed.outcome.doubtful).tolist()
+            part = batch.picked(positions)
+            values.replace(positions, evaluate_rows(part))
+            batch.take(positions, part)
+        return values
+    except Exception as error:
+        if count == 1 or not is_out_of_memory(error):
+            raise
+    release_memory(batch.device)  # only here, because the failed attempt's tensors are freed by now
+    half = count // 2
+    return evaluate_rows(batch.part(0, half), passes) + evaluate_rows(batch.part(half, count), passes)
+
+
 class _PassResult(NamedTuple):
     """A compiled pass's outcome for a batch, and the inputs as it read them: in float32 at least."""
 
@@ -155,6 +190,24 @@ def _doubt_what_overflowed(outcome: Outcome, rounded: Tensor, rows: Sequence[int
             outcome.doubtful[position] |= not bool(request_part.isfinite().all())
 
 
+class _Measured(NamedTuple):
+    """The numbers of each request, before they are described.
+
+    Attributes:
+        columns: See :func:`lossd.evaluation.diagnostics.describe`; (K, B) float64, on the host.
+        norms: The inputs whose gradients have a norm.
+        flags: The codes of the flags.
+        extras: Further fields of the answer.
+        rounded: The answers that may be infinite only because their dtype is narrower.
+    """
+
+    columns: Tensor
+    norms: tuple[str, ...]
+    flags: tuple[str, ...]
+    extras: Mapping[str, Any]
+    rounded: frozenset[str]
+
+
 class _Evaluation:
     """The evaluation of one batch.
 
@@ -177,7 +230,7 @@ class _Evaluation:
         self.count = len(batch.rows)
         self.rowwise = self.recipe.kind == "rows"
         self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device)
-        self.answers: list[dict[str, Any]] = [{} for _ in range(self.count)]
+        self.answers: list[dict[str, Any]] = []
         self.warnings_of_terms: list[dict[str, str]] = []
 
     def run(self) -> list[dict[str, Any] | Problem]:
@@ -186,8 +239,9 @@ class _Evaluation:
         if self.passed is not None:
             self.tensors: Mapping[str, Tensor] = self.passed.inputs
             self.sample_weight: Tensor | None = None
-            if recipe.want_loss or recipe.gradients:
-                self.answers = describe(recipe, self.passed.outcome.columns.tolist(), recipe.gradients)
+            described = recipe.want_loss or recipe.gradients
+            columns = self.passed.outcome.columns.tolist()
+            self.answers = describe(recipe, columns, recipe.gradients) if described else self._empty_answers()
         else:
             problems = self._run_in_steps()
         if recipe.metrics:
@@ -202,8 +256,41 @@ class _Evaluation:
                 answer["diagnostics"] = {"warnings": []}
         return [problems.get(i, answer) for i, answer in enumerate(self.answers)]
 
+    def run_rows(self) -> RowValues:
+        """Compute loss and gradient, and return the values of requests of one row each.
+
+        Raises:
+            Problem: Of the first row that has one.
+        """
+        if problems := self._prepare():
+            raise problems[min(problems)]
+        assert self.recipe.loss is not None
+        measured = self._measure(REGISTRY[self.recipe.loss])
+        values = RowValues(measured.columns[0], measured.columns[2])
+        for code, times in zip(measured.flags, measured.columns[4 + len(measured.norms) :], strict=True):
+            values.warned[code] = times != 0
+        if not self.careful:
+            positions = self._rows_out_of_range(measured).nonzero().flatten().tolist()
+            if positions and (again := self._carefully(positions, _Evaluation.run_rows)) is not None:
+                values.replace(positions, again)
+        return values
+
     def _run_in_steps(self) -> dict[int, Problem]:
         """Compute loss and gradient, with a tensor operation for each step, and return the problems."""
+        recipe = self.recipe
+        self.answers = self._empty_answers()
+        problems = self._prepare()
+        if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
+            columns = self._evaluate_loss(REGISTRY[recipe.loss])
+            if not self.careful and recipe.kind != "composed":  # its terms were already evaluated again
+                self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
+        return problems
+
+    def _empty_answers(self) -> list[dict[str, Any]]:
+        return [{} for _ in range(self.count)]
+
+    def _prepare(self) -> dict[int, Problem]:
+        """Check the inputs, put them on the device, and return the problems."""
         recipe, device = self.recipe, self.batch.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
         # A composed loss has no samples of its own; its terms use the sample weights.
@@ -222,10 +309,6 @@ class _Evaluation:
         self.tensors = tensors
         self.cotangent = safe.get("cotangent")
         self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
-        if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
-            columns = self._evaluate_loss(REGISTRY[recipe.loss])
-            if not self.careful and recipe.kind != "composed":  # its terms were already evaluated again
-                self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
         return problems
 
     # What float32 cannot compute
@@ -242,6 +325,15 @@ class _Evaluation:
                 if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
                     yield position
 
+    def _rows_out_of_range(self, measured: _Measured) -> Tensor:
+        """Return the same as :meth:`_out_of_range` for many requests, (B,) bool; those with NaN are among them."""
+        loss, numerator, denominator, _, *norms = measured.columns[: 4 + len(measured.norms)]
+        beyond = ~torch.stack([loss, numerator, denominator, *norms]).isfinite().all(0)
+        if self.dtype == torch.float32:
+            sizes = torch.stack([numerator.abs(), *norms])
+            beyond |= ~((sizes > SMALL) & (sizes < LARGE)).all(0) & ((sizes != 0).any(0) | (not norms))
+        return beyond
+
     def _floats_of(self, position: int) -> Iterable[Tensor]:
         """Yield a request's floating-point inputs, in the dtype of the computation."""
         per_row = {column.name: column.per_row for column in self.recipe.inputs}
@@ -250,20 +342,32 @@ class _Evaluation:
                 yield self.segments.split(tensor)[position] if per_row[name] else tensor[position]
 
     def _evaluate_again(self, positions: Sequence[int]) -> None:
-        """Evaluate these requests in float64, separately, so that the others' digits do not change."""
-        if not positions:
-            return
+        """Evaluate these requests carefully, and replace their answers."""
+
+        def answers(again: _Evaluation) -> list[dict[str, Any]]:
+            again._run_in_steps()
+            return again.answers
+
+        if positions and (again := self._carefully(positions, answers)) is not None:
+            for position, answer in zip(positions, again, strict=True):
+                self.answers[position] = answer
+
+    def _carefully(self, positions: Sequence[int], run: Callable[[_Evaluation], T]) -> T | None:
+        """Run a careful evaluation of these requests, separately, so that the others' digits do not change.
+
+        Returns:
+            Its result. None if there is no memory for it, as float64 takes twice as much: the first answer then stays,
+            with its warning.
+        """
         try:
             part = self.batch.picked(positions)
-            again = _Evaluation(part, self.passes, careful=True)
-            again._run_in_steps()
+            result = run(_Evaluation(part, self.passes, careful=True))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return  # float64 takes twice the memory: keep the first answer, with its warning
+            return None
         self.batch.take(positions, part)
-        for position, answer in zip(positions, again.answers, strict=True):
-            self.answers[position] = answer
+        return result
 
     # The loss and its gradient
 
@@ -272,6 +376,27 @@ class _Evaluation:
 
         See :func:`lossd.evaluation.diagnostics.describe` for the columns.
         """
+        measured = self._measure(loss)
+        host, norms, rounded = measured.columns.tolist(), measured.norms, measured.rounded
+        if "loss" in rounded:
+            host[0] = [math.inf if self._count_non_finite("loss", i) else loss for i, loss in enumerate(host[0])]
+
+        def count_non_finite(name: str, position: int, norm: float) -> int:
+            return (
+                0
+                if math.isfinite(norm) and f"gradient.{name}" not in rounded
+                else self._count_non_finite(f"gradient.{name}", position)
+            )
+
+        described = describe(self.recipe, host, norms, measured.flags, count_non_finite, measured.extras)
+        for position, fields in enumerate(described):
+            self.answers[position].update(fields)
+        if self.warnings_of_terms:  # a composed loss is evaluated alone
+            self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
+        return host[: 4 + len(norms)]
+
+    def _measure(self, loss: Loss) -> _Measured:
+        """Compute loss and gradient, write the tensors of the answers, and return the numbers."""
         recipe, segments = self.recipe, self.segments
         shape = (segments.total, *recipe.value)
         reduction = Reduction(
@@ -294,24 +419,10 @@ class _Evaluation:
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
         raised = [self._times(flag) for flag in flags.values()]
         columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
-        host = torch.stack(columns).tolist()  # the only synchronisation with the device
-        if self._was_rounded("loss", value.dtype):
-            host[0] = [math.inf if self._count_non_finite("loss", i) else loss for i, loss in enumerate(host[0])]
-        rounded = [name for name, g in gradients.items() if self._was_rounded(f"gradient.{name}", g.dtype)]
-
-        def count_non_finite(name: str, position: int, norm: float) -> int:
-            return (
-                0
-                if math.isfinite(norm) and name not in rounded
-                else self._count_non_finite(f"gradient.{name}", position)
-            )
-
-        described = describe(recipe, host, list(norms), list(flags), count_non_finite, extras)
-        for position, fields in enumerate(described):
-            self.answers[position].update(fields)
-        if self.warnings_of_terms:  # a composed loss is evaluated alone
-            self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
-        return host[: 4 + len(norms)]
+        host = torch.stack(columns).cpu()  # the only synchronisation with the device
+        dtypes = {"loss": value.dtype, **{f"gradient.{name}": g.dtype for name, g in gradients.items()}}
+        rounded = frozenset(name for name, dtype in dtypes.items() if self._was_rounded(name, dtype))
+        return _Measured(host, tuple(norms), tuple(flags), extras, rounded)
 
     def loss_by_row(self, loss: Loss) -> LossRows:
         """Return what each row adds to the mean, computed in float64 where float32 does not suffice."""
@@ -392,10 +503,12 @@ class _Evaluation:
         return detached, dict(zip(leaves, gradients, strict=True))
 
     def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
-        composed = compose(loss, self.batch, partial(evaluate, passes=self.passes))
+        composed = compose(
+            loss, self.batch, partial(evaluate, passes=self.passes), partial(evaluate_rows, passes=self.passes)
+        )
         if composed.metrics is not None:
             self.answers[0]["metrics"] = composed.metrics
-        self.warnings_of_terms = passed_up(composed.answers, per_sample=loss.per_sample)
+        self.warnings_of_terms = passed_up(composed.warnings, per_sample=loss.per_sample)
         weight = composed.weight[None]
         upstream = reduction.upstream(weight)
         gradients = {name: gradient[None] * upstream for name, gradient in composed.gradients.items()}

@@ -217,7 +217,7 @@ def curriculum(
         losses: The loss of each sample: the mean over the sample's entries that count, 0 where none does.
         weight: w, the sample weights; 1 for each sample where none are sent.
         difficulty: d, one number per sample, compared with ``progress`` in the dtype it was sent in.
-        loss: The per-sample loss: its name and parameters.
+        loss: The per-sample loss: its name and parameters. Its samples must be independent of each other.
         progress: t, how far training has come.
         normalization: ``sum_scaled`` multiplies the mean with N, the number of samples sent.
 

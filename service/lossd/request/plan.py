@@ -38,9 +38,11 @@ from lossd_client.wire.tensor import element_count
 __all__ = ["Layout", "Plan", "TermPlan", "series"]
 
 
-TENSOR_NS, ROW_NS, ROW_BYTES = 200_000, 12_000, 1700
-"""Measured on one core: the cost of each tensor of a term, and of each row if rows are evaluated as requests of their
-own."""
+TENSOR_NS = 200_000
+"""The cost of each tensor of a term, measured on one core."""
+
+ROW = Cost(200, 800)
+"""The cost of each row if rows are evaluated as requests of their own, measured on one core."""
 
 TEXT_BYTES = 1024
 """About how many bytes an answer without metrics has beside its tensors."""
@@ -488,7 +490,7 @@ class Plan:
         peak_bytes, work_ns = together(parts)
         # Each term's gradients are kept, and then summed in float64.
         kept = sum(column.unit_bytes * column.units(term.rows) for term in terms for column in term.recipe.answers)
-        return Cost(peak_bytes + 3 * kept + ROW_BYTES * rows, work_ns + ROW_NS * rows)
+        return Cost(peak_bytes + 3 * kept + ROW.scratch_bytes * rows, work_ns + ROW.work_ns * rows)
 
     def _gradient_dtype(self, dtype: str) -> str:
         return self.gradient_options.dtype or ("float64" if dtype == "float64" else "float32")

@@ -139,6 +139,8 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         terms = tuple(
             plan_term(position, term, envelope, _loss_plan) for position, term in enumerate(loss.terms(parameters))
         )
+        if loss.per_sample:
+            _check_per_sample(name, terms[0])
         inputs = composed_inputs(inputs, terms)
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
     gradients = _gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs)
@@ -161,6 +163,17 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         metric_options=envelope.metrics,
         terms=tuple(term.with_outputs(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
     )
+
+
+def _check_per_sample(name: str, term: TermPlan) -> None:
+    """Raise InvalidRequest if the term's loss has no value for each sample."""
+    inner = term.plan.loss
+    if inner is not None and inner.kind != "rows":
+        raise InvalidRequest(
+            f"{name} needs the loss of each sample, and {inner.name} has one value for all samples of a request; "
+            "choose a loss of independent samples, such as mse or cross_entropy",
+            errors=[Fault(pointer="/loss/loss/name", detail=f"{inner.name} has no loss for each sample")],
+        )
 
 
 def _metrics_plan(envelope: Envelope) -> Plan:
