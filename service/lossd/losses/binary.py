@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, functional, torch
+from lossd.losses.elementary import power, sigmoid, tails
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
@@ -123,8 +124,11 @@ def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -
     and right. An infinite logit that is right has 0.
     """
     positive = target if weight is None else target * weight
-    yes = softmax.expected(positive, -functional.logsigmoid(z))
-    return yes + softmax.expected(1 - target, -functional.logsigmoid(-z))
+    return _both_parts(positive, target, -functional.logsigmoid(z), -functional.logsigmoid(-z))
+
+
+def _both_parts(positive: Tensor, target: Tensor, of_positive: Tensor, of_negative: Tensor) -> Tensor:
+    return softmax.expected(positive, of_positive) + softmax.expected(1 - target, of_negative)
 
 
 @bce_with_logits.closed_form
@@ -139,10 +143,15 @@ def _bce_with_logits(
 ) -> Tensor | Unreduced:
     target, kept = without_ignored(target, ignore_index)
     weight = _label_weights(prediction, pos_weight)
-    positive = torch.sigmoid(-prediction).mul_(target if weight is None else target * weight)
-    slope = torch.sigmoid(prediction, out=gradient["prediction"])
-    slope.mul_(1 - target).sub_(positive).mul_(_factor(upstream, kept))
-    return weighted(entropy_of_logits(prediction, target, weight), kept)
+    positive = target if weight is None else target * weight
+    p, rest, log = tails(prediction)
+    torch.mul(p, 1 - target, out=gradient["prediction"]).sub_(rest.mul_(positive)).mul_(_factor(upstream, kept))
+    return weighted(_entropy(prediction, log, target, positive), kept)
+
+
+def _entropy(z: Tensor, log: Tensor, target: Tensor, positive: Tensor) -> Tensor:
+    """The same as :func:`entropy_of_logits`, given log(1 + e^-|z|)."""
+    return _both_parts(positive, target, log - z.clamp(max=0), log + z.clamp(min=0))
 
 
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
@@ -203,7 +212,7 @@ def sigmoid_focal(
     target, kept = without_ignored(target, ignore_index)
     if from_logits:
         # Both tails are taken from their own sigmoid: 1 − σ(z) would round to 0 long before σ(−z) does.
-        wrong = torch.sigmoid(prediction) * (1 - target) + torch.sigmoid(-prediction) * target
+        wrong = sigmoid(prediction) * (1 - target) + sigmoid(-prediction) * target
         entropy = entropy_of_logits(prediction, target)
     else:
         p = _clipped(prediction, eps)
@@ -233,15 +242,15 @@ def _sigmoid_focal(
 ) -> Tensor | Unreduced:
     target, kept = without_ignored(target, ignore_index)
     if from_logits:
-        p, rest = torch.sigmoid(prediction), torch.sigmoid(-prediction)
-        entropy = entropy_of_logits(prediction, target)
+        p, rest, log = tails(prediction)
+        entropy = _entropy(prediction, log, target, target)
     else:
         p = _clipped(prediction, eps)
         rest = 1 - p
         entropy = functional.binary_cross_entropy(p, target, reduction="none")
     positive, negative = rest * target, p * (1 - target)
     wrong = positive + negative
-    fade = torch.pow(wrong, gamma).mul_(_balance(target, alpha, alpha_mode))
+    fade = power(wrong, gamma).mul_(_balance(target, alpha, alpha_mode))
     # d(wrong)/dp is 1−2t; the first summand is that of the fading factor, the second that of the entropy.
     limits = torch.finfo(p.dtype)
     slope = 1 - 2 * target

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import in_whole_vectors
 from lossd.losses.reduction import ratio
 from lossd.losses.registry import loss
 from lossd.losses.types import Boxes, NonNegative, Real
@@ -231,4 +232,4 @@ def _angle(size: Tensor) -> Tensor:
     scale = size.detach().amax(-1, keepdim=True)
     point = scale == 0
     width, height = torch.where(point, torch.ones_like(size), size / scale.masked_fill(point, 1)).unbind(-1)
-    return torch.where(point.squeeze(-1), torch.zeros_like(width), torch.atan2(width, height))
+    return torch.where(point.squeeze(-1), torch.zeros_like(width), in_whole_vectors(torch.atan2, width, height))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lossd.losses.regions as regions
 import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import power, row_total
 from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import (
@@ -75,13 +76,13 @@ def cross_entropy(
     table = _table(prediction, class_weight)
     if target.ndim == prediction.ndim:
         share = _softened(prediction, target, table, smoothing)
-        return _of_distributions(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target)
+        return _of_distributions(row_total(softmax.expected(share, -torch.log_softmax(prediction, 1))), target)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
         return weighted(softmax.target_nll(prediction, target)[0], weight)
     target, kept = class_weights(target, prediction, None, ignore_index)
     share = _smoothed(prediction, target.unsqueeze(1), table, smoothing)
-    return _counted(softmax.expected(share, -torch.log_softmax(prediction, 1)).sum(1), target, table, kept)
+    return _counted(row_total(softmax.expected(share, -torch.log_softmax(prediction, 1))), target, table, kept)
 
 
 @cross_entropy.closed_form
@@ -117,7 +118,9 @@ def _cross_entropy(
 
 def _of_distributions(value: Tensor, share: Tensor) -> Unreduced:
     """The value, with a warning of each position whose target probabilities (N, C, *) do not sum to 1."""
-    return Unreduced(value, torch.ones_like(value), flags={"not_a_distribution": (share.sum(1) - 1).abs() > UNCERTAIN})
+    return Unreduced(
+        value, torch.ones_like(value), flags={"not_a_distribution": (row_total(share) - 1).abs() > UNCERTAIN}
+    )
 
 
 def _unchanged(nll: Tensor, _: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,7 +265,7 @@ def _focal(
 
 def _focal_weighted(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """(1−p)^γ·nll and its derivative by nll, (1−p)^γ·(1 + γ·p·nll/(1−p)), of 1−p = ``rest``."""
-    fade = torch.pow(rest, gamma)
+    fade = power(rest, gamma)
     limits = torch.finfo(nll.dtype)
     # An infinite nll has p = 0, and a rest of 0 has nll = 0: both products are 0, not NaN.
     slope = (1 - rest).mul_(nll.clamp(max=limits.max)).mul_(gamma)
@@ -353,7 +356,7 @@ def kl_div(
     share = torch.exp(wide) if log_target else wide
     value = softmax.expected(share, log_t - log_p)
     unreduced = _of_distributions(value, share)
-    return replace(unreduced, flags={**unreduced.flags, "negative_divergence": value.sum(1) < -UNCERTAIN})
+    return replace(unreduced, flags={**unreduced.flags, "negative_divergence": row_total(value) < -UNCERTAIN})
 
 
 @loss(task="multiclass", kind="stack")

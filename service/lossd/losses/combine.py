@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict
 from typing_extensions import TypedDict
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import power
 from lossd.losses.registry import Unreduced, loss, named
 from lossd.losses.types import FIRST_FAULT, Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
@@ -269,7 +270,7 @@ def gradnorm(
     """
     weighted_norms = task_weight * gradient_norms
     ratios = losses / initial_losses
-    target = weighted_norms.mean() * (ratios / ratios.mean()) ** alpha
+    target = weighted_norms.mean() * power(ratios / ratios.mean(), alpha)
     value = (weighted_norms - target.detach()).abs().sum()
     renormalised = task_weight.detach() * len(task_weight) / task_weight.detach().sum()
     return Unreduced(value, torch.ones_like(value), extras={"renormalised_weights": renormalised.tolist()})

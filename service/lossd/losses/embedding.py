@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_norm, row_total, spread
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Indicator, Integer, NonNegative, Positive, Real, Sign
 
@@ -364,13 +365,19 @@ def _distance(
     shift = torch.zeros_like(first[:, :1]) if squared else torch.as_tensor(eps, dtype=first.dtype, device=first.device)
     shift = shift.reshape(-1, 1)
     difference = first - second
-    distance = torch.linalg.vector_norm(difference + shift, order, dim=-1)
-    same = torch.zeros_like(distance, dtype=torch.bool)
-    # What may be no difference but the shift, and what float32's powers may not hold, is looked at again.
-    if order != 2 or not _in_range(distance, above=4 * shift.squeeze(-1) * difference.shape[-1]):
-        same = (difference == 0).all(-1)
-        distance = torch.linalg.vector_norm((difference + shift).double(), order, dim=-1)
-        distance = torch.where(same, distance.detach(), distance)
+    shifted = difference + shift
+    if order == 2:
+        narrow = row_norm(shifted)
+        # What may be no difference but the shift, and what float32's squares may not hold, is looked at again.
+        doubtful = ~_in_range(narrow, above=4 * shift.squeeze(-1) * difference.shape[-1])
+        distance = narrow.double()  # whatever the other rows are
+    else:
+        doubtful = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    same = doubtful & (difference == 0).all(-1)
+    if order != 2 or bool(doubtful.any()):
+        wide = row_norm(shifted.double(), order)
+        wide = torch.where(same, wide.detach(), wide)
+        distance = torch.where(doubtful, wide, distance) if order == 2 else wide
     return distance.square() if squared else distance, same
 
 
@@ -381,15 +388,15 @@ def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     of one direction it is exactly 0, of opposite ones 2.
     """
     (a, no_a), (b, no_b) = _direction(first.double()), _direction(second.double())
-    cosine = (a * b).sum(-1)
-    along, against = ((a - b).square().sum(-1) / 2, (a + b).square().sum(-1) / 2)
+    cosine = row_total(a * b)
+    along, against = (row_total((a - b).square()) / 2, row_total((a + b).square()) / 2)
     apart = torch.where(cosine > 0.5, along, torch.where(cosine < -0.5, 2 - against, 1 - cosine))
     return apart, no_a | no_b
 
 
-def _in_range(length: Tensor, above: float | Tensor = 0.0) -> bool:
-    """Return whether every length is far enough from 0 and from overflow for exact squares and products."""
-    return bool(((length > above + 1e-12) & (length < 1e12)).all())
+def _in_range(length: Tensor, above: float | Tensor) -> Tensor:
+    """Return whether each length is far enough from 0 and from overflow for exact squares and products."""
+    return (length > above + 1e-12) & (length < 1e12)
 
 
 def _pull(embedding: Tensor, slope: Tensor) -> Tensor:
@@ -410,8 +417,8 @@ def _direction(vector: Tensor) -> tuple[Tensor, Tensor]:
     scale = vector.detach().abs().amax(-1, keepdim=True)
     zero = scale == 0
     scaled = vector / scale.masked_fill(zero, 1)
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(zero, 1)
-    return torch.where(zero, torch.zeros_like(vector), scaled / length), zero.squeeze(-1)
+    length = row_norm(scaled, keepdim=True).masked_fill(zero, 1)
+    return torch.where(zero, torch.zeros_like(vector), scaled / spread(length, vector.shape[1])), zero.squeeze(-1)
 
 
 def _diagonal(like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lossd.lazy_torch import Tensor, functional, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import Finite, Logits, Mask, NonNegative, Probability, Real, TensorType
 
@@ -257,8 +258,8 @@ def vae(
     else:
         error = (prediction.double() - target.double()).square()
     mean, log_variance = mean.double(), log_variance.double()
-    divergence = 0.5 * (mean.square() + _beyond_one(log_variance)).sum(-1)
-    return error.reshape(error.shape[0], -1).sum(-1, dtype=torch.float64) + beta * divergence
+    divergence = 0.5 * row_total(mean.square() + _beyond_one(log_variance))
+    return row_total(error.reshape(error.shape[0], -1), dtype=torch.float64) + beta * divergence
 
 
 def _beyond_one(s: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.binary import entropy_of_logits
+from lossd.losses.elementary import row_total, spread
 from lossd.losses.reduction import without_ignored
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import ClassIndex, ClassSet, Indicator, Logits, Number, PerClass, Real, Sign
@@ -127,9 +128,9 @@ def multi_margin(
     target = target.long().unsqueeze(1)
     # The margin may be a number for each row, which torch's own does not take.
     short = torch.as_tensor(margin, dtype=prediction.dtype, device=prediction.device).reshape(-1, 1)
-    short = torch.relu(short - prediction.gather(1, target) + prediction)
+    short = torch.relu(short - spread(prediction.gather(1, target), prediction.shape[1]) + prediction)
     short = short.scatter(1, target, 0.0)
-    value = (short if p == 1 else short * short).sum(1) / prediction.shape[1]
+    value = row_total(short if p == 1 else short * short) / prediction.shape[1]
     if class_weight is None:
         return value
     return value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)[target.squeeze(1)]
@@ -192,6 +193,6 @@ def multilabel_soft_margin(
     if class_weight is not None:
         value = softmax.expected(torch.tensor(class_weight, dtype=value.dtype, device=value.device), value)
     if kept is None:
-        return value.mean(1)
+        return row_total(value) / value.shape[1]
     count = kept.sum(1)
-    return Unreduced(value.masked_fill(kept == 0, 0).sum(1) / count.clamp(min=1), (count > 0).to(value.dtype))
+    return Unreduced(row_total(value.masked_fill(kept == 0, 0)) / count.clamp(min=1), (count > 0).to(value.dtype))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lossd.lazy_torch import Tensor, functional, torch
+from lossd.losses.elementary import in_whole_vectors, sigmoid, softplus
 
 __all__ = ["OPERATIONS", "Operation", "Value"]
 
@@ -168,9 +169,15 @@ def _times(a: Value, b: Value) -> Tensor:
     return torch.mul(a, b) if isinstance(a, Tensor) else torch.mul(_like(b), a)
 
 
-def _softplus(x: Tensor) -> Tensor:
-    # torch's softplus is the identity beyond 20.
-    return torch.logaddexp(x, torch.zeros((), dtype=x.dtype, device=x.device))
+PLAIN_EXPONENTS = (0.0, 0.5, 1.0, 2.0, 3.0)
+"""Exponents for which torch takes roots and products, forward and in the gradient."""
+
+
+def _power(base: Value, exponent: Value) -> Tensor:
+    if isinstance(exponent, float) and exponent in PLAIN_EXPONENTS:
+        plain: Tensor = operator.pow(_like(base), exponent)
+        return plain
+    return in_whole_vectors(torch.pow, *_tensors(base, exponent))
 
 
 def _where(condition: Value, a: Value, b: Value) -> Tensor:
@@ -212,7 +219,7 @@ OPERATIONS = _table(
     Operation("-", operator.sub, 2),
     Operation("*", _times, 2),
     Operation("/", _steep(operator.truediv), 2),
-    Operation("**", _steep(operator.pow), 2),
+    Operation("**", _steep(_power), 2),
     Operation("-x", operator.neg),
     *(
         Operation(sign, _compared(compare), 2)
@@ -236,8 +243,8 @@ OPERATIONS = _table(
     Operation("sin", _of_torch("sin")),
     Operation("cos", _of_torch("cos")),
     Operation("tanh", _of_torch("tanh")),
-    Operation("sigmoid", _of_torch("sigmoid")),
-    Operation("softplus", _softplus),
+    Operation("sigmoid", sigmoid),
+    Operation("softplus", softplus),
     Operation("logsigmoid", lambda x: functional.logsigmoid(x)),
     Operation("relu", _of_torch("relu")),
     Operation("minimum", lambda a, b: torch.minimum(*_tensors(a, b)), 2),

@@ -12,6 +12,7 @@ from annotated_types import Len
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, nn, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import FIRST_FAULT, Finite, NonNegative, Real
 from lossd_client.errors import NotEvaluable
@@ -157,16 +158,23 @@ def perceptual(
     """
     features = _features(os.environ.get(WEIGHTS, ""), prediction.dtype, prediction.device)
     taps = [_index(layer) + (tap == "pool") for layer in layers]
-    with torch.no_grad():
-        wanted = dict(_tapped(features, _normalized(target) if normalize else target, taps))
-    found = dict(_tapped(features, _normalized(prediction) if normalize else prediction, taps))
-    return _average([_squared_error(found[i], wanted[i]) for i in taps], layer_weights)
+
+    def compared(found: Tensor, wanted: Tensor) -> Tensor:
+        with torch.no_grad():
+            of_target = dict(_tapped(features, _normalized(wanted) if normalize else wanted, taps))
+        of_prediction = dict(_tapped(features, _normalized(found) if normalize else found, taps))
+        return _average([_squared_error(of_prediction[i], of_target[i]) for i in taps], layer_weights)
+
+    # A CPU's convolutions round an image differently beside others.
+    together = len(prediction) if prediction.is_cuda else 1
+    pairs = zip(torch.split(prediction, together), torch.split(target, together), strict=True)
+    return torch.cat([compared(*pair) for pair in pairs])
 
 
 def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean over each sample's entries, (N,) float64."""
     error = (prediction - target).reshape(prediction.shape[0], -1)
-    return (error * error).mean(1, dtype=torch.float64)
+    return row_total(error * error, dtype=torch.float64) / error.shape[1]
 
 
 def _average(values: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.registry import Unreduced
 
 __all__ = ["Reduction", "Segments", "class_weights", "ratio", "weighted", "without_ignored"]
@@ -94,10 +95,10 @@ def row_sums(value: Tensor) -> Tensor:
     flat = value.reshape(value.shape[0], -1)
     whole = flat.shape[1] // PARTIAL * PARTIAL
     if whole < LONG or value.dtype == torch.float64:
-        return flat.sum(1, dtype=torch.float64)
+        return row_total(flat, dtype=torch.float64)
     # torch converts a tensor to float64 before it sums it. For long rows, convert only their partial sums.
     partial = flat[:, :whole].reshape(flat.shape[0], -1, PARTIAL).sum(2)
-    return partial.sum(1, dtype=torch.float64).add_(flat[:, whole:].sum(1, dtype=torch.float64))
+    return row_total(partial, dtype=torch.float64) + row_total(flat[:, whole:], dtype=torch.float64)
 
 
 class Reduction:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import sigmoid
 from lossd.losses.registry import Unreduced
 from lossd_client.errors import ShapeMismatch
 
@@ -43,7 +44,7 @@ def masked(
         # Mask before the softmax too, so that a NaN there sends no gradient back.
         prediction, target = prediction.masked_fill(ignored, 0), target.masked_fill(ignored, 0)
     if from_logits:
-        prediction = torch.softmax(prediction, 1) if mode == "multiclass" else torch.sigmoid(prediction)
+        prediction = torch.softmax(prediction, 1) if mode == "multiclass" else sigmoid(prediction)
     return prediction if ignored is None else prediction.masked_fill(ignored, 0), target, ignored
 
 

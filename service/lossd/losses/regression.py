@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import lossd.losses.softmax as softmax
-from lossd.lazy_torch import Tensor, functional, torch
+from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Refinement, Upstream, loss
 from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType
 
@@ -163,9 +163,10 @@ def log_cosh(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> 
     """
     error = prediction - target
     size = error.abs()
-    # Near 0 the large terms of the second form cancel; beyond 1 the hyperbolic sine of the first overflows.
-    near = torch.log1p(2 * torch.sinh(0.5 * error.clamp(-1, 1)).square())
-    return torch.where(size < 1, near, size + functional.softplus(-2 * size) - math.log(2))
+    # Near 0 the large terms of the second form cancel; beyond 1 the exponential of the first overflows.
+    rise = torch.expm1(error.clamp(-1, 1))
+    near = torch.log1p(rise * rise / (2 * (1 + rise)))  # the logarithm of 1 + (cosh e - 1)
+    return torch.where(size < 1, near, size + torch.log1p(torch.exp(-2 * size)) - math.log(2))
 
 
 @loss(task="regression", kind="rows")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import lossd.losses.regions as regions
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import power
 from lossd.losses.registry import Refinement, Unreduced, loss
 from lossd.losses.types import ClassIndex, Domain, Logits, NonNegative, PerClass, Real, TensorType
 
@@ -265,10 +266,10 @@ def generalized_dice(
     # In units of the smallest region's weight, the largest there is: that of a region of 1e-160 is infinite itself.
     smallest = region.target.masked_fill(empty, torch.inf).amin(-1, keepdim=True)
     smallest = smallest.masked_fill(smallest == torch.inf, 1)
-    power = {"square": 2, "simple": 1, "uniform": 0}[region_weight]
-    weight = (smallest / region.target.masked_fill(empty, 1)) ** power
+    exponent = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[region_weight]
+    weight = power(smallest / region.target.masked_fill(empty, 1), exponent)
     weight = weight.masked_fill(empty, 1 if absent == "keep" else 0)
-    scaled = smooth * smallest.squeeze(-1) ** power
+    scaled = smooth * power(smallest.squeeze(-1), exponent)
     if class_weight is not None:
         weight = weight * regions.class_table(weight, class_weight, include_background)
     overlap = (weight * region.overlap).sum(-1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 
 __all__ = ["distributed", "expected", "settled", "sweep", "target_kernel", "target_nll"]
 
@@ -85,7 +86,7 @@ def target_nll(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     index = target.unsqueeze(1)
     log_p = torch.log_softmax(prediction, 1)
-    others = log_p.exp().scatter(1, index, 0).sum(1)
+    others = row_total(log_p.exp().scatter(1, index, 0))
     unlikely = others >= 0.5
     nll = -torch.log1p(-others.masked_fill(unlikely, 0))
     return torch.where(unlikely, -log_p.gather(1, index).squeeze(1), nll), others
@@ -105,7 +106,7 @@ def target_kernel(slope: Slope, gradient: Tensor, prediction: Tensor, target: Te
     """
     torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
     behind = gradient.gather(1, target)
-    others = gradient.exp_().scatter_(1, target, 0).sum(1, keepdim=True)
+    others = row_total(gradient.exp_().scatter_(1, target, 0), keepdim=True)
     total = behind.exp().add_(others)
     nll = torch.where(behind == 0, others.log1p(), total.log() - behind)
     others.div_(total)
@@ -119,9 +120,9 @@ def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Ten
     """Return the cross-entropy of each class's share, (n, C, p); the shares need not add up to 1."""
     torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
     exponential = gradient.exp()
-    total = exponential.sum(1, keepdim=True)
-    value = expected(share, total.log() - gradient).sum(1, keepdim=True)
-    torch.mul(exponential, share.sum(1, keepdim=True) / total, out=gradient)
+    total = row_total(exponential, keepdim=True)
+    value = row_total(expected(share, total.log() - gradient), keepdim=True)
+    torch.mul(exponential, row_total(share, keepdim=True) / total, out=gradient)
     gradient.sub_(share).mul_(factor)
     return value
 

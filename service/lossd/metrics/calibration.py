@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lossd.lazy_torch import Tensor, functional, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.softmax import settled
 from lossd.metrics.activation import class_probabilities, probabilities
 from lossd.metrics.counts import BINARY, CLASSES, LABELS, Counts
@@ -189,7 +190,7 @@ class ProbableClasses(Probable):
         def squared(scores: Tensor, target: Tensor) -> Tensor:
             p = class_probabilities(scores, self.view.activation)
             ones = torch.ones(target.unsqueeze(1).shape, dtype=p.dtype, device=p.device)
-            return p.scatter_add(1, target.unsqueeze(1), -ones).square().sum(1)
+            return row_total(p.scatter_add(1, target.unsqueeze(1), -ones).square())
 
         return entrywise(squared, self.scores, self.safe_target, dtype=torch.float64)
 

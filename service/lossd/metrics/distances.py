@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_norm, row_total
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.decisions import Decided, Decision
@@ -86,7 +87,7 @@ class Pairs(Distances):
     def of(self, view: View) -> tuple[Tensor, Tensor]:
         """Return the distance of each pair as in the loss, and ``similar``."""
         difference = view.tensors["first"].double() - view.tensors["second"].double()
-        distance = torch.linalg.vector_norm(difference + view.number("eps", 0.0, 2), dim=1)
+        distance = row_norm(difference + view.number("eps", 0.0, 2))
         return distance, view.tensors["similar"]
 
     def cut(self, limit: Tensor | float) -> Tensor | float:
@@ -113,7 +114,7 @@ class CosinePairs(Pairs):
 
     def of(self, view: View) -> tuple[Tensor, Tensor]:
         """Return 1 - cosine of each pair, 1 if a vector is zero, and ``similar``."""
-        cosine = (unit(view.tensors["first"]) * unit(view.tensors["second"])).sum(1)
+        cosine = row_total(unit(view.tensors["first"]) * unit(view.tensors["second"]))
         return 1 - without_noise(cosine), view.tensors["similar"]
 
     def cut(self, limit: Tensor | float) -> Tensor | float:
@@ -138,7 +139,7 @@ def unit(vectors: Tensor) -> Tensor:
         # At the scale of the largest entry squares neither overflow nor vanish; those of float32 do neither.
         scale = wide.abs().amax(-1, keepdim=True)
         wide = wide / scale.masked_fill(scale == 0, 1)
-    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    length = row_norm(wide, keepdim=True)
     direction: Tensor = wide.div_(length.masked_fill_(length == 0, 1))
     return direction
 

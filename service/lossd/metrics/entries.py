@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.reduction import Segments
 from lossd.metrics.registry import Array, Floats, View
 
@@ -101,7 +102,7 @@ class Entries:
         """Return the weighted sum of each request's entries: (R, I) to (B,) float64."""
         if self.ignored is not None:
             values = values.masked_fill(self.ignored, 0)
-        return self.sums(values.sum(1, keepdim=True, dtype=torch.float64))[:, 0]
+        return self.sums(row_total(values, keepdim=True, dtype=torch.float64))[:, 0]
 
     def sums(self, rows: Tensor) -> Floats:
         """Return the weighted sum of each request's rows: (R, ...) to (B, ...); dropped rows add nothing."""

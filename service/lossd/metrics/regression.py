@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries, entrywise, rowwise
 from lossd.metrics.parts import Extreme, Mean, Moments, Products, Rankings, Scores, Size, products
@@ -85,7 +86,7 @@ class Regression(Task):
         spread = (self.spread(numbers).expand(self.target.shape) for numbers in of_request)
 
         def sums(*parts: Tensor) -> Tensor:
-            return torch.stack([term.sum(1) for term in function(*(part.double() for part in parts))], 1)
+            return torch.stack([row_total(term) for term in function(*(part.double() for part in parts))], 1)
 
         return self.entries.sums(rowwise(sums, self.prediction, self.target, *spread))
 
@@ -133,7 +134,7 @@ class Regression(Task):
             p, t = prediction.double(), target.double()
             error = p - t
             size = error.abs()
-            return torch.stack([error.sum(1), size.sum(1), (error * error).sum(1), p.sum(1), t.sum(1), size.amax(1)], 1)
+            return torch.stack([*map(row_total, (error, size, error * error, p, t)), size.amax(1)], 1)
 
         def join(before: Tensor, part: Tensor) -> Tensor:
             return torch.cat([before[:, :5] + part[:, :5], torch.maximum(before[:, 5:], part[:, 5:])], 1)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.registry import Input
 from lossd.metrics.distances import unit, without_noise
 from lossd.metrics.entries import Entries
@@ -204,7 +205,7 @@ class Views(Neighbours):
     def distance(self) -> Tensor:
         """The squared distance of counterparts, (R, 1)."""
         first, second = self.units
-        return (first - second).square().sum(1, keepdim=True)
+        return row_total((first - second).square(), keepdim=True)
 
     @cached_property
     def ranks(self) -> tuple[Floats, Floats]:

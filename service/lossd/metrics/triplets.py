@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_norm
 from lossd.losses.embedding import triplet
 from lossd.losses.margin import margin_ranking
 from lossd.losses.registry import Input, Unreduced
@@ -138,7 +139,7 @@ def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
     if not squared:
         difference = difference + view.number("eps", 0.0, 2)
     order = float(view.parameters.get("p", 2.0))
-    distance: Tensor = torch.linalg.vector_norm(difference, order, dim=1, keepdim=True)
+    distance = row_norm(difference, order, keepdim=True)
     return distance.square() if squared else distance
 
 

@@ -1,0 +1,138 @@
+"""Elementary functions whose value depends on their argument alone, not on its position in a tensor.
+
+On a CPU torch evaluates a function with vector instructions, and with other code whatever fills no vector: the last
+entries of a tensor, of a thread's share of it, and of each row of one that is not contiguous. For most functions both
+give the same bits. For ``sigmoid``, ``softplus``, ``sinh``, ``cosh``, ``logaddexp``, ``atan2``, ``hypot`` and ``pow``
+they differ in the last digit, forward or in the gradient. A row's loss would then depend on the rows that are sent with
+it, and the loss of a data set on how it is split into requests.
+
+Losses and metrics therefore use what is below, and ``exp``, ``expm1``, ``log``, ``log1p``, ``tanh``, ``sqrt``,
+``logsigmoid``, ``softmax``, ``log_softmax`` and arithmetic, which have no such digits. Where a function can be written
+with these at the same precision, it is. For the others, :func:`in_whole_vectors` pads the tensor.
+
+Sums and norms of rows depend on each row alone, with one exception: torch's threads share the sum of a single long row,
+and add up their parts. :func:`row_total` and :func:`row_norm` sum such a row as one of several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from lossd.lazy_torch import Tensor, functional, torch
+
+__all__ = ["in_whole_vectors", "power", "row_norm", "row_total", "sigmoid", "softplus", "spread", "tails"]
+
+VECTOR = 64
+"""Entries that fill whole vectors on every CPU: the longest are 512 bits, of which torch takes two at a time."""
+
+SHARED = 1 << 15
+"""From so many entries on, torch's threads share an operation (``at::internal::GRAIN_SIZE``)."""
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Return 1 / (1 + e^-x) of each entry; near 0 it keeps its digits, as does its gradient at both ends."""
+    negative = x < 0
+    smaller = torch.exp(torch.where(negative, x, -x))  # not of -|x|, whose slope at 0 is 0
+    return torch.where(negative, smaller, 1.0) / (1 + smaller)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + e^x) of each entry; where it is small it keeps its digits."""
+    negative = x < 0
+    return torch.where(negative, 0.0, x) + torch.log1p(torch.exp(torch.where(negative, x, -x)))
+
+
+def tails(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sigmoid(x), sigmoid(-x) and log(1 + e^-|x|), from one exponential; without a gradient."""
+    smaller = x.abs().neg_().exp_()
+    log = torch.log1p(smaller)
+    larger = (1 + smaller).reciprocal_()
+    smaller.mul_(larger)
+    positive = x >= 0
+    return torch.where(positive, larger, smaller), torch.where(positive, smaller, larger), log
+
+
+def power(base: Tensor, exponent: float | Tensor) -> Tensor:
+    """Return each entry to the power of the exponent; the same bits for a number and for a tensor of it.
+
+    Args:
+        base: Numbers >= 0.
+        exponent: A number, or numbers that broadcast against ``base``. 2, the usual one, is a product.
+    """
+    if isinstance(exponent, Tensor):
+        return torch.where(exponent == 2, base * base, in_whole_vectors(torch.pow, base, exponent))
+    if exponent == 2:
+        return base * base
+    # A tensor, because torch takes roots and products for some numbers, but not for tensors of them.
+    return in_whole_vectors(torch.pow, base, torch.as_tensor(exponent, dtype=base.dtype, device=base.device))
+
+
+def in_whole_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return a function of each entry, evaluated with vector instructions throughout; so is its gradient.
+
+    Args:
+        function: A function of contiguous tensors (n,) that works entry by entry.
+        tensors: Its arguments, which broadcast.
+    """
+    if tensors[0].is_cuda:
+        return function(*tensors)
+    expanded = torch.broadcast_tensors(*tensors)  # type: ignore[no-untyped-call]
+    shape, count = expanded[0].shape, expanded[0].numel()
+    extra = _in_whole_vectors(count) - count
+    flat = [t.reshape(-1).contiguous() for t in expanded]
+    if extra:
+        flat = [functional.pad(t, (0, extra), value=1.0) for t in flat]
+    return function(*flat)[:count].reshape(shape)
+
+
+def _in_whole_vectors(count: int) -> int:
+    """Return the least number of entries, from ``count`` on, of which each thread's share is whole vectors."""
+    threads = torch.get_num_threads()
+    while True:
+        shares = max(1, min(threads, -(-count // SHARED)))
+        if count % (VECTOR * shares) == 0:
+            return count
+        count += -count % (VECTOR * shares)
+
+
+def row_total(x: Tensor, axis: int = 1, *, keepdim: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the sums along an axis that is not the first, each from its row alone: (N, ...)."""
+    if _is_shared(x, axis):
+        return _doubled(x).sum(axis, keepdim=keepdim, dtype=dtype)[:1]
+    return x.sum(axis, keepdim=keepdim, dtype=dtype)
+
+
+def row_norm(x: Tensor, order: float = 2.0, *, keepdim: bool = False) -> Tensor:
+    """Return the norms along the last axis, which is not the first, each from its row alone: (N, ...).
+
+    Args:
+        x: Vectors.
+        order: The order of the norm, >= 1; infinity for the largest size.
+        keepdim: Whether the last axis is kept, with length 1.
+    """
+    if order not in (1, 2, math.inf):  # torch's own takes powers for its gradient
+        total = row_total(in_whole_vectors(torch.pow, x.abs(), x.new_full((), order)), -1, keepdim=keepdim)
+        zero = total == 0
+        root = in_whole_vectors(torch.pow, total.masked_fill(zero, 1), x.new_full((), 1 / order))
+        return root.masked_fill(zero, 0)
+    several = _doubled(x) if _is_shared(x, -1) else x
+    norms: Tensor = torch.linalg.vector_norm(several, order, dim=-1, keepdim=keepdim)
+    return norms[: len(x)]
+
+
+def spread(x: Tensor, count: int) -> Tensor:
+    """Return numbers (N, 1) for ``count`` columns; their gradient is :func:`row_total`'s."""
+    if len(x) == 1 and count >= SHARED and not x.is_cuda:
+        return _doubled(x).expand(2, count)[:1]
+    return x.expand(-1, count)
+
+
+def _is_shared(x: Tensor, axis: int) -> bool:
+    """Return whether torch's threads share the only sum along an axis."""
+    return x.numel() == x.shape[axis] >= SHARED and not x.is_cuda and torch.get_num_threads() > 1
+
+
+def _doubled(row: Tensor) -> Tensor:
+    """Return a row twice; to its gradient nothing is added, which would turn -0 into 0."""
+    return torch.cat([row, row.detach()]) if row.requires_grad else row.expand(2, *row.shape[1:])

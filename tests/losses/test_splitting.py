@@ -1,0 +1,192 @@
+"""Splitting changes no bit: a row's loss and gradient depend on the row alone.
+
+They are the same bits in one request, in several, in any order and on any number of threads. The lengths are those at
+which a CPU's code changes: the last entries that fill no vector, and the entries from which threads share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluating import Evaluated, Tensors, alone, both_ways, together
+from lossd.losses import REGISTRY
+from losses.case import Array, Case, Parameters
+from losses.cases import CASES
+
+
+def features(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
+    shapes = {"0": (n, 2, 5), "1": (n, 3)}
+    return {f"{of}.{i}": rng.normal(0, 1, shape) for of in ("prediction", "target") for i, shape in shapes.items()}
+
+
+NAMED_BY_THE_REQUEST = Case("feature_matching", features, lambda: torch.empty(0), ({}, {"layer_weights": [1.0, 3.0]}))
+"""The table has a row for each loss whose inputs it can name."""
+
+OF_ROWS = [case for case in (*CASES, NAMED_BY_THE_REQUEST) if REGISTRY[case.name].kind == "rows"]
+EVERY = [
+    pytest.param(case, parameters, id=f"{case}-{position}")
+    for case in OF_ROWS
+    for position, parameters in enumerate(case.parameters)
+]
+FIRST = [pytest.param(case, case.parameters[0], id=str(case)) for case in OF_ROWS if case.name != "perceptual"]
+
+SHARED = 1 << 15
+"""From so many entries on, torch's threads share an operation."""
+
+FLOATS = (torch.float32, torch.float64)
+ROWS = 67
+UNBOUNDED = ("real", "finite", "logits", "box")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def asked(case: Case, parameters: Parameters, reduction: str) -> dict[str, object]:
+    return {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": ["loss", "gradient"]}
+
+
+def by_row(answers: Sequence[Evaluated], groups: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The rows of several answers, in the order in which they were drawn."""
+    order = torch.cat(list(groups)).argsort()
+    return {name: torch.cat([answer.tensors[name] for answer in answers])[order] for name in answers[0].tensors}
+
+
+def one_by_one(request: Mapping[str, object], inputs: Tensors, groups: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Each group of rows as a request of its own, evaluated alone."""
+    return by_row([alone(request, {name: t[rows] for name, t in inputs.items()}) for rows in groups], groups)
+
+
+def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], how: str) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == tensor.dtype
+        bits = torch.int32 if tensor.dtype == torch.float32 else torch.int64
+        differ = found[name].contiguous().view(bits) != tensor.contiguous().view(bits)
+        worst = (found[name] - tensor).abs().max()
+        assert not differ.any(), f"{name}, {how}: {int(differ.sum())} of {differ.numel()} differ, by {worst} at most"
+
+
+def cut(rows: int, *sizes: int) -> list[Tensor]:
+    """All rows in groups of these sizes, and a last one of the others."""
+    rest = rows - sum(sizes)
+    return list(torch.arange(rows).split([*sizes, *([rest] if rest else [])]))
+
+
+def shuffled(rows: int) -> Tensor:
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
+
+
+def test_every_loss_of_rows_is_split() -> None:
+    assert {case.name for case in OF_ROWS} == {name for name, loss in REGISTRY.items() if loss.kind == "rows"}
+
+
+@pytest.mark.parametrize(("case", "parameters"), EVERY)
+def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters) -> None:
+    request = asked(case, parameters, "none")
+    rows = ROWS if case.name != "perceptual" else 5
+    for dtype in (*FLOATS, torch.bfloat16):
+        inputs = case.inputs(parameters, rows, dtype=dtype)
+        wanted = one_by_one(request, inputs, cut(rows))
+        for groups in (cut(rows, 1, 2), cut(rows, *([1] * rows)) if rows < 9 else cut(rows, 16, 33), [shuffled(rows)]):
+            assert_same_bits(one_by_one(request, inputs, groups), wanted, f"in {len(groups)} requests, {dtype}")
+        groups = list(shuffled(rows).split([2, rows - 3, 1]))
+        batch = together([request] * 3, [{name: t[own] for name, t in inputs.items()} for own in groups])
+        answers = [answer for answer in batch if isinstance(answer, Evaluated)]
+        assert_same_bits(by_row(answers, groups), wanted, f"in a batch, {dtype}")
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize(("either_way", "case", "parameters"), both_ways(EVERY), indirect=["either_way"])
+def test_a_request_of_one_row_is_the_same_in_any_batch(case: Case, parameters: Parameters) -> None:
+    """Numerator and denominator too: these sum up to a data set's."""
+    rows = 9 if case.name != "perceptual" else 3
+    for reduction, dtype in zip(("sum", REGISTRY[case.name].reductions[0]), FLOATS, strict=True):
+        request = asked(case, parameters, reduction)
+        inputs = case.inputs(parameters, rows, dtype=dtype)
+        single = [{name: t[row : row + 1] for name, t in inputs.items()} for row in range(rows)]
+        order = shuffled(rows).tolist()
+        batch = together([request] * rows, [single[row] for row in order])
+        for row, batched in list(zip(order, batch, strict=True))[::3]:
+            own = alone(request, single[row])
+            assert isinstance(batched, Evaluated)
+            assert batched.document == own.document
+            assert_same_bits(batched.tensors, own.tensors, f"row {row}, {dtype}")
+
+
+@pytest.mark.parametrize(("case", "parameters"), FIRST)
+def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters: Parameters) -> None:
+    request = asked(case, parameters, "sum")
+    inputs = case.inputs(parameters, 5, dtype=torch.float32)
+    scaled = {i.name.removesuffix(".*") for i in REGISTRY[case.name].inputs if i.types[0].domain in UNBOUNDED}
+    for name, tensor in inputs.items():
+        if name.partition(".")[0] in scaled:
+            tensor[3] *= 1e-20
+            tensor[4] *= 1e20
+    single = [{name: t[row : row + 1] for name, t in inputs.items()} for row in range(5)]
+    for own, batched in zip(single, together([request] * 5, single), strict=True):
+        assert isinstance(batched, Evaluated)
+        wanted = alone(request, own)
+        assert (batched.numerator, batched.denominator) == (wanted.numerator, wanted.denominator)
+        assert_same_bits(batched.tensors, wanted.tensors, "beside tiny and huge numbers")
+
+
+@pytest.mark.parametrize(("case", "parameters"), FIRST)
+def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
+    request = asked(case, parameters, "none")
+    width = min(t[:1].numel() for t in case.inputs(parameters, 2).values())
+    rows = SHARED // width + 37
+    for dtype, count in zip(FLOATS, (3, 2), strict=True):
+        inputs = case.inputs(parameters, rows, dtype=dtype)
+        with threads(1):
+            wanted = one_by_one(request, inputs, cut(rows))
+            found = one_by_one(request, inputs, cut(rows, rows // 2 + 1, 17))
+            assert_same_bits(found, wanted, f"in three requests, {dtype}")
+        with threads(count):
+            assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"{count} threads, {dtype}")
+
+
+@pytest.mark.parametrize(("case", "parameters"), FIRST)
+def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
+    """Rows so long that threads share one of them: a sum over it must not depend on how many rows there are."""
+    request = asked(case, parameters, "none")
+    for dtype in FLOATS:
+        inputs = longer(case, parameters, 4, dtype)
+        if inputs is None:
+            return
+        with threads(1):
+            wanted = one_by_one(request, inputs, cut(4))
+        with threads(3):
+            for groups in (cut(4), cut(4, 1, 2)):
+                found = one_by_one(request, inputs, groups)
+                assert_same_bits(found, wanted, f"{len(groups)} requests, three threads, {dtype}")
+
+
+def longer(case: Case, parameters: Parameters, rows: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Rows of more than ``SHARED`` entries along their classes, coordinates or elements; None where rows have none."""
+    loss = REGISTRY[case.name]
+    if loss.task == "boxes" or loss.pairs is not None:
+        return None
+    drawn = case.inputs(parameters, rows * (SHARED // 3 + 7), dtype=dtype)
+    patterns = {i.name.removesuffix(".*"): [t.pattern for t in i.types] for i in loss.inputs}
+    classes = any("C" in pattern for of_input in patterns.values() for pattern in of_input)
+
+    def lengthened(name: str, tensor: Tensor) -> Tensor:
+        of_classes = any("C" in p for p in patterns[name.partition(".")[0]]) and tensor.ndim == drawn["prediction"].ndim
+        if tensor.ndim == 1 or (classes and not of_classes):
+            return tensor[:rows]
+        return tensor.reshape(rows, -1, *tensor.shape[2:])
+
+    return {name: lengthened(name, tensor) for name, tensor in drawn.items()}

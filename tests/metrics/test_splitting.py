@@ -1,0 +1,72 @@
+"""A row's metrics are the same bits in any batch, in any order and on any number of threads.
+
+A data set's are made of them, whatever requests it was split into.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from losses.test_splitting import SHARED, threads
+from metrics.measuring import Request, measure
+from metrics.tables import TABLES, Table
+
+ROWS = [pytest.param(table, name, id=f"{table.task}-{name}") for table in TABLES for name in table.oracles]
+
+OF_MANY = ("brier", "log_loss", "ece", "reliability", "top_k_accuracy", "accuracy")
+"""Metrics of class scores that no list or matrix of tens of thousands of classes answers."""
+LONG = [
+    row
+    for row in ROWS
+    if row.values[0].task not in ("labelled_embeddings", "paired_views", "boxes")
+    and (row.values[0].task not in ("multiclass", "multilabel", "sets") or row.values[1] in OF_MANY)
+]
+
+
+def single(request: Request) -> list[Request]:
+    """Each row as a request."""
+    rows = len(next(iter(request.values())))
+    return [{name: array[row : row + 1] for name, array in request.items()} for row in range(rows)]
+
+
+def drawn(table: Table, dtype: str) -> Request:
+    _, request = next(table.requests(11))
+    return {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in request.items()}
+
+
+def assert_alike(table: Table, name: str, requests: list[Request], counts: tuple[int, ...]) -> None:
+    def measured(of: list[Request]) -> list[dict[str, Any]]:
+        return measure(table.task, of, [name], activation=table.activation)
+
+    with threads(1):
+        wanted = [measured([request])[0] for request in requests]
+    order = np.random.default_rng(0).permutation(len(requests))
+    for count in counts:
+        with threads(count):
+            assert measured(requests) == wanted
+            assert measured([requests[i] for i in order]) == [wanted[i] for i in order]
+            assert [measured([request])[0] for request in requests[:3]] == wanted[:3]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("table", "name"), ROWS)
+def test_a_row_is_the_same_in_any_batch(table: Table, name: str, dtype: str) -> None:
+    assert_alike(table, name, single(drawn(table, dtype)), (1,))
+
+
+@pytest.mark.parametrize(("table", "name"), LONG)
+def test_a_long_row_is_the_same_in_any_batch_and_on_any_number_of_threads(table: Table, name: str) -> None:
+    short = drawn(table, "float32")
+    times = SHARED // min(array[0].size for array in short.values() if array.ndim > 1) + 5
+
+    def longer(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if array.ndim == 1:
+            return array[:3]
+        tiled = np.tile(array[:3], times)
+        return tiled * np.linspace(0.5, 1, tiled.shape[-1]).astype(array.dtype) if array.dtype.kind == "f" else tiled
+
+    request = {key: longer(array) for key, array in short.items()}
+    assert_alike(table, name, single(request), (1, 3))
