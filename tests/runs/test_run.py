@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lossd
+from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
 from lossd.runs.identity import DuplicateRows
 from lossd.runs.run import Run
@@ -191,3 +193,72 @@ def test_lists_and_keywords_are_inputs_as_in_an_evaluation() -> None:
     )
     assert run.result().loss == pytest.approx(whole.loss, rel=1e-12)
     assert run.result().metrics.accuracy == whole.metrics.accuracy
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "classes", "positions"),
+    [
+        ("cross_entropy", 5, ()),
+        ("focal", 3, (4, 3)),
+        ("bce_with_logits", None, (3,)),
+        ("multilabel_soft_margin", 4, ()),
+    ],
+)
+def test_ignored_targets_count_nowhere(
+    loss: str, classes: int | None, positions: tuple[int, ...], weighted: bool
+) -> None:
+    rng = np.random.default_rng(11)
+    n = 41
+    if classes is None or loss == "multilabel_soft_margin":
+        shape = (n, *positions) if classes is None else (n, classes, *positions)
+        inputs = {"prediction": rng.normal(size=shape), "target": rng.integers(0, 2, shape).astype(float)}
+    else:
+        shape = (n, classes, *positions)
+        inputs = {"prediction": rng.normal(size=shape), "target": rng.integers(0, classes, (n, *positions))}
+    ignored = -1
+    inputs["target"][rng.random(inputs["target"].shape) < 0.3] = ignored
+    if weighted:
+        inputs["sample_weight"] = rng.random(n) * (rng.random(n) > 0.2)
+    task = REGISTRY[loss].task
+    names = [name for name in decomposable(task) if not (weighted and name == "roc_curve")]
+    metrics = {"names": names, "k": 2, "weights": "linear", "zero_division": 0}
+
+    def run() -> Run:
+        return Run(loss={"name": loss, "ignore_index": ignored}, metrics=metrics, identity="position")
+
+    whole, split = run(), run()
+    whole.add(inputs=inputs, first=0)
+    for first, last in splits(rng, n):
+        split.add(inputs=rows(inputs, first, last), first=first)
+    assert split.state() == whole.state()
+    expected = lossd.evaluate(loss, inputs=inputs, metrics=metrics, ignore_index=ignored)
+    assert list(differences(whole.result().metrics, expected.metrics, 1e-12)) == []
+    assert whole.result().loss == pytest.approx(expected.loss, rel=1e-12)
+
+
+def test_scores_of_a_run_equal_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, 4, 500)
+    logits = rng.normal(size=(500, 4)) + 1.5 * np.eye(4)[target]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    weight = rng.random(500)
+    run = Run(task="multiclass", metrics={"names": ["f1", "auroc", "average_precision", "log_loss", "mcc", "brier"]})
+    for first, last in splits(rng, 500):
+        run.add(logits[first:last], target[first:last], sample_weight=weight[first:last])
+    found, decided = run.result().metrics, logits.argmax(1)
+    assert found.f1.macro == pytest.approx(
+        sklearn.metrics.f1_score(target, decided, average="macro", sample_weight=weight), rel=1e-12
+    )
+    assert found.auroc.macro == pytest.approx(
+        sklearn.metrics.roc_auc_score(target, probabilities, multi_class="ovr", sample_weight=weight), rel=1e-12
+    )
+    assert found.average_precision.per_class[1] == pytest.approx(
+        sklearn.metrics.average_precision_score(target == 1, probabilities[:, 1], sample_weight=weight), rel=1e-12
+    )
+    assert found.log_loss == pytest.approx(
+        sklearn.metrics.log_loss(target, probabilities, sample_weight=weight), rel=1e-12
+    )
+    assert found.mcc == pytest.approx(
+        sklearn.metrics.matthews_corrcoef(target, decided, sample_weight=weight), rel=1e-12
+    )

@@ -69,10 +69,10 @@ class Binary(ProbableDecisions):
         return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
 
     @Extreme
-    def score_range(self) -> Tensor:
+    def score_range(self) -> tuple[Tensor, Tensor]:
         """Minus the lowest score, and the highest."""
         low, high = self.scores.flatten(1).aminmax(dim=1)
-        return torch.stack([-low, high], 1)
+        return -low, high
 
     @cached_property
     def row_cells(self) -> Array:

@@ -121,13 +121,13 @@ class Classes(ProbableClasses):
         return [["probabilities_as_logits"] if far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
 
     @Extreme
-    def farthest(self) -> Tensor:
+    def farthest(self) -> tuple[Tensor]:
         """How far an entry is from probabilities, which are in [0, 1] and add up to 1."""
 
         def distances(scores: Tensor) -> Tensor:
             return torch.where(scores.amin(1) >= 0, (scores.sum(1, dtype=torch.float64) - 1).abs(), torch.inf)
 
-        return entrywise(distances, self.scores, dtype=torch.float64).amax(1, keepdim=True)
+        return (entrywise(distances, self.scores, dtype=torch.float64).amax(1),)
 
     @cached_property
     def negatives(self) -> Array:

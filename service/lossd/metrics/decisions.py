@@ -131,5 +131,7 @@ def decisions(predicted: Tensor, actual: Tensor, ignored: Tensor | None) -> Tens
         kept = ~ignored.expand(predicted.shape[0], predicted[0].numel()).reshape(predicted.shape)
         predicted, actual = predicted & kept, actual & kept
         count = kept.sum(2)
-    tp, positive, true = (predicted & actual).sum(2), predicted.sum(2), actual.sum(2)
+    counts = (predicted & actual, predicted, actual)
+    # One position is no sum: torch adds along an axis of length 1 row by row.
+    tp, positive, true = (c.squeeze(2).long() if c.shape[2] == 1 else c.sum(2) for c in counts)
     return torch.stack([tp, positive - tp, true - tp, count - positive - true + tp], 2)

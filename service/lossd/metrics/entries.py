@@ -111,12 +111,12 @@ class Entries:
             rows = torch.where(row_weight == 0, 0, rows * row_weight)
         return self.segments.sum(rows).numpy(force=True)
 
-    def largest(self, rows: Tensor) -> Floats:
-        """Return the largest number of each request's rows that count: (R, K) to (B, K) float64; -inf if none does."""
-        rows = rows.double()
-        if self.weight is not None:
-            rows = rows.masked_fill((self.weight == 0).unsqueeze(1), -torch.inf)
-        largest: Floats = np.maximum.reduceat(rows.numpy(force=True), self.segments.starts)
+    def largest(self, *columns: Tensor) -> Floats:
+        """Return the largest number of each request's rows that count: (R,) each to (B, K) float64; -inf for none."""
+        largest = np.empty((self.segments.count, len(columns)))
+        for k, column in enumerate(columns):
+            kept = column if self.weight is None else column.masked_fill(self.weight == 0, -torch.inf)
+            largest[:, k] = np.maximum.reduceat(kept.numpy(force=True), self.segments.starts)
         return largest
 
     def size(self, shape: torch.Size) -> Array:

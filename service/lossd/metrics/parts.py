@@ -184,9 +184,12 @@ class Sums(Part[Array]):
         return sums
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the rows."""
-        rows = self.function(task)
+        """Return the rows; without weights, their sum if they are integers."""
+        assert self.attrname is not None
         kept, weight = _rows(task.entries)
+        if weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
+            return {"sum": Amounts(sums, None, sums.shape[1:])}
+        rows = self.function(task)
         return {"sum": Amounts(rows.numpy(force=True)[kept], weight, tuple(rows.shape[1:]))}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
@@ -207,10 +210,11 @@ class Tally(Part[Array]):
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the entries; without weights and values, their counts."""
-        key, cells, *values = self.function(task)
+        assert self.attrname is not None
         entries: Entries = task.entries
-        if entries.weight is None and not values:
-            return {"sum": Amounts(entries.tally(key, cells), None, (cells,))}
+        if entries.weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
+            return {"sum": Amounts(sums, None, sums.shape[1:])}
+        key, cells, *values = self.function(task)
         kept, weight = _entries(entries, key.shape)
         index = key.numpy(force=True)[kept]
         numbers = values[0].numpy(force=True)[kept] if values else np.ones(len(index), np.int64)
@@ -309,16 +313,19 @@ class Size(Part[Array]):
 
 
 class Extreme(Part[Floats]):
-    """The largest number of the rows that count: the function returns (R, K); the part is (B, K), -inf for none."""
+    """The largest of K numbers of the rows that count: the function returns (R,) each; the part is (B, K).
 
-    def reduced(self, task: Any, found: Tensor) -> Floats:
+    -inf where no row counts.
+    """
+
+    def reduced(self, task: Any, found: tuple[Tensor, ...]) -> Floats:
         """Return the largest of each request's rows."""
-        largest: Floats = task.entries.largest(found)
+        largest: Floats = task.entries.largest(*found)
         return largest
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the largest of the batch."""
-        return {"largest": Extremes(task.entries.largest(self.function(task))[0])}
+        return {"largest": Extremes(task.entries.largest(*self.function(task))[0])}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Floats:
         """Return the largest of the run."""

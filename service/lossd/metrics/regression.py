@@ -185,9 +185,9 @@ class Regression(Task):
         return np.maximum(self.largest_error[:, 0], 0) if self.view.merged else self._largest_of(self._rows[:, 5])
 
     @Extreme
-    def largest_error(self) -> Tensor:
+    def largest_error(self) -> tuple[Tensor]:
         """The largest size of an error."""
-        return self._rows[:, 5:]
+        return (self._rows[:, 5],)
 
     def _most(self, function: Callable[[Tensor, Tensor], Tensor]) -> Floats:
         """(B,): the largest of what ``function`` makes of the elements that count, which is never negative."""
@@ -234,12 +234,12 @@ class Regression(Task):
         return _constant(self.target_range)
 
     @Extreme
-    def target_range(self) -> Tensor:
+    def target_range(self) -> tuple[Tensor, Tensor]:
         """Minus the lowest target, and the highest."""
         return _range(self.target)
 
     @Extreme
-    def prediction_range(self) -> Tensor:
+    def prediction_range(self) -> tuple[Tensor, Tensor]:
         """Minus the lowest prediction, and the highest."""
         return _range(self.prediction)
 
@@ -311,9 +311,10 @@ class Regression(Task):
         return self.numbers(name, 1 - np.ldexp(ratio, 2 * (exponents - of_spread)), self.constant_target)
 
 
-def _range(values: Tensor) -> Tensor:
-    """Return minus the lowest number of each row, and the highest, (R, 2)."""
-    return torch.stack([-values.amin(1).double(), values.amax(1).double()], 1)
+def _range(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return minus the lowest number of each row, and the highest, (R,) each."""
+    low, high = values.aminmax(dim=1)
+    return -low, high
 
 
 def _constant(limits: Floats) -> Array:
