@@ -18,6 +18,9 @@ from warm import WarmProcess
 settings.register_profile("lossd", deadline=None)  # a busy machine is no fault
 settings.load_profile("lossd")
 
+# The tensors are small, and each core has a process of tests: more threads would only wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
