@@ -262,3 +262,15 @@ def test_scores_of_a_run_equal_those_of_scikit_learn() -> None:
     assert found.mcc == pytest.approx(
         sklearn.metrics.matthews_corrcoef(target, decided, sample_weight=weight), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(("metrics", "parts"), [(["f1"], {"confusion"}), (["log_loss"], {"farthest"})])
+def test_a_run_keeps_no_parts_that_its_metrics_and_warnings_do_not_read(metrics: list[str], parts: set[str]) -> None:
+    """Whether scores look like probabilities is read where a metric makes probabilities of them."""
+    run = lossd.Run(task="multiclass", metrics=metrics)
+    run.add(np.eye(3, dtype=np.float32), np.array([0, 1, 1]))
+    kept = {key.partition(".")[0] for key in run._totals}
+    assert parts <= kept
+    assert ("farthest" in kept) == (metrics == ["log_loss"])
+    codes = [warning.code for warning in run.result().warnings]
+    assert ("probabilities_as_logits" in codes) == (metrics == ["log_loss"])

@@ -116,9 +116,14 @@ class Classes(ProbableClasses):
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """Whether what was read as logits looks like probabilities, where a metric makes some of it."""
-        if not self.view.alone or self.view.activation != "logits" or PROBABLE.isdisjoint(names):
+        if not self.warning_parts(names):
             return super().warnings(names)
         return [["probabilities_as_logits"] if far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
+
+    def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the parts that tell whether to warn: none where no metric makes probabilities of what was sent."""
+        read = self.view.alone and self.view.activation == "logits" and not PROBABLE.isdisjoint(names)
+        return ("farthest",) if read else ()
 
     @Extreme
     def farthest(self) -> tuple[Tensor]:
@@ -158,8 +163,7 @@ class Classes(ProbableClasses):
     @property
     def base(self) -> tuple[str, ...]:  # type: ignore[override]
         """The parts that the task itself reads."""
-        counts = ("confusion",) if self.classes <= MATRIX_CLASSES else ("hits", "predictions", "targets")
-        return *counts, "farthest"
+        return ("confusion",) if self.classes <= MATRIX_CLASSES else ("hits", "predictions", "targets")
 
     @Tally
     def confusion(self) -> tuple[Tensor, int]:

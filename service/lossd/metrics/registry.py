@@ -138,6 +138,10 @@ class Task:
         self.zero_division = None if counts_as is None else float(counts_as)
         self.undefined: list[dict[str, list[int]]] = [{} for _ in range(self.count)]
 
+    def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the parts that the task's warnings read, given the requested metrics."""
+        return ()
+
     def read(self, view: View) -> View:
         """Return the view that the task computes from."""
         return view

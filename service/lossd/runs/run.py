@@ -556,7 +556,7 @@ def _parts_read(task: Task, names: Iterable[str]) -> list[str]:
     """Return the parts that metrics read, each once."""
     known = next(name for name, cls in TASKS.items() if cls is type(task))
     reads = [part for name in names for part in METRICS[known][name].reads or ()]
-    return list(dict.fromkeys([*task.base, *reads]))
+    return list(dict.fromkeys([*task.base, *task.warning_parts(list(names)), *reads]))
 
 
 def _reduction(batch: TensorBatch) -> tuple[float, float]:
