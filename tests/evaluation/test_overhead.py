@@ -66,6 +66,13 @@ def entered(request: Mapping[str, Any], tensors: Tensors, passes: Passes) -> int
             id="focal",
         ),
         pytest.param(
+            {"loss": {"name": "focal", "gamma": 2.0}, "metrics": {"names": DECISIONS}},
+            torch.linspace(-2, 2, 640).reshape(64, 10),  # one class alone is predicted: the precision of others is 0/0
+            torch.arange(64) % 10,
+            140,
+            id="focal-undefined",
+        ),
+        pytest.param(
             {"loss": {"name": "bce_with_logits"}},
             torch.linspace(-2, 2, 640),
             (torch.arange(640) % 2).float(),

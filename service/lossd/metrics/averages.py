@@ -67,35 +67,42 @@ class Averages:
         If classes are not listed, per_class and the record of undefined classes are left out.
         """
         filler = task.zero_division
-        macros, micros, weighteds = map(spell, (self.macro, self.micro, self.weighted))
-        for m, b in np.argwhere(~self.mean_defined).tolist():
-            macros[m][b] = weighteds[m][b] = filler
-        for m, b in np.argwhere(~self.micro_defined).tolist():
-            micros[m][b] = filler
-            task.undefined[b][names[m]] = []
-        if not task.listed:
-            return {
-                name: [
-                    {"macro": macro, "micro": micro, "weighted": weighted}
-                    for macro, micro, weighted in zip(*columns, strict=True)
-                ]
-                for name, *columns in zip(names, macros, micros, weighteds, strict=True)
-            }
-        per_class = spell(self.per_class)
-        if not self.defined.all():
-            for m, b in np.argwhere(~self.defined.all(-1)).tolist():
-                classes = np.flatnonzero(~self.defined[m, b]).tolist()
-                task.undefined[b][names[m]] = classes
-                row = per_class[m][b]
-                for k in classes:
-                    row[k] = filler
+        means = ((self.macro, self.mean_defined), (self.micro, self.micro_defined), (self.weighted, self.mean_defined))
+        columns = [_filled(values, defined, filler) for values, defined in means]
+        fields = ["macro", "micro", "weighted"]
+        for name, defined in zip(names, self.micro_defined.tolist(), strict=True):
+            for position in _missing(defined):
+                task.undefined[position][name] = []
+        if task.listed:
+            count, classes = self.defined.shape[1:]
+            shape = (-1, classes)
+            rows = _filled(self.per_class.reshape(shape), self.defined.reshape(shape), filler)
+            for index, defined in enumerate(self.defined.reshape(shape).tolist()):
+                if missing := _missing(defined):
+                    task.undefined[index % count][names[index // count]] = missing
+            columns.append([rows[first : first + count] for first in range(0, len(rows), count)])
+            fields.append("per_class")
         return {
-            name: [
-                {"macro": macro, "micro": micro, "weighted": weighted, "per_class": classes}
-                for macro, micro, weighted, classes in zip(*columns, strict=True)
-            ]
-            for name, *columns in zip(names, macros, micros, weighteds, per_class, strict=True)
+            name: [dict(zip(fields, values, strict=True)) for values in zip(*parts, strict=True)]
+            for name, *parts in zip(names, *columns, strict=True)
         }
+
+
+# Lists instead of arrays: for the few numbers of a batch, NumPy takes several times as long.
+
+
+def _filled(values: Floats, defined: Array, filler: float | None) -> list[list[Any]]:
+    """Return the rows of an array, (..., ...), with ``filler`` where undefined."""
+    rows = spell(np.where(defined, values, 0))
+    for row, known in zip(rows, defined.tolist(), strict=True):
+        for index in _missing(known):
+            row[index] = filler
+    return rows
+
+
+def _missing(defined: list[bool]) -> list[int]:
+    """Return the indices of what is undefined."""
+    return [index for index, known in enumerate(defined) if not known] if False in defined else []
 
 
 def complete(names: tuple[str, ...], values: Floats, *, listed: bool) -> dict[str, list[dict[str, Any]]]:
