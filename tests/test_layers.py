@@ -194,7 +194,8 @@ def test_the_service_draws_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"], ["curve", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"], ["score", "--help"], ["curve", "--help"]],
 )
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     loaded = loaded_by("from lossd.cli import main", f"main({arguments}, standalone_mode=False)")

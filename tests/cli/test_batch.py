@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from cli.terminal import Terminal
 from lossd.cli import main
 from lossd.cli.batch import FileOutcome, Tally
 from lossd_client import Evaluation, Reduction
@@ -191,20 +186,12 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
         assert row.get("error") == same.get("error")
 
 
-def test_the_confusion_matrices_of_all_files_add_up(directory: Path, tmp_path: Path) -> None:
-    path = tmp_path / "confusion.svg"
-    assert lossd("evaluate", "--batch", directory, "--loss", "cross_entropy", "--plot", path).exit_code == 0
-    right = sum(int((logits.argmax(1) == target).sum()) for logits, target in map(tensors, range(3)))
-    total = sum(len(tensors(seed)[1]) for seed in range(3))
-    assert f"{total} predictions, of which {right / total:.4g} are right" in path.read_text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "label_smoothing"),
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
-        (["--loss", "mse", "--plot", "out.svg", "--plot-kind", "roc"], 2, "can only draw confusion matrices"),
+        (["--loss", "mse", "--plot", "out.svg"], 2, "lossd score DIR --plot draws a whole directory"),
         (["--loss", "cross_entropy", "--output", "rows.txt"], 2, "must end in .csv or .jsonl"),
         (["--loss", "cross_entropy", "--gradient-out", "g.npy"], 2, "leave out FILES, --input and --gradient-out"),
         (["--loss", "cross_entropy", "--url", "http://127.0.0.1:9"], 3, "cannot connect"),
@@ -255,51 +242,10 @@ def test_a_service_that_goes_away_ends_it_and_what_was_done_is_shown(
 
 def test_an_empty_directory_is_wrong_usage(tmp_path: Path) -> None:
     result = lossd("evaluate", "--batch", tmp_path, "--loss", "mse")
-    assert (result.exit_code, "holds no .safetensors, .npz or .npy" in result.stderr) == (2, True)
+    assert (result.exit_code, "holds no .safetensors, .npz, .npy or .csv file of inputs" in result.stderr) == (2, True)
 
 
 # On a terminal
-
-
-def _hear_ctrl_c() -> None:
-    """As a shell has a command in the foreground; tests that run in the background inherit that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class Terminal:
-    """A command whose standard error is a terminal."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        ours, theirs = pty.openpty()
-        self._screen = ours
-        self._poll = select.poll()  # select.select() knows no file beyond the 1024th
-        self._poll.register(ours, select.POLLIN)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lossd.cli", *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-            preexec_fn=_hear_ctrl_c,
-        )  # fmt: skip
-        os.close(theirs)
-        self.shown = ""
-
-    def watch(self) -> Iterator[str]:
-        """What is on the screen, as it grows."""
-        while True:
-            if self._poll.poll(60_000):
-                try:
-                    part = os.read(self._screen, 65536)
-                except OSError:  # the other end is closed
-                    return
-                self.shown += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", part.decode(errors="replace"))
-            yield self.shown
-
-    def close(self) -> tuple[int, str]:
-        """The exit status and standard output."""
-        for _ in self.watch():
-            pass
-        os.close(self._screen)
-        said, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, said
 
 
 def test_a_terminal_shows_progress(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import Address, LossCommand, api_key, as_text
+from lossd.cli.options import Address, LossCommand, api_key, as_text, metric_options
 from lossd.cli.plot import KINDS, Image
-from lossd.request.literal import literal
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
@@ -121,7 +120,7 @@ def evaluate(
         raise click.UsageError("--batch reads its files from a directory: leave out FILES, --input and --gradient-out")
     chosen = {name: value for name, value in parameters.items() if value is not None}
     request_loss = {"name": loss, **chosen} if loss else None
-    metric_options = _metrics(metrics, options)
+    wanted_metrics = metric_options(metrics, options)
     title = f"{loss or task} {as_text(chosen)}".strip()
     optional = _inputs_of(request_loss, ctx.obj) if request_loss else {"prediction": False, "target": False}
     inputs = list(optional)
@@ -129,26 +128,23 @@ def evaluate(
         if directory is not None:
             from lossd.cli.many import evaluate_all
 
-            if plot_kind not in (None, "confusion"):
-                raise click.UsageError(
-                    f"--batch can only draw confusion matrices, which add up; {plot_kind} is for one file"
-                )
+            if plot is not None or plot_kind is not None:
+                raise click.UsageError("--plot draws one evaluation; lossd score DIR --plot draws a whole directory")
             outputs = ["loss", "metrics"] if loss else None
             if url is None:
-                _check(request_loss, task, metric_options, outputs)
+                _check(request_loss, task, wanted_metrics, outputs)
             status = evaluate_all(
                 directory,
                 inputs,
-                lambda tensors: ask(request_loss, task=task, inputs=tensors, metrics=metric_options, outputs=outputs),
+                lambda tensors: ask(request_loss, task=task, inputs=tensors, metrics=wanted_metrics, outputs=outputs),
                 in_flight=in_flight or (4 if url else 1),
                 output=output,
-                plot=plot,
                 as_json=as_json,
                 title=title,
             )
             ctx.exit(status)
         tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
-        answer = ask(request_loss, task=task, inputs=tensors, metrics=metric_options)
+        answer = ask(request_loss, task=task, inputs=tensors, metrics=wanted_metrics)
         if plot is not None:
             import lossd.cli.plot as pictures
 
@@ -156,7 +152,7 @@ def evaluate(
             kind = pictures.kind_for(picture_task, plot_kind, loss=loss)
 
             def picture_metrics(names: list[str]) -> Evaluation:
-                drawn = {**(metric_options or {}), "names": names}
+                drawn = {**(wanted_metrics or {}), "names": names}
                 return ask(request_loss, task=task, inputs=tensors, metrics=drawn, outputs=["metrics"])
 
             pictures.of_evaluation(plot, kind, picture_task, request_loss, picture_metrics)
@@ -172,17 +168,6 @@ def _inputs_of(loss: Mapping[str, Any], described: Mapping[str, Any]) -> dict[st
     from lossd.request.planning import make_plan
 
     return {entry.name: entry.optional for entry in make_plan({"loss": loss}).inputs}
-
-
-def _metrics(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the request's ``metrics`` object; None without names and options."""
-    options_object: dict[str, Any] = {"names": names.split(",")} if names else {}
-    for item in options:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--metric-option")
-        options_object[name] = literal(value)
-    return options_object or None
 
 
 def _check(

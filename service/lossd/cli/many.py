@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 from rich.text import Text
 
 import lossd.cli.files as files
 import lossd.cli.report as report
 from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
-from lossd.cli.plot import write
+from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
 from lossd_client.errors import Problem
 
 __all__ = ["evaluate_all"]
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-REDRAWN_PER_S = 5
 MAX_NAMES = 5
 
 
@@ -35,7 +29,6 @@ def evaluate_all(
     *,
     in_flight: int,
     output: Path | None,
-    plot: Path | None,
     as_json: bool,
     title: str,
 ) -> int:
@@ -47,7 +40,6 @@ def evaluate_all(
         evaluate: Evaluates the inputs of one file, by name.
         in_flight: How many files are evaluated at a time.
         output: The file that gets a row for each outcome.
-        plot: The file for a picture of the summed confusion matrices.
         as_json: Whether to print JSON lines instead of a table.
         title: The loss and its parameters, for the report.
 
@@ -67,40 +59,21 @@ def evaluate_all(
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
     show_progress = not (as_json and sys.stdout.isatty())  # JSON lines on a terminal already show progress
     try:
-        with results_file(output) as results, _progress(len(found), tally, shown=show_progress) as advance:
+        with results_file(output) as results, progress(len(found), shown=show_progress) as advance:
             for outcome in outcomes(found, evaluate, in_flight=in_flight):
-                with _uninterrupted():
+                with uninterrupted():  # every counted outcome is also written
                     tally.add(outcome)
                     rows.add(outcome)
                     if results is not None:
                         results.add(outcome)
-                advance()
+                mean = "–" if tally.mean_loss is None else f"{tally.mean_loss:.6g}"
+                line = f"{tally.files}/{len(found)} files  {tally.mb_per_s:>8.1f} MB/s  mean loss {mean}"
+                advance(1, line, f"{tally.failed} failed" * bool(tally.failed))
     except KeyboardInterrupt:
         interrupted = True
     finally:
         rows.finish(tally, len(found), title)
-    if plot is not None and rows.confusion is not None:
-        write(plot, "confusion", {"confusion_matrix": rows.confusion.tolist()})
-    elif plot is not None and not interrupted:
-        raise click.UsageError("only confusion matrices of many files can be drawn, and no file has one")
     return INTERRUPTED if interrupted else FAILED if tally.failed else DONE
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Defer Ctrl-C until the block ends, so that every counted outcome is also written."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if signals:
-        raise KeyboardInterrupt
 
 
 class _Rows:
@@ -109,7 +82,6 @@ class _Rows:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._rows: list[tuple[str, Mapping[str, float | None] | str]] = []
-        self.confusion: np.ndarray[Any, Any] | None = None
 
     def add(self, outcome: FileOutcome) -> None:
         """Add an outcome."""
@@ -119,17 +91,7 @@ class _Rows:
         if evaluation is None:
             self._rows.append((outcome.source.name, _reason(outcome.problem)))
             return
-        self._rows.append((outcome.source.name, dict(figures(evaluation))))
-        matrix = np.asarray(evaluation.metrics.get("confusion_matrix"))
-        if matrix.ndim == 2:  # not a count of classes, nor a matrix for each label
-            self._add_matrix(matrix)
-
-    def _add_matrix(self, matrix: np.ndarray[Any, Any]) -> None:
-        """Add a confusion matrix; matrices of fewer classes have the first ones."""
-        if self.confusion is not None and len(self.confusion) != len(matrix):
-            size = max(len(self.confusion), len(matrix))
-            self.confusion, matrix = (np.pad(m, (0, size - len(m))) for m in (self.confusion, matrix))
-        self.confusion = matrix if self.confusion is None else self.confusion + matrix
+        self._rows.append((outcome.source.name, dict(figures(evaluation.loss, evaluation.metrics))))
 
     def finish(self, tally: Tally, total: int, title: str) -> None:
         """Print the table, or the last line of JSON."""
@@ -152,34 +114,3 @@ class _Rows:
 
 def _reason(problem: Problem | None) -> str:
     return "" if problem is None else f"{problem.title}: {problem.detail}"
-
-
-@contextmanager
-def _progress(total: int, tally: Tally, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on standard error if it is a terminal: files, rate, mean loss so far, time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files  {task.fields[rate]:>8.1f} MB/s  mean loss {task.fields[mean]}", markup=False),
-        TextColumn("{task.fields[failed]}", style="red", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=REDRAWN_PER_S,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not (shown and console.is_terminal),
-    )
-    with bar:
-        task = bar.add_task("", total=total, rate=0.0, mean="–", failed="")
-
-        def advance() -> None:
-            mean = "–" if tally.mean_loss is None else f"{tally.mean_loss:.6g}"
-            bar.update(
-                task, advance=1, rate=tally.mb_per_s, mean=mean, failed=f"{tally.failed} failed" * bool(tally.failed)
-            )
-
-        yield advance

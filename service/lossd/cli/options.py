@@ -13,7 +13,7 @@ from lossd.cli.help import Command
 from lossd.cli.known import known
 from lossd.request.literal import literal
 
-__all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe", "option_name"]
+__all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe", "metric_options", "option_name"]
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -90,6 +90,17 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     from lossd.losses.registry import find_loss
 
     return describe_loss(find_loss(loss, listed_by="lossd losses"))
+
+
+def metric_options(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the request's ``metrics`` object; None without names and options."""
+    options_object: dict[str, Any] = {"names": names.split(",")} if names else {}
+    for item in options:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--metric-option")
+        options_object[name] = literal(value)
+    return options_object or None
 
 
 class Address(click.ParamType[str]):

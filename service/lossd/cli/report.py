@@ -15,7 +15,7 @@ from rich.text import Text
 from lossd_client import Evaluation
 from lossd_client.wire import json
 
-__all__ = ["catalogue", "console", "curve", "document", "failures", "loss", "metrics", "outcomes", "render"]
+__all__ = ["catalogue", "console", "curve", "document", "failures", "loss", "metrics", "outcomes", "render", "score"]
 
 MAX_CLASSES = 32
 MAX_ROWS, MAX_COLUMNS = 40, 6
@@ -45,6 +45,28 @@ def render(evaluation: Evaluation, *, title: str) -> RenderableType:
         parts += ["", Text(f"metrics, {evaluation.metrics.task}", style="bold"), *_metrics(evaluation.metrics)]
     for warning in evaluation.warnings:
         parts.append(Text(f"{warning.code}: {warning.detail}", style="yellow"))
+    return Group(*parts)
+
+
+def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
+    """Return the score of a data set as tables.
+
+    Args:
+        document: The result of a run in JSON form, with ``files``.
+        title: The loss and its parameters, or the task.
+    """
+    metrics, files = document["metrics"], document["files"]
+    pairs = [("files", f"{files['counted']:,} of {files['of']:,}"), ("rows", f"{document['counted']['rows']:,}")]
+    if "loss" in document:
+        pairs.append(("loss", _number(document["loss"])))
+    if document["targets"] is not None:
+        pairs.append(("targets", document["targets"]))
+    parts: list[RenderableType] = [Text(title, style="bold"), _pairs(iter(pairs))]
+    parts += ["", Text(f"metrics, {metrics['task']}", style="bold"), *_metrics(metrics)]
+    for name, bound in document["bounds"].items():
+        parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
+    for warning in document["warnings"]:
+        parts.append(Text(f"{warning['code']}: {warning['detail']}", style="yellow"))
     return Group(*parts)
 
 

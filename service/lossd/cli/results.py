@@ -14,7 +14,6 @@ from lossd_client.wire import json
 
 if TYPE_CHECKING:
     from lossd.cli.batch import FileOutcome
-    from lossd_client import Evaluation
 
 __all__ = ["ResultsFile", "document", "figures", "results_file", "text"]
 
@@ -41,11 +40,11 @@ def text(document: Mapping[str, Any]) -> str:
     return json.dumps(json.finite(dict(document))).decode()
 
 
-def figures(evaluation: Evaluation) -> Iterator[tuple[str, float | None]]:
+def figures(loss: Any, metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     """Yield the numbers of an answer that fit into a cell: the loss, and metrics with averages, ``f1.macro``."""
-    if isinstance(evaluation.loss, int | float):
-        yield "loss", evaluation.loss
-    for name, value in evaluation.metrics.items():
+    if isinstance(loss, int | float):
+        yield "loss", loss
+    for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{average}", value[average]) for average in AVERAGES if average in value)
         elif isinstance(value, int | float | None) and name != "task":
@@ -70,7 +69,7 @@ class ResultsFile:
             self._file.write(text(document(outcome)) + "\n")
         else:
             if self._table is None and outcome.evaluation is not None:
-                self._begin([name for name, _ in figures(outcome.evaluation)])
+                self._begin([name for name, _ in figures(outcome.evaluation.loss, outcome.evaluation.metrics)])
             if self._table is None:
                 self._early.append(outcome)
             else:
@@ -96,7 +95,11 @@ def _row(outcome: FileOutcome) -> dict[str, Any]:
         return {**fields, "error": str(outcome.problem)}
     evaluation = outcome.evaluation
     assert evaluation is not None
-    return {**fields, **dict(figures(evaluation)), **(evaluation.reduction._asdict() if evaluation.reduction else {})}
+    return {
+        **fields,
+        **dict(figures(evaluation.loss, evaluation.metrics)),
+        **(evaluation.reduction._asdict() if evaluation.reduction else {}),
+    }
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""A command on a terminal of its own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Terminal"]
+
+
+def _hear_ctrl_c() -> None:
+    """As a shell has a command in the foreground; tests that run in the background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Terminal:
+    """A command whose standard error is a terminal."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        ours, theirs = pty.openpty()
+        self._screen = ours
+        self._poll = select.poll()  # select.select() knows no file beyond the 1024th
+        self._poll.register(ours, select.POLLIN)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lossd.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            preexec_fn=_hear_ctrl_c,
+        )  # fmt: skip
+        os.close(theirs)
+        self.shown = ""
+
+    def watch(self) -> Iterator[str]:
+        """What is on the screen, as it grows."""
+        while True:
+            if self._poll.poll(60_000):
+                try:
+                    part = os.read(self._screen, 65536)
+                except OSError:  # the other end is closed
+                    return
+                self.shown += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", part.decode(errors="replace"))
+            yield self.shown
+
+    def close(self) -> tuple[int, str]:
+        """The exit status and standard output."""
+        for _ in self.watch():
+            pass
+        os.close(self._screen)
+        said, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, said
