@@ -36,9 +36,6 @@ def positive(n: int, dtype: torch.dtype) -> Tensor:
 OURS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "sigmoid": (elementary.sigmoid, (normal,)),
     "softplus": (elementary.softplus, (normal,)),
-    "both tails": (lambda x: elementary.tails(x)[0], (normal,)),
-    "the other tail": (lambda x: elementary.tails(x)[1], (normal,)),
-    "the tails' logarithm": (lambda x: elementary.tails(x)[2], (normal,)),
     **{f"power {e}": (lambda x, e=e: elementary.power(x, e), (positive,)) for e in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5)},
     "powers": (elementary.power, (positive, positive)),
     "atan2": (lambda x, y: elementary.in_whole_vectors(torch.atan2, x, y), (normal, normal)),
@@ -71,14 +68,12 @@ CLEAN: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
 """What losses take of torch as it is."""
 
 
-def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...], *, slopes: bool) -> Iterator[tuple[str, Any]]:
+def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> Iterator[tuple[str, Any]]:
     """The function's values and slopes: of all entries, of parts, and of tensors that are not contiguous."""
 
     def values(*of: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             value = function(*of)
-        if not slopes:
-            return (value,)
         leaves = [t.detach().requires_grad_() for t in of]
         result = function(*leaves)
         if not result.requires_grad:
@@ -101,17 +96,16 @@ def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...], *, slop
 @pytest.mark.parametrize("name", [*OURS, *CLEAN])
 def test_a_value_and_its_slope_depend_on_the_argument_alone(name: str, dtype: torch.dtype) -> None:
     function, draws = (OURS | CLEAN)[name]
-    slopes = "tail" not in name
     for n in (63, 64, 67):
         arguments = tuple(draw(n, dtype) for draw in draws)
-        (_, wanted), *others = ways(function, arguments, slopes=slopes)
+        (_, wanted), *others = ways(function, arguments)
         for how, found in others:
             assert_equal(found, wanted, f"{n} numbers {how}")
     arguments = tuple(draw(2 * SHARED + 35, dtype) for draw in draws)
     with threads(1):
-        _, wanted = next(ways(function, arguments, slopes=slopes))
+        _, wanted = next(ways(function, arguments))
     with threads(3):
-        for how, found in islice(ways(function, arguments, slopes=slopes), 2):
+        for how, found in islice(ways(function, arguments), 2):
             assert_equal(found, wanted, f"by three threads, {how}")
 
 
@@ -160,7 +154,7 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any], Any], Callabl
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", EXACT)
-def test_values_and_slopes_keep_their_digits_at_both_ends(name: str, dtype: torch.dtype) -> None:
+def test_values_keep_their_digits_at_both_ends(name: str, dtype: torch.dtype) -> None:
     function, value, slope = EXACT[name]
     x = torch.tensor(POINTS, dtype=dtype, requires_grad=True)
     y = function(x)
@@ -168,17 +162,9 @@ def test_values_and_slopes_keep_their_digits_at_both_ends(name: str, dtype: torc
     limits = torch.finfo(dtype)
     with mpmath.workdps(50):
         for point, found, steepness in zip(x.tolist(), y.tolist(), gradient.tolist(), strict=True):
-            for mine, exact in ((found, value(mpmath.mpf(point))), (steepness, slope(mpmath.mpf(point)))):
-                assert abs(mine - exact) <= 4 * limits.eps * abs(exact) + limits.tiny, point
-
-
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_both_tails_and_their_logarithm_are_those_of_the_functions(dtype: torch.dtype) -> None:
-    x = torch.tensor([*POINTS, math.inf, -math.inf], dtype=dtype)
-    p, rest, log = elementary.tails(x)
-    torch.testing.assert_close(p, elementary.sigmoid(x), rtol=4 * torch.finfo(dtype).eps, atol=0)
-    torch.testing.assert_close(rest, elementary.sigmoid(-x), rtol=4 * torch.finfo(dtype).eps, atol=0)
-    assert torch.equal(log, elementary.softplus(-x.abs()))
+            exact = value(mpmath.mpf(point))
+            assert abs(found - exact) <= 4 * limits.eps * abs(exact) + limits.tiny, point
+            assert abs(steepness - slope(mpmath.mpf(point))) <= 4 * limits.eps, point
 
 
 def test_infinities_have_their_limits_and_nan_stays_nan() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses.elementary import power, sigmoid, tails
+from lossd.losses.elementary import power, sigmoid
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
 from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
@@ -124,11 +124,8 @@ def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -
     and right. An infinite logit that is right has 0.
     """
     positive = target if weight is None else target * weight
-    return _both_parts(positive, target, -functional.logsigmoid(z), -functional.logsigmoid(-z))
-
-
-def _both_parts(positive: Tensor, target: Tensor, of_positive: Tensor, of_negative: Tensor) -> Tensor:
-    return softmax.expected(positive, of_positive) + softmax.expected(1 - target, of_negative)
+    yes = softmax.expected(positive, -functional.logsigmoid(z))
+    return yes + softmax.expected(1 - target, -functional.logsigmoid(-z))
 
 
 @bce_with_logits.closed_form
@@ -143,15 +140,10 @@ def _bce_with_logits(
 ) -> Tensor | Unreduced:
     target, kept = without_ignored(target, ignore_index)
     weight = _label_weights(prediction, pos_weight)
-    positive = target if weight is None else target * weight
-    p, rest, log = tails(prediction)
-    torch.mul(p, 1 - target, out=gradient["prediction"]).sub_(rest.mul_(positive)).mul_(_factor(upstream, kept))
-    return weighted(_entropy(prediction, log, target, positive), kept)
-
-
-def _entropy(z: Tensor, log: Tensor, target: Tensor, positive: Tensor) -> Tensor:
-    """The same as :func:`entropy_of_logits`, given log(1 + e^-|z|)."""
-    return _both_parts(positive, target, log - z.clamp(max=0), log + z.clamp(min=0))
+    positive = sigmoid(-prediction).mul_(target if weight is None else target * weight)
+    slope = torch.mul(sigmoid(prediction), 1 - target, out=gradient["prediction"])
+    slope.sub_(positive).mul_(_factor(upstream, kept))
+    return weighted(entropy_of_logits(prediction, target, weight), kept)
 
 
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
@@ -242,8 +234,8 @@ def _sigmoid_focal(
 ) -> Tensor | Unreduced:
     target, kept = without_ignored(target, ignore_index)
     if from_logits:
-        p, rest, log = tails(prediction)
-        entropy = _entropy(prediction, log, target, target)
+        p, rest = sigmoid(prediction), sigmoid(-prediction)
+        entropy = entropy_of_logits(prediction, target)
     else:
         p = _clipped(prediction, eps)
         rest = 1 - p

@@ -371,14 +371,14 @@ def _distance(
         # What may be no difference but the shift, and what float32's squares may not hold, is looked at again.
         doubtful = ~_in_range(narrow, above=4 * shift.squeeze(-1) * difference.shape[-1])
         distance = narrow.double()  # whatever the other rows are
-    else:
-        doubtful = torch.ones(len(first), dtype=torch.bool, device=first.device)
-    same = doubtful & (difference == 0).all(-1)
-    if order != 2 or bool(doubtful.any()):
-        wide = row_norm(shifted.double(), order)
-        wide = torch.where(same, wide.detach(), wide)
-        distance = torch.where(doubtful, wide, distance) if order == 2 else wide
-    return distance.square() if squared else distance, same
+        if not bool(doubtful.any()):
+            return distance.square() if squared else distance, doubtful
+    same = (difference == 0).all(-1)
+    wide = row_norm(shifted.double(), order)
+    wide = torch.where(same, wide.detach(), wide)
+    if order == 2:
+        same, wide = same & doubtful, torch.where(doubtful, wide, distance)
+    return wide.square() if squared else wide, same
 
 
 def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -174,10 +174,12 @@ PLAIN_EXPONENTS = (0.0, 0.5, 1.0, 2.0, 3.0)
 
 
 def _power(base: Value, exponent: Value) -> Tensor:
-    if isinstance(exponent, float) and exponent in PLAIN_EXPONENTS:
+    if isinstance(exponent, Tensor):
+        return in_whole_vectors(torch.pow, *_tensors(base, exponent))
+    if exponent in PLAIN_EXPONENTS:
         plain: Tensor = operator.pow(_like(base), exponent)
         return plain
-    return in_whole_vectors(torch.pow, *_tensors(base, exponent))
+    return in_whole_vectors(lambda entries: operator.pow(entries, exponent), _like(base))
 
 
 def _where(condition: Value, a: Value, b: Value) -> Tensor:
