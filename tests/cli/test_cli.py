@@ -386,7 +386,8 @@ def test_a_setting_that_makes_no_sense_is_wrong_usage(
 
 
 def test_the_command_line_overrides_the_environment() -> None:
-    environment = os.environ | {"LOSSD_PORT": "1", "LOSSD_ENGINE": "inline", "LOSSD_LOG_LEVEL": "error"}
+    settings = {"LOSSD_PORT": "1", "LOSSD_ENGINE": "inline", "LOSSD_LOG_LEVEL": "error", "LOSSD_COMPILED": "false"}
+    environment = os.environ | settings
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
