@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 import lossd.metrics as metrics
-from lossd.api.pages import JSON, page
+from lossd.api.pages import JSON, Page
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
@@ -146,40 +145,54 @@ def _typed(model: type[BaseModel]) -> dict[str, Any]:
     return {"response_model": None, "responses": {200: {"model": model}}}
 
 
-@lru_cache(maxsize=1)
-def _losses(_: tuple[str | None, ...]) -> bytes:
-    """Return the list of losses. The argument, why each is unavailable, is the cache's key."""
+def _losses() -> bytes:
     return orjson.dumps({"losses": [describe_loss(loss) for loss in REGISTRY.values()]})
 
 
-@cache
 def _metrics() -> bytes:
     return orjson.dumps({"metrics": metrics.describe(), "options": describe_options()})
+
+
+def _availability() -> tuple[str | None, ...]:
+    """Return why each loss is unavailable. Pages about losses are made again if it changes."""
+    return tuple(loss.unavailable() for loss in REGISTRY.values())
+
+
+def _metric(name: str) -> list[dict[str, Any]]:
+    return [entry for entry in metrics.describe() if entry["name"] == name]
 
 
 def router() -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
+    all_losses, every_metric = Page(_losses, JSON), Page(_metrics, JSON)
+    of_losses: dict[str, Page] = {}
+    of_metrics: dict[str, Page] = {}
+    names = {name for names in metrics.METRICS.values() for name in names}
 
     @routes.get("/losses", summary="Every loss", response_model=LossList)
-    def losses(request: Request) -> Response:
-        return page(_losses(tuple(loss.unavailable() for loss in REGISTRY.values())), JSON, request.headers)
+    async def losses(request: Request) -> Response:
+        return await all_losses.answer(request.headers, _availability())
 
     @routes.get("/losses/{name}", summary="One loss", **_typed(LossEntry))
-    def loss(name: str) -> dict[str, Any]:
-        return describe_loss(find_loss(name))
+    async def loss(request: Request, name: str) -> Response:
+        found = find_loss(name)
+        if name not in of_losses:
+            of_losses[name] = Page(lambda: orjson.dumps(describe_loss(found)), JSON)
+        return await of_losses[name].answer(request.headers, found.unavailable())
 
     @routes.get("/metrics", summary="Every metric, by task", response_model=MetricCatalogue)
-    def all_metrics(request: Request) -> Response:
-        return page(_metrics(), JSON, request.headers)
+    async def all_metrics(request: Request) -> Response:
+        return await every_metric.answer(request.headers)
 
     @routes.get("/metrics/{name}", summary="One metric, in each task that has it", **_typed(MetricList))
-    def one_metric(name: str) -> dict[str, Any]:
-        found = [entry for entry in metrics.describe() if entry["name"] == name]
-        if not found:
-            near = closest(name, tuple({n for names in metrics.METRICS.values() for n in names}), {})
+    async def one_metric(request: Request, name: str) -> Response:
+        if name not in names:
+            near = closest(name, tuple(names), {})
             hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists all metrics"
             raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}")
-        return {"metrics": found}
+        if name not in of_metrics:
+            of_metrics[name] = Page(lambda: orjson.dumps({"metrics": _metric(name)}), JSON)
+        return await of_metrics[name].answer(request.headers)
 
     return routes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from lossd.api.headers import with_policy
-from lossd.api.pages import JSON, Files, page
+from lossd.api.pages import JSON, MEDIA_TYPES, Files, Page
 from lossd_client.errors import PROBLEMS, NotFound, Problem
 from lossd_client.wire.quoting import quoted
 
@@ -28,45 +27,51 @@ STATIC = "/docs/static"
 def mount(app: FastAPI) -> None:
     """Add ``/openapi.json``, ``/docs``, ``/redoc``, ``/problems`` and their assets."""
     app.mount(STATIC, Files(ASSETS), name="docs-assets")
-    document = cache(lambda: orjson.dumps(app.openapi()))
+    document = Page(lambda: orjson.dumps(app.openapi()), JSON)
     assets = STATIC[1:]  # relative, so that the path below which a proxy serves the page does not matter
     icon = f"{assets}/favicon.png"
-
-    @app.get("/openapi.json", include_in_schema=False)
-    def openapi(request: Request) -> Response:
-        return page(document(), JSON, request.headers)
-
-    @app.get("/docs", include_in_schema=False)
-    def swagger() -> HTMLResponse:
-        html = get_swagger_ui_html(
+    swagger_page = _page(
+        get_swagger_ui_html(
             openapi_url="openapi.json",
             title="lossd",
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=icon,
         )
-        return with_policy(html)
-
-    @app.get("/redoc", include_in_schema=False)
-    def redoc() -> HTMLResponse:
-        html = get_redoc_html(
+    )
+    redoc_page = _page(
+        get_redoc_html(
             openapi_url="openapi.json",
             title="lossd",
             redoc_js_url=f"{assets}/redoc.standalone.js",
             redoc_favicon_url=icon,
             with_google_fonts=False,
         )
-        return with_policy(html)
+    )
+    all_problems = _text("Problems", "".join(_section(kind, linked=True) for kind in PROBLEMS.values()))
+    each_problem = {slug: _text(kind.title, _section(kind, linked=False)) for slug, kind in PROBLEMS.items()}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        return await document.answer(request.headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def swagger(request: Request) -> Response:
+        return await swagger_page.answer(request.headers)
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc(request: Request) -> Response:
+        return await redoc_page.answer(request.headers)
 
     @app.get("/problems", include_in_schema=False)
-    def problems() -> HTMLResponse:
-        return _page("Problems", "".join(_section(kind, linked=True) for kind in PROBLEMS.values()))
+    async def problems(request: Request) -> Response:
+        return await all_problems.answer(request.headers)
 
     @app.get("/problems/{slug}", include_in_schema=False)
-    def problem(slug: str) -> HTMLResponse:
-        if slug not in PROBLEMS:
+    async def problem(request: Request, slug: str) -> Response:
+        if slug not in each_problem:
             raise NotFound(f"there is no problem type {quoted(slug)}; /problems lists all types")
-        return _page(PROBLEMS[slug].title, _section(PROBLEMS[slug], linked=False))
+        return await each_problem[slug].answer(request.headers)
 
 
 def describe_problem(kind: type[Problem]) -> dict[str, str]:
@@ -98,10 +103,15 @@ def _html(text: str) -> str:
     return re.sub(r"`+([^`]+)`+", r"<code>\1</code>", escape(text))
 
 
-def _page(title: str, body: str) -> HTMLResponse:
+def _text(title: str, body: str) -> Page:
     style = "body{font:1rem/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}"
     html = HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · lossd</title>'
         f'<meta name="viewport" content="width=device-width"><style>{style}</style><main>{body}</main></html>'
     )
-    return with_policy(html)
+    return _page(html)
+
+
+def _page(html: HTMLResponse) -> Page:
+    policy = "content-security-policy"
+    return Page(lambda: bytes(html.body), MEDIA_TYPES[".html"], headers={policy: with_policy(html).headers[policy]})

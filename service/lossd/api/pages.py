@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from lossd.api.http.compression import MIN_BYTES, choose_encoding
 
-__all__ = ["ASK_AGAIN", "FOREVER", "JSON", "MEDIA_TYPES", "Files", "page"]
+__all__ = ["ASK_AGAIN", "FOREVER", "JSON", "MEDIA_TYPES", "Files", "Page"]
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -34,36 +34,59 @@ FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
 
-def page(
-    body: bytes,
-    media_type: str,
-    request_headers: Headers,
-    *,
-    caching: str = ASK_AGAIN,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return the answer to a request for a page: compressed if the client accepts it, 304 if the client has the page.
+class Page:
+    """A page that is the same for all clients. It is made, and compressed, once, in a thread.
 
     Args:
-        body: The page. It must not depend on the request, because its compressed form is cached.
+        make: Returns the page.
         media_type: The page's media type.
-        request_headers: The request's headers.
         caching: The answer's Cache-Control.
         headers: Further headers of the answer.
     """
-    tag = f'W/"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
-    stated = {**(headers or {}), "cache-control": caching, "etag": tag, "vary": "accept-encoding"}
-    if tag in request_headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=stated)
-    encoding = choose_encoding(request_headers.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
-    if encoding and len(body) >= MIN_BYTES and media_type not in INCOMPRESSIBLE:
-        body, stated["content-encoding"] = _gzipped(body), "gzip"
-    return Response(body, headers=stated, media_type=media_type)
 
+    def __init__(
+        self,
+        make: Callable[[], bytes],
+        media_type: str,
+        *,
+        caching: str = ASK_AGAIN,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._make = make
+        self._stated = {**(headers or {}), "cache-control": caching, "vary": "accept-encoding"}
+        self._media_type = media_type
+        self._version: Hashable = None
+        self._forms: dict[bytes | None, tuple[bytes, dict[str, str]]] = {}
+        self._making = asyncio.Lock()
 
-@lru_cache(maxsize=256)
-def _gzipped(body: bytes) -> bytes:
-    return gzip.compress(body, mtime=0)
+    async def answer(self, request_headers: Headers, version: Hashable = None) -> Response:
+        """Return the answer to a request: compressed if the client accepts it, 304 if the client has the page.
+
+        Args:
+            request_headers: The request's headers.
+            version: The page is made again if this changes.
+        """
+        encoding = choose_encoding(request_headers.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
+        form = self._forms.get(encoding) if version == self._version else None
+        if form is None:
+            async with self._making:
+                if version != self._version:
+                    self._version, self._forms = version, {}
+                if encoding not in self._forms:
+                    self._forms[encoding] = await run_in_threadpool(self._form, encoding)
+                form = self._forms[encoding]
+        body, stated = form
+        if stated["etag"] in request_headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=stated)
+        return Response(body, headers=stated, media_type=self._media_type)
+
+    def _form(self, encoding: bytes | None) -> tuple[bytes, dict[str, str]]:
+        """Return the page in an encoding, and its headers."""
+        body = self._make()
+        stated = {**self._stated, "etag": f'W/"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'}
+        if encoding and len(body) >= MIN_BYTES and self._media_type not in INCOMPRESSIBLE:
+            return gzip.compress(body, mtime=0), {**stated, "content-encoding": "gzip"}
+        return body, stated
 
 
 class Files(StaticFiles):
@@ -77,6 +100,7 @@ class Files(StaticFiles):
     def __init__(self, directory: Path, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(directory=directory)
         self.headers = headers
+        self._pages: dict[tuple[Path, str], Page] = {}
 
     def caching(self, scope: Scope) -> str:
         """Return the Cache-Control of the requested file."""
@@ -87,8 +111,9 @@ class Files(StaticFiles):
         found = await super().get_response(path, scope)
         if not isinstance(found, FileResponse):
             return found
-        file = Path(found.path)  # read before the answer begins: there may be no file descriptor left
-        media_type, caching = MEDIA_TYPES.get(file.suffix, TEXT), self.caching(scope)
-        return await run_in_threadpool(
-            lambda: page(file.read_bytes(), media_type, Headers(scope=scope), caching=caching, headers=self.headers)
-        )
+        file, caching = Path(found.path), self.caching(scope)
+        page = self._pages.get((file, caching))
+        if page is None:
+            page = Page(file.read_bytes, MEDIA_TYPES.get(file.suffix, TEXT), caching=caching, headers=self.headers)
+            self._pages[file, caching] = page
+        return await page.answer(Headers(scope=scope), found.headers["etag"])

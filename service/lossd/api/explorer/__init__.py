@@ -7,6 +7,7 @@ cache them for ever and never mixes two versions.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Set
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from lossd.api.pages import ASK_AGAIN, FOREVER, MEDIA_TYPES, Files, page
+from lossd.api.pages import ASK_AGAIN, FOREVER, MEDIA_TYPES, Files, Page
 
 __all__ = ["mount"]
 
@@ -35,12 +36,16 @@ def mount(app: FastAPI) -> None:
     versions: set[str] = set()
     app.mount(f"{PREFIX}/{{version}}", _Assets(versions), name="explorer-assets")
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    def explorer(request: Request) -> Response:
+    def index() -> bytes:
         version = _version()
         versions.add(version)
-        text = (STATIC / "index.html").read_text().replace('"static/', f'"{PREFIX[1:]}/{version}/')
-        return page(text.encode(), MEDIA_TYPES[".html"], request.headers, headers=GUARDS)
+        return (STATIC / "index.html").read_text().replace('"static/', f'"{PREFIX[1:]}/{version}/').encode()
+
+    page = Page(index, MEDIA_TYPES[".html"], headers=GUARDS)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def explorer(request: Request) -> Response:
+        return await page.answer(request.headers, int(time.monotonic()))  # files are looked at once a second
 
 
 class _Assets(Files):
