@@ -78,9 +78,13 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
 
 
 @contextmanager
-def command(*options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
-    """``lossd serve`` with these options and variables: its URL, its process and its log."""
+def command(
+    *options: str, files: int | None = None, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
+    """``lossd serve`` with these options, limit of open files and variables: its URL, its process and its log."""
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
+    if files is not None:
+        line = ["prlimit", f"--nofile={files}:{files}", *line]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with subprocess.Popen(
         line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 import socket
 import ssl
+import struct
+import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,11 +21,14 @@ import pytest
 from api.test_tls import openssl
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, Response, head
+from chaos.service import cpu_s
 from lossd.api.http import time_limits
 from serving import certificate, command, running
 
 MOST = 4
 KEY = "a-key-that-nobody-could-ever-guess-0123456789"
+GET = b"GET /health/live HTTP/1.1\r\nHost: lossd\r\n"
+NONE = b"GET /v1/none HTTP/1.1\r\nHost: lossd\r\n\r\n"
 PROBES = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 
 
@@ -58,6 +66,90 @@ def test_a_connection_too_many_that_asks_nothing_is_soon_gone(monkeypatch: pytes
 
     with running(engine="inline", max_connections=MOST, idle_timeout_ms=30_000) as service:
         assert asyncio.run(run(service.port)) < 15
+
+
+def connected(port: int, data: bytes, *, reset: bool = False) -> socket.socket:
+    """A connection that has sent something; if it is to be reset, it is closed so."""
+    one = socket.create_connection(("127.0.0.1", port), timeout=60)
+    one.sendall(data)
+    if reset:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+    return one
+
+
+@contextmanager
+def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Stop a process for the block, as a busy one that accepts nothing."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_what_a_client_sent_before_it_reset_its_connection_is_not_read() -> None:
+    with command("--access-log=none") as (url, process, _):
+        port = int(url.rpartition(":")[2])
+        with stopped(process):
+            for _ in range(50):
+                connected(port, GET + b"a:\r\n" * 15_900, reset=True)
+            left = connected(port, GET + b"a:\r\n" * 15_900)
+        assert left.recv(12) == b"HTTP/1.1 431"
+        left.close()
+        (refused,) = re.findall(
+            r"^lossd_requests_total\{.*head-too-large.* (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE
+        )
+        assert float(refused) == 1
+
+
+def test_connections_are_accepted_however_busy_those_before_are() -> None:
+    """Of 100 that come at once, the last is answered before those before have been answered 100 times each."""
+    busy, waiting, requests = 16, 100, 400
+    with command("--access-log=none") as (url, process, _), ExitStack() as stack:
+        port = int(url.rpartition(":")[2])
+        crowd = [stack.enter_context(connected(port, NONE * requests)) for _ in range(busy)]
+        assert [one.recv(12) for one in crowd] == [b"HTTP/1.1 404"] * busy
+        with stopped(process):
+            late = [stack.enter_context(connected(port, GET + b"\r\n")) for _ in range(waiting)]
+            before = sum(taken(one) for one in crowd)
+        assert late[-1].recv(12) == b"HTTP/1.1 200"
+        process.send_signal(signal.SIGSTOP)
+        meanwhile = sum(taken(one) for one in crowd)
+        process.send_signal(signal.SIGCONT)
+        assert before + meanwhile < busy * requests, "the others were busy all the time"
+        assert meanwhile < busy * waiting / 2
+
+
+def test_more_connections_than_files_leave_some_for_those_who_ask_for_health() -> None:
+    """300 connections that ask nothing, and 200 files; health is not reset, and no core is busy."""
+    with command("--idle-timeout-ms=120000", files=200) as (url, process, log), ExitStack() as stack:
+        port = int(url.rpartition(":")[2])
+        assert "200 files may be open" in log.readline() + log.readline()
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        begin_s, end = cpu_s([process.pid]), time.monotonic() + 30
+        while not is_live(url):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert [is_live(url) for _ in range(5)] == [True] * 5
+        assert cpu_s([process.pid]) - begin_s < 2
+
+
+def is_live(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/live").status_code == 200
+    return False
+
+
+def taken(connection: socket.socket) -> int:
+    """How many answers have arrived; they are read."""
+    connection.setblocking(False)
+    count = 0
+    with suppress(BlockingIOError):
+        while chunk := connection.recv(1 << 20):
+            count += chunk.count(b"HTTP/1.1 404")
+    return count
 
 
 def test_who_shows_no_key_rests_shorter_than_who_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+import pytest
+
+from lossd.engine import slab as slabs_module
 from lossd.engine.slab import MAX_IDLE, SlabPool
 
 KIB = 1 << 10
@@ -41,6 +47,21 @@ def test_no_more_are_kept_than_files_are_worth() -> None:
         pool.give(slab)
     assert closed == [slabs[0].id]
     pool.close()
+
+
+def test_slabs_leave_files_for_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is two files: of 80 they may have 20."""
+    monkeypatch.setattr(slabs_module, "files", lambda: 80)
+    closed: list[int] = []
+    pool = SlabPool(1 << 30, closed.append)
+    slabs = [pool.take(1) for _ in range(10)]
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        pool.take(1)
+    for one in slabs[:9]:
+        pool.give(one)
+    assert closed == []
+    assert pool.take(100 * KIB).size == 128 * KIB
+    assert closed == [one.id for one in slabs[:9]]
 
 
 def test_what_is_larger_than_all_that_may_be_kept_is_given_back() -> None:

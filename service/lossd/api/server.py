@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
-import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -20,6 +20,7 @@ from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.http.connection import Http, http_for
 from lossd.api.http.refusing import OverLimit
+from lossd.configuration.machine import files, raise_file_limit
 from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
 from lossd.fronts.health import socket_path
@@ -36,9 +37,13 @@ __all__ = ["serve"]
 
 log = logging.getLogger("lossd.api")
 
-# For files other than connections: slabs, workers, the log.
+# For files other than connections and slabs: listeners, workers, the log.
 SPARE_FILES = 64
 HANDSHAKES_S = 1.0
+
+# libuv accepts one connection of a listener in each turn of its loop. A turn takes milliseconds if many clients send
+# requests, and then connections would wait for a place in line longer than for their answer.
+ACCEPTS = 8
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
@@ -63,7 +68,7 @@ def serve(
         StartError: Why the service cannot work.
     """
     configure(settings)
-    _raise_file_limit(settings)
+    settings = _within_files(settings)
     member = Member(front) if front is not None else None
     engine = create_engine(settings, front.workers if front is not None else None)
     service = create_app(settings, engine, member)
@@ -94,6 +99,8 @@ def serve(
         signal.signal(number, lambda *_: None)
     if front is not None:
         sockets = bind(settings.host, front.port, shared=True)
+    if sockets is not None:
+        sockets = [*sockets, *(bound.dup() for bound in sockets for _ in range(ACCEPTS - 1))]
     server = _Server(config, service, engine, settings, announce, member, handshakes)
     engine.on_failure = server.fail
     server.run(sockets)
@@ -174,8 +181,10 @@ class _Server(uvicorn.Server):
 
     async def _accept_queued(self, sockets: list[socket.socket]) -> None:
         """Stop listening, and accept the connections in the backlog. Closing the listener would reset them."""
-        loop, queued = asyncio.get_running_loop(), []
-        listeners = [socket.socket(fileno=os.dup(sock.fileno())) for server in self.servers for sock in server.sockets]
+        loop, queued, listeners = asyncio.get_running_loop(), [], []
+        with contextlib.suppress(OSError):  # no file is left
+            for server in self.servers:
+                listeners += [socket.socket(fileno=os.dup(sock.fileno())) for sock in server.sockets]
         for server in self.servers:
             server.close()
         for bound in sockets:
@@ -238,15 +247,21 @@ class _Server(uvicorn.Server):
             tls.renew(self._handshakes.context, self._settings)
 
 
-def _raise_file_limit(settings: Settings) -> None:
-    """Raise the limit of open files. Each connection and each slab is one, and the default limit is 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < settings.max_connections + SPARE_FILES:
-        log.warning(
-            "%d files may be open (ulimit -Hn), too few for %d connections: raise it, or set max_connections to %d",
-            hard,
-            settings.max_connections,
-            max(1, hard - SPARE_FILES),
-        )
+def _within_files(settings: Settings) -> Settings:
+    """Return the settings with as many connections as the limit of open files allows.
+
+    Without a free file no connection is accepted, not even one that asks for health. Connections get three quarters of
+    the files, of which half are for connections over their limit; slabs get the last quarter.
+    """
+    raise_file_limit()
+    limit = files()
+    most = max(1, int((limit - SPARE_FILES) * 3 / 8)) if limit < math.inf else math.inf
+    if settings.max_connections <= most:
+        return settings
+    log.warning(
+        "%d files may be open (ulimit -Hn), too few for %d connections (setting max_connections): %d are served",
+        limit,
+        settings.max_connections,
+        most,
+    )
+    return settings.model_copy(update={"max_connections": most})

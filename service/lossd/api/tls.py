@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lossd.api.http.socket_state import has_reset
 from lossd.configuration.preflight import StartError, load_certificate
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ class _Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
         self.transport = transport
+        if has_reset(transport):
+            transport.abort()
+            return
         self.task = asyncio.get_running_loop().create_task(self._encrypt())
         self._handshakes.begin(self, self._connections())
 

@@ -1,18 +1,19 @@
-"""How many cores and how much memory this process may use, by the limits of its control groups.
+"""How many cores, how much memory and how many open files this process may use.
 
-A container may see its own group as the root, or a path of which it sees only its part. So each limit is looked for in
-every group on the path up to the root, and the smallest one applies.
+Control groups limit cores and memory. A container may see its own group as the root, or a path of which it sees only
+its part. So each limit is looked for in every group on the path up to the root, and the smallest one applies.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-__all__ = ["cores", "memory_bytes"]
+__all__ = ["cores", "files", "memory_bytes", "raise_file_limit"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNIFIED = Path("unified")
@@ -38,6 +39,19 @@ def cores() -> float:
             if int(quota) > 0:
                 count = min(count, int(quota) / int(period))
     return count
+
+
+def files() -> float:
+    """Return how many files this process may have open; infinite if there is no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files as far as this process may. It is often 1024 at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def memory_bytes() -> float:

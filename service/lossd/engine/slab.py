@@ -8,13 +8,19 @@ sends those from the same place. Nothing is concatenated, pickled or copied in b
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 from collections.abc import Callable
 
+from lossd.configuration.machine import files
+
 __all__ = ["Lease", "Slab", "SlabPool"]
 
-MAX_IDLE = 256  # slabs kept for reuse; each is two open files
+MAX_IDLE = 256  # slabs kept for reuse
+
+# Each slab is two open files. All of them may take a quarter of the files, so that connections are still accepted.
+SLABS_PER_FILE = 1 / 8
 
 
 class Slab:
@@ -66,6 +72,7 @@ class SlabPool:
         self._free: dict[int, list[Slab]] = {}
         self._idle: dict[int, Slab] = {}  # the same by id, longest unused first
         self._next_id = 0
+        self._most = files() * SLABS_PER_FILE
 
     def take(self, nbytes: int) -> Slab:
         """Return a slab of at least that many bytes. Sizes are powers of two; untouched pages cost nothing.
@@ -81,12 +88,17 @@ class SlabPool:
         else:
             self._next_id += 1
             try:
-                slab = Slab(self._next_id, size)
+                slab = self._new(size)
             except OSError:
                 self._close_idle()
-                slab = Slab(self._next_id, size)
+                slab = self._new(size)
         self.in_use += 1
         return slab
+
+    def _new(self, size: int) -> Slab:
+        if self.in_use + len(self._idle) >= self._most:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Slab(self._next_id, size)
 
     def give(self, slab: Slab) -> None:
         """Take back a slab that nothing refers to. Slabs that were idle longest are closed to make room."""

@@ -24,6 +24,7 @@ import torch
 
 from lossd import logs
 from lossd.compiled.passes import Passes
+from lossd.configuration.machine import raise_file_limit
 from lossd.engine.heartbeat import PROBE, Heartbeat, Unwanted
 from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
@@ -79,7 +80,7 @@ def serve(
             if front.gone:
                 heartbeat.engage(bool(long))
                 continue
-            heartbeat.begin(front.number, manifest["batch"])
+            heartbeat.begin(front.number, manifest["batch"], front.pid)
             memory = front.slab(manifest)
             reply = _answer_if_wanted(manifest, memory, device, heartbeat, passes)
             heartbeat.end()
@@ -135,7 +136,7 @@ def _serve_staged(
     front, batch = staged.popleft()
     if front.gone:
         return
-    heartbeat.begin(front.number, batch.manifest["batch"])
+    heartbeat.begin(front.number, batch.manifest["batch"], front.pid)
     outcomes, copy_ns, compute_ns = pipeline.evaluate(batch)
     if staged and any(isinstance(outcome, TooLarge) for outcome in outcomes):
         # Batches that were copied ahead took the memory it needs: free theirs, and try again before refusing it.
@@ -234,6 +235,7 @@ def main() -> None:
         refusal = [(True, orjson.dumps(InternalError(why).to_json()))]
         connection.sendall(encode_reply(Reply(HELLO, 0, 0, refusal)))
         raise SystemExit(UNUSABLE)
+    raise_file_limit()  # each slab is one
     torch.set_num_threads(arguments.threads)
     heartbeat = Heartbeat()
     passes = Passes(arguments.threads) if arguments.compiled and arguments.device == "cpu" else None

@@ -21,6 +21,7 @@ from lossd.api.http.asgi import DisconnectedError
 from lossd.api.http.body_buffer import BodyBuffer, BodyProtocol
 from lossd.api.http.flow import PausableFlow
 from lossd.api.http.refusing import HEAD, IDLE, OverLimit
+from lossd.api.http.socket_state import has_reset
 from lossd.api.http.time_limits import TimedProtocol
 from lossd.api.http.timeouts import Timeouts
 from lossd_client.errors import Problem
@@ -48,7 +49,15 @@ class Http(TimedProtocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
-        """Begin a connection. One over the limit is refused with an answer; over twice the limit, it is reset."""
+        """Begin a connection. One over the limit is refused with an answer; over twice the limit, it is reset.
+
+        A client that connects, sends and resets leaves its request behind it. Many of them would keep others waiting,
+        so their requests are not read.
+        """
+        if has_reset(transport):
+            self.transport = transport
+            transport.abort()
+            return
         super().connection_made(transport)
         self.flow = PausableFlow(transport)
         self._start_clock()

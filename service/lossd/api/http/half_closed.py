@@ -9,11 +9,10 @@ requests of clients that had left were evaluated. TLS connections and HTTP/1.0 h
 from __future__ import annotations
 
 import asyncio
-import select
 
 from lossd.api.http.uvicorn_internals import RequestResponseCycle
 
-__all__ = ["PROBES_S", "is_closed_unread", "probe"]
+__all__ = ["PROBES_S", "probe"]
 
 # A client that left resets the connection on the first probe, and the second probe fails. A fast answer precedes both.
 PROBES_S = (0.05, 0.1, 0.2)
@@ -34,10 +33,3 @@ def probe(transport: asyncio.Transport, answering: RequestResponseCycle | None) 
         return
     if answering.scope["http_version"] != "1.0":
         transport.write(_CONTINUE)
-
-
-def is_closed_unread(transport: asyncio.Transport) -> bool:
-    """Return whether the client has closed its sending side. While nothing is read, no read reports that."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))

@@ -12,9 +12,10 @@ import time
 from typing import Any
 
 from lossd.api.http.asgi import CLIENT
-from lossd.api.http.half_closed import PROBES_S, is_closed_unread, probe
+from lossd.api.http.half_closed import PROBES_S, probe
 from lossd.api.http.parsing import ParsingProtocol
 from lossd.api.http.refusing import IDLE
+from lossd.api.http.socket_state import has_closed
 from lossd_client.errors import RequestTimeout
 from lossd_client.wire.quoting import digits
 
@@ -69,7 +70,7 @@ class TimedProtocol(ParsingProtocol):
         if self._is_busy():
             self._head_due = self
             self._check_body(now)
-            if self._half_closed or (self.flow.full and self.scheme == "http" and is_closed_unread(self.transport)):
+            if self._half_closed or (self.flow.full and self.scheme == "http" and has_closed(self.transport)):
                 self._probe()
         elif self._refusing:
             pass  # the refusal closes the connection
