@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.configuration.settings import Settings
+from lossd.cost import Cost
 from lossd.engine.batcher import REQUEST_NS, Batch, Batcher, Ticket
 from lossd.engine.inline import InlineEngine
 from lossd.engine.slab import Lease, SlabPool
@@ -386,3 +388,45 @@ def test_what_a_dead_worker_had_goes_first_and_in_its_order(loop):
     queue.batcher.requeue(under_way)
     assert [queue.batcher.next_batch(), queue.batcher.next_batch()] == under_way
     assert ["modest"] in (queue.take(), queue.take())
+
+
+def job_of(milliseconds: float) -> Job:
+    """A request with this estimate."""
+    return replace(mse_job(1), cost=Cost(0, round(milliseconds * 1e6)))
+
+
+def sent(queue: Queue) -> Batch:
+    """The next batch."""
+    batch = queue.batcher.next_batch()
+    assert batch is not None
+    for _ in batch.tickets:
+        batch.lease.release()
+    return batch
+
+
+def test_requests_join_a_batch_until_it_would_take_long(loop):
+    """The first one, by which the batch is arranged, says nothing of those that join."""
+    queue = Queue(loop)
+    for milliseconds in (1, 100, 100, 100, 5000):
+        queue.put("", job_of(milliseconds))
+    assert [len(sent(queue).tickets) for _ in range(3)] == [3, 1, 1]
+    queue.put("", job_of(1))
+    queue.put("", job_of(5000))
+    assert [sent(queue).long for _ in range(2)] == [False, True]
+
+
+def test_what_took_long_is_long_the_next_time_though_its_estimate_is_short(loop):
+    queue = Queue(loop)
+    for took_s, long in ((2.0, False), (2.0, True), (0.1, True), (0.1, False)):
+        queue.put("", job_of(100))
+        batch = sent(queue)
+        assert batch.long == long, f"before {took_s} s"
+        queue.batcher.learn(batch, took_s)
+
+
+def test_one_pause_of_the_machine_does_not_make_a_small_request_long(loop):
+    queue = Queue(loop)
+    queue.put("", job_of(0.1))
+    queue.batcher.learn(sent(queue), 5.0)
+    queue.put("", job_of(0.1))
+    assert not sent(queue).long

@@ -14,16 +14,23 @@ import numpy as np
 import pytest
 
 from chaos.bodies import HEADERS, safetensors_body
+from lossd.cost import Cost, Pairs, Shapes
 from lossd.engine import remote_worker
 from lossd.engine.process import ProcessEngine
 from serving import Running, running
 
 ROWS = 1500
-LONG = safetensors_body(
-    {"loss": {"name": "mined_triplet", "mining": "all"}, "outputs": ["loss"]},
-    embedding=np.random.default_rng(0).standard_normal((ROWS, 1)).astype("f4"),
-    label=np.arange(ROWS) % 7,
-)
+
+
+def triplets(rows: int) -> bytes:
+    return safetensors_body(
+        {"loss": {"name": "mined_triplet", "mining": "all"}, "outputs": ["loss"]},
+        embedding=np.random.default_rng(0).standard_normal((rows, 1)).astype("f4"),
+        label=np.arange(rows) % 7,
+    )
+
+
+LONG = triplets(ROWS)
 SHORT = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 2.0], "target": [1.0, 4.0]}}
 
 
@@ -39,14 +46,14 @@ def clients() -> Iterator[ThreadPoolExecutor]:
         yield clients
 
 
-def worker_of(service: Running) -> remote_worker.Worker:
+def worker_of(service: Running) -> remote_worker.RemoteWorker:
     assert isinstance(service.engine, ProcessEngine)
     return service.engine.workers[0]
 
 
-def long(service: Running, clients: ThreadPoolExecutor) -> Future[httpx.Response]:
+def long(service: Running, clients: ThreadPoolExecutor, body: bytes = LONG) -> Future[httpx.Response]:
     """A long request, whose evaluation has begun."""
-    answer = clients.submit(httpx.post, f"{service.url}/v1/evaluate", content=LONG, headers=HEADERS, timeout=100)
+    answer = clients.submit(httpx.post, f"{service.url}/v1/evaluate", content=body, headers=HEADERS, timeout=100)
     service.wait_until(lambda _: worker_of(service).batches)
     return answer
 
@@ -86,6 +93,26 @@ def test_two_long_ones_go_one_after_the_other(service: Running, clients: ThreadP
     assert short(service) == 2.0
     assert [answer.result().content for answer in waited] == [waited[0].result().content] * 2
     assert service.engine.stats.executions == {"mined_triplet": 2, "mse": 1}
+
+
+def test_what_took_long_has_a_lane_the_next_time_though_its_estimate_is_short(
+    service: Running, clients: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = Pairs.cost
+
+    def too_low(pairs: Pairs, shapes: Shapes) -> Cost:
+        scratch_bytes, work_ns = stated(pairs, shapes)
+        return Cost(scratch_bytes, work_ns // 20)
+
+    monkeypatch.setattr(Pairs, "cost", too_low)
+    body = triplets(ROWS + 1)  # no estimate of it is kept
+    assert long(service, clients, body).result().status_code == 200
+    assert worker_of(service).lane is None
+    waited = long(service, clients, body)
+    for _ in range(5):
+        assert short(service) == 2.0
+    assert not waited.done()
+    assert waited.result().status_code == 200
 
 
 def test_a_lane_ends_when_it_is_not_needed(

@@ -7,9 +7,10 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import httpx
 import numpy as np
 import pytest
 
+from chaos.bodies import HEADERS, safetensors_body
+from chaos.http import head
+from chaos.service import cpu_s, memory_bytes
 from fronts.group import Group, eventually, group, is_alive
 
 
@@ -40,6 +44,11 @@ def ask(client: httpx.Client, seed: int, rows: int = 8) -> int:
 def maps(pid: int) -> int:
     """How many slabs a process has mapped."""
     return Path(f"/proc/{pid}/maps").read_text().count("lossd-slab")
+
+
+def is_computing(pid: int) -> bool:
+    """Whether a process has a core, or waits for one."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
 
 
 def fails_where_its_connection_ends(client: httpx.Client) -> None:
@@ -126,6 +135,47 @@ def test_every_front_shows_what_all_have_counted(shared):
             (stats,) = client.get("/v2/models/mse/stats").json()["model_stats"]
             assert (stats["inference_count"], stats["execution_count"]) == (before + 7, before + 7)
             assert stats["last_inference"] > 1.7e12
+
+
+def test_all_fronts_together_hold_no_more_than_the_budget(tmp_path):
+    """Uploads of three times the budget, of which only the last byte is missing."""
+    budget, each = 64 << 20, 4 << 20
+    zeros = np.zeros(each // 4, np.float32)
+    body = safetensors_body({"loss": {"name": "mse"}, "outputs": ["loss"]}, prediction=zeros, target=zeros)
+    sent = head("POST", "/v1/evaluate", HEADERS, len(body)) + body[:-1]
+    with group(tmp_path, 2, f"--queue-bytes={budget}") as one, ExitStack() as stack:
+        idle = memory_bytes(one.parent.pid)
+        for _ in range(3 * budget // len(body)):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=60))
+            with suppress(ConnectionError):  # it is refused
+                connection.sendall(sent)
+        eventually(lambda: one.metric("lossd_queue_bytes") > budget - 2 * len(body))
+        time.sleep(0.5)
+        assert one.metric("lossd_queue_bytes") <= budget
+        assert budget / 2 < memory_bytes(one.parent.pid) - idle < 1.2 * budget
+
+
+def test_what_a_dead_front_has_left_in_the_worker_ends_within_seconds(tmp_path):
+    """Nobody waits for it any more, and it would take half a minute."""
+    mined = {"loss": {"name": "mined_triplet", "mining": "all"}}
+    request = {"loss": {"name": "weighted_sum", "terms": [mined] * 12}, "outputs": ["loss"]}
+    embedding = np.random.default_rng(0).standard_normal((3000, 1)).astype("f4")
+    body = safetensors_body(request, embedding=embedding, label=np.arange(3000) % 7)
+    with group(tmp_path, 2) as one, ThreadPoolExecutor(1) as pool:
+        (worker,) = one.workers
+        dead, other = one.client_of_each().items()
+        begun_s = cpu_s([worker])
+        unanswered = pool.submit(dead[1].post, "/v1/evaluate", content=body, headers=HEADERS)
+        eventually(lambda: cpu_s([worker]) > begun_s + 0.5)
+        os.kill(dead[0], signal.SIGKILL)
+        killed_s = cpu_s([worker])
+        while worker in one.workers and is_computing(worker):
+            assert cpu_s([worker]) < killed_s + 10
+            time.sleep(0.1)
+        with pytest.raises(httpx.TransportError):
+            unanswered.result()
+        with closing(dead[1]), closing(other[1]):
+            assert ask(other[1], 1) == 200
 
 
 def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):

@@ -100,7 +100,9 @@ class Settings(BaseSettings):
         "process", description="Worker processes, or evaluation inside the front (for embedding and tests)."
     )
     fronts: Annotated[int, Field(ge=1, le=1024)] = Field(
-        1, description="Processes that accept requests on one port and share the workers; limits apply to each of them."
+        1,
+        description="Processes that accept requests on one port and share the workers. Each gets an equal part of "
+        "queue_bytes and cache_bytes; the other limits apply to each of them.",
     )
     max_body_bytes: ByteSize = Field(
         ByteSize(1 << 30),
@@ -116,8 +118,8 @@ class Settings(BaseSettings):
     queue_bytes: ByteSize = Field(
         _part_of_memory(4 << 30, 4),
         ge=1 << 10,
-        description="Most memory of all requests in progress, answers and temporaries included, in bytes; by default "
-        "at most a quarter of the container's memory, divided among the fronts.",
+        description="Most memory of all requests in progress at all fronts, answers and temporaries included, in "
+        "bytes; by default at most a quarter of the container's memory.",
     )
     queue_requests: Annotated[int, Field(ge=1)] = Field(8192, description="Most requests in progress at a time.")
     requests_per_key: Annotated[int, Field(ge=1)] = Field(
@@ -136,8 +138,8 @@ class Settings(BaseSettings):
     )
     cache_bytes: ByteSize = Field(
         _part_of_memory(1 << 30, 16),
-        description="Most shared memory kept between requests, in bytes; by default at most a sixteenth of the "
-        "container's memory, divided among the fronts.",
+        description="Most shared memory kept between requests by all fronts, in bytes; by default at most a sixteenth "
+        "of the container's memory.",
     )
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline, in milliseconds, of a request that has no X-Request-Timeout-Ms."
@@ -232,20 +234,25 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fronts_share(self) -> Self:
-        """The memory that is taken by default is that of all fronts together."""
+        """Give each front its part of the memory."""
         for name in ("queue_bytes", "cache_bytes"):
-            if name not in self.model_fields_set and self.fronts > 1:
-                self.__dict__[name] = ByteSize(max(SMALLEST_PART, getattr(self, name) // self.fronts))
+            self.__dict__[name] = ByteSize(getattr(self, name) // self.fronts)  # the model is frozen
         return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
         """Lower a default to the other setting's value; raise an error if both are set and disagree."""
-        for name, other in (("max_body_bytes", "queue_bytes"), ("request_timeout_ms", "max_timeout_ms")):
+        part = f" for each of {self.fronts} fronts" if self.fronts > 1 else ""
+        for name, other, each in (
+            ("max_body_bytes", "queue_bytes", part),
+            ("request_timeout_ms", "max_timeout_ms", ""),
+        ):
             found, most = getattr(self, name), getattr(self, other)
             if found > most and name in self.model_fields_set:
-                raise ValueError(f"{name} is {found:d}, more than {other}, {most:d}: lower the one or raise the other")
-            self.__dict__[name] = min(found, most)  # the model is frozen
+                raise ValueError(
+                    f"{name} is {found:d}, more than {other}, {most:d}{each}: lower the one or raise the other"
+                )
+            self.__dict__[name] = min(found, most)
         return self
 
     @property

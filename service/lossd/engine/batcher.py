@@ -38,8 +38,10 @@ SHARED_BYTES = 512 << 10
 # About how long a worker takes for the smallest request.
 REQUEST_NS = 30_000
 
-# A batch with a longer estimate must not make others wait.
+# A batch that takes longer must not make others wait.
 LONG_NS = 250_000_000
+# The largest error of an estimate that is learned. A short batch may take long once, as when the machine is busy.
+MOST_ERROR = 100
 
 _batch_ids = itertools.count(1)
 
@@ -90,6 +92,7 @@ class Batch:
         arrangement: The layout of its columns, and its capacity.
         tickets: The requests, in the order of their rows.
         rows: The number of rows in use.
+        work_ns: The estimated time of its requests, in nanoseconds.
         deaths: How many workers died while they evaluated it.
         long: Whether it takes so long that a lane is opened for other batches.
         turn: When it is due, in the batcher's virtual time.
@@ -102,6 +105,7 @@ class Batch:
     arrangement: Arrangement
     tickets: list[Ticket] = field(default_factory=list)
     rows: int = 0
+    work_ns: int = 0
     deaths: int = 0
     long: bool = False
     turn: float = 0.0
@@ -121,7 +125,7 @@ class Batch:
     def fits(self, job: Job, client: str = "") -> bool:
         """Return whether one more job of this client fits."""
         recipe, rows, requests = self.recipe, self.rows + job.rows, len(self.tickets) + 1
-        if not self.arrangement.holds(recipe, rows, requests):
+        if not self.arrangement.holds(recipe, rows, requests) or self.work_ns + job.work_ns > LONG_NS:
             return False
         return client == self.client or rows * recipe.row_bytes + requests * recipe.request_bytes <= SHARED_BYTES
 
@@ -134,11 +138,12 @@ class Batch:
         if not self.arrangement.holds(self.recipe, self.rows + ticket.job.rows, len(self.tickets) + 1):
             raise ValueError(f"{ticket.job.rows} rows more than {self.rows} do not fit into {self.arrangement}")
         if not self.tickets:
-            self.client, self.long = ticket.client, ticket.job.work_ns >= LONG_NS
+            self.client = ticket.client
         elif ticket.client != self.client:
             self.client = None
         ticket.row, ticket.position = self.rows, len(self.tickets)
         self.rows += ticket.job.rows
+        self.work_ns += ticket.job.work_ns
         self.tickets.append(ticket)
         self.lease.holders += 1
 
@@ -150,6 +155,7 @@ class Batch:
         view = self.lease.slab.view
         kept = [t for t in self.tickets if not t.future.done()]
         self.tickets, self.rows = [], 0
+        self.work_ns -= sum(ticket.job.work_ns for ticket in dropped)
         for ticket in kept:
             spans = [ticket.span(self.arrangement, index) for index in range(len(self.recipe.inputs))]
             ticket.row, ticket.position = self.rows, len(self.tickets)
@@ -168,8 +174,10 @@ class Batch:
             offsets = tuple(ticket.span(self.arrangement, i)[0] for i in range(len(self.recipe.columns)))
             ticket.row = ticket.position = 0
             arrangement = Arrangement(offsets, ticket.job.rows, 1, self.arrangement.nbytes)
-            single = Batch(self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, deaths=self.deaths - 1)
-            single.turn, single.client, single.long = self.turn, ticket.client, ticket.job.work_ns >= LONG_NS
+            single = Batch(
+                self.recipe, self.lease, arrangement, [ticket], ticket.job.rows, ticket.job.work_ns, self.deaths - 1
+            )
+            single.turn, single.client, single.long = self.turn, ticket.client, self.long
             batches.append(single)
         return batches
 
@@ -203,6 +211,7 @@ class Batcher:
         self._orders: tuple[list[tuple[float, int]], list[tuple[float, int]]] = ([], [])
         self._present = 0.0
         self._next_turn: dict[str, float] = {}
+        self._long_ns: dict[str, int] = {}  # by model, where estimates were too low: the estimate of a long batch
 
     def __len__(self) -> int:
         return sum(len(batch.tickets) for batch in self._queued.values())
@@ -228,6 +237,7 @@ class Batcher:
             turn = self._present
         self._next_turn[ticket.client] = turn + _weight(ticket)
         if batch.id not in self._queued:
+            batch.long = ticket.job.work_ns >= self._long_ns.get(batch.recipe.model, LONG_NS)
             if joinable:
                 self._open[batch.recipe.text] = batch
         elif turn >= batch.turn:
@@ -248,6 +258,19 @@ class Batcher:
         factor = seconds * 1e9 / counted - (not again)
         for ticket in batch.tickets:
             self._next_turn[ticket.client] += factor * _weight(ticket)
+
+    def learn(self, batch: Batch, seconds: float) -> None:
+        """Learn from the time of a batch how far the estimates of its loss are too low.
+
+        The next batches of the loss are long if they take long with that error. A long batch corrects the error.
+
+        Args:
+            batch: A batch that was evaluated.
+            seconds: The time that it took of a worker.
+        """
+        if batch.long or seconds * 1e9 >= LONG_NS:
+            error = min(MOST_ERROR, seconds * 1e9 / max(1, batch.work_ns))
+            self._long_ns[batch.recipe.model] = int(LONG_NS / max(1.0, error))
 
     def requeue(self, batches: Iterable[Batch]) -> None:
         """Queue batches again that were being evaluated. Their turns are past, so they are sent first, in order."""

@@ -324,6 +324,7 @@ class Engine(ABC):
             self.budget.observe(batch.nbytes, size, batch.tickets[0].sent, time.monotonic())
             if compute_s:
                 self.batcher.charge(batch, compute_s)
+                self.batcher.learn(batch, compute_s)
         columns = [
             (column.name, offset, unit_bytes, per_row)
             for column, offset, (unit_bytes, per_row) in zip(

@@ -5,7 +5,8 @@ show it either, because it goes on while the main thread hangs. So the front sen
 signals in the main thread only, between two instructions: a worker inside an operation answers when the operation ends,
 and one that hangs does not answer.
 
-A front also writes on the page which of its batches no client waits for. The same signal then ends the evaluation.
+A front also writes on the page which batch no client waits for: one of its own, or one of a front that has ended. The
+same signal then ends the evaluation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ __all__ = ["PROBE", "Heartbeat", "Unwanted"]
 PROBE = signal.SIGUSR1
 """The signal of a probe: the worker answers, and checks whether its batch is unwanted."""
 
-_STEPS, _BEATS, _FRONT, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED, _ENGAGED = range(12)
+(
+    _STEPS, _BEATS, _FRONT, _PID, _BATCH, _RESERVED, _FREE, _TOTAL, _READY, _FAILED, _PASSES, _UNWANTED, _ENGAGED,
+) = range(13)  # fmt: skip
 _BATCH_BITS = 48
 
 
@@ -52,10 +55,16 @@ class Heartbeat:
 
     # The worker's side
 
-    def begin(self, front: int, batch: int) -> None:
-        """Note that the evaluation of a front's batch begins."""
+    def begin(self, front: int, batch: int, pid: int = 0) -> None:
+        """Note that the evaluation of a front's batch begins.
+
+        Args:
+            front: The front's number.
+            batch: The batch's number.
+            pid: The front's process id; 0 if no other front can take its place.
+        """
         words = self._words
-        words[_FRONT] = front
+        words[_FRONT], words[_PID] = front, pid
         words[_BATCH] = batch
         words[_STEPS] += 1
 
@@ -107,6 +116,12 @@ class Heartbeat:
     def mark_unwanted(self, front: int, batch: int) -> None:
         """Mark a front's batch as unwanted; the next probe ends its evaluation."""
         self._words[_UNWANTED] = _named(front, batch)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the batch that is being evaluated is of a front that has ended."""
+        pid = self._words[_PID]
+        return bool(pid) and not os.path.exists(f"/proc/{pid}")
 
     @property
     def memory(self) -> tuple[int, int, int] | None:

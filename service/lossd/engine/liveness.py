@@ -20,8 +20,8 @@ class Observation:
     Attributes:
         steps: See :class:`lossd.engine.heartbeat.Heartbeat`.
         probes_answered: See :class:`lossd.engine.heartbeat.Heartbeat`.
-        busy: Whether it has batches of this front.
-        wanted: Whether a client waits for the batch that it evaluates; True for another front's batch.
+        busy: Whether it has batches of this front, or one that is unwanted.
+        wanted: Whether a client waits for the batch that it evaluates; True for a batch of another front that runs.
         others_wait: Whether a client waits, or may wait, for a later batch.
     """
 

@@ -365,17 +365,18 @@ class RemoteWorker:
         heartbeat = self._heartbeat
         if heartbeat is None:
             return
-        front, number = heartbeat.evaluating or (None, 0)  # read once: the worker may end the batch meanwhile
+        front, number = heartbeat.evaluating or (0, 0)  # read once: the worker may end the batch meanwhile
         batch = self.batches.get(number) if front == self._number else None
-        wanted = batch is None or batch.wanted
+        wanted = not (front and heartbeat.abandoned) if batch is None else batch.wanted
         others_wait = not wanted and self._others_wait
-        observation = Observation(heartbeat.steps, heartbeat.probes_answered, bool(self.batches), wanted, others_wait)
+        busy = bool(self.batches) or not wanted
+        observation = Observation(heartbeat.steps, heartbeat.probes_answered, busy, wanted, others_wait)
         why = self._liveness.check(observation, time.monotonic())
         if why is not None:
             self._kill(why)
         elif self._handle is not None and (self._liveness.silent or not wanted):
-            if batch is not None and not wanted:
-                heartbeat.mark_unwanted(self._number, batch.id)
+            if not wanted:
+                heartbeat.mark_unwanted(front, number)
             self._handle.send(PROBE)
 
     @property

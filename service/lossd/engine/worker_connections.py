@@ -41,6 +41,7 @@ class FrontConnection:
         connection: The socket.
         pin: Called with each slab that was mapped.
         unpin: Called with each slab before it is unmapped.
+        pid: The front's process id; 0 if the front has started this process.
 
     Attributes:
         gone: Whether the connection is closed.
@@ -52,9 +53,11 @@ class FrontConnection:
         connection: socket.socket,
         pin: Callable[[mmap.mmap], None] = _nothing,
         unpin: Callable[[mmap.mmap], None] = _nothing,
+        pid: int = 0,
     ) -> None:
         self.number = number
         self.connection = connection
+        self.pid = pid
         self.gone = False
         self._pin = pin
         self._unpin = unpin
@@ -228,10 +231,10 @@ class FrontConnections:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         # A front that is stopped delays the others no longer than this.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
-        self._add(connection)
+        self._add(connection, pid)
 
-    def _add(self, connection: socket.socket) -> None:
-        front = FrontConnection(next(self._numbers), connection, *self._hooks)
+    def _add(self, connection: socket.socket, pid: int = 0) -> None:
+        front = FrontConnection(next(self._numbers), connection, *self._hooks, pid)
         self._fronts.append(front)
         if self._selector is not None:
             self._selector.register(connection, selectors.EVENT_READ, front)
