@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import threading
 import time
 import tracemalloc
@@ -276,6 +277,32 @@ def test_who_leaves_behind_several_requests_is_not_waited_for() -> None:
         finally:
             os.kill(pid, signal.SIGCONT)
         assert other.recv(12) == b"HTTP/1.1 200"
+
+
+def test_who_resets_behind_several_requests_has_no_more_of_them_answered(
+    open_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read while requests wait, so that only a write would fail."""
+    answered = [0]
+    complete = connections.Http.on_response_complete
+
+    def counted(self: connections.Http) -> None:
+        answered[0] += 1
+        if answered[0] == 1:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            leaving.close()
+        complete(self)
+
+    monkeypatch.setattr(connections.Http, "on_response_complete", counted)
+    with connect(open_service) as other:
+        leaving = connect(open_service)
+        leaving.sendall((GET + b"\r\n") * 20)
+        until = time.monotonic() + 20
+        while not answered[0] and time.monotonic() < until:
+            time.sleep(0.01)
+        other.sendall(GET + b"\r\n")
+        assert other.recv(12) == b"HTTP/1.1 200"
+    assert answered[0] == 2
 
 
 # Refusals

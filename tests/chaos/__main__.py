@@ -3,53 +3,105 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 import torch
 
-from chaos import attacks, fairness, soak
+from chaos import fairness, soak
+from chaos.attacks import AT_ONCE, ATTACKS, Attacked, attacked
 from chaos.disconnects import leave
-from chaos.service import served
+from chaos.probes import Waits
+from chaos.service import Service, memory_bytes, served
 
 MIB = 1 << 20
+ATTACKER, PROBER = "attacker", "prober"
+KEYS = soak.KEYS | {name: f"{name}-key-of-a-test-{name}" for name in (ATTACKER, PROBER)}
+PAIR = KEYS[ATTACKER], KEYS[PROBER]
+MOST_WAIT_S = 1.0
+"""The most CPU time that health, or another key's small request, waits for."""
+
 SIZES = {"small": 64, "medium": 4096}
 
 
 @click.command()
-@click.option("--requests", default=20_000, show_default=True, help="Of the soak.")
+@click.option("--seconds", default=600.0, show_default=True, help="Of the soak; the kinds of attack share them.")
+@click.option("--requests", default=20_000, show_default=True, help="Of the soak, at least.")
 @click.option("--kills", default=10, show_default=True, help="Workers killed during the soak.")
+@click.option("--stops", default=10, show_default=True, help="Workers stopped for a while during the soak.")
+@click.option("--attack", "attacks", multiple=True, type=click.Choice([*ATTACKS]), help="Kinds; by default all.")
+@click.option("--alone-seconds", default=5.0, show_default=True, help="Of each kind of attack without the soak.")
 @click.option("--leavers", default=1000, show_default=True, help="Clients that leave in the middle.")
-@click.option("--seconds", default=5.0, show_default=True, help="Of each part of a round of fairness.")
-@click.option("--attack-seconds", default=30.0, show_default=True, help="Of each kind of attack; 0 for none.")
+@click.option("--share-seconds", default=5.0, show_default=True, help="Of each part of a round of fairness.")
 @click.option("--seed", default=0, show_default=True, help="Of what is left to chance.")
-def main(requests: int, kills: int, leavers: int, seconds: float, attack_seconds: float, seed: int) -> None:
-    """Soak, attack, leave and be greedy; exit with 1 where anything is wrong or lost."""
+def main(
+    seconds: float, requests: int, kills: int, stops: int, attacks: tuple[str, ...], alone_seconds: float,
+    leavers: int, share_seconds: float, seed: int,
+) -> None:  # fmt: skip
+    """Soak and attack, leave, and be greedy; exit with 1 where anything is wrong, lost, late or too large."""
     torch.set_num_threads(1)
-    passed = [_soak(requests, kills, seed)] if requests else []
-    passed += [_attack(attack_seconds)] if attack_seconds else []
+    kinds = attacks or tuple(ATTACKS)
+    passed = [_attack(kinds, alone_seconds)] if alone_seconds else []
+    passed += [_soak(kinds, seconds, requests, kills, stops, seed)] if seconds else []
     passed += [_leave(leavers, seed)] if leavers else []
-    if seconds:
-        _share(seconds)
+    if share_seconds:
+        _share(share_seconds)
     sys.exit(not all(passed))
 
 
-def _soak(requests: int, kills: int, seed: int) -> bool:
-    click.echo(f"soak: {requests} requests, {kills} kills, seed {seed}")
-    with served(keys=soak.KEYS, **soak.SETTINGS) as service:
-        ledger = soak.soak(service, requests, kills, seed)
+def _attack(kinds: Sequence[str], seconds: float) -> bool:
+    """Attack a service that serves nobody else, so that a wait has one cause."""
+    click.echo(f"attacks: {AT_ONCE} connections of one key at a time, {seconds:g} s of each kind")
+    with served(keys=KEYS, **soak.SETTINGS) as service:
+        within = _Within(service)
+        for one in attacked(service, *PAIR, seconds, kinds):
+            within.tell(one)
+        service.wait_until_idle(60)
+        return within.report() and service.stop() == 0
+
+
+def _soak(kinds: Sequence[str], seconds: float, requests: int, kills: int, stops: int, seed: int) -> bool:
+    click.echo(f"soak: {seconds:g} s, {requests} requests at least, {kills} kills, {stops} stops, seed {seed}")
+    with served(keys=KEYS, **soak.SETTINGS) as service, ThreadPoolExecutor(1) as beside:
+        within, found = _Within(service), []
+
+        def attack() -> None:
+            found.append(beside.submit(list, attacked(service, *PAIR, seconds / len(kinds), kinds)))
+
+        ledger = soak.soak(service, requests, kills, seed, stops=stops, seconds=seconds, begun=attack)
+        for one in found[0].result():
+            within.tell(one, ledger)
         status = service.stop()
     click.echo(f"{ledger}\nexit      {status}\n")
-    return not ledger.wrong and not ledger.lost and ledger.accounted == ledger.sent and status == 0
+    served_all = not ledger.wrong and not ledger.lost and ledger.accounted == ledger.sent
+    return within.report() and served_all and status == 0
 
 
-def _attack(seconds: float) -> bool:
-    click.echo(f"attacks: {attacks.AT_ONCE} connections of one key at a time, {seconds:g} s of each kind")
-    with served(keys=soak.KEYS) as service:
-        _, attacker, other = soak.KEYS.values()
-        waits = attacks.attacked(service.port, attacker, other, seconds, click.echo)
-        service.wait_until_idle(60)
-        click.echo(f"memory    {service.resident_bytes() / MIB:.0f} MiB of the front\n")
-    return not any(each.failed for each in waits)
+class _Within:
+    """Whether attacks stay within the limits: waits in CPU time, and memory beside that of the idle service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.idle_bytes = self.most_bytes = memory_bytes(service.process.pid)
+        self.passed = True
+
+    def tell(self, one: Attacked, ledger: soak.Ledger | None = None) -> None:
+        disturbed = [] if ledger is None else ledger.disturbed
+        waits = Waits.of(one.probes, disturbed)
+        self.most_bytes = max(self.most_bytes, one.most_bytes)
+        self.passed &= not waits.faults and max(waits.health_cpu_s, waits.small_cpu_s) < MOST_WAIT_S
+        answered = "" if ledger is None else f", {ledger.answered_within(one.span)} good answers to other keys"
+        click.echo(one.describe(disturbed) + answered)
+
+    def report(self) -> bool:
+        """Print the memory, and return whether all was within the limits."""
+        most_bytes = self.idle_bytes + 1.2 * soak.BUDGET_BYTES
+        click.echo(
+            f"memory    {self.idle_bytes / MIB:.0f} MiB idle, {self.most_bytes / MIB:.0f} at most, "
+            f"{most_bytes / MIB:.0f} allowed\n"
+        )
+        return self.passed and self.most_bytes <= most_bytes
 
 
 def _leave(leavers: int, seed: int) -> bool:

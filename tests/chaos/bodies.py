@@ -12,6 +12,10 @@ from lossd_client.wire import Tensor, safetensors
 
 PATH = "/v1/evaluate"
 HEADERS = {"Content-Type": safetensors.MEDIA_TYPE}
+JSON = {"Content-Type": "application/json"}
+
+SMALL = json.dumps({"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 2.0], "target": [1.0, 4.0]}}).encode()
+"""A small request in JSON; its loss is 2."""
 
 
 @cache

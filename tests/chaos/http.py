@@ -70,6 +70,12 @@ class Connection:
             connection.close()
             raise
 
+    @property
+    def port(self) -> int:
+        """The service's port."""
+        port: int = self.writer.get_extra_info("peername")[1]
+        return port
+
     async def send(self, data: bytes) -> None:
         try:
             self.writer.write(data)

@@ -1,4 +1,4 @@
-"""Load of every kind, good, bad and ugly, while workers are killed; and the account of what became of each request."""
+"""Load of every kind, good, bad and ugly, while workers are killed and stopped; and what became of each request."""
 
 from __future__ import annotations
 
@@ -7,21 +7,35 @@ import os
 import random
 import signal
 import time
+from bisect import bisect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from chaos.http import BrokenError, Connection, Response, head
+from chaos.probes import Span
 from chaos.questions import Question, questions, refused
 from chaos.service import Service
 
 IDLE_S = 1.0
 CLIENTS = 96
 DISTINCT = 240
+STOP_S = 1.5
+SETTLE_S = 0.3
 
-SETTINGS = {"idle_timeout_ms": round(IDLE_S * 1000), "queue_requests": 400}
-"""Of the service: time-outs that a soak can wait for."""
+SETTINGS = {
+    "idle_timeout_ms": round(IDLE_S * 1000),
+    "queue_requests": 400,
+    "queue_bytes": 1 << 30,
+    "cache_bytes": 64 << 20,
+}
+"""Of the service: time-outs that a soak can wait for, and memory that it can fill."""
+
+BUDGET_BYTES = (1 << 30) + (64 << 20) + (96 << 20) + 16 * (8 << 20)
+"""The memory that docs/security.md states, beside an idle service's: queue_bytes, cache_bytes, the front's caches, and
+16 times a batch for the worker's other temporaries."""
 
 KEYS = {name: f"{name}-key-of-a-test-{name}" for name in ("first", "second", "third")}
 
@@ -42,7 +56,10 @@ class Ledger:
         wrong: Answers that no such request may have.
         lost: Requests without an answer.
         kills: Workers killed.
-        restarts: Workers started in their place.
+        stops: Workers stopped for a while.
+        restarts: Workers started in place of others.
+        disturbed: When a killed or stopped worker was not yet back.
+        answers: When each good request of the answered was answered.
         seconds: How long it took.
     """
 
@@ -54,7 +71,10 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     kills: int = 0
+    stops: int = 0
     restarts: int = 0
+    disturbed: list[Span] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -62,6 +82,10 @@ class Ledger:
         """Must be all that were sent."""
         seen = self.answered.total() + self.refused.total() + self.left + self.stalled
         return seen + len(self.wrong) + len(self.lost)
+
+    def answered_within(self, span: Span) -> int:
+        """Return how many good requests were answered in that time."""
+        return bisect(self.answers, span[1]) - bisect(self.answers, span[0])
 
     def __str__(self) -> str:
         answered = ", ".join(f"{way}: {count}" for way, count in self.answered.items())
@@ -75,26 +99,33 @@ class Ledger:
                 f"stalled   {self.stalled}",
                 f"wrong     {len(self.wrong)}",
                 f"lost      {len(self.lost)}",
-                f"killed    {self.kills} workers, {self.restarts} restarts",
+                f"killed    {self.kills} workers; stopped {self.stops}; {self.restarts} restarts",
                 *self.wrong[:10],
                 *self.lost[:10],
             ]
         )
 
 
-def soak(service: Service, requests: int, kills: int, seed: int = 0) -> Ledger:
-    """Send that many requests, kill that many workers meanwhile, and compare every answer.
+def soak(
+    service: Service, requests: int, kills: int, seed: int = 0, *,
+    stops: int = 0, seconds: float = 0.0, begun: Callable[[], object] = bool,
+) -> Ledger:  # fmt: skip
+    """Send that many requests, kill and stop that many workers meanwhile, and compare every answer.
 
     Args:
         service: With :data:`SETTINGS` and :data:`KEYS`.
-        requests: How many.
+        requests: How many, at least.
         kills: How many.
         seed: Of everything that is left to chance here; when the system schedules what is not.
+        stops: How many.
+        seconds: How long, at least.
+        begun: Called before the first request.
     """
     good, bad = questions(DISTINCT, seed), refused(seed)
     service.wait_until_ready()
     ledger, begin = Ledger(), time.monotonic()
-    asyncio.run(_Soak(service, requests, kills, seed, good, bad, ledger).run())
+    begun()
+    asyncio.run(_Soak(service, requests, kills, stops, seconds, seed, good, bad, ledger).run())
     ledger.seconds = time.monotonic() - begin
     service.wait_until_ready()
     service.wait_until_idle()
@@ -104,36 +135,56 @@ def soak(service: Service, requests: int, kills: int, seed: int = 0) -> Ledger:
 
 class _Soak:
     def __init__(
-        self, service: Service, requests: int, kills: int, seed: int,
+        self, service: Service, requests: int, kills: int, stops: int, seconds: float, seed: int,
         good: Sequence[Question], bad: Sequence[Question], ledger: Ledger,
     ) -> None:  # fmt: skip
         self.service = service
         self.requests = requests
-        self.kills = kills
+        self.seconds = seconds
+        self.begin = time.monotonic()
         self.chance = random.Random(seed)
+        # In turns, as far as there are both.
+        pairs = zip_longest([signal.SIGKILL] * kills, [signal.SIGSTOP] * stops)
+        self.signals = [number for pair in pairs for number in pair if number is not None]
         self.good = good
         self.bad = bad
         self.ledger = ledger
 
-    async def run(self) -> None:
-        killing = asyncio.ensure_future(self._kill())
-        await asyncio.gather(*(self._client(key) for key in KEYS.values() for _ in range(CLIENTS // len(KEYS))))
-        await killing
+    @property
+    def progress(self) -> float:
+        """The part that is done, from 0 to 1."""
+        by_time = (time.monotonic() - self.begin) / self.seconds if self.seconds else 1.0
+        return min(1.0, by_time, self.ledger.sent / self.requests if self.requests else 1.0)
 
-    async def _kill(self) -> None:
-        """Kill whatever worker there is, each time when another part of the requests has been sent."""
-        for number in range(1, self.kills + 1):
-            while self.ledger.sent < number * self.requests // (self.kills + 1):
+    async def run(self) -> None:
+        harming = asyncio.ensure_future(self._harm())
+        await asyncio.gather(*(self._client(key) for key in KEYS.values() for _ in range(CLIENTS // len(KEYS))))
+        await harming
+
+    async def _harm(self) -> None:
+        """Kill or stop whatever worker there is, each time when another part of the soak is done."""
+        for number, harm in enumerate(self.signals, 1):
+            while self.progress < number / (len(self.signals) + 1):
                 await asyncio.sleep(0.01)
             while not (workers := self.service.workers()):
                 await asyncio.sleep(0.01)
+            begin, worker = time.monotonic(), self.chance.choice(workers)
             with suppress(ProcessLookupError):
-                os.kill(self.chance.choice(workers), signal.SIGKILL)
-                self.ledger.kills += 1
+                os.kill(worker, harm)
+                if harm == signal.SIGKILL:
+                    self.ledger.kills += 1
+                else:
+                    self.ledger.stops += 1
+                    await asyncio.sleep(STOP_S)
+                    os.kill(worker, signal.SIGCONT)
+            await asyncio.sleep(SETTLE_S)  # so that the front knows
+            while not await asyncio.to_thread(self.service.ready):
+                await asyncio.sleep(0.1)
+            self.ledger.disturbed.append((begin, time.monotonic()))
 
     async def _client(self, key: str) -> None:
         connection: Connection | None = None
-        while self.ledger.sent < self.requests:
+        while self.progress < 1:
             self.ledger.sent += 1
             way = self.chance.choices([*WAYS], [*WAYS.values()])[0]
             question = self.chance.choice(self.bad if way == "is refused" else self.good)
@@ -185,6 +236,8 @@ class _Soak:
             ledger.stalled += told
         elif told := question.is_answered(answer):
             ledger.answered[way] += 1
+            if question.loss is not None:
+                ledger.answers.append(time.monotonic())
         elif told := answer.status in (429, 503) or (answer.status == 504 and way == "has no time"):
             ledger.refused[answer.problem] += 1
         if not told:

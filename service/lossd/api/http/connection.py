@@ -89,6 +89,9 @@ class Http(TimedProtocol):
             return
         self._idle_since_s = self.timeouts.now
         if self.pipeline:
+            if has_reset(self.transport):  # nothing is read while requests wait, so no read reports it
+                self.transport.abort()
+                return
             self._start_asgi_task(*self.pipeline.pop())
         if self.flow.full and not self.pipeline:
             self.flow.full = False
