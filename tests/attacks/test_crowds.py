@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -119,6 +120,18 @@ def test_connections_are_accepted_however_busy_those_before_are() -> None:
         process.send_signal(signal.SIGCONT)
         assert before + meanwhile < busy * requests, "the others were busy all the time"
         assert meanwhile < busy * waiting / 2
+
+
+def test_few_connections_wait_to_be_accepted() -> None:
+    """Of 700 that come at once, 512 find a place; the others try again when some were accepted."""
+    with command("--access-log=none") as (url, process, _), ExitStack() as stack, stopped(process):
+        poll = select.poll()
+        for _ in range(700):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", int(url.rpartition(":")[2])))
+            poll.register(one, select.POLLOUT)
+        assert 500 < len(poll.poll(200)) < 520
 
 
 def test_more_connections_than_files_leave_some_for_those_who_ask_for_health() -> None:

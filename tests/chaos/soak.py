@@ -19,7 +19,7 @@ from chaos.probes import Span
 from chaos.questions import Question, questions, refused
 from chaos.service import Service
 
-IDLE_S = 1.0
+IDLE_S = 3.0
 CLIENTS = 96
 DISTINCT = 240
 STOP_S = 1.5

@@ -25,7 +25,7 @@ from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
 from lossd.fronts.health import socket_path
 from lossd.fronts.member import Member
-from lossd.fronts.port import BACKLOG, bind
+from lossd.fronts.port import bind
 from lossd.logs import configure
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ HANDSHAKES_S = 1.0
 # libuv accepts one connection of a listener in each turn of its loop. A turn takes milliseconds if many clients send
 # requests, and then connections would wait for a place in line longer than for their answer.
 ACCEPTS = 8
+
+# How many connections may wait to be accepted. Each may bring a request that takes a millisecond to refuse, and health
+# is answered after all that came before it. A client that finds no place tries again after a second.
+WAITING = 512
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
@@ -88,7 +92,7 @@ def serve(
         server_header=False,
         log_config=None,
         log_level="warning",
-        backlog=BACKLOG,
+        backlog=WAITING,
         timeout_keep_alive=max(1, settings.keep_alive_timeout_ms // 1000),
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )

@@ -14,7 +14,7 @@ __all__ = ["BACKLOG", "bind", "listen", "take"]
 
 ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 PRIVILEGED = 1024
-BACKLOG = 2048
+BACKLOG = 2048  # while the service loads
 EVERY = ("", "::")
 
 

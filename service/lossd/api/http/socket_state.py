@@ -1,11 +1,11 @@
-"""The state of a connection's socket that no read has reported yet: closed, reset, or with unread bytes."""
+"""The state of a connection's socket that no read has reported yet: the client has closed or reset it."""
 
 from __future__ import annotations
 
 import asyncio
 import select
 
-__all__ = ["has_closed", "has_reset", "has_unread"]
+__all__ = ["has_closed", "has_reset"]
 
 
 def has_reset(transport: asyncio.Transport) -> bool:
@@ -16,11 +16,6 @@ def has_reset(transport: asyncio.Transport) -> bool:
 def has_closed(transport: asyncio.Transport) -> bool:
     """Return whether the client has closed its sending side, or reset the connection."""
     return _is(transport, select.POLLRDHUP)
-
-
-def has_unread(transport: asyncio.Transport) -> bool:
-    """Return whether bytes of the client, or its end of the connection, wait to be read."""
-    return _is(transport, select.POLLIN)
 
 
 def _is(transport: asyncio.Transport, event: int) -> bool:
