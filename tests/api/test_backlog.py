@@ -60,11 +60,12 @@ def test_is_answered_before_the_listener_is_closed() -> None:
     assert [received[:12] for received in answers] == [b"HTTP/1.1 200"] * COUNT
 
 
-@pytest.mark.parametrize(("hard", "told"), [(256, True), (1 << 20, False), (resource.RLIM_INFINITY, False)])
+@pytest.mark.parametrize(("hard", "served"), [(256, 72), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)])
 def test_too_few_files_for_the_connections_are_told_at_the_start(
-    hard: int, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    hard: int, served: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Of 256 files 64 are for other things, and half of three quarters of the rest are 72."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
     with caplog.at_level(logging.WARNING, "lossd.api"):
-        server._raise_file_limit(Settings())
-    assert ("256 files" in caplog.text and "max_connections to 192" in caplog.text) is told
+        assert server._within_files(Settings()).max_connections == served
+    assert ("256 files" in caplog.text and "72 are served" in caplog.text) is (served < 4096)

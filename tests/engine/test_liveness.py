@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from unittest.mock import Mock
 
@@ -117,6 +118,18 @@ def test_only_the_batch_that_is_unwanted_ends_early_and_only_where_it_may():
     heartbeat.answer_probe()
 
 
+def test_a_batch_is_abandoned_when_its_front_has_ended():
+    heartbeat = Heartbeat()
+    with subprocess.Popen(["sleep", "60"]) as front:
+        heartbeat.begin(3, 7, front.pid)
+        assert not heartbeat.abandoned
+        front.kill()
+        front.wait()
+    assert heartbeat.abandoned
+    heartbeat.begin(3, 8)  # the front that started the worker: the worker ends with it
+    assert not heartbeat.abandoned
+
+
 def test_an_import_is_not_cut_off(tmp_path, monkeypatch):
     """torch imports sympy with the first gradient; half a module would make every later gradient fail."""
     heartbeat = Heartbeat()
@@ -141,7 +154,7 @@ def test_a_batch_that_ends_during_a_check_is_no_fault() -> None:
     seen = [(1, 5)]
 
     class Page:
-        steps, probes_answered = 3, 0
+        steps, probes_answered, abandoned = 3, 0, False
         evaluating = property(lambda _: seen.pop() if seen else None)
 
     worker = RemoteWorker(Mock(settings=Settings()), "cpu", "nowhere")
