@@ -44,18 +44,25 @@ def has_ipv6() -> bool:
         return False
 
 
-def test_it_finds_the_service_by_itself_and_says_that_it_is_ready(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a service that ``lossd serve`` started."""
     with command() as (url, _, _):
         port = urlsplit(url).port
         assert port is not None
-        assert ("127.0.0.1", port) in health.list_services()
-        listed(monkeypatch, tmp_path, ("127.0.0.1", port))
-        for options in ((), ("--live",), ("--port", str(port)), ("--url", url), ("--url", f"127.0.0.1:{port}")):
-            found = ask(*options, LOSSD_PORT="8000")  # as the image has it, whatever the command line says
-            assert found.exit_code == 0, found.output
-            assert re.fullmatch(r"\S.* is (ready|live)\n", found.output)
+        yield port
+
+
+def test_it_finds_the_service_by_itself_and_says_that_it_is_ready(
+    port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert ("127.0.0.1", port) in health.list_services()
+    listed(monkeypatch, tmp_path, ("127.0.0.1", port))
+    url = f"http://127.0.0.1:{port}"
+    for options in ((), ("--live",), ("--port", str(port)), ("--url", url), ("--url", f"127.0.0.1:{port}")):
+        found = ask(*options, LOSSD_PORT="8000")  # as the image has it, whatever the command line says
+        assert found.exit_code == 0, found.output
+        assert re.fullmatch(r"\S.* is (ready|live)\n", found.output)
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
@@ -84,12 +91,9 @@ def test_one_of_several_fronts_answers() -> None:
         assert ask("--port", str(urlsplit(url).port)).exit_code == 0
 
 
-def test_the_socket_answers_health_and_nothing_else() -> None:
-    with command() as (url, _, _):
-        port = urlsplit(url).port
-        assert port is not None
-        assert json.loads(health.check("127.0.0.1", port, "/health/live", 10).body)["status"] == "live"
-        assert health.check("127.0.0.1", port, "/v1/losses", 10).status == 503
+def test_the_socket_answers_health_and_nothing_else(port: int) -> None:
+    assert json.loads(health.check("127.0.0.1", port, "/health/live", 10).body)["status"] == "live"
+    assert health.check("127.0.0.1", port, "/v1/losses", 10).status == 503
 
 
 class Unwell(BaseHTTPRequestHandler):
