@@ -6,7 +6,11 @@ import concurrent.futures
 import shutil
 import signal
 import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import numpy as np
@@ -22,56 +26,70 @@ MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 
 
-@openssl
-def test_a_certificate_and_its_successor(tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path, "first")
+@dataclass
+class Secure:
+    """A service whose certificate and key lie in these files."""
+
+    cert: Path
+    key: Path
+    url: str
+    process: subprocess.Popen[str]
+    log: IO[str]
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    cert, key = certificate(tmp_path_factory.mktemp("tls"), "first")
     with command("--tls-cert", str(cert), "--tls-key", str(key)) as (url, process, log):
-        assert url.startswith("https://")
-
-        def answers(trusted: Path) -> bool:
-            try:
-                context = ssl.create_default_context(cafile=str(trusted))
-                return httpx.post(f"{url}/v1/evaluate", json=MSE, verify=context).json()["loss"] == 4
-            except httpx.ConnectError:
-                return False
-
-        first = tmp_path / "known.pem"
-        shutil.copy(cert, first)
-        assert answers(first)
-
-        other_cert, other_key = certificate(tmp_path, "second")
-        shutil.copy(other_cert, cert)  # the key does not fit it yet
-        process.send_signal(signal.SIGHUP)
-        while "is unchanged" not in (line := log.readline()):
-            assert line
-        assert answers(first)
-
-        shutil.copy(other_key, key)
-        process.send_signal(signal.SIGHUP)
-        while "was read again" not in (line := log.readline()):
-            assert line
-        assert answers(other_cert)
-        assert not answers(first)
-        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            httpx.get(url.replace("https", "http"))
+        yield Secure(cert, key, url, process, log)
 
 
 @openssl
-def test_large_answers_arrive_whole_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cert, key = certificate(tmp_path, "large")
-    monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # what the client trusts
+def test_a_certificate_and_its_successor(secure: Secure, tmp_path: Path) -> None:
+    assert secure.url.startswith("https://")
+
+    def answers(trusted: Path) -> bool:
+        try:
+            context = ssl.create_default_context(cafile=str(trusted))
+            return httpx.post(f"{secure.url}/v1/evaluate", json=MSE, verify=context).json()["loss"] == 4
+        except httpx.ConnectError:
+            return False
+
+    first = tmp_path / "known.pem"
+    shutil.copy(secure.cert, first)
+    assert answers(first)
+
+    other_cert, other_key = certificate(tmp_path, "second")
+    shutil.copy(other_cert, secure.cert)  # the key does not fit it yet
+    secure.process.send_signal(signal.SIGHUP)
+    while "is unchanged" not in (line := secure.log.readline()):
+        assert line
+    assert answers(first)
+
+    shutil.copy(other_key, secure.key)
+    secure.process.send_signal(signal.SIGHUP)
+    while "was read again" not in (line := secure.log.readline()):
+        assert line
+    assert answers(other_cert)
+    assert not answers(first)
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+        httpx.get(secure.url.replace("https", "http"))
+
+
+@openssl
+def test_large_answers_arrive_whole_over_tls(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(secure.cert))  # what the client trusts
     random = np.random.default_rng(0)
-    with command("--tls-cert", str(cert), "--tls-key", str(key)) as (url, _, _):
 
-        def ask(seed: int) -> None:
-            prediction = random.standard_normal((1 << 20) + seed).astype(np.float32)
-            with LossClient(url) as client:
-                answer = client.evaluate("mse", prediction, np.zeros_like(prediction), reduction="sum", metrics=[])
-            assert answer.gradient is not None
-            np.testing.assert_allclose(answer.gradient, 2 * prediction, rtol=1e-6)
+    def ask(seed: int) -> None:
+        prediction = random.standard_normal((1 << 20) + seed).astype(np.float32)
+        with LossClient(secure.url) as client:
+            answer = client.evaluate("mse", prediction, np.zeros_like(prediction), reduction="sum", metrics=[])
+        assert answer.gradient is not None
+        np.testing.assert_allclose(answer.gradient, 2 * prediction, rtol=1e-6)
 
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(ask, range(8))) == [None] * 8
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(8))) == [None] * 8
 
 
 @openssl
