@@ -15,9 +15,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from numba import njit
 
 from lossd.compiled import compile_order, recipes
+from lossd.compiled.arithmetic import jit
 from lossd.compiled.building import Compiler, build, load_kept
+from lossd.compiled.kernels import KERNEL
 from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
 from lossd.compiled.work import Work
@@ -267,6 +270,22 @@ with store.reserved() as mine:
     assert run.returncode == 0, run.stderr
     if not variables:
         assert run.stdout.split() == ["nowhere", "False"]
+
+
+def test_only_kernels_become_machine_code() -> None:
+    @jit
+    def inner(x: float) -> float:
+        return x + 1.0
+
+    @njit(**KERNEL)
+    def kernel(x: float) -> float:
+        return 2.0 * inner(x)
+
+    kernel.compile("float64(float64)")
+    (own,) = inner.overloads.values()  # type: ignore[attr-defined]
+    assert kernel(1.0) == 4.0
+    assert own.library.get_pointer_to_function(own.fndesc.llvm_func_name) == 0
+    assert "fadd" in own.library.get_llvm_str()
 
 
 def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from lossd.compiled.kernels import OPTIONS
+from lossd.compiled.pipeline import InnerPipeline
 
 __all__ = [
     "exp",
@@ -43,7 +44,11 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 # They are called by compiled code alone: nothing makes objects of their arguments, nothing needs their address.
-INNER: dict[str, Any] = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INNER: dict[str, Any] = OPTIONS | {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": InnerPipeline,
+}
 
 
 def jit_inline(function: F) -> F:

@@ -23,6 +23,7 @@ from lossd.compiled.arithmetic import (
     jit_inline,
     jit_reassociating,
     log1p,
+    maximum,
     squares_of,
     total_of,
 )
@@ -214,7 +215,7 @@ _strip: Any = reduce(_either, ELEMENTS.values(), None)
 
 
 @aot(
-    "void(int64, {0}[::1], {0}[::1], int64[::1], float64[::1], float64[::1], float64[::1], boolean, "
+    "void(int64, {0}[::1], {0}[::1], int64[::1], float64[::1], float64, float64, boolean, "
     "{0}[::1], float64[:,::1], boolean[::1])",
     "float32",
     "float64",
@@ -225,8 +226,8 @@ def elements(
     target: Any,
     starts: Any,
     a: Any,
-    yes: Any,
-    no: Any,
+    yes: float,
+    no: float,
     mean: bool,
     gradient: Any,
     columns: Any,
@@ -240,8 +241,8 @@ def elements(
         target: (E,); in [0, 1] where predictions are logits.
         starts: (B + 1,) the first element of each request, and E.
         a: (B,) the parameter.
-        yes: (B,) the factor of positives.
-        no: (B,) the factor of negatives.
+        yes: The factor of positives.
+        no: The factor of negatives.
         mean: Whether the loss is the mean, else the sum.
         gradient: (E,), written; (0,) where it is not wanted.
         columns: (5, B), written: loss, numerator, denominator, count of elements, norm of the gradient.
@@ -257,7 +258,7 @@ def elements(
             last = min(first + STRIP, starts[b + 1])
             p, t = prediction[first:last], target[first:last]
             values, slopes = every_value[: last - first], every_slope[: last - first]
-            if not _strip(kind, p, t, a[b], yes[b], no[b], values, slopes, scratch):
+            if not _strip(kind, p, t, a[b], yes, no, values, slopes, scratch):
                 numerator = math.nan
             numerator += total_of(values)
             if gradient.shape[0]:
@@ -329,7 +330,7 @@ def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, s
             for j in range(min(LANES, last - first - start)):
                 size = abs(np.float64(p[start + j]) - np.float64(t[start + j]))
                 most[j] = size if size > most[j] else most[j]
-        largest[b] = most.max()
+        largest[b] = maximum(most)
 
 
 @jit

@@ -12,12 +12,15 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.sigutils import normalize_signature
 
+from lossd.compiled.pipeline import KernelPipeline
+
 __all__ = ["OPTIONS", "Kernel", "all_ready", "aot", "kernels_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
-KERNEL: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True}  # only Python calls it, so that no C wrapper is needed
+# Only Python calls a kernel, so that no C wrapper is needed.
+KERNEL: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True, "pipeline_class": KernelPipeline}
 
 _known: dict[Any, list[Kernel]] = {}
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import exp, focal, jit, maximum, squares_of, total_of
+from lossd.compiled.arithmetic import exp, focal, jit, jit_expand, maximum, squares_of, total_of
 from lossd.compiled.kernels import aot
 from lossd.compiled.strips import STRIP
 
@@ -33,7 +33,7 @@ _SIGNATURE = (
 """The arguments of both kernels, see :func:`rows`."""
 
 
-@jit
+@jit_expand
 def _in_strips(
     scores: Any,
     target: Any,
@@ -107,7 +107,7 @@ def _in_strips(
     return numerator, square
 
 
-@jit
+@jit_expand
 def _row_by_row(
     scores: Any,
     target: Any,
