@@ -84,7 +84,10 @@ def _values(arm: Mapping[str, Any]) -> list[str]:
         return [f"`{json.dumps(value)}`" for value in arm.get("enum", [arm.get("const")])]
     if arm["type"] == "object":
         return [f"`{{{', '.join(json.dumps(name) + ': ' + of['type'] for name, of in arm['properties'].items())}}}`"]
-    return [f"list of {arm['items']['type']}s"] if arm["type"] == "array" else [arm["type"]]
+    if arm["type"] != "array":
+        return [arm["type"]]
+    items = arm["items"]
+    return [f"list of {items['type']}s" if "type" in items else "list of these"]
 
 
 def _bounds(arm: Mapping[str, Any]) -> list[str]:

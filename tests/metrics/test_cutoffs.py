@@ -222,6 +222,71 @@ def test_the_best_threshold_of_each_label_sent_back() -> None:
         assert f1 == pytest.approx(promised("binary", pooled), abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["alone", "weighted"])
+@pytest.mark.parametrize("task", ["multilabel", "sets"])
+def test_the_best_thresholds_of_all_labels_are_sent_back_as_a_list(
+    task: str, weighted: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for trailing in ((), (), (2,)) if task == "multilabel" else ((),) * 3:
+        prediction = (torch.randn(16, 3, *trailing, generator=generator) * 30).to(dtype)
+        target = (torch.rand(prediction.shape, generator=generator) < 0.4).long()
+        target[0], target[:, 2] = 1, 0  # the last label has no positive, and no best threshold
+        weight = torch.randint(1, 4, (16,), generator=generator).double() if weighted else torch.ones(16)
+        inputs = {"prediction": prediction, "target": target if task == "multilabel" else as_sets(target)}
+        inputs |= {"sample_weight": weight} if weighted else {}
+        best = metrics(None, inputs, "best_threshold", alone=task)["best_threshold"]["per_class"]
+        assert best[2] is None
+        found = metrics(None, inputs, "f1", "tp", alone=task, threshold=best)
+        for k in range(2):
+            of_label = prediction[:, k].double().numpy().reshape(-1)
+            request = {"prediction": of_label, "target": target[:, k].numpy().reshape(-1),
+                       "sample_weight": weight.repeat_interleave(len(of_label) // 16).numpy()}  # fmt: skip
+            assert found["f1"]["per_class"][k] == pytest.approx(promised("binary", request), abs=1e-12)
+        assert found["tp"][2] == 0
+
+
+def as_sets(target: torch.Tensor) -> torch.Tensor:
+    """The indices of each row's labels, then -1."""
+    rows = [row.nonzero().flatten().tolist() for row in target]
+    return torch.tensor([row + [-1] * (target.shape[1] - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize("target", [torch.float32, torch.int64], ids=["compiled", "general"])
+def test_each_label_is_decided_by_its_own_threshold(target: torch.dtype) -> None:
+    logits = torch.tensor([[0.6, 0.6, 0.6, -1.0]]).repeat(2, 1)
+    inputs = {"prediction": logits, "target": torch.ones(2, 4, dtype=target)}
+    limits: list[Any] = [0.6456563116804368, 0.7, {"score": 0.6}, None]
+    found = metrics("bce_with_logits", inputs, "tp", task="multilabel", threshold=limits)
+    assert found["tp"] == [2, 0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("task", "threshold", "words"),
+    [
+        ("multilabel", [0.5], "threshold is a list of 1 for 2 labels; send one for each label"),
+        ("multilabel", [], r"a number or \{\"score\": number\}; several labels may have a list of one for each"),
+        ("multilabel", [0.5, 1.5], r"in \[0, 1\], found 1.5"),
+        ("multilabel", [0.5, [0.5]], "several labels may have a list of one for each"),
+        ("binary", [0.5, 0.5], "the task binary has no labels: send one threshold"),
+    ],
+    ids=str,
+)
+def test_a_list_of_thresholds_has_one_for_each_label(task: str, threshold: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        metrics(None, {"prediction": [[1.0, 2.0]], "target": [[1, 0]]}, "tp", alone=task, threshold=threshold)
+    assert refused.value.errors is not None
+    assert refused.value.errors[0]["pointer"].startswith("/metrics/threshold")
+
+
+@pytest.mark.parametrize("task", ["distances", "lsgan"])
+def test_pairs_have_one_threshold(task: str) -> None:
+    inputs = {"real": [1.0], "fake": [0.0]} if task == "lsgan" else {"prediction": [1.0], "target": [1]}
+    with pytest.raises(InvalidRequest, match=f"the task {task} has no labels: send one threshold"):
+        metrics(None, inputs, "f1", alone=task, threshold=[0.5])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", ["contrastive", "cosine_embedding"])
 def test_the_best_threshold_of_pairs_sent_back(loss: str, dtype: torch.dtype) -> None:

@@ -130,8 +130,12 @@ def describe_options() -> dict[str, Any]:
     definitions = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
 
     def resolve(field: dict[str, Any]) -> dict[str, Any]:
-        arms = [definitions.get(arm.get("$ref"), arm) for arm in field.get("anyOf", [])]
-        return {**field, "anyOf": arms} if arms else field
+        whole = dict(definitions.get(field.get("$ref"), field))
+        if "anyOf" in whole:
+            whole["anyOf"] = [resolve(arm) for arm in whole["anyOf"]]
+        if "items" in whole:
+            whole["items"] = resolve(whole["items"])
+        return whole
 
     return {name: resolve(field) for name, field in schema["properties"].items()}
 

@@ -349,11 +349,11 @@ def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
 
 
 @aot(
-    "void({0}[::1], {0}[::1], int64[::1], int64, float64, int64[:,:,::1])",
+    "void({0}[::1], {0}[::1], int64[::1], int64, float64[::1], int64[:,:,::1])",
     "float32",
     "float64",
 )
-def decisions(scores: Any, target: Any, starts: Any, positions: int, least: float, cells: Any) -> None:
+def decisions(scores: Any, target: Any, starts: Any, positions: int, least: Any, cells: Any) -> None:
     """What the metrics of yes and no are made of.
 
     Args:
@@ -361,15 +361,15 @@ def decisions(scores: Any, target: Any, starts: Any, positions: int, least: floa
         target: (E,); positive from 0.5 on.
         starts: (B + 1,) the first element of each request, and E.
         positions: How many elements of a label follow one another.
-        least: The least score that is decided to be positive.
+        least: (K,) the least score of each label that is decided to be positive.
         cells: (B, K, 4), counted up: true and false positives, false and true negatives of each of K labels.
     """
     labels = cells.shape[1]
     for b in range(starts.shape[0] - 1):
         first, last = starts[b], starts[b + 1]
         if labels == 1:
-            _count(scores[first:last], target[first:last], least, cells[b, 0])
+            _count(scores[first:last], target[first:last], least[0], cells[b, 0])
             continue
         for at in range(first, last, positions):
-            end = at + positions
-            _count(scores[at:end], target[at:end], least, cells[b, at // positions % labels])
+            end, label = at + positions, at // positions % labels
+            _count(scores[at:end], target[at:end], least[label], cells[b, label])

@@ -14,7 +14,7 @@ from lossd.compiled import dense, elementwise, softmax
 from lossd.compiled.kernels import Kernel, all_ready, kernels_of
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Recipe
-from lossd.metrics.activation import least_score
+from lossd.metrics.activation import least_scores
 from lossd.metrics.classes import matrices_fit
 
 __all__ = ["Found", "look_up"]
@@ -227,7 +227,7 @@ def _elements(recipe: Recipe) -> _Form | None:
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
     threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
     decided = domain == "logits"
-    least = least_score(threshold, domain, prediction.dtype) if decided else 0.0
+    least = least_scores(threshold, domain, prediction.dtype, labels) if decided else np.empty(0)
 
     def evaluate(work: Work) -> Outcome:
         count, starts = len(work.rows), work.starts() * width
@@ -262,7 +262,7 @@ def _elements(recipe: Recipe) -> _Form | None:
         return Outcome(columns, doubtful, counted)
 
     counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
-    return _Form(_needs(_wide(prediction.dtype), elementwise.elements, *counting), evaluate)
+    return _Form(_needs(_wide(prediction.dtype), elementwise.elements, *counting), evaluate, least.nbytes)
 
 
 FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {

@@ -11,11 +11,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.softmax import settled
 from lossd.metrics.cutoffs import rounded
 
-__all__ = ["class_probabilities", "least_score", "probabilities", "threshold_between"]
+Floats = npt.NDArray[np.float64]
+
+__all__ = ["class_probabilities", "least_score", "least_scores", "probabilities", "threshold_between"]
 
 
 def probabilities(scores: Tensor, activation: str) -> Tensor:
@@ -59,6 +64,20 @@ def least_score(threshold: float | Mapping[str, float] | None, activation: str, 
     if isinstance(threshold, Mapping):
         return float(rounded(threshold["score"], dtype))
     return float(rounded(_score_of(0.5 if threshold is None else threshold, activation), dtype))
+
+
+def least_scores(threshold: Any, activation: str, dtype: str, labels: int) -> Floats:
+    """Return the lowest positive score of each label, (labels,), as :func:`least_score` does.
+
+    Args:
+        threshold: The option: one threshold for all labels, or a list of one for each.
+        activation: The scores' domain.
+        dtype: The dtype in which the scores were sent.
+        labels: The number of labels.
+    """
+    if isinstance(threshold, list):
+        return np.array([least_score(of_label, activation, dtype) for of_label in threshold])
+    return np.full(labels, least_score(threshold, activation, dtype))
 
 
 def threshold_between(score: float, below: float | None, activation: str, dtype: str) -> Any:

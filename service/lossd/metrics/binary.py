@@ -10,7 +10,7 @@ import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
-from lossd.metrics.activation import least_score, threshold_between
+from lossd.metrics.activation import least_scores, threshold_between
 from lossd.metrics.calibration import ProbableDecisions
 from lossd.metrics.decisions import Decision, decisions
 from lossd.metrics.parts import Extreme, RowMean
@@ -40,9 +40,11 @@ class Binary(ProbableDecisions):
         """Decide by the probability of being positive."""
         view = self.view
         scores, target = self.by_label(view.tensors["prediction"]), self.by_label(view.tensors["target"])
-        least = least_score(view.options.get("threshold"), view.activation, view.sent("prediction"))
+        threshold, labels = view.options.get("threshold"), scores.shape[1]
+        least = least_scores(threshold, view.activation, view.sent("prediction"), labels)
         ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
-        return Decision(scores, target >= 0.5, scores >= least, ignored)
+        positive = scores >= torch.from_numpy(least).to(scores).unsqueeze(1)
+        return Decision(scores, target >= 0.5, positive, ignored)
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:
@@ -94,20 +96,23 @@ class Binary(ProbableDecisions):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
         """Check that a threshold is a probability, in [0, 1], or a score."""
-        threshold = options.get("threshold")
-        if isinstance(threshold, float) and not 0 <= threshold <= 1:
-            detail = (
-                f"threshold is a probability here, in [0, 1], found {digits(threshold)}; "
-                f'{{"score": {digits(threshold)}}} compares the scores themselves'
-            )
-            raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
+        threshold, pointer = options.get("threshold"), "/metrics/threshold"
+        several = dict(enumerate(threshold)) if isinstance(threshold, list) else {None: threshold}
+        for label, value in several.items():
+            if isinstance(value, float) and not 0 <= value <= 1:
+                detail = (
+                    f"threshold is a probability here, in [0, 1], found {digits(value)}; "
+                    f'{{"score": {digits(value)}}} compares the scores themselves'
+                )
+                place = pointer if label is None else f"{pointer}/{label}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=place, detail=detail)])
 
 
 @task("multilabel")
 class Multilabel(Binary):
     """Decisions on several labels, the second axis; a tensor without that axis has one label.
 
-    Thresholds are those of the task binary.
+    Thresholds are those of the task binary; a list has one for each label.
     """
 
     averaged: ClassVar[bool] = True
@@ -117,6 +122,14 @@ class Multilabel(Binary):
     def by_label(tensor: Tensor) -> Tensor:
         """The tensor as (R, K, I): rows, labels, all further positions."""
         return tensor.reshape(tensor.shape[0], tensor.shape[1] if tensor.ndim > 1 else 1, -1)
+
+    @classmethod
+    def check_classes(cls, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
+        """Check that a list of thresholds has one for each label."""
+        threshold = options["threshold"]
+        if isinstance(threshold, list) and len(threshold) != classes:
+            detail = f"threshold is a list of {len(threshold)} for {classes} labels; send one for each label"
+            raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
 
 
 @task("sets")

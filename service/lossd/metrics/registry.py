@@ -389,8 +389,13 @@ def check_options(of: str, options: Mapping[str, Any]) -> None:
     Raises:
         InvalidRequest: An option does not apply; ``errors`` points at it.
     """
-    if of in TASKS:
-        TASKS[of].check(options)
+    if of not in TASKS:
+        return
+    averaged = getattr(TASKS[of], "averaged", False)
+    if isinstance(options.get("threshold"), list) and "threshold" in TASKS[of].options and not averaged:
+        detail = f"threshold is a list, one for each label; the task {of} has no labels: send one threshold"
+        raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
+    TASKS[of].check(options)
 
 
 def check_classes(of: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:

@@ -29,6 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_FAULTS = 10
 MAX_FIELDS = 1024
 MAX_METRICS = 256
+MAX_THRESHOLDS = 1 << 14
 MAX_OUTPUTS = 3 + 1024  # loss, gradient, metrics, and a gradient by each tensor
 _IN_PYTHON = re.compile(r"a valid dictionary( or instance of \w+)?")
 MAX_NAME = 60
@@ -63,10 +64,17 @@ class Score(_Options):
 
 
 def _threshold(value: Any) -> Any:
-    number = value["score"] if isinstance(value, dict) and value.keys() == {"score"} else value
-    if value is None or (type(number) in (int, float) and isfinite(number)):
+    thresholds = value if isinstance(value, list) else [value]
+    if 0 < len(thresholds) <= MAX_THRESHOLDS and all(map(_is_threshold, thresholds)):
         return value
-    raise PydanticCustomError("threshold", 'a threshold is a number or {"score": number}')
+    raise PydanticCustomError(
+        "threshold", 'a threshold is a number or {"score": number}; several labels may have a list of one for each'
+    )
+
+
+def _is_threshold(value: Any) -> bool:
+    number = value["score"] if isinstance(value, dict) and value.keys() == {"score"} else value
+    return value is None or (type(number) in (int, float) and isfinite(number))
 
 
 class MetricOptions(_Options):
@@ -76,11 +84,11 @@ class MetricOptions(_Options):
         None, description='These metrics only; "default" stands for the default ones.'
     )
     task: str | None = Field(None, description="The task, if it is not the loss's own (binary or multilabel).")
-    threshold: Annotated[float | Score | None, BeforeValidator(_threshold)] = Field(
+    threshold: Annotated[float | Score | list[float | Score | None] | None, BeforeValidator(_threshold)] = Field(
         None,
         description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
         'distance, half the margin by default. {"score": s} compares the scores themselves, which separates scores '
-        "whose probabilities round to the same number.",
+        "whose probabilities round to the same number. A list has the threshold of each label, null for the default.",
     )
     iou_threshold: Fraction = Field(0.5, description="Paired boxes from this IoU on are hits.")
     zero_division: Literal[0, 1] | None = Field(

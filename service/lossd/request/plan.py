@@ -166,8 +166,9 @@ class Plan:
         except (ShapeMismatch, DtypeMismatch) as problem:
             raise type(problem)(problem.detail + self._remedy(layout)) from None
         self._check_axes(dims)
-        if self.metrics and "C" in dims:
-            metrics.check_classes(self.task, self.metrics, dict(self.metric_options), dims["C"])
+        classes = metrics.class_count(self.task, shapes_of(layout))
+        if self.metrics:
+            metrics.check_classes(self.task, self.metrics, dict(self.metric_options), classes)
         kind = self._kind
         rows = int(dims.get("N", 1))
         wide = is_wide({name: dtype for name, (dtype, _) in layout.items()}, domains)
@@ -195,7 +196,6 @@ class Plan:
         jobs = [term.job(position, layout) for position, term in enumerate(self.terms)]
         recipe_fields, text_bytes = self._recipe_fields, TEXT_BYTES
         if self.metrics:
-            classes = metrics.class_count(self.task, shapes_of(layout))
             recipe_fields = {**recipe_fields, "metrics": self._answered(classes)}
             text_bytes = metrics.text_bytes(self.task, recipe_fields["metrics"], dict(self.metric_options), classes)
         recipe = Recipe(
