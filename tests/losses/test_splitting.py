@@ -7,14 +7,17 @@ which a CPU's code changes: the last entries that fill no vector, and the entrie
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from evaluating import Evaluated, Tensors, alone, both_ways, together
+from evaluating import COMPILED, Evaluated, Tensors, alone, both_ways, together
+from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from losses.case import Array, Case, Parameters
 from losses.cases import CASES
@@ -124,6 +127,24 @@ def test_a_request_of_one_row_is_the_same_in_any_batch(case: Case, parameters: P
             assert isinstance(batched, Evaluated)
             assert batched.document == own.document
             assert_same_bits(batched.tensors, own.tensors, f"row {row}, {dtype}")
+
+
+@pytest.mark.usefixtures("compiled_passes")
+@pytest.mark.parametrize(("case", "parameters"), [row for row in EVERY if row.values[0].name in COMPILED])
+def test_a_compiled_pass_gives_a_row_one_gradient(
+    case: Case, parameters: Parameters, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any request, and on any number of threads."""
+    request = {"loss": {"name": case.name, **parameters, "reduction": "sum"}, "outputs": ["gradient"]}
+    for dtype, rows in product(FLOATS, (ROWS, 3 * SHARED // 8)):
+        inputs = case.inputs(parameters, rows, dtype=dtype)
+        wanted = one_by_one(request, inputs, cut(rows))
+        for groups in (cut(rows, 1, 2, rows // 2), [shuffled(rows)]):
+            found = one_by_one(request, inputs, groups)
+            assert_same_bits(found, wanted, f"in {len(groups)} requests, {dtype}")
+        with monkeypatch.context() as patch, ThreadPoolExecutor(3) as pool:
+            patch.setattr(passes, "threads", pool)
+            assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"three threads, {dtype}")
 
 
 @pytest.mark.parametrize(("case", "parameters"), FIRST)
