@@ -1,4 +1,5 @@
-# Any image with python3 (3.11 or newer) and its venv module works.
+# Any image with python3 (3.11 or newer) and its venv module works. The tag moves with security updates; for an image that
+# never changes, pass --build-arg BASE_IMAGE=python:3.11-slim@sha256:… with the digest that `docker pull` prints.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -11,15 +12,14 @@ ENV PIP_FIND_LINKS=${WHEELS} PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT
 WORKDIR /src
 RUN python3 -m venv /opt/venv
 # The dependencies are a separate layer, so a change of the code does not install torch again.
-COPY constraints.txt pyproject.toml ./
-RUN /opt/venv/bin/python -c 'import tomllib; \
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["service"], sep="\n")' > requirements.txt \
-    && /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt "${TORCH}" -r requirements.txt
-COPY README.md LICENSE ./
+# torch has no hash: its build depends on where it comes from. What it needs is installed before, by hash.
+COPY constraints.txt requirements.txt ./
+RUN /opt/venv/bin/pip install ${PIP_ARGS} --require-hashes --no-deps -r requirements.txt \
+    && /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt "${TORCH}"
+COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY client client
-RUN /opt/venv/bin/pip install ${PIP_ARGS} -c constraints.txt '.[service]'
+RUN /opt/venv/bin/pip install --no-deps --no-build-isolation . && /opt/venv/bin/pip check
 # Compiles for the processor of the building machine. Another type of processor compiles its own code in the background.
 RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/lossd compile
 

@@ -13,7 +13,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
-.PHONY: service install demo test fuzz clients serve lint bench chaos docs clean
+.PHONY: service install demo test fuzz clients serve lint bench chaos docs audit pins clean
 
 install: .venv/installed
 
@@ -24,10 +24,13 @@ install: .venv/installed
 
 service: .venv/service
 
-.venv/service: pyproject.toml constraints.txt
+# torch has no hash: its build depends on where it comes from. What it needs is installed before, by hash.
+.venv/service: pyproject.toml constraints.txt requirements.txt
 	@echo "Installing the service into .venv: about 55 packages, most of it torch; a minute or more, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[demo]'
+	$(BIN)/pip install --require-hashes --no-deps -r requirements.txt
+	$(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[demo]'
 	-$(BIN)/lossd compile
 	@touch $@
 
@@ -81,5 +84,24 @@ docs: install
 	$(BIN)/python tests/excerpts.py
 	$(BIN)/python tests/website.py
 
+# Tools in environments of their own, because they need other packages than the service does.
+.tools/pip-audit:
+	$(PYTHON) -m venv $@.part
+	PIP_CONSTRAINT= $@.part/bin/pip install --quiet pip-audit==2.10.1
+	mv $@.part $@
+
+.tools/uv:
+	$(PYTHON) -m venv $@.part
+	PIP_CONSTRAINT= $@.part/bin/pip install --quiet uv==0.13.9
+	mv $@.part $@
+
+# Without a database of vulnerabilities that can be reached, a sentence says so.
+audit: .tools/pip-audit
+	$</bin/python3 tests/audit.py
+
+# Run this after a change of constraints.txt.
+pins: .tools/uv
+	$</bin/python3 tests/pins.py
+
 clean:
-	rm -rf .venv .bench .clients .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .tools .bench .clients .pytest_cache .hypothesis .mypy_cache .ruff_cache

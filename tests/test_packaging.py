@@ -7,8 +7,11 @@ import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import audit
 
 ROOT = Path(__file__).parents[1]
 PINS = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
@@ -31,6 +34,59 @@ def test_everything_an_installation_brings_is_pinned() -> None:
     assert {"torch", "numpy", "pytest", "mypy"} <= names
     assert names - PINS.keys() == set()
     assert {"hatchling", "editables"} <= PINS.keys(), "what the build needs is pinned too"
+
+
+LINES = re.findall(
+    r"^([a-z0-9-]+)==(\S+)(?: ; (.*?))? \\\n((?:    --hash=.*\n?)+)", (ROOT / "requirements.txt").read_text(), re.M
+)
+
+
+def test_what_the_service_needs_is_installed_by_hash() -> None:
+    """Each file that may be installed has its hash; torch, whose build depends on the place, is the exception."""
+    hashed = {name: version for name, version, _, _ in LINES}
+    text = (ROOT / "requirements.txt").read_text()
+    assert len(LINES) == len(re.findall("==", text)), "a line has no hash"
+    assert {pin for pin in hashed.items() if PINS[pin[0]] != pin[1]} == set(), "make pins"
+    for *_, hashes in LINES:
+        assert re.fullmatch(r"(    --hash=sha256:[0-9a-f]{64}( \\)?\n?)+", hashes)
+    needed = {name.partition("[")[0] for name in brought_by("lossd", frozenset({"service"}), set())}
+    torch_builds = {name for name in needed if name.startswith(("nvidia-", "cuda-")) or name in ("torch", "triton")}
+    assert needed - torch_builds - hashed.keys() == set(), "make pins"
+    assert {"hatchling", "editables", "numpy", "uvicorn"} <= hashed.keys()
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile"])
+def test_every_install_of_the_service_checks_hashes_first(name: str) -> None:
+    text = (ROOT / name).read_text().rpartition(".venv/service:")[2]
+    installs = re.findall(r"pip install (?:\$\{PIP_ARGS\} )?(.*?)(?= \\\n| &&|\n)", text)
+    assert installs[0] == "--require-hashes --no-deps -r requirements.txt"
+    assert "torch" in installs[1].lower()
+
+
+def test_images_of_others_are_named_by_digest() -> None:
+    images = re.findall(r"image: (\S+)", (ROOT / "docker-compose.yml").read_text())
+    others = [image for image in images if image != "lossd"]
+    assert len(others) == 2
+    assert [image for image in others if not re.search(r":[\w.]+@sha256:[0-9a-f]{64}$", image)] == []
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "status"),
+    [
+        (None, "Nothing is audited", 0),
+        ([{"name": "pyyaml", "version": "5.3.1", "vulns": []}], "Nothing is audited", 0),
+        ([{"name": "pyyaml", "skip_reason": "not found"}], "Nothing is audited", 0),
+        ([{"name": "pyyaml", "version": "5.3.1", "vulns": [{"id": "A", "fix_versions": ["5.4"]}]},
+          {"name": "numpy", "version": "2.4.6", "vulns": []}], "1 packages have no known", 0),
+        ([{"name": "pyyaml", "version": "5.3.1", "vulns": [{"id": "A", "fix_versions": ["5.4"]}]},
+          {"name": "numpy", "version": "2.4.6", "vulns": [{"id": "B", "fix_versions": []}]}], "numpy==2.4.6: B", 1),
+    ],
+    ids=["no report", "silent database", "no database", "clean", "vulnerable"],
+)  # fmt: skip
+def test_an_audit_says_whether_it_could_audit(found: audit.Report | None, text: str, status: int) -> None:
+    answer = audit.verdict(found)
+    assert answer[0].startswith(text)
+    assert answer[1] == status
 
 
 def test_what_is_installed_is_what_is_pinned() -> None:
@@ -58,4 +114,5 @@ def test_a_demo_needs_the_service_and_its_data_and_no_more() -> None:
 
 def test_no_file_names_a_package_index() -> None:
     files = [ROOT / name for name in ("Dockerfile", "Makefile", "constraints.txt", "docker-compose.yml", ".ci/run")]
+    files.append(ROOT / "requirements.txt")
     assert [str(path) for path in files if "://" in path.read_text().replace("http://127.0.0.1", "")] == []
