@@ -46,7 +46,7 @@ def test_clients_that_ask_for_all_they_can_get_come_to_equal_shares():
     assert held["second"] == pytest.approx(30, abs=1)
 
 
-def test_bodies_that_arrive_count_for_whoever_sends_them():
+def test_an_arriving_body_counts_for_its_client():
     budget = Budget(9000, 1000)
     for _ in range(45):
         budget.gather("greedy", 100)
@@ -64,7 +64,7 @@ def test_bodies_that_arrive_count_for_whoever_sends_them():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 400), st.booleans()), max_size=60))
-def test_what_is_released_was_admitted_and_a_refusal_holds_nothing(steps):
+def test_a_refused_request_holds_nothing(steps):
     budget, held = Budget(1000, 10), []
     for client, nbytes, leaves in steps:
         if leaves and held:
@@ -115,7 +115,7 @@ def test_a_pause_between_batches_does_not_count_as_work():
     assert budget.wait_s(0, 3) == pytest.approx(3.0)
 
 
-def test_before_anything_was_measured_it_still_says_a_time():
+def test_a_refusal_names_a_time_before_any_batch_was_measured():
     budget = Budget(100, 1)
     budget.admit("", 10)
     with pytest.raises(QueueFull, match="queue_requests") as refused:
@@ -124,7 +124,7 @@ def test_before_anything_was_measured_it_still_says_a_time():
 
 
 @pytest.mark.parametrize(("client", "most"), [("", 1000), ("a", 500)])
-def test_what_will_never_fit_is_too_large_and_not_merely_early(client, most):
+def test_a_request_that_can_never_fit_is_too_large(client, most):
     budget = Budget(1000, 10)
     with pytest.raises(TooLarge, match="queue_bytes"):
         budget.admit(client, most + 1)

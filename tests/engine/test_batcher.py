@@ -68,7 +68,7 @@ def test_requests_of_one_recipe_share_a_batch_and_others_do_not(loop):
     assert batcher.joinable(wide) is None
 
 
-def test_a_batch_that_left_takes_nobody_in(loop):
+def test_a_batch_that_was_sent_takes_no_further_request(loop):
     batcher = Batcher(lambda ticket: None)
     pool = SlabPool(1 << 20)
     job = mse_job(2)
@@ -80,7 +80,7 @@ def test_a_batch_that_left_takes_nobody_in(loop):
     assert batcher.next_batch() is None
 
 
-def test_a_full_batch_takes_nobody_in(loop):
+def test_a_full_batch_takes_no_further_request(loop):
     pool = SlabPool(1 << 20)
     job = mse_job(5)
     arrangement = arrange(job.recipe, rows=12, requests=8)
@@ -95,7 +95,7 @@ def test_a_full_batch_takes_nobody_in(loop):
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=12),
     gone=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-def test_dropping_requests_leaves_the_others_bytes_in_their_new_place(sizes, gone):
+def test_dropping_requests_moves_the_bytes_of_the_others(sizes, gone):
     loop = asyncio.new_event_loop()
     dropped: list[Ticket] = []
     batcher = Batcher(dropped.append)
@@ -175,7 +175,7 @@ def spans(batch: Batch) -> list[tuple[int, int]]:
     rows=st.integers(1, 9),
     width=st.integers(1, 9),
 )
-def test_whatever_the_budget_no_two_requests_share_a_byte(budget, kind, rows, width):
+def test_no_two_requests_of_a_batch_share_a_byte(budget, kind, rows, width):
     loop = WithoutLoop()
     job = overlap_job(kind, rows, width)
     arrangement = arrange_shared(job.recipe, budget)
@@ -276,7 +276,7 @@ class Queue:
         self.pool.close()
 
 
-def test_one_client_s_batches_leave_in_the_order_in_which_they_were_opened(loop):
+def test_batches_of_one_client_are_sent_in_the_order_of_their_opening(loop):
     queue = Queue(loop)
     tickets = [queue.put("", mse_job(2, width)) for width in (5, 3, 9, 4)]
     queue.put("", mse_job(2, 3))  # joins the second
@@ -367,7 +367,7 @@ def test_work_that_is_stated_counts_before_it_is_done(loop):
     assert [queue.take()[0] for _ in range(9)] == ["greedy", *["modest"] * 6, "greedy", "greedy"]
 
 
-def test_a_client_that_was_away_has_saved_nothing_up(loop):
+def test_an_idle_client_gains_no_credit(loop):
     queue = Queue(loop)
     for _ in range(20):
         queue.alone("busy", mse_job(100))
@@ -379,7 +379,7 @@ def test_a_client_that_was_away_has_saved_nothing_up(loop):
     assert all({*order[i : i + 2]} == {"back", "busy"} for i in range(0, 8, 2))
 
 
-def test_what_a_dead_worker_had_goes_first_and_in_its_order(loop):
+def test_the_batches_of_a_dead_worker_are_sent_first_and_in_order(loop):
     queue = Queue(loop)
     for width in (3, 4, 5, 6):
         queue.put("greedy", mse_job(2, width))

@@ -1,4 +1,4 @@
-"""Which batch goes to which worker, and when: the engine with workers that only note what they are sent."""
+"""Which batch is sent to which worker, and when. The workers of these tests only record what they are sent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def with_engine(devices: str, story: Callable) -> None:
     asyncio.run(tell())
 
 
-def test_what_arrives_together_goes_together():
+def test_requests_that_arrive_together_share_a_batch():
     async def story(engine: ProcessEngine, worker: Noting) -> None:
         submit(engine, WORTH_REQUESTS - 1)
         assert worker.sizes == []
@@ -70,7 +70,7 @@ def test_what_arrives_together_goes_together():
     with_engine("cpu", story)
 
 
-def test_a_batch_worth_going_leaves_before_all_that_arrived_was_read():
+def test_a_batch_of_enough_requests_is_sent_before_the_rest_is_read():
     async def story(engine: ProcessEngine, worker: Noting) -> None:
         submit(engine, WORTH_REQUESTS)
         assert worker.sizes == [WORTH_REQUESTS]
@@ -80,7 +80,7 @@ def test_a_batch_worth_going_leaves_before_all_that_arrived_was_read():
     with_engine("cpu", story)
 
 
-def test_a_busy_worker_gets_one_more_batch_if_that_is_worth_going_and_no_third():
+def test_a_busy_worker_gets_one_batch_ahead_and_no_more():
     async def story(engine: ProcessEngine, worker: Noting) -> None:
         submit(engine, WORTH_REQUESTS)
         submit(engine, WORTH_REQUESTS - 1)
@@ -99,7 +99,7 @@ def test_a_busy_worker_gets_one_more_batch_if_that_is_worth_going_and_no_third()
     with_engine("cpu", story)
 
 
-def test_a_worker_that_is_free_comes_before_one_that_has_room():
+def test_a_free_worker_is_preferred_to_a_busy_one_with_room():
     async def story(engine: ProcessEngine, first: Noting, second: Noting) -> None:
         submit(engine, WORTH_REQUESTS)
         submit(engine, WORTH_REQUESTS, width=4)
@@ -114,7 +114,7 @@ def test_a_worker_that_is_free_comes_before_one_that_has_room():
     with_engine("cpu,cpu", story)
 
 
-def test_several_devices_share_what_there_is():
+def test_several_devices_share_the_queued_batches():
     async def story(engine: ProcessEngine, first: Noting, second: Noting) -> None:
         for width in (3, 4, 5, 6):
             submit(engine, 1, width=width)

@@ -333,7 +333,7 @@ def test_a_worker_that_is_stopped_before_it_reads_its_work_is_replaced():
         assert service.engine.stats.restarts == 1
 
 
-def test_a_worker_that_is_only_slow_is_left_in_peace(faults):
+def test_a_slow_worker_is_not_killed(faults):
     faults.of({63: "plod"})
     with running(worker_timeout_ms=600) as service:
         begin = time.monotonic()
@@ -342,7 +342,7 @@ def test_a_worker_that_is_only_slow_is_left_in_peace(faults):
         assert service.engine.stats.restarts == 0
 
 
-def test_what_nobody_waits_for_any_more_does_not_keep_a_worker_for_ever(faults):
+def test_an_unwanted_evaluation_ends_after_the_timeout(faults):
     faults.of({63: "plod on"})
     with running(worker_timeout_ms=600) as service:
         assert post(service, 63, timeout_ms=300).status_code == 504
@@ -353,7 +353,7 @@ def test_what_nobody_waits_for_any_more_does_not_keep_a_worker_for_ever(faults):
 
 
 @pytest.mark.parametrize("fault", ["hang", "plod on"])
-def test_what_nobody_waits_for_any_more_ends_within_seconds_where_somebody_else_waits(faults, fault):
+def test_an_unwanted_evaluation_ends_within_seconds_if_another_client_waits(faults, fault):
     """By itself where it consists of many operations, else with its worker; whoever waits is answered by the next."""
     faults.of({63: fault})
     with running() as service:
@@ -367,7 +367,7 @@ def test_what_nobody_waits_for_any_more_ends_within_seconds_where_somebody_else_
         assert_nothing_is_held(service)
 
 
-def test_what_a_neighbour_waits_for_is_finished(faults):
+def test_a_batch_is_finished_while_one_of_its_clients_waits(faults):
     """One of two in a batch gives up, and somebody else waits behind them."""
     faults.of({63: "plod"})
     with running() as service:
@@ -449,7 +449,7 @@ def test_a_request_that_breaks_every_device_is_given_up(faults):
         assert_nothing_is_held(service)
 
 
-def test_a_batch_that_memory_does_not_suffice_for_is_evaluated_in_parts(faults):
+def test_a_batch_that_exhausts_memory_is_evaluated_in_parts(faults):
     faults.of({20: "out of memory"})
     with running() as service:
         assert {r.status_code for r in all_at_once(service, [20] * 6)} == {200}
@@ -457,7 +457,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_evaluated_in_parts(faults):
         assert service.engine.stats.restarts == 0
 
 
-def test_a_request_that_memory_does_not_suffice_for_is_refused_with_the_figures_and_its_neighbours_are_answered(faults):
+def test_a_request_that_exhausts_memory_is_refused_and_its_neighbours_are_answered(faults):
     faults.of({20: "out of memory", 65: "out of memory"})
     with running() as service:
         answers = all_at_once(service, [20, 65])
@@ -471,7 +471,7 @@ def test_a_request_that_memory_does_not_suffice_for_is_refused_with_the_figures_
         assert_nothing_is_held(service)
 
 
-def test_an_innocent_request_is_not_blamed_for_the_deaths_its_neighbour_caused(faults):
+def test_a_request_is_not_blamed_for_deaths_that_its_neighbour_caused(faults):
     """Two batches of different recipes are under way, and the worker dies of the first as often as it may."""
     faults.of({63: "crash"})
     with running() as service:

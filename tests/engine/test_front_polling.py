@@ -51,7 +51,7 @@ async def turns(clock: Clock, most: int = 1000) -> int:
     return clock.turns - before
 
 
-def test_it_looks_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_front_polls_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(looking: Polling, clock: Clock) -> None:
         for _ in range(3):
             looking.sent(alone=True)
@@ -62,7 +62,7 @@ def test_it_looks_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch) -> Non
     told(monkeypatch, story)
 
 
-def test_it_looks_no_longer_than_it_may_and_then_not_until_answers_come_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_front_stops_polling_until_answers_come_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=True)
         assert await turns(clock) == pytest.approx(LONGEST_S / 1e-4, abs=1)
@@ -78,7 +78,7 @@ def test_it_looks_no_longer_than_it_may_and_then_not_until_answers_come_sooner(m
     told(monkeypatch, story)
 
 
-def test_it_does_not_look_where_more_than_one_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_front_does_not_poll_for_several_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=False)
         assert await turns(clock) == 0
@@ -94,7 +94,7 @@ def test_it_does_not_look_where_more_than_one_answer_is_waited_for(monkeypatch: 
     told(monkeypatch, story)
 
 
-def test_it_never_looks_where_it_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_front_never_polls_if_polling_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(looking: Polling, clock: Clock) -> None:
         looking.sent(alone=True)
         assert await turns(clock) == 0

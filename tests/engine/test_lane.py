@@ -1,4 +1,4 @@
-"""A lane for short batches beside a long one: who uses it, and that it is there no longer than it is needed."""
+"""A lane for short batches beside a long one: which requests use it, and when it ends."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_what_is_short_is_answered_before_what_is_long_and_came_first(
-    service: Running, clients: ThreadPoolExecutor
-) -> None:
+def test_a_short_request_is_answered_before_an_earlier_long_one(service: Running, clients: ThreadPoolExecutor) -> None:
     worker = worker_of(service)
     waited = long(service, clients)
     service.wait_until(lambda _: worker.lane is not None and worker.lane.ready)
@@ -88,7 +86,7 @@ def test_what_is_short_is_answered_before_what_is_long_and_came_first(
     assert service.engine.stats.restarts == 0
 
 
-def test_two_long_ones_go_one_after_the_other(service: Running, clients: ThreadPoolExecutor) -> None:
+def test_two_long_requests_are_evaluated_one_after_the_other(service: Running, clients: ThreadPoolExecutor) -> None:
     waited = [long(service, clients), long(service, clients)]
     assert short(service) == 2.0
     assert [answer.result().content for answer in waited] == [waited[0].result().content] * 2
@@ -132,7 +130,7 @@ def test_a_lane_ends_when_it_is_not_needed(
         assert short(service) == 2.0
 
 
-def test_a_lane_that_is_killed_costs_nobody_an_answer(service: Running, clients: ThreadPoolExecutor) -> None:
+def test_no_answer_is_lost_if_a_lane_is_killed(service: Running, clients: ThreadPoolExecutor) -> None:
     worker = worker_of(service)
     waited = long(service, clients)
     service.wait_until(lambda _: worker.lane is not None and worker.lane.ready)

@@ -84,7 +84,7 @@ def leave(service: Running, rows: int, sent: float, read: int) -> None:
 LEAVING = {"in the upload": (0.5, 0), "before the answer": (1.0, 0), "in the answer": (1.0, 2000)}
 
 
-def test_a_client_that_leaves():
+def test_leaving_clients_leak_nothing():
     """One service for all of them: each begins with nothing held, and its end is the same."""
     with running(compiled=False) as service:
         for rows in (SMALL, STREAMED):
@@ -97,7 +97,7 @@ def test_a_client_that_leaves():
                     raise AssertionError(f"{when}, {rows} rows") from error
 
 
-def test_clients_that_come_and_go_while_workers_die():
+def test_dying_workers_leak_nothing():
     """Everything at once, for as long as it takes to lose three workers."""
     chance = random.Random(0)
     with running(mortal=True, compiled=False, cache_bytes=16 << 20, idle_timeout_ms=2000) as service:
@@ -122,7 +122,7 @@ def test_clients_that_come_and_go_while_workers_die():
         assert_nothing_is_held(service)
 
 
-def test_a_service_that_ends_while_its_worker_stands_still():
+def test_a_service_that_ends_with_a_stopped_worker_leaks_nothing():
     with ThreadPoolExecutor(3) as threads, running(compiled=False, drain_timeout_ms=200) as service:
         os.kill(service.engine.workers[0].pid, signal.SIGSTOP)
         for _ in range(3):
@@ -134,7 +134,7 @@ def test_a_service_that_ends_while_its_worker_stands_still():
 
 
 @pytest.mark.parametrize("kind", [ProcessEngine, InlineEngine])
-def test_an_engine_that_is_stopped_answers_whoever_still_waits(kind: type[Engine]):
+def test_a_stopped_engine_answers_the_waiting_requests(kind: type[Engine]):
     job = make_plan({"loss": {"name": "mse"}}).job(dict.fromkeys(("prediction", "target"), ("float32", (2, 3))))
     tensors = {name: memoryview(bytes(24)) for name in ("prediction", "target")}
 

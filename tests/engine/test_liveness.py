@@ -1,4 +1,4 @@
-"""When a worker is taken for dead: judged from what a front sees of it, and the time."""
+"""When a worker counts as dead, given its heartbeat and the time."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ def verdict(sights: list[Observation], every_s: float = 1.0) -> str | None:
     return None
 
 
-def test_a_worker_without_work_may_be_as_silent_as_it_likes():
+def test_an_idle_worker_may_be_silent():
     assert verdict([IDLE] * 100) is None
 
 
-def test_a_worker_that_goes_from_batch_to_batch_lives():
+def test_a_worker_that_ends_batches_is_alive():
     assert verdict([evaluating(steps=step) for step in range(100)]) is None
 
 
-def test_a_worker_that_answers_while_it_works_lives():
+def test_a_worker_that_answers_probes_is_alive():
     assert verdict([evaluating(probes_answered=look // 9) for look in range(100)]) is None
 
 
-def test_a_worker_that_does_not_answer_is_given_its_time_and_no_more():
+def test_a_silent_worker_is_killed_after_the_timeout():
     assert verdict([evaluating()] * 11) == "has work and gave no sign of life for 10.0 s"
     assert verdict([evaluating()] * 10) is None
 
 
-def test_the_time_begins_with_the_work():
+def test_idle_time_does_not_count_as_silence():
     assert verdict([IDLE] * 50 + [evaluating(steps=4)] * 10) is None
     assert verdict([IDLE] * 50 + [evaluating(steps=4)] * 11) is not None
 
 
-def test_a_worker_that_is_busy_for_nobody_is_given_its_time_and_no_more():
+def test_a_worker_with_unwanted_work_is_killed_after_the_timeout():
     busy = [evaluating(probes_answered=look, wanted=False) for look in range(11)]
     assert verdict(busy) == "has been evaluating for 10.0 s what nobody waits for"
     assert verdict([*busy[:10], evaluating(steps=7, probes_answered=10, wanted=False)]) is None
 
 
-def test_a_worker_that_is_busy_for_nobody_while_somebody_waits_has_two_seconds():
+def test_a_worker_with_unwanted_work_is_killed_after_two_seconds_if_others_wait():
     busy = [evaluating(probes_answered=look, wanted=False, others_wait=True) for look in range(3)]
     assert verdict(busy) == "has been evaluating for 2.0 s what nobody waits for"
     assert verdict(busy[:2]) is None
     assert verdict([evaluating(probes_answered=look, others_wait=True) for look in range(100)]) is None
 
 
-def test_a_front_that_was_stopped_itself_blames_nobody_for_it():
+def test_time_in_which_the_front_was_stopped_does_not_count():
     assert verdict([evaluating()] * 5, every_s=3600) is None
 
 
-def test_it_asks_once_a_look_went_by_without_a_sign():
+def test_a_probe_is_sent_after_a_silent_interval():
     watch = Liveness(10.0)
     watch.reset(0.0)
     asked = []
@@ -83,12 +83,12 @@ def test_it_asks_once_a_look_went_by_without_a_sign():
     assert asked == [False, True, False, True, False, False]
 
 
-def test_a_short_time_out_is_looked_at_more_often():
+def test_a_short_timeout_is_checked_more_often():
     assert Liveness(120.0).interval_s == 1.0
     assert Liveness(0.4).interval_s == 0.1
 
 
-def test_the_pulse_shows_the_batch_that_is_being_evaluated_to_whoever_shares_it():
+def test_the_heartbeat_shows_which_batch_is_evaluated():
     heartbeat = Heartbeat()
     shared = Heartbeat(heartbeat.fd)
     assert shared.evaluating is None
@@ -99,7 +99,7 @@ def test_the_pulse_shows_the_batch_that_is_being_evaluated_to_whoever_shares_it(
     assert (shared.evaluating, shared.steps, shared.probes_answered) == (None, 2, 1)
 
 
-def test_only_the_batch_that_is_unwanted_ends_early_and_only_where_it_may():
+def test_only_an_unwanted_batch_ends_early_and_only_within_an_evaluation():
     heartbeat = Heartbeat()
     front = Heartbeat(heartbeat.fd)
     heartbeat.begin(3, 2**40)

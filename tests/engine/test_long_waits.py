@@ -1,11 +1,11 @@
-"""Whoever waits long is called once, between one and two spells after it began."""
+"""A long wait is called back once, after one to two intervals."""
 
 from __future__ import annotations
 
 from lossd.engine.long_waits import LONG_S, LongWaits
 
 
-def test_only_who_waits_long_is_called_and_once() -> None:
+def test_a_long_wait_is_called_back_once() -> None:
     waiting, called = LongWaits(), []
     for name in ("leaves at once", "leaves later", "stays"):
         waiting.add(name, lambda name=name: called.append(name))
@@ -21,7 +21,7 @@ def test_only_who_waits_long_is_called_and_once() -> None:
     waiting.remove("stays")
 
 
-def test_who_comes_later_waits_a_spell_of_its_own() -> None:
+def test_a_later_wait_has_its_own_time() -> None:
     waiting, called = LongWaits(), []
     waiting.check(50.0)
     waiting.add("late", lambda: called.append("late"))

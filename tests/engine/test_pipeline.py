@@ -109,7 +109,7 @@ def test_slabs_are_page_locked_while_they_are_mapped(stand_in):
     assert stand_in.pinned == {}
 
 
-def test_a_batch_that_has_no_room_beside_those_copied_ahead_is_tried_without_them(stand_in, monkeypatch):
+def test_a_batch_without_room_is_tried_again_without_the_batches_copied_ahead(stand_in, monkeypatch):
     evaluate, tries = module.evaluate, []
 
     def full_at_first(batch):

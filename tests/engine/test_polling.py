@@ -49,14 +49,14 @@ def looked(monkeypatch: pytest.MonkeyPatch, pauses_s: list[float], requests: int
     return asking.looked
 
 
-def test_it_looks_once_some_came_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_polls_after_several_lone_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert looked(monkeypatch, [0.0] * 12) == [False] * worker.ALONE + [True] * (12 - worker.ALONE)
 
 
-def test_it_does_not_look_for_requests_in_company(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_does_not_poll_after_batches_of_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(looked(monkeypatch, [0.0] * 12, requests=2))
 
 
-def test_it_sleeps_where_the_last_one_took_longer_than_it_would_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_sleeps_if_the_last_wait_was_longer_than_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses_s = [0.0] * worker.ALONE + [2 * POLL_S, 0.0, 0.0]
     assert looked(monkeypatch, pauses_s)[worker.ALONE :] == [True, False, True]

@@ -52,7 +52,9 @@ def large() -> bytes:
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM], ids=["files", "memory"])
-def test_who_asks_where_no_slab_can_be_had_is_told_to_come_back(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_memory_for_a_slab_is_503_with_retry_after(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:
         times = [1000]
         monkeypatch.setattr(os, "memfd_create", failing(os.memfd_create, times, number))
@@ -71,7 +73,7 @@ def test_who_asks_where_no_slab_can_be_had_is_told_to_come_back(number: int, mon
         assert http.post("/v1/evaluate", content=large(), headers=binary).json()["loss"] == 0
 
 
-def test_slabs_that_nobody_uses_give_their_files_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_slabs_are_closed_before_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
     pool = SlabPool(1 << 30, closed.append)
     kept = [pool.take(1 << size) for size in (16, 17, 18)]
@@ -101,7 +103,7 @@ def test_a_worker_that_could_not_be_started_is_tried_again(what: str, monkeypatc
         assert http.post("/v1/evaluate", json=MSE).json()["loss"] == 4
 
 
-def test_a_worker_does_not_outlive_its_front_whatever_it_is_doing() -> None:
+def test_a_worker_ends_with_its_front_during_an_evaluation() -> None:
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--threads=1", "--compiled=false"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as front:
         assert front.stdout is not None
@@ -116,7 +118,7 @@ def test_a_worker_does_not_outlive_its_front_whatever_it_is_doing() -> None:
     "path", ["/docs/static/swagger-ui.css", "/docs/static/favicon.png", "/", "/v1/losses/mse/curve.svg"]
 )
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN], ids=["files", "memory", "processes"])
-def test_a_page_for_which_the_machine_is_short_of_something_is_503(
+def test_a_page_is_503_if_the_machine_is_short_of_resources(
     path: str, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:

@@ -13,7 +13,7 @@ from lossd.engine.slab import MAX_IDLE, SlabPool
 KIB = 1 << 10
 
 
-def test_a_slab_comes_back() -> None:
+def test_a_returned_slab_is_used_again() -> None:
     pool = SlabPool(1 << 20)
     first = pool.take(100 * KIB)
     pool.give(first)
@@ -24,7 +24,7 @@ def test_a_slab_comes_back() -> None:
     pool.close()
 
 
-def test_what_was_unused_for_longest_makes_room() -> None:
+def test_the_slab_unused_for_longest_is_closed_first() -> None:
     closed: list[int] = []
     pool = SlabPool(256 * KIB, closed.append)
     slabs = [pool.take(64 * KIB) for _ in range(3)]
@@ -39,7 +39,7 @@ def test_what_was_unused_for_longest_makes_room() -> None:
     assert pool.cached_bytes == 0
 
 
-def test_no_more_are_kept_than_files_are_worth() -> None:
+def test_the_number_of_idle_slabs_is_limited() -> None:
     closed: list[int] = []
     pool = SlabPool(1 << 30, closed.append)
     slabs = [pool.take(1) for _ in range(MAX_IDLE + 1)]
@@ -64,7 +64,7 @@ def test_slabs_leave_files_for_connections(monkeypatch: pytest.MonkeyPatch) -> N
     assert closed == [one.id for one in slabs[:9]]
 
 
-def test_what_is_larger_than_all_that_may_be_kept_is_given_back() -> None:
+def test_a_slab_larger_than_the_cache_is_closed() -> None:
     closed: list[int] = []
     pool = SlabPool(64 * KIB, closed.append)
     small, large = pool.take(1), pool.take(65 * KIB)

@@ -1,4 +1,4 @@
-"""Who asks while no worker is there is held up to the request's own deadline, at every door, and within the limits."""
+"""Without a worker, requests on every route wait for one, until their deadlines and within the limits."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def let_go(service: Running) -> None:
 
 @pytest.mark.parametrize("engine", ["process", "inline"])
 @pytest.mark.parametrize("door", DOORS)
-def test_a_request_that_comes_before_the_worker_is_answered_by_it(
+def test_a_request_waits_for_the_first_worker(
     door: str, engine: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_load = threading.Event()
@@ -73,7 +73,7 @@ def test_a_request_that_comes_before_the_worker_is_answered_by_it(
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_it_is_held_no_longer_than_its_own_deadline(door: str, gate: Gate) -> None:
+def test_a_request_waits_for_a_worker_until_its_deadline(door: str, gate: Gate) -> None:
     with running(ready=False, compiled=False) as service:
         begin = time.monotonic()
         said = ask(service, door, timeout_ms=400)
@@ -85,7 +85,7 @@ def test_it_is_held_no_longer_than_its_own_deadline(door: str, gate: Gate) -> No
         assert ask(service, door).status_code == 200, "what was given up for one is not kept from others"
 
 
-def test_the_deadline_without_a_header_is_the_services(gate: Gate) -> None:
+def test_the_default_deadline_is_a_setting(gate: Gate) -> None:
     with running(ready=False, compiled=False, request_timeout_ms=300) as service:
         said = {door: ask(service, door) for door in DOORS}
         assert {door: answer.status_code for door, answer in said.items()} == dict.fromkeys(DOORS, 504)
@@ -93,7 +93,7 @@ def test_the_deadline_without_a_header_is_the_services(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_client_that_leaves_is_no_longer_held(door: str, gate: Gate) -> None:
+def test_a_request_is_dropped_if_its_client_leaves_before_the_first_worker(door: str, gate: Gate) -> None:
     method, path, body, _ = DOORS[door]
     with running(ready=False, compiled=False) as service:
         with pytest.raises(httpx.ReadTimeout):
@@ -101,7 +101,7 @@ def test_a_client_that_leaves_is_no_longer_held(door: str, gate: Gate) -> None:
         let_go(service)
 
 
-def test_what_two_wait_for_is_not_given_up_when_one_leaves(gate: Gate) -> None:
+def test_a_shared_curve_is_kept_if_one_of_two_clients_leaves(gate: Gate) -> None:
     with running(ready=False, compiled=False) as service, ThreadPoolExecutor(1) as pool:
         stays = pool.submit(ask, service, "curve")
         service.wait_until(lambda e: e.in_progress >= 1)
@@ -110,7 +110,7 @@ def test_what_two_wait_for_is_not_given_up_when_one_leaves(gate: Gate) -> None:
         assert stays.result().status_code == 200
 
 
-def test_no_more_is_held_than_the_limits_say(gate: Gate) -> None:
+def test_the_limits_hold_before_the_first_worker(gate: Gate) -> None:
     with running(ready=False, compiled=False, queue_requests=2) as service, ThreadPoolExecutor(2) as pool:
         held = [pool.submit(ask, service, "v1") for _ in range(2)]
         service.wait_until(lambda e: e.in_progress == 2)
@@ -121,7 +121,7 @@ def test_no_more_is_held_than_the_limits_say(gate: Gate) -> None:
         assert [answer.result().status_code for answer in held] == [200, 200]
 
 
-def test_health_says_what_is_missing(gate: Gate) -> None:
+def test_health_says_that_no_worker_is_ready(gate: Gate) -> None:
     with running(ready=False, compiled=False) as service, httpx.Client(base_url=service.url) as http:
         for path, field in (("/health/ready", "detail"), ("/v2/health/ready", "error")):
             said = http.get(path)
@@ -135,9 +135,7 @@ def test_health_says_what_is_missing(gate: Gate) -> None:
         assert http.get("/health/ready").status_code == 200
 
 
-def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_answers(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_are_refused_if_no_worker_starts_until_one_does(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "delay_s", lambda self: 0.05)
     with running(ready=False, compiled=False, mortal=True) as service, ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, service, "v1")
@@ -154,7 +152,7 @@ def test_where_no_worker_starts_whoever_waits_is_told_and_one_that_starts_later_
         assert ask(service, "v1").json()["loss"] == 2.5
 
 
-def test_a_worker_that_cannot_even_be_made_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_process_cannot_be_made_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     from lossd.engine import worker_process
 
     monkeypatch.setattr(worker_process, "COMMAND", ("/nowhere/python",))

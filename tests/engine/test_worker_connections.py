@@ -54,7 +54,7 @@ def place() -> Iterator[Place]:
     one.close()
 
 
-def test_whoever_comes_is_greeted_by_a_number_of_its_own(place):
+def test_each_front_is_greeted_with_its_own_number(place):
     for _ in range(3):
         assert [r.batch for r in place.sender().replies(1)] == [HELLO]
     assert [front.number for front in place.greeted] == [1, 2, 3, 4]
@@ -71,7 +71,7 @@ def test_fronts_take_turns_and_their_numbers_are_their_own(place):
     assert memories[0] != memories[1]
 
 
-def test_what_a_front_that_leaves_has_shared_goes_with_it(place):
+def test_the_slabs_of_a_front_are_unmapped_when_it_leaves(place):
     sender = place.sender()
     sender.send(1)
     ((front, manifest),) = place.fronts.receive()
@@ -97,7 +97,7 @@ def test_a_front_that_does_not_read_is_dropped_and_does_not_hold_up_the_others(p
     assert deaf.connection.fileno() != -1
 
 
-def test_a_worker_is_done_when_everybody_has_left(place):
+def test_a_worker_ends_when_all_fronts_have_left(place):
     sender = place.sender()
     place.parent.close()
     assert place.fronts.receive() == []
@@ -107,7 +107,7 @@ def test_a_worker_is_done_when_everybody_has_left(place):
     assert not place.fronts
 
 
-def test_half_a_manifest_waits_for_the_rest(place):
+def test_a_partial_manifest_is_kept_until_it_is_complete(place):
     sender = place.sender()
     whole: list[bytes] = []
     through, back = socket.socketpair()
@@ -125,7 +125,7 @@ def test_half_a_manifest_waits_for_the_rest(place):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_who_polls_hears_at_once_what_comes_and_sleeps_when_nothing_does(several, monkeypatch):
+def test_polling_returns_a_message_at_once_and_sleeps_without_one(several, monkeypatch):
     ours, theirs = socket.socketpair()
     listener = socket.socket(socket.AF_UNIX) if several else None
     if listener is not None:
