@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -93,3 +94,48 @@ def test_a_degenerate_triplet_leaves_the_others_theirs() -> None:
     for name in inputs:
         assert not among.gradient(name)[0].any()
         torch.testing.assert_close(among.gradient(name)[1:], own.gradient(name), rtol=1e-5, atol=1e-6)
+
+
+def surprise(logits: list[Any], own: int) -> Any:
+    """Minus the logarithm of a softmax's share, in fifty digits."""
+    return mpmath.log(mpmath.fsum(mpmath.exp(z - logits[own]) for z in logits))
+
+
+def exact(name: str, a: Tensor, b: Tensor, temperature: float) -> float:
+    """The mean loss of two clear views; for supcon, their rows are the two embeddings of each label."""
+    units = []
+    for row in torch.cat([a, b]).double().tolist():
+        length = mpmath.sqrt(mpmath.fsum(mpmath.mpf(x) ** 2 for x in row))
+        units.append([x / length for x in row])
+    n, both = len(a), range(2 * len(a))
+    score = [[mpmath.fdot(u, v) / mpmath.mpf(temperature) for v in units] for u in units]
+    if name == "clip":
+        rows = [surprise(score[i][n:], i) for i in range(n)]
+        columns = [surprise([score[j][n + i] for j in range(n)], i) for i in range(n)]
+        return float(mpmath.fsum(rows + columns) / (2 * n))
+    others = [[score[i][j] for j in both if j != i] for i in both]
+    own = [(i + n) % (2 * n) for i in both]
+    return float(mpmath.fsum(surprise(others[i], own[i] - (own[i] > i)) for i in both) / (2 * n))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("temperature", [0.07, 0.05, 0.035])
+@pytest.mark.parametrize("name", ["supcon", "clip", "info_nce", "nt_xent"])
+def test_losses_of_certain_embeddings_keep_their_digits(name: str, temperature: float, dtype: torch.dtype) -> None:
+    """Of losses from 1e-6 to 1e-12, which a log_softmax in float32 rounds to multiples of 1e-7."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (3 * torch.eye(4) + 0.05 * torch.randn(4, 4, generator=generator) for _ in range(2))
+    a, b = a.to(dtype), b.to(dtype)
+    inputs = {"first": a, "second": b}
+    if name == "supcon":
+        inputs = {"embedding": torch.cat([a, b]), "label": torch.arange(4).repeat(2)}
+    with mpmath.workdps(50):
+        wanted = exact(name, a, b, temperature)
+    answer = alone({"loss": {"name": name, "temperature": temperature}}, inputs)
+    assert 1e-14 < wanted < 1e-4
+    assert answer.loss == pytest.approx(wanted, rel=3e-5 if dtype == torch.float32 else 1e-12, abs=0)
+    doubled = alone({"loss": {"name": name, "temperature": temperature}},
+                    {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()})  # fmt: skip
+    for of, gradient in answer.gradients.items():
+        scale = float(doubled.gradients[of].abs().max())
+        torch.testing.assert_close(gradient.double(), doubled.gradients[of], rtol=0, atol=1e-4 * scale)

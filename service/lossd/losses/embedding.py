@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_norm, row_total, spread
@@ -322,7 +323,7 @@ def clip(
     """
     (a, no_a), (b, no_b) = _direction(first), _direction(second)
     score = a @ b.mT / temperature
-    value = (score.logsumexp(-1) + score.logsumexp(-2)) / 2 - score.diagonal()
+    value = (softmax.surprise(score, -1) + softmax.surprise(score, -2)).diagonal() / 2
     return _of_views(value, no_a | no_b)
 
 
@@ -353,7 +354,7 @@ def supcon(
     positive, negative = _relations(label)
     score = (direction @ direction.mT / temperature).masked_fill(_diagonal(embedding), -torch.inf)
     count = positive.sum(-1)
-    value = -score.log_softmax(-1).masked_fill(~positive, 0).sum(-1) / count.clamp(min=1)
+    value = softmax.surprise(score, -1).masked_fill(~positive, 0).sum(-1) / count.clamp(min=1)
     flags = {"zero_vector": zero, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
     return Unreduced(value, (count > 0).to(value.dtype), flags)
 
@@ -473,11 +474,11 @@ def _info_nce(first: Tensor, second: Tensor, temperature: float | Tensor, varian
     picking = both if variant == "symmetric" else a
     score = picking @ both.mT / temperature
     others = score.masked_fill(_diagonal(both)[: picking.shape[0]], -torch.inf)
-    own = score.diagonal(n)
     if variant == "symmetric":
-        total = others.logsumexp(-1)
-        value = (total[:n] - own + total[n:] - score.diagonal(-n)) / 2
+        nll = softmax.surprise(others, -1)
+        value = (nll.diagonal(n) + nll.diagonal(-n)) / 2
     else:
+        own = score.diagonal(n)
         value = torch.cat([own.unsqueeze(-1), others], -1).logsumexp(-1) - own
     return _of_views(value, no_a | no_b)
 
