@@ -130,7 +130,7 @@ def describe_options() -> dict[str, Any]:
     definitions = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
 
     def resolve(field: dict[str, Any]) -> dict[str, Any]:
-        whole = dict(definitions.get(field.get("$ref"), field))
+        whole = dict(definitions.get(field.get("$ref", ""), field))
         if "anyOf" in whole:
             whole["anyOf"] = [resolve(arm) for arm in whole["anyOf"]]
         if "items" in whole:
