@@ -57,8 +57,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def asked(case: Case, parameters: Parameters, reduction: str) -> dict[str, object]:
-    return {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": ["loss", "gradient"]}
+def asked(
+    case: Case, parameters: Parameters, reduction: str, outputs: Sequence[str] = ("loss", "gradient")
+) -> dict[str, object]:
+    return {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": list(outputs)}
+
+
+VALUE = pytest.mark.parametrize("outputs", [("loss", "gradient"), ("loss",)], ids=" and ".join)
+"""A loss without its gradient is computed in another way, if the gradient is written out."""
 
 
 def by_row(answers: Sequence[Evaluated], groups: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -96,9 +102,10 @@ def test_every_loss_of_rows_is_split() -> None:
     assert {case.name for case in OF_ROWS} == {name for name, loss in REGISTRY.items() if loss.kind == "rows"}
 
 
+@VALUE
 @pytest.mark.parametrize(("case", "parameters"), EVERY)
-def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters) -> None:
-    request = asked(case, parameters, "none")
+def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
+    request = asked(case, parameters, "none", outputs)
     rows = ROWS if case.name != "perceptual" else 5
     for dtype in (*FLOATS, torch.bfloat16):
         inputs = case.inputs(parameters, rows, dtype=dtype)
@@ -164,9 +171,10 @@ def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters
         assert_same_bits(batched.tensors, wanted.tensors, "beside tiny and huge numbers")
 
 
+@VALUE
 @pytest.mark.parametrize(("case", "parameters"), FIRST)
-def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
-    request = asked(case, parameters, "none")
+def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
+    request = asked(case, parameters, "none", outputs)
     width = min(t[:1].numel() for t in case.inputs(parameters, 2).values())
     rows = SHARED // width + 37
     for dtype, count in zip(FLOATS, (3, 2), strict=True):
@@ -179,10 +187,11 @@ def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters)
             assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"{count} threads, {dtype}")
 
 
+@VALUE
 @pytest.mark.parametrize(("case", "parameters"), FIRST)
-def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
+def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     """Rows so long that threads share one of them: a sum over it must not depend on how many rows there are."""
-    request = asked(case, parameters, "none")
+    request = asked(case, parameters, "none", outputs)
     for dtype in FLOATS:
         inputs = longer(case, parameters, 4, dtype)
         if inputs is None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import row_total
 from lossd.losses.softmax import settled
 from lossd.metrics.cutoffs import rounded
 
@@ -50,7 +51,7 @@ def class_probabilities(scores: Tensor, activation: str) -> Tensor:
             # Not torch's softmax: with further positions, its last bits depend on a number's place in its tensor.
             settled_scores = settled(wide, 1)
             parts = (settled_scores - settled_scores.amax(1, keepdim=True)).exp()
-            return parts / parts.sum(1, keepdim=True)
+            return parts / row_total(parts, keepdim=True)
 
 
 def least_score(threshold: float | Mapping[str, float] | None, activation: str, dtype: str) -> float:
