@@ -39,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.evaluation": {"lossd.compiled", "lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},
     "lossd.local": {"lossd.arrangement", "lossd.evaluation", "lossd.request", "lossd_client"},
     "lossd.runs": {
-        "lossd.arrangement", "lossd.evaluation", "lossd.job", "lossd.losses", "lossd.metrics", "lossd.request",
-        "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table", "lossd_client",
+        "lossd.arrangement", "lossd.caches", "lossd.evaluation", "lossd.job", "lossd.losses", "lossd.metrics",
+        "lossd.request", "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table", "lossd_client",
     },
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {

@@ -25,11 +25,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from lossd.caches import memoized
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
@@ -40,7 +40,7 @@ Array = np.ndarray[Any, Any]
 VERSION = "t1"
 NBYTES = 16
 LANES = 2
-BLOCK = 1 << 15
+BLOCK = 1 << 14
 """Entries that are hashed together: their temporaries stay in the processor's cache."""
 
 _WRAP = 1 << 64
@@ -150,7 +150,7 @@ def _lanes(block: Mapping[str, Array], rows: int) -> Array:
     return lanes
 
 
-@lru_cache(maxsize=1)
+@memoized("fingerprint_weight", lambda value: value.nbytes, 1 << 14)
 def _weight_of_one() -> Array:
     value = np.zeros((LANES, 1), np.uint64)
     _add_value(value, WEIGHT, np.ones(1))
@@ -188,7 +188,7 @@ def _words(numbers: Array) -> Array:
     return words
 
 
-@lru_cache
+@memoized("fingerprint_words", lambda dtype, words: words.nbytes, 1 << 18)
 def _words_of_byte(dtype: str) -> Array:
     """Return the words of all values of a type of one byte, in the order of their bits."""
     return _words(np.arange(256, dtype=np.uint8).astype(bool if dtype == "|b1" else dtype).astype(np.int16))
@@ -205,14 +205,14 @@ def _replace_inexact(words: Array, numbers: Array) -> None:
     words[inexact] = _final(size[inexact]) + negative[inexact].astype(np.uint64)
 
 
-@lru_cache(maxsize=32)
+@memoized("fingerprint_keys", lambda name, shape, begin, end, keys: 512 + 8 * len(shape) + keys.nbytes, 9 << 20)
 def _keys(name: str, shape: tuple[int, ...], begin: int, end: int) -> Array:
     """Return the factors of entries ``begin`` to ``end`` in each lane, (2, end - begin) uint64, odd."""
     steps = np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _final(_seeds(name, shape) + steps) | np.uint64(1)
 
 
-@lru_cache(maxsize=256)
+@memoized("fingerprint_seeds", lambda name, shape, seeds: 512 + 8 * len(shape) + len(name), 1 << 18)
 def _seeds(name: str, shape: tuple[int, ...]) -> Array:
     """Return what each lane starts with for a tensor of that name and shape of a row, (2, 1) uint64."""
     encoded = name.encode()
