@@ -367,7 +367,7 @@ def compiler() -> Iterator[Compiler]:
     compiler.close()
 
 
-def test_a_process_beside_this_one_compiles_what_this_one_uses(
+def test_a_second_process_compiles_kernels_for_this_one(
     new_passes: Passes, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing, for the one that takes least time."""
@@ -380,7 +380,7 @@ def test_a_process_beside_this_one_compiles_what_this_one_uses(
     fresh = """
 import sys
 import numpy as np
-from lossd.compiled import dense, order
+from lossd.compiled import compile_order, dense
 from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
 from lossd.compiled.work import Work
@@ -396,7 +396,7 @@ assert columns[2:4, 0].tolist() == [5.0, 2.0]
     assert run.returncode == 0, run.stderr
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(timeout=30) == 0, "it ends with whoever asked"
+    assert process.wait(timeout=30) == 0, "it ends when its input ends"
 
 
 COMPILE_ONE = """
