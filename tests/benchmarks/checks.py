@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import load
+from benchmarks import runs as costs
 from benchmarks.comparison import OURS, Cell, Step, cells, one_round, put, started
 from benchmarks.goals import Verdict, tail
 from benchmarks.targets import Running
@@ -154,9 +155,16 @@ def memory(rounds: int, seconds: float, step: Step) -> Finding:
     return found
 
 
+def runs(rounds: int, seconds: float, step: Step) -> Finding:
+    """The parts that runs add up, and batches in a run beside the same batches evaluated."""
+    headings = ("in this process, batches of 65,536 rows", "million rows/s", "ns a row", "over evaluating the batches")
+    return Finding(headings, costs.measured(rounds, step))
+
+
 CHECKS = {
     "linear": Check("Cost over pixels", linear, lambda rounds: 1 + len(SIDES) * (rounds + 1)),
     "connections": Check("Connections", connections, lambda rounds: 2 + len(CONNECTIONS) * (rounds + 1)),
     "memory": Check("Memory", memory, lambda rounds: 5),
     "latency": Check("Latency", latency, lambda rounds: 3 + rounds),
+    "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }

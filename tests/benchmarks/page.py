@@ -80,7 +80,7 @@ def over_the_best(cell: Cell) -> str:
 def finding(part: Part) -> str:
     """The table of a check, and its verdicts."""
     rows = ([each if isinstance(each, str) else figure(each) for each in row] for row in part["rows"])
-    return "\n\n".join((provenance(part), table(part["headings"], rows), goals(part)))
+    return "\n\n".join((provenance(part), table(part["headings"], rows), *([goals(part)] if part["verdicts"] else [])))
 
 
 def goals(part: Part) -> str:

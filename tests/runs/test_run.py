@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import lossd
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
+from lossd.runs import state as states
 from lossd.runs.identity import DuplicateRows
 from lossd.runs.run import Run
 from lossd_client.errors import InvalidRequest, Problem
@@ -274,3 +275,27 @@ def test_a_run_keeps_no_parts_that_its_metrics_and_warnings_do_not_read(metrics:
     assert ("farthest" in kept) == (metrics == ["log_loss"])
     codes = [warning.code for warning in run.result().warnings]
     assert ("probabilities_as_logits" in codes) == (metrics == ["log_loss"])
+
+
+def test_bytes_with_a_good_checksum_are_not_trusted_either() -> None:
+    run = Run(task="binary", metrics=["accuracy", "auroc"], identity="position")
+    run.add([1.0, -1.0], [1, 0], first=0)
+    described, parts = states.decode(run.state())
+    for change in (
+        {"facts": {**described["facts"], "names": ["no such metric"]}},
+        {"facts": {}},
+        {"totals": {}},
+        {"totals": {key: [kind, [-1]] for key, (kind, _) in described["totals"].items()}},
+        {"totals": {key: ["sums", [1 << 40]] for key in described["totals"]}},
+        {"definition": {**described["definition"], "identity": "id"}},
+        {"definition": {**described["definition"], "limit": -1}},
+        {"definition": {**described["definition"], "request": {"task": "none"}}},
+        {"metrics": {}},
+    ):
+        with pytest.raises(Problem):
+            Run.from_state(states.encode({**described, **change}, parts))
+    for name in parts:
+        with pytest.raises(Problem):
+            Run.from_state(states.encode(described, {**parts, name: parts[name][:-1]}))
+        with pytest.raises(Problem):
+            Run.from_state(states.encode(described, {key: data for key, data in parts.items() if key != name}))

@@ -40,6 +40,8 @@ LABELS = ("target", "label", "similar")
 AREAS = ("auroc", "average_precision")
 """The metrics whose distance from the true value is known if a table is cut."""
 
+LEAST_LIMIT = 2
+
 LOSS, WEIGHT, OF_BATCH = "loss", "weight", "batch."
 
 
@@ -89,7 +91,6 @@ class _Facts:
 
     Attributes:
         names: The names of the metrics.
-        options: The options of the metrics, with their defaults.
         classes: The number of classes, or None.
         activation: What the task reads scores as.
         weighted: Whether rows have weights.
@@ -97,7 +98,6 @@ class _Facts:
     """
 
     names: tuple[str, ...]
-    options: Mapping[str, Any]
     classes: int | None
     activation: str
     weighted: bool
@@ -129,7 +129,7 @@ class _Facts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
-        return {**vars(self), "names": list(self.names), "options": dict(self.options)}
+        return {**vars(self), "names": list(self.names)}
 
     @classmethod
     def of_dict(cls, document: Mapping[str, Any]) -> _Facts:
@@ -180,8 +180,6 @@ class Run:
         device: str = "cpu",
         **parameters: Any,
     ) -> None:
-        if scope not in ("rows", "batch"):
-            raise InvalidRequest(f"scope is {scope!r}; it is one of rows, batch")
         outputs = ["metrics"] if loss is None else ["loss"] if metrics in ([], ()) else ["loss", "metrics"]
         subject = {"loss": loss, "task": None} if loss is not None else {"loss": None, "task": task}
         options: Any = metrics if metrics not in ([], ()) else None
@@ -204,6 +202,13 @@ class Run:
         )
 
     def _start(self, definition: Mapping[str, Any], device: str) -> None:
+        rows, scope, limit = (definition[name] for name in ("rows", "scope", "limit"))
+        if scope not in ("rows", "batch"):
+            raise InvalidRequest(f"scope is {scope!r}; it is one of rows, batch")
+        if rows is not None and not (isinstance(rows, int) and rows >= 0):
+            raise InvalidRequest(f"rows is {rows!r}; it is the number of rows of the data set, or null")
+        if not (isinstance(limit, int) and limit >= LEAST_LIMIT):
+            raise InvalidRequest(f"limit is {limit!r}; tables have at least {LEAST_LIMIT} rows")
         self._definition = dict(definition)
         self._device = torch.device(device)
         self._plan = make_plan(definition["request"])
@@ -389,6 +394,7 @@ class Run:
     def state(self) -> bytes:
         """Return the run as bytes, for another process: the same bytes for the same rows, however they were counted."""
         described: dict[str, Any] = {"definition": self._definition, "metrics": self._versions()}
+        described["targets"] = self._targets is not None
         parts = {f"total.{key}": total.encode() for key, total in self._totals.items()}
         if self._facts is not None:
             described["facts"] = self._facts.to_dict()
@@ -413,7 +419,7 @@ class Run:
         with state.reading():
             run._start(described["definition"], device)
             run._rows = identity.decode(parts.pop("identity"))
-            if "targets" in parts:
+            if described["targets"]:
                 run._targets = Fingerprint.decode(parts.pop("targets"))
             if "facts" in described:
                 run._facts = _Facts.of_dict(described["facts"])
@@ -421,10 +427,10 @@ class Run:
                     run._totals[key] = totals.decode(kind, shape, parts.pop(f"total.{key}"))
             if parts or run._rows.kind != described["definition"]["identity"]:
                 raise ValueError("parts that the description does not name")
-        if described["metrics"] != run._versions():
-            raise InvalidRequest(
-                "the definition of a metric has changed since these rows were counted; count them again"
-            )
+            if described["metrics"] != run._versions():
+                raise InvalidRequest(
+                    "the definition of a metric has changed since these rows were counted; count them again"
+                )
         return run
 
     def _versions(self) -> dict[str, int]:
@@ -483,7 +489,7 @@ class Run:
             sample_weight=None,
             ignore_index=None,
             parameters=self._plan.parameters,
-            options=facts.options,
+            options=self._plan.metric_options.model_dump(exclude={"names", "task"}),
             alone=self._plan.loss is None,
             dtypes=facts.dtypes,
             classes=facts.classes,
@@ -522,7 +528,7 @@ class Run:
                     bounds[name] = {"within": within, "bits": bits}
         errors = self._totals.get("error_table.scores")
         if "error_quantiles" in facts.names and isinstance(errors, TableTotal):
-            bracket = errors.quantiles(list(facts.options["quantiles"]))
+            bracket = errors.quantiles(list(self._plan.metric_options.quantiles))
             if bracket is not None and (bracket[0] != bracket[1]).any():
                 within = float(np.max(bracket[1] / 2 - bracket[0] / 2))
                 bounds["error_quantiles"] = {"within": within, "bits": errors.tables[0].bits}
@@ -544,7 +550,6 @@ def _facts(recipe: Recipe, task: Task | None, weighted: bool) -> _Facts:
     view = None if task is None else task.view
     return _Facts(
         names=tuple(recipe.metrics),
-        options=dict(recipe.metric_options),
         classes=getattr(task, "classes", None),
         activation="real" if view is None else view.activation,
         weighted=weighted,
