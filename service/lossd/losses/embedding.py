@@ -6,7 +6,7 @@ computed from differences, so a row is at distance 0 of itself exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
@@ -75,7 +75,8 @@ def contrastive(
             doi:10.1109/CVPR.2006.100.
     """
     distance, same = _distance(first, second, eps=eps)
-    value = factor * (similar * distance.square() + (1 - similar) * torch.relu(margin - distance).square())
+    short = _in_own_dtype(lambda d: margin - d, first.dtype, distance)
+    value = factor * (similar * distance.square() + (1 - similar) * torch.relu(short).square())
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
@@ -155,7 +156,7 @@ def triplet(
     if swap:
         between, also_same = _distance(positive, negative, order, eps, squared)
         far, same = torch.minimum(far, between), same | also_same
-    value = (near - far + margin).clamp(min=0)
+    value = _in_own_dtype(lambda near, far: near - far + margin, anchor.dtype, near, far).clamp(min=0)
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
@@ -371,15 +372,28 @@ def _distance(
         narrow = row_norm(shifted)
         # What may be no difference but the shift, and what float32's squares may not hold, is looked at again.
         doubtful = ~_in_range(narrow, above=4 * shift.squeeze(-1) * difference.shape[-1])
-        distance = narrow.double()  # whatever the other rows are
+        distance = (narrow.square() if squared else narrow).double()  # whatever the other rows are
         if not bool(doubtful.any()):
-            return distance.square() if squared else distance, doubtful
+            return distance, doubtful
     same = (difference == 0).all(-1)
     wide = row_norm(shifted.double(), order)
     wide = torch.where(same, wide.detach(), wide)
-    if order == 2:
-        same, wide = same & doubtful, torch.where(doubtful, wide, distance)
-    return wide.square() if squared else wide, same
+    wide = wide.square() if squared else wide
+    return (torch.where(doubtful, wide, distance), same & doubtful) if order == 2 else (wide, same)
+
+
+def _in_own_dtype(function: Callable[..., Tensor], dtype: torch.dtype, *distances: Tensor) -> Tensor:
+    """Return a function of distances, computed in the embeddings' dtype for rows whose distances it holds.
+
+    A margin is then rounded alike whether requests of a batch share it or not, and decimals cancel: in float32,
+    0.2 − 0.5 + 0.3 is 0.
+    """
+    wide = function(*distances)
+    if dtype == torch.float64:
+        return wide
+    narrow = [distance.to(dtype) for distance in distances]
+    held = torch.stack([n.double() == d for n, d in zip(narrow, distances, strict=True)]).all(0)
+    return torch.where(held, function(*narrow).double(), wide)
 
 
 def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,9 @@ class MetricOptions(_Options):
         None, description='These metrics only; "default" stands for the default ones.'
     )
     task: str | None = Field(None, description="The task, if it is not the loss's own (binary or multilabel).")
-    threshold: Annotated[float | Score | list[float | Score | None] | None, BeforeValidator(_threshold)] = Field(
+    threshold: Annotated[
+        float | Score | Annotated[list[float | Score | None], FIRST_FAULT] | None, BeforeValidator(_threshold)
+    ] = Field(
         None,
         description="Probabilities from this value on count as positive, 0.5 by default; pairs are similar below this "
         'distance, half the margin by default. {"score": s} compares the scores themselves, which separates scores '

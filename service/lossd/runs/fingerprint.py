@@ -40,8 +40,8 @@ Array = np.ndarray[Any, Any]
 VERSION = "t1"
 NBYTES = 16
 LANES = 2
-BLOCK = 1 << 14
-"""Entries that are hashed together: their temporaries stay in the processor's cache."""
+BLOCK, COLUMNS = 1 << 15, 1 << 12
+"""Entries that are hashed together, and those of one row: their temporaries stay in the processor's cache."""
 
 _WRAP = 1 << 64
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -161,8 +161,8 @@ def _add_value(lanes: Array, name: str, tensor: Array) -> None:
     """Add a tensor's value to each lane."""
     shape = tensor.shape[1:]
     flat = tensor.reshape(len(tensor), math.prod(shape))
-    for begin in range(0, flat.shape[1], BLOCK):
-        words = _words(flat[:, begin : begin + BLOCK])
+    for begin in range(0, flat.shape[1], COLUMNS):
+        words = _words(flat[:, begin : begin + COLUMNS])
         for lane, keys in zip(lanes, _keys(name, shape, begin, begin + words.shape[1]), strict=True):
             lane += words[:, 0] * keys[0] if len(keys) == 1 else words @ keys
     lanes += _seeds(name, shape)
@@ -205,7 +205,7 @@ def _replace_inexact(words: Array, numbers: Array) -> None:
     words[inexact] = _final(size[inexact]) + negative[inexact].astype(np.uint64)
 
 
-@memoized("fingerprint_keys", lambda name, shape, begin, end, keys: 512 + 8 * len(shape) + keys.nbytes, 9 << 20)
+@memoized("fingerprint_keys", lambda name, shape, begin, end, keys: 512 + 8 * len(shape) + keys.nbytes, 9 << 18)
 def _keys(name: str, shape: tuple[int, ...], begin: int, end: int) -> Array:
     """Return the factors of entries ``begin`` to ``end`` in each lane, (2, end - begin) uint64, odd."""
     steps = np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
