@@ -19,7 +19,7 @@ from lossd.runs.identity import Positions
 from lossd.runs.run import Run
 from lossd.runs.table import Table
 
-ROWS, BATCH = 1 << 20, 1 << 16
+ROWS, BATCH = 1 << 22, 1 << 16
 CELLS = 441
 
 Array = npt.NDArray[Any]
