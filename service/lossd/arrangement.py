@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lossd.cost import NOTHING, Cost
-from lossd.job import MAX_PAIRS, Recipe
+from lossd.job import MAX_PAIRS, Job, Recipe
 
-__all__ = ["Arrangement", "arrange", "arrange_shared"]
+__all__ = ["Arrangement", "arrange", "arrange_one", "arrange_shared"]
 
 SCRATCH, SHARED_NS = 16, 500_000_000
 """The most temporaries of a shared batch, in multiples of the batch's size, and its most work; other batches wait."""
@@ -51,6 +52,16 @@ def arrange(recipe: Recipe, rows: int, requests: int) -> Arrangement:
         size = column.unit_bytes * (rows if column.per_row else requests)
         at += -(-size // ALIGNMENT) * ALIGNMENT
     return Arrangement(tuple(offsets), rows, requests, at)
+
+
+def arrange_one(job: Job, data: Mapping[str, memoryview]) -> tuple[Arrangement, bytearray]:
+    """Return a layout for one job, and memory of that layout with the bytes of the job's inputs in it."""
+    arrangement = arrange(job.recipe, job.rows, 1)
+    memory = bytearray(arrangement.nbytes)
+    for column, offset in zip(job.recipe.inputs, arrangement.offsets, strict=False):
+        column_bytes = data[column.name]
+        memory[offset : offset + len(column_bytes)] = column_bytes
+    return arrangement, memory
 
 
 def arrange_shared(recipe: Recipe, budget_bytes: int, cost: Cost = NOTHING) -> Arrangement | None:

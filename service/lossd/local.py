@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import torch
 
-from lossd.arrangement import arrange
+from lossd.arrangement import arrange_one
 from lossd.evaluation.in_memory import evaluate_in_memory
 from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
@@ -63,11 +63,10 @@ def evaluate(
     tensors, metadata = safetensors.decode(b"".join(composed.body.pieces))
     plan = make_plan(json.loads(metadata["request"].encode()))
     job = plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
-    recipe, arrangement = job.recipe, arrange(job.recipe, job.rows, 1)
-    memory = bytearray(arrangement.nbytes)
-    for column, offset in zip(recipe.inputs, arrangement.offsets, strict=False):
-        data = tensors[column.name].data
-        memory[offset : offset + len(data)] = data
+    recipe, (arrangement, memory) = (
+        job.recipe,
+        arrange_one(job, {name: tensor.data for name, tensor in tensors.items()}),
+    )
     manifest = {"recipe": recipe.text, "rows": [job.rows], "numbers": [job.numbers], "offsets": arrangement.offsets}
     [(failed, text)], _ = evaluate_in_memory(manifest, memory, torch.device(device))
     if failed:

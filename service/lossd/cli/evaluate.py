@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import Address, LossCommand, api_key, as_text, metric_options
+from lossd.cli.options import METRIC_OPTION, Address, LossCommand, api_key, as_text, metric_options
 from lossd.cli.plot import KINDS, Image
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     shell_complete=known.metrics,
     help="Only these metrics, comma-separated, instead of the task's default ones.",
 )
-@click.option(
-    "--metric-option",
-    "options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="An option of the metrics: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
-)
+@METRIC_OPTION
 @click.option(
     "--gradient-out",
     type=_NEW_FILE,

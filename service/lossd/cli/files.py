@@ -14,7 +14,9 @@ from lossd.cli.opening import NAMELESS, opened, printable
 from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
 
-__all__ = ["Array", "Source", "others", "printable", "read", "sources", "write"]
+__all__ = ["Array", "Source", "listed", "others", "printable", "read", "sources", "write"]
+
+MAX_NAMES = 5
 
 NAMING = (".npz", ".safetensors")
 """The suffixes of files that name their arrays."""
@@ -131,6 +133,11 @@ def sources(directory: Path, inputs: Sequence[str], *, tables: bool = False) -> 
         Source(printable(Path(stem or min(paths.values()).name)), paths, twice.get(stem))
         for stem, paths in found.items()
     ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, separated by commas."""
+    return f"{', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
 
 
 def others(directory: Path, taken: Sequence[Source]) -> list[str]:

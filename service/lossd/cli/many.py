@@ -19,7 +19,6 @@ from lossd_client.errors import Problem
 __all__ = ["evaluate_all"]
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-MAX_NAMES = 5
 
 
 def evaluate_all(
@@ -48,7 +47,7 @@ def evaluate_all(
     """
     found = files.sources(directory, inputs)
     others = files.others(directory, found)
-    other_names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
+    other_names = files.listed(others)
     if not found:
         only = f", only {other_names}" if others else ""
         raise click.UsageError(

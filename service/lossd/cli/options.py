@@ -13,12 +13,32 @@ from lossd.cli.help import Command
 from lossd.cli.known import known
 from lossd.request.literal import literal
 
-__all__ = ["API_KEY", "Address", "LossCommand", "api_key", "as_text", "describe", "metric_options", "option_name"]
+__all__ = [
+    "API_KEY",
+    "METRIC_OPTION",
+    "Address",
+    "LossCommand",
+    "api_key",
+    "as_text",
+    "describe",
+    "metric_options",
+    "option_name",
+]
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 API_KEY = "LOSSD_API_KEY"
 """The variable with the key for a service; a command line would show the key to other users."""
+
+
+METRIC_OPTION = click.option(
+    "--metric-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An option of the metrics: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
+)
+"""The option of commands that compute metrics; :func:`metric_options` reads it."""
 
 
 class LossCommand(Command):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import LossCommand, as_text, metric_options
+from lossd.cli.options import METRIC_OPTION, LossCommand, as_text, metric_options
 from lossd.cli.plot import KINDS, Image, write
 
 if TYPE_CHECKING:
@@ -68,13 +68,7 @@ class _Table(click.Path):
     shell_complete=known.metrics,
     help="Only these metrics, comma-separated, instead of the task's default ones; default stands for those.",
 )
-@click.option(
-    "--metric-option",
-    "options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="An option of the metrics: threshold=0.7, k=2, from_logits=false. lossd metrics lists the options.",
-)
+@METRIC_OPTION
 @click.option("--skip-bad", is_flag=True, help="Score the other files if one cannot be read or is refused.")
 @click.option("--plot", type=Image(), help="File for a picture of the metrics of all rows: .svg or .png.")
 @click.option("--plot-kind", type=click.Choice(DRAWN), help="Which picture, if the task has several.")
@@ -186,7 +180,7 @@ def _sources(directory: Path, plan: Plan) -> list[Source]:
 
     found = files.sources(directory, [entry.name for entry in plan.inputs], tables=True)
     others = files.others(directory, found)
-    names = f"{', '.join(others[:MAX_NAMES])}{', ...' if len(others) > MAX_NAMES else ''}"
+    names = files.listed(others)
     if not found:
         only = f", only {names}" if others else ""
         raise click.UsageError(

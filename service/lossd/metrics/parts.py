@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,7 +35,6 @@ __all__ = [
     "Sums",
     "Tally",
     "Total",
-    "part_names",
     "part_of",
     "products",
 ]
@@ -178,26 +177,29 @@ class Part(cached_property[V]):
 class Sums(Part[Array]):
     """Sums over the rows: the function returns (R, ...); the part is (B, ...)."""
 
-    def reduced(self, task: Any, found: Tensor) -> Array:
+    def reduced(self, task: Any, found: Any) -> Array:
         """Return the sums of each request's rows."""
         sums: Array = task.entries.sums(found)
         return sums
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the rows; without weights, their sum if they are integers."""
+        """Return the numbers to be added up; of integers without weights, the batch's sum."""
         assert self.attrname is not None
-        kept, weight = _rows(task.entries)
-        if weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
+        if task.view.sample_weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
             return {"sum": Amounts(sums, None, sums.shape[1:])}
-        rows = self.function(task)
-        return {"sum": Amounts(rows.numpy(force=True)[kept], weight, tuple(rows.shape[1:]))}
+        return {"sum": self.amounts(task)}
+
+    def amounts(self, task: Any) -> Amounts:
+        """Return the numbers to be added up."""
+        rows, (kept, weight) = self.function(task), _rows(task.entries)
+        return Amounts(rows.numpy(force=True)[kept], weight, tuple(rows.shape[1:]))
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
         """Return the sums."""
         return totals["sum"].numbers(exponent)
 
 
-class Tally(Part[Array]):
+class Tally(Sums):
     """Sums over the entries by a key: the function returns keys, (R, I), and the number of cells; values may follow.
 
     The part is (B, cells).
@@ -208,21 +210,13 @@ class Tally(Part[Array]):
         tally: Array = task.entries.tally(*found)
         return tally
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the entries; without weights and values, their counts."""
-        assert self.attrname is not None
-        entries: Entries = task.entries
-        if entries.weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
-            return {"sum": Amounts(sums, None, sums.shape[1:])}
+    def amounts(self, task: Any) -> Amounts:
+        """Return the entries, with the sum that each belongs to."""
         key, cells, *values = self.function(task)
-        kept, weight = _entries(entries, key.shape)
+        kept, weight = _entries(task.entries, key.shape)
         index = key.numpy(force=True)[kept]
         numbers = values[0].numpy(force=True)[kept] if values else np.ones(len(index), np.int64)
-        return {"sum": Amounts(numbers, weight, (cells,), index)}
-
-    def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
-        """Return the sums."""
-        return totals["sum"].numbers(exponent)
+        return Amounts(numbers, weight, (cells,), index)
 
 
 class Mean(Part[tuple[Floats, Array]]):
@@ -290,7 +284,7 @@ class RowMean(Part[tuple[Floats, Array]]):
         return total.over(size), size.numbers(None) > 0
 
 
-class Size(Part[Array]):
+class Size(Sums):
     """How many entries count: the function returns the shape of the entries, (R, I); the part is (B,)."""
 
     def reduced(self, task: Any, found: Any) -> Array:
@@ -298,18 +292,14 @@ class Size(Part[Array]):
         size: Array = task.entries.size(found)
         return size
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
+    def amounts(self, task: Any) -> Amounts:
         """Return how many entries of each row count."""
         shape, entries = self.function(task), task.entries
         kept, weight = _rows(entries)
         counts = np.full(shape[0], shape[1])
         if entries.ignored is not None:
             counts = np.broadcast_to(~entries.ignored.numpy(force=True), shape).sum(1)
-        return {"sum": Amounts(counts[kept], weight, ())}
-
-    def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
-        """Return the sum."""
-        return totals["sum"].numbers(exponent)
+        return Amounts(counts[kept], weight, ())
 
 
 class Extreme(Part[Floats]):
@@ -332,43 +322,39 @@ class Extreme(Part[Floats]):
         return totals["largest"].numbers(None)
 
 
-class Rankings(Part[Any]):
-    """The scores of each column, in a run's tables; None of a batch, whose scores are sorted when they are asked for.
+class OfRuns(Part[V]):
+    """A part that only runs have: the run's total. It is None of a batch, which computes its metrics another way.
 
-    The function returns, of a batch of one request, :class:`Scores`.
+    The function returns what a batch of one request contributes.
     """
 
-    def _value(self, task: Task) -> Any:
+    def _value(self, task: Task) -> V:
         assert self.attrname is not None
-        return task.view.counted.get(self.attrname)
+        return task.view.counted.get(self.attrname)  # type: ignore[return-value]
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the scores."""
-        return {"scores": self.function(task)}
+        """Return what the function returned."""
+        return {self.key: self.function(task)}
 
-    def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> Any:
-        """Return the tables."""
-        return totals["scores"]
+    def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
+        """Return the total."""
+        total: V = totals[self.key]
+        return total
+
+    key: ClassVar[str]
+    """The name of the contribution."""
 
 
-class Moments(Part["Exact | None"]):
-    """Sums of numbers and of their products, exact in a run; None of a batch, which subtracts the mean first.
+class Rankings(OfRuns[Any]):
+    """The scores of each column, in a run's tables; a batch sorts them when they are asked for. Of :class:`Scores`."""
 
-    The function returns, of a batch of one request, :class:`Products`.
-    """
+    key = "scores"
 
-    def _value(self, task: Task) -> Any:
-        assert self.attrname is not None
-        return task.view.counted.get(self.attrname)
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the numbers."""
-        return {"products": self.function(task)}
+class Moments(OfRuns["Exact | None"]):
+    """Exact sums of numbers and of their products; a batch subtracts the mean first. Of :class:`Products`."""
 
-    def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> Exact:
-        """Return the total, which has the sums."""
-        exact: Exact = totals["products"]
-        return exact
+    key = "products"
 
 
 def _rows(entries: Entries) -> tuple[Any, Floats | None]:
@@ -395,14 +381,6 @@ def products(entries: Entries, values: Floats, pairs: tuple[tuple[int, int], ...
     """Return the columns of the rows that count, (R, K), as :class:`Products`."""
     kept, weight = _rows(entries)
     return Products(values[kept], weight, pairs)
-
-
-def part_names(cls: type[Task]) -> tuple[str, ...]:
-    """Return the names of a task's parts."""
-    found: dict[str, None] = {}
-    for base in reversed(cls.__mro__):
-        found |= {name: None for name, value in vars(base).items() if isinstance(value, Part)}
-    return tuple(found)
 
 
 def part_of(cls: type[Task], name: str) -> Part[Any]:

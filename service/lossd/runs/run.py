@@ -7,14 +7,14 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
-from lossd.arrangement import arrange
+from lossd.arrangement import arrange_one
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
 from lossd.evaluation.diagnostics import warning
@@ -325,7 +325,8 @@ class Run:
     def _contributions(self, task: Task, recipe: Recipe) -> dict[str, Contribution]:
         known = METRICS[str(recipe.task)]
         found: dict[str, Contribution] = {}
-        for part in _parts_read(task, recipe.metrics):
+        reads = [part for name in recipe.metrics for part in known[name].reads or ()]
+        for part in dict.fromkeys([*task.base, *task.warning_parts(recipe.metrics), *reads]):
             for key, contribution in part_of(type(task), part).contributions(task).items():
                 found[f"{part}.{key}"] = contribution
         for name in recipe.metrics:
@@ -345,11 +346,10 @@ class Run:
 
     def _check_shapes(self, contributions: Mapping[str, Contribution]) -> None:
         for key, contribution in contributions.items():
-            before = self._totals.get(key)
-            shape = totals.new(contribution, self._definition["limit"]).shape()
-            if before is not None and before.shape() != shape:
-                part = key.partition(".")[0]
-                raise InvalidRequest(f"{part} has shape {shape} in this batch and {before.shape()} in those counted")
+            shape = totals.shape_of(contribution, self._definition["limit"])
+            if key in self._totals and self._totals[key].shape != shape:
+                part, counted = key.partition(".")[0], self._totals[key].shape
+                raise InvalidRequest(f"{part} has shape {shape} in this batch and {counted} in those counted")
 
     def _add_targets(self, tensors: Mapping[str, Tensor], first: int | None, sample_id: Any) -> None:
         labels = {name: tensors[name].numpy() for name in LABELS if name in tensors}
@@ -374,12 +374,12 @@ class Run:
         if self._facts is not None:
             self._facts.check(other._facts)
         for key in self._totals.keys() & other._totals.keys():
-            if self._totals[key].shape() != other._totals[key].shape():
+            if self._totals[key].shape != other._totals[key].shape:
                 raise InvalidRequest(f"{key.partition('.')[0]} has another shape in the other run")
         self._rows.merge(cast("Any", other._rows))
         for key, total in other._totals.items():
             if key not in self._totals:
-                self._totals[key] = totals.decode(total.kind, total.shape(), total.encode())
+                self._totals[key] = totals.decode(total.kind, total.shape, total.encode())
             else:
                 self._totals[key].merge(total)
         if self._facts is None:
@@ -398,7 +398,7 @@ class Run:
         parts = {f"total.{key}": total.encode() for key, total in self._totals.items()}
         if self._facts is not None:
             described["facts"] = self._facts.to_dict()
-            described["totals"] = {key: [total.kind, total.shape()] for key, total in self._totals.items()}
+            described["totals"] = {key: [total.kind, total.shape] for key, total in self._totals.items()}
         if self._targets is not None:
             parts["targets"] = self._targets.encode()
         return state.encode(described, {**parts, "identity": self._rows.encode()})
@@ -537,11 +537,7 @@ class Run:
 
 def _in_memory(job: Job, tensors: Mapping[str, Tensor], device: torch.device) -> TensorBatch:
     """Return a job's tensors as a batch of one request."""
-    arrangement = arrange(job.recipe, job.rows, 1)
-    memory = bytearray(arrangement.nbytes)
-    for column, offset in zip(job.recipe.inputs, arrangement.offsets, strict=False):
-        data = tensors[column.name].data
-        memory[offset : offset + len(data)] = data
+    arrangement, memory = arrange_one(job, {name: tensor.data for name, tensor in tensors.items()})
     inputs, answers = columns_in(memory, job.recipe, arrangement.offsets, job.rows, 1)
     return TensorBatch(job.recipe, [job.rows], [job.numbers], inputs, answers, device)
 
@@ -555,13 +551,6 @@ def _facts(recipe: Recipe, task: Task | None, weighted: bool) -> _Facts:
         weighted=weighted,
         dtypes={} if view is None else {name: view.sent(name) for name in view.tensors},
     )
-
-
-def _parts_read(task: Task, names: Iterable[str]) -> list[str]:
-    """Return the parts that metrics read, each once."""
-    known = next(name for name, cls in TASKS.items() if cls is type(task))
-    reads = [part for name in names for part in METRICS[known][name].reads or ()]
-    return list(dict.fromkeys([*task.base, *task.warning_parts(list(names)), *reads]))
 
 
 def _reduction(batch: TensorBatch) -> tuple[float, float]:

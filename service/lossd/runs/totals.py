@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol, cast
 
@@ -18,9 +18,9 @@ from lossd.metrics.parts import Amounts, Contribution, Extremes, Products, Score
 from lossd.metrics.ranking import Steps
 from lossd.metrics.registry import Array, Floats
 from lossd.runs.exact import ExactSums, root, rounded, second_moment
-from lossd.runs.table import ROWS, Table
+from lossd.runs.table import Table
 
-__all__ = ["RunTotal", "decode", "new"]
+__all__ = ["RunTotal", "decode", "new", "shape_of"]
 
 LENGTH = struct.Struct("<Q")
 
@@ -29,16 +29,14 @@ class RunTotal(Protocol):
     """One total of a run."""
 
     kind: ClassVar[str]
+    shape: list[int]
+    """The numbers from which an empty total of this kind is made."""
 
     def add(self, contribution: Any) -> None:
         """Add what a batch contributes."""
 
     def merge(self, other: Any) -> None:
         """Add the total of other batches."""
-
-    def shape(self) -> list[int]:
-        """Return the numbers that :func:`decode` needs beside the bytes."""
-        ...
 
     def encode(self) -> bytes:
         """Return the same bytes for the same content."""
@@ -54,21 +52,14 @@ class SumTotal:
 
     kind: ClassVar[str] = "sums"
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = list(shape)
         self.count = math.prod(shape)
         self.whole: Array | None = None
         self.exact: ExactSums | None = None
 
-    @classmethod
-    def for_contribution(cls, contribution: Amounts) -> SumTotal:
-        """Return an empty total for such contributions."""
-        return cls(contribution.shape)
-
     def add(self, contribution: Amounts) -> None:
         """Add numbers to the sums."""
-        if contribution.shape != self._shape:
-            raise ValueError(f"sums have shape {self._shape}, found {contribution.shape}")
         values, weight, index = contribution.values, contribution.weight, contribution.index
         if weight is None and values.dtype.kind in "bi":
             sums = values.reshape(-1, self.count).sum(0) if index is None else np.bincount(index, values, self.count)
@@ -109,25 +100,21 @@ class SumTotal:
         """Return the sums, (1, *shape): int64, or float64 times two to minus the exponent."""
         if self.exact is None:
             whole = np.zeros(self.count, np.int64) if self.whole is None else self.whole
-            return whole.reshape(1, *self._shape)
+            return whole.reshape(1, *self.shape)
         sums = self.all_exact()
         values = sums.sums()
         if exponent is not None:
             values = np.ldexp(values, -exponent)
             for k in np.flatnonzero(np.isinf(values) & ~sums.non_finite.any(1)).tolist():
                 values[k] = rounded(sums.fraction(k) / Fraction(2) ** exponent)
-        return values.reshape(1, *self._shape)
+        return values.reshape(1, *self.shape)
 
     def over(self, other: SumTotal) -> Floats:
         """Return the correctly rounded quotients by other sums, (1, *shape); 0 where those are 0."""
         by = [int(n) for n in other.numbers(None).ravel()] if other.exact is None else other.all_exact()
         quotients = np.nan_to_num(self.all_exact().means(by), nan=np.nan, posinf=np.inf, neginf=-np.inf)
         zero = other.numbers(None).ravel() == 0
-        return np.where(zero, 0, quotients).reshape(1, *self._shape)
-
-    def shape(self) -> list[int]:
-        """Return the shape of the sums."""
-        return list(self._shape)
+        return np.where(zero, 0, quotients).reshape(1, *self.shape)
 
     def encode(self) -> bytes:
         """Return the integers, then the exact sums, each after its length."""
@@ -142,7 +129,7 @@ class SumTotal:
         Raises:
             ValueError: The bytes are not what it writes.
         """
-        total = cls(tuple(shape))
+        total = cls(shape)
         length = LENGTH.unpack_from(data)[0] if len(data) >= LENGTH.size else -1
         whole, exact = data[LENGTH.size : LENGTH.size + length], data[LENGTH.size + length :]
         if length not in (0, 8 * total.count) or len(whole) != length:
@@ -155,17 +142,17 @@ class SumTotal:
 
 
 class LargestTotal:
-    """The largest of numbers; NaN if one is."""
+    """The largest of numbers; NaN if one is.
+
+    Args:
+        shape: How many numbers there are.
+    """
 
     kind: ClassVar[str] = "largest"
 
-    def __init__(self, count: int) -> None:
-        self.values = np.full(count, -np.inf)
-
-    @classmethod
-    def for_contribution(cls, contribution: Extremes) -> LargestTotal:
-        """Return an empty total for such contributions."""
-        return cls(len(contribution.values))
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = list(shape)
+        self.values = np.full(self.shape, -np.inf)
 
     def add(self, contribution: Extremes) -> None:
         """Compare numbers with the largest."""
@@ -178,10 +165,6 @@ class LargestTotal:
     def numbers(self, exponent: int | None) -> Floats:
         """Return the largest numbers, (1, K)."""
         return self.values[None]
-
-    def shape(self) -> list[int]:
-        """Return the number of numbers."""
-        return [len(self.values)]
 
     def encode(self) -> bytes:
         """Return float64 numbers, with one NaN and one zero."""
@@ -196,7 +179,7 @@ class LargestTotal:
         """
         if len(shape) != 1 or len(data) != 8 * shape[0]:
             raise ValueError("extremes of another length than their shape")
-        total = cls(shape[0])
+        total = cls(shape)
         total.values = np.frombuffer(data, "<f8").astype(float)
         return total
 
@@ -205,23 +188,17 @@ class TableTotal:
     """A table of scores for each column.
 
     Args:
-        columns: The number of columns, which share the limit of rows.
-        kinds: 2 for positive and negative entries, 1 for numbers alone.
-        limit: The most rows of all tables together.
+        shape: The number of columns; 2 kinds for positive and negative entries, 1 for numbers alone; whether entries
+            are weighted, 0 or 1; and the most rows of all tables together.
     """
 
     kind: ClassVar[str] = "tables"
 
-    def __init__(self, columns: int, kinds: int, weighted: bool, limit: int = ROWS) -> None:
-        self.limit = limit
-        self.kinds = kinds
-        self.weighted = weighted
-        self.tables = [Table(kinds, weighted=weighted, limit=max(2, limit // columns)) for _ in range(columns)]
-
-    @classmethod
-    def for_contribution(cls, contribution: Scores, limit: int = ROWS) -> TableTotal:
-        """Return an empty total for such contributions."""
-        return cls(contribution.count, contribution.kinds, contribution.weighted, limit)
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = list(shape)
+        columns, kinds, weighted, self.limit = shape
+        limit = max(2, self.limit // columns)
+        self.tables = [Table(kinds, weighted=bool(weighted), limit=limit) for _ in range(columns)]
 
     def add(self, contribution: Scores) -> None:
         """Add the scores of a batch to the tables."""
@@ -252,10 +229,6 @@ class TableTotal:
         """Return the lowest and the highest that each quantile can be; None without numbers."""
         return self.tables[0].quantiles(levels)
 
-    def shape(self) -> list[int]:
-        """Return the number of tables, their kinds, whether they are weighted, and their limit."""
-        return [len(self.tables), self.kinds, int(self.weighted), self.limit]
-
     def encode(self) -> bytes:
         """Return each table after its length."""
         encoded = [table.encode() for table in self.tables]
@@ -270,7 +243,7 @@ class TableTotal:
         """
         if len(shape) != 4 or not 1 <= shape[0] <= len(data) or shape[1] not in (1, 2) or shape[2] not in (0, 1):
             raise ValueError("tables of an impossible shape")
-        total = cls(shape[0], shape[1], bool(shape[2]), shape[3])
+        total = cls(shape)
         parts = list(_parts(data))
         total.tables = [Table.decode(part, like=like) for part, like in zip(parts, total.tables, strict=True)]
         return total
@@ -280,22 +253,17 @@ class ProductTotal:
     """Sums of numbers and of their products, in one or several columns.
 
     Args:
-        columns: The number of columns.
-        pairs: The columns of which products are added up.
+        shape: The number of columns, then the pairs of columns of which products are added up, two numbers each.
     """
 
     kind: ClassVar[str] = "products"
 
-    def __init__(self, columns: int, pairs: tuple[tuple[int, int], ...]) -> None:
-        self.columns = columns
-        self.pairs = pairs
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = list(shape)
+        self.columns, *flat = shape
+        self.pairs = list(zip(flat[::2], flat[1::2], strict=True))
         self.rows = 0
-        self.sums = ExactSums(1 + columns + len(pairs))  # the weights come first
-
-    @classmethod
-    def for_contribution(cls, contribution: Products) -> ProductTotal:
-        """Return an empty total for such contributions."""
-        return cls(contribution.values.shape[1], contribution.pairs)
+        self.sums = ExactSums(1 + self.columns + len(self.pairs))  # the weights come first
 
     def add(self, contribution: Products) -> None:
         """Add the numbers of a batch."""
@@ -367,10 +335,6 @@ class ProductTotal:
         size = root(both * both / (first * second)) if first and second else 0.0
         return np.array([[1.0, 1.0, -size if both < 0 else size]])
 
-    def shape(self) -> list[int]:
-        """Return the number of columns and the pairs."""
-        return [self.columns, *(column for pair in self.pairs for column in pair)]
-
     def encode(self) -> bytes:
         """Return the number of rows, then the sums."""
         return LENGTH.pack(self.rows) + self.sums.encode()
@@ -385,7 +349,7 @@ class ProductTotal:
         columns, *flat = shape
         if len(data) < LENGTH.size or len(flat) % 2 or not all(0 <= column < columns for column in flat):
             raise ValueError("products of an impossible shape")
-        total = cls(columns, tuple(zip(flat[::2], flat[1::2], strict=True)))
+        total = cls(shape)
         total.rows = LENGTH.unpack_from(data)[0]
         total.sums = ExactSums.decode(data[LENGTH.size :], count=total.sums.count)
         return total
@@ -431,16 +395,28 @@ BY_CONTRIBUTION: dict[type, Any] = {
 }
 
 
-def new(contribution: Contribution, limit: int = ROWS) -> RunTotal:
-    """Return an empty total for such contributions.
+def shape_of(contribution: Contribution, limit: int) -> list[int]:
+    """Return the shape of the total of such contributions.
 
     Args:
         contribution: What is to be added.
         limit: The most rows of the tables of one part.
     """
-    if isinstance(contribution, Scores):
-        return TableTotal.for_contribution(contribution, limit)
-    return cast("RunTotal", BY_CONTRIBUTION[type(contribution)].for_contribution(contribution))
+    match contribution:
+        case Amounts():
+            return list(contribution.shape)
+        case Extremes():
+            return [len(contribution.values)]
+        case Scores():
+            return [contribution.count, contribution.kinds, int(contribution.weighted), limit]
+        case Products():
+            columns = (column for pair in contribution.pairs for column in pair)
+            return [contribution.values.shape[1], *columns]
+
+
+def new(contribution: Contribution, limit: int) -> RunTotal:
+    """Return an empty total for such contributions; arguments are those of :func:`shape_of`."""
+    return cast("RunTotal", BY_CONTRIBUTION[type(contribution)](shape_of(contribution, limit)))
 
 
 def decode(kind: str, shape: list[int], data: bytes) -> RunTotal:
