@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -110,7 +110,8 @@ def test_average_precision_is_within_its_bound(rows: Any, limit: int) -> None:
     assert abs(Fraction(area.value) - expected) <= Fraction(area.within) + (area.bits == BITS) * Fraction(1, 2**50)
 
 
-@given(WEIGHTED, LIMITS)
+@given(rows=WEIGHTED, limit=LIMITS)
+@example(rows=[(0.0, False, 1e300), (1.0, True, 1e-300)], limit=1)
 def test_weighted_areas_are_within_their_bounds(rows: Any, limit: int) -> None:
     """Weights of 1e300 beside weights of 1e-300 too: their sums are exact."""
     table = table_of(rows, limit, weighted=True)

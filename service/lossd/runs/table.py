@@ -221,6 +221,8 @@ class Table:
         start = before + (0.0 if self.weighted else 0.5) + most
         worst = found - most * np.log1p(found / np.where(start > 0, start, 1))
         positives = s.positives / scale
+        if positives == 0:  # beside the negatives' weight they vanish in float64
+            return Bounded(value, 1.0, self._bits)
         within = max(total(best) / positives - value, value - total(worst) / positives)
         return Bounded(value, _above(within), self._bits)
 
