@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,7 +35,7 @@ from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import InternalError, Problem
 
-__all__ = ["LossRows", "evaluate", "evaluate_rows", "measure"]
+__all__ = ["evaluate", "evaluate_rows", "measure"]
 
 log = logging.getLogger("lossd.evaluation")
 
@@ -89,25 +88,13 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
     return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
 
 
-class LossRows(NamedTuple):
-    """What each row adds to the mean of a loss.
+def measure(batch: TensorBatch) -> tuple[metrics.Task | None, RowValues | None]:
+    """Return a batch of one request as the object of its task, and the values of its rows.
 
-    Attributes:
-        numerators: (R,) float64.
-        denominators: (R,) float64; 0 for a row that does not count.
-    """
-
-    numerators: npt.NDArray[np.float64]
-    denominators: npt.NDArray[np.float64]
-
-
-def measure(batch: TensorBatch) -> tuple[metrics.Task | None, LossRows | None]:
-    """Return a batch of one request as the object of its task, and its loss by rows.
-
-    Each row of a loss is evaluated as a request of its own, so that its number does not depend on the other rows.
+    Each row is evaluated as a request of its own, so that its loss does not depend on the other rows.
 
     Args:
-        batch: One request. The task is None if no metrics are requested; the loss by rows is None if the loss is not
+        batch: One request. The task is None if no metrics are requested; the values are None if the loss is not
             requested, or if it is no mean over rows.
 
     Raises:
@@ -115,13 +102,13 @@ def measure(batch: TensorBatch) -> tuple[metrics.Task | None, LossRows | None]:
         RuntimeError: The device is broken.
     """
     recipe = batch.recipe
-    evaluation = _Evaluation(batch._replace(recipe=replace(recipe, want_loss=False)), None)
-    for problem in evaluation._run_in_steps().values():
+    evaluation = _Evaluation(batch, None)
+    for problem in evaluation._prepare().values():
         raise problem
     task = metrics.TASKS[recipe.task](evaluation._view()) if recipe.metrics and recipe.task is not None else None
     if recipe.loss is None or not recipe.want_loss or not evaluation.rowwise:
         return task, None
-    return task, evaluation.loss_by_row(REGISTRY[recipe.loss])
+    return task, evaluation.values_of_rows()
 
 
 def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues:
@@ -141,7 +128,7 @@ def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues
         passed = _pass(batch, passes)
         if passed is None:
             return _Evaluation(batch, passes).run_rows()
-        values = RowValues(*torch.from_numpy(passed.outcome.columns[[0, 2]]))
+        values = RowValues(*torch.from_numpy(passed.outcome.columns[:3]))
         if passed.outcome.doubtful.any():
             positions = np.flatnonzero(passed.outcome.doubtful).tolist()
             part = batch.picked(positions)
@@ -264,9 +251,19 @@ class _Evaluation:
         """
         if problems := self._prepare():
             raise problems[min(problems)]
+        return self._row_values()
+
+    def values_of_rows(self) -> RowValues:
+        """Return the values of the rows of one prepared request, each as a request of its own."""
+        rows = self.segments.total
+        self.batch = self.batch._replace(rows=[1] * rows, numbers=[*self.batch.numbers] * rows)
+        self.segments, self.count = Segments(self.batch.rows, self.batch.device), rows
+        return self._row_values()
+
+    def _row_values(self) -> RowValues:
         assert self.recipe.loss is not None
         measured = self._measure(REGISTRY[self.recipe.loss])
-        values = RowValues(measured.columns[0], measured.columns[2])
+        values = RowValues(*measured.columns[:3])
         for code, times in zip(measured.flags, measured.columns[4 + len(measured.norms) :], strict=True):
             values.warned[code] = times != 0
         if not self.careful:
@@ -423,32 +420,6 @@ class _Evaluation:
         dtypes = {"loss": value.dtype, **{f"gradient.{name}": g.dtype for name, g in gradients.items()}}
         rounded = frozenset(name for name, dtype in dtypes.items() if self._was_rounded(name, dtype))
         return _Measured(host, tuple(norms), tuple(flags), extras, rounded)
-
-    def loss_by_row(self, loss: Loss) -> LossRows:
-        """Return what each row adds to the mean, computed in float64 where float32 does not suffice."""
-        rows = self.segments.total
-        segments = Segments([1] * rows, self.batch.device)
-        shape = (rows, *self.recipe.value)
-        weight = self.sample_weight
-        reduction = Reduction(self.recipe.reduction, segments, shape, self.dtype, weight, careful=self.careful)
-        unreduced, _ = self._differentiate(loss, reduction)
-        value = unreduced.value if isinstance(unreduced, Unreduced) else unreduced
-        _, numerator, denominator, _ = reduction.reduce(value)
-        found = LossRows(numerator.numpy(force=True).copy(), denominator.numpy(force=True).copy())
-        if self.careful:
-            return found
-        sizes = np.abs(found.numerators)
-        doubtful = ~(np.isfinite(sizes) & np.isfinite(found.denominators))
-        if self.dtype == torch.float32:
-            doubtful |= ~((sizes > SMALL) & (sizes < LARGE)) & (sizes != 0)
-        positions = np.flatnonzero(doubtful)
-        if len(positions):
-            by_row = self.batch._replace(rows=[1] * rows, numbers=[*self.batch.numbers] * rows)
-            again = _Evaluation(by_row.picked(positions.tolist()), None, careful=True)
-            again._run_in_steps()
-            for column, exact in zip(found, again.loss_by_row(loss), strict=True):
-                column[positions] = exact
-        return found
 
     def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
         """Return whether an answer may be infinite only because its dtype is narrower."""

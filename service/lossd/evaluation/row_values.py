@@ -20,11 +20,13 @@ class RowValues:
 
     Attributes:
         losses: Each row's loss, (N,) float64.
+        numerators: The numerator of each row's mean, (N,) float64.
         denominators: The denominator of each row's mean, (N,) float64; 0 if the row has no entry to average.
         warned: By code of a warning, the rows that have it, (N,) bool. Codes that describe a whole loss may be missing.
     """
 
     losses: Tensor
+    numerators: Tensor
     denominators: Tensor
     warned: dict[str, Tensor] = field(default_factory=dict)
 
@@ -35,13 +37,13 @@ class RowValues:
         Raises:
             Problem: Of the first row that has one.
         """
-        losses, denominators = torch.empty(2, len(answers), dtype=torch.float64)
-        values = cls(losses, denominators)
+        values = cls(*torch.empty(3, len(answers), dtype=torch.float64))
         for row, answer in enumerate(answers):
             if isinstance(answer, Problem):
                 raise answer
-            losses[row] = float(answer["loss"])
-            denominators[row] = float(answer["reduction"]["denominator"])
+            values.losses[row] = float(answer["loss"])
+            values.numerators[row] = float(answer["reduction"]["numerator"])
+            values.denominators[row] = float(answer["reduction"]["denominator"])
             for warning in answer["diagnostics"]["warnings"]:
                 values._rows_with(warning["code"])[row] = True
         return values
@@ -49,6 +51,7 @@ class RowValues:
     def replace(self, rows: Sequence[int], other: RowValues) -> None:
         """Replace the values of these rows by those of another evaluation of them."""
         self.losses[rows] = other.losses
+        self.numerators[rows] = other.numerators
         self.denominators[rows] = other.denominators
         for code in {**self.warned, **other.warned}:
             self._rows_with(code)[rows] = other._rows_with(code)
@@ -58,6 +61,7 @@ class RowValues:
         codes = {**self.warned, **other.warned}
         return RowValues(
             torch.cat([self.losses, other.losses]),
+            torch.cat([self.numerators, other.numerators]),
             torch.cat([self.denominators, other.denominators]),
             {code: torch.cat([self._rows_with(code), other._rows_with(code)]) for code in codes},
         )

@@ -305,11 +305,11 @@ class Run:
         """Return what a batch has in common with others, and what it contributes."""
         batch = _in_memory(job, tensors, self._device)
         with torch.no_grad(), np.errstate(all="ignore"):  # non-finite values are valid results
-            task, loss_rows = measure(batch)
+            task, values = measure(batch)
             found: dict[str, Contribution] = {}
-            if loss_rows is not None:
-                found[f"{LOSS}.sum"] = Amounts(loss_rows.numerators, None, ())
-                found[f"{LOSS}.size"] = Amounts(loss_rows.denominators, None, ())
+            if values is not None:
+                found[f"{LOSS}.sum"] = Amounts(values.numerators.numpy(), None, ())
+                found[f"{LOSS}.size"] = Amounts(values.denominators.numpy(), None, ())
             elif job.recipe.want_loss:
                 numerator, denominator = _reduction(batch)
                 found[f"{LOSS}.sum"] = Amounts(np.array([numerator]), None, ())
