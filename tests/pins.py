@@ -23,9 +23,10 @@ BUILD_NEEDS = ["hatchling", "editables"]
 
 
 def needs() -> list[str]:
-    """Return the requirements of the service, of torch and of the build, without torch itself."""
+    """Return the requirements of the service with PostgreSQL, of torch and of the build, without torch itself."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    stated = [*project["dependencies"], *project["optional-dependencies"]["service"], *TORCH_NEEDS, *BUILD_NEEDS]
+    extras = project["optional-dependencies"]  # the image speaks to PostgreSQL too
+    stated = [*project["dependencies"], *extras["service"], *extras["postgres"], *TORCH_NEEDS, *BUILD_NEEDS]
     return [line for line in stated if not line.startswith("torch")]
 
 

@@ -10,11 +10,22 @@
         ├── MalformedRequest        400  the bytes are not an HTTP request
         ├── Unauthorized            401  no key, or an unknown key
         ├── Forbidden               403  the Host or the Origin is not one that the service trusts
+        ├── QuotaExceeded           403  the key has as many runs, or as many bytes of them, as it may
         ├── NotFound                404  no such route
         │   ├── UnknownLoss         404  no loss of that name
-        │   └── UnknownMetric       404  no metric of that name
+        │   ├── UnknownMetric       404  no metric of that name
+        │   ├── UnknownRun          404  no run of that name, or another key's
+        │   └── UnknownBatch        404  the run has counted no batch of that name
         ├── MethodNotAllowed        405
         ├── RequestTimeout          408  the request arrived too slowly, or not at all
+        ├── Conflict                409  the run's state forbids it; nothing was changed
+        │   ├── RunDiffers          409  a run of that name exists with another definition
+        │   ├── BatchConflict       409  a batch of that name was counted with other data
+        │   ├── DuplicateRows       409  rows were counted before
+        │   ├── RunSealed           409  the run is sealed: it counts nothing more
+        │   ├── Incomplete          409  rows are missing, so the run is not sealed
+        │   ├── OtherTargets        409  the targets are not those that the run names
+        │   └── DefinitionChanged   409  a metric's definition has changed since the run began
         ├── TooLarge                413  over one of the service's limits, or its memory
         │   ├── UriTooLong          414  the address is over the limit of a head
         │   └── HeadTooLarge        431  the head or the trailers have too many bytes or fields
@@ -29,7 +40,8 @@
         ├── QueueFull               429  retry after ``retry_after_s``
         ├── InternalError           500  a fault of the service; quote the request id
         ├── Unavailable             503  shutting down, or no worker is available
-        └── DeadlineExceeded        504  the request's own deadline passed first
+        ├── DeadlineExceeded        504  the request's own deadline passed first
+        └── StorageFull             507  the disk or the database has no room for a run
 """
 
 # ruff: noqa: N818  (the names say what happened; the tree says that they are errors)
@@ -41,12 +53,17 @@ from typing import Any, ClassVar, TypedDict
 
 __all__ = [
     "PROBLEMS",
+    "BatchConflict",
+    "Conflict",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "DefinitionChanged",
     "DtypeMismatch",
+    "DuplicateRows",
     "Fault",
     "Forbidden",
     "HeadTooLarge",
+    "Incomplete",
     "InternalError",
     "InvalidRequest",
     "InvalidValue",
@@ -57,16 +74,23 @@ __all__ = [
     "MissingInput",
     "NotEvaluable",
     "NotFound",
+    "OtherTargets",
     "Problem",
     "QueueFull",
+    "QuotaExceeded",
     "RequestTimeout",
+    "RunDiffers",
+    "RunSealed",
     "ShapeMismatch",
+    "StorageFull",
     "TooLarge",
     "Unauthorized",
     "Unavailable",
+    "UnknownBatch",
     "UnknownInput",
     "UnknownLoss",
     "UnknownMetric",
+    "UnknownRun",
     "UnreadableAnswer",
     "UnsupportedMediaType",
     "UriTooLong",
@@ -117,6 +141,8 @@ class Problem(LossdError):
 
     slug: ClassVar[str] = "problem"
     title: ClassVar[str] = "Problem"
+    members: ClassVar[tuple[str, ...]] = ()
+    """The attributes that are members of the document too (RFC 9457, extension members)."""
     status: int = 500
 
     def __init__(
@@ -141,6 +167,7 @@ class Problem(LossdError):
         }
         if self.errors:
             document["errors"] = self.errors
+        document |= {name: getattr(self, name) for name in self.members}
         if self.request_id is not None:
             document["request_id"] = self.request_id
         return document
@@ -176,6 +203,9 @@ class Problem(LossdError):
             retry_after_s=retry_after_s,
         )
         problem.status = status
+        for name in kind.members:
+            if isinstance(value := document.get(name), type(getattr(problem, name))):
+                setattr(problem, name, value)
         return problem
 
 
@@ -203,6 +233,12 @@ class Forbidden(Problem):
     slug, title, status = "forbidden", "Forbidden", 403
 
 
+class QuotaExceeded(Problem):
+    """The key has as many runs as it may, or a run as many bytes; delete runs, or ask the operator for more."""
+
+    slug, title, status = "quota-exceeded", "Quota exceeded", 403
+
+
 class NotFound(Problem):
     """The service has no such route."""
 
@@ -219,6 +255,18 @@ class UnknownMetric(NotFound):
     """No metric of the task has that name; the detail lists the closest ones."""
 
     slug, title = "unknown-metric", "Unknown metric"
+
+
+class UnknownRun(NotFound):
+    """No run has that name. The runs of other keys are not found either, unless they are public."""
+
+    slug, title = "unknown-run", "Unknown run"
+
+
+class UnknownBatch(NotFound):
+    """The run has counted no batch of that name."""
+
+    slug, title = "unknown-batch", "Unknown batch"
 
 
 class MethodNotAllowed(Problem):
@@ -241,6 +289,99 @@ class RequestTimeout(Problem):
     """The request arrived too slowly: its head was not complete, or its body paused; send it again."""
 
     slug, title, status = "request-timeout", "Request timeout", 408
+
+
+class Conflict(Problem):
+    """The state of a run forbids the request. Nothing was changed."""
+
+    slug, title, status = "conflict", "Conflict", 409
+
+
+class RunDiffers(Conflict):
+    """A run of that name exists with another definition; ``fields`` names what differs.
+
+    Attributes:
+        fields: Pointers to the fields of the definition that differ.
+    """
+
+    slug, title = "run-differs", "Run differs"
+    members = ("fields",)
+
+    def __init__(self, detail: str, *, fields: Sequence[str] = (), **keywords: Any) -> None:
+        super().__init__(detail, **keywords)
+        self.fields = list(fields)
+
+
+class BatchConflict(Conflict):
+    """A batch of that name was counted with other data; the detail has both digests."""
+
+    slug, title = "batch-conflict", "Batch conflict"
+
+
+class DuplicateRows(Conflict):
+    """Rows were counted before, or stand twice in a batch; ``rows`` names the first of them.
+
+    Attributes:
+        rows: The first of them: positions, ids, or names of batches.
+        count: How many there are.
+        batches: The names of the batches with which they were counted, as far as they are known.
+    """
+
+    slug, title = "duplicate-rows", "Duplicate rows"
+    members = ("rows", "count", "batches")
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        rows: Sequence[int] | Sequence[str] = (),
+        count: int = 0,
+        batches: Sequence[str] = (),
+        **keywords: Any,
+    ) -> None:
+        super().__init__(detail, **keywords)
+        self.rows: list[Any] = list(rows)
+        self.count = count
+        self.batches = list(batches)
+
+
+class RunSealed(Conflict):
+    """The run is sealed: its result is final, and it counts nothing more."""
+
+    slug, title = "run-sealed", "Run sealed"
+
+
+class Incomplete(Conflict):
+    """Rows of the data set were not counted, so the run stays open; ``missing`` names the first ranges.
+
+    Attributes:
+        expected: How many rows the data set has.
+        counted: How many were counted.
+        missing: The first ranges that were not, [first, behind the last]; empty if batches identify the rows.
+    """
+
+    slug, title = "incomplete", "Incomplete"
+    members = ("expected", "counted", "missing")
+
+    def __init__(
+        self, detail: str, *, expected: int = 0, counted: int = 0, missing: Sequence[Any] = (), **keywords: Any
+    ) -> None:
+        super().__init__(detail, **keywords)
+        self.expected = expected
+        self.counted = counted
+        self.missing = list(missing)
+
+
+class OtherTargets(Conflict):
+    """The targets of the counted rows have another fingerprint than the run names, so the run stays open."""
+
+    slug, title = "other-targets", "Other targets"
+
+
+class DefinitionChanged(Conflict):
+    """The definition of a metric has changed since the run began, so it counts nothing more; start another run."""
+
+    slug, title = "definition-changed", "Definition changed"
 
 
 class TooLarge(Problem):
@@ -331,6 +472,12 @@ class DeadlineExceeded(Problem):
     """The request's deadline passed before its evaluation; nothing was computed."""
 
     slug, title, status = "deadline-exceeded", "Deadline exceeded", 504
+
+
+class StorageFull(Problem):
+    """The disk or the database that keeps the runs has no room; what was counted before is safe."""
+
+    slug, title, status = "storage-full", "Storage full", 507
 
 
 def _tree(root: type[Problem]) -> list[type[Problem]]:

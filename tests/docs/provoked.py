@@ -54,6 +54,18 @@ UNPROVOKED = {
     "internal-error": "there is no known way",
     "unavailable": "takes a service that is starting or stopping",
     "deadline-exceeded": "a matter of luck",
+    "quota-exceeded": "takes as many runs as a key may have",
+    "unknown-run": "no route serves runs yet",
+    "unknown-batch": "no route serves runs yet",
+    "conflict": "the types below it say more",
+    "run-differs": "no route serves runs yet",
+    "batch-conflict": "no route serves runs yet",
+    "duplicate-rows": "no route serves runs yet",
+    "run-sealed": "no route serves runs yet",
+    "incomplete": "no route serves runs yet",
+    "other-targets": "no route serves runs yet",
+    "definition-changed": "takes a newer version of the service",
+    "storage-full": "takes a full disk",
 }
 """The types without an example, and why."""
 

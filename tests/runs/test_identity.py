@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossd.runs.identity import Batches, DuplicateRows, Ids, Positions, content_digest, decode, new
-from lossd_client.errors import InvalidRequest, Problem, TooLarge
+from lossd.runs.identity import Batches, Ids, Positions, content_digest, decode, new
+from lossd_client.errors import DuplicateRows, InvalidRequest, Problem, TooLarge
 from lossd_client.wire import Tensor
 
 DIGESTS = [bytes([number]) * 32 for number in range(4)]

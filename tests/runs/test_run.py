@@ -15,9 +15,8 @@ import lossd
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
 from lossd.runs import state as states
-from lossd.runs.identity import DuplicateRows
 from lossd.runs.run import Run
-from lossd_client.errors import InvalidRequest, Problem
+from lossd_client.errors import DuplicateRows, InvalidRequest, Problem
 from runs.drawing import UNWEIGHTED, decomposable, differences, draw, evaluated, options, rows, splits, tasks
 
 # The metrics that are functions of counts and of the order of scores, exactly the same without weights.

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lossd_client.errors import Fault, InvalidRequest, TooLarge
+from lossd_client.errors import DuplicateRows, Fault, InvalidRequest, TooLarge
 from lossd_client.wire import Tensor
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Batches", "DuplicateRows", "Identity", "Ids", "Positions", "content_digest", "decode", "new"]
+__all__ = ["Batches", "Identity", "Ids", "Positions", "content_digest", "decode", "new"]
 
 Array = np.ndarray[Any, Any]
 
@@ -41,25 +41,6 @@ WORD_BITS = 64
 _SHIFT, _BIT = 6, np.int64(63)
 _BITS_OF_BYTE = np.array([value.bit_count() for value in range(256)], np.uint8)
 _FULL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-
-
-class DuplicateRows(InvalidRequest):
-    """Rows of a batch or of another run were counted before, or stand twice in a batch.
-
-    Attributes:
-        rows: The first of them: positions, ids, or names of batches.
-        count: How many there are.
-    """
-
-    def __init__(
-        self, what: str, rows: Sequence[int] | Sequence[str], count: int, remedy: str, *, pointer: str = ""
-    ) -> None:
-        shown = ", ".join(quoted(row) if isinstance(row, str) else str(row) for row in rows)
-        more = f", ... ({count} in all)" if count > len(rows) else ""
-        detail = f"{what}: {shown}{more}; {remedy}"
-        super().__init__(detail, errors=[Fault(pointer=pointer, detail=detail)] if pointer else ())
-        self.rows = list(rows)
-        self.count = count
 
 
 BEFORE, NEW_ONLY = "the run has counted these rows before", "send only rows that it has not counted"
@@ -392,7 +373,7 @@ class Batches:
             TooLarge: Names and digests would take too many bytes.
         """
         if twice := sorted(self._named.keys() & other._named.keys()):
-            raise DuplicateRows(
+            raise _duplicate(
                 "both runs counted these batches", twice[:MAX_NAMED], len(twice), "merge runs of different batches"
             )
         self._check_bytes(self._bytes + other._bytes)
@@ -522,7 +503,7 @@ def _words(ids: Array) -> tuple[Array, Array]:
     keys, bits = ordered >> _SHIFT, np.uint64(1) << (ordered & _BIT).astype(np.uint64)
     if (again := ordered[1:][ordered[1:] == ordered[:-1]]).size:
         rows = np.unique(again)
-        raise DuplicateRows(TWICE, rows[:MAX_NAMED].tolist(), len(rows), ONCE, pointer=IDS)
+        raise _duplicate(TWICE, rows[:MAX_NAMED].tolist(), len(rows), ONCE, pointer=IDS)
     if not len(ordered):
         return keys, bits
     begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -571,15 +552,34 @@ def _gaps(runs: Iterable[tuple[int, int]], end: int, limit: int) -> list[range]:
 
 def _duplicate_positions(what: str, overlaps: Sequence[range], remedy: str, pointer: str = "") -> DuplicateRows:
     named = [row for overlap in overlaps[:MAX_NAMED] for row in overlap[:MAX_NAMED]][:MAX_NAMED]
-    return DuplicateRows(what, named, sum(map(len, overlaps)), remedy, pointer=pointer)
+    return _duplicate(what, named, sum(map(len, overlaps)), remedy, pointer=pointer)
 
 
 def _duplicate_ids(keys: Array, words: Array, *, merging: bool) -> DuplicateRows:
     named = _ids(keys[:MAX_NAMED], words[:MAX_NAMED])[:MAX_NAMED].tolist()
     count = int(_BITS_OF_BYTE[words.view(np.uint8)].sum(dtype=np.int64))
     if merging:
-        return DuplicateRows(BOTH, named, count, APART)
-    return DuplicateRows(BEFORE, named, count, NEW_ONLY, pointer=IDS)
+        return _duplicate(BOTH, named, count, APART)
+    return _duplicate(BEFORE, named, count, NEW_ONLY, pointer=IDS)
+
+
+def _duplicate(
+    what: str, rows: Sequence[int] | Sequence[str], count: int, remedy: str, *, pointer: str = ""
+) -> DuplicateRows:
+    """Return the error of rows that were counted before, or that stand twice in a batch.
+
+    Args:
+        what: What is wrong.
+        rows: The first of them: positions, ids, or names of batches.
+        count: How many there are.
+        remedy: What to do.
+        pointer: The place in the request.
+    """
+    shown = ", ".join(quoted(row) if isinstance(row, str) else str(row) for row in rows)
+    more = f", ... ({count} in all)" if count > len(rows) else ""
+    detail = f"{what}: {shown}{more}; {remedy}"
+    errors = [Fault(pointer=pointer, detail=detail)] if pointer else ()
+    return DuplicateRows(detail, rows=rows, count=count, errors=errors)
 
 
 def _batch_bytes(name: str) -> int:
