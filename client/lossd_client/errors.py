@@ -167,7 +167,7 @@ class Problem(LossdError):
         }
         if self.errors:
             document["errors"] = self.errors
-        document |= {name: getattr(self, name) for name in self.members}
+        document |= {name: value for name in self.members if (value := getattr(self, name))}
         if self.request_id is not None:
             document["request_id"] = self.request_id
         return document
