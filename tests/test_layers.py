@@ -47,10 +47,11 @@ ROOMS: dict[str, set[str]] = {
         "lossd.arrangement", "lossd.caches", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job",
         "lossd.logs", "lossd_client",
     },
-    "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd_client"},
+    "lossd.recorder": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd.runs", "lossd_client"},
+    "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd.recorder", "lossd_client"},
     "lossd.api": {
         "lossd.caches", "lossd.configuration", "lossd.engine", "lossd.fronts", "lossd.job", "lossd.logs",
-        "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.request", "lossd_client",
+        "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
     },
     "lossd.cli": {
         "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.fronts", "lossd.losses", "lossd.metrics",
