@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {
         "lossd.arrangement", "lossd.caches", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job",
-        "lossd.logs", "lossd_client",
+        "lossd.logs", "lossd.runs", "lossd_client",
     },
     "lossd.recorder": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd.runs", "lossd_client"},
     "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd.recorder", "lossd_client"},
@@ -162,6 +162,13 @@ def test_losses_and_metrics_load_no_server(package: str) -> None:
         "lossd.api",
         "lossd.configuration.settings",
     }
+
+
+@pytest.mark.parametrize("module", ["state", "definition"])
+def test_states_of_runs_are_merged_without_torch(module: str) -> None:
+    """The process that merges states evaluates nothing, and stays small."""
+    merging = f"from lossd.runs.{module} import *"
+    assert not loaded_by(merging) & {*FRAMEWORKS, "torch", "numba", "lossd.evaluation", "lossd.engine", "lossd.api"}
 
 
 def test_an_evaluation_loads_no_server() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lossd
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
-from lossd.runs import state as states
+from lossd.runs import encoding
 from lossd.runs.run import Run
 from lossd_client.errors import DuplicateRows, InvalidRequest, Problem
 from runs.drawing import UNWEIGHTED, decomposable, differences, draw, evaluated, options, rows, splits, tasks
@@ -269,7 +269,7 @@ def test_a_run_keeps_no_parts_that_its_metrics_and_warnings_do_not_read(metrics:
     """Whether scores look like probabilities is read where a metric makes probabilities of them."""
     run = lossd.Run(task="multiclass", metrics=metrics)
     run.add(np.eye(3, dtype=np.float32), np.array([0, 1, 1]))
-    kept = {key.partition(".")[0] for key in run._totals}
+    kept = {key.partition(".")[0] for key in run._state.totals}
     assert parts <= kept
     assert ("farthest" in kept) == (metrics == ["log_loss"])
     codes = [warning.code for warning in run.result().warnings]
@@ -279,7 +279,7 @@ def test_a_run_keeps_no_parts_that_its_metrics_and_warnings_do_not_read(metrics:
 def test_bytes_with_a_good_checksum_are_not_trusted_either() -> None:
     run = Run(task="binary", metrics=["accuracy", "auroc"], identity="position")
     run.add([1.0, -1.0], [1, 0], first=0)
-    described, parts = states.decode(run.state())
+    described, parts = encoding.decode(run.state())
     for change in (
         {"facts": {**described["facts"], "names": ["no such metric"]}},
         {"facts": {}},
@@ -292,9 +292,9 @@ def test_bytes_with_a_good_checksum_are_not_trusted_either() -> None:
         {"metrics": {}},
     ):
         with pytest.raises(Problem):
-            Run.from_state(states.encode({**described, **change}, parts))
+            Run.from_state(encoding.encode({**described, **change}, parts))
     for name in parts:
         with pytest.raises(Problem):
-            Run.from_state(states.encode(described, {**parts, name: parts[name][:-1]}))
+            Run.from_state(encoding.encode(described, {**parts, name: parts[name][:-1]}))
         with pytest.raises(Problem):
-            Run.from_state(states.encode(described, {key: data for key, data in parts.items() if key != name}))
+            Run.from_state(encoding.encode(described, {key: data for key, data in parts.items() if key != name}))

@@ -35,7 +35,7 @@ from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import InternalError, Problem
 
-__all__ = ["evaluate", "evaluate_rows", "measure"]
+__all__ = ["evaluate", "evaluate_rows", "isolated", "measure"]
 
 log = logging.getLogger("lossd.evaluation")
 
@@ -50,8 +50,7 @@ SMALL, LARGE = 1e-30, 1e30
 def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str, Any] | Problem]:
     """Return the answer of each request in order: a JSON-ready document, or the request's problem.
 
-    Gradients and unreduced losses are written into ``batch.answers``. If a failure names no request, each request is
-    evaluated alone, so that one request cannot fail another. If memory runs out, the halves of the batch are evaluated.
+    Gradients and unreduced losses are written into ``batch.answers``.
 
     Args:
         batch: The batch.
@@ -60,13 +59,29 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
     Raises:
         RuntimeError: The device is broken; another device may evaluate the batch.
     """
+    return isolated(batch, partial(_evaluated, passes=passes))
+
+
+def isolated(batch: TensorBatch, answer: Callable[[TensorBatch], Sequence[T | Problem] | None]) -> list[T | Problem]:
+    """Return the answer of each request in order, or the request's problem.
+
+    If a failure names no request, each request is answered alone, so that one request cannot fail another. If memory
+    runs out, the halves of the batch are answered.
+
+    Args:
+        batch: The batch.
+        answer: Returns the answers of a batch; None for several requests that it leaves to be answered alone.
+
+    Raises:
+        RuntimeError: The device is broken; another device may evaluate the batch.
+    """
     if batch.recipe.alone and len(batch.rows) > 1:
-        return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
+        return [found for i in range(len(batch.rows)) for found in isolated(batch.part(i, i + 1), answer)]
     exhausted = False
     try:
-        passed = _pass(batch, passes)
-        if passed is None or True not in passed.outcome.doubtful.tolist():
-            return _Evaluation(batch, passes, passed).run()
+        answers = answer(batch)
+        if answers is not None:
+            return list(answers)
     except Problem as problem:
         if len(batch.rows) == 1:
             return [problem]
@@ -84,31 +99,39 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
     if exhausted:  # only here, because the failed attempt's tensors are freed by now
         release_memory(batch.device)
         half = len(batch.rows) // 2
-        return evaluate(batch.part(0, half), passes) + evaluate(batch.part(half, len(batch.rows)), passes)
-    return [answer for i in range(len(batch.rows)) for answer in evaluate(batch.part(i, i + 1), passes)]
+        return isolated(batch.part(0, half), answer) + isolated(batch.part(half, len(batch.rows)), answer)
+    return [found for i in range(len(batch.rows)) for found in isolated(batch.part(i, i + 1), answer)]
 
 
-def measure(batch: TensorBatch) -> tuple[metrics.Task | None, RowValues | None]:
-    """Return a batch of one request as the object of its task, and the values of its rows.
+def _evaluated(batch: TensorBatch, passes: Passes | None) -> list[dict[str, Any] | Problem] | None:
+    """Return the answers; None for several requests of which a compiled pass leaves one to the general way."""
+    passed = _pass(batch, passes)
+    if passed is None or True not in passed.outcome.doubtful.tolist():
+        return _Evaluation(batch, passes, passed).run()
+    return None
+
+
+def measure(batch: TensorBatch) -> tuple[list[metrics.View], RowValues | None]:
+    """Return each request as metrics read it, and the values of all rows.
 
     Each row is evaluated as a request of its own, so that its loss does not depend on the other rows.
 
     Args:
-        batch: One request. The task is None if no metrics are requested; the values are None if the loss is not
+        batch: The batch; one request unless its recipe is of the kind rows. The values are None if the loss is not
             requested, or if it is no mean over rows.
 
     Raises:
-        Problem: The request is wrong.
+        Problem: A request is wrong.
         RuntimeError: The device is broken.
     """
     recipe = batch.recipe
     evaluation = _Evaluation(batch, None)
     for problem in evaluation._prepare().values():
         raise problem
-    task = metrics.TASKS[recipe.task](evaluation._view()) if recipe.metrics and recipe.task is not None else None
+    views = evaluation.views() if recipe.metrics and recipe.task is not None else []
     if recipe.loss is None or not recipe.want_loss or not evaluation.rowwise:
-        return task, None
-    return task, evaluation.values_of_rows()
+        return views, None
+    return views, evaluation.values_of_rows()
 
 
 def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues:
@@ -254,9 +277,11 @@ class _Evaluation:
         return self._row_values()
 
     def values_of_rows(self) -> RowValues:
-        """Return the values of the rows of one prepared request, each as a request of its own."""
+        """Return the values of the rows of prepared requests, each as a request of its own."""
         rows = self.segments.total
-        self.batch = self.batch._replace(rows=[1] * rows, numbers=[*self.batch.numbers] * rows)
+        pairs = zip(self.batch.rows, self.batch.numbers, strict=False)  # a recipe without numbers has none
+        numbers = [numbers for count, numbers in pairs for _ in range(count)]
+        self.batch = self.batch._replace(rows=[1] * rows, numbers=numbers)
         self.segments, self.count = Segments(self.batch.rows, self.batch.device), rows
         return self._row_values()
 
@@ -531,6 +556,23 @@ class _Evaluation:
         answer = self.batch.answers[f"gradient.{name}"]
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
+
+    def views(self) -> list[metrics.View]:
+        """Return each request as metrics read it."""
+        whole = self._view()
+        if whole.segments.count == 1:
+            return [whole]
+        tensors = {name: whole.segments.split(tensor) for name, tensor in whole.tensors.items()}
+        weights = None if whole.sample_weight is None else whole.segments.split(whole.sample_weight)
+        return [
+            whole._replace(
+                tensors={name: parts[position] for name, parts in tensors.items()},
+                segments=Segments([rows], whole.segments.device),
+                sample_weight=None if weights is None else weights[position],
+                numbers={name: [values[position]] for name, values in whole.numbers.items()},
+            )
+            for position, rows in enumerate(whole.segments.rows)
+        ]
 
     def _view(self) -> metrics.View:
         """Return the batch as metrics read it: stacked requests become rows, one after the other."""

@@ -19,7 +19,7 @@ from lossd_client.errors import Problem
 __all__ = ["Text", "evaluate_in_memory", "texts_of"]
 
 Text = tuple[bool, bytes]
-"""Whether a request failed, and the JSON of its answer or of its problem."""
+"""Whether a request failed, and the JSON of its answer or of its problem; the report of a run's batch is no JSON."""
 
 
 def evaluate_in_memory(
@@ -44,6 +44,11 @@ def evaluate_in_memory(
     return texts, time.perf_counter_ns() - begin
 
 
-def texts_of(outcomes: Iterable[dict[str, Any] | Problem]) -> list[Text]:
-    """Return the outcome of each request as JSON."""
-    return [(True, orjson.dumps(o.to_json())) if isinstance(o, Problem) else (False, orjson.dumps(o)) for o in outcomes]
+def texts_of(outcomes: Iterable[dict[str, Any] | bytes | Problem]) -> list[Text]:
+    """Return the outcome of each request as JSON; bytes as they are."""
+    return [
+        (True, orjson.dumps(outcome.to_json()))
+        if isinstance(outcome, Problem)
+        else (False, outcome if isinstance(outcome, bytes) else orjson.dumps(outcome))
+        for outcome in outcomes
+    ]

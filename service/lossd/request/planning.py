@@ -19,7 +19,7 @@ from lossd.request.terms import common_inputs, composed_inputs, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
+__all__ = ["elsewhere", "listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
 
 TEMPLATE_BYTES = 8 << 10  # much longer texts are not cached
 
@@ -39,7 +39,7 @@ def make_plan(request: Any) -> Plan:
 
 
 def _plan(request: dict[str, Any]) -> Plan:
-    envelope = validated(Envelope, request, "", partial(_elsewhere, request.get("loss")))
+    envelope = validated(Envelope, request, "", partial(elsewhere, request.get("loss")))
     if envelope.loss is None:
         return _metrics_plan(envelope)
     return _loss_plan(envelope, envelope.loss)
@@ -89,8 +89,8 @@ def _parameters(loss: Loss, values: BaseModel) -> dict[str, Any]:
     return {p.name: getattr(values, p.name) for p in loss.parameters}
 
 
-def _elsewhere(fields: Any, name: str) -> str:
-    """Return where a field beside the loss belongs."""
+def elsewhere(fields: Any, name: str) -> str:
+    """Return where a field beside the loss belongs, as the end of a sentence; empty if that is unknown."""
     if name == "name" and fields is None:
         return 'a loss is named in loss: {"loss": {"name": ...}}'
     loss = REGISTRY.get(str(fields.get("name"))) if isinstance(fields, dict) else None

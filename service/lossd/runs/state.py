@@ -1,84 +1,180 @@
-"""The bytes of a run: what another process needs to go on.
+"""The state of a run: what batches have contributed, added up exactly. It merges and has bytes; it computes no metric.
 
-``lossdrun``, the version (uint16), the length of the description (uint32), the description (JSON, keys sorted), then
-the parts in the order of their names, each after the length of its name (uint16), its name and its length (uint64).
-The SHA-256 of all of it, 32 bytes, comes last: it finds damage, and does not prove who wrote the bytes. All numbers
-are little-endian.
+This module loads neither torch nor the evaluation, so that a process which only merges states stays small.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
+from lossd.metrics.parts import Contribution
+from lossd.runs import encoding, identity, totals
+from lossd.runs.facts import Facts
+from lossd.runs.fingerprint import Fingerprint
+from lossd.runs.totals import RunTotal
 from lossd_client.errors import InvalidRequest
 
-__all__ = ["decode", "digest", "encode", "reading"]
-
-MAGIC, VERSION = b"lossdrun", 1
-HEAD = struct.Struct("<8sHI")
-NAME, LENGTH = struct.Struct("<H"), struct.Struct("<Q")
-CHECKSUM_BYTES = 32
+__all__ = ["RunState"]
 
 
-def encode(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
-    """Return the same bytes for the same description and parts."""
-    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
-    pieces = [HEAD.pack(MAGIC, VERSION, len(text)), text]
-    for name, data in sorted(parts.items()):
-        pieces += [NAME.pack(len(name.encode())), name.encode(), LENGTH.pack(len(data)), data]
-    body = b"".join(pieces)
-    return body + hashlib.sha256(body).digest()
+class RunState:
+    """What the batches of a run have contributed.
 
+    Args:
+        definition: The run's checked definition: ``request``, ``identity``, ``rows``, ``scope`` and ``limit``.
 
-def decode(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the description and the parts.
+    Attributes:
+        definition: The run's definition, which is not changed.
+        identity: Which rows are counted.
+        facts: What the batches have in common; None before the first.
+        versions: The version of each metric's definition; empty before the first batch.
+        totals: The total of each contribution, by part and name.
+        fingerprint: The fingerprint of the targets; None for tasks without any.
 
     Raises:
-        InvalidRequest: The bytes are damaged, or of another version.
+        InvalidRequest: There is no such identity.
     """
-    if data[: len(MAGIC)] != MAGIC:
-        raise InvalidRequest("this is not the state of a run: it does not begin with lossdrun")
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if len(data) < HEAD.size + CHECKSUM_BYTES or hashlib.sha256(body).digest() != checksum:
-        raise InvalidRequest("the state of the run is damaged: its checksum differs")
-    _, version, length = HEAD.unpack_from(body)
-    if version != VERSION:
-        raise InvalidRequest(f"the state of the run has version {version}; this lossd reads version {VERSION}")
-    with reading():
-        described = json.loads(body[HEAD.size : HEAD.size + length])
-        return described, dict(_parts(body, HEAD.size + length))
 
+    def __init__(self, definition: Mapping[str, Any]) -> None:
+        self.definition = definition
+        self.identity = identity.new(definition["identity"])
+        self.facts: Facts | None = None
+        self.versions: Mapping[str, int] = {}
+        self.totals: dict[str, RunTotal] = {}
+        self.fingerprint: Fingerprint | None = None
 
-def digest(data: bytes) -> str:
-    """Return the digest of a run's bytes: ``s1:`` and 32 hexadecimal digits."""
-    return f"s{VERSION}:{hashlib.sha256(data).hexdigest()[:32]}"
+    @property
+    def rows(self) -> int:
+        """How many rows are counted."""
+        return self.identity.rows
 
+    @property
+    def targets(self) -> str | None:
+        """The fingerprint of the targets as text; None for tasks without any."""
+        return None if self.fingerprint is None else str(self.fingerprint)
 
-@contextmanager
-def reading() -> Iterator[None]:
-    """Raise InvalidRequest for whatever damaged bytes lead to."""
-    try:
-        yield
-    except InvalidRequest:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, struct.error, AssertionError) as error:
-        raise InvalidRequest(f"the state of the run is damaged: {error}") from error
+    @property
+    def digest(self) -> str:
+        """``s1:`` and the digest of the bytes: equal for equal definitions and rows."""
+        return encoding.digest(self.encode())
 
+    def missing(self, expected: int | None = None) -> list[range]:
+        """Return the first ranges of rows that are not counted.
 
-def _parts(body: bytes, at: int) -> Iterator[tuple[str, bytes]]:
-    while at < len(body):
-        (name_length,) = NAME.unpack_from(body, at)
-        at += NAME.size
-        name = body[at : at + name_length].decode()
-        at += name_length
-        (length,) = LENGTH.unpack_from(body, at)
-        at += LENGTH.size
-        if at + length > len(body):
-            raise ValueError(f"the part {name} is cut off")
-        yield name, body[at : at + length]
-        at += length
+        Args:
+            expected: The number of rows of the data set; None for the definition's.
+        """
+        return self.identity.missing(self.definition["rows"] if expected is None else expected)
+
+    def check(self, facts: Facts, contributions: Mapping[str, Contribution]) -> None:
+        """Check that a batch fits what was counted.
+
+        Raises:
+            InvalidRequest: It has other classes, or weights where there were none.
+        """
+        if self.facts is None:
+            return
+        self.facts.check(facts)
+        for key, contribution in contributions.items():
+            shape = totals.shape_of(contribution, self.definition["limit"])
+            if key in self.totals and self.totals[key].shape != shape:
+                part, counted = key.partition(".")[0], self.totals[key].shape
+                raise InvalidRequest(f"{part} has shape {shape} in this batch and {counted} in those counted")
+
+    def add(
+        self,
+        facts: Facts,
+        versions: Mapping[str, int],
+        contributions: Mapping[str, Contribution],
+        targets: Fingerprint | None,
+    ) -> None:
+        """Add up what a checked batch contributes. Its rows are counted by :attr:`identity`.
+
+        Args:
+            facts: What the batch has in common with others.
+            versions: The version of each metric's definition.
+            contributions: What the batch contributes, by part and name.
+            targets: The fingerprint of its targets.
+        """
+        limit = self.definition["limit"]
+        for key, contribution in contributions.items():
+            if key not in self.totals:
+                self.totals[key] = totals.new(contribution, limit)
+            self.totals[key].add(contribution)
+        self._join(facts, versions, targets)
+
+    def merge(self, other: RunState) -> None:
+        """Count the rows of another state, which keeps its own.
+
+        Raises:
+            DuplicateRows: Both counted a row.
+            InvalidRequest: The other one has another definition, or does not fit.
+        """
+        if self.definition is not other.definition and self.definition != other.definition:
+            raise InvalidRequest("the other run has another definition: another task, loss, option or identity")
+        if other.facts is None:
+            return
+        if self.facts is not None:
+            self.facts.check(other.facts)
+            if self.versions != other.versions:
+                raise InvalidRequest(
+                    "the definition of a metric has changed between the two runs; count the rows again"
+                )
+        for key, total in other.totals.items():
+            if key in self.totals and self.totals[key].shape != total.shape:
+                raise InvalidRequest(f"{key.partition('.')[0]} has another shape in the other run")
+        self.identity.merge(cast("Any", other.identity))
+        for key, total in other.totals.items():
+            if key not in self.totals:
+                self.totals[key] = totals.empty(total)
+            self.totals[key].merge(total)
+        self._join(other.facts, other.versions, other.fingerprint)
+
+    def _join(self, facts: Facts, versions: Mapping[str, int], targets: Fingerprint | None) -> None:
+        if self.facts is None:
+            self.facts, self.versions = facts.copy(), versions
+        self.facts.merge(facts)
+        if targets is not None:
+            self.fingerprint = self.fingerprint or Fingerprint()
+            self.fingerprint.merge(targets)
+
+    # Bytes
+
+    def encode(self) -> bytes:
+        """Return the state as bytes: the same for the same rows, however they were counted."""
+        described: dict[str, Any] = {"definition": self.definition, "metrics": self.versions}
+        described["targets"] = self.fingerprint is not None
+        parts = {f"total.{key}": total.encode() for key, total in self.totals.items()}
+        if self.facts is not None:
+            described["facts"] = self.facts.to_dict()
+            described["totals"] = {key: [total.kind, total.shape] for key, total in self.totals.items()}
+        if self.fingerprint is not None:
+            parts["targets"] = self.fingerprint.encode()
+        return encoding.encode(described, {**parts, "identity": self.identity.encode()})
+
+    @classmethod
+    def decode(cls, data: bytes) -> RunState:
+        """Return the state whose :meth:`encode` these bytes are.
+
+        The bytes may come from anybody. Whether the definition has a plan, and whether these are its metrics, is not
+        checked here.
+
+        Raises:
+            InvalidRequest: The bytes are damaged.
+        """
+        described, parts = encoding.decode(data)
+        with encoding.reading():
+            state = cls(described["definition"])
+            state.identity = identity.decode(parts.pop("identity"))
+            if described["targets"]:
+                state.fingerprint = Fingerprint.decode(parts.pop("targets"))
+            if "facts" in described:
+                state.facts, state.versions = Facts.of_dict(described["facts"]), described["metrics"]
+                for key, (kind, shape) in described["totals"].items():
+                    state.totals[key] = totals.decode(kind, shape, parts.pop(f"total.{key}"))
+            if parts or state.identity.kind != state.definition["identity"]:
+                raise ValueError("parts that the description does not name")
+            if state.versions.keys() != set(() if state.facts is None else state.facts.names):
+                raise ValueError("versions of other metrics than the facts name")
+        return state

@@ -20,7 +20,7 @@ from lossd.metrics.registry import Array, Floats
 from lossd.runs.exact import ExactSums, root, rounded, second_moment
 from lossd.runs.table import Table
 
-__all__ = ["RunTotal", "decode", "new", "shape_of"]
+__all__ = ["RunTotal", "decode", "empty", "new", "shape_of"]
 
 LENGTH = struct.Struct("<Q")
 
@@ -417,6 +417,11 @@ def shape_of(contribution: Contribution, limit: int) -> list[int]:
 def new(contribution: Contribution, limit: int) -> RunTotal:
     """Return an empty total for such contributions; arguments are those of :func:`shape_of`."""
     return cast("RunTotal", BY_CONTRIBUTION[type(contribution)](shape_of(contribution, limit)))
+
+
+def empty(total: RunTotal) -> RunTotal:
+    """Return an empty total of the same kind and shape."""
+    return cast("RunTotal", KINDS[total.kind](total.shape))
 
 
 def decode(kind: str, shape: list[int], data: bytes) -> RunTotal:

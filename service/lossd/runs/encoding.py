@@ -1,0 +1,91 @@
+"""The bytes of a run: what another process needs to go on.
+
+``lossdrun``, the version (uint16), the length of the description (uint32), the description (JSON, keys sorted), then
+the parts in the order of their names, each after the length of its name (uint16), its name and its length (uint64).
+The SHA-256 of all of it, 32 bytes, comes last: it finds damage, and does not prove who wrote the bytes. All numbers
+are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lossd.caches import memoized
+from lossd_client.errors import InvalidRequest
+
+__all__ = ["decode", "digest", "encode", "reading"]
+
+MAGIC, VERSION = b"lossdrun", 1
+HEAD = struct.Struct("<8sHI")
+NAME, LENGTH = struct.Struct("<H"), struct.Struct("<Q")
+CHECKSUM_BYTES = 32
+
+
+def encode(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
+    """Return the same bytes for the same description and parts."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
+    pieces = [HEAD.pack(MAGIC, VERSION, len(text)), text]
+    for name, data in sorted(parts.items()):
+        pieces += [NAME.pack(len(name.encode())), name.encode(), LENGTH.pack(len(data)), data]
+    body = b"".join(pieces)
+    return body + hashlib.sha256(body).digest()
+
+
+def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
+    """Return the description, which is shared and must not be changed, and the parts.
+
+    Raises:
+        InvalidRequest: The bytes are damaged, or of another version.
+    """
+    if data[: len(MAGIC)] != MAGIC:
+        raise InvalidRequest("this is not the state of a run: it does not begin with lossdrun")
+    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    if len(data) < HEAD.size + CHECKSUM_BYTES or hashlib.sha256(body).digest() != checksum:
+        raise InvalidRequest("the state of the run is damaged: its checksum differs")
+    _, version, length = HEAD.unpack_from(body)
+    if version != VERSION:
+        raise InvalidRequest(f"the state of the run has version {version}; this lossd reads version {VERSION}")
+    with reading():
+        return _description(body[HEAD.size : HEAD.size + length]), dict(_parts(body, HEAD.size + length))
+
+
+@memoized("run_descriptions", lambda text, described: 20 * len(text))
+def _description(text: bytes) -> Mapping[str, Any]:
+    """Return the description of its text: the batches of a run have the same one."""
+    described: Mapping[str, Any] = json.loads(text)
+    return described
+
+
+def digest(data: bytes) -> str:
+    """Return the digest of a run's bytes: ``s1:`` and 32 hexadecimal digits."""
+    return f"s{VERSION}:{hashlib.sha256(data).hexdigest()[:32]}"
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise InvalidRequest for whatever damaged bytes lead to."""
+    try:
+        yield
+    except InvalidRequest:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, struct.error, AssertionError) as error:
+        raise InvalidRequest(f"the state of the run is damaged: {error}") from error
+
+
+def _parts(body: bytes, at: int) -> Iterator[tuple[str, bytes]]:
+    while at < len(body):
+        (name_length,) = NAME.unpack_from(body, at)
+        at += NAME.size
+        name = body[at : at + name_length].decode()
+        at += name_length
+        (length,) = LENGTH.unpack_from(body, at)
+        at += LENGTH.size
+        if at + length > len(body):
+            raise ValueError(f"the part {name} is cut off")
+        yield name, body[at : at + length]
+        at += length
