@@ -55,7 +55,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "lossd.cli": {
         "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.fronts", "lossd.losses", "lossd.metrics",
-        "lossd.pictures", "lossd.request", "lossd_client",
+        "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
     },
 }  # fmt: skip
 

@@ -137,6 +137,7 @@ def test_health_and_counters(http):
         "lossd_queue_bytes",
         "lossd_queue_requests",
         "lossd_worker_restarts",
+        "lossd_recorder_restarts",
     ):
         assert name in families, name
     outcomes = {s.labels["outcome"] for s in families["lossd_requests"].samples}

@@ -41,6 +41,9 @@ from lossd.configuration.preflight import check_variables
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
 from lossd.fronts.member import Member
+from lossd.recorder.client import Recorder
+from lossd.recorder.keeper import Keeper
+from lossd.recorder.place import kept
 from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire.quoting import quoted
 
@@ -112,6 +115,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         check_variables(os.environ)
         settings = Settings()
     engine = engine or create_engine(settings, member.config.workers if member else None)
+    keeper = Keeper(settings) if member is None and kept(settings) else None
+    address = member.config.recorder if member else keeper.address if keeper else None
+    recorder = None if address is None else Recorder(address, settings.run_bytes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -119,6 +125,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         if tracing is not None:
             telemetry.observers.append(tracing)
         await engine.start()
+        if keeper is not None:
+            keeper.start()
         if member is not None:
             await member.join(telemetry.counted)
         gc.collect()
@@ -128,6 +136,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
             yield {TELEMETRY: telemetry}  # for refusals by a connection
         finally:
             await engine.stop()
+            if recorder is not None:
+                await recorder.close()
+            if keeper is not None:
+                await keeper.stop()
             if member is not None:
                 member.leave()
             if tracing is not None:
@@ -144,7 +156,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         servers=[{"url": settings.root_path or "/"}],
         license_info={"name": "MIT License", "identifier": "MIT"},
     )
-    telemetry, fair_share = Telemetry(engine, member), FairShare(settings.requests_per_key)
+    telemetry, fair_share = Telemetry(engine, member, keeper), FairShare(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, fair_share)
     app.inference = Inference(settings, engine, telemetry, fair_share)
     access_log = AccessLog(settings)

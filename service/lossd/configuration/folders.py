@@ -1,11 +1,11 @@
-"""The folder of this user's caches."""
+"""The folders of this user: of caches, and of data."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["user_cache"]
+__all__ = ["user_cache", "user_data"]
 
 
 def user_cache() -> Path | None:
@@ -13,9 +13,22 @@ def user_cache() -> Path | None:
 
     The folder may not exist.
     """
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "lossd"
+    return _folder("XDG_CACHE_HOME", ".cache")
+
+
+def user_data() -> Path | None:
+    """Return lossd's folder for the user's data; None if the user has no home directory.
+
+    The folder may not exist.
+    """
+    return _folder("XDG_DATA_HOME", ".local/share")
+
+
+def _folder(variable: str, below_home: str) -> Path | None:
+    """Return lossd's folder by the XDG Base Directory Specification."""
+    if base := os.environ.get(variable):
+        return Path(base) / "lossd"
     try:
-        return Path.home() / ".cache" / "lossd"
+        return Path.home() / below_home / "lossd"
     except RuntimeError:  # neither HOME nor a passwd entry
         return None

@@ -75,6 +75,8 @@ def check_needs(settings: Settings) -> None:
     """
     if settings.tracing and not (_installed("opentelemetry.sdk") and _installed("opentelemetry.exporter.otlp")):
         raise StartError(f"{variable('tracing')} needs OpenTelemetry: pip install 'lossd[otel]'")
+    if settings.runs is not None and "://" in settings.runs.get_secret_value() and not _installed("psycopg"):
+        raise StartError(f"{variable('runs')} needs a driver of PostgreSQL: pip install 'lossd[postgres]'")
     if settings.api_keys_file is not None:
         try:
             Keys(settings.api_keys_file)

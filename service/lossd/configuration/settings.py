@@ -69,6 +69,13 @@ def _origins(value: str | None) -> str | None:
     return value
 
 
+def _runs(value: SecretStr | None) -> SecretStr | None:
+    scheme, separator, _ = ("" if value is None else value.get_secret_value()).partition("://")
+    if separator and scheme not in ("postgresql", "postgres"):
+        raise ValueError("that is no place for runs; name a file, or postgresql://user@host/database, or write off")
+    return value
+
+
 class Settings(BaseSettings):
     """The service's settings. The command line overrides the environment, which overrides the defaults."""
 
@@ -208,6 +215,27 @@ class Settings(BaseSettings):
     root_path: Annotated[str | None, AfterValidator(_path)] = Field(
         None,
         description="Path under which a proxy serves the service, such as /loss, whether or not the proxy removes it.",
+    )
+    runs: Annotated[SecretStr | None, AfterValidator(_runs)] = Field(
+        None,
+        description="Where runs are kept: a file (SQLite), postgresql://user:password@host/database (lossd[postgres]), "
+        "or off; by default the file of the user, ~/.local/share/lossd/runs.db.",
+    )
+    runs_per_key: Annotated[int, Field(ge=1)] = Field(1000, description="Most runs of one API key.")
+    run_bytes: ByteSize = Field(
+        ByteSize(256 << 20),
+        ge=1 << 10,
+        le=2 << 30,
+        description="Most memory of a run's state in the store, in bytes.",
+    )
+    runs_bytes_per_key: ByteSize = Field(
+        ByteSize(8 << 30), ge=1 << 10, description="Most bytes of all runs of one API key."
+    )
+    runs_keep_open_days: Annotated[int, Field(ge=1)] = Field(
+        30, description="Days after its last batch that a run which is not sealed is deleted."
+    )
+    runs_keep_days: Annotated[int | None, Field(ge=1)] = Field(
+        None, description="Days after which a sealed run is deleted; by default it is kept."
     )
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, named as in torchvision: .pth or .safetensors."

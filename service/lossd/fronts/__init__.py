@@ -1,10 +1,10 @@
-"""Several fronts on one port, in front of the same workers.
+"""Several fronts on one port, in front of the same workers and the same recorder.
 
 ``lossd serve --fronts 4`` starts a parent process (:mod:`lossd.fronts.parent`). It starts and restarts the workers, one
-a device, and the fronts. A front is the same command with a :class:`FrontConfig` in its environment. All fronts listen
-on one port (:mod:`lossd.fronts.port`), and the kernel distributes connections between them. Each front connects to
-every worker. A front and its parent (:mod:`lossd.fronts.member`) exchange states and counters
-(:mod:`lossd.fronts.counts`).
+a device, the fronts, and the recorder once a run is asked for. A front is the same command with a
+:class:`FrontConfig` in its environment. All fronts listen on one port (:mod:`lossd.fronts.port`), and the kernel
+distributes connections between them. Each front connects to every worker. A front and its parent
+(:mod:`lossd.fronts.member`) exchange states and counters (:mod:`lossd.fronts.counts`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class FrontConfig:
         port: The port that all fronts listen on.
         socket: The file descriptor of the connection to the parent.
         workers: The address of each device's worker.
+        recorder: The address of the recorder; None if the service keeps no runs.
     """
 
     port: int
     socket: int
     workers: tuple[str, ...]
+    recorder: str | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that passes it to a new process."""
@@ -49,4 +51,4 @@ class FrontConfig:
         if text is None:
             return None
         values = orjson.loads(text)
-        return FrontConfig(values["port"], values["socket"], tuple(values["workers"]))
+        return FrontConfig(values["port"], values["socket"], tuple(values["workers"]), values["recorder"])

@@ -1,4 +1,4 @@
-"""The parent of several fronts: starts and restarts fronts and workers, and answers no requests."""
+"""The parent of several fronts: starts and restarts fronts, workers and the recorder, and answers no requests."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from lossd.fronts import FrontConfig
 from lossd.fronts.counts import Family, cumulative, family, merge
 from lossd.fronts.member import LINE_BYTES
 from lossd.logs import configure
+from lossd.recorder.keeper import Keeper
+from lossd.recorder.place import kept
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
@@ -104,6 +106,7 @@ class _Parent:
         self.announced = False
         self.failed = False
         self.restarts = {"front": 0, "worker": 0}
+        self.recorder = Keeper(settings) if kept(settings) else None
         self.retired: list[Family] = []
         self._rounds = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,6 +122,8 @@ class _Parent:
         devices = self.settings.device.split(",") if self.settings.engine == "process" else []
         name = f"lossd-{os.getpid()}-{secrets.token_hex(8)}"
         self.addresses = tuple(f"{name}-{index}" for index in range(len(devices)))
+        if self.recorder is not None:
+            self.recorder.start()
         workers = [asyncio.create_task(self._keep_worker(*at)) for at in zip(devices, self.addresses, strict=True)]
         fronts = [asyncio.create_task(self._keep_front()) for _ in range(self.settings.fronts)]
         await self.stopping.wait()
@@ -131,6 +136,8 @@ class _Parent:
             self._pass_on(signal.SIGKILL)
         self.drained.set()
         await asyncio.gather(*fronts, *workers)
+        if self.recorder is not None:
+            await self.recorder.stop()
         return int(self.failed)
 
     def _pass_on(self, number: signal.Signals) -> None:
@@ -172,7 +179,8 @@ class _Parent:
     async def _run_front(self) -> tuple[bool, int]:
         """Run one front until it ends. Return whether it accepted connections, and its exit status."""
         parent_end, front_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        config = FrontConfig(self.port, front_end.fileno(), self.addresses)
+        recorder = None if self.recorder is None else self.recorder.address
+        config = FrontConfig(self.port, front_end.fileno(), self.addresses, recorder)
         # The same command in a new session: a terminal's Ctrl-C reaches the parent only.
         try:
             with _sighup_blocked():  # the front inherits the mask, and unblocks the signal when it is ready
@@ -235,7 +243,7 @@ class _Parent:
             family(
                 CounterMetricFamily(f"lossd_{kind}_restarts", f"Processes started in place of a dead {kind}.", count)
             )
-            for kind, count in self.restarts.items()
+            for kind, count in {**self.restarts, "recorder": self.recorder.restarts if self.recorder else 0}.items()
         ]
         recipient.send({"totals": merge([*(front.counted for front in self.fronts), self.retired, restarts])})
 

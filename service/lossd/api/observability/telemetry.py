@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lossd.api.http.request import HttpRequest
     from lossd.engine import Engine
     from lossd.fronts.member import Member
+    from lossd.recorder.keeper import Keeper
 
 __all__ = ["DISCONNECTED", "STAGES", "ModelCounts", "Observer", "Telemetry"]
 
@@ -128,15 +129,17 @@ class Telemetry(Collector):
     Args:
         engine: The engine whose queue and batches are reported.
         member: The connection to the parent; None for a single front.
+        keeper: Keeps the recorder; None if the service keeps no runs, or the parent keeps it.
 
     Attributes:
         models: Counts by :func:`lossd.job.model_name`.
         observers: Receive each request too.
     """
 
-    def __init__(self, engine: Engine, member: Member | None = None) -> None:
+    def __init__(self, engine: Engine, member: Member | None = None, keeper: Keeper | None = None) -> None:
         self.engine = engine
         self.member = member
+        self.keeper = keeper
         self.observers: list[Observer] = []
         self.requests: dict[tuple[str, str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
@@ -239,6 +242,11 @@ class Telemetry(Collector):
         yield weights
         yield CounterMetricFamily(
             "lossd_worker_restarts", "Workers started in place of dead ones.", value=stats.restarts
+        )
+        yield CounterMetricFamily(
+            "lossd_recorder_restarts",
+            "Recorders started in place of dead ones.",
+            value=0 if self.keeper is None else self.keeper.restarts,
         )
         yield GaugeMetricFamily("lossd_queue_requests", "Requests in progress.", value=engine.in_progress)
         yield GaugeMetricFamily(

@@ -1,0 +1,265 @@
+"""A front's connection to the recorder."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lossd.recorder.peer import is_own
+from lossd.recorder.protocol import REPLY_BYTES, FrameBuffer, FrameError, encode, problem_of
+from lossd_client.errors import DeadlineExceeded, QuotaExceeded, Unavailable, UnknownRun
+
+__all__ = ["Recorder"]
+
+log = logging.getLogger("lossd.recorder")
+
+SOCKET_BYTES = 1 << 20
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.02, 1.0
+
+
+@dataclass(slots=True)
+class _Question:
+    """A request without an answer yet.
+
+    Attributes:
+        frame: Its bytes, kept for asking again.
+        answer: Resolves with the reply's outcome and payload.
+        sent: How often it was sent.
+    """
+
+    frame: bytes
+    answer: asyncio.Future[tuple[Any, bytes]]
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class _Delays:
+    """The pauses between tries to connect: none at first, then doubling."""
+
+    failures: int = field(default=0)
+
+    def next_s(self) -> float:
+        self.failures += 1
+        return 0.0 if self.failures == 1 else min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self.failures - 2, 10))
+
+
+class Recorder:
+    """Asks the recorder, over one connection for all callers.
+
+    The first question connects, which starts the recorder if there is none. If the connection breaks, all questions
+    without an answer are asked again: every operation may be repeated.
+
+    Args:
+        address: The recorder's address, without the zero byte of abstract Unix sockets.
+        run_bytes: The most bytes of a run, and so of a batch's report.
+    """
+
+    def __init__(self, address: str, run_bytes: int) -> None:
+        self._address = address
+        self._run_bytes = run_bytes
+        self._numbers: Iterator[int] = itertools.count(1)
+        self._questions: dict[int, _Question] = {}
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._delays = _Delays()
+        self._closed = False
+
+    async def ask(self, op: str, deadline: float, payload: bytes = b"", **arguments: Any) -> tuple[Any, bytes]:
+        """Return the outcome of an operation and the payload of the reply.
+
+        Args:
+            op: The operation: the name of a method of :class:`lossd.recorder.store.Store`.
+            deadline: When the answer is no longer wanted, on the monotonic clock.
+            payload: The report to count.
+            arguments: The operation's arguments.
+
+        Raises:
+            Problem: The operation's own.
+            QuotaExceeded: The payload has more bytes than a run may have.
+            DeadlineExceeded: No answer came before the deadline. It is not known whether the operation was done.
+            Unavailable: The recorder could not be reached before the deadline, or the service ends.
+        """
+        if len(payload) > self._run_bytes:
+            raise QuotaExceeded(
+                f"the batch adds {len(payload)} bytes to the run, and a run may hold {self._run_bytes}; "
+                "send fewer rows, or ask the operator for more (LOSSD_RUN_BYTES)"
+            )
+        if self._closed:
+            raise _ends()
+        number = next(self._numbers)
+        question = _Question(
+            encode({"id": number, "op": op, **arguments}, payload), asyncio.get_running_loop().create_future()
+        )
+        self._questions[number] = question
+        try:
+            if self._connection is not None:
+                self._connection.send(number, question)
+            else:
+                self._connect()
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await question.answer
+        except TimeoutError:
+            if self._connection is None or not question.sent:
+                raise Unavailable(
+                    "the recorder of runs cannot be reached; try again later", retry_after_s=1.0
+                ) from None
+            raise DeadlineExceeded(
+                "the recorder of runs did not answer before the deadline; it may have done what was asked: ask again"
+            ) from None
+        except UnknownRun:
+            if op == "delete" and question.sent > 1:  # it was deleted, and the answer was lost
+                return None, b""
+            raise
+        finally:
+            del self._questions[number]
+            if self._connection is not None:
+                self._connection.forget(number)
+
+    async def close(self) -> None:
+        """Close the connection; callers that wait get Unavailable."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._connection is not None:
+            self._connection.close()
+        for question in self._questions.values():
+            if not question.answer.done():
+                question.answer.set_exception(_ends())
+
+    # Connecting
+
+    def _connect(self) -> None:
+        if self._connecting is None and not self._closed:
+            self._connecting = asyncio.create_task(self._connect_until_answered())
+
+    async def _connect_until_answered(self) -> None:
+        """Connect and send all questions. Try again as long as there are any."""
+        try:
+            while self._questions and self._connection is None:
+                await asyncio.sleep(self._delays.next_s())
+                try:
+                    connection = await _Connection.open(self._address, self)
+                except OSError as error:
+                    log.debug("the recorder cannot be reached: %s", error)
+                    continue
+                if connection.lost:
+                    continue
+                self._connection = connection
+                for number, question in list(self._questions.items()):
+                    connection.send(number, question)
+        finally:
+            self._connecting = None
+
+    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+        """Give a reply to its caller. A reply whose caller has left is dropped."""
+        self._delays.failures = 0
+        question = self._questions.get(head["id"])
+        if question is None or question.answer.done():
+            return
+        problem = problem_of(head)
+        if problem is None:
+            question.answer.set_result((head.get("ok"), payload))
+        else:
+            question.answer.set_exception(problem)
+
+    def lost(self, connection: _Connection) -> None:
+        """Connect again, if callers wait."""
+        if self._connection is connection:
+            self._connection = None
+            if self._questions:
+                self._connect()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to the recorder.
+
+    Args:
+        recorder: Whose it is.
+
+    Attributes:
+        lost: Whether it is closed.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.lost = False
+        self._recorder = recorder
+        self._incoming = FrameBuffer(REPLY_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._waiting: dict[int, _Question] = {}
+
+    @staticmethod
+    async def open(address: str, recorder: Recorder) -> _Connection:
+        """Connect.
+
+        Raises:
+            OSError: Nobody listens, another user does, or too many connections wait.
+        """
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            end.connect(f"\0{address}")
+            if not is_own(end):
+                raise PermissionError("another user listens at the recorder's address")
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_unix_connection(lambda: _Connection(recorder), sock=end)
+        except BaseException:
+            end.close()
+            raise
+        return connection
+
+    def send(self, number: int, question: _Question) -> None:
+        """Send a question, or keep it until the socket takes more."""
+        if self._paused:
+            self._waiting[number] = question
+            return
+        assert self._transport is not None
+        question.sent += 1
+        self._transport.write(question.frame)
+
+    def forget(self, number: int) -> None:
+        """Do not send a question that waits: its caller left."""
+        self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        while self._waiting and not self._paused:
+            number = next(iter(self._waiting))
+            self.send(number, self._waiting.pop(number))
+
+    def data_received(self, data: bytes) -> None:
+        self._incoming.feed(data)
+        try:
+            while (frame := self._incoming.take()) is not None:
+                self._recorder.answered(*frame)
+        except FrameError as error:
+            log.error("the connection to the recorder is closed: %s", error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._recorder.lost(self)
+
+
+def _ends() -> Unavailable:
+    return Unavailable("the service is shutting down", retry_after_s=1.0)
