@@ -27,10 +27,12 @@ FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/cache /opt/cache
 # The container's published port controls access, so the service listens on every address.
-# The service writes no files, so the root file system may be read-only.
+# The service writes to the folder of the runs only, so the root file system may be read-only.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000 LOSSD_CACHE_DIR=/opt/cache
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown lossd /opt/cache
+    LOSSD_HOST=0.0.0.0 LOSSD_PORT=8000 LOSSD_CACHE_DIR=/opt/cache XDG_DATA_HOME=/var/lib
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lossd && chown lossd /opt/cache \
+    && install --directory --owner=lossd --mode=0700 /var/lib/lossd
+VOLUME /var/lib/lossd
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000

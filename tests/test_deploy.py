@@ -126,6 +126,23 @@ def test_the_compose_file_mounts_what_there_is() -> None:
         assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
 
 
+def test_each_service_of_the_compose_file_keeps_its_runs_in_a_volume_of_its_own() -> None:
+    ours = [s for s in COMPOSE["services"].values() if s["image"] == COMPOSE["x-lossd"]["image"]]
+    kept = [volume.split(":") for service in ours for volume in service["volumes"]]
+    assert {at for _, at in kept} == {"/var/lib/lossd"}
+    assert len({name for name, _ in kept}) == len(ours)
+    assert {name for name, _ in kept} <= COMPOSE["volumes"].keys()
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "VOLUME /var/lib/lossd" in dockerfile
+    assert "XDG_DATA_HOME=/var/lib" in dockerfile
+
+
+def test_the_database_of_the_compose_file_is_reachable_from_no_network() -> None:
+    database = COMPOSE["services"]["postgres"]
+    assert "ports" not in database
+    assert database["profiles"] == ["postgres"]
+
+
 def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
     folder = mounts("prometheus")["/etc/prometheus"]
     assert (folder / "prometheus.yml").exists(), "the image looks for it there"
@@ -141,7 +158,7 @@ def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
 @pytest.mark.parametrize("profiles", [[], ["gpu"], ["observe"], ["gpu", "observe"]], ids=str)
 def test_whatever_is_started_together_has_ports_of_its_own(profiles: list[str]) -> None:
     started = [s for s in COMPOSE["services"].values() if "profiles" not in s or set(profiles) & set(s["profiles"])]
-    ports = [port.rpartition(":")[0] for service in started for port in service["ports"]]
+    ports = [port.rpartition(":")[0] for service in started for port in service.get("ports", ())]
     assert len(set(ports)) == len(ports)
 
 
