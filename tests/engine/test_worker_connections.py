@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +98,28 @@ def test_a_front_that_does_not_read_is_dropped_and_does_not_hold_up_the_others(p
     assert [r.batch for r in other.replies(2)] == [HELLO, 1]
     assert not place.greeted[2].gone
     assert deaf.connection.fileno() != -1
+
+
+def test_a_worker_without_a_free_file_does_not_spin_while_a_front_waits(place):
+    taken = [socket.socket(socket.AF_UNIX)]
+    taken[0].connect(place.address)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0].fileno() + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(socket.socket())
+        begin, used = time.monotonic(), time.process_time()
+        while time.monotonic() - begin < 0.5:
+            assert place.fronts.receive() == []
+        assert time.process_time() - used < 0.1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in taken[1:]:
+            one.close()
+    place.fronts.receive()  # now it is accepted
+    assert Sender(taken[0]).replies(1)[0].batch == HELLO
+    taken[0].close()
 
 
 def test_a_worker_ends_when_all_fronts_have_left(place):

@@ -5,6 +5,7 @@ Each front numbers its own slabs and batches. So they are kept by connection, an
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
 import os
@@ -27,6 +28,7 @@ FDS_BYTES = socket.CMSG_SPACE(16 * 4)
 CHUNK_BYTES = 1 << 16
 SOCKET_BYTES = 1 << 20
 SEND_TIMEOUT_S = 5
+NO_FILE_S = 0.02
 
 
 def _nothing(_: mmap.mmap) -> None:
@@ -221,8 +223,10 @@ class FrontConnections:
         assert self._listener is not None
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # the front left before it was accepted
-            return
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # the front still waits: do not ask again at once
+                time.sleep(NO_FILE_S)
+            return  # else the front left before it was accepted
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != os.getuid() or not pid:  # any process may connect; 0 is a process outside this container
             connection.close()
