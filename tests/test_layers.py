@@ -139,6 +139,14 @@ def test_web_frameworks_are_imported_by_the_api_alone(module: str) -> None:
     assert top & FRAMEWORKS <= allowed
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_the_database_is_used_by_the_store_alone(module: str) -> None:
+    top = {name.partition(".")[0] for name in imports(MODULES[module])}
+    store = ("counting", "database", "listing", "migrations", "schema", "states", "store")
+    if not module.startswith(tuple(f"lossd.recorder.{name}" for name in store)):
+        assert not top & {"alembic", "psycopg", "sqlalchemy", "sqlite3"}
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m == "lossd.engine.batcher" or ".wire" in m])
 def test_the_batcher_and_the_codecs_do_no_io(module: str) -> None:
     doors = {"asyncio", "io", "mmap", "multiprocessing", "os", "pathlib", "select", "selectors", "socket", "subprocess"}

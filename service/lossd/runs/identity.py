@@ -1,9 +1,9 @@
 """Which rows a run has counted, each exactly once: by position, by id, or by batch.
 
 The three classes have the same methods. ``check`` returns how many rows a batch would add, and raises if one of them
-was counted before. ``add`` counts them. ``merge`` adds the rows of another run. ``missing`` lists the gaps. ``encode``
-returns the same bytes for the same rows, whatever the order, the batches and the merges. A method that raises changes
-nothing.
+was counted before. ``add`` counts them. ``extend`` counts a batch that is an identity of its own. ``merge`` adds the
+rows of another run. ``missing`` lists the gaps. ``bounds`` are the lowest and the highest row. ``encode`` returns the
+same bytes for the same rows, whatever the order, the batches and the merges. A method that raises changes nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ LAST_POSITION = np.iinfo(np.int64).max
 
 RANGE_BYTES = WORD_BYTES = 16
 DIGEST_BYTES = 32
+RANGE = struct.Struct("<qq")
 WORD_BITS = 64
 _SHIFT, _BIT = 6, np.int64(63)
 _BITS_OF_BYTE = np.array([value.bit_count() for value in range(256)], np.uint8)
@@ -66,6 +67,16 @@ class Positions:
     def stop(self) -> int:
         """The position behind the last counted row; 0 without rows."""
         return self._stops[-1] if self._stops else 0
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The lowest and the highest counted position; None without rows."""
+        return (self._starts[0], self._stops[-1] - 1) if self._starts else None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the ranges take."""
+        return len(self._starts) * RANGE_BYTES
 
     def check(self, first: int, count: int) -> int:
         """Return ``count``, the rows that the batch of the positions first to first + count - 1 would add.
@@ -109,6 +120,14 @@ class Positions:
         self.rows += count
         return count
 
+    def extend(self, batch: Positions) -> None:
+        """Count the rows of a batch; errors are those of :meth:`check`."""
+        ranges = [(start, stop - start) for start, stop in zip(batch._starts, batch._stops, strict=True)]
+        for first, count in ranges:
+            self.check(first, count)
+        for first, count in ranges:
+            self.add(first, count)
+
     def merge(self, other: Positions) -> None:
         """Add the rows of another run.
 
@@ -148,6 +167,12 @@ class Positions:
     @classmethod
     def _decoded(cls, data: memoryview, max_bytes: int) -> Positions:
         identity = cls(max_bytes=max_bytes)
+        if len(data) == RANGE_BYTES:  # a batch; NumPy takes ten times as long for one range
+            first, count = RANGE.unpack(data)
+            if count < 1:
+                raise _damaged("a range of positions is empty or beyond 64 bits")
+            identity.add(first, count)
+            return identity
         starts, lengths = _halves(data, identity._check_bytes)
         if not ((starts >= 0) & (lengths > 0) & (lengths <= LAST_POSITION - starts)).all():
             raise _damaged("a range of positions is empty or beyond 64 bits")
@@ -208,6 +233,10 @@ class Ids:
         self.rows += len(ids)
         return len(ids)
 
+    def extend(self, batch: Ids) -> None:
+        """Count the rows of a batch; errors are those of :meth:`check`."""
+        self._merge(batch, merging=False)
+
     def merge(self, other: Ids) -> None:
         """Add the rows of another run.
 
@@ -215,9 +244,21 @@ class Ids:
             DuplicateRows: Both counted a row.
             TooLarge: The words would take too many bytes.
         """
-        keys, words = other._whole()
-        self._insert(keys, words, self._find(keys, words, merging=True))
-        self.rows += other.rows
+        self._merge(other, merging=True)
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The lowest and the highest counted id; None without rows."""
+        keys, words = self._whole()
+        if not len(keys):
+            return None
+        lowest = int(words[0])
+        return (int(keys[0]) << _SHIFT) + (lowest & -lowest).bit_length() - 1, self._last(keys, words)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the words take."""
+        return WORD_BYTES * sum(len(keys) for keys, _ in self._segments)
 
     def missing(self, expected: int | None = None, *, limit: int = MAX_RANGES) -> list[range]:
         """Return the first ranges of ids that were not counted, if the ids are 0 to ``expected`` - 1.
@@ -253,6 +294,20 @@ class Ids:
         identity._segments = [(keys, words.copy())] if len(keys) else []
         identity.rows = int(_BITS_OF_BYTE[words.view(np.uint8)].sum(dtype=np.int64))
         return identity
+
+    def holds(self, ids: Array) -> bool:
+        """Return whether one of the ids, (N,) integers without repetition, was counted."""
+        keys, words = _words(ids)
+        for own_keys, own_words in self._segments:
+            at, found = _find(own_keys, keys)
+            if (own_words[at[found]] & words[found]).any():
+                return True
+        return False
+
+    def _merge(self, other: Ids, *, merging: bool) -> None:
+        keys, words = other._whole()
+        self._insert(keys, words, self._find(keys, words, merging=merging))
+        self.rows += other.rows
 
     def _find(self, keys: Array, words: Array, *, merging: bool = False) -> list[tuple[Array, Array]]:
         """Return for each segment where each key would stand, and whether it stands there; raise as :meth:`check`."""
@@ -364,6 +419,17 @@ class Batches:
             self._bytes += _batch_bytes(name)
         self.rows += added
         return added
+
+    bounds: ClassVar[None] = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that names and digests take."""
+        return self._bytes
+
+    def extend(self, batch: Batches) -> None:
+        """Count the rows of a batch; errors are those of :meth:`merge`."""
+        self.merge(batch)
 
     def merge(self, other: Batches) -> None:
         """Add the batches of another run.

@@ -1,0 +1,432 @@
+"""Counts batches in one transaction: each name once, each row once, and only what can be added up.
+
+Names are looked up in the database. Rows are looked up in memory: a run's identity stays there as long as the run's
+revision does not move, and is read again from the run's states else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lossd.recorder import faults, folding
+from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
+from lossd.runs import encoding, identity
+from lossd.runs.facts import Facts
+from lossd.runs.identity import Identity, Ids
+from lossd.runs.report import BatchReport
+from lossd_client.errors import (
+    BatchConflict,
+    DefinitionChanged,
+    DuplicateRows,
+    InternalError,
+    InvalidRequest,
+    Problem,
+    QuotaExceeded,
+    RunSealed,
+    UnknownRun,
+)
+
+__all__ = ["Counter", "NewBatch", "lock", "quota_exceeded"]
+
+BATCH_BYTES = 256
+"""What a batch takes beside its name, its ids and its state: about that much of the table and its indices."""
+
+LOOKED_UP = 500
+"""Names in one query: two parameters each, below the limit of every SQLite."""
+
+IDENTITY_BYTES = 256 << 20
+"""The memory of all identities, but for the one in use."""
+
+MOST_KNOWN = 10_000
+"""Runs that are known: one takes about 4 kB beside its identity."""
+
+USED_FOR_S = 10.0
+"""How long an owner's bytes are known. To add them up takes a millisecond for a thousand runs."""
+
+NAMED, CANDIDATES = 10, 64
+"""Batches that an error names, and those that are searched for one id."""
+
+CHANGING = -1
+"""The revision of an identity that is ahead of the database until the transaction is committed."""
+
+
+class NewBatch(NamedTuple):
+    """A batch to be counted.
+
+    Attributes:
+        run: The run's id.
+        name: The batch's name.
+        report: The bytes of a :class:`~lossd.runs.report.BatchReport`.
+        device: The kind of device that evaluated it.
+        build: The version of lossd that evaluated it.
+    """
+
+    run: str
+    name: str
+    report: bytes
+    device: str
+    build: str
+
+
+@dataclass
+class _Known:
+    """What this process knows of a run beyond its row.
+
+    Attributes:
+        identity: The rows that are counted.
+        common: What the states of all batches have in common; None before the first.
+        revision: The revision of the run at which this was true.
+        described: The description of a state that was found to fit. Equal ones are the same object as long as
+            :mod:`lossd.runs.encoding` keeps it.
+    """
+
+    identity: Identity
+    common: dict[str, Any] | None
+    revision: int
+    described: Mapping[str, Any] | None = None
+
+
+@dataclass
+class _Open:
+    """A run during a transaction: its row as it will be, and its new rows of other tables."""
+
+    row: dict[str, Any]
+    known: _Known
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Used:
+    """The bytes of an owner's runs, and since when they are known."""
+
+    nbytes: int
+    since: float
+
+
+class Counter:
+    """Counts batches of any runs.
+
+    Args:
+        run_bytes: The most bytes of a run.
+        owner_bytes: The most bytes of all runs of an owner.
+        clock: The Unix time.
+    """
+
+    def __init__(self, run_bytes: int, owner_bytes: int, clock: Callable[[], float]) -> None:
+        self._run_bytes, self._owner_bytes, self._clock = run_bytes, owner_bytes, clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._owners: dict[str, _Used] = {}
+
+    def forget(self, run: str) -> None:
+        """Forget a run that is sealed or deleted, and what owners use."""
+        self._known.pop(run, None)
+        self._owners.clear()
+
+    def count(
+        self, connection: Connection, batches: Sequence[NewBatch]
+    ) -> tuple[list[dict[str, Any] | Problem], dict[str, dict[str, Any]]]:
+        """Count batches, each as if it came after the one before it.
+
+        Returns:
+            For each batch, its outcome or why it was refused; and the rows of the runs that changed. The caller passes
+            the rows to :meth:`committed` after the commit.
+        """
+        rows = lock(connection, {batch.run for batch in batches})
+        counted = _counted(connection, [(batch.run, batch.name) for batch in batches])
+        used = {owner: self._used(connection, owner) for owner in {row["owner"] for row in rows.values()}}
+        opened: dict[str, _Open] = {}
+        outcomes: list[dict[str, Any] | Problem] = []
+        for batch in batches:
+            try:
+                report = _read(batch.report)
+                before = counted.get((batch.run, batch.name))
+                row = rows.get(batch.run)
+                if row is None:
+                    raise UnknownRun("the run does not exist any more: it was deleted")
+                if before is None:
+                    run = opened.get(batch.run) or opened.setdefault(batch.run, self._opened(connection, row))
+                    before = self._add(connection, run, batch, report, used)
+                    counted[batch.run, batch.name] = before
+                    outcomes.append(_outcome(before, created=True))
+                else:
+                    _check_same(batch.name, before["digest"], report.digest)
+                    outcomes.append(_outcome(before, created=False))
+            except Problem as problem:
+                outcomes.append(problem)
+        changed = [run for run in opened.values() if run.batches]
+        if changed:
+            self._write(connection, changed)
+            faults.reach(faults.WRITTEN)
+        return outcomes, {run.row["id"]: run.row for run in changed}
+
+    def committed(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Note that the runs with these rows are now in the database as they are in memory."""
+        for row in rows:
+            if (known := self._known.get(row["id"])) is not None:
+                known.revision = row["revision"]
+            if (owner := self._owners.get(row["owner"])) is not None:
+                owner.nbytes += row["grown"]
+        self._drop_oldest()
+
+    def _opened(self, connection: Connection, row: dict[str, Any]) -> _Open:
+        """Return a run with its identity, which is read from its states unless it is known.
+
+        Raises:
+            RunSealed: It counts nothing more.
+        """
+        if row["status"] != OPEN:
+            raise RunSealed(f"the run {row['name']} is sealed: its result is final; count in another run")
+        known = self._known.get(row["id"])
+        if known is None or known.revision != row["revision"]:
+            common, document = connection.execute(_TEXTS, {"which": row["id"]}).one()
+            kind = json.loads(document).get("identity", "batch")
+            known = _Known(identity.new(kind), None if common is None else json.loads(common), row["revision"])
+            if kind != "batch":
+                for (stored,) in connection.execute(_STATES, {"which": row["id"]}):
+                    _, parts = encoding.decode(folding.unpacked(stored))
+                    known.identity.merge(cast("Any", identity.decode(parts["identity"])))
+            self._known[row["id"]] = known
+        self._known.move_to_end(row["id"])
+        return _Open(row, known)
+
+    def _add(
+        self, connection: Connection, run: _Open, batch: NewBatch, report: BatchReport, used: dict[str, int]
+    ) -> dict[str, Any]:
+        """Count a new batch in memory; return its row.
+
+        Raises:
+            Problem: It is refused; nothing has changed.
+        """
+        described, parts = encoding.decode(folding.unpacked(report.packed))
+        common = _fitting(run.known, described)
+        rows = identity.decode(parts["identity"])
+        if rows.kind != run.known.identity.kind or rows.rows != report.rows:
+            raise InternalError("the worker's report of the batch contradicts itself")
+        stored = folding.packed(rows.encode()) if isinstance(rows, Ids) else None
+        nbytes = len(report.packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
+        self._check_quota(run.row, nbytes, used)
+        try:
+            run.known.identity.extend(cast("Any", rows))
+        except DuplicateRows as problem:
+            raise _with_batches(connection, run, problem) from None
+        run.known.revision, run.known.common, run.known.described = CHANGING, common, described
+        row = run.row
+        at = {"run": batch.run, "ordinal": row["batches"]}
+        lowest, highest = rows.bounds or (None, None)
+        counted = {
+            **at,
+            "name": batch.name,
+            "digest": report.digest,
+            "rows": report.rows,
+            "total_rows": row["rows"] + report.rows,
+            "first": lowest,
+            "last": highest,
+            "identity": stored,
+            "device": batch.device,
+            "build": batch.build,
+            "counted_at": self._clock(),
+        }
+        run.batches.append(counted)
+        run.states.append({**at, "batches": 1, "nbytes": len(report.packed), "state": report.packed})
+        row["rows"] += report.rows
+        row["batches"] += 1
+        row["bytes"] += nbytes
+        row["grown"] = row.get("grown", 0) + nbytes
+        row["pending"] += 1
+        row["pending_bytes"] += len(report.packed)
+        used[row["owner"]] = used.get(row["owner"], 0) + nbytes
+        return counted
+
+    def _used(self, connection: Connection, owner: str) -> int:
+        """Return about how many bytes the runs of an owner have: other recorders' are a few seconds old."""
+        known = self._owners.get(owner)
+        if known is None or not 0 <= self._clock() - known.since < USED_FOR_S:
+            known = self._owners[owner] = _Used(connection.scalar(_USED, {"whose": owner}) or 0, self._clock())
+        return known.nbytes
+
+    def _check_quota(self, row: Mapping[str, Any], nbytes: int, used: Mapping[str, int]) -> None:
+        if row["bytes"] + nbytes > self._run_bytes:
+            raise quota_exceeded(f"the run {row['name']}", row["bytes"], self._run_bytes, f"the batch has {nbytes}")
+        total = used.get(row["owner"], 0)
+        if total + nbytes > self._owner_bytes:
+            raise quota_exceeded("your runs together", total, self._owner_bytes, f"the batch has {nbytes}")
+
+    def _write(self, connection: Connection, runs: Sequence[_Open]) -> None:
+        connection.execute(_INSERT_BATCHES, [row for run in runs for row in run.batches])
+        connection.execute(_INSERT_STATES, [row for run in runs for row in run.states])
+        now = self._clock()
+        for run in runs:
+            run.row["revision"] += 1
+            run.row["touched"] = max(now, run.row["touched"])
+        connection.execute(
+            _UPDATE_RUNS,
+            [
+                {
+                    "which": run.row["id"],
+                    "to_common": json.dumps(run.known.common),
+                    **{f"to_{name}": run.row[name] for name in _CHANGING},
+                }
+                for run in runs
+            ],
+        )
+
+    def _drop_oldest(self) -> None:
+        nbytes = sum(known.identity.nbytes for known in self._known.values())
+        while len(self._known) > 1 and (nbytes > IDENTITY_BYTES or len(self._known) > MOST_KNOWN):
+            _, dropped = self._known.popitem(last=False)
+            nbytes -= dropped.identity.nbytes
+
+
+_CHANGING = ("rows", "batches", "bytes", "pending", "pending_bytes", "touched", "revision")
+_SHORT = [column for column in RUNS.c if column.name not in ("common", "document", "result", "tags", "summary")]
+
+# Statements are made once: to make one takes as long as SQLite takes to run it.
+_INSERT_BATCHES, _INSERT_STATES = sa.insert(BATCHES), sa.insert(STATES)
+_UPDATE_RUNS = (
+    sa.update(RUNS)
+    .where(RUNS.c.id == sa.bindparam("which"))
+    .values({name: sa.bindparam(f"to_{name}") for name in (*_CHANGING, "common")})
+)
+_LOCK = (
+    sa.select(*_SHORT)
+    .where(RUNS.c.id.in_(sa.bindparam("ids", expanding=True)), RUNS.c.status != DELETED)
+    .order_by(RUNS.c.id)
+    .with_for_update()
+)
+_COUNTED = sa.select(*(BATCHES.c[name] for name in ("run", "name", "digest", "rows", "total_rows", "ordinal"))).where(
+    sa.tuple_(BATCHES.c.run, BATCHES.c.name).in_(sa.bindparam("names", expanding=True))
+)
+_USED = sa.select(sa.func.coalesce(sa.func.sum(RUNS.c.bytes), 0)).where(
+    RUNS.c.owner == sa.bindparam("whose"), RUNS.c.status != DELETED
+)
+_TEXTS = sa.select(RUNS.c.common, RUNS.c.document).where(RUNS.c.id == sa.bindparam("which"))
+_STATES = sa.select(STATES.c.state).where(STATES.c.run == sa.bindparam("which"))
+
+
+def lock(connection: Connection, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows of runs by their ids, without long texts, locked against other recorders, without deleted runs.
+
+    Recorders lock in the same order, so they cannot wait for each other in a circle.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    ordered = sorted(ids)
+    for first in range(0, len(ordered), LOOKED_UP):
+        for row in connection.execute(_LOCK, {"ids": ordered[first : first + LOOKED_UP]}).mappings():
+            found[row["id"]] = dict(row)
+    return found
+
+
+def quota_exceeded(whose: str, used: int, limit: int, more: str) -> QuotaExceeded:
+    """Return the error of a limit in bytes."""
+    return QuotaExceeded(
+        f"{whose} may have {limit} bytes; {used} are used, {max(limit - used, 0)} remain, and {more}; delete runs, or "
+        "ask the operator for more"
+    )
+
+
+def _read(report: bytes) -> BatchReport:
+    try:
+        return BatchReport.decode(report)
+    except ValueError as error:
+        raise InternalError(str(error)) from error
+
+
+def _counted(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rows of the batches that were counted before."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    wanted = list(dict.fromkeys(names))
+    for first in range(0, len(wanted), LOOKED_UP):
+        for row in connection.execute(_COUNTED, {"names": wanted[first : first + LOOKED_UP]}).mappings():
+            found[row["run"], row["name"]] = dict(row)
+    return found
+
+
+def _check_same(name: str, before: bytes, digest: bytes) -> None:
+    """Check that a batch that was counted before has the same content.
+
+    Raises:
+        BatchConflict: It has another; the detail has both digests.
+    """
+    if before != digest:
+        raise BatchConflict(
+            f"the batch {name} was counted with other data: the digest is {before.hex()}, and now {digest.hex()}; "
+            "give other data another name"
+        )
+
+
+def _outcome(row: Mapping[str, Any], *, created: bool) -> dict[str, Any]:
+    return {
+        "batch": row["name"],
+        "created": created,
+        "counted": {"rows": row["rows"]},
+        "run": {"rows": row["total_rows"], "batches": row["ordinal"] + 1},
+    }
+
+
+def _fitting(known: _Known, described: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what all states of a run have in common, with one more state.
+
+    Raises:
+        DefinitionChanged: The definition of a metric has changed since the first batch.
+        InvalidRequest: The states cannot be added up.
+    """
+    if described is known.described or "facts" not in described:
+        return known.common
+    facts = {**described["facts"], "dtypes": {}}
+    found = {name: described[name] for name in ("definition", "metrics", "totals")} | {"facts": facts}
+    common = known.common
+    if common is None or found == common:
+        return found
+    if found["definition"] != common["definition"]:
+        raise InvalidRequest("the batch was evaluated by another definition than the run's; send it again")
+    if found["metrics"] != common["metrics"]:
+        raise DefinitionChanged(
+            "the definition of a metric has changed since the run began, so it counts nothing more; start another run"
+        )
+    Facts.of_dict(common["facts"]).check(Facts.of_dict(facts))
+    for key, shape in found["totals"].items():
+        if common["totals"].get(key, shape) != shape:
+            counted = common["totals"][key][1]
+            raise InvalidRequest(
+                f"{key.partition('.')[0]} has shape {shape[1]} in this batch and {counted} in those counted"
+            )
+    return {**common, "totals": {**common["totals"], **found["totals"]}}
+
+
+def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) -> DuplicateRows:
+    """Return the error with the names of the batches in which the rows were counted."""
+    names: dict[str, None] = {}
+    stored = [BATCHES.c[name] for name in ("name", "first", "last", "identity")]
+    for number in problem.rows:
+        query = (
+            sa.select(*stored)
+            .where(BATCHES.c.run == run.row["id"], BATCHES.c.first.is_not(None), BATCHES.c.first <= number)
+            .order_by(BATCHES.c.first.desc())
+            .limit(CANDIDATES if run.known.identity.kind == "id" else 1)
+        )
+        waiting = [[row[column.name] for column in stored] for row in run.batches if row["first"] is not None]
+        for name, first, last, ids in [*connection.execute(query), *waiting]:
+            if name not in names and first <= number <= last and _holds(ids, number):
+                names[name] = None
+    some = list(names)[:NAMED]
+    counted = f" (counted with {', '.join(some)})" if some else ""
+    before, separator, remedy = problem.detail.rpartition("; ")
+    detail = f"{before}{counted}{separator}{remedy}"
+    errors = [{**fault, "detail": detail} for fault in problem.errors]
+    return DuplicateRows(detail, rows=problem.rows, count=problem.count, batches=some, errors=cast("Any", errors))
+
+
+def _holds(ids: bytes | None, number: int) -> bool:
+    if ids is None:
+        return True
+    found = identity.decode(folding.unpacked(ids))
+    return isinstance(found, Ids) and found.holds(np.array([number], np.int64))

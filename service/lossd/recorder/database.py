@@ -1,0 +1,295 @@
+"""The database of the store: SQLite by default, PostgreSQL if asked. Opens it, runs transactions, words its errors.
+
+What is committed survives a loss of power: SQLite writes with ``synchronous=FULL`` and PostgreSQL with
+``synchronous_commit=on``, whatever its default. Both are read back.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from lossd.recorder.files import APPLICATION_ID, Lock, StoreError, check_file, create_file, make_folder
+from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
+from lossd_client.errors import InternalError, Problem, StorageFull, Unavailable
+
+__all__ = ["Database", "StoreError", "problem_of"]
+
+log = logging.getLogger("lossd.recorder")
+
+T = TypeVar("T")
+
+RETRY_AFTER_S = 1.0
+PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "trusted_schema": 0}
+"""What a connection to SQLite must answer; 2 is FULL."""
+
+LIMITS = {"cache_size": -16384, "journal_size_limit": 64 << 20}
+"""KiB of pages in memory, as a negative number; the bytes of the log that stay on disk after a checkpoint."""
+
+LOCAL = "SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '10s'"
+"""Set in each transaction: behind PgBouncer, the next one may have another session."""
+
+MIGRATING = int.from_bytes(b"lossd", "big")
+"""PostgreSQL's advisory lock of those who migrate."""
+
+PARAMETERS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "application_name": "lossd",
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""How soon a connection to PostgreSQL is given up; the URL may say otherwise."""
+
+
+class Database:
+    """A connection to the database that keeps the runs.
+
+    Args:
+        url: ``postgresql://...``, or the path of an SQLite file.
+
+    Raises:
+        StoreError: The URL cannot be read, or the driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._lock: Lock | None = None
+        self._fresh = False
+        self._path: Path | None = None
+        if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
+            self._engine = _postgresql(url)
+        elif "://" in url and not url.startswith("sqlite:///"):
+            raise StoreError(f"{url.partition('://')[0]}:// is no database of lossd; write a path or postgresql://...")
+        else:
+            self._path = Path(url.removeprefix("sqlite:///")).expanduser().resolve()
+            self._engine = _sqlite(self._path, self._set_pragmas)
+
+    def __str__(self) -> str:
+        return str(self._path) if self._path else self._engine.url.set(drivername="postgresql").render_as_string()
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether the database is PostgreSQL, which several recorders may share."""
+        return self._path is None
+
+    def open(self) -> None:
+        """Lock the database, connect, and bring its schema up to date.
+
+        Raises:
+            StoreError: That is impossible; the sentence says why, and what to do.
+        """
+        if self._path is not None:
+            make_folder(self._path)
+            self._lock = Lock(self._path)
+        try:
+            if self._path is not None and (fresh := check_file(self._path)):
+                self._fresh = fresh
+                create_file(self._path)
+            with self._engine.begin() as connection:
+                if self.is_postgresql:
+                    _check_postgresql(connection)
+                self._migrate(connection)
+        except DBAPIError as error:
+            self.close()
+            raise StoreError(f"cannot open {self}: {problem_of(error).detail} ({_words(error)})") from error
+        except BaseException:
+            self.close()
+            raise
+        self._fresh = False
+
+    def close(self) -> None:
+        """Disconnect and free the lock."""
+        self._engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` does in one transaction, after its commit.
+
+        If the connection is lost, even in the commit, nobody knows whether the transaction was committed. So the work
+        is done once more, in another connection, and must find out itself. The same holds if PostgreSQL breaks a
+        deadlock.
+
+        Args:
+            work: Takes the connection. A :class:`Problem` that it raises rolls the transaction back.
+
+        Raises:
+            StorageFull: The disk is full.
+            Unavailable: The database cannot be reached, or is locked.
+        """
+        try:
+            try:
+                return self._once(work)
+            except DBAPIError as error:
+                if not (error.connection_invalidated or _state(error) in AGAIN):
+                    raise
+                log.warning("the connection to %s was lost; the transaction is done again", self)
+                return self._once(work)
+        except DBAPIError as error:
+            problem = problem_of(error)
+            log.warning("%s (%s)", problem.detail, _words(error))
+            raise problem from error
+
+    def _once(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin when the engine says so
+        if self._fresh:  # before anything else is in the file, so that the file is never another program's
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for name, value in {**PRAGMAS, **LIMITS}.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+        for name, value in PRAGMAS.items():
+            (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+            if found != value:
+                raise StoreError(
+                    f"SQLite answers {name} = {found} for {self._path}, and {value} is needed; move the file to a "
+                    "local disk, or set LOSSD_RUNS to postgresql://..."
+                )
+
+    def _migrate(self, connection: Connection) -> None:
+        if self.is_postgresql:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+        names = set(sa.inspect(connection).get_table_names())
+        found = None
+        if VERSION_TABLE in names:
+            found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+        elif names & METADATA.tables.keys():
+            raise StoreError(
+                f"{self} has a table {min(names & METADATA.tables.keys())} that is not lossd's; give lossd a database "
+                "of its own"
+            )
+        if found != VERSION:
+            _upgrade(connection, found, str(self))
+
+
+def _upgrade(connection: Connection, found: str | None, name: str) -> None:
+    """Migrate to the newest schema, in the connection's transaction.
+
+    Raises:
+        StoreError: The schema is newer than this lossd.
+    """
+    from alembic import command  # half a second, which only the first start pays
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", "lossd.recorder:migrations")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise StoreError(
+            f"{name} was written by a newer lossd: its schema is {found}, and this one knows those up to {VERSION}; "
+            "install the newer lossd again, or restore a backup that is older"
+        )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    command.upgrade(config, "head")
+    log.info("the schema of %s is %s, before %s", name, VERSION, found or "none")
+
+
+def _sqlite(path: Path, connected: Callable[[sqlite3.Connection, object], None]) -> Engine:
+    engine = sa.create_engine(URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    try:
+        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+    except ArgumentError as error:
+        raise StoreError("the URL of the database cannot be read; write postgresql://user@host/database") from error
+    # A prepared statement belongs to a session, which PgBouncer may change between two transactions.
+    arguments = {"prepare_threshold": None, **{k: v for k, v in PARAMETERS.items() if k not in parsed.query}}
+    try:
+        engine = sa.create_engine(parsed, pool_size=1, max_overflow=0, connect_args=arguments)
+    except ImportError as error:
+        raise StoreError("PostgreSQL needs a driver; install lossd[postgres]") from error
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(LOCAL))
+    return engine
+
+
+def _check_postgresql(connection: Connection) -> None:
+    """Check what the server says of itself.
+
+    Raises:
+        StoreError: It is a standby, its texts are no UTF-8, or it does not wait for its log.
+    """
+    answers = {
+        name: connection.exec_driver_sql(f"SHOW {name}").scalar()
+        for name in ("transaction_read_only", "server_encoding", "synchronous_commit", "fsync")
+    }
+    if answers["transaction_read_only"] != "off":
+        raise StoreError("the PostgreSQL server is read-only, a standby perhaps; set LOSSD_RUNS to the primary")
+    if answers["server_encoding"] != "UTF8":
+        raise StoreError(f"the database has the encoding {answers['server_encoding']}; create one with ENCODING 'UTF8'")
+    if answers["synchronous_commit"] != "on":
+        raise StoreError(f"PostgreSQL answers synchronous_commit = {answers['synchronous_commit']}; on is needed")
+    if answers["fsync"] != "on":
+        log.warning("PostgreSQL runs with fsync = off: a loss of power may lose what was counted")
+
+
+# Errors
+
+AGAIN = {"40001", "40P01"}
+"""PostgreSQL ended the transaction for the sake of another: serialization_failure, deadlock_detected."""
+
+FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"}
+"""No room for a write: also over a quota of the file system, which SQLite reports as a failed write."""
+
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, "55P03"}
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, "XX001", "XX002"}
+READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, "25006", "42501"}
+
+
+def _state(error: DBAPIError) -> int | str | None:
+    """Return SQLite's result code or PostgreSQL's SQLSTATE."""
+    return getattr(error.orig, "sqlite_errorcode", None) or getattr(error.orig, "sqlstate", None)
+
+
+def problem_of(error: DBAPIError) -> Problem:
+    """Return the answer to a request that the database could not serve; the log has the database's own words."""
+    state = _state(error)
+    kinds = {state, state & 0xFF} if isinstance(state, int) else {state}  # SQLite's second byte says more of the first
+    if kinds & FULL:
+        return StorageFull(
+            "the disk of the database of runs has no room; delete runs or make room, then send it again",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if kinds & BUSY:
+        return Unavailable(
+            "another program keeps the database of runs locked; close it, then send it again",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if kinds & DAMAGED:
+        return Unavailable("the database of runs is damaged; restore a backup", retry_after_s=RETRY_AFTER_S)
+    if kinds & READ_ONLY:
+        return Unavailable(
+            "the database of runs cannot be written; give lossd's user the right to", retry_after_s=RETRY_AFTER_S
+        )
+    if error.connection_invalidated or isinstance(error.orig, _operational()):
+        return Unavailable("the database of runs does not answer; send it again", retry_after_s=RETRY_AFTER_S)
+    return InternalError("the database of runs refused a statement; the log of the service says more")
+
+
+def _words(error: DBAPIError) -> str:
+    """Return what the database says, in one line."""
+    return " ".join(str(error.orig).split())
+
+
+def _operational() -> tuple[type[Exception], ...]:
+    try:
+        import psycopg
+    except ImportError:
+        return (sqlite3.OperationalError,)
+    return sqlite3.OperationalError, psycopg.OperationalError

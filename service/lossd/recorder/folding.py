@@ -1,0 +1,86 @@
+"""Merges the states of a run's batches, so that a few states hold what thousands of batches contributed.
+
+The states of a run cover its batches in their order. A new one covers one batch. Once there are enough of these, they
+become one state, a fold. An older fold is merged into the new one while it is less than twice as long, so each fold is
+at least twice as long as the next. States whose length does not grow thus end in one fold, and states that grow with
+their rows in a few, and a byte is rewritten as often as a logarithm of their number.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from lossd.runs.state import RunState
+
+__all__ = ["PENDING", "PENDING_BYTES", "Covered", "is_due", "merged", "oldest_to_fold", "packed", "unpacked"]
+
+PENDING = 256
+PENDING_BYTES = 32 << 20
+"""So many batches, or bytes of their states, are folded."""
+
+LEVEL = 1
+"""zlib's: a higher one takes three times as long for a tenth of the bytes."""
+
+
+class Covered(NamedTuple):
+    """A stored state: ``batches`` batches from ``ordinal`` on, and its bytes."""
+
+    ordinal: int
+    batches: int
+    nbytes: int
+
+
+def is_due(pending: int, pending_bytes: int) -> bool:
+    """Return whether batches that no fold covers are to be folded."""
+    return pending >= PENDING or (pending > 1 and pending_bytes >= PENDING_BYTES)
+
+
+def oldest_to_fold(states: Sequence[Covered]) -> int:
+    """Return the ordinal from which states become one fold.
+
+    Args:
+        states: The states of a run, in the order of their batches.
+    """
+    nbytes, start = 0, len(states)
+    while start and (states[start - 1].batches == 1 or states[start - 1].nbytes < 2 * nbytes):
+        start -= 1
+        nbytes += states[start].nbytes
+    return states[start].ordinal if start < len(states) else 0
+
+
+def merged(states: Iterable[RunState]) -> RunState:
+    """Return one state of all rows; the given ones are used up.
+
+    Two of about as many batches are merged at a time. A table is then copied as often as a logarithm of their number.
+
+    Raises:
+        ValueError: There is none.
+    """
+    waiting: list[tuple[int, RunState]] = []
+    for state in states:
+        size = 1
+        while waiting and waiting[-1][0] <= size:
+            others, earlier = waiting.pop()
+            earlier.merge(state)
+            size, state = size + others, earlier
+        waiting.append((size, state))
+    if not waiting:
+        raise ValueError("no states to merge")
+    _, answer = waiting.pop()
+    while waiting:
+        _, earlier = waiting.pop()
+        earlier.merge(answer)
+        answer = earlier
+    return answer
+
+
+def packed(state: bytes) -> bytes:
+    """Return the bytes of a state as they are stored."""
+    return zlib.compress(state, LEVEL)
+
+
+def unpacked(stored: bytes) -> bytes:
+    """Return the bytes of a state that :func:`packed` made."""
+    return zlib.decompress(stored)

@@ -1,0 +1,104 @@
+"""The tables of the store. Alembic's migrations make them; tests compare both.
+
+Numbers come before long texts in ``runs``: SQLite reads a row from its start, and a sum of ``bytes`` then reads no
+document. No table refers to another with a foreign key, because a deleted run loses its rows piece by piece. Times are
+Unix seconds in UTC. Texts are ordered by their code points on every database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+__all__ = ["BATCHES", "DELETED", "METADATA", "OPEN", "RUNS", "SEALED", "STATES", "VERSION", "VERSION_TABLE"]
+
+VERSION = "0001"
+"""The newest migration. With it in the database, Alembic need not be imported."""
+
+VERSION_TABLE = "lossd_schema"
+"""Alembic's table; its usual name may be another program's in a database that both share."""
+
+OPEN, SEALED, DELETED = "open", "sealed", "deleted"
+"""The statuses of a run. No reader finds a deleted one; its rows are removed piece by piece."""
+
+METADATA = MetaData(naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s"})
+
+_name = String().with_variant(String(collation="C"), "postgresql")
+_flat = JSON(none_as_null=True)
+
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("id", _name, nullable=False),
+    Column("status", String, nullable=False),
+    Column("public", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("touched", Double, nullable=False),
+    Column("sealed", Double),
+    Column("revision", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("batches", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("pending", BigInteger, nullable=False),  # batches that no fold contains
+    Column("pending_bytes", BigInteger, nullable=False),
+    Column("owner", _name, nullable=False),
+    Column("name", _name, nullable=False),
+    Column("task", _name),
+    Column("dataset", _name),
+    Column("dataset_version", _name),
+    Column("digest", String, nullable=False),
+    Column("tags", _flat, nullable=False),
+    Column("summary", _flat),
+    Column("common", Text),  # JSON: what the state of every batch has in common; NULL before the first
+    Column("document", Text, nullable=False),
+    Column("result", Text),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("owner", "name"),
+)
+
+_positioned = text("first IS NOT NULL")
+
+BATCHES = Table(
+    "batches",
+    METADATA,
+    Column("run", _name, nullable=False),
+    Column("name", _name, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # the SHA-256 of the content
+    Column("rows", BigInteger, nullable=False),
+    Column("total_rows", BigInteger, nullable=False),  # of the run, with this batch
+    Column("first", BigInteger),  # the lowest position or id
+    Column("last", BigInteger),  # the highest
+    Column("identity", LargeBinary),  # the ids, packed; NULL where first and last say it all
+    Column("device", String, nullable=False),
+    Column("build", String, nullable=False),
+    Column("counted_at", Double, nullable=False),
+    PrimaryKeyConstraint("run", "name"),
+    Index("ix_batches_run_ordinal", "run", "ordinal", unique=True),
+    Index("ix_batches_run_first", "run", "first", sqlite_where=_positioned, postgresql_where=_positioned),
+)
+
+STATES = Table(
+    "states",
+    METADATA,
+    Column("run", _name, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),  # of the first batch
+    Column("batches", BigInteger, nullable=False),  # how many: 1, or more for a fold
+    Column("nbytes", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("run", "ordinal"),
+)
