@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lossd.api.evaluate import MAX_REQUEST_BYTES, plan_of
+from lossd.api.evaluate import plan_of
+from lossd.api.http.texts import MAX_REQUEST_BYTES
 from lossd.losses import REGISTRY
 from lossd.request.options import MAX_FIELDS, Envelope, MetricOptions
 from lossd_client.errors import Problem, TooLarge

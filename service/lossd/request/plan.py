@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import lossd.metrics as metrics
 from lossd.cost import NOTHING, Cost, together
-from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide
+from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide, model_name
 from lossd.losses.registry import Input, Loss, Refinement
 from lossd.losses.types import PerAxis, TensorType
 from lossd.request.options import GradientOptions, MetricOptions
@@ -236,6 +236,11 @@ class Plan:
             if name not in sent:
                 raise InvalidRequest(f"the gradient by {quoted(name)} is requested, which was not sent")
         return replace(self, inputs=inputs, gradients=gradients)
+
+    @cached_property
+    def model(self) -> str:
+        """The name under which requests are counted; see :func:`lossd.job.model_name`."""
+        return model_name(self.loss.name if self.loss else None, self.task)
 
     @property
     def _kind(self) -> str:

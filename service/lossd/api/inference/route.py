@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Send
 
-from lossd.api.evaluation_route import Route
+from lossd.api.evaluation_route import EvaluationRoute
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, in_thread
@@ -43,7 +43,7 @@ class NotOfferedError(Problem):
     slug, title, status = "not-offered", "Not offered", 501
 
 
-class Inference(Route[ParsedRequest]):
+class Inference(EvaluationRoute[ParsedRequest]):
     """Everything under ``/v2``."""
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
