@@ -80,6 +80,11 @@ class Cache(Generic[K, V]):
                 _, (_, dropped_bytes) = self._entries.popitem(last=False)
                 self.nbytes -= dropped_bytes
 
+    def drop(self, key: K) -> None:
+        """Drop an entry, if there is one."""
+        with self._changing:
+            self._drop(key)
+
     def clear(self) -> None:
         """Drop all entries; the counters stay."""
         with self._changing:

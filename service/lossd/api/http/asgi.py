@@ -14,10 +14,12 @@ from lossd_client.errors import Problem
 from lossd_client.wire import json
 
 __all__ = [
+    "BATCH",
     "CLIENT",
     "CONNECTION",
     "FAULT",
     "ROOT",
+    "RUN",
     "TELEMETRY",
     "WHOLE",
     "DisconnectedError",
@@ -35,6 +37,9 @@ CONNECTION = "lossd.connection"
 
 FAULT = "lossd.fault"
 """Key of the scope: the problem for which the rest of the body is not read."""
+
+RUN, BATCH = "lossd.run", "lossd.batch"
+"""Keys of the scope: the names of the run and of the batch that the path names, for the log."""
 
 ROOT = "lossd.root"
 """Key of the scope: the path that a proxy serves the service below."""

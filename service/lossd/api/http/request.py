@@ -34,6 +34,7 @@ _HEADERS = frozenset(
         b"content-type",
         b"content-length",
         b"content-encoding",
+        b"if-none-match",
         b"accept",
         b"accept-encoding",
         b"inference-header-content-length",
@@ -71,7 +72,7 @@ class HttpRequest:
     """
 
     __slots__ = (
-        "_setting",
+        "_limit",
         "begin",
         "client",
         "deadline",
@@ -107,7 +108,7 @@ class HttpRequest:
         self.unread: bool = scope["method"] not in ("GET", "HEAD") if unread is None else unread
         self.whole: bool = scope.get(WHOLE, False)
         self.length: int | None = None
-        self.max_body_bytes, self._setting = int(settings.max_body_bytes), "max_body_bytes"
+        self.max_body_bytes, self._limit = int(settings.max_body_bytes), "setting max_body_bytes"
         self.max_timeout_ms = settings.max_timeout_ms
         self.deadline = self.begin + settings.request_timeout_ms / 1000
 
@@ -143,16 +144,26 @@ class HttpRequest:
         Raises:
             TooLarge: The stated length is over it.
         """
-        if max_json_bytes < self.max_body_bytes:
-            self.max_body_bytes, self._setting = max_json_bytes, "max_json_bytes; tensors may be larger in binary"
-            if self.length is not None and self.length > max_json_bytes:
+        self.limit_body(max_json_bytes, "setting max_json_bytes; tensors may be larger in binary")
+
+    def limit_body(self, nbytes: int, limit: str) -> None:
+        """Apply a limit of the body, if it is lower.
+
+        Args:
+            nbytes: The most bytes.
+            limit: The limit's name, for the error.
+
+        Raises:
+            TooLarge: The stated length is over it.
+        """
+        if nbytes < self.max_body_bytes:
+            self.max_body_bytes, self._limit = nbytes, limit
+            if self.length is not None and self.length > nbytes:
                 raise self.too_large(self.length)
 
     def too_large(self, size: int) -> TooLarge:
         """Return the refusal of a body that has at least so many bytes."""
-        return TooLarge(
-            f"the body has {size} bytes or more, at most {self.max_body_bytes} are read (setting {self._setting})"
-        )
+        return TooLarge(f"the body has {size} bytes or more, at most {self.max_body_bytes} are read ({self._limit})")
 
     async def chunk(self) -> bytes:
         """Return the next piece of the body; ``unread`` is false after the last.

@@ -16,7 +16,7 @@ from lossd.api.http.request import HttpRequest
 from lossd.api.http.uvicorn_internals import RequestResponseCycle, write_answer
 from lossd_client.errors import MethodNotAllowed, Problem, Unauthorized
 
-__all__ = ["AnswerHead", "Headers", "Pieces", "send_pieces", "send_problem", "send_whole"]
+__all__ = ["AnswerHead", "Headers", "Pieces", "send_answer", "send_pieces", "send_problem", "send_whole"]
 
 Headers = list[tuple[bytes, bytes]]
 Pieces = list[bytes | memoryview]
@@ -55,6 +55,15 @@ async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
         write_answer(cycle, headers, body)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send an answer of any status; see :func:`send_whole`."""
+    if status == 200:
+        await send_whole(send, headers, body)
+        return
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lossd.api.http.asgi import CLIENT
+from lossd.api.http.asgi import BATCH, CLIENT, RUN
 from lossd.api.observability.telemetry import OK, STAGES
 from lossd.logs import Line
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lossd.engine import Result
     from lossd.job import Job
 
-__all__ = ["AccessLog", "PageLog", "first_shapes", "printable", "short_path"]
+__all__ = ["AccessLog", "PageLog", "first_shapes", "named", "printable", "short_path"]
 
 log = logging.getLogger("lossd.access")
 
@@ -48,11 +48,13 @@ class AccessLog:
         if not log.isEnabledFor(logging.INFO):
             self._answers = None
 
-    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(
+        self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int, status: int
+    ) -> None:
         """Log an answered request; see :class:`lossd.api.observability.telemetry.Observer`."""
         if self._answers is not None and self._answers.take(request.begin):
             stages_ms = {stage: _ms(seconds) for stage, seconds in zip(STAGES, durations_s, strict=True)}
-            log.info(_line(request, 200, OK, bytes_out=size, batch_requests=result.batch_requests, ms=stages_ms))
+            log.info(_line(request, status, OK, bytes_out=size, batch_requests=result.batch_requests, ms=stages_ms))
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
         """Log a refused request."""
@@ -104,6 +106,8 @@ def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -
 
 def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
     line = Line(request_id=request_id, method=scope["method"], path=short_path(scope["path"]))
+    for key, name in named(scope):
+        line[key] = name
     if client:
         line["client"] = client
     if scope.get("client"):
@@ -112,6 +116,14 @@ def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
         if name == b"traceparent":
             line["trace_id"] = printable(value[3:35].decode("latin-1"))
     return line
+
+
+def named(scope: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the run and the batch that a request's path names."""
+    if RUN in scope:
+        yield "run", printable(scope[RUN])
+        if BATCH in scope:
+            yield "batch", printable(scope[BATCH])
 
 
 def first_shapes(job: Job) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import mmap
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DISCONNECTED", "STAGES", "ModelCounts", "Observer", "Telemetry"]
 
+T = TypeVar("T")
+
 OK, DISCONNECTED = "ok", "disconnected"
 _MODELS = "models"  # a family that fronts exchange and ``/metrics`` does not show
 STAGES = ("parse", "queue", "copy", "compute", "encode", "total")
@@ -65,6 +68,10 @@ class _Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.total += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
         return _cumulative([str(bound) for bound in BOUNDS_S], self.counts)
@@ -102,7 +109,9 @@ class ModelCounts:
 class Observer(Protocol):
     """Receives every request for an evaluation when it is over."""
 
-    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(
+        self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int, status: int
+    ) -> None:
         """Receive an answered request.
 
         Args:
@@ -110,6 +119,7 @@ class Observer(Protocol):
             result: Its result; the tensors are released.
             durations_s: The seconds of each stage, in the order of :data:`STAGES`.
             size: Bytes of the answer.
+            status: The answer's status.
         """
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
@@ -133,6 +143,10 @@ class Telemetry(Collector):
 
     Attributes:
         models: Counts by :func:`lossd.job.model_name`.
+        runs: How many runs were created, sealed and deleted.
+        batches: How many batches of runs were ``counted``, counted before (``again``), ``refused``, or ended with no
+            promise (``unknown``).
+        recorder: How long the recorder's answers took.
         observers: Receive each request too.
     """
 
@@ -144,12 +158,17 @@ class Telemetry(Collector):
         self.requests: dict[tuple[str, str, str], int] = {}
         self.stages = {stage: _Histogram() for stage in STAGES}
         self.models: dict[str, ModelCounts] = {}
+        self.runs: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter()
+        self.recorder = _Histogram()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(
+        self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int, status: int = 200
+    ) -> None:
         """Count an answered request; see :meth:`Observer.answered`."""
         self._count(request, OK)
         for histogram, seconds in zip(self.stages.values(), durations_s, strict=True):
@@ -165,7 +184,7 @@ class Telemetry(Collector):
         counts.encode_s += encode_s
         counts.last_s = time.time()
         for observer in self.observers:
-            observer.answered(request, result, durations_s, size)
+            observer.answered(request, result, durations_s, size, status)
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
         """Count a refused request; see :meth:`Observer.refused`."""
@@ -177,6 +196,14 @@ class Telemetry(Collector):
             counts.fail_s += total_s
         for observer in self.observers:
             observer.refused(request, outcome, status, total_s)
+
+    async def recording(self, asking: Awaitable[T]) -> T:
+        """Return the recorder's answer, and measure how long it took."""
+        begin = time.monotonic()
+        try:
+            return await asking
+        finally:
+            self.recorder.add(time.monotonic() - begin)
 
     def _count(self, request: HttpRequest, outcome: str) -> None:
         key = (request.model, request.client, outcome)
@@ -232,6 +259,7 @@ class Telemetry(Collector):
         for stage, histogram in self.stages.items():
             seconds.add_metric((stage,), histogram.buckets(), histogram.total)
         yield seconds
+        yield from self._of_runs()
         stats, engine = self.engine.stats, self.engine
         sizes = HistogramMetricFamily("lossd_batch_requests", "Requests that shared a batch.")
         buckets = _cumulative([str(size) for size in BATCH_SIZES], [*stats.batch_sizes, 0])
@@ -259,6 +287,17 @@ class Telemetry(Collector):
         yield from _caches()
         yield InfoMetricFamily("lossd_build", "What is running.", value={"version": __version__})
         yield from self._triton()
+
+    def _of_runs(self) -> Iterator[Metric]:
+        """Yield what happened to runs and their batches."""
+        runs = {(event,): self.runs[event] for event in ("created", "sealed", "deleted")}
+        yield _by("lossd_runs", "Runs created, sealed and deleted.", ("event",), runs)
+        batches = {(outcome,): self.batches[outcome] for outcome in ("counted", "again", "refused", "unknown")}
+        text = "Batches of runs: counted, counted before, refused, or not known to be counted."
+        yield _by("lossd_run_batches", text, ("outcome",), batches)
+        waits = HistogramMetricFamily("lossd_recorder_seconds", "Time until the recorder answered.")
+        waits.add_metric((), self.recorder.buckets(), self.recorder.total)
+        yield waits
 
     def _sums(self, *parts: int) -> dict[tuple[str, ...], int]:
         """Return the number of requests by some parts of their key (loss, client, outcome)."""

@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
     raise RuntimeError(f"tracing needs {missing.name}: pip install 'lossd[otel]'") from None
 
 from lossd import __version__
-from lossd.api.observability.access_log import first_shapes, printable, short_path
+from lossd.api.observability.access_log import first_shapes, named, printable, short_path
 from lossd.api.observability.telemetry import OK, STAGES
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Tracing:
         if self._exporter is not None:
             self._exporter.shutdown()
 
-    def answered(self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int) -> None:
+    def answered(
+        self, request: HttpRequest, result: Result, durations_s: tuple[float, ...], size: int, status: int
+    ) -> None:
         """Make a span of an answered request; see :class:`lossd.api.observability.telemetry.Observer`."""
         *stages_s, total_s = durations_s
         span, end_ns = self._span(request, total_s)
@@ -60,7 +62,7 @@ class Tracing:
                 span.set_attribute(f"lossd.{stage}_ms", seconds * 1e3)
                 at_ns += _ns(seconds)
             span.set_attributes({"lossd.batch_requests": result.batch_requests, "http.response.body.size": size})
-            _describe(span, request, OK, 200)
+            _describe(span, request, OK, status)
         span.end(end_ns)
 
     def refused(self, request: HttpRequest, outcome: str, status: int | None, total_s: float) -> None:
@@ -108,6 +110,7 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
         "lossd.loss": request.model,
         "lossd.outcome": outcome,
     }
+    attributes |= {f"lossd.{key}": name for key, name in named(scope)}
     if (job := request.job) is not None:
         attributes |= {f"lossd.shape.{printable(name)}": shape for name, shape in first_shapes(job)}
     span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
@@ -118,6 +121,8 @@ def _route(path: str) -> str:
     match path.split("/"):
         case ["", "v1", "evaluate"]:
             return path
+        case ["", "v1", "runs", _, "batches", _]:
+            return "/v1/runs/{run}/batches/{batch}"
         case ["", "v2", "models", _, "infer"]:
             return "/v2/models/{name}/infer"
         case ["", "v2", "models", _, "versions", _, "infer"]:
