@@ -172,7 +172,7 @@ def test_losses_and_metrics_load_no_server(package: str) -> None:
     }
 
 
-@pytest.mark.parametrize("module", ["state", "definition"])
+@pytest.mark.parametrize("module", ["state", "counting", "definition"])
 def test_states_of_runs_are_merged_without_torch(module: str) -> None:
     """The process that merges states evaluates nothing, and stays small."""
     merging = f"from lossd.runs.{module} import *"

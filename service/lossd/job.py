@@ -115,6 +115,8 @@ class Recipe:
         inputs: The columns that requests fill.
         answers: The columns that the evaluation fills.
         byte_ns: About how many nanoseconds of one core each byte of the columns takes.
+        run: What a run does with the requests: ``{"count": definition}`` counts them, ``{"result": definition}`` reads
+            the result of a state; None for an evaluation.
     """
 
     loss: str | None
@@ -137,6 +139,7 @@ class Recipe:
     inputs: tuple[Column, ...]
     answers: tuple[Column, ...]
     byte_ns: float
+    run: Mapping[str, Any] | None = None
 
     @cached_property
     def text(self) -> str:

@@ -74,13 +74,13 @@ class Served:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    one, evaluate = StandIn(), module.evaluate
+    one, answers_of = StandIn(), module.answers_of
 
-    def evaluate_and_say_so(batch):
+    def evaluate_and_say_so(batch, arrays):
         one.log.append("evaluate")
-        return evaluate(batch)
+        return answers_of(batch, arrays)
 
-    monkeypatch.setattr(module, "evaluate", evaluate_and_say_so)
+    monkeypatch.setattr(module, "answers_of", evaluate_and_say_so)
     return one
 
 
@@ -110,15 +110,15 @@ def test_slabs_are_page_locked_while_they_are_mapped(stand_in):
 
 
 def test_a_batch_without_room_is_tried_again_without_the_batches_copied_ahead(stand_in, monkeypatch):
-    evaluate, tries = module.evaluate, []
+    answers_of, tries = module.answers_of, []
 
-    def full_at_first(batch):
+    def full_at_first(batch, arrays):
         tries.append(type(batch.inputs).__name__)
         if len(tries) == 1:
             return [TooLarge("there is no room")]
-        return evaluate(batch)
+        return answers_of(batch, arrays)
 
-    monkeypatch.setattr(module, "evaluate", full_at_first)
+    monkeypatch.setattr(module, "answers_of", full_at_first)
     served = Served(Pipeline(torch.device("cpu"), stand_in))
     with served as sender:
         expected = {batch: sender.send(batch, seed=batch) for batch in (1, 2)}

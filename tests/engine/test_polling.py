@@ -43,7 +43,7 @@ def looked(monkeypatch: pytest.MonkeyPatch, pauses_s: list[float], requests: int
     def evaluated(manifest: dict[str, Any], *_: Any) -> tuple[list[Text], int]:
         return [(False, b"{}")] * manifest["requests"], 0
 
-    monkeypatch.setattr(worker, "evaluate_in_memory", evaluated)
+    monkeypatch.setattr(worker, "answer_in_memory", evaluated)
     asking = Asking(pauses_s, requests)
     worker.serve(asking, torch.device("cpu"), Mock(), POLL_S)  # type: ignore[arg-type]
     return asking.looked

@@ -83,9 +83,9 @@ class InlineEngine(Engine):
     def _evaluate(self, batch: Batch) -> Reply:
         import torch
 
-        from lossd.evaluation.in_memory import evaluate_in_memory
+        from lossd.engine.work import answer_in_memory
 
-        texts, compute_ns = evaluate_in_memory(
+        texts, compute_ns = answer_in_memory(
             batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device), self._passes
         )
         return Reply(batch.id, 0, compute_ns, texts)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossd.engine.work import answers_of
 from lossd.evaluation.batch import TensorBatch
-from lossd.evaluation.columns import columns_in
-from lossd.evaluation.evaluate import evaluate
+from lossd.evaluation.columns import Columns, columns_in
 from lossd.job import Recipe
 from lossd_client.errors import Problem
 
@@ -35,6 +35,7 @@ class Staged:
         manifest: Which batch.
         memory: Its slab's.
         batch: With its inputs on the device, or still in the slab where the device had no memory for them.
+        inputs: Its inputs in the slab.
         answers: Where its answers belong.
         began: When its copy began, on the device's clock.
         arrived: When it was complete.
@@ -43,6 +44,7 @@ class Staged:
     manifest: Mapping[str, Any]
     memory: mmap.mmap
     batch: TensorBatch
+    inputs: Columns
     answers: Mapping[str, Tensor]
     began: Any
     arrived: Any
@@ -89,9 +91,9 @@ class Pipeline:
             if tensor.is_cuda:  # its memory is not to be given to another copy before it was used
                 tensor.record_stream(usual)
         batch = TensorBatch(recipe, rows, manifest["numbers"], ahead, answers, self.device)
-        return Staged(manifest, memory, batch, answers, began, arrived)
+        return Staged(manifest, memory, batch, inputs, answers, began, arrived)
 
-    def evaluate(self, staged: Staged) -> tuple[list[dict[str, Any] | Problem], int, int]:
+    def evaluate(self, staged: Staged) -> tuple[list[dict[str, Any] | Problem] | list[bytes | Problem], int, int]:
         """The outcomes of a batch whose answers are in its slab, and how long copies and computing took, in ns."""
         usual = self._cuda.current_stream(self.device)
         usual.wait_event(staged.arrived)
@@ -106,7 +108,7 @@ class Pipeline:
         except torch.OutOfMemoryError:
             log.warning("no memory on %s for a batch's answers beside it", self.device)
         batch = staged.batch
-        outcomes = evaluate(TensorBatch(batch.recipe, batch.rows, batch.numbers, batch.inputs, answers, self.device))
+        outcomes = answers_of(batch._replace(answers=answers), staged.inputs.arrays)
         done.record(usual)
         if answers is not staged.answers:
             for name, tensor in staged.answers.items():

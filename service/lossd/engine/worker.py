@@ -30,9 +30,10 @@ from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
 from lossd.engine.process_handle import own_descriptor
 from lossd.engine.protocol import HELLO, Reply, encode_reply
+from lossd.engine.work import answer_in_memory
 from lossd.engine.worker_connections import FrontConnection, FrontConnections, Manifest
 from lossd.evaluation.device_errors import is_broken_device, unusable
-from lossd.evaluation.in_memory import evaluate_in_memory, texts_of
+from lossd.evaluation.in_memory import texts_of
 from lossd_client.errors import InternalError, TooLarge
 
 __all__ = ["main", "run", "serve", "serve_ahead"]
@@ -103,7 +104,7 @@ def _answer_if_wanted(
     begin = time.perf_counter_ns()
     try:
         heartbeat.may_stop = True
-        texts, compute_ns = evaluate_in_memory(manifest, memory, device, passes)
+        texts, compute_ns = answer_in_memory(manifest, memory, device, passes)
         heartbeat.may_stop = False
     except Unwanted:
         _return_free_memory()

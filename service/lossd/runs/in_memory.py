@@ -1,0 +1,199 @@
+"""Count a batch of a run, or compute a run's result, in the memory that holds its columns: the worker's side."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from lossd.caches import memoized
+from lossd.evaluation.batch import TensorBatch
+from lossd.evaluation.columns import columns_in
+from lossd.evaluation.evaluate import isolated
+from lossd.evaluation.in_memory import Text, texts_of
+from lossd.job import Recipe
+from lossd.metrics.registry import METRICS, Array
+from lossd.runs import identity
+from lossd.runs.counting import FIRST, SAMPLE_ID, STATE
+from lossd.runs.definition import RunDocument
+from lossd.runs.measuring import COVERED, Measured, fingerprint, measured
+from lossd.runs.reading import result_of
+from lossd.runs.report import BatchReport
+from lossd.runs.state import RunState
+from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
+from lossd_client.wire import Tensor
+
+__all__ = ["answer_in_memory", "answer_of", "count_in_memory", "result_in_memory"]
+
+log = logging.getLogger("lossd.runs")
+
+LEVEL = 1
+"""The level of compression: higher ones take several times as long, and save a tenth."""
+
+
+def answer_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
+    """Return the text of each request of a run in order, and the time in ns; arguments as :func:`count_in_memory`."""
+    begin = time.perf_counter_ns()
+    recipe, rows = Recipe.parse(manifest["recipe"]), manifest["rows"]
+    inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
+    batch = TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device)
+    return texts_of(answer_of(batch, inputs.arrays)), time.perf_counter_ns() - begin
+
+
+def count_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
+    """Return the report of each batch of a run in order, :class:`BatchReport` as bytes, and the time in ns.
+
+    Args:
+        manifest: ``recipe``, the rows and the numbers of each request, and the offset of each column in bytes.
+        memory: A buffer that holds the columns.
+        device: The device that computes.
+
+    Raises:
+        RuntimeError: The device is broken.
+    """
+    return answer_in_memory(manifest, memory, device)
+
+
+def result_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
+    """Return the result of a run as JSON, and the time in ns; arguments as :func:`count_in_memory`."""
+    return answer_in_memory(manifest, memory, device)
+
+
+def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
+    """Return the answer of each request of a run: the report of a batch, or the JSON of a result.
+
+    Args:
+        batch: The requests, with their inputs on the device.
+        arrays: The inputs as they were sent, in main memory; bfloat16 as the bits.
+
+    Raises:
+        RuntimeError: The device is broken.
+    """
+    run = batch.recipe.run
+    assert run is not None
+    if "result" in run:
+        return [_protected(lambda: _result(run["result"], arrays[STATE].tobytes()))]
+    counting = _counting_of(batch.recipe)
+    return counting.reports(batch, arrays)
+
+
+class _Counting:
+    """What the batches of a recipe have in common.
+
+    Args:
+        recipe: The recipe of batches of a run.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        assert recipe.run is not None
+        self.recipe = recipe
+        self.definition: Mapping[str, Any] = recipe.run["count"]
+        self.kind: str = self.definition["identity"]
+
+    @cached_property
+    def evaluated(self) -> Recipe:
+        """The recipe of the evaluation."""
+        recipe = self.recipe
+        return replace(
+            recipe,
+            run=None,
+            numbers=recipe.numbers[:-1] if self.kind == "position" else recipe.numbers,
+            inputs=tuple(column for column in recipe.inputs if column.name != SAMPLE_ID),
+        )
+
+    @cached_property
+    def versions(self) -> Mapping[str, int]:
+        """The version of each metric's definition."""
+        known = METRICS.get(str(self.recipe.task), {})
+        return {name: known[name].version for name in self.recipe.metrics}
+
+    def reports(self, batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
+        """Return the report of each batch of the run."""
+        numbers: Sequence[Sequence[float]] = batch.numbers
+        firsts: list[int | None] = [None] * len(batch.rows)
+        if self.kind == "position":
+            firsts, numbers = [int(own[-1]) for own in numbers], [own[:-1] for own in numbers]
+        inputs = {name: tensor for name, tensor in batch.inputs.items() if name != SAMPLE_ID}
+        inner = batch._replace(recipe=self.evaluated, numbers=numbers, inputs=inputs, answers={})
+        found: list[bytes | Problem] = []
+        first = 0
+        for position, outcome in enumerate(isolated(inner, _measured)):
+            rows = slice(first, first := first + batch.rows[position])
+            if isinstance(outcome, Problem):
+                found.append(outcome)
+                continue
+            own = {
+                column.name: arrays[column.name][rows if column.per_row else position] for column in self.recipe.inputs
+            }
+            found.append(_protected(self._report, outcome, own, batch.rows[position], firsts[position]))
+        return found
+
+    def _report(self, outcome: Measured, arrays: Mapping[str, Array], rows: int, first: int | None) -> bytes:
+        """Return the report of one batch.
+
+        Raises:
+            DuplicateRows, InvalidRequest: The batch has one id twice, or an id beyond int64.
+        """
+        facts, contributions = outcome
+        ids = arrays.get(SAMPLE_ID)
+        sent = {name: Tensor.of(arrays[name], dtype) for name, dtype in self.recipe.dtypes.items()}
+        digest = identity.content_digest(sent, {} if first is None else {FIRST: first})
+        covered = {name: sent[name].numpy() for name in COVERED if name in sent}
+        state = RunState(self.definition)
+        state.add(facts, self.versions, contributions, fingerprint(covered, first=first, sample_id=ids))
+        place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
+        state.identity.add(*place)
+        return BatchReport(digest, rows, zlib.compress(state.encode(), LEVEL)).encode()
+
+
+@memoized("run_countings", lambda text, counting: 6 * len(text))
+def _counting_of_text(text: str) -> _Counting:
+    return _Counting(Recipe.parse(text))
+
+
+def _counting_of(recipe: Recipe) -> _Counting:
+    return _counting_of_text(recipe.text)
+
+
+def _measured(batch: TensorBatch) -> Sequence[Measured | Problem] | None:
+    """Return what each request contributes; None for several that do not share tensors."""
+    return None if batch.recipe.kind != "rows" and len(batch.rows) > 1 else measured(batch)
+
+
+def _result(definition: Mapping[str, Any], data: bytes) -> bytes:
+    """Return the JSON of the result of a state.
+
+    Raises:
+        DefinitionChanged: A metric's definition has changed since the rows were counted.
+        InvalidRequest: The state is damaged, or of another definition.
+    """
+    state, document = RunState.decode(data), RunDocument.of(definition)
+    if state.definition != definition:
+        raise InvalidRequest("the state is of another definition")
+    known = METRICS[document.plan.task]
+    if changed := [name for name, version in state.versions.items() if known[name].version != version]:
+        raise DefinitionChanged(
+            f"the definition of {', '.join(changed)} has changed since these rows were counted; start another run"
+        )
+    with np.errstate(all="ignore"):
+        return orjson.dumps(result_of(state, document.plan).to_dict())
+
+
+def _protected(function: Any, *arguments: Any) -> bytes | Problem:
+    """Return what a function returns, or the problem that it raises; any other error fails only this request."""
+    try:
+        answer: bytes = function(*arguments)
+    except Problem as problem:
+        return problem
+    except Exception:
+        log.exception("a request of a run failed")
+        return InternalError("the run failed on this request; the worker's log says why")
+    return answer

@@ -1,0 +1,219 @@
+"""Batches of a run in the engine's memory: the states that a worker returns merge to the run's, to the last bit."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lossd
+from lossd.arrangement import arrange
+from lossd.job import Job
+from lossd.metrics import METRICS
+from lossd.runs.counting import counting_job, result_job
+from lossd.runs.definition import RunDocument
+from lossd.runs.in_memory import count_in_memory, result_in_memory
+from lossd.runs.report import BatchReport
+from lossd.runs.state import RunState
+from lossd_client.errors import DefinitionChanged, DuplicateRows, InvalidRequest, Problem
+from lossd_client.wire import Tensor
+from runs.drawing import UNWEIGHTED, decomposable, differences, draw, options, rows, splits, tasks
+
+CPU = torch.device("cpu")
+Sent = Mapping[str, Any]
+
+
+def tensors_of(inputs: Sent) -> dict[str, Tensor]:
+    return {name: Tensor.of(np.asarray(array)) for name, array in inputs.items()}
+
+
+def job_of(document: RunDocument, inputs: Sent, first: int | None = None) -> Job:
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors_of(inputs).items()}
+    return counting_job(document.plan, document.definition, layout, first=first)
+
+
+def shared(jobs: Sequence[Job], sent: Sequence[Sent]) -> tuple[dict[str, Any], bytearray]:
+    """Return the manifest and the memory of jobs of one recipe, as the engine lays them out."""
+    [text] = {job.recipe.text for job in jobs}
+    recipe = jobs[0].recipe
+    arrangement = arrange(recipe, sum(job.rows for job in jobs), len(jobs))
+    memory, row = bytearray(arrangement.nbytes), 0
+    for position, (job, inputs) in enumerate(zip(jobs, sent, strict=True)):
+        tensors = tensors_of(inputs)
+        for column, offset in zip(recipe.inputs, arrangement.offsets, strict=False):
+            data = tensors[column.name].data
+            at = offset + column.unit_bytes * (row if column.per_row else position)
+            memory[at : at + len(data)] = data
+        row += job.rows
+    numbers = orjson.loads(orjson.dumps([job.numbers for job in jobs])) if recipe.numbers else []
+    rows_of = [job.rows for job in jobs]
+    return {"recipe": text, "rows": rows_of, "numbers": numbers, "offsets": arrangement.offsets}, memory
+
+
+def counted(
+    document: RunDocument, sent: Sequence[Sent], firsts: Sequence[int | None] | None = None
+) -> list[BatchReport | Problem]:
+    """Count batches in one message."""
+    jobs = [job_of(document, i, f) for i, f in zip(sent, firsts or [None] * len(sent), strict=True)]
+    texts, _ = count_in_memory(*shared(jobs, sent), CPU)
+    return [Problem.from_json(orjson.loads(text)) if failed else BatchReport.decode(text) for failed, text in texts]
+
+
+def merged(document: RunDocument, reports: Sequence[BatchReport | Problem]) -> RunState:
+    state = RunState(document.definition)
+    for report in reports:
+        assert isinstance(report, BatchReport), report
+        state.merge(RunState.decode(zlib.decompress(report.packed)))
+    return state
+
+
+@pytest.mark.parametrize("task", tasks())
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, weighted = int(rng.integers(1, 60)), task not in UNWEIGHTED and bool(rng.random() < 0.4)
+    inputs = draw(task, rng, n, str(rng.choice(["float32", "float64"])), weighted=weighted)
+    names = decomposable(task)
+    metrics = {**options(task, rng), "names": sorted(rng.choice(names, min(4, len(names)), replace=False).tolist())}
+    kind = str(rng.choice(["position", "id", "batch"]))
+    document = RunDocument.parse({"task": task, "metrics": metrics, "identity": kind, "dataset": {"rows": n}})
+    ids = rng.permutation(5 * n)[:n]
+    whole = lossd.Run(task=task, metrics=metrics, identity=kind, rows=n)  # type: ignore[arg-type]
+    whole.add(inputs=inputs, first=0 if kind == "position" else None, sample_id=ids if kind == "id" else None)
+    if kind == "id":
+        inputs = {**inputs, "sample_id": ids}
+    batches = splits(rng, n)
+    sent = [rows(inputs, first, last) for first, last in batches]
+    firsts = [first if kind == "position" else None for first, _ in batches]
+    reports = counted(document, sent, firsts)
+    assert [report.rows for report in reports if isinstance(report, BatchReport)] == [b - a for a, b in batches]
+    state = merged(document, reports)
+    assert state.encode() == whole.state()
+    alone = [counted(document, [s], [f])[0] for s, f in zip(sent, firsts, strict=True)]
+    assert alone == reports
+    job = result_job(whole.state(), document.plan, document.definition)
+    [(failed, text)], _ = result_in_memory(*shared([job], [{"state": np.frombuffer(whole.state(), np.uint8)}]), CPU)
+    assert not failed
+    assert list(differences(orjson.loads(text), whole.result().to_dict(), 0.0)) == []
+
+
+FOCAL = {"loss": {"name": "focal", "gamma": 1.5}, "metrics": ["default", "log_loss"]}
+GOOD: Sent = {"prediction": np.array([[0.5, 1.0], [2.0, -1.0]], np.float32), "target": np.array([1, 0])}
+WRONG: Sent = {**GOOD, "target": np.array([0, 7])}
+
+
+@pytest.mark.parametrize("identity", ["position", "batch"])
+def test_a_wrong_batch_fails_alone_with_the_error_of_an_evaluation(identity: str) -> None:
+    document = RunDocument.parse({**FOCAL, "identity": identity})
+    firsts = [0, 2, 4] if identity == "position" else None
+    good, wrong, other = counted(document, [GOOD, WRONG, GOOD], firsts)
+    with pytest.raises(Problem) as refused:
+        lossd.evaluate("focal", inputs=WRONG, gamma=1.5)
+    assert isinstance(wrong, Problem)
+    assert (type(wrong), wrong.detail, wrong.errors) == (
+        type(refused.value),
+        refused.value.detail,
+        refused.value.errors,
+    )
+    run = lossd.Run(loss="focal", gamma=1.5, metrics=["default", "log_loss"], identity=identity)  # type: ignore[arg-type]
+    for first in (0, 4):
+        run.add(inputs=GOOD, first=first if firsts else None)
+    assert merged(document, [good, other]).encode() == run.state()
+
+
+def test_the_loss_of_a_whole_batch_and_metrics_of_a_batch_are_counted_too() -> None:
+    rng = np.random.default_rng(0)
+    batches = [{"embedding": rng.normal(size=(n, 4)), "label": np.arange(n) % 3} for n in (6, 9)]
+    document = RunDocument.parse({"task": "labelled_embeddings", "scope": "batch"})
+    run = lossd.Run(task="labelled_embeddings", scope="batch")
+    for inputs in batches:
+        run.add(inputs=inputs)
+    assert merged(document, counted(document, batches)).encode() == run.state()
+    dice = [{"prediction": rng.normal(size=(4, 3, 5)), "target": rng.integers(0, 3, (4, 5))} for _ in range(3)]
+    document = RunDocument.parse({"loss": "dice", "metrics": []})
+    run = lossd.Run(loss="dice", metrics=[])
+    for inputs in dice:
+        run.add(inputs=inputs)
+    assert merged(document, counted(document, dice)).encode() == run.state()
+
+
+def test_the_digest_is_of_the_content_alone() -> None:
+    document = RunDocument.parse({**FOCAL, "identity": "position"})
+
+    def digest(inputs: Sent, first: int = 0) -> bytes:
+        [report] = counted(document, [inputs], [first])
+        assert isinstance(report, BatchReport)
+        return report.digest
+
+    once = digest(GOOD)
+    assert once == digest({name: GOOD[name] for name in reversed(GOOD)})
+    other = RunDocument.parse({**FOCAL, "metrics": ["f1"], "identity": "position"})
+    [report] = counted(other, [GOOD], [0])
+    assert isinstance(report, BatchReport)
+    assert report.digest == once, "a retry is known whatever is counted of it"
+    changed = {**GOOD, "prediction": np.nextafter(GOOD["prediction"], 9)}
+    wider = {**GOOD, "prediction": GOOD["prediction"].astype(np.float64)}
+    assert len({once, digest(GOOD, 1), digest(changed), digest(wider)}) == 4
+    by_id = RunDocument.parse({**FOCAL, "identity": "id"})
+    first, second = counted(by_id, [{**GOOD, "sample_id": np.array(ids)} for ids in ([3, 4], [4, 3])])
+    assert isinstance(first, BatchReport)
+    assert isinstance(second, BatchReport)
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize(
+    ("identity", "sent", "first", "message"),
+    [
+        ("position", GOOD, None, "needs first with every batch"),
+        ("position", GOOD, -1, "positions are 0 to"),
+        ("position", GOOD, 2**63 - 2, "positions are 0 to"),
+        ("position", GOOD, True, "an integer"),
+        ("position", {**GOOD, "sample_id": np.array([1, 2])}, 0, "belongs to runs of identity id"),
+        ("id", GOOD, None, "needs sample_id with every batch"),
+        ("id", {**GOOD, "sample_id": np.array([1, 2])}, 0, "belongs to runs of identity position"),
+        ("id", {**GOOD, "sample_id": np.array([1])}, None, "the batch has 2 rows"),
+        ("id", {**GOOD, "sample_id": np.array([1.0, 2.0])}, None, "ids are integers"),
+        ("id", {**GOOD, "sample_id": np.array([True, False])}, None, "ids are integers"),
+        ("batch", GOOD, 0, "belongs to runs of identity position"),
+    ],
+)
+def test_a_batch_says_where_its_rows_are(identity: str, sent: Sent, first: int | None, message: str) -> None:
+    document = RunDocument.parse({**FOCAL, "identity": identity})
+    with pytest.raises(InvalidRequest, match=message) as refused:
+        job_of(document, sent, first)
+    assert refused.value.errors
+
+
+def test_an_id_that_is_twice_in_a_batch_is_refused_with_that_batch() -> None:
+    document = RunDocument.parse({**FOCAL, "identity": "id"})
+    twice, good = counted(document, [{**GOOD, "sample_id": np.array(ids)} for ids in ([5, 5], [6, 7])])
+    assert isinstance(twice, DuplicateRows)
+    assert twice.rows == [5]
+    assert isinstance(good, BatchReport)
+
+
+def test_a_result_of_another_definition_or_of_older_metrics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lossd.Run(task="binary")
+    run.add([1.0, -1.0], [1, 1])
+    state = np.frombuffer(run.state(), np.uint8)
+
+    def problem(document: dict[str, Any], data: Any) -> Problem:
+        parsed = RunDocument.parse(document)
+        job = result_job(data.tobytes(), parsed.plan, parsed.definition)
+        [(failed, text)], _ = result_in_memory(*shared([job], [{"state": data}]), CPU)
+        assert failed
+        return Problem.from_json(orjson.loads(text))
+
+    assert "another definition" in problem({"task": "multiclass"}, state).detail
+    assert "damaged" in problem({"task": "binary"}, state[:-1]).detail
+    monkeypatch.setitem(METRICS["binary"], "f1", replace(METRICS["binary"]["f1"], version=2))
+    assert isinstance(problem({"task": "binary"}, state), DefinitionChanged)
