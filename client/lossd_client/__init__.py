@@ -16,10 +16,14 @@ from lossd_client.errors import ConnectionFailed, LossdError, Problem, Unreadabl
 if TYPE_CHECKING:
     from lossd_client.client import AsyncLossClient, LossClient
     from lossd_client.messages import Evaluation, Record, Reduction
+    from lossd_client.run_batches import RunScore
+    from lossd_client.run_messages import RunResult
+    from lossd_client.runs import AsyncRemoteRun, RemoteRun
     from lossd_client.score import Score
 
 __all__ = [
     "AsyncLossClient",
+    "AsyncRemoteRun",
     "ConnectionFailed",
     "Evaluation",
     "LossClient",
@@ -27,16 +31,23 @@ __all__ = [
     "Problem",
     "Record",
     "Reduction",
+    "RemoteRun",
+    "RunResult",
+    "RunScore",
     "Score",
     "UnreadableAnswer",
 ]
 
 _HOMES = {
     "AsyncLossClient": "client",
+    "AsyncRemoteRun": "runs",
     "LossClient": "client",
     "Evaluation": "messages",
     "Record": "messages",
     "Reduction": "messages",
+    "RemoteRun": "runs",
+    "RunResult": "run_messages",
+    "RunScore": "run_batches",
     "Score": "score",
 }
 

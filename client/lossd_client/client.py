@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
 from lossd_client.exchange import HttpResponse, ReceivedResponse, Send, Wait
 from lossd_client.messages import Evaluation, Record
+from lossd_client.runs import AsyncRemoteRun, RemoteRun, open_run
 from lossd_client.score import BatchInputs, Score, arguments, default_outputs, score, score_async
 from lossd_client.service import Conversation, Service
 
@@ -190,6 +191,91 @@ class LossClient:
 
         return score(evaluate, batches, in_flight=in_flight, progress=progress)
 
+    def run(
+        self,
+        name: str,
+        *,
+        task: str | None = None,
+        loss: str | Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
+        dataset: str | Mapping[str, Any] | None = None,
+        rows: int | None = None,
+        targets: str | None = None,
+        identity: Literal["position", "id", "batch"] = "position",
+        scope: Literal["rows", "batch"] | None = None,
+        limit: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        public: bool | None = None,
+        owner: str | None = None,
+        **parameters: Any,
+    ) -> RemoteRun:
+        """Create a run, or open the run of that name and definition; the service counts its rows and keeps its score.
+
+        Args:
+            name: The run's name: 1 to 200 letters, digits and ``. _ ~ -``. Alone, it opens a run that exists.
+            task: The task whose metrics are computed: binary, multiclass, …; with a loss, instead of the loss's own.
+            loss: The loss's name, or an object of its name and parameters; None for metrics alone.
+            metrics: The metrics' names, or an object of names and options; the default is the task's default ones. []
+                counts the loss alone.
+            dataset: The data set's name, ``name@version``, or an object of name, version, rows and targets.
+            rows: The number of rows of the data set, without all of which the run cannot be sealed.
+            targets: The fingerprint that the targets must have, as a result states it: ``t1:`` and 32 digits.
+            identity: How rows are told apart, so that none counts twice: ``position`` (each batch says where it
+                begins), ``id`` (each row has an integer, the input ``sample_id``), or ``batch`` (by batches' names).
+            scope: ``batch`` allows metrics that compare the rows of a batch with each other.
+            limit: The most rows of the tables of one metric.
+            tags: Text by name, such as a commit; not part of the definition.
+            public: Whether other keys may read the run; not part of the definition.
+            owner: The owner of a public run, to read it.
+            **parameters: The loss's parameters.
+
+        Raises:
+            RunDiffers: A run of that name has another definition; ``fields`` names what differs.
+            UnknownRun: There is no run of that name, and no definition was given.
+            LossdError: The definition is wrong, or no answer came.
+            TypeError: Arguments contradict each other.
+        """
+        conversation = open_run(
+            self._service,
+            name,
+            task=task,
+            loss=loss,
+            metrics=metrics,
+            dataset=dataset,
+            rows=rows,
+            targets=targets,
+            identity=identity,
+            scope=scope,
+            limit=limit,
+            tags=tags,
+            public=public,
+            owner=owner,
+            parameters=parameters,
+        )
+        return RemoteRun(self._run, self._service, self._run(conversation), owner)
+
+    def runs(
+        self,
+        *,
+        dataset: str | None = None,
+        task: str | None = None,
+        status: Literal["open", "sealed"] | None = None,
+        tag: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> list[Record]:
+        """Return the runs of this key and the public ones: the leaderboard of a data set.
+
+        Args:
+            dataset: Only runs on the data set of this name, or ``name@version``.
+            task: Only runs of this task.
+            status: Only open runs, or only sealed ones.
+            tag: Only runs with this tag: ``name=value``.
+            sort: The order: a metric such as ``f1.macro``, or ``-f1.macro`` with the highest first.
+            limit: The most runs; None for all.
+        """
+        return self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
+
     def losses(self) -> list[Record]:
         """Return every loss of the service: name, task, summary, formula, inputs, parameters, references."""
         return self._run(self._service.losses())
@@ -355,6 +441,57 @@ class AsyncLossClient:
             return await self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
 
         return await score_async(evaluate, batches, in_flight=in_flight, progress=progress)
+
+    async def run(
+        self,
+        name: str,
+        *,
+        task: str | None = None,
+        loss: str | Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
+        dataset: str | Mapping[str, Any] | None = None,
+        rows: int | None = None,
+        targets: str | None = None,
+        identity: Literal["position", "id", "batch"] = "position",
+        scope: Literal["rows", "batch"] | None = None,
+        limit: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        public: bool | None = None,
+        owner: str | None = None,
+        **parameters: Any,
+    ) -> AsyncRemoteRun:
+        """As :meth:`LossClient.run`."""
+        conversation = open_run(
+            self._service,
+            name,
+            task=task,
+            loss=loss,
+            metrics=metrics,
+            dataset=dataset,
+            rows=rows,
+            targets=targets,
+            identity=identity,
+            scope=scope,
+            limit=limit,
+            tags=tags,
+            public=public,
+            owner=owner,
+            parameters=parameters,
+        )
+        return AsyncRemoteRun(self._run, self._service, await self._run(conversation), owner)
+
+    async def runs(
+        self,
+        *,
+        dataset: str | None = None,
+        task: str | None = None,
+        status: Literal["open", "sealed"] | None = None,
+        tag: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> list[Record]:
+        """As :meth:`LossClient.runs`."""
+        return await self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
 
     async def losses(self) -> list[Record]:
         """As :meth:`LossClient.losses`."""

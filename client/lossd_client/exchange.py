@@ -22,6 +22,7 @@ from lossd_client.errors import (
     ConnectionFailed,
     LossdError,
     MalformedBody,
+    NotFound,
     Problem,
     QueueFull,
     Unavailable,
@@ -87,13 +88,13 @@ class Call:
     """A request to the service, with its deadline and retries.
 
     Attributes:
-        method: GET or POST.
+        method: GET, PUT, POST or DELETE; sending it twice does what sending it once does.
         url: The whole address.
         headers: All headers except the body's length and the deadline, with lower-case names.
         timeout_s: Seconds until the call fails, pauses and retries included.
         retries: The most retries.
         request_id: The header ``X-Request-ID``.
-        body: The body of a POST.
+        body: The body of a PUT or a POST.
     """
 
     method: str
@@ -199,10 +200,11 @@ def _headers_by_name(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def exchange(call: Call) -> Generator[Send | Wait, HttpResponse | None, HttpResponse]:
     """Return the successful response to a call, after as many retries as it may have.
 
-    Evaluation is pure, so a request can be sent again even if the service has evaluated it: after a failed or broken
-    connection, and after 429 and 503, no sooner than Retry-After says. Pauses grow and are random, so that clients that
-    failed together do not retry together. A starting service answers 503, so 503 is retried until the deadline; other
-    failures are retried ``call.retries`` times.
+    Evaluation is pure, and the requests about runs are idempotent. So a request can be sent again even if the service
+    has carried it out: after a failed or broken connection, and after 429 and 503, no sooner than Retry-After says.
+    Pauses grow and are random, so that clients that failed together do not retry together. A starting service answers
+    503, so 503 is retried until the deadline; other failures are retried ``call.retries`` times. A DELETE that is sent
+    again and finds nothing has succeeded: the answer to the first one was lost.
 
     Raises:
         LossdError: The error of the last attempt.
@@ -218,6 +220,8 @@ def exchange(call: Call) -> Generator[Send | Wait, HttpResponse | None, HttpResp
             pause_s = random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(retries, 10)))
             if isinstance(failure, Problem):
                 pause_s += failure.retry_after_s or 0.0
+            if retries and call.method == "DELETE" and isinstance(failure, NotFound):
+                return HttpResponse(204, {}, bytearray())
             late = time.monotonic() + pause_s >= deadline
             exhausted = call.retries == 0 if unavailable else counted_retries == call.retries
             if late or exhausted or not _is_retryable(failure):

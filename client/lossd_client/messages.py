@@ -12,7 +12,20 @@ from lossd_client.errors import LossdError, UnreadableAnswer
 from lossd_client.exchange import Body, HttpResponse
 from lossd_client.wire import json, safetensors
 
-__all__ = ["INPUTS", "ComposedRequest", "Evaluation", "Record", "Reduction", "compose", "read_evaluation"]
+__all__ = [
+    "INPUTS",
+    "ComposedRequest",
+    "Evaluation",
+    "Record",
+    "Reduction",
+    "compose",
+    "encoded",
+    "metric_options",
+    "read_document",
+    "read_evaluation",
+    "subject",
+    "tensors_by_name",
+]
 
 GRADIENT = "gradient."
 
@@ -177,26 +190,60 @@ def compose(
     Raises:
         TypeError: Arguments contradict each other, or the wire does not carry a tensor's dtype.
     """
-    named = [("prediction", prediction), ("target", target)]
-    tensors = {name: tensor for name, tensor in named if tensor is not None}
     by_keyword = {name: value for name, value in keywords.items() if is_tensor(value) or _is_input(name, value)}
-    for name, tensor in [*(inputs or {}).items(), *by_keyword.items()]:
-        if name in tensors:
-            raise TypeError(f"the input {name} is given twice")
-        tensors[name] = tensor
+    tensors = tensors_by_name(prediction, target, inputs, by_keyword)
     parameters = {name: value for name, value in keywords.items() if name not in by_keyword}
-    request = _subject(loss, task, parameters)
+    request = subject(loss, task, parameters)
     if outputs is not None:
         request["outputs"] = [outputs] if isinstance(outputs, str) else list(outputs)
     if gradient is not None:
         request["gradient"] = plain(gradient)
     if metrics is not None:
-        options: dict[str, Any] = dict(metrics) if isinstance(metrics, Mapping) else {"names": metrics}
-        if isinstance(options.get("names"), str):
-            options["names"] = [options["names"]]
-        request["metrics"] = plain(options)
+        request["metrics"] = metric_options(metrics)
+    return encoded(request, tensors)
+
+
+def tensors_by_name(prediction: Any, target: Any, *others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the inputs of a request by name.
+
+    Args:
+        prediction: The input ``prediction``, or None.
+        target: The input ``target``, or None.
+        *others: Further inputs by name.
+
+    Raises:
+        TypeError: An input is given twice.
+    """
+    named = [("prediction", prediction), ("target", target)]
+    tensors = {name: tensor for name, tensor in named if tensor is not None}
+    for name, tensor in (item for inputs in others for item in (inputs or {}).items()):
+        if name in tensors:
+            raise TypeError(f"the input {name} is given twice")
+        tensors[name] = tensor
+    return tensors
+
+
+def metric_options(metrics: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Any]:
+    """Return the request's object ``metrics``, given its options or only the metrics' names."""
+    options: dict[str, Any] = dict(metrics) if isinstance(metrics, Mapping) else {"names": metrics}
+    if isinstance(options.get("names"), str):
+        options["names"] = [options["names"]]
+    plain_options: dict[str, Any] = plain(options)
+    return plain_options
+
+
+def encoded(request: Mapping[str, Any], tensors: Mapping[str, Any]) -> ComposedRequest:
+    """Return the safetensors body of a request.
+
+    Args:
+        request: The request's JSON object without its inputs.
+        tensors: The inputs by name: arrays, tensors, nested lists.
+
+    Raises:
+        TypeError: The wire does not carry a tensor's dtype.
+    """
     taken = {name: take(name, tensor) for name, tensor in tensors.items()}
-    text = json.dumps(json.finite(request)).decode()
+    text = json.dumps(json.finite(dict(request))).decode()
     pieces = safetensors.encode({name: tensor for name, (tensor, _) in taken.items()}, {"request": text})
     return ComposedRequest(Body(pieces), {name: origin for name, (_, origin) in taken.items()})
 
@@ -205,8 +252,12 @@ def _is_input(name: str, value: Any) -> bool:
     return name.partition(".")[0] in INPUTS and isinstance(value, list | tuple | int | float)
 
 
-def _subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that say what is evaluated: ``loss`` or ``task``."""
+def subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that say what is evaluated: ``loss`` with its parameters, or ``task``.
+
+    Raises:
+        TypeError: Both or neither are given, or a parameter twice, or parameters without a loss.
+    """
     if (loss is None) == (task is None):
         raise TypeError("name either a loss, or a task whose metrics are computed without one")
     if task is not None:
@@ -218,6 +269,26 @@ def _subject(loss: str | Mapping[str, Any] | None, task: str | None, parameters:
     if duplicates:
         raise TypeError(f"{', '.join(sorted(duplicates))} of the loss is given twice")
     return {"loss": plain({**fields, **parameters})}
+
+
+def read_document(response: HttpResponse, url: str, request_id: str) -> Record:
+    """Return the JSON object in a response.
+
+    Args:
+        response: A successful response.
+        url: The address that was asked, for errors.
+        request_id: The request's id, for errors.
+
+    Raises:
+        UnreadableAnswer: The body is not lossd's.
+    """
+    try:
+        document = json.loads(response.body, what="the answer")
+    except LossdError as error:
+        raise UnreadableAnswer(f"{url}: {error}; is it lossd?", request_id=request_id) from error
+    if not isinstance(document, dict):
+        raise UnreadableAnswer(f"{url}: the answer is no object; is it lossd?", request_id=request_id)
+    return Record(document)
 
 
 def read_evaluation(response: HttpResponse, origins: Mapping[str, Origin]) -> Evaluation:

@@ -1,7 +1,8 @@
-"""A progress bar: one line on a terminal, nothing elsewhere."""
+"""A progress bar with rate and time left: one line on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -29,15 +30,22 @@ class Progress:
         self.total = total
         self.unit = unit
         self.done = 0
+        self._skipped = 0
         self._note = ""
         self._stream = sys.stderr if stream is None else stream
         self._shown = self._stream.isatty() if shown is None else shown
         self._begin = self._drawn = time.monotonic()
         self._length = 0
 
-    def advance(self, note: str = "") -> None:
-        """Count one more step; ``note`` is shown after the rate."""
+    def advance(self, note: str = "", *, skipped: bool = False) -> None:
+        """Count one more step.
+
+        Args:
+            note: The text after the rate.
+            skipped: Whether the step took no work, so that the rate does not count it.
+        """
         self.done += 1
+        self._skipped += skipped
         self._note = note
         if time.monotonic() - self._drawn >= REDRAW_S:
             self._draw()
@@ -58,8 +66,11 @@ class Progress:
         if not self._shown:
             return
         seconds = max(self._drawn - self._begin, 1e-9)
-        rate = f"{self.done / seconds:.1f} {self.unit}/s"
+        per_s = (self.done - self._skipped) / seconds
+        rate = f"{per_s:.1f} {self.unit}/s"
         if self.total:
+            if self.done < self.total and per_s:
+                rate += f"  {_clock((self.total - self.done) / per_s)} left"
             filled = WIDTH * min(self.done, self.total) // self.total
             line = f"{'█' * filled}{'░' * (WIDTH - filled)} {self.done}/{self.total} {self.unit}  {rate}"
         else:
@@ -68,3 +79,10 @@ class Progress:
         self._stream.write(f"\r{line.ljust(self._length)}")
         self._stream.flush()
         self._length = len(line)
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 1:02:03, or 2:03."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

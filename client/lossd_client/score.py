@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import length_hint
 from typing import Any
 
+from lossd_client.concurrent_calls import call_each, call_each_async
 from lossd_client.exact import ExactSum
 from lossd_client.messages import Evaluation, Reduction
 from lossd_client.progress import Progress
 
-__all__ = ["BatchInputs", "Score", "arguments", "default_outputs", "score", "score_async"]
+__all__ = ["BatchInputs", "Score", "arguments", "default_outputs", "progress_of", "score", "score_async"]
 
 BatchInputs = Mapping[str, Any] | Sequence[Any]
 """The inputs of one request: a mapping by name, or prediction and target in this order."""
@@ -66,25 +66,10 @@ def score(
     in_flight: int,
     progress: bool | None,
 ) -> Score:
-    """Evaluate batches in threads and draw the next ones meanwhile; at most ``in_flight`` are held."""
-    results = _Results()
-    in_progress: dict[concurrent.futures.Future[Evaluation], int] = {}
-    with _progress_of(batches, progress) as bar, concurrent.futures.ThreadPoolExecutor(in_flight) as pool:
-
-        def gather() -> None:
-            for done in concurrent.futures.wait(in_progress, return_when=concurrent.futures.FIRST_COMPLETED).done:
-                results.add(in_progress.pop(done), done.result())
-                bar.advance(results.note)
-
-        try:
-            for index, batch in enumerate(batches):
-                while len(in_progress) >= in_flight:
-                    gather()
-                in_progress[pool.submit(evaluate, batch)] = index
-            while in_progress:
-                gather()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Evaluate batches in threads, as :func:`~lossd_client.concurrent_calls.call_each` does."""
+    with progress_of(batches, progress) as bar:
+        results = _Results(bar)
+        call_each(lambda item: evaluate(item[1]), enumerate(batches), results.add, in_flight=in_flight)
     return results.score()
 
 
@@ -95,50 +80,36 @@ async def score_async(
     in_flight: int,
     progress: bool | None,
 ) -> Score:
-    """Evaluate batches in tasks and draw the next ones meanwhile; at most ``in_flight`` are held."""
-    results = _Results()
-    in_progress: dict[asyncio.Future[Evaluation], int] = {}
-    with _progress_of(batches, progress) as bar:
-
-        async def gather() -> None:
-            for done in (await asyncio.wait(in_progress, return_when=asyncio.FIRST_COMPLETED))[0]:
-                results.add(in_progress.pop(done), done.result())
-                bar.advance(results.note)
-
-        try:
-            for index, batch in enumerate(batches):
-                while len(in_progress) >= in_flight:
-                    await gather()
-                in_progress[asyncio.ensure_future(evaluate(batch))] = index
-                await asyncio.sleep(0)  # drawing the next batch may take long: this task starts first
-            while in_progress:
-                await gather()
-        finally:
-            for task in in_progress:
-                task.cancel()
-            await asyncio.gather(*in_progress, return_exceptions=True)
+    """Evaluate batches in tasks, as :func:`~lossd_client.concurrent_calls.call_each_async` does."""
+    with progress_of(batches, progress) as bar:
+        results = _Results(bar)
+        await call_each_async(lambda item: evaluate(item[1]), enumerate(batches), results.add, in_flight=in_flight)
     return results.score()
 
 
-def _progress_of(batches: Iterable[BatchInputs], shown: bool | None) -> Progress:
-    return Progress(len(batches) if isinstance(batches, Sized) else None, "batches", shown=shown)
+def progress_of(batches: Iterable[Any], shown: bool | None) -> Progress:
+    """Return the progress bar for batches, whose number is known if they have a length."""
+    # A torch DataLoader has __len__, which raises TypeError if its dataset is an iterator.
+    return Progress(length_hint(batches) or None, "batches", shown=shown)
 
 
 class _Results:
     """The evaluations so far, in any order, and their running mean."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
         self._evaluations: dict[int, Evaluation] = {}
         self._numerator, self._denominator = ExactSum(), ExactSum()
 
-    def add(self, index: int, evaluation: Evaluation) -> None:
-        self._evaluations[index] = evaluation
+    def add(self, item: tuple[int, BatchInputs], evaluation: Evaluation) -> None:
+        self._evaluations[item[0]] = evaluation
         if evaluation.reduction is not None:
             self._numerator.add(evaluation.reduction.numerator)
             self._denominator.add(evaluation.reduction.denominator)
+        self._bar.advance(self._note)
 
     @property
-    def note(self) -> str:
+    def _note(self) -> str:
         return f"mean loss {self._numerator / self._denominator:.6g}" if self._denominator else ""
 
     def score(self) -> Score:

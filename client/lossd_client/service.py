@@ -7,21 +7,27 @@ import re
 import time
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
 from lossd_client.arrays import is_tensor
-from lossd_client.errors import ConnectionFailed, LossdError, Unavailable, UnreadableAnswer
+from lossd_client.errors import ConnectionFailed, InvalidRequest, Unavailable
 from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait, attempt, exchange
-from lossd_client.messages import Evaluation, Record, compose, read_evaluation
+from lossd_client.messages import Evaluation, Record, compose, read_document, read_evaluation
 from lossd_client.wire import json, safetensors
-from lossd_client.wire.quoting import digits
+from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["Conversation", "Service", "check_api_key", "check_url"]
 
 T = TypeVar("T")
 Conversation = Generator[Send | Wait, HttpResponse | None, T]
+
+NAME = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+"""The names of runs and of batches."""
+
+PAGE = 1000
+"""The most entries of a list that one request asks for."""
 
 FIRST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
@@ -158,16 +164,58 @@ class Service:
             yield Wait(pause_s)
             pause_s = min(LONGEST_POLL_S, 2 * pause_s)
 
-    def _get(self, path: str) -> Conversation[Record]:
-        call = self._call("GET", path, json.MEDIA_TYPE)
+    def put_run(self, run: str, document: Mapping[str, Any]) -> Conversation[Record]:
+        """Return the conversation of ``PUT /v1/runs/{run}``."""
+        body = Body([json.dumps(json.finite(dict(document)))])
+        return self._ask(self._call("PUT", _run_path(run), json.MEDIA_TYPE, body))
+
+    def run(self, run: str, **query: str | None) -> Conversation[Record]:
+        """Return the conversation of ``GET /v1/runs/{run}``."""
+        return self._get(_run_path(run), query)
+
+    def runs(self, limit: int | None, **query: str | None) -> Conversation[list[Record]]:
+        """Return the conversation of ``GET /v1/runs``, page by page; ``limit`` is the most runs to return."""
+        return self._pages("/v1/runs", "runs", query, limit)
+
+    def put_batch(self, run: str, batch: str, body: Body, timeout_s: float | None) -> Conversation[Record]:
+        """Return the conversation of ``PUT /v1/runs/{run}/batches/{batch}``."""
+        path = f"{_run_path(run)}/batches/{_named('batch', batch)}"
+        return self._ask(self._call("PUT", path, json.MEDIA_TYPE, body, timeout_s, content_type=safetensors.MEDIA_TYPE))
+
+    def batches(self, run: str, **query: str | None) -> Conversation[list[Record]]:
+        """Return the conversation of ``GET /v1/runs/{run}/batches``, page by page."""
+        return self._pages(f"{_run_path(run)}/batches", "batches", query, None)
+
+    def seal(self, run: str, rows: int | None) -> Conversation[Record]:
+        """Return the conversation of ``POST /v1/runs/{run}/seal``."""
+        body = Body([json.dumps({} if rows is None else {"rows": rows})])
+        return self._ask(self._call("POST", f"{_run_path(run)}/seal", json.MEDIA_TYPE, body))
+
+    def delete_run(self, run: str) -> Conversation[None]:
+        """Return the conversation of ``DELETE /v1/runs/{run}``."""
+        yield from exchange(self._call("DELETE", _run_path(run), json.MEDIA_TYPE))
+
+    def _pages(
+        self, path: str, field: str, query: Mapping[str, str | None], limit: int | None
+    ) -> Conversation[list[Record]]:
+        """Return the conversation that asks for page after page until there is no further one."""
+        found: list[Record] = []
+        after: str | None = None
+        while limit is None or len(found) < limit:
+            page = yield from self._get(path, {**query, "after": after, "limit": str(PAGE)})
+            found += page[field]
+            after = page.get("next")
+            if after is None:
+                break
+        return found[:limit]
+
+    def _get(self, path: str, query: Mapping[str, str | None] | None = None) -> Conversation[Record]:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._ask(self._call("GET", f"{path}?{urlencode(given)}" if given else path, json.MEDIA_TYPE))
+
+    def _ask(self, call: Call) -> Conversation[Record]:
         response = yield from exchange(call)
-        try:
-            document = json.loads(response.body, what="the answer")
-        except LossdError as error:
-            raise UnreadableAnswer(f"{call.url}: {error}; is it lossd?", request_id=call.request_id) from error
-        if not isinstance(document, dict):
-            raise UnreadableAnswer(f"{call.url}: the answer is no object; is it lossd?", request_id=call.request_id)
-        return Record(document)
+        return read_document(response, call.url, call.request_id)
 
     def _call(
         self,
@@ -177,10 +225,40 @@ class Service:
         body: Body | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        *,
+        content_type: str | None = None,
     ) -> Call:
+        """Return a call.
+
+        Args:
+            method: The method.
+            path: The path and the query.
+            media_type: The answer's media type, and the body's if ``content_type`` is None.
+            body: The body.
+            timeout_s: Seconds until the call fails; None for the client's.
+            request_id: The request's id; None for a random one.
+            content_type: The body's media type.
+        """
         request_id = request_id or os.urandom(16).hex()
         headers = {**self.headers, "accept": media_type, "x-request-id": request_id}
         if body is not None:
-            headers["content-type"] = media_type
+            headers["content-type"] = content_type or media_type
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         return Call(method, self.url + path, headers, timeout_s, self.retries, request_id, body)
+
+
+def _run_path(run: str) -> str:
+    return f"/v1/runs/{_named('run', run)}"
+
+
+def _named(what: str, name: str) -> str:
+    """Return the name of a run or of a batch, which stands in a path.
+
+    Raises:
+        InvalidRequest: It is no name.
+    """
+    if not NAME.fullmatch(name) or name in (".", ".."):  # a path loses these two on its way
+        raise InvalidRequest(
+            f"{quoted(name)} is no name of a {what}; it has 1 to 200 letters, digits and . _ ~ -, and is not . or .."
+        )
+    return name

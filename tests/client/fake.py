@@ -106,7 +106,7 @@ class FakeService:
                 if reply.missing or not reply.announce:
                     self.close_connection = True
 
-            do_POST = do_GET  # noqa: N815  (named by http.server)
+            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  (named by http.server)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -159,11 +159,32 @@ def test_a_bar_is_drawn_in_place(clock: list[float]) -> None:
             clock[0] += 0.5
             bar.advance(note)
     assert terminal.getvalue() == (
-        "\r██████░░░░░░░░░░░░░░░░░░ 1/4 batches  2.0 batches/s  mean loss 0.123456"
-        "\r████████████░░░░░░░░░░░░ 2/4 batches  2.0 batches/s  mean loss 0.5     "
-        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  mean loss 1  "
-        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  mean loss 1\n"
+        "\r██████░░░░░░░░░░░░░░░░░░ 1/4 batches  2.0 batches/s  0:02 left  mean loss 0.123456"
+        "\r████████████░░░░░░░░░░░░ 2/4 batches  2.0 batches/s  0:01 left  mean loss 0.5     "
+        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  0:01 left  mean loss 1  "
+        "\r██████████████████░░░░░░ 3/4 batches  2.0 batches/s  0:01 left  mean loss 1\n"
     )
+
+
+def test_what_took_no_work_does_not_count_in_the_rate(clock: list[float]) -> None:
+    """After an interruption 7,000 batches are skipped at once; the other 3,000 take as long as they do."""
+    terminal = Terminal()
+    with Progress(10_000, "batches", stream=terminal) as bar:
+        for _ in range(7000):
+            bar.advance("7,000 counted before", skipped=True)
+        clock[0] += 1
+        bar.advance("7,000 counted before")
+        clock[0] += 1
+        bar.advance("7,000 counted before")
+    assert "7002/10000 batches  1.0 batches/s  49:58 left  7,000 counted before" in terminal.getvalue()
+
+
+def test_hours_are_left(clock: list[float]) -> None:
+    terminal = Terminal()
+    with Progress(7200, "batches", stream=terminal) as bar:
+        clock[0] += 1.5
+        bar.advance()
+    assert "2:59:59 left" in terminal.getvalue(), "7,199 steps of 1.5 s"
 
 
 def test_an_unknown_total_is_counted(clock: list[float]) -> None:

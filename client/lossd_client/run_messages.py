@@ -1,0 +1,186 @@
+"""Compose the definition and the batches of a run, and read its result; both clients share this module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lossd_client.arrays import plain
+from lossd_client.exchange import Body
+from lossd_client.messages import Record, encoded, metric_options, subject, tensors_by_name
+from lossd_client.wire import json
+
+__all__ = ["Identity", "RunResult", "compose_batch", "compose_definition", "dataset_fields", "flattened", "row_ids"]
+
+Identity = Literal["position", "id", "batch"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult:
+    """The score of the rows that a run has counted.
+
+    Attributes:
+        run: The run's name.
+        provisional: Whether the run is open, so that its result may change.
+        loss: The loss over all rows; None without a loss, or if no row was counted.
+        metrics: The metrics in the form of an evaluation: ``metrics.f1.macro``. Undefined ones are None.
+        counted: How many ``rows`` and ``batches`` were counted.
+        missing: The first ranges of rows that were not counted, [first, behind the last]; rows by position or id only.
+        bounds: For each metric that is not exact: how far it may be from the exact value (``within``).
+        targets: The fingerprint of the targets, ``t1:`` and 32 hexadecimal digits; None if the task has no targets.
+        digest: ``s1:`` and the digest of the run's state: equal for equal definitions and rows.
+        signature: The definition as one line of text, which makes results comparable.
+        warnings: Warnings, each with ``code`` and ``detail``.
+        document: Everything the service says about the run.
+    """
+
+    run: str
+    provisional: bool
+    loss: float | None
+    metrics: Record
+    counted: Record
+    missing: list[list[int]]
+    bounds: Record
+    targets: str | None
+    digest: str | None
+    signature: str
+    warnings: list[Record]
+    document: Record
+
+    def flat(self) -> dict[str, float]:
+        """Return the loss and all numbers of the metrics by one name each, as MLflow's ``log_metrics`` takes them.
+
+        Averages follow a point: ``f1.macro``. ``_at_`` stands for ``@``, which MLflow refuses in a name. Undefined
+        metrics and lists, such as confusion matrices and values per class, are left out.
+        """
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return {name.replace("@", "_at_"): float(value) for name, value in flattened({**loss, **self.metrics})}
+
+    def __repr__(self) -> str:
+        shown = [f"run={self.run!r}", *(["provisional=True"] if self.provisional else [])]
+        shown += [f"counted={self.counted!r}", *([] if self.loss is None else [f"loss={self.loss!r}"])]
+        return f"RunResult({', '.join([*shown, f'metrics={self.metrics!r}'])})"
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> RunResult:
+        """Return the result in the service's document of a run."""
+        result = Record(json.numeric(document.get("result") or {}))
+        return cls(
+            run=document["run"],
+            provisional=result.get("provisional", document.get("status") != "sealed"),
+            loss=result.get("loss"),
+            metrics=result.get("metrics", Record()),
+            counted=Record(document.get("counted")),
+            missing=document.get("missing") or [],
+            bounds=result.get("bounds", Record()),
+            targets=result.get("targets"),
+            digest=result.get("digest"),
+            signature=document.get("signature", ""),
+            warnings=result.get("warnings", []),
+            document=Record(document),
+        )
+
+
+def flattened(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """Yield the numbers in nested objects, each with its path, joined by points."""
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+def compose_definition(
+    *,
+    task: str | None,
+    loss: str | Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | Sequence[str] | str | None,
+    dataset: str | Mapping[str, Any] | None,
+    rows: int | None,
+    targets: str | None,
+    tags: Mapping[str, str] | None,
+    public: bool | None,
+    parameters: Mapping[str, Any],
+    **further: Any,
+) -> dict[str, Any]:
+    """Return the body of ``PUT /v1/runs/{run}``.
+
+    Args:
+        task: The task whose metrics are computed; with a loss, the task instead of the loss's own.
+        loss: The loss's name, or an object of the name and parameters.
+        metrics: The metrics' options, or only their names.
+        dataset: The data set's name, ``name@version``, or an object of name, version, rows and targets.
+        rows: The data set's number of rows.
+        targets: The fingerprint that the targets must have.
+        tags: Tags; not part of the definition.
+        public: Whether other keys may read the run; not part of the definition.
+        parameters: The loss's parameters.
+        **further: Further fields, left out if they are None: identity, scope, limit.
+
+    Raises:
+        TypeError: Arguments contradict each other, or neither task nor loss is named.
+    """
+    document = subject(loss, None if loss is not None else task, parameters)
+    options = None if metrics is None else metric_options(metrics)
+    if loss is not None and task is not None:
+        options = {**(options or {}), "task": task}
+    fields = {"metrics": options, "dataset": dataset_fields(dataset, rows, targets), **further, "public": public}
+    document |= {name: plain(value) for name, value in fields.items() if value is not None}
+    return document | ({"tags": dict(tags)} if tags else {})
+
+
+def dataset_fields(
+    dataset: str | Mapping[str, Any] | None, rows: int | None, targets: str | None
+) -> dict[str, Any] | None:
+    """Return the field ``dataset`` of a definition; None if nothing is said about it.
+
+    Raises:
+        TypeError: Rows or targets are given twice.
+    """
+    fields: dict[str, Any] = {}
+    if isinstance(dataset, str):
+        name, at, version = dataset.rpartition("@")
+        fields = {"name": name, "version": version} if at else {"name": dataset}
+    elif dataset is not None:
+        fields = dict(dataset)
+    for name, value in (("rows", rows), ("targets", targets)):
+        if value is not None and fields.setdefault(name, value) != value:
+            raise TypeError(f"the data set's {name} are given twice: {fields[name]!r} and {value!r}")
+    return fields or None
+
+
+def row_ids(sample_id: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the ids of rows as int64, so that the same ids of another dtype are the same batch.
+
+    Raises:
+        TypeError: They are no integers, or beyond int64.
+    """
+    ids = np.asarray(sample_id.cpu() if hasattr(sample_id, "cpu") else sample_id)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"sample_id must hold integers, not {ids.dtype}")
+    if ids.dtype == np.uint64 and (ids > np.iinfo(np.int64).max).any():
+        raise TypeError("sample_id has an integer beyond int64")
+    return ids.astype(np.int64)
+
+
+def compose_batch(
+    prediction: Any, target: Any, *others: Mapping[str, Any] | None, first: int | None, sample_id: Any
+) -> Body:
+    """Return the safetensors body of ``PUT /v1/runs/{run}/batches/{batch}``.
+
+    Args:
+        prediction: The input ``prediction``, or None.
+        target: The input ``target``, or None.
+        *others: Further inputs by name.
+        first: The position of the batch's first row, or None.
+        sample_id: The rows' ids, (N,) integers, or None.
+
+    Raises:
+        TypeError: An input is given twice, or the wire does not carry a tensor's dtype.
+    """
+    ids = None if sample_id is None else {"sample_id": row_ids(sample_id)}
+    tensors = tensors_by_name(prediction, target, *others, ids)
+    return encoded({} if first is None else {"first": first}, tensors).body
