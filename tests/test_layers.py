@@ -54,8 +54,8 @@ ROOMS: dict[str, set[str]] = {
         "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
     },
     "lossd.cli": {
-        "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.fronts", "lossd.losses", "lossd.metrics",
-        "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
+        "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.engine", "lossd.fronts", "lossd.losses",
+        "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
     },
 }  # fmt: skip
 
@@ -211,7 +211,16 @@ def test_the_service_draws_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["serve", "--help"], ["evaluate", "--help"], ["score", "--help"], ["curve", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["serve", "--help"],
+        ["evaluate", "--help"],
+        ["score", "--help"],
+        ["curve", "--help"],
+        ["runs", "--help"],
+        ["runs", "show", "--help"],
+    ],
 )
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     loaded = loaded_by("from lossd.cli import main", f"main({arguments}, standalone_mode=False)")

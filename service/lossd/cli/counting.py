@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from lossd_client.errors import Problem, ShapeMismatch
 if TYPE_CHECKING:
     from lossd import Run
 
-__all__ = ["BLOCK_BYTES", "Block", "Counting", "blocks", "read_ahead", "rows_of"]
+__all__ = ["BLOCK_BYTES", "Block", "Counting", "blocks", "read_ahead", "rows_in", "rows_of", "rows_of_block"]
 
 BLOCK_BYTES = 8 << 20
 BLOCKS_AHEAD = 3
@@ -50,7 +50,7 @@ class Block:
 
 
 def rows_of(source: Source, inputs: Sequence[str]) -> int | None:
-    """Return how many rows a source has by its headers; None if only its content tells.
+    """Return how many rows a source has by its headers; None if only its content tells, or nothing does.
 
     Args:
         source: The source.
@@ -62,8 +62,12 @@ def rows_of(source: Source, inputs: Sequence[str]) -> int | None:
     if not source.reads_rows:
         return None
     with ExitStack() as stack:
-        columns = source.open(stack)
-        return next((columns[name].shape[0] for name in inputs if name in columns and columns[name].shape), None)
+        return rows_in(source.open(stack), inputs)
+
+
+def rows_in(columns: Mapping[str, Column], inputs: Sequence[str]) -> int | None:
+    """Return how many rows the arrays of a source have; None if none of them has a row for each sample."""
+    return next((columns[name].shape[0] for name in inputs if name in columns and columns[name].shape), None)
 
 
 def blocks(sources: Sequence[Source], inputs: Sequence[str], *, block_bytes: int) -> Iterator[Block]:
@@ -78,23 +82,39 @@ def blocks(sources: Sequence[Source], inputs: Sequence[str], *, block_bytes: int
         try:
             with ExitStack() as stack:
                 columns = source.open(stack)
-                nbytes = sum(column.nbytes for column in columns.values())
-                if nbytes <= block_bytes or not columns.keys() <= set(inputs):
+                step = rows_of_block(columns, inputs, block_bytes)
+                if step is None:
                     yield Block(source, {name: column.whole() for name, column in columns.items()})
                 else:
-                    yield from _split(source, columns, block_bytes)
+                    yield from _split(source, columns, step)
         except Problem as problem:
             yield Block(source, problem=problem)
 
 
-def _split(source: Source, columns: dict[str, Column], block_bytes: int) -> Iterator[Block]:
+def rows_of_block(columns: Mapping[str, Column], inputs: Sequence[str], block_bytes: int) -> int | None:
+    """Return how many rows of a source are read at a time; None if it is read whole.
+
+    Args:
+        columns: The source's arrays.
+        inputs: As for :func:`blocks`.
+        block_bytes: As for :func:`blocks`.
+
+    Raises:
+        ShapeMismatch: The arrays differ in their number of rows.
+    """
+    nbytes = sum(column.nbytes for column in columns.values())
+    if nbytes <= block_bytes or not columns.keys() <= set(inputs):
+        return None
     lengths = {name: column.shape[0] if column.shape else 0 for name, column in columns.items()}
     rows = max(lengths.values())
     if set(lengths.values()) != {rows}:
         each = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ShapeMismatch(f"the inputs differ in their number of rows: {each}")
-    row_bytes = sum(column.nbytes for column in columns.values()) // rows
-    step = max(block_bytes // max(row_bytes, 1), 1)
+    return max(block_bytes // max(nbytes // rows, 1), 1)
+
+
+def _split(source: Source, columns: Mapping[str, Column], step: int) -> Iterator[Block]:
+    rows = next(column.shape[0] for column in columns.values())
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
         arrays = {name: column.take(end - begin) for name, column in columns.items()}

@@ -22,13 +22,13 @@ class _Context(click.Context):
     formatter_class = _Formatter
 
 
-class Command(click.Command):
-    """A command with examples.
+class _WithExamples(click.Command):
+    """A command, or a group of commands, with examples.
 
     Args:
-        *arguments: Arguments of ``click.Command``.
+        *arguments: Arguments of ``click.Command`` or ``click.Group``.
         examples: Lines as typed, without ``$``; a line of words explains the line below it.
-        **options: Options of ``click.Command``.
+        **options: Options of the same.
     """
 
     context_class = _Context
@@ -45,10 +45,13 @@ class Command(click.Command):
                     formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-class Group(click.Group):
-    """Commands in the order of their definition, not of the alphabet."""
+class Command(_WithExamples):
+    """A command with examples."""
 
-    context_class = _Context
+
+class Group(_WithExamples, click.Group):
+    """Commands in the order of their definition, not of the alphabet; with examples, if there are any."""
+
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:

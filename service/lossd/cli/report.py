@@ -15,10 +15,23 @@ from rich.text import Text
 from lossd_client import Evaluation
 from lossd_client.wire import json
 
-__all__ = ["catalogue", "console", "curve", "document", "failures", "loss", "metrics", "outcomes", "render", "score"]
+__all__ = [
+    "catalogue",
+    "console",
+    "curve",
+    "document",
+    "failures",
+    "loss",
+    "metrics",
+    "outcomes",
+    "render",
+    "runs",
+    "score",
+]
 
 MAX_CLASSES = 32
 MAX_ROWS, MAX_COLUMNS = 40, 6
+MAX_RANGES = 5
 SHOWN_POINTS = 11
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -52,22 +65,53 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
     """Return the score of a data set as tables.
 
     Args:
-        document: The result of a run in JSON form, with ``files``.
+        document: The result of a run in JSON form; also ``files``, or ``run`` with ``status`` and ``signature``.
         title: The loss and its parameters, or the task.
     """
-    metrics, files = document["metrics"], document["files"]
-    pairs = [("files", f"{files['counted']:,} of {files['of']:,}"), ("rows", f"{document['counted']['rows']:,}")]
-    if "loss" in document:
-        pairs.append(("loss", _number(document["loss"])))
-    if document["targets"] is not None:
-        pairs.append(("targets", document["targets"]))
-    parts: list[RenderableType] = [Text(title, style="bold"), _pairs(iter(pairs))]
-    parts += ["", Text(f"metrics, {metrics['task']}", style="bold"), *_metrics(metrics)]
+    parts: list[RenderableType] = [Text(title, style="bold"), _pairs(_facts(document))]
+    if metrics := document["metrics"]:
+        parts += ["", Text(f"metrics, {metrics['task']}", style="bold"), *_metrics(metrics)]
     for name, bound in document["bounds"].items():
         parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
     for warning in document["warnings"]:
         parts.append(Text(f"{warning['code']}: {warning['detail']}", style="yellow"))
     return Group(*parts)
+
+
+def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return a table of runs: name, data set, status, rows, and the numbers of their metrics as columns."""
+    figures = [run.get("summary") or {} for run in found]
+    names = list(dict.fromkeys(name for each in figures for name in each if not name.endswith((".micro", ".weighted"))))
+    table = _listing("run", "data set", "status")
+    for heading in ("rows", *names[:MAX_COLUMNS]):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run, numbers in zip(found, figures, strict=True):
+        dataset = run.get("dataset") or {}
+        version = f"@{dataset['version']}" if dataset.get("version") else ""
+        cells = [_number(numbers.get(name)) for name in names[:MAX_COLUMNS]]
+        table.add_row(
+            run["run"], f"{dataset.get('name', '')}{version}", run["status"], f"{run['counted']['rows']:,}", *cells
+        )
+    return table
+
+
+def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is known about a score beside its metrics."""
+    if "run" in document:
+        yield "run", f"{document['run']} ({document['status']})"
+    if "files" in document:
+        yield "files", f"{document['files']['counted']:,} of {document['files']['of']:,}"
+    yield "rows", f"{document['counted']['rows']:,}"
+    if document["missing"]:
+        ranges = [f"{first}" if first + 1 == stop else f"{first}-{stop - 1}" for first, stop in document["missing"]]
+        more = f", ... {len(ranges) - MAX_RANGES} more ranges" if len(ranges) > MAX_RANGES else ""
+        yield "missing", f"{', '.join(ranges[:MAX_RANGES])}{more}"
+    if document.get("loss") is not None:
+        yield "loss", _number(document["loss"])
+    if document["targets"] is not None:
+        yield "targets", document["targets"]
+    if document.get("signature"):
+        yield "signature", document["signature"]
 
 
 def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,9 @@ from lossd_client.wire import json
 
 if TYPE_CHECKING:
     from lossd.cli.batch import FileOutcome
+    from lossd_client import RunResult
 
-__all__ = ["ResultsFile", "document", "figures", "results_file", "text"]
+__all__ = ["ResultsFile", "document", "figures", "results_file", "run_document", "text"]
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -33,6 +34,23 @@ def document(outcome: FileOutcome) -> dict[str, Any]:
 
     assert outcome.evaluation is not None
     return {**fields, **report.document(outcome.evaluation)}
+
+
+def run_document(result: RunResult) -> dict[str, Any]:
+    """Return the result of a run as a JSON object."""
+    return {
+        "run": result.run,
+        "status": "open" if result.provisional else "sealed",
+        **({} if result.loss is None else {"loss": result.loss}),
+        "metrics": result.metrics,
+        "counted": result.counted,
+        "missing": result.missing,
+        "bounds": result.bounds,
+        "targets": result.targets,
+        "digest": result.digest,
+        "signature": result.signature,
+        "warnings": result.warnings,
+    }
 
 
 def text(document: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import METRIC_OPTION, LossCommand, as_text, metric_options
+from lossd.cli.options import METRIC_OPTION, Address, LossCommand, as_text, metric_options, option_name
 from lossd.cli.plot import KINDS, Image, write
+from lossd.cli.scoring import (
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    by_row,
+    drawn_metrics,
+    left_out,
+    plan_of,
+    refuse,
+    sources_in,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from lossd import Run
@@ -27,10 +38,10 @@ EXAMPLES = """
 lossd score predictions/ --task multiclass --metrics default,auroc
 lossd score predictions/ --task binary --plot roc.svg --json
 lossd score predictions/ --loss focal --gamma 2 --output score.csv
+lossd score predictions/ --task multiclass --run resnet50-v3 --dataset imagenet-val@2 --seal
 """
 
-DONE, REFUSED, INTERRUPTED = 0, 1, 130
-MAX_NAMES = 5
+IN_FLIGHT = 4
 DRAWN = [kind for kind in KINDS if kind != "curve"]
 
 
@@ -74,6 +85,27 @@ class _Table(click.Path):
 @click.option("--plot-kind", type=click.Choice(DRAWN), help="Which picture, if the task has several.")
 @click.option("--output", type=_Table(), help="File for the score: .json, or .csv with a row of the metrics.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of tables.")
+@click.option(
+    "--run",
+    metavar="NAME",
+    help="Keep the score as a run of this name, which goes on where it was interrupted. If the run exists, --task and "
+    "--loss may be left out.",
+)
+@click.option(
+    "--url",
+    type=Address(),
+    help="With --run: the service that keeps the run, with the key in LOSSD_API_KEY if it is set. [default: this "
+    "user's store]",
+)
+@click.option("--dataset", metavar="NAME", help="With --run: the data set, as name@version or name.")
+@click.option("--rows", type=click.IntRange(0), help="With --run: the number of rows of the data set.")
+@click.option("--targets", metavar="t1:HEX", help="With --run: the fingerprint that the targets must have.")
+@click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="With --run: a tag, such as a commit.")
+@click.option("--public", is_flag=True, help="With --run: let other keys read the run.")
+@click.option("--seal", is_flag=True, help="With --run: check that no row is missing, and freeze the score.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, 256), help="With --run: how many batches to send at a time. [default: 4]"
+)
 @click.pass_context
 def score(
     ctx: click.Context,
@@ -88,7 +120,11 @@ def score(
     plot_kind: str | None,
     output: Path | None,
     as_json: bool,
-    **parameters: Any,
+    run: str | None,
+    url: str | None,
+    seal: bool,
+    in_flight: int | None,
+    **further: Any,
 ) -> None:
     """Score the files of a directory as one data set.
 
@@ -97,27 +133,54 @@ def score(
     whose names differ only in the input's name, as in 7_prediction.npy and 7_target.npy. The parameters of a loss are
     options too. Memory is bounded, whatever the size of the files.
 
-    Exit status: 0 all is scored, 1 a file or the request was refused, 2 wrong usage, 130 interrupted; the score is then
-    that of the files counted so far.
+    With --run the score is kept: what was counted before is not read again, so the same command goes on after an
+    interruption.
+
+    Exit status: 0 all is scored, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service, 130
+    interrupted; the score is then that of the files counted so far.
     """
-    if loss is None and task is None:
+    of_run = {name: further.pop(name) for name in ("dataset", "rows", "targets", "tags", "public")}
+    chosen = {name: value for name, value in further.items() if value is not None}
+    if run is None:
+        given = {**of_run, "url": url, "seal": seal, "in_flight": in_flight}
+        _check_alone({"tag" if name == "tags" else name: value for name, value in given.items()})
+    if loss is None and task is None and (run is None or chosen or metrics or options or any(of_run.values())):
         raise click.UsageError("name a task with --task, or a loss with --loss")
-    chosen = {name: value for name, value in parameters.items() if value is not None}
+    if run is not None:
+        from lossd.cli.run_score import score_run
+
+        subject = {name: value for name, value in (("task", task), ("loss", loss)) if value is not None}
+        definition = {**subject, "metrics": metric_options(metrics, options), "parameters": chosen, **of_run}
+        definition |= {"tags": _tags(of_run["tags"]), "public": of_run["public"] or None}
+        status = score_run(
+            run,
+            directory,
+            definition,
+            url=url,
+            seal=seal,
+            skip_bad=skip_bad,
+            in_flight=in_flight or IN_FLIGHT,
+            plot=plot,
+            plot_kind=plot_kind,
+            output=output,
+            as_json=as_json,
+        )
+        ctx.exit(status)
     wanted = metric_options(metrics, options) or {}
-    plan = _plan(task, loss, chosen, wanted)
-    kind, drawn = _drawn(plot, plot_kind, plan)
-    found = _sources(directory, plan)
+    plan = plan_of(task, loss, chosen, wanted)
+    kind, drawn = drawn_metrics(plot, plot_kind, plan)
+    found = sources_in(directory, plan)
     rows, bad = _rows(found, plan)
     if bad and not skip_bad:
-        ctx.exit(_refuse(bad, len(found)))
+        ctx.exit(refuse(bad, len(found)))
 
     expected = None if None in rows.values() else sum(count or 0 for count in rows.values())
 
     def start() -> Run:
         from lossd import Run
 
-        of_run = {**wanted, "names": [*wanted.get("names", ["default"]), *drawn]}
-        return Run(task=task, loss=loss, metrics=of_run, identity="position", rows=expected, **chosen)
+        all_metrics = {**wanted, "names": [*wanted.get("names", ["default"]), *drawn]}
+        return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **chosen)
 
     from lossd.cli.counting import Counting
 
@@ -125,9 +188,9 @@ def score(
     show_progress = not (as_json and sys.stdout.isatty())
     interrupted = not _count(counting, found, plan, shown=show_progress)
     if not counting.files or (counting.bad and not skip_bad and not interrupted):
-        status = _refuse(counting.bad, len(found))
+        status = refuse(counting.bad, len(found))
         ctx.exit(INTERRUPTED if interrupted else status)
-    for line in _left_out(counting.bad):
+    for line in left_out(counting.bad):
         click.echo(line, err=True)
     if interrupted:
         click.echo(f"interrupted: the score is that of {counting.files} of {len(found)} files", err=True)
@@ -137,7 +200,7 @@ def score(
     result = counting.run.result()
     document = _document(json.numeric(result.to_dict()), counting, drawn, interrupted=interrupted)
     if output is not None:
-        _write(output, document)
+        write_table(output, document)
     if as_json:
         click.echo(text(document))
     else:
@@ -149,46 +212,25 @@ def score(
     ctx.exit(INTERRUPTED if interrupted else REFUSED if counting.bad else DONE)
 
 
-def _plan(task: str | None, loss: str | None, parameters: Mapping[str, Any], metrics: Mapping[str, Any]) -> Plan:
-    """Return the checked request, so that a fault is told once, not for every file.
+def _check_alone(options: Mapping[str, Any]) -> None:
+    """Check that no option of a run is given without a run.
 
     Raises:
-        Problem: The loss, a parameter or a metric is invalid.
+        UsageError: One is given.
     """
-    from lossd.request.planning import make_plan
-
-    if loss is None:
-        return make_plan({"task": task, "metrics": metrics})
-    of_task = {"task": task} if task is not None else {}
-    request = {"loss": {"name": loss, **parameters}, "outputs": ["loss", "metrics"], "metrics": {**metrics, **of_task}}
-    return make_plan(request)
+    given = [option_name(name) for name, value in options.items() if value not in (None, ()) and value is not False]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: only with a run; name it with --run")
 
 
-def _drawn(plot: Path | None, kind: str | None, plan: Plan) -> tuple[str, list[str]]:
-    """Return the kind of picture, and the metrics that are computed for it alone."""
-    if plot is None:
-        return "", []
-    from lossd.cli.plot import kind_for, metrics_of
-
-    kind = kind_for(plan.task, kind, loss=None)
-    return kind, [name for name in metrics_of(kind, plan.task) if name not in plan.metrics]
-
-
-def _sources(directory: Path, plan: Plan) -> list[Source]:
-    """Return the sources in a directory, and name the files that are left out on standard error."""
-    import lossd.cli.files as files
-
-    found = files.sources(directory, [entry.name for entry in plan.inputs], tables=True)
-    others = files.others(directory, found)
-    names = files.listed(others)
-    if not found:
-        only = f", only {names}" if others else ""
-        raise click.UsageError(
-            f"{files.printable(directory)} holds no .safetensors, .npz, .npy, .csv or .parquet file{only}"
-        )
-    if others:
-        click.echo(f"left out, as they hold no inputs: {names}", err=True)
-    return found
+def _tags(items: Sequence[str]) -> dict[str, str]:
+    tags = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--tag")
+        tags[name] = value
+    return tags
 
 
 def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:
@@ -196,7 +238,7 @@ def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], l
     from lossd.cli.counting import rows_of
     from lossd_client.errors import Problem
 
-    inputs, rows, bad = _by_row(plan), dict[str, int | None](), []
+    inputs, rows, bad = by_row(plan), dict[str, int | None](), []
     for source in found:
         try:
             rows[source.name] = rows_of(source, inputs)
@@ -206,40 +248,21 @@ def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], l
     return rows, bad
 
 
-def _by_row(plan: Plan) -> list[str]:
-    """Return the inputs that have a row for each sample."""
-    return [entry.name for entry in plan.inputs if all(each.pattern[:1] == ("N",) for each in entry.types)]
-
-
 def _count(counting: Counting, found: Sequence[Source], plan: Plan, *, shown: bool) -> bool:
     """Count the sources in a run, with progress; return False if Ctrl-C ended it."""
     from lossd.cli.counting import BLOCK_BYTES, blocks, read_ahead
     from lossd.cli.progress import progress, uninterrupted
 
-    by_row = _by_row(plan) if plan.loss is None or plan.loss.kind == "rows" else []
+    inputs = by_row(plan) if plan.loss is None or plan.loss.kind == "rows" else []
     try:
         with progress(sum(source.nbytes for source in found), shown=shown) as advance:
-            for block in read_ahead(blocks(found, by_row, block_bytes=BLOCK_BYTES)):
+            for block in read_ahead(blocks(found, inputs, block_bytes=BLOCK_BYTES)):
                 with uninterrupted():
                     counting.add(block)
                 advance(block.nbytes, counting.text, f"{len(counting.bad)} bad" * bool(counting.bad))
     except KeyboardInterrupt:
         return False
     return True
-
-
-def _refuse(bad: Sequence[tuple[str, Problem]], total: int) -> int:
-    """Say on standard error why there is no score; return the exit status."""
-    for line in _left_out(bad):
-        click.echo(line, err=True)
-    remedy = "; mend them, or leave them out with --skip-bad" if len(bad) < total else ""
-    click.echo(f"no score: {len(bad)} of {total} files are bad{remedy}", err=True)
-    return REFUSED
-
-
-def _left_out(bad: Sequence[tuple[str, Problem]]) -> list[str]:
-    lines = [f"{name}: {problem.title}: {problem}" for name, problem in bad[:MAX_NAMES]]
-    return [*lines, f"... and {len(bad) - MAX_NAMES} more"] if len(bad) > MAX_NAMES else lines
 
 
 def _document(
@@ -256,21 +279,6 @@ def _document(
         "interrupted": interrupted,
     }
     return {**result, "metrics": shown, "files": files}
-
-
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write the score: JSON, or a row of the numbers that fit into a cell."""
-    from lossd.cli.results import figures, text
-
-    if path.suffix == ".json":
-        path.write_text(text(document) + "\n")
-        return
-    row = {"files": document["files"]["counted"], "rows": document["counted"]["rows"], "targets": document["targets"]}
-    row |= dict(figures(document.get("loss"), document["metrics"]))
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, row)
-        table.writeheader()
-        table.writerow(row)
 
 
 COMMANDS = (score,)

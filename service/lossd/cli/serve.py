@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -20,7 +20,7 @@ from lossd.cli.options import option_name
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["ALLOCATOR", "COMMANDS"]
+__all__ = ["ALLOCATOR", "COMMANDS", "read_settings"]
 
 log = logging.getLogger("lossd.cli")
 
@@ -79,7 +79,7 @@ def _serve(given: dict[str, Any]) -> int:
     from lossd.fronts import FrontConfig
     from lossd.fronts.port import listen, take
 
-    settings, links = _settings(given)
+    settings, links = read_settings(given)
     if not FrontConfig.in_environment():
         check_needs(settings)
         sockets = take(settings.host, settings.port, shared=settings.fronts > 1)
@@ -111,8 +111,12 @@ def _serve(given: dict[str, Any]) -> int:
     return 0
 
 
-def _settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
-    """Return the settings, and variables of Kubernetes that look like settings."""
+def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """Return the settings of the environment and of a command, and variables of Kubernetes that look like settings.
+
+    Raises:
+        StartError: A setting is invalid, or a variable is unknown.
+    """
     from pydantic import ValidationError
 
     from lossd.configuration.preflight import StartError, check_variables

@@ -26,10 +26,17 @@ __all__ = ["InlineEngine"]
 
 
 class InlineEngine(Engine):
-    """Evaluates batches in this process, one at a time."""
+    """Evaluates batches in this process, one at a time.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: The sizes and limits.
+        lazy: Whether to load torch with the first request, not at the start.
+    """
+
+    def __init__(self, settings: Settings, *, lazy: bool = False) -> None:
         super().__init__(settings)
+        self._lazy = lazy
+        self._loading: asyncio.Future[str | None] | None = None
         self._running = False
         self._executor: ThreadPoolExecutor | None = None
         self._loaded = False
@@ -39,6 +46,11 @@ class InlineEngine(Engine):
         """Begin to load torch in the thread that will evaluate."""
         await super().start()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="lossd-inline")
+        if not self._lazy:
+            self._begin_loading()
+
+    def _begin_loading(self) -> None:
+        assert self._executor is not None
         self._loading = self.loop.run_in_executor(self._executor, _load, self.settings, self._passes)
         self._loading.add_done_callback(self._was_loaded)
 
@@ -71,6 +83,8 @@ class InlineEngine(Engine):
 
     def dispatch(self) -> None:
         """Evaluate the next batch, unless one is being evaluated."""
+        if self._loading is None:
+            self._begin_loading()
         if self._loaded and not self._running and (batch := self._next_batch()) is not None:
             self._running = True
             assert self._executor is not None

@@ -1,0 +1,151 @@
+"""``lossd runs``: the runs that a service, or this user's store, keeps."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import lossd.cli.known as known
+from lossd.cli.help import Group
+from lossd.cli.options import Address
+
+if TYPE_CHECKING:
+    from lossd_client import RunResult
+
+__all__ = ["COMMANDS"]
+
+LIST = """
+lossd runs
+lossd runs --dataset imagenet-val@2 --sort -f1.macro
+lossd runs show resnet50-v3
+lossd runs --url https://loss.example --json
+"""
+SHOW = """
+lossd runs show resnet50-v3
+lossd runs show resnet50-v3 --metrics f1,accuracy --json
+"""
+SEAL = """
+lossd runs seal resnet50-v3 --rows 50000
+"""
+DELETE = """
+lossd runs delete resnet50-v3 --yes
+"""
+
+URL = click.option(
+    "--url",
+    type=Address(),
+    help="The service that keeps the runs, with the key in LOSSD_API_KEY if it is set. [default: this user's store]",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+@click.group(cls=Group, invoke_without_command=True, examples=LIST)
+@URL
+@click.option("--dataset", metavar="NAME", help="Only runs on this data set, as name@version or name.")
+@click.option("--task", metavar="NAME", shell_complete=known.tasks, help="Only runs of this task.")
+@click.option("--status", type=click.Choice(["open", "sealed"]), help="Only runs of this status.")
+@click.option("--tag", metavar="NAME=VALUE", help="Only runs with this tag.")
+@click.option("--sort", metavar="METRIC", help="Order by a metric, such as f1.macro; -f1.macro for the highest first.")
+@AS_JSON
+@click.pass_context
+def runs(ctx: click.Context, /, url: str | None, as_json: bool, **filters: Any) -> None:
+    """List the runs: the scores that lossd score --run and clients have counted, the latest first.
+
+    Exit status: 0 done, 1 a request was refused, 2 wrong usage, 3 no answer from the service.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from lossd.cli.local_service import connected
+
+    with connected(url) as client:
+        found = client.runs(**filters)
+    if as_json:
+        click.echo(json.dumps({"runs": found}))
+        return
+    import lossd.cli.report as report
+
+    report.console().print(report.runs(found))
+
+
+@runs.command(examples=SHOW)
+@click.argument("name")
+@URL
+@click.option("--metrics", metavar="NAMES", shell_complete=known.metrics, help="Only these metrics, comma-separated.")
+@click.option("--owner", metavar="NAME", help="The owner of a public run.")
+@AS_JSON
+@click.pass_context
+def show(ctx: click.Context, name: str, url: str | None, metrics: str | None, owner: str | None, as_json: bool) -> None:
+    """Show the run NAME: its score so far, or its final score."""
+    with _client(ctx, url) as client:
+        result = client.run(name, owner=owner).result(metrics)
+    _report(result, as_json=as_json)
+
+
+@runs.command(examples=SEAL)
+@click.argument("name")
+@URL
+@click.option(
+    "--rows", type=click.IntRange(0), help="The number of rows of the data set, to check that none is missing."
+)
+@AS_JSON
+@click.pass_context
+def seal(ctx: click.Context, name: str, url: str | None, rows: int | None, as_json: bool) -> None:
+    """Seal the run NAME: check that it is complete, and freeze its score.
+
+    A run that is sealed counts nothing more. If rows are missing, the run stays open and the exit status is 1.
+    """
+    with _client(ctx, url) as client:
+        result = client.run(name).seal(rows)
+    _report(result, as_json=as_json)
+
+
+@runs.command(examples=DELETE)
+@click.argument("name")
+@URL
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def delete(ctx: click.Context, name: str, url: str | None, yes: bool) -> None:
+    """Delete the run NAME with all that it has counted.
+
+    On a terminal the command asks first; elsewhere it needs --yes.
+    """
+    with _client(ctx, url) as client:
+        run = client.run(name)
+        if not yes:
+            if not _asks():
+                raise click.UsageError("there is no terminal to ask; delete with --yes")
+            counted = run.document.counted
+            click.confirm(f"delete {name}, with {counted.rows:,} rows in {counted.batches:,} batches?", abort=True)
+        run.delete()
+    click.echo(f"{name} is deleted", err=True)
+
+
+def _asks() -> bool:
+    """Return whether somebody can answer a question."""
+    return sys.stdin.isatty()
+
+
+def _client(ctx: click.Context, url: str | None) -> Any:
+    """Return the context of a client; the address may stand before the subcommand too."""
+    from lossd.cli.local_service import connected
+
+    assert ctx.parent is not None
+    return connected(url or ctx.parent.params["url"])
+
+
+def _report(result: RunResult, *, as_json: bool) -> None:
+    import lossd.cli.report as report
+    from lossd.cli.results import run_document, text
+
+    if as_json:
+        click.echo(text(result.document))
+        return
+    document = result.document
+    title = document.loss.name if document.get("loss") else document.task
+    report.console().print(report.score(run_document(result), title=title))
+
+
+COMMANDS = (runs,)
