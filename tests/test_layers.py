@@ -51,7 +51,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.fronts": {"lossd.configuration", "lossd.engine", "lossd.logs", "lossd.recorder", "lossd_client"},
     "lossd.api": {
         "lossd.caches", "lossd.configuration", "lossd.engine", "lossd.fronts", "lossd.job", "lossd.logs",
-        "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
+        "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd.runs",
+        "lossd_client",
     },
     "lossd.cli": {
         "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.engine", "lossd.fronts", "lossd.losses",

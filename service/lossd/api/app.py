@@ -37,6 +37,8 @@ from lossd.api.observability.telemetry import Telemetry
 from lossd.api.openapi import document as openapi_document
 from lossd.api.origins import Origins
 from lossd.api.prefix import Prefix
+from lossd.api.runs.entrance import Entrance, NoRuns
+from lossd.api.runs.names import RUNS
 from lossd.configuration.preflight import check_variables
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
@@ -64,6 +66,7 @@ class Service(FastAPI):
         evaluate: ``POST /v1/evaluate``, as plain ASGI.
         inference: ``/v2``, as plain ASGI.
         documents: The paths of ``/v2`` that are no inference, with a log.
+        runs: ``/v1/runs``, as plain ASGI.
         pages: FastAPI's routes, with a log and headers for browsers.
         entrance: The outermost application: checks of the origin and of keys, then :meth:`answer`.
         access: The check of keys; None if the service has no keys.
@@ -73,6 +76,7 @@ class Service(FastAPI):
     inference: Inference
     documents: ASGIApp
     pages: ASGIApp
+    runs: ASGIApp
     entrance: ASGIApp
     access: Access | None = None
 
@@ -88,6 +92,8 @@ class Service(FastAPI):
                 return self.evaluate(scope, receive, send)
             if path.startswith(f"{PREFIX}/") and path.endswith("/infer"):
                 return self.inference(scope, receive, send)
+            if path.startswith(RUNS):
+                return self.runs(scope, receive, send)
             if path == PREFIX or path.startswith(f"{PREFIX}/"):
                 return self.documents(scope, receive, send)
         return self.pages(scope, receive, send)
@@ -162,6 +168,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
     app.documents = PageLog(AnswerHead(app.inference), access_log)
+    app.runs = (
+        PageLog(NoRuns(settings, engine, telemetry, fair_share), access_log)
+        if recorder is None
+        else Entrance(settings, engine, telemetry, fair_share, recorder, access_log)
+    )
     app.pages = PageLog(AnswerHead(PageHeaders(CompressedPages(app.framework, MIN_BYTES))), access_log)
     app.include_router(catalogue_router())
     app.include_router(curves_router(engine, settings))
@@ -195,10 +206,11 @@ def _cors(app: ASGIApp, origins: str) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins.split(","),
-        allow_methods=("GET", "HEAD", "POST"),
+        allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
         allow_headers=(
             "Authorization",
             "Content-Encoding",
+            "If-None-Match",
             "Inference-Header-Content-Length",
             "traceparent",
             "tracestate",
@@ -206,7 +218,14 @@ def _cors(app: ASGIApp, origins: str) -> ASGIApp:
             "X-Request-ID",
             "X-Request-Timeout-Ms",
         ),
-        expose_headers=("Inference-Header-Content-Length", "Retry-After", "Server-Timing", "X-Request-ID"),
+        expose_headers=(
+            "ETag",
+            "Inference-Header-Content-Length",
+            "Location",
+            "Retry-After",
+            "Server-Timing",
+            "X-Request-ID",
+        ),
     )
 
 

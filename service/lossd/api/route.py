@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from lossd.api.http.asgi import DisconnectedError, cancel_on_disconnect
 from lossd.api.http.fairness import FairShare
@@ -44,7 +42,7 @@ class Route(ABC):
         self.telemetry = telemetry
         self.fair_share = fair_share
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes a refusal."""
         request = HttpRequest(scope, receive, self.settings)
         try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError, new_request_id, request_id
 from lossd.api.http.body_buffer import BodyBuffer
@@ -91,9 +90,7 @@ class HttpRequest:
         "whole",
     )
 
-    def __init__(
-        self, scope: Mapping[str, Any], receive: Receive, settings: Settings, *, unread: bool | None = None
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, settings: Settings, *, unread: bool | None = None) -> None:
         self.begin = time.monotonic()
         self.client: str = scope.get(CLIENT, "")
         self.receive = receive

@@ -290,9 +290,10 @@ class Telemetry(Collector):
 
     def _of_runs(self) -> Iterator[Metric]:
         """Yield what happened to runs and their batches."""
-        runs = {(event,): self.runs[event] for event in ("created", "sealed", "deleted")}
+        runs: dict[tuple[str, ...], int] = {(event,): self.runs[event] for event in ("created", "sealed", "deleted")}
         yield _by("lossd_runs", "Runs created, sealed and deleted.", ("event",), runs)
-        batches = {(outcome,): self.batches[outcome] for outcome in ("counted", "again", "refused", "unknown")}
+        outcomes = ("counted", "again", "refused", "unknown")
+        batches: dict[tuple[str, ...], int] = {(outcome,): self.batches[outcome] for outcome in outcomes}
         text = "Batches of runs: counted, counted before, refused, or not known to be counted."
         yield _by("lossd_run_batches", text, ("outcome",), batches)
         waits = HistogramMetricFamily("lossd_recorder_seconds", "Time until the recorder answered.")

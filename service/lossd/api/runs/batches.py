@@ -1,0 +1,245 @@
+"""``PUT /v1/runs/{run}/batches/{batch}``: counts a batch of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Send
+
+from lossd import __version__
+from lossd.api.evaluation_route import server_timing
+from lossd.api.http.asgi import BATCH, RUN
+from lossd.api.http.request import HttpRequest
+from lossd.api.http.sending import send_answer
+from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, small_document
+from lossd.api.runs.definitions import Definition, Definitions
+from lossd.api.runs.names import NoQuery, checked_name, query, segments
+from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
+from lossd.job import Job
+from lossd.request.options import validated
+from lossd.request.plan import Layout
+from lossd.runs.counting import SAMPLE_ID, counting_job
+from lossd_client.errors import InvalidRequest, NotEvaluable, TooLarge, Unavailable, UnknownRun
+from lossd_client.wire import json, safetensors
+
+if TYPE_CHECKING:
+    from lossd.api.http.fairness import FairShare
+    from lossd.api.observability.telemetry import Telemetry
+    from lossd.configuration.settings import Settings
+    from lossd.engine import Engine
+    from lossd.recorder.client import Recorder
+
+__all__ = ["BatchFields", "Batches"]
+
+ATTEMPTS = 3
+AGAIN_S = 1.0
+
+
+class BatchFields(BaseModel):
+    """The fields of a batch beside its tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    first: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="The position of the batch's first row in the data set; for runs of identity position."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """Makes the job that counts a batch of a run."""
+
+    definition: Definition
+    first: int | None
+
+    def kinds(self, name: str) -> frozenset[str]:
+        """Return the kinds of dtype that an input may have."""
+        return frozenset(("integer",)) if name == SAMPLE_ID else self.definition.document.plan.kinds(name)
+
+    def job(self, layout: Layout) -> Job:
+        """Return the job for tensors of these dtypes and shapes.
+
+        Raises:
+            Problem: A tensor does not fit, or the rows are not identified as the run's definition says.
+        """
+        document = self.definition.document
+        return counting_job(document.plan, document.definition, layout, first=self.first)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch whose body is still to be read.
+
+    Attributes:
+        run: The run's name.
+        name: The batch's name.
+        definition: The run's definition.
+        current: Whether the definition was looked up for this request, and not cached before.
+    """
+
+    run: str
+    name: str
+    definition: Definition
+    current: bool
+
+
+class Batches(TensorRoute[Batch]):
+    """The route that counts batches.
+
+    Args:
+        settings: The limits.
+        engine: Evaluates batches.
+        telemetry: Counts requests.
+        fair_share: Decides whose request is read next.
+        recorder: Counts what batches contribute.
+        definitions: The definitions of the runs.
+    """
+
+    fields = "first and inputs"
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        telemetry: Telemetry,
+        fair_share: FairShare,
+        recorder: Recorder,
+        definitions: Definitions,
+    ) -> None:
+        super().__init__(settings, engine, telemetry, fair_share)
+        self.recorder = recorder
+        self.definitions = definitions
+
+    async def _serve(self, request: HttpRequest, send: Send) -> None:
+        run, _, name = segments(request.scope["path"])
+        request.scope[RUN], request.scope[BATCH] = checked_name(run, "run"), checked_name(name, "batch")
+        if request.query:
+            query(request.query, NoQuery)
+        format_in = self._read_headers(request)
+        if request.client:
+            await self.fair_share.acquire(request)
+        cached = self.definitions.cached(request.client, run)
+        definition = cached or await self.definitions.look_up(request.client, run, request.deadline)
+        batch = Batch(run, name, definition, current=cached is None)
+        try:
+            await self._count(request, format_in, batch, send)
+        except (NotEvaluable, TooLarge):
+            if not batch.current:
+                await self._check_current(request, batch)
+            raise
+
+    async def _check_current(self, request: HttpRequest, batch: Batch) -> None:
+        """Check that a refused batch was judged by the run's present definition.
+
+        Raises:
+            Unavailable: The run was deleted and created again; the batch may fit its new definition.
+        """
+        now = await self.definitions.look_up(request.client, batch.run, request.deadline)
+        if now.digest != batch.definition.digest:
+            raise _replaced()
+
+    # Request
+
+    def _maker(self, text: bytes, request: HttpRequest, context: Batch) -> Counting:
+        if len(text) > MAX_REQUEST_BYTES:
+            raise TooLarge(f"the batch has {len(text)} bytes beside its tensors; at most {MAX_REQUEST_BYTES} are read")
+        document = small_document(text, "the batch")
+        if not isinstance(document, dict):
+            raise InvalidRequest('the request in the safetensors metadata must be a JSON object, such as {"first": 0}')
+        fields = validated(BatchFields, document, "", _elsewhere)
+        return Counting(context.definition, fields.first)
+
+    def _header(self, text: bytes, request: HttpRequest, context: Batch) -> CheckedHeader:
+        header = safetensors.read_header(text)
+        return CheckedHeader.of(header, self._maker(header.metadata.get("request", "{}").encode(), request, context))
+
+    def _accept(self, job: Job, context: Batch, forms: Mapping[str, json.Form]) -> None:
+        """Accept every job: the answer is short."""
+
+    # Answer
+
+    async def _count(self, request: HttpRequest, format_in: str, batch: Batch, send: Send) -> None:
+        """Evaluate a batch, have it counted, and answer."""
+        read = self._read_json if format_in == "json" else self._read_safetensors
+        future = await read(request, batch)
+        parsed = time.monotonic()
+        result = await self._result(request, future)
+        result.release()  # the report is no tensor
+        evaluated = time.monotonic()
+        held = len(result.text) if len(result.text) > INLINE_BYTES else 0
+        self.engine.budget.add(request.client, held)
+        try:
+            outcome = await self._recorded(request, batch, result.text)
+        finally:
+            self.engine.budget.add(request.client, -held)
+        recorded = time.monotonic()
+        created = outcome.pop("created")
+        body = json.dumps(outcome)
+        stages = (parsed - request.begin, *result.timings, recorded - evaluated)
+        status = 201 if created else 200
+        headers = [
+            (b"content-type", JSON),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request.request_id.encode("latin-1")),
+            (b"server-timing", server_timing(stages, result.batch_requests).replace(b"encode", b"record")),
+        ]
+        await send_answer(send, status, headers, body)
+        self.telemetry.batches["counted" if created else "again"] += 1
+        durations = (*stages, time.monotonic() - request.begin)
+        self.telemetry.answered(request, result, durations, len(body), status)
+
+    async def _recorded(self, request: HttpRequest, batch: Batch, report: bytes) -> dict[str, Any]:
+        """Return the recorder's answer to a batch's report: it is committed.
+
+        Raises:
+            Unavailable: The run was deleted and created with another definition.
+            Problem: The batch is not counted, or nothing is known.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                outcome, _ = await self.telemetry.recording(
+                    self.recorder.ask(
+                        "count",
+                        request.deadline,
+                        report,
+                        run=batch.definition.run,
+                        name=batch.name,
+                        device=self._device,
+                        build=__version__,
+                    )
+                )
+            except UnknownRun:  # it was deleted; there may be another of that name
+                now = await self.definitions.look_up(request.client, batch.run, request.deadline)
+                if now.digest != batch.definition.digest:
+                    raise _replaced() from None
+                batch.definition = now
+            else:
+                return dict(outcome)
+        raise _replaced()
+
+    @property
+    def _device(self) -> str:
+        """The kinds of the devices that evaluate batches."""
+        return "+".join(sorted({vitals.device.partition(":")[0] for vitals in self.engine.vitals}))
+
+    def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
+        self.telemetry.batches["refused" if status is not None and status < 500 else "unknown"] += 1
+        super()._refused(request, outcome, status)
+
+
+def _replaced() -> Unavailable:
+    return Unavailable(
+        "the run was deleted and created with another definition while this batch was counted; send the batch again",
+        retry_after_s=AGAIN_S,
+    )
+
+
+def _elsewhere(name: str) -> str:
+    """Return where a field that is no batch's belongs."""
+    if name in ("loss", "task", "metrics", "identity", "dataset"):
+        return "it is a part of the run's definition: PUT the definition to the run"
+    return "it is an input: put it into inputs, as a tensor" if name == SAMPLE_ID else ""

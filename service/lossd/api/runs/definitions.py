@@ -1,0 +1,89 @@
+"""The definitions of the runs that batches arrive for, cached in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lossd.caches import Cache
+from lossd.runs.definition import RunDocument
+from lossd_client.errors import DefinitionChanged, Problem, RunSealed
+from lossd_client.wire.quoting import quoted
+
+if TYPE_CHECKING:
+    from lossd.recorder.client import Recorder
+
+__all__ = ["Definition", "Definitions", "current_document"]
+
+CACHED_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a batch of a run is evaluated by.
+
+    Attributes:
+        run: The run's id.
+        digest: The definition's digest.
+        document: The checked definition.
+    """
+
+    run: str
+    digest: str
+    document: RunDocument
+
+
+class Definitions:
+    """The definitions of runs, by owner and name. The most recently used are cached.
+
+    Args:
+        recorder: Knows all runs.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._cache: Cache[tuple[str, str], Definition] = Cache("run_definitions", CACHED_BYTES)
+
+    def cached(self, owner: str, name: str) -> Definition | None:
+        """Return the cached definition of a run; None without one."""
+        return self._cache.get((owner, name))
+
+    def forget(self, owner: str, name: str) -> None:
+        """Drop the cached definition of a deleted run."""
+        self._cache.drop((owner, name))
+
+    async def look_up(self, owner: str, name: str, deadline: float) -> Definition:
+        """Return the definition of an owner's run as it is now, and cache it.
+
+        Raises:
+            UnknownRun: The owner has no run of that name.
+            DefinitionChanged: This version of lossd defines a metric of the run differently.
+            RunSealed: The same, of a sealed run.
+        """
+        record, _ = await self._recorder.ask("find", deadline, owner=owner, name=name, owner_of_run=owner)
+        document = current_document(record)
+        found = Definition(record["id"], record["digest"], document)
+        self._cache.put((owner, name), found, 4096 + 16 * len(str(record["document"])))
+        return found
+
+
+def current_document(record: Mapping[str, Any]) -> RunDocument:
+    """Return the checked definition in a run's record.
+
+    Raises:
+        RunSealed, DefinitionChanged: This version of lossd defines a metric of the run differently.
+    """
+    try:
+        document = RunDocument.parse(record["document"])
+    except Problem:  # it was accepted by another version
+        document = None
+    if document is not None and document.digest == record["digest"]:
+        return document
+    name = quoted(record["name"])
+    if record["status"] == "sealed":
+        raise RunSealed(f"the run {name} is sealed; it counts nothing more")
+    raise DefinitionChanged(
+        f"the definition of a metric of the run {name} has changed since the run was created by another version of "
+        "lossd; the run counts nothing more; create another run and send the batches again"
+    )

@@ -1,0 +1,1 @@
+"""The part of the OpenAPI document about runs."""

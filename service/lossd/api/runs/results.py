@@ -1,0 +1,82 @@
+"""Results of open runs: the engine computes them from the merged state, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lossd.api.http.texts import in_thread
+from lossd.api.runs.definitions import current_document
+from lossd.caches import Cache
+from lossd.runs.counting import result_job
+from lossd_client.wire import json
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lossd.api.http.request import HttpRequest
+    from lossd.api.observability.telemetry import Telemetry
+    from lossd.engine import Engine, Result
+    from lossd.recorder.client import Recorder
+    from lossd.runs.definition import RunDocument
+
+__all__ = ["Results"]
+
+CACHED_BYTES = 64 << 20
+"""A result of a 32nd of it is not cached."""
+
+
+class Results:
+    """The results of open runs, by run and revision. The most recently used are cached.
+
+    Args:
+        recorder: Merges states.
+        engine: Computes results of them.
+        telemetry: Measures the recorder.
+    """
+
+    def __init__(self, recorder: Recorder, engine: Engine, telemetry: Telemetry) -> None:
+        self._recorder = recorder
+        self._telemetry = telemetry
+        self._engine = engine
+        self._cache: Cache[tuple[str, int], bytes] = Cache("run_results", CACHED_BYTES)
+
+    async def of_run(
+        self, request: HttpRequest, record: Mapping[str, Any], wait: Callable[..., Awaitable[Result]]
+    ) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+        """Return a run's present record, and its result: the final one of a sealed run; None if it counted nothing.
+
+        Args:
+            request: The request.
+            record: The run's record, which may be a little older.
+            wait: Waits for the engine's result, as :meth:`lossd.api.route.Route._result`.
+
+        Raises:
+            DefinitionChanged: Another version of lossd counted it by other definitions.
+            Problem: The state cannot be read or evaluated now.
+        """
+        if record["status"] == "sealed":
+            return record, record["result"]
+        if not record["batches"]:
+            return record, None
+        text = self._cache.get((record["id"], record["revision"]))
+        if text is None:
+            asking = self._recorder.ask("merged", request.deadline, run=record["id"])
+            record, state = await self._telemetry.recording(asking)
+            if record["status"] == "sealed":
+                return record, record["result"]
+            text = await self._evaluated(request, current_document(record), state, wait)
+            self._cache.put((record["id"], record["revision"]), text, 1024 + len(text))
+        return record, await in_thread(len(text), lambda: json.loads(text))
+
+    async def _evaluated(
+        self, request: HttpRequest, document: RunDocument, state: bytes, wait: Callable[..., Awaitable[Result]]
+    ) -> bytes:
+        job = result_job(state, document.plan, document.definition)
+        request.identify(job.recipe.model, job)
+        future = self._engine.submit(job, {"state": memoryview(state)}, request.deadline, request.client)
+        result = await wait(request, future)
+        try:
+            return bytes(result.text)
+        finally:
+            result.release()
