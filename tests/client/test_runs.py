@@ -294,7 +294,7 @@ def test_other_data_under_a_name_are_refused(on_run: Runs, fake: FakeRuns) -> No
         on_run("score", loader())
 
 
-def test_a_refused_batch_stops_the_scoring(on_run: Runs, fake: FakeRuns) -> None:
+def test_a_refused_batch_stops_the_scoring(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
     """Those in flight end and count; no more than they are drawn."""
     drawn = []
 
@@ -303,7 +303,15 @@ def test_a_refused_batch_stops_the_scoring(on_run: Runs, fake: FakeRuns) -> None
             drawn.append(index)
             yield np.full(2, float(index)), np.ones(2, np.int64)
 
-    fake.refuse = lambda n, asked: problem(422, "shape-mismatch", "wrong") if n == name(5) else None
+    def refused(n: str, asked: Asked) -> Reply | None:
+        return problem(422, "shape-mismatch", "wrong") if n == name(5) else None
+
+    def late(asked: Asked) -> Reply:
+        if asked.path > f"/v1/runs/r/batches/{name(5)}":
+            time.sleep(0.3)
+        return fake.answer(asked)
+
+    fake.refuse, service.default = refused, late
     with pytest.raises(ShapeMismatch, match=r"^batch 00000005 \(index 5\): wrong") as caught:
         on_run("score", batches(), in_flight=3)
     assert caught.value.detail == "batch 00000005 (index 5): wrong"
