@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from lossd_client.exchange import Body
 from lossd_client.messages import Record, encoded, metric_options, subject, tensors_by_name
 from lossd_client.wire import json
 
-__all__ = ["Identity", "RunResult", "compose_batch", "compose_definition", "dataset_fields", "flattened", "row_ids"]
+__all__ = ["Identity", "RunResult", "compose_batch", "compose_definition", "dataset_fields", "flat", "row_ids"]
 
 Identity = Literal["position", "id", "batch"]
 
@@ -50,14 +51,9 @@ class RunResult:
     warnings: list[Record]
     document: Record
 
-    def flat(self) -> dict[str, float]:
-        """Return the loss and all numbers of the metrics by one name each, as MLflow's ``log_metrics`` takes them.
-
-        Averages follow a point: ``f1.macro``. ``_at_`` stands for ``@``, which MLflow refuses in a name. Undefined
-        metrics and lists, such as confusion matrices and values per class, are left out.
-        """
-        loss = {} if self.loss is None else {"loss": self.loss}
-        return {name.replace("@", "_at_"): float(value) for name, value in flattened({**loss, **self.metrics})}
+    def flat(self, *, lists: bool = False) -> dict[str, float]:
+        """Return the loss and the metrics as numbers by name, for a tracker of experiments; see :func:`flat`."""
+        return flat(self.loss, self.metrics, lists=lists)
 
     def __repr__(self) -> str:
         shown = [f"run={self.run!r}", *(["provisional=True"] if self.provisional else [])]
@@ -84,13 +80,33 @@ class RunResult:
         )
 
 
-def flattened(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
-    """Yield the numbers in nested objects, each with its path, joined by points."""
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            yield from flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{name}", value
+def flat(loss: Any, metrics: Mapping[str, Any], *, lists: bool = False) -> dict[str, float]:
+    """Return the finite numbers of a result by name: ``{"loss": 0.3, "accuracy": 0.9, "f1.macro": 0.8}``.
+
+    The names are those that ``mlflow.log_metrics`` accepts: ``recall@1`` becomes ``recall_at_1``. Undefined, infinite
+    and NaN values are left out.
+
+    Args:
+        loss: The loss; None or text for none.
+        metrics: The metrics, in the form of an evaluation.
+        lists: Whether lists of numbers are included, one name for each entry: ``f1.per_class.3``.
+    """
+    found = {} if loss is None else dict(_numbers("loss", loss, lists))
+    for name, value in metrics.items():
+        if name not in ("task", "undefined"):
+            found.update(_numbers(name, value, lists))
+    return found
+
+
+def _numbers(name: str, value: Any, lists: bool) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _numbers(f"{name}.{key}", entry, lists)
+    elif isinstance(value, list | tuple):
+        for position, entry in enumerate(value if lists else ()):
+            yield from _numbers(f"{name}.{position}", entry, lists)
+    elif isinstance(value, int | float) and math.isfinite(value):
+        yield "".join(c if c.isalnum() or c in "._-/ :" else "_" for c in name.replace("@", "_at_")), float(value)
 
 
 def compose_definition(

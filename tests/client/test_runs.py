@@ -417,7 +417,7 @@ def test_a_result(on_run: Runs, fake: FakeRuns) -> None:
     assert (result.loss, result.metrics.f1.macro, result.metrics.log_loss) == (0.5, 0.25, math.inf)
     assert (result.counted.rows, result.missing) == (sum(ROWS), [[1, 2]])
     assert (result.targets, result.digest, result.signature) == ("t1:cd", "s1:ab", "lossd 1|binary")
-    assert result.flat() == {"loss": 0.5, "accuracy": 0.5, "f1.macro": 0.25, "log_loss": math.inf}
+    assert result.flat() == {"loss": 0.5, "accuracy": 0.5, "f1.macro": 0.25}
     assert "provisional=True" in repr(result)
     sealed = on_run("seal", sum(ROWS))
     assert not sealed.provisional
@@ -440,9 +440,10 @@ def test_flat_names_suit_mlflow() -> None:
     """MLflow takes letters, digits, and _ - . / and space in the names of metrics."""
     from lossd_client.run_messages import RunResult
 
-    metrics = {"task": "x", "recall@1": 1, "nested": {"a": {"b": 2.0}}, "none": None, "list": [1.0], "flag": True}
+    metrics = {"task": "x", "recall@1": 1, "nested": {"a": {"b": 2.0}}, "none": None, "list": [1.0], "nan": "NaN"}
     result = RunResult.of({"run": "r", "status": "open", "result": {"metrics": metrics}})
     assert result.flat() == {"recall_at_1": 1.0, "nested.a.b": 2.0}
+    assert result.flat(lists=True) == {"recall_at_1": 1.0, "nested.a.b": 2.0, "list.0": 1.0}
 
 
 def test_lists_are_read_to_their_end(fake: FakeRuns, service: FakeService) -> None:

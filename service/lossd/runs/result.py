@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from lossd_client.messages import Record
+from lossd_client.run_messages import flat
 from lossd_client.wire import json
 
-__all__ = ["RunResult", "flat"]
+__all__ = ["RunResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,34 +52,5 @@ class RunResult:
         return cast("dict[str, Any]", json.finite(document))
 
     def flat(self, *, lists: bool = False) -> dict[str, float]:
-        """Return the loss and the metrics as numbers by name, for a tracker of experiments; see :func:`flat`."""
+        """Return the loss and the metrics as numbers by name; see :func:`lossd_client.run_messages.flat`."""
         return flat(self.loss, self.metrics, lists=lists)
-
-
-def flat(loss: Any, metrics: Mapping[str, Any], *, lists: bool = False) -> dict[str, float]:
-    """Return the finite numbers of a result by name: ``{"loss": 0.3, "accuracy": 0.9, "f1.macro": 0.8}``.
-
-    The names are those that ``mlflow.log_metrics`` accepts, with any other character replaced by ``_``:
-    ``recall@1`` becomes ``recall_1``. Undefined, infinite and NaN values are left out.
-
-    Args:
-        loss: The loss; None or text for none.
-        metrics: The metrics, in the form of an evaluation.
-        lists: Whether lists of numbers are included, one name for each entry: ``f1.per_class.3``.
-    """
-    found = {} if loss is None else dict(_numbers("loss", loss, lists))
-    for name, value in metrics.items():
-        if name not in ("task", "undefined"):
-            found.update(_numbers(name, value, lists))
-    return found
-
-
-def _numbers(name: str, value: Any, lists: bool) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _numbers(f"{name}.{key}", entry, lists)
-    elif isinstance(value, list | tuple):
-        for position, entry in enumerate(value if lists else ()):
-            yield from _numbers(f"{name}.{position}", entry, lists)
-    elif isinstance(value, int | float) and math.isfinite(value):
-        yield "".join(c if c.isalnum() or c in "._-/ :" else "_" for c in name), float(value)

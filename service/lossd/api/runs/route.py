@@ -23,7 +23,6 @@ from lossd.api.runs.results import Results
 from lossd.api.tensor_route import JSON
 from lossd.request.options import validated
 from lossd.runs.definition import RunDocument
-from lossd.runs.result import flat
 from lossd_client.errors import (
     Conflict,
     Fault,
@@ -35,6 +34,7 @@ from lossd_client.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from lossd_client.run_messages import flat
 from lossd_client.wire import json
 from lossd_client.wire.quoting import quoted
 
