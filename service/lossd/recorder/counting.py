@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from lossd.recorder import faults, folding
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
-from lossd.runs import encoding, identity
+from lossd.runs import identity
 from lossd.runs.facts import Facts
 from lossd.runs.identity import Identity, Ids
 from lossd.runs.report import BatchReport
@@ -192,7 +192,7 @@ class Counter:
             known = _Known(identity.new(kind), None if common is None else json.loads(common), row["revision"])
             if kind != "batch":
                 for (stored,) in connection.execute(_STATES, {"which": row["id"]}):
-                    _, parts = encoding.decode(folding.unpacked(stored))
+                    _, parts = folding.described(stored)
                     known.identity.merge(cast("Any", identity.decode(parts["identity"])))
             self._known[row["id"]] = known
         self._known.move_to_end(row["id"])
@@ -206,9 +206,9 @@ class Counter:
         Raises:
             Problem: It is refused; nothing has changed.
         """
-        described, parts = encoding.decode(folding.unpacked(report.packed))
+        described, parts = folding.described(report.packed)
         common = _fitting(run.known, described)
-        rows = identity.decode(parts["identity"])
+        rows = _identity(parts)
         if rows.kind != run.known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
         stored = folding.packed(rows.encode()) if isinstance(rows, Ids) else None
@@ -338,6 +338,13 @@ def _read(report: bytes) -> BatchReport:
         return BatchReport.decode(report)
     except ValueError as error:
         raise InternalError(str(error)) from error
+
+
+def _identity(parts: Mapping[str, bytes]) -> Identity:
+    try:
+        return identity.decode(parts["identity"])
+    except (InvalidRequest, KeyError) as error:
+        raise InternalError("the worker's report of the batch names no rows") from error
 
 
 def _counted(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -9,12 +9,25 @@ their rows in a few, and a byte is rewritten as often as a logarithm of their nu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from lossd.runs import encoding
 from lossd.runs.state import RunState
+from lossd_client.errors import InternalError, InvalidRequest
 
-__all__ = ["PENDING", "PENDING_BYTES", "Covered", "is_due", "merged", "oldest_to_fold", "packed", "unpacked"]
+__all__ = [
+    "PENDING",
+    "PENDING_BYTES",
+    "Covered",
+    "described",
+    "is_due",
+    "merged",
+    "oldest_to_fold",
+    "packed",
+    "read",
+    "unpacked",
+]
 
 PENDING = 256
 PENDING_BYTES = 32 << 20
@@ -82,5 +95,36 @@ def packed(state: bytes) -> bytes:
 
 
 def unpacked(stored: bytes) -> bytes:
-    """Return the bytes of a state that :func:`packed` made."""
-    return zlib.decompress(stored)
+    """Return the bytes that :func:`packed` made.
+
+    Raises:
+        InternalError: They are damaged.
+    """
+    try:
+        return zlib.decompress(stored)
+    except zlib.error as error:
+        raise InternalError(f"the state of a batch is damaged: {error}") from error
+
+
+def described(stored: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
+    """Return the description and the parts of a stored state.
+
+    Raises:
+        InternalError: It is damaged.
+    """
+    try:
+        return encoding.decode(unpacked(stored))
+    except InvalidRequest as problem:
+        raise InternalError(problem.detail) from problem
+
+
+def read(stored: bytes) -> RunState:
+    """Return a stored state.
+
+    Raises:
+        InternalError: It is damaged.
+    """
+    try:
+        return RunState.decode(unpacked(stored))
+    except InvalidRequest as problem:
+        raise InternalError(problem.detail) from problem

@@ -96,7 +96,7 @@ def _states(connection: Connection, run: str, ordinal: int) -> Iterator[RunState
     """Yield the states of a run from an ordinal on."""
     query = sa.select(STATES.c.state).where(STATES.c.run == run, STATES.c.ordinal >= ordinal)
     for (stored,) in connection.execute(query.order_by(STATES.c.ordinal)):
-        yield RunState.decode(folding.unpacked(stored))
+        yield folding.read(stored)
 
 
 def _replace(connection: Connection, row: Mapping[str, Any], ordinal: int, data: bytes) -> None:
