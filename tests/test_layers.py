@@ -143,7 +143,7 @@ def test_web_frameworks_are_imported_by_the_api_alone(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_the_database_is_used_by_the_store_alone(module: str) -> None:
     top = {name.partition(".")[0] for name in imports(MODULES[module])}
-    store = ("counting", "database", "listing", "migrations", "schema", "states", "store")
+    store = ("copying", "counting", "database", "listing", "migrations", "schema", "states", "store")
     if not module.startswith(tuple(f"lossd.recorder.{name}" for name in store)):
         assert not top & {"alembic", "psycopg", "sqlalchemy", "sqlite3"}
 

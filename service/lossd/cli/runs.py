@@ -34,6 +34,10 @@ DELETE = """
 lossd runs delete resnet50-v3 --yes
 """
 
+COPY = """
+lossd runs copy ~/.local/share/lossd/runs.db postgresql://lossd@db.example/lossd
+"""
+
 URL = click.option(
     "--url",
     type=Address(),
@@ -121,6 +125,28 @@ def delete(ctx: click.Context, name: str, url: str | None, yes: bool) -> None:
             click.confirm(f"delete {name}, with {counted.rows:,} rows in {counted.batches:,} batches?", abort=True)
         run.delete()
     click.echo(f"{name} is deleted", err=True)
+
+
+@runs.command(examples=COPY)
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+def copy(source: str, target: str) -> None:
+    """Copy all runs from the database FROM to the database TO: files, or postgresql://user@host/database.
+
+    Stop the service that keeps the runs first. Runs that were copied before are left as they are.
+    """
+    from lossd.recorder.copying import copy as copied
+    from lossd.recorder.database import StoreError
+
+    new = before = 0
+    try:
+        for run in copied(source, target):
+            new, before = new + (not run.before), before + run.before
+            if not run.before:
+                click.echo(f"{run.name}, {run.batches:,} batches", err=True)
+    except StoreError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{new:,} runs copied" + f", {before:,} copied before" * bool(before), err=True)
 
 
 def _asks() -> bool:
