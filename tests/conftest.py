@@ -74,6 +74,14 @@ def _perceptual_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep runs in a folder of this process of tests, never among the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trust no certificate authority: httpx reads all authorities for each client, which takes 40 ms."""
     with pytest.MonkeyPatch.context() as patch:
