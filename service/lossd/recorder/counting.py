@@ -40,7 +40,7 @@ BATCH_BYTES = 256
 """What a batch takes beside its name, its ids and its state: about that much of the table and its indices."""
 
 LOOKED_UP = 500
-"""Names in one query: two parameters each, below the limit of every SQLite."""
+"""Names in one query, below the number of parameters that every SQLite takes."""
 
 IDENTITY_BYTES = 256 << 20
 """The memory of all identities, but for the one in use."""
@@ -141,7 +141,7 @@ class Counter:
             the rows to :meth:`committed` after the commit.
         """
         rows = lock(connection, {batch.run for batch in batches})
-        counted = _counted(connection, [(batch.run, batch.name) for batch in batches])
+        counted = _counted(connection, batches)
         used = {owner: self._used(connection, owner) for owner in {row["owner"] for row in rows.values()}}
         opened: dict[str, _Open] = {}
         outcomes: list[dict[str, Any] | Problem] = []
@@ -303,7 +303,7 @@ _LOCK = (
     .with_for_update()
 )
 _COUNTED = sa.select(*(BATCHES.c[name] for name in ("run", "name", "digest", "rows", "total_rows", "ordinal"))).where(
-    sa.tuple_(BATCHES.c.run, BATCHES.c.name).in_(sa.bindparam("names", expanding=True))
+    BATCHES.c.run == sa.bindparam("which"), BATCHES.c.name.in_(sa.bindparam("names", expanding=True))
 )
 _USED = sa.select(sa.func.coalesce(sa.func.sum(RUNS.c.bytes), 0)).where(
     RUNS.c.owner == sa.bindparam("whose"), RUNS.c.status != DELETED
@@ -347,13 +347,21 @@ def _identity(parts: Mapping[str, bytes]) -> Identity:
         raise InternalError("the worker's report of the batch names no rows") from error
 
 
-def _counted(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the rows of the batches that were counted before."""
+def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rows of the batches that were counted before.
+
+    There is a query for each run: SQLite reads the whole table for pairs of a run and a name.
+    """
+    wanted: dict[str, dict[str, None]] = {}
+    for batch in batches:
+        wanted.setdefault(batch.run, {})[batch.name] = None
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    wanted = list(dict.fromkeys(names))
-    for first in range(0, len(wanted), LOOKED_UP):
-        for row in connection.execute(_COUNTED, {"names": wanted[first : first + LOOKED_UP]}).mappings():
-            found[row["run"], row["name"]] = dict(row)
+    for run, names in wanted.items():
+        ordered = list(names)
+        for first in range(0, len(ordered), LOOKED_UP):
+            some = {"which": run, "names": ordered[first : first + LOOKED_UP]}
+            for row in connection.execute(_COUNTED, some).mappings():
+                found[run, row["name"]] = dict(row)
     return found
 
 

@@ -1,0 +1,69 @@
+"""Folding: few states, each byte rewritten seldom, and the same state in the end."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from lossd.recorder import folding
+from lossd.recorder.folding import Covered, is_due, merged, oldest_to_fold
+from lossd.runs.state import RunState
+from lossd_client.errors import InternalError
+from recorder.reports import state
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.5, 1.0])
+def test_a_run_has_few_states_and_rewrites_few_bytes(growth: float) -> None:
+    """States of 1000 bytes that grow with a power of their batches: 0 does not grow, 1 is never smaller together."""
+    states: list[Covered] = []
+    written = new = 0
+    batches = 20_000
+    for ordinal in range(batches):
+        states.append(Covered(ordinal, 1, 1000))
+        new += 1000
+        if is_due(sum(state.batches == 1 for state in states), 0):
+            start = oldest_to_fold(states)
+            covered = ordinal + 1 - start
+            states = [state for state in states if state.ordinal < start]
+            states.append(Covered(start, covered, int(1000 * covered**growth)))
+            written += states[-1].nbytes
+    assert sum(state.batches for state in states) == batches
+    folds = [state for state in states if state.batches > 1]
+    assert len(folds) <= 1 + math.log2(batches / folding.PENDING)
+    assert written <= new * (1 + math.log2(batches / folding.PENDING))
+
+
+def test_what_is_due() -> None:
+    assert is_due(256, 0)
+    assert not is_due(255, (32 << 20) - 1)
+    assert is_due(2, 32 << 20)
+    assert not is_due(1, 64 << 20), "one state is a fold already"
+
+
+def test_a_large_fold_stays_and_a_small_one_is_merged() -> None:
+    singles = [Covered(500 + k, 1, 10) for k in range(4)]
+    assert oldest_to_fold([Covered(0, 500, 80), *singles]) == 500
+    assert oldest_to_fold([Covered(0, 500, 79), *singles]) == 0
+    assert oldest_to_fold([Covered(0, 400, 10_000), Covered(400, 100, 70), *singles]) == 400
+
+
+@pytest.mark.parametrize("identity", ["position", "id"])
+def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(identity: str) -> None:
+    chance = random.Random(3)
+    for count in (1, 2, 3, 7, 33):
+        blocks = [tuple(range(3 * k, 3 * k + 3)) for k in range(count)]
+        chance.shuffle(blocks)
+        whole = merged(RunState.decode(state(identity, block)) for block in blocks)
+        assert whole.encode() == state(identity, tuple(range(3 * count)))
+    with pytest.raises(ValueError, match="no states"):
+        merged([])
+
+
+def test_damaged_bytes_are_an_internal_error() -> None:
+    stored = folding.packed(state("position", (0, 1)))
+    assert folding.read(stored).rows == 2
+    for damaged in (b"", stored[:-1], folding.packed(b"lossdrun"), folding.packed(state("position", (0, 1))[:-1])):
+        with pytest.raises(InternalError, match="damaged"):
+            folding.read(damaged)
