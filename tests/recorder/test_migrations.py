@@ -1,0 +1,86 @@
+"""Every schema that ever was opens, and the migrations make the tables that the code uses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hatchling.builders.wheel import WheelBuilder
+
+from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
+from lossd.recorder.store import Store
+from lossd_client.errors import BatchConflict, DuplicateRows, RunSealed
+from recorder.reports import batch, count_one, state
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = sorted((Path(__file__).parent / "schemas").glob("*.db"))
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", "lossd.recorder:migrations")
+    return ScriptDirectory.from_config(config)
+
+
+def test_each_schema_has_a_database_in_the_tests() -> None:
+    revisions = [script.revision for script in scripts().walk_revisions()]
+    assert revisions[0] == VERSION
+    assert sorted(revisions) == [path.stem for path in SCHEMAS], "run tests/recorder/schemas/make.py"
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
+    store = Store(url)
+    store.open()
+    options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+    differences = store._run(
+        lambda connection: compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+    )
+    assert differences == []
+    store.close()
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.stem)
+def test_a_database_of_each_schema_opens_and_goes_on(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    store = Store(str(copy))
+    store.open()
+    assert {run["name"] for run in store.list("ann", tag="commit:4f1c", dataset="digits@1")["runs"]} == {
+        f"{name}-{identity}" for name in ("open", "sealed") for identity in ("position", "id", "batch")
+    }
+    for identity in ("position", "id", "batch"):
+        run = store.find("ann", f"open-{identity}")
+        assert (run["rows"], run["batches"], run["created"]) == (12, 3, 1_800_000_000.0)
+        assert store.merged(run["id"])[1] == state(identity, tuple(range(12)))
+        assert not count_one(store, batch(run["id"], "b1", range(4, 8), identity))["created"]
+        with pytest.raises(BatchConflict):
+            count_one(store, batch(run["id"], "b1", range(4, 8), identity, content=1))
+        if identity != "batch":
+            with pytest.raises(DuplicateRows, match="b2"):
+                count_one(store, batch(run["id"], "x", range(11, 13), identity))
+        assert count_one(store, batch(run["id"], "b3", range(12, 16), identity))["created"]
+        assert store.seal(run["id"], store.merged(run["id"])[0]["revision"], 16, {}, {})["status"] == "sealed"
+        done = store.find("ann", f"sealed-{identity}")
+        assert done["result"] == {"metrics": {"accuracy": 0.5}}
+        assert done["summary"] == {"accuracy": 0.5}
+        with pytest.raises(RunSealed):
+            count_one(store, batch(done["id"], "b3", range(12, 16), identity))
+    assert not store.tidy()
+    store.close()
+    again = Store(str(copy))
+    again.open()
+    assert again.find("ann", "open-id")["status"] == "sealed"
+    again.close()
+
+
+def test_the_wheel_has_the_migrations() -> None:
+    built = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    folder = ROOT / "service/lossd/recorder/migrations"
+    files = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {str(path.relative_to(ROOT / "service")) for path in files} <= built
+    assert any(path.suffix == ".mako" for path in files)
