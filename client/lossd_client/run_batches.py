@@ -65,14 +65,14 @@ class Scoring:
     Args:
         run: The run's name.
         identity: How the run tells rows apart.
-        counted: The batches that the run has counted, each with ``batch``, ``rows`` and ``first``.
+        counted: The batches that the run has counted, each with ``batch``, ``counted.rows`` and ``first``.
         bar: Shows progress.
     """
 
     def __init__(self, run: str, identity: Identity, counted: Iterable[Record], bar: Progress) -> None:
         self._run = run
         self._identity = identity
-        self._counted = {entry.batch: (entry.rows, entry.get("first")) for entry in counted}
+        self._counted = {entry.batch: (entry.counted.rows, entry.get("first")) for entry in counted}
         self._bar = bar
         self._sent = self._before = self._rows = 0
 

@@ -254,7 +254,7 @@ class RemoteRun(_Run):
         return self._perform(self._seal(rows))
 
     def batches(self) -> list[Record]:
-        """Return the counted batches: ``batch``, ``rows``, ``digest`` and more for each."""
+        """Return the counted batches in their order: ``batch`` (the name), ``counted.rows``, ``first``, ``digest``."""
         return self._perform(self._batches())
 
     def delete(self) -> None:

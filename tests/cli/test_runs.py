@@ -95,7 +95,7 @@ def test_files_become_batches_with_positions(folder: Path, fake: FakeRuns, url: 
         folder, url, "--dataset", "digits@2", "--tag", "commit=4f1c", "--public", "--metrics", "accuracy,f1"
     )
     assert result.exit_code == 0, result.output
-    assert {name: (batch["first"], batch["rows"]) for name, batch in fake.counted["r"].items()} == dict(
+    assert {name: (batch["first"], batch["counted"]["rows"]) for name, batch in fake.counted["r"].items()} == dict(
         zip(BATCHES, zip(FIRSTS, LENGTHS.values(), strict=True), strict=True)
     )
     assert fake.runs["r"]["definition"] == {
@@ -152,11 +152,13 @@ def test_a_large_file_is_several_batches(
 ) -> None:
     monkeypatch.setattr(run_score, "BLOCK_BYTES", 2 * 20)
     assert scored(folder, url).exit_code == 0
-    found = {name: (batch["first"], batch["rows"]) for name, batch in fake.counted["r"].items() if name[0] in "ab"}
+    found = {
+        name: (batch["first"], batch["counted"]["rows"]) for name, batch in fake.counted["r"].items() if name[0] in "ab"
+    }
     assert found == {
         "a.npz~0": (0, 2), "a.npz~1": (2, 2), "a.npz~2": (4, 1), "b.safetensors~0": (5, 2), "b.safetensors~1": (7, 1),
     }  # fmt: skip
-    assert sum(batch["rows"] for batch in fake.counted["r"].values()) == 21
+    assert sum(batch["counted"]["rows"] for batch in fake.counted["r"].values()) == 21
     del fake.counted["r"]["a.npz~1"]
     fake.sent.clear()
     result = scored(folder, url)

@@ -87,12 +87,13 @@ class FakeRuns:
                 return problem(409, "batch-conflict", f"{name} was counted with other data")
             rows = next(iter(tensors.values())).shape[0]
             first = json.loads(metadata["request"]).get("first")
-            self.counted[run].setdefault(name, {"batch": name, "rows": rows, "first": first, "digest": digest})
+            answer = {"batch": name, "counted": {"rows": rows}}
+            self.counted[run].setdefault(name, {**answer, "first": first, "digest": digest})
             counted = {"rows": self._rows(run), "batches": len(self.counted[run])}
-            return reply({"batch": name, "counted": {"rows": rows}, "run": counted}, 201 if found is None else 200)
+            return reply({**answer, "run": counted}, 201 if found is None else 200)
 
     def _rows(self, run: str) -> int:
-        return sum(batch["rows"] for batch in self.counted[run].values())
+        return sum(batch["counted"]["rows"] for batch in self.counted[run].values())
 
     def _entry(self, run: str) -> dict[str, Any]:
         known = self.runs[run]

@@ -230,7 +230,7 @@ def test_a_loader_is_scored(on_run: Runs, fake: FakeRuns, service: FakeService) 
     counted = fake.counted["r"]
     assert sorted(counted) == [name(index) for index in range(len(ROWS))]
     firsts = [0, *np.cumsum(ROWS).tolist()]
-    assert [(counted[name(i)]["first"], counted[name(i)]["rows"]) for i in range(len(ROWS))] == list(
+    assert [(counted[name(i)]["first"], counted[name(i)]["counted"]["rows"]) for i in range(len(ROWS))] == list(
         zip(firsts[:-1], ROWS, strict=True)
     )
 

@@ -39,6 +39,7 @@ IN_A_COMMAND: dict[str, Any] = {
     "allowed_hosts": None,
     "root_path": None,
     "access_log": "none",
+    "log_level": "warning",
     "tracing": False,
 }
 """The settings of the service inside a command; all others are those of the environment."""
@@ -127,7 +128,8 @@ class _Transport(httpx.BaseTransport):
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         answer = await self._application.handle_async_request(request)
-        return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+        content = httpx.ByteStream(await answer.aread())
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=content)
 
 
 def _remedy() -> str:

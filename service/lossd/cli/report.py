@@ -175,6 +175,7 @@ def _confusion(matrix: Sequence[Sequence[float]]) -> Table:
 def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
+    table.add_column(overflow="fold")  # a signature is long, and is copied
     for name, value in pairs:
         table.add_row(name, value)
     return table

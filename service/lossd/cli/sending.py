@@ -259,7 +259,7 @@ class Sending:
         entry = self._counted.get(batch.name)
         if entry is None:
             return False
-        rows, first = entry.rows, entry.get("first")
+        rows, first = entry.counted.rows, entry.get("first")
         if rows != batch.rows or first not in (None, batch.first):
             raise BatchConflict(
                 f"{batch.source.name} was counted with {rows} rows from {first}, and has {batch.rows} from "
