@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from lossd.recorder.peer import is_own
 from lossd.recorder.protocol import REPLY_BYTES, FrameBuffer, FrameError, encode, problem_of
@@ -235,8 +235,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of no subclass
 
     def pause_writing(self) -> None:
         self._paused = True
