@@ -49,10 +49,10 @@ def batch_answer(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run's list of batches says of a batch."""
     return {
         "batch": batch["name"],
-        "counted": {"rows": batch["rows"]},
-        "run": batch["run"],
+        "rows": batch["rows"],
         "first": batch["first"],
         "digest": batch["digest"],
+        "run": batch["run"],
         "counted_at": time_text(batch["counted_at"]),
     }
 

@@ -50,6 +50,7 @@ class Entrance:
         recorder: Recorder,
         access_log: AccessLog,
     ) -> None:
+        self.recorder = recorder
         definitions = Definitions(recorder)
         self._batches = Batches(settings, engine, telemetry, fair_share, recorder, definitions)
         self._runs = PageLog(Runs(settings, engine, telemetry, fair_share, recorder, definitions), access_log)
