@@ -372,7 +372,7 @@ def test_batches_are_found_and_listed(http: httpx.Client, path: str) -> None:
     for number in range(5):
         http.put(f"{path}/batches/b{number}", json=batch(2 * number, [2.0, -1.0], [1, 1]))
     one = http.get(f"{path}/batches/b3").json()
-    assert (one["batch"], one["rows"], one["first"]) == ("b3", 2, 6)
+    assert (one["batch"], one["counted"], one["first"]) == ("b3", {"rows": 2}, 6)
     assert one["run"] == {"rows": 8, "batches": 4}
     assert len(one["digest"]) == 64
     head = http.head(f"{path}/batches/b3")

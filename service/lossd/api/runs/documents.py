@@ -49,7 +49,7 @@ def batch_answer(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run's list of batches says of a batch."""
     return {
         "batch": batch["name"],
-        "rows": batch["rows"],
+        "counted": {"rows": batch["rows"]},
         "first": batch["first"],
         "digest": batch["digest"],
         "run": batch["run"],
