@@ -392,3 +392,47 @@ def test_the_digest_covers_all_that_a_batch_says() -> None:
     assert {len(value) for value in digests} == {32}
     both = {"b": Tensor.of(array), "a": Tensor.of(array)}
     assert content_digest(both, {"y": 1, "x": 2}) == content_digest(dict(sorted(both.items())), {"x": 2, "y": 1})
+
+
+# A batch as an identity of its own
+
+
+@pytest.mark.parametrize("kind", ["position", "id"])
+def test_a_batch_of_an_identity_of_its_own_counts_as_by_check_and_add(kind: str) -> None:
+    counted, by_rows = new(kind), new(kind)
+    for first, count in [(40, 8), (0, 8), (8, 32), (100, 0), (60, 1)]:
+        rows = new(kind)
+        for into in (rows, by_rows):
+            into.add(*((first, count) if kind == "position" else (ids(*range(first, first + count)),)))  # type: ignore[arg-type,call-arg]
+        assert rows.bounds == ((first, first + count - 1) if count else None)
+        counted.extend(rows)  # type: ignore[arg-type]
+    assert counted.encode() == by_rows.encode()
+    assert (counted.rows, counted.bounds) == (49, (0, 60))
+    before = counted.encode()
+    twice = new(kind)
+    twice.add(*((47, 2) if kind == "position" else (ids(47, 48),)))  # type: ignore[arg-type,call-arg]
+    with pytest.raises(DuplicateRows, match="the run has counted these rows before: 47; send only rows") as caught:
+        counted.extend(twice)  # type: ignore[arg-type]
+    assert caught.value.rows == [47]
+    assert counted.encode() == before
+
+
+@given(IDS, IDS)
+def test_bounds_and_members_of_ids(rows: set[int], asked: set[int]) -> None:
+    counted = Ids()
+    for row in rows:
+        counted.add(ids(row))
+    assert counted.bounds == ((min(rows), max(rows)) if rows else None)
+    assert counted.nbytes == 16 * len({row >> 6 for row in rows})
+    assert counted.holds(ids(*asked)) == bool(rows & asked)
+
+
+def test_the_bytes_that_an_identity_takes() -> None:
+    positions = Positions()
+    for first in range(0, 100, 10):
+        positions.add(first, 5)
+    assert positions.nbytes == 160
+    for first in range(5, 100, 10):
+        positions.add(first, 5)
+    assert positions.nbytes == 16
+    assert Batches().nbytes == 0

@@ -50,6 +50,12 @@ MOST_PLACE = 201
 NON_FINITE = (208, 224, 240)
 """The places from which NaN, infinity and -infinity are counted, as numbers of their own."""
 
+# Which bytes are places.
+_PLACES = np.zeros(256, bool)
+_PLACES[: MOST_PLACE + 1] = True
+for _place in NON_FINITE:
+    _PLACES[_place : _place + 2] = True
+
 BLOCK = 1 << 13
 """Values in a block, few enough for a core's cache; as many as there are sums, if that is more."""
 
@@ -300,22 +306,22 @@ class ExactSums:
         if len(data) != HEADER.size + 9 * size:
             raise ValueError(f"{size} digits of exact sums have {HEADER.size + 9 * size} bytes, found {len(data)}")
         answer = cls(count)
-        places = np.frombuffer(data, np.uint8, size, HEADER.size).astype(np.int64)
+        if size == 0:
+            return answer
+        places = np.frombuffer(data, np.uint8, size, HEADER.size)
         index = np.frombuffer(data, "<u4", size, HEADER.size + size).astype(np.int64)
         digits = np.frombuffer(data, "<i4", size, HEADER.size + 5 * size).astype(np.int64)
-        known = places <= MOST_PLACE
-        for first in NON_FINITE:
-            known |= (places >= first) & (places < first + 2)
-        if not (known.all() and (index < count).all() and digits.all()):
+        if not (_PLACES[places].all() and index.max() < count and digits.all()):
             raise ValueError("a digit of exact sums is 0, at no place or of no sum")
-        if (np.diff((places << DIGIT) + index) <= 0).any():
+        order = (places.astype(np.int64) << DIGIT) + index
+        if not (order[1:] > order[:-1]).all():
             raise ValueError("the digits of exact sums are not in order")
-        starts = np.flatnonzero(np.diff(places, prepend=-1))
-        for place, of, part in zip(
-            places[starts].tolist(), np.split(index, starts[1:]), np.split(digits, starts[1:]), strict=False
-        ):
-            answer._digits[place] = of, part
-        if any((answer._signs(first) < 0).any() for first in NON_FINITE):
+        ends = [*(np.flatnonzero(places[1:] != places[:-1]) + 1).tolist(), size]
+        first = 0
+        for end in ends:
+            answer._digits[int(places[first])] = index[first:end], digits[first:end]
+            first = end
+        if places[-1] >= NON_FINITE[0] and any((answer._signs(place) < 0).any() for place in NON_FINITE):
             raise ValueError("exact sums contain a negative number of values that are not finite")
         return answer
 

@@ -135,6 +135,10 @@ class Positions:
             DuplicateRows: Both counted a row.
             TooLarge: The ranges would take too many bytes.
         """
+        if len(self._starts) == len(other._starts) == 1 and self._stops[0] == other._starts[0]:
+            self._stops[0] = other._stops[0]  # batches in their order: NumPy takes 20 times as long
+            self.rows += other.rows
+            return
         starts = np.concatenate([np.asarray(self._starts), np.asarray(other._starts)])
         order = np.argsort(starts, kind="stable")
         starts, stops = starts[order], np.concatenate([np.asarray(self._stops), np.asarray(other._stops)])[order]
@@ -169,7 +173,7 @@ class Positions:
         identity = cls(max_bytes=max_bytes)
         if len(data) == RANGE_BYTES:  # a batch; NumPy takes ten times as long for one range
             first, count = RANGE.unpack(data)
-            if count < 1:
+            if not 0 <= first < first + count <= LAST_POSITION:
                 raise _damaged("a range of positions is empty or beyond 64 bits")
             identity.add(first, count)
             return identity
