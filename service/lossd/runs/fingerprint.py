@@ -46,6 +46,7 @@ BLOCK, COLUMNS = 1 << 15, 1 << 12
 _WRAP = 1 << 64
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _NAN = np.uint64(0x7FF8000000000000)
+_LOW = np.uint64((1 << 32) - 1)
 _EXACT = 1 << 53
 IDENTITY, WEIGHT = "", "sample_weight"
 
@@ -94,8 +95,8 @@ class Fingerprint:
             elif sample_id is not None:
                 block[IDENTITY] = sample_id[begin:end]
             hashes = _final(_lanes(block, end - begin))
-            lower, upper = hashes[0].view(np.uint32).reshape(-1, 2).sum(0, dtype=np.uint64).tolist()
-            low += lower + (upper << 32)  # the carry into the high half counts
+            lower, upper = hashes[0] & _LOW, hashes[0] >> np.uint64(32)
+            low += int(lower.sum()) + (int(upper.sum()) << 32)  # the carry into the high half counts
             high += int(hashes[1].sum())
         self.value = (self.value + (high << 64) + low) % (1 << 128)
 
