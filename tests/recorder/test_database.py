@@ -101,6 +101,23 @@ def test_a_killed_service_leaves_no_lock_and_no_half_batch(tmp_path: Path) -> No
     store.close()
 
 
+@pytest.mark.parametrize("by_another", [True, False])
+def test_a_file_that_is_replaced_under_the_service_counts_nothing_more(tmp_path: Path, by_another: bool) -> None:
+    path = tmp_path / "runs.db"
+    store = opened(path)
+    run = new_run(store)
+    path.rename(tmp_path / "moved.db")
+    if by_another:
+        opened(tmp_path / "other.db").close()
+        (tmp_path / "other.db").rename(path)
+    with pytest.raises(Unavailable, match="moved or replaced; restart the service"):
+        count_one(store, batch(run, "a", range(4)))
+    path.unlink(missing_ok=True)
+    (tmp_path / "moved.db").rename(path)
+    assert count_one(store, batch(run, "a", range(4)))["created"]
+    store.close()
+
+
 def _text(path: Path) -> None:
     path.write_text("not a database\n" * 100)
 

@@ -15,6 +15,7 @@ from lossd_client.errors import (
     Conflict,
     DefinitionChanged,
     Incomplete,
+    InternalError,
     InvalidRequest,
     OtherTargets,
     QuotaExceeded,
@@ -306,6 +307,19 @@ def test_a_fold_that_was_due_before_a_restart_is_made_after_it(
     store = opened()
     assert not store.tidy()
     assert _tables(store, run) == (3, 1, 1)
+
+
+def test_a_damaged_state_does_not_keep_others_from_being_folded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "PENDING", 2)
+    runs = [store.create("", name, document(), "d")[0]["id"] for name in "ab"]
+    for run in runs:
+        store.count([batch(run, f"b{k}", range(4 * k, 4 * k + 4)) for k in range(2)])
+    damage = f"UPDATE states SET state = batches.digest FROM batches WHERE states.run = '{runs[0]}'"
+    store._run(lambda c: c.exec_driver_sql(damage).close())
+    with pytest.raises(InternalError, match="damaged"):
+        store.tidy()
+    assert not store.tidy()
+    assert (_tables(store, runs[0])[1], _tables(store, runs[1])[1]) == (2, 1)
 
 
 def test_batches_are_listed_as_they_were_counted(store: Store, clock: Clock) -> None:

@@ -420,7 +420,9 @@ def _fitting(known: _Known, described: Mapping[str, Any]) -> dict[str, Any] | No
 def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) -> DuplicateRows:
     """Return the error with the names of the batches in which the rows were counted."""
     names: dict[str, None] = {}
+    read: dict[str, Ids] = {}
     stored = [BATCHES.c[name] for name in ("name", "first", "last", "identity")]
+    waiting = [[row[column.name] for column in stored] for row in run.batches if row["first"] is not None]
     for number in problem.rows:
         query = (
             sa.select(*stored)
@@ -428,9 +430,12 @@ def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) ->
             .order_by(BATCHES.c.first.desc())
             .limit(CANDIDATES if run.known.identity.kind == "id" else 1)
         )
-        waiting = [[row[column.name] for column in stored] for row in run.batches if row["first"] is not None]
         for name, first, last, ids in [*connection.execute(query), *waiting]:
-            if name not in names and first <= number <= last and _holds(ids, number):
+            if name in names or not first <= number <= last:
+                continue
+            if ids is not None and name not in read:
+                read[name] = cast("Ids", identity.decode(folding.unpacked(ids)))
+            if ids is None or read[name].holds(np.array([number], np.int64)):
                 names[name] = None
     some = list(names)[:NAMED]
     counted = f" (counted with {', '.join(some)})" if some else ""
@@ -438,10 +443,3 @@ def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) ->
     detail = f"{before}{counted}{separator}{remedy}"
     errors = [{**fault, "detail": detail} for fault in problem.errors]
     return DuplicateRows(detail, rows=problem.rows, count=problem.count, batches=some, errors=cast("Any", errors))
-
-
-def _holds(ids: bytes | None, number: int) -> bool:
-    if ids is None:
-        return True
-    found = identity.decode(folding.unpacked(ids))
-    return isinstance(found, Ids) and found.holds(np.array([number], np.int64))

@@ -17,7 +17,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from lossd.recorder.files import APPLICATION_ID, Lock, StoreError, check_file, create_file, make_folder
+from lossd.recorder.files import (
+    APPLICATION_ID,
+    Lock,
+    StoreError,
+    check_file,
+    create_file,
+    inode_of,
+    make_folder,
+)
 from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
 from lossd_client.errors import InternalError, Problem, StorageFull, Unavailable
 
@@ -64,6 +72,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._lock: Lock | None = None
         self._fresh = False
+        self._file: tuple[int, int] | None = None
         self._path: Path | None = None
         if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
             self._engine = _postgresql(url)
@@ -91,9 +100,11 @@ class Database:
             make_folder(self._path)
             self._lock = Lock(self._path)
         try:
-            if self._path is not None and (fresh := check_file(self._path)):
-                self._fresh = fresh
-                create_file(self._path)
+            if self._path is not None:
+                self._fresh = check_file(self._path)
+                if self._fresh:
+                    create_file(self._path)
+                self._file = inode_of(self._path)
             with self._engine.begin() as connection:
                 if self.is_postgresql:
                     _check_postgresql(connection)
@@ -125,7 +136,7 @@ class Database:
 
         Raises:
             StorageFull: The disk is full.
-            Unavailable: The database cannot be reached, or is locked.
+            Unavailable: The database cannot be reached, or is locked, or its file was replaced.
         """
         try:
             try:
@@ -141,6 +152,9 @@ class Database:
             raise problem from error
 
     def _once(self, work: Callable[[Connection], T]) -> T:
+        if self._path is not None and inode_of(self._path) != self._file:
+            # SQLite would go on in the file that it has open, which nobody finds again.
+            raise Unavailable("the file of the database of runs was moved or replaced; restart the service")
         with self._engine.begin() as connection:
             return work(connection)
 

@@ -8,7 +8,16 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["APPLICATION_ID", "Lock", "StoreError", "check_file", "create_file", "file_system", "make_folder"]
+__all__ = [
+    "APPLICATION_ID",
+    "Lock",
+    "StoreError",
+    "check_file",
+    "create_file",
+    "file_system",
+    "inode_of",
+    "make_folder",
+]
 
 APPLICATION_ID = 0x6C6F7364
 """``losd``: what SQLite's header says of a database of lossd."""
@@ -130,6 +139,15 @@ def check_file(path: Path) -> bool:
     if int.from_bytes(header[APPLICATION_ID_AT : APPLICATION_ID_AT + 4], "big") != APPLICATION_ID:
         raise StoreError(f"{path} is the SQLite database of another program; set LOSSD_RUNS to another file")
     return False
+
+
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """Return the device and the number of the file at a path; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def create_file(path: Path) -> None:

@@ -25,7 +25,7 @@ from lossd.recorder.database import Database, StoreError
 from lossd.recorder.definitions import check_complete, check_same, check_targets, columns, compact
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED, STATES
 from lossd.recorder.states import States
-from lossd_client.errors import Conflict, Problem, QuotaExceeded, RunSealed, UnknownBatch, UnknownRun
+from lossd_client.errors import Conflict, InternalError, Problem, QuotaExceeded, RunSealed, UnknownBatch, UnknownRun
 
 __all__ = ["Limits", "NewBatch", "Store", "StoreError"]
 
@@ -193,7 +193,9 @@ class Store:
             return 0
 
         def work(connection: Connection) -> int:
-            ids = connection.scalars(sa.select(RUNS.c.id).where(sa.or_(*over)).with_for_update()).all()
+            ids = connection.scalars(
+                sa.select(RUNS.c.id).where(sa.or_(*over)).order_by(RUNS.c.id).with_for_update()
+            ).all()
             self._mark(connection, ids)
             return len(ids)
 
@@ -324,10 +326,15 @@ class Store:
 
         Raises:
             StorageFull, Unavailable: It was not done, and waits.
+            InternalError: A state is damaged; the run is not tried again before its next batch.
         """
         if self._due:
             run = next(iter(self._due))
-            self._run(lambda connection: self._fold_due(connection, run))
+            try:
+                self._run(lambda connection: self._fold_due(connection, run))
+            except InternalError:
+                self._due.pop(run, None)  # a damaged state must not keep other runs waiting
+                raise
             self._due.pop(run, None)
         elif self._deleted:
             run = next(iter(self._deleted))
