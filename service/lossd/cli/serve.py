@@ -78,10 +78,12 @@ def _serve(given: dict[str, Any]) -> int:
     from lossd.configuration.preflight import check_needs, variable
     from lossd.fronts import FrontConfig
     from lossd.fronts.port import listen, take
+    from lossd.recorder.place import check
 
     settings, links = read_settings(given)
     if not FrontConfig.in_environment():
         check_needs(settings)
+        check(settings)
         sockets = take(settings.host, settings.port, shared=settings.fronts > 1)
     else:
         sockets = []

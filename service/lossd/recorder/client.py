@@ -128,7 +128,9 @@ class Recorder:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._connection is not None:
-            self._connection.close()
+            connection = self._connection
+            connection.close()
+            await connection.lost.wait()
         for question in self._questions.values():
             if not question.answer.done():
                 question.answer.set_exception(_ends())
@@ -149,7 +151,7 @@ class Recorder:
                 except OSError as error:
                     log.debug("the recorder cannot be reached: %s", error)
                     continue
-                if connection.lost:
+                if connection.lost.is_set():
                     continue
                 self._connection = connection
                 for number, question in list(self._questions.items()):
@@ -184,11 +186,11 @@ class _Connection(asyncio.Protocol):
         recorder: Whose it is.
 
     Attributes:
-        lost: Whether it is closed.
+        lost: Set when it is closed.
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        self.lost = False
+        self.lost = asyncio.Event()
         self._recorder = recorder
         self._incoming = FrameBuffer(REPLY_BYTES)
         self._transport: asyncio.Transport | None = None
@@ -222,6 +224,8 @@ class _Connection(asyncio.Protocol):
             self._waiting[number] = question
             return
         assert self._transport is not None
+        if self._transport.is_closing():  # it is sent over the next connection
+            return
         question.sent += 1
         self._transport.write(question.frame)
 
@@ -256,7 +260,7 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
+        self.lost.set()
         self._recorder.lost(self)
 
 

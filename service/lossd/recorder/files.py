@@ -13,6 +13,7 @@ __all__ = [
     "Lock",
     "StoreError",
     "check_file",
+    "check_local",
     "create_file",
     "file_system",
     "inode_of",
@@ -45,6 +46,19 @@ def make_folder(path: Path) -> None:
     Raises:
         StoreError: It cannot be created, or it is on the file system of another machine.
     """
+    check_local(path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the folder {path.parent}: {error.strerror}; {REMEDY}") from error
+
+
+def check_local(path: Path) -> None:
+    """Check that a database would be on a disk of this machine.
+
+    Raises:
+        StoreError: It would be on the file system of another machine.
+    """
     existing = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
     kind = file_system(existing)
     if NETWORK.fullmatch(kind):
@@ -52,10 +66,6 @@ def make_folder(path: Path) -> None:
             f"{path} is on a network file system ({kind}), on which SQLite loses data; set LOSSD_RUNS to a file on a "
             "disk of this machine, or to postgresql://..."
         )
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot create the folder {path.parent}: {error.strerror}; {REMEDY}") from error
 
 
 def file_system(folder: Path, mounts: str | None = None) -> str:
