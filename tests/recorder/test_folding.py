@@ -9,7 +9,6 @@ import pytest
 
 from lossd.recorder import folding
 from lossd.recorder.folding import Covered, is_due, merged, oldest_to_fold
-from lossd.runs.state import RunState
 from lossd_client.errors import InternalError
 from recorder.reports import state
 
@@ -49,13 +48,17 @@ def test_a_large_fold_stays_and_a_small_one_is_merged() -> None:
     assert oldest_to_fold([Covered(0, 400, 10_000), Covered(400, 100, 70), *singles]) == 400
 
 
+@pytest.mark.parametrize("small", [0, 584, 1 << 20])  # all are large, some, none
 @pytest.mark.parametrize("identity", ["position", "id"])
-def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(identity: str) -> None:
+def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(
+    identity: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "SMALL", small)
     chance = random.Random(3)
-    for count in (1, 2, 3, 7, 33):
+    for count in (1, 2, 3, 7, 15, 16, 17, 50):
         blocks = [tuple(range(3 * k, 3 * k + 3)) for k in range(count)]
         chance.shuffle(blocks)
-        whole = merged(RunState.decode(state(identity, block)) for block in blocks)
+        whole = merged(folding.packed(state(identity, block)) for block in blocks)
         assert whole.encode() == state(identity, tuple(range(3 * count)))
     with pytest.raises(ValueError, match="no states"):
         merged([])

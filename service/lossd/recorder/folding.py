@@ -9,7 +9,7 @@ their rows in a few, and a byte is rewritten as often as a logarithm of their nu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossd.runs import encoding
@@ -32,6 +32,9 @@ __all__ = [
 PENDING = 256
 PENDING_BYTES = 32 << 20
 """So many batches, or bytes of their states, are folded."""
+
+ROW, SMALL = 16, 8 << 10
+"""So many states of up to so many stored bytes are merged one after the other."""
 
 LEVEL = 1
 """zlib's: a higher one takes three times as long for a tenth of the bytes."""
@@ -63,17 +66,22 @@ def oldest_to_fold(states: Sequence[Covered]) -> int:
     return states[start].ordinal if start < len(states) else 0
 
 
-def merged(states: Iterable[RunState]) -> RunState:
-    """Return one state of all rows; the given ones are used up.
+def merged(stored: Iterable[bytes]) -> RunState:
+    """Return one state of all rows.
 
-    Two of about as many batches are merged at a time. A table is then copied as often as a logarithm of their number.
+    A table is copied when another one is merged into it. So states of about as many batches are merged, two at a time,
+    which copies a table as often as a logarithm of their number. Small states are merged in a row before, because sums
+    are then carried once, which takes a third of the time.
+
+    Args:
+        stored: States as :func:`packed` makes them.
 
     Raises:
         ValueError: There is none.
+        InternalError: One is damaged.
     """
     waiting: list[tuple[int, RunState]] = []
-    for state in states:
-        size = 1
+    for size, state in _in_rows(stored):
         while waiting and waiting[-1][0] <= size:
             others, earlier = waiting.pop()
             earlier.merge(state)
@@ -87,6 +95,26 @@ def merged(states: Iterable[RunState]) -> RunState:
         earlier.merge(answer)
         answer = earlier
     return answer
+
+
+def _in_rows(stored: Iterable[bytes]) -> Iterator[tuple[int, RunState]]:
+    """Yield how many states were merged, and the state: large ones alone, small ones in rows of ``ROW``."""
+    row: RunState | None = None
+    length = 0
+    for data in stored:
+        state = read(data)
+        if len(data) > SMALL:
+            yield 1, state
+        elif row is None:
+            row, length = state, 1
+        else:
+            row.merge(state)
+            length += 1
+        if row is not None and length == ROW:
+            yield length, row
+            row = None
+    if row is not None:
+        yield length, row
 
 
 def packed(state: bytes) -> bytes:

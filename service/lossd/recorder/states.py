@@ -92,11 +92,10 @@ def _covered(connection: Connection, run: str) -> list[Covered]:
     return [Covered(*row) for row in connection.execute(query)]
 
 
-def _states(connection: Connection, run: str, ordinal: int) -> Iterator[RunState]:
-    """Yield the states of a run from an ordinal on."""
+def _states(connection: Connection, run: str, ordinal: int) -> Iterator[bytes]:
+    """Yield the states of a run from an ordinal on, as they are stored."""
     query = sa.select(STATES.c.state).where(STATES.c.run == run, STATES.c.ordinal >= ordinal)
-    for (stored,) in connection.execute(query.order_by(STATES.c.ordinal)):
-        yield folding.read(stored)
+    yield from connection.scalars(query.order_by(STATES.c.ordinal))
 
 
 def _replace(connection: Connection, row: Mapping[str, Any], ordinal: int, data: bytes) -> None:
