@@ -14,7 +14,23 @@ def _evaluate(loss: Mapping[str, Any], inputs: Mapping[str, Any] = GOOD, **rest:
     return {"json": {"loss": loss, "inputs": inputs, **rest}}
 
 
-REQUESTS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+def _run(**rest: Any) -> tuple[str, str, dict[str, Any]]:
+    definition = {"task": "multiclass", "metrics": ["accuracy"], "identity": "position", **rest}
+    return "PUT", "/v1/runs/resnet50-v3", {"json": definition}
+
+
+def _batch(name: str, first: int, target: list[int]) -> tuple[str, str, dict[str, Any]]:
+    return (
+        "PUT",
+        f"/v1/runs/resnet50-v3/batches/{name}",
+        {"json": {"first": first, "inputs": {**GOOD, "target": target}}},
+    )
+
+
+Request = tuple[str, str, dict[str, Any]]
+"""Method, path, and what is sent."""
+
+REQUESTS: Mapping[str, Request] = {
     "malformed-body": ("POST", "/v1/evaluate", {"text": '{"loss": {"name": "mse"}, '}),
     "forbidden": ("GET", "/v1/losses", {"headers": {"origin": "https://another.example"}}),
     "not-found": ("GET", "/v1/loses", {}),
@@ -38,8 +54,27 @@ REQUESTS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
         _evaluate({"name": "focal"}, {**GOOD, "target": [0.0, 1.0]}),
     ),
     "invalid-value": ("POST", "/v1/evaluate", _evaluate({"name": "cross_entropy"}, {**GOOD, "target": [0, 2]})),
+    "unknown-run": ("GET", "/v1/runs/resnet50-v4", {}),
+    "unknown-batch": ("GET", "/v1/runs/resnet50-v3/batches/00011", {}),
+    "run-differs": _run(metrics=["f1"]),
+    "batch-conflict": _batch("00000", 0, [0, 0]),
+    "duplicate-rows": _batch("00001", 1, [0, 1]),
+    "run-sealed": _batch("00001", 2, [0, 1]),
+    "incomplete": ("POST", "/v1/runs/resnet50-v3/seal", {"json": {"rows": 4}}),
+    "other-targets": ("POST", "/v1/runs/resnet50-v3/seal", {}),
 }
-"""Method, path, and what is sent."""
+"""A request that is answered with the problem."""
+
+BEFORE: Mapping[str, tuple[Request, ...]] = {
+    "unknown-batch": (_run(),),
+    "run-differs": (_run(),),
+    "batch-conflict": (_run(), _batch("00000", 0, [0, 1])),
+    "duplicate-rows": (_run(), _batch("00000", 0, [0, 1])),
+    "run-sealed": (_run(), _batch("00000", 0, [0, 1]), ("POST", "/v1/runs/resnet50-v3/seal", {})),
+    "incomplete": (_run(), _batch("00000", 0, [0, 1])),
+    "other-targets": (_run(dataset={"targets": f"t1:{'0' * 32}"}), _batch("00000", 0, [0, 1])),
+}
+"""Requests about a new run before it."""
 
 SETTINGS = {"max_body_bytes": 4096, "access_log": "none"}
 """Of the service that is asked."""
@@ -55,15 +90,7 @@ UNPROVOKED = {
     "unavailable": "takes a service that is starting or stopping",
     "deadline-exceeded": "a matter of luck",
     "quota-exceeded": "takes as many runs as a key may have",
-    "unknown-run": "no route serves runs yet",
-    "unknown-batch": "no route serves runs yet",
     "conflict": "the types below it say more",
-    "run-differs": "no route serves runs yet",
-    "batch-conflict": "no route serves runs yet",
-    "duplicate-rows": "no route serves runs yet",
-    "run-sealed": "no route serves runs yet",
-    "incomplete": "no route serves runs yet",
-    "other-targets": "no route serves runs yet",
     "definition-changed": "takes a newer version of the service",
     "storage-full": "takes a full disk",
 }
@@ -72,11 +99,19 @@ UNPROVOKED = {
 
 def provoke(service: httpx.Client, slug: str) -> dict[str, Any]:
     """The problem document that the request of this type is answered with."""
-    method, path, sent = REQUESTS[slug]
+    if slug in BEFORE:
+        service.delete("/v1/runs/resnet50-v3")
+        for request in BEFORE[slug]:
+            _send(service, request).raise_for_status()
+    return dict(_send(service, REQUESTS[slug]).json())
+
+
+def _send(service: httpx.Client, request: Request) -> httpx.Response:
+    method, path, sent = request
     content = {"json": sent["json"]} if "json" in sent else {"content": sent.get("text")}
     headers = {
         "content-type": sent.get("type", "application/json"),
         "x-request-id": "a-request",
         **sent.get("headers", {}),
     }
-    return dict(service.request(method, path, headers=headers, **content).json())
+    return service.request(method, path, headers=headers, **content)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -90,7 +91,10 @@ def _service() -> Iterator[str]:
     CACHES["plans"].clear()  # another test of this process may have planned the example with them
     drawing_s, curves.DRAWING_S = curves.DRAWING_S, 250.0  # a busy machine is no reason to leave pictures out
     try:
-        with running(engine="inline", **provoked.SETTINGS) as service:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(engine="inline", runs=f"{folder}/runs.db", **provoked.SETTINGS) as service,
+        ):
             yield service.url
     finally:
         curves.DRAWING_S = drawing_s

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from lossd.api.inference import openapi as inference_openapi
+from lossd.api.runs import openapi as runs_openapi
+from lossd.api.schemas import (
+    BINARY,
+    NULL,
+    REFERENCE,
+    TENSOR,
+    Number,
+    TensorObject,
+    Warning_,
+    header,
+    problems,
+    reference,
+)
 from lossd.losses import REGISTRY
 from lossd.request.options import GradientOptions, MetricOptions
-from lossd_client.errors import PROBLEMS
-from lossd_client.wire import DTYPES, json, safetensors
+from lossd_client.wire import json, safetensors
 
 __all__ = ["document"]
 
-REFERENCE = "#/components/schemas/{model}"
-NULL = {"type": "null"}
 STATUSES = (400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 429, 431, 500, 503, 504)
-
-
-class TensorObject(BaseModel):
-    """A tensor as base64 of its little-endian, row-major bytes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dtype: str = Field(json_schema_extra={"enum": list(DTYPES)})
-    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=8)
-    data: str = Field(json_schema_extra={"contentEncoding": "base64"})
-
-
-Number = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number of an answer. JSON has no NaN and no infinities, so that they are strings."""
 
 
 class Reduction(BaseModel):
@@ -39,15 +35,6 @@ class Reduction(BaseModel):
 
     numerator: Number
     denominator: Number
-
-
-class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
-    """A warning about the answer."""
-
-    model_config = ConfigDict(title="Warning")
-
-    code: str
-    detail: str
 
 
 class Diagnostics(BaseModel):
@@ -103,6 +90,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         Answer,
         ProblemModel,
         *inference_openapi.MODELS,
+        *runs_openapi.MODELS,
     ]
     _, definitions = models_json_schema([(m, "validation") for m in (*losses, *others)], ref_template=REFERENCE)
     schemas = base.setdefault("components", {}).setdefault("schemas", {})
@@ -111,51 +99,49 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     schemas["Loss"] = {k: v for k, v in union.json_schema(ref_template=REFERENCE).items() if k != "$defs"} | {
         "description": "A loss by name, with its parameters."
     }
-    tensor = {
-        "description": "A nested list of numbers, or an object of dtype, shape and base64 data.",
-        "anyOf": [{"type": "array", "items": {}}, {"type": "number"}, _reference("TensorObject")],
-    }
     complete = [loss.name for loss in REGISTRY.values() if all(p.default is not ... for p in loss.parameters)]
     output = {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"}
+    loss = {
+        "description": "An object, or only the name of a loss that needs no parameters.",
+        "anyOf": [reference("Loss"), {"type": "string", "enum": complete}, NULL],
+    }
+    metrics = {
+        "description": "Options, or only the names of the metrics.",
+        "anyOf": [
+            reference("MetricOptions"),
+            {"type": "array", "items": {"type": "string"}},
+            {"type": "string"},
+            NULL,
+        ],
+    }
     schemas["EvaluateRequest"] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["inputs"],
         "properties": {
-            "loss": {
-                "description": "An object, or only the name of a loss that needs no parameters.",
-                "anyOf": [_reference("Loss"), {"type": "string", "enum": complete}, NULL],
-            },
+            "loss": loss,
             "task": {"anyOf": [{"type": "string"}, NULL], "description": "In place of a loss: metrics alone."},
-            "inputs": {"type": "object", "additionalProperties": tensor},
+            "inputs": {"type": "object", "additionalProperties": TENSOR},
             "outputs": {
                 "description": "A list, or a single output.",
                 "anyOf": [{"type": "array", "items": output}, output, NULL],
             },
-            "gradient": {"anyOf": [_reference("GradientOptions"), NULL]},
-            "metrics": {
-                "description": "Options, or only the names of the metrics.",
-                "anyOf": [
-                    _reference("MetricOptions"),
-                    {"type": "array", "items": {"type": "string"}},
-                    {"type": "string"},
-                    NULL,
-                ],
-            },
+            "gradient": {"anyOf": [reference("GradientOptions"), NULL]},
+            "metrics": metrics,
         },
         "example": {
             "loss": {"name": "mse"},
             "inputs": {"prediction": [2.5, 0.0, 2.1, 7.8], "target": [3.0, -0.5, 2.0, 8.0]},
         },
     }
-    binary = {"schema": {"type": "string", "format": "binary", "description": "A safetensors file."}}
+    schemas |= runs_openapi.schemas(schemas.pop("RunFields"), loss, metrics)
     for path, methods in base["paths"].items():
         for operation in methods.values():
             operation["responses"].pop("422", None)  # FastAPI's form; lossd answers with problems
             if "{" in path:
-                operation["responses"]["404"] = _problem(404)
+                operation["responses"]["404"] = problems([404])["404"]
             elif path == "/health/ready":
-                operation["responses"]["503"] = _problem(503)
+                operation["responses"]["503"] = problems([503])["503"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     evaluate = {
@@ -169,9 +155,9 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
                 "unless `Accept` names another."
             ),
             "parameters": [
-                _header("X-Request-ID", "string", "Returned with the answer; generated if absent."),
-                _header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
-                _header("Content-Encoding", "string", "zstd, gzip or deflate; limits apply to the decompressed body."),
+                header("X-Request-ID", "string", "Returned with the answer; generated if absent."),
+                header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
+                header("Content-Encoding", "string", "zstd, gzip or deflate; limits apply to the decompressed body."),
                 {
                     "name": "request",
                     "in": "query",
@@ -182,20 +168,20 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             "requestBody": {
                 "required": True,
                 "content": {
-                    json.MEDIA_TYPE: {"schema": _reference("EvaluateRequest")},
-                    safetensors.MEDIA_TYPE: binary,
+                    json.MEDIA_TYPE: {"schema": reference("EvaluateRequest")},
+                    safetensors.MEDIA_TYPE: BINARY,
                 },
             },
             "responses": {
                 "200": {
                     "description": "The answer",
-                    "content": {json.MEDIA_TYPE: {"schema": _reference("Answer")}, safetensors.MEDIA_TYPE: binary},
+                    "content": {json.MEDIA_TYPE: {"schema": reference("Answer")}, safetensors.MEDIA_TYPE: BINARY},
                 },
-                **{str(status): _problem(status) for status in STATUSES},
+                **problems(STATUSES),
             },
         }
     }
-    base["paths"] = {"/v1/evaluate": evaluate, **base["paths"], **inference_openapi.paths()}
+    base["paths"] = {"/v1/evaluate": evaluate, **runs_openapi.paths(), **base["paths"], **inference_openapi.paths()}
     base["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, if the service needs one."},
         "header": {
@@ -207,19 +193,3 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     }
     base["security"] = [{}, {"bearer": []}, {"header": []}]
     return base
-
-
-def _reference(name: str) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(model=name)}
-
-
-def _header(name: str, type_: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "schema": {"type": type_}, "description": description}
-
-
-def _problem(status: int) -> dict[str, Any]:
-    titles = ", ".join(kind.title for kind in PROBLEMS.values() if kind.status == status)
-    return {
-        "description": titles,
-        "content": {"application/problem+json": {"schema": _reference("ProblemModel")}},
-    }

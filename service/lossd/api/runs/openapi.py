@@ -1,1 +1,266 @@
-"""The part of the OpenAPI document about runs."""
+"""The part of the OpenAPI document for ``/v1/runs``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from lossd.api.runs.names import NAME, RUNS, BatchesQuery, NoQuery, OwnerQuery, RunQuery, RunsQuery
+from lossd.api.runs.route import SealFields
+from lossd.api.schemas import BINARY, NULL, TENSOR, Number, Warning_, header, problems, reference
+from lossd.runs.definition import RunFields
+from lossd_client.wire import json, safetensors
+
+__all__ = ["MODELS", "paths", "schemas"]
+
+STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 429, 431, 500, 503, 504, 507)
+
+
+class Counted(BaseModel):
+    """What a run has counted."""
+
+    rows: int
+    batches: int
+
+
+class RunEntry(BaseModel):
+    """A run: its definition in canonical form, and its state."""
+
+    run: str = Field(description="The run's name.")
+    owner: str = Field(description="The name of the API key that created it; empty in a service without keys.")
+    status: Literal["open", "sealed"]
+    loss: dict[str, Any] | None = Field(None, description="The loss: name, and parameters that differ from defaults.")
+    task: str | None = Field(None, description="The task of the metrics, without a loss.")
+    metrics: dict[str, Any] | None = Field(None, description="The metrics' options that differ from their defaults.")
+    identity: Literal["position", "id", "batch"]
+    dataset: dict[str, Any] = Field(description="`name`, `version`, `rows` and `targets`, as far as they are known.")
+    scope: Literal["rows", "batch"]
+    limit: int
+    tags: dict[str, str]
+    public: bool
+    digest: str = Field(description="The SHA-256 of the definition and of the version of each metric.")
+    counted: Counted
+    created: datetime
+    touched: datetime = Field(description="When it last changed.")
+    sealed: datetime | None
+    summary: dict[str, float] | None = Field(description="The final numbers by name, such as `f1.macro`; null if open.")
+
+
+class RunScore(BaseModel):
+    """The score of the rows that a run has counted."""
+
+    provisional: bool = Field(description="Whether the run is open.")
+    digest: str = Field(description="Equal for equal definitions and rows.")
+    loss: Number | None = None
+    metrics: dict[str, Any] = Field(description="As in an evaluation.")
+    bounds: dict[str, Any] = Field(description="How far metrics may be from their exact values: `within`, `bits`.")
+    targets: str | None = Field(description="The fingerprint of the targets.")
+    warnings: list[Warning_]
+
+
+class RunAnswer(RunEntry):
+    """A run and its result."""
+
+    signature: str | None = Field(description="One line that says how the result was judged.")
+    missing: list[list[int]] = Field(description="The first ranges of rows not counted: [first, behind the last].")
+    result: RunScore | None = Field(description="The result; null before the first batch.")
+
+
+class RunList(BaseModel):
+    """One page of runs."""
+
+    runs: list[RunEntry]
+    next: str | None = Field(description="The value of `after` for the next page; null on the last.")
+
+
+class BatchRows(BaseModel):
+    """What a batch has counted."""
+
+    rows: int
+
+
+class BatchAnswer(BaseModel):
+    """A counted batch, and the run as it was then."""
+
+    batch: str = Field(description="The batch's name.")
+    counted: BatchRows
+    run: Counted
+
+
+class BatchEntry(BatchAnswer):
+    """A batch of a run."""
+
+    first: int | None = Field(description="The lowest position or id of its rows; null if the batch identifies them.")
+    digest: str = Field(description="The SHA-256 of its inputs.")
+    counted_at: datetime
+
+
+class BatchList(BaseModel):
+    """One page of a run's batches, in the order in which they were counted."""
+
+    batches: list[BatchEntry]
+    next: str | None = Field(description="The value of `after` for the next page; null on the last.")
+
+
+MODELS: tuple[type[BaseModel], ...] = (RunFields, SealFields, RunAnswer, RunList, BatchAnswer, BatchEntry, BatchList)
+"""The schemas that :func:`paths` and :func:`schemas` refer to."""
+
+
+def schemas(fields: Mapping[str, Any], loss: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schemas of requests, which take what ``/v1/evaluate`` takes.
+
+    Args:
+        fields: The schema of ``RunFields``.
+        loss: The schema of the field ``loss`` of an evaluation.
+        metrics: The schema of its field ``metrics``.
+    """
+    properties = {**fields["properties"], "loss": loss, "task": {"anyOf": [{"type": "string"}, NULL]}}
+    example = {
+        "task": "binary",
+        "metrics": ["accuracy", "auroc"],
+        "identity": "position",
+        "dataset": {"name": "screening", "version": "2", "rows": 50000},
+        "tags": {"commit": "4f1c2aa"},
+    }
+    return {
+        "RunDefinition": {
+            **fields,
+            "title": "RunDefinition",
+            "properties": {**properties, "metrics": metrics},
+            "example": example,
+        },
+        "BatchRequest": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["inputs"],
+            "properties": {
+                "first": {
+                    "anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, NULL],
+                    "description": "The position of the batch's first row, for runs of identity position.",
+                },
+                "inputs": {
+                    "type": "object",
+                    "additionalProperties": TENSOR,
+                    "description": "The tensors of an evaluation; sample_id, (N,) integers, for runs of identity id.",
+                },
+            },
+            "example": {"first": 0, "inputs": {"prediction": [2.5, -1.0], "target": [1, 0]}},
+        },
+    }
+
+
+def paths() -> dict[str, Any]:
+    """Return the paths of ``/v1/runs``."""
+    run, batch = _name("run", "resnet50-v3"), _name("batch", "00010")
+    location = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
+    etag = {"ETag": {"schema": {"type": "string"}, "description": "Changes with each batch and with the seal."}}
+    if_none_match = header("If-None-Match", "string", "The ETag of the answer that the client has.")
+    timeout = header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped.")
+    tensors = {
+        json.MEDIA_TYPE: {"schema": reference("BatchRequest")},
+        safetensors.MEDIA_TYPE: BINARY,
+    }
+    of_batch = [run, batch, *_query(OwnerQuery)]
+    return {
+        RUNS: {
+            "get": _operation(
+                "list_runs", "Your runs and public ones", {"200": _answer("RunList")}, parameters=_query(RunsQuery)
+            )
+        },
+        f"{RUNS}/{{run}}": {
+            "get": _operation(
+                "get_run",
+                "A run and its result",
+                {"200": {**_answer("RunAnswer"), "headers": etag}, "304": {"description": "The client has it"}},
+                "The result of an open run is provisional: it is computed of the batches counted so far, and changes "
+                "nothing.",
+                parameters=[run, if_none_match, *_query(RunQuery)],
+            ),
+            "put": _operation(
+                "create_run",
+                "Create or open a run",
+                {
+                    "200": _answer("RunEntry", "It existed"),
+                    "201": {**_answer("RunEntry", "Created"), "headers": location},
+                },
+                "A run of the name exists with the same definition, or is created. Its tags and `public` become those "
+                "of the request.",
+                parameters=[run],
+                requestBody={"required": True, "content": {json.MEDIA_TYPE: {"schema": reference("RunDefinition")}}},
+            ),
+            "delete": _operation("delete_run", "Delete a run", {"204": {"description": "Deleted"}}, parameters=[run]),
+        },
+        f"{RUNS}/{{run}}/seal": {
+            "post": _operation(
+                "seal_run",
+                "Seal a run",
+                {"200": {**_answer("RunAnswer", "The final result"), "headers": etag}},
+                "Its rows are checked for completeness, and its result is final. It may be repeated.",
+                parameters=[run],
+                requestBody={"required": False, "content": {json.MEDIA_TYPE: {"schema": reference("SealFields")}}},
+            )
+        },
+        f"{RUNS}/{{run}}/batches": {
+            "get": _operation(
+                "list_batches",
+                "The batches of a run",
+                {"200": _answer("BatchList")},
+                parameters=[run, *_query(BatchesQuery)],
+            )
+        },
+        f"{RUNS}/{{run}}/batches/{{batch}}": {
+            "get": _operation("get_batch", "A batch of a run", {"200": _answer("BatchEntry")}, parameters=of_batch),
+            "head": _operation(
+                "has_batch", "Whether a batch is counted", {"200": {"description": "It is"}}, parameters=of_batch
+            ),
+            "put": _operation(
+                "count_batch",
+                "Count a batch of rows",
+                {"200": _answer("BatchAnswer", "It was counted before"), "201": _answer("BatchAnswer", "Counted")},
+                "The body is that of an evaluation without loss and options: JSON, or a safetensors file whose "
+                '`__metadata__.request` may hold `{"first": 0}`. 200 and 201 are sent after the batch is stored. '
+                "Without an answer the batch is counted once or not at all: send it again.",
+                parameters=[run, batch, timeout],
+                requestBody={"required": True, "content": tensors},
+            ),
+        },
+    }
+
+
+def _operation(
+    name: str, summary: str, responses: Mapping[str, Any], description: str = "", **more: Any
+) -> dict[str, Any]:
+    return {
+        "tags": ["runs"],
+        "operationId": name,
+        "summary": summary,
+        **({"description": description} if description else {}),
+        **more,
+        "responses": {**responses, **problems(STATUSES)},
+    }
+
+
+def _answer(schema: str, description: str = "The answer") -> dict[str, Any]:
+    return {"description": description, "content": {json.MEDIA_TYPE: {"schema": reference(schema)}}}
+
+
+def _name(what: str, example: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    return {"name": what, "in": "path", "required": True, "schema": schema, "example": example}
+
+
+def _query(model: type[NoQuery]) -> list[dict[str, Any]]:
+    """Return the parameters of a query."""
+    found = []
+    for name, field in model.model_json_schema()["properties"].items():
+        description = field.pop("description", "")
+        field.pop("title", None)
+        schema = next((arm for arm in field.pop("anyOf", []) if arm != NULL), field)
+        default = {} if field.get("default") is None else {"default": field["default"]}
+        description = schema.pop("description", description)
+        schema.pop("default", None)
+        found.append({"name": name, "in": "query", "schema": {**schema, **default}, "description": description})
+    return found
