@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lossd.runs.exact import BLOCK, ExactSums, root, rounded, second_moment, total
+from lossd.runs.exact import BLOCK, HELD, ExactSums, root, rounded, second_moment, total
 from lossd_client.exact import ratio
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -411,3 +411,16 @@ def test_ratios_beyond_float64() -> None:
     assert ratio(-(10**400), 1) == ratio(10**400, -1) == -math.inf
     assert math.isnan(ratio(1, 0))
     assert ratio(1, 3 * 10**323) == rounded(Fraction(1, 3 * 10**323)) == SMALLEST
+
+
+@given(arrays(np.float64, st.integers(0, 60), elements=ANY))
+def test_few_values_of_a_single_sum_add_up_as_many_do(values: Any) -> None:
+    """Few are added as integers, many in blocks: the zeros make them many."""
+    few, many = of(values), of(np.concatenate([values, np.zeros(HELD)]))
+    assert few.encode() == many.encode()
+    assert ExactSums.decode(few.encode(), count=1) == many
+    merged = of(values)
+    merged.merge(many)
+    assert merged.encode() == of(np.concatenate([values, values])).encode()
+    merged.subtract(few)
+    assert merged == few

@@ -266,3 +266,29 @@ def test_lengths_agree() -> None:
 def test_no_rows_change_nothing() -> None:
     assert of(np.empty((0, 5))) == str(Fingerprint())
     assert of(np.empty((2, 0)), first=0) not in (str(Fingerprint()), of(np.empty((2, 0)), first=1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (3,), (1,)])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_batches_together_have_the_fingerprints_of_each(dtype: str, shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, rng.integers(1, 6)).tolist()
+    n = sum(lengths)
+    label = rng.choice([0, 1, 2, -1, 2**53 + 1, 0.5, np.nan, -0.0], (n, *shape)) if dtype == "float64" else None
+    labels = {"target": rng.integers(0, 3, (n, *shape)).astype(dtype) if label is None else label}
+    weight = rng.random(n) if rng.random() < 0.5 else None
+    ids = rng.integers(-(2**62), 2**62, n) if rng.random() < 0.5 else None
+    firsts = rng.integers(0, 99, len(lengths)).tolist() if ids is None and rng.random() < 0.7 else None
+    found = Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=ids)
+    stop = 0
+    for number, length in enumerate(lengths):
+        own = slice(stop, stop := stop + length)
+        alone = Fingerprint()
+        alone.add(
+            {"target": labels["target"][own]},
+            sample_weight=None if weight is None else weight[own],
+            first=None if firsts is None else firsts[number],
+            sample_id=None if ids is None else ids[own],
+        )
+        assert found[number] == alone

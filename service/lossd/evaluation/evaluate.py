@@ -111,14 +111,14 @@ def _evaluated(batch: TensorBatch, passes: Passes | None) -> list[dict[str, Any]
     return None
 
 
-def measure(batch: TensorBatch) -> tuple[list[metrics.View], RowValues | None]:
-    """Return each request as metrics read it, and the values of all rows.
+def measure(batch: TensorBatch) -> tuple[metrics.View | None, RowValues | None]:
+    """Return the batch as metrics read it, and the values of all rows.
 
     Each row is evaluated as a request of its own, so that its loss does not depend on the other rows.
 
     Args:
-        batch: The batch; one request unless its recipe is of the kind rows. The values are None if the loss is not
-            requested, or if it is no mean over rows.
+        batch: The batch; one request unless its recipe is of the kind rows. The view is None without metrics, the
+            values are None if the loss is not requested, or if it is no mean over rows.
 
     Raises:
         Problem: A request is wrong.
@@ -128,10 +128,10 @@ def measure(batch: TensorBatch) -> tuple[list[metrics.View], RowValues | None]:
     evaluation = _Evaluation(batch, None)
     for problem in evaluation._prepare().values():
         raise problem
-    views = evaluation.views() if recipe.metrics and recipe.task is not None else []
+    view = evaluation.view() if recipe.metrics and recipe.task is not None else None
     if recipe.loss is None or not recipe.want_loss or not evaluation.rowwise:
-        return views, None
-    return views, evaluation.values_of_rows()
+        return view, None
+    return view, evaluation.values_of_rows()
 
 
 def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues:
@@ -256,7 +256,7 @@ class _Evaluation:
             problems = self._run_in_steps()
         if recipe.metrics:
             assert recipe.task is not None
-            measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self._view())
+            measured, doubts = metrics.breakdown(recipe.task, recipe.metrics, self.view())
             for answer, request_metrics, codes in zip(self.answers, measured, doubts, strict=True):
                 answer["metrics"] = request_metrics
                 if codes:
@@ -279,8 +279,9 @@ class _Evaluation:
     def values_of_rows(self) -> RowValues:
         """Return the values of the rows of prepared requests, each as a request of its own."""
         rows = self.segments.total
-        pairs = zip(self.batch.rows, self.batch.numbers, strict=False)  # a recipe without numbers has none
-        numbers = [numbers for count, numbers in pairs for _ in range(count)]
+        numbers: list[Sequence[float]] = []
+        for count, own in zip(self.batch.rows, self.batch.numbers, strict=False):  # a recipe without numbers has none
+            numbers += [own] * count
         self.batch = self.batch._replace(rows=[1] * rows, numbers=numbers)
         self.segments, self.count = Segments(self.batch.rows, self.batch.device), rows
         return self._row_values()
@@ -292,7 +293,7 @@ class _Evaluation:
         for code, times in zip(measured.flags, measured.columns[4 + len(measured.norms) :], strict=True):
             values.warned[code] = times != 0
         if not self.careful:
-            positions = self._rows_out_of_range(measured).nonzero().flatten().tolist()
+            positions = self._rows_out_of_range(measured)
             if positions and (again := self._carefully(positions, _Evaluation.run_rows)) is not None:
                 values.replace(positions, again)
         return values
@@ -347,14 +348,19 @@ class _Evaluation:
                 if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
                     yield position
 
-    def _rows_out_of_range(self, measured: _Measured) -> Tensor:
-        """Return the same as :meth:`_out_of_range` for many requests, (B,) bool; those with NaN are among them."""
-        loss, numerator, denominator, _, *norms = measured.columns[: 4 + len(measured.norms)]
-        beyond = ~torch.stack([loss, numerator, denominator, *norms]).isfinite().all(0)
+    def _rows_out_of_range(self, measured: _Measured) -> list[int]:
+        """Return the same as :meth:`_out_of_range` for many requests; those with NaN are among them."""
+        columns = measured.columns[: 4 + len(measured.norms)].numpy()  # on the host, where NumPy has less overhead
+        loss, numerator, denominator, _, *norms = columns
+        sizes = [np.abs(numerator), *norms]
+        if np.isfinite(columns[:3]).all() and all(size.min() > SMALL and size.max() < LARGE for size in sizes):
+            return []
+        beyond = ~np.isfinite([loss, numerator, denominator, *norms]).all(0)
         if self.dtype == torch.float32:
-            sizes = torch.stack([numerator.abs(), *norms])
-            beyond |= ~((sizes > SMALL) & (sizes < LARGE)).all(0) & ((sizes != 0).any(0) | (not norms))
-        return beyond
+            ordinary = np.all([(size > SMALL) & (size < LARGE) for size in sizes], 0)
+            beyond |= ~ordinary & (np.any([size != 0 for size in sizes], 0) | (not norms))
+        positions: list[int] = np.flatnonzero(beyond).tolist()
+        return positions
 
     def _floats_of(self, position: int) -> Iterable[Tensor]:
         """Yield a request's floating-point inputs, in the dtype of the computation."""
@@ -535,10 +541,10 @@ class _Evaluation:
 
     def _values(self) -> dict[str, list[float]]:
         """Return each request's value of every parameter that may vary."""
-        return {
-            name: [numbers[position] for numbers in self.batch.numbers]
-            for position, name in enumerate(self.recipe.numbers)
-        }
+        numbers, names = self.batch.numbers, self.recipe.numbers
+        if len(numbers) > 1 and names and numbers.count(numbers[0]) == len(numbers):  # as those of a run's rows
+            return {name: [value] * len(numbers) for name, value in zip(names, numbers[0], strict=True)}
+        return {name: [own[position] for own in numbers] for position, name in enumerate(names)}
 
     def _numbers(self) -> dict[str, Any]:
         """Return these parameters as floats if all requests agree, else as tensors that broadcast against the value."""
@@ -557,24 +563,7 @@ class _Evaluation:
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
 
-    def views(self) -> list[metrics.View]:
-        """Return each request as metrics read it."""
-        whole = self._view()
-        if whole.segments.count == 1:
-            return [whole]
-        tensors = {name: whole.segments.split(tensor) for name, tensor in whole.tensors.items()}
-        weights = None if whole.sample_weight is None else whole.segments.split(whole.sample_weight)
-        return [
-            whole._replace(
-                tensors={name: parts[position] for name, parts in tensors.items()},
-                segments=Segments([rows], whole.segments.device),
-                sample_weight=None if weights is None else weights[position],
-                numbers={name: [values[position]] for name, values in whole.numbers.items()},
-            )
-            for position, rows in enumerate(whole.segments.rows)
-        ]
-
-    def _view(self) -> metrics.View:
+    def view(self) -> metrics.View:
         """Return the batch as metrics read it: stacked requests become rows, one after the other."""
         recipe, segments, tensors = self.recipe, self.segments, self.tensors
         if not self.rowwise:

@@ -160,8 +160,11 @@ class Part(cached_property[V]):
         """Return the part of each request, given what the function returned."""
         raise NotImplementedError
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return what a batch of one request adds to a run, by name."""
+    divisible: ClassVar[bool] = True
+    """Whether a task of several requests tells what each contributes."""
+
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+        """Return what each request adds to a run, by name; of one request if the part is not divisible."""
         raise NotImplementedError
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
@@ -182,17 +185,19 @@ class Sums(Part[Array]):
         sums: Array = task.entries.sums(found)
         return sums
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the numbers to be added up; of integers without weights, the batch's sum."""
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+        """Return the numbers to be added up; of integers without weights, the request's sum."""
         assert self.attrname is not None
         if task.view.sample_weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
-            return {"sum": Amounts(sums, None, sums.shape[1:])}
-        return {"sum": self.amounts(task)}
+            shape = sums.shape[1:]
+            return [{"sum": Amounts(sums[request : request + 1], None, shape)} for request in range(len(sums))]
+        return [{"sum": amounts} for amounts in self.amounts(task)]
 
-    def amounts(self, task: Any) -> Amounts:
-        """Return the numbers to be added up."""
-        rows, (kept, weight) = self.function(task), _rows(task.entries)
-        return Amounts(rows.numpy(force=True)[kept], weight, tuple(rows.shape[1:]))
+    def amounts(self, task: Any) -> Iterator[Amounts]:
+        """Yield the numbers of each request to be added up."""
+        found = self.function(task).numpy(force=True)
+        for rows, kept, weight in _requests(task.entries):
+            yield Amounts(found[rows][kept], weight, tuple(found.shape[1:]))
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
         """Return the sums."""
@@ -210,13 +215,18 @@ class Tally(Sums):
         tally: Array = task.entries.tally(*found)
         return tally
 
-    def amounts(self, task: Any) -> Amounts:
-        """Return the entries, with the sum that each belongs to."""
-        key, cells, *values = self.function(task)
-        kept, weight = _entries(task.entries, key.shape)
-        index = key.numpy(force=True)[kept]
-        numbers = values[0].numpy(force=True)[kept] if values else np.ones(len(index), np.int64)
-        return Amounts(numbers, weight, (cells,), index)
+    def amounts(self, task: Any) -> Iterator[Amounts]:
+        """Yield the entries of each request, with the sum that each belongs to."""
+        tensor, cells, *values = self.function(task)
+        key = tensor.numpy(force=True)
+        own = values[0].numpy(force=True) if values else None
+        all_kept, all_weights = _entries(task.entries, key.shape)
+        for request in range(task.count):
+            rows = task.entries.rows_of(request)
+            kept = all_kept[rows]
+            index = key[rows][kept]
+            numbers = np.ones(len(index), np.int64) if own is None else own[rows][kept]
+            yield Amounts(numbers, None if all_weights is None else all_weights[rows][kept], (cells,), index)
 
 
 class Mean(Part[tuple[Floats, Array]]):
@@ -227,28 +237,27 @@ class Mean(Part[tuple[Floats, Array]]):
         mean: tuple[Floats, Array] = task.entries.mean_of(found)
         return mean
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
         """Return the sums of the rows and the numbers of their entries."""
         found: Tensor = self.function(task)
         values, entries = found.double().numpy(force=True), task.entries
-        kept, weight = _rows(entries)
         counts = np.full(len(values), values.shape[1])
         if entries.ignored is not None:
             ignored = np.broadcast_to(entries.ignored.numpy(force=True), values.shape)
             values, counts = np.where(ignored, 0, values), (~ignored).sum(1)
         # NumPy sums each row by itself; torch sums a single long row in another order than several.
         sums = np.add.reduce(np.ascontiguousarray(values), axis=1)
-        sizes = Amounts(counts[kept], weight, ())
-        lost = np.isinf(sums) & np.isfinite(values).all(1)
-        if not lost.any():
-            return {"sum": Amounts(sums[kept], weight, ()), "size": sizes}
-        # The entries of a row whose sum overflows are added one by one.
-        alone = np.flatnonzero(lost)
-        rest = np.setdiff1d(np.arange(len(values))[kept], alone)
-        weights = np.ones(len(values)) if task.view.sample_weight is None else task.view.sample_weight.numpy(force=True)
-        numbers = np.concatenate([sums[rest], values[alone].ravel()])
-        spread = np.concatenate([weights[rest], np.repeat(weights[alone], values.shape[1])])
-        return {"sum": Amounts(numbers[spread > 0], None if weight is None else spread[spread > 0], ()), "size": sizes}
+        lost = np.isinf(sums)
+        if lost.any():
+            lost &= np.isfinite(values).all(1)
+        answers: list[dict[str, Contribution]] = []
+        for rows, kept, weight in _requests(entries):
+            sizes = Amounts(counts[rows][kept], weight, ())
+            own = Amounts(sums[rows][kept], weight, ())
+            if lost[rows].any():
+                own = _one_by_one(values[rows], sums[rows], lost[rows], kept, weight)
+            answers.append({"sum": own, "size": sizes})
+        return answers
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> tuple[Floats, Array]:
         """Return the correctly rounded mean, over 1; or 0 over 0."""
@@ -267,16 +276,15 @@ class RowMean(Part[tuple[Floats, Array]]):
         means: tuple[Floats, Array] = task.entries.row_means(*found)
         return means
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
         """Return the values and how many there are."""
         values, defined = self.function(task)
-        kept, weight = _rows(task.entries)
         defined = np.broadcast_to(defined, values.shape)
-        shape = tuple(values.shape[1:])
-        return {
-            "sum": Amounts(np.where(defined, values, 0.0)[kept], weight, shape),
-            "size": Amounts(defined[kept].astype(np.int64), weight, shape),
-        }
+        known, sizes, shape = np.where(defined, values, 0.0), defined.astype(np.int64), tuple(values.shape[1:])
+        return [
+            {"sum": Amounts(known[rows][kept], weight, shape), "size": Amounts(sizes[rows][kept], weight, shape)}
+            for rows, kept, weight in _requests(task.entries)
+        ]
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> tuple[Floats, Array]:
         """Return the correctly rounded means, and whether there are any."""
@@ -292,14 +300,14 @@ class Size(Sums):
         size: Array = task.entries.size(found)
         return size
 
-    def amounts(self, task: Any) -> Amounts:
-        """Return how many entries of each row count."""
+    def amounts(self, task: Any) -> Iterator[Amounts]:
+        """Yield how many entries of each row of a request count."""
         shape, entries = self.function(task), task.entries
-        kept, weight = _rows(entries)
         counts = np.full(shape[0], shape[1])
         if entries.ignored is not None:
             counts = np.broadcast_to(~entries.ignored.numpy(force=True), shape).sum(1)
-        return Amounts(counts[kept], weight, ())
+        for rows, kept, weight in _requests(entries):
+            yield Amounts(counts[rows][kept], weight, ())
 
 
 class Extreme(Part[Floats]):
@@ -313,9 +321,9 @@ class Extreme(Part[Floats]):
         largest: Floats = task.entries.largest(*found)
         return largest
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
-        """Return the largest of the batch."""
-        return {"largest": Extremes(task.entries.largest(*self.function(task))[0])}
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+        """Return the largest of each request."""
+        return [{"largest": Extremes(largest)} for largest in task.entries.largest(*self.function(task))]
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Floats:
         """Return the largest of the run."""
@@ -332,9 +340,11 @@ class OfRuns(Part[V]):
         assert self.attrname is not None
         return task.view.counted.get(self.attrname)  # type: ignore[return-value]
 
-    def contributions(self, task: Any) -> dict[str, Contribution]:
+    divisible = False
+
+    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
         """Return what the function returned."""
-        return {self.key: self.function(task)}
+        return [{self.key: self.function(task)}]
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
         """Return the total."""
@@ -366,15 +376,41 @@ def _rows(entries: Entries) -> tuple[Any, Floats | None]:
     return kept, weight[kept]
 
 
+def _requests(entries: Entries) -> Iterator[tuple[slice, Any, Floats | None]]:
+    """Yield the rows of each request, which of them have a weight above 0, and the weights of those; None for 1."""
+    sent = entries.view.sample_weight
+    weights = None if sent is None else sent.numpy(force=True)
+    for request in range(entries.segments.count):
+        rows = entries.rows_of(request)
+        if weights is None:
+            yield rows, slice(None), None
+        else:
+            kept = weights[rows] > 0
+            yield rows, kept, weights[rows][kept]
+
+
+def _one_by_one(values: Floats, sums: Floats, lost: Array, kept: Any, weight: Floats | None) -> Amounts:
+    """Return the sums of rows, and the entries of each row whose sum overflows; arguments are of one request."""
+    alone = np.flatnonzero(lost)
+    rest = np.setdiff1d(np.arange(len(values))[kept], alone)
+    weights = np.ones(len(values))
+    if weight is not None:
+        weights[:] = 0
+        weights[kept] = weight
+    numbers = np.concatenate([sums[rest], values[alone].ravel()])
+    spread = np.concatenate([weights[rest], np.repeat(weights[alone], values.shape[1])])
+    return Amounts(numbers[spread > 0], None if weight is None else spread[spread > 0], ())
+
+
 def _entries(entries: Entries, shape: Any) -> tuple[Array, Floats | None]:
-    """Return which entries count, (R, I) bool, and their weights as they were sent."""
+    """Return which entries count, (R, I) bool, and the weights of all as they were sent, (R, I)."""
     kept = np.ones(shape, bool)
     if entries.ignored is not None:
         kept &= ~entries.ignored.numpy(force=True)
     if entries.view.sample_weight is None:
         return kept, None
     weight = entries.view.sample_weight.numpy(force=True)[:, None]
-    return kept, np.broadcast_to(weight, shape)[kept]
+    return kept, np.broadcast_to(weight, shape)
 
 
 def products(entries: Entries, values: Floats, pairs: tuple[tuple[int, int], ...]) -> Products:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -97,6 +97,19 @@ class View(NamedTuple):
     def merged(self) -> bool:
         """Whether this is a run: parts without tensors."""
         return not self.tensors
+
+    def each(self) -> Iterator[View]:
+        """Yield each request as a view of its own."""
+        split = self.segments.split
+        tensors = {name: split(tensor) for name, tensor in self.tensors.items()}
+        weights = None if self.sample_weight is None else split(self.sample_weight)
+        for request, rows in enumerate(self.segments.rows):
+            yield self._replace(
+                tensors={name: parts[request] for name, parts in tensors.items()},
+                segments=Segments([rows], self.segments.device),
+                sample_weight=None if weights is None else weights[request],
+                numbers={name: [values[request]] for name, values in self.numbers.items()},
+            )
 
     def sent(self, *names: str) -> str:
         """Return the dtype in which these tensors were sent, the coarsest of several; float64 for integers."""

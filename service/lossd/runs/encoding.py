@@ -9,11 +9,12 @@ are little-endian.
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import orjson
 
 from lossd.caches import memoized
 from lossd_client.errors import InvalidRequest
@@ -28,7 +29,7 @@ CHECKSUM_BYTES = 32
 
 def encode(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
     """Return the same bytes for the same description and parts."""
-    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
+    text = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
     pieces = [HEAD.pack(MAGIC, VERSION, len(text)), text]
     for name, data in sorted(parts.items()):
         pieces += [NAME.pack(len(name.encode())), name.encode(), LENGTH.pack(len(data)), data]
@@ -57,7 +58,7 @@ def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
 @memoized("run_descriptions", lambda text, described: 20 * len(text))
 def _description(text: bytes) -> Mapping[str, Any]:
     """Return the description of its text: the batches of a run have the same one."""
-    described: Mapping[str, Any] = json.loads(text)
+    described: Mapping[str, Any] = orjson.loads(text)
     return described
 
 

@@ -8,6 +8,9 @@ Values enter in blocks. Added to and subtracted from a large enough power of two
 a digit's unit. The sum of such multiples is exact in float64 while it stays below 2**53 units. What is left of each
 value is smaller than the unit, and is treated in the same way until nothing is left: two or three steps for most data.
 
+A single sum, which most batches contribute several of, is one Python integer. Few values are added to it as integers
+too: that takes a fifth of the time of the arrays.
+
 References:
     S. M. Rump, T. Ogita, S. Oishi, Accurate Floating-Point Summation Part I: Faithful Rounding, SIAM J. Sci. Comput.
         31(1), 2008, doi:10.1137/050645671: the extraction of leading bits.
@@ -18,9 +21,10 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -68,6 +72,11 @@ MOST_HELD = 1 << 20
 HELD = 1 << 11
 """Fewer values wait for more, because a step takes 10 µs whatever their number."""
 
+WINDOW, HALF = 24, 27
+"""By how many bits the halves of mantissas are shifted: 27 + 24 bits of 2**11 values add up in an int64."""
+
+HALF_DIGIT = 1 << DIGIT - 1
+
 STEPS = 512
 """Totals of up to 2**53 units that an int64 holds."""
 
@@ -94,14 +103,17 @@ class ExactSums:
     """
 
     __hash__ = None  # type: ignore[assignment]  # it changes
-    __slots__ = ("_digits", "_held", "_steps", "_totals", "_waiting", "count")
+    __slots__ = ("_digits", "_held", "_number", "_steps", "_totals", "_waiting", "count")
 
     def __init__(self, count: int = 1) -> None:
         if not 0 <= count < 1 << 32:
             raise ValueError(f"count must be from 0 to 2**32 - 1, found {count}")
         self.count = count
-        # Place to the sums that have a digit there, rising, and the digits, int64.
+        # Place to the sums that have a digit there, rising, and the digits, int64; those of a single sum count what is
+        # not finite only.
         self._digits: dict[int, Part] = {}
+        # The single sum, in units of 2**-UNIT.
+        self._number = 0
         # Place to a total of each sum, (count,) int64, not yet in the digits; and how many were added up.
         self._totals: dict[int, Array] = {}
         self._steps = 0
@@ -173,7 +185,7 @@ class ExactSums:
         to = answer._checked(index, self.count)
         to = np.zeros(self.count, np.int64) if to is None else to
         self._settle()
-        answer._deposit({place: [_grouped(to[of], digits)] for place, (of, digits) in self._digits.items()})
+        answer._deposit({place: [_grouped(to[of], digits)] for place, (of, digits) in self._placed().items()})
         return answer
 
     def copy(self) -> ExactSums:
@@ -198,7 +210,7 @@ class ExactSums:
         The bits are as few as these sums need, up to whole digits.
         """
         self._settle()
-        parts = {place: part for place, part in self._digits.items() if place < NON_FINITE[0]}
+        parts = {place: part for place, part in self._placed().items() if place < NON_FINITE[0]}
         lowest = min([UNIT // DIGIT, *parts])
         # The bytes of each integer, of which the highest digit is the sign, a block of sums at a time.
         width = max([lowest, *parts]) - lowest + 2
@@ -218,7 +230,7 @@ class ExactSums:
     def fraction(self, k: int = 0) -> Fraction:
         """Return one sum, without NaN and infinities."""
         self._settle()
-        number = 0
+        number = self._number
         for place, (index, digits) in self._digits.items():
             at = np.searchsorted(index, k)
             if place < NON_FINITE[0] and at < len(index) and index[at] == k:
@@ -274,7 +286,11 @@ class ExactSums:
         follows: the place of each digit (uint8), its sum (uint32) and the digit (int32), in the order of place and sum.
         """
         self._settle()
-        parts = sorted(self._digits.items())
+        if not self._digits:
+            own = list(_digits_of(self._number))
+            head = HEADER.pack(MAGIC, VERSION, self.count, len(own)) + bytes(place for place, _ in own)
+            return head + bytes(4 * len(own)) + struct.pack(f"<{len(own)}i", *(digit for _, digit in own))
+        parts = sorted(self._placed().items())
         none = np.zeros(0, np.int64)
         places = np.concatenate([none, *(np.full(len(index), place) for place, (index, _) in parts)])
         columns = (
@@ -308,6 +324,9 @@ class ExactSums:
         answer = cls(count)
         if size == 0:
             return answer
+        if count == 1 and data[HEADER.size + size - 1] <= MOST_PLACE:
+            answer._number = _number_of(bytes(data[HEADER.size :]), size)
+            return answer
         places = np.frombuffer(data, np.uint8, size, HEADER.size)
         index = np.frombuffer(data, "<u4", size, HEADER.size + size).astype(np.int64)
         digits = np.frombuffer(data, "<i4", size, HEADER.size + 5 * size).astype(np.int64)
@@ -319,7 +338,11 @@ class ExactSums:
         ends = [*(np.flatnonzero(places[1:] != places[:-1]) + 1).tolist(), size]
         first = 0
         for end in ends:
-            answer._digits[int(places[first])] = index[first:end], digits[first:end]
+            place, part = int(places[first]), digits[first:end]
+            if count == 1 and place <= MOST_PLACE:
+                answer._number += int(part[0]) << DIGIT * place
+            else:
+                answer._digits[place] = index[first:end], part
             first = end
         if places[-1] >= NON_FINITE[0] and any((answer._signs(place) < 0).any() for place in NON_FINITE):
             raise ValueError("exact sums contain a negative number of values that are not finite")
@@ -360,6 +383,13 @@ class ExactSums:
         values = np.concatenate([values for _, values in self._waiting])
         parts = [index for index, _ in self._waiting if index is not None]
         self._waiting, self._held = [], 0
+        if self.count == 1 and len(values) < HELD:
+            finite = np.isfinite(values)
+            if not finite.all():
+                self._count_non_finite(values[~finite], None)
+                values = values[finite]
+            self._number += _sum_of(values)
+            return
         self._add_up(values, np.concatenate(parts) if parts else None)
 
     def _add_up(self, values: Floats, index: Array | None) -> None:
@@ -375,7 +405,7 @@ class ExactSums:
             few = ExactSums(len(used))
             few._spread(values[these], own if len(used) > 1 else None)
             few._settle()
-            for place, (of, digits) in few._digits.items():
+            for place, (of, digits) in few._placed().items():
                 parts.setdefault(place, []).append((used[of], digits))
         self._deposit(parts)
 
@@ -481,6 +511,7 @@ class ExactSums:
         if other.count != self.count:
             raise ValueError(f"expected {self.count} exact sums, found {other.count}")
         other._settle()
+        self._number += sign * other._number
         if self.count > FEW_SUMS:
             self._deposit({place: [(index, sign * digits)] for place, (index, digits) in other._digits.items()})
             return
@@ -493,6 +524,9 @@ class ExactSums:
         """Add digits of any size, of rising sums, and carry from the lowest place on, once."""
         while parts:
             place = min(parts)
+            if self.count == 1 and place < NON_FINITE[0]:
+                self._number += sum(int(digit) for _, part in parts.pop(place) for digit in part) << DIGIT * place
+                continue
             before = self._digits.pop(place, None)
             index, digits = _united([*parts.pop(place), *([] if before is None else [before])], self.count)
             carry = (digits + (1 << DIGIT - 1)) >> DIGIT
@@ -502,11 +536,19 @@ class ExactSums:
             if (kept := digits != 0).any():
                 self._digits[place] = index[kept], digits[kept]
 
+    def _placed(self) -> dict[int, Part]:
+        """Return all digits by place, those of a single sum among them."""
+        one = np.zeros(1, np.int64)
+        own = {place: (one, np.array([digit])) for place, digit in _digits_of(self._number)}
+        return {**own, **self._digits}
+
     def _signs(self, first: int) -> Array:
         """Return the sign of the numbers whose lowest place is ``first``: that of their highest digit."""
         self._settle()
         last = NON_FINITE[0] - 1 if first == 0 else first + 2
         signs = np.zeros(self.count, np.int64)
+        if first == 0 and self.count == 1:
+            signs[0] = (self._number > 0) - (self._number < 0)
         for place in sorted(self._digits):
             if first <= place <= last:
                 index, digits = self._digits[place]
@@ -554,6 +596,60 @@ def second_moment(count: Fraction | int, sums: tuple[Fraction, Fraction], produc
         products: The sum of xy, times the weights.
     """
     return products - sums[0] * sums[1] / Fraction(count)
+
+
+def _sum_of(values: Floats) -> int:
+    """Return the sum of fewer than ``HELD`` finite values in units of 2**-UNIT.
+
+    The mantissas are integers of 53 bits. Both halves of them, shifted by up to ``WINDOW`` bits, add up in int64.
+    """
+    if not values.size:
+        return 0
+    mantissas, exponents = np.frexp(values)
+    whole = (mantissas * 2.0**53).astype(np.int64)
+    lowest = int(exponents.min())
+    shifts = exponents - lowest
+    if int(shifts.max()) <= WINDOW:
+        return _shifted(whole, shifts) << UNIT - 53 + lowest
+    windows = shifts // (WINDOW + 1)
+    total = 0
+    for window in np.unique(windows).tolist():
+        these = windows == window
+        first = window * (WINDOW + 1)
+        total += _shifted(whole[these], shifts[these] - first) << UNIT - 53 + lowest + first
+    return total
+
+
+def _shifted(whole: Array, shifts: Array) -> int:
+    """Return the sum of integers of 53 bits, each shifted by up to ``WINDOW`` bits."""
+    upper, lower = whole >> HALF, whole & (1 << HALF) - 1
+    return (int((upper << shifts).sum()) << HALF) + int((lower << shifts).sum())
+
+
+def _digits_of(number: int) -> Iterator[tuple[int, int]]:
+    """Yield the place and the digit of each digit other than 0 of an integer, the lowest first."""
+    place = 0
+    while number:
+        empty = ((number & -number).bit_length() - 1) // DIGIT
+        place, number = place + empty, number >> DIGIT * empty
+        digit = ((number + HALF_DIGIT) & (1 << DIGIT) - 1) - HALF_DIGIT
+        if digit:
+            yield place, digit
+        place, number = place + 1, (number - digit) >> DIGIT
+
+
+def _number_of(data: bytes, size: int) -> int:
+    """Return the integer of the digits of a single sum: places (uint8), zeros (uint32) and digits (int32).
+
+    Raises:
+        ValueError: They are not in the form that ``encode`` writes.
+    """
+    places, digits = data[:size], struct.unpack_from(f"<{size}i", data, 5 * size)
+    if any(data[size : 5 * size]) or 0 in digits:
+        raise ValueError("a digit of exact sums is 0, at no place or of no sum")
+    if any(place >= behind for place, behind in itertools.pairwise(places)):
+        raise ValueError("the digits of exact sums are not in order")
+    return sum(digit << DIGIT * place for place, digit in zip(places, digits, strict=True))
 
 
 def _largest(values: Floats) -> float:

@@ -22,9 +22,10 @@ Version ``t1`` is defined as follows, in unsigned integers of 64 bits that wrap 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ NBYTES = 16
 LANES = 2
 BLOCK, COLUMNS = 1 << 15, 1 << 12
 """Entries that are hashed together, and those of one row: their temporaries stay in the processor's cache."""
+
+FEW_ROWS = 1 << 12
+"""Up to so many rows of single numbers are hashed for all tensors and lanes together, which takes half the calls."""
 
 _WRAP = 1 << 64
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -84,7 +88,7 @@ class Fingerprint:
         if len(lengths) != 1:
             raise ValueError(f"labels, weights and ids have the lengths {sorted(lengths)}; there is one of each a row")
         rows = lengths.pop()
-        entries = max(math.prod(tensor.shape[1:]) for tensor in tensors.values())
+        entries = max(map(_entries, tensors.values()))
         step = max(BLOCK // max(entries, 1), 1)
         low = high = 0
         for begin in range(0, rows, step):
@@ -99,6 +103,49 @@ class Fingerprint:
             low += int(lower.sum()) + (int(upper.sum()) << 32)  # the carry into the high half counts
             high += int(hashes[1].sum())
         self.value = (self.value + (high << 64) + low) % (1 << 128)
+
+    @classmethod
+    def each(
+        cls,
+        lengths: Sequence[int],
+        labels: Mapping[str, Array],
+        *,
+        sample_weight: Array | None = None,
+        firsts: Sequence[int] | None = None,
+        sample_id: Array | None = None,
+    ) -> list[Fingerprint]:
+        """Return the fingerprint of each of several batches, whose rows lie one after the other.
+
+        Args:
+            lengths: The rows of each batch, at least 1.
+            labels: As for :meth:`add`, of all rows.
+            sample_weight: As for :meth:`add`, of all rows.
+            firsts: The position of the first row of each batch, if rows are identified by position.
+            sample_id: As for :meth:`add`, of all rows.
+        """
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        tensors = {**labels, **({} if sample_weight is None else {WEIGHT: sample_weight})}
+        if max(map(_entries, tensors.values())) * int(starts[-1]) > BLOCK:
+            answer = []
+            for number, (begin, end) in enumerate(itertools.pairwise(starts.tolist())):
+                own = cls()
+                own.add(
+                    {name: tensor[begin:end] for name, tensor in labels.items()},
+                    sample_weight=None if sample_weight is None else sample_weight[begin:end],
+                    first=None if firsts is None else firsts[number],
+                    sample_id=None if sample_id is None else sample_id[begin:end],
+                )
+                answer.append(own)
+            return answer
+        if firsts is not None:
+            spans = zip(firsts, lengths, strict=True)
+            tensors[IDENTITY] = np.concatenate([np.arange(first, first + length) for first, length in spans])
+        elif sample_id is not None:
+            tensors[IDENTITY] = sample_id
+        hashes = _final(_lanes(tensors, int(starts[-1])))
+        halves = np.add.reduceat(hashes[0].view(np.uint32).reshape(-1, 2), starts[:-1], 0, np.uint64).tolist()
+        high = np.add.reduceat(hashes[1], starts[:-1]).tolist()
+        return [cls((upper << 64) + low + (middle << 32)) for (low, middle), upper in zip(halves, high, strict=True)]
 
     def merge(self, other: Fingerprint) -> None:
         """Add the rows of another run."""
@@ -141,14 +188,45 @@ class Fingerprint:
         return hash(self.value)
 
 
+def _entries(tensor: Array) -> int:
+    """Return how many entries a row has."""
+    return math.prod(tensor.shape[1:])
+
+
 def _lanes(block: Mapping[str, Array], rows: int) -> Array:
     """Return the sum of the tensors' values in each lane, (2, rows) uint64; without weights, they are 1."""
+    if (found := _lanes_of_numbers(block, rows)) is not None:
+        return found
     lanes = np.zeros((LANES, rows), np.uint64)
     if WEIGHT not in block:
         lanes += _weight_of_one()
     for name, tensor in block.items():
         _add_value(lanes, name, tensor)
     return lanes
+
+
+def _lanes_of_numbers(block: Mapping[str, Array], rows: int) -> Array | None:
+    """Return what :func:`_lanes` does if rows are few and of single numbers that float64 represents, else None."""
+    if rows > FEW_ROWS or any(tensor.ndim != 1 or tensor.dtype.kind not in "biuf" for tensor in block.values()):
+        return None
+    numbers = np.empty((len(block), rows))
+    for row, tensor in zip(numbers, block.values(), strict=True):
+        row[:] = tensor
+    numbers += 0.0  # -0 + 0 is 0
+    if not (numbers.min() > -_EXACT and numbers.max() < _EXACT):
+        return None
+    keys, seeds = _factors_of_numbers(tuple(block))
+    lanes: Array = (_mix(numbers.view(np.uint64)) * keys).sum(1)
+    lanes += seeds
+    return lanes
+
+
+@memoized("fingerprint_numbers", lambda names, found: 1024 + sum(map(len, names)), 1 << 18)
+def _factors_of_numbers(names: tuple[str, ...]) -> tuple[Array, Array]:
+    """Return the factors of T tensors of shape () a row, (2, T, 1), and the sum of their seeds, (2, 1)."""
+    keys = np.stack([_keys(name, (), 0, 1) for name in names], 1)
+    seeds = np.sum([_seeds(name, ()) for name in names], 0)
+    return keys, seeds if WEIGHT in names else seeds + _weight_of_one()
 
 
 @memoized("fingerprint_weight", lambda value: value.nbytes, 1 << 14)

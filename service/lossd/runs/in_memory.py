@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from lossd.metrics.registry import METRICS, Array
 from lossd.runs import identity
 from lossd.runs.counting import FIRST, SAMPLE_ID, STATE
 from lossd.runs.definition import RunDocument
-from lossd.runs.measuring import COVERED, Measured, fingerprint, measured
+from lossd.runs.fingerprint import Fingerprint
+from lossd.runs.measuring import COVERED, Measured, fingerprints, measured
 from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
@@ -118,40 +120,80 @@ class _Counting:
     def reports(self, batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
         """Return the report of each batch of the run."""
         numbers: Sequence[Sequence[float]] = batch.numbers
-        firsts: list[int | None] = [None] * len(batch.rows)
+        firsts: list[int] | None = None
         if self.kind == "position":
             firsts, numbers = [int(own[-1]) for own in numbers], [own[:-1] for own in numbers]
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != SAMPLE_ID}
         inner = batch._replace(recipe=self.evaluated, numbers=numbers, inputs=inputs, answers={})
-        found: list[bytes | Problem] = []
-        first = 0
-        for position, outcome in enumerate(isolated(inner, _measured)):
-            rows = slice(first, first := first + batch.rows[position])
-            if isinstance(outcome, Problem):
-                found.append(outcome)
-                continue
-            own = {
-                column.name: arrays[column.name][rows if column.per_row else position] for column in self.recipe.inputs
-            }
-            found.append(_protected(self._report, outcome, own, batch.rows[position], firsts[position]))
-        return found
+        outcomes = isolated(inner, _measured)
+        own = [
+            self._arrays_of(arrays, position, stop, batch.rows) for position, stop in enumerate(accumulate(batch.rows))
+        ]
+        if self.recipe.kind == "rows":
+            targets = self._targets(batch.rows, arrays, firsts)
+        else:
+            targets = [
+                self._targets([rows], own[i], None if firsts is None else firsts[i : i + 1])[0]
+                for i, rows in enumerate(batch.rows)
+            ]
+        return [
+            outcome
+            if isinstance(outcome, Problem)
+            else _protected(
+                self._report, outcome, own[i], batch.rows[i], None if firsts is None else firsts[i], targets[i]
+            )
+            for i, outcome in enumerate(outcomes)
+        ]
 
-    def _report(self, outcome: Measured, arrays: Mapping[str, Array], rows: int, first: int | None) -> bytes:
+    def _arrays_of(
+        self, arrays: Mapping[str, Array], position: int, stop: int, rows: Sequence[int]
+    ) -> dict[str, Array]:
+        """Return the inputs of one batch, whose last row is before ``stop``."""
+        own = slice(stop - rows[position], stop)
+        return {c.name: arrays[c.name][own] if c.per_row else arrays[c.name][position] for c in self.recipe.inputs}
+
+    def _targets(
+        self, lengths: Sequence[int], arrays: Mapping[str, Array], firsts: Sequence[int] | None
+    ) -> Sequence[Fingerprint | None]:
+        """Return the fingerprints of batches whose rows lie one after the other."""
+        covered = {
+            name: _widened(arrays[name]) if dtype == "bfloat16" else arrays[name]
+            for name, dtype in self.recipe.dtypes.items()
+            if name in COVERED
+        }
+        return fingerprints(lengths, covered, firsts=firsts, sample_id=arrays.get(SAMPLE_ID))
+
+    def _report(
+        self,
+        outcome: Measured,
+        arrays: Mapping[str, Array],
+        rows: int,
+        first: int | None,
+        targets: Fingerprint | None,
+    ) -> bytes:
         """Return the report of one batch.
 
         Raises:
             DuplicateRows, InvalidRequest: The batch has one id twice, or an id beyond int64.
         """
         facts, contributions = outcome
-        ids = arrays.get(SAMPLE_ID)
-        sent = {name: Tensor.of(arrays[name], dtype) for name, dtype in self.recipe.dtypes.items()}
+        sent = {
+            name: Tensor(dtype, arrays[name].shape, arrays[name].reshape(-1).view(np.uint8).data)
+            for name, dtype in self.recipe.dtypes.items()
+        }
         digest = identity.content_digest(sent, {} if first is None else {FIRST: first})
-        covered = {name: sent[name].numpy() for name in COVERED if name in sent}
         state = RunState(self.definition)
-        state.add(facts, self.versions, contributions, fingerprint(covered, first=first, sample_id=ids))
+        state.add(facts, self.versions, contributions, targets)
+        ids = arrays.get(SAMPLE_ID)
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
         state.identity.add(*place)
         return BatchReport(digest, rows, zlib.compress(state.encode(), LEVEL)).encode()
+
+
+def _widened(bits: Array) -> Array:
+    """Return bfloat16 as float32, exactly."""
+    wide: Array = (bits.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return wide
 
 
 @memoized("run_countings", lambda text, counting: 6 * len(text))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,12 @@ from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate, measure
 from lossd.job import Recipe
 from lossd.metrics.parts import Amounts, Contribution, part_of
-from lossd.metrics.registry import METRICS, TASKS, Array, Task
+from lossd.metrics.registry import METRICS, TASKS, Array, Task, View
 from lossd.runs.facts import Facts
 from lossd.runs.fingerprint import Fingerprint
 from lossd_client.errors import Problem
 
-__all__ = ["COVERED", "LOSS", "OF_BATCH", "WEIGHT", "Measured", "fingerprint", "measured"]
+__all__ = ["COVERED", "LOSS", "OF_BATCH", "WEIGHT", "Measured", "fingerprints", "measured"]
 
 LABELS = ("target", "label", "similar")
 """The inputs that say what is true."""
@@ -40,62 +41,71 @@ def measured(batch: TensorBatch) -> list[Measured]:
     Raises:
         Problem: A request is wrong.
     """
-    recipe = batch.recipe
+    recipe, requests = batch.recipe, range(len(batch.rows))
     weighted = "sample_weight" in batch.inputs
-    found: list[Measured] = []
     with torch.no_grad(), np.errstate(all="ignore"):  # non-finite values are valid results
-        views, values = measure(batch)
+        view, values = measure(batch)
         loss = None if values is None else (values.numerators.numpy(), values.denominators.numpy())
         if loss is None and recipe.want_loss:
             loss = _reduction(batch)
-        weights = batch.inputs["sample_weight"].double().numpy(force=True) if weighted else None
-        first = 0
-        for position, count in enumerate(batch.rows):
-            rows = slice(first, first + count)
-            first += count
-            contributions: dict[str, Contribution] = {}
+        found: list[dict[str, Contribution]] = [{} for _ in requests]
+        stops = list(itertools.accumulate(batch.rows))
+        for request, (stop, rows) in enumerate(zip(stops, batch.rows, strict=True)):
+            own = slice(stop - rows, stop)
             if loss is not None:
-                contributions[f"{LOSS}.sum"] = Amounts(loss[0][rows], None, ())
-                contributions[f"{LOSS}.size"] = Amounts(loss[1][rows], None, ())
-            if weights is not None:
-                contributions[WEIGHT] = Amounts(weights[rows], None, ())
-            task = TASKS[str(recipe.task)](views[position]) if views else None
-            if task is not None:
-                contributions |= _contributions(task, recipe)
-            found.append((_facts(recipe, task, weighted), contributions))
-    return found
+                found[request][f"{LOSS}.sum"] = Amounts(loss[0][own], None, ())
+                found[request][f"{LOSS}.size"] = Amounts(loss[1][own], None, ())
+            if weighted:
+                weights = batch.inputs["sample_weight"][own].double().numpy(force=True)
+                found[request][WEIGHT] = Amounts(weights, None, ())
+        task = None
+        if view is not None:
+            task = TASKS[str(recipe.task)](view)
+            for request, contributions in enumerate(_contributions(task, view, recipe)):
+                found[request] |= contributions
+    facts = _facts(recipe, task, weighted)
+    return [(facts, contributions) for contributions in found]
 
 
-def fingerprint(inputs: Mapping[str, Array], *, first: int | None, sample_id: Array | None) -> Fingerprint | None:
-    """Return the fingerprint of a batch's targets; None if it has none.
+def fingerprints(
+    lengths: Sequence[int], inputs: Mapping[str, Array], *, firsts: Sequence[int] | None, sample_id: Array | None
+) -> Sequence[Fingerprint | None]:
+    """Return the fingerprint of each batch's targets; None if they have none.
 
     Args:
-        inputs: The inputs of ``COVERED`` by name, as they were sent.
-        first: The position of the first row, if rows are identified by position.
-        sample_id: (N,) integers, if rows are identified by id.
+        lengths: The rows of each batch.
+        inputs: The inputs of ``COVERED`` by name, as they were sent, of all batches one after the other.
+        firsts: The position of the first row of each batch, if rows are identified by position.
+        sample_id: Integers, one a row, if rows are identified by id.
     """
     labels = {name: inputs[name] for name in LABELS if name in inputs}
     if not labels:
-        return None
-    found = Fingerprint()
-    found.add(labels, sample_weight=inputs.get("sample_weight"), first=first, sample_id=sample_id)
-    return found
+        return [None] * len(lengths)
+    weight = inputs.get("sample_weight")
+    return Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=sample_id)
 
 
-def _contributions(task: Task, recipe: Recipe) -> dict[str, Contribution]:
-    known = METRICS[str(recipe.task)]
-    found: dict[str, Contribution] = {}
+def _contributions(task: Task, view: View, recipe: Recipe) -> list[dict[str, Contribution]]:
+    """Return what each request of a view contributes, given its task."""
+    known, cls = METRICS[str(recipe.task)], type(task)
+    found: list[dict[str, Contribution]] = [{} for _ in range(task.count)]
     reads = [part for name in recipe.metrics for part in known[name].reads or ()]
-    for part in dict.fromkeys([*task.base, *task.warning_parts(recipe.metrics), *reads]):
-        for key, contribution in part_of(type(task), part).contributions(task).items():
-            found[f"{part}.{key}"] = contribution
+    alone: list[Task] = []
+    for name in dict.fromkeys([*task.base, *task.warning_parts(recipe.metrics), *reads]):
+        part = part_of(cls, name)
+        if part.divisible or task.count == 1:
+            parts = part.contributions(task)
+        else:
+            alone = alone or [cls(single) for single in view.each()]
+            parts = [own for single in alone for own in part.contributions(single)]
+        for contributions, own in zip(found, parts, strict=True):
+            for key, contribution in own.items():
+                contributions[f"{name}.{key}"] = contribution
     for name in recipe.metrics:
-        if known[name].reads is not None:
-            continue
-        [value] = known[name].function(task)
-        sizes = np.array([value is not None], np.int64)
-        found[f"{OF_BATCH}{name}.sum"] = Amounts(np.array([float(value or 0)]), None, ())
-        found[f"{OF_BATCH}{name}.size"] = Amounts(sizes, None, ())
+        if known[name].reads is None:
+            for contributions, value in zip(found, known[name].function(task), strict=True):
+                contributions[f"{OF_BATCH}{name}.sum"] = Amounts(np.array([float(value or 0)]), None, ())
+                contributions[f"{OF_BATCH}{name}.size"] = Amounts(np.array([value is not None], np.int64), None, ())
     return found
 
 

@@ -20,7 +20,7 @@ from lossd.job import Job
 from lossd.metrics.registry import METRICS
 from lossd.runs import encoding, identity
 from lossd.runs.definition import RunDocument
-from lossd.runs.measuring import COVERED, fingerprint, measured
+from lossd.runs.measuring import COVERED, fingerprints, measured
 from lossd.runs.places import check_place
 from lossd.runs.reading import result_of
 from lossd.runs.result import RunResult
@@ -144,7 +144,8 @@ class Run:
         state.check(facts, contributions)
         ids = None if sample_id is None else np.asarray(sample_id)
         covered = {name: tensors[name].numpy() for name in COVERED if name in tensors}
-        targets = fingerprint(covered, first=first, sample_id=ids)
+        firsts = None if first is None else [first]
+        [targets] = fingerprints([job.rows], covered, firsts=firsts, sample_id=ids)
         state.add(facts, self._versions(facts.names), contributions, targets)
         return state.identity.add(*place)
 
