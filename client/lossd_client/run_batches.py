@@ -122,6 +122,7 @@ class Scoring:
 
     def _check_counted(self, batch: RunBatch) -> None:
         rows, first = self._counted[batch.name]
+        first = first if self._identity == "position" else None  # of ids, it is the first one
         # A loss without an axis of rows, such as an expression, makes one row of a batch.
         same_rows = rows == batch.rows or (self._identity == "batch" and rows == 1)
         if same_rows and first in (None, batch.first):

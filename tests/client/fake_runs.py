@@ -86,7 +86,8 @@ class FakeRuns:
             if found is not None and found["digest"] != digest:
                 return problem(409, "batch-conflict", f"{name} was counted with other data")
             rows = next(iter(tensors.values())).shape[0]
-            first = json.loads(metadata["request"]).get("first")
+            ids = tensors.get("sample_id")
+            first = json.loads(metadata["request"]).get("first") if ids is None else int(ids.numpy()[0])
             answer = {"batch": name, "counted": {"rows": rows}}
             self.counted[run].setdefault(name, {**answer, "first": first, "digest": digest})
             counted = {"rows": self._rows(run), "batches": len(self.counted[run])}

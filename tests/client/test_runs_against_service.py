@@ -205,7 +205,7 @@ def test_counts_equal_those_of_one_evaluation(client: LossClient, name: str) -> 
     run.score(loader())
     whole = client.metrics("multiclass", *data())
     assert run.result().metrics == whole
-    assert run.result("accuracy").metrics == {"accuracy": whole.accuracy}
+    assert run.result("accuracy").metrics == {"task": "multiclass", "accuracy": whole.accuracy}
     flat = run.seal().flat()
     assert flat["f1.macro"] == whole.f1.macro
     assert all(isinstance(value, float) for value in flat.values())
@@ -271,7 +271,7 @@ def test_a_sealed_run_counts_nothing_more(client: LossClient, name: str) -> None
 
 def test_batches_identify_rows(client: LossClient, name: str) -> None:
     """A loss of a formula makes one row of a batch, which a second scoring recognises."""
-    formula = {"name": "expression", "expression": "mean((prediction - target)**2)"}
+    formula = {"name": "expression", "formula": "mean((prediction - target)**2)"}
     run = client.run(name, loss=formula, metrics=[], identity="batch")
     batches = [(np.arange(4.0), np.ones(4)), (np.arange(3.0), np.ones(3))]
     assert run.score(batches).sent == 2
