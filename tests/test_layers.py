@@ -210,6 +210,11 @@ def test_the_service_draws_elsewhere() -> None:
     }
 
 
+def test_a_list_of_runs_loads_no_torch() -> None:
+    """It is read from the store by the application inside the command, whose engine has nothing to evaluate."""
+    assert "torch" not in loaded_by("from lossd.cli import main", "main(['runs', '--json'], standalone_mode=False)")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
