@@ -14,6 +14,7 @@ from lossd.runs.state import RunState
 from lossd_client.errors import (
     Conflict,
     DefinitionChanged,
+    DuplicateRows,
     Incomplete,
     InternalError,
     InvalidRequest,
@@ -320,6 +321,20 @@ def test_a_damaged_state_does_not_keep_others_from_being_folded(store: Store, mo
         store.tidy()
     assert not store.tidy()
     assert (_tables(store, runs[0])[1], _tables(store, runs[1])[1]) == (2, 1)
+
+
+def test_many_runs_share_little_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossd.recorder.counting.MOST_KNOWN", 2)
+    monkeypatch.setattr("lossd.recorder.counting.IDENTITY_BYTES", 0)
+    monkeypatch.setattr("lossd.recorder.states.MERGED_BYTES", 0)
+    runs = [store.create("", f"r{k}", document("id"), "d")[0]["id"] for k in range(4)]
+    for block in range(3):
+        store.count([batch(run, f"b{block}", range(4 * block, 4 * block + 4), "id") for run in runs])
+        for run in runs:
+            assert store.merged(run)[1] == state("id", tuple(range(4 * block + 4)))
+            with pytest.raises(DuplicateRows):
+                count_one(store, batch(run, "again", [4 * block], "id"))
+    assert len(store._counter._known) == len(store._states._known) == 1
 
 
 def test_batches_are_listed_as_they_were_counted(store: Store, clock: Clock) -> None:

@@ -45,8 +45,8 @@ LOOKED_UP = 500
 IDENTITY_BYTES = 256 << 20
 """The memory of all identities, but for the one in use."""
 
-MOST_KNOWN = 10_000
-"""Runs that are known: one takes about 4 kB beside its identity."""
+MOST_KNOWN = 1000
+"""Runs that are known at a time."""
 
 USED_FOR_S = 10.0
 """How long an owner's bytes are known. To add them up takes a millisecond for a thousand runs."""

@@ -16,8 +16,8 @@ from lossd.runs.state import RunState
 
 __all__ = ["Merged", "States"]
 
-MERGED_BYTES = 128 << 20
-"""The memory of merged states, but for the latest."""
+MERGED_BYTES, MOST_MERGED = 128 << 20, 1000
+"""The bytes of merged states in memory, but for the latest, and their number."""
 
 
 class Merged:
@@ -53,7 +53,7 @@ class States:
             known = self._known[row["id"]] = _read(connection, row, known)
         self._known.move_to_end(row["id"])
         nbytes = sum(len(merged.data) for merged in self._known.values())
-        while nbytes > MERGED_BYTES and len(self._known) > 1:
+        while len(self._known) > 1 and (nbytes > MERGED_BYTES or len(self._known) > MOST_MERGED):
             _, dropped = self._known.popitem(last=False)
             nbytes -= len(dropped.data)
         return known
