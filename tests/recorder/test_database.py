@@ -110,12 +110,15 @@ def test_a_file_that_is_replaced_under_the_service_counts_nothing_more(tmp_path:
     if by_another:
         opened(tmp_path / "other.db").close()
         (tmp_path / "other.db").rename(path)
-    with pytest.raises(Unavailable, match="moved or replaced; restart the service"):
+    with pytest.raises(StoreError, match="moved or replaced; it must be opened again"):
         count_one(store, batch(run, "a", range(4)))
-    path.unlink(missing_ok=True)
-    (tmp_path / "moved.db").rename(path)
-    assert count_one(store, batch(run, "a", range(4)))["created"]
     store.close()
+    store.open()
+    assert store.list("")["runs"] == []
+    store.close()
+    moved = opened(tmp_path / "moved.db")
+    assert moved.find("", "r")["rows"] == 0
+    moved.close()
 
 
 def _text(path: Path) -> None:

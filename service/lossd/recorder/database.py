@@ -119,6 +119,9 @@ class Database:
 
     def close(self) -> None:
         """Disconnect and free the lock."""
+        if self._path is not None and self._file is not None and inode_of(self._path) != self._file:
+            self._empty_log()
+        self._file = None
         self._engine.dispose()
         if self._lock is not None:
             self._lock.release()
@@ -136,7 +139,8 @@ class Database:
 
         Raises:
             StorageFull: The disk is full.
-            Unavailable: The database cannot be reached, or is locked, or its file was replaced.
+            Unavailable: The database cannot be reached, or is locked.
+            StoreError: SQLite's file was moved or replaced; close the database and open it again.
         """
         try:
             try:
@@ -154,9 +158,18 @@ class Database:
     def _once(self, work: Callable[[Connection], T]) -> T:
         if self._path is not None and inode_of(self._path) != self._file:
             # SQLite would go on in the file that it has open, which nobody finds again.
-            raise Unavailable("the file of the database of runs was moved or replaced; restart the service")
+            raise StoreError("the file of the database of runs was moved or replaced; it must be opened again")
         with self._engine.begin() as connection:
             return work(connection)
+
+    def _empty_log(self) -> None:
+        """Write SQLite's log into the file that was moved: a database that takes its place would read the log."""
+        try:
+            connection = self._engine.raw_connection()
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+        except (DBAPIError, sqlite3.Error) as error:
+            log.error("the log of the file that was at %s could not be emptied: %s", self._path, error)
 
     def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # transactions begin when the engine says so
