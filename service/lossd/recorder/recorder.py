@@ -15,6 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lossd.recorder import faults
@@ -186,7 +187,8 @@ class Server:
     def stop(self) -> None:
         """Make :meth:`run` answer what has been read, and return. A signal's handler may call it."""
         self._stopping = True
-        self._wake.send(b"\0")
+        with suppress(OSError):  # it has ended, or was asked to many times
+            self._wake.send(b"\0")
 
     def run(self) -> None:
         """Serve until :meth:`stop`, then close the store."""
