@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -213,6 +214,15 @@ def test_node_tells_what_the_service_says(service: Running) -> None:
     assert json.loads(done.stdout) == [[0, 4], [0, -4]]
     assert done.returncode != 0
     assert re.search(r"Unknown loss: .*'mze'.* \(request \S+\)", done.stderr)
+
+
+@needs_node
+def test_node_scores_a_data_set_and_goes_on_where_it_was(service: Running) -> None:
+    for _ in range(2):  # the second time, everything has been counted
+        done = run("node", EXAMPLES / "node" / "score.mjs", service.url)
+        assert (done.returncode, done.stdout) == (0, "accuracy 0.75 of 1000 rows\n"), done.stderr
+    found = httpx.get(f"{service.url}/v1/runs/from-node").json()
+    assert (found["status"], found["counted"]) == ("sealed", {"rows": 1000, "batches": 10})
 
 
 # The Open Inference Protocol
