@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import click
 import torch
@@ -13,7 +16,9 @@ from chaos import fairness, soak
 from chaos.attacks import AT_ONCE, ATTACKS, Attacked, attacked
 from chaos.disconnects import leave
 from chaos.probes import Waits
+from chaos.scoring import score
 from chaos.service import Service, memory_bytes, served
+from postgres import PostgreSQL, programs
 
 MIB = 1 << 20
 ATTACKER, PROBER = "attacker", "prober"
@@ -32,18 +37,21 @@ SIZES = {"small": 64, "medium": 4096}
 @click.option("--stops", default=10, show_default=True, help="Workers stopped for a while during the soak.")
 @click.option("--attack", "attacks", multiple=True, type=click.Choice([*ATTACKS]), help="Kinds; by default all.")
 @click.option("--alone-seconds", default=5.0, show_default=True, help="Of each kind of attack without the soak.")
+@click.option("--batches", default=10_000, show_default=True, help="Of the data set that is scored.")
+@click.option("--scoring-kills", default=30, show_default=True, help="Recorders, fronts and workers killed meanwhile.")
 @click.option("--leavers", default=1000, show_default=True, help="Clients that leave in the middle.")
 @click.option("--share-seconds", default=5.0, show_default=True, help="Of each part of a round of fairness.")
 @click.option("--seed", default=0, show_default=True, help="Of what is left to chance.")
 def main(
     seconds: float, requests: int, kills: int, stops: int, attacks: tuple[str, ...], alone_seconds: float,
-    leavers: int, share_seconds: float, seed: int,
+    batches: int, scoring_kills: int, leavers: int, share_seconds: float, seed: int,
 ) -> None:  # fmt: skip
-    """Soak and attack, leave, and be greedy; exit with 1 where anything is wrong, lost, late or too large."""
+    """Soak and attack, score, leave, and be greedy; exit with 1 where anything is wrong, lost, late or too large."""
     torch.set_num_threads(1)
     kinds = attacks or tuple(ATTACKS)
     passed = [_attack(kinds, alone_seconds)] if alone_seconds else []
     passed += [_soak(kinds, seconds, requests, kills, stops, seed)] if seconds else []
+    passed += _score(batches, scoring_kills, seed) if batches else []
     passed += [_leave(leavers, seed)] if leavers else []
     if share_seconds:
         _share(share_seconds)
@@ -109,6 +117,23 @@ class _Within:
             f"{most_bytes / MIB:.0f} allowed\n"
         )
         return self.passed and self.most_bytes <= most_bytes
+
+
+def _score(batches: int, kills: int, seed: int) -> list[bool]:
+    """Score a data set in a run of SQLite, and of PostgreSQL if its programs are installed."""
+    with ExitStack() as stack:
+        places = {"SQLite": str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "runs.db")}
+        if programs() is not None:
+            places["PostgreSQL"] = stack.enter_context(closing(PostgreSQL())).new_schema()
+        passed = []
+        for name, place in places.items():
+            click.echo(f"scoring: {batches} batches in {name}, {kills} kills, seed {seed}")
+            with served(fronts=2, runs=place) as service:
+                ledger = score(service, batches, kills, seed=seed)
+                status = service.stop()
+            click.echo(f"{ledger}\nexit      {status}\n")
+            passed.append(not ledger.wrong and status == 0)
+    return passed
 
 
 def _leave(leavers: int, seed: int) -> bool:

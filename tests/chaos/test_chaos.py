@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from chaos.disconnects import leave
+from chaos.scoring import score
 from chaos.service import served
 from chaos.soak import KEYS, SETTINGS, soak
 
@@ -26,4 +29,15 @@ def test_in_a_storm_every_request_has_its_answer_and_every_answer_is_right() -> 
         assert ledger.answered["asks"] > 500
         assert ledger.answered["is refused"] > 30
         assert ledger.left > 30
+        assert service.stop() == 0
+
+
+def test_each_batch_of_a_data_set_counts_once_whatever_is_killed(tmp_path: Path) -> None:
+    with served(fronts=2, runs=tmp_path / "runs.db") as service:
+        ledger = score(service, batches := 200, kills=3)
+        assert ledger.wrong == [], str(ledger)
+        assert len(ledger.created.keys() | ledger.repeated.keys()) == batches
+        assert ledger.created.total() <= batches < ledger.sent
+        assert min(ledger.conflicts["batch-conflict"], ledger.conflicts["duplicate-rows"]) > 0
+        assert set(ledger.kills) == {"recorder", "front", "worker"}, str(ledger)
         assert service.stop() == 0
