@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from lossd.recorder import folding
 from lossd.recorder.store import NewBatch, Store
+from lossd.runs import encoding
+from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
 from lossd_client.errors import (
     BatchConflict,
     Conflict,
+    DefinitionChanged,
     DuplicateRows,
     Incomplete,
     InternalError,
@@ -258,6 +261,21 @@ def test_batches_that_do_not_add_up_are_refused(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="another definition"):
         count_one(store, batch(run, "b", range(4), "batch"))
     assert store.find("", "r")["batches"] == 1
+
+
+def test_a_batch_of_another_version_of_a_metric_is_refused(opened: Callable[..., Store]) -> None:
+    store = opened()
+    run = store.create("", "r", document("batch"), "d")[0]["id"]
+    count_one(store, batch(run, "a", range(4), "batch"))
+    described, parts = encoding.decode(state("batch", (4, 5)))
+    later = encoding.encode({**described, "metrics": {**described["metrics"], "auroc": 99}}, parts)
+    report_of_later = BatchReport(b"x" * 32, 2, folding.packed(later)).encode()
+    for _ in range(2):
+        with pytest.raises(DefinitionChanged, match="start another run"):
+            count_one(store, NewBatch(run, "b", report_of_later, "cpu", "2"))
+        store.close()
+        store = opened()
+    assert count_one(store, batch(run, "b", range(4, 6), "batch"))["created"]
 
 
 def test_a_report_that_contradicts_itself_is_refused(store: Store) -> None:

@@ -17,14 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossd.recorder import faults, folding
+from lossd.recorder.definitions import in_common
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
 from lossd.runs import identity
-from lossd.runs.facts import Facts
 from lossd.runs.identity import Identity, Ids
 from lossd.runs.report import BatchReport
 from lossd_client.errors import (
     BatchConflict,
-    DefinitionChanged,
     DuplicateRows,
     InternalError,
     InvalidRequest,
@@ -207,7 +206,9 @@ class Counter:
             Problem: It is refused; nothing has changed.
         """
         described, parts = folding.described(report.packed)
-        common = _fitting(run.known, described)
+        common = run.known.common
+        if described is not run.known.described:
+            common = in_common(common, described)
         rows = _identity(parts)
         if rows.kind != run.known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
@@ -385,36 +386,6 @@ def _outcome(row: Mapping[str, Any], *, created: bool) -> dict[str, Any]:
         "counted": {"rows": row["rows"]},
         "run": {"rows": row["total_rows"], "batches": row["ordinal"] + 1},
     }
-
-
-def _fitting(known: _Known, described: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what all states of a run have in common, with one more state.
-
-    Raises:
-        DefinitionChanged: The definition of a metric has changed since the first batch.
-        InvalidRequest: The states cannot be added up.
-    """
-    if described is known.described or "facts" not in described:
-        return known.common
-    facts = {**described["facts"], "dtypes": {}}
-    found = {name: described[name] for name in ("definition", "metrics", "totals")} | {"facts": facts}
-    common = known.common
-    if common is None or found == common:
-        return found
-    if found["definition"] != common["definition"]:
-        raise InvalidRequest("the batch was evaluated by another definition than the run's; send it again")
-    if found["metrics"] != common["metrics"]:
-        raise DefinitionChanged(
-            "the definition of a metric has changed since the run began, so it counts nothing more; start another run"
-        )
-    Facts.of_dict(common["facts"]).check(Facts.of_dict(facts))
-    for key, shape in found["totals"].items():
-        if common["totals"].get(key, shape) != shape:
-            counted = common["totals"][key][1]
-            raise InvalidRequest(
-                f"{key.partition('.')[0]} has shape {shape[1]} in this batch and {counted} in those counted"
-            )
-    return {**common, "totals": {**common["totals"], **found["totals"]}}
 
 
 def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) -> DuplicateRows:

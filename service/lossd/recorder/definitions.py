@@ -1,4 +1,4 @@
-"""The columns that a run's definition gives, how two definitions differ, and what a seal demands."""
+"""What a run's definition demands: of a second definition, of the states of its batches, and of its seal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lossd.recorder.schema import OPEN
+from lossd.runs.facts import Facts
 from lossd.runs.state import RunState
 from lossd_client.errors import DefinitionChanged, Fault, Incomplete, InvalidRequest, OtherTargets, RunDiffers
 
-__all__ = ["check_complete", "check_same", "check_targets", "columns", "compact"]
+__all__ = ["check_complete", "check_same", "check_targets", "columns", "compact", "in_common"]
 
 NAMED_GAPS = 10
 
@@ -65,6 +66,39 @@ def check_same(found: Mapping[Any, Any], document: Mapping[str, Any], digest: st
         "name, or delete the run",
         fields=fields,
     )
+
+
+def in_common(common: dict[str, Any] | None, described: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what all states of a run have in common, with one more state.
+
+    Args:
+        common: What the states so far have in common; None before the first.
+        described: The description of the further state.
+
+    Raises:
+        DefinitionChanged: The definition of a metric has changed since the first batch.
+        InvalidRequest: The states cannot be added up.
+    """
+    if "facts" not in described:
+        return common
+    facts = {**described["facts"], "dtypes": {}}
+    found = {name: described[name] for name in ("definition", "metrics", "totals")} | {"facts": facts}
+    if common is None or found == common:
+        return found
+    if found["definition"] != common["definition"]:
+        raise InvalidRequest("the batch was evaluated by another definition than the run's; send it again")
+    if found["metrics"] != common["metrics"]:
+        raise DefinitionChanged(
+            "the definition of a metric has changed since the run began, so it counts nothing more; start another run"
+        )
+    Facts.of_dict(common["facts"]).check(Facts.of_dict(facts))
+    for key, shape in found["totals"].items():
+        if common["totals"].get(key, shape) != shape:
+            counted = common["totals"][key][1]
+            raise InvalidRequest(
+                f"{key.partition('.')[0]} has shape {shape[1]} in this batch and {counted} in those counted"
+            )
+    return {**common, "totals": {**common["totals"], **found["totals"]}}
 
 
 def check_complete(row: Mapping[str, Any], state: RunState | None, expected: int | None) -> None:
