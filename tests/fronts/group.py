@@ -47,9 +47,15 @@ class Group:
         return [pid for pid, command in self.children.items() if "worker" in command]
 
     @property
+    def recorders(self) -> list[int]:
+        """The recorder's id; empty before a run is asked for."""
+        return [pid for pid, command in self.children.items() if "lossd.recorder" in command]
+
+    @property
     def fronts(self) -> list[int]:
         """The fronts' ids."""
-        return [pid for pid, command in self.children.items() if "worker" not in command]
+        others = {*self.workers, *self.recorders}
+        return [pid for pid in self.children if pid not in others]
 
     def metric(self, name: str) -> float:
         """A sample of the metrics page."""
