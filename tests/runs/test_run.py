@@ -298,3 +298,21 @@ def test_bytes_with_a_good_checksum_are_not_trusted_either() -> None:
             Run.from_state(encoding.encode(described, {**parts, name: parts[name][:-1]}))
         with pytest.raises(Problem):
             Run.from_state(encoding.encode(described, {key: data for key, data in parts.items() if key != name}))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_a_loss_without_rows_makes_one_row_of_a_batch(shape: tuple[int, ...]) -> None:
+    """The whole target is one row of the fingerprint too, at the position of the batch."""
+    formula = {"name": "expression", "formula": "mean((prediction - target)**2)"}
+    run, whole = (lossd.Run(loss=formula, metrics=[], identity="position") for _ in range(2))
+    batches = [(np.full(shape, 3.0), np.full(shape, float(number))) for number in range(3)]
+    for first in (2, 0, 1):
+        assert run.add(*batches[first], first=first) == 1
+    for first in range(3):
+        whole.add(*batches[first], first=first)
+    assert run.result() == whole.result()
+    assert run.result().loss == (9 + 4 + 1) / 3
+    exchanged = lossd.Run(loss=formula, metrics=[], identity="position")
+    for first in range(3):
+        exchanged.add(*batches[2 - first], first=first)
+    assert exchanged.result().targets != run.result().targets

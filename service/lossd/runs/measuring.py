@@ -81,6 +81,8 @@ def fingerprints(
     labels = {name: inputs[name] for name in LABELS if name in inputs}
     if not labels:
         return [None] * len(lengths)
+    if len(lengths) == 1:  # a loss without an axis of rows, such as an expression, makes one row of a batch
+        labels = {name: label if label.shape[:1] == (lengths[0],) else label[None] for name, label in labels.items()}
     weight = inputs.get("sample_weight")
     return Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=sample_id)
 
