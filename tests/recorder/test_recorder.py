@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -351,11 +352,14 @@ def test_a_store_that_cannot_be_opened_is_said_in_words_and_tried_again(
     assert any("is open, after it was not" in line for line in said)
 
 
-def test_a_full_disk_at_opening_is_storage_full(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "cause", [StorageFull("no room"), OSError(errno.ENOSPC, "no room"), OSError(errno.EDQUOT, "over the quota")]
+)
+def test_a_full_disk_at_opening_is_storage_full(cause: Exception) -> None:
     """507 stays 507, also if the store was never open."""
 
     def make() -> FakeStore:
-        raise StorageFull("the disk is full")
+        raise StoreError("the disk is full") from cause
 
     async def run() -> None:
         async with asking(make) as (recorder, _):

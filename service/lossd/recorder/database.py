@@ -111,7 +111,9 @@ class Database:
                 self._migrate(connection)
         except DBAPIError as error:
             self.close()
-            raise StoreError(f"cannot open {self}: {problem_of(error).detail} ({_words(error)})") from error
+            problem = problem_of(error)
+            problem.__cause__ = error
+            raise StoreError(f"cannot open {self}: {problem.detail} ({_words(error)})") from problem
         except BaseException:
             self.close()
             raise

@@ -8,6 +8,7 @@ second.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import selectors
@@ -22,7 +23,7 @@ from lossd.recorder import faults
 from lossd.recorder.files import StoreError
 from lossd.recorder.peer import is_own
 from lossd.recorder.protocol import REPLY_BYTES, Frame, FrameBuffer, FrameError, encode, encode_problem
-from lossd_client.errors import InternalError, Problem, TooLarge, Unavailable
+from lossd_client.errors import InternalError, Problem, StorageFull, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from lossd.recorder.store import NewBatch
@@ -261,10 +262,15 @@ class Server:
 
     def _unusable(self, reason: str, error: Exception, *, known: bool) -> None:
         """Answer requests with a reason until the store is opened. A reason is logged once, not at each try."""
-        self._obstacle = type(error) if isinstance(error, Problem) else Unavailable, reason
+        self._obstacle = StorageFull if _lacks_room(error) else Unavailable, reason
         if reason != self._reason:
             self._reason = reason
             log.error("%s", reason, exc_info=None if known else error)
+
+    def _problem(self) -> Problem:
+        """Return why the store is not open. Each request gets an exception of its own, which holds its traceback."""
+        kind, reason = self._obstacle
+        return kind(reason, retry_after_s=REOPEN_S)
 
     def _close_store(self) -> None:
         store, self._store = self._store, None
@@ -401,8 +407,7 @@ class Server:
             Problem: The store's own, or that of an unexpected exception, which is logged.
         """
         if self._store is None:
-            kind, reason = self._obstacle
-            raise kind(reason, retry_after_s=REOPEN_S)
+            raise self._problem()
         self._untidy = True  # the store knows; the question costs nothing
         try:
             return work(self._store)
@@ -412,7 +417,7 @@ class Server:
             self._close_store()
             self._open_at = time.monotonic() + REOPEN_S
             self._unusable(f"the store of runs cannot be used: {error}", error, known=True)
-            raise Unavailable(self._reason, retry_after_s=REOPEN_S) from error
+            raise self._problem() from error
         except Exception as error:
             log.exception("a request failed in the recorder")
             raise _failed() from error
@@ -430,6 +435,13 @@ def _encode(number: int, outcome: Any, payload: bytes = b"") -> bytes:
     except (FrameError, TypeError):
         log.exception("an answer cannot be sent")
         return encode_problem(number, _failed())
+
+
+def _lacks_room(error: BaseException) -> bool:
+    """Whether the disk is full, by an error or its cause."""
+    if isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return error.__cause__ is not None and _lacks_room(error.__cause__)
 
 
 def _failed() -> InternalError:
