@@ -253,10 +253,41 @@ def test_a_write_that_the_file_system_refuses_is_a_full_disk_until_there_is_room
     store.close()
 
 
-def test_a_database_without_room_for_its_tables_does_not_open(tmp_path: Path) -> None:
-    with largest_file(8192), pytest.raises(StoreError, match="has no room; delete runs or make room"):
+@pytest.mark.parametrize("room", [0, 4096, 8192])
+def test_a_database_without_room_for_its_tables_does_not_open(tmp_path: Path, room: int) -> None:
+    with largest_file(room), pytest.raises(StoreError, match="has no room; delete runs or make room"):
         opened(tmp_path / "runs.db")
     opened(tmp_path / "runs.db").close()
+
+
+def test_a_damaged_file_asks_for_a_backup(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    opened(path).close()
+    content = path.read_bytes()
+    for kept in (100, 4096):
+        path.write_bytes(content[:kept] + b"x" * (len(content) - kept))
+        with pytest.raises(StoreError, match="damaged; restore a backup"):
+            opened(path)
+
+
+def test_a_file_that_another_program_writes_to_is_said_to_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database.PRAGMAS, "busy_timeout", 10)
+    path = tmp_path / "runs.db"
+    store = opened(path)
+    run = new_run(store)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked; close it"):
+        count_one(store, batch(run, "a", range(4)))
+    store.close()
+    with pytest.raises(StoreError, match="locked; close it"):
+        opened(path)
+    other.close()
+    store = opened(path)
+    assert count_one(store, batch(run, "a", range(4)))["created"]
+    store.close()
 
 
 # Errors in words

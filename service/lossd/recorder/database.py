@@ -175,10 +175,13 @@ class Database:
 
     def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # transactions begin when the engine says so
-        if self._fresh:  # before anything else is in the file, so that the file is never another program's
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        for name, value in {**PRAGMAS, **LIMITS}.items():
-            connection.execute(f"PRAGMA {name} = {value}")
+        # The first is written before anything else, so that the file is never another program's.
+        settings = {**({"application_id": APPLICATION_ID} if self._fresh else {}), **PRAGMAS, **LIMITS}
+        try:
+            for name, value in settings.items():
+                connection.execute(f"PRAGMA {name} = {value}")
+        except sqlite3.Error as error:
+            raise DBAPIError("PRAGMA", None, error) from error  # as the engine does for statements
         for name, value in PRAGMAS.items():
             (found,) = connection.execute(f"PRAGMA {name}").fetchone()
             if found != value:
