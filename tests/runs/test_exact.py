@@ -424,3 +424,14 @@ def test_few_values_of_a_single_sum_add_up_as_many_do(values: Any) -> None:
     assert merged.encode() == of(np.concatenate([values, values])).encode()
     merged.subtract(few)
     assert merged == few
+
+
+@pytest.mark.parametrize("value", [1.0, -0.0, 0.1, SMALLEST, -LARGEST, math.nan, -math.inf])
+def test_many_equal_values_add_up_as_any(value: float) -> None:
+    values = np.full(3 * HELD + 1, value)
+    split = of(values[:7])
+    split.add(values[7:])
+    split.add(np.array([0.0]))
+    assert split.encode() == of(np.concatenate([values, [0.0]])).encode()
+    if math.isfinite(value):
+        assert of(values).fraction() == Fraction(value) * len(values)

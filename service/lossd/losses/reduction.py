@@ -78,7 +78,10 @@ class Segments:
         """Return each request's number for its rows: (B,) to (R, 1, ...) with ``ndim`` axes; 0-d if B is 1."""
         if self.count == 1:
             return per_request.reshape(())
-        rows = per_request[self.index] if not self.equal else per_request.repeat_interleave(self.rows[0])
+        if self.count == self.total:
+            rows = per_request
+        else:
+            rows = per_request[self.index] if not self.equal else per_request.repeat_interleave(self.rows[0])
         return rows.reshape(-1, *(1,) * (ndim - 1))
 
     def split(self, per_row: Tensor) -> tuple[Tensor, ...]:
