@@ -44,6 +44,17 @@ def test_a_friend_s_preflight_is_answered_without_a_key(shared: httpx.Client, pa
     assert "POST" in answer.headers["access-control-allow-methods"]
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_friend_s_page_may_write_runs(shared: httpx.Client, method: str) -> None:
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "if-none-match,x-api-key"}
+    answer = shared.options("/v1/runs/a", headers={"Origin": FRIEND, **asked})
+    assert answer.status_code == 200
+    assert method in answer.headers["access-control-allow-methods"]
+    assert shared.options("/v1/runs/a", headers={"Origin": STRANGER, **asked}).status_code == 400
+    answer = shared.get("/v1/losses", headers={"X-API-Key": KEY, "Origin": FRIEND})
+    assert "ETag" in answer.headers["access-control-expose-headers"]
+
+
 @pytest.mark.parametrize("path", DOORS)
 def test_a_stranger_s_is_not(shared: httpx.Client, path: str) -> None:
     answer = preflight(shared, path, STRANGER)

@@ -727,6 +727,20 @@ def test_what_happened_is_counted(http: httpx.Client) -> None:
     }  # fmt: skip
 
 
+def test_the_log_names_run_and_batch(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    name = f"{next(_numbers)}-{'x' * 100}"
+    path = new_run(http, BINARY, name)
+    with caplog.at_level("WARNING", "lossd.access"):
+        assert http.put(f"{path}/batches/part-7", json=batch(0, [2.0], [1])).status_code == 201
+        refused(http.put(f"{path}/batches/part-8", json=batch(0, [2.0], [1])), 409, "duplicate-rows")
+        refused(http.put(f"{path}/batches/a%0Ab", json=batch(0, [2.0], [1])), 422, "invalid-request")
+    lines = [record.msg for record in caplog.records if record.name == "lossd.access"]
+    assert [line["status"] for line in lines] == [409, 422]
+    assert {line["run"] for line in lines} == {f"{name[:60]}..."}
+    assert [line.get("batch") for line in lines] == ["part-8", None]
+    assert not any("\n" in str(line) for line in lines)
+
+
 def test_201_is_in_the_database(http: httpx.Client, service: Running, path: str) -> None:
     assert service.settings.runs is not None
     file = Path(service.settings.runs.get_secret_value())

@@ -200,3 +200,16 @@ def test_spans_are_exported_where_opentelemetry_s_variables_say() -> None:
     assert (told["service.name"], told["deployment.environment"]) == ("lossd", "test")
     (span,) = (span for scope in resource.scope_spans for span in scope.spans)
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("POST /v1/evaluate", TRACE, PARENT)
+
+
+def test_a_batch_of_a_run_has_its_names_and_its_status(http: httpx.Client, spans: InMemorySpanExporter) -> None:
+    run = f"/v1/runs/{'r' * 100}"
+    http.put(run, json={"task": "regression", "metrics": ["mae"]})
+    inputs = {"prediction": [271.828125], "target": [3.0]}
+    assert http.put(f"{run}/batches/part-7", json={"inputs": inputs}).status_code == 201
+    span = one(spans)
+    assert span.name == "PUT /v1/runs/{run}/batches/{batch}"
+    assert span.attributes is not None
+    assert span.attributes["lossd.run"] == "r" * 60 + "..."
+    assert span.attributes["lossd.batch"] == "part-7"
+    assert span.attributes["http.response.status_code"] == 201

@@ -116,7 +116,8 @@ class Batches(TensorRoute[Batch]):
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         run, _, name = segments(request.scope["path"])
-        request.scope[RUN], request.scope[BATCH] = checked_name(run, "run"), checked_name(name, "batch")
+        request.scope[RUN] = checked_name(run, "run")
+        request.scope[BATCH] = checked_name(name, "batch")
         if request.query:
             query(request.query, NoQuery)
         format_in = self._read_headers(request)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lossd.api.http.texts import in_thread
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Results"]
 
+AT_ONCE = 2
+"""How many states are in memory at once: each may have as many bytes as a run."""
+
 CACHED_BYTES = 64 << 20
 """A result of a 32nd of it is not cached."""
 
@@ -39,6 +44,7 @@ class Results:
         self._recorder = recorder
         self._telemetry = telemetry
         self._engine = engine
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._cache: Cache[tuple[str, int], bytes] = Cache("run_results", CACHED_BYTES)
 
     async def of_run(
@@ -61,13 +67,28 @@ class Results:
             return record, None
         text = self._cache.get((record["id"], record["revision"]))
         if text is None:
-            asking = self._recorder.ask("merged", request.deadline, run=record["id"])
-            record, state = await self._telemetry.recording(asking)
-            if record["status"] == "sealed":
-                return record, record["result"]
-            text = await self._evaluated(request, current_document(record), state, wait)
-            self._cache.put((record["id"], record["revision"]), text, 1024 + len(text))
-        return record, await in_thread(len(text), lambda: json.loads(text))
+            await self._take_turn(request)
+            try:
+                text = self._cache.get((record["id"], record["revision"]))  # another request may have had it computed
+                if text is None:
+                    asking = self._recorder.ask("merged", request.deadline, run=record["id"])
+                    record, state = await self._telemetry.recording(asking)
+                    if record["status"] == "sealed":
+                        return record, record["result"]
+                    text = await self._evaluated(request, current_document(record), state, wait)
+                    self._cache.put((record["id"], record["revision"]), text, 1024 + len(text))
+            finally:
+                self._turns.release()
+        return record, await in_thread(len(text), partial(json.loads, text))
+
+    async def _take_turn(self, request: HttpRequest) -> None:
+        """Wait until few enough states are in memory.
+
+        Raises:
+            DeadlineExceeded: The request's deadline passed.
+        """
+        async with request.in_time("the result was not computed"):
+            await self._turns.acquire()
 
     async def _evaluated(
         self, request: HttpRequest, document: RunDocument, state: bytes, wait: Callable[..., Awaitable[Result]]
