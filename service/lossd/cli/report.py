@@ -65,7 +65,8 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
     """Return the score of a data set as tables.
 
     Args:
-        document: The result of a run in JSON form; also ``files``, or ``run`` with ``status`` and ``signature``.
+        document: The result of a run in JSON form; also ``files``, or ``run`` with ``status`` and ``signature``. The
+            signature is a long line, which is printed without cropping to be copied.
         title: The loss and its parameters, or the task.
     """
     parts: list[RenderableType] = [Text(title, style="bold"), _pairs(_facts(document))]
@@ -75,6 +76,8 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
         parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
     for warning in document["warnings"]:
         parts.append(Text(f"{warning['code']}: {warning['detail']}", style="yellow"))
+    if document.get("signature"):
+        parts += ["", Text(document["signature"], style="dim", no_wrap=True, overflow="ignore")]
     return Group(*parts)
 
 
@@ -110,8 +113,6 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "loss", _number(document["loss"])
     if document["targets"] is not None:
         yield "targets", document["targets"]
-    if document.get("signature"):
-        yield "signature", document["signature"]
 
 
 def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
@@ -175,7 +176,6 @@ def _confusion(matrix: Sequence[Sequence[float]]) -> Table:
 def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column(overflow="fold")  # a signature is long, and is copied
     for name, value in pairs:
         table.add_row(name, value)
     return table

@@ -109,7 +109,7 @@ def score_run(
         import lossd.cli.report as report
 
         title = f"{subject.get('loss') or subject['task']} {as_text(subject['parameters'])}".strip()
-        report.console().print(report.score(document, title=title))
+        report.console().print(report.score(document, title=title), crop=False)
     if plot is not None:
         from lossd.cli.plot import write
 

@@ -171,7 +171,7 @@ def _report(result: RunResult, *, as_json: bool) -> None:
         return
     document = result.document
     title = document.loss.name if document.get("loss") else document.task
-    report.console().print(report.score(run_document(result), title=title))
+    report.console().print(report.score(run_document(result), title=title), crop=False)
 
 
 COMMANDS = (runs,)
