@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from typing import Any
 
@@ -74,6 +75,25 @@ def test_what_cannot_be_read_is_pointed_at(store: Store, filters: dict[str, str]
     with pytest.raises(InvalidRequest) as caught:
         store.list("", **filters)
     assert [fault["pointer"] for fault in caught.value.errors] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("sort", "place", "last"),
+    [
+        ("-created", "10" + "0" * 400, '"a"'),
+        ("-created", "[]", '"a"'),
+        ("-created", "1", '"\\ud800"'),
+        ("-created", "1", '"\\u0000"'),
+        ("-created", "1", "7"),
+        ("name", '"\\ud800"', '"a"'),
+        ("name", "1", '"a"'),
+        ("name", "[" * 20_000, '"a"'),
+    ],
+)
+def test_a_cursor_that_somebody_made_up_is_refused(store: Store, sort: str, place: str, last: str) -> None:
+    after = base64.urlsafe_b64encode(f'["{sort}",{place},{last}]'.encode()).decode().rstrip("=")
+    with pytest.raises(InvalidRequest, match="pass the next of the page before"):
+        store.list("", sort=sort, after=after)
 
 
 def test_a_deleted_run_is_no_status_to_filter_by(store: Store) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = ["batch_document", "batches", "record", "runs"]
 PLACES = {"created": RUNS.c.created, "touched": RUNS.c.touched, "name": RUNS.c.name}
 LATEST_FIRST = "-created"
 MOST = 1000
+TEXT = re.compile(r"[!-~]+")
+"""Ids and names of runs."""
 
 _LISTED = [column for column in RUNS.c if column.name not in ("common", "result", "pending", "pending_bytes")]
 
@@ -178,11 +181,13 @@ def _cursor(after: str, sort: str, *, text: bool) -> tuple[Any, str]:
     detail = f"after is {quoted(after)}; pass the next of the page before as it is, with the same sort"
     try:
         order, value, last = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
-    except (ValueError, TypeError) as error:
+        if value is not None and not text:
+            value = float(value)
+        texts = [last, *([value] if text and value is not None else [])]
+        if order != sort or not all(TEXT.fullmatch(part) for part in texts):
+            raise ValueError("the cursor of another order")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _wrong("after", detail) from error
-    known = value is None or (isinstance(value, str) if text else type(value) in (int, float))
-    if order != sort or not known or not isinstance(last, str) or "\0" in f"{value}{last}":
-        raise _wrong("after", detail)
     return value, last
 
 
