@@ -11,6 +11,7 @@ import pytest
 from lossd.recorder import faults
 from lossd.recorder.folding import PENDING
 from lossd_client.errors import UnknownRun
+from postgres import PostgreSQL
 from recorder.harness import ROWS, count, counted, create, merged, one_will_die, recording, soon, until
 
 WAITING = 64
@@ -23,6 +24,29 @@ def rows_of(folder: Path) -> dict[str, int]:
             table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("runs", "batches", "states")
         }
+
+
+async def die_and_count(folder: Path, url: str, point: str, occurrence: int) -> None:
+    """Count many batches that wait, while a recorder dies at a point; check the answers and what was counted."""
+    alone = occurrence == 2  # a transaction of its own, which the first occurrence is in
+    batches = WAITING + alone
+    async with recording(folder, runs=url) as (recorder, keeper):
+        await one_will_die(recorder, keeper, point, occurrence)
+        victim = keeper.pid
+        run = await create(recorder)
+        if alone:
+            await count(recorder, run, WAITING)
+        outcomes = await asyncio.gather(*(count(recorder, run, number) for number in range(WAITING)))
+        assert keeper.restarts == 1
+        assert keeper.pid != victim
+        assert {outcome["batch"] for outcome in outcomes} == {f"{number}" for number in range(WAITING)}
+        assert all(outcome["counted"] == {"rows": ROWS} for outcome in outcomes)
+        said = sorted(outcome["run"]["batches"] for outcome in outcomes)
+        assert said == list(range(1 + alone, batches + 1)), "each said how many were counted by then"
+        assert sorted(await counted(recorder, run)) == sorted(f"{number}" for number in range(batches))
+        record, state = await recorder.ask("merged", soon(), run=run)
+        assert (record["rows"], record["batches"]) == (ROWS * batches, batches)
+        assert state == merged(batches), "the sum of what was answered, to the last bit"
 
 
 @pytest.mark.parametrize(
@@ -40,30 +64,15 @@ def rows_of(folder: Path) -> dict[str, int]:
     ],
 )
 def test_each_of_many_batches_is_counted_once(tmp_path: Path, point: str, occurrence: int) -> None:
-    """Sixty-four batches wait. The second occurrence is in a transaction after one that was answered."""
-
-    async def run() -> None:
-        async with recording(tmp_path) as (recorder, keeper):
-            await one_will_die(recorder, keeper, point, occurrence)
-            victim = keeper.pid
-            run = await create(recorder)
-            if occurrence == 2:
-                await count(recorder, run, WAITING)  # a transaction of its own, which the first occurrence is in
-            outcomes = await asyncio.gather(*(count(recorder, run, number) for number in range(WAITING)))
-            assert keeper.restarts == 1
-            assert keeper.pid != victim
-            numbers = range(WAITING + (occurrence == 2))
-            assert {outcome["batch"] for outcome in outcomes} == {f"{number}" for number in range(WAITING)}
-            assert all(outcome["counted"] == {"rows": ROWS} for outcome in outcomes)
-            places = sorted(outcome["run"]["batches"] for outcome in outcomes)
-            assert places == list(range(numbers[-1] - WAITING + 2, numbers[-1] + 2)), "each said what was counted then"
-            assert sorted(await counted(recorder, run)) == sorted(f"{number}" for number in numbers)
-            record, state = await recorder.ask("merged", soon(), run=run)
-            assert (record["rows"], record["batches"]) == (ROWS * len(numbers), len(numbers))
-            assert state == merged(len(numbers)), "the sum of what was answered, to the last bit"
-
-    asyncio.run(run())
+    """Sixty-four batches wait."""
+    asyncio.run(die_and_count(tmp_path, str(tmp_path / "runs.db"), point, occurrence))
     assert rows_of(tmp_path)["batches"] == WAITING + (occurrence == 2)
+
+
+@pytest.mark.parametrize("point", [faults.WRITTEN, faults.COMMITTED])
+def test_each_is_counted_once_in_postgresql(tmp_path: Path, postgresql: PostgreSQL, point: str) -> None:
+    """The server rolls back what the dead recorder had written, and keeps what it had committed."""
+    asyncio.run(die_and_count(tmp_path, postgresql.new_schema(), point, 2))
 
 
 def test_a_batch_whose_answer_was_lost_was_counted(tmp_path: Path) -> None:
