@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,10 @@ settings.load_profile("lossd")
 
 # The tensors are small, and each core has a process of tests: more threads would only wait for each other.
 torch.set_num_threads(1)
+
+# pytest attaches its handlers to each logger that does not propagate, six times a test: torch has 41 such loggers.
+for _logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
+    _logger.propagate = True
 
 
 @pytest.hookimpl(wrapper=True)
