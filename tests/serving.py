@@ -20,8 +20,9 @@ import uvicorn
 from lossd.api import create_app
 from lossd.api.http.connection import http_for
 from lossd.api.server import Forwarded
+from lossd.cli.serve import ALLOCATOR
 from lossd.configuration.settings import Settings
-from lossd.engine import Engine, create_engine
+from lossd.engine import Engine, create_engine, worker_process
 
 
 @dataclass
@@ -81,17 +82,22 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
 def command(
     *options: str, files: int | None = None, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
-    """``lossd serve`` with these options, limit of open files and variables: its URL, its process and its log."""
+    """``lossd serve`` with these options, limit of open files and variables: its URL, its process and its log.
+
+    A single front without a limit is forked from a process that has imported what it needs; see ``warm``.
+    """
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
     if files is not None:
         line = ["prlimit", f"--nofile={files}:{files}", *line]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    with subprocess.Popen(
+    settings = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1", **environment}  # with them, Python starts once
+    # A front starts others by its own command line, which a forked process does not have.
+    process = (subprocess if "--fronts" in options else worker_process.subprocess).Popen(
         line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    ) as process:
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
         try:
-            assert process.stdout is not None
-            assert process.stderr is not None
             announced = process.stdout.readline()
             url = re.search(r"https?://\S+(?=,)", announced)
             assert url is not None, process.stderr.read()
@@ -100,6 +106,7 @@ def command(
             assert process.wait(30) == 0
         finally:
             process.kill()
+            process.wait()
 
 
 def certificate(

@@ -1,8 +1,13 @@
-"""Workers that are forked from a process that has imported torch: they start in milliseconds instead of seconds."""
+"""Workers and services that are forked from a process that has imported torch.
+
+They start in milliseconds instead of seconds.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -14,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["WarmProcess"]
 
@@ -26,7 +31,7 @@ class WarmProcess:
     """Stands in for the module ``subprocess`` in ``lossd.engine.worker_process``.
 
     The warm process starts with the first worker. It forks for each worker, and makes the child one of this process,
-    which waits for it as for any child. Workers of ``lossd serve`` are not its matter: they start as always.
+    which waits for it as for any child. The workers of a ``lossd serve`` start as always.
     """
 
     DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired
@@ -37,22 +42,35 @@ class WarmProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def Popen(  # noqa: N802  (as in subprocess)
-        self, command: Sequence[str], *, pass_fds: Sequence[int], env: Mapping[str, str], **options: Any
-    ) -> Forked | subprocess.Popen[bytes]:
-        """Fork a worker, as its command says; another program than Python is started as always."""
+        self,
+        command: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str],
+        stdout: int | None = None,
+        stderr: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Fork a process, as its command says; another program than Python is started as always."""
         if command[0] != sys.executable:
-            return subprocess.Popen(command, pass_fds=pass_fds, env=env, **options)
-        files = [1, 2, *pass_fds]
-        request = {"command": command[1:], "environment": dict(env), "directory": os.getcwd(), "files": files}
+            return subprocess.Popen(command, pass_fds=pass_fds, env=env, stdout=stdout, stderr=stderr, **options)
+        pipes = {number: os.pipe() for number, to in ((1, stdout), (2, stderr)) if to == subprocess.PIPE}
+        numbers = [1, 2, *pass_fds]
+        files = [pipes[number][1] if number in pipes else number for number in numbers]
+        request = {"command": command[1:], "environment": dict(env), "directory": os.getcwd(), "files": numbers}
         with self._lock:
             connection = self._connection or self._start()
             prctl = ctypes.CDLL(None).prctl
             prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a child whose parent ends becomes this process's
             try:
                 socket.send_fds(connection, [json.dumps(request).encode()], files)
-                return Forked(int(connection.recv(64)))
+                return Forked(
+                    int(connection.recv(64)), {number: os.fdopen(ours) for number, (ours, _) in pipes.items()}
+                )
             finally:
                 prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+                for _, theirs in pipes.values():
+                    os.close(theirs)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -73,10 +91,11 @@ class WarmProcess:
 
 
 class Forked:
-    """A process that was forked for this one: as much of ``subprocess.Popen`` as a worker's needs."""
+    """A process that was forked for this one: as much of ``subprocess.Popen`` as workers and services need."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, streams: Mapping[int, IO[str]]) -> None:
         self.pid = pid
+        self.stdout, self.stderr = streams.get(1), streams.get(2)
         self._status: int | None = None
         self._file = os.pidfd_open(pid)
 
@@ -91,10 +110,14 @@ class Forked:
             os.close(self._file)
         return self._status
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, unless it has ended."""
+        if self._status is None:
+            os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Kill the process, unless it has ended."""
-        if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
 
 def serve(connection: socket.socket) -> list[str] | None:
@@ -103,6 +126,9 @@ def serve(connection: socket.socket) -> list[str] | None:
         text, files, _, _ = socket.recv_fds(connection, MOST_BYTES, MOST_FILES)
         if not text:
             return None
+        if "lossd.cli" in json.loads(text)["command"]:
+            importlib.import_module("lossd.api.server")
+            gc.freeze()
         told, telling = os.pipe()
         if not (between := os.fork()):
             between = os.getpid()
@@ -140,6 +166,8 @@ def run(command: Sequence[str]) -> None:
         case ["-m", "lossd.engine.worker", *arguments]:
             sys.argv[1:] = arguments
             worker.main()
+        case ["-m", "lossd.cli", *arguments]:
+            cli.main(arguments, prog_name="lossd")
         case ["-c", code, *arguments]:
             sys.argv[1:] = arguments
             exec(code, {"__name__": "__main__"})
@@ -149,8 +177,7 @@ def run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    import gc
-
+    from lossd import cli
     from lossd.compiled import recipes  # noqa: F401  (it brings Numba)
     from lossd.engine import worker
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from lossd.configuration.keys import fresh_key
-from serving import Running, running
+from serving import Running, command, running
 
 KEY = fresh_key()
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [271.828125, 0.25], "target": [3.0, 0.5]}}
@@ -180,18 +178,12 @@ def test_spans_are_exported_where_opentelemetry_s_variables_say() -> None:
 
     with HTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
+        variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
             "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
         }
-        options = ["--port=0", "--engine=inline", "--compiled=false", "--tracing=true"]
-        command = [sys.executable, "-m", "lossd.cli", "serve", *options]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            url = re.search(r"http://\S+(?=,)", process.stdout.readline())
-            assert url is not None
-            assert httpx.post(f"{url[0]}/v1/evaluate", json=MSE, headers=traceparent(sampled=True)).is_success
+        with command("--tracing=true", **variables) as (url, process, _):
+            assert httpx.post(f"{url}/v1/evaluate", json=MSE, headers=traceparent(sampled=True)).is_success
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, "and what was held is exported before the end"
         collector.shutdown()
