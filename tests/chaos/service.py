@@ -17,6 +17,7 @@ from typing import IO
 
 import httpx
 
+from lossd.cli.serve import ALLOCATOR
 from lossd.configuration.keys import key_line
 
 START_S = 120.0
@@ -139,7 +140,7 @@ def served(log: IO[str] | None = None, keys: Mapping[str, str] | None = None, **
     chosen = {"threads": 1, "compiled": False, "access_log": "none"} | settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOSSD_")}
     environment |= {f"LOSSD_{name.upper()}": str(value) for name, value in chosen.items()}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"} | ALLOCATOR  # with the allocator's variables, Python starts once
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
     with tempfile.TemporaryDirectory() as folder:
         if keys is not None:

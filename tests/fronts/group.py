@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from lossd.cli.serve import ALLOCATOR
+
 
 class Group:
     """Fronts that answer at ``url``."""
@@ -115,8 +117,10 @@ def group(place: Path, fronts: int = 2, *options: str) -> Iterator[Group]:
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", f"--fronts={fronts}", "--threads=1"]
     with log.open("w") as errors:
         parent = subprocess.Popen(
-            [*command, "--compiled=false", *options], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+            [*command, "--compiled=false", *options],
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+            env=os.environ | ALLOCATOR,  # with them, Python starts once
+        )  # fmt: skip
     assert parent.stdout is not None
     kept: list[int] = []
     try:

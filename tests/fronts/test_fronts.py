@@ -17,11 +17,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from chaos.bodies import HEADERS, safetensors_body
 from chaos.http import head
 from chaos.service import cpu_s, memory_bytes
 from fronts.group import Group, eventually, group, is_alive
+from lossd.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,10 @@ def test_fronts_share_one_port_and_one_worker(shared):
             assert client.get("/health/ready").status_code == 200
 
 
+def test_one_of_them_answers_lossd_health(shared):
+    assert CliRunner().invoke(main, ["health", "--port", str(shared.port)]).exit_code == 0
+
+
 def test_every_front_shows_what_all_have_counted(shared):
     clients = shared.client_of_each()
     before = shared.metric('lossd_requests_total{loss="mse",outcome="ok"}')
@@ -155,31 +161,9 @@ def test_all_fronts_together_hold_no_more_than_the_budget(tmp_path):
         assert budget / 2 < memory_bytes(one.parent.pid) - idle < 1.2 * budget
 
 
-def test_what_a_dead_front_has_left_in_the_worker_ends_within_seconds(tmp_path):
-    """Nobody waits for it any more, and it would take half a minute."""
-    mined = {"loss": {"name": "mined_triplet", "mining": "all"}}
-    request = {"loss": {"name": "weighted_sum", "terms": [mined] * 12}, "outputs": ["loss"]}
-    embedding = np.random.default_rng(0).standard_normal((3000, 1)).astype("f4")
-    body = safetensors_body(request, embedding=embedding, label=np.arange(3000) % 7)
-    with group(tmp_path, 2) as one, ThreadPoolExecutor(1) as pool:
-        (worker,) = one.workers
-        dead, other = one.client_of_each().items()
-        begun_s = cpu_s([worker])
-        unanswered = pool.submit(dead[1].post, "/v1/evaluate", content=body, headers=HEADERS)
-        eventually(lambda: cpu_s([worker]) > begun_s + 0.5)
-        os.kill(dead[0], signal.SIGKILL)
-        killed_s = cpu_s([worker])
-        while worker in one.workers and is_computing(worker):
-            assert cpu_s([worker]) < killed_s + 10
-            time.sleep(0.1)
-        with pytest.raises(httpx.TransportError):
-            unanswered.result()
-        with closing(dead[1]), closing(other[1]):
-            assert ask(other[1], 1) == 200
-
-
 def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):
     counted = 0.0
+    restarts = shared.metric("lossd_front_restarts_total")
     (worker,) = shared.workers
     killed, _ = shared.fronts
     with Load(shared) as load:
@@ -195,7 +179,7 @@ def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):
     for client in shared.client_of_each().values():
         with closing(client):
             assert ask(client, 5) == 200
-    assert shared.metric("lossd_front_restarts_total") == 1
+    assert shared.metric("lossd_front_restarts_total") == restarts + 1
     assert shared.metric("lossd_queue_requests") == shared.metric("lossd_slabs_in_use") == 0
 
 
@@ -215,6 +199,30 @@ def test_a_worker_lets_go_of_the_slabs_of_a_front_that_is_gone(shared):
         client.close()
 
 
+def test_what_a_dead_front_has_left_in_the_worker_ends_within_seconds(shared):
+    """Nobody waits for it any more, and it would take half a minute."""
+    mined = {"loss": {"name": "mined_triplet", "mining": "all"}}
+    request = {"loss": {"name": "weighted_sum", "terms": [mined] * 12}, "outputs": ["loss"]}
+    embedding = np.random.default_rng(0).standard_normal((3000, 1)).astype("f4")
+    body = safetensors_body(request, embedding=embedding, label=np.arange(3000) % 7)
+    with ThreadPoolExecutor(1) as pool:
+        (worker,) = shared.workers
+        dead, other = shared.client_of_each().items()
+        begun_s = cpu_s([worker])
+        unanswered = pool.submit(dead[1].post, "/v1/evaluate", content=body, headers=HEADERS)
+        eventually(lambda: cpu_s([worker]) > begun_s + 0.5)
+        os.kill(dead[0], signal.SIGKILL)
+        killed_s = cpu_s([worker])
+        while worker in shared.workers and is_computing(worker):
+            assert cpu_s([worker]) < killed_s + 10
+            time.sleep(0.1)
+        with pytest.raises(httpx.TransportError):
+            unanswered.result()
+        with closing(dead[1]), closing(other[1]):
+            assert ask(other[1], 1) == 200
+    eventually(lambda: len(shared.fronts) == 2 and dead[0] not in shared.fronts)
+
+
 def test_a_killed_worker_loses_no_accepted_request_of_any_front(shared):
     restarts = shared.metric("lossd_worker_restarts_total")
     with Load(shared) as load:
@@ -229,20 +237,20 @@ def test_a_killed_worker_loses_no_accepted_request_of_any_front(shared):
     assert shared.metric("lossd_queue_requests") == shared.metric("lossd_slabs_in_use") == 0
 
 
-def test_sigterm_lets_every_front_finish_what_it_accepted(tmp_path):
-    with group(tmp_path, 2) as one:
-        (worker,) = one.workers
-        clients = list(one.client_of_each().values())
-        os.kill(worker, signal.SIGSTOP)
-        with ThreadPoolExecutor(4) as pool:
-            answers = [pool.submit(ask, client, seed) for seed, client in enumerate(clients)]
-            eventually(lambda: one.metric("lossd_queue_requests") == 2)
-            one.parent.send_signal(signal.SIGTERM)
-            eventually(lambda: refuses(one.port))
-            os.kill(worker, signal.SIGCONT)
-            assert [answer.result() for answer in answers] == [200, 200]
-        assert one.parent.wait(timeout=30) == 0
-        assert not is_alive(worker)
+def finishes_what_it_accepted(one: Group) -> None:
+    """End a group by SIGTERM while each front waits for its worker."""
+    (worker,) = one.workers
+    clients = list(one.client_of_each().values())
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, client, seed) for seed, client in enumerate(clients)]
+        eventually(lambda: one.metric("lossd_queue_requests") == 2)
+        one.parent.send_signal(signal.SIGTERM)
+        eventually(lambda: refuses(one.port))
+        os.kill(worker, signal.SIGCONT)
+        assert [answer.result() for answer in answers] == [200, 200]
+    assert one.parent.wait(timeout=30) == 0
+    assert not is_alive(worker)
 
 
 def refuses(port: int) -> bool:
@@ -253,16 +261,7 @@ def refuses(port: int) -> bool:
     return False
 
 
-def test_nobody_outlives_the_parent(tmp_path):
-    with group(tmp_path, 2) as one:
-        kept = list(one.children)
-        assert len(kept) == 3
-        one.parent.kill()
-        one.parent.wait()
-        eventually(lambda: not any(map(is_alive, kept)))
-
-
-def test_sighup_reaches_every_front(tmp_path):
+def test_sighup_reaches_every_front_and_nobody_outlives_the_parent(tmp_path):
     keys = tmp_path / "keys"
     old, new = "old-key-0123456789", "new-key-0123456789"
     keys.write_text(f"one:{sha256(old.encode()).hexdigest()}\n")
@@ -278,6 +277,11 @@ def test_sighup_reaches_every_front(tmp_path):
         eventually(lambda: (statuses(old), statuses(new)) == ([401, 401], [200, 200]))
         for client in clients:
             client.close()
+        kept = list(one.children)
+        assert len(kept) == 3
+        one.parent.kill()
+        one.parent.wait()
+        eventually(lambda: not any(map(is_alive, kept)))
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_started(tmp_path):
@@ -312,7 +316,7 @@ subprocess.Popen.__init__ = scarce
 """
 
 
-def test_a_front_for_which_there_is_no_process_is_tried_again(tmp_path, monkeypatch):
+def test_a_front_for_which_there_is_no_process_is_tried_again_and_sigterm_lets_all_finish(tmp_path, monkeypatch):
     left = tmp_path / "left"
     left.write_text("xx")
     (tmp_path / "sitecustomize.py").write_text(SCARCE)
@@ -324,3 +328,4 @@ def test_a_front_for_which_there_is_no_process_is_tried_again(tmp_path, monkeypa
         left.write_text("x")
         os.kill(one.fronts[0], signal.SIGKILL)
         eventually(lambda: one.log.count("a front cannot be started") == 3 and len(one.fronts) == 2)
+        finishes_what_it_accepted(one)

@@ -86,11 +86,6 @@ def test_neither_address_nor_certificates_nor_path_keep_it_from_asking(tmp_path:
         assert (found.exit_code, found.stderr) == (0, "")
 
 
-def test_one_of_several_fronts_answers() -> None:
-    with command("--fronts", "2", "--engine", "process") as (url, _, _):
-        assert ask("--port", str(urlsplit(url).port)).exit_code == 0
-
-
 def test_the_socket_answers_health_and_nothing_else(port: int) -> None:
     assert json.loads(health.check("127.0.0.1", port, "/health/live", 10).body)["status"] == "live"
     assert health.check("127.0.0.1", port, "/v1/losses", 10).status == 503
