@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gzip
 import itertools
 import json
@@ -23,6 +24,7 @@ from lossd.api import create_app
 from lossd.api.runs.entrance import Entrance
 from lossd.configuration.keys import fresh_key, key_line
 from lossd.configuration.settings import Settings
+from lossd.metrics.registry import METRICS
 from lossd.recorder.client import Recorder
 from lossd.runs.definition import RunDocument
 from lossd_client.errors import DeadlineExceeded, Problem, StorageFull, Unavailable
@@ -837,6 +839,36 @@ def test_a_seal_waits_for_batches_that_arrive_meanwhile(tmp_path: Path, monkeypa
         assert (await http.get(run)).json()["status"] == "open"
 
     alone(scenario, tmp_path)
+
+
+def test_a_metric_that_changed_ends_an_open_run_and_leaves_a_sealed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = batch(0, [2.0, -1.0], [1, 1])
+    before: dict[str, Any] = {}
+
+    async def first(http: httpx.AsyncClient, recorder: Recorder) -> None:
+        for run in ("open", "sealed"):
+            await http.put(f"/v1/runs/{run}", json=BINARY)
+            await http.put(f"/v1/runs/{run}/batches/a", json=body)
+        before.update((await http.post("/v1/runs/sealed/seal")).json())
+
+    async def upgraded(http: httpx.AsyncClient, recorder: Recorder) -> None:
+        refused(await http.put("/v1/runs/open/batches/b", json=batch(2, [1.0], [1])), 409, "definition-changed")
+        refused(await http.put("/v1/runs/open", json=BINARY), 409, "definition-changed")
+        refused(await http.post("/v1/runs/open/seal"), 409, "definition-changed")
+        read = await http.get("/v1/runs/open")
+        assert read.status_code == 200
+        assert (read.json()["result"], read.json()["counted"]) == (None, {"rows": 2, "batches": 1})
+        assert "definition of a metric" in read.json()["problem"]
+        assert (await http.get("/v1/runs/sealed")).json() == before
+        assert (await http.post("/v1/runs/sealed/seal")).json() == before
+        refused(await http.put("/v1/runs/sealed/batches/b", json=batch(2, [1.0], [1])), 409, "run-sealed")
+
+    alone(first, tmp_path)
+    changed = dataclasses.replace(METRICS["binary"]["accuracy"], version=2)
+    monkeypatch.setitem(METRICS["binary"], "accuracy", changed)
+    alone(upgraded, tmp_path)
 
 
 def test_a_recorder_that_fails_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

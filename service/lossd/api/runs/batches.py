@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -222,7 +223,7 @@ class Batches(TensorRoute[Batch]):
                 return dict(outcome)
         raise _replaced()
 
-    @property
+    @cached_property
     def _device(self) -> str:
         """The kinds of the devices that evaluate batches."""
         return "+".join(sorted({vitals.device.partition(":")[0] for vitals in self.engine.vitals}))

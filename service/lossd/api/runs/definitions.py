@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from lossd.caches import Cache
 from lossd.runs.definition import RunDocument
-from lossd_client.errors import DefinitionChanged, Problem, RunSealed
+from lossd_client.errors import Conflict, DefinitionChanged, Problem, RunSealed
 from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
     from lossd.recorder.client import Recorder
 
-__all__ = ["Definition", "Definitions", "current_document"]
+__all__ = ["Definition", "Definitions", "current_document", "problem_of"]
 
 CACHED_BYTES = 16 << 20
 
@@ -66,6 +66,15 @@ class Definitions:
         found = Definition(record["id"], record["digest"], document)
         self._cache.put((owner, name), found, 4096 + 16 * len(str(record["document"])))
         return found
+
+
+def problem_of(record: Mapping[str, Any]) -> str | None:
+    """Return why an open run counts nothing more and has no result; None if it does."""
+    try:
+        current_document(record)
+    except Conflict as problem:
+        return problem.detail
+    return None
 
 
 def current_document(record: Mapping[str, Any]) -> RunDocument:

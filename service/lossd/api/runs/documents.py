@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lossd import __version__
-from lossd.api.runs.definitions import current_document
+from lossd.api.runs.definitions import current_document, problem_of
 from lossd.runs.state import RunState
 from lossd_client.errors import Conflict, InvalidRequest
 from lossd_client.wire import json
@@ -120,7 +120,8 @@ def run_answer(record: Mapping[str, Any], result: Mapping[str, Any] | None, metr
     answer["missing"] = missing_rows(record, result)
     answer["result"] = None
     if result is None:
-        return answer
+        problem = problem_of(record)
+        return answer if problem is None else {**answer, "problem": problem}
     answer["signature"] = result.get("signature") or signature(record, result)
     found = result["metrics"] if metrics is None else filtered(result["metrics"], metrics)
     answer["result"] = {

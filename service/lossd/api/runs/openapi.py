@@ -67,6 +67,7 @@ class RunAnswer(RunEntry):
     signature: str | None = Field(description="One line that says how the result was judged.")
     missing: list[list[int]] = Field(description="The first ranges of rows not counted: [first, behind the last].")
     result: RunScore | None = Field(description="The result; null before the first batch.")
+    problem: str | None = Field(None, description="Why an open run counts nothing more and has no result.")
 
 
 class RunList(BaseModel):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lossd.api.http.texts import in_thread
-from lossd.api.runs.definitions import current_document
+from lossd.api.runs.definitions import current_document, problem_of
 from lossd.caches import Cache
 from lossd.runs.counting import result_job
 from lossd_client.wire import json
@@ -50,7 +50,7 @@ class Results:
     async def of_run(
         self, request: HttpRequest, record: Mapping[str, Any], wait: Callable[..., Awaitable[Result]]
     ) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-        """Return a run's present record, and its result: the final one of a sealed run; None if it counted nothing.
+        """Return a run's present record, and its result: the final one of a sealed run; None if there is none.
 
         Args:
             request: The request.
@@ -58,12 +58,11 @@ class Results:
             wait: Waits for the engine's result, as :meth:`lossd.api.route.Route._result`.
 
         Raises:
-            DefinitionChanged: Another version of lossd counted it by other definitions.
             Problem: The state cannot be read or evaluated now.
         """
         if record["status"] == "sealed":
             return record, record["result"]
-        if not record["batches"]:
+        if not record["batches"] or problem_of(record) is not None:
             return record, None
         text = self._cache.get((record["id"], record["revision"]))
         if text is None:
