@@ -76,7 +76,7 @@ class _Crash(Exception):  # noqa: N818  (no error of the store)
     """Ends a transaction before its commit."""
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=2, max_size=12))
 def test_the_store_counts_as_a_set_of_names_and_rows_does(
     opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch, steps: list[list[tuple[int, ...]] | str]

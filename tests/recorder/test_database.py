@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -428,6 +429,28 @@ def test_a_connection_lost_at_commit_counts_once(
     lost.clear()
     store.delete("", "r")
     assert store.list("")["runs"] == []
+    store.close()
+
+
+def test_a_recorder_that_was_stopped_in_a_transaction_counts_once_when_it_goes_on(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "SET LOCAL idle_in_transaction_session_timeout TO '60s'" in database.LOCAL
+    store = opened(postgresql.new_schema())
+    run = new_run(store)
+    monkeypatch.setattr(database, "LOCAL", database.LOCAL.replace("'60s'", "'1s'"))
+    stops: list[str] = []
+
+    def stop_once(point: str) -> None:
+        if not stops:
+            time.sleep(2)
+        stops.append(point)
+
+    monkeypatch.setattr("lossd.recorder.faults.reach", stop_once)
+    outcome = count_one(store, batch(run, "a", range(4)))
+    assert len(stops) == 2, "PostgreSQL ended the first session, and the transaction was done again"
+    assert outcome["run"] == {"rows": 4, "batches": 1}
+    assert store.merged(run)[1] == state("position", tuple(range(4)))
     store.close()
 
 

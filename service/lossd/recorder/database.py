@@ -42,8 +42,14 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "trust
 LIMITS = {"cache_size": -16384, "journal_size_limit": 64 << 20}
 """KiB of pages in memory, as a negative number; the bytes of the log that stay on disk after a checkpoint."""
 
-LOCAL = "SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '10s'"
-"""Set in each transaction: behind PgBouncer, the next one may have another session."""
+LOCAL = (
+    "SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '10s'; "
+    "SET LOCAL idle_in_transaction_session_timeout TO '60s'"
+)
+"""Set in each transaction: behind PgBouncer, the next one may have another session.
+
+A recorder that is stopped in a transaction, or cut off, does not keep the others from its runs for longer.
+"""
 
 MIGRATING = int.from_bytes(b"lossd", "big")
 """PostgreSQL's advisory lock of those who migrate."""
