@@ -117,6 +117,31 @@ def test_many_sums(count: int) -> None:
     np.testing.assert_array_equal(sums.sums(), [float(value) for value in expected])
 
 
+@pytest.mark.parametrize("count", [1, 3, 5000])
+@pytest.mark.parametrize("size", [5, BLOCK + 5])
+def test_one_index_for_all_values(count: int, size: int) -> None:
+    """The bytes are those of an index for each value, among them values that are not finite."""
+    generator = np.random.default_rng(size)
+    values = np.concatenate([generator.standard_normal(size), wide(generator, 20), [math.nan, math.inf, -math.inf]])
+    factor = generator.permutation(values)
+    one, each = ExactSums(count), ExactSums(count)
+    for k in {0, count // 2, count - 1}:
+        one.add(values, k)
+        one.add_products(values, values, index=k)
+        one.add_products(values, factor, index=k)
+        index = np.full(len(values), k)
+        each.add(values, index)
+        each.add_products(values, values.copy(), index=index)
+        each.add_products(values, factor, index=index)
+    assert one.encode() == each.encode()
+
+
+@pytest.mark.parametrize("index", [-1, 3, 0.5])
+def test_one_index_of_no_sum_is_refused(index: Any) -> None:
+    with pytest.raises(ValueError, match="index must be"):
+        ExactSums(3).add([1.0, 2.0], index)
+
+
 def test_means_are_rounded_once() -> None:
     values, index = [0.1, 0.2, 0.3, 1e308, 1e308, 5.0], [0, 0, 0, 1, 1, 2]
     sums = of(values, index, 3)

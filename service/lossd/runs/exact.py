@@ -38,6 +38,8 @@ __all__ = ["ExactSums", "root", "rounded", "second_moment", "total"]
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Part = tuple[Array, Array]
+Index = Array | int
+"""The sum of each value, or of all."""
 
 DIGIT = 32
 """Bits of a digit."""
@@ -60,7 +62,7 @@ _PLACES[: MOST_PLACE + 1] = True
 for _place in NON_FINITE:
     _PLACES[_place : _place + 2] = True
 
-BLOCK = 1 << 13
+BLOCK = 1 << 14
 """Values in a block, few enough for a core's cache; as many as there are sums, if that is more."""
 
 MANY_SUMS = 1 << 16
@@ -118,7 +120,7 @@ class ExactSums:
         self._totals: dict[int, Array] = {}
         self._steps = 0
         # Values that wait until there are enough of them for so many sums, with their indices.
-        self._waiting: list[tuple[Array | None, Floats]] = []
+        self._waiting: list[tuple[Index, Floats]] = []
         self._held = 0
 
     def add(self, values: npt.ArrayLike, index: npt.ArrayLike | None = None) -> None:
@@ -126,7 +128,8 @@ class ExactSums:
 
         Args:
             values: The values, (N,) or any shape.
-            index: The sum of each value, as many integers from 0 to ``count`` - 1; None where there is one sum.
+            index: The sum of each value, as many integers from 0 to ``count`` - 1; or one integer for all, which is
+                several times as fast; None where there is one sum.
 
         Raises:
             ValueError: The index is missing, has another size or names no sum.
@@ -153,7 +156,10 @@ class ExactSums:
         of = self._checked(index, flat[0].size)
         for first in range(0, flat[0].size, BLOCK):
             part = slice(first, first + BLOCK)
-            self._enter_products([factor[part] for factor in flat], None if of is None else of[part])
+            pieces = [factor[part] for factor in flat]
+            if factors[1] is factors[0]:
+                pieces[1] = pieces[0]  # of a square, the factor is split once
+            self._enter_products(pieces, _at(of, part))
 
     def merge(self, other: ExactSums) -> None:
         """Add each sum of ``other`` to the sum of the same index.
@@ -182,8 +188,7 @@ class ExactSums:
             ValueError: The index has another size or names no sum.
         """
         answer = ExactSums(count)
-        to = answer._checked(index, self.count)
-        to = np.zeros(self.count, np.int64) if to is None else to
+        to = np.broadcast_to(answer._checked(index, self.count), self.count)
         self._settle()
         answer._deposit({place: [_grouped(to[of], digits)] for place, (of, digits) in self._placed().items()})
         return answer
@@ -350,54 +355,56 @@ class ExactSums:
 
     # Adding
 
-    def _checked(self, index: npt.ArrayLike | None, size: int) -> Array | None:
-        """Return the index as (size,) int64, or None where there is one sum."""
+    def _checked(self, index: npt.ArrayLike | None, size: int) -> Index:
+        """Return the index as (size,) int64, or as one integer."""
         if index is None:
             if self.count != 1:
                 raise ValueError(f"index must say to which of {self.count} sums each value belongs")
-            return None
+            return 0
         flat = np.ravel(np.asarray(index))
-        if flat.size != size:
+        if flat.size != size and np.ndim(index):
             raise ValueError(f"index must have one integer for each of {size} values, found {flat.size}")
-        if flat.dtype.kind not in "iub" and size:
+        if flat.dtype.kind not in "iub" and flat.size:
             raise ValueError(f"index must be integers, found {flat.dtype}")
         flat = flat.astype(np.int64, copy=False)
-        if size and not 0 <= flat.min() <= flat.max() < self.count:
+        if flat.size and not 0 <= flat.min() <= flat.max() < self.count:
             raise ValueError(f"index must be from 0 to {self.count - 1}, found {flat.min()} to {flat.max()}")
-        return None if self.count == 1 else flat
+        return 0 if self.count == 1 else flat if np.ndim(index) else int(flat[0])
 
-    def _enter(self, values: Floats, index: Array | None) -> None:
+    def _enter(self, values: Floats, index: Index) -> None:
         """Add values at once, or hold copies until there are enough."""
-        enough = max(HELD, min(self.count, MOST_HELD))
+        enough = HELD if isinstance(index, int) else max(HELD, min(self.count, MOST_HELD))
         if len(values) >= enough:
             if self.count == 1 and values.min() == values.max() and math.isfinite(values[0]):  # the sizes of rows
                 self._number += _sum_of(values[:1]) * len(values)
             else:
                 self._add_up(values, index)
             return
-        self._waiting.append((None if index is None else index.copy(), values.copy()))
+        self._waiting.append((index if isinstance(index, int) else index.copy(), values.copy()))
         self._held += len(values)
-        if self._held >= enough:
+        if self._held >= max(HELD, min(self.count, MOST_HELD)):
             self._enter_waiting()
 
     def _enter_waiting(self) -> None:
         if not self._waiting:
             return
         values = np.concatenate([values for _, values in self._waiting])
-        parts = [index for index, _ in self._waiting if index is not None]
+        index: Index = 0
+        if self.count > 1:
+            index = np.concatenate([np.broadcast_to(of, len(values)) for of, values in self._waiting])
         self._waiting, self._held = [], 0
         if self.count == 1 and len(values) < HELD:
             finite = np.isfinite(values)
             if not finite.all():
-                self._count_non_finite(values[~finite], None)
+                self._count_non_finite(values[~finite], 0)
                 values = values[finite]
             self._number += _sum_of(values)
             return
-        self._add_up(values, np.concatenate(parts) if parts else None)
+        self._add_up(values, index)
 
-    def _add_up(self, values: Floats, index: Array | None) -> None:
+    def _add_up(self, values: Floats, index: Index) -> None:
         """Add values to all sums together; or, if there are many sums, to a few neighbouring ones at a time."""
-        if index is None or self.count <= min(MANY_SUMS, 4 * len(values)):
+        if isinstance(index, int) or self.count <= min(MANY_SUMS, 4 * len(values)):
             self._spread(values, index)
             return
         order = np.argsort(index, kind="stable")
@@ -406,26 +413,26 @@ class ExactSums:
             these = order[first : first + MANY_SUMS]
             used, own = np.unique(index[these], return_inverse=True)
             few = ExactSums(len(used))
-            few._spread(values[these], own if len(used) > 1 else None)
+            few._spread(values[these], own if len(used) > 1 else 0)
             few._settle()
             for place, (of, digits) in few._placed().items():
                 parts.setdefault(place, []).append((used[of], digits))
         self._deposit(parts)
 
-    def _spread(self, values: Floats, index: Array | None, exponent: int = 0) -> None:
+    def _spread(self, values: Floats, index: Index, exponent: int = 0) -> None:
         """Add values times two to the exponent, a multiple of ``DIGIT``, block by block."""
-        length = max(BLOCK, self.count)
+        length = BLOCK if isinstance(index, int) else max(BLOCK, self.count)
         for first in range(0, len(values), length):
             part = slice(first, first + length)
-            self._spread_block(values[part], None if index is None else index[part], exponent)
+            self._spread_block(values[part], _at(index, part), exponent)
         if self.count > FEW_SUMS:
             self._settle_totals()
 
-    def _spread_block(self, rest: Floats, index: Array | None, exponent: int) -> None:
+    def _spread_block(self, rest: Floats, index: Index, exponent: int) -> None:
         largest = _largest(rest)
         if not largest < math.inf:
             finite = np.isfinite(rest)
-            self._count_non_finite(rest[~finite], None if index is None else index[~finite])
+            self._count_non_finite(rest[~finite], _at(index, ~finite))
             rest = np.where(finite, rest, 0.0)
             largest = _largest(rest)
         if largest > HUGE:
@@ -444,19 +451,34 @@ class ExactSums:
             multiples = rest + rounder
             multiples -= rounder
             rest = rest - multiples
-            totals = np.atleast_1d(multiples.sum()) if index is None else np.bincount(index, multiples, self.count)
-            self._gain(place, _times_two_to(totals, -unit).astype(np.int64))
+            if isinstance(index, int):
+                self._gain_one(place, index, int(math.ldexp(float(np.add.reduce(multiples)), -unit)))
+            else:
+                totals = np.bincount(index, multiples, self.count)
+                self._gain(place, _times_two_to(totals, -unit).astype(np.int64))
             largest = _largest(rest)
 
     def _gain(self, place: int, totals: Array) -> None:
         before = self._totals.get(place)
         self._totals[place] = totals if before is None else before + totals
+        self._count_step()
+
+    def _gain_one(self, place: int, k: int, total: int) -> None:
+        if self.count > FEW_SUMS:
+            self._deposit({place: [(np.array([k]), np.array([total]))]})
+            return
+        if place not in self._totals:
+            self._totals[place] = np.zeros(self.count, np.int64)
+        self._totals[place][k] += total
+        self._count_step()
+
+    def _count_step(self) -> None:
         self._steps += 1
         if self._steps == STEPS:
             self._settle_totals()
 
-    def _count_non_finite(self, values: Floats, index: Array | None) -> None:
-        of = np.zeros(len(values), np.int64) if index is None else index
+    def _count_non_finite(self, values: Floats, index: Index) -> None:
+        of = np.broadcast_to(index, len(values))
         kinds = (np.isnan(values), values == np.inf, values == -np.inf)
         parts = {}
         for first, kind in zip(NON_FINITE, kinds, strict=True):
@@ -464,33 +486,29 @@ class ExactSums:
                 parts[first] = [_grouped(of[kind], np.ones(np.count_nonzero(kind), np.int64))]
         self._deposit(parts)
 
-    def _enter_products(self, factors: list[Floats], index: Array | None) -> None:
-        outside = np.zeros(len(factors[0]), bool)
-        for factor in factors:
-            size = np.abs(factor)
-            outside |= ~(((size >= SAFE[0]) & (size <= SAFE[1])) | (size == 0))
-        if outside.any():
-            self._enter_far_products([factor[outside] for factor in factors], None if index is None else index[outside])
+    def _enter_products(self, factors: list[Floats], index: Index) -> None:
+        outside = _outside(factors)
+        if outside is not None:
+            self._enter_far_products([factor[outside] for factor in factors], _at(index, outside))
             factors = [np.where(outside, 0.0, factor) for factor in factors]
         for term in _products(factors):
             self._enter(term, index)
 
-    def _enter_far_products(self, factors: list[Floats], index: Array | None) -> None:
+    def _enter_far_products(self, factors: list[Floats], index: Index) -> None:
         """Add products of factors of any magnitude: those of their mantissas, times powers of two."""
         finite = np.logical_and.reduce([np.isfinite(factor) for factor in factors])
         if not finite.all():
             # A finite factor of an infinity has only a sign: 1e-300 times 1e-300 would be 0.
             signs = [np.where(np.isfinite(factor), np.sign(factor), factor)[~finite] for factor in factors]
             with np.errstate(invalid="ignore"):
-                self._count_non_finite(np.multiply.reduce(signs), None if index is None else index[~finite])
+                self._count_non_finite(np.multiply.reduce(signs), _at(index, ~finite))
         pairs = [np.frexp(np.where(finite, factor, 0.0)) for factor in factors]
         exponents = np.add.reduce([exponent for _, exponent in pairs], dtype=np.int64)
         terms = _products([mantissa for mantissa, _ in pairs])
         for digits in np.unique(exponents // DIGIT).tolist():
             these = exponents // DIGIT == digits
-            of = None if index is None else index[these]
             for term in terms:
-                self._spread(np.ldexp(term[these], exponents[these] % DIGIT), of, DIGIT * digits)
+                self._spread(np.ldexp(term[these], exponents[these] % DIGIT), _at(index, these), DIGIT * digits)
 
     # The digits
 
@@ -655,9 +673,14 @@ def _number_of(data: bytes, size: int) -> int:
     return sum(digit << DIGIT * place for place, digit in zip(places, digits, strict=True))
 
 
+def _at(index: Index, place: slice | Array) -> Index:
+    """Return the index of some of the values."""
+    return index if isinstance(index, int) else index[place]
+
+
 def _largest(values: Floats) -> float:
     """Return the largest size; NaN if there is NaN, 0 of nothing."""
-    return float(np.maximum(values.max(), -values.min())) if values.size else 0.0
+    return float(np.maximum(np.maximum.reduce(values), -np.minimum.reduce(values))) if values.size else 0.0
 
 
 def _times_two_to(values: Array, exponent: int) -> Array:
@@ -691,6 +714,20 @@ def _united(parts: list[Part], count: int) -> Part:
     return index, totals[index]
 
 
+def _outside(factors: list[Floats]) -> Array | None:
+    """Return which products have a factor beyond ``SAFE``, other than 0; None if there is none."""
+    outside = None
+    for number, factor in enumerate(factors):
+        if any(factor is before for before in factors[:number]) or not factor.size:
+            continue
+        size = np.abs(factor)
+        if SAFE[0] <= np.minimum.reduce(size) and np.maximum.reduce(size) <= SAFE[1]:
+            continue
+        beyond = ~(((size >= SAFE[0]) & (size <= SAFE[1])) | (size == 0))
+        outside = beyond if outside is None else outside | beyond
+    return outside if outside is not None and outside.any() else None
+
+
 def _products(factors: list[Floats]) -> list[Floats]:
     """Return arrays whose sum is the product of two or three factors, exactly; within ``SAFE``."""
     terms = _two_product(factors[0], factors[1])
@@ -700,9 +737,12 @@ def _products(factors: list[Floats]) -> list[Floats]:
 
 
 def _two_product(x: Floats, y: Floats) -> list[Floats]:
-    """Return the product and its rounding error."""
+    """Return the product, and its rounding error unless it has none."""
     product = x * y
-    (x_high, x_low), (y_high, y_low) = _halves(x), _halves(y)
+    x_high, x_low = _halves(x)
+    y_high, y_low = (x_high, x_low) if y is x else _halves(y)
+    if not (x_low.any() or y_low.any()):  # 26 bits times 26 bits, such as numbers of single precision
+        return [product]
     return [product, x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)]
 
 

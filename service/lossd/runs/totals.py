@@ -24,6 +24,9 @@ __all__ = ["RunTotal", "decode", "empty", "new", "shape_of"]
 
 LENGTH = struct.Struct("<Q")
 
+FEW_COLUMNS, MANY_ROWS = 8, 1 << 11
+"""Up to so many columns of so many rows are added one by one, which takes half as long."""
+
 
 class RunTotal(Protocol):
     """One total of a run."""
@@ -67,15 +70,23 @@ class SumTotal:
             return
         if self.exact is None:
             self.exact = ExactSums(self.count)
-        if index is None:
-            values = values.reshape(len(values), self.count)
-            if self.count > 1:
-                index = np.broadcast_to(np.arange(self.count), values.shape).ravel()
-            if weight is not None:
-                weight = np.broadcast_to(weight[:, None], values.shape).ravel()
-            values = values.ravel()
+        if index is not None:
+            self._add(values, weight, index)
+            return
+        values = values.reshape(len(values), self.count)
+        if self.count <= FEW_COLUMNS and len(values) >= MANY_ROWS:
+            for k, column in enumerate(values.T):
+                self._add(column, weight, k)
+            return
+        spread = None if weight is None else np.broadcast_to(weight[:, None], values.shape)
+        self._add(values, spread, np.broadcast_to(np.arange(self.count), values.shape))
+
+    def _add(self, values: Array, weight: Floats | None, index: Array | int) -> None:
+        assert self.exact is not None
         if weight is None:
             self.exact.add(values, index)
+        elif values.dtype.kind in "bi" and values.size and 0 <= values.min() <= values.max() <= 1:
+            self.exact.add(values * weight, index)  # no product is rounded
         else:
             self.exact.add_products(values, weight, index=index)
 
@@ -267,20 +278,19 @@ class ProductTotal:
 
     def add(self, contribution: Products) -> None:
         """Add the numbers of a batch."""
-        values, weight = contribution.values, contribution.weight
+        columns, weight = list(np.ascontiguousarray(contribution.values.T)), contribution.weight
         if weight is None:
-            self.rows += len(values)
+            self.rows += len(contribution.values)
         else:
-            self.sums.add(weight, np.zeros(len(values), np.int64))
-        for column in range(self.columns):
-            index = np.full(len(values), 1 + column)
+            self.sums.add(weight, 0)
+        for column, values in enumerate(columns):
             if weight is None:
-                self.sums.add(values[:, column], index)
+                self.sums.add(values, 1 + column)
             else:
-                self.sums.add_products(values[:, column], weight, index=index)
+                self.sums.add_products(values, weight, index=1 + column)
         for number, (first, second) in enumerate(self.pairs):
-            factors = [values[:, first], values[:, second], *([] if weight is None else [weight])]
-            self.sums.add_products(*factors, index=np.full(len(values), 1 + self.columns + number))
+            factors = [columns[first], columns[second], *([] if weight is None else [weight])]
+            self.sums.add_products(*factors, index=1 + self.columns + number)
 
     def merge(self, other: ProductTotal) -> None:
         """Add the sums of other batches."""
