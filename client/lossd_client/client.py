@@ -270,7 +270,7 @@ class LossClient:
             dataset: Only runs on the data set of this name, or ``name@version``.
             task: Only runs of this task.
             status: Only open runs, or only sealed ones.
-            tag: Only runs with this tag: ``name=value``.
+            tag: Only runs with this tag: its name and its value, as ``commit:4f1c``.
             sort: The order: a metric such as ``f1.macro``, or ``-f1.macro`` with the highest first.
             limit: The most runs; None for all.
         """

@@ -65,7 +65,7 @@ def check_score(found: dict[str, Any], folder: Path) -> None:
 def test_a_run_begins_and_ends_with_nothing_running(store: Path, folder: Path) -> None:
     found = document("score", folder, *OPTIONS, "--run", "r", "--dataset", "digits@2", "--tag", "commit=4f1c")
     assert (found["status"], found["files"]["counted"], found["counted"]["rows"]) == ("open", FILES, FILES * ROWS)
-    (listed,) = document("runs", "--dataset", "digits@2")["runs"]
+    (listed,) = document("runs", "--dataset", "digits@2", "--tag", "commit=4f1c")["runs"]
     assert (listed["run"], listed["status"], listed["tags"]) == ("r", "open", {"commit": "4f1c"})
     sealed = document("score", folder, "--run", "r", "--seal")
     assert (sealed["status"], sealed["files"]["before"]) == ("sealed", FILES)

@@ -131,7 +131,7 @@ def test_the_same_command_goes_on(folder: Path, fake: FakeRuns, url: str, monkey
     assert "6 of 6 files counted before" in result.stderr
     assert read == BATCHES[2:], "nothing is read"
     document = json.loads(result.stdout)
-    assert document["files"] | {"seconds": 0} == {
+    assert document["files"] == {
         "counted": 6, "of": 6, "before": 6, "bad": [], "bytes": 0, "seconds": 0, "interrupted": False,
     }  # fmt: skip
     assert (document["run"], document["status"], document["metrics"]["f1"]["macro"]) == ("r", "open", 0.25)
@@ -342,7 +342,7 @@ def test_runs_are_listed(kept: str, fake: FakeRuns, monkeypatch: pytest.MonkeyPa
 def test_the_list_is_filtered(kept: str, service: FakeService) -> None:
     options = ("--dataset", "digits@2", "--task", "binary", "--status", "open", "--tag", "a=b", "--sort", "-f1.macro")
     assert lossd("runs", "--url", kept, *options).exit_code == 0
-    query = "dataset=digits%402&task=binary&status=open&tag=a%3Db&sort=-f1.macro&limit=1000"
+    query = "dataset=digits%402&task=binary&status=open&tag=a%3Ab&sort=-f1.macro&limit=1000"
     assert service.asked[-1].path == f"/v1/runs?{query}"
 
 

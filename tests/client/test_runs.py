@@ -452,8 +452,8 @@ def test_lists_are_read_to_their_end(fake: FakeRuns, service: FakeService) -> No
             lossd.run(f"r{index}", task="binary")
         assert [run.run for run in lossd.runs()] == [f"r{index}" for index in range(8)]
         assert [run.run for run in lossd.runs(limit=4)] == [f"r{index}" for index in range(4)]
-        lossd.runs(dataset="a@1", sort="-f1.macro", status="sealed", tag="commit=1", task="binary")
-    assert "dataset=a%401&task=binary&status=sealed&tag=commit%3D1&sort=-f1.macro" in service.asked[-1].path
+        lossd.runs(dataset="a@1", sort="-f1.macro", status="sealed", tag="commit:1", task="binary")
+    assert "dataset=a%401&task=binary&status=sealed&tag=commit%3A1&sort=-f1.macro" in service.asked[-1].path
 
 
 def test_no_run_is_busy_for_ever(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "METRIC_OPTION",
     "Address",
     "LossCommand",
+    "Tag",
     "api_key",
     "as_text",
     "describe",
@@ -121,6 +122,19 @@ def metric_options(names: str | None, options: tuple[str, ...]) -> dict[str, Any
             raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--metric-option")
         options_object[name] = literal(value)
     return options_object or None
+
+
+class Tag(click.ParamType[tuple[str, str]]):
+    """A tag of a run: NAME=VALUE."""
+
+    name = "tag"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return the tag's name and its value."""
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name, text
 
 
 class Address(click.ParamType[str]):

@@ -10,7 +10,7 @@ import click
 
 import lossd.cli.known as known
 from lossd.cli.help import Group
-from lossd.cli.options import Address
+from lossd.cli.options import Address, Tag
 
 if TYPE_CHECKING:
     from lossd_client import RunResult
@@ -51,11 +51,11 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set, as name@version or name.")
 @click.option("--task", metavar="NAME", shell_complete=known.tasks, help="Only runs of this task.")
 @click.option("--status", type=click.Choice(["open", "sealed"]), help="Only runs of this status.")
-@click.option("--tag", metavar="NAME=VALUE", help="Only runs with this tag.")
+@click.option("--tag", type=Tag(), metavar="NAME=VALUE", help="Only runs with this tag.")
 @click.option("--sort", metavar="METRIC", help="Order by a metric, such as f1.macro; -f1.macro for the highest first.")
 @AS_JSON
 @click.pass_context
-def runs(ctx: click.Context, /, url: str | None, as_json: bool, **filters: Any) -> None:
+def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as_json: bool, **filters: Any) -> None:
     """List the runs: the scores that lossd score --run and clients have counted, the latest first.
 
     Exit status: 0 done, 1 a request was refused, 2 wrong usage, 3 no answer from the service.
@@ -65,7 +65,7 @@ def runs(ctx: click.Context, /, url: str | None, as_json: bool, **filters: Any) 
     from lossd.cli.local_service import connected
 
     with connected(url) as client:
-        found = client.runs(**filters)
+        found = client.runs(tag=None if tag is None else ":".join(tag), **filters)
     if as_json:
         click.echo(json.dumps({"runs": found}))
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import METRIC_OPTION, Address, LossCommand, as_text, metric_options, option_name
+from lossd.cli.options import METRIC_OPTION, Address, LossCommand, Tag, as_text, metric_options, option_name
 from lossd.cli.plot import KINDS, Image, write
 from lossd.cli.scoring import (
     DONE,
@@ -100,7 +100,9 @@ class _Table(click.Path):
 @click.option("--dataset", metavar="NAME", help="With --run: the data set, as name@version or name.")
 @click.option("--rows", type=click.IntRange(0), help="With --run: the number of rows of the data set.")
 @click.option("--targets", metavar="t1:HEX", help="With --run: the fingerprint that the targets must have.")
-@click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="With --run: a tag, such as a commit.")
+@click.option(
+    "--tag", "tags", type=Tag(), metavar="NAME=VALUE", multiple=True, help="With --run: a tag, such as a commit."
+)
 @click.option("--public", is_flag=True, help="With --run: let other keys read the run.")
 @click.option("--seal", is_flag=True, help="With --run: check that no row is missing, and freeze the score.")
 @click.option(
@@ -151,7 +153,7 @@ def score(
 
         subject = {name: value for name, value in (("task", task), ("loss", loss)) if value is not None}
         definition = {**subject, "metrics": metric_options(metrics, options), "parameters": chosen, **of_run}
-        definition |= {"tags": _tags(of_run["tags"]), "public": of_run["public"] or None}
+        definition |= {"tags": dict(of_run["tags"]), "public": of_run["public"] or None}
         status = score_run(
             run,
             directory,
@@ -221,16 +223,6 @@ def _check_alone(options: Mapping[str, Any]) -> None:
     given = [option_name(name) for name, value in options.items() if value not in (None, ()) and value is not False]
     if given:
         raise click.UsageError(f"{', '.join(given)}: only with a run; name it with --run")
-
-
-def _tags(items: Sequence[str]) -> dict[str, str]:
-    tags = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--tag")
-        tags[name] = value
-    return tags
 
 
 def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:

@@ -151,7 +151,7 @@ class Sending:
     def __init__(self, run: RemoteRun, files: Sequence[Measured], counted: Iterable[Record]) -> None:
         self._run = run
         self._batches = {file.source.name: file.batches() for file in files}
-        self._started = time.monotonic()
+        self._started = self._ended = time.monotonic()
         self._rows = 0
         self.recount(counted)
         self.before = self.files
@@ -176,8 +176,8 @@ class Sending:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the first file was started."""
-        return time.monotonic() - self._started
+        """Seconds from the start to the last answer."""
+        return self._ended - self._started
 
     def recount(self, counted: Iterable[Record]) -> None:
         """Take the batches that the run has counted.
@@ -225,6 +225,7 @@ class Sending:
     def received(self, batch: Batch, problem: Problem | None) -> None:
         """Take what :meth:`send` returned."""
         name = batch.source.name
+        self._ended = time.monotonic()
         self.nbytes += batch.nbytes
         if problem is None:
             self._rows += batch.rows
