@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from lossd_client.arrays import is_tensor
-from lossd_client.errors import ConnectionFailed, InvalidRequest, Unavailable
+from lossd_client.errors import ConnectionFailed, InvalidRequest, Unavailable, UnreadableAnswer
 from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait, attempt, exchange
 from lossd_client.messages import Evaluation, Record, compose, read_document, read_evaluation
 from lossd_client.wire import json, safetensors
@@ -25,6 +25,10 @@ Conversation = Generator[Send | Wait, HttpResponse | None, T]
 
 NAME = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 """The names of runs and of batches."""
+
+RUN_FIELDS = {"run": str, "status": str, "identity": str, "counted": dict}
+BATCH_FIELDS = {"batch": str, "counted": dict}
+"""What the client reads of every answer about a run or a batch."""
 
 PAGE = 1000
 """The most entries of a list that one request asks for."""
@@ -167,11 +171,11 @@ class Service:
     def put_run(self, run: str, document: Mapping[str, Any]) -> Conversation[Record]:
         """Return the conversation of ``PUT /v1/runs/{run}``."""
         body = Body([json.dumps(json.finite(dict(document)))])
-        return self._ask(self._call("PUT", _run_path(run), json.MEDIA_TYPE, body))
+        return self._ask(self._call("PUT", _run_path(run), json.MEDIA_TYPE, body), RUN_FIELDS)
 
     def run(self, run: str, **query: str | None) -> Conversation[Record]:
         """Return the conversation of ``GET /v1/runs/{run}``."""
-        return self._get(_run_path(run), query)
+        return self._get(_run_path(run), query, RUN_FIELDS)
 
     def runs(self, limit: int | None, **query: str | None) -> Conversation[list[Record]]:
         """Return the conversation of ``GET /v1/runs``, page by page; ``limit`` is the most runs to return."""
@@ -180,7 +184,8 @@ class Service:
     def put_batch(self, run: str, batch: str, body: Body, timeout_s: float | None) -> Conversation[Record]:
         """Return the conversation of ``PUT /v1/runs/{run}/batches/{batch}``."""
         path = f"{_run_path(run)}/batches/{_named('batch', batch)}"
-        return self._ask(self._call("PUT", path, json.MEDIA_TYPE, body, timeout_s, content_type=safetensors.MEDIA_TYPE))
+        call = self._call("PUT", path, json.MEDIA_TYPE, body, timeout_s, content_type=safetensors.MEDIA_TYPE)
+        return self._ask(call, BATCH_FIELDS)
 
     def batches(self, run: str, **query: str | None) -> Conversation[list[Record]]:
         """Return the conversation of ``GET /v1/runs/{run}/batches``, page by page."""
@@ -189,7 +194,7 @@ class Service:
     def seal(self, run: str, rows: int | None) -> Conversation[Record]:
         """Return the conversation of ``POST /v1/runs/{run}/seal``."""
         body = Body([json.dumps({} if rows is None else {"rows": rows})])
-        return self._ask(self._call("POST", f"{_run_path(run)}/seal", json.MEDIA_TYPE, body))
+        return self._ask(self._call("POST", f"{_run_path(run)}/seal", json.MEDIA_TYPE, body), RUN_FIELDS)
 
     def delete_run(self, run: str) -> Conversation[None]:
         """Return the conversation of ``DELETE /v1/runs/{run}``."""
@@ -202,20 +207,32 @@ class Service:
         found: list[Record] = []
         after: str | None = None
         while limit is None or len(found) < limit:
-            page = yield from self._get(path, {**query, "after": after, "limit": str(PAGE)})
+            page = yield from self._get(path, {**query, "after": after, "limit": str(PAGE)}, {field: list})
             found += page[field]
-            after = page.get("next")
-            if after is None:
+            if not page[field] or page.get("next") is None:
                 break
+            after = str(page.next)
         return found[:limit]
 
-    def _get(self, path: str, query: Mapping[str, str | None] | None = None) -> Conversation[Record]:
+    def _get(
+        self,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        fields: Mapping[str, type] | None = None,
+    ) -> Conversation[Record]:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._ask(self._call("GET", f"{path}?{urlencode(given)}" if given else path, json.MEDIA_TYPE))
+        return self._ask(self._call("GET", f"{path}?{urlencode(given)}" if given else path, json.MEDIA_TYPE), fields)
 
-    def _ask(self, call: Call) -> Conversation[Record]:
+    def _ask(self, call: Call, fields: Mapping[str, type] | None = None) -> Conversation[Record]:
+        """Return the conversation of a call whose answer is a JSON object that has these fields, of these types."""
         response = yield from exchange(call)
-        return read_document(response, call.url, call.request_id)
+        document = read_document(response, call.url, call.request_id)
+        for name, kind in (fields or {}).items():
+            if not isinstance(document.get(name), kind):
+                raise UnreadableAnswer(
+                    f"{call.url}: the answer has no {name}; is it lossd?", request_id=call.request_id
+                )
+        return document
 
     def _call(
         self,

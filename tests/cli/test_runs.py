@@ -126,7 +126,7 @@ def test_the_same_command_goes_on(folder: Path, fake: FakeRuns, url: str, monkey
     result = scored(folder, url)
     assert result.exit_code == 0, result.output
     assert "2 of 6 files counted before" in result.stderr
-    assert read == sorted(fake.sent) == BATCHES[2:]
+    assert read == sorted(set(fake.sent)) == BATCHES[2:], fake.sent
     result = scored(folder, url, "--json")
     assert "6 of 6 files counted before" in result.stderr
     assert read == BATCHES[2:], "nothing is read"

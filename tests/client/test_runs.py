@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from client.fake import Asked, FakeService, Reply, problem
-from client.fake_runs import FakeRuns
+from client.fake_runs import FakeRuns, reply
 from lossd_client import AsyncLossClient, AsyncRemoteRun, LossClient, RemoteRun, RunScore
 from lossd_client.errors import (
     BatchConflict,
@@ -25,6 +25,7 @@ from lossd_client.errors import (
     ShapeMismatch,
     Unavailable,
     UnknownRun,
+    UnreadableAnswer,
 )
 
 Runs = Callable[..., Any]
@@ -461,6 +462,28 @@ def test_no_run_is_busy_for_ever(on_run: Runs, fake: FakeRuns, service: FakeServ
     fake.refuse = lambda n, asked: problem(503, "unavailable", headers={"Retry-After": "0"})
     with pytest.raises(Unavailable, match=r"batch 00000000 \(index 0\)"):
         on_run("score", loader(), timeout_s=0.3, in_flight=1)
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"run": "r", "status": "open", "identity": "id", "counted": 3}, {"run": None}]
+)
+def test_an_answer_of_another_program_is_told(
+    document: dict[str, Any], on_run: Runs, fake: FakeRuns, service: FakeService
+) -> None:
+    service.default = lambda asked: reply(document)
+    with pytest.raises(UnreadableAnswer, match="is it lossd"):
+        on_run("result")
+
+
+def test_lists_of_another_program_end(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
+    def endless(asked: Asked) -> Reply:
+        return reply({"batches": [], "next": "again"}) if "/batches?" in asked.path else fake.answer(asked)
+
+    service.default = endless
+    assert on_run("batches") == []
+    service.default = lambda asked: reply({"next": None}) if "/batches?" in asked.path else fake.answer(asked)
+    with pytest.raises(UnreadableAnswer, match="the answer has no batches"):
+        on_run("batches")
 
 
 def test_both_clients_have_the_same_methods() -> None:
