@@ -124,6 +124,14 @@ def redrawn(page) -> Iterator[None]:
     page.wait_for_function("before => document.querySelector('.plots').dataset.drawn !== before", arg=before)
 
 
+def serious_faults(page, theme: str) -> list[tuple[str, list[str]]]:
+    """What axe finds on a page: every fault in the light, in the dark only those of colours; all else is the same."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    options = {"runOnly": ["color-contrast", "link-in-text-block"]} if theme == "dark" else None
+    found = axe.run(page, options=options).response["violations"]
+    return [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
+
+
 def drawn(page) -> None:
     """Wait for a loss's curves."""
     page.wait_for_selector(".plots[data-drawn]")

@@ -13,7 +13,7 @@ import pytest
 
 import lossd
 
-from .conftest import address, unfold
+from .conftest import address, serious_faults, unfold
 
 GRID = 49
 SPANS = {"line": [(-3, 3), (-4, 4)], "direction": [(-5, 5), (-5, 5)]}
@@ -236,10 +236,8 @@ def test_the_last_of_many_moves_is_what_is_drawn_however_slow_the_first_answer(v
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("model", LOSSES)
 def test_it_has_no_serious_fault_and_fits_a_phone(visit, model: str, theme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = opened(visit, f"?model={model}&steps=5", theme=theme)
     unfold(page)
-    found = axe.run(page).response["violations"]
-    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    assert serious_faults(page, theme) == []
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function("() => document.documentElement.scrollWidth === 390")

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from lossd_client import LossClient
 from serving import Running, running
 
-from .conftest import unfold
+from .conftest import serious_faults, unfold
 
 RNG = np.random.default_rng(5)
 SCORES = RNG.normal(size=(64, 10)).astype(np.float32)
@@ -348,11 +348,9 @@ def test_commands_take_the_key_from_the_environment_and_never_show_it(visit, tmp
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("query", ["", "?loss=dice", "?loss=mse&outputs=loss,gradient", "?loss=giou&as=safetensors"])
 def test_it_has_no_serious_fault_and_fits_a_phone(visit, query: str, theme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = opened(visit, query, theme=theme)
     unfold(page)
     page.wait_for_selector(".side details[open] .field")
-    found = axe.run(page).response["violations"]
-    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    assert serious_faults(page, theme) == []
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function("() => document.documentElement.scrollWidth === 390")

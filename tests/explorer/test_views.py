@@ -11,7 +11,7 @@ import lossd
 from lossd.losses import REGISTRY
 from serving import Running, running
 
-from .conftest import address, drawn, redrawn, unfold
+from .conftest import address, drawn, redrawn, serious_faults, unfold
 
 VIEWS = {
     "/losses": "60 losses",
@@ -56,15 +56,13 @@ def focal(x: float, **parameters: float) -> float:
 def test_a_view_opens_offline_without_a_complaint_or_a_serious_fault_and_fits_a_phone(
     visit, path: str, theme: str
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     page = visit(path, theme=theme, again=theme == "dark" and path.startswith("/losses/"))
     settled(page, path)
     assert VIEWS[path].replace("60", str(len(REGISTRY))) in page.locator("h1").inner_text()
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     assert page.title().endswith("· lossd")
     unfold(page)
-    found = axe.run(page).response["violations"]
-    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")] == []
+    assert serious_faults(page, theme) == []
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function("() => document.documentElement.scrollWidth === 390")
 
