@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+import time
 import tracemalloc
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -335,6 +337,31 @@ def test_memory_depends_on_the_limit_alone() -> None:
         tracemalloc.stop()
     assert max(peaks) < 300e6 * limit / DEFAULT
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.timed
+def test_adding_to_a_cut_table_takes_less_than_sorting_its_values() -> None:
+    """A stable sort uses no vector instructions: it takes about as long as a binary search for each value."""
+    generator = np.random.default_rng(6)
+    size = 1 << 21
+    values, positive = generator.standard_normal(size, np.float32), generator.random(size) < 0.4
+
+    def seconds(function: Callable[[], Any]) -> float:
+        begin = time.process_time()
+        function()
+        return time.process_time() - begin
+
+    def table() -> None:
+        table = Table(limit=1 << 18)
+        for part in np.array_split(np.arange(size), 32):
+            table.add(values[part], positive[part])
+        assert table.bits < BITS
+
+    added, ordered = (
+        min(seconds(function) for _ in range(3))
+        for function in (table, lambda: np.sort(values.astype(float), kind="stable"))
+    )
+    assert added < 0.68 * ordered
 
 
 def test_pooled_tables_count_all_columns() -> None:
