@@ -182,6 +182,8 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[str,
         assert command is not None
         inner = click.Context(command, parent=context, info_name=name)
         if isinstance(command, click.Group):
+            if command.invoke_without_command:  # it does something by itself
+                yield inner.command_path, command, inner
             yield from _commands(command, inner)
         else:
             yield inner.command_path, command, inner

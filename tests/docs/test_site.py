@@ -86,7 +86,7 @@ def test_every_counter_is_documented(built: Path) -> None:
 
 def test_every_command_and_option_is_documented(built: Path) -> None:
     text = (built / "pages/reference/commands.md").read_text()
-    for name in ("serve", "evaluate", "losses"):
+    for name in ("serve", "evaluate", "losses", "runs"):
         assert f"## `lossd {name}`" in text
         said = CliRunner().invoke(cli.main, [name, "--help"]).output
         options = set(re.findall(r"^  .*?(--[a-z-]+)", said, re.MULTILINE))
