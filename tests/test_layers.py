@@ -27,7 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "lossd.job": {"lossd.cost", "lossd.caches", "lossd_client"},
     "lossd.arrangement": {"lossd.cost", "lossd.job"},
     "lossd.losses": {"lossd.cost", "lossd.lazy_torch", "lossd.caches", "lossd_client"},
-    "lossd.runs.exact": {"lossd_client"},
+    "lossd.runs.integers": set(),
+    "lossd.runs.exact": {"lossd.runs.integers", "lossd_client"},
     "lossd.runs.steps": {"lossd.runs.exact", "lossd_client"},
     "lossd.runs.table": {"lossd.runs.exact", "lossd.runs.steps", "lossd_client"},
     "lossd.metrics": {

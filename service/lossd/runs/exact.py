@@ -21,16 +21,16 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lossd.runs.integers import DIGIT, MOST, UNIT, digits_of, integer_of, number_of
 from lossd_client.exact import ratio
 
 __all__ = ["ExactSums", "root", "rounded", "second_moment", "total"]
@@ -40,12 +40,6 @@ Floats = npt.NDArray[np.float64]
 Part = tuple[Array, Array]
 Index = Array | int
 """The sum of each value, or of all."""
-
-DIGIT = 32
-"""Bits of a digit."""
-
-UNIT = 3250
-"""Sums are in units of 2**-UNIT: at most 2**-3222, the smallest product of three, and 2**-1074 starts a digit."""
 
 LOWEST, LEAST_PLACE = -1074, (UNIT - 1074) // DIGIT
 """The exponent of the smallest float64, and the place of its digit."""
@@ -71,13 +65,8 @@ MANY_SUMS = 1 << 16
 MOST_HELD = 1 << 20
 """Values that wait at most."""
 
-HELD = 1 << 11
+HELD = MOST
 """Fewer values wait for more, because a step takes 10 µs whatever their number."""
-
-WINDOW, HALF = 24, 27
-"""By how many bits the halves of mantissas are shifted: 27 + 24 bits of 2**11 values add up in an int64."""
-
-HALF_DIGIT = 1 << DIGIT - 1
 
 STEPS = 512
 """Totals of up to 2**53 units that an int64 holds."""
@@ -292,7 +281,7 @@ class ExactSums:
         """
         self._settle()
         if not self._digits:
-            own = list(_digits_of(self._number))
+            own = list(digits_of(self._number))
             head = HEADER.pack(MAGIC, VERSION, self.count, len(own)) + bytes(place for place, _ in own)
             return head + bytes(4 * len(own)) + struct.pack(f"<{len(own)}i", *(digit for _, digit in own))
         parts = sorted(self._placed().items())
@@ -330,7 +319,7 @@ class ExactSums:
         if size == 0:
             return answer
         if count == 1 and data[HEADER.size + size - 1] <= MOST_PLACE:
-            answer._number = _number_of(bytes(data[HEADER.size :]), size)
+            answer._number = number_of(bytes(data[HEADER.size :]), size)
             return answer
         places = np.frombuffer(data, np.uint8, size, HEADER.size)
         index = np.frombuffer(data, "<u4", size, HEADER.size + size).astype(np.int64)
@@ -376,7 +365,7 @@ class ExactSums:
         enough = HELD if isinstance(index, int) else max(HELD, min(self.count, MOST_HELD))
         if len(values) >= enough:
             if self.count == 1 and values.min() == values.max() and math.isfinite(values[0]):  # the sizes of rows
-                self._number += _sum_of(values[:1]) * len(values)
+                self._number += integer_of(values[:1]) * len(values)
             else:
                 self._add_up(values, index)
             return
@@ -398,7 +387,7 @@ class ExactSums:
             if not finite.all():
                 self._count_non_finite(values[~finite], 0)
                 values = values[finite]
-            self._number += _sum_of(values)
+            self._number += integer_of(values)
             return
         self._add_up(values, index)
 
@@ -560,7 +549,7 @@ class ExactSums:
     def _placed(self) -> dict[int, Part]:
         """Return all digits by place, those of a single sum among them."""
         one = np.zeros(1, np.int64)
-        own = {place: (one, np.array([digit])) for place, digit in _digits_of(self._number)}
+        own = {place: (one, np.array([digit])) for place, digit in digits_of(self._number)}
         return {**own, **self._digits}
 
     def _signs(self, first: int) -> Array:
@@ -617,60 +606,6 @@ def second_moment(count: Fraction | int, sums: tuple[Fraction, Fraction], produc
         products: The sum of xy, times the weights.
     """
     return products - sums[0] * sums[1] / Fraction(count)
-
-
-def _sum_of(values: Floats) -> int:
-    """Return the sum of fewer than ``HELD`` finite values in units of 2**-UNIT.
-
-    The mantissas are integers of 53 bits. Both halves of them, shifted by up to ``WINDOW`` bits, add up in int64.
-    """
-    if not values.size:
-        return 0
-    mantissas, exponents = np.frexp(values)
-    whole = (mantissas * 2.0**53).astype(np.int64)
-    lowest = int(exponents.min())
-    shifts = exponents - lowest
-    if int(shifts.max()) <= WINDOW:
-        return _shifted(whole, shifts) << UNIT - 53 + lowest
-    windows = shifts // (WINDOW + 1)
-    total = 0
-    for window in np.unique(windows).tolist():
-        these = windows == window
-        first = window * (WINDOW + 1)
-        total += _shifted(whole[these], shifts[these] - first) << UNIT - 53 + lowest + first
-    return total
-
-
-def _shifted(whole: Array, shifts: Array) -> int:
-    """Return the sum of integers of 53 bits, each shifted by up to ``WINDOW`` bits."""
-    upper, lower = whole >> HALF, whole & (1 << HALF) - 1
-    return (int((upper << shifts).sum()) << HALF) + int((lower << shifts).sum())
-
-
-def _digits_of(number: int) -> Iterator[tuple[int, int]]:
-    """Yield the place and the digit of each digit other than 0 of an integer, the lowest first."""
-    place = 0
-    while number:
-        empty = ((number & -number).bit_length() - 1) // DIGIT
-        place, number = place + empty, number >> DIGIT * empty
-        digit = ((number + HALF_DIGIT) & (1 << DIGIT) - 1) - HALF_DIGIT
-        if digit:
-            yield place, digit
-        place, number = place + 1, (number - digit) >> DIGIT
-
-
-def _number_of(data: bytes, size: int) -> int:
-    """Return the integer of the digits of a single sum: places (uint8), zeros (uint32) and digits (int32).
-
-    Raises:
-        ValueError: They are not in the form that ``encode`` writes.
-    """
-    places, digits = data[:size], struct.unpack_from(f"<{size}i", data, 5 * size)
-    if any(data[size : 5 * size]) or 0 in digits:
-        raise ValueError("a digit of exact sums is 0, at no place or of no sum")
-    if any(place >= behind for place, behind in itertools.pairwise(places)):
-        raise ValueError("the digits of exact sums are not in order")
-    return sum(digit << DIGIT * place for place, digit in zip(places, digits, strict=True))
 
 
 def _at(index: Index, place: slice | Array) -> Index:
