@@ -54,8 +54,8 @@ def test_passes_become_ready_one_by_one_those_asked_for_first(
     log = capfd.readouterr().err
     assert re.search(rf"compiling {first['total']} of {first['total']} passes; their code is kept in {tmp_path}", log)
     # By default rows, rates, and these only later; what was begun before the first request is finished first.
-    assert "elements float32" in re.findall(r"compiled (.+?) in [\d.]+ s: \d of \d+", log)[:2]
-    (code,) = tmp_path.glob("*/elements-float32")
+    assert "elements" in re.findall(r"compiled (.+?) in [\d.]+ s: \d of \d+", log)[:2]
+    (code,) = tmp_path.glob("*/elements")
     whole = code.read_bytes()
     code.write_bytes(whole[: len(whole) // 2])
     with running(cache_dir=tmp_path) as service, httpx.Client(base_url=service.url, timeout=60) as http:

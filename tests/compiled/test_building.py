@@ -27,7 +27,7 @@ from lossd.compiled.work import Work
 from lossd.job import Recipe
 from lossd.request.planning import make_plan
 
-ROWS = "rows float32"
+ROWS = "rows"
 
 
 class Compiled:
@@ -304,13 +304,14 @@ def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPa
 def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(new_passes: Passes) -> None:
     by_name = {kernel.name: kernel for kernel in compile_order.KERNELS}
     new_passes._look_up = recipes.look_up
-    ours, other = recipe("cross_entropy"), recipe("cross_entropy", "float64")
+    ours, other = recipe("cross_entropy"), recipe("mse", target="float32")
     assert new_passes.find(ours) is None
     assert new_passes.find(ours) is None
     assert new_passes.find(other) is None
-    assert {name: kernel.asked for name, kernel in by_name.items() if kernel.asked} == {ROWS: 2, "rows float64": 1}
+    assert {name: kernel.asked for name, kernel in by_name.items() if kernel.asked} == {ROWS: 2, "elements": 1}
     by_name[ROWS].ready = True
     assert new_passes.find(ours) is not None
+    assert new_passes.find(recipe("cross_entropy", "float64")) is not None, "one kernel takes both dtypes"
     assert new_passes.find(other) is None
 
 
@@ -322,7 +323,7 @@ def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(new_passes: Passe
     assert found is not None
     inputs = {"prediction": np.zeros((2, 3), np.float32), "target": np.zeros(2, np.int64)}
     assert found(Work([1, 1], {"label_smoothing": [0.0, 0.1]}, inputs, {})) is None
-    assert {name for name, kernel in by_name.items() if kernel.asked} == {"single_rows float32"}
+    assert {name for name, kernel in by_name.items() if kernel.asked} == {"single_rows"}
 
 
 def test_without_numba_everything_goes_the_general_way(

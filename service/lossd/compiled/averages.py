@@ -9,23 +9,13 @@ from lossd.compiled.kernels import aot
 __all__ = ["rates"]
 
 
-COUNTS = ("int64", "float64")
-
-
-@aot(
-    "boolean(float64[:,::1], {0}[:,:], {0}[:,:], {0}[:,:], float64, boolean, float64[:,:,::1], boolean[:,:,::1])",
-    *COUNTS,
-)
-def rates(
-    terms: Any, tp: Any, predicted: Any, actual: Any, filler: float, absent_count: bool, values: Any, defined: Any
-) -> bool:
+@aot("boolean(float64[:,::1], float64[:,:,::1], float64, boolean, float64[:,:,::1], boolean[:,:,::1])")
+def rates(terms: Any, counts: Any, filler: float, absent_count: bool, values: Any, defined: Any) -> bool:
     """Compute M ratios of B requests and K classes, and their averages as :mod:`lossd.metrics.averages` defines them.
 
     Args:
         terms: (M, 4): a, b, c and d of (a·tp) / (b·tp + c·predicted + d·actual).
-        tp: (B, K).
-        predicted: (B, K).
-        actual: (B, K); also the weight of a class in the weighted mean.
+        counts: (3, B, K): tp, predicted and actual; the last is also the weight of a class in the weighted mean.
         filler: The value of an undefined ratio in the means; NaN to leave it out.
         absent_count: Whether ``filler`` also stands for classes that are in neither the target nor the prediction.
         values: (M, B, K + 3), written: per class, macro, micro, weighted; ``filler`` if undefined.
@@ -34,7 +24,7 @@ def rates(
     Returns:
         Whether all are defined.
     """
-    requests, classes = tp.shape
+    _, requests, classes = counts.shape
     complete = True
     counts_anyway = filler == filler
     for m in range(terms.shape[0]):
@@ -43,8 +33,8 @@ def rates(
             total, weighted, weight, averaged = 0.0, 0.0, 0.0, 0
             above, beneath = 0.0, 0.0
             for k in range(classes):
-                p, t = float(predicted[b, k]), float(actual[b, k])
-                n, d = a * tp[b, k], tp_factor * tp[b, k] + predicted_factor * p + actual_factor * t
+                tp, p, t = counts[0, b, k], counts[1, b, k], counts[2, b, k]
+                n, d = a * tp, tp_factor * tp + predicted_factor * p + actual_factor * t
                 above += n
                 beneath += d
                 is_defined = d > 0

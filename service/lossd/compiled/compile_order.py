@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lossd.compiled import averages, dense, elementwise, softmax
-from lossd.compiled.kernels import Kernel, kernels_of
+from lossd.compiled.kernels import Kernel, kernel_of
 
 __all__ = ["KERNELS"]
 
-HOTTEST_FIRST = (
-    softmax.rows,
-    averages.rates,
-    dense.weigh,
-    dense.part,
-    elementwise.elements,
-    elementwise.decisions,
-    elementwise.errors,
-    softmax.single_rows,
-)
-
-KERNELS: Sequence[Kernel] = sorted(
-    (kernel for function in HOTTEST_FIRST for kernel in kernels_of(function)),
-    key=lambda kernel: kernel.dtype == "float64",  # last: JSON's numbers are float32
-)
+KERNELS: Sequence[Kernel] = [
+    kernel_of(function)
+    for function in (
+        softmax.rows,
+        averages.rates,
+        dense.weigh,
+        dense.part,
+        elementwise.elements,
+        elementwise.decisions,
+        elementwise.errors,
+        softmax.single_rows,
+    )
+]

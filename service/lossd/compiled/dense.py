@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import exp, squares_of
+from lossd.compiled.arithmetic import jit
 from lossd.compiled.kernels import aot
+from lossd.compiled.memory import read, squares_at, store
 from lossd.compiled.strips import STRIP
 
 __all__ = ["PART", "part", "weigh"]
@@ -47,14 +48,21 @@ def weigh(target: Any, starts: Any, weight: Any, ignored: int, columns: Any, dou
         columns[2, b], columns[3, b] = denominator, count
 
 
+@jit
+def _write(lanes: Any, label: Any, c: int, powers: Any, first: int, words: int, width: int, gradient: Any) -> None:
+    """Write the gradients of one class from an index on."""
+    others, pull = lanes[strips.OTHERS :], lanes[strips.PULL :]
+    for j in range(width):
+        store(gradient, first + j, words, pull[j] * (-others[j] if label[j] == c else powers[j]))
+
+
 @aot(
-    "void({0}[:,:,::1], int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
-    "int64, float64, {0}[:,:,::1], float64[::1], int64[:,::1])",
-    "float32",
-    "float64",
+    "void(float32[::1], int64, int64[:,::1], int64, int64, int64, int64, float64, float64[::1], float64[::1], "
+    "int64, float64, float32[::1], float64[::1], int64[:,::1])"
 )
 def part(
     scores: Any,
+    words: int,
     target: Any,
     first_row: int,
     last_row: int,
@@ -72,7 +80,8 @@ def part(
     """Evaluate some positions of one request.
 
     Args:
-        scores: (R, C, I).
+        scores: (R * C * I * words,), see :mod:`lossd.compiled.memory`.
+        words: The float32 words of a score, and of a number of the gradient.
         target: (R, I) class indices, in range or ignored.
         first_row: The first row.
         last_row: The row after the last.
@@ -83,48 +92,27 @@ def part(
         scale: (C,) factors that do not divide.
         ignored: The target that does not count.
         upstream: The factor of the gradients.
-        gradient: (R, C, I), written; (0, C, I) if it is not computed.
+        gradient: (R * C * I * words,), written; (0,) if it is not computed.
         sums: (2,); the numerator and the square of the gradient are added.
         matrix: (C, C), to which the pairs of target and highest score are added; (0, C) if it is not computed.
     """
-    classes = scores.shape[1]
+    classes, positions = weight.shape[0], target.shape[1]
     power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)
-    top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
     best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
-    slopes, counts = gradient.shape[0] > 0, matrix.shape[0] > 0
     numerator, square = 0.0, 0.0
     for i in range(first_row, last_row):
         for start in range(first, last, STRIP):
             width = min(STRIP, last - start)
             targets = target[i, start : start + width]
-            strips.mark_targets(targets, ignored, weight, scale, label, lanes)
-            for j in range(width):
-                top[j] = scores[i, 0, start + j]
-                best[j] = 0
-                others[j] = 0.0
-            for c in range(1, classes):
-                row = scores[i, c, start : start + width]
-                for j in range(width):
-                    higher = row[j] > top[j]
-                    top[j] = row[j] if higher else top[j]
-                    best[j] = c if higher else best[j]
-            for j in range(width):
-                lanes[strips.BEHIND + j] = top[j] - scores[i, label[j], start + j]
             for c in range(classes):
-                row, powers = scores[i, c, start : start + width], power[c]
-                for j in range(width):
-                    powers[j] = exp(row[j] - top[j])
-                for j in range(width):
-                    others[j] += 0.0 if label[j] == c else powers[j]
-            strips.target_probability(width, power, label, best, lanes)
-            numerator += strips.evaluate(width, gamma, upstream, lanes)
-            if counts:
+                read(scores, (i * classes + c) * positions + start, words, power[c, :width])
+            numerator += strips.losses(targets, gamma, upstream, weight, scale, ignored, power, lanes, best, label)
+            if matrix.shape[0]:
                 strips.count(targets, ignored, best, matrix)
-            if slopes:
+            if gradient.shape[0]:
                 for c in range(classes):
-                    row, powers = gradient[i, c, start : start + width], power[c]
-                    for j in range(width):
-                        row[j] = pull[j] * (-others[j] if label[j] == c else powers[j])
-                    square += squares_of(row)
+                    at = (i * classes + c) * positions + start
+                    _write(lanes, label, c, power[c], at, words, width, gradient)
+                    square += squares_at(gradient, at, words, width)
     sums[0] += numerator
     sums[1] += square

@@ -24,10 +24,10 @@ from lossd.compiled.arithmetic import (
     jit_reassociating,
     log1p,
     maximum,
-    squares_of,
     total_of,
 )
 from lossd.compiled.kernels import aot
+from lossd.compiled.memory import load, squares_at, store
 
 __all__ = ["ELEMENTS", "Element", "decisions", "elements", "errors"]
 
@@ -42,8 +42,9 @@ LANES = 64
 Strip = Callable[..., bool]
 """A function of a strip of n elements; it returns whether the targets are in range.
 
-Its arguments: predictions and targets (n,), the loss's parameter, the factors of positives and of negatives, values and
-slopes to write, (n,) float64, and scratch, (2, n) float64.
+Its arguments: all predictions and targets, the index of the first of the strip, their words (see
+:mod:`lossd.compiled.memory`), the loss's parameter, the factors of positives and of negatives, values and slopes to
+write, (n,) float64, and scratch, (2, n) float64.
 """
 
 
@@ -84,10 +85,12 @@ def element(name: str, parameter: str = "") -> Callable[[Callable[[float, float]
 
         @strip_of(name, parameter)
         def strip(
-            prediction: Any, target: Any, a: float, _: float, __: float, values: Any, slopes: Any, ___: Any
-        ) -> bool:
-            for j in range(prediction.shape[0]):
-                values[j], slopes[j] = loss_of_error(np.float64(prediction[j]) - np.float64(target[j]), a)
+            prediction: Any, target: Any, first: int, words: int,
+            a: float, _: float, __: float, values: Any, slopes: Any, ___: Any,
+        ) -> bool:  # fmt: skip
+            for j in range(values.shape[0]):
+                e = load(prediction, first + j, words) - load(target, first + j, words)
+                values[j], slopes[j] = loss_of_error(e, a)
             return True
 
         return strip
@@ -152,41 +155,47 @@ def _of_logit(z: float, t: float) -> tuple[float, float, float, float]:
 
 
 @jit
-def _within(target: Any) -> bool:
+def _within(target: Any, first: int, words: int, count: int) -> bool:
     """Whether all are in [0, 1]."""
     within = True
-    for j in range(target.shape[0]):
-        within &= (target[j] >= 0) & (target[j] <= 1)
+    for j in range(count):
+        t = load(target, first + j, words)
+        within &= (t >= 0) & (t <= 1)
     return within
 
 
 @strip_of("bce_with_logits")
-def _bce(prediction: Any, target: Any, _: float, __: float, ___: float, values: Any, slopes: Any, ____: Any) -> bool:
-    for j in range(prediction.shape[0]):
-        values[j], negative, positive, _ = _of_logit(np.float64(prediction[j]), np.float64(target[j]))
+def _bce(
+    prediction: Any, target: Any, first: int, words: int,
+    _: float, __: float, ___: float, values: Any, slopes: Any, ____: Any,
+) -> bool:  # fmt: skip
+    for j in range(values.shape[0]):
+        z, t = load(prediction, first + j, words), load(target, first + j, words)
+        values[j], negative, positive, _ = _of_logit(z, t)
         slopes[j] = negative - positive
-    return _within(target)
+    return _within(target, first, words, values.shape[0])
 
 
 @strip_of("sigmoid_focal", parameter="gamma")
 def _focal(
-    prediction: Any, target: Any, gamma: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
-) -> bool:
+    prediction: Any, target: Any, first: int, words: int,
+    gamma: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any,
+) -> bool:  # fmt: skip
     wrong, steep = scratch
-    for j in range(prediction.shape[0]):
-        t = np.float64(target[j])
-        values[j], negative, positive, product = _of_logit(np.float64(prediction[j]), t)
+    for j in range(values.shape[0]):
+        t = load(target, first + j, words)
+        values[j], negative, positive, product = _of_logit(load(prediction, first + j, words), t)
         slopes[j] = negative - positive
         wrong[j] = negative + positive
         steep[j] = (1 - 2 * t) * product * gamma / (wrong[j] if wrong[j] > 0 else 1.0)
-    for j in range(prediction.shape[0]):
+    for j in range(values.shape[0]):
         wrong[j] = focal_weight(wrong[j], gamma)  # by itself: a power is no vector instruction
-    for j in range(prediction.shape[0]):
-        t = np.float64(target[j])
+    for j in range(values.shape[0]):
+        t = load(target, first + j, words)
         factor = wrong[j] * (yes * t + no * (1 - t))
         slopes[j] = factor * (steep[j] * values[j] + slopes[j])
         values[j] *= factor
-    return _within(target)
+    return _within(target, first, words, values.shape[0])
 
 
 def _either(others: Any, one: Element) -> Strip:
@@ -195,17 +204,19 @@ def _either(others: Any, one: Element) -> Strip:
 
     @jit_expand
     def only(
-        _: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
-    ) -> bool:
-        return strip(prediction, target, a, yes, no, values, slopes, scratch)
+        _: int, prediction: Any, target: Any, first: int, words: int,
+        a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any,
+    ) -> bool:  # fmt: skip
+        return strip(prediction, target, first, words, a, yes, no, values, slopes, scratch)
 
     @jit_expand
     def either(
-        kind: int, prediction: Any, target: Any, a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any
-    ) -> bool:
+        kind: int, prediction: Any, target: Any, first: int, words: int,
+        a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any,
+    ) -> bool:  # fmt: skip
         if kind == number:
-            return strip(prediction, target, a, yes, no, values, slopes, scratch)
-        return others(kind, prediction, target, a, yes, no, values, slopes, scratch)
+            return strip(prediction, target, first, words, a, yes, no, values, slopes, scratch)
+        return others(kind, prediction, target, first, words, a, yes, no, values, slopes, scratch)
 
     return only if others is None else either
 
@@ -214,16 +225,21 @@ _strip: Any = reduce(_either, ELEMENTS.values(), None)
 """The strip of every loss, by its number; Numba expands the chain into the kernel."""
 
 
+@jit
+def _write(slopes: Any, upstream: float, first: int, words: int, gradient: Any) -> None:
+    for j in range(slopes.shape[0]):
+        store(gradient, first + j, words, slopes[j] * upstream)
+
+
 @aot(
-    "void(int64, {0}[::1], {0}[::1], int64[::1], float64[::1], float64, float64, boolean, "
-    "{0}[::1], float64[:,::1], boolean[::1])",
-    "float32",
-    "float64",
+    "void(int64, float32[::1], float32[::1], int64, int64[::1], float64[::1], float64, float64, boolean, "
+    "float32[::1], float64[:,::1], boolean[::1])"
 )
 def elements(
     kind: int,
     prediction: Any,
     target: Any,
+    words: int,
     starts: Any,
     a: Any,
     yes: float,
@@ -237,14 +253,15 @@ def elements(
 
     Args:
         kind: The number of an :class:`Element`.
-        prediction: (E,).
-        target: (E,); in [0, 1] where predictions are logits.
+        prediction: (E * words,), see :mod:`lossd.compiled.memory`.
+        target: (E * words,); in [0, 1] where predictions are logits.
+        words: The float32 words of a number.
         starts: (B + 1,) the first element of each request, and E.
         a: (B,) the parameter.
         yes: The factor of positives.
         no: The factor of negatives.
         mean: Whether the loss is the mean, else the sum.
-        gradient: (E,), written; (0,) where it is not wanted.
+        gradient: (E * words,), written; (0,) where it is not wanted.
         columns: (5, B), written: loss, numerator, denominator, count of elements, norm of the gradient.
         doubtful: (B,), set for requests that a number out of range or not finite keeps from an answer; whatever was
             written for those means nothing.
@@ -256,16 +273,13 @@ def elements(
         numerator, square = 0.0, 0.0
         for first in range(starts[b], starts[b + 1], STRIP):
             last = min(first + STRIP, starts[b + 1])
-            p, t = prediction[first:last], target[first:last]
             values, slopes = every_value[: last - first], every_slope[: last - first]
-            if not _strip(kind, p, t, a[b], yes, no, values, slopes, scratch):
+            if not _strip(kind, prediction, target, first, words, a[b], yes, no, values, slopes, scratch):
                 numerator = math.nan
             numerator += total_of(values)
             if gradient.shape[0]:
-                row = gradient[first:last]
-                for j in range(last - first):
-                    row[j] = slopes[j] * upstream
-                square += squares_of(row)
+                _write(slopes, upstream, first, words, gradient)
+                square += squares_at(gradient, first, words, last - first)
         columns[0, b] = numerator * upstream
         columns[1, b] = numerator
         columns[2, b] = columns[3, b] = size
@@ -274,11 +288,11 @@ def elements(
 
 
 @jit_reassociating
-def _sums(prediction: Any, target: Any) -> tuple[float, float, float, float, float]:
+def _sums(prediction: Any, target: Any, first: int, words: int, count: int) -> tuple[float, float, float, float, float]:
     """Of the errors, of their sizes, of their squares, of predictions and of targets."""
     errors, sizes, squares, predictions, targets = 0.0, 0.0, 0.0, 0.0, 0.0
-    for j in range(prediction.shape[0]):
-        p, t = np.float64(prediction[j]), np.float64(target[j])
+    for j in range(count):
+        p, t = load(prediction, first + j, words), load(target, first + j, words)
         e = p - t
         errors += e
         sizes += abs(e)
@@ -289,26 +303,46 @@ def _sums(prediction: Any, target: Any) -> tuple[float, float, float, float, flo
 
 
 @jit_reassociating
-def _spread(target: Any, middle: float) -> float:
+def _spread(target: Any, first: int, words: int, count: int, middle: float) -> float:
     """The sum of the squared distances from a number."""
     distance = 0.0
-    for j in range(target.shape[0]):
-        d = np.float64(target[j]) - middle
+    for j in range(count):
+        d = load(target, first + j, words) - middle
         distance += d * d
     return distance
 
 
-@aot(
-    "void({0}[::1], {0}[::1], int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])",
-    "float32",
-    "float64",
-)
-def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, spread: Any, constant: Any) -> None:
+@jit
+def _same(target: Any, first: int, words: int, count: int) -> bool:
+    """Whether all are the same number."""
+    same, number = True, load(target, first, words)
+    for j in range(first, first + count):
+        same &= load(target, j, words) == number
+    return same
+
+
+@jit
+def _largest(prediction: Any, target: Any, first: int, words: int, count: int, most: Any) -> float:
+    """The largest size of an error; ``most`` is (LANES,), scratch."""
+    most[:] = 0.0
+    for start in range(0, count, LANES):  # a highest number of each lane needs no order among them
+        for j in range(min(LANES, count - start)):
+            at = first + start + j
+            size = abs(load(prediction, at, words) - load(target, at, words))
+            most[j] = size if size > most[j] else most[j]
+    return maximum(most)
+
+
+@aot("void(float32[::1], float32[::1], int64, int64[::1], float64[:,::1], float64[::1], float64[::1], boolean[::1])")
+def errors(
+    prediction: Any, target: Any, words: int, starts: Any, sums: Any, largest: Any, spread: Any, constant: Any
+) -> None:
     """What the metrics of the task regression are made of.
 
     Args:
-        prediction: (E,).
-        target: (E,), finite.
+        prediction: (E * words,), see :mod:`lossd.compiled.memory`.
+        target: (E * words,), finite.
+        words: The float32 words of a number.
         starts: (B + 1,) the first element of each request, and E.
         sums: (B, 5), written: sums of the errors, of their sizes, of their squares, of predictions and of targets.
         largest: (B,), written: the largest size of an error.
@@ -317,48 +351,36 @@ def errors(prediction: Any, target: Any, starts: Any, sums: Any, largest: Any, s
     """
     most = np.empty(LANES)
     for b in range(starts.shape[0] - 1):
-        first, last = starts[b], starts[b + 1]
-        p, t = prediction[first:last], target[first:last]
-        sums[b, 0], sums[b, 1], sums[b, 2], sums[b, 3], sums[b, 4] = _sums(p, t)
-        spread[b] = _spread(t, sums[b, 4] / (last - first))
-        same = True
-        for j in range(last - first):
-            same &= t[j] == t[0]
-        constant[b] = same
-        most[:] = 0.0
-        for start in range(0, last - first, LANES):  # a highest number of each lane needs no order among them
-            for j in range(min(LANES, last - first - start)):
-                size = abs(np.float64(p[start + j]) - np.float64(t[start + j]))
-                most[j] = size if size > most[j] else most[j]
-        largest[b] = maximum(most)
+        first, count = starts[b], starts[b + 1] - starts[b]
+        sums[b, 0], sums[b, 1], sums[b, 2], sums[b, 3], sums[b, 4] = _sums(prediction, target, first, words, count)
+        spread[b] = _spread(target, first, words, count, sums[b, 4] / count)
+        constant[b] = _same(target, first, words, count)
+        largest[b] = _largest(prediction, target, first, words, count, most)
 
 
 @jit
-def _count(scores: Any, target: Any, least: float, cells: Any) -> None:
+def _count(scores: Any, target: Any, first: int, words: int, count: int, least: float, cells: Any) -> None:
     """Add to true and false positives, false and true negatives."""
     hits, predicted, true = 0, 0, 0
-    for j in range(scores.shape[0]):
-        positive, right = scores[j] >= least, target[j] >= 0.5
+    for j in range(first, first + count):
+        positive, right = load(scores, j, words) >= least, load(target, j, words) >= 0.5
         hits += positive & right
         predicted += positive
         true += right
     cells[0] += hits
     cells[1] += predicted - hits
     cells[2] += true - hits
-    cells[3] += scores.shape[0] - predicted - true + hits
+    cells[3] += count - predicted - true + hits
 
 
-@aot(
-    "void({0}[::1], {0}[::1], int64[::1], int64, float64[::1], int64[:,:,::1])",
-    "float32",
-    "float64",
-)
-def decisions(scores: Any, target: Any, starts: Any, positions: int, least: Any, cells: Any) -> None:
+@aot("void(float32[::1], float32[::1], int64, int64[::1], int64, float64[::1], int64[:,:,::1])")
+def decisions(scores: Any, target: Any, words: int, starts: Any, positions: int, least: Any, cells: Any) -> None:
     """What the metrics of yes and no are made of.
 
     Args:
-        scores: (E,): rows, labels, then positions.
-        target: (E,); positive from 0.5 on.
+        scores: (E * words,), see :mod:`lossd.compiled.memory`: rows, labels, then positions.
+        target: (E * words,); positive from 0.5 on.
+        words: The float32 words of a number.
         starts: (B + 1,) the first element of each request, and E.
         positions: How many elements of a label follow one another.
         least: (K,) the least score of each label that is decided to be positive.
@@ -368,8 +390,8 @@ def decisions(scores: Any, target: Any, starts: Any, positions: int, least: Any,
     for b in range(starts.shape[0] - 1):
         first, last = starts[b], starts[b + 1]
         if labels == 1:
-            _count(scores[first:last], target[first:last], least[0], cells[b, 0])
+            _count(scores, target, first, words, last - first, least[0], cells[b, 0])
             continue
         for at in range(first, last, positions):
-            end, label = at + positions, at // positions % labels
-            _count(scores[at:end], target[at:end], least[label], cells[b, label])
+            label = at // positions % labels
+            _count(scores, target, at, words, positions, least[label], cells[b, label])

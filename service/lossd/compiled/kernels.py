@@ -1,4 +1,4 @@
-"""Kernels: the functions of the passes. Each is compiled by itself, for one dtype."""
+"""Kernels: the functions of the passes. Each is compiled by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numba.core.sigutils import normalize_signature
 
 from lossd.compiled.pipeline import KernelPipeline
 
-__all__ = ["OPTIONS", "Kernel", "all_ready", "aot", "kernels_of"]
+__all__ = ["OPTIONS", "Kernel", "all_ready", "aot", "kernel_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,17 +22,16 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"
 # Only Python calls a kernel, so that no C wrapper is needed.
 KERNEL: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True, "pipeline_class": KernelPipeline}
 
-_known: dict[Any, list[Kernel]] = {}
+_known: dict[Any, Kernel] = {}
 
 
 @dataclass(slots=True, eq=False)
 class Kernel:
-    """A function for one dtype.
+    """A function and its state.
 
     Attributes:
-        name: The function's name, and the dtype if there are several.
-        dtype: The dtype that distinguishes the function's kernels; "" if there is one kernel.
-        function: Numba's dispatcher, which calls the kernel of its arguments' dtype.
+        name: The function's name.
+        function: Numba's dispatcher, which calls the compiled code.
         signature: The types of the arguments and of the result.
         ready: Whether it can be called.
         failed: Whether it cannot be compiled on this machine.
@@ -40,7 +39,6 @@ class Kernel:
     """
 
     name: str
-    dtype: str
     function: Any
     signature: str
     ready: bool = False
@@ -68,22 +66,19 @@ class Kernel:
         self.ready = True
 
 
-def aot(signature: str, *dtypes: str) -> Callable[[F], F]:
-    """Return a decorator that makes a kernel for each dtype, which replaces ``{0}`` in the signature."""
+def aot(signature: str) -> Callable[[F], F]:
+    """Return a decorator that makes a kernel of a function."""
 
     def make(function: F) -> F:
         dispatcher = numba.njit(**KERNEL)(function)
-        _known[dispatcher] = [
-            Kernel(f"{function.__name__} {dtype}".strip(), dtype, dispatcher, signature.format(dtype))
-            for dtype in dtypes or ("",)
-        ]
+        _known[dispatcher] = Kernel(function.__name__, dispatcher, signature)
         return cast("F", dispatcher)
 
     return make
 
 
-def kernels_of(function: Callable[..., Any]) -> Sequence[Kernel]:
-    """Return the kernels of a function that :func:`aot` decorated."""
+def kernel_of(function: Callable[..., Any]) -> Kernel:
+    """Return the kernel of a function that :func:`aot` decorated."""
     return _known[function]
 
 

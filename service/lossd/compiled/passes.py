@@ -136,7 +136,7 @@ class Passes:
 
     def _look_at_rates(self) -> None:
         from lossd.compiled import averages
-        from lossd.compiled.kernels import kernels_of
+        from lossd.compiled.kernels import kernel_of
 
-        if all(kernel.ready for kernel in kernels_of(averages.rates)):
+        if kernel_of(averages.rates).ready:
             self.rates = averages.rates

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import dense, elementwise, softmax
-from lossd.compiled.kernels import Kernel, all_ready, kernels_of
+from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Recipe
 from lossd.metrics.activation import least_scores
@@ -68,11 +68,6 @@ class _Form:
     array_bytes: int = 0
 
 
-def _needs(dtype: str, *functions: Callable[..., Any]) -> list[Kernel]:
-    """The kernels of these functions for float32 or float64."""
-    return [kernel for function in functions for kernel in kernels_of(function) if kernel.dtype in (dtype, "")]
-
-
 def _form_of(recipe: Recipe) -> _Form | None:
     options = recipe.gradient_options
     plain = (
@@ -80,7 +75,7 @@ def _form_of(recipe: Recipe) -> _Form | None:
         and recipe.reduction in ("mean", "sum")
         and [column.name for column in recipe.inputs] == ["prediction", "target"]
         and recipe.inputs[0].dtype in FLOATS
-        and all(_wide(answer.dtype) == _wide(recipe.inputs[0].dtype) for answer in recipe.answers)
+        and all(_words(answer.dtype) == _words(recipe.inputs[0].dtype) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
@@ -101,9 +96,9 @@ def _class_scores(recipe: Recipe) -> _Form | None:
     ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
-    mean, wide = recipe.reduction == "mean", _wide(prediction.dtype) == "float64"
+    mean, words = recipe.reduction == "mean", _words(prediction.dtype)
     few = classes <= softmax.FEW
-    usual, smoothed = softmax.rows if few else softmax.single_rows, _needs(_wide(prediction.dtype), softmax.single_rows)
+    usual, smoothed = softmax.rows if few else softmax.single_rows, (kernel_of(softmax.single_rows),)
 
     def evaluate(work: Work) -> Outcome | None:
         smooths = any(work.numbers.get("label_smoothing", ()))
@@ -120,30 +115,30 @@ def _class_scores(recipe: Recipe) -> _Form | None:
         gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
+        memory, slopes = scores.reshape(-1).view(np.float32), gradient.reshape(-1).view(np.float32)
         if positions == 1:
-            shape: tuple[int, ...] = (-1, classes)
             for rows in (softmax.rows, softmax.single_rows) if few and smooths else (usual,):
                 rows(
-                    scores.reshape(shape), labels.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
-                    mean, gradient.reshape(shape), columns, matrices, doubtful,
+                    memory, words, labels.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
+                    mean, slopes, columns, matrices, doubtful,
                 )  # fmt: skip
         else:
-            shape = (-1, classes, positions)
             _dense(
-                work, scores.reshape(shape), labels.reshape(-1, positions), starts, gamma, weight, scale, ignored,
-                mean, gradient.reshape(shape), columns, matrices, doubtful,
+                work, memory, words, labels.reshape(-1, positions), starts, gamma, weight, scale,
+                ignored, mean, slopes, columns, matrices, doubtful,
             )  # fmt: skip
-        if wide:
+        if words == 2:
             _doubt_what_vanished(columns, gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
-    return _Form(_needs(_wide(prediction.dtype), *functions), evaluate, weight.nbytes + scale.nbytes)
+    return _Form([kernel_of(function) for function in functions], evaluate, weight.nbytes + scale.nbytes)
 
 
 def _dense(
     work: Work,
     scores: Array,
+    words: int,
     target: Array,
     starts: Array,
     gamma: Array,
@@ -156,7 +151,10 @@ def _dense(
     matrices: Array,
     doubtful: Array,
 ) -> None:
-    """As :func:`lossd.compiled.softmax.rows` of (R, C, I) and (R, I), without smoothing; a large one part by part."""
+    """As :func:`lossd.compiled.softmax.rows`, but of dense scores and (R, I) targets, without smoothing.
+
+    A large request is evaluated part by part.
+    """
     dense.weigh(target, starts, weight, ignored, columns, doubtful)
     for b in np.flatnonzero(~doubtful).tolist():
         denominator = columns[2, b]
@@ -167,7 +165,7 @@ def _dense(
         ) -> tuple[Array, Array]:
             sums, matrix = np.zeros(2), np.zeros_like(matrices[b] if len(matrices) else matrices[:, 0])
             dense.part(
-                scores, target, *place, gamma[b], weight, scale, ignored, upstream, gradient, sums, matrix
+                scores, words, target, *place, gamma[b], weight, scale, ignored, upstream, gradient, sums, matrix
             )  # fmt: skip
             return sums, matrix
 
@@ -201,9 +199,9 @@ def _doubt_what_vanished(columns: Array, gradient: Array, starts: Array, doubtfu
             doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
 
 
-def _wide(dtype: str) -> str:
-    """The dtype that numbers of a dtype are handed over in."""
-    return "float64" if dtype == "float64" else "float32"
+def _words(dtype: str) -> int:
+    """The float32 words of a number as a pass takes it, see :mod:`lossd.compiled.memory`."""
+    return 2 if dtype == "float64" else 1
 
 
 def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
@@ -215,12 +213,12 @@ def _elements(recipe: Recipe) -> _Form | None:
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
         return None
-    if _wide(prediction.dtype) != _wide(target.dtype):
+    if _words(prediction.dtype) != _words(target.dtype):
         return None
     general = ("pos_weight", "ignore_index")
     if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
-    width, wide = math.prod(prediction.trailing), _wide(prediction.dtype) == "float64"
+    width, words = math.prod(prediction.trailing), _words(prediction.dtype)
     element = elementwise.ELEMENTS[recipe.loss or ""]
     alpha = parameters.get("alpha")
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
@@ -233,36 +231,39 @@ def _elements(recipe: Recipe) -> _Form | None:
         count, starts = len(work.rows), work.starts() * width
         scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
+        scores, target, slopes = scores.view(np.float32), target.view(np.float32), gradient.view(np.float32)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         elementwise.elements(
             element.number,
             scores,
             target,
+            words,
             starts,
             work.number(element.parameter),
             yes,
             no,
             recipe.reduction == "mean",
-            gradient,
+            slopes,
             columns,
             doubtful,
         )
-        if wide:
+        if words == 2:
             _doubt_what_vanished(columns, gradient, starts, doubtful)
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
-            elementwise.decisions(scores, target, starts, width // labels, least, cells)
+            elementwise.decisions(scores, target, words, starts, width // labels, least, cells)
         elif recipe.metrics:
             sums = counted["errors"] = np.empty((count, 5))
             largest, spread = np.empty((2, count))
             constant = np.empty(count, bool)
-            elementwise.errors(scores, target, starts, sums, largest, spread, constant)
+            elementwise.errors(scores, target, words, starts, sums, largest, spread, constant)
             counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
         return Outcome(columns, doubtful, counted)
 
     counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
-    return _Form(_needs(_wide(prediction.dtype), elementwise.elements, *counting), evaluate, least.nbytes)
+    kernels = [kernel_of(function) for function in (elementwise.elements, *counting)]
+    return _Form(kernels, evaluate, least.nbytes)
 
 
 FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from lossd.compiled import strips
-from lossd.compiled.arithmetic import exp, focal, jit, jit_expand, maximum, squares_of, total_of
+from lossd.compiled.arithmetic import exp, focal, jit, maximum, total_of
 from lossd.compiled.kernels import aot
+from lossd.compiled.memory import load, read, squares_at, store
 from lossd.compiled.strips import STRIP
 
 __all__ = ["FEW", "rows", "single_rows"]
@@ -27,157 +28,10 @@ FEW = 48
 """The most classes that go in strips; at 64, a row by itself takes as long."""
 
 _SIGNATURE = (
-    "void({0}[:,::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "int64, boolean, {0}[:,::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
+    "void(float32[::1], int64, int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "int64, boolean, float32[::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
 )
 """The arguments of both kernels, see :func:`rows`."""
-
-
-@jit_expand
-def _in_strips(
-    scores: Any,
-    target: Any,
-    gamma: float,
-    upstream: float,
-    weight: Any,
-    scale: Any,
-    ignored: int,
-    gradient: Any,
-    matrix: Any,
-    power: Any,
-) -> tuple[float, float]:
-    """Return the numerator of one request's loss, and the square of its gradient.
-
-    Args:
-        scores: (R, C).
-        target: (R,), in range or ignored.
-        gamma: See :func:`rows`.
-        upstream: The factor of the gradients.
-        weight: See :func:`rows`.
-        scale: See :func:`rows`.
-        ignored: See :func:`rows`.
-        gradient: (R, C), written; (0, C) if it is not computed.
-        matrix: (1, C, C), to which counts are added; (0, C, C) if it is not computed.
-        power: (C, STRIP), scratch.
-    """
-    classes = scores.shape[1]
-    lanes = np.empty(strips.LANES * STRIP)
-    top, others, pull = lanes[strips.TOP :], lanes[strips.OTHERS :], lanes[strips.PULL :]
-    best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
-    numerator, square = 0.0, 0.0
-    for start in range(0, scores.shape[0], STRIP):
-        width = min(STRIP, scores.shape[0] - start)
-        targets = target[start : start + width]
-        strips.mark_targets(targets, ignored, weight, scale, label, lanes)
-        for j in range(width):
-            for c in range(classes):
-                power[c, j] = scores[start + j, c]
-        for j in range(width):
-            top[j] = power[0, j]
-            best[j] = 0
-            others[j] = 0.0
-        for c in range(1, classes):
-            row = power[c]
-            for j in range(width):
-                higher = row[j] > top[j]
-                top[j] = row[j] if higher else top[j]
-                best[j] = c if higher else best[j]
-        for j in range(width):
-            lanes[strips.BEHIND + j] = top[j] - power[label[j], j]
-        for c in range(classes):
-            row = power[c]
-            for j in range(width):
-                row[j] = exp(row[j] - top[j])
-            for j in range(width):
-                others[j] += 0.0 if label[j] == c else row[j]
-        strips.target_probability(width, power, label, best, lanes)
-        numerator += strips.evaluate(width, gamma, upstream, lanes)
-        if matrix.shape[0]:
-            strips.count(targets, ignored, best, matrix[0])
-        if gradient.shape[0]:
-            for c in range(classes):
-                row = power[c]
-                for j in range(width):
-                    row[j] = pull[j] * (-others[j] if label[j] == c else row[j])
-            for j in range(width):
-                slopes = gradient[start + j]
-                for c in range(classes):
-                    slopes[c] = power[c, j]
-                square += squares_of(slopes)
-    return numerator, square
-
-
-@jit_expand
-def _row_by_row(
-    scores: Any,
-    target: Any,
-    gamma: float,
-    smoothing: float,
-    upstream: float,
-    weight: Any,
-    scale: Any,
-    ignored: int,
-    gradient: Any,
-    matrix: Any,
-    power: Any,
-) -> tuple[float, float]:
-    """Return the same as :func:`_in_strips`, row by row and with smoothing; ``power`` is (C,)."""
-    classes = scores.shape[1]
-    even, spread = smoothing / classes, 0.0
-    for c in range(classes):
-        spread += weight[c]
-    numerator, square = 0.0, 0.0
-    for i in range(scores.shape[0]):
-        k = target[i]
-        if k == ignored:
-            if gradient.shape[0]:
-                for c in range(classes):
-                    gradient[i, c] = 0
-            continue
-        highest = maximum(scores[i])
-        best = 0
-        while best < classes and scores[i, best] != highest:
-            best += 1
-        if best == classes:  # the highest is NaN, and no class's
-            return math.nan, math.nan
-        top = np.float64(highest)
-        for c in range(classes):
-            power[c] = exp(scores[i, c] - top)
-        target_power = power[k]
-        power[k] = 0.0
-        others = total_of(power)
-        power[k] = target_power
-        total = others + target_power
-        norm = math.log(total) + top
-        nll = norm - scores[i, k]
-        if best == k:
-            nll = math.log1p(others / power[k])
-        if matrix.shape[0]:
-            matrix[0, k, best] += 1
-        if even == 0:
-            fade, slope = focal(power[k], others, nll, gamma)
-            factor = weight[k] * scale[k]
-            numerator += factor * fade * nll
-            pull = factor * slope * upstream
-            if gradient.shape[0]:
-                for c in range(classes):
-                    gradient[i, c] = power[c] * (pull / total)
-                gradient[i, k] = -pull * (others / total)
-        else:
-            target_weight = (1 - even * classes) * weight[k]
-            value = target_weight * nll
-            for c in range(classes):
-                if weight[c] != 0:
-                    value += even * weight[c] * (norm - scores[i, c])
-            numerator += value
-            if gradient.shape[0]:
-                pull = (target_weight + even * spread) / total
-                for c in range(classes):
-                    gradient[i, c] = (power[c] * pull - even * weight[c]) * upstream
-                gradient[i, k] = (power[k] * pull - even * weight[k] - target_weight) * upstream
-        if gradient.shape[0]:
-            square += squares_of(gradient[i])
-    return numerator, square
 
 
 @jit
@@ -216,9 +70,44 @@ def _note(
     doubtful[b] = not (math.isfinite(numerator) and math.isfinite(square))
 
 
-@aot(_SIGNATURE, "float32", "float64")
+@jit
+def _read_columns(scores: Any, row: int, words: int, width: int, columns: Any) -> None:
+    """Read (width, C) scores from a row on, transposed."""
+    for j in range(width):
+        for c in range(columns.shape[0]):
+            columns[c, j] = load(scores, (row + j) * columns.shape[0] + c, words)
+
+
+@jit
+def _write_columns(columns: Any, row: int, words: int, width: int, square: float, gradient: Any) -> float:
+    """Write (width, C) gradients from a row on, transposed; return ``square`` plus the sum of their squares."""
+    classes = columns.shape[0]
+    for j in range(width):
+        for c in range(classes):
+            store(gradient, (row + j) * classes + c, words, columns[c, j])
+    for j in range(row, row + width):
+        square += squares_at(gradient, j * classes, words, classes)
+    return square
+
+
+@jit
+def _exponentials(row: Any, top: float, power: Any) -> None:
+    """Write the exponentials of a row's scores less the highest."""
+    for c in range(row.shape[0]):
+        power[c] = exp(row[c] - top)
+
+
+@jit
+def _write_row(numbers: Any, factor: float, first: int, words: int, gradient: Any) -> None:
+    """Write numbers times a factor from an index on."""
+    for c in range(numbers.shape[0]):
+        store(gradient, first + c, words, numbers[c] * factor)
+
+
+@aot(_SIGNATURE)
 def rows(
     scores: Any,
+    words: int,
     target: Any,
     starts: Any,
     gamma: Any,
@@ -235,7 +124,8 @@ def rows(
     """Evaluate rows of at most ``FEW`` classes; requests with smoothing are left to :func:`single_rows`.
 
     Args:
-        scores: (R, C).
+        scores: (R * C * words,), see :mod:`lossd.compiled.memory`.
+        words: The float32 words of a score, and of a number of the gradient.
         target: (R,) class indices.
         starts: (B + 1,) the first row of each request, and R.
         gamma: (B,) the focal exponent; 0 for cross-entropy.
@@ -244,32 +134,45 @@ def rows(
         scale: (C,) factors that do not divide.
         ignored: The target that does not count; -1 - 2**62 for none.
         mean: Whether the loss is the mean, else the sum.
-        gradient: (R, C), written; (0, C) if it is not computed.
+        gradient: (R * C * words,), written; (0,) if it is not computed.
         columns: (5, B), written: loss, numerator, denominator, count of rows that count, norm of the gradient.
         matrices: (B, C, C), to which the pairs of target and highest score are added; (0, C, C) if not computed.
         doubtful: (B,), set for requests with a target out of range or a number that is not finite. Their other results
             are meaningless.
     """
-    power = np.empty((scores.shape[1], STRIP))
+    classes = weight.shape[0]
+    power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)
+    others, pull = lanes[strips.OTHERS :], lanes[strips.PULL :]
+    best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     for b in range(starts.shape[0] - 1):
         if smoothing[b] != 0:
             continue
-        first, last = starts[b], starts[b + 1]
-        of_request = target[first:last]
-        denominator, count = _denominator_of(of_request, weight, ignored)
+        denominator, count = _denominator_of(target[starts[b] : starts[b + 1]], weight, ignored)
         if count < 0:
             doubtful[b] = True
             continue
-        numerator, square = _in_strips(
-            scores[first:last], of_request, gamma[b], _upstream_of(denominator, mean), weight, scale, ignored,
-            gradient[first:last], matrices[b : b + 1], power,
-        )  # fmt: skip
+        upstream = _upstream_of(denominator, mean)
+        numerator, square = 0.0, 0.0
+        for start in range(starts[b], starts[b + 1], STRIP):
+            end = min(start + STRIP, starts[b + 1])
+            targets = target[start:end]
+            _read_columns(scores, start, words, end - start, power)
+            numerator += strips.losses(targets, gamma[b], upstream, weight, scale, ignored, power, lanes, best, label)
+            if matrices.shape[0]:
+                strips.count(targets, ignored, best, matrices[b])
+            if gradient.shape[0]:
+                for c in range(classes):
+                    row = power[c]
+                    for j in range(end - start):
+                        row[j] = pull[j] * (-others[j] if label[j] == c else row[j])
+                square = _write_columns(power, start, words, end - start, square, gradient)
         _note(b, numerator, denominator, count, square, mean, columns, doubtful)
 
 
-@aot(_SIGNATURE, "float32", "float64")
+@aot(_SIGNATURE)
 def single_rows(
     scores: Any,
+    words: int,
     target: Any,
     starts: Any,
     gamma: Any,
@@ -284,19 +187,65 @@ def single_rows(
     doubtful: Any,
 ) -> None:
     """Evaluate the requests that :func:`rows` leaves: those with smoothing, and those of more classes."""
-    classes = scores.shape[1]
-    power = np.empty(classes)
+    classes = weight.shape[0]
+    row, power = np.empty(classes), np.empty(classes)
+    spread = 0.0
+    for c in range(classes):
+        spread += weight[c]
     for b in range(starts.shape[0] - 1):
         if smoothing[b] == 0 and classes <= FEW:
             continue
-        first, last = starts[b], starts[b + 1]
-        of_request = target[first:last]
-        denominator, count = _denominator_of(of_request, weight, ignored)
+        denominator, count = _denominator_of(target[starts[b] : starts[b + 1]], weight, ignored)
         if count < 0:
             doubtful[b] = True
             continue
-        numerator, square = _row_by_row(
-            scores[first:last], of_request, gamma[b], smoothing[b], _upstream_of(denominator, mean), weight, scale,
-            ignored, gradient[first:last], matrices[b : b + 1], power,
-        )  # fmt: skip
+        upstream, even = _upstream_of(denominator, mean), smoothing[b] / classes
+        numerator, square = 0.0, 0.0
+        for i in range(starts[b], starts[b + 1]):
+            k, at = target[i], i * classes
+            if k == ignored:
+                if gradient.shape[0]:
+                    gradient[at * words : (at + classes) * words] = 0
+                continue
+            read(scores, at, words, row)
+            top = maximum(row)
+            best = 0
+            while best < classes and row[best] != top:
+                best += 1
+            if best == classes:  # the highest is NaN, and no class's
+                numerator = math.nan
+                break
+            _exponentials(row, top, power)
+            target_power = power[k]
+            power[k] = 0.0
+            others = total_of(power)
+            power[k] = target_power
+            total = others + target_power
+            norm = math.log(total) + top
+            nll = norm - row[k]
+            if best == k:
+                nll = math.log1p(others / target_power)
+            if matrices.shape[0]:
+                matrices[b, k, best] += 1
+            if even == 0:
+                fade, slope = focal(target_power, others, nll, gamma[b])
+                factor = weight[k] * scale[k]
+                numerator += factor * fade * nll
+                pull = factor * slope * upstream
+                of_class, of_target = pull / total, -pull * (others / total)
+            else:
+                target_weight = (1 - even * classes) * weight[k]
+                value = target_weight * nll
+                for c in range(classes):
+                    if weight[c] != 0:
+                        value += even * weight[c] * (norm - row[c])
+                numerator += value
+                pull = (target_weight + even * spread) / total
+                for c in range(classes):
+                    power[c] = (power[c] * pull - even * weight[c]) * upstream
+                of_class, of_target = 1.0, (target_power * pull - even * weight[k] - target_weight) * upstream
+            if gradient.shape[0]:
+                _write_row(power, of_class, at, words, gradient)
+                store(gradient, at + k, words, of_target)
+                square += squares_at(gradient, at, words, classes)
         _note(b, numerator, denominator, count, square, mean, columns, doubtful)

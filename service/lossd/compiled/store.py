@@ -144,7 +144,7 @@ class Store:
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None
-        return self.folder / name.replace(" ", "-")
+        return self.folder / name
 
 
 def _state() -> str:

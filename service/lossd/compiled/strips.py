@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lossd.compiled.arithmetic import focal_weight, jit, log_of_one_and, total_of
+from lossd.compiled.arithmetic import exp, focal_weight, jit, log_of_one_and, total_of
 
 __all__ = [
     "BEHIND",
@@ -23,9 +23,7 @@ __all__ = [
     "TOP",
     "P",
     "count",
-    "evaluate",
-    "mark_targets",
-    "target_probability",
+    "losses",
 ]
 
 STRIP = 256
@@ -101,6 +99,58 @@ def evaluate(width: int, gamma: float, upstream: float, lanes: Any) -> float:
             lanes[VALUE + j] *= fade
             lanes[PULL + j] *= fade * (1.0 + lanes[STEEP + j])
     return total_of(lanes[VALUE : VALUE + width])
+
+
+@jit
+def losses(
+    targets: Any,
+    gamma: float,
+    upstream: float,
+    weight: Any,
+    scale: Any,
+    ignored: int,
+    power: Any,
+    lanes: Any,
+    best: Any,
+    label: Any,
+) -> float:
+    """Return the sum of the losses of W positions.
+
+    Args:
+        targets: (W,) class indices, in range or ignored.
+        gamma: The focal exponent; 0 for cross-entropy.
+        upstream: The factor of the gradients.
+        weight: (C,) class weights.
+        scale: (C,) factors that do not divide.
+        ignored: The target that does not count.
+        power: (C, STRIP); the scores, replaced by their exponentials.
+        lanes: (LANES * STRIP,), written.
+        best: (STRIP,) int64, written: the class with the highest score, the first if there are several.
+        label: (STRIP,) int64, written: the target, 0 where ignored.
+    """
+    width, classes = targets.shape[0], power.shape[0]
+    top, others = lanes[TOP:], lanes[OTHERS:]
+    mark_targets(targets, ignored, weight, scale, label, lanes)
+    for j in range(width):
+        top[j] = power[0, j]
+        best[j] = 0
+        others[j] = 0.0
+    for c in range(1, classes):
+        row = power[c]
+        for j in range(width):
+            higher = row[j] > top[j]
+            top[j] = row[j] if higher else top[j]
+            best[j] = c if higher else best[j]
+    for j in range(width):
+        lanes[BEHIND + j] = top[j] - power[label[j], j]
+    for c in range(classes):
+        row = power[c]
+        for j in range(width):
+            row[j] = exp(row[j] - top[j])
+        for j in range(width):
+            others[j] += 0.0 if label[j] == c else row[j]
+    target_probability(width, power, label, best, lanes)
+    return evaluate(width, gamma, upstream, lanes)
 
 
 @jit

@@ -135,7 +135,8 @@ class Counts(Task):
         filler = math.nan if self.zero_division is None else self.zero_division
         values = np.empty((len(TOGETHER), count, classes + 3))
         defined = np.empty((len(TOGETHER), count, classes + 2), bool)
-        if rates(TERMS, self.tp, self.predicted, self.actual, filler, self.absent_count, values, defined):
+        counts = np.array((self.tp, self.predicted, self.actual), np.float64)
+        if rates(TERMS, counts, filler, self.absent_count, values, defined):
             return complete(TOGETHER, values, listed=self.listed)
         macro, micro, weighted = (values[..., classes + of] for of in range(3))
         means = defined[..., classes], defined[..., classes + 1]
