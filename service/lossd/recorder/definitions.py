@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lossd.recorder.schema import OPEN
+from lossd.runs.differences import differing
 from lossd.runs.facts import Facts
 from lossd.runs.state import RunState
 from lossd_client.errors import DefinitionChanged, Fault, Incomplete, InvalidRequest, OtherTargets, RunDiffers
@@ -56,7 +57,7 @@ def check_same(found: Mapping[Any, Any], document: Mapping[str, Any], digest: st
     """
     if found["digest"] == digest:
         return
-    fields = list(_differing(_definition(json.loads(found["document"])), _definition(document), ""))
+    fields = list(differing(_definition(json.loads(found["document"])), _definition(document)))
     if not fields:
         raise DefinitionChanged(
             f"the definition of a metric has changed since the run {found['name']} began; start another run"
@@ -151,14 +152,3 @@ def check_targets(state: RunState | None, pinned: str | None) -> None:
 
 def _definition(document: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in ("tags", "public")}
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], pointer: str) -> Iterator[str]:
-    """Yield RFC 6901 pointers to the fields that differ."""
-    for name in dict.fromkeys([*one, *other]):
-        value, found = one.get(name), other.get(name)
-        place = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-        if isinstance(value, Mapping) and isinstance(found, Mapping):
-            yield from _differing(value, found, place)
-        elif value != found:
-            yield place

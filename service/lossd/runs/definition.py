@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from lossd.metrics.registry import METRICS
 from lossd.request.options import MetricOptions, check_entries, spelled_out, validated
 from lossd.request.plan import Plan
 from lossd.request.planning import elsewhere, make_plan
+from lossd.runs.differences import differing
 from lossd.runs.fingerprint import Fingerprint
 from lossd.runs.table import ROWS
 from lossd_client.errors import Fault, InvalidRequest
@@ -196,7 +197,7 @@ class RunDocument:
     def differences(self, other: RunDocument) -> list[str]:
         """Return pointers to the fields that differ from those of another definition; tags and public may differ."""
         documents = [{**d.to_dict(), "tags": {}, "public": False} for d in (self, other)]
-        return list(_differing(documents[0], documents[1], ""))
+        return list(differing(documents[0], documents[1]))
 
     def signature(self, rows: int, targets: str | None, release: str) -> str:
         """Return one line that says how a result was judged: ``lossd 1.4|multiclass|zero_division=null|rows=50000|…``.
@@ -297,16 +298,6 @@ def _check_countable(plan: Plan, options: Mapping[str, Any], scope: str) -> None
             faults.append(Fault(pointer=f"/metrics/names{place}", detail=detail))
     if faults:
         raise InvalidRequest("; ".join(fault["detail"] for fault in faults), errors=faults)
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], pointer: str) -> Iterator[str]:
-    for name in dict.fromkeys([*one, *other]):
-        value, found = one.get(name), other.get(name)
-        place = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-        if isinstance(value, Mapping) and isinstance(found, Mapping):
-            yield from _differing(value, found, place)
-        elif value != found:
-            yield place
 
 
 def _canonical(value: Any) -> str:
