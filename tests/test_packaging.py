@@ -112,7 +112,11 @@ def test_a_demo_needs_the_service_and_its_data_and_no_more() -> None:
     assert "--quiet -c constraints.txt -e '.[demo]'" not in makefile, "minutes of silence look like a standstill"
 
 
+def _without_examples(text: str) -> str:
+    return text.replace("http://127.0.0.1", "").replace("postgresql://lossd@postgres", "")
+
+
 def test_no_file_names_a_package_index() -> None:
     files = [ROOT / name for name in ("Dockerfile", "Makefile", "constraints.txt", "docker-compose.yml", ".ci/run")]
     files.append(ROOT / "requirements.txt")
-    assert [str(path) for path in files if "://" in path.read_text().replace("http://127.0.0.1", "")] == []
+    assert [str(path) for path in files if "://" in _without_examples(path.read_text())] == []

@@ -33,7 +33,7 @@ SETTINGS = {
 }
 """Of the service: time-outs that a soak can wait for, and memory that it can fill."""
 
-BUDGET_BYTES = (1 << 30) + (64 << 20) + (96 << 20) + 16 * (8 << 20)
+BUDGET_BYTES = (1 << 30) + (64 << 20) + (128 << 20) + 16 * (8 << 20)
 """The memory that docs/security.md states, beside an idle service's: queue_bytes, cache_bytes, the front's caches, and
 16 times a batch for the worker's other temporaries."""
 

@@ -44,7 +44,14 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
     for name, service in COMPOSE["services"].items():
         if service["image"] != COMPOSE["x-lossd"]["image"]:
             continue  # somebody else's, which watches
-        yield f"docker-compose.yml {name}", {k: str(v) for k, v in service.get("environment", {}).items()}
+        yield (
+            f"docker-compose.yml {name}",
+            {
+                name: str(value)
+                for name, value in service.get("environment", {}).items()
+                if name != "PGPASSWORD"  # which PostgreSQL's own library reads
+            },
+        )
 
 
 def bytes_of(quantity: str) -> int:

@@ -293,8 +293,7 @@ def test_the_theme_can_be_chosen_and_is_remembered(visit) -> None:
 def test_an_unknown_loss_is_told_with_the_nearest_names(visit) -> None:
     page = visit("/losses/focl", again=True)
     page.expected.append("404")
-    page.get_by_role("alert").wait_for()
-    assert "did you mean focal" in page.get_by_role("alert").inner_text()
+    page.get_by_role("alert").filter(has_text="did you mean focal").wait_for()
 
 
 def test_a_service_that_does_not_answer_is_told_and_tried_again(visit) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Definition", "Definitions", "current_document", "problem_of"]
 
-CACHED_BYTES = 16 << 20
+CACHED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)

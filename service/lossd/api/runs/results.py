@@ -27,7 +27,7 @@ __all__ = ["Results"]
 AT_ONCE = 2
 """How many states are in memory at once: each may have as many bytes as a run."""
 
-CACHED_BYTES = 64 << 20
+CACHED_BYTES = 16 << 20
 """A result of a 32nd of it is not cached."""
 
 
