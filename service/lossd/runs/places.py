@@ -1,4 +1,4 @@
-"""Where the rows of a batch belong, as the run's identity wants it told."""
+"""Checks that a batch states what its run's identity needs: a position, ids, or a name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["check_place"]
 
-_TOLD_BY = {"position": "first", "id": "sample_id", "batch": "name"}
+_NEEDED = {"position": "first", "id": "sample_id", "batch": "name"}
 _POINTERS = {"first": "/first", "sample_id": "/inputs/sample_id", "name": "/name"}
 
 
@@ -23,10 +23,10 @@ def check_place(kind: str, given: Mapping[str, Any]) -> None:
     Raises:
         InvalidRequest: One is missing, or belongs to another identity.
     """
-    for other, word in _TOLD_BY.items():
+    for other, word in _NEEDED.items():
         if other != kind and given.get(word) is not None:
             raise _refused(word, f"{word} belongs to runs of identity {other}; this one has identity {kind}")
-    word = _TOLD_BY[kind]
+    word = _NEEDED[kind]
     if kind != "batch" and given.get(word) is None:
         raise _refused(word, f"a run of identity {kind} needs {word} with every batch")
 

@@ -1,4 +1,4 @@
-"""What a worker says of a batch of a run: the digest of its content, its rows, and its state."""
+"""What a worker reports of a batch of a run: the digest of its content, its rows, and its state."""
 
 from __future__ import annotations
 
