@@ -17,9 +17,9 @@ import lossd
 from lossd.configuration.settings import Settings
 from lossd.recorder import faults
 from lossd.recorder.client import Recorder
-from lossd.recorder.folding import packed
 from lossd.recorder.keeper import Keeper
 from lossd.runs.definition import RunDocument
+from lossd.runs.encoding import packed
 from lossd.runs.report import BatchReport
 
 ROWS = 8

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lossd import Run
-from lossd.recorder import folding
 from lossd.recorder.store import NewBatch, Store
+from lossd.runs import encoding
 from lossd.runs.report import BatchReport
 from lossd_client.errors import Problem
 
@@ -42,7 +42,7 @@ def state(identity: str, rows: tuple[int, ...], *, task: str = "binary", classes
 def report(identity: str, rows: Sequence[int], content: int = 0, **how: Any) -> bytes:
     """What a worker reports of rows; another ``content`` has another digest."""
     digest = hashlib.sha256(repr((list(rows), content)).encode()).digest()
-    packed = folding.packed(state(identity, tuple(rows), **how))
+    packed = encoding.packed(state(identity, tuple(rows), **how))
     return BatchReport(digest, len(rows), packed).encode()
 
 

@@ -269,7 +269,7 @@ def test_a_batch_of_another_version_of_a_metric_is_refused(opened: Callable[...,
     count_one(store, batch(run, "a", range(4), "batch"))
     described, parts = encoding.decode(state("batch", (4, 5)))
     later = encoding.encode({**described, "metrics": {**described["metrics"], "auroc": 99}}, parts)
-    report_of_later = BatchReport(b"x" * 32, 2, folding.packed(later)).encode()
+    report_of_later = BatchReport(b"x" * 32, 2, encoding.packed(later)).encode()
     for _ in range(2):
         with pytest.raises(DefinitionChanged, match="start another run"):
             count_one(store, NewBatch(run, "b", report_of_later, "cpu", "2"))

@@ -9,6 +9,7 @@ import pytest
 
 from lossd.recorder import folding
 from lossd.recorder.folding import Covered, is_due, merged, oldest_to_fold
+from lossd.runs import encoding
 from lossd_client.errors import InternalError
 from recorder.reports import state
 
@@ -58,15 +59,15 @@ def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(
     for count in (1, 2, 3, 7, 15, 16, 17, 50):
         blocks = [tuple(range(3 * k, 3 * k + 3)) for k in range(count)]
         chance.shuffle(blocks)
-        whole = merged(folding.packed(state(identity, block)) for block in blocks)
+        whole = merged(encoding.packed(state(identity, block)) for block in blocks)
         assert whole.encode() == state(identity, tuple(range(3 * count)))
     with pytest.raises(ValueError, match="no states"):
         merged([])
 
 
 def test_damaged_bytes_are_an_internal_error() -> None:
-    stored = folding.packed(state("position", (0, 1)))
+    stored = encoding.packed(state("position", (0, 1)))
     assert folding.read(stored).rows == 2
-    for damaged in (b"", stored[:-1], folding.packed(b"lossdrun"), folding.packed(state("position", (0, 1))[:-1])):
+    for damaged in (b"", stored[:-1], encoding.packed(b"lossdrun"), encoding.packed(state("position", (0, 1))[:-1])):
         with pytest.raises(InternalError, match="damaged"):
             folding.read(damaged)

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import lossd
 from lossd.arrangement import arrange
+from lossd.engine.work import answer_in_memory
 from lossd.job import Job
 from lossd.metrics import METRICS
 from lossd.runs.counting import counting_job, result_job
 from lossd.runs.definition import RunDocument
-from lossd.runs.in_memory import count_in_memory, result_in_memory
 from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
 from lossd_client.errors import DefinitionChanged, DuplicateRows, InvalidRequest, Problem
@@ -63,7 +63,7 @@ def counted(
 ) -> list[BatchReport | Problem]:
     """Count batches in one message."""
     jobs = [job_of(document, i, f) for i, f in zip(sent, firsts or [None] * len(sent), strict=True)]
-    texts, _ = count_in_memory(*shared(jobs, sent), CPU)
+    texts, _ = answer_in_memory(*shared(jobs, sent), CPU, None)
     return [Problem.from_json(orjson.loads(text)) if failed else BatchReport.decode(text) for failed, text in texts]
 
 
@@ -101,7 +101,9 @@ def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, seed: int
     alone = [counted(document, [s], [f])[0] for s, f in zip(sent, firsts, strict=True)]
     assert alone == reports
     job = result_job(whole.state(), document.plan, document.definition)
-    [(failed, text)], _ = result_in_memory(*shared([job], [{"state": np.frombuffer(whole.state(), np.uint8)}]), CPU)
+    [(failed, text)], _ = answer_in_memory(
+        *shared([job], [{"state": np.frombuffer(whole.state(), np.uint8)}]), CPU, None
+    )
     assert not failed
     assert list(differences(orjson.loads(text), whole.result().to_dict(), 0.0)) == []
 
@@ -209,7 +211,7 @@ def test_a_result_of_another_definition_or_of_older_metrics_is_refused(monkeypat
     def problem(document: dict[str, Any], data: Any) -> Problem:
         parsed = RunDocument.parse(document)
         job = result_job(data.tobytes(), parsed.plan, parsed.definition)
-        [(failed, text)], _ = result_in_memory(*shared([job], [{"state": data}]), CPU)
+        [(failed, text)], _ = answer_in_memory(*shared([job], [{"state": data}]), CPU, None)
         assert failed
         return Problem.from_json(orjson.loads(text))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -21,9 +21,15 @@ __all__ = ["Text", "evaluate_in_memory", "texts_of"]
 Text = tuple[bool, bytes]
 """Whether a request failed, and the JSON of its answer or of its problem; the report of a run's batch is no JSON."""
 
+Answer = Callable[[TensorBatch, Passes | None], Iterable[dict[str, Any] | bytes | Problem]]
+
 
 def evaluate_in_memory(
-    manifest: Mapping[str, Any], memory: Any, device: torch.device, passes: Passes | None = None
+    manifest: Mapping[str, Any],
+    memory: Any,
+    device: torch.device,
+    passes: Passes | None = None,
+    answer: Answer = evaluate,
 ) -> tuple[list[Text], int]:
     """Return the text of each request's answer in order, and the evaluation's time in ns.
 
@@ -32,6 +38,7 @@ def evaluate_in_memory(
         memory: A writable buffer that holds the columns.
         device: The device that computes.
         passes: The compiled passes to use on a CPU, if any.
+        answer: Returns the answer of each request of the batch.
 
     Raises:
         RuntimeError: The device is broken.
@@ -40,7 +47,7 @@ def evaluate_in_memory(
     recipe = Recipe.parse(manifest["recipe"])
     rows: list[int] = manifest["rows"]
     inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    texts = texts_of(evaluate(TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device), passes))
+    texts = texts_of(answer(TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device), passes))
     return texts, time.perf_counter_ns() - begin
 
 

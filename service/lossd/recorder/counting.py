@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from lossd.recorder import faults, folding
 from lossd.recorder.definitions import in_common
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
-from lossd.runs import identity
+from lossd.runs import encoding, identity
 from lossd.runs.identity import Identity, Ids
 from lossd.runs.report import BatchReport
 from lossd_client.errors import (
@@ -212,7 +212,7 @@ class Counter:
         rows = _identity(parts)
         if rows.kind != run.known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
-        stored = folding.packed(rows.encode()) if isinstance(rows, Ids) else None
+        stored = encoding.packed(rows.encode()) if isinstance(rows, Ids) else None
         nbytes = len(report.packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
         self._check_quota(run.row, nbytes, used)
         try:
@@ -405,7 +405,7 @@ def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) ->
             if name in names or not first <= number <= last:
                 continue
             if ids is not None and name not in read:
-                read[name] = cast("Ids", identity.decode(folding.unpacked(ids)))
+                read[name] = cast("Ids", identity.decode(encoding.unpacked(ids)))
             if ids is None or read[name].holds(np.array([number], np.int64)):
                 names[name] = None
     some = list(names)[:NAMED]

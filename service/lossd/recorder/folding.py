@@ -8,7 +8,6 @@ their rows in a few, and a byte is rewritten as often as a logarithm of their nu
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,9 +23,7 @@ __all__ = [
     "is_due",
     "merged",
     "oldest_to_fold",
-    "packed",
     "read",
-    "unpacked",
 ]
 
 PENDING = 256
@@ -35,9 +32,6 @@ PENDING_BYTES = 32 << 20
 
 ROW, SMALL = 16, 8 << 10
 """So many states of up to so many stored bytes are merged one after the other."""
-
-LEVEL = 1
-"""zlib's: a higher one takes three times as long for a tenth of the bytes."""
 
 
 class Covered(NamedTuple):
@@ -117,23 +111,6 @@ def _in_rows(stored: Iterable[bytes]) -> Iterator[tuple[int, RunState]]:
         yield length, row
 
 
-def packed(state: bytes) -> bytes:
-    """Return the bytes of a state as they are stored."""
-    return zlib.compress(state, LEVEL)
-
-
-def unpacked(stored: bytes) -> bytes:
-    """Return the bytes that :func:`packed` made.
-
-    Raises:
-        InternalError: They are damaged.
-    """
-    try:
-        return zlib.decompress(stored)
-    except zlib.error as error:
-        raise InternalError(f"the state of a batch is damaged: {error}") from error
-
-
 def described(stored: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
     """Return the description and the parts of a stored state.
 
@@ -141,7 +118,7 @@ def described(stored: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
         InternalError: It is damaged.
     """
     try:
-        return encoding.decode(unpacked(stored))
+        return encoding.decode(encoding.unpacked(stored))
     except InvalidRequest as problem:
         raise InternalError(problem.detail) from problem
 
@@ -153,6 +130,6 @@ def read(stored: bytes) -> RunState:
         InternalError: It is damaged.
     """
     try:
-        return RunState.decode(unpacked(stored))
+        return RunState.decode(encoding.unpacked(stored))
     except InvalidRequest as problem:
         raise InternalError(problem.detail) from problem

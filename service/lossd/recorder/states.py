@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from lossd.recorder import folding
 from lossd.recorder.folding import Covered
 from lossd.recorder.schema import RUNS, STATES
+from lossd.runs import encoding
 from lossd.runs.state import RunState
 
 __all__ = ["Merged", "States"]
@@ -100,7 +101,7 @@ def _states(connection: Connection, run: str, ordinal: int) -> Iterator[bytes]:
 
 def _replace(connection: Connection, row: Mapping[str, Any], ordinal: int, data: bytes) -> None:
     """Replace the states of a run from an ordinal on by one."""
-    state = folding.packed(data)
+    state = encoding.packed(data)
     chosen = (STATES.c.run == row["id"]) & (STATES.c.ordinal >= ordinal)
     before = int(connection.scalar(sa.select(sa.func.sum(STATES.c.nbytes)).where(chosen)) or 0)
     connection.execute(sa.delete(STATES).where(chosen))

@@ -1,10 +1,8 @@
-"""Count a batch of a run, or compute a run's result, in the memory that holds its columns: the worker's side."""
+"""Counts batches of a run, or computes a run's result: the worker's side."""
 
 from __future__ import annotations
 
 import logging
-import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,16 +11,13 @@ from typing import Any
 
 import numpy as np
 import orjson
-import torch
 
 from lossd.caches import memoized
 from lossd.evaluation.batch import TensorBatch
-from lossd.evaluation.columns import columns_in
 from lossd.evaluation.evaluate import isolated
-from lossd.evaluation.in_memory import Text, texts_of
 from lossd.job import Recipe
 from lossd.metrics.registry import METRICS, Array
-from lossd.runs import identity
+from lossd.runs import encoding, identity
 from lossd.runs.counting import FIRST, SAMPLE_ID, STATE
 from lossd.runs.definition import RunDocument
 from lossd.runs.fingerprint import Fingerprint
@@ -33,40 +28,9 @@ from lossd.runs.state import RunState
 from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
 from lossd_client.wire import Tensor
 
-__all__ = ["answer_in_memory", "answer_of", "count_in_memory", "result_in_memory"]
+__all__ = ["answer_of"]
 
 log = logging.getLogger("lossd.runs")
-
-LEVEL = 1
-"""The level of compression: higher ones take several times as long, and save a tenth."""
-
-
-def answer_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
-    """Return the text of each request of a run in order, and the time in ns; arguments as :func:`count_in_memory`."""
-    begin = time.perf_counter_ns()
-    recipe, rows = Recipe.parse(manifest["recipe"]), manifest["rows"]
-    inputs, answers = columns_in(memory, recipe, manifest["offsets"], sum(rows), len(rows))
-    batch = TensorBatch(recipe, rows, manifest["numbers"], inputs, answers, device)
-    return texts_of(answer_of(batch, inputs.arrays)), time.perf_counter_ns() - begin
-
-
-def count_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
-    """Return the report of each batch of a run in order, :class:`BatchReport` as bytes, and the time in ns.
-
-    Args:
-        manifest: ``recipe``, the rows and the numbers of each request, and the offset of each column in bytes.
-        memory: A buffer that holds the columns.
-        device: The device that computes.
-
-    Raises:
-        RuntimeError: The device is broken.
-    """
-    return answer_in_memory(manifest, memory, device)
-
-
-def result_in_memory(manifest: Mapping[str, Any], memory: Any, device: torch.device) -> tuple[list[Text], int]:
-    """Return the result of a run as JSON, and the time in ns; arguments as :func:`count_in_memory`."""
-    return answer_in_memory(manifest, memory, device)
 
 
 def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
@@ -187,7 +151,7 @@ class _Counting:
         ids = arrays.get(SAMPLE_ID)
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
         state.identity.add(*place)
-        return BatchReport(digest, rows, zlib.compress(state.encode(), LEVEL)).encode()
+        return BatchReport(digest, rows, encoding.packed(state.encode())).encode()
 
 
 def _widened(bits: Array) -> Array:
