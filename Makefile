@@ -26,7 +26,7 @@ service: .venv/service
 
 # torch has no hash: its build depends on where it comes from. What it needs is installed before, by hash.
 .venv/service: pyproject.toml constraints.txt requirements.txt
-	@echo "Installing the service into .venv: about 55 packages, most of it torch; a minute or more, once."
+	@echo "Installing the service into .venv: about 60 packages, most of it torch; a minute or more, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --require-hashes --no-deps -r requirements.txt
 	$(BIN)/pip install -c constraints.txt torch
