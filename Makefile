@@ -13,13 +13,14 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
-.PHONY: service install demo test fuzz clients serve lint bench chaos docs audit pins clean
+.PHONY: service install demo test fuzz clients serve lint bench chaos simulate docs audit pins clean
 
 install: .venv/installed
 
+# Bytecode is left to the first import: tests use a small part of the largest packages.
 .venv/installed: .venv/service
-	@echo "Installing what tests, lint and documentation need besides: about 65 packages more."
-	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@echo "Installing what tests, lint and documentation need besides: about 115 packages more."
+	$(BIN)/pip install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 service: .venv/service
@@ -75,6 +76,9 @@ lint: install
 
 bench: install
 	cd tests && ../$(BIN)/python -m benchmarks $(BENCH)
+
+simulate: install
+	cd tests && ../$(BIN)/python -m simulations $(SIMULATE)
 
 chaos: install
 	cd tests && ../$(BIN)/python -m chaos $(CHAOS)

@@ -11,8 +11,12 @@ import torch
 from hypothesis import settings
 
 import evaluating
+from chaos import service
+from fronts import group
+from lossd.api import drawing
 from lossd.compiled.passes import Passes
 from lossd.engine import worker_process
+from lossd.recorder import keeper
 from losses.cases_perceptual import WEIGHTS
 from warm import WarmProcess
 
@@ -97,9 +101,10 @@ def _no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_workers() -> Iterator[None]:
-    """Fork the workers of engines in this process from one that has imported torch."""
+    """Fork services, and the processes of those in this process, from one that has imported torch."""
     warm = WarmProcess()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_process, "subprocess", warm)
+        for starter in (worker_process, keeper, drawing, service, group):
+            patch.setattr(starter, "subprocess", warm)
         yield
     warm.close()

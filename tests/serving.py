@@ -20,7 +20,7 @@ import uvicorn
 from lossd.api import create_app
 from lossd.api.http.connection import http_for
 from lossd.api.server import Forwarded
-from lossd.cli.serve import ALLOCATOR
+from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine, worker_process
 
@@ -84,14 +84,13 @@ def command(
 ) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
     """``lossd serve`` with these options, limit of open files and variables: its URL, its process and its log.
 
-    A single front without a limit is forked from a process that has imported what it needs; see ``warm``.
+    Without a limit it is forked from a process that has imported what it needs; see ``warm``.
     """
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
     if files is not None:
         line = ["prlimit", f"--nofile={files}:{files}", *line]
     settings = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1", **environment}  # with them, Python starts once
-    # A front starts others by its own command line, which a forked process does not have.
-    process = (subprocess if "--fronts" in options else worker_process.subprocess).Popen(
+    process = worker_process.subprocess.Popen(
         line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
@@ -110,12 +109,17 @@ def command(
 
 
 def certificate(
-    folder: Path, name: str, *, signed_by: str | None = None, password: str | None = None
+    folder: Path,
+    name: str,
+    *,
+    signed_by: str | None = None,
+    password: str | None = None,
+    subject: str = "IP:127.0.0.1",
 ) -> tuple[Path, Path]:
-    """A certificate for this machine, made with openssl, and its key."""
+    """A certificate for this machine, or another subject, made with openssl, and its key."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     line = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"]
-    line += ["-keyout", str(key), "-out", str(cert), "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    line += ["-keyout", str(key), "-out", str(cert), "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}"]
     line += ["-noenc"] if password is None else ["-passout", f"pass:{password}"]
     if signed_by is not None:
         line += ["-CA", str(folder / f"{signed_by}.pem"), "-CAkey", str(folder / f"{signed_by}.key")]

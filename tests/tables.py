@@ -14,6 +14,7 @@ from docs.families import by_family
 from lossd.api.catalogue import describe_options
 from lossd.configuration.settings import Settings
 from lossd.evaluation.diagnostics import WARNINGS
+from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
 from lossd_client.errors import PROBLEMS
 
@@ -29,6 +30,15 @@ MACHINE_DEFAULTS = {
 def families() -> str:
     """Every loss, for those who know what they look for."""
     return "\n".join(f"- {name}: {', '.join(f'`{loss.name}`' for loss in of)}" for name, of in by_family().items())
+
+
+def counts() -> str:
+    """How many losses and metrics there are."""
+    names = {name for of_task in METRICS.values() for name in of_task}
+    return (
+        f"- {len(REGISTRY)} losses and {len(names)} metrics, each tested against an independent reference: PyTorch, "
+        "scikit-learn,\n  XGBoost, LightGBM, or a float64 implementation of the paper."
+    )
 
 
 def losses() -> str:
@@ -139,6 +149,7 @@ def warnings() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
+    "counts": counts,
     "families": families,
     "losses": losses,
     "metrics": metrics,

@@ -40,7 +40,17 @@ def scraped() -> Iterator[dict[str, list[dict[str, str]]]]:
         yield found
 
 
+def queries() -> Iterator[tuple[str, str]]:
+    """Yield the queries by which replicas are added: KEDA's, and KServe's."""
+    for path in ("kubernetes/components/keda/scaled-object.yaml", "kserve/inference-service.yaml"):
+        found = re.findall(r"query: (.+)", (ROOT / "deploy" / path).read_text())
+        assert found
+        for query in found:
+            yield path, query
+
+
 def expressions() -> Iterator[tuple[str, str]]:
+    yield from queries()
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
@@ -77,6 +87,13 @@ def test_every_number_that_is_asked_for_exists(
     for labels in re.findall(r"by \(([^)]*)\)", expression):
         known = {label for name, _ in named for sample in scraped.get(name, ()) for label in sample}
         assert set(labels.split(", ")) <= known | {"instance"}
+
+
+def test_every_name_of_a_metric_in_deploy_is_one_of_the_service_s(scraped: dict[str, list[dict[str, str]]]) -> None:
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".yaml", ".yml", ".json", ".cfg")]
+    named = {name for path in files for name in re.findall(r"\blossd_[a-z_]+[a-z]\b", path.read_text())}
+    assert named > {"lossd_worker_busy_seconds_total", "lossd_front_busy_seconds_total", "lossd_backlog_seconds"}
+    assert named <= scraped.keys()
 
 
 def test_outcomes_that_alerts_name_are_problems_of_the_service() -> None:
@@ -127,8 +144,11 @@ def test_the_compose_file_mounts_what_there_is() -> None:
 
 
 def test_each_service_of_the_compose_file_keeps_its_runs_in_a_volume_of_its_own() -> None:
-    ours = [s for s in COMPOSE["services"].values() if s["image"] == COMPOSE["x-lossd"]["image"]]
-    kept = [volume.split(":") for service in ours for volume in service["volumes"]]
+    ours = {name: s for name, s in COMPOSE["services"].items() if s["image"] == COMPOSE["x-lossd"]["image"]}
+    replicas = ours.pop("lossd-replica")  # more than one of a file's writers: it has no file
+    assert "volumes" not in replicas
+    assert replicas["environment"]["LOSSD_RUNS"] == "${LOSSD_RUNS:-off}"
+    kept = [volume.split(":") for service in ours.values() for volume in service["volumes"]]
     assert {at for _, at in kept} == {"/var/lib/lossd"}
     assert len({name for name, _ in kept}) == len(ours)
     assert {name for name, _ in kept} <= COMPOSE["volumes"].keys()
@@ -155,7 +175,9 @@ def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
     assert job["job_name"] in json.dumps(ALERTS)
 
 
-@pytest.mark.parametrize("profiles", [[], ["gpu"], ["observe"], ["gpu", "observe"]], ids=str)
+@pytest.mark.parametrize(
+    "profiles", [[], ["gpu"], ["observe"], ["scale"], ["gpu", "observe", "scale", "postgres"]], ids=str
+)
 def test_whatever_is_started_together_has_ports_of_its_own(profiles: list[str]) -> None:
     started = [s for s in COMPOSE["services"].values() if "profiles" not in s or set(profiles) & set(s["profiles"])]
     ports = [port.rpartition(":")[0] for service in started for port in service.get("ports", ())]

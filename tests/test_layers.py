@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -27,22 +28,20 @@ ROOMS: dict[str, set[str]] = {
     "lossd.job": {"lossd.cost", "lossd.caches", "lossd_client"},
     "lossd.arrangement": {"lossd.cost", "lossd.job"},
     "lossd.losses": {"lossd.cost", "lossd.lazy_torch", "lossd.caches", "lossd_client"},
-    "lossd.runs.integers": set(),
-    "lossd.runs.exact": {"lossd.runs.integers", "lossd_client"},
-    "lossd.runs.steps": {"lossd.runs.exact", "lossd_client"},
-    "lossd.runs.table": {"lossd.runs.exact", "lossd.runs.steps", "lossd_client"},
+    "lossd.exact": {"lossd_client"},
     "lossd.metrics": {
-        "lossd.cost", "lossd.lazy_torch", "lossd.losses", "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table",
-        "lossd_client",
+        "lossd.cost", "lossd.exact", "lossd.lazy_torch", "lossd.losses", "lossd_client",
     },
     "lossd.request": {"lossd.cost", "lossd.job", "lossd.losses", "lossd.caches", "lossd.metrics", "lossd_client"},
     "lossd.compiled": {"lossd.caches", "lossd.configuration", "lossd.job", "lossd.metrics"},
     "lossd.evaluation": {"lossd.compiled", "lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},
     "lossd.local": {"lossd.arrangement", "lossd.evaluation", "lossd.request", "lossd_client"},
     "lossd.runs": {
-        "lossd.arrangement", "lossd.caches", "lossd.evaluation", "lossd.job", "lossd.losses", "lossd.metrics",
-        "lossd.request", "lossd.runs.exact", "lossd.runs.steps", "lossd.runs.table", "lossd_client",
+        "lossd.arrangement", "lossd.caches", "lossd.evaluation", "lossd.exact", "lossd.job", "lossd.losses",
+        "lossd.metrics", "lossd.request", "lossd_client",
     },
+    "lossd.files": {"lossd_client"},
+    "lossd.scoring": {"lossd.files", "lossd.request", "lossd.runs", "lossd_client"},
     "lossd.pictures": {"lossd.losses", "lossd.request", "lossd_client"},
     "lossd.engine": {
         "lossd.arrangement", "lossd.caches", "lossd.compiled", "lossd.configuration", "lossd.evaluation", "lossd.job",
@@ -56,9 +55,11 @@ ROOMS: dict[str, set[str]] = {
         "lossd_client",
     },
     "lossd.cli": {
-        "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.engine", "lossd.fronts", "lossd.losses",
-        "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd_client",
+        "lossd.api", "lossd.compiled", "lossd.configuration", "lossd.engine", "lossd.files", "lossd.fronts",
+        "lossd.losses", "lossd.metrics", "lossd.pictures", "lossd.recorder", "lossd.request", "lossd.scoring",
+        "lossd_client",
     },
+    "lossd.ray": {"lossd.api", "lossd.configuration", "lossd.engine", "lossd.logs"},
 }  # fmt: skip
 
 MOST_MODULES = 9
@@ -75,7 +76,8 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(modules())
 
 
-def imports(path: Path, *, types: bool = True) -> set[str]:
+@cache
+def imports(path: Path, *, types: bool = True) -> frozenset[str]:
     """Every module a file imports, wherever in the file it does; ``types`` counts those for type checkers only."""
     found = set()
     tree = ast.parse(path.read_text())
@@ -91,7 +93,7 @@ def imports(path: Path, *, types: bool = True) -> set[str]:
             assert node.module is not None
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
-    return found
+    return frozenset(found)
 
 
 def room_of(module: str) -> str | None:
@@ -144,7 +146,7 @@ def test_web_frameworks_are_imported_by_the_api_alone(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_the_database_is_used_by_the_store_alone(module: str) -> None:
     top = {name.partition(".")[0] for name in imports(MODULES[module])}
-    store = ("copying", "counting", "database", "listing", "migrations", "schema", "states", "store")
+    store = ("copying", "counting", "database", "listing", "migrations", "schema", "statements", "states", "store")
     if not module.startswith(tuple(f"lossd.recorder.{name}" for name in store)):
         assert not top & {"alembic", "psycopg", "sqlalchemy", "sqlite3"}
 
@@ -192,6 +194,16 @@ def test_the_front_loads_neither_torch_nor_numba() -> None:
     serving = "from lossd.api import create_app; from lossd.api.server import serve"
     openapi = "from lossd.configuration.settings import Settings; create_app(Settings()).openapi()"
     assert not loaded_by(serving, openapi) & {"torch", "numba", "llvmlite"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) not in ("lossd.ray", "lossd.scoring")])
+def test_ray_is_imported_by_what_runs_in_its_clusters(module: str) -> None:
+    assert "ray" not in {name.partition(".")[0] for name in imports(MODULES[module])}
+
+
+def test_the_service_loads_no_ray() -> None:
+    serving = "from lossd.api import create_app; from lossd.api.server import serve; create_app()"
+    assert "ray" not in loaded_by("import lossd.cli, lossd.ray, lossd.ray.arguments, lossd.ray.scaling", serving)
 
 
 def test_the_engine_loads_no_web_framework() -> None:

@@ -65,9 +65,11 @@ def test_every_install_of_the_service_checks_hashes_first(name: str) -> None:
 
 def test_images_of_others_are_named_by_digest() -> None:
     images = re.findall(r"image: (\S+)", (ROOT / "docker-compose.yml").read_text())
+    proxy = re.findall(r"image: (\S+)", (ROOT / "deploy/haproxy/deployment.yaml").read_text())
+    assert set(proxy) <= set(images)
     others = [image for image in images if image != "lossd"]
-    assert len(others) == 3
-    assert [image for image in others if not re.search(r":[\w.]+@sha256:[0-9a-f]{64}$", image)] == []
+    assert len(others) == 4
+    assert [image for image in others if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", image)] == []
 
 
 @pytest.mark.parametrize(

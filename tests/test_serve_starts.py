@@ -18,6 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lossd.configuration.machine import ALLOCATOR
+from lossd.engine import worker_process
+
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
 
 # Every Python process reads it when it starts: workers wait there, or end, as the file says.
@@ -75,11 +78,13 @@ def free_port() -> int:
 def serving(place: Path, *options: str) -> Iterator[Serving]:
     (place / "sitecustomize.py").write_text(SITE)
     port, errors = free_port(), place / "errors"
-    environment = os.environ | {"WORKERS_GATE": str(place / "gate")}
+    environment = os.environ | ALLOCATOR | {"WORKERS_GATE": str(place / "gate")}
     environment["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "lossd.cli", "serve", f"--port={port}", "--threads=1", "--compiled=false"]
     with errors.open("w") as log:
-        process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = worker_process.subprocess.Popen(
+            [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     service = Serving(process, port, place / "gate", errors)
     try:
         yield service
@@ -142,3 +147,22 @@ def test_it_can_be_stopped_while_it_starts(options: tuple[str, ...], tmp_path: P
         assert service.process.wait(60) == 0
         assert "Traceback" not in service.errors
     assert service.said == []
+
+
+STOPPED_BEFORE_ITS_LOOP_RUNS = """
+import os, signal, uvicorn
+run = uvicorn.Server.run
+def stopped(server, sockets):
+    os.kill(os.getpid(), signal.SIGTERM)
+    run(server, sockets)
+uvicorn.Server.run = stopped
+from lossd.cli import main
+main(["serve", "--port=0", "--engine=inline", "--compiled=false", "--lame-duck-ms=60000"])
+"""
+
+
+def test_a_signal_before_its_loop_runs_counts() -> None:
+    line = [sys.executable, "-c", STOPPED_BEFORE_ITS_LOOP_RUNS]
+    done = subprocess.run(line, env={**os.environ, **ALLOCATOR}, capture_output=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr

@@ -19,8 +19,10 @@ from click.testing import CliRunner
 
 from lossd.api import create_app
 from lossd.cli import main
+from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError, check_variables
 from lossd.configuration.settings import Settings
+from lossd.engine import worker_process
 from lossd.engine.inline import InlineEngine
 from lossd.engine.process import ProcessEngine
 from lossd.fronts.port import bind
@@ -298,7 +300,9 @@ def test_a_worker_that_never_was_ready_is_not_tried_for_ever(monkeypatch: pytest
 @NO_CUDA
 @pytest.mark.parametrize("fronts", [1, 2])
 def test_a_service_without_its_device_ends(fronts: int) -> None:
-    run = subprocess.run([*SERVE, "--device=cuda", f"--fronts={fronts}"], capture_output=True, text=True, timeout=110)
+    command = [*SERVE, "--device=cuda", f"--fronts={fronts}"]
+    environment = os.environ | ALLOCATOR
+    run = worker_process.subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
     assert run.returncode == 2
     assert "cuda cannot be used" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
@@ -340,7 +344,9 @@ def test_a_reload_while_it_starts_is_a_reload_and_not_its_end(fronts: int, tmp_p
     keys = tmp_path / "keys"
     keys.write_text("one:" + "0" * 64)
     command = [*SERVE, f"--api-keys-file={keys}", f"--fronts={fronts}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    starter = subprocess if fronts == 1 else worker_process.subprocess  # one is new, one forked, as in ``warm``
+    pipe, environment = subprocess.PIPE, os.environ | ({} if fronts == 1 else ALLOCATOR)
+    with starter.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         blocked = f"{1 << (signal.SIGHUP - 1):016x}"
         status = Path(f"/proc/{process.pid}/status")
         while f"SigBlk:\t{blocked}" not in status.read_text():

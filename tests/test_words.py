@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_origin
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from evaluating import alone
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
 from lossd.request.options import MetricOptions
-from lossd.request.planning import make_plan
+from lossd.request.planning import listed_inputs, make_plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody, MissingInput, Problem, ShapeMismatch
 from lossd_client.messages import INPUTS
 from lossd_client.wire import json
@@ -92,8 +92,8 @@ ONE_HOT = np.eye(3)[[0, 2]]
         ("nll", (SCORES, np.array([0.0, 2.0])), 'class indices are integers: send target.astype("int64")'),
         ("dice", (SCORES, np.array([0.0, 2.0])), 'class indices are integers: send target.astype("int64")'),
         ("ce_dice", (SCORES, np.array([0.0, 2.0])), 'class indices are integers: send target.astype("int64")'),
-        ("focal", (SCORES, ONE_HOT), "send target.argmax(axis=1) if it is one-hot"),
-        ("focal", (SCORES, ONE_HOT.astype(int)), "send target.argmax(axis=1) if it is one-hot"),
+        ("multi_margin", (SCORES, ONE_HOT), "send target.argmax(axis=1) if it is one-hot"),
+        ("multi_margin", (SCORES, ONE_HOT.astype(int)), "send target.argmax(axis=1) if it is one-hot"),
         ("nll", (SCORES, ONE_HOT.astype(bool)), "send target.argmax(axis=1) if it is one-hot"),
         ("dice", (VOLUME, np.zeros((4, 5), int)), "add it: send prediction[None] and target[None]"),
         ("ce_dice", (VOLUME, np.zeros((4, 5), int)), "add it: send prediction[None] and target[None]"),
@@ -119,19 +119,22 @@ def test_a_remedy_makes_the_tensors_fit(loss: str, inputs: tuple[np.ndarray, np.
     assert lossd.evaluate(loss, **tensors).loss is not None
 
 
+FLAT = {"prediction": np.full(6, 0.5), "target": np.zeros(6)}
+MAPS = {"prediction": np.zeros((2, 4, 4)), "target": np.ones((2, 4, 4))}
+
+
 @pytest.mark.parametrize(
-    ("inputs", "modes"),
+    ("loss", "inputs", "modes"),
     [
-        ({"prediction": np.full(6, 0.5), "target": np.zeros(6)}, {"binary"}),
-        ({"prediction": np.zeros((2, 4, 4)), "target": np.ones((2, 4, 4))}, {"binary", "multilabel"}),
+        *((loss, FLAT, {"binary"}) for loss in ("dice", "jaccard", "tversky", "focal_tversky", "lovasz")),
+        ("lovasz", MAPS, {"binary"}),  # the others take class probabilities
     ],
 )
-@pytest.mark.parametrize("loss", ["dice", "jaccard", "tversky", "focal_tversky", "lovasz"])
 def test_another_mode_that_fits_is_named(loss: str, inputs: dict[str, np.ndarray], modes: set[str]) -> None:
     with pytest.raises((ShapeMismatch, DtypeMismatch)) as refused:
         lossd.evaluate(loss, **inputs)
     named = set(re.findall(r"'(\w+)'", refused.value.detail.partition("set mode to ")[2]))
-    assert named == modes & {*get_args(next(p.annotation for p in REGISTRY[loss].parameters if p.name == "mode"))}
+    assert named == modes
     for mode in named:
         assert lossd.evaluate(loss, mode=mode, **inputs).loss is not None
 
@@ -171,10 +174,12 @@ def test_a_missing_input_is_looked_for_among_the_strangers(loss: str, names: tup
 
 
 def test_the_client_knows_what_losses_and_tasks_call_their_inputs() -> None:
-    declared = {entry.name for loss in REGISTRY.values() for entry in loss.request_inputs}
+    declared = {entry.name for loss in REGISTRY.values() for entry in listed_inputs(loss)}
+    declared |= {entry.name for loss in REGISTRY.values() for entry in loss.request_inputs}
     declared |= {entry.name for task in TASKS.values() for entry in task.inputs(MetricOptions().model_dump())}
-    assert {name.removesuffix(".*") for name in declared} | {"cotangent"} == INPUTS
-    assert not INPUTS & {parameter.name for loss in REGISTRY.values() for parameter in loss.parameters}
+    assert {name.removesuffix(".*") for name in declared} | {"cotangent", "direction"} == INPUTS
+    parameters = [parameter for loss in REGISTRY.values() for parameter in loss.parameters]
+    assert not INPUTS & {p.name for p in parameters if get_origin(p.annotation) is not Literal}
 
 
 def test_a_list_under_an_inputs_name_is_that_input() -> None:
@@ -322,9 +327,11 @@ def test_the_remedy_is_for_the_mistake_that_was_made(
     ("loss", "target", "ignored"),
     [("bce_with_logits", [[float("nan"), 1.0]], [[-1.0, 1.0]]), ("bce", [[float("nan"), 1.0]], [[-1.0, 1.0]])],
 )
-def test_a_missing_label_is_named_by_a_number_that_can_be_ignored(loss: str, target: Any, ignored: Any) -> None:
+def test_a_missing_label_may_be_nan_or_a_number_that_is_ignored(loss: str, target: Any, ignored: Any) -> None:
     inputs = {"prediction": [[0.5, 0.25]]}
     words = refusal({"loss": {"name": loss}}, **inputs, target=target)
-    assert "send -1 in its place and set ignore_index to -1, or a sample_weight of 0" in words
+    assert 'set nan_targets to "ignore" to leave out targets that are NaN, or send a mask' in words
+    lacking = {name: torch.tensor(t) for name, t in {**inputs, "target": target}.items()}
+    alone({"loss": {"name": loss, "nan_targets": "ignore"}}, lacking)  # the remedy works
     tensors = {name: torch.tensor(t) for name, t in {**inputs, "target": ignored}.items()}
     alone({"loss": {"name": loss, "ignore_index": -1}}, tensors)  # the remedy works

@@ -1,82 +1,109 @@
-"""Workers and services that are forked from a process that has imported torch.
+"""Processes of lossd that are forked from a process that has imported what they need.
 
 They start in milliseconds instead of seconds.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
+import inspect
 import json
 import os
 import runpy
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 __all__ = ["WarmProcess"]
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-MOST_BYTES, MOST_FILES = 1 << 20, 8
+MOST_BYTES, MOST_FILES = 1 << 20, 16
+ARGUMENT_START, ARGUMENT_END = 45, 46  # the fields of /proc/self/stat after the name, counted from 0
+LONGEST_COMMAND = 2000
+FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # of the warm process
+CACHES = ("LOSSD_CACHE_DIR", "XDG_CACHE_HOME", "HOME")  # the variables that say where the passes' code is kept
+OWN_CACHES = [os.environ.get(name) for name in CACHES]
+
+# What `python -m MODULE` calls, and what it imports only then.
+MAINS = {
+    "lossd.engine.worker": ("lossd.engine.worker", "lossd.compiled.recipes"),
+    "lossd.recorder": ("lossd.recorder.__main__", "lossd.recorder.store"),
+    "lossd.pictures.plots": ("lossd.pictures.plots", "matplotlib.backends.backend_svg"),
+    "lossd.cli": ("lossd.cli", "lossd.api.server"),
+}
 
 
 class WarmProcess:
-    """Stands in for the module ``subprocess`` in ``lossd.engine.worker_process``.
+    """Stands in for the module ``subprocess`` where lossd, or a test, starts processes of lossd.
 
-    The warm process starts with the first worker. It forks for each worker, and makes the child one of this process,
-    which waits for it as for any child. The workers of a ``lossd serve`` start as always.
+    The warm process starts with the first of them. It forks for each, and makes the child one of this process, which
+    waits for it as for any child. Such a service has a warm process of its own for its workers, fronts and recorder.
+
+    Args:
+        connection: The connection to a warm process that runs already.
     """
 
-    DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired
-
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket | None = None) -> None:
         self._lock = threading.Lock()
-        self._connection: socket.socket | None = None
+        self._connection = connection
         self._process: subprocess.Popen[bytes] | None = None
 
-    def Popen(  # noqa: N802  (as in subprocess)
-        self,
-        command: Sequence[str],
-        *,
-        pass_fds: Sequence[int] = (),
-        env: Mapping[str, str],
-        stdout: int | None = None,
-        stderr: int | None = None,
-        **options: Any,
-    ) -> Any:
-        """Fork a process, as its command says; another program than Python is started as always."""
-        if command[0] != sys.executable:
-            return subprocess.Popen(command, pass_fds=pass_fds, env=env, stdout=stdout, stderr=stderr, **options)
-        pipes = {number: os.pipe() for number, to in ((1, stdout), (2, stderr)) if to == subprocess.PIPE}
-        numbers = [1, 2, *pass_fds]
-        files = [pipes[number][1] if number in pipes else number for number in numbers]
-        request = {"command": command[1:], "environment": dict(env), "directory": os.getcwd(), "files": numbers}
+    def __getattr__(self, name: str) -> Any:
+        """Return what the module has besides."""
+        return getattr(subprocess, name)
+
+    def Popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: N802  (as in subprocess)
+        """Fork a process as its command says. A program that the warm process does not know starts as always."""
+        environment = options.get("env") or os.environ
+        # The passes are loaded once for all, and cannot be unloaded for a worker that keeps them elsewhere.
+        elsewhere = "--compiled" in command and [environment.get(name) for name in CACHES] != OWN_CACHES
+        if command[0] != sys.executable or elsewhere or _unknown(command[1:]):
+            return subprocess.Popen(command, **options)
+        return _Forked(self, command, **options)
+
+    def run(
+        self, command: Sequence[str], *, capture_output: bool, timeout: float, **options: Any
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a command to its end."""
+        given = options.pop("input", None)
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE if capture_output else None)
+        stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
+        with self.Popen(command, stdin=stdin, **pipes, **options) as process:
+            try:
+                output, errors = process.communicate(given, timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def fork(self, request: dict[str, Any], files: Sequence[int]) -> int:
+        """Return the process id of a new child of this process, which runs a command."""
         with self._lock:
             connection = self._connection or self._start()
             prctl = ctypes.CDLL(None).prctl
             prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a child whose parent ends becomes this process's
             try:
                 socket.send_fds(connection, [json.dumps(request).encode()], files)
-                return Forked(
-                    int(connection.recv(64)), {number: os.fdopen(ours) for number, (ours, _) in pipes.items()}
-                )
+                return int(connection.recv(64))
             finally:
                 prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-                for _, theirs in pipes.values():
-                    os.close(theirs)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], start_new_session=True,
+            [sys.executable, "-P", __file__, str(theirs.fileno()), " " * LONGEST_COMMAND],
+            pass_fds=[theirs.fileno()], start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
@@ -90,34 +117,37 @@ class WarmProcess:
             self._process.wait()
 
 
-class Forked:
-    """A process that was forked for this one: as much of ``subprocess.Popen`` as workers and services need."""
+class _Forked(subprocess.Popen[Any]):
+    """A child that was forked by a warm process; all but its start is that of any child."""
 
-    def __init__(self, pid: int, streams: Mapping[int, IO[str]]) -> None:
-        self.pid = pid
-        self.stdout, self.stderr = streams.get(1), streams.get(2)
-        self._status: int | None = None
-        self._file = os.pidfd_open(pid)
+    def __init__(self, warm: WarmProcess, command: Sequence[str], **options: Any) -> None:
+        self._warm = warm
+        super().__init__(command, **options)
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status; a negative one is the number of the signal that ended the process."""
-        if self._status is None:
-            poll = select.poll()
-            poll.register(self._file, select.POLLIN)
-            if not poll.poll(None if timeout is None else timeout * 1000):
-                raise subprocess.TimeoutExpired("a forked worker", timeout or 0.0)
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            os.close(self._file)
-        return self._status
+    def _execute_child(self, *arguments: Any) -> None:
+        """Start the child, as the constructor asks for with its files as numbers, -1 where it inherits them."""
+        given = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
+        pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        ends = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
+        files = {number: number if end == -1 else end for number, end in ends.items()}
+        files |= {number: number for number in given["pass_fds"]}
+        request = {
+            "command": given["args"][1:],
+            "environment": dict(os.environ if given["env"] is None else given["env"]),
+            "directory": given["cwd"] or os.getcwd(),
+            "mask": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+            "files": list(files),
+        }
+        try:
+            self.pid = self._warm.fork(request, list(files.values()))
+            self._child_created = True
+        finally:
+            self._close_pipe_fds(*(given[name] for name in pipes))  # type: ignore[attr-defined]
 
-    def send_signal(self, number: int) -> None:
-        """Send a signal to the process, unless it has ended."""
-        if self._status is None:
-            os.kill(self.pid, number)
 
-    def kill(self) -> None:
-        """Kill the process, unless it has ended."""
-        self.send_signal(signal.SIGKILL)
+def _unknown(command: Sequence[str]) -> bool:
+    options = [argument for argument in command if argument != "-P"]
+    return options[0] == "-m" and options[1] not in MAINS
 
 
 def serve(connection: socket.socket) -> list[str] | None:
@@ -126,8 +156,13 @@ def serve(connection: socket.socket) -> list[str] | None:
         text, files, _, _ = socket.recv_fds(connection, MOST_BYTES, MOST_FILES)
         if not text:
             return None
-        if "lossd.cli" in json.loads(text)["command"]:
-            importlib.import_module("lossd.api.server")
+        request = json.loads(text)
+        for module in next((MAINS[word] for word in request["command"] if word in MAINS), ()):
+            if module not in sys.modules:
+                importlib.import_module(module)
+                gc.freeze()
+        if "--compiled" in request["command"] and pending(KERNELS):
+            load_kept(KERNELS, Store())  # it takes a second
             gc.freeze()
         told, telling = os.pipe()
         if not (between := os.fork()):
@@ -136,7 +171,7 @@ def serve(connection: socket.socket) -> list[str] | None:
                 connection.close()
                 while os.getppid() == between:  # a worker asks to be killed when its parent ends
                     time.sleep(0.001)
-                return become(json.loads(text), files)
+                return become(request, files)
             os.write(telling, str(child).encode())
             os._exit(0)
         os.waitpid(between, 0)  # only now is the child that of the process which asked
@@ -145,29 +180,68 @@ def serve(connection: socket.socket) -> list[str] | None:
             os.close(file)
 
 
-def become(request: Mapping[str, Any], files: Sequence[int]) -> list[str]:
-    """Take the session, files, directory and variables of a process that is new. Return its command."""
+def become(request: dict[str, Any], files: Sequence[int]) -> list[str]:
+    """Take the session, files, directory, variables and command line of a process that is new. Return its command."""
     os.setsid()
+    beyond = max(1000, *files, *request["files"]) + 1  # the numbers that they get may be taken by one that waits
     for position, file in enumerate(files):
-        os.dup2(file, 1000 + position)  # out of the way of the numbers that they get
-    os.closerange(3, 1000)
+        os.dup2(file, beyond + position)
+    os.closerange(3, beyond)
     for position, number in enumerate(request["files"]):
-        os.dup2(1000 + position, number)
-        os.close(1000 + position)
+        os.dup2(beyond + position, number)
+        os.close(beyond + position)
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    return list(request["command"])
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests that run in the background inherit that it is ignored
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["mask"])
+    if "lossd.recorder.faults" in sys.modules:  # it reads the variables when it is imported
+        importlib.reload(sys.modules["lossd.recorder.faults"])
+    command = list(request["command"])
+    sys.orig_argv[:] = [sys.executable, *command]
+    show(sys.orig_argv)
+    for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if folder not in FOLDERS and (site := Path(folder, "sitecustomize.py")).exists():
+            runpy.run_path(str(site))
+    return command
+
+
+def show(command: Sequence[str]) -> None:
+    """Show a command line in ``/proc``, where the one of the warm process stands."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[ARGUMENT_START]), int(fields[ARGUMENT_END])
+    text = "\0".join(command).encode()[: end - start - 1]
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
+def keep_warm(command: Sequence[str], starters: Sequence[ModuleType]) -> list[str] | None:
+    """Give a command a warm process for what it starts. Return the command in the service and in each such process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+        warm = WarmProcess(ours)
+        for module in starters:
+            module.subprocess = warm  # type: ignore[attr-defined]
+        return list(command)
+    ours.close()
+    for number in (1, 2):  # who reads them waits for their end
+        os.dup2(0, number)
+    show([sys.executable, __file__])
+    return serve(theirs)
 
 
 def run(command: Sequence[str]) -> None:
     """Do what Python does with these arguments."""
     match [argument for argument in command if argument != "-P"]:
-        case ["-m", "lossd.engine.worker", *arguments]:
-            sys.argv[1:] = arguments
-            worker.main()
         case ["-m", "lossd.cli", *arguments]:
             cli.main(arguments, prog_name="lossd")
+        case ["-m", module, *arguments]:
+            sys.argv[1:] = arguments
+            main: Callable[[], None] = importlib.import_module(MAINS[module][0]).main
+            main()
         case ["-c", code, *arguments]:
             sys.argv[1:] = arguments
             exec(code, {"__name__": "__main__"})
@@ -176,12 +250,38 @@ def run(command: Sequence[str]) -> None:
             runpy.run_path(path, run_name="__main__")
 
 
+def run_and_end(command: Sequence[str]) -> None:
+    """Run a command, and end as Python does, but for taking its modules apart: torch's take a second."""
+    try:
+        run(command)
+        status = 0
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        status = error.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     from lossd import cli
-    from lossd.compiled import recipes  # noqa: F401  (it brings Numba)
-    from lossd.engine import worker
+    from lossd.api import drawing
+    from lossd.compiled.building import load_kept, pending
+    from lossd.compiled.compile_order import KERNELS
+    from lossd.compiled.store import Store
+    from lossd.engine import worker, worker_process  # noqa: F401
+    from lossd.fronts import FrontConfig, parent
+    from lossd.recorder import keeper
 
     gc.freeze()
     command = serve(socket.socket(fileno=int(sys.argv[1])))
+    while command is not None and "lossd.cli" in command and not FrontConfig.in_environment():
+        pid = os.getpid()
+        command = keep_warm(command, (worker_process, parent, keeper, drawing))
+        if os.getpid() == pid:
+            break
     if command is not None:
-        run(command)
+        run_and_end(command)

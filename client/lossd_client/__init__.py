@@ -15,6 +15,7 @@ from lossd_client.errors import ConnectionFailed, LossdError, Problem, Unreadabl
 
 if TYPE_CHECKING:
     from lossd_client.client import AsyncLossClient, LossClient
+    from lossd_client.comparisons import Comparison, Comparisons, Difference
     from lossd_client.messages import Evaluation, Record, Reduction
     from lossd_client.run_batches import RunScore
     from lossd_client.run_messages import RunResult
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncLossClient",
     "AsyncRemoteRun",
+    "Comparison",
+    "Comparisons",
     "ConnectionFailed",
+    "Difference",
     "Evaluation",
     "LossClient",
     "LossdError",
@@ -42,6 +46,9 @@ _HOMES = {
     "AsyncLossClient": "client",
     "AsyncRemoteRun": "runs",
     "LossClient": "client",
+    "Comparison": "comparisons",
+    "Comparisons": "comparisons",
+    "Difference": "comparisons",
     "Evaluation": "messages",
     "Record": "messages",
     "Reduction": "messages",

@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
+from weakref import WeakSet
 
 import httpx
 
-from lossd_client.exchange import HttpResponse, ReceivedResponse, Send, Wait
+from lossd_client.addresses import Addresses, split_urls
+from lossd_client.calls import Conversation, HttpResponse, ReceivedResponse, Resolve, Send, Wait
+from lossd_client.comparisons import Comparison, Comparisons
+from lossd_client.connections import Interruptible, Patience, StallTimer, connects_by_name, find_records, wait_below
 from lossd_client.messages import Evaluation, Record
 from lossd_client.runs import AsyncRemoteRun, RemoteRun, open_run
 from lossd_client.score import BatchInputs, Score, arguments, default_outputs, score, score_async
-from lossd_client.service import Conversation, Service
+from lossd_client.service import Service
 
 __all__ = ["AsyncLossClient", "LossClient"]
 
@@ -25,39 +30,69 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_RETRIES = 3
+DEFAULT_STALL_S = 15.0
 # Shorter than the service's keep-alive, so that the client never sends on a connection the service has closed.
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=30.0)
 
+_clients: WeakSet[LossClient] = WeakSet()
+
 
 class LossClient:
-    """A connection to a lossd service. Threads may share it.
+    """A connection to a lossd service. Threads may share it, and a forked process may use it.
 
     >>> with LossClient("http://localhost:8000") as lossd:  # doctest: +SKIP
     ...     result = lossd.evaluate("focal", prediction, target, gamma=2.0)
     ...     result.loss, result.gradient, result.metrics.f1.macro
 
     Args:
-        url: The service's address.
+        url: The service's address, or several: a sequence, or one text with commas. A name with several records (A,
+            AAAA) is several addresses; it is resolved again every 30 seconds. Each call goes to the address with the
+            fewest calls in flight. An address that fails rests for a second, and the call goes to another one.
         api_key: Sent as ``Authorization: Bearer``, for a service that requires a key.
         timeout_s: Seconds a call may take, retries included. The service gets the deadline and drops expired requests.
-        retries: How often a call is retried after a failed connection or 429. A 503 is retried until ``timeout_s``,
-            because a starting service answers so. 0 turns all retries off. Retrying is safe: an evaluation is pure.
+        retries: How often a call is retried after a failed connection, 429, or a proxy's answer in place of lossd's. A
+            503 is retried until ``timeout_s``, because a starting service answers so. A call that an address refused
+            goes to the other addresses first, which costs no retry. 0 turns all retries off. Retrying is safe: an
+            evaluation is pure.
+        stall_s: Seconds without a byte sent or received after which the service is asked for ``/health/live`` on
+            another connection. Without an answer within a few seconds the call is sent again; with one it waits on.
+            ``math.inf`` turns this off.
         http: An ``httpx`` client to use instead of a new one, for proxies or certificates. Its current headers are sent
-            with every call. ``close`` leaves it open.
+            with every call. ``close`` leaves it open. If its transport is not httpx's own, then that transport resolves
+            names, and ``stall_s`` has no effect.
     """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
+        stall_s: float = DEFAULT_STALL_S,
         http: httpx.Client | None = None,
     ) -> None:
+        self._urls = split_urls(url)
         self._owned = http is None
-        self._http = http or httpx.Client(limits=LIMITS)
-        self._service = Service(url, api_key, timeout_s, retries, self._http.headers)
+        self._certificates = httpx.create_ssl_context() if http is None else None
+        self._http = http or self._connections()
+        wait_below(self._http)
+        self._service = Service(self._addresses(), api_key, timeout_s, retries, stall_s, self._http.headers)
+        _clients.add(self)
+
+    def _connections(self) -> httpx.Client:
+        assert self._certificates is not None
+        return httpx.Client(limits=LIMITS, verify=self._certificates)
+
+    def _addresses(self) -> Addresses:
+        return Addresses(self._urls, resolve=all(connects_by_name(self._http, url) for url in self._urls))
+
+    def _forked(self) -> None:
+        """Share neither connections nor locks with the process that this one was forked from."""
+        if self._owned:
+            self._http = self._connections()
+            wait_below(self._http)
+        self._service.addresses = self._addresses()
 
     def evaluate(
         self,
@@ -70,6 +105,7 @@ class LossClient:
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] | str | None = None,
         gradient: Mapping[str, Any] | None = None,
+        hessian: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
@@ -85,8 +121,10 @@ class LossClient:
             task: The task whose metrics are computed without a loss: binary, multiclass, regression, …
             inputs: Inputs by name. Use it for lists under a name of your own, and for an input that has the name of one
                 of these arguments.
-            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``. The default is all.
-            gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype.
+            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``, which are the default,
+                and ``hessian``, ``hessian.<input>``, ``hvp``, ``hvp.<input>``.
+            gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype, layout.
+            hessian: Options of the Hessian: form (exact, fisher, xgboost, lightgbm), floor.
             metrics: Options of the metrics, or only the metrics' names.
             timeout_s: Seconds this call may take; the default is the client's.
             request_id: The request's id in logs; the default is a random id.
@@ -112,6 +150,7 @@ class LossClient:
                 inputs=inputs,
                 outputs=outputs,
                 gradient=gradient,
+                hessian=hessian,
                 metrics=metrics,
                 timeout_s=timeout_s,
                 request_id=request_id,
@@ -204,6 +243,9 @@ class LossClient:
         identity: Literal["position", "id", "batch"] = "position",
         scope: Literal["rows", "batch"] | None = None,
         limit: int | None = None,
+        groups: Literal[0, 16, 32, 64] | None = None,
+        slices: Mapping[str, Sequence[str]] | None = None,
+        crossed: Sequence[Sequence[str]] | None = None,
         tags: Mapping[str, str] | None = None,
         public: bool | None = None,
         owner: str | None = None,
@@ -224,6 +266,9 @@ class LossClient:
                 begins), ``id`` (each row has an integer, the input ``sample_id``), or ``batch`` (by batches' names).
             scope: ``batch`` allows metrics that compare the rows of a batch with each other.
             limit: The most rows of the tables of one metric.
+            groups: The groups of rows that are counted apart, of which intervals are made; 0 for no intervals.
+            slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``, whose scores are kept too.
+            crossed: Slices whose combinations of values are scored too, such as ``[["site", "sex"]]``.
             tags: Text by name, such as a commit; not part of the definition.
             public: Whether other keys may read the run; not part of the definition.
             owner: The owner of a public run, to read it.
@@ -247,6 +292,9 @@ class LossClient:
             identity=identity,
             scope=scope,
             limit=limit,
+            groups=groups,
+            slices=slices,
+            crossed=crossed,
             tags=tags,
             public=public,
             owner=owner,
@@ -266,6 +314,9 @@ class LossClient:
     ) -> list[Record]:
         """Return the runs of this key and the public ones: the leaderboard of a data set.
 
+        ``summary`` has the numbers of a run's result. Those of an open run are of the latest result that somebody read,
+        and ``summary_of`` says which ``rows`` and ``batches`` had been counted by then.
+
         Args:
             dataset: Only runs on the data set of this name, or ``name@version``.
             task: Only runs of this task.
@@ -275,6 +326,79 @@ class LossClient:
             limit: The most runs; None for all.
         """
         return self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
+
+    @overload
+    def compare(
+        self,
+        baseline: str,
+        run: str,
+        *,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparison: ...
+
+    @overload
+    def compare(
+        self,
+        baseline: str,
+        run: str,
+        other: str,
+        /,
+        *others: str,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparisons: ...
+
+    def compare(
+        self,
+        baseline: str,
+        run: str,
+        *others: str,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparison | Comparisons:
+        """Return how runs differ from the first one, the baseline, and whether by more than chance.
+
+        The runs have counted the same rows and targets, by the same definition. The comparison is paired: it uses how
+        both models did on the same rows, without the predictions.
+
+        Args:
+            baseline: The name of the run that the others are compared with.
+            run: The name of the other run.
+            *others: The names of further runs.
+            owner: The owner of public runs: one for all, or one for each run, None for your own.
+            metrics: Only these metrics; the default is those that the runs' definition names.
+            classes: Whether the metrics of single classes are compared too.
+            slices: Whether the runs are compared on each slice too.
+            level: The level of the intervals, over 0.5; the default is 0.95.
+            unpaired: Whether runs of other rows are compared too, as independent samples. That finds less.
+
+        Returns:
+            The comparison, or all of them for three runs or more: ``compare("a", "b")["f1.macro"].verdict``.
+
+        Raises:
+            NotComparable: The runs differ in definition, rows or targets; ``runs`` says which, and in what.
+            UnknownRun: There is no run of a name.
+            InvalidRequest: The runs have not counted what a metric is made of, or an argument is out of range.
+            LossdError: No answer came.
+        """
+        conversation = self._service.compare(
+            [baseline, run, *others], owner, metrics, level, classes=classes, slices=slices, unpaired=unpaired
+        )
+        found = self._run(conversation)
+        return found if others else found.comparisons[0]
 
     def losses(self) -> list[Record]:
         """Return every loss of the service: name, task, summary, formula, inputs, parameters, references."""
@@ -325,12 +449,23 @@ class LossClient:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            conversation.close()  # an attempt that an exception ended is no longer in flight
 
-    def _perform(self, step: Send | Wait) -> HttpResponse | None:
-        if isinstance(step, Wait):
-            time.sleep(step.seconds)
-            return None
-        response = self._http.send(step.request(self._http.cookies), stream=True)
+    def _perform(self, step: Send | Wait | Resolve) -> HttpResponse | list[str] | None:
+        if isinstance(step, Send):
+            return self._send(step)
+        if isinstance(step, Resolve):
+            return find_records(step.name)
+        time.sleep(step.seconds)
+        return None
+
+    def _send(self, step: Send) -> HttpResponse:
+        request = step.request(self._http.cookies)
+        timeout = request.extensions["timeout"]
+        patience = Patience(timeout["read"], min(step.quiet_s, timeout["read"]), lambda: self._lives(step))
+        timeout["read"] = timeout["write"] = patience
+        response = self._http.send(request, stream=True)
         try:
             received = ReceivedResponse(response)
             for chunk in response.iter_bytes() if received.encoded else response.iter_raw():
@@ -338,6 +473,23 @@ class LossClient:
         finally:
             response.close()
         return received.response()
+
+    def _lives(self, step: Send) -> bool:
+        """Return whether the service that an attempt waits for answers on another connection."""
+        try:
+            self._http.send(step.probe().request())
+        except httpx.RequestError as error:
+            return isinstance(error, httpx.PoolTimeout)  # no connection was free, which says nothing of the service
+        return True
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class AsyncLossClient:
@@ -348,21 +500,26 @@ class AsyncLossClient:
         api_key: Sent as ``Authorization: Bearer``.
         timeout_s: Seconds a call may take, retries included.
         retries: How often a call is retried.
+        stall_s: Seconds without a byte after which the service must show that it lives.
         http: An ``httpx`` client to use instead of a new one.
     """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
+        stall_s: float = DEFAULT_STALL_S,
         http: httpx.AsyncClient | None = None,
     ) -> None:
+        urls = split_urls(url)
         self._owned = http is None
         self._http = http or httpx.AsyncClient(limits=LIMITS)
-        self._service = Service(url, api_key, timeout_s, retries, self._http.headers)
+        wait_below(self._http)
+        addresses = Addresses(urls, resolve=all(connects_by_name(self._http, each) for each in urls))
+        self._service = Service(addresses, api_key, timeout_s, retries, stall_s, self._http.headers)
 
     async def evaluate(
         self,
@@ -375,6 +532,7 @@ class AsyncLossClient:
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] | str | None = None,
         gradient: Mapping[str, Any] | None = None,
+        hessian: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
@@ -390,6 +548,7 @@ class AsyncLossClient:
                 inputs=inputs,
                 outputs=outputs,
                 gradient=gradient,
+                hessian=hessian,
                 metrics=metrics,
                 timeout_s=timeout_s,
                 request_id=request_id,
@@ -455,6 +614,9 @@ class AsyncLossClient:
         identity: Literal["position", "id", "batch"] = "position",
         scope: Literal["rows", "batch"] | None = None,
         limit: int | None = None,
+        groups: Literal[0, 16, 32, 64] | None = None,
+        slices: Mapping[str, Sequence[str]] | None = None,
+        crossed: Sequence[Sequence[str]] | None = None,
         tags: Mapping[str, str] | None = None,
         public: bool | None = None,
         owner: str | None = None,
@@ -473,6 +635,9 @@ class AsyncLossClient:
             identity=identity,
             scope=scope,
             limit=limit,
+            groups=groups,
+            slices=slices,
+            crossed=crossed,
             tags=tags,
             public=public,
             owner=owner,
@@ -492,6 +657,55 @@ class AsyncLossClient:
     ) -> list[Record]:
         """As :meth:`LossClient.runs`."""
         return await self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
+
+    @overload
+    async def compare(
+        self,
+        baseline: str,
+        run: str,
+        *,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparison: ...
+
+    @overload
+    async def compare(
+        self,
+        baseline: str,
+        run: str,
+        other: str,
+        /,
+        *others: str,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparisons: ...
+
+    async def compare(
+        self,
+        baseline: str,
+        run: str,
+        *others: str,
+        owner: str | Sequence[str | None] | None = None,
+        metrics: Sequence[str] | str | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        level: float | None = None,
+        unpaired: bool = False,
+    ) -> Comparison | Comparisons:
+        """As :meth:`LossClient.compare`."""
+        conversation = self._service.compare(
+            [baseline, run, *others], owner, metrics, level, classes=classes, slices=slices, unpaired=unpaired
+        )
+        found = await self._run(conversation)
+        return found if others else found.comparisons[0]
 
     async def losses(self) -> list[Record]:
         """As :meth:`LossClient.losses`."""
@@ -537,16 +751,47 @@ class AsyncLossClient:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            conversation.close()  # an attempt that an exception ended is no longer in flight
 
-    async def _perform(self, step: Send | Wait) -> HttpResponse | None:
-        if isinstance(step, Wait):
-            await asyncio.sleep(step.seconds)
-            return None
-        response = await self._http.send(step.request(self._http.cookies), stream=True)
+    async def _perform(self, step: Send | Wait | Resolve) -> HttpResponse | list[str] | None:
+        if isinstance(step, Send):
+            return await self._send(step)
+        if isinstance(step, Resolve):
+            return await asyncio.to_thread(find_records, step.name)
+        await asyncio.sleep(step.seconds)
+        return None
+
+    async def _send(self, step: Send) -> HttpResponse:
+        request = step.request(self._http.cookies)
+        timeout = request.extensions["timeout"]
+        timeout["write"] = Interruptible(timeout["write"])
+        if step.quiet_s >= step.timeout_s:
+            return await self._receive(request, [])
+        parts: list[ReceivedResponse] = []
+        body = step.call.body
+
+        def moved() -> int:
+            return (body.sent if body else 0) + sum(part.nbytes for part in parts)
+
+        async with StallTimer(step.quiet_s, moved, lambda: self._lives(step)):
+            return await self._receive(request, parts)
+
+    async def _receive(self, request: httpx.Request, parts: list[ReceivedResponse]) -> HttpResponse:
+        response = await self._http.send(request, stream=True)
         try:
             received = ReceivedResponse(response)
+            parts.append(received)
             async for chunk in response.aiter_bytes() if received.encoded else response.aiter_raw():
                 received.add(chunk)
         finally:
             await response.aclose()
         return received.response()
+
+    async def _lives(self, step: Send) -> bool:
+        """Return whether the service that an attempt waits for answers on another connection."""
+        try:
+            await self._http.send(step.probe().request())
+        except httpx.RequestError as error:
+            return isinstance(error, httpx.PoolTimeout)  # no connection was free, which says nothing of the service
+        return True

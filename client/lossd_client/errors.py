@@ -25,7 +25,8 @@
         │   ├── RunSealed           409  the run is sealed: it counts nothing more
         │   ├── Incomplete          409  rows are missing, so the run is not sealed
         │   ├── OtherTargets        409  the targets are not those that the run names
-        │   └── DefinitionChanged   409  a metric's definition has changed since the run began
+        │   ├── DefinitionChanged   409  a metric's definition has changed since the run began
+        │   └── NotComparable       409  runs differ in more than their predictions
         ├── TooLarge                413  over one of the service's limits, or its memory
         │   ├── UriTooLong          414  the address is over the limit of a head
         │   └── HeadTooLarge        431  the head or the trailers have too many bytes or fields
@@ -72,6 +73,7 @@ __all__ = [
     "MalformedRequest",
     "MethodNotAllowed",
     "MissingInput",
+    "NotComparable",
     "NotEvaluable",
     "NotFound",
     "OtherTargets",
@@ -382,6 +384,26 @@ class DefinitionChanged(Conflict):
     """The definition of a metric has changed since the run began, so it counts nothing more; start another run."""
 
     slug, title = "definition-changed", "Definition changed"
+
+
+class NotComparable(Conflict):
+    """The runs differ in more than their predictions: in definition, rows or targets; ``differs`` names what.
+
+    Attributes:
+        differs: What differs from the baseline: pointers to fields of the definition, ``versions``, ``rows``,
+            ``targets``, ``pairing``.
+        runs: Each run that the baseline cannot be compared with: ``run``, ``owner``, ``differs``, ``detail``.
+    """
+
+    slug, title = "not-comparable", "Not comparable"
+    members = ("differs", "runs")
+
+    def __init__(
+        self, detail: str, *, differs: Sequence[str] = (), runs: Sequence[Mapping[str, Any]] = (), **keywords: Any
+    ) -> None:
+        super().__init__(detail, **keywords)
+        self.differs = list(differs)
+        self.runs = [dict(run) for run in runs]
 
 
 class TooLarge(Problem):

@@ -1,23 +1,23 @@
-"""One call: what is sent, when it is retried, and how it ends. No I/O: both clients share this module.
+"""One call: when it is retried, and how it ends. No I/O: both clients share this module.
 
-A call is a generator. It yields :class:`Send` and receives the :class:`HttpResponse`, or the transport's error as an
-exception. It yields :class:`Wait` before a retry. It returns the successful response.
+A call is a conversation that returns the successful response (:mod:`lossd_client.calls`).
+:mod:`lossd_client.addresses` chooses where each attempt goes.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import httpx
 
+from lossd_client.addresses import Address, Addresses, Name, Outcome
+from lossd_client.calls import Call, Conversation, HttpResponse, Resolve, Send, Stalled, Wait
 from lossd_client.errors import (
     ConnectionFailed,
     LossdError,
@@ -31,266 +31,224 @@ from lossd_client.errors import (
 from lossd_client.wire import json
 from lossd_client.wire.quoting import digits
 
-__all__ = ["Body", "Call", "HttpResponse", "ReceivedResponse", "Send", "Wait", "attempt", "exchange"]
+__all__ = ["ask_each", "attempt", "exchange", "judge", "may_pass"]
 
-T = TypeVar("T")
-
-CHUNK_BYTES = 128 << 10
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 8.0
 LONGEST_PAUSE_UNAVAILABLE_S = 1.0
-GRACE_S = 1.0
-"""How much longer the client waits than the service's deadline: a 504 says more than a closed connection."""
 
-_NOTHING = httpx.ByteStream(b"")
-_parsed = lru_cache(maxsize=128)(httpx.URL)
+BAD_GATEWAY = 502
+PROBLEM = "application/problem+json"
 
 
-class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A request's body, in pieces that can be sent again for a retry.
-
-    Args:
-        pieces: The memory to send. It is read at sending time, so it must not change before.
-    """
-
-    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
-        self.pieces = pieces
-        self.nbytes = sum(len(piece) for piece in pieces)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the chunks for the socket.
-
-        Small pieces are joined to save system calls. Large pieces are split, because the HTTP library copies each chunk
-        and a small copy is freed sooner.
-        """
-        small = bytearray()
-        for piece in self.pieces:
-            if len(small) + len(piece) <= CHUNK_BYTES:
-                small += piece
-                continue
-            if small:
-                yield bytes(small)
-                small.clear()
-            view = memoryview(piece)
-            for at in range(0, len(view), CHUNK_BYTES):
-                yield bytes(view[at : at + CHUNK_BYTES])
-        if small:
-            yield bytes(small)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the chunks of :meth:`__iter__`."""
-        for chunk in self:
-            yield chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request to the service, with its deadline and retries.
+class Verdict(NamedTuple):
+    """What a failed attempt means.
 
     Attributes:
-        method: GET, PUT, POST or DELETE; sending it twice does what sending it once does.
-        url: The whole address.
-        headers: All headers except the body's length and the deadline, with lower-case names.
-        timeout_s: Seconds until the call fails, pauses and retries included.
-        retries: The most retries.
-        request_id: The header ``X-Request-ID``.
-        body: The body of a PUT or a POST.
+        outcome: What it says about the address.
+        repeat: Whether the call is sent again.
+        refused: Whether the request was surely not carried out.
     """
 
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    timeout_s: float
-    retries: int
-    request_id: str
-    body: Body | None = None
+    outcome: Outcome
+    repeat: bool = False
+    refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """An instruction to send the call now."""
-
-    call: Call
-    timeout_s: float
-
-    def request(self, cookies: httpx.Cookies | None = None) -> httpx.Request:
-        """Return the HTTP request.
-
-        ``httpx.Client.build_request`` would merge the same headers for every call. That takes longer than the rest of
-        this client takes for a small request.
-        """
-        url = _parsed(self.call.url)
-        headers = {"host": url.netloc.decode("ascii"), **self.call.headers}
-        if self.call.body is not None:
-            headers["content-length"] = str(self.call.body.nbytes)
-            headers["x-request-timeout-ms"] = str(max(1, int(self.timeout_s * 1000)))
-        read_timeout_s = self.timeout_s + GRACE_S
-        timeout = {"connect": self.timeout_s, "read": read_timeout_s, "write": read_timeout_s, "pool": self.timeout_s}
-        return httpx.Request(
-            self.call.method,
-            url,
-            headers=headers,
-            cookies=cookies,
-            stream=self.call.body or _NOTHING,
-            extensions={"timeout": timeout},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """An instruction to sleep."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """A complete response; its headers' names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytearray
-
-    @property
-    def media_type(self) -> str:
-        """The Content-Type without its parameters."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-class ReceivedResponse:
-    """A response that is still arriving.
-
-    Its body goes into one writable buffer, of the size in Content-Length if there is one.
-
-    Attributes:
-        encoded: Whether the body is compressed, although the client never asks for compression.
-    """
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._status = response.status_code
-        self._headers = _headers_by_name(response.headers.raw)
-        announced = self._headers.get("content-length", "")
-        self.encoded = "content-encoding" in self._headers
-        self._buffer = bytearray(int(announced) if announced.isdigit() and not self.encoded else 0)
-        self._received = 0
-
-    def add(self, chunk: bytes) -> None:
-        """Append the next piece of the body."""
-        end = self._received + len(chunk)
-        self._buffer[self._received : end] = chunk
-        self._received = end
-
-    def response(self) -> HttpResponse:
-        """Return the complete response."""
-        return HttpResponse(self._status, self._headers, self._buffer)
-
-
-def _headers_by_name(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name.
-
-    ``httpx`` takes as long to look up one of the five headers we read as this loop takes for all of them.
-    """
-    headers: dict[str, str] = {}
-    for name_bytes, value_bytes in raw:
-        name, value = name_bytes.decode("latin-1").lower(), value_bytes.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
-
-
-def exchange(call: Call) -> Generator[Send | Wait, HttpResponse | None, HttpResponse]:
+def exchange(call: Call) -> Conversation[HttpResponse]:
     """Return the successful response to a call, after as many retries as it may have.
 
     Evaluation is pure, and the requests about runs are idempotent. So a request can be sent again even if the service
-    has carried it out: after a failed or broken connection, and after 429 and 503, no sooner than Retry-After says.
-    Pauses grow and are random, so that clients that failed together do not retry together. A starting service answers
-    503, so 503 is retried until the deadline; other failures are retried ``call.retries`` times. A DELETE that is sent
-    again and finds nothing has succeeded: the answer to the first one was lost.
+    has carried it out; :func:`judge` says after which failures. With several addresses the next attempt goes to another
+    one at once. It costs no retry if the failed one refused the request. When all were tried, the client waits, no less
+    than Retry-After says. Pauses grow and are random, so that clients that failed together do not retry together. A
+    starting service answers 503, so 503 is retried until the deadline; other failures are retried ``call.retries``
+    times. A DELETE that is sent again and finds nothing has succeeded: the answer to the first one was lost.
+
+    Raises:
+        LossdError: The error of the last attempt; with several addresses, it names what happened at each.
+    """
+    deadline = time.monotonic() + call.timeout_s
+    pauses = counted_retries = 0
+    failures: dict[Address, LossdError] = {}
+    tried: dict[Address, LossdError] = {}  # since the last pause
+    while True:
+        now = time.monotonic()
+        if (name := call.addresses.name_to_resolve(now)) is not None:
+            yield from _resolve(call.addresses, name, now)
+        address = call.addresses.choose(now, tried)
+        try:
+            return (yield from attempt(call, address, deadline - time.monotonic()))
+        except LossdError as failure:
+            if failures and call.method == "DELETE" and isinstance(failure, NotFound):
+                return HttpResponse(204, {}, bytearray())
+            failures[address] = tried[address] = failure
+            verdict, now = judge(failure), time.monotonic()
+            another = verdict.repeat and call.addresses.another(now, tried)
+            unavailable = any(_is_unavailable(each) for each in tried.values())
+            pause_s = 0.0 if another else _pause_s(pauses, tried.values(), unavailable=unavailable)
+            costs = not verdict.refused or not (another or unavailable)
+            exhausted = call.retries == 0 or (costs and counted_retries == call.retries)
+            if not verdict.repeat or exhausted or now + pause_s >= deadline:
+                _name_all(failure, failures)
+                raise
+        counted_retries += costs
+        if not another:
+            yield Wait(pause_s)
+            pauses += 1
+            tried.clear()
+
+
+def ask_each(call: Call, timeout_s: float) -> Conversation[HttpResponse]:
+    """Return the successful response to a call that is sent once to each address until one succeeds.
 
     Raises:
         LossdError: The error of the last attempt.
     """
-    deadline = time.monotonic() + call.timeout_s
-    retries = counted_retries = 0
+    deadline = time.monotonic() + timeout_s
+    tried: dict[Address, LossdError] = {}
     while True:
+        now = time.monotonic()
+        if (name := call.addresses.name_to_resolve(now)) is not None:
+            yield from _resolve(call.addresses, name, now)
+        address = call.addresses.choose(now, tried)
         try:
-            return (yield from attempt(call, deadline - time.monotonic()))
+            return (yield from attempt(call, address, min(call.timeout_s, deadline - time.monotonic())))
         except LossdError as failure:
-            unavailable = isinstance(failure, Problem) and failure.status == Unavailable.status
-            longest_s = LONGEST_PAUSE_UNAVAILABLE_S if unavailable else LONGEST_PAUSE_S
-            pause_s = random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(retries, 10)))
-            if isinstance(failure, Problem):
-                pause_s += failure.retry_after_s or 0.0
-            if retries and call.method == "DELETE" and isinstance(failure, NotFound):
-                return HttpResponse(204, {}, bytearray())
-            late = time.monotonic() + pause_s >= deadline
-            exhausted = call.retries == 0 if unavailable else counted_retries == call.retries
-            if late or exhausted or not _is_retryable(failure):
+            tried[address] = failure
+            if len(tried) >= len(call.addresses) or not may_pass(failure) or time.monotonic() >= deadline:
+                _name_all(failure, tried)
                 raise
-        yield Wait(pause_s)
-        retries += 1
-        counted_retries += not unavailable
 
 
-def attempt(call: Call, timeout_s: float) -> Generator[Send | Wait, HttpResponse | None, HttpResponse]:
-    """Return the successful response to a call that is sent once.
+def attempt(call: Call, address: Address, timeout_s: float) -> Conversation[HttpResponse]:
+    """Return the successful response to a call that is sent once, to an address that was chosen.
 
     Raises:
         LossdError: The call failed.
     """
+    outcome = Outcome.UNKNOWN
     try:
-        response = yield Send(call, max(timeout_s, 0.001))
-    except httpx.RequestError as error:
-        raise _connection_failed(call, error) from error
-    assert response is not None
-    if 200 <= response.status < 300:
+        try:
+            response = yield Send(call, address, max(timeout_s, 0.001))
+        except httpx.RequestError as error:
+            raise _connection_failed(call, address, error) from error
+        assert isinstance(response, HttpResponse)
+        if not 200 <= response.status < 300:
+            raise _failure(call, address, response)
+        outcome = Outcome.ANSWERED
         return response
-    raise _failure(call, response)
+    except LossdError as failure:
+        outcome = judge(failure).outcome
+        raise
+    finally:
+        if outcome is not Outcome.ANSWERED or call.addresses.several:
+            call.addresses.release(address, outcome, time.monotonic())
 
 
-def _is_retryable(failure: LossdError) -> bool:
-    if isinstance(failure, ConnectionFailed):
-        return isinstance(
-            failure.__cause__,
-            httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout | httpx.PoolTimeout,
+def judge(failure: LossdError) -> Verdict:
+    """Return what a failed attempt means.
+
+    A call is repeated after a connection that failed, broke or stalled, after 429, 502 and 503, and after any status
+    from 500 on without a problem document, because a proxy answers so. All else is lossd's own answer, and final.
+    """
+    if isinstance(failure, Problem):
+        if failure.status == QueueFull.status:
+            return Verdict(Outcome.ANSWERED, repeat=True, refused=True)
+        if failure.status == Unavailable.status:
+            return Verdict(Outcome.FAILED, repeat=True, refused=True)
+        if failure.status == BAD_GATEWAY or (failure.status >= 500 and isinstance(failure.__cause__, UnreadableAnswer)):
+            return Verdict(Outcome.FAILED, repeat=True)
+        return Verdict(Outcome.ANSWERED)
+    match failure.__cause__:
+        case Stalled():
+            return Verdict(Outcome.SILENT, repeat=True)
+        case httpx.ConnectTimeout():
+            return Verdict(Outcome.SILENT, repeat=True, refused=True)
+        case httpx.ConnectError():
+            return Verdict(Outcome.FAILED, repeat=True, refused=True)
+        case httpx.PoolTimeout():
+            return Verdict(Outcome.UNKNOWN, repeat=True)
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return Verdict(Outcome.FAILED, repeat=True)
+        case httpx.TimeoutException():
+            return Verdict(Outcome.FAILED)
+        case _:
+            return Verdict(Outcome.UNKNOWN)
+
+
+def may_pass(failure: LossdError) -> bool:
+    """Return whether a service that is not ready may fail so."""
+    return isinstance(failure, ConnectionFailed) or judge(failure).repeat
+
+
+def _resolve(addresses: Addresses, name: Name, now: float) -> Conversation[None]:
+    records = yield Resolve(name)
+    assert isinstance(records, list)
+    addresses.resolved(name, records, now)
+
+
+def _is_unavailable(failure: LossdError) -> bool:
+    return isinstance(failure, Problem) and failure.status == Unavailable.status
+
+
+def _pause_s(pauses: int, failures: Collection[LossdError], *, unavailable: bool) -> float:
+    """Return how long to wait before all addresses are tried again: until the first of them expects a request."""
+    longest_s = LONGEST_PAUSE_UNAVAILABLE_S if unavailable else LONGEST_PAUSE_S
+    asked_for = [
+        each.retry_after_s for each in failures if isinstance(each, Problem) and each.retry_after_s is not None
+    ]
+    return random.uniform(0, min(longest_s, FIRST_PAUSE_S * 2 ** min(pauses, 10))) + min(asked_for, default=0.0)
+
+
+def _name_all(failure: LossdError, failures: Mapping[Address, LossdError]) -> None:
+    """Let an error tell what happened at each address, if several were tried."""
+    if len(failures) > 1:
+        told = (
+            each.detail if isinstance(each, ConnectionFailed) else f"{address} answers: {each.detail}"
+            for address, each in failures.items()
         )
-    return isinstance(failure, Problem) and failure.status in (QueueFull.status, Unavailable.status)
+        failure.detail = "; ".join(told)
 
 
-def _connection_failed(call: Call, error: httpx.RequestError) -> ConnectionFailed:
+def _connection_failed(call: Call, address: Address, error: httpx.RequestError) -> ConnectionFailed:
     reason = str(error) or type(error).__name__
+    url = f"{address.name}{call.path} at {httpx.URL(address.url).host}" if address.name else address.url + call.path
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        detail = f"cannot connect to {call.url} ({reason}); is the service running there? Start one with: lossd serve"
+        detail = f"cannot connect to {url} ({reason}); is the service running there? Start one with: lossd serve"
     elif isinstance(error, httpx.PoolTimeout):
-        detail = f"no connection to {call.url} became free within {digits(call.timeout_s)} s; send fewer at once"
+        detail = f"no connection to {url} became free within {digits(call.timeout_s)} s; send fewer at once"
     elif isinstance(error, httpx.TimeoutException):
-        detail = f"{call.url} did not answer within {digits(call.timeout_s)} s; raise timeout_s"
+        detail = f"{url} did not answer within {digits(call.timeout_s)} s; raise timeout_s"
     else:
-        detail = f"the connection to {call.url} broke before the answer was complete ({reason}); the log may say why"
+        detail = f"the connection to {url} broke before the answer was complete ({reason}); the log may say why"
     return ConnectionFailed(detail, request_id=call.request_id)
 
 
-def _failure(call: Call, response: HttpResponse) -> LossdError:
+def _failure(call: Call, address: Address, response: HttpResponse) -> LossdError:
+    """Return the error of an answer; its cause is an :class:`UnreadableAnswer` if it is no problem document."""
     request_id = response.headers.get("x-request-id") or call.request_id
+    url = f"{address.name or address.url}{call.path}"
     if response.status < 400:
         location = response.headers.get("location")
         remedy = f" to {location}; connect to that address instead" if location else ""
-        return UnreadableAnswer(f"{call.url} answers with status {response.status}{remedy}", request_id=request_id)
+        return UnreadableAnswer(f"{url} answers with status {response.status}{remedy}", request_id=request_id)
     document: Any = None
-    if response.media_type in ("application/problem+json", json.MEDIA_TYPE):
+    if response.media_type in (PROBLEM, json.MEDIA_TYPE):
         with suppress(MalformedBody):
             document = json.loads(response.body)
-    if not isinstance(document, dict):
-        text = " ".join(response.body[:200].decode("utf-8", "replace").split())
-        detail = (
-            f"{call.url} answers with status {response.status} but no problem document; is it lossd? It says: {text!r}"
-        )
-        document = {"detail": detail}
-    return Problem.from_json(
-        document,
+    documented = response.media_type == PROBLEM and isinstance(document, dict)
+    text = " ".join(response.body[:200].decode("utf-8", "replace").split())
+    told = f"{url} answers with status {response.status} but no problem document; is it lossd? It says: {text!r}"
+    failure = Problem.from_json(
+        document if isinstance(document, dict) else {"detail": told},
         status=response.status,
         request_id=request_id,
         retry_after_s=_retry_after_s(response.headers.get("retry-after", "")),
     )
+    if not documented:
+        failure.__cause__ = UnreadableAnswer(told, request_id=request_id)
+    return failure
 
 
 def _retry_after_s(value: str) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lossd_client.arrays import Origin, is_tensor, plain, take
+from lossd_client.calls import Body, HttpResponse
 from lossd_client.errors import LossdError, UnreadableAnswer
-from lossd_client.exchange import Body, HttpResponse
 from lossd_client.wire import json, safetensors
 
 __all__ = [
@@ -27,16 +27,22 @@ __all__ = [
     "tensors_by_name",
 ]
 
-GRADIENT = "gradient."
-
 INPUTS = frozenset(
     (
-        *("prediction", "target", "sample_weight", "cotangent", "variance", "mean", "log_variance", "real", "fake"),
+        *("prediction", "target", "sample_weight", "cotangent", "direction", "variance", "mean", "log_variance"),
+        *("scale", "df", "dispersion", "lower", "upper"),
+        *("real", "fake"),
         *("anchor", "positive", "negative", "first", "second", "similar", "embedding", "label", "difficulty"),
+        *("mask", "element_weight", "lengths", "teacher"),
+        *("chosen", "rejected", "reference_chosen", "reference_rejected", "chosen_length", "rejected_length"),
+        *("reward_margin", "log_ratio", "desirable", "advantage", "sampled", "reference"),
         *("input_lengths", "target_lengths", "losses", "initial_losses", "gradient_norms", "task_weight"),
     )
 )
-"""Every name that a loss or a task gives to an input, and none gives to a parameter: such keywords may be lists."""
+"""Every name that a loss or a task gives to an input; such keywords may be numbers or lists.
+
+A parameter of the same name is a word.
+"""
 
 _SHOWN_ENTRIES = 6
 _NESTED = frozenset((dict, list))
@@ -101,6 +107,8 @@ class Evaluation:
     Attributes:
         loss: A number; with reduction ``none`` an array or tensor; None if it was not requested.
         gradients: The requested gradients by input, each with the library (NumPy or torch) and the device of its input.
+        hessians: The requested diagonals of the Hessian, as the gradients.
+        products: The requested product of the Hessian and a direction, by input.
         reduction: Numerator and denominator of the mean; None if the loss was not requested.
         metrics: The requested metrics: ``metrics.f1.macro``, ``metrics["f1"]["macro"]``. Undefined ones are None.
         diagnostics: Norms, counts, and whether all values are finite.
@@ -111,6 +119,8 @@ class Evaluation:
 
     loss: Any = None
     gradients: Mapping[str, Any] = field(default_factory=dict)
+    hessians: Mapping[str, Any] = field(default_factory=dict)
+    products: Mapping[str, Any] = field(default_factory=dict)
     reduction: Reduction | None = None
     metrics: Record = field(default_factory=Record)
     diagnostics: Record = field(default_factory=Record)
@@ -122,6 +132,16 @@ class Evaluation:
     def gradient(self) -> Any:
         """The gradient of ``prediction``, or else the first one; None if there is none."""
         return self.gradients.get("prediction", next(iter(self.gradients.values()), None))
+
+    @property
+    def hessian(self) -> Any:
+        """The diagonal of the Hessian by ``prediction``, or else the first one; None if there is none."""
+        return self.hessians.get("prediction", next(iter(self.hessians.values()), None))
+
+    @property
+    def hvp(self) -> Any:
+        """The product of the Hessian and the direction; None if it was not requested."""
+        return next(iter(self.products.values()), None)
 
     @property
     def server_timing(self) -> Mapping[str, float]:
@@ -136,8 +156,9 @@ class Evaluation:
 
     def __repr__(self) -> str:
         shown = [f"loss={_summary(self.loss)}"]
-        if self.gradients:
-            shown.append(f"gradients={{{', '.join(f'{n!r}: {_summary(g)}' for n, g in self.gradients.items())}}}")
+        for what in ("gradients", "hessians", "products"):
+            if tensors := getattr(self, what):
+                shown.append(f"{what}={{{', '.join(f'{n!r}: {_summary(t)}' for n, t in tensors.items())}}}")
         shown += [f"{name}={value!r}" for name in ("metrics", "extra") if (value := getattr(self, name))]
         shown += [f"warnings={[w.code for w in self.warnings]}"] if self.warnings else []
         return f"Evaluation({', '.join(shown)})"
@@ -171,6 +192,7 @@ def compose(
     inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | str | None = None,
     gradient: Mapping[str, Any] | None = None,
+    hessian: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
     keywords: Mapping[str, Any],
 ) -> ComposedRequest:
@@ -184,6 +206,7 @@ def compose(
         inputs: Inputs by name, for lists under a name of your own and for inputs that have an argument's name.
         outputs: The requested outputs.
         gradient: The gradient's options.
+        hessian: The Hessian's options.
         metrics: The metrics' options, or only their names.
         keywords: Inputs and the loss's parameters: a tensor, or a list under an input's name, is an input.
 
@@ -198,6 +221,8 @@ def compose(
         request["outputs"] = [outputs] if isinstance(outputs, str) else list(outputs)
     if gradient is not None:
         request["gradient"] = plain(gradient)
+    if hessian is not None:
+        request["hessian"] = plain(hessian)
     if metrics is not None:
         request["metrics"] = metric_options(metrics)
     return encoded(request, tensors)
@@ -317,14 +342,20 @@ def read_evaluation(response: HttpResponse, origins: Mapping[str, Origin]) -> Ev
         raise UnreadableAnswer("the answer's result is not an object", request_id=request_id)
     if '"NaN"' in text or 'Infinity"' in text:
         result = json.numeric(result)
-    gradients = {name.removeprefix(GRADIENT): t for name, t in tensors.items() if name.startswith(GRADIENT)}
+
+    def of_inputs(kind: str) -> dict[str, Any]:
+        columns = {name: f"{kind}.{name}" for name in origins}
+        return {name: origins[name].receive(tensors[c]) for name, c in columns.items() if c in tensors}
+
     loss = result.pop("loss", None)
     if "loss" in tensors:
         loss = next(iter(origins.values()), Origin()).receive(tensors["loss"])
     reduction = result.pop("reduction", None)
     return Evaluation(
         loss=loss,
-        gradients={name: origins[name].receive(gradients[name]) for name in origins if name in gradients},
+        gradients=of_inputs("gradient"),
+        hessians=of_inputs("hessian"),
+        products=of_inputs("hvp"),
         reduction=None if reduction is None else Reduction(**reduction),
         metrics=Record(result.pop("metrics", None)),
         diagnostics=Record(result.pop("diagnostics", None)),

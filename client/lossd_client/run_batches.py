@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
 
 from lossd_client.arrays import is_tensor
 from lossd_client.errors import BatchConflict, InvalidRequest
@@ -14,7 +16,20 @@ from lossd_client.progress import Progress
 from lossd_client.run_messages import Identity, row_ids
 from lossd_client.score import BatchInputs, arguments
 
-__all__ = ["RunBatch", "RunScore", "Scoring", "name_of_ids", "name_of_position"]
+__all__ = [
+    "OnDuplicate",
+    "RunBatch",
+    "RunScore",
+    "Scoring",
+    "name_of_ids",
+    "name_of_position",
+    "name_of_positions",
+    "rows_of",
+    "without",
+]
+
+OnDuplicate = Literal["error", "drop"]
+"""What happens to a batch with rows that the run has counted: it is refused, or the others are sent without them."""
 
 MOST_POSITIONAL = 2
 LEADING = ("target", "prediction", "real")
@@ -32,6 +47,7 @@ class RunBatch:
         first: The position of its first row; None unless positions identify the rows.
         sample_id: The rows' ids, (N,); None unless ids identify the rows.
         index: The batch's number in its loader, from 0.
+        slices: The value of each slice, for the whole batch or for each row.
     """
 
     name: str
@@ -40,6 +56,7 @@ class RunBatch:
     first: int | None
     sample_id: Any
     index: int
+    slices: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +68,14 @@ class RunScore:
         counted_before: How many batches were not sent, because the run had counted them before.
         rows: How many rows all these batches have.
         seconds: How long it took.
+        dropped: How many rows were left out, because other batches had them; 0 unless that was asked for.
     """
 
     sent: int
     counted_before: int
     rows: int
     seconds: float
+    dropped: int = 0
 
 
 class Scoring:
@@ -74,7 +93,7 @@ class Scoring:
         self._identity = identity
         self._counted = {entry.batch: (entry.counted.rows, entry.get("first")) for entry in counted}
         self._bar = bar
-        self._sent = self._before = self._rows = 0
+        self._sent = self._before = self._rows = self._dropped = 0
 
     def to_send(self, loader: Iterable[BatchInputs]) -> Iterator[RunBatch]:
         """Yield the batches of a loader that the run has not counted.
@@ -105,7 +124,9 @@ class Scoring:
         Raises:
             InvalidRequest: The service counts other rows in it, so the positions are wrong.
         """
-        if self._identity == "position" and answer.counted.rows != batch.rows:
+        dropped = answer.get("dropped", 0)
+        self._dropped += dropped
+        if self._identity == "position" and answer.counted.rows + dropped != batch.rows:
             raise InvalidRequest(
                 f"batch {batch.name} (index {batch.index}) has {answer.counted.rows} rows for the service and "
                 f"{batch.rows} by its first axis, so its positions are wrong; start a run with identity batch"
@@ -114,7 +135,9 @@ class Scoring:
 
     def score(self, seconds: float) -> RunScore:
         """Return what was done."""
-        return RunScore(sent=self._sent, counted_before=self._before, rows=self._rows, seconds=seconds)
+        return RunScore(
+            sent=self._sent, counted_before=self._before, rows=self._rows, seconds=seconds, dropped=self._dropped
+        )
 
     @property
     def _note(self) -> str:
@@ -135,9 +158,57 @@ class Scoring:
         )
 
 
+def without(batch: RunBatch, counted: Sequence[int]) -> list[RunBatch] | None:
+    """Return what a batch has beside rows that the run has counted, as batches; None if it cannot be cut.
+
+    It can be if the first axis of every input counts the rows. By position, each gap ends a batch, whose name says its
+    first and its last row.
+
+    Args:
+        batch: The batch.
+        counted: The positions or ids of the rows, of which there may be more.
+    """
+    if batch.sample_id is not None:
+        places = row_ids(batch.sample_id)
+        if len(np.unique(places)) < len(places):  # of a row that stands twice, neither is the right one
+            return None
+    elif batch.first is not None:
+        places = np.arange(batch.first, batch.first + batch.rows)
+    else:
+        return None
+    kept = np.flatnonzero(~np.isin(places, np.asarray(counted, np.int64)))
+    if len(kept) == batch.rows or not all(_length(value) == batch.rows for value in batch.inputs.values()):
+        return None
+    pieces = [kept] if batch.first is None else np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+    return [_piece(batch, piece, places[piece]) for piece in pieces if len(piece)]
+
+
+def _piece(batch: RunBatch, rows: np.ndarray[Any, Any], places: np.ndarray[Any, Any]) -> RunBatch:
+    """Return some rows of a batch."""
+    per_row = {name: value for name, value in batch.slices.items() if not isinstance(value, str | None)}
+    return replace(
+        batch,
+        name=name_of_positions(places[0], len(places)) if batch.first is not None else name_of_ids(places),
+        inputs={name: _taken(value, rows) for name, value in batch.inputs.items()},
+        rows=len(rows),
+        first=None if batch.first is None else int(places[0]),
+        sample_id=None if batch.sample_id is None else places,
+        slices={**batch.slices, **{name: _taken(value, rows) for name, value in per_row.items()}},
+    )
+
+
+def _taken(value: Any, rows: np.ndarray[Any, Any]) -> Any:
+    return [value[row] for row in rows.tolist()] if isinstance(value, list | tuple) else value[rows]
+
+
 def name_of_position(first: int) -> str:
     """Return the name of a batch that begins at a position."""
     return f"row-{first}"
+
+
+def name_of_positions(first: int, rows: int) -> str:
+    """Return the name of a batch of so many rows from a position on."""
+    return f"rows-{first}-{first + rows - 1}"
 
 
 def name_of_ids(sample_id: Any) -> str:
@@ -156,20 +227,22 @@ def _batch(index: int, given: BatchInputs, identity: Identity, first: int) -> Ru
         raise TypeError(
             f"{len(positional)} inputs without names; give prediction and target, or a mapping of names to tensors"
         )
+    slices = named.get("slices") or {}
+    named = {name: value for name, value in named.items() if name != "slices"}
     inputs = tensors_by_name(*(*positional, None, None)[:MOST_POSITIONAL], named)
     sample_id = inputs.pop("sample_id", None)
-    rows = _rows(inputs)
+    rows = rows_of(inputs)
     if identity != "id":
         if sample_id is not None:
             raise TypeError(f"sample_id belongs to runs of identity id; this one has identity {identity}")
-        return RunBatch(f"{index:08}", inputs, rows, first if identity == "position" else None, None, index)
+        return RunBatch(f"{index:08}", inputs, rows, first if identity == "position" else None, None, index, slices)
     if sample_id is None:
         raise TypeError("a run of identity id needs the input sample_id; give a mapping of names to tensors")
-    return RunBatch(name_of_ids(sample_id), inputs, rows, None, sample_id, index)
+    return RunBatch(name_of_ids(sample_id), inputs, rows, None, sample_id, index, slices)
 
 
-def _rows(inputs: Mapping[str, Any]) -> int:
-    """Return the length of the first axis.
+def rows_of(inputs: Mapping[str, Any]) -> int:
+    """Return the rows of a batch: the length of the first axis.
 
     Raises:
         TypeError: There is none.
@@ -177,9 +250,14 @@ def _rows(inputs: Mapping[str, Any]) -> int:
     name = next((name for name in (*LEADING, *inputs) if name in inputs), None)
     if name is None:
         raise TypeError("there are no inputs")
-    value = inputs[name]
-    if is_tensor(value) and len(value.shape):
-        return int(value.shape[0])
-    if isinstance(value, list | tuple):
-        return len(value)
-    raise TypeError(f"{name} has no axis of rows; give an array, a tensor or a list")
+    length = _length(inputs[name])
+    if length is None:
+        raise TypeError(f"{name} has no axis of rows; give an array, a tensor or a list")
+    return length
+
+
+def _length(value: Any) -> int | None:
+    """Return the length of the first axis of an input; None if there is none."""
+    if is_tensor(value):
+        return int(value.shape[0]) if len(value.shape) else None
+    return len(value) if isinstance(value, list | tuple) else None

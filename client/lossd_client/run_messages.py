@@ -10,11 +10,24 @@ from typing import Any, Literal
 import numpy as np
 
 from lossd_client.arrays import plain
-from lossd_client.exchange import Body
+from lossd_client.calls import Body
+from lossd_client.comparisons import numbers_in, slice_of
+from lossd_client.errors import InvalidRequest
 from lossd_client.messages import Record, encoded, metric_options, subject, tensors_by_name
-from lossd_client.wire import json
 
-__all__ = ["Identity", "RunResult", "compose_batch", "compose_definition", "dataset_fields", "flat", "row_ids"]
+__all__ = [
+    "Identity",
+    "RunResult",
+    "compose_batch",
+    "compose_definition",
+    "dataset_fields",
+    "flat",
+    "row_ids",
+    "slice_codes",
+]
+
+SLICE = "slice."
+"""What the names of inputs begin with that hold a slice's codes."""
 
 Identity = Literal["position", "id", "batch"]
 
@@ -30,9 +43,16 @@ class RunResult:
         metrics: The metrics in the form of an evaluation: ``metrics.f1.macro``. Undefined ones are None.
         counted: How many ``rows`` and ``batches`` were counted.
         missing: The first ranges of rows that were not counted, [first, behind the last]; rows by position or id only.
+        level: The level of the intervals, such as 0.95; None without intervals.
+        intervals: ``low``, ``high`` and ``standard_error`` by the metric's name: ``intervals["f1.macro"].low``,
+            ``intervals["f1.per_class.3"].high``.
+        slices: Each slice: ``slice`` (its name and value), ``counted.rows``, ``metrics``, ``intervals``; see
+            :meth:`slice`.
+        worst: The worst slice by the metric's name: ``slice`` and ``value``.
+        gap: How far the best slice is from the worst, by the metric's name.
         bounds: For each metric that is not exact: how far it may be from the exact value (``within``).
         targets: The fingerprint of the targets, ``t1:`` and 32 hexadecimal digits; None if the task has no targets.
-        digest: ``s1:`` and the digest of the run's state: equal for equal definitions and rows.
+        digest: ``s2:`` and the digest of the run's state: equal for equal definitions and rows.
         signature: The definition as one line of text, which makes results comparable.
         warnings: Warnings, each with ``code`` and ``detail``.
         document: Everything the service says about the run.
@@ -44,12 +64,26 @@ class RunResult:
     metrics: Record
     counted: Record
     missing: list[list[int]]
+    level: float | None
+    intervals: Record
+    slices: list[Record]
+    worst: Record
+    gap: Record
     bounds: Record
     targets: str | None
     digest: str | None
     signature: str
     warnings: list[Record]
     document: Record
+
+    def slice(self, **values: str) -> Record:
+        """Return the score of a slice: ``result.slice(site="A").metrics.f1.macro``.
+
+        Raises:
+            KeyError: There is no such slice; the message names those that there are.
+        """
+        found: Record = slice_of(self.slices, values)
+        return found
 
     def flat(self, *, lists: bool = False) -> dict[str, float]:
         """Return the loss and the metrics as numbers by name, for a tracker of experiments; see :func:`flat`."""
@@ -63,7 +97,7 @@ class RunResult:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> RunResult:
         """Return the result in the service's document of a run."""
-        result = Record(json.numeric(document.get("result") or {}))
+        result = Record(numbers_in(document.get("result") or {}))
         return cls(
             run=document["run"],
             provisional=result.get("provisional", document.get("status") != "sealed"),
@@ -71,6 +105,11 @@ class RunResult:
             metrics=result.get("metrics", Record()),
             counted=Record(document.get("counted")),
             missing=document.get("missing") or [],
+            level=result.get("level"),
+            intervals=result.get("intervals", Record()),
+            slices=result.get("slices", []),
+            worst=result.get("worst", Record()),
+            gap=result.get("gap", Record()),
             bounds=result.get("bounds", Record()),
             targets=result.get("targets"),
             digest=result.get("digest"),
@@ -134,7 +173,7 @@ def compose_definition(
         tags: Tags; not part of the definition.
         public: Whether other keys may read the run; not part of the definition.
         parameters: The loss's parameters.
-        **further: Further fields, left out if they are None: identity, scope, limit.
+        **further: Further fields, left out if they are None: identity, scope, limit, groups, slices, crossed.
 
     Raises:
         TypeError: Arguments contradict each other, or neither task nor loss is named.
@@ -168,22 +207,65 @@ def dataset_fields(
     return fields or None
 
 
-def row_ids(sample_id: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def row_ids(ids: Any, name: str = "sample_id") -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the ids of rows as int64, so that the same ids of another dtype are the same batch.
+
+    Args:
+        ids: The ids, (N,).
+        name: The input's name.
 
     Raises:
         TypeError: They are no integers, or beyond int64.
     """
-    ids = np.asarray(sample_id.cpu() if hasattr(sample_id, "cpu") else sample_id)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"sample_id must hold integers, not {ids.dtype}")
-    if ids.dtype == np.uint64 and (ids > np.iinfo(np.int64).max).any():
-        raise TypeError("sample_id has an integer beyond int64")
-    return ids.astype(np.int64)
+    found = _array(ids)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, not {found.dtype}")
+    if found.dtype == np.uint64 and (found > np.iinfo(np.int64).max).any():
+        raise TypeError(f"{name} has an integer beyond int64")
+    return found.astype(np.int64)
+
+
+def slice_codes(name: str, values: Any, declared: Sequence[str] | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the codes of a slice's values: their numbers among the declared ones, -1 for none.
+
+    Args:
+        name: The slice's name.
+        values: The value of each row, (N,): texts, of which None is none, or the codes.
+        declared: The values that the run declares; None if it declares no such slice.
+
+    Raises:
+        InvalidRequest: The run declares no such slice, or not a value.
+        TypeError: The values are neither texts nor integers.
+    """
+    if declared is None:
+        raise InvalidRequest(f"the run declares no slice {name}; declare it with its values when the run is created")
+    found = _array(values)
+    if found.dtype.kind in "iu":
+        return found.astype(np.int64)
+    if found.dtype.kind not in "UO":
+        raise TypeError(f"the values of the slice {name} must be texts or codes, not {found.dtype}")
+    codes: dict[Any, int] = {None: -1, **{value: code for code, value in enumerate(declared)}}
+    for value in dict.fromkeys(found.ravel().tolist()):
+        if value not in codes:
+            raise InvalidRequest(
+                f"the slice {name} has no value {value!r}; its values are {', '.join(declared)}, and None for none"
+            )
+    return np.array([codes[value] for value in found.ravel().tolist()], np.int64).reshape(found.shape)
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
 
 
 def compose_batch(
-    prediction: Any, target: Any, *others: Mapping[str, Any] | None, first: int | None, sample_id: Any
+    prediction: Any,
+    target: Any,
+    *others: Mapping[str, Any] | None,
+    first: int | None,
+    sample_id: Any,
+    cluster_id: Any = None,
+    slices: Mapping[str, Any] | None = None,
+    declared: Mapping[str, Sequence[str]] | None = None,
 ) -> Body:
     """Return the safetensors body of ``PUT /v1/runs/{run}/batches/{batch}``.
 
@@ -193,10 +275,28 @@ def compose_batch(
         *others: Further inputs by name.
         first: The position of the batch's first row, or None.
         sample_id: The rows' ids, (N,) integers, or None.
+        cluster_id: The ids of the rows' clusters, (N,) integers, or None.
+        slices: The value of each slice: a text for the whole batch, or (N,) texts or codes.
+        declared: The values of each slice that the run declares.
 
     Raises:
+        InvalidRequest: A slice or a value is not declared.
         TypeError: An input is given twice, or the wire does not carry a tensor's dtype.
     """
-    ids = None if sample_id is None else {"sample_id": row_ids(sample_id)}
-    tensors = tensors_by_name(prediction, target, *others, ids)
-    return encoded({} if first is None else {"first": first}, tensors).body
+    given = {"sample_id": sample_id, "cluster_id": cluster_id}
+    request: dict[str, Any] = {} if first is None else {"first": first}
+    for name, value in (slices or {}).items():
+        if value is None or isinstance(value, str):
+            request.setdefault("slices", {})[name] = value
+        else:
+            given[f"{SLICE}{name}"] = value
+    tensors = tensors_by_name(
+        prediction, target, *others, {name: value for name, value in given.items() if value is not None}
+    )
+    for name, value in tensors.items():
+        if name in ("sample_id", "cluster_id"):
+            tensors[name] = row_ids(value, name)
+        elif name.startswith(SLICE):
+            slice_name = name.removeprefix(SLICE)
+            tensors[name] = slice_codes(slice_name, value, (declared or {}).get(slice_name))
+    return encoded(request, tensors).body

@@ -10,13 +10,24 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from lossd_client.calls import Conversation
 from lossd_client.concurrent_calls import call_each, call_each_async
-from lossd_client.errors import LossdError
-from lossd_client.messages import Record
-from lossd_client.run_batches import RunBatch, RunScore, Scoring, name_of_ids, name_of_position
+from lossd_client.errors import DuplicateRows, LossdError
+from lossd_client.messages import Record, tensors_by_name
+from lossd_client.run_batches import (
+    OnDuplicate,
+    RunBatch,
+    RunScore,
+    Scoring,
+    name_of_ids,
+    name_of_position,
+    name_of_positions,
+    rows_of,
+    without,
+)
 from lossd_client.run_messages import Identity, RunResult, compose_batch, compose_definition
 from lossd_client.score import BatchInputs, progress_of
-from lossd_client.service import Conversation, Service
+from lossd_client.service import Service
 
 __all__ = ["AsyncRemoteRun", "RemoteRun", "open_run"]
 
@@ -83,12 +94,21 @@ class _Run:
         name: str | None,
         first: int | None,
         sample_id: Any,
+        cluster_id: Any,
+        slices: Mapping[str, Any] | None,
         inputs: Mapping[str, Any] | None,
         further: Mapping[str, Any],
         timeout_s: float | None,
+        on_duplicate: OnDuplicate,
     ) -> Conversation[Record]:
-        body = compose_batch(prediction, target, inputs, further, first=first, sample_id=sample_id)
-        return self._service.put_batch(self.name, name or self._name(first, sample_id), body, timeout_s)
+        named = {"cluster_id": cluster_id} if cluster_id is not None else None
+        tensors = tensors_by_name(prediction, target, inputs, further, named)
+        rows = rows_of(tensors) if on_duplicate == "drop" else 0
+        if name is None and rows and first is not None:
+            name = name_of_positions(first, rows)  # a longer batch from the same position is another one
+        name = name or self._name(first, sample_id)
+        batch = RunBatch(name, tensors, rows, first, sample_id, 0, slices or {})
+        return self._count(batch, timeout_s, on_duplicate)
 
     def _name(self, first: int | None, sample_id: Any) -> str:
         """Return the name of a batch that was given none."""
@@ -99,12 +119,45 @@ class _Run:
         needed = {"position": "first", "id": "sample_id", "batch": "name"}[self.identity]
         raise TypeError(f"a run of identity {self.identity} needs {needed} with every batch")
 
-    def _send(self, batch: RunBatch, timeout_s: float | None) -> Conversation[Record]:
+    def _count(self, batch: RunBatch, timeout_s: float | None, on_duplicate: OnDuplicate) -> Conversation[Record]:
+        """Return the conversation that counts a batch, without rows that the run has counted if they are dropped."""
+        if on_duplicate not in ("error", "drop"):
+            raise TypeError(f"on_duplicate is {on_duplicate!r}; it is error or drop")
+        return self._put(batch, timeout_s) if on_duplicate == "error" else self._put_rest(batch, timeout_s)
+
+    def _put(self, batch: RunBatch, timeout_s: float | None) -> Conversation[Record]:
+        body = compose_batch(
+            None,
+            None,
+            batch.inputs,
+            first=batch.first,
+            sample_id=batch.sample_id,
+            slices=batch.slices,
+            declared=self.document.get("slices"),
+        )
+        return self._service.put_batch(self.name, batch.name, body, timeout_s)
+
+    def _put_rest(self, batch: RunBatch, timeout_s: float | None) -> Conversation[Record]:
+        waiting, counted, dropped, answer = [batch], 0, 0, Record()
+        while waiting:
+            part, *waiting = waiting
+            try:
+                answer = yield from self._put(part, timeout_s)
+            except DuplicateRows as problem:
+                rest = without(part, problem.rows)
+                if rest is None:
+                    raise
+                dropped += part.rows - sum(piece.rows for piece in rest)
+                waiting = [*rest, *waiting]
+            else:
+                counted += answer.counted.rows
+        return Record({**answer, "batch": batch.name, "counted": {"rows": counted}, "dropped": dropped})
+
+    def _send(self, batch: RunBatch, timeout_s: float | None, on_duplicate: OnDuplicate) -> Conversation[Record]:
         """Return the conversation about a loader's batch; its errors name the batch."""
         place = f"batch {batch.name} (index {batch.index})"
         try:
-            body = compose_batch(None, None, batch.inputs, first=batch.first, sample_id=batch.sample_id)
-            return (yield from self._service.put_batch(self.name, batch.name, body, timeout_s))
+            return (yield from self._count(batch, timeout_s, on_duplicate))
         except TypeError as error:
             raise TypeError(f"{place}: {error}") from error
         except LossdError as error:
@@ -112,9 +165,17 @@ class _Run:
             error.args = (error.detail,)
             raise
 
-    def _result(self, metrics: Sequence[str] | str | None) -> Conversation[RunResult]:
+    def _result(
+        self, metrics: Sequence[str] | str | None, level: float | None, slices: bool
+    ) -> Conversation[RunResult]:
         names = metrics if metrics is None or isinstance(metrics, str) else ",".join(metrics)
-        return RunResult.of((yield from self._service.run(self.name, owner=self._owner, metrics=names)))
+        query = {
+            "owner": self._owner,
+            "metrics": names,
+            "level": None if level is None else repr(level),
+            "slices": None if slices else "false",
+        }
+        return RunResult.of((yield from self._service.run(self.name, **query)))
 
     def _seal(self, rows: int | None) -> Conversation[RunResult]:
         return RunResult.of((yield from self._service.seal(self.name, rows)))
@@ -150,8 +211,11 @@ class RemoteRun(_Run):
         name: str | None = None,
         first: int | None = None,
         sample_id: Any = None,
+        cluster_id: Any = None,
+        slices: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        on_duplicate: OnDuplicate = "error",
         **further: Any,
     ) -> Record:
         """Count a batch of rows; a batch that was counted before, with the same data, changes nothing.
@@ -163,17 +227,25 @@ class RemoteRun(_Run):
                 ``sample_id``; a run of identity ``batch`` needs a name.
             first: The position of the batch's first row in the data set, for the identity ``position``.
             sample_id: The rows' ids, (N,) integers, for the identity ``id``.
+            cluster_id: The ids of the rows' clusters, (N,) integers: patients, documents, videos. Intervals then treat
+                clusters as independent, and not rows. All batches of a run have it, or none.
+            slices: The value of each slice that the run declares, as ``{"site": "A"}``: a text for the whole batch, or
+                the rows' texts or codes, (N,). None, or the code -1, is a row outside the slices.
             inputs: Further inputs by name.
             timeout_s: Seconds this call may take, retries included; the default is the client's.
+            on_duplicate: ``"drop"`` leaves out the rows that were counted in other batches, and counts the others in
+                batches that are named after their rows. Which of two batches counts a row depends on their order. The
+                first axis of every input must count the rows.
             **further: Further inputs: ``sample_weight`` (N,), and so on.
 
         Returns:
             The batch's name (``batch``), how many rows it has (``counted.rows``), and how many ``rows`` and ``batches``
-            the ``run`` has counted with it.
+            the ``run`` has counted with it. With ``"drop"``, also how many rows were left out (``dropped``); without
+            any other row, there is no ``run``.
 
         Raises:
             BatchConflict: A batch of that name was counted with other data.
-            DuplicateRows: One of the rows was counted in another batch.
+            DuplicateRows: One of the rows was counted in another batch, or stands twice in this one.
             RunSealed: The run is sealed.
             LossdError: The batch is wrong, or no answer came.
             TypeError: The batch has no name, an input is given twice, or the wire does not carry a tensor's dtype.
@@ -184,9 +256,12 @@ class RemoteRun(_Run):
             name=name,
             first=first,
             sample_id=sample_id,
+            cluster_id=cluster_id,
+            slices=slices,
             inputs=inputs,
             further=further,
             timeout_s=timeout_s,
+            on_duplicate=on_duplicate,
         )
         return self._perform(conversation)
 
@@ -197,6 +272,7 @@ class RemoteRun(_Run):
         in_flight: int = 8,
         progress: bool | None = None,
         timeout_s: float | None = None,
+        on_duplicate: OnDuplicate = "error",
     ) -> RunScore:
         """Count all batches of a loader that the run has not counted, several at a time.
 
@@ -207,13 +283,16 @@ class RemoteRun(_Run):
 
         Args:
             batches: The inputs of each batch: (prediction, target), or a mapping of names to tensors, with
-                ``sample_id`` if the run has identity ``id``. The first axis of ``target`` (N, …) counts the rows.
+                ``sample_id`` if the run has identity ``id``, and ``cluster_id`` and ``slices`` as in :meth:`add`. The
+                first axis of ``target`` (N, …) counts the rows.
             in_flight: The most batches that are held and sent at a time.
             progress: Whether to draw a progress bar on standard error; the default is only on a terminal.
             timeout_s: Seconds each batch may take, retries included; the default is the client's.
+            on_duplicate: As for :meth:`add`.
 
         Returns:
-            How many batches were sent and how many were counted before, their rows, and the seconds it took.
+            How many batches were sent and how many were counted before, their rows, the rows that were left out, and
+            the seconds it took.
 
         Raises:
             BatchConflict: A batch was counted under the same name with other rows or other data.
@@ -226,20 +305,28 @@ class RemoteRun(_Run):
         with progress_of(batches, progress) as bar:
             scoring = Scoring(self.name, self.identity, counted, bar)
             call_each(
-                lambda batch: self._perform(self._send(batch, timeout_s)),
+                lambda batch: self._perform(self._send(batch, timeout_s, on_duplicate)),
                 scoring.to_send(batches),
                 scoring.received,
                 in_flight=in_flight,
             )
         return scoring.score(time.monotonic() - begin)
 
-    def result(self, metrics: Sequence[str] | str | None = None) -> RunResult:
+    def result(
+        self, metrics: Sequence[str] | str | None = None, *, level: float | None = None, slices: bool = True
+    ) -> RunResult:
         """Return the score of the rows counted so far.
 
         Args:
-            metrics: Only these of the run's metrics; the default is all.
+            metrics: Only these metrics; the default is those of the definition. Others are answered too, if they are
+                made of what the run has counted: ``roc_curve`` of a run of ``auroc``.
+            level: The level of the intervals, over 0.5; the default is 0.95.
+            slices: Whether the result has the slices.
+
+        Raises:
+            InvalidRequest: The run has not counted what a metric is made of, or the level is out of range.
         """
-        return self._perform(self._result(metrics))
+        return self._perform(self._result(metrics, level, slices))
 
     def seal(self, rows: int | None = None) -> RunResult:
         """Check that the run is complete, freeze its result, and return it. A second call returns the same result.
@@ -283,8 +370,11 @@ class AsyncRemoteRun(_Run):
         name: str | None = None,
         first: int | None = None,
         sample_id: Any = None,
+        cluster_id: Any = None,
+        slices: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        on_duplicate: OnDuplicate = "error",
         **further: Any,
     ) -> Record:
         """As :meth:`RemoteRun.add`."""
@@ -294,9 +384,12 @@ class AsyncRemoteRun(_Run):
             name=name,
             first=first,
             sample_id=sample_id,
+            cluster_id=cluster_id,
+            slices=slices,
             inputs=inputs,
             further=further,
             timeout_s=timeout_s,
+            on_duplicate=on_duplicate,
         )
         return await self._perform(conversation)
 
@@ -307,6 +400,7 @@ class AsyncRemoteRun(_Run):
         in_flight: int = 8,
         progress: bool | None = None,
         timeout_s: float | None = None,
+        on_duplicate: OnDuplicate = "error",
     ) -> RunScore:
         """As :meth:`RemoteRun.score`."""
         begin = time.monotonic()
@@ -314,7 +408,7 @@ class AsyncRemoteRun(_Run):
         with progress_of(batches, progress) as bar:
             scoring = Scoring(self.name, self.identity, counted, bar)
             await call_each_async(
-                lambda batch: self._perform(self._send(batch, timeout_s)),
+                lambda batch: self._perform(self._send(batch, timeout_s, on_duplicate)),
                 scoring.to_send(batches),
                 scoring.received,
                 in_flight=in_flight,
@@ -322,9 +416,11 @@ class AsyncRemoteRun(_Run):
             )
         return scoring.score(time.monotonic() - begin)
 
-    async def result(self, metrics: Sequence[str] | str | None = None) -> RunResult:
+    async def result(
+        self, metrics: Sequence[str] | str | None = None, *, level: float | None = None, slices: bool = True
+    ) -> RunResult:
         """As :meth:`RemoteRun.result`."""
-        return await self._perform(self._result(metrics))
+        return await self._perform(self._result(metrics, level, slices))
 
     async def seal(self, rows: int | None = None) -> RunResult:
         """As :meth:`RemoteRun.seal`."""

@@ -5,53 +5,35 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlencode
 
-import httpx
-
+from lossd_client.addresses import Addresses
 from lossd_client.arrays import is_tensor
-from lossd_client.errors import ConnectionFailed, InvalidRequest, Unavailable, UnreadableAnswer
-from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait, attempt, exchange
+from lossd_client.calls import Body, Call, Conversation, Wait
+from lossd_client.comparisons import Comparisons
+from lossd_client.errors import InvalidRequest, LossdError, UnreadableAnswer
+from lossd_client.exchange import ask_each, exchange, may_pass
 from lossd_client.messages import Evaluation, Record, compose, read_document, read_evaluation
 from lossd_client.wire import json, safetensors
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["Conversation", "Service", "check_api_key", "check_url"]
-
-T = TypeVar("T")
-Conversation = Generator[Send | Wait, HttpResponse | None, T]
+__all__ = ["Conversation", "Service", "check_api_key"]
 
 NAME = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 """The names of runs and of batches."""
 
 RUN_FIELDS = {"run": str, "status": str, "identity": str, "counted": dict}
 BATCH_FIELDS = {"batch": str, "counted": dict}
-"""What the client reads of every answer about a run or a batch."""
+COMPARE_FIELDS = {"runs": list, "comparisons": list, "level": float, "paired": bool}
+"""What the client reads of every answer about a run, a batch or a comparison."""
 
 PAGE = 1000
 """The most entries of a list that one request asks for."""
 
 FIRST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
-
-
-def check_url(url: str) -> None:
-    """Check an address of a service.
-
-    Raises:
-        ValueError: The URL is no HTTP address.
-    """
-    if not url.lower().startswith(("http://", "https://")):
-        remedy = f", as in http://{url}" if "://" not in url else ""
-        raise ValueError(f"{url!r} is no address; it must start with http:// or https://{remedy}")
-    try:
-        host, port = httpx.URL(url).host, httpx.URL(url).port
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError(f"{url!r} is no address: {error}") from None
-    if not host or any(map(str.isspace, url)) or not 0 < (port or 80) < 65536:
-        raise ValueError(f"{url!r} is no address; it must be http://host:port, with a port from 1 to 65535")
 
 
 def check_api_key(key: str | None) -> None:
@@ -68,28 +50,38 @@ class Service:
     """A service and its conversations.
 
     Args:
-        url: The service's address.
+        addresses: The service's addresses.
         api_key: The caller's key, or None.
         timeout_s: Seconds a call may take.
         retries: How often a call is retried.
+        stall_s: Seconds without a byte after which the service must show that it lives.
         headers: Headers of every call; the client's own headers take precedence.
 
     Raises:
-        ValueError: The address or the key is invalid.
+        ValueError: The key or the limit of a stall is invalid.
     """
 
     def __init__(
-        self, url: str, api_key: str | None, timeout_s: float, retries: int, headers: Mapping[str, str]
+        self,
+        addresses: Addresses,
+        api_key: str | None,
+        timeout_s: float,
+        retries: int,
+        stall_s: float,
+        headers: Mapping[str, str],
     ) -> None:
-        check_url(url)
         check_api_key(api_key)
-        self.url = url.rstrip("/")
+        if not stall_s > 0:
+            raise ValueError(f"stall_s is {stall_s}; it is a number of seconds over 0, and math.inf turns it off")
+        self.addresses = addresses
+        self.url = addresses.text
         caller_headers = {name.lower(): value for name, value in headers.items()}
         self.headers = {**caller_headers, "user-agent": "lossd-client", "accept-encoding": "identity"}
         if api_key is not None:
             self.headers["authorization"] = f"Bearer {api_key}"
         self.timeout_s = timeout_s
         self.retries = retries
+        self.stall_s = stall_s
 
     def evaluate(
         self, *arguments: Any, timeout_s: float | None, request_id: str | None, **options: Any
@@ -146,9 +138,11 @@ class Service:
         """Return the conversation of one ``GET /health/ready``."""
         call = self._call("GET", "/health/ready", json.MEDIA_TYPE)
         try:
-            yield from attempt(call, call.timeout_s)
-        except (ConnectionFailed, Unavailable):
-            return False
+            yield from ask_each(call, call.timeout_s)
+        except LossdError as failure:
+            if may_pass(failure):
+                return False
+            raise
         return True
 
     def wait_until_ready(self, timeout_s: float) -> Conversation[None]:
@@ -158,8 +152,10 @@ class Service:
         pause_s = FIRST_POLL_S
         while True:
             try:
-                yield from attempt(call, min(call.timeout_s, deadline - time.monotonic()))
-            except (ConnectionFailed, Unavailable) as failure:
+                yield from ask_each(call, deadline - time.monotonic())
+            except LossdError as failure:
+                if not may_pass(failure):
+                    raise
                 if time.monotonic() + pause_s >= deadline:
                     failure.add_note(f"{self.url} was not ready within {digits(timeout_s)} s")
                     raise
@@ -180,6 +176,24 @@ class Service:
     def runs(self, limit: int | None, **query: str | None) -> Conversation[list[Record]]:
         """Return the conversation of ``GET /v1/runs``, page by page; ``limit`` is the most runs to return."""
         return self._pages("/v1/runs", "runs", query, limit)
+
+    def compare(
+        self,
+        runs: Sequence[str],
+        owner: str | Sequence[str | None] | None,
+        metrics: Sequence[str] | str | None,
+        level: float | None,
+        **flags: bool,
+    ) -> Conversation[Comparisons]:
+        """Return the conversation of ``GET /v1/compare``; the first run is the baseline."""
+        owners = [owner] if isinstance(owner, str) else [each or "" for each in owner or ()]
+        names = metrics if metrics is None or isinstance(metrics, str) else ",".join(metrics)
+        query = [*(("run", _named("run", run)) for run in runs), *(("owner", each) for each in owners)]
+        confidence = None if level is None else repr(level)
+        query += [(name, value) for name, value in (("metrics", names), ("level", confidence)) if value is not None]
+        query += [(name, "true") for name, value in flags.items() if value]
+        call = self._call("GET", f"/v1/compare?{urlencode(query)}", json.MEDIA_TYPE)
+        return Comparisons.of((yield from self._ask(call, COMPARE_FIELDS)))
 
     def put_batch(self, run: str, batch: str, body: Body, timeout_s: float | None) -> Conversation[Record]:
         """Return the conversation of ``PUT /v1/runs/{run}/batches/{batch}``."""
@@ -261,7 +275,7 @@ class Service:
         if body is not None:
             headers["content-type"] = content_type or media_type
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return Call(method, self.url + path, headers, timeout_s, self.retries, request_id, body)
+        return Call(method, path, headers, timeout_s, self.retries, request_id, self.addresses, body, self.stall_s)
 
 
 def _run_path(run: str) -> str:

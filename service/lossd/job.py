@@ -20,6 +20,7 @@ from lossd_client.wire import DTYPES
 from lossd_client.wire.tensor import element_count
 
 __all__ = [
+    "MASKING",
     "MAX_PAIRS",
     "UNIVERSAL",
     "Column",
@@ -29,8 +30,11 @@ __all__ = [
     "model_name",
 ]
 
-UNIVERSAL = ("sample_weight", "cotangent")
+UNIVERSAL = ("sample_weight", "cotangent", "direction")
 """The inputs that every loss may take."""
+
+MASKING = ("kept", "length", "weight")
+"""The domains of the inputs that say which entries of a loss count: ``mask``, ``lengths`` and ``element_weight``."""
 
 MAX_PAIRS = 1 << 28
 """The most pairs of entries that a request or a batch may compare."""
@@ -51,7 +55,7 @@ def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:
     return any(
         dtype == "float64" or (dtype in _LONG and domains[name] not in _EXACT_IN_FLOAT32)
         for name, dtype in dtypes.items()
-        if name not in UNIVERSAL
+        if name not in UNIVERSAL and domains[name] not in MASKING
     )
 
 
@@ -65,16 +69,18 @@ class Column:
     """One named tensor of every request of a batch, one request after the other.
 
     Attributes:
-        name: The input's name, or ``gradient.<input>``, or ``loss``.
+        name: The input's name, or ``gradient.<input>``, ``hessian.<input>``, ``hvp.<input>``, or ``loss``.
         dtype: The tensor's wire dtype.
         trailing: All axes after the first if ``per_row``, else the whole shape of each request's tensor.
         per_row: Whether the first axis counts rows, whose number may differ between requests; else it counts requests.
+        class_first: Whether each request's tensor has its second axis first. Its bytes take the same place.
     """
 
     name: str
     dtype: str
     trailing: tuple[int, ...]
     per_row: bool
+    class_first: bool = False
 
     @property
     def unit_bytes(self) -> int:
@@ -87,7 +93,8 @@ class Column:
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Return the shape of one request's tensor."""
-        return (rows, *self.trailing) if self.per_row else self.trailing
+        shape = (rows, *self.trailing) if self.per_row else self.trailing
+        return (shape[1], shape[0], *shape[2:]) if self.class_first else shape
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class Recipe:
         reduction: mean, sum, none or batchmean.
         want_loss: Whether the loss is requested.
         gradients: The inputs whose gradients are requested.
-        gradient_options: clip_norm, clip_scope, clip_value.
+        gradient_options: clip_norm, clip_scope, clip_value, layout.
         metrics: The names of the requested metrics.
         metric_options: threshold, zero_division and so on.
         terms: The terms of a composed loss: each term's name in errors, recipe text, rows, numbers and inputs.
@@ -112,11 +119,18 @@ class Recipe:
         pairs: How many pairs of entries each request compares; 0 for none.
         text_bytes: About how many bytes each request's answer has without its tensors.
         value: The unreduced loss's axes: those after the first if requests are rows, else all.
+        entries: The axes of a mask, likewise.
+        axes: For each input, which axis of the mask each of its axes is, -1 for none; empty if every entry counts.
+        nan_inputs: The inputs of which a NaN leaves its entry out.
         inputs: The columns that requests fill.
         answers: The columns that the evaluation fills.
         byte_ns: About how many nanoseconds of one core each byte of the columns takes.
-        run: What a run does with the requests: ``{"count": definition}`` counts them, ``{"result": definition}`` reads
-            the result of a state; None for an evaluation.
+        hessians: The inputs by which the diagonal of the Hessian is requested.
+        hessian_options: form and floor.
+        product: The input by which the product of the Hessian and a direction is requested; None for none.
+        run: What a run does with the requests: ``{"count": definition}`` counts them, ``{"result": definition,
+            "options": …}`` reads the result of a state, ``{"compare": {"definitions": …, "options": …}}`` compares
+            states; None for an evaluation.
     """
 
     loss: str | None
@@ -139,7 +153,13 @@ class Recipe:
     inputs: tuple[Column, ...]
     answers: tuple[Column, ...]
     byte_ns: float
+    hessians: tuple[str, ...] = ()
+    hessian_options: Mapping[str, Any] = field(default_factory=dict)
+    product: str | None = None
     run: Mapping[str, Any] | None = None
+    entries: tuple[int, ...] = ()
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    nan_inputs: tuple[str, ...] = ()
 
     @cached_property
     def text(self) -> str:
@@ -170,7 +190,7 @@ class Recipe:
         fields = orjson.loads(text)
         for name in ("inputs", "answers"):
             fields[name] = tuple(Column(**{**c, "trailing": tuple(c["trailing"])}) for c in fields[name])
-        for name in ("numbers", "gradients", "metrics", "value", "terms"):
+        for name in ("numbers", "gradients", "hessians", "metrics", "value", "terms", "entries", "nan_inputs"):
             fields[name] = tuple(fields[name])
         recipe = Recipe(**fields)
         recipe.__dict__["text"] = text
@@ -220,6 +240,11 @@ class Recipe:
     def request_bytes(self) -> int:
         """Bytes of a request in the columns that count requests."""
         return sum(c.unit_bytes for c in self.columns if not c.per_row)
+
+    @cached_property
+    def evaluates_loss(self) -> bool:
+        """Whether the loss, or a derivative of it, is requested."""
+        return self.want_loss or bool(self.gradients or self.hessians or self.product)
 
     @cached_property
     def model(self) -> str:

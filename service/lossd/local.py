@@ -11,8 +11,8 @@ import torch
 from lossd.arrangement import arrange_one
 from lossd.evaluation.in_memory import evaluate_in_memory
 from lossd.request.planning import make_plan
+from lossd_client.calls import HttpResponse
 from lossd_client.errors import Problem
-from lossd_client.exchange import HttpResponse
 from lossd_client.messages import Evaluation, compose, read_evaluation
 from lossd_client.wire import Tensor, json, safetensors
 
@@ -28,6 +28,7 @@ def evaluate(
     inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | str | None = None,
     gradient: Mapping[str, Any] | None = None,
+    hessian: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | Sequence[str] | str | None = None,
     device: str = "cpu",
     **keywords: Any,
@@ -40,8 +41,10 @@ def evaluate(
         target: An array, a tensor or a nested list.
         task: The task whose metrics are computed without a loss.
         inputs: Further inputs by name.
-        outputs: The outputs: loss, gradient, gradient.<input>, metrics; the default is all.
-        gradient: clip_norm, clip_scope, clip_value, dtype.
+        outputs: The outputs: loss, gradient, gradient.<input>, metrics, which are the default, and hessian,
+            hessian.<input>, hvp, hvp.<input>.
+        gradient: clip_norm, clip_scope, clip_value, dtype, layout.
+        hessian: form, floor.
         metrics: Names of metrics, or the options' object.
         device: Where to compute: cpu, cuda, cuda:0.
         **keywords: Inputs (arrays and tensors, and lists under an input's name) and the loss's parameters.
@@ -57,6 +60,7 @@ def evaluate(
         inputs=inputs,
         outputs=outputs,
         gradient=gradient,
+        hessian=hessian,
         metrics=metrics,
         keywords=keywords,
     )

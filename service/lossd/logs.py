@@ -6,14 +6,14 @@ import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["JsonFormatter", "Line", "TextFormatter", "configure", "start"]
+__all__ = ["JsonFormatter", "Line", "TextFormatter", "configure", "handler", "start"]
 
 HALF = 4096  # of the characters of a message or a traceback
 
@@ -30,12 +30,16 @@ def start(level: str, form: str) -> None:
         level: The lowest level that is logged, such as info.
         form: text, json, or auto: text on a terminal.
     """
+    logging.basicConfig(level=level.upper(), handlers=[handler(form)], force=True)
+
+
+def handler(form: str) -> logging.StreamHandler[TextIO]:
+    """Return a handler that writes to standard error, in the form that :func:`start` takes."""
     terminal = sys.stderr is not None and sys.stderr.isatty()  # a process may lack standard error
     as_text = terminal if form == "auto" else form == "text"
-    readable = TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler = logging.StreamHandler()
-    handler.setFormatter(readable if as_text else JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    writer = logging.StreamHandler()
+    writer.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s") if as_text else JsonFormatter())
+    return writer
 
 
 class JsonFormatter(logging.Formatter):

@@ -67,5 +67,5 @@ def test_too_few_files_for_the_connections_are_told_at_the_start(
     """Of 256 files 64 are for other things, and half of three quarters of the rest are 72."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
     with caplog.at_level(logging.WARNING, "lossd.api"):
-        assert server._within_files(Settings()).max_connections == served
+        assert server.within_files(Settings()).max_connections == served
     assert ("256 files" in caplog.text and "72 are served" in caplog.text) is (served < 4096)

@@ -35,25 +35,34 @@ def test_a_loss_is_described_by_its_signature(http):
 
 
 @pytest.mark.parametrize(
-    ("name", "prediction", "target", "alone"),
+    ("name", "prediction", "target", "further", "alone"),
     [
-        ("ce_dice", "(N, C, *)", {"domain": "class", "dtypes": ["integer"], "shape": "(N, *)"}, "cross_entropy"),
+        (
+            "ce_dice",
+            "(N, C, *)",
+            {"domain": "class", "dtypes": ["integer"], "shape": "(N, *)"},
+            [{"domain": "probability", "dtypes": ["float", "integer"], "shape": "(N, C, *)"}],
+            "cross_entropy",
+        ),
         (
             "bce_dice",
             "(N, *)",
             {"domain": "mask", "dtypes": ["float", "integer"], "shape": "(N, *)"},
+            [],
             "bce_with_logits",
         ),
     ],
 )
-def test_a_loss_of_fixed_terms_takes_what_they_take(http, triton, name, prediction, target, alone):
+def test_a_loss_of_fixed_terms_takes_what_they_take(http, triton, name, prediction, target, further, alone):
     described = http.get(f"/v1/losses/{name}").json()
     entries = {entry["name"]: entry for entry in described["inputs"]}
-    assert list(entries) == ["prediction", "target", "sample_weight", "cotangent"]
+    masks = ["mask", "element_weight", "lengths"]
+    assert list(entries) == ["prediction", "target", "sample_weight", *masks, "cotangent"]
     assert entries["prediction"]["types"] == [{"domain": "logits", "dtypes": ["float"], "shape": prediction}]
     assert entries["prediction"]["differentiable"] is True
-    assert entries["target"]["types"] == [target]
-    assert [entry["optional"] for entry in entries.values()] == [False, False, True, True]
+    assert entries["target"]["types"] == [target, *further]
+    assert [entry["optional"] for entry in entries.values()] == [False, False, True, True, True, True, True]
+    assert entries["mask"]["types"] == [{"domain": "kept", "dtypes": ["integer"], "shape": target["shape"]}]
     assert entries["sample_weight"]["summary"].endswith(f"For {alone} alone.")  # dice counts every sample
     assert described["inputs_of_terms"] is False
     tensors = {tensor["name"]: tensor for tensor in triton.get_model_metadata(name)["inputs"]}
@@ -91,7 +100,8 @@ def test_openapi_types_every_losss_parameters(http):
     schemas = document["components"]["schemas"]
     for name, reference in union["discriminator"]["mapping"].items():
         schema = schemas[reference.rpartition("/")[2]]
-        assert {p.name for p in REGISTRY[name].parameters} | {"name", "reduction"} == set(schema["properties"])
+        common = {"name", "reduction", *(("nan_targets",) if REGISTRY[name].may_lack_targets else ())}
+        assert {p.name for p in REGISTRY[name].parameters} | common == set(schema["properties"])
         assert schema["additionalProperties"] is False
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', http.get("/openapi.json").text))
     assert references <= set(schemas)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lossd import caches
-from lossd.api import curves
+from lossd.api import curves, drawing
 from lossd_client.errors import QueueFull
 from serving import Running, running
 
@@ -21,7 +21,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def service() -> Iterator[Running]:
     """Draws as long as it takes: on a busy machine, 2 s of CPU time take more than the 30 s that clients wait."""
     with pytest.MonkeyPatch.context() as patch, running(compiled=False) as service:
-        patch.setattr(curves, "DRAWING_S", 250.0)
+        patch.setattr(drawing, "DRAWING_S", 250.0)
         yield service
 
 
@@ -96,7 +96,7 @@ def test_a_png_is_a_picture(service: Running) -> None:
 def test_the_same_address_is_drawn_once(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     path = "mae/curve.svg?points=9"
     first = get(service, path)
-    monkeypatch.setattr(curves, "_draw", None)  # not called again
+    monkeypatch.setattr(drawing, "_draw", None)  # not called again
     again = get(service, path)
     assert again.content == first.content
     assert "max-age=" in first.headers["cache-control"]
@@ -135,12 +135,12 @@ def test_what_cannot_be_drawn_is_a_problem(path: str, status: int, said: str, se
 def test_requests_are_answered_while_a_picture_is_drawn(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
-    def slowly(document: bytes, form: str, theme: str) -> bytes:
+    def slowly(kind: str, document: bytes, form: str, theme: str) -> bytes:
         begun.set()
         assert may_end.wait(30)
         return b"<svg/>"
 
-    monkeypatch.setattr(curves, "_draw", slowly)
+    monkeypatch.setattr(drawing, "_draw", slowly)
     thread = threading.Thread(target=get, args=(service, "quantile/curve.svg?points=7"))
     thread.start()
     assert begun.wait(30)
@@ -155,7 +155,7 @@ def test_only_so_many_wait_for_their_turn() -> None:
     running: list[int] = []
 
     async def ask() -> list[BaseException | None]:
-        line, may_end = curves._BoundedQueue(3, "images"), asyncio.Event()
+        line, may_end = drawing.BoundedQueue(3, "images"), asyncio.Event()
 
         async def one(number: int) -> None:
             async with line.wait():

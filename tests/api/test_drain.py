@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 
 import pytest
 
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, head
 from chaos.service import Service, served
+from lossd.api.http import connection as connection_module
+from lossd.api.http.connection import LAST_REQUEST_S, Http
+from serving import running
 
 GRACE_S = 20
 CLIENTS = 24
@@ -106,6 +112,75 @@ def test_what_is_under_way_is_finished_and_what_stalls_is_not_waited_for_beyond_
     assert 1.9 < took_s < 6
 
 
+async def asks_last(connection: Connection) -> None:
+    """Ask, and see that the request is answered and that the connection ends with the answer."""
+    answer = await connection.ask("POST", PATH, HEADERS, focal())
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    await connection.close()
+
+
+async def port_closes(port: int) -> None:
+    """Wait until a service has begun to end."""
+    with suppress(ConnectionRefusedError):
+        while True:
+            await (await Connection.open(port)).close()
+            await asyncio.sleep(0.01)
+
+
+def test_a_connection_at_rest_stays_open_while_another_is_answered() -> None:
+    """Its client may still read its last answer; and the service cannot end yet anyway."""
+    body = focal(40_000)
+
+    async def run(service: Service) -> None:
+        resting, arriving = [await Connection.open(service.port) for _ in range(2)]
+        assert (await resting.ask("POST", PATH, HEADERS, focal())).status == 200
+        await arriving.send(head("POST", PATH, HEADERS, len(body)) + body[: len(body) // 2])
+        while (await asyncio.to_thread(service.held))[0] == 0:
+            await asyncio.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        await port_closes(service.port)
+        await asyncio.sleep(4 * LAST_REQUEST_S)
+        await asks_last(resting)
+        await arriving.send(body[len(body) // 2 :])
+        answer = await arriving.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        await arriving.close()
+
+    with served(drain_timeout_ms=GRACE_S * 1000) as service:
+        asyncio.run(run(service))
+        assert service.process.wait(GRACE_S) == 0
+
+
+def test_a_request_in_the_socket_is_answered_though_it_was_not_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service had no processor for a while: its clock says that the connection rests, and its socket that not."""
+    monkeypatch.setattr(connection_module, "LAST_REQUEST_S", 0.0)
+    protocols: list[Http] = []
+    made = Http.connection_made
+    monkeypatch.setattr(
+        Http, "connection_made", lambda http, transport: protocols.append(http) or made(http, transport)
+    )
+    body = focal()
+    with running(engine="inline") as service, closing(HTTPConnection("127.0.0.1", service.port, timeout=60)) as client:
+        client.request("POST", PATH, body, HEADERS)
+        assert client.getresponse().read()
+        (http,) = protocols
+        stands, sent = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            http.end_with_next_answer()
+            stands.set()
+            sent.wait(60)
+            http._close_if_quiet(http.server_state.total_requests)
+
+        http.loop.call_soon_threadsafe(stand_still)
+        assert stands.wait(60)
+        client.request("POST", PATH, body, HEADERS)
+        sent.set()
+        answer = client.getresponse()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.timed
 def test_a_connection_at_rest_may_have_its_last_request_under_way(service: Service) -> None:
     """It was sent before its client could know; it is answered, and that the connection ends is said with it."""
 
@@ -117,9 +192,7 @@ def test_a_connection_at_rest_may_have_its_last_request_under_way(service: Servi
         service.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.15)
         for late in (connection, fresh):
-            answer = await late.ask("POST", PATH, HEADERS, focal())
-            assert (answer.status, answer.headers["connection"]) == (200, "close")
-            await late.close()
+            await asks_last(late)
 
     asyncio.run(run())
     assert service.process.wait(GRACE_S) == 0

@@ -259,7 +259,7 @@ BAD_JSON = [
     ),
     (
         "fractional class",
-        {"loss": {"name": "focal"}, "inputs": {"prediction": X, "target": [0, 1.5]}},
+        {"loss": {"name": "multi_margin"}, "inputs": {"prediction": X, "target": [0, 1.5]}},
         422,
         "dtype-mismatch",
         ["1.5", "target[1]"],

@@ -134,6 +134,18 @@ def test_what_is_in_progress_is_there_while_it_is(service: Running, http: httpx.
     assert ("lossd_slabs_in_use", frozenset()) in busy
 
 
+def test_busy_time_of_front_and_worker_and_the_backlog(service: Running, http: httpx.Client) -> None:
+    before = scrape(http)
+    for _ in range(10):
+        assert http.post("/v1/evaluate", json=MSE).is_success
+    after = scrape(http)
+    compute_s = added(before, after, "lossd_request_seconds_sum", stage="compute")
+    assert 0 < compute_s <= added(before, after, "lossd_worker_busy_seconds_total", worker="0")
+    assert added(before, after, "lossd_front_busy_seconds_total") > 0
+    assert value(after, "lossd_backlog_seconds") == 0.0
+    assert ("lossd_backlog_seconds", frozenset()) in after
+
+
 def test_memory_of_the_front_of_its_worker_and_of_a_gpu(service: Running, http: httpx.Client) -> None:
     samples = scrape(http)
     (vitals,) = service.engine.vitals

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import lossd
 from lossd.api import create_app
 from lossd.api.runs.entrance import Entrance
+from lossd.caches import CACHES
 from lossd.configuration.keys import fresh_key, key_line
 from lossd.configuration.settings import Settings
 from lossd.metrics.registry import METRICS
@@ -111,7 +112,9 @@ def refused(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 
 
 def counted(http: httpx.Client, path: str) -> dict[str, int]:
-    return dict(http.get(path).json()["counted"])
+    found = http.get(path).json()["counted"]
+    assert found["entries"] == found["rows"]
+    return {name: found[name] for name in ("rows", "batches")}
 
 
 # Definitions
@@ -132,7 +135,7 @@ def test_a_run_is_created_once(http: httpx.Client) -> None:
     assert (entry["owner"], entry["status"], entry["public"]) == ("alice", "open", False)
     assert entry["dataset"] == {"name": "d", "version": "2", "rows": 4}
     assert entry["tags"] == {"commit": "4f1c"}
-    assert entry["counted"] == {"rows": 0, "batches": 0}
+    assert entry["counted"] == {"rows": 0, "entries": 0, "batches": 0}
     assert entry["created"].endswith("Z")
     assert entry["sealed"] is None
 
@@ -162,7 +165,8 @@ def test_tags_and_public_are_no_part_of_the_definition(http: httpx.Client, path:
 @pytest.mark.parametrize(
     ("definition", "pointer"),
     [
-        ({**BINARY, "slices": {}}, "/slices"),
+        ({**BINARY, "slices": {"site": ["A", "A"]}}, "/slices/site"),
+        ({**BINARY, "sliced": {}}, "/sliced"),
         ({**BINARY, "identity": "row"}, "/identity"),
         ({**BINARY, "limit": 1}, "/limit"),
         ({**BINARY, "dataset": {"rows": -1}}, "/dataset/rows"),
@@ -233,7 +237,7 @@ def test_names_of_every_allowed_kind_are_kept_apart(http: httpx.Client) -> None:
 def test_a_batch_is_counted_once(http: httpx.Client, path: str) -> None:
     first = http.put(f"{path}/batches/a", json=batch(0, [2.0, -1.0], [1, 1]))
     assert first.status_code == 201
-    assert first.json() == {"batch": "a", "counted": {"rows": 2}, "run": {"rows": 2, "batches": 1}}
+    assert first.json() == {"batch": "a", "counted": {"rows": 2, "entries": 2}, "run": {"rows": 2, "batches": 1}}
     http.put(f"{path}/batches/b", json=batch(2, [2.0], [1]))
     again = http.put(f"{path}/batches/a", json=batch(0, [2.0, -1.0], [1, 1]))
     assert again.status_code == 200
@@ -314,7 +318,7 @@ def test_rows_have_ids(http: httpx.Client) -> None:
         ({**batch(0, [1.0], [1]), "first": True}, "invalid-request"),
         ({**batch(0, [1.0], [1]), "first": 0.0}, "invalid-request"),
         ({**batch(0, [1.0], [1]), "first": 2**63}, "invalid-request"),
-        ({**batch(0, [1.0], [1]), "slices": {}}, "invalid-request"),
+        ({**batch(0, [1.0], [1]), "slices": {"site": "A"}}, "invalid-request"),
         ({**batch(0, [1.0], [1]), "loss": "mse"}, "invalid-request"),
         (batch(0, [1.0], [2]), "invalid-value"),
         (batch(0, [1.0, 2.0], [1]), "shape-mismatch"),
@@ -332,6 +336,49 @@ def test_a_bad_batch_is_refused_as_a_whole(http: httpx.Client, path: str, body: 
     assert (answer.status_code, answer.json()["type"]) == (422, f"/problems/{slug}"), answer.text
     assert http.head(f"{path}/batches/a").status_code == 404
     assert counted(http, path) == {"rows": 0, "batches": 0}
+
+
+def test_slices_and_clusters_are_counted_of_json_and_safetensors(http: httpx.Client) -> None:
+    slices = {"site": ["A", "B"], "sex": ["f", "m"]}
+    path = new_run(http, {**BINARY, "metrics": ["accuracy"], "slices": slices, "crossed": [["site", "sex"]]})
+    said = {"first": 0, "slices": {"site": "A"}}
+    beside = {"slice.sex": [0, 1, -1], "cluster_id": [7, 7, 8]}
+    first = {**batch(None, [1.0, -1.0, 1.0], [1, 1, 1], **beside), **said}
+    assert http.put(f"{path}/batches/a", json=first).status_code == 201
+    tensors = {
+        name: Tensor.of(np.asarray(value, np.float32)) for name, value in (("prediction", [1.0]), ("target", [0.0]))
+    }
+    tensors |= {"slice.sex": Tensor.of(np.array([1], np.int8)), "cluster_id": Tensor.of(np.array([9]))}
+    request = json.dumps({"first": 3, "slices": {"site": None}})
+    content = b"".join(safetensors.encode(tensors, {"request": request}))
+    headers = {"content-type": safetensors.MEDIA_TYPE}
+    assert http.put(f"{path}/batches/b", content=content, headers=headers).status_code == 201
+    assert http.put(f"{path}/batches/a", json=first).status_code == 200
+    other = {**first, "slices": {"site": "B"}}
+    refused(http.put(f"{path}/batches/a", json=other), 409, "batch-conflict")
+    found = http.get(path).json()
+    assert (found["groups"], found["slices"], found["crossed"]) == (64, slices, [["site", "sex"]])
+    counted_of = {json.dumps(entry["slice"]): entry["counted"]["rows"] for entry in found["result"]["slices"]}
+    assert counted_of['{"site": "A"}'] == 3
+    assert (counted_of['{"sex": "f"}'], counted_of['{"sex": "m"}']) == (1, 2)
+    assert counted_of['{"site": "A", "sex": "m"}'] == 1
+    for change, pointer in (
+        ({"slices": {"site": "C"}}, "/slices/site"),
+        ({"slices": {}}, "/slices"),
+        ({"slices": {"site": "A", "age": "old"}}, "/slices/age"),
+        ({"inputs": {**first["inputs"], "slice.sex": [0, 1, 2]}}, "/inputs/slice.sex"),
+        ({"inputs": {**first["inputs"], "slice.sex": [0, 1]}}, "/inputs/slice.sex"),
+        ({"inputs": {**first["inputs"], "cluster_id": [1, 2]}}, "/inputs/cluster_id"),
+    ):
+        problem = http.put(f"{path}/batches/c", json={**first, "first": 4, **change})
+        assert problem.status_code == 422, problem.text
+        assert problem.json()["errors"][0]["pointer"].startswith(pointer), problem.text
+
+
+def test_slices_that_cannot_fit_are_refused_with_what_to_leave_out(http: httpx.Client) -> None:
+    definition = {**BINARY, "metrics": ["auroc"], "slices": {"site": [str(number) for number in range(1000)]}}
+    problem = refused(http.put("/v1/runs/much", json=definition), 403, "quota-exceeded")
+    assert "groups 16" in problem["detail"]
 
 
 def test_a_batch_of_other_classes_is_refused(http: httpx.Client) -> None:
@@ -374,7 +421,7 @@ def test_batches_are_found_and_listed(http: httpx.Client, path: str) -> None:
     for number in range(5):
         http.put(f"{path}/batches/b{number}", json=batch(2 * number, [2.0, -1.0], [1, 1]))
     one = http.get(f"{path}/batches/b3").json()
-    assert (one["batch"], one["counted"], one["first"]) == ("b3", {"rows": 2}, 6)
+    assert (one["batch"], one["counted"], one["first"]) == ("b3", {"rows": 2, "entries": 2}, 6)
     assert one["run"] == {"rows": 8, "batches": 4}
     assert len(one["digest"]) == 64
     head = http.head(f"{path}/batches/b3")
@@ -502,7 +549,12 @@ def test_metrics_are_chosen(http: httpx.Client, path: str) -> None:
     assert chosen == {"task": "binary", "accuracy": 0.5, "auroc": None, "undefined": {"auroc": [1]}}
     assert "undefined" not in http.get(path, params={"metrics": "accuracy"}).json()["result"]["metrics"]
     problem = refused(http.get(path, params={"metrics": "accuracy,f2"}), 422, "invalid-request")
-    assert "accuracy, f1, auroc" in problem["detail"]
+    assert "no metric named 'f2'; there are tp, fp, fn, tn, accuracy" in problem["detail"]
+    problem = refused(http.get(path, params={"metrics": "accuracy,log_loss"}), 422, "invalid-request")
+    counted, _, answers = problem["detail"].partition("; it can answer ")
+    assert counted == "the run has not counted what log_loss is made of"
+    assert {"accuracy", "f1", "auroc", "roc_curve"} <= set(answers.split(", "))
+    assert http.get(path).json()["result"]["readable"] == answers.split(", ")
 
 
 def test_a_client_that_has_the_result_is_told_so(http: httpx.Client, path: str) -> None:
@@ -525,6 +577,54 @@ def test_a_result_is_computed_once_for_a_state(service: Running, http: httpx.Cli
     before = service.engine.stats.batch_requests
     assert http.get(path).json()["result"]["metrics"]["accuracy"] == 0.5
     assert service.engine.stats.batch_requests == before
+
+
+def test_an_answer_checks_the_definition_once(http: httpx.Client, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    http.put(f"{path}/batches/a", json=batch(0, [2.0, -1.0], [1, 1]))
+    CACHES["run_documents"].clear()
+    parse, checked = RunDocument.parse.__func__, []
+
+    def parsed(cls: type[RunDocument], document: Any) -> RunDocument:
+        checked.extend(["tags"] if "tags" in document else [])  # the worker's document of a state has none
+        found: RunDocument = parse(cls, document)
+        return found
+
+    monkeypatch.setattr(RunDocument, "parse", classmethod(parsed))
+    assert http.get(path).json()["result"]["metrics"]["accuracy"] == 0.5
+    assert len(checked) == 1
+    http.put(f"{path}/batches/b", json=batch(2, [2.0], [1]))
+    assert http.get(path).json()["result"]["metrics"]["accuracy"] == 2 / 3
+    assert len(checked) == 1
+
+
+def test_the_list_has_the_latest_result_of_an_open_run_and_says_what_it_is_of(
+    http: httpx.Client, bob: httpx.Client
+) -> None:
+    dataset = f"open-{next(_numbers)}"
+    paths = [new_run(http, {**BINARY, "dataset": {"name": dataset}, "public": True}) for _ in range(3)]
+    worse, better, unread = (path.rpartition("/")[2] for path in paths)
+    for path, right in zip(paths, (2, 3, 4), strict=True):
+        http.put(f"{path}/batches/a", json=batch(0, [1.0] * right + [-1.0] * (4 - right), [1] * 4))
+
+    def listed() -> list[tuple[str, Any, Any]]:
+        found = http.get("/v1/runs", params={"dataset": dataset, "sort": "-accuracy"}).json()["runs"]
+        return [(run["run"], (run["summary"] or {}).get("accuracy"), run["summary_of"]) for run in found]
+
+    assert [entry[1:] for entry in listed()] == [(None, None)] * 3
+    read = http.get(paths[0])
+    assert read.json()["summary"]["accuracy"] == 0.5
+    bob.get(f"{paths[1]}?owner=alice")
+    http.get(f"{paths[2]}?metrics=accuracy")  # a part of a result is no summary
+    once = {"rows": 4, "batches": 1}
+    assert listed() == [(better, 0.75, once), (worse, 0.5, once), (unread, None, None)]
+    assert http.get(paths[0], headers={"if-none-match": read.headers["etag"]}).status_code == 304
+    http.put(f"{paths[0]}/batches/b", json=batch(4, [1.0] * 8, [1] * 8))
+    assert listed() == [(better, 0.75, once), (worse, 0.5, once), (unread, None, None)]
+    http.get(paths[0])
+    assert listed()[0] == (worse, 10 / 12, {"rows": 12, "batches": 2})
+    sealed = http.post(f"{paths[1]}/seal").json()
+    assert (sealed["summary"]["accuracy"], sealed["summary_of"]) == (0.75, once)
+    assert listed()[1] == (better, 0.75, once)
 
 
 def test_undefined_and_infinite_numbers_are_written_as_in_an_evaluation(http: httpx.Client) -> None:
@@ -830,7 +930,7 @@ def test_a_seal_waits_for_batches_that_arrive_meanwhile(tmp_path: Path, monkeypa
         await http.put(f"{run}/batches/0", json=batch(0, [-2.0], [1]))
         sealed = await http.post(f"{run}/seal")
         assert sealed.status_code == 200
-        assert sealed.json()["counted"] == {"rows": 4, "batches": 4}
+        assert sealed.json()["counted"] == {"rows": 4, "entries": 4, "batches": 4}
         assert sealed.json()["result"]["metrics"]["accuracy"] == 0.75
         run, arriving = "/v1/runs/b", iter(range(1, 1000))
         await http.put(run, json=BINARY)
@@ -859,16 +959,18 @@ def test_a_metric_that_changed_ends_an_open_run_and_leaves_a_sealed_one(
         refused(await http.post("/v1/runs/open/seal"), 409, "definition-changed")
         read = await http.get("/v1/runs/open")
         assert read.status_code == 200
-        assert (read.json()["result"], read.json()["counted"]) == (None, {"rows": 2, "batches": 1})
+        assert (read.json()["result"], read.json()["counted"]) == (None, {"rows": 2, "entries": 2, "batches": 1})
         assert "definition of a metric" in read.json()["problem"]
         assert (await http.get("/v1/runs/sealed")).json() == before
         assert (await http.post("/v1/runs/sealed/seal")).json() == before
         refused(await http.put("/v1/runs/sealed/batches/b", json=batch(2, [1.0], [1])), 409, "run-sealed")
 
     alone(first, tmp_path)
+    CACHES["run_documents"].clear()  # the upgraded service is another process
     changed = dataclasses.replace(METRICS["binary"]["accuracy"], version=2)
     monkeypatch.setitem(METRICS["binary"], "accuracy", changed)
     alone(upgraded, tmp_path)
+    CACHES["run_documents"].clear()  # its digests are of the changed metric
 
 
 def test_a_recorder_that_fails_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

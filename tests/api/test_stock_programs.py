@@ -20,8 +20,10 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "stock"
 CLIENTS = Path(os.environ.get("STOCK_CLIENTS", ROOT / ".clients"))
 
-# The generator knows two media types: what is no JSON is bytes.
-BYTES = "content_type_overrides: {application/vnd.safetensors: application/octet-stream}\n"
+# The generator knows JSON, bytes and text. Its settings say which of them other media types are.
+SETTINGS = (
+    "content_type_overrides: {application/vnd.safetensors: application/octet-stream, image/svg+xml: text/plain}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_a_client_in_python(service: Running, client: str) -> None:
 
 def test_a_client_that_openapi_python_client_generates(service: Running, schema: Path, tmp_path: Path) -> None:
     pytest.importorskip("openapi_python_client")
-    (tmp_path / "settings.yml").write_text(BYTES)
+    (tmp_path / "settings.yml").write_text(SETTINGS)
     where = ("--path", schema, "--output-path", tmp_path / "generated", "--config", tmp_path / "settings.yml")
     # A warning is an operation, or a part of one, that is left out.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it formats what it generates with ruff

@@ -174,6 +174,8 @@ def test_no_metrics_are_a_longer_text_than_was_reckoned(task: str, classes: int)
     target = chosen if task == "multiclass" else (random.random(prediction.shape) < 0.1).astype(np.int64)
     weight = random.random(50)
     for name in METRICS[task]:
+        if name == "normalized_confusion_matrix" and task == "multiclass" and classes > 256:
+            continue  # it is refused
         request = {"task": task, "metrics": {"names": [name], **({"k": 1} if name == "top_k_accuracy" else {})}}
         inputs = {"prediction": prediction, "target": target, "sample_weight": weight}
         job = make_plan(request).job({n: (str(a.dtype), a.shape) for n, a in inputs.items()})

@@ -19,6 +19,7 @@ from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
 from lossd.request.planning import make_plan
 from losses.cases import CASES
+from metrics.measuring import NEEDED
 from metrics.tables import TABLES
 
 from .test_work import peak_bytes
@@ -83,7 +84,7 @@ def test_a_metric_takes_what_it_says(task: str, name: str | None) -> None:
     size = sum(np.asarray(of).nbytes for of in request.values())
     copies = max(1, (60_000 if TASKS[task].compares else 1 << 20) // size)
     inputs = single({n: torch.from_numpy(np.concatenate([np.asarray(of)] * copies)) for n, of in request.items()})
-    asked: dict[str, Any] = {"names": [name]} if name else {}
+    asked: dict[str, Any] = {"names": [name], **NEEDED} if name else {}
     if name == "top_k_accuracy":
         asked["k"] = 2
     check({"task": task, "metrics": asked, "outputs": ["metrics"]}, inputs)

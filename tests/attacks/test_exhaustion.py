@@ -23,7 +23,7 @@ import torch
 from evaluating import alone, layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
 from lossd.api import curves, evaluate
-from lossd.api.runs import definitions, results
+from lossd.api.runs import comparisons, definitions, results
 from lossd.arrangement import arrange_shared
 from lossd.caches import CACHES
 from lossd.engine import remote_worker as link
@@ -92,8 +92,8 @@ def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) 
 def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
     """Another kind of cache is met only where the operator, or the code, says what it holds."""
     own = {
-        "api/catalogue.py", "api/explorer/__init__.py", "api/inference/models.py", "api/pages.py", "cli/serve.py",
-        "losses/perceptual.py", "request/options.py",
+        "api/catalogue.py", "api/explorer/__init__.py", "api/inference/models.py", "api/pages.py", "api/search.py",
+        "cli/serve.py", "losses/perceptual.py", "request/options.py", "runs/statistics/student.py",
     }  # fmt: skip
     root = Path(evaluate.__file__).parents[1]
     found = {
@@ -105,7 +105,7 @@ def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
     theirs = ("passes", "run_countings", "run_descriptions", "fingerprint_")  # of workers and of the recorder
     limits = {name: cache.limit_bytes for name, cache in CACHES.items() if not name.startswith(theirs)}
     limits |= {"curves": curves.CACHED_BYTES, "run_results": results.CACHED_BYTES}
-    limits |= {"run_definitions": definitions.CACHED_BYTES}
+    limits |= {"run_definitions": definitions.CACHED_BYTES, "run_comparisons": comparisons.CACHED_BYTES}
     assert sum(limits.values()) <= 128 << 20
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from browser import browser_path
 from lossd.configuration.keys import fresh_key
 from lossd.configuration.settings import Settings
 from serving import Running, running
@@ -214,9 +214,7 @@ def hosting(page: str) -> Iterator[int]:
 
 
 def test_a_real_browser_s_page_from_elsewhere_gets_nothing(service: Running, caplog: pytest.LogCaptureFixture) -> None:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs a browser: chromium or google-chrome")
+    path = browser_path()
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     rules = "--host-resolver-rules=MAP attacker.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     with hosting(ATTACK.format(url=service.url)) as port, playwright.sync_playwright() as drive:

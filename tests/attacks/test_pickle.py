@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for source in ("service/lossd", "client/lossd_client") for path in (ROOT / source).rglob("*.py"))
 
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "multiprocessing"}
+EXECUTORS = Path("service/lossd/scoring/executors.py")
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -34,7 +35,9 @@ def test_no_module_can_unpickle_or_execute(path: Path) -> None:
     tree = ast.parse(path.read_text())
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-    assert not {name.partition(".")[0] for name in imported} & EXECUTES
+    executes = {name.partition(".")[0] for name in imported} & EXECUTES
+    # The processes of `lossd score --on processes` speak pickle over pipes of their own parent, to nobody else.
+    assert not executes - ({"multiprocessing"} if path.relative_to(ROOT) == EXECUTORS else set())
     for name, call in calls(tree):
         assert name not in BUILTINS, f"line {call.lineno}"
         if name == "serialize.loads":  # Numba's unpickling of code that the store vouches for

@@ -110,7 +110,19 @@ def job_of(loss: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]]
 
 
 MINED = {"name": "mined_triplet", "mining": "all"}
-POWERS = {"name": "expression", "formula": "+".join(["p**p"] * 150)}
+
+
+def written(part: str, times: int) -> dict[str, Any]:
+    """A formula of many equal parts."""
+    return {"name": "expression", "formula": "+".join([part] * times)}
+
+
+POWERS = written("p**p", 150)
+PRODUCTS = {
+    "name": "expression",
+    "formula": "a0 = p;" + "".join(f"a{i} = matmul(a{i - 1}, p);" for i in range(1, 62)) + "a61",
+}
+"""Sixty products of a matrix that takes 4 MB."""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +132,12 @@ POWERS = {"name": "expression", "formula": "+".join(["p**p"] * 150)}
         (lambda: job_of(MINED, triplets(16384)), "max_work_ms"),
         (lambda: job_of({"name": "supcon"}, triplets(16384)), "queue_bytes"),
         (lambda: job_of(POWERS, {"p": ("float64", (1_750_000,))}), "queue_bytes"),
+        (lambda: job_of(written("sum(p)", 250), {"p": ("float32", (20_000_000,))}), "max_work_ms"),
+        (lambda: job_of(PRODUCTS, {"p": ("float32", (1024, 1024))}), "max_work_ms"),
+        (
+            lambda: job_of(written("gather(p, t, 0)", 120), {"p": ("float32", (1 << 20, 20)), "t": ("int64", (20,))}),
+            "max_work_ms",
+        ),
         (
             lambda: job_of(
                 {"name": "curriculum", "progress": 0.5, "loss": {"name": "mse"}},
@@ -129,7 +147,7 @@ POWERS = {"name": "expression", "formula": "+".join(["p**p"] * 150)}
             "queue_bytes",
         ),
     ],
-    ids=["terms", "triplets", "supcon", "formula", "curriculum"],
+    ids=["terms", "triplets", "supcon", "powers", "sums", "products", "gathers", "curriculum"],
 )  # fmt: skip
 def test_a_small_request_that_is_much_work_or_memory_is_refused_by_the_limit_s_name(
     job: Callable[[], Job], limit: str
@@ -169,9 +187,12 @@ def peak_bytes(request: dict[str, Any], inputs: dict[str, torch.Tensor]) -> int:
         {"name": "supcon"},
         *({"name": name} for name in ("info_nce", "nt_xent", "clip")),
         {"name": "info_nce", "variant": "one_sided_duplicate"},
-        {"name": "expression", "formula": "+".join(["first**second"] * 40)},
-        {"name": "expression", "formula": "+".join(["exp(first)*log(second)/sqrt(second)"] * 10)},
-        {"name": "expression", "formula": "+".join(["where(first<second,first,clamp(second,0,first))"] * 10)},
+        written("first**second", 40),
+        written("exp(first)*log(second)/sqrt(second)", 10),
+        written("where(first<second,first,clamp(second,0,first))", 10),
+        written("logcumsumexp(first)*log1mexp(-second)", 10),
+        written("sort(first)*lgamma(second)*erf(first)", 10),
+        written("gather(first, second > 0)*cumsum(second)*stop(first)", 10),
     ],
     ids=lambda loss: "-".join(str(value)[:24] for value in loss.values()),
 )

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks import load
 from benchmarks import runs as costs
-from benchmarks.comparison import OURS, Cell, Step, cells, one_round, put, started
+from benchmarks.comparison import OURS, Cell, Step, cells, median, one_round, peers, put, ratios, started
 from benchmarks.goals import Verdict, tail
-from benchmarks.targets import Running
-from benchmarks.workloads import WORKLOADS, focal
+from benchmarks.targets import LAYERED, LAYERS, RAY, Running
+from benchmarks.workloads import WORKLOADS, Workload, focal
 
 SIDES = (512, 1024, 2048)
 CLASSES = 21
@@ -22,6 +24,12 @@ LINEAR_WITHIN = 0.15
 
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST_AT_MOST_CONNECTIONS = 0.8
+
+BEHIND = {LAYERED.name: 0.7, RAY.name: 0.65}
+"""How much of the rate is to be left behind each layer."""
+
+DEARER = {"its Hessian": 1.3, "a mask": 1.1}
+"""How many times the CPU time of a request the same request may take with what is added to it."""
 
 IDLE_MB = 450.0
 BODIES_KEPT = 3.0
@@ -155,6 +163,88 @@ def memory(rounds: int, seconds: float, step: Step) -> Finding:
     return found
 
 
+def scale(rounds: int, seconds: float, step: Step) -> Finding:
+    """lossd behind each layer beside lossd alone: rate, and CPU time of all processes but the client's."""
+    found = Finding(
+        ("workload", "connections", "behind", "alone /s", "behind it /s", "ratio", "alone CPU ms", "behind it CPU ms")
+    )
+    absent: dict[str, str] = {}
+    with started([OURS, *LAYERS], absent, step) as running:
+        for workload in layered_workloads():
+            wanted = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
+            for cell in cells(running, workload, absent, **wanted):
+                if absent:
+                    raise RuntimeError(f"not measured: {absent}")
+                found.rows += [_behind(cell, workload.name, layer) for layer in peers(cell)]
+                if (workload.name, cell["connections"]) == ("S", 64):
+                    for layer in peers(cell):
+                        what = f"S, 64 at a time, behind {layer} over alone"
+                        found.verdicts.append(Verdict(what, _kept(cell, layer), BEHIND[layer], unit="×"))
+    return found
+
+
+def _behind(cell: Cell, workload: str, layer: str) -> tuple[Any, ...]:
+    figures = [median(cell, name, of) for of in ("per_second", "cpu_ms") for name in (OURS, layer)]
+    return workload, cell["connections"], layer, *figures[:2], _kept(cell, layer), *figures[2:]
+
+
+def _kept(cell: Cell, layer: str) -> float:
+    """Which part of the rate is left behind a layer."""
+    return statistics.median(1 / each for each in ratios(cell, layer))
+
+
+def layered_workloads() -> list[Workload]:
+    """S and M, and L with a quarter of its pixels: 24 MB."""
+    large = Workload("L/4", [focal((1, CLASSES, 512, 512))], (1,))
+    return [WORKLOADS["S"](), Workload("M", WORKLOADS["M"]().requests, (8,)), large]
+
+
+def additions(rounds: int, seconds: float, step: Step) -> Finding:
+    """S with its Hessian beside S, and M with a mask of a tenth of its rows beside M: rate, and CPU time."""
+    found = Finding(
+        ("workload", "connections", "with", "without /s", "with /s", "without CPU ms", "with CPU ms", "ratio")
+    )
+    with service(step) as lossd:
+        for what, pair in added_to().items():
+            plain, dearer = pair
+            measured: list[tuple[dict[str, float], dict[str, float]]] = []
+            for number in range(rounds + 1):
+                taken = {}
+                for each in pair if number % 2 else reversed(pair):
+                    step(f"{each.name}, {each.connections[0]} at a time")
+                    posts = [lossd.dialect.post(asked) for asked in each.requests]
+                    taken[each.name] = one_round(lossd, posts, each.connections[0], seconds)
+                if number:
+                    measured.append((taken[plain.name], taken[dearer.name]))
+            ratio = statistics.median(more["cpu_ms"] / less["cpu_ms"] for less, more in measured)
+            figures = [
+                statistics.median(each[place][name] for each in measured)
+                for name in ("per_second", "cpu_ms")
+                for place in (0, 1)
+            ]
+            found.rows.append((plain.name, plain.connections[0], what, *figures, ratio))
+            said = f"CPU time of {plain.name} with {what} over {plain.name}"
+            found.verdicts.append(Verdict(said, ratio, DEARER[what], unit="×", at_most=True))
+    return found
+
+
+def added_to() -> dict[str, tuple[Workload, Workload]]:
+    """Workloads without and with something, by what it is."""
+    (small, small_inputs), (medium, medium_inputs) = focal((64, 10)), focal((4096, 21))
+    outputs = ["loss", "gradient", "metrics"]
+    mask = np.random.default_rng(2).random(4096) < 0.9
+    return {
+        "its Hessian": (
+            Workload("S", [({**small, "outputs": outputs}, small_inputs)], (16,)),
+            Workload("S+", [({**small, "outputs": [*outputs, "hessian"]}, small_inputs)], (16,)),
+        ),
+        "a mask": (
+            Workload("M", [(medium, medium_inputs)], (8,)),
+            Workload("M+", [(medium, {**medium_inputs, "mask": mask})], (8,)),
+        ),
+    }
+
+
 def runs(rounds: int, seconds: float, step: Step) -> Finding:
     """The parts that runs add up, and batches in a run beside the same batches evaluated."""
     headings = ("in this process, batches of 65,536 rows", "million rows/s", "ns a row", "over evaluating the batches")
@@ -166,5 +256,7 @@ CHECKS = {
     "connections": Check("Connections", connections, lambda rounds: 2 + len(CONNECTIONS) * (rounds + 1)),
     "memory": Check("Memory", memory, lambda rounds: 5),
     "latency": Check("Latency", latency, lambda rounds: 3 + rounds),
+    "scale": Check("Layers", scale, lambda rounds: 3 * (4 + 5 * (rounds + 1))),
+    "additions": Check("Hessians and masks", additions, lambda rounds: 1 + 4 * (rounds + 1)),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }

@@ -1,6 +1,6 @@
-"""What the Python client costs: its memory around a large request, its own time around a small one.
+"""What the Python client costs: memory for a large request, time for a small one, and time to choose an address.
 
-    python tests/benchmarks/client.py                              measures a service of its own
+    python tests/benchmarks/client.py                              measures services of its own
     python tests/benchmarks/client.py --url http://127.0.0.1:8000  measures the one that runs there
 
 Time is that of the client's thread, so that neither the service nor whatever else runs on the machine counts.
@@ -33,6 +33,8 @@ LARGEST_FACTOR = 1.2
 """How many times the body the client may need on top of the caller's tensors."""
 LARGEST_US = 100.0
 """How much longer a small call may take than posting the same bytes with httpx."""
+LARGEST_CHOICE = 1.1
+"""How many times as long a small call may take with two addresses as with one."""
 CALLS = 3000
 
 
@@ -48,6 +50,8 @@ def main() -> None:
     with nullcontext(arguments.url) if arguments.url else running_service() as url:
         passed = [report_memory(url, outputs) for outputs in (["loss"], ["loss", "gradient"])]
         passed.append(report_time(url))
+        with running_service() as other:
+            passed.append(report_addresses(url, other))
     sys.exit(not all(passed))
 
 
@@ -154,6 +158,25 @@ def report_time(url: str) -> bool:
             f"the client's own {own_us:.0f} us (at most {LARGEST_US:.0f})"
         )
     return own_us <= LARGEST_US
+
+
+def report_addresses(url: str, other: str) -> bool:
+    """How many times as long a loss, its gradient and metrics of (64, 10) take with two addresses as with one."""
+    random = np.random.default_rng(0)
+    prediction, target = random.standard_normal((64, 10), np.float32), random.integers(0, 10, 64)
+    with LossClient(url) as one, LossClient(f"{url},{other}") as two:
+        found = alternate(
+            {
+                name: partial(client.evaluate, "cross_entropy", prediction, target)
+                for name, client in (("one", one), ("two", two))
+            }
+        )
+    ratio = found["two"] / found["one"]
+    print(
+        f"time, (64, 10) float32 with int64 target: with one address {found['one']:.0f} us, with two "
+        f"{found['two']:.0f} us; {ratio:.2f} times (at most {LARGEST_CHOICE})"
+    )
+    return ratio <= LARGEST_CHOICE
 
 
 def alternate(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from benchmarks import load
 from benchmarks.answers import WrongAnswerError, check
 from benchmarks.environments import CACHE, NotInstalledError, python_of
 from benchmarks.load import Measurement, Post
-from benchmarks.targets import TARGETS, Running
+from benchmarks.targets import LAYERS, TARGETS, Running
 from benchmarks.workloads import Workload
 
 OURS = "lossd"
@@ -40,11 +40,12 @@ def started(names: Sequence[str], absent: dict[str, str], step: Step) -> Iterato
         for name in names:
             step(f"starting {name}")
             try:
-                python = python_of(TARGETS[name].environment)
+                chosen = LAYERS[name] if name in LAYERS else TARGETS[name]
+                python = python_of(chosen.environment)
             except NotInstalledError as error:
                 absent[name] = str(error)
                 continue
-            target = Running(TARGETS[name], python, CACHE / f"{name}.log")
+            target = Running(chosen, python, CACHE / f"{name}.log")
             stack.callback(target.stop)
             try:
                 target.wait_until_it_answers()

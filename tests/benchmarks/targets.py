@@ -136,6 +136,35 @@ TARGETS: dict[str, Target] = {
 }
 
 
+RAY = Target(
+    "lossd-ray",
+    "one replica under Ray Serve, which starts HAProxy before it; a worker of one thread",
+    lambda programs, port: [str(programs / "python"), "serve_ray.py", str(port)],
+    Safetensors("/v1/evaluate"),
+    variables={
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    },
+    halts=False,  # its processes watch each other
+)
+"""lossd where Ray Serve runs it, to be measured beside plain lossd; it is no peer."""
+
+LAYERED = Target(
+    "haproxy",
+    "the same behind HAProxy with the configuration of deploy, one thread",
+    lambda programs, port: [str(programs / "python"), "serve_haproxy.py", str(port)],
+    TARGETS["lossd"].dialect,
+    variables=TARGETS["lossd"].variables,
+)
+"""lossd behind what stands in front of several; no peer, so it is not among the targets."""
+
+LAYERS = {target.name: target for target in (LAYERED, RAY)}
+"""lossd with something before it, by name."""
+
+
 class Running:
     """A started target: a process and its descendants, halted while another one is measured."""
 

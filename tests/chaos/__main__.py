@@ -15,6 +15,7 @@ import torch
 from chaos import fairness, soak
 from chaos.attacks import AT_ONCE, ATTACKS, Attacked, attacked
 from chaos.disconnects import leave
+from chaos.fleet import fleet, ways_to_die
 from chaos.probes import Waits
 from chaos.scoring import score
 from chaos.service import Service, memory_bytes, served
@@ -52,6 +53,7 @@ def main(
     passed = [_attack(kinds, alone_seconds)] if alone_seconds else []
     passed += [_soak(kinds, seconds, requests, kills, stops, seed)] if seconds else []
     passed += _score(batches, scoring_kills, seed) if batches else []
+    passed += [_share_runs(batches, scoring_kills, seed)] if batches else []
     passed += [_leave(leavers, seed)] if leavers else []
     if share_seconds:
         _share(share_seconds)
@@ -129,11 +131,23 @@ def _score(batches: int, kills: int, seed: int) -> list[bool]:
         for name, place in places.items():
             click.echo(f"scoring: {batches} batches in {name}, {kills} kills, seed {seed}")
             with served(fronts=2, runs=place) as service:
-                ledger = score(service, batches, kills, seed=seed)
+                ledger = score([service], batches, kills, seed=seed)
                 status = service.stop()
             click.echo(f"{ledger}\nexit      {status}\n")
             passed.append(not ledger.wrong and status == 0)
     return passed
+
+
+def _share_runs(batches: int, kills: int, seed: int) -> bool:
+    """Score a data set in a run that two services share, in a PostgreSQL."""
+    if programs() is None:
+        click.echo("shared scoring: PostgreSQL's programs are not installed\n")
+        return True
+    with closing(PostgreSQL()) as server, fleet(2, runs=server.new_schema()) as replicas:
+        click.echo(f"shared scoring: {batches} batches by two services in one PostgreSQL, {kills} kills, seed {seed}")
+        ledger = score(replicas, batches, kills, ways_to_die(replicas, server), seed=seed)
+    click.echo(f"{ledger}\n")
+    return not ledger.wrong
 
 
 def _leave(leavers: int, seed: int) -> bool:

@@ -8,9 +8,9 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,19 @@ from chaos.service import Service
 
 METRICS = ["default", "auroc", "log_loss", "ece"]
 MOST_ROWS = 16
-KILL_EVERY_S = 2.0
+LOOK_EVERY_S = 0.02
 TRY_S = 180.0
 PAUSE_S = 0.05
 MEDIA_TYPE = "application/vnd.safetensors"
 
-KINDS = ("recorder", "front", "worker")
-"""The processes that are killed, in turn."""
+MODULES = {"recorder": b"lossd.recorder", "front": b"lossd.cli", "worker": b"lossd.engine"}
+"""The processes that are killed, in turn, and the module in the command line of each."""
+
+Kill = Callable[[random.Random], bool]
+"""Kills something, and returns whether there was anything to kill."""
+
+LOOKS = 0.04
+"""The share of counted batches after which the run is read from another service."""
 
 AGAIN = (429, 500, 502, 503, 504)
 """The statuses after which nothing is known of a batch, so that it is sent again."""
@@ -115,19 +121,42 @@ class ScoringLedger:
         )
 
 
-def score(service: Service, count: int, kills: int, clients: int = 8, seed: int = 0) -> ScoringLedger:
+def score(
+    services: Sequence[Service],
+    count: int,
+    kills: int,
+    ways: Mapping[str, Kill] | None = None,
+    clients: int = 8,
+    seed: int = 0,
+) -> ScoringLedger:
     """Score a data set of so many batches, and compare the sealed result with one evaluation of all rows.
 
-    Each batch is sent one to three times, in an order of chance. Some are followed by other data under the same name,
-    and by their rows under another name. While batches are counted, the recorder, a front or a worker is killed every
-    two seconds.
+    Each request is sent to one of the services, by chance. Each batch is sent one to three times, in an order of
+    chance. Some are followed by other data under the same name, and by their rows under another name. After some, the
+    run is read from any service, which must know of the batch. In between, after equal shares of the batches, something
+    is killed.
+
+    Args:
+        services: Services that keep their runs in one place.
+        count: How many batches.
+        kills: How often something is killed.
+        ways: What is killed in turn, by name; by default the recorder, a front and a worker.
+        clients: How many send at once.
+        seed: Of what is left to chance.
     """
-    return asyncio.run(_score(service, kills, clients, random.Random(seed), data_set(count, seed)))
+    ways = {kind: partial(kill_process, services, kind) for kind in MODULES} if ways is None else ways
+    return asyncio.run(_score(services, kills, ways, clients, random.Random(seed), data_set(count, seed)))
 
 
 async def _score(
-    service: Service, kills: int, clients: int, chance: random.Random, batches: Sequence[Batch]
+    services: Sequence[Service],
+    kills: int,
+    ways: Mapping[str, Kill],
+    clients: int,
+    chance: random.Random,
+    batches: Sequence[Batch],
 ) -> ScoringLedger:
+    kinds, tags = list(ways), dict[str, int]()
     ledger, begin = ScoringLedger(), time.monotonic()
     first_answers: dict[str, Any] = {}
     todo = [batch for batch in batches for _ in range(chance.randint(1, 3))]
@@ -141,15 +170,15 @@ async def _score(
         "dataset": {"name": "chaos", "rows": rows},
     }
     limits = httpx.Limits(max_connections=4 * clients)
-    async with httpx.AsyncClient(base_url=service.url, timeout=20, limits=limits) as http:
+    async with httpx.AsyncClient(timeout=20, limits=limits) as http:
 
-        async def put(to: str, **sent: Any) -> httpx.Response:
-            """Send until the answer says what became of it."""
+        async def ask(method: str, to: str, **sent: Any) -> httpx.Response:
+            """Send to any of the services, until the answer says what became of it."""
             end = time.monotonic() + TRY_S
             while True:
                 ledger.sent += 1
                 try:
-                    answer = await http.put(to, **sent)
+                    answer = await http.request(method, chance.choice(services).url + to, **sent)
                 except httpx.TransportError as error:
                     what = type(error).__name__
                 else:
@@ -162,7 +191,7 @@ async def _score(
 
         async def put_batch(batch: Batch, name: str | None = None) -> httpx.Response:
             to = f"{path}/batches/{name or batch.name}"
-            return await put(to, content=batch.body, headers={"content-type": MEDIA_TYPE})
+            return await ask("PUT", to, content=batch.body, headers={"content-type": MEDIA_TYPE})
 
         async def send(batch: Batch) -> None:
             answer = await put_batch(batch)
@@ -172,11 +201,24 @@ async def _score(
             (ledger.created if answer.status_code == 201 else ledger.repeated)[batch.name] += 1
             if first_answers.setdefault(batch.name, answer.json()) != answer.json():
                 ledger.wrong.append(f"{batch.name}: {answer.json()} after {first_answers[batch.name]}")
+            if chance.random() < LOOKS:
+                await look(answer.json()["run"]["batches"])
             if chance.random() < 0.05:
                 other = Batch(batch.name, batch.first, batch.prediction + 1, batch.target)
                 expect(await put_batch(other), "batch-conflict")
             if chance.random() < 0.05:
                 expect(await put_batch(batch, f"{batch.name}-again"), "duplicate-rows")
+
+        async def look(batches_then: int) -> None:
+            """Read the run: no service may know less than another one has answered."""
+            known = chance.choice([*tags, ""])
+            answer = await ask("GET", path, headers={"if-none-match": known})
+            if answer.status_code == 304:
+                found = tags[known]
+            else:
+                found = tags[answer.headers["etag"]] = answer.json()["counted"]["batches"]
+            if found < batches_then:
+                ledger.wrong.append(f"{found} batches after {batches_then}, {answer.status_code}")
 
         def expect(answer: httpx.Response, problem: str) -> None:
             if answer.status_code == 409 and answer.json()["type"] == f"/problems/{problem}":
@@ -190,36 +232,35 @@ async def _score(
 
         async def kill() -> None:
             while ledger.kills.total() < kills:
-                counted = len(first_answers)
-                await asyncio.sleep(KILL_EVERY_S * (0.5 + chance.random()))
-                if len(first_answers) == counted:  # the processes that were killed last are not back
+                await asyncio.sleep(LOOK_EVERY_S)
+                if len(first_answers) * (kills + 1) < len(batches) * (ledger.kills.total() + 1):
                     continue
-                kind = KINDS[ledger.kills.total() % len(KINDS)]
-                if pids := _processes(service)[kind]:
-                    os.kill(chance.choice(pids), signal.SIGKILL)
+                kind = kinds[ledger.kills.total() % len(kinds)]
+                if await asyncio.to_thread(ways[kind], chance):
                     ledger.kills[kind] += 1
 
-        assert (await put(path, json=definition)).status_code in (200, 201)
+        assert (await ask("PUT", path, json=definition)).status_code in (200, 201)
         killer = asyncio.create_task(kill())
         try:
             await asyncio.gather(*(client() for _ in range(clients)))
         finally:
             killer.cancel()
         ledger.seconds = time.monotonic() - begin
-        await _check_result(http, put, path, batches, ledger)
+        assert (await put_batch(batches[0])).status_code == 200
+        await _check_result(ask, path, batches, ledger)
+        answers = [(await http.get(service.url + path)) for service in services if service.ready()]
+        for answer in answers:
+            if (answer.text, answer.headers["etag"]) != (answers[0].text, answers[0].headers["etag"]):
+                ledger.wrong.append(f"{answer.text[:200]} from one service, {answers[0].text[:200]} from another")
     return ledger
 
 
-async def _check_result(
-    http: httpx.AsyncClient, put: Any, path: str, batches: Sequence[Batch], ledger: ScoringLedger
-) -> None:
-    """Compare what the service keeps, and the sealed result, with the data set."""
-    assert (await put(f"{path}/batches/{batches[0].name}", content=batches[0].body,
-                      headers={"content-type": MEDIA_TYPE})).status_code == 200  # waits until all is back  # fmt: skip
+async def _check_result(ask: Any, path: str, batches: Sequence[Batch], ledger: ScoringLedger) -> None:
+    """Compare what the services keep, and the sealed result, with the data set."""
     kept: Counter[str] = Counter()
     after = None
     while True:
-        page = (await http.get(f"{path}/batches", params={} if after is None else {"after": after})).json()
+        page = (await ask("GET", f"{path}/batches", params={} if after is None else {"after": after})).json()
         kept.update(entry["batch"] for entry in page["batches"])
         if (after := page.get("next")) is None:
             break
@@ -227,7 +268,7 @@ async def _check_result(
         ledger.wrong.append(f"the service lists {len(kept)} batches, {kept.most_common(1)} most often")
     if lost := [name for name in ledger.created if name not in kept]:
         ledger.wrong.append(f"201 was answered for {lost[:5]}, which is not kept")
-    sealed = (await http.post(f"{path}/seal", json={}, timeout=60)).json()
+    sealed = (await ask("POST", f"{path}/seal", json={}, timeout=60)).json()
     prediction = np.concatenate([batch.prediction for batch in batches])
     target = np.concatenate([batch.target for batch in batches])
     whole = lossd.evaluate(None, prediction, target, task="binary", metrics=METRICS).metrics
@@ -241,21 +282,32 @@ async def _check_result(
     exact = {name: value for name, value in found.get("metrics", {}).items() if name not in ("log_loss", "ece")}
     if exact != {name: getattr(whole, name) for name in exact}:
         ledger.wrong.append(f"one evaluation of all rows gives {whole}")
-    if sealed.get("missing") != [] or sealed["counted"] != {"rows": len(target), "batches": len(batches)}:
+    if sealed.get("missing") != [] or sealed["counted"] != {
+        "rows": len(target),
+        "entries": len(target),
+        "batches": len(batches),
+    }:
         ledger.wrong.append(f"missing is {sealed.get('missing')}, counted {sealed.get('counted')}")
 
 
-def _processes(service: Service) -> dict[str, list[int]]:
+def kill_process(services: Sequence[Service], kind: str, chance: random.Random) -> bool:
+    """Kill a process of some kind; return whether there was one."""
+    pids = [pid for service in services for pid in processes_of(service)[kind]]
+    if pids:
+        os.kill(chance.choice(pids), signal.SIGKILL)
+    return bool(pids)
+
+
+def processes_of(service: Service) -> dict[str, list[int]]:
     """Return the ids of the service's processes, by kind."""
-    found: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[int]] = {kind: [] for kind in MODULES}
     parent = service.process.pid
     for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        kind = next(
-            (k for k, w in (("worker", b"lossd.engine"), ("recorder", b"lossd.recorder")) if w in command), None
-        )
-        found[kind or "front"].append(pid)
+        for kind, module in MODULES.items():
+            if module in command:
+                found[kind].append(pid)
     return found

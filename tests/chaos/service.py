@@ -17,8 +17,9 @@ from typing import IO
 
 import httpx
 
-from lossd.cli.serve import ALLOCATOR
 from lossd.configuration.keys import key_line
+from lossd.configuration.machine import ALLOCATOR
+from lossd.engine import worker_process
 
 START_S = 120.0
 CPUCLOCK_SCHED = 2  # a process's CPU clock, <linux/posix-timers.h>
@@ -128,12 +129,15 @@ class Service:
 
 
 @contextmanager
-def served(log: IO[str] | None = None, keys: Mapping[str, str] | None = None, **settings: object) -> Iterator[Service]:
-    """Serve on a free port, until the block ends.
+def served(
+    log: IO[str] | None = None, keys: Mapping[str, str] | None = None, port: int = 0, **settings: object
+) -> Iterator[Service]:
+    """Serve until the block ends.
 
     Args:
         log: Where its log goes; nowhere by default.
         keys: API keys by name, the first of which reads the metrics.
+        port: A free one by default.
         settings: Of the service.
     """
     # The compiled passes give the same answers; to make them would only make each start longer.
@@ -141,13 +145,13 @@ def served(log: IO[str] | None = None, keys: Mapping[str, str] | None = None, **
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOSSD_")}
     environment |= {f"LOSSD_{name.upper()}": str(value) for name, value in chosen.items()}
     environment |= {"OMP_NUM_THREADS": "1"} | ALLOCATOR  # with the allocator's variables, Python starts once
-    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "lossd.cli", "serve", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder:
         if keys is not None:
             file = Path(folder, "keys")
             file.write_text("".join(f"{key_line(name, key)}\n" for name, key in keys.items()))
             environment["LOSSD_API_KEYS_FILE"] = str(file)
-        process = subprocess.Popen(
+        process = worker_process.subprocess.Popen(  # in tests, it is forked: see warm.py
             command, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True, env=environment
         )
         yield from _until_ready(process, next(iter(keys.values())) if keys else None)

@@ -6,32 +6,27 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lossd.engine import worker_process
+
 __all__ = ["Terminal"]
 
 
-def _hear_ctrl_c() -> None:
-    """As a shell has a command in the foreground; tests that run in the background inherit that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Terminal:
-    """A command whose standard error is a terminal."""
+    """A command whose standard error is a terminal; forked from a process that has torch, see ``warm``."""
 
     def __init__(self, *arguments: str | Path) -> None:
         ours, theirs = pty.openpty()
         self._screen = ours
         self._poll = select.poll()  # select.select() knows no file beyond the 1024th
         self._poll.register(ours, select.POLLIN)
-        self.process = subprocess.Popen(
+        self.process = worker_process.subprocess.Popen(
             [sys.executable, "-m", "lossd.cli", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-            preexec_fn=_hear_ctrl_c,
         )  # fmt: skip
         os.close(theirs)
         self.shown = ""

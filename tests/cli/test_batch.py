@@ -193,7 +193,11 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
         (["--loss", "mse", "--plot", "out.svg"], 2, "lossd score DIR --plot draws a whole directory"),
         (["--loss", "cross_entropy", "--output", "rows.txt"], 2, "must end in .csv or .jsonl"),
-        (["--loss", "cross_entropy", "--gradient-out", "g.npy"], 2, "leave out FILES, --input and --gradient-out"),
+        (
+            ["--loss", "cross_entropy", "--gradient-out", "g.npy"],
+            2,
+            "leave out FILES, --input, --gradient-out and --hessian-out",
+        ),
         (["--loss", "cross_entropy", "--url", "http://127.0.0.1:9"], 3, "cannot connect"),
     ],
 )

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lossd.cli import main
-from lossd.cli.serve import ALLOCATOR
+from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import SECRETS, Settings
+from lossd.engine import worker_process
 from lossd.losses import REGISTRY
 from lossd_client import LossClient
 from lossd_client.wire import Tensor, safetensors
@@ -48,8 +49,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def service() -> Iterator[str]:
     """The address of a service that ``lossd serve`` started, which computes as this process does, to the last digit."""
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0", "--threads", "1", "--log-level", "error"]
-    uncompiled = os.environ | {"LOSSD_COMPILED": "false"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=uncompiled) as process:
+    environment = os.environ | ALLOCATOR | {"LOSSD_COMPILED": "false"}
+    with worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         found = re.search(r"http://[\d.:]+", said)
@@ -280,6 +281,13 @@ def test_what_is_no_address_is_wrong_usage(url: str, files: tuple[Path, Path]) -
         assert (result.exit_code, "is no address" in result.stderr) == (2, True), result.output
     with pytest.raises(ValueError, match="is no address"):
         LossClient(url)
+
+
+def test_several_addresses_are_separated_by_commas(files: tuple[Path, Path], service: str) -> None:
+    bare = service.removeprefix("http://")
+    which = ["--loss", "focal", "--gamma", "3"]
+    for urls in (f"127.0.0.1:9, {bare}", f"{service},http://127.0.0.1:9"):
+        assert answer(*files, *which, "--url", urls) == answer(*files, *which, "--url", service)
 
 
 def test_an_address_without_a_scheme_is_of_http(files: tuple[Path, Path], service: str) -> None:

@@ -213,7 +213,10 @@ def test_a_shell_completes_names(cache: Path) -> None:
     assert completed("curve", "hub", cache=cache) == ["huber"]
     assert completed("evaluate", "--loss", "focal", "--ga", cache=cache) == ["--gamma"]
     assert completed("evaluate", "--loss", "focal", "--alpha-mode", "", cache=cache) == ["scale", "foreground"]
-    assert completed("evaluate", "--loss", "focal", "--metrics", "accuracy,mc", cache=cache) == ["accuracy,mcc"]
+    assert completed("evaluate", "--loss", "focal", "--metrics", "accuracy,mc", cache=cache) == [
+        "accuracy,mcc",
+        "accuracy,mce",
+    ]
     assert completed("evaluate", "--task", "multic", cache=cache) == ["multiclass"]
     assert completed("metrics", "labelled", cache=cache) == ["labelled_embeddings"]
     assert set(completed("", cache=cache)) == set(commands())

@@ -22,8 +22,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from lossd.cli import files, main
-from lossd.cli.opening import opened
+import lossd.files.sources as files
+from lossd.cli import main
+from lossd.files.opening import opened
 from lossd_client.errors import DtypeMismatch, MalformedBody
 
 SCORES = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -258,7 +259,7 @@ def test_a_column_of_words_is_no_array(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow_a_parquet_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lossd.cli.opening.find_spec", lambda name: None)
+    monkeypatch.setattr("lossd.files.opening.find_spec", lambda name: None)
     (tmp_path / "a.parquet").write_bytes(parquet(target=LABELS))
     with pytest.raises(MalformedBody, match=r"it is a Parquet table.*install pyarrow to read it as it is, or"):
         files.read(tmp_path / "a.parquet")
@@ -394,7 +395,7 @@ def test_a_place_where_nothing_can_be_written_is_a_sentence(option: str, tmp_pat
     assert re.search(f"{re.escape(str(place))}.*(No such file|does not exist)", result.stderr, re.DOTALL)
 
 
-@pytest.mark.parametrize("command", [["losses", "nothing"], ["curve", "nothing"], ["evaluate", "--loss", "nothing"]])
+@pytest.mark.parametrize("command", [["losses", "qqq"], ["curve", "qqq"], ["evaluate", "--loss", "qqq"]])
 def test_the_command_line_says_which_command_lists_the_losses(command: list[str]) -> None:
     result = lossd(*command)
     assert result.exit_code == 1

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import lossd.files.sources as files
 from cli.terminal import Terminal
-from lossd.cli import files, main
+from lossd.cli import main
+from lossd.engine import worker_process
 from serving import command
 
 FILES, ROWS = 30, 9
@@ -100,7 +102,7 @@ def test_ctrl_c_and_again(store: Path, folder: Path) -> None:
 def test_killed_and_again(store: Path, folder: Path) -> None:
     """After SIGKILL the next command finds the store free, and each file is counted once."""
     line = [sys.executable, "-m", "lossd.cli", "score", str(folder), *OPTIONS, "--run", "r", "--in-flight", "1"]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with worker_process.subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while _batches(store) < 3:
             assert time.monotonic() < deadline
@@ -112,7 +114,10 @@ def test_killed_and_again(store: Path, folder: Path) -> None:
         assert time.monotonic() < deadline, "the recorder of a killed command ends"
     found = json.loads(result.stdout)
     assert found["files"]["before"] >= 3
-    assert (found["counted"], found["files"]["counted"]) == ({"rows": FILES * ROWS, "batches": FILES}, FILES)
+    assert (found["counted"], found["files"]["counted"]) == (
+        {"rows": FILES * ROWS, "entries": FILES * ROWS, "batches": FILES},
+        FILES,
+    )
     check_score(found, folder)
 
 
@@ -136,7 +141,8 @@ def test_a_store_that_a_service_holds(store: Path, folder: Path) -> None:
             assert result.exit_code == 3, result.output
             assert time.monotonic() - begin < 30, "it does not wait for the service to end"
             assert str(store) in result.stderr
-            assert f"use --url {url}" in result.stderr
+            assert "a service runs on this machine: use --url http://127.0.0.1:" in result.stderr
+            assert f"--url {url}" in result.stderr  # beside those of other services
         assert [run["run"] for run in document("runs", "--url", url)["runs"]] == ["r"]
     assert [run["run"] for run in document("runs")["runs"]] == ["r"]
 
@@ -166,4 +172,8 @@ def test_a_refused_file_is_named(store: Path, folder: Path) -> None:
     assert result.exit_code == 1
     assert re.search(r"^007.npz: Invalid value: .*9", result.stderr, re.MULTILINE)
     assert "no score: 1 of 30 files are bad" in result.stderr
-    assert document("runs", "show", "r")["counted"] == {"rows": (FILES - 1) * ROWS, "batches": FILES - 1}
+    assert document("runs", "show", "r")["counted"] == {
+        "rows": (FILES - 1) * ROWS,
+        "entries": (FILES - 1) * ROWS,
+        "batches": FILES - 1,
+    }

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import lossd.files.sources as files
 from cli.terminal import Terminal
 from client.fake import Asked, FakeService, Reply, problem
 from client.fake_runs import FakeRuns
-from lossd.cli import files, main, run_score, sending
+from lossd.cli import main, run_score, sending
 from lossd_client import LossClient
 
 Array = np.ndarray[Any, Any]
@@ -352,7 +353,7 @@ def test_a_run_is_shown(kept: str, service: FakeService) -> None:
         assert result.exit_code == 0, result.output
         shown = words(result.stdout)
         assert shown.startswith("binary\nrun one (open)\nrows 2\nmissing 1\nloss 0.5\n")
-        assert "f1.macro" not in shown
+        assert "f1.macro 0.25" in shown
         assert "accuracy 0.5" in shown
     document = json.loads(lossd("runs", "show", "one", "--url", kept, "--json").stdout)
     assert document["result"]["metrics"]["accuracy"] == 0.5
@@ -360,6 +361,69 @@ def test_a_run_is_shown(kept: str, service: FakeService) -> None:
     assert lossd("runs", "show", "one", "--metrics", "f1,accuracy", "--url", kept).exit_code == 0
     assert "metrics=f1%2Caccuracy" in service.asked[-1].path
     assert lossd("runs", "show", "three", "--url", kept).exit_code == 1
+
+
+SHOWN = """\
+binary
+run   one (sealed)
+rows  2,000
+loss  0.5 (0.45 to 0.55)
+
+metrics, binary, 99 % intervals
+accuracy  0.8124 (0.804 to 0.820)
+
+                   macro  micro  weighted
+f1  0.7 (0.650 to 0.740)   0.75       0.8
+
+slices
+slice   rows                loss            accuracy  f1.macro
+site=A   900  0.4 (0.35 to 0.45)                 0.9         –
+site=B    50                   –  0.7 (0.62 to 0.77)      0.65
+worst accuracy: site=B, 0.7; gap 0.2
+few_rows: slice B has 50 rows
+
+lossd 1|binary
+"""
+
+
+def test_intervals_and_slices_are_shown(service: FakeService) -> None:
+    interval = {"low": 0.8041, "high": 0.8203, "standard_error": 0.004}
+    low, high = {"low": 0.45, "high": 0.55}, {"low": 0.62, "high": 0.77}
+    slices = [
+        {
+            "slice": {"site": "A"},
+            "counted": {"rows": 900},
+            "loss": 0.4,
+            "metrics": {"accuracy": 0.9},
+            "intervals": {"loss": {"low": 0.35, "high": 0.45}},
+        },
+        {
+            "slice": {"site": "B"},
+            "counted": {"rows": 50},
+            "metrics": {"accuracy": 0.7, "f1": {"macro": 0.65}},
+            "intervals": {"accuracy": high},
+        },
+    ]
+    f1 = {"macro": 0.7, "micro": 0.75, "weighted": 0.8}
+    result = {
+        "provisional": False,
+        "loss": 0.5,
+        "metrics": {"task": "binary", "accuracy": 0.8124, "f1": f1},
+        "level": 0.99,
+        "intervals": {"accuracy": interval, "f1.macro": {"low": 0.65, "high": 0.74}, "loss": low},
+        "slices": slices,
+        "worst": {"accuracy": {"slice": {"site": "B"}, "value": 0.7}},
+        "gap": {"accuracy": 0.2},
+        "warnings": [{"code": "few_rows", "detail": "slice B has 50 rows"}],
+    }
+    entry = {"run": "one", "status": "sealed", "identity": "position", "task": "binary", "counted": {"rows": 2000}}
+    document = {**entry, "signature": "lossd 1|binary", "result": result}
+    body = json.dumps(document).encode()
+    service.replies += [Reply(200, {"Content-Type": "application/json"}, body)] * 2
+    shown = lossd("runs", "show", "one", "--level", "0.99", "--url", service.url)
+    assert shown.exit_code == 0, shown.output
+    assert "level=0.99" in service.asked[-1].path
+    assert re.sub(r" +\n", "\n", shown.stdout) == SHOWN
 
 
 def test_a_run_without_rows_is_shown(kept: str) -> None:

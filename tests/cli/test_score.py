@@ -18,9 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import lossd
+import lossd.files.sources as files
 from cli.terminal import Terminal
-from lossd.cli import counting, files, main
-from lossd.runs.fingerprint import Fingerprint
+from lossd.cli import main
+from lossd.runs.rows.fingerprint import Fingerprint
+from lossd.scoring import blocks
 
 Array = np.ndarray[Any, Any]
 
@@ -137,20 +139,21 @@ def test_a_large_file_is_counted_in_blocks(
         return sizes[-1]
 
     monkeypatch.setattr(lossd.Run, "add", counted)
-    monkeypatch.setattr(counting, "BLOCK_BYTES", 20 * 17)
-    blocks = document(folder, *wanted)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 20 * 17)
+    split_blocks = document(folder, *wanted)
     assert sizes == [17] * 5 + [15] + [17] * 8 + [4]
-    assert (blocks["metrics"], blocks["targets"]) == (whole["metrics"], whole["targets"])
+    assert (split_blocks["metrics"], split_blocks["targets"]) == (whole["metrics"], whole["targets"])
 
 
 def test_a_file_that_is_one_sample_of_a_loss_is_not_split(tmp_path: Path, data: tuple[Array, Array]) -> None:
-    """Inputs without rows of their own keep a file together, as does an empty list of inputs."""
+    """Inputs without rows of their own keep a file together, as does a loss that is not of rows."""
     split(tmp_path / "data", data, [], ".npz")
-    (source,) = files.sources(tmp_path / "data", ["prediction", "target"])
-    for by_row in ([], ["prediction"]):
-        (block,) = counting.blocks([source], by_row, block_bytes=1)
+    (source,) = files.sources([*(tmp_path / "data").iterdir()], ["prediction", "target"])
+    pieces, inputs = [blocks.Piece(source)], ["prediction", "target"]
+    for by_row, splits in ((inputs, False), (["prediction"], True)):
+        (block,) = blocks.blocks(pieces, by_row, splits=splits, block_bytes=1)
         assert len(block.arrays["target"]) == ROWS
-    assert len([*counting.blocks([source], ["prediction", "target"], block_bytes=1)]) == ROWS
+    assert len([*blocks.blocks(pieces, inputs, splits=True, block_bytes=1)]) == ROWS
 
 
 def test_few_blocks_are_read_ahead() -> None:
@@ -162,11 +165,11 @@ def test_few_blocks_are_read_ahead() -> None:
             yield number
 
     found = []
-    for item in counting.read_ahead(items(), 3):
+    for item in blocks.read_ahead(items(), 3):
         found.append(item)
         assert len(made) <= item + 5
     assert found == made == [*range(100)]
-    stopped = counting.read_ahead(items(), 3)
+    stopped = blocks.read_ahead(items(), 3)
     next(stopped)
     stopped.close()
     assert len(made) <= 105
@@ -224,7 +227,7 @@ def test_what_is_missing_is_named(tmp_path: Path, data: tuple[Array, Array]) -> 
 def test_a_file_with_a_bad_row_in_its_last_block_leaves_nothing(
     flawed: Path, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 40)
     result = score(flawed, "--task", "multiclass", "--metrics", "accuracy", "--skip-bad", "--json")
     found = json.loads(result.stdout)
     assert found["counted"]["rows"] == ROWS + 5
@@ -262,7 +265,7 @@ def test_inputs_of_different_lengths_are_a_bad_file(
 ) -> None:
     save(tmp_path, "a", ".npz", {"prediction": data[0], "target": data[1][:-1]})
     for block_bytes in (40, 1 << 20):
-        monkeypatch.setattr(counting, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
         result = score(tmp_path, "--task", "multiclass")
         assert result.exit_code == 1
         assert re.search(r"^a\.npz: Shape mismatch: .*239", result.stderr, re.MULTILINE)
@@ -302,15 +305,81 @@ def test_other_files_are_left_out_and_named(folder: Path) -> None:
     assert "left out, as they hold no inputs: notes.md, score.csv" in result.stderr
 
 
+# Slices, clusters and intervals
+
+
+def of_sites(tmp_path: Path, data: tuple[Array, Array], **arrays: Array) -> Path:
+    """A directory of two files: rows 0 to 99 and 100 to 239."""
+    for name, part in (("a", slice(0, 100)), ("b", slice(100, ROWS))):
+        inputs = {"prediction": data[0][part], "target": data[1][part]}
+        save(tmp_path / "data", name, ".npz", inputs | {key: array[part] for key, array in arrays.items()})
+    return tmp_path / "data"
+
+
+def test_files_hold_the_codes_of_slices_and_clusters(tmp_path: Path, data: tuple[Array, Array]) -> None:
+    codes = np.arange(ROWS) % 3 - 1  # a third is of no site
+    folder = of_sites(tmp_path, data, **{"slice.site": codes, "cluster_id": np.arange(ROWS) // 2})
+    options = ("--task", "multiclass", "--metrics", "accuracy", "--slices", "site=A,B")
+    found = document(folder, *options)
+    assert [each["slice"] for each in found["slices"]] == [{"site": "A"}, {"site": "B"}]
+    right = data[0].argmax(1) == data[1]
+    for code, each in enumerate(found["slices"]):
+        assert each["counted"]["rows"] == ROWS // 3
+        assert each["metrics"]["accuracy"] == right[codes == code].mean()
+    rows_folder = tmp_path / "rows"
+    rows_folder.mkdir()
+    rows = document(of_sites(rows_folder, data, **{"slice.site": codes}), *options)
+    assert rows["metrics"] == found["metrics"]
+    assert rows["intervals"]["accuracy"] != found["intervals"]["accuracy"]  # clusters are not rows
+
+
+def test_a_directory_is_of_one_slice(tmp_path: Path, data: tuple[Array, Array]) -> None:
+    folder = of_sites(tmp_path, data, **{"slice.sex": np.arange(ROWS) % 2})
+    slices = ("--slices", "site=A,B", "--slice", "site=B", "--slices", "sex=f,m", "--crossed", "site,sex")
+    found = document(folder, "--task", "multiclass", "--metrics", "accuracy", *slices, "--groups", "16")
+    rows = {tuple(each["slice"].values()): each["counted"]["rows"] for each in found["slices"]}
+    assert rows[("B",)] == ROWS
+    assert rows[("B", "f")] == rows[("f",)] == ROWS // 2
+    assert rows[("A",)] == rows[("A", "m")] == 0
+    assert found["groups"] == 16
+    without = document(folder, "--task", "multiclass", "--metrics", "accuracy", *slices, "--groups", "0")
+    assert without["intervals"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--slices", "site"), "is not NAME=VALUE,VALUE"),
+        (("--slices", "site=A,"), "is not NAME=VALUE,VALUE"),
+        (("--slice", "site=A"), "there is no slice site; declare it: --slices site=A,..."),
+        (("--slices", "site=A,B", "--slice", "site=C"), "the values of site are A, B"),
+        (("--slices", "site=A,B", "--slice", "sex=f"), "there is no slice sex; the slices are site"),
+        (("--groups", "8"), "'8' is not one of"),
+    ],
+)
+def test_wrong_slices_are_refused(tmp_path: Path, data: tuple[Array, Array], options: Any, told: str) -> None:
+    result = score(of_sites(tmp_path, data), "--task", "multiclass", *options)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+
+
+def test_a_slice_that_no_file_says_is_told(tmp_path: Path, data: tuple[Array, Array]) -> None:
+    result = score(of_sites(tmp_path, data), "--task", "multiclass", "--slices", "site=A,B")
+    assert result.exit_code == 1, result.output
+    assert "slice site" in result.stderr
+
+
 # The report
 
 
 def test_a_person_sees_tables(folder: Path) -> None:
     output = score(folder, "--loss", "cross_entropy", "--label-smoothing", "0.1").stdout
     assert output.startswith("cross_entropy label_smoothing=0.1\n")
-    for line in (r"files +6 of 6", r"rows +240", r"loss +0\.\d+", r"targets +t1:[0-9a-f]{32}", r"accuracy +0\.\d+"):
+    number = r"0\.\d+ \(0\.\d+ to 0\.\d+\)"
+    facts = (r"files +6 of 6", r"rows +240", rf"loss +{number}", r"targets +t1:[0-9a-f]{32}", rf"accuracy +{number}")
+    for line in (*facts, rf"f1 +{number} +{number} +{number}"):
         assert re.search(rf"^{line}\s*$", output, re.MULTILINE), line
-    assert re.search(r"^f1 +0\.\d+ +0\.\d+ +0\.\d+", output, re.MULTILINE)
+    assert "metrics, multiclass, 95 % intervals" in output
 
 
 def test_a_score_may_be_infinite(tmp_path: Path) -> None:
@@ -425,7 +494,7 @@ def test_ctrl_c_says_what_was_counted(tmp_path: Path, data: tuple[Array, Array])
 
 def test_ctrl_c_does_not_cut_a_file_in_two(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives while the first of the two blocks of the third file is counted."""
-    monkeypatch.setattr(counting, "BLOCK_BYTES", 20 * 20)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 20 * 20)
     add, calls = lossd.Run.add, []
 
     def interrupted(self: lossd.Run, *arguments: Any, **keywords: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -65,9 +66,15 @@ def problem(status: int, slug: str, detail: str = "no", headers: Mapping[str, st
 
 
 class FakeService:
-    """Answers from a queue; when that is empty, ``default`` makes the answer."""
+    """Answers from a queue; when that is empty, ``default`` makes the answer.
 
-    def __init__(self) -> None:
+    Args:
+        host: The address that it listens at.
+        port: The port; by default a free one.
+        tls: Its certificate, if it speaks TLS.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
         self.replies: deque[Reply | None] = deque()
         self.default: Callable[[Asked], Reply] = lambda asked: evaluation()
@@ -115,9 +122,13 @@ class FakeService:
             def handle_error(self, *_: Any) -> None:
                 """A client that gave up is no news."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((host, port), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://{host}:{self.port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
 

@@ -520,7 +520,7 @@ def test_nothing_listening_is_said_with_the_address(ask: Caller, service: FakeSe
 
 
 def test_silence_ends_with_the_time_out(ask: Caller, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lossd_client.exchange.GRACE_S", 0.0)
+    monkeypatch.setattr("lossd_client.calls.GRACE_S", 0.0)
     service.default = lambda asked: Reply(delay_s=0.5)
     with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.1 s"):
         ask(service.url, "evaluate", "mse", PREDICTION, PREDICTION, timeout_s=0.1)

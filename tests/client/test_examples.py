@@ -135,6 +135,15 @@ def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_
         np.testing.assert_array_equal(sent["target"], TARGET, strict=True)
 
 
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs java")
+def test_an_objective_in_java_has_the_layout_of_each_library(service: Running) -> None:
+    done = run("java", EXAMPLES / "java" / "Objective.java", service.url)  # it compares with the definition itself
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gradient [-0.33475")
+    assert "hessian [0.44539" in done.stdout
+    assert "hessian, class by class [0.33404" in done.stdout
+
+
 # curl
 
 
@@ -222,7 +231,7 @@ def test_node_scores_a_data_set_and_goes_on_where_it_was(service: Running) -> No
         done = run("node", EXAMPLES / "node" / "score.mjs", service.url)
         assert (done.returncode, done.stdout) == (0, "accuracy 0.75 of 1000 rows\n"), done.stderr
     found = httpx.get(f"{service.url}/v1/runs/from-node").json()
-    assert (found["status"], found["counted"]) == ("sealed", {"rows": 1000, "batches": 10})
+    assert (found["status"], found["counted"]) == ("sealed", {"rows": 1000, "entries": 1000, "batches": 10})
 
 
 # The Open Inference Protocol

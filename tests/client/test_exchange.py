@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lossd_client import exchange
+from lossd_client import calls, exchange
+from lossd_client.addresses import Addresses
+from lossd_client.calls import Body, Call, HttpResponse, Send, Stalled, Wait
 from lossd_client.errors import (
     ConnectionFailed,
     InternalError,
@@ -23,9 +25,9 @@ from lossd_client.errors import (
     Unavailable,
     UnreadableAnswer,
 )
-from lossd_client.exchange import Body, Call, HttpResponse, Send, Wait
 
-URL = "http://lossd.test/v1/evaluate"
+BASE, PATH = "http://lossd.test", "/v1/evaluate"
+URL = BASE + PATH
 
 
 class Clock:
@@ -69,7 +71,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def call(retries: int = 3, timeout_s: float = 60.0) -> Call:
-    return Call("POST", URL, {}, timeout_s, retries, "r-1", Body([b"body"]))
+    return Call("POST", PATH, {}, timeout_s, retries, "r-1", Addresses([BASE], resolve=False), Body([b"body"]))
 
 
 def answer(status: int = 200, document: Any = None, **headers: str) -> HttpResponse:
@@ -98,6 +100,9 @@ def test_the_first_good_answer_ends_it(clock: Clock) -> None:
         httpx.ReadError("reset"),
         httpx.WriteError("reset"),
         httpx.RemoteProtocolError("disconnected"),
+        Stalled(15.0),
+        *map(answer, (500, 502, 504, 520)),
+        answer(502, {"type": "about:blank", "detail": "no replica"}),
     ],
     ids=str,
 )
@@ -109,7 +114,13 @@ def test_what_may_pass_is_repeated_with_growing_pauses(failure: HttpResponse | E
 
 
 @pytest.mark.parametrize(
-    "failure", [*map(answer, (400, 401, 404, 413, 415, 422, 500, 502, 504, 302)), httpx.ReadTimeout("slow")], ids=str
+    "failure",
+    [
+        *map(answer, (400, 401, 404, 413, 415, 422, 302)),
+        *(answer(status, {"detail": "lossd says so"}) for status in (422, 500, 504, 507)),
+        httpx.ReadTimeout("slow"),
+    ],
+    ids=str,
 )
 def test_what_will_not_pass_is_not_repeated(failure: HttpResponse | Exception, clock: Clock) -> None:
     outcome, pauses, _ = clock.hold(call(), failure, OK)
@@ -191,7 +202,8 @@ def test_repetitions_share_one_deadline(clock: Clock) -> None:
 
 
 def test_the_service_is_told_the_time_that_is_left() -> None:
-    request = Send(call(), 0.25).request()
+    asked = call()
+    request = Send(asked, asked.addresses.choose(0.0), 0.25).request()
     assert request.headers == {"host": "lossd.test", "content-length": "4", "x-request-timeout-ms": "250"}
     assert request.extensions["timeout"] == httpx.Timeout(1.25, connect=0.25, pool=0.25).as_dict()
 
@@ -260,7 +272,7 @@ def test_small_pieces_are_put_together_and_large_ones_cut_up() -> None:
     body = Body(pieces)
     chunks = list(body)
     assert b"".join(chunks) == b"headsmall" + large + b"tailend"
-    assert [len(chunk) for chunk in chunks] == [9, *[exchange.CHUNK_BYTES] * 4, 7]
+    assert [len(chunk) for chunk in chunks] == [9, *[calls.CHUNK_BYTES] * 4, 7]
     assert body.nbytes == len(b"".join(chunks))
     assert list(body) == chunks, "it can be sent again"
     assert list(Body([])) == []
@@ -279,7 +291,7 @@ class Response:
     [{"content_length": "6"}, {}, {"content_length": "3", "content_encoding": "gzip"}, {"content_length": "x"}],
 )
 def test_an_answer_is_gathered_whatever_was_announced(headers: dict[str, str]) -> None:
-    received = exchange.ReceivedResponse(Response(**headers))  # type: ignore[arg-type]
+    received = calls.ReceivedResponse(Response(**headers))  # type: ignore[arg-type]
     for chunk in (b"ab", b"", b"cde", b"f"):
         received.add(chunk)
     assert received.response().body == bytearray(b"abcdef")
@@ -287,7 +299,7 @@ def test_an_answer_is_gathered_whatever_was_announced(headers: dict[str, str]) -
 
 def test_headers_that_come_twice_are_one() -> None:
     headers = [(b"Server-Timing", b"parse;dur=1"), (b"X-ID", b"\xfc"), (b"server-timing", b"cdn;dur=2")]
-    answer = exchange.ReceivedResponse(httpx.Response(200, headers=headers)).response()
+    answer = calls.ReceivedResponse(httpx.Response(200, headers=headers)).response()
     assert answer.headers == {"server-timing": "parse;dur=1, cdn;dur=2", "x-id": "ü"}
 
 
@@ -295,12 +307,12 @@ def test_both_kinds_of_client_send_the_same_body() -> None:
     async def gather(body: Body) -> list[bytes]:
         return [chunk async for chunk in body]
 
-    body = Body([b"head", memoryview(bytes(exchange.CHUNK_BYTES + 1))])
+    body = Body([b"head", memoryview(bytes(calls.CHUNK_BYTES + 1))])
     assert asyncio.run(gather(body)) == list(body)
 
 
 def test_an_announced_answer_is_gathered_in_place() -> None:
-    received = exchange.ReceivedResponse(Response(content_length="6"))  # type: ignore[arg-type]
+    received = calls.ReceivedResponse(Response(content_length="6"))  # type: ignore[arg-type]
     buffer = received._buffer
     received.add(b"abc")
     received.add(b"def")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import orjson
 
-from lossd_client.errors import BatchConflict, DuplicateRows, Incomplete, Problem, RunDiffers
+from lossd_client.errors import BatchConflict, DuplicateRows, Incomplete, NotComparable, Problem, RunDiffers
 
 
 def test_extension_members_survive_the_wire() -> None:
@@ -15,6 +15,10 @@ def test_extension_members_survive_the_wire() -> None:
     received = Problem.from_json(Incomplete("no", expected=5, counted=3, missing=[[3, 5]]).to_json())
     assert isinstance(received, Incomplete)
     assert (received.expected, received.counted, received.missing) == (5, 3, [[3, 5]])
+    apart = [{"run": "b", "owner": "", "differs": ["targets"], "detail": "no"}]
+    received = Problem.from_json(NotComparable("no", differs=["targets"], runs=apart).to_json())
+    assert isinstance(received, NotComparable)
+    assert (received.differs, received.runs) == (["targets"], apart)
 
 
 def test_mistyped_members_are_ignored() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import math
 import threading
@@ -27,6 +28,7 @@ from lossd_client.errors import (
     UnknownRun,
     UnreadableAnswer,
 )
+from lossd_client.run_batches import RunBatch, name_of_ids, without
 
 Runs = Callable[..., Any]
 
@@ -523,3 +525,41 @@ def test_cancelled_scoring_ends(fake: FakeRuns, service: FakeService) -> None:
             return time.monotonic() - begin
 
     assert asyncio.run(cancel()) < 3
+
+
+# What is left of a batch
+
+
+def test_the_rest_of_a_batch_has_the_rest_of_everything_that_belongs_to_its_rows() -> None:
+    whole = RunBatch(
+        name="00000003",
+        inputs={
+            "prediction": [[0.0], [1.0], [2.0], [3.0], [4.0]],
+            "target": np.arange(5),
+            "cluster_id": torch.arange(5),
+        },
+        rows=5,
+        first=10,
+        sample_id=None,
+        index=3,
+        slices={"site": "A", "sex": ["f", "m", None, "f", "m"], "age": None},
+    )
+    left, right = without(whole, [9, 12, 13, 15]) or []
+    assert [(piece.name, piece.first, piece.rows) for piece in (left, right)] == [
+        ("rows-10-11", 10, 2),
+        ("rows-14-14", 14, 1),
+    ]
+    assert left.inputs["prediction"] == [[0.0], [1.0]]
+    assert right.inputs["target"].tolist() == right.inputs["cluster_id"].tolist() == [4]
+    assert left.slices == {"site": "A", "sex": ["f", "m"], "age": None}
+    assert without(whole, range(10, 15)) == []
+    assert without(whole, [9]) is None, "to send it again would be refused again"
+    by_id = dataclasses.replace(whole, first=None, sample_id=[7, 3, 5, 9, 1])
+    (rest,) = without(by_id, [3, 9]) or []
+    assert (rest.name, rest.sample_id.tolist(), rest.slices["sex"]) == (
+        name_of_ids([7, 5, 1]),
+        [7, 5, 1],
+        ["f", None, "m"],
+    )
+    assert without(dataclasses.replace(by_id, sample_id=[7, 3, 3, 9, 1]), [9]) is None
+    assert without(dataclasses.replace(by_id, inputs={**by_id.inputs, "scale": 1.0}), [9]) is None

@@ -22,6 +22,7 @@ from lossd_client.errors import (
     Incomplete,
     InvalidRequest,
     InvalidValue,
+    NotComparable,
     OtherTargets,
     RunDiffers,
     RunSealed,
@@ -200,6 +201,79 @@ def test_ranks_share_a_run(service: Running, client: LossClient, name: str) -> N
     )  # fmt: skip
 
 
+def parts_of(identity: str, bounds: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    prediction, target = data()
+    parts = [{"prediction": prediction[a:b], "target": target[a:b], "sample_weight": np.ones(b - a)} for a, b in bounds]
+    if identity == "id":
+        return [{**part, "sample_id": np.arange(a, b)} for part, (a, b) in zip(parts, bounds, strict=True)]
+    return [{**part, "first": a} for part, (a, b) in zip(parts, bounds, strict=True)]
+
+
+@pytest.mark.parametrize("identity", ["id", "position"])
+def test_rows_of_other_batches_are_dropped_and_the_others_counted(
+    client: LossClient, name: str, identity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = client.run(name, identity=identity, rows=ROWS, **DEFINITION)  # type: ignore[arg-type]
+    bounds = [(0, 60), (100, 220), (300, 301), (40, 400), (40, 400), (0, ROWS)]
+    *parts, twice, last = parts_of(identity, bounds)
+    dropped = [run.add(**part, on_duplicate="drop").dropped for part in parts]
+    assert dropped == [0, 0, 0, 20 + 120 + 1]
+    with pytest.raises(DuplicateRows):
+        run.add(**twice)
+    sent: list[str] = []
+    put = type(client._service).put_batch
+    monkeypatch.setattr(type(client._service), "put_batch", lambda *given: (sent.append(given[2]), put(*given))[1])
+    again = run.add(**twice, on_duplicate="drop")
+    assert (again.counted.rows, again.dropped, len(sent)) == (0, 360, 1), "one refusal names all rows"
+    rest = run.add(**last, on_duplicate="drop")
+    assert (rest.counted.rows, rest.dropped, rest.run.rows) == (ROWS - 400, 400, ROWS)
+    result = run.seal()
+    expected = lossd.Run(**DEFINITION, identity="position", rows=ROWS)
+    expected.add(*data(), first=0, sample_weight=np.ones(ROWS))
+    assert (result.loss, result.metrics, result.targets) == (
+        expected.result().loss, expected.result().metrics, expected.result().targets,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_loader_of_overlapping_batches_is_scored_and_scored_again(
+    service: Running, client: LossClient, name: str, asynchronous: bool
+) -> None:
+    loader = parts_of("id", [(0, 200), (150, 350), (20, 30), (340, ROWS)])
+
+    def score() -> Any:
+        if not asynchronous:
+            return client.run(name, identity="id", rows=ROWS, **DEFINITION).score(
+                loader, on_duplicate="drop", in_flight=1
+            )
+
+        async def scored() -> Any:
+            async with AsyncLossClient(service.url) as lossd:
+                run = await lossd.run(name, identity="id", rows=ROWS, **DEFINITION)
+                return await run.score(loader, on_duplicate="drop", in_flight=1)
+
+        return asyncio.run(scored())
+
+    first, second = score(), score()
+    assert (first.sent, first.counted_before, first.dropped) == (4, 0, 50 + 10 + 10)
+    assert (second.sent, second.counted_before, second.dropped) == (3, 1, 200 + 10 + 160)
+    assert client.run(name).seal().counted.rows == ROWS
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_as_it_is(client: LossClient, name: str) -> None:
+    run = client.run(name, loss="ctc", metrics=[], identity="id")
+    prediction, target = np.zeros((5, 2, 4), np.float32), np.array([[1, 2], [2, 3]])  # 5 time steps of 2 rows
+    lengths = {"input_lengths": np.array([5, 5]), "target_lengths": np.array([2, 2])}
+    run.add(prediction, target, sample_id=[1, 2], inputs=lengths)
+    with pytest.raises(DuplicateRows, match="before: 2 "):
+        run.add(prediction, target, sample_id=[2, 3], inputs=lengths, on_duplicate="drop")
+    with pytest.raises(DuplicateRows, match="twice"):
+        run.add(prediction, target, sample_id=[5, 5], inputs=lengths, on_duplicate="drop")
+    with pytest.raises(TypeError, match="on_duplicate is 'skip'; it is error or drop"):
+        run.add(prediction, target, sample_id=[8, 9], inputs=lengths, on_duplicate="skip")  # type: ignore[arg-type]
+    assert run.result().counted.rows == 2
+
+
 def test_counts_equal_those_of_one_evaluation(client: LossClient, name: str) -> None:
     run = client.run(name, task="multiclass", rows=ROWS)
     run.score(loader())
@@ -277,3 +351,83 @@ def test_batches_identify_rows(client: LossClient, name: str) -> None:
     assert run.score(batches).sent == 2
     done = client.run(name).score(batches)
     assert (done.sent, done.counted_before) == (0, 2)
+
+
+# Slices, clusters and comparisons
+
+
+def test_rows_say_their_slices_by_texts_codes_or_for_a_whole_batch(client: LossClient, name: str) -> None:
+    prediction, target = data()
+    site = np.where(np.arange(ROWS) % 3 == 0, "A", "B").astype(object)
+    site[::5] = None
+    codes = np.array([{"A": 0, "B": 1, None: -1}[value] for value in site])
+    definition = {"task": "multiclass", "metrics": ["accuracy"], "slices": {"site": ["A", "B"]}}
+    results = []
+    for way, values in (("texts", site), ("codes", codes), ("list", site.tolist())):
+        run = client.run(f"{name}-{way}", **definition)
+        run.score(
+            {"prediction": prediction[p], "target": target[p], "slices": {"site": values[p]}}
+            for p in (slice(0, 300), slice(300, ROWS))
+        )
+        results.append(run.result())
+    right = prediction.argmax(1) == target
+    for result in results:
+        assert result.digest == results[0].digest
+        for code, value in enumerate("AB"):
+            assert result.slice(site=value).metrics.accuracy == right[codes == code].mean()
+            assert result.slice(site=value).counted.rows == int((codes == code).sum())
+    parts = client.run(f"{name}-parts", task="multiclass", metrics=["accuracy"], slices={"site": ["A", "B"]})
+    parts.add(prediction[:200], target[:200], first=0, slices={"site": "A"})
+    parts.add(prediction[200:], target[200:], first=200, slices={"site": None})
+    assert parts.result().slice(site="A").metrics.accuracy == right[:200].mean()
+    assert parts.result().slice(site="B").counted.rows == 0
+    with pytest.raises(InvalidRequest, match="no value 'C'; its values are A, B"):
+        parts.add(prediction, target, first=ROWS, slices={"site": ["C"] * ROWS})
+    with pytest.raises(InvalidRequest, match="site"):
+        parts.add(prediction, target, first=ROWS)
+
+
+def test_clusters_widen_intervals_as_in_one_process(client: LossClient, name: str) -> None:
+    """Each row three times: as rows they would look like three times as many."""
+    prediction, target = (np.repeat(array, 3, axis=0) for array in data())
+    clusters = np.repeat(np.arange(ROWS), 3)
+    run = client.run(name, task="multiclass", metrics=["accuracy"])
+    run.add(prediction, target, first=0, cluster_id=clusters)
+    rows = client.run(f"{name}-rows", task="multiclass", metrics=["accuracy"])
+    rows.add(prediction, target, first=0)
+    here = lossd.Run(task="multiclass", metrics=["accuracy"], identity="position")
+    here.add(prediction, target, first=0, cluster_id=clusters)
+    interval = run.result().intervals["accuracy"]
+    assert interval == here.result().intervals["accuracy"]
+    ratio = interval.standard_error / rows.result().intervals["accuracy"].standard_error
+    assert 1.3 < ratio < 2.3  # √3, estimated from 64 groups
+
+
+def test_runs_are_compared(client: LossClient, name: str) -> None:
+    prediction, target = data()
+    worse = prediction + 2 * np.random.default_rng(8).standard_normal(prediction.shape).astype("f4")
+    for run, logits in ((f"{name}-good", prediction), (f"{name}-bad", worse)):
+        client.run(run, task="multiclass", metrics=["accuracy", "f1"]).add(logits, target, first=0)
+    found = client.compare(f"{name}-bad", f"{name}-good")
+    right = [float((logits.argmax(1) == target).mean()) for logits in (worse, prediction)]
+    assert (found["accuracy"].baseline, found["accuracy"].value) == tuple(right)
+    assert (found["f1.macro"].verdict, found["f1.macro"].better) == ("b", "higher")
+    assert found.provisional
+    assert found.sentence == str(found)
+    assert client.compare(f"{name}-good", f"{name}-bad", classes=True)["f1.per_class.1"].verdict in ("a", "undecided")
+
+    async def asked() -> tuple[float | None, dict[str, int]]:
+        async with AsyncLossClient(client._service.url) as other:
+            again = await other.compare(f"{name}-bad", f"{name}-good")
+            run = await other.run(f"{name}-good")
+            result = await run.result("f1", level=0.8, slices=False)
+            return again["accuracy"].p, result.counted
+
+    p, counted = asyncio.run(asked())
+    assert p == found["accuracy"].p
+    assert counted["rows"] == ROWS
+    other = client.run(f"{name}-other", task="multiclass", metrics=["accuracy", "f1"])
+    other.add(prediction, (target + 1) % CLASSES, first=0)
+    with pytest.raises(NotComparable, match="targets") as caught:
+        client.compare(f"{name}-good", f"{name}-other", f"{name}-bad")
+    assert [each["run"] for each in caught.value.runs] == [f"{name}-other"]

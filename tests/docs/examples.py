@@ -20,6 +20,11 @@ MASKS = {
     "target": [[0, 0, 1, 1]],
 }
 VIEWS = {"first": [[1.0, 0.0], [0.0, 1.0], [0.7, 0.7]], "second": [[0.9, 0.2], [0.1, 0.8], [0.6, 0.9]]}
+TOKENS = {  # two answers of three tokens
+    "prediction": [[-1.0, -2.0, -0.5], [-0.7, -1.2, 0.0]],
+    "sampled": [[-1.5, -1.5, -0.5], [-0.9, -1.0, 0.0]],
+    "advantage": [1.0, -1.0],
+}
 TWO_TASKS = {"price": [2.5, 0.0], "paid": [3.0, -0.5], "scores": [[2.0, 1.0], [0.5, 2.5]], "kind": [0, 1]}
 TERMS = [
     {"loss": {"name": "huber"}, "inputs": {"prediction": "price", "target": "paid"}},
@@ -28,6 +33,9 @@ TERMS = [
 
 BY_TASK: Mapping[str, Mapping[str, Any]] = {
     "regression": REGRESSION,
+    "quantiles": {"prediction": [[1.5, 2.5, 4.0], [-1.0, 0.0, 0.8]], "target": [3.0, -1.5]},
+    "ensembles": {"prediction": [[2.0, 2.5, 3.5, 4.0], [-1.0, -0.2, 0.0, 0.5]], "target": [3.0, -1.5]},
+    "intervals": {"lower": [1.5, -1.0], "upper": [4.0, 0.8], "target": [3.0, -1.5]},
     "binary": BINARY,
     "multiclass": CLASSES,
     "segmentation": MASKS,
@@ -57,6 +65,15 @@ BY_TASK: Mapping[str, Mapping[str, Any]] = {
         "prediction.1": [[1.0], [0.5]],
         "target.1": [[0.8], [0.7]],
     },
+    "queries": {  # two queries of four and three documents
+        "prediction": [[0.2, 1.5, -0.3, 0.7], [2.0, 0.1, 0.4, 0.0]],
+        "target": [[0, 2, 1, 3], [1, 0, 2, 0]],
+        "lengths": [4, 3],
+    },
+    "preferences": {"chosen": [-0.4, -1.1], "rejected": [-0.9, -0.7]},
+    "desirability": {"log_ratio": [1.5, -0.5, 2.0], "desirable": [1, 0, 0]},
+    "policy": TOKENS,
+    "distillation": {"prediction": [[1.0, 0.0, -1.0]], "teacher": [[0.5, 0.5, -1.0]]},
     "sequences": {  # three steps, one sequence, a blank and two labels
         "prediction": [[[-0.4, -1.5, -2.3]], [[-1.6, -0.4, -2.0]], [[-2.2, -1.8, -0.3]]],
         "target": [[1, 2]],
@@ -74,6 +91,7 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "weighted_sum": {"terms": [{**TERMS[0], "weight": 0.5}, TERMS[1]]},
     "uncertainty": {"terms": TERMS},
     "curriculum": {"loss": {"name": "mse"}, "progress": 0.5},
+    "distillation": {"temperature": 2.0},
     "expression": {"formula": "e = prediction - target; where(e > 0, k * e**2, e**2)", "parameters": {"k": 3.0}},
 }
 
@@ -82,6 +100,14 @@ INPUTS: Mapping[str, Mapping[str, Any]] = {
     "soft_margin": {"prediction": [2.0, -1.0, 0.5, -0.5], "target": [1, -1, -1, 1]},
     "nll": LOG_PROBABILITIES | {"target": [0, 1]},
     "kl_div": LOG_PROBABILITIES | {"target": [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]},
+    "hinge": {"prediction": [2.0, -1.0, 0.5, -0.5], "target": [1, -1, -1, 1]},
+    "squared_log": {"prediction": [99.0, 0.0, 7.0], "target": [120.0, 0.0, 5.0]},
+    "gamma_nll": {"prediction": [0.9, 0.0, 1.5], "target": [3.5, 0.8, 4.0]},
+    "tweedie": {"prediction": [0.9, 0.0, 1.5], "target": [3.5, 0.0, 4.0]},
+    "negative_binomial_nll": {"prediction": [2.5, 1.0, 4.5], "target": [3, 1, 9], "dispersion": [0.5, 0.5, 0.2]},
+    "student_t_nll": REGRESSION | {"scale": [0.5, 0.5, 0.1, 1.0], "df": [4.0, 4.0, 4.0, 4.0]},
+    "laplace_nll": REGRESSION | {"scale": [0.5, 0.5, 0.1, 1.0]},
+    "crps_normal": REGRESSION | {"scale": [0.5, 0.5, 0.1, 1.0]},
     "gaussian_nll": REGRESSION | {"variance": [0.5, 0.5, 0.1, 1.0]},
     "poisson_nll": {"prediction": [0.9, 0.0, 1.5], "target": [3, 1, 4]},
     "bce_dice": {"prediction": [[2.0, 0.5, -1.0, -2.0]], "target": [[1, 1, 0, 0]]},
@@ -95,6 +121,14 @@ INPUTS: Mapping[str, Mapping[str, Any]] = {
         "task_weight": [1.0, 1.0],
     },
     "expression": REGRESSION,
+    "dpo": {
+        "chosen": [-10.0, -31.5],
+        "rejected": [-12.0, -30.0],
+        "reference_chosen": [-10.5, -32.0],
+        "reference_rejected": [-11.7, -31.0],
+    },
+    "policy_gradient": {**TOKENS, "lengths": [3, 2]},  # the last token of the second answer is padding
+    "bradley_terry": {"chosen": [1.2, 0.3], "rejected": [0.4, 0.6]},
 }
 
 

@@ -7,6 +7,8 @@ from lossd.losses.registry import Loss
 
 FAMILIES = {
     "regression": "Regression",
+    "likelihoods": "Likelihoods",
+    "forecasts": "Forecasts",
     "binary": "Binary",
     "classification": "Classification",
     "softmax": "Classification",
@@ -14,9 +16,13 @@ FAMILIES = {
     "segmentation": "Segmentation",
     "boxes": "Boxes",
     "embedding": "Embeddings",
+    "queries": "Queries",
     "generative": "Generative models",
     "perceptual": "Features",
     "sequence": "Sequences",
+    "distillation": "Distillation",
+    "preference": "Preferences",
+    "policy": "Policies",
     "combine": "Losses of losses",
     "expression": "Your own",
 }

@@ -14,15 +14,15 @@ def _evaluate(loss: Mapping[str, Any], inputs: Mapping[str, Any] = GOOD, **rest:
     return {"json": {"loss": loss, "inputs": inputs, **rest}}
 
 
-def _run(**rest: Any) -> tuple[str, str, dict[str, Any]]:
+def _run(run: str = "resnet50-v3", **rest: Any) -> tuple[str, str, dict[str, Any]]:
     definition = {"task": "multiclass", "metrics": ["accuracy"], "identity": "position", **rest}
-    return "PUT", "/v1/runs/resnet50-v3", {"json": definition}
+    return "PUT", f"/v1/runs/{run}", {"json": definition}
 
 
-def _batch(name: str, first: int, target: list[int]) -> tuple[str, str, dict[str, Any]]:
+def _batch(name: str, first: int, target: list[int], run: str = "resnet50-v3") -> tuple[str, str, dict[str, Any]]:
     return (
         "PUT",
-        f"/v1/runs/resnet50-v3/batches/{name}",
+        f"/v1/runs/{run}/batches/{name}",
         {"json": {"first": first, "inputs": {**GOOD, "target": target}}},
     )
 
@@ -62,6 +62,7 @@ REQUESTS: Mapping[str, Request] = {
     "run-sealed": _batch("00001", 2, [0, 1]),
     "incomplete": ("POST", "/v1/runs/resnet50-v3/seal", {"json": {"rows": 4}}),
     "other-targets": ("POST", "/v1/runs/resnet50-v3/seal", {}),
+    "not-comparable": ("GET", "/v1/compare?run=resnet50-v3&run=other-labels", {}),
 }
 """A request that is answered with the problem."""
 
@@ -73,8 +74,14 @@ BEFORE: Mapping[str, tuple[Request, ...]] = {
     "run-sealed": (_run(), _batch("00000", 0, [0, 1]), ("POST", "/v1/runs/resnet50-v3/seal", {})),
     "incomplete": (_run(), _batch("00000", 0, [0, 1])),
     "other-targets": (_run(dataset={"targets": f"t1:{'0' * 32}"}), _batch("00000", 0, [0, 1])),
+    "not-comparable": (
+        _run(),
+        _batch("00000", 0, [0, 1]),
+        _run("other-labels"),
+        _batch("00000", 0, [1, 1], "other-labels"),
+    ),
 }
-"""Requests about a new run before it."""
+"""Requests about new runs before it."""
 
 SETTINGS = {"max_body_bytes": 4096, "access_log": "none"}
 """Of the service that is asked."""
@@ -100,7 +107,8 @@ UNPROVOKED = {
 def provoke(service: httpx.Client, slug: str) -> dict[str, Any]:
     """The problem document that the request of this type is answered with."""
     if slug in BEFORE:
-        service.delete("/v1/runs/resnet50-v3")
+        for run in ("resnet50-v3", "other-labels"):
+            service.delete(f"/v1/runs/{run}")
         for request in BEFORE[slug]:
             _send(service, request).raise_for_status()
     return dict(_send(service, REQUESTS[slug]).json())

@@ -20,7 +20,7 @@ import yaml
 from docs import api, losses, provoked
 from docs.families import by_family
 from docs.html import faults
-from lossd.api import curves
+from lossd.api import drawing
 from lossd.caches import CACHES
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
@@ -89,7 +89,7 @@ def generated(pictured: Collection[str]) -> dict[str, str]:
 def _service() -> Iterator[str]:
     weights = os.environ.pop("LOSSD_PERCEPTUAL_WEIGHTS", None)  # that it has none is an example
     CACHES["plans"].clear()  # another test of this process may have planned the example with them
-    drawing_s, curves.DRAWING_S = curves.DRAWING_S, 250.0  # a busy machine is no reason to leave pictures out
+    drawing_s, drawing.DRAWING_S = drawing.DRAWING_S, 250.0  # a busy machine is no reason to leave pictures out
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -97,7 +97,7 @@ def _service() -> Iterator[str]:
         ):
             yield service.url
     finally:
-        curves.DRAWING_S = drawing_s
+        drawing.DRAWING_S = drawing_s
         if weights is not None:
             os.environ["LOSSD_PERCEPTUAL_WEIGHTS"] = weights
 

@@ -376,7 +376,7 @@ def test_a_batch_is_finished_while_one_of_its_clients_waits(faults):
         with ThreadPoolExecutor(4) as threads:
             first = threads.submit(post, service, 7)
             service.wait_until(lambda e: e.in_progress == 1)
-            hasty = threads.submit(post, service, 63, 2, 1000)
+            hasty = threads.submit(post, service, 63, 2, 2000)  # the evaluation takes 2.5 s
             service.wait_until(lambda e: e.in_progress == 2)
             patient = threads.submit(post, service, 62, 3)
             service.wait_until(lambda e: e.in_progress == 3)
@@ -472,14 +472,21 @@ def test_a_request_that_exhausts_memory_is_refused_and_its_neighbours_are_answer
 
 
 def test_a_request_is_not_blamed_for_deaths_that_its_neighbour_caused(faults):
-    """Two batches of different recipes are under way, and the worker dies of the first as often as it may."""
+    """Two batches are under way, and the worker dies of the first as often as it may."""
     faults.of({63: "crash"})
     with running() as service:
-        service.engine.workers[0].depth = 2
+        worker = service.engine.workers[0]
+        worker.depth, pid = 2, worker.pid
+        os.kill(pid, signal.SIGSTOP)
         with ThreadPoolExecutor(2) as threads:
-            bad, good = threads.submit(post, service, 63), threads.submit(post, service, 64)
+            bad = threads.submit(post, service, 63)
+            service.wait_until(lambda e: len(worker.batches) == 1)  # the next request can no longer join this batch
+            good = threads.submit(post, service, 64)
+            service.wait_until(lambda e: len(worker.batches) == 2)
+            os.kill(pid, signal.SIGCONT)
             assert bad.result().status_code == 500
             assert good.result().status_code == 200
+        assert faults.evaluated() == [[63], [63], [63], [64]]
         service.wait_until(lambda e: e.stats.restarts == 3)  # the last worker may still be ending
         assert_nothing_is_held(service)
 

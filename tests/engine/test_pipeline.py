@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 
 from engine.sending import Sender
 from lossd.engine import pipeline as module
+from lossd.engine.busy_time import BusyTime
 from lossd.engine.heartbeat import Heartbeat
 from lossd.engine.pipeline import Pipeline
 from lossd.engine.worker import serve_ahead
@@ -61,7 +63,8 @@ class Served:
         ours, theirs = socket.socketpair()
         self.sender = Sender(ours)
         fronts = FrontConnections(theirs, None, lambda front: None, pipeline.pin, pipeline.unpin)
-        self.thread = threading.Thread(target=serve_ahead, args=(fronts, pipeline, Heartbeat()))
+        self.busy = BusyTime()
+        self.thread = threading.Thread(target=serve_ahead, args=(fronts, pipeline, Heartbeat(), self.busy))
 
     def __enter__(self) -> Sender:
         return self.sender
@@ -96,6 +99,33 @@ def test_a_batch_is_copied_in_before_the_one_ahead_of_it_is_evaluated(stand_in):
         assert losses(sender, 2) == pytest.approx(expected, rel=1e-6)
         np.testing.assert_allclose(sender.gradient_in(2), sender.gradient[1], rtol=1e-6)
     assert stand_in.log == ["copy in", "copy in", "wait", "evaluate", "wait", "evaluate"]
+
+
+def test_a_worker_that_copies_ahead_is_busy_from_the_first_copy_to_the_last_answer(stand_in, monkeypatch):
+    answers_of = module.answers_of
+
+    def evaluate_slowly(batch, arrays):
+        time.sleep(0.1)
+        return answers_of(batch, arrays)
+
+    monkeypatch.setattr(module, "answers_of", evaluate_slowly)
+    served = Served(Pipeline(torch.device("cpu"), stand_in))
+
+    def at_rest() -> float:
+        seen = -1.0
+        while (now := served.busy.seconds) != seen:  # an answer is sent before the state changes
+            seen = now
+            time.sleep(0.05)
+        return now
+
+    with served as sender:
+        served.thread.start()
+        for batch in (1, 2):
+            before, begun = at_rest(), time.monotonic()
+            sender.send(batch, seed=batch)
+            sender.replies(1)
+            assert 0.1 <= at_rest() - before <= time.monotonic() - begun
+            time.sleep(0.2)  # waits for work
 
 
 def test_slabs_are_page_locked_while_they_are_mapped(stand_in):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from fronts.group import eventually, is_alive
+from lossd.api import drawing
 from lossd.engine import worker_process
 from lossd.engine.slab import SlabPool
 from lossd_client import wire
@@ -126,7 +127,7 @@ def test_a_page_is_503_if_the_machine_is_short_of_resources(
         with monkeypatch.context() as patch:
             patch.setattr(io, "open", failing(io.open, times, number))
             patch.setattr(builtins, "open", failing(builtins.open, times, number))
-            patch.setattr(subprocess, "run", failing(subprocess.run, times, number))
+            patch.setattr(drawing.subprocess, "run", failing(drawing.subprocess.run, times, number))
             answer = http.get(path)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert os.strerror(number) in answer.json()["detail"]
@@ -140,7 +141,7 @@ def test_a_picture_that_takes_too_long_to_draw_is_503(monkeypatch: pytest.Monkey
         raise subprocess.TimeoutExpired(command, 30)
 
     with running(engine="inline") as service, monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", slow)
+        patch.setattr(drawing.subprocess, "run", slow)
         answer = httpx.get(f"{service.url}/v1/losses/mse/curve.svg", timeout=60)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert "not drawn within 30 s" in answer.json()["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,12 @@ import httpx
 import pytest
 
 from gate import Gate
+from lossd.api import create_app
+from lossd.configuration.preflight import StartError
+from lossd.configuration.settings import Settings
+from lossd.engine import Engine, create_engine, inline
+from lossd.engine.inline import InlineEngine
+from lossd.engine.process import ProcessEngine
 from lossd.engine.worker_process import MAX_STARTS, Backoff
 from serving import Running, running
 
@@ -160,3 +167,54 @@ def test_a_worker_whose_process_cannot_be_made_is_tried_again(gate: Gate, monkey
     with running(ready=False, compiled=False, mortal=True) as service:
         service.wait_until(lambda e: e.fault is not None)
         assert "/nowhere/python" in ask(service, "v1").json()["detail"]
+
+
+def lifespan(engine: Engine, settings: Settings, while_started: Callable[[], None] = lambda: None) -> None:
+    """Start an application that waits until it is ready, and stop it."""
+
+    async def run() -> None:
+        app = create_app(settings, engine, wait_ready=True)
+        async with app.router.lifespan_context(app):
+            while_started()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["process", "inline", "lazy"])
+def test_a_startup_that_waits_returns_when_a_worker_is_ready(
+    kind: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, may_load, ready = inline._load, threading.Event(), []
+
+    def load_later(*arguments: Any) -> str | None:
+        may_load.wait()
+        return load(*arguments)
+
+    monkeypatch.setattr(inline, "_load", load_later)
+    settings = Settings(threads=1, compiled=False, runs="off")  # type: ignore[arg-type]
+    engine = ProcessEngine(settings) if kind == "process" else InlineEngine(settings, lazy=kind == "lazy")
+    with ThreadPoolExecutor(1) as pool:
+        startup = pool.submit(lifespan, engine, settings, lambda: ready.append(engine.ready))
+        time.sleep(0.3)
+        assert not ready
+        assert not startup.done()
+        gate.open()
+        may_load.set()
+        startup.result(timeout=60)
+    assert ready == [True]
+
+
+@pytest.mark.parametrize("kind", ["process", "inline"])
+def test_a_startup_that_waits_raises_why_no_worker_can_start(kind: str) -> None:
+    settings = Settings(device="cuda:77", engine=kind, compiled=False, runs="off")  # type: ignore[arg-type]
+    with pytest.raises(StartError, match=r"cuda:77.*device"):
+        lifespan(create_engine(settings), settings)
+
+
+def test_a_startup_that_waits_raises_how_workers_end(gate: Gate) -> None:
+    gate.open(status=9)
+    settings = Settings(compiled=False, runs="off")  # type: ignore[arg-type]
+    engine = ProcessEngine(settings)
+    with pytest.raises(StartError, match=r"the worker on cpu ended 3 times before it was ready.*with status 9"):
+        lifespan(engine, settings)
+    assert engine.workers[0].pid is None, "nothing is left behind"

@@ -7,7 +7,7 @@ STATES = """() => [...document.querySelectorAll(".scroll")].filter((e) => e.scro
 
 
 def test_a_wide_table_fades_out_where_it_goes_on(visit) -> None:
-    page = visit("/losses/focal", size=(390, 844))
+    page = visit("/losses/focal", size=(390, 844), again=True)
     page.get_by_text("Table of values").click()
     page.wait_for_selector(".numbers tbody tr")
     page.wait_for_function(f"() => ({STATES})().some(({{more}}) => more === 'right')")
@@ -19,7 +19,7 @@ def test_a_wide_table_fades_out_where_it_goes_on(visit) -> None:
 
 
 def test_a_table_that_fits_is_shown_whole(visit) -> None:
-    page = visit("/losses/focal", size=(1280, 860))
+    page = visit("/losses/focal", size=(1280, 860), again=True)
     page.get_by_text("Table of values").click()
     page.wait_for_selector(".numbers tbody tr")
     masks = page.evaluate(

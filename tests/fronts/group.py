@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from lossd.cli.serve import ALLOCATOR
+from lossd.configuration.machine import ALLOCATOR
 
 
 class Group:
@@ -35,13 +35,13 @@ class Group:
 
     @property
     def children(self) -> dict[int, str]:
-        """The command line of each process that the parent keeps."""
+        """The command line of each process that the parent keeps; the one it forks them from is none, see ``warm``."""
         pids = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
         found = {}
         for pid in pids:
             with suppress(FileNotFoundError):
                 found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-        return found
+        return {pid: line for pid, line in found.items() if "/warm.py" not in line}
 
     @property
     def workers(self) -> list[int]:

@@ -143,6 +143,36 @@ def test_every_front_shows_what_all_have_counted(shared):
             assert stats["last_inference"] > 1.7e12
 
 
+WORKER_BUSY = 'lossd_worker_busy_seconds_total{worker="0"}'
+FRONT_BUSY = "lossd_front_busy_seconds_total"
+
+
+def test_the_time_of_a_worker_counts_once_for_all_its_fronts(shared):
+    """The worker always has work of both fronts: each would count all of its time, or half if they shared."""
+    embedding = [[row % 7, row % 11, 1] for row in range(1200)]
+    body = {"loss": {"name": "supcon"}, "inputs": {"embedding": embedding, "label": [row % 5 for row in range(1200)]}}
+
+    def ask_on(client: httpx.Client) -> None:
+        for _ in range(8):
+            assert client.post("/v1/evaluate", json=body | {"outputs": ["loss"]}).status_code == 200
+
+    clients = [*shared.client_of_each().values(), *shared.client_of_each().values()]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask_on, client) for client in clients]
+        eventually(lambda: shared.metric("lossd_queue_requests") >= 3)
+        began, before = time.monotonic(), {name: shared.metric(name) for name in (WORKER_BUSY, FRONT_BUSY)}
+        inner = time.monotonic()
+        eventually(lambda: any(one.done() for one in asked))
+        inner = time.monotonic() - inner
+        busy_s = {name: shared.metric(name) - value for name, value in before.items()}
+        wall_s = time.monotonic() - began
+        for one, client in zip(asked, clients, strict=True):
+            one.result()
+            client.close()
+    assert 0.7 * inner <= busy_s[WORKER_BUSY] <= wall_s
+    assert 0 < busy_s[FRONT_BUSY] <= 2 * wall_s
+
+
 def test_all_fronts_together_hold_no_more_than_the_budget(tmp_path):
     """Uploads of three times the budget, of which only the last byte is missing."""
     budget, each = 64 << 20, 4 << 20
@@ -168,11 +198,13 @@ def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):
     killed, _ = shared.fronts
     with Load(shared) as load:
         counted = shared.metric('lossd_requests_total{loss="mse",outcome="ok"}')
+        busy_s = [shared.metric(name) for name in (WORKER_BUSY, FRONT_BUSY)]
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: load.broken.count(killed) == 3)
         load.goes_on()
         eventually(lambda: len(shared.fronts) == 2 and killed not in shared.fronts)
         assert shared.metric('lossd_requests_total{loss="mse",outcome="ok"}') >= counted
+        assert all(shared.metric(n) >= s > 0 for n, s in zip((WORKER_BUSY, FRONT_BUSY), busy_s, strict=True))
     assert load.statuses == {200}
     assert set(load.broken) == {killed}
     assert shared.workers == [worker]
@@ -227,10 +259,12 @@ def test_a_killed_worker_loses_no_accepted_request_of_any_front(shared):
     restarts = shared.metric("lossd_worker_restarts_total")
     with Load(shared) as load:
         for kill in range(2):
-            (worker,) = shared.workers
+            (worker,), busy_s = shared.workers, shared.metric(WORKER_BUSY)
             os.kill(worker, signal.SIGKILL)
+            assert shared.metric(WORKER_BUSY) >= busy_s > 0
             eventually(lambda n=kill: shared.metric("lossd_worker_restarts_total") == restarts + n + 1)
             eventually(lambda: shared.metric("lossd_ready") == 1)
+            assert shared.metric(WORKER_BUSY) >= busy_s
             load.goes_on()
     assert load.statuses == {200}
     assert load.broken == []

@@ -155,3 +155,9 @@ def test_it_loads_no_more_than_it_needs() -> None:
     """It runs every few seconds, beside the work."""
     code = "import sys, lossd.cli.health; print({'numpy', 'torch', 'httpx', 'pydantic'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_health_of_several_addresses_is_asked_one_by_one() -> None:
+    answer = ask("--url", "http://127.0.0.1:1,127.0.0.1:2")
+    assert answer.exit_code == 2
+    assert "ask one after the other" in answer.output

@@ -186,6 +186,10 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "threshold": (0, 0.5, 1, 10), "iou_threshold": (0, 0.5, 1), "zero_division": (0, 1), "beta": (1e-6, 1, 1e6),
     "k": (1, 5, 10_000), "bins": (1, 15, 1000), "points": (2, 1000), "quantiles": ([0], [0.5, 1], [1] * 100),
     "from_logits": (True, False), "format": ("xywh", "cxcywh"), "ignore_index": (0, -100, 255), "task": tuple(METRICS),
+    "gain": ("linear", "exponential"), "ties": ("averaged", "stable"), "by": ("mean", "range", "std", "l2"),
+    "scale": (1e-300, 1), "levels": ([0], [0.1, 1], [0.5] * 100), "power": (-10, 0, 0.5, 1, 1.5, 2, 10), "p": (1, 100),
+    "max_fpr": (1e-9, 0.5, 1), "top": (1e-9, 1), "normalize": ("true", "pred", "all"), "min_precision": (0, 0.5, 1),
+    "min_recall": (0, 1), "min_specificity": (0, 1), "min_sensitivity": (0, 1),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ schemathesis = pytest.importorskip("schemathesis")
 from schemathesis import GenerationMode, checks  # noqa: E402
 from schemathesis.specs.openapi import checks as of_openapi  # noqa: E402
 
-RUN = "/v1/runs/resnet50-v3"
+RUN, OTHER = "/v1/runs/resnet50-v3", "/v1/runs/resnet50-v4"
 DEFINITION = {"task": "binary", "metrics": ["accuracy"], "identity": "position"}
 BATCH = {"first": 0, "inputs": {"prediction": [2.5, -1.0], "target": [1, 0]}}
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
@@ -63,6 +63,10 @@ def test_the_service_is_what_openapi_says(label: str, mode: GenerationMode, serv
         if "/runs/" in label:  # so that the example's run is there
             httpx.put(f"{service.url}{RUN}", json=DEFINITION)
             httpx.put(f"{service.url}{RUN}/batches/00010", json=BATCH)
+        if "compare" in label:
+            for run in (RUN, OTHER):
+                httpx.put(f"{service.url}{run}", json=DEFINITION)
+                httpx.put(f"{service.url}{run}/batches/00010", json=BATCH)
         case.call_and_validate(base_url=service.url, timeout=30, checks=CHECKS)
 
     holds()

@@ -6,10 +6,16 @@ from losses import (
     cases_binary,
     cases_boxes,
     cases_classification,
+    cases_distillation,
     cases_embedding,
+    cases_forecasts,
     cases_generative,
+    cases_likelihoods,
     cases_margin,
     cases_perceptual,
+    cases_policy,
+    cases_preference,
+    cases_queries,
     cases_regression,
     cases_segmentation,
     cases_sequence,
@@ -18,8 +24,11 @@ from losses.case import Case
 
 FAMILIES = (
     cases_regression,
+    cases_likelihoods,
+    cases_forecasts,
     cases_binary,
     cases_classification,
+    cases_distillation,
     cases_margin,
     cases_sequence,
     cases_segmentation,
@@ -27,6 +36,9 @@ FAMILIES = (
     cases_embedding,
     cases_generative,
     cases_perceptual,
+    cases_policy,
+    cases_preference,
+    cases_queries,
 )
 
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family.CASES)

@@ -63,10 +63,24 @@ def counted(value: Tensor, target: Tensor, ignore_index: int | None) -> Tensor |
     return torch.where(kept > 0, value, 0 * value), kept
 
 
+def smoothed(target: Tensor, share: float | None, ignore_index: int | None) -> Tensor:
+    """A mixture with a fair coin; a target that is ignored stays as it is."""
+    if share is None:
+        return target
+    mixed = torch.lerp(target, torch.full_like(target, 0.5), share)
+    return mixed if ignore_index is None else torch.where(target == ignore_index, target, mixed)
+
+
 def bce(
-    prediction: Tensor, target: Tensor, *, eps: float | None = None, ignore_index: int | None = None
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    eps: float | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Plain formula; away from 0 and 1 the clamp at -100 plays no part."""
+    target = smoothed(target, label_smoothing, ignore_index)
     p = prediction if eps is None else prediction.clamp(eps, 1 - eps)
     return counted(-(target * p.log() + (1 - target) * (1 - p).log()), target, ignore_index)
 
@@ -77,8 +91,10 @@ def bce_with_logits(
     *,
     pos_weight: float | list[float] | None = None,
     ignore_index: int | None = None,
+    label_smoothing: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Plain formula, by way of logsigmoid."""
+    target = smoothed(target, label_smoothing, ignore_index)
     weight = torch.as_tensor(1.0 if pos_weight is None else pos_weight, dtype=prediction.dtype)
     positive, negative = functional.logsigmoid(prediction), functional.logsigmoid(-prediction)
     return counted(-(weight * target * positive + (1 - target) * negative), target, ignore_index)
@@ -94,8 +110,10 @@ def sigmoid_focal(
     from_logits: bool = True,
     eps: float | None = None,
     ignore_index: int | None = None,
+    label_smoothing: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Lin et al. 2017 as torchvision.ops.sigmoid_focal_loss spells it."""
+    target = smoothed(target, label_smoothing, ignore_index)
     known = target if ignore_index is None else target.masked_fill(target == ignore_index, 0)
     value = _sigmoid_focal(prediction, known, gamma, alpha, alpha_mode, from_logits, eps)
     return counted(value, target, ignore_index)
@@ -124,7 +142,14 @@ CASES = (
         "bce",
         some_missing(probabilities),
         bce,
-        parameters=({}, {"eps": 1e-3}, {"eps": 0.3}, {"ignore_index": -1}, {"ignore_index": 255, "eps": 0.3}),
+        parameters=(
+            {},
+            {"eps": 1e-3},
+            {"eps": 0.3},
+            {"ignore_index": -1},
+            {"ignore_index": 255, "eps": 0.3},
+            {"ignore_index": -1, "label_smoothing": 0.1},
+        ),
         stated=(
             Stated("certain and right", {"prediction": [0.0, 1.0], "target": [0.0, 1.0]}, 0, gradient=[0.0, 0.0]),
             # As torch: logarithms end at -100, the slope's denominator at 1e-12.
@@ -150,6 +175,7 @@ CASES = (
             {"pos_weight": [0.5, 1.0, 0.0]},
             {"ignore_index": -1},
             {"ignore_index": 1, "pos_weight": [0.5, 1.0, 0.0]},
+            {"ignore_index": -1, "pos_weight": 3.0, "label_smoothing": 0.2},
         ),
         stated=(
             # Labels are axis 1, and not the columns of an image, even where there are as many of them.
@@ -186,6 +212,14 @@ CASES = (
             Stated(
                 "a tutorial's numbers", {"prediction": [0.5, 2, -1, 0], "target": [1, 1, 0, 0]}, 0.40185, within=1e-5
             ),
+            # Keras: targets of 0.05 and 0.95.
+            Stated(
+                "smoothed",
+                {"prediction": [2.0, -1e4], "target": [0, 1]},
+                [2 + float(np.log1p(np.exp(-2))) - 0.1, 9500],
+                {"label_smoothing": 0.1, "reduction": "none"},
+                gradient=[1 / (1 + np.exp(-2)) - 0.05, -0.95],
+            ),
             Stated("certain and wrong", {"prediction": [-1e4, 1e4], "target": [1, 0]}, 1e4, gradient=[-0.5, 0.5]),
             Stated("certain and right", SATURATED, 0, gradient=[0.0, 0.0], warnings={"zero_gradient"}),
         ),
@@ -202,6 +236,7 @@ CASES = (
                 {"prediction": np.zeros((1, 3, 2)), "target": np.zeros((1, 3, 2))},
             ),
             Refused(InvalidRequest, "pos_weight", parameters={"pos_weight": -1.0}),
+            Refused(InvalidRequest, "label_smoothing.*less than or equal to 1", {"label_smoothing": 1.1}),
         ),
     ),
     Case(
@@ -220,6 +255,8 @@ CASES = (
             {"from_logits": False},
             {"from_logits": False, "gamma": 0.5, "eps": 0.2},
             {"from_logits": False, "alpha": 0.8, "alpha_mode": "scale", "eps": 1e-7},
+            {"label_smoothing": 0.1},
+            {"from_logits": False, "ignore_index": -1, "label_smoothing": 0.3},
         ),
         vary={"gamma": (0.0, 0.5, 2.0)},
         stated=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -101,6 +103,37 @@ def soft_cross_entropy(
     )
 
 
+def extended(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    z_loss: float | None = None,
+    prior: list[float] | None = None,
+    tau: float | None = None,
+    poly: float | None = None,
+    **parameters: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Cross-entropy of the adjusted scores, and two terms more: both from probabilities."""
+    along = (1, CLASSES, *(1,) * (prediction.ndim - 2))
+    if prior is not None:
+        prediction = prediction + torch.tensor(prior, dtype=torch.float64).reshape(along).log() * (
+            1.0 if tau is None else tau
+        )
+    soft = target.ndim == prediction.ndim
+    result = soft_cross_entropy(prediction, target, **parameters) if soft else cross_entropy(
+        prediction, target, **parameters
+    )  # fmt: skip
+    value, weight = result if isinstance(result, tuple) else (result, torch.ones_like(result))
+    eps = parameters.get("label_smoothing", 0.0)
+    hot = target if soft else one_hot(target, CLASSES, parameters.get("ignore_index", -100))
+    share = (1 - eps) * hot + eps / CLASSES * hot.sum(1, keepdim=True)
+    if parameters.get("class_weight") is not None:
+        share = share * torch.tensor(parameters["class_weight"], dtype=torch.float64).reshape(along)
+    terms = (poly or 0.0) * (share * (1 - torch.softmax(prediction, 1))).sum(1)
+    terms = terms + (z_loss or 0.0) * weight * torch.exp(prediction).sum(1).log() ** 2
+    return (value + terms, weight) if isinstance(result, tuple) else value + terms
+
+
 def focal(
     prediction: Tensor,
     target: Tensor,
@@ -122,6 +155,28 @@ def focal(
     else:
         factors = [1.0 if alpha is None else alpha] * CLASSES
     return -target_weights(target, factors, ignore_index) * weights * (1 - p_t) ** gamma * p_t.log(), weights
+
+
+def focal_of_shares(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    label_smoothing: float | None = None,
+    class_weight: list[float] | None = None,
+    ignore_index: int | None = -100,
+    **parameters: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The focal loss of every class as the target, weighted by its share."""
+    soft = target.ndim == prediction.ndim
+    share = target if soft else one_hot(target, CLASSES, ignore_index)
+    eps = label_smoothing or 0.0
+    share = (1 - eps) * share + eps / CLASSES * (1 if soft else share.sum(1, keepdim=True))
+    value = torch.zeros_like(prediction[:, 0])
+    for c in range(CLASSES):
+        of_class = torch.full(value.shape, c)
+        factor = 1.0 if class_weight is None else class_weight[c]
+        value = value + factor * share[:, c] * focal(prediction, of_class, ignore_index=None, **parameters)[0]
+    return value if soft else (value, target_weights(target, class_weight, ignore_index))
 
 
 def log_probabilities(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
@@ -329,6 +384,69 @@ CASES = (
         ),
     ),
     Case(
+        "cross_entropy",
+        indices,
+        extended,
+        variant="extended",
+        parameters=(
+            {"z_loss": 0.01},
+            {"prior": [0.4, 0.3, 0.2, 0.1]},
+            {"prior": [4.0, 3.0, 2.0, 1.0], "tau": 0.5, "ignore_index": 2, "class_weight": [0.5, 1.0, 2.0, 3.0]},
+            {"poly": 2.0, "label_smoothing": 0.1, "class_weight": [0.5, 1.0, 2.0, 0.0]},
+            {"poly": -0.5, "z_loss": 0.1, "prior": [1.0, 2.0, 1.0, 0.5], "ignore_index": -1},
+        ),
+        vary={"label_smoothing": (0.0, 0.1, 1.0)},
+        stated=(
+            Stated(
+                "a prior",
+                {"prediction": [[1.0, 0.0, -1.0]], "target": [2]},
+                4.063197,
+                {"prior": [0.7, 0.2, 0.1]},
+                within=5e-7,
+            ),
+            Stated("poly", {"prediction": [[1.0, 0.0, -1.0]], "target": [0]}, 1.077124, {"poly": 2.0}, within=5e-7),
+            # TransformerEngine: the softmax times 1 + 2 z lse, of lse = ln 2.
+            Stated(
+                "z",
+                {"prediction": [[0.0, 0.0, -INF]], "target": [0]},
+                float(np.log(2) + np.log(2) ** 2 / 2),
+                {"z_loss": 0.5},
+                gradient=[[0.5 * (1 + np.log(2)) - 1, 0.5 * (1 + np.log(2)), 0.0]],
+            ),
+            Stated(
+                "an infinite score has an infinite square",
+                {"prediction": [[INF, 0.0]], "target": [0]},
+                None,
+                {"z_loss": 0.5},
+                warnings={"non_finite"},
+            ),
+            Stated(
+                "ignored positions have no square",
+                {"prediction": [[9.0, 9.0], [0.0, 0.0]], "target": [-100, 0]},
+                float(np.log(2) + np.log(2) ** 2),
+                {"z_loss": 1.0},
+            ),
+        ),
+        refused=(
+            Refused(InvalidRequest, "prior has 3 entries, prediction has 4", {"prior": [1.0, 1.0, 1.0]}),
+            Refused(InvalidRequest, "prior.*greater than 0", {"prior": [1.0, 0.0, 1.0, 1.0]}),
+            Refused(InvalidRequest, "tau is the exponent of the prior; send prior", {"tau": 0.5}),
+            Refused(InvalidRequest, "z_loss.*greater than or equal to 0", {"z_loss": -1.0}),
+        ),
+    ),
+    Case(
+        "cross_entropy",
+        shares,
+        extended,
+        variant="extended_probabilities",
+        parameters=(
+            {"z_loss": 0.01, "poly": 1.0},
+            {"prior": [0.4, 0.3, 0.2, 0.1], "poly": 1.0, "class_weight": [0.5, 1.0, 2.0, 0.0], "label_smoothing": 0.1},
+        ),
+        vary={"label_smoothing": (0.0, 0.1, 1.0)},
+        refused=(Refused(InvalidRequest, "poly", {"poly": "1"}),),
+    ),
+    Case(
         "focal",
         indices,
         focal,
@@ -362,7 +480,9 @@ CASES = (
         refused=(
             *BAD_CLASS,
             Refused(
-                DtypeMismatch, "target of focal must be a tensor of integers, found float", inputs={"target": [0.0]}
+                DtypeMismatch,
+                r"target has the shape \(1,\) of class indices and the dtype float64",
+                inputs={"prediction": [[0.0, 1.0]], "target": [0.0]},
             ),
             Refused(InvalidRequest, "alpha has 3 entries, prediction has 4", {"alpha": [1.0, 1.0, 1.0]}),
             Refused(InvalidRequest, "needs alpha as one number", {"alpha": [1.0] * 4, "alpha_mode": "foreground"}),
@@ -370,6 +490,69 @@ CASES = (
             Refused(InvalidRequest, "gamma.*greater than or equal to 0", {"gamma": -1.0}),
             Refused(InvalidRequest, "did you mean gamma", {"gama": 1.0}),
         ),
+    ),
+    Case(
+        "focal",
+        shares,
+        focal_of_shares,
+        variant="probabilities",
+        parameters=(
+            {},
+            {"gamma": 0.5, "alpha": [0.1, 0.2, 0.3, 1.4], "class_weight": [0.5, 1.0, 2.0, 0.0]},
+            {"alpha": 0.25, "alpha_mode": "foreground", "label_smoothing": 0.1},
+        ),
+        vary={"gamma": (0.0, 0.5, 2.0)},
+        stated=(
+            *(
+                Stated(
+                    f"certain and right, gamma {gamma}",
+                    {"prediction": [[-1e4, 1e4, 0.0]], "target": [[0.0, 1.0, 0.0]]},
+                    0,
+                    {"gamma": gamma},
+                    gradient=[[0.0] * 3],
+                )
+                for gamma in (0.0, 0.5, 2.0)
+            ),
+            Stated(
+                "masked and not expected",
+                {"prediction": [[0.0, 0.0, -INF]], "target": [[0.5, 0.5, 0.0]]},
+                0.25 * float(np.log(2)),
+                gradient=[[0.0, 0.0, 0.0]],
+            ),
+            Stated(
+                "several classes at once",
+                {"prediction": np.zeros((1, 2)), "target": [[1, 1]]},
+                0.5 * float(np.log(2)),
+                warnings={"not_a_distribution", "zero_gradient"},
+            ),
+        ),
+        refused=(
+            Refused(
+                InvalidValue,
+                r"found -0.5 at target\[0, 1\]",
+                inputs={"prediction": [[0.0, 0.0]], "target": [[1.0, -0.5]]},
+            ),
+        ),
+    ),
+    Case(
+        "focal",
+        indices,
+        focal_of_shares,
+        variant="smoothed",
+        parameters=(
+            {"label_smoothing": 0.1},
+            {"label_smoothing": 0.2, "ignore_index": 2, "class_weight": [0.5, 1.0, 2.0, 3.0], "alpha": 0.5},
+        ),
+        vary={"gamma": (0.0, 0.5, 2.0)},
+        stated=(
+            Stated(
+                "gamma 0 is cross_entropy",
+                {"prediction": [[2.0, 0.0]], "target": [0]},
+                float(np.log1p(np.exp(-2))) + 0.1,
+                {"gamma": 0.0, "label_smoothing": 0.1},
+            ),
+        ),
+        refused=(Refused(InvalidRequest, "label_smoothing", {"label_smoothing": -0.1}),),
     ),
     Case(
         "nll",

@@ -136,6 +136,26 @@ CASES = (
         refused=SIGNS,
     ),
     Case(
+        "hinge",
+        signs,
+        # As Cortes and Vapnik 1995 write it: the least slack ξ >= 0 with t z >= m - ξ.
+        lambda prediction, target, *, margin=1.0, squared=False: (
+            (margin - target * prediction).clamp(min=0) ** (2 if squared else 1)
+        ),
+        parameters=({}, {"margin": 0.5}, {"squared": True}),
+        vary={"margin": (0.0, 0.5, 1.0)},
+        stated=(
+            Stated(
+                "inside, outside, at the margin",
+                {"prediction": [0.3, 2.0, -1.0], "target": [-1, 1, -1]},
+                1.3 / 3,
+                gradient=[1 / 3, 0.0, 0.0],
+            ),
+            Stated("squared", {"prediction": [-0.5], "target": [1.0]}, 2.25, {"squared": True}, gradient=[-3.0]),
+        ),
+        refused=SIGNS,
+    ),
+    Case(
         "multi_margin",
         flat,
         multi_margin,

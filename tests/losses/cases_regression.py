@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lossd_client.errors import InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput
+from lossd_client.errors import InvalidRequest, InvalidValue, ShapeMismatch, UnknownInput
 from losses.case import Array, Case, Parameters, Refused, Stated
 
 A = {"prediction": [2.5, 0.0, 2.1, 7.8], "target": [3.0, -0.5, 2.0, 8.0]}
@@ -20,13 +20,15 @@ def pairs(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
     return {"prediction": rng.normal(0, 2, (n, 3, 2)), "target": rng.normal(0, 2, (n, 3, 2))}
 
 
-def counts(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
-    prediction = rng.normal(0, 1, (n, 4)) if parameters.get("log_input", True) else rng.uniform(0.1, 5, (n, 4))
-    return {"prediction": prediction, "target": rng.poisson(2, (n, 4)).astype(float)}
+def near_pairs(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
+    """Predictions and targets above -1."""
+    return {name: rng.uniform(-0.9, 4, (n, 3, 2)) for name in ("prediction", "target")}
 
 
-def normals(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
-    return pairs(rng, n, parameters) | {"variance": rng.uniform(0.1, 3, (n, 3, 2))}
+def apart_from_zero(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    """Targets of at least 0.2, of both signs."""
+    drawn = pairs(rng, n, parameters)
+    return drawn | {"target": drawn["target"] + np.where(drawn["target"] > 0, 0.2, -0.2)}
 
 
 def elementwise(function: Any, **fixed: Any) -> Any:
@@ -150,66 +152,101 @@ CASES = (
         refused=(*REFUSED, Refused(InvalidRequest, "loss.q.*less than or equal to 1", {"q": 1.1})),
     ),
     Case(
-        "poisson_nll",
-        counts,
-        elementwise(functional.poisson_nll_loss),
-        parameters=({}, {"full": True}, {"log_input": False, "eps": 1e-3}, {"log_input": False, "full": True}),
-        vary={"eps": (1e-8, 1e-3, 1.0)},
+        "expectile",
+        pairs,
+        lambda prediction, target, q=0.5: (q - (prediction > target).double()).abs() * (prediction - target) ** 2,
+        parameters=({}, {"q": 0.0}, {"q": 0.9}),
+        vary={"q": (0.1, 0.5, 1.0)},
         stated=(
-            Stated("integer counts", {"prediction": [0.0, 0.0], "target": [0, 3]}, 1.0, gradient=[0.5, -1.0]),
-            Stated(
-                "no rate, no count",
-                {"prediction": [0.0], "target": [0.0]},
-                0,
-                {"log_input": False, "full": True},
-                [1.0],
+            # A factor of what is predicted too high is an expectile, times the factor and 1 more.
+            Stated("asymmetric_mse / 5", {"prediction": [2.5, 1.0, 3.0], "target": [2.0] * 3}, 6 / 15, {"q": 0.2}),
+            Stated("equal", {"prediction": [1.0], "target": [1.0]}, 0, {"q": 0.9}, gradient=[0.0]),
+        ),
+        refused=(*REFUSED, Refused(InvalidRequest, "loss.q.*less than or equal to 1", {"q": 1.1})),
+    ),
+    Case(
+        "pseudo_huber",
+        pairs,
+        lambda prediction, target, delta=1.0: delta**2 * ((1 + ((prediction - target) / delta) ** 2).sqrt() - 1),
+        parameters=({}, {"delta": 0.5}, {"delta": 3.0}),
+        vary={"delta": (0.1, 1.0, 10.0)},
+        stated=(
+            Stated("two", {"prediction": [2.0], "target": [0.0]}, 1.236068, gradient=[0.894427]),
+            Stated("small", {"prediction": [1e-4], "target": [0.0]}, 5e-9, gradient=[1e-4], within=1e-12),
+            Stated("far beyond", {"prediction": [-1e30], "target": [0.0]}, 1e30, gradient=[-1.0]),
+            Stated("at delta", {"prediction": [2.0], "target": [0.0]}, 4 * (2**0.5 - 1), {"delta": 2.0}, [2**0.5]),
+        ),
+        refused=(*REFUSED, Refused(InvalidRequest, "loss.delta.*greater than 0", parameters={"delta": 0.0})),
+    ),
+    Case(
+        "fair",
+        pairs,
+        lambda prediction, target, c=1.0: (
+            c**2 * ((prediction - target).abs() / c - torch.log1p((prediction - target).abs() / c))
+        ),
+        parameters=({}, {"c": 0.5}, {"c": 30.0}),
+        vary={"c": (0.1, 1.0, 10.0)},
+        stated=(
+            Stated("two", {"prediction": [2.0], "target": [0.0]}, 0.901388, gradient=[2 / 3]),
+            # x - log(1 + x) = x²/2 - x³/3 + ...
+            Stated("small", {"prediction": [1e-4], "target": [0.0]}, 5e-9 - 1e-12 / 3, gradient=[1e-4], within=1e-8),
+            Stated("equal", {"prediction": [1.0], "target": [1.0]}, 0, gradient=[0.0], warnings={"zero_gradient"}),
+            Stated("far beyond", {"prediction": [-1e30], "target": [0.0]}, 1e30, gradient=[-1.0]),
+        ),
+        refused=(*REFUSED, Refused(InvalidRequest, "loss.c.*greater than 0", parameters={"c": 0.0})),
+    ),
+    Case(
+        "squared_log",
+        near_pairs,
+        lambda prediction, target: 0.5 * ((1 + prediction).log() - (1 + target).log()) ** 2,
+        stated=(
+            Stated("three and none", {"prediction": [3.0], "target": [0.0]}, 0.960906, gradient=[0.346574]),
+            Stated("integers", {"prediction": [3.0], "target": [0]}, 0.960906),
+            Stated("large", {"prediction": [1e30], "target": [1e30]}, 0.0, gradient=[0.0]),
+        ),
+        refused=(
+            *ELEMENTWISE_REFUSED[:3],
+            Refused(
+                InvalidValue,
+                r"finite values > -1 expected, found -1 at target\[1\]; a mask of 0 leaves",
+                inputs={"prediction": [0.0, 0.0], "target": [0.0, -1.0]},
             ),
+            Refused(
+                InvalidValue,
+                r"finite values > -1 expected, found -1.5 at prediction\[0\]",
+                inputs={"prediction": [-1.5], "target": [1.0]},
+            ),
+            Refused(
+                InvalidValue,
+                r'found NaN at target\[0\]; set nan_targets to "ignore"',
+                inputs={"prediction": [0.0], "target": [float("nan")]},
+            ),
+        ),
+    ),
+    Case(
+        "mape",
+        apart_from_zero,
+        lambda prediction, target, eps=None: (
+            (prediction - target).abs() / torch.maximum(target.abs(), torch.tensor(eps or 0.0))
+        ),
+        parameters=({}, {"eps": 1.0}, {"eps": 1e-6}),
+        stated=(
+            Stated("half", {"prediction": [2.0], "target": [-4.0]}, 1.5, gradient=[0.25]),
+            Stated("least size", {"prediction": [2.0], "target": [0.0]}, 4.0, {"eps": 0.5}, gradient=[2.0]),
         ),
         refused=(
             *ELEMENTWISE_REFUSED,
             Refused(
                 InvalidValue,
-                r"finite values >= 0 expected, found -1 at target\[0\]",
-                inputs={"prediction": [0.0], "target": [-1.0]},
+                r"values other than 0 expected, found 0 at target\[1\]; set eps to the least size",
+                inputs={"prediction": [0.0, 0.0], "target": [1.0, 0.0]},
             ),
             Refused(
                 InvalidValue,
-                r"finite values >= 0 expected, found -0.5 at prediction\[0\]",
-                {"log_input": False},
-                inputs={"prediction": [-0.5], "target": [1.0]},
+                r'finite values expected, found NaN at target\[1\]; set nan_targets to "ignore"',
+                inputs={"prediction": [0.0, 0.0], "target": [1.0, float("nan")]},
             ),
             Refused(InvalidRequest, "eps.*greater than 0", {"eps": 0.0}),
-        ),
-    ),
-    Case(
-        "gaussian_nll",
-        normals,
-        lambda prediction, target, variance, **parameters: functional.gaussian_nll_loss(
-            prediction, target, variance, reduction="none", **parameters
-        ),
-        parameters=({}, {"full": True}, {"eps": 0.01}),
-        vary={"eps": (1e-6, 1e-3, 1e-2)},
-        stated=(
-            Stated(
-                "no variance",
-                {"prediction": [1.0], "target": [1.0], "variance": [0.0]},
-                0.5 * float(np.log(0.01)),
-                {"eps": 0.01},
-                gradient=[0.0],
-            ),
-        ),
-        refused=(
-            Refused(
-                InvalidValue,
-                r"finite values >= 0 expected, found -1 at variance\[1\]",
-                inputs={"prediction": [0.0] * 2, "target": [0.0] * 2, "variance": [1.0, -1.0]},
-            ),
-            Refused(MissingInput, "needs the input variance", inputs={"variance": None}),
-            Refused(
-                ShapeMismatch,
-                r"variance has shape \(2, 1\)",
-                inputs={"prediction": np.zeros((2, 3)), "target": np.zeros((2, 3)), "variance": np.ones((2, 1))},
-            ),
         ),
     ),
 )

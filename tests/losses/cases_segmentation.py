@@ -38,6 +38,13 @@ def certain_regions(rng: np.random.Generator, n: int, parameters: Parameters) ->
     return drawn | {"target": drawn["target"].round().astype(int)}
 
 
+def soft_regions(rng: np.random.Generator, n: int, parameters: Parameters) -> dict[str, Array]:
+    """Class probabilities as targets; those of the last class are 0."""
+    target = rng.dirichlet(np.ones(CLASSES - 1), (n, 2, 4))
+    target = np.concatenate([target, np.zeros((n, 2, 4, 1))], -1).transpose(0, 3, 1, 2)
+    return regions(rng, n, parameters) | {"target": target}
+
+
 def pooled(n: int, per_image: bool) -> list[list[int]]:
     """The images whose sums are taken together."""
     return [[i] for i in range(n)] if per_image else [list(range(n))]
@@ -48,10 +55,11 @@ def elements(
 ) -> tuple[Tensor, Tensor]:
     """A region's probabilities and targets, (P,) each, without those that are ignored."""
     p = torch.cat([prediction[i, c].flatten() for i in images])
-    t = torch.cat([target[i].flatten() if mode == "multiclass" else target[i, c].flatten() for i in images])
+    indices = mode == "multiclass" and target.ndim < prediction.ndim
+    t = torch.cat([target[i].flatten() if indices else target[i, c].flatten() for i in images])
     counted = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
     p, t = p[counted], t[counted]
-    return p, (t == c).double() if mode == "multiclass" else t.double()
+    return p, (t == c).double() if indices else t.double()
 
 
 def region_loss(score: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -316,6 +324,15 @@ def stated(factor: float) -> tuple[Stated, ...]:
     )
 
 
+SOFT: tuple[Parameters, ...] = (
+    {},
+    {"smooth": 0.0, "per_image": True, "absent": "ignore"},
+    {"class_weight": [0.5, 1.0, 2.0], "include_background": False, "from_logits": False},
+)
+ONE_HOT = {"prediction": np.zeros((1, 2, 2)), "target": [[[1.0, 0.0], [0.0, 1.0]]]}
+SEVERAL = {"prediction": np.zeros((1, 2, 2)), "target": [[[1, 1], [0, 1]]]}
+WHOLE = {"smooth": 0.0}
+
 CASES = (
     Case("dice", regions, region_loss(dice), SHARED, {"smooth": (0.0, 0.5, 1.0)}, stated(1.0), REFUSED),
     Case("jaccard", regions, region_loss(jaccard), SHARED, {"smooth": (0.0, 0.5, 1.0)}, stated(1.0), REFUSED),
@@ -443,5 +460,37 @@ CASES = (
                 {"prediction": [[1.0]], "target": [[0.5]]},
             ),
         ),
+    ),
+    *(
+        Case(
+            name,
+            soft_regions,
+            reference,
+            tuple(SOFT),
+            vary,
+            (
+                # Of the class that is sure: half of it is found, and nothing else of it is there to be found.
+                Stated("whole classes are class indices", ONE_HOT, value, WHOLE, within=1e-6, warnings=set()),
+                Stated("several classes at once", SEVERAL, None, WHOLE, warnings={"not_a_distribution"}),
+            ),
+            (
+                Refused(
+                    InvalidValue,
+                    r"probabilities expected in \[0, 1\], found 1.5 at target\[0, 0, 0\]",
+                    inputs={"prediction": np.zeros((1, 2, 1)), "target": [[[1.5], [0.0]]]},
+                ),
+            ),
+            variant="soft",
+        )
+        for name, reference, vary, value in (
+            ("dice", region_loss(dice), {"smooth": (0.0, 0.5, 1.0)}, 0.5),
+            ("jaccard", region_loss(jaccard), {"smooth": (0.0, 0.5, 1.0)}, 2 / 3),
+            (
+                "tversky",
+                region_loss(tversky),
+                {"smooth": (0.0, 0.5, 1.0), "alpha": (0.0, 0.5, 1.0), "beta": (1.0, 0.5, 0.25)},
+                0.5,
+            ),
+        )
     ),
 )

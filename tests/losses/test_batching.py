@@ -64,7 +64,8 @@ POISONS = [
     for case in CASES
     for input_ in REGISTRY[case.name].inputs
     for poison in (float("nan"), float("inf"), 10_000)
-    if isinstance(poison, int) or case.inputs(case.parameters[0])[input_.name].is_floating_point()
+    if (drawn := case.inputs(case.parameters[0]).get(input_.name)) is not None
+    and (isinstance(poison, int) or drawn.is_floating_point())
 ]
 
 

@@ -42,7 +42,7 @@ OURS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     **{
         f"{name} of a formula": (lambda *x, o=operation: o.compute(*x), (positive,) * operation.operands)
         for name, operation in operations.OPERATIONS.items()
-        if operation.axis is None
+        if operation.axis is None and name not in ("transpose", "matmul")  # of matrices, not of entries
     },
     **{
         f"** {e} of a formula": (lambda x, e=e: operations.OPERATIONS["**"].compute(x, e), (positive,))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,6 +28,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 
 X, Y = seeded(4, 3, seed=1), seeded(4, 3, seed=2)
+EULER, PER_ROOT = 0.5772156649015329, 2 / math.sqrt(math.pi)
 ZERO = torch.zeros(2, 3, dtype=torch.float64)
 
 
@@ -87,6 +89,14 @@ def test_what_has_no_value_is_nan(text: str) -> None:
     assert math.isnan(number(text))
 
 
+def stirling(z: Tensor) -> Tensor:
+    """The logarithm of the gamma function, by Stirling's series of z + 12."""
+    shifted, logarithms = z + 12, sum(torch.log(z + k) for k in range(12))
+    bernoulli = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+    series = sum(b / shifted ** (2 * k + 1) for k, b in enumerate(bernoulli))
+    return (shifted - 0.5) * shifted.log() - shifted + 0.5 * math.log(2 * math.pi) + series - logarithms
+
+
 FUNCTIONS: list[tuple[str, Callable[[Tensor, Tensor], Tensor]]] = [
     ("abs(x)", lambda x, y: x.abs()),
     ("exp(x)", lambda x, y: x.exp()),
@@ -125,6 +135,20 @@ FUNCTIONS: list[tuple[str, Callable[[Tensor, Tensor], Tensor]]] = [
     ("norm(x) + norm(y, 1)", lambda x, y: (x * x).sum() ** 0.5 + (y * y).sum(1, keepdim=True) ** 0.5),
     ("dot(x, y) + dot(x, y, 0)", lambda x, y: (x * y).sum() + (x * y).sum(0, keepdim=True)),
     ("dot(x, 2)", lambda x, y: 2 * x.sum()),
+    ("erf(x)", lambda x, y: 1 - torch.special.erfcx(x) * (-x * x).exp()),
+    ("lgamma(exp(x))", lambda x, y: stirling(x.exp())),
+    ("log1mexp(-exp(x))", lambda x, y: (1 - (-x.exp()).exp()).log()),
+    ("stop(sign(x)) * y", lambda x, y: x.sign() * y),
+    ("cumsum(x)", lambda x, y: x @ torch.ones(3, 3, dtype=x.dtype).triu()),
+    ("cumsum(x, 0)", lambda x, y: torch.ones(4, 4, dtype=x.dtype).tril() @ x),
+    ("logcumsumexp(x)", lambda x, y: (x.exp() @ torch.ones(3, 3, dtype=x.dtype).triu()).log()),
+    ("logcumsumexp(x, 0) * y", lambda x, y: (torch.ones(4, 4, dtype=x.dtype).tril() @ x.exp()).log() * y),
+    ("sort(x)", lambda x, y: torch.cat([x.kthvalue(k, 1, keepdim=True).values for k in (1, 2, 3)], 1)),
+    ("sort(x, 0) * y", lambda x, y: torch.cat([x.kthvalue(k, 0, keepdim=True).values for k in (1, 2, 3, 4)]) * y),
+    ("gather(x, sign(y) + 1)", lambda x, y: torch.where(y > 0, x[:, 2:], x[:, :1])),
+    ("gather(x, 3 * (sum(y, 0) > 0), 0)", lambda x, y: torch.where(y.sum(0, keepdim=True) > 0, x[3:], x[:1])),
+    ("transpose(x)", lambda x, y: x.T),
+    ("matmul(x, transpose(y))", lambda x, y: torch.einsum("ij,kj->ik", x, y)),
     ("n = norm(x, 1); dot(x / n, y / norm(y, 1), 1)", lambda x, y: functional.cosine_similarity(x, y)[:, None]),
     ("exp(log_softmax(x)) * (x - y)", lambda x, y: x.softmax(1) * (x - y)),
 ]
@@ -166,6 +190,18 @@ def test_gradients_equal_finite_differences(text: str) -> None:
         ("max(x)", [1.0, 3.0, 3.0], 3.0, [0.0, 0.5, 0.5]),
         ("min(x)", [1.0, 1.0, 3.0], 1.0, [0.5, 0.5, 0.0]),
         ("expm1(x)", [1e-300], [1e-300], [1.0]),
+        ("logsumexp(x)", [-math.inf, -math.inf], [-math.inf], [0.0, 0.0]),
+        ("logsumexp(x)", [-math.inf, 1.0], [1.0], [0.0, 1.0]),
+        ("logcumsumexp(x)", [-math.inf, -math.inf], [-math.inf, -math.inf], [0.0, 0.0]),
+        ("logcumsumexp(x)", [-math.inf, 0.0, -math.inf], [-math.inf, 0.0, 0.0], [0.0, 2.0, 0.0]),
+        ("logcumsumexp(x)", [1e4, 1e4, -1e4], [1e4, 1e4 + math.log(2), 1e4 + math.log(2)], [2.0, 1.0, 0.0]),
+        ("logcumsumexp(x)", [-1e308, 1e308], [-1e308, 1e308], [1.0, 1.0]),
+        ("cumsum(x)", [1e308, -1e308, math.inf], [1e308, 0.0, math.inf], [3.0, 2.0, 1.0]),
+        ("log1mexp(x)", [0.0, -1e-300, -800.0], [-math.inf, math.log(1e-300), 0.0], [-math.inf, -1e300, 0.0]),
+        ("log1mexp(x)", [-math.inf], [0.0], [0.0]),
+        ("lgamma(x)", [1.0, 2.0, 1e300], [0.0, 0.0, 1e300 * (math.log(1e300) - 1)], [-EULER, 1 - EULER, 690.7755]),
+        ("erf(x)", [0.0, 1e-300, 30.0, -math.inf], [0.0, 1e-300 * PER_ROOT, 1.0, -1.0], [PER_ROOT, PER_ROOT, 0.0, 0.0]),
+        ("sort(x)", [math.inf, -0.0, -math.inf], [-math.inf, 0.0, math.inf], [1.0, 1.0, 1.0]),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -196,6 +232,8 @@ def test_sums_of_single_precision_neither_overflow_on_the_way_nor_lose_count() -
         ("where(x < 9e3, x, x / 9)", [1e3], [1.0]),
         ("where(x > 9, exp(x), exp(-x) * x)", [0.0], [1.0]),
         ("where(x < 2000, x, expm1(x) * exp(x))", [1000.0], [1.0]),
+        ("where(x < 0, log1mexp(x), x)", [0.0, -math.log(2)], [1.0, -1.0]),
+        ("where(x > 0, lgamma(x), x)", [0.0, -1.0, 1.0], [1.0, 1.0, -EULER]),
         ("l = log(x); where(x > 0, x * l, 0)", [0.0, 1.0], [0.0, 1.0]),
         ("minimum(2, exp(x))", [1000.0, 0.0], [0.0, 1.0]),
     ],
@@ -205,6 +243,68 @@ def test_the_branch_that_is_not_taken_leaves_the_gradient_alone(
 ) -> None:
     gradient = slope(text, torch.tensor(x, dtype=torch.float64))
     torch.testing.assert_close(gradient, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("x", [-1e-300, -1e-16, -1e-8, -0.1, -0.6931, -math.log(2), -0.6932, -1.0, -37.0, -700.0])
+def test_log1mexp_has_all_its_digits(x: float) -> None:
+    tensor = torch.tensor([x], dtype=torch.float64)
+    with mpmath.workdps(50):
+        exact, derivative = mpmath.log(-mpmath.expm1(x)), -1 / mpmath.expm1(-mpmath.mpf(x))
+        assert float(value("log1mexp(x)", {"x": tensor})) == pytest.approx(float(exact), rel=3e-16)
+        assert float(slope("log1mexp(x)", tensor)) == pytest.approx(float(derivative), rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("x", [1e-30, 0.1, 0.999, 1.0001, 1.9999, 2.001, 7.5, 1e5, -0.5, -2.25])
+def test_lgamma_has_the_digits_of_its_dtype(x: float, dtype: torch.dtype) -> None:
+    tensor = torch.tensor([x], dtype=dtype)
+    with mpmath.workdps(50):
+        exact = mpmath.log(abs(mpmath.gamma(float(tensor)))) if x < 1e4 else mpmath.loggamma(float(tensor))
+        within = 1e-7 if dtype == torch.float32 else 1e-12
+        assert float(value("lgamma(x)", {"x": tensor})) == pytest.approx(float(exact), rel=within)
+        assert float(slope("lgamma(x)", tensor)) == pytest.approx(float(mpmath.digamma(float(tensor))), rel=2 * within)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
+def test_a_cumulative_logarithm_is_that_of_each_beginning(offset: float) -> None:
+    x, weights = 20 * seeded(50, seed=4) + offset, seeded(50, seed=5)
+    with mpmath.workdps(50):
+        sums = [mpmath.fsum(mpmath.exp(mpmath.mpf(e)) for e in x.tolist()[: k + 1]) for k in range(50)]
+        exact = [float(mpmath.log(total)) for total in sums]
+        gradient = [
+            float(mpmath.fsum(w * mpmath.exp(e) / t for w, t in zip(weights.tolist()[k:], sums[k:], strict=True)))
+            for k, e in enumerate(x.tolist())
+        ]
+    torch.testing.assert_close(value("logcumsumexp(x)", {"x": x}).tolist(), exact, rtol=1e-14, atol=1e-14)
+    leaf = x.clone().requires_grad_()
+    (own,) = torch.autograd.grad(value("logcumsumexp(x)", {"x": leaf}), leaf, weights)
+    torch.testing.assert_close(own.tolist(), gradient, rtol=1e-10, atol=1e-13)
+
+
+def test_equal_entries_keep_their_order() -> None:
+    x = torch.tensor([2.0, 1.0, 2.0, 1.0, 1.0], dtype=torch.float64, requires_grad=True)
+    weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+    found = value("sort(x)", {"x": x})
+    assert found.tolist() == [1, 1, 1, 2, 2]
+    assert torch.autograd.grad(found, x, weights)[0].tolist() == [4, 1, 5, 2, 3]
+
+
+def test_nothing_flows_back_past_a_stop() -> None:
+    x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
+    ratio = "r = exp(x - y); -stop(clamp(r, 0, 1.2)) * x"
+    found = value(ratio, {"x": x, "y": y}).sum()
+    by_x, by_y = torch.autograd.grad(found, (x, y), materialize_grads=True)
+    torch.testing.assert_close(by_x, -(X - Y).exp().clamp(0, 1.2))
+    assert not by_y.any()
+    assert float(value("stop(3)")) == 3
+
+
+@pytest.mark.parametrize("text", [text for text, _ in FUNCTIONS])
+def test_second_derivatives_equal_finite_differences(text: str) -> None:
+    leaves = (X.clone().requires_grad_(), Y.clone().requires_grad_())
+    # A function of the value whose second derivative is not 0 even if the value's is.
+    squares = lambda x, y: value(text, {"x": x, "y": y}).pow(2).sum() + 0 * (x.sum() + y.sum()) ** 2  # noqa: E731
+    assert torch.autograd.gradgradcheck(squares, leaves, atol=1e-4, fast_mode=True)
 
 
 def test_an_infinite_slope_that_counts_stays_infinite() -> None:
@@ -237,13 +337,24 @@ def test_numbers_never_change_the_dtype(text: str, dtype: torch.dtype) -> None:
         ("where(s, x, 0)", (4, 3)),
         ("dot(x, row)", ()),
         ("dot(x, row, 1)", (4, 1)),
+        ("cumsum(v) + sort(v)", (5,)),
+        ("logcumsumexp(x, 0)", (4, 3)),
+        ("transpose(x)", (3, 4)),
+        ("transpose(sum(x, 1))", (1, 4)),
+        ("matmul(x, transpose(row))", (4, 1)),
+        ("gather(x, y > 9)", (4, 3)),
+        ("gather(x, i, 0)", (1, 3)),
+        ("gather(x, x > 9, -2)", (4, 3)),
+        ("gather(row, x > 9, 0)", (4, 3)),
+        ("gather(v, s > 9)", (1,)),
+        ("gather(x, sum(x, 1) > 99)", (4, 1)),
         ("5", ()),
     ],
 )
 def test_shapes_are_known_before_the_data(text: str, expected: tuple[int, ...]) -> None:
-    shapes = {"x": (4, 3), "y": (4, 3), "row": (1, 3), "v": (5,), "s": ()}
+    shapes = {"x": (4, 3), "y": (4, 3), "row": (1, 3), "v": (5,), "s": (), "i": (3,)}
     assert parse(text).shape(shapes) == expected
-    tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
+    tensors = {name: torch.rand(shape) for name, shape in shapes.items()} | {"i": torch.tensor([0, 3, 1])}
     assert value(text, tensors).shape == expected
 
 
@@ -258,6 +369,17 @@ def test_shapes_are_known_before_the_data(text: str, expected: tuple[int, ...]) 
         ("sum(x, -3)", r"sum over axis -3"),
         ("softmax(s)", r"softmax over axis 0 of a value with 0 axes"),
         ("sum(sum(x), 0)", r"column 1: sum\(sum\(x\), 0\): sum over axis 0"),
+        ("transpose(v)", r"column 1: transpose\(v\): transpose exchanges the last two axes, .* has shape \(3,\)"),
+        ("transpose(2)", r"has shape \(\)"),
+        ("x + matmul(x, x)", r"column 5: matmul\(x, x\): shapes \(4, 3\) and \(4, 3\) are not those of matrices"),
+        ("matmul(x, v)", r"shapes \(4, 3\) and \(3,\) are not those of matrices"),
+        ("gather(x, w)", r"an index of shape \(3, 4\) does not fit a value of shape \(4, 3\)"),
+        ("gather(x, v)", r"without axis 1, or with another length there"),
+        ("gather(x, v, 2)", r"gather over axis 2 of a value with 2 axes"),
+        ("gather(2, v)", r"gather over axis 0 of a value with 0 axes"),
+        ("sort(s)", r"sort over axis 0 of a value with 0 axes"),
+        ("cumsum(2)", r"cumsum over axis 0 of a value with 0 axes"),
+        ("matmul(column, line)", r"shape \(4096, 4096\), 16777216 elements; .* may have 1048576"),
         ("column - line", r"shape \(4096, 4096\), 16777216 elements; .* may have 1048576"),
     ],
 )
@@ -376,6 +498,11 @@ def test_anything_else_is_refused_at_once(text: str) -> None:
         ("0 < x < 1", r"comparisons do not chain; write \(a < b\) \* \(b < c\)"),
         ("log + x", r"log is a function; write log\(...\)"),
         ("clamp(x)", r"clamp takes 3 values"),
+        ("gather(x)", r"gather takes 2 values and optionally an axis"),
+        ("matmul(x, y, 1)", r"expected '\)', found ','; matmul takes 2 values"),
+        ("transpose(x, 0)", r"transpose takes one value"),
+        ("cumsum(x, y)", "the axis of cumsum is a small integer"),
+        ("logcumsum(x)", "did you mean logcumsumexp?"),
         ("sum(x, 1, 2)", "takes one value and optionally an axis"),
         ("-" * 100 + "x", "nested more than 64 levels deep"),
         ("x = 3; x + y", None),

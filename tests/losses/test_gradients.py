@@ -16,7 +16,8 @@ from losses.test_values import ROWS
 
 def arguments(loss: Loss, parameters: Parameters) -> dict[str, object]:
     given = {p.name: p.default for p in loss.parameters} | dict(parameters)
-    return {name: float(v) if isinstance(v, int) and not isinstance(v, bool) and name != "ignore_index" else v
+    numbers = {p.name for p in loss.parameters if p.varies}
+    return {name: float(v) if name in numbers and isinstance(v, int) else v
             for name, v in given.items() if name != "reduction"}  # fmt: skip
 
 

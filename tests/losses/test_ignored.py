@@ -14,7 +14,10 @@ from lossd_client.errors import InvalidValue
 from losses.test_dropped import compare
 
 # Of each image (row), which are no images any more once their entries stand in one row.
-OF_IMAGES = ("per_image_iou", "per_image_dice")
+OF_IMAGES = (
+    *("per_image_iou", "per_image_dice"),
+    *("exact_match", "lrap", "coverage_error", "ranking_loss", "precision@k", "ndcg@k"),
+)
 NAMES = {task: [name for name in METRICS[task] if name not in OF_IMAGES] for task in ("binary", "multilabel")}
 
 

@@ -7,13 +7,22 @@ import re
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import hinge_loss
+from sklearn.metrics import (
+    hinge_loss,
+    mean_absolute_percentage_error,
+    mean_gamma_deviance,
+    mean_squared_log_error,
+    mean_tweedie_deviance,
+)
 from torch.nn import functional
 
 from evaluating import alone
 from lossd.losses import REGISTRY
-from lossd.losses.registry import NOT_QUITE, SYNONYMS, find_loss
-from lossd_client.errors import UnknownLoss
+from lossd.losses.names import METRICS, NOT_HERE, NOT_QUITE, SYNONYMS, folded, meaning
+from lossd.losses.registry import find_loss
+from lossd.metrics import METRICS as TASK_METRICS
+from lossd.request.planning import make_plan
+from lossd_client.errors import InvalidRequest, UnknownLoss
 
 
 def hint(name: str) -> str:
@@ -32,37 +41,98 @@ def test_a_synonym_leads_to_a_loss(name: str, ours: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "ours"),
-    [("dice_ce", "ce_dice"), ("DiceCELoss", "ce_dice"), ("dice_bce", "bce_dice"), ("tripletmargin", "triplet")],
+    [
+        ("dice_ce", "ce_dice"),
+        ("DiceCELoss", "ce_dice"),
+        ("dice_bce", "bce_dice"),
+        ("tripletmargin", "triplet"),
+        ("L1Loss", "mae"),
+        ("torch.nn.L1Loss", "mae"),
+        ("l1-loss", "mae"),
+        ("tf.keras.losses.MeanSquaredError", "mse"),
+        ("mean absolute error", "mae"),
+        ("BCEWithLogitsLoss", "bce_with_logits"),
+        ("BinaryCrossentropy(from_logits=True)", "bce_with_logits"),
+        ("SoftTargetCrossEntropy", "cross_entropy"),
+        ("CrossEntropyLoss", "cross_entropy"),
+        ("KLDivLoss", "kl_div"),
+        ("PML NTXentLoss", "nt_xent"),
+        ("MONAI Contrastive", "nt_xent"),
+        ("generalized_box_iou_loss", "giou"),
+        ("xentropy (LightGBM)", "bce_with_logits"),
+        ("reg:absoluteerror", "mae"),
+    ],
 )
 def test_names_of_other_libraries_are_known(name: str, ours: str) -> None:
     assert f"did you mean {ours}" in hint(name)
+
+
+TABLES = {"synonyms": SYNONYMS, "not quite": NOT_QUITE, "not here": NOT_HERE}
+
+
+def test_each_name_stands_in_the_table_once() -> None:
+    names = [folded(name) for table in TABLES.values() for name in table]
+    assert len(names) == len(set(names))
+    assert not {folded(name) for name in REGISTRY} & set(names), "our own name needs no other"
+    assert len({folded(name) for name in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize(("name", "ours"), METRICS.items())
+def test_a_metric_by_another_name_is_one(name: str, ours: str) -> None:
+    assert any(ours in of_task for of_task in TASK_METRICS.values())
+    assert not any(name in of_task for of_task in TASK_METRICS.values())
+    assert meaning(name).metric == ours
+
+
+def test_the_name_of_a_metric_is_said_to_be_one() -> None:
+    assert "it is a metric, recall" in hint("sensitivity")
+    assert "it is a metric, iou" in hint("ThreatScore")
+    with pytest.raises(InvalidRequest, match="did you mean recall"):
+        make_plan({"loss": {"name": "bce_with_logits"}, "metrics": {"names": ["sensitivity"]}})
+
+
+def test_what_is_not_here_points_at_no_loss() -> None:
+    for name in ("lpips", "LPIPS", "piq.LPIPS"):
+        assert "its learned weights are not here" in hint(name)
+        assert "did you mean" not in hint(name)
 
 
 @pytest.mark.parametrize("name", NOT_QUITE)
 def test_what_is_not_quite_the_same_is_said_to_be(name: str) -> None:
     assert name not in REGISTRY
     for spelled in (name, f"{name}_loss", f"{name}-loss".upper(), name.title().replace("_", "") + "Loss"):
-        if "_" not in name or "_" in spelled.lower().removesuffix("_loss"):
-            assert NOT_QUITE[name] in hint(spelled)
+        assert NOT_QUITE[name] in hint(spelled)
     mentioned = set(re.findall(r"[a-z][a-z_]+[a-z]", NOT_QUITE[name])) & REGISTRY.keys()
     assert mentioned
 
 
-def test_a_hinge_is_not_that_of_classes() -> None:
-    assert "multi_margin is that of classes" in hint("hinge")
-    assert "did you mean" not in hint("HingeLoss")
-
-
-def test_the_written_hinges_are_the_hinges() -> None:
+def test_hinges_are_those_of_other_libraries() -> None:
     inputs = {"prediction": torch.tensor([0.3, -2.0, 0.5, 1.5]), "target": torch.tensor([1.0, 1.0, -1.0, 1.0])}
-    margins = np.maximum(0, 1 - (inputs["prediction"] * inputs["target"]).double().numpy())
-    for name, wanted in (
-        ("hinge", hinge_loss(inputs["target"].numpy(), inputs["prediction"].double().numpy())),
-        ("squared_hinge", (margins**2).mean()),
+    scores, labels = inputs["prediction"].double().numpy(), inputs["target"].numpy()
+    plain = alone({"loss": {"name": "hinge"}}, inputs)
+    assert float(plain.loss) == pytest.approx(hinge_loss(labels, scores), rel=1e-6)
+    assert "hinge with squared true" in hint("squared_hinge")
+    squared = alone({"loss": {"name": "hinge", "squared": True}}, inputs)
+    assert float(squared.loss) == pytest.approx((np.maximum(0, 1 - scores * labels) ** 2).mean(), rel=1e-6)
+
+
+def test_deviances_are_doubles_without_constants() -> None:
+    random = torch.Generator().manual_seed(0)
+    logarithm = torch.randn(50, generator=random, dtype=torch.float64)
+    target = torch.rand(50, generator=random, dtype=torch.float64) + 0.1
+    mean = logarithm.exp()
+    for name, of_scikit_learn, parameters in (
+        ("tweedie", lambda p: mean_tweedie_deviance(target, p, power=1.3), {"power": 1.3}),
+        ("gamma_nll", lambda p: mean_gamma_deviance(target, p), {}),
     ):
-        (formula,) = re.findall(r'"(.*?)"', NOT_QUITE[name])
-        answer = alone({"loss": {"name": "expression", "formula": formula}}, inputs)
-        assert float(answer.loss) == pytest.approx(wanted, rel=1e-6)
+        request = {"loss": {"name": name, **parameters}}
+        found = alone(request, {"prediction": logarithm, "target": target}).loss
+        least = alone(request, {"prediction": target.log(), "target": target}).loss
+        assert 2 * (found - least) == pytest.approx(of_scikit_learn(mean), rel=1e-10)
+    half = alone({"loss": {"name": "squared_log"}}, {"prediction": mean, "target": target}).loss
+    assert 2 * half == pytest.approx(mean_squared_log_error(target, mean), rel=1e-10)
+    fraction = alone({"loss": {"name": "mape"}}, {"prediction": mean, "target": target}).loss
+    assert fraction == pytest.approx(mean_absolute_percentage_error(target, mean), rel=1e-10)
 
 
 def test_half_a_square_is_not_mse() -> None:

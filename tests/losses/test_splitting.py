@@ -211,10 +211,15 @@ def longer(case: Case, parameters: Parameters, rows: int, dtype: torch.dtype) ->
         return None
     drawn = case.inputs(parameters, rows * (SHARED // 3 + 7), dtype=dtype)
     patterns = {i.name.removesuffix(".*"): [t.pattern for t in i.types] for i in loss.inputs}
-    classes = any("C" in pattern for of_input in patterns.values() for pattern in of_input)
+    levels = any("Q" in pattern for of_input in patterns.values() for pattern in of_input)  # of which a row has few
+    classes = any({"C", "M"} & {*pattern} for of_input in patterns.values() for pattern in of_input)
 
     def lengthened(name: str, tensor: Tensor) -> Tensor:
-        of_classes = any("C" in p for p in patterns[name.partition(".")[0]]) and tensor.ndim == drawn["prediction"].ndim
+        if levels and tensor.ndim == drawn["prediction"].ndim:
+            return tensor.reshape(rows, -1, *tensor.shape[1:]).movedim(1, 2).flatten(2).contiguous()
+        of_classes = (
+            any({"C", "M"} & {*p} for p in patterns[name.partition(".")[0]]) and tensor.ndim == drawn["prediction"].ndim
+        )
         if tensor.ndim == 1 or (classes and not of_classes):
             return tensor[:rows]
         return tensor.reshape(rows, -1, *tensor.shape[2:])

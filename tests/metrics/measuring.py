@@ -18,6 +18,9 @@ from lossd.request.options import MetricOptions
 Array = npt.NDArray[Any]
 Request = Mapping[str, Array]
 
+NEEDED: Mapping[str, Any] = {"by": "range", "scale": 2.0}
+"""The options that have no default."""
+
 
 def view(
     requests: Sequence[Request],
@@ -39,7 +42,7 @@ def view(
         sample_weight=weight,
         ignore_index=ignore_index,
         parameters=parameters or {},
-        options=MetricOptions(**options).model_dump(exclude={"names", "task"}),
+        options=MetricOptions(**{**NEEDED, **options}).model_dump(exclude={"names", "task"}),
         rates=rates,
     )
 

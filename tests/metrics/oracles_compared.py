@@ -116,6 +116,42 @@ LEAST_SQUARES_GENERATED = {
 }
 
 
+# Forecasts
+
+
+def _bounds(r: Request) -> tuple[Array, Array]:
+    return (r["lower"], r["upper"]) if "lower" in r else (r["prediction"][:, 0], r["prediction"][:, -1])
+
+
+def _share(r: Request, entries: Array) -> Any:
+    return np.average(entries.reshape(len(entries), -1).astype(float).mean(1), weights=weights(r))
+
+
+def _inside(r: Request, low: Array, high: Array) -> Array:
+    return np.greater_equal(r["target"], low) & np.less_equal(r["target"], high)
+
+
+def _falling(r: Request) -> Array:
+    low, high = _bounds(r)
+    return (np.diff(r["prediction"], axis=1) < 0).any(1) if "prediction" in r else low > high
+
+
+def _extremes(r: Request) -> tuple[Array, Array]:
+    ordered = np.sort(r["prediction"], 1)
+    return ordered[:, 0], ordered[:, -1]
+
+
+FORECASTS: dict[str, RowOracle] = {
+    "coverage": lambda r, **_: _share(r, _inside(r, *_bounds(r))),
+    "width": lambda r, **_: _share(r, np.subtract(*_bounds(r)[::-1])),
+    "crossing": lambda r, **_: _share(r, _falling(r)),
+}
+ENSEMBLES: dict[str, RowOracle] = {
+    "coverage": lambda r, **_: _share(r, _inside(r, *_extremes(r))),
+    "width": lambda r, **_: _share(r, np.subtract(*_extremes(r)[::-1])),
+}
+
+
 # Triplets and ordered scores
 
 
@@ -137,6 +173,37 @@ TRIPLETS: dict[str, RowOracle] = {
 RANKING: dict[str, RowOracle] = {
     "correct": lambda r, **_: np.average((_ahead(r) > 0).reshape(len(r["first"]), -1).mean(1), weights=weights(r)),
     "satisfied": lambda r, **_: np.average((_ahead(r) >= 0).reshape(len(r["first"]), -1).mean(1), weights=weights(r)),
+}
+
+
+# Preferences and sampled tokens
+
+
+def _log_ratio(r: Request) -> Array:
+    return (r["prediction"] - r["sampled"]).astype(float)
+
+
+def _over_tokens(r: Request, values: Array) -> float:
+    return float(np.average(values.mean(1), weights=weights(r)))
+
+
+PREFERENCES: dict[str, RowOracle] = {
+    "preference_accuracy": lambda r, **_: np.average(r["chosen"] > r["rejected"], weights=weights(r)),
+    "mean_margin": lambda r, **_: np.average(r["chosen"] - r["rejected"], weights=weights(r)),
+    "mean_chosen_reward": lambda r, **_: np.average(r["chosen"], weights=weights(r)),
+    "mean_rejected_reward": lambda r, **_: np.average(r["rejected"], weights=weights(r)),
+}
+POLICY: dict[str, RowOracle] = {
+    "clip_low": lambda r, **_: _over_tokens(r, (np.exp(_log_ratio(r)) < 0.8) & (r["advantage"] < 0)),
+    "clip_high": lambda r, **_: _over_tokens(r, (np.exp(_log_ratio(r)) > 1.2) & (r["advantage"] > 0)),
+    "mean_ratio": lambda r, **_: _over_tokens(r, np.exp(_log_ratio(r))),
+    "max_ratio": lambda r, **_: float(np.exp(_log_ratio(r)[weights(r) > 0].max())),
+    "sampling_kl_k1": lambda r, **_: _over_tokens(r, -_log_ratio(r)),
+    "sampling_kl_k3": lambda r, **_: _over_tokens(r, np.exp(_log_ratio(r)) - 1 - _log_ratio(r)),
+    "reference_kl_k1": lambda r, **_: _over_tokens(r, r["prediction"] - r["reference"]),
+    "reference_kl_k3": lambda r, **_: _over_tokens(
+        r, np.exp(r["reference"] - r["prediction"]) - 1 - (r["reference"] - r["prediction"])
+    ),
 }
 
 

@@ -49,8 +49,9 @@ class Sample:
 
 
 def sample_of_classes(request: Request, ignore_index: int | None, **options: Any) -> Sample:
-    """Scores (N, C, *) and class indices or class probabilities."""
+    """Scores (N, C, *) and class indices or class probabilities; whole images among the options."""
     scores, target = request["prediction"], request["target"]
+    options = {**options, "images": (scores.argmax(1), target, ignore_index)}
     n, classes = scores.shape[:2]
     scores = np.moveaxis(scores.reshape(n, classes, -1), 1, 2).reshape(-1, classes)
     entries = len(scores) // n
@@ -108,7 +109,7 @@ def sample_of_numbers(request: Request, ignore_index: int | None, **options: Any
     said, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
     spread = np.repeat(weight, said.shape[1])
     kept = spread > 0
-    empty = np.zeros(kept.sum())
-    arrays = (said.ravel()[kept], true.ravel()[kept], empty, spread[kept])
+    row = np.repeat(np.arange(n), said.shape[1])[kept]
+    arrays = (said.ravel()[kept], true.ravel()[kept], np.zeros(kept.sum()), spread[kept])
     options["weighted"] = "sample_weight" in request
-    return Sample(*arrays, classes=1, image=empty, image_weight=weight, options=options)
+    return Sample(*arrays, classes=1, image=row, image_weight=weight, options=options)

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import sklearn
 
-from metrics import oracles, oracles_compared, oracles_regression, samples
+from metrics import oracles, oracles_compared, oracles_queries, oracles_regression, oracles_scoring, samples
 from metrics.measuring import Array, Request
 
 Ingredients = dict[str, Array]
@@ -120,6 +121,13 @@ def numbers(seed: int) -> Iterator[tuple[str, Ingredients]]:
     same = drawn(9)
     yield "perfect", {**same, "prediction": same["target"].copy()}
     yield "far from zero", {name: value + 1e6 for name, value in drawn(15).items()}
+    yield "positive", {name: np.exp(value) for name, value in drawn(20).items()}
+    rate = np.exp(rng.normal(size=(20, 3)))
+    yield "counts", {"prediction": rate, "target": rng.poisson(rate).astype(float)}
+    zeros = drawn(8)
+    zeros["prediction"][::2] = zeros["target"][::3] = 0
+    yield "rows of zeros", zeros
+    yield "ties", {name: value.round() for name, value in drawn(20).items()}
     yield "one sample", drawn(1)
 
 
@@ -208,6 +216,34 @@ def orders(seed: int) -> Iterator[tuple[str, Ingredients]]:
         yield title, {"first": first, "second": second, "target": rng.choice([-1, 1], (n, 2))}
 
 
+def rankings(seed: int) -> Iterator[tuple[str, Ingredients]]:
+    """Scores and grades (n, 5) of the documents of queries."""
+    rng = np.random.default_rng(seed)
+    for title, n, digits, chance in (
+        ("ordinary", 20, 9, 0.6), ("ties", 20, 0, 0.6), ("one score", 3, -2, 0.6), ("few relevant", 20, 0, 0.1),
+        ("none relevant", 4, 9, 0.0), ("one", 1, 9, 1.0),
+    ):  # fmt: skip
+        target = rng.integers(1, 4, (n, 5)) * (rng.random((n, 5)) < chance)
+        yield title, {"prediction": rng.normal(size=(n, 5)).round(digits), "target": target.astype(float)}
+
+
+def preferences(seed: int) -> Iterator[tuple[str, Ingredients]]:
+    """Rewards of two answers each."""
+    rng = np.random.default_rng(seed)
+    for title, n, digits in (("ordinary", 20, 9), ("ties", 20, 0), ("one", 1, 9)):
+        chosen, rejected = rng.normal(size=(2, n)).round(digits)
+        yield title, {"chosen": chosen, "rejected": rejected}
+
+
+def sampled_tokens(seed: int) -> Iterator[tuple[str, Ingredients]]:
+    """Log-probabilities (n, 3) of tokens under three models, and advantages."""
+    rng = np.random.default_rng(seed)
+    for title, n, noise in (("ordinary", 20, 0.4), ("the same policy", 5, 0.0), ("one", 1, 0.4)):
+        p = rng.uniform(-3, -0.1, (n, 3))
+        sampled, reference = p + noise * rng.normal(size=(2, n, 3))
+        yield title, {"prediction": p, "sampled": sampled, "reference": reference, "advantage": rng.normal(size=(n, 3))}
+
+
 def labelled(seed: int) -> Iterator[tuple[str, Ingredients]]:
     """Embeddings (n, 3) and labels; some alone with theirs, some in the same place."""
     rng = np.random.default_rng(seed)
@@ -263,6 +299,23 @@ def boxes(seed: int) -> Iterator[tuple[str, Ingredients]]:
     yield "one", {"prediction": drawn(1), "target": drawn(1)}
 
 
+def several(seed: int) -> Iterator[tuple[str, Ingredients]]:
+    """Three numbers (n, 3, 2) for each target, in order and not."""
+    rng = np.random.default_rng(seed)
+    for title, n, sort in (("ordered", 20, True), ("in any order", 20, False), ("one", 1, True)):
+        drawn = rng.normal(size=(n, 3, 2))
+        yield title, {"prediction": np.sort(drawn, 1) if sort else drawn, "target": rng.normal(size=(n, 2))}
+    whole = rng.integers(-1, 2, (20, 3, 2)).astype(float)
+    yield "at a bound", {"prediction": whole, "target": rng.integers(-1, 2, (20, 2)).astype(float)}
+
+
+def intervals(seed: int) -> Iterator[tuple[str, Ingredients]]:
+    """Bounds and targets (n, 2)."""
+    for title, drawn in several(seed):
+        predicted = drawn["prediction"]
+        yield title, {"lower": predicted[:, 0], "upper": predicted[:, -1], "target": drawn["target"]}
+
+
 @dataclass(frozen=True)
 class Table:
     """A task's metrics, what they are tried on, and how a request becomes what an oracle takes.
@@ -290,34 +343,47 @@ class Table:
     within: float = 0
 
     def expected(self, name: str, request: Request, ignore_index: int | None, **options: Any) -> Any:
-        """What the oracle says."""
-        if self.sample is not None:
-            return oracles.null(self.oracles[name](self.sample(request, ignore_index, **options)))
-        weight = request.get("sample_weight")
-        kept = request if weight is None else {key: value[weight > 0] for key, value in request.items()}
-        return oracles.null(self.oracles[name](kept, **options))
+        """What the oracle says; it gets what scikit-learn takes, whose checks would take longer than its scores."""
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            if self.sample is not None:
+                return oracles.null(self.oracles[name](self.sample(request, ignore_index, **options)))
+            weight = request.get("sample_weight")
+            kept = request if weight is None else {key: value[weight > 0] for key, value in request.items()}
+            return oracles.null(self.oracles[name](kept, **options))
 
 
 TABLES = (
-    Table("multiclass", oracles.CLASSES, scores_and_classes, samples.sample_of_classes, ignored=-100),
-    Table("segmentation", oracles.CLASSES, images_and_classes, samples.sample_of_classes, ignored=1),
+    Table(
+        "multiclass",
+        oracles.CLASSES | oracles_scoring.CLASSES,
+        scores_and_classes,
+        samples.sample_of_classes,
+        ignored=-100,
+    ),
+    Table(
+        "segmentation",
+        oracles.CLASSES | oracles_scoring.IMAGES,
+        images_and_classes,
+        samples.sample_of_classes,
+        ignored=1,
+    ),
     Table(
         "binary",
-        oracles.BINARY,
+        oracles.BINARY | oracles_scoring.BINARY,
         partial(decisions, inner=(2,)),
         partial(samples.sample_of_decisions, labels=False),
         ignored=255,
     ),
     Table(
         "multilabel",
-        oracles.MULTILABEL,
+        oracles.MULTILABEL | oracles_scoring.MULTILABEL,
         partial(decisions, inner=(3,)),
         partial(samples.sample_of_decisions, labels=True),
     ),
-    Table("sets", oracles_compared.SETS, label_sets, oracles_compared.sample_of_sets),
+    Table("sets", oracles_compared.SETS | oracles_scoring.MULTILABEL, label_sets, oracles_compared.sample_of_sets),
     Table(
         "regression",
-        oracles_regression.REGRESSION,
+        oracles_regression.REGRESSION | oracles_scoring.REGRESSION,
         numbers,
         samples.sample_of_numbers,
         activation="real",
@@ -325,22 +391,27 @@ TABLES = (
     ),
     Table(
         "pairs",
-        oracles_compared.DISTANCES,
+        oracles_compared.DISTANCES | oracles_scoring.DECISIONS,
         partial(pairs, different=0),
         oracles_compared.sample_of_pairs,
         poison="first",
     ),
     Table(
         "cosine_pairs",
-        oracles_compared.DISTANCES,
+        oracles_compared.DISTANCES | oracles_scoring.DECISIONS,
         partial(pairs, different=-1),
         oracles_compared.sample_of_cosine_pairs,
         poison="first",
     ),
-    Table("distances", oracles_compared.DISTANCES, distances, oracles_compared.sample_of_distances),
+    Table(
+        "distances",
+        oracles_compared.DISTANCES | oracles_scoring.DECISIONS,
+        distances,
+        oracles_compared.sample_of_distances,
+    ),
     Table(
         "gan",
-        oracles_compared.ADVERSARIAL,
+        oracles_compared.ADVERSARIAL | oracles_scoring.DECISIONS,
         partial(adversaries, centre=0),
         partial(oracles_compared.sample_of_scores, middle=0),
         poison="real",
@@ -348,7 +419,7 @@ TABLES = (
     ),
     Table(
         "lsgan",
-        oracles_compared.ADVERSARIAL,
+        oracles_compared.ADVERSARIAL | oracles_scoring.DECISIONS,
         partial(adversaries, centre=0.5),
         partial(oracles_compared.sample_of_scores, middle=0.5),
         poison="real",
@@ -358,8 +429,14 @@ TABLES = (
     Table("lsgan_generator", oracles_compared.LEAST_SQUARES_GENERATED, generated, poison="fake"),
     Table("triplets", oracles_compared.TRIPLETS, triplets, poison="anchor", within=1e-12),
     Table("ranking", oracles_compared.RANKING, orders, poison="first"),
+    Table("queries", oracles_queries.QUERIES, rankings, activation="real", within=1e-12),
+    Table("preferences", oracles_compared.PREFERENCES, preferences, poison="chosen", within=1e-12),
+    Table("policy", oracles_compared.POLICY, sampled_tokens, within=1e-12),
     Table("labelled_embeddings", oracles_compared.LABELLED, labelled, poison="embedding", weighted=False),
     Table("paired_views", oracles_compared.VIEWS, views, poison="first", weighted=False, within=1e-12),
     Table("vae", oracles_compared.VAE, latents, within=1e-12),
+    Table("quantiles", oracles_compared.FORECASTS, several, activation="real", within=1e-12),
+    Table("ensembles", oracles_compared.ENSEMBLES, several, activation="real", within=1e-12),
+    Table("intervals", oracles_compared.FORECASTS, intervals, activation="real", poison="lower", within=1e-12),
     Table("boxes", oracles_compared.BOXES, boxes, activation="real", within=1e-12),
 )

@@ -21,7 +21,7 @@ OF_MANY = ("brier", "log_loss", "ece", "reliability", "top_k_accuracy", "accurac
 LONG = [
     row
     for row in ROWS
-    if row.values[0].task not in ("labelled_embeddings", "paired_views", "boxes")
+    if row.values[0].task not in ("labelled_embeddings", "paired_views", "boxes", "preferences")
     and (row.values[0].task not in ("multiclass", "multilabel", "sets") or row.values[1] in OF_MANY)
 ]
 

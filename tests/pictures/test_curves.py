@@ -130,6 +130,35 @@ def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> Non
         ("clip", {"temperature": [0.5]}, "cosine", lambda c: np.log(1 + 3 * np.exp(-c / 0.5))),
         ("supcon", {"temperature": [0.5]}, "cosine", lambda c: np.log(1 + 6 * np.exp(-c / 0.5))),
         ("margin_ranking", {"margin": [1.0]}, "margin", lambda m: np.maximum(0, 1 - m)),
+        ("ranknet", {"sigma": [2.0]}, "margin", lambda m: np.log1p(np.exp(-2 * m))),
+        ("lambda_loss", {}, "margin", lambda m: (1 - 1 / np.log2(3)) * np.log1p(np.exp(-m))),
+        ("list_net", {}, "margin", lambda m: np.log1p(np.exp(m)) - np.e / (1 + np.e) * m),
+        ("list_mle", {}, "margin", lambda m: np.log1p(np.exp(-m))),
+        ("approx_ndcg", {"temperature": [1.0]}, "margin", lambda m: -1 / np.log2(2 + 1 / (1 + np.exp(m)))),
+        ("dpo", {}, "margin", lambda m: np.log1p(np.exp(-0.1 * m))),
+        ("dpo", {"form": ["ipo"], "beta": [0.5]}, "margin", lambda m: (m - 1) ** 2),
+        ("simpo", {"beta": [1.0], "gamma": [0.5]}, "margin", lambda m: np.log1p(np.exp(0.5 - m))),
+        ("bradley_terry", {}, "margin", lambda m: np.log1p(np.exp(-m))),
+        ("orpo", {"beta": [1.0]}, "probability", lambda p: -np.log(p)),  # the odds of the other are 1
+        ("kto", {}, "log_ratio", (lambda r: 1 / (1 + np.exp(0.1 * r)), lambda r: 1 / (1 + np.exp(-0.1 * r)))),
+        (
+            "policy_gradient",
+            {},
+            "ratio",
+            (lambda r: -np.minimum(r, 1.2), lambda r: np.maximum(r, 0.8)),
+        ),
+        (
+            "policy_gradient",
+            {"form": ["reinforce"]},
+            "ratio",
+            (lambda r: -np.log(r / 2), lambda r: np.log(r / 2)),
+        ),
+        (
+            "distillation",
+            {},
+            "probability",
+            lambda p: 0.75 * np.log(0.75 / p) + 0.25 * np.log(0.25 / (1 - p)),
+        ),
         ("hinge_gan_discriminator", {}, "score", lambda s: 2 * np.maximum(0, 1 - s)),
         ("lsgan_discriminator", {}, "score", lambda s: (s - 1) ** 2),
         ("vae", {"beta": [2.0]}, "mean", lambda m: m**2),
@@ -249,6 +278,24 @@ def test_the_axis_its_ends_and_the_others_are_said() -> None:
     assert (document["x"][0], document["x"][-1]) == (-1, 1)
     assert document["label"].startswith("margin")
     assert document["series"][0]["gradient_of"] == "the class's score"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "label", "subject"),
+    [
+        ("poisson_nll", {}, "predicted rate", "the logarithm of the rate"),
+        ("tweedie", {}, "predicted mean", "the logarithm of the mean"),
+        ("tweedie", {"log_input": [False]}, "predicted mean", "the mean"),
+        ("negative_binomial_nll", {}, "predicted mean", "the mean"),
+        ("squared_log", {}, "prediction", "the prediction"),
+    ],
+)
+def test_the_gradient_is_of_the_quantity_of_the_axis(
+    name: str, parameters: dict[str, list[Any]], label: str, subject: str
+) -> None:
+    document = drawn(curve(name, parameters, points=3))
+    assert document["label"].startswith(f"{label}, where ")
+    assert document["series"][0]["gradient_of"] == subject
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "reliability": {"confidence": [0.1, None, 0.9], "accuracy": [0.2, None, 0.8], "count": [5, 0, 7]},
         "ece": 0.1,
     },
+    "slices": {
+        "metric": "f1.macro", "level": 0.95, "all": {"value": 0.8, "low": 0.75, "high": 0.85},
+        "slices": [
+            {"label": "site=B", "rows": 1200, "value": 0.7, "low": 0.6, "high": 0.78},
+            {"label": "site=A", "rows": 40, "value": 0.9, "low": None, "high": None},
+        ],
+    },
 }  # fmt: skip
 
 
@@ -113,6 +120,12 @@ def test_a_confusion_matrix_shows_its_counts() -> None:
 def test_curves_name_their_areas() -> None:
     assert "area 0.75" in text(picture("roc", "auto"))
     assert "label 0 area 0.5" in text(picture("pr", "auto"))
+
+
+def test_slices_stand_in_the_order_given_with_their_rows() -> None:
+    svg = picture("slices", "auto")
+    assert {"site=B  (1,200 rows)", "site=A  (40 rows)", "f1.macro, 95 % intervals"} <= text(svg)
+    assert b"all rows: 0.8 (0.75 to 0.85); site=B: 0.7 (0.6 to 0.78); site=A: 0.9." in svg
 
 
 @pytest.mark.parametrize(

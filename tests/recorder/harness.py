@@ -19,7 +19,6 @@ from lossd.recorder import faults
 from lossd.recorder.client import Recorder
 from lossd.recorder.keeper import Keeper
 from lossd.runs.definition import RunDocument
-from lossd.runs.encoding import packed
 from lossd.runs.report import BatchReport
 
 ROWS = 8
@@ -40,7 +39,7 @@ def evaluated(number: int) -> lossd.Run:
 @cache
 def report(number: int) -> bytes:
     """What a worker reports of that batch."""
-    return BatchReport(number.to_bytes(32, "big"), ROWS, packed(evaluated(number).state())).encode()
+    return BatchReport.of(number.to_bytes(32, "big"), ROWS, ROWS, evaluated(number).state()).encode()
 
 
 @cache

@@ -11,7 +11,6 @@ import numpy as np
 
 from lossd import Run
 from lossd.recorder.store import NewBatch, Store
-from lossd.runs import encoding
 from lossd.runs.report import BatchReport
 from lossd_client.errors import Problem
 
@@ -25,9 +24,16 @@ def document(identity: str = "position", **further: Any) -> dict[str, Any]:
 
 
 @cache
-def state(identity: str, rows: tuple[int, ...], *, task: str = "binary", classes: int = 3) -> bytes:
-    """The bytes of the state of rows; by position they are consecutive."""
-    run = Run(task=task, metrics=METRICS if task == "binary" else ["accuracy"], identity=identity)  # type: ignore[arg-type]
+def state(
+    identity: str, rows: tuple[int, ...], *, task: str = "binary", classes: int = 3, groups: int | None = None
+) -> bytes:
+    """The bytes of the state of rows; by position they are consecutive.
+
+    Rows without an identity have no groups, because these would follow from the batches' names.
+    """
+    groups = (0 if identity == "batch" else 64) if groups is None else groups
+    metrics = METRICS if task == "binary" else ["accuracy"]
+    run = Run(task=task, metrics=metrics, identity=identity, groups=groups)  # type: ignore[arg-type]
     numbers = np.array(rows, np.int64)
     target = (numbers * 7 % 5 < 2).astype(np.int64)
     if task == "binary":
@@ -42,8 +48,8 @@ def state(identity: str, rows: tuple[int, ...], *, task: str = "binary", classes
 def report(identity: str, rows: Sequence[int], content: int = 0, **how: Any) -> bytes:
     """What a worker reports of rows; another ``content`` has another digest."""
     digest = hashlib.sha256(repr((list(rows), content)).encode()).digest()
-    packed = encoding.packed(state(identity, tuple(rows), **how))
-    return BatchReport(digest, len(rows), packed).encode()
+    data = state(identity, tuple(rows), **how)
+    return BatchReport.of(digest, len(rows), len(rows), data).encode()
 
 
 def batch(

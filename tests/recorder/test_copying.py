@@ -22,12 +22,10 @@ DOCUMENT = RunDocument.parse({"task": "binary", "metrics": {"names": ["accuracy"
 
 def report(first: int, seed: int = 0) -> bytes:
     """Return what a worker reports of two rows."""
-    import zlib
-
     numbers = np.random.default_rng(seed)
     run = Run(task="binary", metrics={"names": ["accuracy"]}, identity="position")
     run.add(numbers.standard_normal(2), numbers.integers(0, 2, 2), first=first)
-    return BatchReport(bytes([seed]) * 32, 2, zlib.compress(run.state())).encode()
+    return BatchReport.of(bytes([seed]) * 32, 2, 2, run.state()).encode()
 
 
 def filled(path: Path | str, names: dict[tuple[str, str], int]) -> dict[tuple[str, str], tuple[dict[str, Any], bytes]]:

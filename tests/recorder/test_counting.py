@@ -60,7 +60,12 @@ class Model:
         self.counted |= dict.fromkeys(numbers, new.name)
         self.rows += len(numbers)
         run = {"rows": self.rows, "batches": len(self.batches) + 1}
-        outcome = {"batch": new.name, "created": True, "counted": {"rows": len(numbers)}, "run": run}
+        outcome = {
+            "batch": new.name,
+            "created": True,
+            "counted": {"rows": len(numbers), "entries": len(numbers)},
+            "run": run,
+        }
         self.batches[new.name] = new.report[:32], outcome
         return outcome
 
@@ -208,7 +213,12 @@ def test_any_order_groups_folds_and_restarts_give_the_bytes_of_one_batch(
 def test_a_repeated_batch_gets_its_first_answer_and_counts_once(store: Store) -> None:
     run = store.create("", "r", document(), "d")[0]["id"]
     first = count_one(store, batch(run, "a", range(4)))
-    assert first == {"batch": "a", "created": True, "counted": {"rows": 4}, "run": {"rows": 4, "batches": 1}}
+    assert first == {
+        "batch": "a",
+        "created": True,
+        "counted": {"rows": 4, "entries": 4},
+        "run": {"rows": 4, "batches": 1},
+    }
     count_one(store, batch(run, "b", range(4, 6)))
     assert count_one(store, batch(run, "a", range(4))) == {**first, "created": False}
     assert store.find("", "r")["rows"] == 6
@@ -267,9 +277,9 @@ def test_a_batch_of_another_version_of_a_metric_is_refused(opened: Callable[...,
     store = opened()
     run = store.create("", "r", document("batch"), "d")[0]["id"]
     count_one(store, batch(run, "a", range(4), "batch"))
-    described, parts = encoding.decode(state("batch", (4, 5)))
-    later = encoding.encode({**described, "metrics": {**described["metrics"], "auroc": 99}}, parts)
-    report_of_later = BatchReport(b"x" * 32, 2, encoding.packed(later)).encode()
+    described, parts, _ = encoding.decode(state("batch", (4, 5)))
+    later = encoding.encode(encoding.text_of({**described, "metrics": {**described["metrics"], "auroc": 99}}), parts)
+    report_of_later = BatchReport.of(b"x" * 32, 2, 2, later).encode()
     for _ in range(2):
         with pytest.raises(DefinitionChanged, match="start another run"):
             count_one(store, NewBatch(run, "b", report_of_later, "cpu", "2"))
@@ -380,4 +390,24 @@ def test_a_full_disk_counts_nothing_and_is_over_when_there_is_room(tmp_path: Pat
     store._run(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1000000").close())
     assert count_one(store, batch(run, f"b{k}", range(4 * k, 4 * k + 4)))["created"]
     assert store.merged(run)[1] == state("position", tuple(range(4 * k + 4)))
+    store.close()
+
+
+def test_a_commit_takes_six_statements_and_unpacks_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "runs.db"))
+    store.open()
+    run = store.create("", "r", document(), "d")[0]["id"]
+    count_one(store, batch(run, "a", range(4)))
+    second, third = batch(run, "b", range(4, 8)), batch(run, "c", range(8, 12))
+    statements: list[str] = []
+    store._run(lambda connection: connection.connection.dbapi_connection.set_trace_callback(statements.append))
+    statements.clear()
+    monkeypatch.delattr("zlib.decompress")
+    store.count([second, third])
+    kinds = [text.split(" ", 1)[0].strip() for text in statements]
+    assert kinds == ["BEGIN", "SELECT", "SELECT", *["INSERT"] * 4, "UPDATE", "COMMIT"]
+    (update,) = (text for text in statements if text.startswith("UPDATE"))
+    assert "common" not in update, "what all batches have in common is written once"
+    monkeypatch.undo()
+    assert store.merged(run)[1] == state("position", tuple(range(12)))
     store.close()

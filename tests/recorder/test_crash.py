@@ -40,7 +40,7 @@ async def die_and_count(folder: Path, url: str, point: str, occurrence: int) -> 
         assert keeper.restarts == 1
         assert keeper.pid != victim
         assert {outcome["batch"] for outcome in outcomes} == {f"{number}" for number in range(WAITING)}
-        assert all(outcome["counted"] == {"rows": ROWS} for outcome in outcomes)
+        assert all(outcome["counted"] == {"rows": ROWS, "entries": ROWS} for outcome in outcomes)
         said = sorted(outcome["run"]["batches"] for outcome in outcomes)
         assert said == list(range(1 + alone, batches + 1)), "each said how many were counted by then"
         assert sorted(await counted(recorder, run)) == sorted(f"{number}" for number in range(batches))
@@ -83,7 +83,8 @@ def test_a_batch_whose_answer_was_lost_was_counted(tmp_path: Path) -> None:
             await one_will_die(recorder, keeper, faults.COMMITTED)
             run = await create(recorder)
             assert await count(recorder, run, 0) == {
-                "batch": "0", "created": False, "counted": {"rows": ROWS}, "run": {"rows": ROWS, "batches": 1},
+                "batch": "0", "created": False, "counted": {"rows": ROWS, "entries": ROWS},
+                "run": {"rows": ROWS, "batches": 1},
             }  # fmt: skip
             assert keeper.restarts == 1
 

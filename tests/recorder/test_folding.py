@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
+import numpy as np
 import pytest
 
+from lossd import Run
+from lossd.exact.sums import ExactSums
 from lossd.recorder import folding
 from lossd.recorder.folding import Covered, is_due, merged, oldest_to_fold
 from lossd.runs import encoding
-from lossd_client.errors import InternalError
+from lossd.runs.state import RunState
+from lossd_client.errors import DuplicateRows, InternalError, InvalidRequest
 from recorder.reports import state
 
 
@@ -49,12 +54,13 @@ def test_a_large_fold_stays_and_a_small_one_is_merged() -> None:
     assert oldest_to_fold([Covered(0, 400, 10_000), Covered(400, 100, 70), *singles]) == 400
 
 
-@pytest.mark.parametrize("small", [0, 584, 1 << 20])  # all are large, some, none
+@pytest.mark.parametrize(("row", "row_bytes"), [(64, 1), (64, 1500), (3, 1 << 20), (64, 1 << 20)])
 @pytest.mark.parametrize("identity", ["position", "id"])
 def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(
-    identity: str, small: int, monkeypatch: pytest.MonkeyPatch
+    identity: str, row: int, row_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "SMALL", small)
+    monkeypatch.setattr(folding, "ROW", row)
+    monkeypatch.setattr(folding, "ROW_BYTES", row_bytes)
     chance = random.Random(3)
     for count in (1, 2, 3, 7, 15, 16, 17, 50):
         blocks = [tuple(range(3 * k, 3 * k + 3)) for k in range(count)]
@@ -65,9 +71,48 @@ def test_states_merge_to_the_bytes_of_all_rows_whatever_their_number(
         merged([])
 
 
+TASKS: dict[str, dict[str, Any]] = {
+    "sums and counts": {"task": "multiclass", "metrics": ["accuracy", "confusion_matrix", "log_loss"]},
+    "products and extremes": {"task": "regression", "metrics": ["mae", "r2", "pearson", "max_error"]},
+    "tables": {"task": "binary", "metrics": ["auroc", "average_precision"]},
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("groups", [0, 16])
+@pytest.mark.parametrize("kind", TASKS)
+def test_states_that_are_read_together_are_those_that_are_merged_one_by_one(
+    kind: str, groups: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, states, whole = np.random.default_rng(9), [], Run(**TASKS[kind], groups=groups, identity="position")
+    for first in range(0, 120, 5):
+        shape = (5, 4) if kind == "sums and counts" else (5,)
+        prediction = random.normal(size=shape).astype(random.choice([np.float32, np.float64]))
+        target = random.normal(size=5) if "extremes" in kind else random.integers(0, 2, 5)
+        weight = {"sample_weight": random.uniform(0.5, 2, 5)} if weighted else {}
+        run = Run(**TASKS[kind], groups=groups, identity="position")
+        for each in (run, whole):
+            each.add(prediction, target, first=first, **weight)
+        states.append(run.state())
+    assert RunState.merged(states).encode() == whole.state()
+    damaged = [*states[:-1], states[-1][:-40] + bytes(40)]
+    with pytest.raises(InvalidRequest, match="damaged"):
+        RunState.merged(damaged)
+    with pytest.raises(DuplicateRows):
+        RunState.merged([*states, states[3]])
+    alike = [data for data in states if RunState.decode(data).facts == RunState.decode(states[0]).facts]
+    assert 1 < len(alike) < len(states)
+    decode, decoded = ExactSums.decode, []
+    monkeypatch.setattr(
+        ExactSums, "decode", lambda data, *, count: (decoded.append(data), decode(data, count=count))[1]
+    )
+    RunState.merged(alike)
+    assert kind == "tables" or not decoded, "exact sums of many states are read all at once"
+
+
 def test_damaged_bytes_are_an_internal_error() -> None:
     stored = encoding.packed(state("position", (0, 1)))
-    assert folding.read(stored).rows == 2
+    assert folding.read([stored]).rows == 2
     for damaged in (b"", stored[:-1], encoding.packed(b"lossdrun"), encoding.packed(state("position", (0, 1))[:-1])):
         with pytest.raises(InternalError, match="damaged"):
-            folding.read(damaged)
+            folding.read([damaged])

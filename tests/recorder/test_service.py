@@ -55,7 +55,7 @@ def test_several_fronts_share_a_recorder_that_is_restarted(tmp_path: Path, monke
         assert service.recorders != [victim]
         for client in clients:
             run = client.get("/v1/runs/a").json()
-            assert run["counted"] == {"rows": 24, "batches": 6}
+            assert run["counted"] == {"rows": 24, "entries": 24, "batches": 6}
             assert run["result"]["metrics"]["accuracy"] == 21 / 24, "of the last rows, three of six are wrong"
             assert "lossd_recorder_restarts_total 1.0" in client.get("/metrics").text
             client.close()

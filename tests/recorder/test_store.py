@@ -358,3 +358,22 @@ def test_batches_are_listed_as_they_were_counted(store: Store, clock: Clock) -> 
     for wrong in ("x", "-1", "٣", "9" * 30):
         with pytest.raises(InvalidRequest, match="after"):
             store.batches(run, wrong)
+
+
+def test_a_summary_of_an_open_run_is_never_replaced_by_an_older_one(store: Store) -> None:
+    run = store.create("", "r", document(), "d")[0]["id"]
+    assert (store.find("", "r")["summary"], store.find("", "r")["summarized"]) == (None, None)
+    for first in (0, 4):
+        count_one(store, batch(run, f"b{first}", range(first, first + 4)))
+    before = store.find("", "r")
+    done = store.summarize(run, 8, 2, {"accuracy": 0.5, "auroc": math.nan, "loss": "Infinity"})
+    assert (done["summary"], done["summarized"]) == ({"accuracy": 0.5}, {"rows": 8, "batches": 2})
+    for rows, batches in ((4, 1), (8, 2), (12, 3)):  # one late, one twice, one of another run of that name
+        assert store.summarize(run, rows, batches, {"accuracy": 0.25}) == done
+    assert done == {**before, "summary": done["summary"], "summarized": done["summarized"]}, "nothing else changed"
+    final = sealed(store, run, accuracy=0.75)
+    assert (final["summary"], final["summarized"]) == ({"accuracy": 0.75}, {"rows": 8, "batches": 2})
+    assert store.summarize(run, 8, 2, {"accuracy": 0.5})["summary"] == {"accuracy": 0.75}
+    store.delete("", "r")
+    with pytest.raises(UnknownRun):
+        store.summarize(run, 8, 2, {})

@@ -51,6 +51,12 @@ def draw(task: str, rng: np.random.Generator, n: int, dtype: str = "float32", *,
             inputs = {"prediction": real(3, 5, 4), "target": whole(3, 5, 4)}
         case "regression":
             inputs = {"prediction": real(3), "target": real(3)}
+            if rng.random() < 0.5:  # of logarithms and deviances
+                inputs = {name: np.exp(array) for name, array in inputs.items()}
+        case "quantiles" | "ensembles":
+            inputs = {"prediction": real(4, 2), "target": real(2)}
+        case "intervals":
+            inputs = {"lower": real(2) - 1, "upper": real(2) + 1, "target": real(2)}
         case "pairs":
             inputs = {"first": real(4), "second": real(4), "similar": whole(2)}
         case "cosine_pairs":
@@ -68,6 +74,12 @@ def draw(task: str, rng: np.random.Generator, n: int, dtype: str = "float32", *,
             inputs = {"prediction": real(6), "target": target, "mean": real(3), "log_variance": real(3)}
         case "triplets":
             inputs = {"anchor": real(4), "positive": real(4), "negative": real(4)}
+        case "queries":
+            inputs = {"prediction": real(6).round(1), "target": whole(4, 6) * (rng.random((n, 1)) > 0.2)}
+        case "preferences":
+            inputs = {"chosen": real(), "rejected": real()}
+        case "policy":
+            inputs = {"prediction": real(4), "sampled": real(4), "advantage": real(4), "reference": real(4)}
         case "ranking":
             inputs = {"first": real(2), "second": real(2), "target": 2 * whole(2, 2) - 1}
         case "labelled_embeddings":
@@ -79,6 +91,10 @@ def draw(task: str, rng: np.random.Generator, n: int, dtype: str = "float32", *,
     if weighted:
         inputs["sample_weight"] = rng.random(n) * (rng.random(n) > 0.2)
     return inputs
+
+
+NEEDED = {"by": "std", "scale": 2.0}
+"""The options that have no default."""
 
 
 def decomposable(task: str) -> list[str]:
@@ -96,12 +112,20 @@ def options(task: str, rng: np.random.Generator) -> dict[str, Any]:
     chosen: dict[str, Any] = {"names": decomposable(task), "zero_division": rng.choice([None, 0.0, 1.0])}
     chosen["k"] = {"multiclass": 3, "segmentation": 2}.get(task, 5)
     chosen |= {"bins": int(rng.integers(1, 12)), "weights": str(rng.choice(["none", "linear", "quadratic"]))}
+    chosen |= {"scale": 3.0, "by": str(rng.choice(["mean", "range", "std", "l2"])), "p": float(rng.choice([1, 2, 3.5]))}
+    chosen |= {"levels": [0.1, 0.9], "power": float(rng.choice([-1, 0, 1, 1.5, 2, 3]))}
+    chosen |= {"top": float(rng.uniform(0.01, 1)), "normalize": str(rng.choice(["true", "pred", "all"]))}
+    chosen |= {f"min_{name}": float(rng.random()) for name in ("precision", "recall", "specificity", "sensitivity")}
+    if rng.random() < 0.5:
+        chosen["max_fpr"] = float(rng.uniform(0.05, 1))
     chosen |= {
         "quantiles": [0.0, 0.1, 0.5, 0.99],
         "beta": 2.0,
         "points": int(rng.integers(2, 30)),
         "iou_threshold": 0.3,
     }
+    if task == "queries":
+        chosen |= {"gain": str(rng.choice(["linear", "exponential"])), "ties": str(rng.choice(["averaged", "stable"]))}
     if task in ("binary", "multilabel", "sets", "gan"):
         chosen["threshold"] = float(rng.random())
     return chosen

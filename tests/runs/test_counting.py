@@ -19,12 +19,14 @@ from lossd.arrangement import arrange
 from lossd.engine.work import answer_in_memory
 from lossd.job import Job
 from lossd.metrics import METRICS
+from lossd.runs import in_memory
 from lossd.runs.counting import counting_job, result_job
 from lossd.runs.definition import RunDocument
+from lossd.runs.reading import StratumResult
 from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
 from lossd_client.errors import DefinitionChanged, DuplicateRows, InvalidRequest, Problem
-from lossd_client.wire import Tensor
+from lossd_client.wire import Tensor, json
 from runs.drawing import UNWEIGHTED, decomposable, differences, draw, options, rows, splits, tasks
 
 CPU = torch.device("cpu")
@@ -35,9 +37,15 @@ def tensors_of(inputs: Sent) -> dict[str, Tensor]:
     return {name: Tensor.of(np.asarray(array)) for name, array in inputs.items()}
 
 
-def job_of(document: RunDocument, inputs: Sent, first: int | None = None) -> Job:
+def job_of(
+    document: RunDocument,
+    inputs: Sent,
+    first: int | None = None,
+    name: str | None = None,
+    slices: Mapping[str, str | None] | None = None,
+) -> Job:
     layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors_of(inputs).items()}
-    return counting_job(document.plan, document.definition, layout, first=first)
+    return counting_job(document.plan, document.definition, layout, first=first, name=name, slices=slices)
 
 
 def shared(jobs: Sequence[Job], sent: Sequence[Sent]) -> tuple[dict[str, Any], bytearray]:
@@ -59,10 +67,16 @@ def shared(jobs: Sequence[Job], sent: Sequence[Sent]) -> tuple[dict[str, Any], b
 
 
 def counted(
-    document: RunDocument, sent: Sequence[Sent], firsts: Sequence[int | None] | None = None
+    document: RunDocument,
+    sent: Sequence[Sent],
+    firsts: Sequence[int | None] | None = None,
+    names: Sequence[str | None] | None = None,
+    slices: Sequence[Mapping[str, str | None] | None] | None = None,
 ) -> list[BatchReport | Problem]:
     """Count batches in one message."""
-    jobs = [job_of(document, i, f) for i, f in zip(sent, firsts or [None] * len(sent), strict=True)]
+    none = [None] * len(sent)
+    columns = zip(sent, firsts or none, names or none, slices or none, strict=True)
+    jobs = [job_of(document, *of_batch) for of_batch in columns]
     texts, _ = answer_in_memory(*shared(jobs, sent), CPU, None)
     return [Problem.from_json(orjson.loads(text)) if failed else BatchReport.decode(text) for failed, text in texts]
 
@@ -73,6 +87,14 @@ def merged(document: RunDocument, reports: Sequence[BatchReport | Problem]) -> R
         assert isinstance(report, BatchReport), report
         state.merge(RunState.decode(zlib.decompress(report.packed)))
     return state
+
+
+def same(state: RunState, run: lossd.Run) -> bool:
+    """Return whether a state has the numbers of a run, but for the names of its batches, which a report lacks."""
+    run._state.identity, kept = state.identity, run._state.identity
+    found = run.state()
+    run._state.identity = kept
+    return state.rows == kept.rows and state.encode() == found
 
 
 @pytest.mark.parametrize("task", tasks())
@@ -88,17 +110,25 @@ def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, seed: int
     document = RunDocument.parse({"task": task, "metrics": metrics, "identity": kind, "dataset": {"rows": n}})
     ids = rng.permutation(5 * n)[:n]
     whole = lossd.Run(task=task, metrics=metrics, identity=kind, rows=n)  # type: ignore[arg-type]
-    whole.add(inputs=inputs, first=0 if kind == "position" else None, sample_id=ids if kind == "id" else None)
+    batches = splits(rng, n)
+    names = [str(first) for first, _ in batches] if kind == "batch" else None
+    if names:  # the groups of their rows follow from the names
+        for name, (first, last) in zip(names, batches, strict=True):
+            whole.add(inputs=rows(inputs, first, last), name=name)
+    else:
+        whole.add(inputs=inputs, first=0 if kind == "position" else None, sample_id=ids if kind == "id" else None)
     if kind == "id":
         inputs = {**inputs, "sample_id": ids}
-    batches = splits(rng, n)
     sent = [rows(inputs, first, last) for first, last in batches]
     firsts = [first if kind == "position" else None for first, _ in batches]
-    reports = counted(document, sent, firsts)
+    reports = counted(document, sent, firsts, names)
     assert [report.rows for report in reports if isinstance(report, BatchReport)] == [b - a for a, b in batches]
     state = merged(document, reports)
-    assert state.encode() == whole.state()
-    alone = [counted(document, [s], [f])[0] for s, f in zip(sent, firsts, strict=True)]
+    assert same(state, whole)
+    alone = [
+        counted(document, [s], [f], None if names is None else [names[i]])[0]
+        for i, (s, f) in enumerate(zip(sent, firsts, strict=True))
+    ]
     assert alone == reports
     job = result_job(whole.state(), document.plan, document.definition)
     [(failed, text)], _ = answer_in_memory(
@@ -117,7 +147,7 @@ WRONG: Sent = {**GOOD, "target": np.array([0, 7])}
 def test_a_wrong_batch_fails_alone_with_the_error_of_an_evaluation(identity: str) -> None:
     document = RunDocument.parse({**FOCAL, "identity": identity})
     firsts = [0, 2, 4] if identity == "position" else None
-    good, wrong, other = counted(document, [GOOD, WRONG, GOOD], firsts)
+    good, wrong, other = counted(document, [GOOD, WRONG, GOOD], firsts, None if firsts else ["a", "b", "c"])
     with pytest.raises(Problem) as refused:
         lossd.evaluate("focal", inputs=WRONG, gamma=1.5)
     assert isinstance(wrong, Problem)
@@ -127,9 +157,9 @@ def test_a_wrong_batch_fails_alone_with_the_error_of_an_evaluation(identity: str
         refused.value.errors,
     )
     run = lossd.Run(loss="focal", gamma=1.5, metrics=["default", "log_loss"], identity=identity)  # type: ignore[arg-type]
-    for first in (0, 4):
-        run.add(inputs=GOOD, first=first if firsts else None)
-    assert merged(document, [good, other]).encode() == run.state()
+    for first, name in ((0, "a"), (4, "c")):
+        run.add(inputs=GOOD, **({"first": first} if firsts else {"name": name}))  # type: ignore[arg-type]
+    assert same(merged(document, [good, other]), run)
 
 
 def test_the_loss_of_a_whole_batch_and_metrics_of_a_batch_are_counted_too() -> None:
@@ -137,15 +167,49 @@ def test_the_loss_of_a_whole_batch_and_metrics_of_a_batch_are_counted_too() -> N
     batches = [{"embedding": rng.normal(size=(n, 4)), "label": np.arange(n) % 3} for n in (6, 9)]
     document = RunDocument.parse({"task": "labelled_embeddings", "scope": "batch"})
     run = lossd.Run(task="labelled_embeddings", scope="batch")
-    for inputs in batches:
-        run.add(inputs=inputs)
-    assert merged(document, counted(document, batches)).encode() == run.state()
+    names = ["a", "b", "c"]
+    for inputs, name in zip(batches, names, strict=False):
+        run.add(inputs=inputs, name=name)
+    assert same(merged(document, counted(document, batches, names=names[:2])), run)
     dice = [{"prediction": rng.normal(size=(4, 3, 5)), "target": rng.integers(0, 3, (4, 5))} for _ in range(3)]
     document = RunDocument.parse({"loss": "dice", "metrics": []})
     run = lossd.Run(loss="dice", metrics=[])
-    for inputs in dice:
-        run.add(inputs=inputs)
-    assert merged(document, counted(document, dice)).encode() == run.state()
+    for inputs, name in zip(dice, names, strict=True):
+        run.add(inputs=inputs, name=name)
+    assert same(merged(document, counted(document, dice, names=names)), run)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "entries"),
+    [
+        ({"task": "multiclass"}, {"prediction": (5, 3), "target": [0, 1, 2, 0, 1]}, 5),
+        ({"task": "multiclass"}, {"prediction": (5, 3), "target": np.full((5, 3), 1 / 3, np.float32)}, 5),
+        ({"loss": "cross_entropy"}, {"prediction": (5, 3), "target": [0, -100, 2, -100, 1]}, 3),
+        ({"task": "segmentation"}, {"prediction": (2, 3, 4, 5), "target": np.zeros((2, 4, 5), np.int64)}, 40),
+        ({"task": "multilabel"}, {"prediction": (5, 3), "target": np.zeros((5, 3), np.int64)}, 15),
+        ({"task": "binary"}, {"prediction": (5,), "target": [0, 1, 0, 1, 1]}, 5),
+        ({"task": "regression"}, {"prediction": (5, 2), "target": np.zeros((5, 2), np.float32)}, 10),
+        (
+            {"loss": "mse", "metrics": []},
+            {"prediction": (2, 3), "target": (2, 3), "mask": np.array([[1, 0, 1], [0, 0, 1]])},
+            3,
+        ),
+        ({"loss": "mse", "metrics": []}, {"prediction": (2, 3), "target": (2, 3), "lengths": np.array([1, 3])}, 4),
+        ({"loss": "triplet"}, dict.fromkeys(("anchor", "positive", "negative"), (5, 4)), 5),
+    ],
+    ids=lambda value: None,
+)
+def test_the_entries_of_a_batch_are_those_that_are_judged(
+    body: dict[str, Any], inputs: dict[str, Any], entries: int
+) -> None:
+    numbers = np.random.default_rng(0)
+    sent = {
+        name: numbers.random(value, np.float32) if isinstance(value, tuple) else np.array(value)
+        for name, value in inputs.items()
+    }
+    [report] = counted(RunDocument.parse({**body, "identity": "batch"}), [sent], names=["a"])
+    assert isinstance(report, BatchReport), report
+    assert (report.rows, report.entries) == (len(next(iter(sent.values()))), entries)
 
 
 def test_the_digest_is_of_the_content_alone() -> None:
@@ -219,3 +283,29 @@ def test_a_result_of_another_definition_or_of_older_metrics_is_refused(monkeypat
     assert "damaged" in problem({"task": "binary"}, state[:-1]).detail
     monkeypatch.setitem(METRICS["binary"], "f1", replace(METRICS["binary"]["f1"], version=2))
     assert isinstance(problem({"task": "binary"}, state), DefinitionChanged)
+
+
+def test_a_baseline_is_read_once_for_many_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a comparison of 32 runs, which the worker makes a pair at a time."""
+    numbers = np.random.default_rng(0)
+    target = numbers.integers(0, 3, 500)
+    runs = [lossd.Run(task="multiclass", metrics=["accuracy", "auroc"], identity="position") for _ in range(5)]
+    for run in runs:
+        run.add(numbers.random((500, 3), np.float32), target, first=0)
+    read: list[int] = []
+    of = StratumResult.of.__func__  # type: ignore[attr-defined]
+
+    def counting(cls: type[StratumResult], state: RunState, *further: Any) -> StratumResult:
+        read.append(id(state))
+        return of(cls, state, *further)
+
+    monkeypatch.setattr(StratumResult, "of", classmethod(counting))
+    document = RunDocument.parse({"task": "multiclass", "metrics": ["accuracy", "auroc"], "identity": "position"})
+    baseline, *others = [run.state() for run in runs]
+    for asked in ({}, {"level": 0.9}, {"classes": True}):
+        read.clear()
+        definitions = [document.definition] * 2
+        found = [orjson.loads(in_memory._comparison(definitions, asked, [baseline, data])) for data in others]
+        assert len(read) == (4 if asked == {"classes": True} else 5), "that of the classes was read at first"
+        expected = [json.finite(runs[0].compare(run, **asked)) for run in runs[1:]]
+        assert found == expected

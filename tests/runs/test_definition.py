@@ -14,6 +14,7 @@ from lossd.runs.definition import RunDocument
 from lossd.runs.run import Run
 from lossd_client.errors import InvalidRequest, Problem, UnknownLoss
 from losses.cases import CASES
+from runs.drawing import NEEDED
 
 TARGETS = "t1:" + "0123456789abcdef" * 2
 
@@ -23,7 +24,7 @@ FAULTS: list[tuple[Any, str, str]] = [
     ({"task": "binary", "loss": "mse"}, "", "either loss or task"),
     ({"task": "binry"}, "/task", "did you mean binary"),
     ({"task": "binary", "metric": ["f1"]}, "/metric", "did you mean metrics"),
-    ({"task": "binary", "slices": {}}, "/slices", "slices is not known"),
+    ({"task": "binary", "sliced": {}}, "/sliced", "sliced is not known"),
     ({"task": "binary", "metrics": ["accuracies"]}, "/metrics/names/0", "did you mean accuracy"),
     ({"task": "binary", "metrics": {"treshold": 0.5}}, "/metrics/treshold", "did you mean threshold"),
     ({"task": "binary", "metrics": {"threshold": "a"}}, "/metrics/threshold", "a threshold is a number"),
@@ -118,7 +119,9 @@ def test_the_version_of_a_metric_belongs_to_the_digest(monkeypatch: pytest.Monke
 
 
 def documents() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"task": task, "scope": "batch", "metrics": sorted(METRICS[task])} for task in TASKS]
+    found: list[dict[str, Any]] = [
+        {"task": task, "scope": "batch", "metrics": {"names": sorted(METRICS[task]), **NEEDED}} for task in TASKS
+    ]
     for case in CASES:
         for parameters in case.parameters or [{}]:
             known = {name: value for name, value in parameters.items() if value is not None}

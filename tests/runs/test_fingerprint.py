@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossd.runs.fingerprint import BLOCK, Fingerprint, _final, _lanes
+from lossd.runs.rows.fingerprint import BLOCK, Fingerprint, _lanes
+from lossd.runs.rows.fingerprint import final as finals
 from lossd_client.errors import InvalidRequest
 
 Array = np.ndarray[Any, Any]
@@ -204,7 +205,7 @@ def test_names_tell_labels_apart() -> None:
 
 def hashes(rows: Array) -> Array:
     """The two halves of every row's hash, (2, N)."""
-    return _final(_lanes({"target": rows}, len(rows)))
+    return finals(_lanes({"target": rows}, len(rows)))
 
 
 def test_small_rows_do_not_collide_in_either_half() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossd.runs.identity import Batches, Ids, Positions, content_digest, decode, new
+from lossd.runs.rows.identity import Batches, Ids, Positions, content_digest, decode, new
 from lossd_client.errors import DuplicateRows, InvalidRequest, Problem, TooLarge
 from lossd_client.wire import Tensor
 
@@ -78,7 +78,7 @@ def test_ids_that_were_counted_are_named_and_nothing_changes(first: set[int], se
             continue
         with pytest.raises(DuplicateRows) as caught:
             attempt(counted)
-        assert (caught.value.rows, caught.value.count) == (twice[:10], len(twice))
+        assert (caught.value.rows, caught.value.count) == (twice, len(twice))
         assert (counted.encode(), counted.rows) == (before, len(first))
 
 
@@ -90,7 +90,7 @@ def test_positions_count_like_a_set(batches: dict[int, int], seed: int) -> None:
         if twice := sorted(rows & oracle):
             with pytest.raises(DuplicateRows) as caught:
                 counted.add(first, count)
-            assert (caught.value.rows, caught.value.count) == (twice[:10], len(twice))
+            assert (caught.value.rows, caught.value.count) == (twice, len(twice))
             assert counted.encode() == before
         else:
             assert counted.add(first, count) == count
@@ -114,7 +114,7 @@ def test_positions_merge_like_sets(first: set[int], second: set[int]) -> None:
     if twice := sorted(first & second):
         with pytest.raises(DuplicateRows) as caught:
             one.merge(other)
-        assert (caught.value.rows, caught.value.count) == (twice[:10], len(twice))
+        assert (caught.value.rows, caught.value.count) == (twice, len(twice))
         assert one.encode() == before
     else:
         one.merge(other)

@@ -38,7 +38,7 @@ from lossd.api.openapi import document as openapi_document
 from lossd.api.origins import Origins
 from lossd.api.prefix import Prefix
 from lossd.api.runs.entrance import Entrance, NoRuns
-from lossd.api.runs.names import RUNS
+from lossd.api.runs.names import COMPARE, RUNS
 from lossd.configuration.preflight import check_variables
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
@@ -66,7 +66,7 @@ class Service(FastAPI):
         evaluate: ``POST /v1/evaluate``, as plain ASGI.
         inference: ``/v2``, as plain ASGI.
         documents: The paths of ``/v2`` that are no inference, with a log.
-        runs: ``/v1/runs``, as plain ASGI.
+        runs: ``/v1/runs`` and ``/v1/compare``, as plain ASGI.
         pages: FastAPI's routes, with a log and headers for browsers.
         entrance: The outermost application: checks of the origin and of keys, then :meth:`answer`.
         access: The check of keys; None if the service has no keys.
@@ -92,7 +92,7 @@ class Service(FastAPI):
                 return self.evaluate(scope, receive, send)
             if path.startswith(f"{PREFIX}/") and path.endswith("/infer"):
                 return self.inference(scope, receive, send)
-            if path.startswith(RUNS):
+            if path.startswith(RUNS) or path == COMPARE:
                 return self.runs(scope, receive, send)
             if path == PREFIX or path.startswith(f"{PREFIX}/"):
                 return self.documents(scope, receive, send)
@@ -100,6 +100,8 @@ class Service(FastAPI):
 
     def framework(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the coroutine of FastAPI's routing."""
+        if scope["type"] == "lifespan":
+            scope.setdefault("state", {})  # Starlette requires it, and ASGI does not
         return super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -109,13 +111,25 @@ class Service(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None, member: Member | None = None) -> Service:
+def create_app(
+    settings: Settings | None = None,
+    engine: Engine | None = None,
+    member: Member | None = None,
+    *,
+    wait_ready: bool = False,
+) -> Service:
     """Return the service as an ASGI application.
+
+    By default the lifespan's startup returns before a worker is ready. Requests then wait for one, and
+    ``/health/ready`` is answered 503.
 
     Args:
         settings: The settings; from the environment by default.
         engine: Evaluates losses; by default, the engine that the settings name. The application starts and stops it.
         member: The connection to the parent; None for a single front.
+        wait_ready: Whether the startup returns once a worker is ready, and raises :class:`StartError
+            <lossd.configuration.preflight.StartError>` with the reason if none can start. For servers and balancers
+            that send requests to whatever has started.
     """
     if settings is None:
         check_variables(os.environ)
@@ -130,15 +144,15 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None, m
         tracing = _tracing() if settings.tracing else None
         if tracing is not None:
             telemetry.observers.append(tracing)
-        await engine.start()
-        if keeper is not None:
-            keeper.start()
-        if member is not None:
-            await member.join(telemetry.counted)
-        gc.collect()
-        gc.freeze()  # exempts the modules loaded so far, torch above all, from every full collection
-        gc.set_threshold(20_000, 50, 100)
         try:
+            await (engine.start_ready() if wait_ready else engine.start())
+            if keeper is not None:
+                keeper.start()
+            if member is not None:
+                await member.join(telemetry.counted)
+            gc.collect()
+            gc.freeze()  # exempts the modules loaded so far, torch above all, from every full collection
+            gc.set_threshold(20_000, 50, 100)
             yield {TELEMETRY: telemetry}  # for refusals by a connection
         finally:
             await engine.stop()

@@ -7,16 +7,18 @@ from typing import Any, Literal
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 import lossd.metrics as metrics
 from lossd.api.pages import JSON, Page
+from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Loss, closest, find_loss
+from lossd.losses.registry import Loss, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions
 from lossd.request.planning import listed_inputs
-from lossd_client.errors import UnknownMetric
+from lossd_client.errors import Fault, InvalidRequest, UnknownMetric
 from lossd_client.wire.quoting import quoted
 
 __all__ = ["describe_loss", "describe_options", "router"]
@@ -59,16 +61,11 @@ class LossEntry(BaseModel):
     unavailable_because: str | None
 
 
-class LossList(BaseModel):
-    """Every loss."""
-
-    losses: list[LossEntry]
-
-
 class MetricEntry(BaseModel):
     """A metric of a task, and the names of the options it reads.
 
-    ``better`` says which way is better, null for neither. ``version`` is raised when a number could change.
+    ``better`` says which way is better, null for neither. ``interval`` says where values lie, if a run states their
+    interval: in [0, 1], in [-1, 1], from 0 on, or anywhere. ``version`` is raised when a number could change.
     """
 
     name: str
@@ -78,6 +75,7 @@ class MetricEntry(BaseModel):
     documentation: str
     options: list[str]
     better: Literal["higher", "lower"] | None
+    interval: Literal["unit", "signed", "positive", "real"] | None
     version: int
 
 
@@ -85,6 +83,18 @@ class MetricList(BaseModel):
     """A metric in each task that has it."""
 
     metrics: list[MetricEntry]
+
+
+class LossList(BaseModel):
+    """Every loss, or what a search finds, the best first.
+
+    Of a search, ``metrics`` are metrics of such a name, and ``note`` says what other libraries mean by it if no loss
+    here gives the same numbers; else it is null.
+    """
+
+    losses: list[LossEntry]
+    metrics: list[MetricEntry] | None = None
+    note: str | None = None
 
 
 class MetricCatalogue(MetricList):
@@ -162,6 +172,16 @@ def _availability() -> tuple[str | None, ...]:
     return tuple(loss.unavailable() for loss in REGISTRY.values())
 
 
+def _found(query: str) -> bytes:
+    if len(query) > MAX_CHARACTERS:
+        detail = f"a search has at most {MAX_CHARACTERS} characters, this one has {len(query)}"
+        raise InvalidRequest(detail, errors=[Fault(pointer="/q", detail=detail)])
+    found = search(query)
+    entries = [entry for name in found.metrics for entry in _metric(name)]
+    losses = [describe_loss(loss) for loss in found.losses]
+    return orjson.dumps({"losses": losses, "metrics": entries, "note": found.note or None})
+
+
 def _metric(name: str) -> list[dict[str, Any]]:
     return [entry for entry in metrics.describe() if entry["name"] == name]
 
@@ -175,7 +195,10 @@ def router() -> APIRouter:
     names = {name for names in metrics.METRICS.values() for name in names}
 
     @routes.get("/losses", summary="Every loss", response_model=LossList)
-    async def losses(request: Request) -> Response:
+    async def losses(request: Request, q: str = "") -> Response:
+        """Return every loss; with ``q`` those that a name or words find, and metrics of such a name."""
+        if q.strip():
+            return Response(await run_in_threadpool(_found, q), media_type=JSON)
         return await all_losses.answer(request.headers, _availability())
 
     @routes.get("/losses/{name}", summary="One loss", **_typed(LossEntry))
@@ -192,7 +215,7 @@ def router() -> APIRouter:
     @routes.get("/metrics/{name}", summary="One metric, in each task that has it", **_typed(MetricList))
     async def one_metric(request: Request, name: str) -> Response:
         if name not in names:
-            near = closest(name, tuple(names), {})
+            near = metrics.closest_metrics(name, names)
             hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists all metrics"
             raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}")
         if name not in of_metrics:

@@ -1,26 +1,22 @@
 """``GET /v1/losses/{name}/curve.svg``, ``.png`` and ``.json``: a loss and its gradient along an axis.
 
-The engine evaluates the points like other requests, 16 at a time. A new process draws each image, so that drawing
-neither blocks the event loop nor leaves its libraries in this process's memory.
+The engine evaluates the points like other requests, 16 at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from lossd.api.drawing import POLICY, BoundedQueue, Drawer
 from lossd.api.http.asgi import cancel_on_disconnect
 from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
@@ -28,7 +24,7 @@ from lossd.configuration.settings import Settings
 from lossd.engine import Engine, Result
 from lossd.pictures.curves import AT, OPTIONS, Line, PointAnswer, curve
 from lossd.request.literal import literal
-from lossd_client.errors import QueueFull, TooLarge, Unavailable
+from lossd_client.errors import TooLarge
 from lossd_client.wire import Tensor, json
 
 __all__ = ["router"]
@@ -37,16 +33,14 @@ Form = Literal["svg", "png", "json"]
 Theme = Literal["auto", "light", "dark"]
 
 MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "png": "image/png", "json": json.MEDIA_TYPE}
-CACHED_BYTES = 16 << 20
-WAITING_FOR_POINTS, WAITING_FOR_IMAGES = 32, 8
+CACHED_BYTES = 8 << 20
+WAITING_FOR_POINTS = 32
 POINTS_AT_A_TIME = 16
-DRAWING_S = 30.0
 CLIENT_LEFT = 499
 # Room for the longest formula with every character escaped, and a few numbers.
 MAX_QUERY_BYTES = 16 << 10
 # Private, because a service may need a key. The ETag changes with the version.
 CACHE_CONTROL = "private, max-age=3600"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def router(engine: Engine, settings: Settings) -> APIRouter:
@@ -58,8 +52,8 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     """
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
     answers_cache = _SharedCache()
-    points_queue = _BoundedQueue(WAITING_FOR_POINTS, "curves")
-    drawing_queue = _BoundedQueue(WAITING_FOR_IMAGES, "images")
+    points_queue = BoundedQueue(WAITING_FOR_POINTS, "curves")
+    drawer = Drawer()
 
     content: dict[int | str, dict[str, Any]] = {
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}
@@ -110,12 +104,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
 
         async def image() -> bytes:
             curve_json = await answers_cache.get((name, query), document)
-            async with drawing_queue.wait():
-                drawing = asyncio.ensure_future(asyncio.to_thread(_draw, curve_json, form, theme))
-                try:
-                    return await asyncio.shield(drawing)
-                finally:
-                    await asyncio.wait([drawing])  # the next image waits for this process, even if all clients left
+            return await drawer.draw("curve", curve_json, form, theme)
 
         query = "&".join(part for part in query.split("&") if not part.startswith("theme="))
         key = (name, query) if form == "json" else (name, query, form, theme)
@@ -210,46 +199,3 @@ class _SharedCache:
                 task.cancel()  # no effect on a finished task
             if (task.done() or task not in self._waiting) and self._tasks.get(key) is task:
                 del self._tasks[key]
-
-
-class _BoundedQueue:
-    """A mutual exclusion that a limited number may wait for.
-
-    Args:
-        limit: How many may wait or work.
-        name: What they make, for the error.
-    """
-
-    def __init__(self, limit: int, name: str) -> None:
-        self._semaphore = asyncio.Semaphore(1)
-        self._limit = limit
-        self._waiting = 0
-        self._name = name
-
-    @asynccontextmanager
-    async def wait(self) -> AsyncIterator[None]:
-        """Wait until no other block runs, then run the block.
-
-        Raises:
-            QueueFull: Too many wait.
-        """
-        if self._waiting >= self._limit:
-            raise QueueFull(f"{self._limit} {self._name} are waiting to be made, the most allowed", retry_after_s=2.0)
-        self._waiting += 1
-        try:
-            async with self._semaphore:
-                yield
-        finally:
-            self._waiting -= 1
-
-
-def _draw(document: bytes, form: str, theme: str) -> bytes:
-    command = [sys.executable, "-P", "-m", "lossd.pictures.plots", "curve", form, theme]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        run = subprocess.run(command, input=document, capture_output=True, env=environment, timeout=DRAWING_S)
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"the picture was not drawn within {DRAWING_S:g} s", retry_after_s=DRAWING_S) from None
-    if run.returncode:
-        raise RuntimeError(f"drawing ended with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
-    return run.stdout

@@ -46,7 +46,7 @@ class AnswerFormat:
 
     def form(self, column: str) -> json.Form:
         """Return the JSON form of a tensor of the answer: the form of its input."""
-        return self.forms.get(column.removeprefix("gradient."), self.forms.get("prediction", "list"))
+        return self.forms.get(column.partition(".")[2], self.forms.get("prediction", "list"))
 
 
 class Evaluate(TensorRoute[AnswerFormat], EvaluationRoute[AnswerFormat]):
@@ -168,14 +168,15 @@ def _layout(recipe: Recipe, rows: int) -> tuple[tuple[str, ...], bytes]:
 def _json(result: Result, answer: AnswerFormat) -> bytes:
     """Return the answer as a JSON text, each tensor in the form of its input."""
     text = result.text
-    gradients = []
+    derivatives: dict[str, list[bytes]] = {}
     for column in result.job.recipe.answers:
         tensor = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
         value = json.tensor_text(tensor, answer.form(column.name))
         if column.name == "loss":
             text = b'{"loss":' + value + b"," + text[1:]
         else:
-            gradients.append(json.dumps(column.name.removeprefix("gradient.")) + b":" + value)
-    if gradients:
-        text = text[:-1] + b',"gradient":{' + b",".join(gradients) + b"}}"
+            kind, _, name = column.name.partition(".")
+            derivatives.setdefault(kind, []).append(json.dumps(name) + b":" + value)
+    for kind, entries in derivatives.items():
+        text = text[:-1] + b',"' + kind.encode() + b'":{' + b",".join(entries) + b"}}"
     return text

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from starlette.types import Send
 
+from lossd.api.http.asgi import CONNECTION
 from lossd.api.http.compression import compress
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_pieces, send_whole
@@ -84,7 +85,7 @@ class EvaluationRoute(Route, Generic[AnswerFormatT]):
             headers.append((b"x-request-id", request.request_id.encode("latin-1")))
             headers.append((b"server-timing", server_timing(stages, result.batch_requests)))
             if body is None:
-                await send_pieces(send, headers, pieces)
+                await send_pieces(send, headers, pieces, copied=CONNECTION not in request.scope)
         finally:
             result.release()
             if held:

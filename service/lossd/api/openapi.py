@@ -22,7 +22,7 @@ from lossd.api.schemas import (
     reference,
 )
 from lossd.losses import REGISTRY
-from lossd.request.options import GradientOptions, MetricOptions
+from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
 from lossd_client.wire import json, safetensors
 
 __all__ = ["document"]
@@ -56,6 +56,8 @@ class Answer(BaseModel):
     metrics: dict[str, Any] | None = None
     diagnostics: Diagnostics
     gradient: dict[str, list[Any] | TensorObject] | None = None
+    hessian: dict[str, list[Any] | TensorObject] | None = None
+    hvp: dict[str, list[Any] | TensorObject] | None = None
 
 
 class FaultModel(BaseModel):
@@ -85,6 +87,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     losses = [loss.model for loss in REGISTRY.values()]
     others: list[type[BaseModel]] = [
         GradientOptions,
+        HessianOptions,
         MetricOptions,
         TensorObject,
         Answer,
@@ -100,7 +103,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         "description": "A loss by name, with its parameters."
     }
     complete = [loss.name for loss in REGISTRY.values() if all(p.default is not ... for p in loss.parameters)]
-    output = {"type": "string", "pattern": "^(loss|metrics|gradient(\\..+)?)$"}
+    output = {"type": "string", "pattern": "^(loss|metrics|(gradient|hessian|hvp)(\\..+)?)$"}
     loss = {
         "description": "An object, or only the name of a loss that needs no parameters.",
         "anyOf": [reference("Loss"), {"type": "string", "enum": complete}, NULL],
@@ -127,6 +130,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
                 "anyOf": [{"type": "array", "items": output}, output, NULL],
             },
             "gradient": {"anyOf": [reference("GradientOptions"), NULL]},
+            "hessian": {"anyOf": [reference("HessianOptions"), NULL]},
             "metrics": metrics,
         },
         "example": {

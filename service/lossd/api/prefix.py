@@ -50,7 +50,8 @@ def strip_prefix(scope: MutableMapping[str, Any], root: str) -> None:
         scope[ROOT] = root
         if scope["path"].startswith(f"{root}/"):
             scope["path"] = scope["path"].removeprefix(root)
-            scope["raw_path"] = scope["raw_path"].removeprefix(root.encode())
+            if "raw_path" in scope:  # servers may leave it out
+                scope["raw_path"] = scope["raw_path"].removeprefix(root.encode())
 
 
 def relative(location: str, path: str) -> str:

@@ -52,6 +52,7 @@ class Warning_(BaseModel):  # noqa: N801  (Warning is Python's own)
 
     code: str
     detail: str
+    classes: list[int] | None = Field(None, description="The classes that it is about.")
 
 
 def reference(name: str) -> dict[str, str]:

@@ -9,7 +9,9 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
@@ -20,6 +22,7 @@ from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.http.connection import Http, http_for
 from lossd.api.http.refusing import OverLimit
+from lossd.api.http.uvicorn_internals import LossdServerState
 from lossd.configuration.machine import files, raise_file_limit
 from lossd.configuration.preflight import StartError
 from lossd.engine import create_engine
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.fronts import FrontConfig
 
-__all__ = ["serve"]
+__all__ = ["Forwarded", "serve", "within_files"]
 
 log = logging.getLogger("lossd.api")
 
@@ -62,6 +65,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the accepted requests and return.
 
+    After SIGTERM, requests are accepted for another ``lame_duck_ms``, unless a second signal comes.
+
     Args:
         settings: The service's settings.
         announce: Called with the port once a worker is ready. Before that, connections are accepted and requests wait.
@@ -72,7 +77,7 @@ def serve(
         StartError: Why the service cannot work.
     """
     configure(settings)
-    settings = _within_files(settings)
+    settings = within_files(settings)
     member = Member(front) if front is not None else None
     engine = create_engine(settings, front.workers if front is not None else None)
     service = create_app(settings, engine, member)
@@ -98,15 +103,16 @@ def serve(
     )
     if not (settings.is_local or settings.has_keys or settings.tls_client_ca):
         log.warning("%s is reachable from the network, and no API keys are set: anybody may ask", settings.host)
-    # Uvicorn finishes its work, and then raises the signal that stopped it again. It is ignored here.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     if front is not None:
         sockets = bind(settings.host, front.port, shared=True)
     if sockets is not None:
         sockets = [*sockets, *(bound.dup() for bound in sockets for _ in range(ACCEPTS - 1))]
     server = _Server(config, service, engine, settings, announce, member, handshakes)
     engine.on_failure = server.fail
+    # Uvicorn handles signals once its loop runs. One that comes before that counts too. After its work, uvicorn raises
+    # the signals again, and they change nothing.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
     server.run(sockets)
     if server.failure is not None:
         raise StartError(server.failure)
@@ -154,6 +160,7 @@ class _Server(uvicorn.Server):
         handshakes: tls.Handshakes | None = None,
     ) -> None:
         super().__init__(config)
+        self.server_state: LossdServerState = LossdServerState()
         self._handshakes = handshakes
         self._engine = engine
         self._service = service
@@ -161,6 +168,7 @@ class _Server(uvicorn.Server):
         self._announce = announce
         self._member = member
         self._health: asyncio.Server | None = None
+        self._lame_until_s: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -175,6 +183,31 @@ class _Server(uvicorn.Server):
             if self._member is not None:
                 self._member.report("listening")
             self._readiness = asyncio.create_task(self._report_ready())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        period_s = self._settings.lame_duck_ms / 1000
+        if sig != signal.SIGTERM or not period_s or not self.started or self._lame_until_s is not None:
+            super().handle_exit(sig, frame)
+            return
+        self._lame_until_s = time.monotonic() + period_s
+        self.servers[0].get_loop().call_soon_threadsafe(self._retire)
+
+    def _retire(self) -> None:
+        """Be not ready, and close each connection with its next answer. The port stays open."""
+        log.info(
+            "the service shuts down: it is no longer ready, and its port closes in %d ms", self._settings.lame_duck_ms
+        )
+        self._engine.retire()
+        self.server_state.ending = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, Http):
+                connection.end_with_next_answer()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to shut down."""
+        if self._lame_until_s is not None and time.monotonic() >= self._lame_until_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._readiness.cancel()
@@ -199,14 +232,9 @@ class _Server(uvicorn.Server):
                 while True:
                     queued.append(listener.accept()[0])
 
-        def connection() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self._protocol(self.config.http_protocol_class)
-            if isinstance(protocol, Http):
-                protocol.ending = True
-            return protocol
-
+        self.server_state.ending = True
         for accepted in queued:
-            await loop.connect_accepted_socket(connection, accepted)
+            await loop.connect_accepted_socket(lambda: self._protocol(self.config.http_protocol_class), accepted)
         if self._handshakes is not None:
             await self._handshakes.settle(HANDSHAKES_S)
 
@@ -251,7 +279,7 @@ class _Server(uvicorn.Server):
             tls.renew(self._handshakes.context, self._settings)
 
 
-def _within_files(settings: Settings) -> Settings:
+def within_files(settings: Settings) -> Settings:
     """Return the settings with as many connections as the limit of open files allows.
 
     Without a free file no connection is accepted, not even one that asks for health. Connections get three quarters of

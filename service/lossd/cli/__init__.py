@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # the base installation is the client's
 from typing import Any
 
 from lossd import __version__
-from lossd.cli import catalogue, compile, completion, curve, evaluate, health, key, runs, score, serve  # noqa: A004  (the command's name)
+from lossd.cli import catalogue, compare, compile, completion, curve, evaluate, health, key, runs, score, serve  # noqa: A004  (the command's name)
 from lossd.cli.help import Group
 
 __all__ = ["main"]
@@ -52,6 +52,6 @@ def main() -> None:
     """
 
 
-for module in (serve, compile, evaluate, score, runs, curve, catalogue, key, health, completion):
+for module in (serve, compile, evaluate, score, runs, compare, curve, catalogue, key, health, completion):
     for command in module.COMMANDS:
         main.add_command(command)

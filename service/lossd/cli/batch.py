@@ -13,7 +13,7 @@ from lossd_client.errors import Problem, QueueFull, Unauthorized, Unavailable
 from lossd_client.exact import ExactSum
 
 if TYPE_CHECKING:
-    from lossd.cli.files import Source
+    from lossd.files.sources import Source
     from lossd_client import Evaluation
 
 __all__ = ["Evaluate", "FileOutcome", "Tally", "outcomes"]

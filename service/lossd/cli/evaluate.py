@@ -63,6 +63,16 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     type=_NEW_FILE,
     help="File for the gradient: .npy for one, .npz or .safetensors for several by name.",
 )
+@click.option(
+    "--hessian-out",
+    type=_NEW_FILE,
+    help="File for the second derivative by each entry: .npy for one, .npz or .safetensors for several by name.",
+)
+@click.option(
+    "--hessian-form",
+    type=click.Choice(["exact", "fisher", "xgboost", "lightgbm"]),
+    help="Which second derivatives; see the manual's page about gradient boosting. [default: exact]",
+)
 @click.option("--plot", type=Image(), help="File for a picture of the task's metrics: .svg or .png.")
 @click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, if the task has several.")
 @click.option("--output", type=_NEW_FILE, help="File for a row for each evaluation: .csv or .jsonl.")
@@ -92,6 +102,8 @@ def evaluate(
     metrics: str | None,
     options: tuple[str, ...],
     gradient_out: Path | None,
+    hessian_out: Path | None,
+    hessian_form: str | None,
     plot: Path | None,
     plot_kind: str | None,
     output: Path | None,
@@ -110,8 +122,12 @@ def evaluate(
     """
     if (loss is None) == (task is None):
         raise click.UsageError("name a loss with --loss, or a task with --task for metrics without a loss")
-    if directory is not None and (paths or named or gradient_out):
-        raise click.UsageError("--batch reads its files from a directory: leave out FILES, --input and --gradient-out")
+    if directory is not None and (paths or named or gradient_out or hessian_out):
+        raise click.UsageError(
+            "--batch reads its files from a directory: leave out FILES, --input, --gradient-out and --hessian-out"
+        )
+    if hessian_form is not None and hessian_out is None:
+        raise click.UsageError("--hessian-form needs --hessian-out, the file that the Hessian is written to")
     chosen = {name: value for name, value in parameters.items() if value is not None}
     request_loss = {"name": loss, **chosen} if loss else None
     wanted_metrics = metric_options(metrics, options)
@@ -138,7 +154,11 @@ def evaluate(
             )
             ctx.exit(status)
         tensors = _inputs(paths, named, [name for name in inputs if not optional[name]])
-        answer = ask(request_loss, task=task, inputs=tensors, metrics=wanted_metrics)
+        curved: dict[str, Any] = {}
+        if hessian_out is not None:
+            curved["outputs"] = ["loss", "gradient", "hessian", "metrics"]
+            curved["hessian"] = {"form": hessian_form or "exact"}
+        answer = ask(request_loss, task=task, inputs=tensors, metrics=wanted_metrics, **curved)
         if plot is not None:
             import lossd.cli.plot as pictures
 
@@ -151,7 +171,9 @@ def evaluate(
 
             pictures.of_evaluation(plot, kind, picture_task, request_loss, picture_metrics)
     if gradient_out:
-        _write_gradient(gradient_out, answer)
+        _write(gradient_out, answer.gradients, "--gradient-out")
+    if hessian_out:
+        _write(hessian_out, answer.hessians, "--hessian-out")
     _report(answer, title, output, as_json=as_json)
 
 
@@ -191,13 +213,13 @@ def _asking(url: str | None) -> Iterator[Ask]:
         yield service.evaluate
 
 
-def _write_gradient(path: Path, answer: Evaluation) -> None:
-    import lossd.cli.files as files
+def _write(path: Path, tensors: Mapping[str, Any], option: str) -> None:
+    import lossd.files.sources as files
 
     try:
-        files.write(path, answer.gradients)
+        files.write(path, tensors)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--gradient-out") from None
+        raise click.BadParameter(str(error), param_hint=option) from None
 
 
 def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: bool) -> None:
@@ -207,7 +229,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
     with results_file(output) as rows:
         if rows is not None:
             from lossd.cli.batch import FileOutcome
-            from lossd.cli.files import Source
+            from lossd.files.sources import Source
 
             rows.add(FileOutcome(Source(title, {}), 0, 0.0, answer))
     if as_json:
@@ -218,7 +240,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
 
 def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:
     """Return the inputs by name: named ones first, then arrays without a name in the order of the missing inputs."""
-    import lossd.cli.files as files
+    import lossd.files.sources as files
 
     inputs: dict[str, Any] = {}
     for item in named:

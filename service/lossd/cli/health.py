@@ -49,6 +49,8 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
     """
     if url is not None and port is not None:
         raise click.UsageError("--url is a service's address, --port one on this machine: give only one of them")
+    if url is not None and "," in url:
+        raise click.UsageError("--url names several addresses, and their health may differ: ask one after the other")
     path = LIVE if live else READY
     name, answer = _ask_url(url, path, timeout) if url is not None else _ask_socket(port, path, timeout)
     state = "live" if live else "ready"

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-import lossd.cli.files as files
 import lossd.cli.report as report
+import lossd.files.sources as files
 from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
 from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
@@ -45,9 +45,10 @@ def evaluate_all(
     Returns:
         The exit status.
     """
-    found = files.sources(directory, inputs)
-    others = files.others(directory, found)
-    other_names = files.listed(others)
+    places = [*directory.iterdir()]
+    found = files.sources(places, inputs)
+    others = files.others(places, found)
+    other_names = files.names_of(others)
     if not found:
         only = f", only {other_names}" if others else ""
         raise click.UsageError(

@@ -17,8 +17,10 @@ __all__ = [
     "API_KEY",
     "METRIC_OPTION",
     "Address",
+    "Level",
     "LossCommand",
     "Tag",
+    "Values",
     "api_key",
     "as_text",
     "describe",
@@ -91,7 +93,7 @@ class LossCommand(Command):
         return [
             _parameter_option(name, schema, several=self.several)
             for name, schema in parameters
-            if not (self.several and name == "reduction")
+            if not (self.several and name in ("reduction", "nan_targets"))
         ]
 
 
@@ -137,23 +139,45 @@ class Tag(click.ParamType[tuple[str, str]]):
         return name, text
 
 
+class Values(click.ParamType[tuple[str, list[str]]]):
+    """A slice and its values: site=A,B."""
+
+    name = "values"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[str]]:
+        """Return the slice's name and its values."""
+        name, equals, text = str(value).partition("=")
+        values = text.split(",")
+        if not equals or not name or not all(values):
+            self.fail(f"{value!r} is not NAME=VALUE,VALUE", param, ctx)
+        return name, values
+
+
+class Level(click.FloatRange):
+    """The level of intervals."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5, 0.9999, min_open=True)
+
+
 class Address(click.ParamType[str]):
-    """The address of a service: http://host:port, or host:port alone."""
+    """The address of a service: http://host:port, or host:port alone; several are separated by commas."""
 
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the address with a scheme."""
-        from lossd_client.service import check_url
+        from lossd_client.addresses import split_urls
 
-        text = str(value)
-        bare = "://" not in text and not text.lower().startswith(("http:", "https:"))
-        url = f"http://{text}" if bare and text else text
         try:
-            check_url(url)
+            return ",".join(split_urls([_with_scheme(part.strip()) for part in str(value).split(",")]))
         except ValueError as error:
             raise click.BadParameter(str(error), ctx, param, param_hint="--url") from None
-        return url
+
+
+def _with_scheme(text: str) -> str:
+    bare = "://" not in text and not text.lower().startswith(("http:", "https:"))
+    return f"http://{text}" if bare and text else text
 
 
 def api_key() -> str | None:

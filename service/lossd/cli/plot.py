@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lossd.pictures.kinds import KINDS as OF_METRICS
+
 if TYPE_CHECKING:
     from lossd_client import Evaluation
 
 __all__ = ["KINDS", "Image", "curve_document", "kind_for", "metrics_of", "write"]
 
-# The metric that each kind draws, and the metric that summarises it. The first kind that a task has is its default.
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "roc": ("roc_curve", "auroc"),
-    "pr": ("pr_curve", "average_precision"),
-    "confusion": ("confusion_matrix",),
-    "reliability": ("reliability", "ece"),
-    "curve": (),
-}
+KINDS: Mapping[str, tuple[str, ...]] = {**OF_METRICS, "curve": ()}
+"""The kinds of pictures; the first that a task has is its default."""
 
 
 class Image(click.Path):

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lossd_client import Evaluation
+from lossd_client.comparisons import interval_digits
+from lossd_client.run_messages import flat
 from lossd_client.wire import json
 
 __all__ = [
@@ -33,7 +35,11 @@ MAX_CLASSES = 32
 MAX_ROWS, MAX_COLUMNS = 40, 6
 MAX_RANGES = 5
 SHOWN_POINTS = 11
+MAX_SLICE_COLUMNS = 3
+MAX_LIST = 12
 AVERAGES = ("macro", "micro", "weighted")
+COUNTS = ("tp", "fp", "fn", "tn", "support")
+NO_INTERVALS: Mapping[str, Any] = {}
 
 
 def document(evaluation: Evaluation) -> dict[str, Any]:
@@ -69,9 +75,13 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
             signature is a long line, which is printed without cropping to be copied.
         title: The loss and its parameters, or the task.
     """
+    intervals = document.get("intervals") or {}
     parts: list[RenderableType] = [Text(title, style="bold"), _pairs(_facts(document))]
     if metrics := document["metrics"]:
-        parts += ["", Text(f"metrics, {metrics['task']}", style="bold"), *_metrics(metrics)]
+        how = f", {100 * document['level']:.6g} % intervals" if intervals else ""
+        parts += ["", Text(f"metrics, {metrics['task']}{how}", style="bold"), *_metrics(metrics, intervals)]
+    if document.get("slices"):
+        parts += ["", Text("slices", style="bold"), *_slices(document)]
     for name, bound in document["bounds"].items():
         parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
     for warning in document["warnings"]:
@@ -92,9 +102,9 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         dataset = run.get("dataset") or {}
         version = f"@{dataset['version']}" if dataset.get("version") else ""
         cells = [_number(numbers.get(name)) for name in names[:MAX_COLUMNS]]
-        table.add_row(
-            run["run"], f"{dataset.get('name', '')}{version}", run["status"], f"{run['counted']['rows']:,}", *cells
-        )
+        of = run.get("summary_of") or run["counted"]
+        status = run["status"] + ("" if of["rows"] == run["counted"]["rows"] else f" (numbers of {of['rows']:,} rows)")
+        table.add_row(run["run"], f"{dataset.get('name', '')}{version}", status, f"{run['counted']['rows']:,}", *cells)
     return table
 
 
@@ -110,7 +120,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = f", ... {len(ranges) - MAX_RANGES} more ranges" if len(ranges) > MAX_RANGES else ""
         yield "missing", f"{', '.join(ranges[:MAX_RANGES])}{more}"
     if document.get("loss") is not None:
-        yield "loss", _number(document["loss"])
+        yield "loss", _with_interval("loss", document["loss"], document.get("intervals") or {})
     if document["targets"] is not None:
         yield "targets", document["targets"]
 
@@ -131,15 +141,54 @@ def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value).decode()
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _slices(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield a table of the slices, and which is the worst by each number of the table."""
+    every = flat(document.get("loss"), document["metrics"])
+    names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_SLICE_COLUMNS]
+    table = _table("slice", "rows", *names)
+    for each in document["slices"]:
+        numbers = flat(each.get("loss"), each["metrics"])
+        cells = (_with_interval(name, numbers.get(name), each["intervals"]) for name in names)
+        table.add_row(_slice_name(each["slice"]), f"{each['counted']['rows']:,}", *cells)
+    yield table
+    for name in names:
+        if worst := document["worst"].get(name):
+            text = f"worst {name}: {_slice_name(worst['slice'])}, {_number(worst['value'])}"
+            yield Text(f"{text}; gap {_number(document['gap'].get(name))}", style="dim")
+
+
+def _slice_name(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _with_interval(name: str, value: float | None, intervals: Mapping[str, Any]) -> str:
+    """Return a number with its interval, if it has one."""
+    interval = intervals.get(name)
+    if value is None or interval is None:
+        return _number(value)
+    digits = interval_digits(interval["low"], interval["high"])
+    return f"{_number(value)} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+
+
+def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTERVALS) -> Iterator[RenderableType]:
     averaged = {n: v for n, v in metrics.items() if isinstance(v, Mapping) and set(AVERAGES) <= v.keys()}
     plain = {n: v for n, v in metrics.items() if isinstance(v, int | float | None) and n != "task"}
-    if plain:
-        yield _pairs((name, _number(value)) for name, value in plain.items())
+    lists = {n: v for n, v in metrics.items() if isinstance(v, list) and n not in COUNTS and _is_short(v)}
+    plain |= {
+        f"{n}.{field}": v
+        for n, of in metrics.items()
+        if isinstance(of, Mapping) and n not in averaged
+        for field, v in of.items()
+        if isinstance(v, int | float | None)
+    }
+    if plain or lists:
+        rows = [(name, _with_interval(name, value, intervals)) for name, value in plain.items()]
+        yield _pairs(iter([*rows, *((name, ", ".join(map(_number, values))) for name, values in lists.items())]))
     if averaged:
         table = _table("", *AVERAGES)
         for name, value in averaged.items():
-            table.add_row(name, *(_number(value[average]) for average in AVERAGES))
+            cells = (_with_interval(f"{name}.{average}", value[average], intervals) for average in AVERAGES)
+            table.add_row(name, *cells)
         yield Padding(table, (1, 0, 0, 0), expand=False)
     support, matrix = metrics.get("support"), metrics.get("confusion_matrix")
     listed = {name: value["per_class"] for name, value in averaged.items() if "per_class" in value}
@@ -151,6 +200,11 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
     if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
         several = isinstance(matrix[0][0], Sequence)
         yield Padding(_label_counts(matrix) if several else _confusion(matrix), (1, 0, 0, 0), expand=False)
+
+
+def _is_short(values: Sequence[Any]) -> bool:
+    """Return whether a list is of few numbers."""
+    return len(values) <= MAX_LIST and all(isinstance(value, int | float | None) for value in values)
 
 
 def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:

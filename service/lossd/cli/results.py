@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ResultsFile", "document", "figures", "results_file", "run_document", "text"]
 
-AVERAGES = ("macro", "micro", "weighted")
-
 
 def document(outcome: FileOutcome) -> dict[str, Any]:
     """Return an outcome as a JSON object, with its result or its error."""
@@ -45,7 +43,12 @@ def run_document(result: RunResult) -> dict[str, Any]:
         "metrics": result.metrics,
         "counted": result.counted,
         "missing": result.missing,
+        "level": result.level,
+        "intervals": result.intervals,
         "bounds": result.bounds,
+        "slices": result.slices,
+        "worst": result.worst,
+        "gap": result.gap,
         "targets": result.targets,
         "digest": result.digest,
         "signature": result.signature,
@@ -59,12 +62,13 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def figures(loss: Any, metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """Yield the numbers of an answer that fit into a cell: the loss, and metrics with averages, ``f1.macro``."""
+    """Yield the numbers of an answer that fit into a cell: the loss, and metrics with fields such as ``f1.macro``."""
     if isinstance(loss, int | float):
         yield "loss", loss
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{average}", value[average]) for average in AVERAGES if average in value)
+            numbers = {field: entry for field, entry in value.items() if isinstance(entry, int | float | None)}
+            yield from ((f"{name}.{field}", entry) for field, entry in numbers.items())
         elif isinstance(value, int | float | None) and name != "task":
             yield name, value
 

@@ -1,15 +1,14 @@
-"""``lossd score --run``: the files of a directory become batches of a run, which a store keeps."""
+"""``lossd score --run``: files become batches of a run, which a store keeps."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lossd.cli.counting import BLOCK_BYTES, read_ahead
 from lossd.cli.local_service import connected
 from lossd.cli.options import as_text
 from lossd.cli.progress import progress
@@ -18,7 +17,9 @@ from lossd.cli.scoring import (
     DONE,
     INTERRUPTED,
     REFUSED,
+    about_rows,
     by_row,
+    check_slices,
     drawn_metrics,
     left_out,
     plan_of,
@@ -27,6 +28,7 @@ from lossd.cli.scoring import (
     write_table,
 )
 from lossd.cli.sending import Measured, Sending, measure
+from lossd.scoring.blocks import BLOCK_BYTES, read_ahead
 from lossd_client import LossClient, RemoteRun
 from lossd_client.concurrent_calls import call_each
 
@@ -38,9 +40,10 @@ __all__ = ["score_run"]
 
 def score_run(
     name: str,
-    directory: Path,
+    paths: Sequence[str],
     definition: Mapping[str, Any],
     *,
+    slices: Mapping[str, str],
     url: str | None,
     seal: bool,
     skip_bad: bool,
@@ -50,12 +53,13 @@ def score_run(
     output: Path | None,
     as_json: bool,
 ) -> int:
-    """Count the files of a directory in a run, and report its score.
+    """Count files in a run, and report its score.
 
     Args:
         name: The run's name.
-        directory: The directory.
+        paths: Directories, files, patterns and URLs.
         definition: The arguments of :meth:`LossClient.run`; without ``task`` and ``loss``, the run exists.
+        slices: The values of slices that the rows of all files have.
         url: The address of the service that keeps the run; None for this user's store.
         seal: Whether to seal the run.
         skip_bad: Whether to score the other files if one is refused.
@@ -77,13 +81,15 @@ def score_run(
             raise click.UsageError(
                 f"--plot draws metrics that the run does not count; add them: --metrics default,{','.join(drawn)}"
             )
-        files = _measured(directory, plan)
+        declared = subject.get("slices") or {}
+        check_slices(declared, slices)
+        files = _measured(paths, plan, about_rows(declared))
         if files is None:
             return REFUSED
         run = run or _opened(client, name, definition)
         if run.identity != "position":
             raise click.UsageError(f"the run {name} tells rows apart by {run.identity}; files have positions")
-        sending = Sending(run, files, run.batches())
+        sending = Sending(run, files, run.batches(), slices)
         if sending.before:
             click.echo(f"{sending.before:,} of {sending.total:,} files counted before", err=True)
         interrupted = not _send(sending, in_flight, shown=not (as_json and sys.stdout.isatty()))
@@ -118,11 +124,11 @@ def score_run(
 
 
 def _defined(run: RemoteRun) -> dict[str, Any]:
-    """Return task, loss, parameters and metrics of a run that exists."""
+    """Return task, loss, parameters, metrics and slices of a run that exists."""
     document = run.document
     loss = dict(document.get("loss") or {})
     named = {"loss": loss.pop("name")} if loss else {"task": document.task}
-    return {**named, "parameters": loss, "metrics": document.get("metrics")}
+    return {**named, "parameters": loss, "metrics": document.get("metrics"), "slices": document.get("slices")}
 
 
 def _opened(client: LossClient, name: str, definition: Mapping[str, Any]) -> RemoteRun:
@@ -131,11 +137,11 @@ def _opened(client: LossClient, name: str, definition: Mapping[str, Any]) -> Rem
     return client.run(name, **fields, **parameters)
 
 
-def _measured(directory: Path, plan: Plan) -> list[Measured] | None:
+def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[Measured] | None:
     """Return the files with the positions of their rows; None if one cannot be read, which is said."""
-    found = sources_in(directory, plan)
+    found = sources_in(paths, plan, beside)
     whole = plan.loss is not None and plan.loss.kind != "rows"
-    files, bad = measure(found, by_row(plan), whole=whole, block_bytes=BLOCK_BYTES)
+    files, bad = measure(found, [*by_row(plan), *beside], whole=whole, block_bytes=BLOCK_BYTES)
     if not bad:
         return files
     for line in left_out(bad):

@@ -10,7 +10,7 @@ import click
 
 import lossd.cli.known as known
 from lossd.cli.help import Group
-from lossd.cli.options import Address, Tag
+from lossd.cli.options import Address, Level, Tag
 
 if TYPE_CHECKING:
     from lossd_client import RunResult
@@ -25,7 +25,7 @@ lossd runs --url https://loss.example --json
 """
 SHOW = """
 lossd runs show resnet50-v3
-lossd runs show resnet50-v3 --metrics f1,accuracy --json
+lossd runs show resnet50-v3 --metrics f1,accuracy --level 0.99 --json
 """
 SEAL = """
 lossd runs seal resnet50-v3 --rows 50000
@@ -78,13 +78,23 @@ def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as
 @click.argument("name")
 @URL
 @click.option("--metrics", metavar="NAMES", shell_complete=known.metrics, help="Only these metrics, comma-separated.")
+@click.option("--level", type=Level(), help="The level of the intervals. [default: 0.95]")
 @click.option("--owner", metavar="NAME", help="The owner of a public run.")
 @AS_JSON
 @click.pass_context
-def show(ctx: click.Context, name: str, url: str | None, metrics: str | None, owner: str | None, as_json: bool) -> None:
-    """Show the run NAME: its score so far, or its final score."""
+def show(
+    ctx: click.Context,
+    name: str,
+    *,
+    url: str | None,
+    metrics: str | None,
+    level: float | None,
+    owner: str | None,
+    as_json: bool,
+) -> None:
+    """Show the run NAME: its score so far, or its final score, with intervals and slices."""
     with _client(ctx, url) as client:
-        result = client.run(name, owner=owner).result(metrics)
+        result = client.run(name, owner=owner).result(metrics, level=level)
     _report(result, as_json=as_json)
 
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import METRIC_OPTION, Address, LossCommand, Tag, as_text, metric_options, option_name
+from lossd.cli.executing import On
+from lossd.cli.options import METRIC_OPTION, Address, LossCommand, Tag, Values, as_text, metric_options, option_name
 from lossd.cli.plot import KINDS, Image, write
 from lossd.cli.scoring import (
     DONE,
     INTERRUPTED,
     REFUSED,
+    about_rows,
     by_row,
+    check_slices,
     drawn_metrics,
     left_out,
     plan_of,
@@ -27,9 +30,10 @@ from lossd.cli.scoring import (
 
 if TYPE_CHECKING:
     from lossd import Run
-    from lossd.cli.counting import Counting
-    from lossd.cli.files import Source
-    from lossd.request.plan import Plan
+    from lossd.files.sources import Source
+    from lossd.scoring.chunks import Extent
+    from lossd.scoring.counting import Counting
+    from lossd.scoring.merging import Merging
     from lossd_client.errors import Problem
 
 __all__ = ["COMMANDS"]
@@ -39,6 +43,8 @@ lossd score predictions/ --task multiclass --metrics default,auroc
 lossd score predictions/ --task binary --plot roc.svg --json
 lossd score predictions/ --loss focal --gamma 2 --output score.csv
 lossd score predictions/ --task multiclass --run resnet50-v3 --dataset imagenet-val@2 --seal
+lossd score site-a/ --task binary --slices site=A,B --slice site=A
+lossd score 's3://bucket/predictions/*.parquet' --task binary --on ray --resume ledger
 """
 
 IN_FLIGHT = 4
@@ -60,7 +66,7 @@ class _Table(click.Path):
 
 
 @click.command(cls=LossCommand, examples=EXAMPLES)
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--task",
     metavar="NAME",
@@ -80,6 +86,41 @@ class _Table(click.Path):
     help="Only these metrics, comma-separated, instead of the task's default ones; default stands for those.",
 )
 @METRIC_OPTION
+@click.option(
+    "--slices",
+    "declared",
+    type=Values(),
+    metavar="NAME=VALUE,...",
+    multiple=True,
+    help="A slice and its values, which are scored too: site=A,B. Files may hold the rows' codes as slice.site.",
+)
+@click.option(
+    "--slice",
+    "of_all",
+    type=Tag(),
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="The value of a slice that the rows of all files have.",
+)
+@click.option("--crossed", metavar="NAME,NAME", multiple=True, help="Slices whose combinations are scored too.")
+@click.option(
+    "--groups",
+    type=click.Choice(["0", "16", "32", "64"]),
+    help="The groups of rows that intervals are made of; 0 for no intervals. [default: 64]",
+)
+@click.option(
+    "--on",
+    type=On(),
+    metavar="processes[:N]|ray[=ADDRESS]|dask=ADDRESS",
+    help="Where to score: processes of this machine, or the workers of a Ray or a Dask cluster. The score is the same. "
+    "[default: this process]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="LEDGER",
+    help="File that keeps what is finished: the same command goes on where it was interrupted.",
+)
 @click.option("--skip-bad", is_flag=True, help="Score the other files if one cannot be read or is refused.")
 @click.option("--plot", type=Image(), help="File for a picture of the metrics of all rows: .svg or .png.")
 @click.option("--plot-kind", type=click.Choice(DRAWN), help="Which picture, if the task has several.")
@@ -112,11 +153,17 @@ class _Table(click.Path):
 def score(
     ctx: click.Context,
     /,
-    directory: Path,
+    paths: tuple[str, ...],
     task: str | None,
     loss: str | None,
     metrics: str | None,
     options: tuple[str, ...],
+    declared: tuple[tuple[str, list[str]], ...],
+    of_all: tuple[tuple[str, str], ...],
+    crossed: tuple[str, ...],
+    groups: str | None,
+    on: tuple[str, str | None] | None,
+    resume: Path | None,
     skip_bad: bool,
     plot: Path | None,
     plot_kind: str | None,
@@ -128,36 +175,53 @@ def score(
     in_flight: int | None,
     **further: Any,
 ) -> None:
-    """Score the files of a directory as one data set.
+    """Score files as one data set.
 
     The score is exact: neither the order of the files nor the split of the rows changes a bit. The files are
     .safetensors, .npz and .parquet (if pyarrow is installed), which hold the inputs by name, or .npy and .csv files
     whose names differ only in the input's name, as in 7_prediction.npy and 7_target.npy. The parameters of a loss are
     options too. Memory is bounded, whatever the size of the files.
 
-    With --run the score is kept: what was counted before is not read again, so the same command goes on after an
+    The files are those of directories, files, patterns such as 'runs/*/*.npz', and URLs that fsspec reads, such as
+    s3://bucket/predictions. Rows have positions in the order of the files' directories and names.
+
+    With --on the files are divided into chunks, which processes of this machine, or the workers of a Ray or a Dask
+    cluster, evaluate; each chunk counts once, whatever dies. With --resume what is finished is kept in a file, and with
+    --run the score is kept: what was counted before is not read again, so the same command goes on after an
     interruption.
 
-    Exit status: 0 all is scored, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service, 130
-    interrupted; the score is then that of the files counted so far.
+    Exit status: 0 all is scored, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service or
+    the workers, 130 interrupted; the score is then that of the files counted so far.
     """
     of_run = {name: further.pop(name) for name in ("dataset", "rows", "targets", "tags", "public")}
     chosen = {name: value for name, value in further.items() if value is not None}
     if run is None:
         given = {**of_run, "url": url, "seal": seal, "in_flight": in_flight}
         _check_alone({"tag" if name == "tags" else name: value for name, value in given.items()})
-    if loss is None and task is None and (run is None or chosen or metrics or options or any(of_run.values())):
+    strata: dict[str, Any] = {
+        "slices": dict(declared) or None,
+        "crossed": [names.split(",") for names in crossed] or None,
+        "groups": None if groups is None else int(groups),
+    }
+    defined = any(of_run.values()) or any(value is not None for value in strata.values())
+    if loss is None and task is None and (run is None or chosen or metrics or options or defined):
         raise click.UsageError("name a task with --task, or a loss with --loss")
+    if run is not None and (on or resume):
+        raise click.UsageError(
+            "--on and --resume: not with --run, which sends each batch to the service that keeps the run, and goes on "
+            "by itself; leave them out, or score without --run"
+        )
     if run is not None:
         from lossd.cli.run_score import score_run
 
         subject = {name: value for name, value in (("task", task), ("loss", loss)) if value is not None}
-        definition = {**subject, "metrics": metric_options(metrics, options), "parameters": chosen, **of_run}
+        definition = {**subject, "metrics": metric_options(metrics, options), "parameters": chosen, **of_run, **strata}
         definition |= {"tags": dict(of_run["tags"]), "public": of_run["public"] or None}
         status = score_run(
             run,
-            directory,
+            paths,
             definition,
+            slices=dict(of_all),
             url=url,
             seal=seal,
             skip_bad=skip_bad,
@@ -171,8 +235,20 @@ def score(
     wanted = metric_options(metrics, options) or {}
     plan = plan_of(task, loss, chosen, wanted)
     kind, drawn = drawn_metrics(plot, plot_kind, plan)
-    found = sources_in(directory, plan)
-    rows, bad = _rows(found, plan)
+    check_slices(dict(declared), dict(of_all))
+    beside = about_rows(name for name, _ in declared)
+    found = sources_in(paths, plan, beside)
+    inputs, splits = [*by_row(plan), *beside], plan.loss is None or plan.loss.kind == "rows"
+    elsewhere = on is not None or resume is not None
+    extents: list[Extent] = []
+    if elsewhere:
+        from lossd.scoring.chunks import measured
+
+        found = [source.absolute() for source in found]
+        extents = measured(found, inputs, rows=None if by_row(plan) else 1)
+        rows, bad = _told(found, extents)
+    else:
+        rows, bad = _rows(found, inputs)
     if bad and not skip_bad:
         ctx.exit(refuse(bad, len(found)))
 
@@ -182,20 +258,33 @@ def score(
         from lossd import Run
 
         all_metrics = {**wanted, "names": [*wanted.get("names", ["default"]), *drawn]}
-        return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **chosen)
+        given = {name: value for name, value in strata.items() if value is not None}
+        return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **given, **chosen)
 
-    from lossd.cli.counting import Counting
-
-    counting = Counting(start, len(found), rows)
     show_progress = not (as_json and sys.stdout.isatty())
-    interrupted = not _count(counting, found, plan, shown=show_progress)
+    counting: Counting | Merging
+    if elsewhere:
+        from lossd.cli.executing import score_chunks
+
+        counting, interrupted = score_chunks(
+            found, extents, start().state(), inputs, splits=splits, slices=dict(of_all), on=on, resume=resume,
+            shown=show_progress,
+        )  # fmt: skip
+    else:
+        from lossd.scoring.counting import Counting
+
+        counting = Counting(start, len(found), rows, dict(of_all))
+        interrupted = not _count(counting, found, inputs, splits=splits, shown=show_progress)
     if not counting.files or (counting.bad and not skip_bad and not interrupted):
         status = refuse(counting.bad, len(found))
         ctx.exit(INTERRUPTED if interrupted else status)
     for line in left_out(counting.bad):
         click.echo(line, err=True)
     if interrupted:
-        click.echo(f"interrupted: the score is that of {counting.files} of {len(found)} files", err=True)
+        again = ""
+        if elsewhere:
+            again = "; the same command goes on" if resume else "; with --resume LEDGER the next one can be continued"
+        click.echo(f"interrupted: the score is that of {counting.files} of {len(found)} files{again}", err=True)
     from lossd.cli.results import text
     from lossd_client.wire import json
 
@@ -225,12 +314,12 @@ def _check_alone(options: Mapping[str, Any]) -> None:
         raise click.UsageError(f"{', '.join(given)}: only with a run; name it with --run")
 
 
-def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:
+def _rows(found: Sequence[Source], inputs: Sequence[str]) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:
     """Return the rows of each source by its headers, and the name and problem of each that cannot be read."""
-    from lossd.cli.counting import rows_of
+    from lossd.scoring.blocks import rows_of
     from lossd_client.errors import Problem
 
-    inputs, rows, bad = by_row(plan), dict[str, int | None](), []
+    rows, bad = dict[str, int | None](), []
     for source in found:
         try:
             rows[source.name] = rows_of(source, inputs)
@@ -240,15 +329,32 @@ def _rows(found: Sequence[Source], plan: Plan) -> tuple[dict[str, int | None], l
     return rows, bad
 
 
-def _count(counting: Counting, found: Sequence[Source], plan: Plan, *, shown: bool) -> bool:
-    """Count the sources in a run, with progress; return False if Ctrl-C ended it."""
-    from lossd.cli.counting import BLOCK_BYTES, blocks, read_ahead
-    from lossd.cli.progress import progress, uninterrupted
+def _told(
+    found: Sequence[Source], extents: Sequence[Extent]
+) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:
+    """Return what :func:`_rows` does, given how much each source holds."""
+    pairs = list(zip(found, extents, strict=True))
+    bad = [(source.name, extent.problem) for source, extent in pairs if extent.problem is not None]
+    return {source.name: extent.rows if extent.stated else None for source, extent in pairs}, bad
 
-    inputs = by_row(plan) if plan.loss is None or plan.loss.kind == "rows" else []
+
+def _count(counting: Counting, found: Sequence[Source], inputs: Sequence[str], *, splits: bool, shown: bool) -> bool:
+    """Count the sources in a run, with progress; return False if Ctrl-C ended it.
+
+    Args:
+        counting: The run.
+        found: The sources.
+        inputs: The names of inputs that have a row for each sample.
+        splits: Whether a source of such inputs alone can be split.
+        shown: Whether progress is shown.
+    """
+    from lossd.cli.progress import progress, uninterrupted
+    from lossd.scoring.blocks import BLOCK_BYTES, Piece, blocks, read_ahead
+
+    pieces = [Piece(source) for source in found]
     try:
         with progress(sum(source.nbytes for source in found), shown=shown) as advance:
-            for block in read_ahead(blocks(found, inputs, block_bytes=BLOCK_BYTES)):
+            for block in read_ahead(blocks(pieces, inputs, splits=splits, block_bytes=BLOCK_BYTES)):
                 with uninterrupted():
                     counting.add(block)
                 advance(block.nbytes, counting.text, f"{len(counting.bad)} bad" * bool(counting.bad))
@@ -258,7 +364,7 @@ def _count(counting: Counting, found: Sequence[Source], plan: Plan, *, shown: bo
 
 
 def _document(
-    result: Mapping[str, Any], counting: Counting, drawn: Sequence[str], *, interrupted: bool
+    result: Mapping[str, Any], counting: Counting | Merging, drawn: Sequence[str], *, interrupted: bool
 ) -> dict[str, Any]:
     """Return the result with what became of the files, without the metrics that were computed to be drawn."""
     shown = {name: value for name, value in result["metrics"].items() if name not in drawn}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from lossd.cli.files import Source
+    from lossd.files.sources import Source
     from lossd.request.plan import Plan
     from lossd_client.errors import Problem
 
@@ -18,7 +18,9 @@ __all__ = [
     "DONE",
     "INTERRUPTED",
     "REFUSED",
+    "about_rows",
     "by_row",
+    "check_slices",
     "drawn_metrics",
     "left_out",
     "plan_of",
@@ -56,21 +58,52 @@ def drawn_metrics(plot: Path | None, kind: str | None, plan: Plan) -> tuple[str,
     return kind, [name for name in metrics_of(kind, plan.task) if name not in plan.metrics]
 
 
-def sources_in(directory: Path, plan: Plan) -> list[Source]:
-    """Return the sources in a directory, and name the files that are left out on standard error."""
-    import lossd.cli.files as files
+def sources_in(paths: Sequence[str], plan: Plan, about_rows: Sequence[str]) -> list[Source]:
+    """Return the sources that paths name, and name the files that are left out on standard error.
 
-    found = files.sources(directory, [entry.name for entry in plan.inputs], tables=True)
-    others = files.others(directory, found)
-    names = files.listed(others)
+    Args:
+        paths: Directories, files, patterns and URLs.
+        plan: The plan of the request.
+        about_rows: The names of the inputs that say something about rows beside what is evaluated.
+    """
+    import lossd.files.sources as files
+    from lossd.files.places import Unlisted, listed
+
+    try:
+        places = [place for path in paths for place in listed(path)]
+    except Unlisted as error:
+        raise click.UsageError(str(error)) from None
+    found = files.sources(places, [*(entry.name for entry in plan.inputs), *about_rows], tables=True)
+    others = files.others(places, found)
+    names = files.names_of(others)
     if not found:
         only = f", only {names}" if others else ""
-        raise click.UsageError(
-            f"{files.printable(directory)} holds no .safetensors, .npz, .npy, .csv or .parquet file{only}"
-        )
+        named = files.names_of([files.printable(path) for path in paths])
+        raise click.UsageError(f"{named}: no .safetensors, .npz, .npy, .csv or .parquet file{only}")
     if others:
         click.echo(f"left out, as they hold no inputs: {names}", err=True)
     return found
+
+
+def about_rows(slices: Iterable[str]) -> list[str]:
+    """Return the names of the inputs about rows: clusters, and the codes of slices."""
+    from lossd.scoring.counting import SLICE
+
+    return ["cluster_id", *(f"{SLICE}{name}" for name in slices)]
+
+
+def check_slices(declared: Mapping[str, Sequence[str]], of_all: Mapping[str, str]) -> None:
+    """Check the values of slices that all files have.
+
+    Raises:
+        UsageError: A slice or a value is not declared.
+    """
+    for name, value in of_all.items():
+        if name not in declared:
+            known = f"the slices are {', '.join(declared)}" if declared else f"declare it: --slices {name}={value},..."
+            raise click.UsageError(f"--slice {name}={value}: there is no slice {name}; {known}")
+        if value not in declared[name]:
+            raise click.UsageError(f"--slice {name}={value}: the values of {name} are {', '.join(declared[name])}")
 
 
 def by_row(plan: Plan) -> list[str]:

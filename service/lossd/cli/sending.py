@@ -1,4 +1,4 @@
-"""Send the rows of a directory's files to a run; what the run has counted is not read again.
+"""Send the rows of files to a run; what the run has counted is not read again.
 
 A file is a batch of its name, or several if it is large. The rows of all files have positions in the order of the
 files' names. Headers tell how many rows a file has.
@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from lossd.cli.column import Array
-from lossd.cli.counting import rows_in, rows_of_block
-from lossd.cli.files import Source
+from lossd.files.column import Array
+from lossd.files.sources import Source
+from lossd.scoring.blocks import rows_in, rows_of_block
+from lossd.scoring.counting import slices_of_batch
 from lossd_client import Record, RemoteRun
 from lossd_client.errors import (
     BatchConflict,
@@ -33,6 +34,7 @@ __all__ = ["Batch", "Measured", "Sending", "measure"]
 CHARACTERS = frozenset(f"{string.ascii_letters}{string.digits}._-")
 MOST_CHARACTERS = 150
 DIGITS = 32
+NO_SLICES: Mapping[str, str] = {}
 _REFUSED = (BatchConflict, DuplicateRows, MalformedBody, NotEvaluable, TooLarge)
 """The problems of one file, whatever the others are."""
 
@@ -134,12 +136,13 @@ def measure(
 
 
 class Sending:
-    """The files of a directory on their way to a run.
+    """Files on their way to a run.
 
     Args:
         run: The run.
         files: The files.
         counted: The batches that the run has counted.
+        slices: The values of slices that the rows of all files have.
 
     Attributes:
         before: How many files were counted before.
@@ -148,8 +151,15 @@ class Sending:
         advance: Shows progress: takes the bytes that were done, the text after the bar, and the text of errors.
     """
 
-    def __init__(self, run: RemoteRun, files: Sequence[Measured], counted: Iterable[Record]) -> None:
+    def __init__(
+        self,
+        run: RemoteRun,
+        files: Sequence[Measured],
+        counted: Iterable[Record],
+        slices: Mapping[str, str] = NO_SLICES,
+    ) -> None:
         self._run = run
+        self._slices = slices
         self._batches = {file.source.name: file.batches() for file in files}
         self._started = self._ended = time.monotonic()
         self._rows = 0
@@ -167,7 +177,7 @@ class Sending:
     @property
     def nbytes_left(self) -> int:
         """The bytes of the files that are not counted whole."""
-        return sum(own[0].source.nbytes for name, own in self._batches.items() if self._left[name])
+        return sum(batches[0].source.nbytes for name, batches in self._batches.items() if self._left[name])
 
     @property
     def total(self) -> int:
@@ -186,7 +196,7 @@ class Sending:
             BatchConflict: One of them was counted with other rows.
         """
         self._counted = {entry.batch: entry for entry in counted}
-        self._left = {name: sum(not self._check(batch) for batch in own) for name, own in self._batches.items()}
+        self._left = {name: sum(not self._check(batch) for batch in batches) for name, batches in self._batches.items()}
         self.files = sum(not left for left in self._left.values())
 
     def document(self, *, interrupted: bool) -> dict[str, Any]:
@@ -204,9 +214,9 @@ class Sending:
 
     def to_send(self) -> Iterator[Batch]:
         """Yield the batches that the run has not counted, with their arrays or the problem of reading them."""
-        for name, own in self._batches.items():
+        for name, batches in self._batches.items():
             if self._left[name]:
-                yield from self._read(own)
+                yield from self._read(batches)
 
     def send(self, batch: Batch) -> Problem | None:
         """Send a batch; return the problem of its file, or None.
@@ -217,7 +227,8 @@ class Sending:
         if batch.problem is not None:
             return batch.problem
         try:
-            self._run.add(inputs=batch.arrays, name=batch.name, first=batch.first)
+            slices = slices_of_batch(self._slices, batch.arrays)
+            self._run.add(inputs=batch.arrays, name=batch.name, first=batch.first, slices=slices)
         except _REFUSED as problem:
             return problem
         return None
@@ -264,7 +275,7 @@ class Sending:
         if rows != batch.rows or first not in (None, batch.first):
             raise BatchConflict(
                 f"{batch.source.name} was counted with {rows} rows from {first}, and has {batch.rows} from "
-                f"{batch.first} now: files were changed, added or removed; score the directory as another run"
+                f"{batch.first} now: files were changed, added or removed; score the files as another run"
             )
         return True
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -16,11 +16,12 @@ import click
 from lossd import __version__
 from lossd.cli.help import Command
 from lossd.cli.options import option_name
+from lossd.configuration.machine import ALLOCATOR
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["ALLOCATOR", "COMMANDS", "read_settings"]
+__all__ = ["COMMANDS", "read_settings"]
 
 log = logging.getLogger("lossd.cli")
 
@@ -31,14 +32,6 @@ lossd serve
 lossd serve --port 9000 --device cuda:0,cuda:1
 LOSSD_QUEUE_BYTES=8GiB lossd serve --host 0.0.0.0 --api-keys-file keys
 """
-
-# A body arrives in chunks over glibc's mmap threshold of 128 KiB, so each chunk would be mapped anew and its pages
-# faulted in one by one. glibc reads these variables before Python starts, so they need a new process.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "536870912",
-    "MALLOC_TOP_PAD_": "16777216",
-}
 
 
 class _Serve(Command):
@@ -121,35 +114,15 @@ def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     """
     from pydantic import ValidationError
 
-    from lossd.configuration.preflight import StartError, check_variables
+    from lossd.configuration.preflight import StartError, check_variables, sentence, variable
     from lossd.configuration.settings import Settings
 
     links = check_variables(os.environ)
     try:
         return Settings(**given), links
     except ValidationError as error:
-        raise StartError("; ".join(_fault(fault, given) for fault in error.errors())) from None
-
-
-_PLAIN = {
-    "byte_size": "a size in bytes is expected, such as 64MiB",
-    "byte_size_unit": "a size in bytes is expected, such as 64MiB",
-    "greater_than_equal": "at least {ge} is expected",
-    "less_than_equal": "at most {le} is expected",
-    "path_not_file": "that is no file",
-}
-
-
-def _fault(fault: Any, given: Collection[str]) -> str:
-    from lossd.configuration.preflight import variable
-    from lossd.configuration.settings import SECRETS
-
-    message = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
-    if not fault["loc"]:  # a fault of several settings together
-        return str(message)
-    name = str(fault["loc"][0])
-    source = option_name(name) if name in given else variable(name)
-    return f"{source}: {message}" if name in SECRETS else f"{source}: {message}, found {fault['input']!r}"
+        source = lambda name: option_name(name) if name in given else variable(name)  # noqa: E731
+        raise StartError("; ".join(sentence(fault, source) for fault in error.errors())) from None
 
 
 def _say(text: str, *, err: bool = False) -> None:

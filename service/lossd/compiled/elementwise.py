@@ -29,7 +29,7 @@ from lossd.compiled.arithmetic import (
 from lossd.compiled.kernels import aot
 from lossd.compiled.memory import load, squares_at, store
 
-__all__ = ["ELEMENTS", "Element", "decisions", "elements", "errors"]
+__all__ = ["CURVED", "ELEMENTS", "Element", "decisions", "elements", "errors"]
 
 LN_2 = math.log(2)
 STRIP = 512
@@ -231,9 +231,30 @@ def _write(slopes: Any, upstream: float, first: int, words: int, gradient: Any) 
         store(gradient, first + j, words, slopes[j] * upstream)
 
 
+CURVED = (ELEMENTS["mse"].number, ELEMENTS["bce_with_logits"].number)
+"""The losses whose second derivatives the kernel writes."""
+
+
+@jit
+def _write_curves(
+    kind: int, prediction: Any, upstream: float, floor: float, first: int, words: int, count: int, hessian: Any
+) -> None:
+    """Write the second derivatives of a strip: 2 of squares, σ(z)σ(-z) of logits."""
+    if kind == CURVED[0]:
+        curve = max(2.0, floor) * upstream
+        for j in range(count):
+            store(hessian, first + j, words, curve)
+    else:
+        for j in range(count):
+            e = exp(-abs(load(prediction, first + j, words)))
+            larger = 1 / (1 + e)
+            curve = e * larger * larger
+            store(hessian, first + j, words, (floor if curve < floor else curve) * upstream)
+
+
 @aot(
     "void(int64, float32[::1], float32[::1], int64, int64[::1], float64[::1], float64, float64, boolean, "
-    "float32[::1], float64[:,::1], boolean[::1])"
+    "float32[::1], float64[:,::1], boolean[::1], float32[::1], float64)"
 )
 def elements(
     kind: int,
@@ -248,6 +269,8 @@ def elements(
     gradient: Any,
     columns: Any,
     doubtful: Any,
+    hessian: Any,
+    floor: float,
 ) -> None:
     """One value per element.
 
@@ -265,6 +288,8 @@ def elements(
         columns: (5, B), written: loss, numerator, denominator, count of elements, norm of the gradient.
         doubtful: (B,), set for requests that a number out of range or not finite keeps from an answer; whatever was
             written for those means nothing.
+        hessian: (E * words,), written for losses of ``CURVED``; (0,) where it is not wanted.
+        floor: The least second derivative; -inf for none.
     """
     every_value, every_slope, scratch = np.empty(STRIP), np.empty(STRIP), np.empty((2, STRIP))
     for b in range(starts.shape[0] - 1):
@@ -280,6 +305,8 @@ def elements(
             if gradient.shape[0]:
                 _write(slopes, upstream, first, words, gradient)
                 square += squares_at(gradient, first, words, last - first)
+            if hessian.shape[0]:
+                _write_curves(kind, prediction, upstream, floor, first, words, last - first, hessian)
         columns[0, b] = numerator * upstream
         columns[1, b] = numerator
         columns[2, b] = columns[3, b] = size

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lossd.compiled import dense, elementwise, softmax
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
-from lossd.job import Recipe
+from lossd.job import Column, Recipe
 from lossd.metrics.activation import least_scores
 from lossd.metrics.classes import matrices_fit
 
@@ -26,6 +26,9 @@ INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 LEAST_NORM = 1e-140
 NO_CLASS = -1 - (1 << 62)
 FOUND_BYTES = 2048
+OF_MASK = ("mask", "lengths")
+GENERAL = ("z_loss", "prior", "poly", "label_smoothing")
+"""The parameters of losses of class scores that only the general way has; a smoothing that varies is a number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,21 +76,50 @@ def _form_of(recipe: Recipe) -> _Form | None:
     plain = (
         recipe.kind == "rows"
         and recipe.reduction in ("mean", "sum")
-        and [column.name for column in recipe.inputs] == ["prediction", "target"]
-        and recipe.inputs[0].dtype in FLOATS
-        and all(_words(answer.dtype) == _words(recipe.inputs[0].dtype) for answer in recipe.answers)
+        and [column.name for column in recipe.inputs if column.name not in OF_MASK] == ["prediction", "target"]
+        and recipe.dtypes["prediction"] in FLOATS
+        and all(_words(answer.dtype) == _words(recipe.dtypes["prediction"]) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
     form = FORMS.get(recipe.loss or "")
+    if recipe.hessians and recipe.loss not in CURVED:
+        return None
     return form(recipe) if plain and form is not None else None
 
 
+def _own_inputs(recipe: Recipe) -> tuple[Column, Column]:
+    """Return the columns of prediction and target."""
+    prediction, target = (column for column in recipe.inputs if column.name not in OF_MASK)
+    return prediction, target
+
+
+def _kept(inputs: Mapping[str, Array], shape: tuple[int, ...]) -> Array | None:
+    """Return which positions count, (R, I) bool, by a mask or by lengths; None if one of these is out of range.
+
+    Args:
+        inputs: The inputs of the batch.
+        shape: The shape of the targets.
+    """
+    lengths = inputs.get("lengths")
+    if lengths is not None:
+        if lengths.min() < 0 or lengths.max() > shape[1]:
+            return None
+        within = np.arange(shape[1]) < lengths[:, None]
+        return np.broadcast_to(within.reshape(*within.shape, *(1,) * (len(shape) - 2)), shape).reshape(shape[0], -1)
+    mask = inputs["mask"].reshape(shape[0], -1)
+    if mask.dtype == bool:
+        return mask
+    return mask != 0 if mask.min() >= 0 and mask.max() <= 1 else None
+
+
 def _class_scores(recipe: Recipe) -> _Form | None:
-    prediction, target = recipe.inputs
+    prediction, target = _own_inputs(recipe)
     if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
         return None
     parameters, classes, positions = recipe.parameters, prediction.trailing[0], math.prod(target.trailing)
+    if any(parameters.get(name) is not None for name in GENERAL):
+        return None
     weight = _per_class(parameters.get("class_weight"), classes)
     alpha = parameters.get("alpha")
     scale = _per_class(alpha, classes)
@@ -96,31 +128,41 @@ def _class_scores(recipe: Recipe) -> _Form | None:
     ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
-    mean, words = recipe.reduction == "mean", _words(prediction.dtype)
+    mean, words, masked = recipe.reduction == "mean", _words(prediction.dtype), len(recipe.inputs) > 2
     few = classes <= softmax.FEW
     usual, smoothed = softmax.rows if few else softmax.single_rows, (kernel_of(softmax.single_rows),)
+    curved = bool(recipe.hessians)
+    if curved and (positions > 1 or not few):
+        return None
+    form = _form_of_hessian(recipe, classes)
 
     def evaluate(work: Work) -> Outcome | None:
         smooths = any(work.numbers.get("label_smoothing", ()))
-        if positions == 1 and few and smooths and not all_ready(smoothed):
+        if positions == 1 and few and smooths and (curved or not all_ready(smoothed)):
             return None
         count, starts = len(work.rows), work.starts()
         gamma, smoothing = work.number("gamma"), work.number("label_smoothing") * share
-        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        columns, doubtful = np.zeros((5 + curved, count)), np.zeros(count, bool)
         if positions > 1 and smoothing.any():
             # No pass smooths these. Numbers that differ are rounded the general way: each request keeps its own alone.
             return None if (smoothing == smoothing[0]).all() else Outcome(columns, ~doubtful)
         scores = work.inputs["prediction"]
         labels = work.inputs["target"].astype(np.int64, copy=False)
+        if masked:
+            kept = _kept(work.inputs, labels.shape)
+            if kept is None:
+                return Outcome(columns, ~doubtful)
+            labels = np.where(kept, labels.reshape(kept.shape), ignored)
         gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
+        hessian = work.answers.get("hessian.prediction", scores[:0]).reshape(-1).view(np.float32)
         memory, slopes = scores.reshape(-1).view(np.float32), gradient.reshape(-1).view(np.float32)
         if positions == 1:
             for rows in (softmax.rows, softmax.single_rows) if few and smooths else (usual,):
                 rows(
                     memory, words, labels.reshape(-1), starts, gamma, smoothing, weight, scale, ignored,
-                    mean, slopes, columns, matrices, doubtful,
+                    mean, slopes, columns, matrices, doubtful, *((hessian, form) if rows is softmax.rows else ()),
                 )  # fmt: skip
         else:
             _dense(
@@ -208,18 +250,35 @@ def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
 
+def _floor_of(recipe: Recipe) -> float:
+    floor = recipe.hessian_options.get("floor")
+    return -math.inf if floor is None else float(floor)
+
+
+def _form_of_hessian(recipe: Recipe, classes: int) -> Array:
+    """Return what :func:`lossd.compiled.softmax.rows` takes as ``form``."""
+    form = recipe.hessian_options.get("form")
+    factor = 1.0
+    if recipe.loss == "cross_entropy":
+        factor = {"xgboost": 2.0, "lightgbm": classes / max(1, classes - 1)}.get(form or "", 1.0)
+    return np.array([factor, form != "fisher", _floor_of(recipe)], np.float64)
+
+
 def _elements(recipe: Recipe) -> _Form | None:
+    if recipe.axes:
+        return None
     prediction, target = recipe.inputs
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
         return None
     if _words(prediction.dtype) != _words(target.dtype):
         return None
-    general = ("pos_weight", "ignore_index")
+    general = ("pos_weight", "ignore_index", "label_smoothing")
     if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
     width, words = math.prod(prediction.trailing), _words(prediction.dtype)
     element = elementwise.ELEMENTS[recipe.loss or ""]
+    floor = _floor_of(recipe)
     alpha = parameters.get("alpha")
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
     labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
@@ -232,7 +291,8 @@ def _elements(recipe: Recipe) -> _Form | None:
         scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
         scores, target, slopes = scores.view(np.float32), target.view(np.float32), gradient.view(np.float32)
-        columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
+        hessian = work.answers.get("hessian.prediction", work.inputs["prediction"][:0]).reshape(-1).view(np.float32)
+        columns, doubtful = np.zeros((5 + len(recipe.hessians), count)), np.zeros(count, bool)
         elementwise.elements(
             element.number,
             scores,
@@ -246,6 +306,8 @@ def _elements(recipe: Recipe) -> _Form | None:
             slopes,
             columns,
             doubtful,
+            hessian,
+            floor,
         )
         if words == 2:
             _doubt_what_vanished(columns, gradient, starts, doubtful)
@@ -265,6 +327,9 @@ def _elements(recipe: Recipe) -> _Form | None:
     kernels = [kernel_of(function) for function in (elementwise.elements, *counting)]
     return _Form(kernels, evaluate, least.nbytes)
 
+
+CURVED = ("cross_entropy", "focal", "mse", "bce_with_logits")
+"""The losses whose passes write Hessians."""
 
 FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
     "cross_entropy": _class_scores,

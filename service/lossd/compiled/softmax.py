@@ -29,9 +29,9 @@ FEW = 48
 
 _SIGNATURE = (
     "void(float32[::1], int64, int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "int64, boolean, float32[::1], float64[:,::1], int64[:,:,::1], boolean[::1])"
+    "int64, boolean, float32[::1], float64[:,::1], int64[:,:,::1], boolean[::1]{})"
 )
-"""The arguments of both kernels, see :func:`rows`."""
+"""The arguments of both kernels, see :func:`rows`, and what only one takes."""
 
 
 @jit
@@ -71,9 +71,12 @@ def _note(
 
 
 @jit
-def _read_columns(scores: Any, row: int, words: int, width: int, columns: Any) -> None:
-    """Read (width, C) scores from a row on, transposed."""
-    for j in range(width):
+def _read_columns(scores: Any, row: int, words: int, target: Any, ignored: int, columns: Any) -> None:
+    """Read (W, C) scores from a row on, transposed; 0 in place of those whose target is ignored, which may be NaN."""
+    for j in range(target.shape[0]):
+        if target[j] == ignored:
+            columns[:, j] = 0.0
+            continue
         for c in range(columns.shape[0]):
             columns[c, j] = load(scores, (row + j) * columns.shape[0] + c, words)
 
@@ -104,7 +107,7 @@ def _write_row(numbers: Any, factor: float, first: int, words: int, gradient: An
         store(gradient, first + c, words, numbers[c] * factor)
 
 
-@aot(_SIGNATURE)
+@aot(_SIGNATURE.format(", float32[::1], float64[::1]"))
 def rows(
     scores: Any,
     words: int,
@@ -120,6 +123,8 @@ def rows(
     columns: Any,
     matrices: Any,
     doubtful: Any,
+    hessian: Any,
+    form: Any,
 ) -> None:
     """Evaluate rows of at most ``FEW`` classes; requests with smoothing are left to :func:`single_rows`.
 
@@ -139,11 +144,16 @@ def rows(
         matrices: (B, C, C), to which the pairs of target and highest score are added; (0, C, C) if not computed.
         doubtful: (B,), set for requests with a target out of range or a number that is not finite. Their other results
             are meaningless.
+        hessian: (R * C * words,), written; (0,) if it is not computed. If it is, ``columns`` has a sixth row for the
+            number of negative entries.
+        form: (3,): the factor of the second derivatives of cross-entropy, whether those by the cross-entropy count, 1
+            or 0, and the least second derivative, -inf for none.
     """
     classes = weight.shape[0]
     power, lanes = np.empty((classes, STRIP)), np.empty(strips.LANES * STRIP)
     others, pull = lanes[strips.OTHERS :], lanes[strips.PULL :]
     best, label = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
+    bend, second = np.zeros(STRIP), np.empty((classes if hessian.shape[0] else 0, STRIP))
     for b in range(starts.shape[0] - 1):
         if smoothing[b] != 0:
             continue
@@ -152,14 +162,24 @@ def rows(
             doubtful[b] = True
             continue
         upstream = _upstream_of(denominator, mean)
-        numerator, square = 0.0, 0.0
+        numerator, square, negative = 0.0, 0.0, 0
         for start in range(starts[b], starts[b + 1], STRIP):
             end = min(start + STRIP, starts[b + 1])
             targets = target[start:end]
-            _read_columns(scores, start, words, end - start, power)
+            _read_columns(scores, start, words, targets, ignored, power)
             numerator += strips.losses(targets, gamma[b], upstream, weight, scale, ignored, power, lanes, best, label)
             if matrices.shape[0]:
                 strips.count(targets, ignored, best, matrices[b])
+            if hessian.shape[0]:
+                if gamma[b] != 0 and form[1] != 0:
+                    strips.bends(end - start, gamma[b], upstream, lanes, bend)
+                else:
+                    bend[:] = 0.0
+                negative += strips.seconds(
+                    targets, ignored, weight, form[2] * upstream if form[2] > -math.inf else form[2], form[0],
+                    power, lanes, best, label, bend, second,
+                )  # fmt: skip
+                _write_columns(second, start, words, end - start, 0.0, hessian)
             if gradient.shape[0]:
                 for c in range(classes):
                     row = power[c]
@@ -167,9 +187,11 @@ def rows(
                         row[j] = pull[j] * (-others[j] if label[j] == c else row[j])
                 square = _write_columns(power, start, words, end - start, square, gradient)
         _note(b, numerator, denominator, count, square, mean, columns, doubtful)
+        if hessian.shape[0]:
+            columns[5, b] = negative
 
 
-@aot(_SIGNATURE)
+@aot(_SIGNATURE.format(""))
 def single_rows(
     scores: Any,
     words: int,

@@ -22,8 +22,10 @@ __all__ = [
     "STRIP",
     "TOP",
     "P",
+    "bends",
     "count",
     "losses",
+    "seconds",
 ]
 
 STRIP = 256
@@ -159,3 +161,77 @@ def count(target: Any, ignored: int, best: Any, matrix: Any) -> None:
     for j in range(target.shape[0]):
         if target[j] != ignored:
             matrix[target[j], best[j]] += 1
+
+
+@jit
+def bends(width: int, gamma: float, upstream: float, lanes: Any, bend: Any) -> None:
+    """Write the second derivative of each position's loss by its cross-entropy, times (1 - p)² and its factors.
+
+    Call it after :func:`losses`, with an exponent other than 0.
+
+    Args:
+        width: How many positions there are.
+        gamma: The focal exponent.
+        upstream: The factor of the gradients.
+        lanes: As :func:`losses` left them: ``REST`` is (1 - p)^gamma.
+        bend: (STRIP,), written.
+    """
+    for j in range(width):
+        others = lanes[OTHERS + j]
+        fraction = 1.0 / (others + lanes[P + j])
+        p, rest = lanes[P + j] * fraction, others * fraction
+        nll = log_of_one_and(lanes[EXCESS + j]) + lanes[BEHIND + j]
+        slope = gamma * (2.0 - nll) + (gamma - 1.0) * lanes[STEEP + j]
+        # Of a class that is all but impossible nll may be infinite, and its p is 0.
+        bend[j] = lanes[SHARE + j] * upstream * lanes[REST + j] * rest * p * slope if p > 0 else 0.0
+
+
+@jit
+def seconds(
+    targets: Any,
+    ignored: int,
+    weight: Any,
+    floor: float,
+    factor: float,
+    power: Any,
+    lanes: Any,
+    best: Any,
+    label: Any,
+    bend: Any,
+    second: Any,
+) -> int:
+    """Write the second derivatives of W positions by each score, and return how many are negative.
+
+    Args:
+        targets: (W,) class indices, in range or ignored.
+        ignored: The target that does not count.
+        weight: (C,) class weights.
+        floor: The least second derivative, times the factor of the gradients; -inf for none.
+        factor: The factor of the second derivatives of cross-entropy.
+        power: (C, STRIP) exponentials, as :func:`losses` left them.
+        lanes: As :func:`losses` left them.
+        best: The class with the highest score.
+        label: The target, 0 where ignored.
+        bend: (STRIP,), from :func:`bends`; 0 for cross-entropy.
+        second: (C, STRIP), written.
+    """
+    width, classes, negative = targets.shape[0], power.shape[0], 0
+    others_of_best = lanes[REST:]  # what is less than the highest: 1 - p loses the digits of a nearly certain class
+    for j in range(width):
+        others_of_best[j] = 0.0
+    for c in range(classes):
+        row = power[c]
+        for j in range(width):
+            others_of_best[j] += 0.0 if best[j] == c else row[j]
+    for c in range(classes):
+        row, curve = power[c], second[c]
+        for j in range(width):
+            others, total = lanes[OTHERS + j], lanes[OTHERS + j] + lanes[P + j]
+            rest = others_of_best[j] if best[j] == c else total - row[j]
+            share = 1.0 if label[j] == c else row[j] / (others if others > 0 else 1.0)
+            value = lanes[PULL + j] * row[j] * (rest / total) * factor + bend[j] * share * share
+            value = floor if value < floor else value
+            counts = targets[j] != ignored and weight[label[j]] != 0
+            curve[j] = value if counts else 0.0
+            negative += counts and value < 0
+    return negative

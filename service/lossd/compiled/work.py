@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         columns: One row per quantity, one number per request: loss, numerator and denominator of its mean, entries that
-            count, norm of the gradient.
+            count, norm of the gradient, and, if there is a Hessian, its negative entries.
         doubtful: Whether the general way must evaluate a request, (B,) bool.
         counted: The counts that metrics need, by the name that the task has for them.
     """

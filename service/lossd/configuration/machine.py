@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-__all__ = ["cores", "files", "memory_bytes", "raise_file_limit"]
+__all__ = ["ALLOCATOR", "cores", "files", "memory_bytes", "raise_file_limit"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNIFIED = Path("unified")
@@ -21,6 +21,14 @@ UNIFIED = Path("unified")
 
 NO_LIMIT = 1 << 60
 """Version 1 states no limit of memory as a number close to 2**63."""
+
+# A body arrives in chunks over glibc's mmap threshold of 128 KiB, so each chunk would be mapped anew and its pages
+# faulted in one by one. glibc reads these variables before Python starts, so they need a new process.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "536870912",
+    "MALLOC_TOP_PAD_": "16777216",
+}
 
 
 def cores() -> float:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 import ssl
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lossd.configuration.keys import Keys
-from lossd.configuration.settings import LINK, Settings
+from lossd.configuration.settings import LINK, SECRETS, Settings
 
-__all__ = ["StartError", "check_needs", "check_variables", "load_certificate", "variable"]
+__all__ = ["StartError", "check_needs", "check_variables", "load_certificate", "sentence", "variable"]
 
 PREFIX = "LOSSD_"
 PICKLE = b"\x80\x02"
@@ -65,6 +66,29 @@ def check_variables(environment: Mapping[str, str]) -> list[str]:
     if unknown:
         raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset the others)")
     return sorted(links)
+
+
+_PLAIN = {
+    "byte_size": "a size in bytes is expected, such as 64MiB",
+    "byte_size_unit": "a size in bytes is expected, such as 64MiB",
+    "greater_than_equal": "at least {ge} is expected",
+    "less_than_equal": "at most {le} is expected",
+    "path_not_file": "that is no file",
+}
+
+
+def sentence(fault: Any, source: Callable[[str], str]) -> str:
+    """Return a fault of Pydantic as a sentence.
+
+    Args:
+        fault: One of ``ValidationError.errors()``.
+        source: Returns where a setting was given, such as the option.
+    """
+    message = _PLAIN.get(fault["type"], fault["msg"].removeprefix("Value error, ")).format_map(fault.get("ctx", {}))
+    if not fault["loc"]:  # a fault of several settings together
+        return str(message)
+    name = str(fault["loc"][0])
+    return f"{source(name)}: {message}" if name in SECRETS else f"{source(name)}: {message}, found {fault['input']!r}"
 
 
 def check_needs(settings: Settings) -> None:

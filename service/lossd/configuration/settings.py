@@ -184,6 +184,11 @@ class Settings(BaseSettings):
     drain_timeout_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
     )
+    lame_duck_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] = Field(
+        0,
+        description="How long requests are still accepted after SIGTERM, in milliseconds, while /health/ready is "
+        "answered 503 and every answer closes its connection; drain_timeout_ms begins after it.",
+    )
     api_keys_file: FilePath | None = Field(
         None, description="File of accepted API keys, one name:sha256hex a line (lossd key); read again on SIGHUP."
     )

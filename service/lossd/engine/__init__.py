@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 
 from lossd.engine.engine import Engine, Upload
 from lossd.engine.result import Result, Timings
-from lossd.engine.statistics import BATCH_BYTES, BATCH_SIZES, Stats, Vitals
+from lossd.engine.statistics import BATCH_BYTES, BATCH_SIZES, Load, Stats, Vitals
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["BATCH_BYTES", "BATCH_SIZES", "Engine", "Result", "Stats", "Timings", "Upload", "Vitals", "create_engine"]
+__all__ = [
+    "BATCH_BYTES",
+    "BATCH_SIZES",
+    "Engine",
+    "Load",
+    "Result",
+    "Stats",
+    "Timings",
+    "Upload",
+    "Vitals",
+    "create_engine",
+]
 
 
 def create_engine(settings: Settings, workers: Sequence[str] | None = None) -> Engine:

@@ -69,25 +69,25 @@ class Budget:
                 f"this request needs {nbytes} bytes with its answer and temporaries; at most {self.limit_bytes} are "
                 f"held at a time (setting queue_bytes){share}; send smaller batches"
             )
-        held, own = self.held, self._of(client)
+        held, client_held = self.held, self._of(client)
         free_bytes = self._free_bytes(client)
         free_requests = self.limit_requests - held.requests
         if client:
-            free_requests -= own.requests
+            free_requests -= client_held.requests
         if nbytes > free_bytes or free_requests < 1:
             raise self._refusal(client, nbytes, nbytes - free_bytes, 1 - free_requests)
         held.nbytes += nbytes
         held.requests += 1
-        own.nbytes += nbytes
-        own.requests += 1
+        client_held.nbytes += nbytes
+        client_held.requests += 1
 
     def release(self, client: str, nbytes: int) -> None:
         """Stop counting a request."""
-        held, own = self.held, self._clients[client]
+        held, client_held = self.held, self._clients[client]
         held.nbytes -= nbytes
         held.requests -= 1
-        own.nbytes -= nbytes
-        own.requests -= 1
+        client_held.nbytes -= nbytes
+        client_held.requests -= 1
 
     def gather(self, client: str, nbytes: int, whole: int = 0) -> None:
         """Count a piece of a body that is being gathered; a negative size stops counting it.
@@ -108,7 +108,7 @@ class Budget:
                 f"{self.limit_bytes} are held at a time (setting queue_bytes){share}; send smaller batches, or "
                 "safetensors"
             )
-        held, own = self.held, self._of(client)
+        held, client_held = self.held, self._of(client)
         missing = nbytes - self._free_bytes(client)
         if nbytes > 0 and missing > 0:
             detail = (
@@ -116,7 +116,7 @@ class Budget:
                 f"most {self.limit_bytes} are held at a time (setting queue_bytes)"
             )
             if client:
-                detail += f"{SHARE} {own.nbytes + own.gathered_bytes} bytes"
+                detail += f"{SHARE} {client_held.nbytes + client_held.gathered_bytes} bytes"
             raise QueueFull(detail, retry_after_s=self.wait_s(missing, 0))
         self.add(client, nbytes)
 
@@ -126,18 +126,18 @@ class Budget:
         self._of(client).gathered_bytes += nbytes
 
     def _of(self, client: str) -> Held:
-        own = self._clients.get(client)
-        if own is None:
-            own = self._clients[client] = Held()
-        return own
+        client_held = self._clients.get(client)
+        if client_held is None:
+            client_held = self._clients[client] = Held()
+        return client_held
 
     def _free_bytes(self, client: str) -> int:
         """Return how many more bytes this client may hold."""
         held = self.held
         free = self.limit_bytes - held.nbytes - held.gathered_bytes
         if client:
-            own = self._clients[client]
-            free -= own.nbytes + own.gathered_bytes
+            client_held = self._clients[client]
+            free -= client_held.nbytes + client_held.gathered_bytes
         return free
 
     def observe(self, nbytes: int, requests: int, sent_s: float, now_s: float) -> None:
@@ -165,7 +165,7 @@ class Budget:
         return min(LONGEST_S, max(SHORTEST_S, wait_s))
 
     def _refusal(self, client: str, nbytes: int, missing_bytes: int, missing_requests: int) -> QueueFull:
-        held, own = self.held, self._clients[client]
+        held, client_held = self.held, self._clients[client]
         detail = (
             f"{held.requests} requests with {held.nbytes + held.gathered_bytes} bytes are in progress or arrive, and "
             f"this one needs {nbytes}; at most "
@@ -173,5 +173,7 @@ class Budget:
             "and queue_bytes)"
         )
         if client:
-            detail += f"{SHARE} {own.requests} requests and {own.nbytes + own.gathered_bytes} bytes"
+            detail += (
+                f"{SHARE} {client_held.requests} requests and {client_held.nbytes + client_held.gathered_bytes} bytes"
+            )
         return QueueFull(detail, retry_after_s=self.wait_s(missing_bytes, missing_requests))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lossd.engine.result import Result
 
-__all__ = ["WORTH_REQUESTS", "Batch", "Batcher", "Ticket"]
+__all__ = ["REQUEST_NS", "WORTH_REQUESTS", "Batch", "Batcher", "Ticket"]
 
 # With so many requests, the fixed cost of a batch is small. More would save little, and keep a worker waiting.
 WORTH_REQUESTS = 16

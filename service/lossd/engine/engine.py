@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,15 @@ from typing import TYPE_CHECKING
 from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.caches import Cache
 from lossd.compiled.passes import Progress
+from lossd.configuration.preflight import StartError
 from lossd.engine.admission import Budget
+from lossd.engine.backlog import Backlog
 from lossd.engine.batcher import WORTH_REQUESTS, Batch, Batcher, Ticket
 from lossd.engine.deadlines import Deadlines
 from lossd.engine.long_waits import LongWaits
 from lossd.engine.result import Result, Timings
 from lossd.engine.slab import Lease, SlabPool
-from lossd.engine.statistics import Stats, Vitals
+from lossd.engine.statistics import Load, Stats, Vitals
 from lossd.job import Job
 from lossd_client.errors import DeadlineExceeded, Problem, TooLarge, Unavailable
 
@@ -84,7 +87,9 @@ class Engine(ABC):
         self.budget = Budget(settings.queue_bytes, settings.queue_requests)
         self.pool = SlabPool(settings.cache_bytes, self._forget)
         self.batcher = Batcher(self._done_with)
-        self.draining = False
+        self.backlog = Backlog()
+        self.draining = self._retiring = False
+        self._cpu: tuple[int, float] | None = None  # the clock of the event loop's thread, and its start
         self.fault: str | None = None
         self.settled = asyncio.Event()
         self._deadlines = Deadlines()
@@ -101,7 +106,25 @@ class Engine(ABC):
         if self.settings.perceptual_weights is not None:  # losses read it, in this process and in the workers
             os.environ["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
         self.loop = asyncio.get_running_loop()
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._cpu = clock, time.clock_gettime(clock)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def start_ready(self) -> None:
+        """Start the engine, and return when a worker is ready.
+
+        Raises:
+            StartError: No worker can start; it says why.
+        """
+        on_failure, self.on_failure = self.on_failure, self._report_fault
+        try:
+            await self.start()
+            self.dispatch()  # a lazy engine loads torch for it
+            await self.settled.wait()
+        finally:
+            self.on_failure = on_failure
+        if self.fault is not None:
+            raise StartError(self.fault)
 
     async def stop(self) -> None:
         """Refuse new requests, finish the accepted ones within ``drain_timeout_ms``, and end."""
@@ -117,6 +140,10 @@ class Engine(ABC):
         self._next_batch()  # no request is wanted any more: this drops the queue
         self.pool.close()
 
+    def retire(self) -> None:
+        """Be not ready from now on, so that no more requests are routed here; those that come are evaluated."""
+        self._retiring = True
+
     def give_up(self, why: str) -> None:
         """Refuse all requests with this reason."""
         self.draining = self._purge_due = True
@@ -126,15 +153,15 @@ class Engine(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether a worker is ready and new requests are accepted."""
-        return self._has_worker and not self.draining
+        """Whether a worker is ready and new requests are welcome."""
+        return self._has_worker and not (self.draining or self._retiring)
 
     @property
     def obstacle(self) -> str:
         """Why the engine is not ready, as a sentence; empty if it is."""
         if self.ready:
             return ""
-        if self.draining:
+        if self.draining or self._retiring:
             return "the service is shutting down"
         if self.fault is not None:
             return self.fault
@@ -146,6 +173,16 @@ class Engine(ABC):
     def vitals(self) -> Sequence[Vitals]:
         """The state of each worker."""
         return ()
+
+    @property
+    def load(self) -> Load:
+        """How busy this front and its workers are. Any thread may read it while the engine runs."""
+        front_busy_s = 0.0
+        if self._cpu is not None:
+            clock, start_s = self._cpu
+            front_busy_s = time.clock_gettime(clock) - start_s - self._polled_s
+        backlog_s = self.backlog.seconds(list(self._deadlines), self.settings.device.count(",") + 1)
+        return Load(front_busy_s, self._worker_busy_s, backlog_s)
 
     @property
     def compiled(self) -> Progress:
@@ -219,6 +256,16 @@ class Engine(ABC):
     @abstractmethod
     def _has_worker(self) -> bool:
         """Whether a worker is ready."""
+
+    @property
+    @abstractmethod
+    def _worker_busy_s(self) -> Mapping[int, float]:
+        """See :class:`~lossd.engine.statistics.Load`."""
+
+    @property
+    def _polled_s(self) -> float:
+        """CPU seconds of the event loop that were spent on polling."""
+        return 0.0
 
     def worker_ready(self) -> None:
         """Send the queued batches, now that a worker is ready."""
@@ -323,6 +370,7 @@ class Engine(ABC):
         if size:
             self.budget.observe(batch.nbytes, size, batch.tickets[0].sent, time.monotonic())
             if compute_s:
+                self.backlog.observe(batch, copy_s + compute_s)
                 self.batcher.charge(batch, compute_s)
                 self.batcher.learn(batch, compute_s)
         columns = [

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lossd.compiled.passes import Passes
 from lossd.engine.batcher import Batch
+from lossd.engine.busy_time import BusyTime
 from lossd.engine.engine import Engine
 from lossd.engine.protocol import Reply, decode_answers
 from lossd.engine.statistics import Vitals
@@ -41,6 +42,7 @@ class InlineEngine(Engine):
         self._executor: ThreadPoolExecutor | None = None
         self._loaded = False
         self._passes = Passes(settings.threads)
+        self._busy = BusyTime()
 
     async def start(self) -> None:
         """Begin to load torch in the thread that will evaluate."""
@@ -81,6 +83,10 @@ class InlineEngine(Engine):
         """The state of this process as a worker."""
         return [Vitals(self.settings.device, None, None, self._passes.progress)]
 
+    @property
+    def _worker_busy_s(self) -> Mapping[int, float]:
+        return {0: self._busy.seconds}
+
     def dispatch(self) -> None:
         """Evaluate the next batch, unless one is being evaluated."""
         if self._loading is None:
@@ -99,9 +105,13 @@ class InlineEngine(Engine):
 
         from lossd.engine.work import answer_in_memory
 
-        texts, compute_ns = answer_in_memory(
-            batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device), self._passes
-        )
+        self._busy.begin()
+        try:
+            texts, compute_ns = answer_in_memory(
+                batch.manifest(), batch.lease.slab.mapping, torch.device(self.settings.device), self._passes
+            )
+        finally:
+            self._busy.end()
         return Reply(batch.id, 0, compute_ns, texts)
 
     def _evaluated(self, batch: Batch, done: asyncio.Future[Reply]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lossd.engine.batcher import Batch
@@ -38,7 +38,7 @@ class ProcessEngine(Engine):
         devices = settings.device.split(",")
         places: Sequence[str | None] = addresses or [None] * len(devices)
         # Several fronts that poll would take the processor from each other and from the worker.
-        self.polling = Polling(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0)
+        self.polling = Polling(settings.poll_us / 1e6 if settings.fronts == 1 else 0.0, lambda: self.in_progress)
         self.workers = [RemoteWorker(self, device, at) for device, at in zip(devices, places, strict=True)]
 
     async def start(self) -> None:
@@ -66,6 +66,15 @@ class ProcessEngine(Engine):
     @property
     def _has_worker(self) -> bool:
         return any(worker.ready for worker in self.workers)
+
+    @property
+    def _worker_busy_s(self) -> Mapping[int, float]:
+        seconds = ((index, worker.busy_s) for index, worker in enumerate(self.workers))
+        return {index: busy_s for index, busy_s in seconds if busy_s is not None}
+
+    @property
+    def _polled_s(self) -> float:
+        return self.polling.cpu_s
 
     def worker_start_failed(self) -> None:
         """Note that a worker ended before it was ready; after too many failures of all, report the fault."""

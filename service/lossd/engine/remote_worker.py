@@ -135,6 +135,11 @@ class RemoteWorker:
         return None if self._heartbeat is None else self._heartbeat.memory
 
     @property
+    def busy_s(self) -> float | None:
+        """The seconds it has been busy, with the workers before it; None if another process keeps it."""
+        return None if self._process is None else self._process.busy.seconds
+
+    @property
     def compiled(self) -> Progress:
         """The progress of its compiled passes."""
         return Progress() if self._heartbeat is None else Progress(*self._heartbeat.compiled)
@@ -180,7 +185,7 @@ class RemoteWorker:
         self.close()
         if self._reaping is not None:
             await self._reaping
-        elif self._process is not None:
+        if self._process is not None:
             await asyncio.to_thread(self._process.end)
 
     def send(self, batch: Batch) -> None:

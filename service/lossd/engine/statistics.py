@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lossd.compiled.passes import Progress
 from lossd.engine.batcher import Batch
 
-__all__ = ["BATCH_BYTES", "BATCH_SIZES", "Stats", "Vitals"]
+__all__ = ["BATCH_BYTES", "BATCH_SIZES", "Load", "Stats", "Vitals"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BATCH_BYTES = tuple(1 << bits for bits in range(10, 32, 2))
@@ -29,6 +30,21 @@ class Vitals(NamedTuple):
     pid: int | None
     device_memory: tuple[int, int, int] | None
     compiled: Progress
+
+
+class Load(NamedTuple):
+    """How busy a front and its workers are; to decide whether more are needed.
+
+    Attributes:
+        front_busy_s: CPU seconds of the front's event loop since the engine started, without polling for answers.
+        worker_busy_s: Seconds that each worker of this engine was busy, by its index. The values continue when a worker
+            is restarted. The engine of one of several fronts has none: the parent has the workers.
+        backlog_s: About how many seconds the workers take for the requests that wait for an answer; 0 without any.
+    """
+
+    front_busy_s: float
+    worker_busy_s: Mapping[int, float]
+    backlog_s: float
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ import torch
 from lossd import logs
 from lossd.compiled.passes import Passes
 from lossd.configuration.machine import raise_file_limit
+from lossd.engine.busy_time import BusyTime
 from lossd.engine.heartbeat import PROBE, Heartbeat, Unwanted
 from lossd.engine.lane import Lane
 from lossd.engine.pipeline import Pipeline, Staged
@@ -55,6 +56,7 @@ def serve(
     poll_s: float = 0.0,
     lane: Lane | None = None,
     passes: Passes | None = None,
+    busy: BusyTime | None = None,
 ) -> None:
     """Evaluate batches, one after the other, until all fronts have closed their connections.
 
@@ -64,10 +66,13 @@ def serve(
     request, if the last one came within ``poll_s``, the worker polls for ``poll_s`` before it sleeps.
     """
     alone, waited_s = 0, 0.0
+    busy = busy or BusyTime()
     long: deque[tuple[FrontConnection, Manifest]] = deque()
     while fronts:
         begin = time.perf_counter()
+        busy.end()
         received = fronts.receive(wait=not long, poll_s=poll_s if alone >= ALONE and waited_s < poll_s else 0.0)
+        busy.begin()
         waited_s = time.perf_counter() - begin
         if long and not received:
             received = [long.popleft()]
@@ -113,12 +118,23 @@ def _answer_if_wanted(
     return Reply(manifest["batch"], 0, compute_ns, texts)
 
 
-def serve_ahead(fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat) -> None:
+def serve_ahead(
+    fronts: FrontConnections, pipeline: Pipeline, heartbeat: Heartbeat, busy: BusyTime | None = None
+) -> None:
     """Evaluate batches on a GPU, as :func:`serve` does; the next batches are copied in during an evaluation."""
     staged: deque[tuple[FrontConnection, Staged]] = deque()
     next_note = 0.0
+    busy = busy or BusyTime()
+
+    def receive() -> list[tuple[FrontConnection, Manifest]]:
+        if not staged:
+            busy.end()
+        received = fronts.receive(wait=not staged)
+        busy.begin()
+        return received
+
     while fronts:
-        while fronts and (received := fronts.receive(wait=not staged)):  # repeatedly: a read may return a single batch
+        while fronts and (received := receive()):  # repeatedly: a read may return a single batch
             for front, manifest in received:
                 if not front.gone:
                     staged.append((front, pipeline.stage(manifest, front.slab(manifest))))
@@ -157,6 +173,7 @@ def run(
     poll_s: float = 0.0,
     lane: Lane | None = None,
     passes: Passes | None = None,
+    busy: BusyTime | None = None,
 ) -> None:
     """Greet each front and serve it."""
     signal.signal(PROBE, heartbeat.answer_probe)
@@ -173,13 +190,13 @@ def run(
             assert connection is not None
             pipeline = Pipeline(device)
             serve_ahead(
-                FrontConnections(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, heartbeat
+                FrontConnections(connection, listener, greet, pipeline.pin, pipeline.unpin), pipeline, heartbeat, busy
             )
         else:
             fronts = FrontConnections(connection, listener, greet)
             if connection is None:
                 fronts.await_first(COME_S)
-            serve(fronts, device, heartbeat, poll_s, lane, passes)
+            serve(fronts, device, heartbeat, poll_s, lane, passes, busy)
     except RuntimeError as error:
         if not is_broken_device(error):
             raise
@@ -224,6 +241,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="use compiled passes, on a CPU")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of the connection to the front")
     parser.add_argument("--listen", type=int, help="file descriptor of the socket where further fronts connect")
+    parser.add_argument("--busy", type=int, help="file descriptor of the memory where the busy time is counted")
     parser.add_argument("--log-level", default="info", help="as the front's")
     parser.add_argument("--log-format", default="auto", help="as the front's")
     arguments = parser.parse_args()
@@ -244,7 +262,8 @@ def main() -> None:
         passes.prepare(lambda progress: heartbeat.note_compiled(*progress))
     listener = None if arguments.listen is None else socket.socket(fileno=arguments.listen)
     lane = Lane(partial(serve_short, passes=passes))
-    run(device, connection, listener, heartbeat, arguments.poll_us / 1e6, lane, passes)
+    busy = None if arguments.busy is None else BusyTime(arguments.busy)
+    run(device, connection, listener, heartbeat, arguments.poll_us / 1e6, lane, passes, busy)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from lossd.engine.busy_time import BusyTime
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
@@ -61,6 +65,9 @@ class WorkerProcess:
         device: The worker's device.
         settings: The service's settings.
         listener: The socket to which further fronts connect; None for a single front.
+
+    Attributes:
+        busy: How long the processes have been busy.
     """
 
     def __init__(self, device: str, settings: Settings, listener: socket.socket | None = None) -> None:
@@ -68,6 +75,10 @@ class WorkerProcess:
         self.settings = settings
         self.listener = listener
         self._process: subprocess.Popen[bytes] | None = None
+        self._busy_fd = os.memfd_create("lossd-busy", os.MFD_CLOEXEC)
+        self._close_busy = weakref.finalize(self, os.close, self._busy_fd)
+        os.ftruncate(self._busy_fd, mmap.PAGESIZE)
+        self.busy = BusyTime(self._busy_fd)
 
     @property
     def pid(self) -> int | None:
@@ -80,15 +91,16 @@ class WorkerProcess:
         Raises:
             OSError: No memory is left for a process, or a limit of processes or files is reached.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        for end in (ours, theirs):
+        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for end in (parent_end, child_end):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         command = [*COMMAND, "--device", self.device]
-        command += ["--threads", str(self.settings.threads), "--socket", str(theirs.fileno())]
+        command += ["--threads", str(self.settings.threads), "--socket", str(child_end.fileno())]
         command += ["--poll-us", str(self.settings.poll_us)]
         command += ["--log-level", self.settings.log_level, "--log-format", self.settings.log_format]
         command += ["--compiled"] if self.settings.compiled else []
-        passed = [theirs.fileno()]
+        command += ["--busy", str(self._busy_fd)]
+        passed = [child_end.fileno(), self._busy_fd]
         if self.listener is not None:
             command += ["--listen", str(self.listener.fileno())]
             passed.append(self.listener.fileno())
@@ -103,12 +115,12 @@ class WorkerProcess:
                 command, pass_fds=passed, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
         except OSError:
-            ours.close()
+            parent_end.close()
             raise
         finally:
-            theirs.close()
-        ours.setblocking(False)
-        return ours
+            child_end.close()
+        parent_end.setblocking(False)
+        return parent_end
 
     def reap(self, *, patience_s: float = 0.0) -> int:
         """Return the exit status of a process whose connection has closed.
@@ -120,10 +132,13 @@ class WorkerProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=patience_s)
         self._process.kill()
-        return self._process.wait()
+        status = self._process.wait()
+        self.busy.end()  # it may have died of its work
+        return status
 
     def end(self) -> None:
-        """Wait until the process ends, as it does when its connections are closed; kill it after two seconds."""
+        """Wait until the last process ends, as when its connections are closed; kill it after two seconds."""
+        self._close_busy()
         if self._process is not None:
             try:
                 self._process.wait(timeout=END_S)
@@ -131,3 +146,4 @@ class WorkerProcess:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+            self.busy.end()

@@ -18,8 +18,11 @@ WARNINGS: Mapping[str, str] = {
     "nothing_to_average": "every entry is ignored or has weight 0: the loss is 0",
     "zero_gradient": "every entry of the gradient is 0",
     "non_finite": "the loss or its gradient is not finite",
+    "negative_hessian": "entries of the Hessian are negative: a step by gradient over Hessian would go uphill; set "
+    "hessian.floor, or hessian.form to fisher where there is one",
+    "non_finite_hessian": "entries of the Hessian, or of its product with the direction, are not finite",
     "zero_vector": "a vector of length 0 has no direction; its gradient is 0",
-    "no_positives": "there is no positive pair",
+    "no_positives": "there is no positive pair, or no relevant document",
     "no_negatives": "there is no negative pair",
     "not_a_distribution": "a target's class probabilities do not sum to 1 along axis 1, as those of several classes",
     "negative_divergence": "a divergence is below 0: prediction or target are no probabilities along axis 1",

@@ -7,11 +7,10 @@ request in a batch gets the same answer as alone.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,28 +19,26 @@ from torch import Tensor
 
 import lossd.metrics as metrics
 from lossd.compiled.passes import Passes
-from lossd.compiled.work import Outcome, Work
-from lossd.evaluation import gradient
+from lossd.evaluation import gradient, hessian
 from lossd.evaluation.batch import TensorBatch
-from lossd.evaluation.columns import arrays_of
+from lossd.evaluation.compiled_pass import PassResult, run_pass
 from lossd.evaluation.composition import compose
-from lossd.evaluation.device_errors import is_broken_device, is_out_of_memory, release_memory, too_large
+from lossd.evaluation.device_errors import is_out_of_memory, release_memory
 from lossd.evaluation.diagnostics import describe, passed_up, warning
+from lossd.evaluation.isolation import isolated
+from lossd.evaluation.masking import Masking, masking_of
 from lossd.evaluation.row_values import RowValues
 from lossd.evaluation.validation import INDICES, check, dropped_rows, without_dropped
-from lossd.job import UNIVERSAL
+from lossd.job import MASKING, UNIVERSAL
 from lossd.losses import REGISTRY, softmax
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
-from lossd_client.errors import InternalError, Problem
+from lossd_client.errors import Problem
 
-__all__ = ["evaluate", "evaluate_rows", "isolated", "measure"]
-
-log = logging.getLogger("lossd.evaluation")
+__all__ = ["evaluate", "evaluate_rows", "measure"]
 
 T = TypeVar("T")
 
-HALF = (torch.float16, torch.bfloat16)
 SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, whose differences alone matter
 SMALL, LARGE = 1e-30, 1e30
 """Float32 computes well with numbers in between. Beyond, a square or a product may have left its range."""
@@ -59,53 +56,15 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
     Raises:
         RuntimeError: The device is broken; another device may evaluate the batch.
     """
-    return isolated(batch, partial(_evaluated, passes=passes))
-
-
-def isolated(batch: TensorBatch, answer: Callable[[TensorBatch], Sequence[T | Problem] | None]) -> list[T | Problem]:
-    """Return the answer of each request in order, or the request's problem.
-
-    If a failure names no request, each request is answered alone, so that one request cannot fail another. If memory
-    runs out, the halves of the batch are answered.
-
-    Args:
-        batch: The batch.
-        answer: Returns the answers of a batch; None for several requests that it leaves to be answered alone.
-
-    Raises:
-        RuntimeError: The device is broken; another device may evaluate the batch.
-    """
-    if batch.recipe.alone and len(batch.rows) > 1:
-        return [found for i in range(len(batch.rows)) for found in isolated(batch.part(i, i + 1), answer)]
-    exhausted = False
-    try:
-        answers = answer(batch)
-        if answers is not None:
-            return list(answers)
-    except Problem as problem:
-        if len(batch.rows) == 1:
-            return [problem]
-    except Exception as error:
-        if is_broken_device(error):
-            raise
-        exhausted = is_out_of_memory(error)
-        if len(batch.rows) == 1 and exhausted:
-            nbytes = sum(tensor.nbytes for tensors in (batch.inputs, batch.answers) for tensor in tensors.values())
-            return [too_large(error, batch.device, batch.recipe.model, nbytes)]
-        if len(batch.rows) == 1:
-            shapes = {name: tuple(tensor.shape) for name, tensor in batch.inputs.items()}
-            log.exception("%s failed on inputs of shapes %s", batch.recipe.model, shapes)
-            return [InternalError(f"{batch.recipe.model} failed on this request; the worker's log says why")]
-    if exhausted:  # only here, because the failed attempt's tensors are freed by now
-        release_memory(batch.device)
-        half = len(batch.rows) // 2
-        return isolated(batch.part(0, half), answer) + isolated(batch.part(half, len(batch.rows)), answer)
-    return [found for i in range(len(batch.rows)) for found in isolated(batch.part(i, i + 1), answer)]
+    answers = isolated(batch, partial(_evaluated, passes=passes))
+    if batch.recipe.gradient_options.get("layout") == "class_first":
+        gradient.put_classes_first(batch)
+    return answers
 
 
 def _evaluated(batch: TensorBatch, passes: Passes | None) -> list[dict[str, Any] | Problem] | None:
     """Return the answers; None for several requests of which a compiled pass leaves one to the general way."""
-    passed = _pass(batch, passes)
+    passed = run_pass(batch, passes)
     if passed is None or True not in passed.outcome.doubtful.tolist():
         return _Evaluation(batch, passes, passed).run()
     return None
@@ -148,7 +107,7 @@ def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues
     """
     count = len(batch.rows)
     try:
-        passed = _pass(batch, passes)
+        passed = run_pass(batch, passes)
         if passed is None:
             return _Evaluation(batch, passes).run_rows()
         values = RowValues(*torch.from_numpy(passed.outcome.columns[:3]))
@@ -164,40 +123,6 @@ def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues
     release_memory(batch.device)  # only here, because the failed attempt's tensors are freed by now
     half = count // 2
     return evaluate_rows(batch.part(0, half), passes) + evaluate_rows(batch.part(half, count), passes)
-
-
-class _PassResult(NamedTuple):
-    """A compiled pass's outcome for a batch, and the inputs as it read them: in float32 at least."""
-
-    outcome: Outcome
-    inputs: Mapping[str, Tensor]
-
-
-def _pass(batch: TensorBatch, passes: Passes | None) -> _PassResult | None:
-    """Run a compiled pass on a batch; return None if there is none, or if it leaves all requests to the general way."""
-    recipe = batch.recipe
-    if passes is None or batch.device.type != "cpu" or (run := passes.find(recipe)) is None:
-        return None
-    inputs, answers, rounded = batch.inputs, batch.answers, {}
-    if recipe.half:
-        inputs = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in inputs.items()}
-        rounded = {name: torch.empty(a.shape) for name, a in answers.items() if a.dtype in HALF}
-        answers = {**answers, **rounded}
-    numbers = dict(zip(recipe.numbers, zip(*batch.numbers, strict=True), strict=True))
-    outcome = run(Work(batch.rows, numbers, arrays_of(inputs), arrays_of(answers), passes.threads))
-    if outcome is None or (len(batch.rows) == 1 and outcome.doubtful[0]):
-        return None
-    for name, exact in rounded.items():
-        batch.answers[name].copy_(exact)
-        _doubt_what_overflowed(outcome, batch.answers[name], batch.rows)
-    return _PassResult(outcome, inputs)
-
-
-def _doubt_what_overflowed(outcome: Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
-    """Mark the requests whose answers overflow half precision as doubtful: the general way describes them."""
-    if not bool(rounded.isfinite().all()):
-        for position, request_part in enumerate(torch.split(rounded, list(rows))):
-            outcome.doubtful[position] |= not bool(request_part.isfinite().all())
 
 
 class _Measured(NamedTuple):
@@ -230,7 +155,7 @@ class _Evaluation:
     """
 
     def __init__(
-        self, batch: TensorBatch, passes: Passes | None, passed: _PassResult | None = None, *, careful: bool = False
+        self, batch: TensorBatch, passes: Passes | None, passed: PassResult | None = None, *, careful: bool = False
     ) -> None:
         self.passes = passes
         self.passed = passed
@@ -239,7 +164,10 @@ class _Evaluation:
         self.recipe = batch.recipe
         self.count = len(batch.rows)
         self.rowwise = self.recipe.kind == "rows"
-        self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device)
+        # A loss of another kind that has rows is a formula, no bit of whose answer depends on the batch.
+        alike = self.rowwise and self.recipe.loss is not None and REGISTRY[self.recipe.loss].kind != "rows"
+        self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device, alike=alike)
+        self.masking: Masking | None = None
         self.answers: list[dict[str, Any]] = []
         self.warnings_of_terms: list[dict[str, str]] = []
 
@@ -249,9 +177,12 @@ class _Evaluation:
         if self.passed is not None:
             self.tensors: Mapping[str, Tensor] = self.passed.inputs
             self.sample_weight: Tensor | None = None
-            described = recipe.want_loss or recipe.gradients
+            described = recipe.evaluates_loss
             columns = self.passed.outcome.columns.tolist()
-            self.answers = describe(recipe, columns, recipe.gradients) if described else self._empty_answers()
+            curved = ("negative_hessian",) if recipe.hessians else ()
+            if curved and not recipe.gradients:
+                del columns[4]  # the norm of a gradient that is not requested
+            self.answers = describe(recipe, columns, recipe.gradients, curved) if described else self._empty_answers()
         else:
             problems = self._run_in_steps()
         if recipe.metrics:
@@ -280,8 +211,8 @@ class _Evaluation:
         """Return the values of the rows of prepared requests, each as a request of its own."""
         rows = self.segments.total
         numbers: list[Sequence[float]] = []
-        for count, own in zip(self.batch.rows, self.batch.numbers, strict=False):  # a recipe without numbers has none
-            numbers += [own] * count
+        for count, values in zip(self.batch.rows, self.batch.numbers, strict=False):  # there may be no numbers
+            numbers += [values] * count
         self.batch = self.batch._replace(rows=[1] * rows, numbers=numbers)
         self.segments, self.count = Segments(self.batch.rows, self.batch.device), rows
         return self._row_values()
@@ -303,7 +234,7 @@ class _Evaluation:
         recipe = self.recipe
         self.answers = self._empty_answers()
         problems = self._prepare()
-        if recipe.loss is not None and (recipe.want_loss or recipe.gradients):
+        if recipe.loss is not None and recipe.evaluates_loss:
             columns = self._evaluate_loss(REGISTRY[recipe.loss])
             if not self.careful and recipe.kind != "composed":  # its terms were already evaluated again
                 self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
@@ -319,18 +250,26 @@ class _Evaluation:
         # A composed loss has no samples of its own; its terms use the sample weights.
         weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
         self.dropped = dropped_rows(weight)
-        safe, problems = check(recipe, without_dropped(recipe, on_device, self.dropped), self.segments)
+        own = without_dropped(recipe, on_device, self.dropped)
+        of_masks: dict[int, Problem] = {}
+        if recipe.axes:
+            self.masking, of_masks = masking_of(recipe, own, self.segments)
+            own = self.masking.filled({name: t for name, t in own.items() if recipe.domains[name] not in MASKING})
+        safe, problems = check(recipe, own, self.segments)
+        problems |= of_masks
         self.dtype = torch.float64 if recipe.wide or self.careful else torch.float32
         tensors = {
             name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
             for name, tensor in safe.items()
             if name not in UNIVERSAL
         }
-        if self.careful and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
+        shifts = recipe.parameters.get("z_loss") is None  # else the scores count, and not their differences alone
+        if self.careful and shifts and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
             axis = 1 if self.rowwise else 2
             tensors["prediction"] = softmax.settled(tensors["prediction"], axis)
         self.tensors = tensors
         self.cotangent = safe.get("cotangent")
+        self.direction = safe.get("direction")
         self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
         return problems
 
@@ -427,30 +366,46 @@ class _Evaluation:
         """Compute loss and gradient, write the tensors of the answers, and return the numbers."""
         recipe, segments = self.recipe, self.segments
         shape = (segments.total, *recipe.value)
+        masking = self.masking
+        entry_weight = (
+            None if masking is None or loss.mask is not None or not self.rowwise else masking.factor(self.dtype)
+        )
         reduction = Reduction(
-            recipe.reduction, segments, shape, self.dtype, self.sample_weight, self.cotangent, careful=self.careful
+            recipe.reduction,
+            segments,
+            shape,
+            self.dtype,
+            self.sample_weight,
+            self.cotangent,
+            entry_weight,
+            careful=self.careful,
         )
         unreduced, gradients = self._differentiate(loss, reduction)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         total, numerator, denominator, value = reduction.reduce(value)
         if self.rowwise:
             gradients = {name: gradient.mask(g, value, weight, self.sample_weight) for name, g in gradients.items()}
+        if masking is not None:
+            gradients = {name: masking.cleared(name, g) for name, g in gradients.items()}
+        seconds = self._differentiate_twice(loss, reduction, value, weight)
         norms = {name: gradient.norms(g, segments) for name, g in gradients.items()}
         gradient.clip(gradients, norms, recipe.gradient_options, segments)
-        for name, of_input in gradients.items():
-            answer = self.batch.answers[f"gradient.{name}"]
+        for name, of_input in {**{f"gradient.{name}": g for name, g in gradients.items()}, **seconds}.items():
+            answer = self.batch.answers[name]
             if answer.data_ptr() != of_input.data_ptr():
                 answer.copy_(of_input.reshape(answer.shape))
         if "loss" in self.batch.answers:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
         extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
-        raised = [self._times(flag) for flag in flags.values()]
-        columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised]
+        raised = {code: self._times(flag) for code, flag in flags.items()}
+        if seconds:
+            raised |= hessian.count(seconds, segments)
+        columns = [total, numerator, denominator, reduction.count(weight), *norms.values(), *raised.values()]
         host = torch.stack(columns).cpu()  # the only synchronisation with the device
         dtypes = {"loss": value.dtype, **{f"gradient.{name}": g.dtype for name, g in gradients.items()}}
         rounded = frozenset(name for name, dtype in dtypes.items() if self._was_rounded(name, dtype))
-        return _Measured(host, tuple(norms), tuple(flags), extras, rounded)
+        return _Measured(host, tuple(norms), tuple(raised), extras, rounded)
 
     def _was_rounded(self, name: str, dtype: torch.dtype) -> bool:
         """Return whether an answer may be infinite only because its dtype is narrower."""
@@ -467,6 +422,8 @@ class _Evaluation:
 
     def _times(self, flag: Tensor) -> Tensor:
         """Return how often a flag was raised in each request's rows that count, (B,) float64."""
+        if self.masking is not None and self.rowwise:
+            flag = self.masking.counted(flag)
         row_counts = flag.long().reshape(self.segments.total, -1).sum(1)
         if self.dropped is not None:
             row_counts = row_counts.masked_fill(self.dropped, 0)
@@ -477,22 +434,21 @@ class _Evaluation:
         wanted = self.recipe.gradients
         if self.recipe.kind == "composed":
             return self._compose(loss, reduction)
-        parameters = {**self.recipe.parameters, **self._numbers()}
-        if loss.reads_reduction:
-            parameters["reduction"] = self.recipe.reduction
+        parameters = self._parameters(loss)
+        tensors = self._arguments(loss)
         if not wanted:
             with torch.no_grad():
-                unreduced = self._call(loss, self.tensors, parameters)
+                unreduced = self._call(loss, tensors, parameters)
             reduction.upstream(unreduced.weight if isinstance(unreduced, Unreduced) else None)
             return unreduced, {}
         if loss.closed_forms and self.rowwise and set(wanted) == set(loss.differentiable):
             buffers = {name: self._buffer(name) for name in wanted}
             with torch.no_grad():
-                unreduced = loss.closed_forms[0](reduction.upstream, buffers, **self.tensors, **parameters)
+                unreduced = loss.closed_forms[0](reduction.upstream, buffers, **tensors, **parameters)
             return unreduced, buffers
         leaves = {name: self.tensors[name].detach().requires_grad_() for name in wanted}
         with torch.enable_grad():
-            unreduced = self._call(loss, {**self.tensors, **leaves}, parameters)
+            unreduced = self._call(loss, {**tensors, **leaves}, parameters)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         upstream = reduction.upstream(weight).expand(value.shape)
         gradients = (
@@ -502,7 +458,59 @@ class _Evaluation:
         )
         value = value.detach()
         detached = replace(unreduced, value=value) if isinstance(unreduced, Unreduced) else value
-        return detached, dict(zip(leaves, gradients, strict=True))
+        # Autograd may return one number for a whole row, which nothing could write into.
+        return detached, {name: g.contiguous() for name, g in zip(leaves, gradients, strict=True)}
+
+    def _differentiate_twice(
+        self, loss: Loss, reduction: Reduction, value: Tensor, weight: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return Hessians and products by the names of their columns, in the columns' dtypes.
+
+        Args:
+            loss: The loss.
+            reduction: The reduction, which knows the factor of each entry of the value.
+            value: The unreduced loss with all weights.
+            weight: What each entry adds to the mean's denominator; None for 1.
+        """
+        recipe, upstream = self.recipe, reduction.factor
+        if not recipe.hessians and recipe.product is None:
+            return {}
+        tensors, parameters = hessian.wide(self._arguments(loss)), self._parameters(loss)
+
+        def value_of(tensors: Mapping[str, Tensor]) -> Tensor | Unreduced:
+            return self._call(loss, tensors, parameters)
+
+        floor, seconds = recipe.hessian_options.get("floor"), {}
+        for name in recipe.hessians:
+            within = None if self.rowwise else upstream  # axes of a formula's value and input may differ in any way
+            second = hessian.diagonal(loss, name, recipe.hessian_options["form"], value_of, tensors, parameters, within)
+            if floor is not None:
+                second.clamp_(min=floor if within is None else floor * float(upstream.max()))
+            seconds[f"hessian.{name}"] = second if within is upstream else hessian.scale(second, upstream, value.ndim)
+        if recipe.product is not None:
+            assert self.direction is not None
+            name, direction = recipe.product, self.direction
+            if self.masking is not None:
+                direction = self.masking.cleared(name, direction.clone())
+            seconds[f"hvp.{name}"] = hessian.product(value_of, tensors, name, direction, upstream)
+        if self.rowwise:
+            seconds = {name: gradient.mask(s, value, weight, self.sample_weight) for name, s in seconds.items()}
+        if self.masking is not None:
+            seconds = {column: self.masking.cleared(column.partition(".")[2], s) for column, s in seconds.items()}
+        return {name: second.to(self.batch.answers[name].dtype) for name, second in seconds.items()}
+
+    def _arguments(self, loss: Loss) -> Mapping[str, Tensor]:
+        """Return the tensors that the loss function takes."""
+        if loss.reads_masks and self.masking is not None:
+            return {**self.tensors, **self.masking.arguments(loss.reads_masks, self.dtype)}
+        return self.tensors
+
+    def _parameters(self, loss: Loss) -> dict[str, Any]:
+        """Return the loss's parameters, those that may differ among them."""
+        parameters = {**self.recipe.parameters, **self._numbers()}
+        if loss.reads_reduction:
+            parameters["reduction"] = self.recipe.reduction
+        return parameters
 
     def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
         composed = compose(
@@ -544,7 +552,7 @@ class _Evaluation:
         numbers, names = self.batch.numbers, self.recipe.numbers
         if len(numbers) > 1 and names and numbers.count(numbers[0]) == len(numbers):  # as those of a run's rows
             return {name: [value] * len(numbers) for name, value in zip(names, numbers[0], strict=True)}
-        return {name: [own[position] for own in numbers] for position, name in enumerate(names)}
+        return {name: [values[position] for values in numbers] for position, name in enumerate(names)}
 
     def _numbers(self) -> dict[str, Any]:
         """Return these parameters as floats if all requests agree, else as tensors that broadcast against the value."""
@@ -563,6 +571,12 @@ class _Evaluation:
         fits = answer.dtype == self.dtype and answer.device == self.batch.device
         return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
 
+    def _left_out(self) -> Tensor:
+        """Return the entries that metrics leave out."""
+        masking = self.masking or masking_of(self.recipe, self.tensors, self.segments)[0]
+        axes = self.recipe.axes.get("prediction", ())
+        return masking.ignored(positions=self.recipe.task in SOFTMAX and 1 in axes and -1 not in axes)
+
     def view(self) -> metrics.View:
         """Return the batch as metrics read it: stacked requests become rows, one after the other."""
         recipe, segments, tensors = self.recipe, self.segments, self.tensors
@@ -574,6 +588,7 @@ class _Evaluation:
             segments=segments,
             activation=recipe.domains.get("prediction", "real"),
             sample_weight=self.sample_weight,
+            left_out=cache(self._left_out) if recipe.axes else None,
             ignore_index=recipe.parameters.get("ignore_index"),
             parameters=recipe.parameters,
             numbers=self._values(),

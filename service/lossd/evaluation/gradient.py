@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossd.evaluation.batch import TensorBatch
 from lossd.losses.reduction import Segments
 
-__all__ = ["clip", "mask", "norms"]
+__all__ = ["clip", "mask", "norms", "put_classes_first"]
 
 SMALL = 1e-18
 """Below this norm, the squares of its entries approach the end of float32's range."""
@@ -46,7 +47,7 @@ def norms(gradient: Tensor, segments: Segments) -> Tensor:
         segments: The rows of each request.
     """
     # A single request becomes one row: one long sum is faster than many short ones.
-    flat = gradient.reshape(1 if segments.count == 1 else segments.total, -1)
+    flat = gradient.reshape(1 if segments.count == 1 and not segments.alike else segments.total, -1)
     lengths = _lengths(flat, segments)
     far = (lengths < SMALL) | ~lengths.isfinite()
     if bool(far.any()):
@@ -57,7 +58,7 @@ def norms(gradient: Tensor, segments: Segments) -> Tensor:
 
 def _lengths(flat: Tensor, segments: Segments) -> Tensor:
     per_row: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
-    if len(flat) == segments.count:
+    if len(flat) == segments.count and not segments.alike:
         return per_row
     lengths: Tensor = segments.sum(per_row * per_row).sqrt()
     return lengths
@@ -102,3 +103,27 @@ def clip(
             gradient.copy_(gradient.double() * segments.spread(factor, gradient.ndim))
         else:
             gradient.mul_(segments.spread(factor.to(gradient.dtype), gradient.ndim))
+
+
+def put_classes_first(batch: TensorBatch) -> None:
+    """Move the second axis of each request's derivatives to the front, within the memory that they have.
+
+    Args:
+        batch: Evaluated requests; the answers whose columns are ``class_first`` are overwritten.
+    """
+    for column in batch.recipe.answers:
+        if not column.class_first:
+            continue
+        answer = batch.answers[column.name]
+        if not column.per_row or len(batch.rows) == 1:
+            requests = answer.unsqueeze(0) if column.per_row else answer
+            answer.copy_(requests.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(answer.shape))
+            continue
+        segments, classes = Segments(batch.rows, answer.device), answer.shape[1]
+        first = torch.tensor(segments.starts, device=answer.device)[segments.index]
+        # In units of what a row has of a class: where the request begins, then a block for each class.
+        within = torch.arange(segments.total, device=answer.device) - first
+        blocks = torch.arange(classes, device=answer.device) * segments.lengths[segments.index].unsqueeze(1)
+        place = (first * classes + within).unsqueeze(1) + blocks
+        flat = answer.reshape(segments.total * classes, -1)
+        answer.copy_(torch.empty_like(flat).index_copy_(0, place.flatten(), flat).reshape(answer.shape))

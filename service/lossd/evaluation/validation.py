@@ -17,12 +17,13 @@ from torch import Tensor
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.losses.reduction import Segments
+from lossd.losses.registry import TARGETS
 from lossd.metrics import TASKS
 from lossd_client.errors import DtypeMismatch, InvalidValue, Problem
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import digits, quoted
 
-__all__ = ["INDICES", "check", "dropped_rows", "without_dropped"]
+__all__ = ["INDICES", "check", "dropped_rows", "harmless", "without_dropped"]
 
 INDICES = ("class", "class_set", "integer", "term")
 """Domains whose entries keep their integer dtype; entries of other domains become floats."""
@@ -34,8 +35,14 @@ ROUNDING = 1e-3
 
 UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
 
-HARMLESS = {"sign": 1}
-"""The entry that replaces those of a dropped row, by domain; 0 by default."""
+HARMLESS = {"sign": 1, "positive": 1, "nonzero": 1, "negative": -1}
+"""The entry that replaces one that does not count, by domain; 0 by default."""
+
+
+def harmless(recipe: Recipe, name: str, tensor: Tensor) -> int:
+    """Return the entry that replaces those of an input that do not count; 0 if its dtype has no negative numbers."""
+    entry = HARMLESS.get(recipe.domains[name], 0)
+    return max(entry, 0) if tensor.dtype in (torch.bool, torch.uint8) else entry
 
 
 def dropped_rows(weight: Tensor | None) -> Tensor | None:
@@ -51,7 +58,7 @@ def without_dropped(recipe: Recipe, tensors: Mapping[str, Tensor], dropped: Tens
     rows = {c.name for c in recipe.inputs if c.per_row and c.name != "sample_weight"}
 
     def filled(name: str, tensor: Tensor) -> Tensor:
-        return tensor.masked_fill(dropped.reshape(-1, *(1,) * (tensor.ndim - 1)), HARMLESS.get(recipe.domains[name], 0))
+        return tensor.masked_fill(dropped.reshape(-1, *(1,) * (tensor.ndim - 1)), harmless(recipe, name, tensor))
 
     return {name: filled(name, tensor) if name in rows else tensor for name, tensor in tensors.items()}
 
@@ -63,13 +70,15 @@ def check(
 
     Args:
         recipe: The recipe, with the inputs' ``domains``, ``classes`` and the parameter ``ignore_index``.
-        tensors: Each input: (R, ...) if its column counts rows, else (B, ...).
+        tensors: The inputs to check: (R, ...) if the column counts rows, else (B, ...).
         segments: The rows of each request; one row each if requests are stacked.
     """
     safe = dict(tensors)
     problems: dict[int, Problem] = {}
     for column in recipe.inputs:
         name, indices = column.name, recipe.domains[column.name] in INDICES
+        if name not in tensors:
+            continue
         if column.dtype == "uint64" or (column.dtype == "int64" and not indices):
             bad = _beyond(safe[name], unsigned=column.dtype == "uint64", indices=indices)
             _refuse(recipe, name, bad, segments, safe, problems, _describe_beyond)
@@ -126,7 +135,7 @@ def _refuse(
             inner = [int(i) for i in bad[row].nonzero()[0]]
             place = (row - segments.starts[request], *inner) if per_row else tuple(inner)
             problems[request] = InvalidValue(describe(recipe, _Entry(safe[name], (row, *inner), place, name)))
-    safe[name] = safe[name].masked_fill(bad, 0)
+    safe[name] = safe[name].masked_fill(bad, harmless(recipe, name, safe[name]))
 
 
 def _refuse_labels(
@@ -179,8 +188,20 @@ def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
     match recipe.domains[name]:
         case "probability" | "mask":
             return low >= 0 and high <= 1
-        case "nonnegative":
+        case "nonnegative" | "weight":
             return low >= 0 and high < float("inf")
+        case "positive":
+            return low > 0 and high < float("inf")
+        case "nonzero":
+            return low > float("-inf") and high < float("inf") and (low > 0 or high < 0)
+        case "above_minus_one":
+            return low > -1 and high < float("inf")
+        case "negative":
+            return low > float("-inf") and high < 0
+        case "kept":
+            return low >= 0 and high <= 1
+        case "length":
+            return low >= 0 and high <= _longest(recipe)
         case "class":
             return low >= 0 and high < _classes(recipe)
         case "class_set":
@@ -197,8 +218,20 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
             return ~((tensor >= 0) & (tensor <= 1))
         case "mask":
             return _unless_ignored(recipe, tensor, ~((tensor >= 0) & (tensor <= 1)))
-        case "nonnegative":
+        case "nonnegative" | "weight":
             return ~((tensor >= 0) & tensor.isfinite())
+        case "positive":
+            return ~((tensor > 0) & tensor.isfinite())
+        case "nonzero":
+            return (tensor == 0) | ~tensor.isfinite()
+        case "above_minus_one":
+            return ~((tensor > -1) & tensor.isfinite())
+        case "negative":
+            return ~((tensor < 0) & tensor.isfinite())
+        case "kept":
+            return (tensor != 0) & (tensor != 1)
+        case "length":
+            return (tensor < 0) | (tensor.long() > _longest(recipe))
         case "class":
             # Compare as int64: the bounds could wrap around in a narrow dtype.
             wide = tensor.long()
@@ -230,6 +263,10 @@ def _unless_ignored(recipe: Recipe, tensor: Tensor, bad: Tensor) -> Tensor:
     return bad & (tensor if tensor.is_floating_point() else tensor.long()).ne(ignored)
 
 
+def _longest(recipe: Recipe) -> int:
+    return recipe.entries[0 if recipe.kind == "rows" else 1]
+
+
 def _classes(recipe: Recipe) -> int:
     assert recipe.classes is not None
     return recipe.classes
@@ -242,20 +279,35 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             remedy = _classes_remedy(name, at.tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
-            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{_ignoring(recipe, entry)}"
-        case "nonnegative":
-            return f"finite values >= 0 expected, found {value} at {at}"
+            return (
+                f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{_ignoring(recipe, name, entry)}"
+            )
+        case "nonnegative" | "positive" | "negative" | "above_minus_one":
+            bounds = {"nonnegative": ">= 0", "positive": "> 0", "negative": "< 0", "above_minus_one": "> -1"}
+            bound = bounds[recipe.domains[name]]
+            return f"finite values {bound} expected, found {value} at {at}{_leaving_out(recipe, name, entry)}"
+        case "nonzero" if entry == 0:
+            return (
+                f"values other than 0 expected, found 0 at {at}; set eps to the least size of a target, or send a mask"
+            )
+        case "weight":
+            return f"finite values >= 0 expected, found {value} at {at}; a weight of 0 leaves the entry out"
+        case "kept":
+            return f"1 (counts) or 0 (does not count) expected, found {value} at {at}; send {name} != 0"
+        case "length":
+            return f"lengths from 0 to {_longest(recipe)} expected, that of axis 1, found {value} at {at}"
         case "class":
             last = _classes(recipe) - 1
+            remedy = "; the first class is 0" if entry == last + 1 else _ignoring(recipe, name, entry)
             return (
                 f"class {value} at {at} is out of range: classes 0 to {last} expected, as many as prediction has"
-                f"{_or_ignored(recipe)}{'; the first class is 0' if entry == last + 1 else _ignoring(recipe, entry)}"
+                f"{_or_ignored(recipe)}{remedy}"
             )
         case "class_set":
             return f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
             remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
-            remedy += _ignoring(recipe, entry)
+            remedy += _ignoring(recipe, name, entry)
             return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "sign":
             remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
@@ -273,8 +325,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
                 "expected; set format for boxes given by their size"
             )
         case _:
-            remedy = "; a sample_weight of 0 leaves a sample out" if recipe.kind == "rows" else ""
-            return f"finite values expected, found {value} at {at}{remedy}"
+            return f"finite values expected, found {value} at {at}{_leaving_out(recipe, name, entry)}"
 
 
 def _spelled(entry: Tensor) -> str:
@@ -289,13 +340,23 @@ def _or_ignored(recipe: Recipe) -> str:
     return "" if ignored is None else f", or {ignored} (ignore_index) for targets that do not count"
 
 
-def _ignoring(recipe: Recipe, entry: float) -> str:
+def _leaving_out(recipe: Recipe, name: str, entry: float) -> str:
+    """Return the remedy for an entry that may have no meaning."""
+    if recipe.loss is None:
+        return "; a sample_weight of 0 leaves a sample out"
+    if not REGISTRY[recipe.loss].masked:
+        return ""
+    if math.isnan(entry) and name.partition(".")[0] in TARGETS:
+        return '; set nan_targets to "ignore" to leave out targets that are NaN, or send a mask'
+    return "; a mask of 0 leaves an entry out"
+
+
+def _ignoring(recipe: Recipe, name: str, entry: float) -> str:
     """Return the remedy for missing targets, if a loss could ignore them."""
     if recipe.loss is None or recipe.parameters.get("ignore_index", 0) is not None:
         return ""
     if math.isnan(entry):  # no ignore_index equals NaN
-        remedy = "; send -1 in its place and set ignore_index to -1"
-        return f"{remedy}, or a sample_weight of 0 leaves the sample out" if recipe.kind == "rows" else remedy
+        return _leaving_out(recipe, name, entry)
     return "; set ignore_index to the value of targets that do not count"
 
 

@@ -6,12 +6,12 @@ each front measures its part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 
-__all__ = ["Family", "cumulative", "family", "merge", "metric"]
+__all__ = ["Family", "cumulative", "family", "merge", "metric", "worker_busy"]
 
 Family = dict[str, Any]
 """A Prometheus family: name, type, documentation, and samples of name, labels and value."""
@@ -29,6 +29,18 @@ _NOT_SUMS: dict[str, Callable[[float, float], float]] = {
     "lossd_device_memory_bytes": max,
     "lossd_compiled_passes": max,
 }
+
+
+def worker_busy(seconds: Mapping[int, float]) -> Metric:
+    """Return the counter of workers' busy time. The process that keeps a worker reports it.
+
+    Args:
+        seconds: The time of each worker, by its index.
+    """
+    busy = CounterMetricFamily("lossd_worker_busy_seconds", "Time that a worker had work.", labels=("worker",))
+    for index, value in seconds.items():
+        busy.add_metric((str(index),), value)
+    return busy
 
 
 def family(metric: Metric) -> Family:

@@ -38,6 +38,7 @@ class Member:
     def __init__(self, config: FrontConfig) -> None:
         self.config = config
         self._requested: deque[asyncio.Future[list[Family]]] = deque()
+        self._task: asyncio.Task[None] | None = None
 
     async def join(self, counted: Callable[[], Sequence[Family]]) -> None:
         """Begin to answer the parent.
@@ -52,7 +53,8 @@ class Member:
 
     def leave(self) -> None:
         """Stop answering."""
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def report(self, state: Literal["listening", "ready"]) -> None:
         """Tell the parent that this front accepts connections, or that a worker is ready."""
@@ -83,4 +85,4 @@ class Member:
             else:
                 self._requested.popleft().set_result(message["totals"])
         log.warning("the parent ended; this front ends too")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # it is not restarted here, so it closes its port at once

@@ -22,7 +22,7 @@ from lossd.configuration.preflight import StartError
 from lossd.engine.protocol import take_replies
 from lossd.engine.worker_process import END_S, FIRST_TRIES, Backoff, WorkerProcess, ended_with, hopeless
 from lossd.fronts import FrontConfig
-from lossd.fronts.counts import Family, cumulative, family, merge
+from lossd.fronts.counts import Family, cumulative, family, merge, worker_busy
 from lossd.fronts.member import LINE_BYTES
 from lossd.logs import configure
 from lossd.recorder.keeper import Keeper
@@ -106,6 +106,7 @@ class _Parent:
         self.announced = False
         self.failed = False
         self.restarts = {"front": 0, "worker": 0}
+        self.workers: dict[int, WorkerProcess] = {}
         self.recorder = Keeper(settings) if kept(settings) else None
         self.retired: list[Family] = []
         self._rounds = itertools.count(1)
@@ -116,7 +117,7 @@ class _Parent:
         self.stopping, self.drained = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+            loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # deliver a signal that came before
         devices = self.settings.device.split(",") if self.settings.engine == "process" else []
@@ -127,9 +128,9 @@ class _Parent:
         workers = [asyncio.create_task(self._keep_worker(*at)) for at in zip(devices, self.addresses, strict=True)]
         fronts = [asyncio.create_task(self._keep_front()) for _ in range(self.settings.fronts)]
         await self.stopping.wait()
-        self._pass_on(signal.SIGTERM)
         # A front needs at most twice the drain time: for its connections, and for work that nobody waits for.
-        _, slow = await asyncio.wait(fronts, timeout=2 * self.settings.drain_timeout_ms / 1000 + LEAVE_S)
+        period_ms = self.settings.lame_duck_ms + 2 * self.settings.drain_timeout_ms
+        _, slow = await asyncio.wait(fronts, timeout=period_ms / 1000 + LEAVE_S)
         if slow:
             log.error("%d fronts did not end in time; they are killed", len(slow))
             self.failed = True
@@ -140,6 +141,12 @@ class _Parent:
             await self.recorder.stop()
         return int(self.failed)
 
+    def _stop(self, number: signal.Signals) -> None:
+        """Have the fronts end as one that is alone ends after this signal. They may get a second one."""
+        self.stopping.set()
+        for front in self.fronts:
+            front.process.send_signal(number if front.listening else signal.SIGTERM)
+
     def _pass_on(self, number: signal.Signals) -> None:
         for front in self.fronts:
             front.process.send_signal(number)
@@ -147,7 +154,7 @@ class _Parent:
     def _fail(self, reason: str) -> None:
         """End, because no worker can evaluate anything."""
         self.failure = self.failure or reason
-        self.stopping.set()
+        self._stop(signal.SIGINT)
 
     # Fronts
 
@@ -167,7 +174,7 @@ class _Parent:
             if not self.announced and not listened:
                 log.error("a front ended with status %s before it accepted connections", status)
                 self.failed = True
-                self.stopping.set()
+                self._stop(signal.SIGINT)
                 return
             if listened:
                 patience.succeeded()
@@ -245,7 +252,8 @@ class _Parent:
             )
             for kind, count in {**self.restarts, "recorder": self.recorder.restarts if self.recorder else 0}.items()
         ]
-        recipient.send({"totals": merge([*(front.counted for front in self.fronts), self.retired, restarts])})
+        busy = family(worker_busy({index: worker.busy.seconds for index, worker in self.workers.items()}))
+        recipient.send({"totals": merge([*(front.counted for front in self.fronts), self.retired, [*restarts, busy]])})
 
     # Workers
 
@@ -255,7 +263,7 @@ class _Parent:
             # The listener outlives each worker: a front that connects between two workers waits for the next.
             listener.bind(f"\0{address}")
             listener.listen(BACKLOG)
-            worker = WorkerProcess(device, self.settings, listener)
+            worker = self.workers[self.addresses.index(address)] = WorkerProcess(device, self.settings, listener)
             while not self.drained.is_set():
                 end = await self._run_worker(worker, status, patience)
                 if self.drained.is_set():

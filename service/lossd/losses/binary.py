@@ -10,19 +10,20 @@ from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.elementary import power, sigmoid
 from lossd.losses.reduction import weighted, without_ignored
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
-from lossd.losses.types import Clip, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
+from lossd.losses.types import Clip, Fraction, Logits, Mask, NonNegative, PerLabel, Probability, Real, TensorType
 from lossd_client.wire.quoting import quoted
 
 AlphaMode = Literal["balance", "scale"]
 
 
-@loss(task="binary", kind="rows")
+@loss(task="binary", kind="rows", elementwise=True)
 def bce(
     prediction: Probability[Tensor, "N *"],
     target: Mask[Tensor, "N *"],
     *,
     eps: Clip | None = None,
     ignore_index: int | None = None,
+    label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy of probabilities.
 
@@ -35,6 +36,8 @@ def bce(
             instead, as torch does.
         ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
             denominator; any integer, null for none.
+        label_smoothing: Share ε of each target that is drawn to 1/2: t becomes (1−ε)t + ε/2, as in Keras; null for
+            none.
 
     Returns:
         One value per element, >= 0, unreduced.
@@ -45,7 +48,7 @@ def bce(
     References:
         torch.nn.functional.binary_cross_entropy.
     """
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     return weighted(functional.binary_cross_entropy(_clipped(prediction, eps), target, reduction="none"), kept)
 
 
@@ -58,12 +61,21 @@ def _bce(
     *,
     eps: float | None,
     ignore_index: int | None,
+    label_smoothing: float | None,
 ) -> Tensor | Unreduced:
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     p = _clipped(prediction, eps)
     torch.mul(_bce_slope(p, target), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
     return weighted(functional.binary_cross_entropy(p, target, reduction="none"), kept)
+
+
+def _known(target: Tensor, ignore_index: int | None, label_smoothing: float | None) -> tuple[Tensor, Tensor | None]:
+    """Return the targets, smoothed, with 0 in place of ignored ones; and their weights, None if all are 1."""
+    target, kept = without_ignored(target, ignore_index)
+    if label_smoothing is not None:
+        target = (1 - label_smoothing) * target + 0.5 * label_smoothing
+    return target, kept
 
 
 def _factor(upstream: Upstream, kept: Tensor | None) -> Tensor:
@@ -83,13 +95,14 @@ def _bce_slope(p: Tensor, target: Tensor) -> Tensor:
     return (p - target).div_((1 - p).mul_(p).clamp_(min=1e-12))
 
 
-@loss(task="binary", kind="rows")
+@loss(task="binary", kind="rows", elementwise=True)
 def bce_with_logits(
     prediction: Logits[Tensor, "N *"],
     target: Mask[Tensor, "N *"],
     *,
     pos_weight: NonNegative | PerLabel | None = None,
     ignore_index: int | None = None,
+    label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy of logits, exact however large they are.
 
@@ -102,6 +115,8 @@ def bce_with_logits(
             (N, L) and (N, L, *), however many axes follow. The mean is over the elements, whatever they weigh.
         ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
             denominator; any integer, null for none.
+        label_smoothing: Share ε of each target that is drawn to 1/2: t becomes (1−ε)t + ε/2, as in Keras; null for
+            none.
 
     Returns:
         One value per element, >= 0, unreduced.
@@ -113,7 +128,7 @@ def bce_with_logits(
     References:
         torch.nn.functional.binary_cross_entropy_with_logits.
     """
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     return weighted(entropy_of_logits(prediction, target, _label_weights(prediction, pos_weight)), kept)
 
 
@@ -137,13 +152,34 @@ def _bce_with_logits(
     *,
     pos_weight: float | Sequence[float] | None,
     ignore_index: int | None,
+    label_smoothing: float | None,
 ) -> Tensor | Unreduced:
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     weight = _label_weights(prediction, pos_weight)
     positive = sigmoid(-prediction).mul_(target if weight is None else target * weight)
     slope = torch.mul(sigmoid(prediction), 1 - target, out=gradient["prediction"])
     slope.sub_(positive).mul_(_factor(upstream, kept))
     return weighted(entropy_of_logits(prediction, target, weight), kept)
+
+
+@bce_with_logits.hessian_form("exact", "fisher")
+def _bce_with_logits_hessian(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: float | Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float | None,
+) -> Tensor:
+    target, kept = _known(target, ignore_index, label_smoothing)
+    weight = _label_weights(prediction, pos_weight)
+    factor = 1 - target + (target if weight is None else target * weight)
+    return logistic_variance(prediction) * (factor if kept is None else factor * kept)
+
+
+def logistic_variance(z: Tensor) -> Tensor:
+    """Return σ(z)σ(−z): 1 − σ(z) would be 0 from a logit of 37 on."""
+    return sigmoid(z) * sigmoid(-z)
 
 
 def _label_weights(prediction: Tensor, pos_weight: float | Sequence[float] | None) -> Tensor | None:
@@ -164,7 +200,7 @@ def _sigmoid_focal_inputs(parameters: Mapping[str, Any]) -> Refinement:
     return Refinement()
 
 
-@loss(task="binary", kind="rows", refine=_sigmoid_focal_inputs)
+@loss(task="binary", kind="rows", refine=_sigmoid_focal_inputs, elementwise=True)
 def sigmoid_focal(
     prediction: Logits[Tensor, "N *"],
     target: Mask[Tensor, "N *"],
@@ -175,6 +211,7 @@ def sigmoid_focal(
     from_logits: bool = True,
     eps: Clip | None = None,
     ignore_index: int | None = None,
+    label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
     r"""Binary cross-entropy that fades for what is already classified well.
 
@@ -190,6 +227,8 @@ def sigmoid_focal(
         eps: Probabilities are clipped to [eps, 1−eps], with gradient 0 outside; null clamps the logarithms at −100.
         ignore_index: Targets of this value, such as -1 for a missing label, count neither in the numerator nor in the
             denominator; any integer, null for none.
+        label_smoothing: Share ε of each target that is drawn to 1/2: t becomes (1−ε)t + ε/2, as in Keras; null for
+            none.
 
     Returns:
         One value per element, >= 0, unreduced; the mean is over the elements that count.
@@ -201,7 +240,7 @@ def sigmoid_focal(
         T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
         torchvision.ops.sigmoid_focal_loss.
     """
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     if from_logits:
         # Both tails are taken from their own sigmoid: 1 − σ(z) would round to 0 long before σ(−z) does.
         wrong = sigmoid(prediction) * (1 - target) + sigmoid(-prediction) * target
@@ -231,8 +270,9 @@ def _sigmoid_focal(
     from_logits: bool,
     eps: float | None,
     ignore_index: int | None,
+    label_smoothing: float | None,
 ) -> Tensor | Unreduced:
-    target, kept = without_ignored(target, ignore_index)
+    target, kept = _known(target, ignore_index, label_smoothing)
     if from_logits:
         p, rest = sigmoid(prediction), sigmoid(-prediction)
         entropy = entropy_of_logits(prediction, target)
@@ -255,6 +295,72 @@ def _sigmoid_focal(
     torch.mul(slope.mul_(fade), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
     return weighted(softmax.expected(fade, entropy), kept)
+
+
+@sigmoid_focal.hessian
+def _sigmoid_focal_hessian(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float | Tensor,
+    alpha: float | None,
+    alpha_mode: str,
+    from_logits: bool,
+    eps: float | None,
+    ignore_index: int | None,
+    label_smoothing: float | None,
+) -> Tensor | None:
+    if not from_logits:
+        return None
+    target, kept = _known(target, ignore_index, label_smoothing)
+    p, rest, entropy, wrong, factor = _focal_parts(prediction, target, gamma, alpha, alpha_mode, kept)
+    variance = p * rest
+    # The fading factor is wrong^γ: its first and second derivatives by the logit, over wrong.
+    steep = (1 - 2 * target) * variance / wrong
+    bend = steep * (rest - p) + (gamma - 1) * steep.square()
+    slope = p * (1 - target) - rest * target
+    return factor * (variance + 2 * gamma * steep * slope + gamma * bend * entropy)
+
+
+@sigmoid_focal.hessian_form("fisher")
+def _sigmoid_focal_information(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float | Tensor,
+    alpha: float | None,
+    alpha_mode: str,
+    from_logits: bool,
+    eps: float | None,
+    ignore_index: int | None,
+    label_smoothing: float | None,
+) -> Tensor | None:
+    if not from_logits:
+        p = _clipped(prediction, eps)
+        prediction = torch.log(p) - torch.log(1 - p)
+    target, kept = _known(target, ignore_index, label_smoothing)
+    p, rest, entropy, wrong, factor = _focal_parts(prediction, target, gamma, alpha, alpha_mode, kept)
+    right = p * target + rest * (1 - target)
+    information = factor * (1 + gamma * right * entropy / wrong)
+    return information * p * rest if from_logits else information / (p * rest).clamp(min=1e-12)
+
+
+def _focal_parts(
+    z: Tensor, target: Tensor, gamma: float | Tensor, alpha: float | None, mode: str, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return σ(z), σ(−z), the entropy, the probability of what is wrong, and the factor of the entropy."""
+    p, rest = sigmoid(z), sigmoid(-z)
+    limits = torch.finfo(z.dtype)
+    wrong = p * (1 - target) + rest * target
+    factor = power(wrong, gamma) * _balance(target, alpha, mode)
+    factor = factor.masked_fill(wrong == 0, 0)
+    return (
+        p,
+        rest,
+        entropy_of_logits(z, target).clamp(max=limits.max),
+        wrong.clamp(min=limits.tiny),
+        factor if kept is None else factor * kept,
+    )
 
 
 def _balance(target: Tensor, alpha: float | None, mode: str) -> float | Tensor:

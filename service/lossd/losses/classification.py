@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lossd.losses.regions as regions
 import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.autograd import differentiated
 from lossd.losses.elementary import power, row_total
 from lossd.losses.reduction import class_weights, weighted
 from lossd.losses.registry import Refinement, Unreduced, Upstream, loss
@@ -21,20 +22,25 @@ from lossd.losses.types import (
     Logits,
     LogProbability,
     NonNegative,
+    Number,
     PerClass,
+    PositivePerClass,
     Real,
     TensorType,
 )
 from lossd_client.wire.quoting import quoted
 
-UNCERTAIN = 0.01
-"""What rounding may add to probabilities that sum to 1, or take from a divergence, in any dtype."""
-
 SmoothingMode = Literal["uniform", "others"]
 AlphaMode = Literal["scale", "foreground"]
 
 
-@loss(task="multiclass", kind="rows")
+def _cross_entropy_parameters(parameters: Mapping[str, Any]) -> Refinement:
+    if parameters["tau"] is not None and parameters["prior"] is None:
+        raise ValueError("tau is the exponent of the prior; send prior, the frequency of each class")
+    return Refinement()
+
+
+@loss(task="multiclass", kind="rows", refine=_cross_entropy_parameters)
 def cross_entropy(
     prediction: Logits[Tensor, "N C *"],
     target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
@@ -43,6 +49,10 @@ def cross_entropy(
     ignore_index: int | None = -100,
     label_smoothing: Fraction = 0.0,
     smoothing_mode: SmoothingMode = "uniform",
+    z_loss: NonNegative | None = None,
+    prior: PositivePerClass | None = None,
+    tau: NonNegative | None = None,
+    poly: Number | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
     r"""Negative log-probability of the target class, or of a target distribution.
 
@@ -59,17 +69,32 @@ def cross_entropy(
         label_smoothing: Share ε of the target that is taken from the target class and spread over the classes.
         smoothing_mode: Over which classes ε is spread: "uniform" gives each of the K classes ε/K, the target's own
             included; "others" gives ε/(K−1) to each of the others, which is "uniform" with εK/(K−1).
+        z_loss: The factor of the square of logsumexp(z), which keeps scores near 0; null for none. It is part of the
+            position's value: ignored positions have none, and the target's class weight multiplies it. Liger divides
+            it by the number of positions, even with class weights.
+        prior: The frequency π of each class in training: τ log π is added to the scores first (logit adjustment, for
+            rare classes). At prediction, use the scores without it.
+        tau: The exponent τ of the prior; null is 1.
+        poly: The factor ε of Σ t(1−p), which is added (PolyLoss); null for none.
 
     Returns:
-        One value per position, >= 0, unreduced.
+        One value per position, >= 0 unless ``poly`` is negative, unreduced.
 
     Gradient:
-        With respect to ``prediction``: the softmax less the target, weighted; 0 where ignored.
+        With respect to ``prediction``: the softmax less the target, weighted; 0 where ignored. ``z_loss`` multiplies
+        the softmax by 1 + 2z·logsumexp.
 
     References:
         torch.nn.functional.cross_entropy.
         C. Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567 (label smoothing).
+        A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, arXiv:2007.07314 (prior).
+        A. Chowdhery et al., PaLM, 2022, arXiv:2204.02311 (z_loss).
+        Z. Leng et al., PolyLoss, 2022, arXiv:2204.12511 (poly).
     """
+    if z_loss is not None or poly is not None:
+        return _extended(prediction, target, class_weight, ignore_index, label_smoothing, smoothing_mode, z_loss,
+                         prior, tau, poly)  # fmt: skip
+    prediction = _adjusted(prediction, prior, tau)
     smoothing = _smoothing(prediction, label_smoothing, smoothing_mode)
     if isinstance(smoothing, Tensor):
         smoothing = smoothing.unsqueeze(1)
@@ -96,7 +121,18 @@ def _cross_entropy(
     ignore_index: int | None,
     label_smoothing: float | Tensor,
     smoothing_mode: str,
+    z_loss: float | None,
+    prior: Sequence[float] | None,
+    tau: float | None,
+    poly: float | None,
 ) -> Tensor | Unreduced:
+    if z_loss is not None or poly is not None:
+        return differentiated(
+            cross_entropy.function, upstream, gradient, prediction, target,
+            class_weight=class_weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
+            smoothing_mode=smoothing_mode, z_loss=z_loss, prior=prior, tau=tau, poly=poly,
+        )  # fmt: skip
+    prediction = _adjusted(prediction, prior, tau)
     slopes = gradient["prediction"]
     smoothing = _smoothing(prediction, label_smoothing, smoothing_mode)
     table = _table(prediction, class_weight)
@@ -116,10 +152,126 @@ def _cross_entropy(
     return _counted(value, target, table, kept)
 
 
+@cross_entropy.hessian_form("exact", "fisher")
+def _cross_entropy_hessian(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    class_weight: Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float | Tensor,
+    smoothing_mode: str,
+    z_loss: float | None,
+    prior: Sequence[float] | None,
+    tau: float | None,
+    poly: float | None,
+) -> Tensor | None:
+    if z_loss is not None or poly is not None:
+        return None
+    prediction = _adjusted(prediction, prior, tau)
+    _, variance = softmax.variances(prediction)
+    smoothing = _smoothing(prediction, label_smoothing, smoothing_mode)
+    if isinstance(smoothing, Tensor):
+        smoothing = smoothing.unsqueeze(1)
+    table = _table(prediction, class_weight)
+    if target.ndim == prediction.ndim:
+        return variance.mul_(row_total(_softened(prediction, target, table, smoothing), keepdim=True))
+    target, kept = class_weights(target, prediction, None, ignore_index)
+    if smoothing is not None:
+        share = _smoothed(prediction, target.unsqueeze(1), table, smoothing)
+        variance.mul_(row_total(share, keepdim=True))
+    elif table is not None:
+        variance.mul_(table[target].unsqueeze(1))
+    return variance if kept is None else variance.mul_(kept.unsqueeze(1))
+
+
+@cross_entropy.hessian_form("xgboost")
+def _cross_entropy_in_xgboost(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
+    exact = _cross_entropy_hessian(prediction, target, **parameters)
+    return None if exact is None else exact.mul_(2)
+
+
+@cross_entropy.hessian_form("lightgbm")
+def _cross_entropy_in_lightgbm(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
+    classes = prediction.shape[1]
+    exact = _cross_entropy_hessian(prediction, target, **parameters)
+    return None if exact is None else exact.mul_(classes / max(1, classes - 1))
+
+
+def _adjusted(prediction: Tensor, prior: Sequence[float] | None, tau: float | None) -> Tensor:
+    """Return the scores with the logarithm of the classes' prior."""
+    if prior is None:
+        return prediction
+    shift = torch.tensor(prior, dtype=torch.float64, device=prediction.device).log() * (1.0 if tau is None else tau)
+    return prediction + shift.to(prediction.dtype).view(-1, *(1,) * (prediction.ndim - 2))
+
+
+def _extended(
+    prediction: Tensor,
+    target: Tensor,
+    class_weight: Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float | Tensor,
+    smoothing_mode: str,
+    z_loss: float | None,
+    prior: Sequence[float] | None,
+    tau: float | None,
+    poly: float | None,
+) -> Tensor | Unreduced:
+    """Return the cross-entropy with its further terms, in float64."""
+    scores = _adjusted(prediction.double(), prior, tau)
+    share, weight, kept = _share_of_classes(
+        scores, target, class_weight, ignore_index, _smoothing(scores, label_smoothing, smoothing_mode)
+    )
+    log_p = torch.log_softmax(scores, 1)
+    value = row_total(softmax.expected(share, -log_p))
+    if poly is not None:
+        value = value + poly * row_total(share * -torch.expm1(log_p))
+    if z_loss is not None:
+        best = scores.detach().argmax(1, keepdim=True)  # of which both are finite
+        total = (scores.gather(1, best) - log_p.gather(1, best)).squeeze(1)
+        value = value + z_loss * total.square() * (1.0 if weight is None else weight)
+    return _of_shares(value, prediction, target, weight, kept)
+
+
+def _share_of_classes(
+    scores: Tensor,
+    target: Tensor,
+    class_weight: Sequence[float] | None,
+    ignore_index: int | None,
+    smoothing: float | Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the weighted share of each class (N, C, *), what each position adds to the denominator, and which count.
+
+    The latter are None where all are 1.
+    """
+    if isinstance(smoothing, Tensor):
+        smoothing = smoothing.unsqueeze(1)
+    table = _table(scores, class_weight)
+    if target.ndim == scores.ndim:
+        return _softened(scores, target.to(scores.dtype), table, smoothing), None, None
+    target, kept = class_weights(target, scores, None, ignore_index)
+    share = _smoothed(scores, target.unsqueeze(1), table, 0.0 if smoothing is None else smoothing)
+    if kept is not None:
+        share = share * kept.unsqueeze(1)
+    return share, _weights(target, table, kept), kept
+
+
+def _of_shares(
+    value: Tensor, prediction: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor | None
+) -> Tensor | Unreduced:
+    """Return the value of shares of classes, with what ``_share_of_classes`` says of the positions."""
+    if target.ndim == prediction.ndim:
+        return _of_distributions(value, target)
+    if weight is None:
+        return value
+    return Unreduced(value if kept is None else torch.where(kept == 0, 0.0, value), weight)
+
+
 def _of_distributions(value: Tensor, share: Tensor) -> Unreduced:
     """The value, with a warning of each position whose target probabilities (N, C, *) do not sum to 1."""
     return Unreduced(
-        value, torch.ones_like(value), flags={"not_a_distribution": (row_total(share) - 1).abs() > UNCERTAIN}
+        value, torch.ones_like(value), flags={"not_a_distribution": (row_total(share) - 1).abs() > regions.UNCERTAIN}
     )
 
 
@@ -198,28 +350,34 @@ def _focal_parameters(parameters: Mapping[str, Any]) -> Refinement:
 @loss(task="multiclass", kind="rows", refine=_focal_parameters)
 def focal(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
     *,
     gamma: NonNegative = 2.0,
     alpha: NonNegative | PerClass | None = None,
     alpha_mode: AlphaMode = "scale",
     class_weight: PerClass | None = None,
     ignore_index: int | None = -100,
+    label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
     r"""Cross-entropy that fades for what is already classified well.
 
     .. math:: -\alpha_t\,(1-p_t)^\gamma \log p_t, \quad p = \operatorname{softmax}(z)
 
+    Of class probabilities t it is the sum of t times that over the classes.
+
     Args:
         prediction: Class scores (logits) z; -inf masks a class.
-        target: Class indices.
+        target: Class indices, or class probabilities in the shape of the prediction, as of cross_entropy.
         gamma: How fast it fades; 0 is cross-entropy. Fractions are welcome.
         alpha: A factor for each class, one number (see ``alpha_mode``), or null. It never enters the denominator.
         alpha_mode: What one number means: "scale" multiplies every class alike; "foreground" gives class 0 the factor
             1−α and every other class α.
-        class_weight: Weight of each class, which also divides: the mean is over the sum of the targets' weights.
+        class_weight: Weight of each class, which also divides: the mean is over the sum of the targets' weights. With
+            class probabilities the mean is over the positions.
         ignore_index: Targets of this class count neither in the numerator nor in the denominator; any integer, null
-            for none.
+            for none. It has no meaning for probabilities.
+        label_smoothing: Share ε of the target that is spread over all classes, as "uniform" of cross_entropy; null for
+            none.
 
     Returns:
         One value per position, >= 0, unreduced.
@@ -230,6 +388,9 @@ def focal(
     References:
         T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
     """
+    if target.ndim == prediction.ndim or label_smoothing is not None:
+        return _focal_of_shares(prediction, target, gamma, alpha, alpha_mode, class_weight, ignore_index,
+                                label_smoothing)  # fmt: skip
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
     nll, rest = softmax.target_nll(prediction, target)
     # The power's slope is infinite at 0 for gamma < 1, but there the value is 0 and so is its slope.
@@ -252,7 +413,14 @@ def _focal(
     alpha_mode: str,
     class_weight: Sequence[float] | None,
     ignore_index: int | None,
+    label_smoothing: float | None,
 ) -> Tensor | Unreduced:
+    if target.ndim == prediction.ndim or label_smoothing is not None:
+        return differentiated(
+            focal.function, upstream, gradient, prediction, target,
+            gamma=gamma, alpha=alpha, alpha_mode=alpha_mode, class_weight=class_weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
     factor = upstream(weight) if weight is None else upstream(weight) * weight
     scale = _alphas(prediction, target, alpha, alpha_mode)
@@ -273,6 +441,78 @@ def _focal_weighted(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Te
     return fade.mul_(nll), slope.mul_(factor)
 
 
+@focal.hessian
+def _focal_hessian(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    gamma: float | Tensor,
+    alpha: float | Sequence[float] | None,
+    alpha_mode: str,
+    class_weight: Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float | None,
+    fisher: bool = False,
+) -> Tensor | None:
+    if target.ndim == prediction.ndim or label_smoothing is not None:
+        return None
+    target, weight = class_weights(target, prediction, class_weight, ignore_index)
+    scale = _alphas(prediction, target, alpha, alpha_mode)
+    p, variance = softmax.variances(prediction)
+    nll, rest = softmax.target_nll(prediction, target)
+    limits = torch.finfo(nll.dtype)
+    sure, nll, divisor = rest == 0, nll.clamp(max=limits.max), rest.clamp(min=limits.tiny)
+    # Of (1−p)^γ·nll: its first derivative by nll, and its second times (1−p)², which is finite where 1−p is 0.
+    chance = p.gather(1, target.unsqueeze(1)).squeeze(1)  # 1 - rest loses the digits of a hopeless target
+    faded = chance * nll * gamma
+    fade = power(rest, gamma)
+    slope = fade * (1 + faded / divisor)
+    bend = chance * fade * (gamma * rest * (2 - nll) + (gamma - 1) * faded)
+    second = variance.mul_(slope.unsqueeze(1))
+    if not fisher:
+        # The derivative of nll by a score is p, and −(1−p) by the target's: here over 1−p.
+        pull = (p / divisor.unsqueeze(1)).scatter_(1, target.unsqueeze(1), 1)
+        second.add_(bend.unsqueeze(1) * pull.square())
+    factor = (~sure).to(nll.dtype)
+    for one in (weight, scale):
+        factor = factor if one is None else factor * one
+    return second.mul_(factor.unsqueeze(1))
+
+
+@focal.hessian_form("fisher")
+def _focal_information(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
+    return _focal_hessian(prediction, target, **parameters, fisher=True)
+
+
+def _focal_of_shares(
+    prediction: Tensor,
+    target: Tensor,
+    gamma: float | Tensor,
+    alpha: float | Sequence[float] | None,
+    alpha_mode: str,
+    class_weight: Sequence[float] | None,
+    ignore_index: int | None,
+    label_smoothing: float | None,
+) -> Tensor | Unreduced:
+    """Return the focal loss of each class's share, in float64."""
+    scores = prediction.double()
+    share, weight, kept = _share_of_classes(scores, target, class_weight, ignore_index, label_smoothing)
+    factor = _alphas(scores, torch.arange(scores.shape[1], device=scores.device), alpha, alpha_mode)
+    if factor is not None:
+        share = share * torch.as_tensor(factor, dtype=scores.dtype, device=scores.device).reshape(
+            -1, *(1,) * (scores.ndim - 2)
+        )
+    log_p = torch.log_softmax(scores, 1)
+    rest = -torch.expm1(log_p)
+    # Masked before powers and products, which send a NaN back where the slope is infinite.
+    none = (share == 0) | (rest == 0)
+    fade = torch.exp(
+        (gamma.unsqueeze(1) if isinstance(gamma, Tensor) else gamma) * torch.log(rest.masked_fill(none, 1))
+    )
+    value = row_total(torch.where(none, 0.0, share) * fade * -log_p.masked_fill(none, 0))
+    return _of_shares(value, prediction, target, weight, kept)
+
+
 def _alphas(
     prediction: Tensor, target: Tensor, alpha: float | Sequence[float] | None, mode: str
 ) -> Tensor | float | None:
@@ -284,7 +524,7 @@ def _alphas(
     return torch.tensor(alpha, dtype=prediction.dtype, device=prediction.device)[target]
 
 
-@loss(task="multiclass", kind="rows")
+@loss(task="multiclass", kind="rows", elementwise=True)
 def nll(
     prediction: LogProbability[Tensor, "N C *"],
     target: ClassIndex[Tensor, "N *"],
@@ -322,7 +562,9 @@ def _kl_inputs(parameters: Mapping[str, Any]) -> Refinement:
     return Refinement(inputs={"target": TensorType("log_probability", ("float",), ("N", "C", "*"))})
 
 
-@loss(task="multiclass", kind="rows", reductions=("batchmean", "mean", "sum", "none"), refine=_kl_inputs)
+@loss(
+    task="multiclass", kind="rows", reductions=("batchmean", "mean", "sum", "none"), refine=_kl_inputs, elementwise=True
+)
 def kl_div(
     prediction: LogProbability[Tensor, "N C *"],
     target: Distribution[Tensor, "N C *"],
@@ -356,7 +598,7 @@ def kl_div(
     share = torch.exp(wide) if log_target else wide
     value = softmax.expected(share, log_t - log_p)
     unreduced = _of_distributions(value, share)
-    return replace(unreduced, flags={**unreduced.flags, "negative_divergence": row_total(value) < -UNCERTAIN})
+    return replace(unreduced, flags={**unreduced.flags, "negative_divergence": row_total(value) < -regions.UNCERTAIN})
 
 
 @loss(task="multiclass", kind="stack")

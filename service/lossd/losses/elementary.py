@@ -23,7 +23,18 @@ from collections.abc import Callable
 
 from lossd.lazy_torch import Tensor, torch
 
-__all__ = ["in_whole_vectors", "power", "row_norm", "row_total", "sigmoid", "softplus", "spread"]
+__all__ = [
+    "SHARED",
+    "in_whole_vectors",
+    "log1mexp",
+    "log1p_remainder",
+    "power",
+    "row_norm",
+    "row_total",
+    "sigmoid",
+    "softplus",
+    "spread",
+]
 
 VECTOR = 64
 """Entries that fill whole vectors on every CPU: the longest are 512 bits, of which torch takes two at a time."""
@@ -43,6 +54,19 @@ def softplus(x: Tensor) -> Tensor:
     return in_whole_vectors(lambda entries: torch.logaddexp(entries, entries.new_zeros(())), x)
 
 
+def log1mexp(x: Tensor) -> Tensor:
+    """Return log(1 - e^x) of each entry <= 0: -inf at 0, NaN beyond.
+
+    References:
+        M. Maechler, Accurately computing log(1 - exp(-|a|)), 2012, the vignette of the R package Rmpfr.
+    """
+    near = x > -math.log(2)
+    # Each branch gets a point of its own range in place of the other's, for its slope may be infinite there.
+    small, large = x.masked_fill(~near, -0.5), x.masked_fill(near, -1)
+    # 0 - e is +0 where -e is -0, whose slope would have the wrong sign.
+    return torch.where(near, torch.log(0 - torch.expm1(small)), torch.log1p(-torch.exp(large)))
+
+
 def power(base: Tensor, exponent: float | Tensor) -> Tensor:
     """Return each entry to the power of the exponent; the same bits for a number and for a tensor of it.
 
@@ -56,6 +80,20 @@ def power(base: Tensor, exponent: float | Tensor) -> Tensor:
         return base * base
     # A tensor, because torch takes roots and products for some numbers, but not for tensors of them.
     return in_whole_vectors(torch.pow, base, torch.as_tensor(exponent, dtype=base.dtype, device=base.device))
+
+
+def log1p_remainder(x: Tensor) -> Tensor:
+    """Return (x - log(1 + x)) / x² of each entry, 1/2 at 0. No terms cancel, so its gradients are precise too.
+
+    Args:
+        x: Numbers >= 0.
+    """
+    near = x < 0.1
+    small, large = torch.where(near, x, 0), torch.where(near, 1, x)
+    series = torch.zeros_like(x)
+    for power_of_x in range(16, -1, -1):  # 0.1 to the 17th is below half a unit of float64
+        series = (-1) ** power_of_x / (power_of_x + 2) + small * series
+    return torch.where(near, series, (1 - torch.log1p(large) / large) / large)
 
 
 def in_whole_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_norm, row_total, spread
 from lossd.losses.registry import Unreduced, loss
-from lossd.losses.types import Indicator, Integer, NonNegative, Positive, Real, Sign
+from lossd.losses.types import Indicator, Integer, Kept, NonNegative, Positive, Real, Sign
 
 Cosine = Annotated[float, Ge(-1), Le(1)]
 Order = Annotated[float, Ge(1)] | Literal["inf"]
@@ -160,10 +160,12 @@ def triplet(
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
-@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=MINED)
+# Its gradient is made of slopes that are held constant.
+@loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=MINED, twice=False)
 def mined_triplet(
     embedding: Real[Tensor, "N D"],
     label: Integer[Tensor, "N"],
+    mask: Kept[Tensor, "N"] | None = None,
     *,
     margin: NonNegative = 1.0,
     mining: Mining = "hard",
@@ -178,6 +180,7 @@ def mined_triplet(
     Args:
         embedding: Embeddings; distances are Euclidean.
         label: What each is an embedding of; any integers.
+        mask: Which embeddings count; the others are neither anchors, nor positives, nor negatives.
         margin: m, in units of the distance.
         mining: Which triplets: "hard", of each anchor its furthest positive and its nearest negative; "semi_hard",
             all whose negative is further than the positive, but by less than the margin; "all" there are.
@@ -199,7 +202,7 @@ def mined_triplet(
     with torch.no_grad():
         table = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
         blocks = [
-            _of_anchors(table, label, slice(first, first + step), margin, mining, squared)
+            _of_anchors(table, label, mask, slice(first, first + step), margin, mining, squared)
             for first in range(0, n, step)
         ]
         value, active, valid, zero, has_positive, has_negative = (
@@ -211,7 +214,13 @@ def mined_triplet(
 
 
 def _of_anchors(
-    table: Tensor, label: Tensor, anchors: slice, margin: float | Tensor, mining: Mining, squared: bool
+    table: Tensor,
+    label: Tensor,
+    mask: Tensor | None,
+    anchors: slice,
+    margin: float | Tensor,
+    mining: Mining,
+    squared: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of some anchors, (b,) each: their triplets' sum, how many are active and valid; three that make warnings.
 
@@ -223,7 +232,10 @@ def _of_anchors(
     equal = label[anchors].unsqueeze(-1) == label
     positive, negative = equal & (index[anchors].unsqueeze(-1) != index), ~equal
     zero = distance == 0
-    slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(zero, 0)
+    if mask is not None:
+        both = mask[anchors].unsqueeze(-1) & mask
+        positive, negative, zero = positive & both, negative & both, zero & both
+    slope = (~zero).double() * 2 if squared else distance.reciprocal().masked_fill(distance == 0, 0)
     if squared:
         distance = distance.square()
     if mining == "hard":
@@ -242,6 +254,7 @@ def _of_anchors(
 def info_nce(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
+    mask: Kept[Tensor, "N"] | None = None,
     *,
     temperature: Positive = 0.07,
     variant: Variant = "symmetric",
@@ -253,6 +266,7 @@ def info_nce(
     Args:
         first: One view's embeddings a.
         second: The other view's embeddings b; row i is the counterpart of row i.
+        mask: Which pairs count; the embeddings of the others are no negatives either.
         temperature: τ, what similarities are divided by.
         variant: "symmetric": each of the 2N embeddings picks its counterpart among the other 2N−1.
             "one_sided_duplicate": each of the N embeddings of the first view picks its counterpart, which is there
@@ -269,13 +283,14 @@ def info_nce(
             arXiv:1807.03748.
         T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709.
     """
-    return _info_nce(first, second, temperature, variant)
+    return _info_nce(first, second, mask, temperature, variant)
 
 
 @loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=VIEWS, like=info_nce)
 def nt_xent(
     first: Real[Tensor, "N D"],
     second: Real[Tensor, "N D"],
+    mask: Kept[Tensor, "N"] | None = None,
     *,
     temperature: Positive = 0.5,
     variant: Variant = "symmetric",
@@ -295,12 +310,16 @@ def nt_xent(
     References:
         T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709.
     """
-    return _info_nce(first, second, temperature, variant)
+    return _info_nce(first, second, mask, temperature, variant)
 
 
 @loss(task="paired_views", kind="stack", differentiable=("first", "second"), pairs=SCORED)
 def clip(
-    first: Real[Tensor, "N D"], second: Real[Tensor, "N D"], *, temperature: Positive = 0.07
+    first: Real[Tensor, "N D"],
+    second: Real[Tensor, "N D"],
+    mask: Kept[Tensor, "N"] | None = None,
+    *,
+    temperature: Positive = 0.07,
 ) -> Real[Tensor, "N"] | Unreduced:
     r"""Tells which of the second view's embeddings belongs to each of the first, and the other way round.
 
@@ -310,6 +329,7 @@ def clip(
     Args:
         first: One view's embeddings a, such as those of images.
         second: The other view's embeddings b, such as those of texts; row i belongs to row i.
+        mask: Which pairs count; the embeddings of the others are no negatives either.
         temperature: τ, what similarities are divided by.
 
     Returns:
@@ -324,13 +344,18 @@ def clip(
     """
     (a, no_a), (b, no_b) = _direction(first), _direction(second)
     score = a @ b.mT / temperature
-    value = (softmax.surprise(score, -1) + softmax.surprise(score, -2)).diagonal() / 2
-    return _of_views(value, no_a | no_b)
+    forth, back = _among(score, mask, mask), _among(score.mT, mask, mask).mT
+    value = (softmax.surprise(forth, -1) + softmax.surprise(back, -2)).diagonal() / 2
+    return _of_views(value, no_a | no_b, mask)
 
 
 @loss(task="labelled_embeddings", kind="stack", differentiable=("embedding",), pairs=LABELLED)
 def supcon(
-    embedding: Real[Tensor, "N D"], label: Integer[Tensor, "N"], *, temperature: Positive = 0.07
+    embedding: Real[Tensor, "N D"],
+    label: Integer[Tensor, "N"],
+    mask: Kept[Tensor, "N"] | None = None,
+    *,
+    temperature: Positive = 0.07,
 ) -> Real[Tensor, "N"] | Unreduced:
     r"""Tells the embeddings of an anchor's own label P from all others, by cosine similarity.
 
@@ -340,6 +365,7 @@ def supcon(
     Args:
         embedding: Embeddings z.
         label: What each is an embedding of; any integers.
+        mask: Which embeddings count; the others are neither anchors, nor positives, nor negatives.
         temperature: τ, what similarities are divided by. There is no base temperature.
 
     Returns:
@@ -353,7 +379,11 @@ def supcon(
     """
     direction, zero = _direction(embedding)
     positive, negative = _relations(label)
+    if mask is not None:
+        both = mask.unsqueeze(-1) & mask
+        positive, negative, zero = positive & both, negative & both, zero & mask
     score = (direction @ direction.mT / temperature).masked_fill(_diagonal(embedding), -torch.inf)
+    score = _among(score, mask, mask)
     count = positive.sum(-1)
     value = softmax.surprise(score, -1).masked_fill(~positive, 0).sum(-1) / count.clamp(min=1)
     flags = {"zero_vector": zero, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
@@ -481,22 +511,40 @@ def _active(
     return adds - subtracts.masked_fill(~negative, 0), adds.sum(-1)
 
 
-def _info_nce(first: Tensor, second: Tensor, temperature: float | Tensor, variant: str) -> Unreduced:
+def _among(score: Tensor, mask: Tensor | None, others: Tensor | None) -> Tensor:
+    """Return scores (A, B) without those that samples that count (A,) have with others that do not (B,).
+
+    A sample that does not count keeps its scores, so that its value, which is thrown away, stays a number.
+    """
+    if mask is None or others is None:
+        return score
+    return score.masked_fill(mask.unsqueeze(-1) & ~others, -torch.inf)
+
+
+def _info_nce(
+    first: Tensor, second: Tensor, mask: Tensor | None, temperature: float | Tensor, variant: str
+) -> Unreduced:
     n = first.shape[0]
     (a, no_a), (b, no_b) = _direction(first), _direction(second)
     both = torch.cat([a, b])
     picking = both if variant == "symmetric" else a
     score = picking @ both.mT / temperature
     others = score.masked_fill(_diagonal(both)[: picking.shape[0]], -torch.inf)
+    if mask is not None:
+        of_both = torch.cat([mask, mask])
+        others = _among(others, of_both[: picking.shape[0]], of_both)
     if variant == "symmetric":
         nll = softmax.surprise(others, -1)
         value = (nll.diagonal(n) + nll.diagonal(-n)) / 2
     else:
-        own = score.diagonal(n)
-        value = torch.cat([own.unsqueeze(-1), others], -1).logsumexp(-1) - own
-    return _of_views(value, no_a | no_b)
+        positive = score.diagonal(n)
+        value = torch.cat([positive.unsqueeze(-1), others], -1).logsumexp(-1) - positive
+    return _of_views(value, no_a | no_b, mask)
 
 
-def _of_views(value: Tensor, zero: Tensor) -> Unreduced:
+def _of_views(value: Tensor, zero: Tensor, mask: Tensor | None) -> Unreduced:
+    if mask is not None:
+        flags = {"zero_vector": zero & mask, "no_negatives": mask.sum() == 1}
+        return Unreduced(torch.where(mask, value, torch.zeros_like(value)), mask.to(value.dtype), flags=flags)
     alone = torch.full((), value.shape[0] == 1, device=value.device)
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": zero, "no_negatives": alone})

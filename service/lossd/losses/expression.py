@@ -7,39 +7,65 @@ from typing import Any
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor
-from lossd.losses.formula import FormulaError, parse
+from lossd.losses.formula import Formula, FormulaError, parse
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import Real, TensorType
 
 # What the evaluation and the function itself call other things.
-ELEMENT_BYTES, ELEMENT_NS, STEP_NS = 10, 20, 500_000
-"""As measured, in float64: what a result's element takes, and what a step takes however small."""
-
-RESERVED = ("cotangent", "sample_weight", "formula", "parameters")
+RESERVED = ("cotangent", "sample_weight", "direction", "formula", "parameters")
 
 
 def _refine(parameters: Mapping[str, Any]) -> Refinement:
     """Return the inputs: the names in the formula that are no parameters."""
-    inputs = parse(parameters["formula"]).inputs(parameters["parameters"])
+    formula = parse(parameters["formula"])
+    inputs = formula.inputs(parameters["parameters"])
     for name in inputs:
         if name in RESERVED:
             raise FormulaError(f"{name} cannot be an input's name: it means something else; choose another")
-    return Refinement(inputs=dict.fromkeys(inputs, TensorType("real", ("float",), ("...",))))
+
+    index, number = TensorType("integer", ("integer",), ("...",)), TensorType("real", ("float",), ("...",))
+    return Refinement(inputs={name: index if name in formula.indices else number for name in inputs})
+
+
+def _parsed(
+    parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Formula, Mapping[str, tuple[int, ...]]]:
+    """Return the formula, and the shapes of its own inputs."""
+    formula = parse(parameters["formula"])
+    return formula, {name: shapes[name] for name in formula.inputs(parameters["parameters"])}
 
 
 def _shape(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    formula = parse(parameters["formula"])
-    return formula.shape({name: shapes[name] for name in formula.inputs(parameters["parameters"])})
+    formula, of_inputs = _parsed(parameters, shapes)
+    return formula.shape(of_inputs)
 
 
 def _cost(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
-    """Return the cost: autograd keeps all results, with what their gradients need."""
+    formula, of_inputs = _parsed(parameters, shapes)
+    return formula.cost(of_inputs)
+
+
+def _keeps_rows(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    formula, of_inputs = _parsed(parameters, shapes)
+    return formula.keeps_rows(of_inputs)
+
+
+def _elementwise(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the inputs by which the formula's Hessian is diagonal."""
     formula = parse(parameters["formula"])
-    elements = formula.elements({name: shapes[name] for name in formula.inputs(parameters["parameters"])})
-    return Cost(ELEMENT_BYTES * elements, ELEMENT_NS * elements + STEP_NS * len(formula.steps))
+    return tuple(name for name in formula.names if formula.separates(name))
 
 
-@loss(task="custom", kind="alone", differentiable=(), refine=_refine, shape=_shape, cost=_cost)
+@loss(
+    task="custom",
+    kind="alone",
+    differentiable=(),
+    refine=_refine,
+    shape=_shape,
+    keeps_rows=_keeps_rows,
+    cost=_cost,
+    elementwise=_elementwise,
+)
 def expression(
     *,
     formula: str,
@@ -54,23 +80,31 @@ def expression(
     hold, else 0: ``a * b`` is and, ``maximum(a, b)`` or, ``1 - a`` not), numbers, names, and these functions.
 
     Entry by entry: abs, exp, expm1, log, log1p, sqrt, square, sign, sin, cos, tanh, sigmoid, softplus, logsigmoid,
-    relu, minimum(a, b), maximum(a, b), clamp(x, low, high), where(condition, a, b).
+    relu, erf, lgamma, log1mexp (the logarithm of 1 - exp(x) for x <= 0), minimum(a, b), maximum(a, b),
+    clamp(x, low, high), where(condition, a, b), and stop(x), which is x with gradient 0.
 
     Over all entries, or over an axis that is left with length 1, as in sum(x, 1): sum, mean, max, min, norm (L2),
     dot(a, b).
 
-    Over an axis, by default 1 (0 where it is the only one): softmax, log_softmax, and logsumexp, which leaves it with
-    length 1.
+    Along an axis, by default 1 (0 where it is the only one): softmax, log_softmax, cumsum, logcumsumexp, sort
+    (ascending; equal entries keep their order), logsumexp, which leaves the axis with length 1, and gather(x, index).
+    It takes the entries of x at an index of whole numbers from 0: one of each row for an index without that axis, which
+    is left with length 1, else as many as the index has. An input that is nothing but an index is a tensor of integers.
+
+    Of matrices: transpose(x) exchanges the last two axes, and matmul(a, b) multiplies (..., m, k) and (..., k, n).
 
     Shapes must be equal, but that numbers go with everything and an axis of length 1 with any other length. The value
     may have any shape; what is not a number yet is reduced by ``reduction``. ``where`` computes both branches and
     takes one: where the other is infinite or NaN neither value nor gradient suffers. Multiplying by 0 instead does
     not have that effect.
 
+    Requests of one formula are evaluated together if no operation combines rows, which axis 0 counts: if each works
+    entry by entry or along the last axis. Leave a last mean over the rows to ``reduction``.
+
     Args:
         formula: For example ``e = prediction - target; where(e > 0, k * e**2, e**2)``.
         parameters: The formula's constants by name, for example ``{"k": 3}``.
-        inputs: Every other name in the formula is a tensor of the request.
+        inputs: Every other name in the formula is a tensor of the request, of floats unless it is an index.
 
     Returns:
         The formula's value, unreduced.
@@ -82,4 +116,4 @@ def expression(
     References:
         A. Griewank, A. Walther, Evaluating Derivatives, 2nd edition, 2008, doi:10.1137/1.9780898717761.
     """
-    return parse(formula).evaluate(inputs, parameters)
+    return parse(formula).evaluate(inputs, parameters, checked=True)

@@ -25,12 +25,15 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
 
 from lossd.caches import memoized
+from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.operations import OPERATIONS, Operation, Value
+from lossd_client.errors import InvalidValue
 
 __all__ = ["Formula", "FormulaError", "parse"]
 
@@ -47,6 +50,9 @@ tables, and a small request is not to become a large one."""
 
 MAX_ELEMENTS = 1 << 29
 """The most elements of all results of a formula together; autograd keeps each result."""
+
+STEP_NS = 500_000
+"""As measured: what a step takes, however small, in nanoseconds of one core."""
 
 Shape = tuple[int, ...]
 
@@ -106,6 +112,38 @@ class Apply:
 Step = Number | Name | Apply
 
 
+class _Dependence(Enum):
+    """How each entry of a result depends on an input."""
+
+    NONE = 0
+    ENTRY = 1  # on one entry
+    SUM = 2  # it is a sum of functions of one entry each
+    MIXED = 3
+
+
+LINEAR = ("+", "-", "-x")
+SUMS = ("sum", "mean")
+
+
+def _dependence(operation: Operation, operands: Sequence[_Dependence]) -> _Dependence:
+    """Return how an operation's result depends on an input, given how its operands do."""
+    most = max(operands, key=lambda kind: kind.value)
+    if operation.name == "stop":
+        return _Dependence.NONE
+    if most in (_Dependence.NONE, _Dependence.MIXED):
+        return most
+    others = sorted(kind.value for kind in operands)[:-1]
+    if operation.name in SUMS or (operation.name == "dot" and most is _Dependence.ENTRY):
+        return _Dependence.SUM
+    if operation.axis is not None or operation.shaped is not None:
+        return _Dependence.MIXED
+    if most is _Dependence.ENTRY or operation.name in LINEAR:
+        return most
+    # A sum times a constant, or over one, is a sum; any other function of a sum mixes its entries.
+    scaled = operation.name == "*" or (operation.name == "/" and operands[0] is most)
+    return most if scaled and not any(others) else _Dependence.MIXED
+
+
 @dataclass(frozen=True)
 class Formula:
     """A parsed formula.
@@ -127,6 +165,20 @@ class Formula:
         """The inputs and parameters, in the order of their first appearance."""
         return tuple(step.name for step in self.steps if isinstance(step, Name))
 
+    @cached_property
+    def indices(self) -> frozenset[str]:
+        """The names that are nothing but indices of ``gather``."""
+        found, others = set[str](), set[str]()
+        for step in self.steps:
+            if isinstance(step, Apply):
+                for position, operand in enumerate(step.operands):
+                    if isinstance(name := self.steps[operand], Name):
+                        index = step.operation.name == "gather" and position == 1
+                        (found if index else others).add(name.name)
+        if isinstance(value := self.steps[self.value], Name):
+            others.add(value.name)
+        return frozenset(found - others)
+
     def inputs(self, parameters: Collection[str] = ()) -> tuple[str, ...]:
         """Return the names that are no parameters.
 
@@ -147,6 +199,20 @@ class Formula:
             raise FormulaError("the formula names no input")
         return inputs
 
+    def separates(self, name: str) -> bool:
+        """Return whether the value is made of sums of functions of single entries of an input.
+
+        The Hessian of such a value is diagonal. ``False`` may be wrong: ``x - x + sum(x) ** 2`` is not simplified.
+        """
+        kinds: list[_Dependence] = []
+        for step in self.steps:
+            if isinstance(step, Apply):
+                kinds.append(_dependence(step.operation, [kinds[i] for i in step.operands]))
+            else:
+                mentioned = isinstance(step, Name) and step.name == name
+                kinds.append(_Dependence.ENTRY if mentioned else _Dependence.NONE)
+        return kinds[self.value] is not _Dependence.MIXED
+
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
         """Return the value's shape.
 
@@ -158,14 +224,38 @@ class Formula:
         """
         return self._shapes(shapes)[self.value]
 
-    def elements(self, shapes: Mapping[str, Shape]) -> int:
-        """Return the number of elements of all results, given each input's shape.
+    def cost(self, shapes: Mapping[str, Shape]) -> Cost:
+        """Return the cost of the evaluation, given each input's shape: autograd keeps all results.
 
         Raises:
             FormulaError: As :meth:`shape`.
         """
-        steps = zip(self.steps, self._shapes(shapes), strict=True)
-        return sum(math.prod(shape) for step, shape in steps if isinstance(step, Apply))
+        found = self._shapes(shapes)
+        costs = [
+            step.operation.cost([found[i] for i in step.operands], shape)
+            for step, shape in zip(self.steps, found, strict=True)
+            if isinstance(step, Apply)
+        ]
+        return Cost(sum(c.scratch_bytes for c in costs), sum(c.work_ns for c in costs) + STEP_NS * len(self.steps))
+
+    def keeps_rows(self, shapes: Mapping[str, Shape]) -> bool:
+        """Return whether each row of the value depends on the same row of the inputs alone, to the last bit.
+
+        Such requests are evaluated together, one after the other along axis 0. ``False`` may be wrong.
+
+        Args:
+            shapes: Each input's shape, which fits the formula.
+        """
+        first = {shapes[name][:1] for name in self.names if name in shapes}
+        if len(first) != 1 or first == {()}:
+            return False
+        found = self._shapes(shapes)
+        for step, shape in zip(self.steps, found, strict=True):
+            if isinstance(step, Apply):
+                operands = [found[i] for i in step.operands]
+                if any(operands) and not step.operation.keeps_rows(operands, step.axis, shape):
+                    return False
+        return found[self.value] != ()
 
     def _shapes(self, shapes: Mapping[str, Shape]) -> list[Shape]:
         """Return the shape of each step's result."""
@@ -196,17 +286,23 @@ class Formula:
             found.append(shape)
         return found
 
-    def evaluate(self, tensors: Mapping[str, Tensor], parameters: Mapping[str, float]) -> Tensor:
+    def evaluate(
+        self, tensors: Mapping[str, Tensor], parameters: Mapping[str, float], *, checked: bool = False
+    ) -> Tensor:
         """Return the value, differentiable by autograd.
 
         Args:
-            tensors: The inputs, at least one; all of one floating dtype, on one device.
+            tensors: The inputs, at least one: integers for ``indices``, the others of one floating dtype; all on one
+                device.
             parameters: The parameters.
+            checked: Whether the shapes of each request have been checked; those of a batch may be over the limits.
 
         Raises:
             FormulaError: As :meth:`shape`.
+            InvalidValue: An index does not exist; the message begins with the place.
         """
-        self.shape({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        if not checked:
+            self.shape({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         results: list[Value] = []
         for step in self.steps:
             match step:
@@ -215,11 +311,14 @@ class Formula:
                 case Name():
                     results.append(tensors[step.name] if step.name in tensors else float(parameters[step.name]))
                 case Apply():
-                    results.append(step.operation([results[i] for i in step.operands], step.axis))
+                    try:
+                        results.append(step.operation([results[i] for i in step.operands], step.axis))
+                    except IndexError as error:
+                        raise InvalidValue(f"{self._quote(step)}: {error}") from None
         value = results[self.value]
         if isinstance(value, Tensor):
             return value
-        like = next(iter(tensors.values()))
+        like = next(tensor for tensor in tensors.values() if tensor.is_floating_point())
         return torch.full((), value, dtype=like.dtype, device=like.device)
 
     def _quote(self, step: Apply) -> str:

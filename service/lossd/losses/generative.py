@@ -42,7 +42,7 @@ def gan_discriminator(real: Logits[Tensor, "N *"], fake: Logits[Tensor, "M *"]) 
     return _two_means(-functional.logsigmoid(real), -functional.logsigmoid(-fake))
 
 
-@loss(task="gan_generator", kind="rows", differentiable=("fake",))
+@loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def gan_generator(fake: Logits[Tensor, "N *"], *, form: Form = "non_saturating") -> Real[Tensor, "N *"]:
     r"""What a generator minimises against a discriminator trained with gan_discriminator.
 
@@ -87,7 +87,7 @@ def wgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) -> 
     return _two_means(-real, fake)
 
 
-@loss(task="gan_generator", kind="rows", differentiable=("fake",))
+@loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def wgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""What a generator minimises against a Wasserstein critic.
 
@@ -130,7 +130,7 @@ def lsgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) ->
     return _two_means(0.5 * (real - 1).square(), 0.5 * fake.square())
 
 
-@loss(task="lsgan_generator", kind="rows", differentiable=("fake",))
+@loss(task="lsgan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def lsgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""What a generator minimises against a least-squares discriminator.
 
@@ -173,7 +173,7 @@ def hinge_gan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]
     return _two_means(torch.relu(1 - real), torch.relu(1 + fake))
 
 
-@loss(task="gan_generator", kind="rows", differentiable=("fake",))
+@loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def hinge_gan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""What a generator minimises against a discriminator with the hinge loss.
 
@@ -220,6 +220,7 @@ def _vae_inputs(parameters: Mapping[str, Any]) -> Refinement:
     differentiable=("prediction", "mean", "log_variance"),
     reductions=("batchmean", "mean", "sum", "none"),
     refine=_vae_inputs,
+    elementwise=True,
 )
 def vae(
     prediction: Probability[Tensor, "N *"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses.binary import entropy_of_logits
+from lossd.losses.binary import entropy_of_logits, logistic_variance
 from lossd.losses.elementary import row_total, spread
 from lossd.losses.reduction import without_ignored
 from lossd.losses.registry import Unreduced, loss
@@ -22,7 +22,7 @@ def _of_classes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return rows * classes**2 // 16  # they are only walked over, sixteen in the time that one takes to be kept
 
 
-@loss(task="distances", kind="rows")
+@loss(task="distances", kind="rows", elementwise=True)
 def hinge_embedding(
     prediction: Real[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 1.0
 ) -> Real[Tensor, "N *"]:
@@ -47,7 +47,7 @@ def hinge_embedding(
     return torch.where(target > 0, prediction, (margin - prediction).clamp(min=0))
 
 
-@loss(task="ranking", kind="rows", differentiable=("first", "second"))
+@loss(task="ranking", kind="rows", differentiable=("first", "second"), elementwise=True)
 def margin_ranking(
     first: Real[Tensor, "N *"], second: Real[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 0.0
 ) -> Real[Tensor, "N *"]:
@@ -73,7 +73,7 @@ def margin_ranking(
     return (margin - target * (first - second)).clamp(min=0)
 
 
-@loss(task="binary", kind="rows")
+@loss(task="binary", kind="rows", elementwise=True)
 def soft_margin(prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""Logistic loss of a score whose sign should be the target's.
 
@@ -95,7 +95,51 @@ def soft_margin(prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"]) 
     return -functional.logsigmoid(target * prediction)
 
 
-@loss(task="multiclass", kind="rows")
+@soft_margin.hessian_form("exact", "fisher")
+def _soft_margin_hessian(prediction: Tensor, target: Tensor) -> Tensor:
+    return logistic_variance(prediction)
+
+
+@loss(task="binary", kind="rows", elementwise=True)
+def hinge(
+    prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 1.0, squared: bool = False
+) -> Real[Tensor, "N *"]:
+    r"""How far a score is from being on the target's side of 0 by ``margin``: the loss of support vector machines.
+
+    .. math:: \max(0, m - t\,z) \;\text{or its square}
+
+    Args:
+        prediction: Scores z.
+        target: Same shape; 1 or -1.
+        margin: The score m from which a sample costs nothing.
+        squared: Whether the loss is squared, which makes its gradient continuous.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: −t where t z is below the margin, else 0; −2t(m − t z) where squared.
+
+    References:
+        C. Cortes and V. Vapnik, Support-Vector Networks, 1995, doi:10.1007/BF00994018.
+        sklearn.metrics.hinge_loss, Keras's Hinge and SquaredHinge, XGBoost's binary:hinge.
+    """
+    short = torch.relu(margin - target * prediction)
+    return short * short if squared else short
+
+
+@hinge.hessian_form("xgboost")
+def _hinge_in_xgboost(prediction: Tensor, target: Tensor, *, margin: float | Tensor, squared: bool) -> Tensor | None:
+    if squared:
+        return None
+    return (target * prediction < margin).to(prediction.dtype)
+
+
+def _where_linear(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("prediction",) if parameters["p"] == 1 else ()
+
+
+@loss(task="multiclass", kind="rows", elementwise=_where_linear)
 def multi_margin(
     prediction: Logits[Tensor, "N C"],
     target: ClassIndex[Tensor, "N"],
@@ -136,7 +180,7 @@ def multi_margin(
     return value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)[target.squeeze(1)]
 
 
-@loss(task="sets", kind="rows", pairs=Pairs(_of_classes, 0, 130))
+@loss(task="sets", kind="rows", pairs=Pairs(_of_classes, 0, 130), twice=False)
 def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor, "N C"]) -> Real[Tensor, "N"]:
     r"""Hinge loss of the score of each class that applies against each that does not.
 
@@ -159,7 +203,7 @@ def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor
     return value.masked_fill(prediction.isnan().any(1), torch.nan)  # which torch's comparisons pass over
 
 
-@loss(task="multilabel", kind="rows")
+@loss(task="multilabel", kind="rows", elementwise=True)
 def multilabel_soft_margin(
     prediction: Logits[Tensor, "N C"],
     target: Indicator[Tensor, "N C"],
@@ -196,3 +240,16 @@ def multilabel_soft_margin(
         return row_total(value) / value.shape[1]
     count = kept.sum(1)
     return Unreduced(row_total(value.masked_fill(kept == 0, 0)) / count.clamp(min=1), (count > 0).to(value.dtype))
+
+
+@multilabel_soft_margin.hessian_form("exact", "fisher")
+def _multilabel_soft_margin_hessian(
+    prediction: Tensor, target: Tensor, *, class_weight: Sequence[float] | None, ignore_index: int | None
+) -> Tensor:
+    target, kept = without_ignored(target, ignore_index)
+    second = logistic_variance(prediction)
+    if class_weight is not None:
+        second = second * torch.tensor(class_weight, dtype=second.dtype, device=second.device)
+    if kept is None:
+        return second / second.shape[1]
+    return second * kept / kept.sum(1, keepdim=True).clamp(min=1)

@@ -58,7 +58,7 @@ def _check_pairs(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
     return (shapes["prediction.0"][0],)
 
 
-@loss(task="features", kind="rows", refine=_check_weights, shape=_check_pairs)
+@loss(task="features", kind="rows", refine=_check_weights, shape=_check_pairs, elementwise=True)
 def feature_matching(
     prediction: list[Real[Tensor, "N ..."]],
     target: list[Finite[Tensor, "N ..."]],

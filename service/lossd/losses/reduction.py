@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
+
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.registry import Unreduced
 
-__all__ = ["Reduction", "Segments", "class_weights", "ratio", "weighted", "without_ignored"]
+__all__ = ["Reduction", "Segments", "class_weights", "ratio", "times", "weighted", "without_ignored"]
 
 
 LONG, PARTIAL = 1 << 16, 1024
@@ -26,11 +28,13 @@ class Segments:
     Args:
         rows: The number of rows of each request, in order; at least 1 each.
         device: The device of the rows' tensors.
+        alike: Whether a request's sums and norms have the same bits alone and among others, on a CPU.
     """
 
-    def __init__(self, rows: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: Sequence[int], device: torch.device | str = "cpu", *, alike: bool = False) -> None:
         self.rows = list(rows)
         self.device = device
+        self.alike = alike
         self.count = len(self.rows)
         self.total = sum(self.rows)
         self.equal = self.rows.count(self.rows[0]) == self.count
@@ -62,6 +66,10 @@ class Segments:
         dtype = torch.float64 if per_row.is_floating_point() else torch.int64
         if self.count == self.total and per_row.dtype == dtype:
             return per_row
+        if self.alike and per_row.device.type == "cpu" and dtype == torch.float64:
+            # torch adds up one request, several of equal length, and others in three different orders.
+            with np.errstate(all="ignore"):  # non-finite values are valid results
+                return torch.from_numpy(np.add.reduceat(per_row.to(dtype).numpy(), self.starts))
         if self.count == 1:
             return per_row.sum(0, keepdim=True, dtype=dtype)
         if self.equal:
@@ -118,6 +126,7 @@ class Reduction:
         dtype: The dtype of the gradient's computation.
         sample_weight: The weight of each row, (R,), or None.
         cotangent: The caller's own upstream gradient: (B,), or of the value's shape if ``mode`` is none; or None.
+        entry_weight: The weight of each entry of the value, 0 where it does not count, float64; or None.
         careful: Whether to keep a mean finite although its numerator or denominator overflows.
     """
 
@@ -129,6 +138,7 @@ class Reduction:
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
         cotangent: Tensor | None = None,
+        entry_weight: Tensor | None = None,
         *,
         careful: bool = False,
     ) -> None:
@@ -140,11 +150,18 @@ class Reduction:
         if self.careful and sample_weight is not None:
             self.sample_unit = self._largest(sample_weight)
             sample_weight = sample_weight / segments.spread(self.sample_unit)
+        if self.careful and entry_weight is not None:
+            unit = self._largest(entry_weight)
+            entry_weight = entry_weight / segments.spread(unit, entry_weight.ndim)
+            self.sample_unit = self.sample_unit * unit
         self.shape = tuple(shape)
         self.dtype = dtype
         self.sample_weight = sample_weight
+        self.entry_weight = entry_weight
         self.cotangent = cotangent
         self.denominator: Tensor | None = None
+        self.factor = self.unit
+        """What :meth:`upstream` returned."""
 
     def upstream(self, weight: Tensor | None) -> Tensor:
         """Return the factor of each entry's gradient, which broadcasts against the value.
@@ -156,7 +173,8 @@ class Reduction:
             self.unit = self._largest(weight)
             weight = weight / self.segments.spread(self.unit, weight.ndim)
         self.denominator = self._denominators(weight)
-        self._positive = weight is None and self.sample_weight is None
+        given = self._given_as(len(self.shape))
+        self._positive = weight is None and given is None
         ndim = len(self.shape)
         factor = self.cotangent
         if self.mode in ("mean", "batchmean"):
@@ -166,13 +184,15 @@ class Reduction:
             factor = self.segments.spread(factor, ndim)
         if factor is None:
             factor = torch.ones((), dtype=self.dtype, device=self.segments.device)
-        return (factor if self.sample_weight is None else factor * self._weights_as(ndim)).to(self.dtype)
+        if given is not None:  # a factor may be NaN where an entry does not count
+            factor = factor * given if self.entry_weight is None else torch.where(given == 0, 0, factor * given)
+        self.factor = factor.to(self.dtype)
+        return self.factor
 
     def reduce(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return loss, numerator and denominator, each (B,) float64, and the value with its sample weights."""
         assert self.denominator is not None, "upstream() comes first: it learns the weights"
-        if self.sample_weight is not None:
-            weight = self._weights_as(value.ndim)
+        if (weight := self._given_as(value.ndim)) is not None:
             value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
         numerator, denominator = self.segments.sum(row_sums(value)), self.denominator
         total = self._over_denominator(numerator) if self.mode in ("mean", "batchmean") else numerator
@@ -185,13 +205,14 @@ class Reduction:
 
     def count(self, weight: Tensor | None) -> Tensor:
         """Return how many entries have a weight other than 0, (B,) float64."""
-        if weight is None and self.sample_weight is None:
+        given = self._given_as(len(self.shape) if weight is None else weight.ndim)
+        if weight is None and given is None:
             return self.segments.lengths.double() * self._entries
         counted = (
             torch.ones(self.shape, dtype=torch.bool, device=self.segments.device) if weight is None else weight != 0
         )
-        if self.sample_weight is not None:
-            counted = counted & (self._weights_as(counted.ndim) != 0)
+        if given is not None:
+            counted = counted & (given != 0)
         return self.segments.sum(counted.reshape(counted.shape[0], -1).sum(1)).double()
 
     @property
@@ -211,18 +232,25 @@ class Reduction:
         assert self.denominator is not None
         return numerator / self.denominator if self._positive else ratio(numerator, self.denominator)
 
-    def _weights_as(self, ndim: int) -> Tensor:
-        assert self.sample_weight is not None
-        return self.sample_weight.reshape(-1, *(1,) * (ndim - 1))
+    def _given_as(self, ndim: int) -> Tensor | None:
+        """Return the caller's weight of each entry, which broadcasts against a value of ``ndim`` axes; None for 1."""
+        if self.sample_weight is None:
+            return self.entry_weight
+        of_rows = self.sample_weight.reshape(-1, *(1,) * (ndim - 1))
+        return of_rows if self.entry_weight is None else of_rows * self.entry_weight
 
     def _denominators(self, weight: Tensor | None) -> Tensor:
         if self.mode == "batchmean":
+            if self.entry_weight is not None:  # a sample counts if one of its entries does
+                some = (self.entry_weight != 0).reshape(len(self.entry_weight), -1).any(1).double()
+                return self.segments.sum(some if self.sample_weight is None else some * self.sample_weight)
             if self.sample_weight is None:
                 return self.segments.lengths.double()
             return self.segments.sum(self.sample_weight)
-        if weight is not None:
-            if self.sample_weight is not None:
-                weight = weight * self._weights_as(weight.ndim)
+        if weight is not None or self.entry_weight is not None:
+            given = self._given_as(len(self.shape) if weight is None else weight.ndim)
+            weight = given if weight is None else weight if given is None else weight * given
+            assert weight is not None
             return self.segments.sum(row_sums(weight.expand(self.shape)))
         if self.sample_weight is not None:
             return self.segments.sum(self.sample_weight) * self._entries
@@ -278,9 +306,12 @@ def weighted(value: Tensor, weight: Tensor | None, scale: Tensor | float | None 
         weight: The weight of each position, which the denominator of the mean also counts; None for 1.
         scale: Factors that the denominator does not count; None for 1.
     """
-    if weight is None and scale is None:
-        return value
-    factor = scale if weight is None else weight if scale is None else weight * scale
+    if weight is None:
+        return value if scale is None else times(value, scale)
+    return Unreduced(times(value, weight if scale is None else weight * scale), weight)
+
+
+def times(value: Tensor, factor: Tensor | float) -> Tensor:
+    """Return the value multiplied by a factor that broadcasts against it; exactly 0 if that is 0."""
     factor = torch.as_tensor(factor, dtype=value.dtype, device=value.device)
-    value = torch.where(factor == 0, torch.zeros_like(value), value * factor)
-    return value if weight is None else Unreduced(value, weight)
+    return torch.where(factor == 0, torch.zeros_like(value), value * factor)

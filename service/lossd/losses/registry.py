@@ -11,22 +11,25 @@ import functools
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lossd.cost import Cost, Pairs
 from lossd.lazy_torch import Tensor
-from lossd.losses.types import TensorType
+from lossd.losses.names import folded, meaning
+from lossd.losses.types import PerAxis, TensorType
 from lossd_client.errors import UnknownLoss
 from lossd_client.wire.quoting import quoted
 
 __all__ = [
     "REGISTRY",
     "ClosedForm",
+    "HessianForm",
     "Input",
     "Kind",
     "Loss",
@@ -34,7 +37,9 @@ __all__ = [
     "Refinement",
     "Unreduced",
     "Upstream",
+    "advice",
     "closest",
+    "closest_losses",
     "find_loss",
     "loss",
     "named",
@@ -42,64 +47,16 @@ __all__ = [
 
 Kind = Literal["rows", "stack", "alone", "composed"]
 Reduction = Literal["mean", "sum", "none"]
+NanTargets = Literal["refuse", "ignore"]
 
-# Other libraries' names of our losses, which give the same numbers. They appear in errors only and are no aliases.
-SYNONYMS: Mapping[str, str] = {
-    "l1": "mae",
-    "mean_squared_error": "mse",
-    "mean_absolute_error": "mae",
-    "binary_cross_entropy": "bce",
-    "binary_crossentropy": "bce",
-    "bcewithlogits": "bce_with_logits",
-    "binary_cross_entropy_with_logits": "bce_with_logits",
-    "ce": "cross_entropy",
-    "crossentropy": "cross_entropy",
-    "softmax_cross_entropy": "cross_entropy",
-    "focal_loss": "focal",
-    "sigmoid_focal_loss": "sigmoid_focal",
-    "soft_dice": "dice",
-    "gdl": "generalized_dice",
-    "lovasz_softmax": "lovasz",
-    "pinball": "quantile",
-    "logcosh": "log_cosh",
-    "smoothl1": "smooth_l1",
-    "kl": "kl_div",
-    "kldiv": "kl_div",
-    "kullback_leibler": "kl_div",
-    "negative_log_likelihood": "nll",
-    "generalized_iou": "giou",
-    "distance_iou": "diou",
-    "complete_iou": "ciou",
-    "triplet_margin": "triplet",
-    "tripletmargin": "triplet",
-    "dice_ce": "ce_dice",
-    "dicece": "ce_dice",
-    "dice_bce": "bce_dice",
-    "infonce": "info_nce",
-    "ntxent": "nt_xent",
-    "simclr": "nt_xent",
-    "supervised_contrastive": "supcon",
-    "gan": "gan_discriminator",
-    "elbo": "vae",
-    "vgg": "perceptual",
-}
+MASKS = ("mask", "element_weight")
+"""The parameters of a loss function that are no inputs of its own: which entries count, and their weights."""
 
-_KERAS = "cross_entropy takes logits, this one probabilities: give nll their logarithms"
-NOT_QUITE: Mapping[str, str] = {
-    "l2": "mse is the mean of squares; optax and TensorFlow call its half, or half the sum, l2_loss",
-    "categorical_crossentropy": _KERAS,
-    "sparse_categorical_crossentropy": _KERAS,
-    "lovasz_hinge": "it is lovasz with mode binary",
-    "hinge": 'for labels of -1 and 1 write it: expression with the formula "mean(relu(1 - target * prediction))"; '
-    "multi_margin is that of classes, hinge_embedding one of distances",
-    "squared_hinge": 'write it: expression with the formula "mean(square(relu(1 - target * prediction)))"',
-    "logistic": "it is soft_margin for labels of -1 and 1, bce_with_logits for labels of 0 and 1",
-    "cosine": "cosine_embedding is 1 - cos where similar is 1; others leave out the 1",
-    "cosine_similarity": "cosine_embedding is 1 - cos where similar is 1; others leave out the 1",
-    "lpips": "its learned weights are not here; perceptual compares VGG-16's features without them",
-    "multiple_negatives_ranking": "clip is its symmetric form, with temperature 1 / scale",
-}
-"""Other libraries' names for something that none of our losses computes with its defaults, and what to use."""
+NAN_TARGETS = 'What a target of NaN is: "refuse" an error, "ignore" an entry that does not count, as under a mask.'
+TARGETS = ("target", "similar")
+
+MOST_NEAR = 3
+"""The most names that an error proposes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +90,23 @@ Shape = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], tuple[int, 
 CostOf = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Cost]
 """``f(parameters, shapes)`` returns the cost of the evaluation, if it does not grow with the tensors alone."""
 
+KeepsRows = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool]
+"""``f(parameters, shapes)`` returns whether each row of the value depends on the same row of each input alone."""
+
 Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """``f(parameters)`` returns the terms of a composed loss."""
 
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
+
+HessianForm = Callable[..., Tensor | None]
+"""``f(inputs…, parameters…)`` returns the second derivative of the value by each entry of ``prediction``, in its shape;
+None if these parameters have no closed form. Inputs are float64."""
+
+H = TypeVar("H", bound=HessianForm)
+
+Elementwise = Callable[[Mapping[str, Any]], Collection[str]]
+"""``f(parameters)`` returns the inputs of which each entry of the gradient depends on its own entry alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +115,13 @@ class Refinement:
 
     Attributes:
         inputs: Types that replace the declared ones.
+        further: Types that inputs may have besides.
         returns: The answer's type, if it differs.
         task: The task whose metrics fit, if it differs.
     """
 
     inputs: Mapping[str, TensorType] = field(default_factory=dict)
+    further: Mapping[str, TensorType] = field(default_factory=dict)
     returns: TensorType | None = None
     task: str | None = None
 
@@ -189,6 +160,11 @@ class Parameter:
     varies: bool
     summary: str
 
+    @property
+    def axis(self) -> str | None:
+        """The axis that a list has one entry for each step of; None if there is none."""
+        return _per_axis(self.annotation)
+
 
 class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -211,8 +187,13 @@ class Loss:
         returns: The type of the unreduced loss.
         reductions: The reductions that it takes, the default first.
         reads_reduction: Whether its value depends on the reduction, which is then a keyword of the function.
+        reads_masks: Which of ``MASKS`` the function takes: ``mask`` as bool, ``element_weight`` as floats, in the shape
+            of a mask and None if all entries count alike. For all others, the evaluation leaves entries out.
+        mask: The type of a mask; None if it has the shape of the unreduced loss.
         refine: Returns how parameters change the inputs' types; raises ``ValueError`` for invalid combinations.
         shape: Returns the unreduced loss's shape, given parameters and shapes; None if ``returns`` determines it.
+        keeps_rows: Returns whether each row of the value depends on the same row of each input alone, given parameters
+            and shapes, for losses of kind ``alone``; such requests are evaluated as those of kind ``rows``.
         pairs: How many pairs of entries it compares, and what each takes; None if memory and time grow with the tensors
             alone.
         cost: Returns the cost of the evaluation, if it depends on the parameters; else None.
@@ -220,6 +201,9 @@ class Loss:
         terms: Returns the terms of a composed loss, given the parameters: ``{"loss": {...}, "inputs": {...}}`` each.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all rows.
         unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
+        elementwise: Returns the inputs of which each entry of the gradient depends on its own entry alone, given the
+            parameters.
+        twice: Whether autograd has its second derivatives.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -236,24 +220,48 @@ class Loss:
     returns: TensorType
     reductions: tuple[str, ...]
     reads_reduction: bool
+    reads_masks: tuple[str, ...]
+    mask: TensorType | None
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
+    keeps_rows: KeepsRows
     pairs: Pairs | None
     cost: CostOf | None
     byte_ns: float
     terms: Terms | None
     per_sample: bool
     unavailable: Callable[[], str | None]
+    elementwise: Elementwise
+    twice: bool
     summary: str
     formula: str
     references: tuple[str, ...]
     documentation: str
     closed_forms: list[ClosedForm] = field(default_factory=list)
+    hessian_forms: dict[str, HessianForm] = field(default_factory=dict)
 
     def closed_form(self, function: ClosedForm) -> ClosedForm:
         """Register a function that also writes the gradient; it replaces autograd for first derivatives."""
         self.closed_forms.append(function)
         return function
+
+    def hessian(self, function: H) -> H:
+        """Register a function of the exact second derivatives; it replaces autograd for them."""
+        return self.hessian_form("exact")(function)
+
+    def hessian_form(self, *forms: str) -> Callable[[H], H]:
+        """Return a decorator that registers a function for these forms of the Hessian."""
+
+        def register(function: H) -> H:
+            self.hessian_forms.update(dict.fromkeys(forms, function))
+            return function
+
+        return register
+
+    def is_elementwise(self, name: str, parameters: Mapping[str, Any]) -> bool:
+        """Return whether each entry of the gradient by an input depends on its own entry of the input alone."""
+        names = self.elementwise(parameters)
+        return name in names or name.partition(".")[0] in names
 
     @cached_property
     def model(self) -> type[BaseModel]:
@@ -265,6 +273,8 @@ class Loss:
                 Field(self.reductions[0], description="How the unreduced loss becomes the answer."),
             ),
         }
+        if self.may_lack_targets:
+            fields["nan_targets"] = (NanTargets, Field("refuse", description=NAN_TARGETS))
         for parameter in self.parameters:
             fields[parameter.name] = (
                 parameter.annotation,
@@ -278,6 +288,18 @@ class Loss:
         """The inputs that a request sends: all except the values of a composed loss's terms."""
         from_terms = () if self.terms is None else ("losses", "weight") if self.per_sample else ("losses",)
         return tuple(i for i in self.inputs if i.name not in from_terms)
+
+    @property
+    def masked(self) -> bool:
+        """Whether a request may say which entries count."""
+        return self.kind == "rows" or "mask" in self.reads_masks
+
+    @property
+    def may_lack_targets(self) -> bool:
+        """Whether entries may be left out because a target is NaN."""
+        return self.masked and any(
+            not entry.differentiable and entry.name.partition(".")[0] in TARGETS for entry in self.inputs
+        )
 
     @property
     def preset(self) -> bool:
@@ -307,12 +329,15 @@ def loss(
     reductions: tuple[str, ...] = ("mean", "sum", "none"),
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
     shape: Shape | None = None,
+    keeps_rows: KeepsRows = lambda *_: False,
     pairs: Pairs | None = None,
     cost: CostOf | None = None,
     byte_ns: float = 4,
     terms: Terms | None = None,
     per_sample: bool = False,
     unavailable: Callable[[], str | None] = lambda: None,
+    elementwise: bool | Elementwise = False,
+    twice: bool = True,
     like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
@@ -325,12 +350,17 @@ def loss(
             ``reduction``.
         refine: Returns how the parameters change the inputs' types.
         shape: Returns the unreduced loss's shape, if the return annotation does not determine it.
+        keeps_rows: Returns whether each row of the value depends on the same row of each input alone, given parameters
+            and shapes, for losses of kind ``alone``.
         pairs: How many pairs of entries it compares, if there are more pairs than entries.
         cost: Returns the cost of the evaluation, if it depends on parameters or shapes.
         byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors, gradients among them.
         terms: Returns the terms of a composed loss.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
+        elementwise: Whether each entry of a gradient depends on its own entry of that input alone, or a function that
+            returns the inputs of which this holds. The Hessian is then diagonal.
+        twice: Whether autograd has its second derivatives.
         like: The loss whose docstring describes inputs and parameters that this one's docstring leaves out.
     """
     described: dict[str, str] = {}
@@ -342,8 +372,14 @@ def loss(
         hints = get_type_hints(function, include_extras=True)
         doc = _Docstring(inspect.getdoc(function) or "")
         inputs, parameters, series, variadic, accepted_reductions = [], [], [], None, reductions
+        reads_masks: list[str] = []
+        mask: TensorType | None = None
         for p in inspect.signature(function).parameters.values():
             hint = hints[p.name]
+            if p.name in MASKS:
+                reads_masks.append(p.name)
+                mask = next(iter(_tensor_types(hint)), mask)
+                continue
             summary = doc.arguments.get(p.name) or described.get(p.name)
             if not summary:
                 raise TypeError(f"{name}: the docstring says nothing about {p.name}")
@@ -375,14 +411,19 @@ def loss(
             returns=_tensor_types(hints["return"])[0],
             reductions=accepted_reductions,
             reads_reduction="reduction" in hints,
+            reads_masks=tuple(reads_masks),
+            mask=mask,
             refine=refine or (lambda _: Refinement()),
             shape=shape,
+            keeps_rows=keeps_rows,
             pairs=pairs,
             cost=cost,
             byte_ns=byte_ns,
             terms=terms,
             per_sample=per_sample,
             unavailable=unavailable,
+            elementwise=elementwise if callable(elementwise) else lambda _: differentiable if elementwise else (),
+            twice=twice,
             summary=doc.summary,
             formula=doc.formula,
             references=doc.references,
@@ -404,6 +445,13 @@ def _gathering(function: Callable[..., Tensor | Unreduced], series: Sequence[str
         return function(**arguments)
 
     return gathered
+
+
+def _per_axis(annotation: Any) -> str | None:
+    for marker in getattr(annotation, "__metadata__", ()):
+        if isinstance(marker, PerAxis):
+            return marker.axis
+    return next((axis for arm in get_args(annotation) if (axis := _per_axis(arm))), None)
 
 
 def _tensor_types(hint: Any) -> tuple[TensorType, ...]:
@@ -479,22 +527,31 @@ def find_loss(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
         UnknownLoss: No loss has that name; the detail names the closest ones.
     """
     if name not in REGISTRY:
-        if (advice := NOT_QUITE.get(_folded(name))) is not None:
-            raise UnknownLoss(f"there is no loss named {quoted(name)}; {advice}")
-        near = closest(name, REGISTRY)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{listed_by} lists them all"
-        raise UnknownLoss(f"there is no loss named {quoted(name)}; {hint}")
+        raise UnknownLoss(f"there is no loss named {quoted(name)}; {advice(name, listed_by)}")
     return REGISTRY[name]
 
 
-def _folded(name: str) -> str:
-    """Return a name without what libraries spell differently: ``HingeLoss`` and ``hinge-loss`` become ``hinge``."""
-    return name.lower().replace("-", "_").removesuffix("loss").rstrip("_")
+def advice(name: str, listed_by: str) -> str:
+    """Return what to use instead of a name that no loss has, as the end of a sentence."""
+    meant = meaning(name)
+    if meant.note:
+        return meant.note
+    if meant.loss is None and meant.metric is not None:
+        return f"it is a metric, {meant.metric}: ask for it in metrics.names"
+    near = closest_losses(name)
+    return f"did you mean {' or '.join(near)}?" if near else f"{listed_by} lists them all"
 
 
-def closest(name: str, known: Mapping[str, Any] | tuple[str, ...], synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:
+def closest_losses(name: str) -> list[str]:
+    """Return up to three losses closest to a name that none has, first the one that other libraries call so."""
+    meant = meaning(name)
+    near = [meant.loss, *(ours for ours in REGISTRY if folded(ours) in meant.keys), *closest(name, REGISTRY)]
+    return list(dict.fromkeys(loss for loss in near if loss is not None))[:MOST_NEAR]
+
+
+def closest(name: str, known: Collection[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """Return up to three known names closest to an unknown one, a synonym's meaning first."""
-    folded = name.lower().replace("-", "_").removesuffix("_loss")
-    near = [synonyms[key] for key in (name.lower(), folded, _folded(name)) if key in synonyms]
-    near += difflib.get_close_matches(folded, list(known), n=3, cutoff=0.6)
-    return list(dict.fromkeys(n for n in near if n in known))[:3]
+    plain = name.lower().replace("-", "_").removesuffix("_loss")
+    near = [synonyms[key] for key in (name.lower(), plain) if key in synonyms]
+    near += difflib.get_close_matches(plain, list(known), n=MOST_NEAR, cutoff=0.6)
+    return list(dict.fromkeys(n for n in near if n in known))[:MOST_NEAR]

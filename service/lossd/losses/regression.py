@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-import lossd.losses.softmax as softmax
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.elementary import log1p_remainder
 from lossd.losses.registry import Refinement, Upstream, loss
-from lossd.losses.types import Finite, Fraction, NonNegative, NonNegativeTensor, Positive, Real, TensorType
+from lossd.losses.types import AboveMinusOne, Finite, Fraction, NonNegative, Positive, Real, TensorType
 
 
-@loss(task="regression", kind="rows")
+@loss(task="regression", kind="rows", elementwise=True)
 def mse(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""Mean squared error: the square of the difference.
 
@@ -42,7 +42,12 @@ def _mse(upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor,
     return error.square_()
 
 
-@loss(task="regression", kind="rows")
+@mse.hessian_form("exact", "fisher")
+def _mse_hessian(prediction: Tensor, target: Tensor) -> Tensor:
+    return prediction.new_full((), 2.0)
+
+
+@loss(task="regression", kind="rows", elementwise=True)
 def mae(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""Mean absolute error: the size of the difference.
 
@@ -71,7 +76,12 @@ def _mae(upstream: Upstream, gradient: Mapping[str, Tensor], prediction: Tensor,
     return error.abs_()
 
 
-@loss(task="regression", kind="rows")
+@mae.hessian_form("xgboost", "lightgbm")
+def _mae_in_boosters(prediction: Tensor, target: Tensor) -> Tensor:
+    return prediction.new_ones(())
+
+
+@loss(task="regression", kind="rows", elementwise=True)
 def huber(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, delta: Positive = 1.0
 ) -> Real[Tensor, "N *"]:
@@ -109,7 +119,12 @@ def _huber(
     return error.sub_(clamped, alpha=0.5).mul_(clamped)
 
 
-@loss(task="regression", kind="rows")
+@huber.hessian_form("lightgbm")
+def _huber_in_lightgbm(prediction: Tensor, target: Tensor, *, delta: float | Tensor) -> Tensor:
+    return prediction.new_ones(())
+
+
+@loss(task="regression", kind="rows", elementwise=True)
 def smooth_l1(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, beta: NonNegative = 1.0
 ) -> Real[Tensor, "N *"]:
@@ -141,7 +156,7 @@ def smooth_l1(
     return torch.where(size < width, inner, size - 0.5 * width)
 
 
-@loss(task="regression", kind="rows")
+@loss(task="regression", kind="rows", elementwise=True)
 def log_cosh(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> Real[Tensor, "N *"]:
     r"""The logarithm of the hyperbolic cosine: quadratic near zero, linear beyond, smooth throughout.
 
@@ -169,7 +184,14 @@ def log_cosh(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> 
     return torch.where(size < 1, near, size + torch.log1p(torch.exp(-2 * size)) - math.log(2))
 
 
-@loss(task="regression", kind="rows")
+@log_cosh.hessian
+def _log_cosh_hessian(prediction: Tensor, target: Tensor) -> Tensor:
+    # 1 - tanh² would be 0 from an error of 20 on, long before 1 / cosh² is.
+    rest = torch.exp(-2 * (prediction - target).abs())
+    return 4 * rest / (1 + rest).square()
+
+
+@loss(task="regression", kind="rows", elementwise=True)
 def asymmetric_mse(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, over_penalty: NonNegative = 2.0
 ) -> Real[Tensor, "N *"]:
@@ -195,7 +217,7 @@ def asymmetric_mse(
     return torch.where(error > 0, over_penalty * error * error, error * error)
 
 
-@loss(task="regression", kind="rows")
+@loss(task="regression", kind="rows", elementwise=True)
 def quantile(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, q: Fraction = 0.5
 ) -> Real[Tensor, "N *"]:
@@ -222,92 +244,188 @@ def quantile(
     return q * torch.relu(-error) + (1 - q) * torch.relu(error)
 
 
-NON_NEGATIVE = TensorType("nonnegative", ("float",), ("N", "*"))
+@quantile.hessian_form("xgboost", "lightgbm")
+def _quantile_in_boosters(prediction: Tensor, target: Tensor, *, q: float | Tensor) -> Tensor:
+    return prediction.new_ones(())
 
 
-def _poisson_inputs(parameters: Mapping[str, Any]) -> Refinement:
-    if parameters["log_input"]:
-        return Refinement()
-    return Refinement(inputs={"prediction": NON_NEGATIVE})
-
-
-@loss(task="regression", kind="rows", refine=_poisson_inputs)
-def poisson_nll(
-    prediction: Real[Tensor, "N *"],
-    target: NonNegativeTensor[Tensor, "N *"],
-    *,
-    log_input: bool = True,
-    full: bool = False,
-    eps: Positive = 1e-8,
+@loss(task="regression", kind="rows", elementwise=True)
+def expectile(
+    prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, q: Fraction = 0.5
 ) -> Real[Tensor, "N *"]:
-    r"""Negative log-likelihood of counts under a Poisson distribution.
+    r"""Squared error that is least where the prediction is the target's ``q``-expectile.
 
-    .. math:: \lambda - t\log\lambda \;(+ \log t!), \quad \lambda = e^{\text{prediction}} \text{ or prediction}
+    .. math:: (1-q)\,e^2 \;(e>0),\quad q\,e^2 \;(e\le 0), \quad e = \text{prediction} - \text{target}
 
     Args:
-        prediction: The logarithm of the rate; the rate itself, >= 0, where ``log_input`` is false.
-        target: Counts t >= 0, same shape.
-        log_input: Whether predictions are logarithms.
-        full: Whether Stirling's approximation of log t! is added where t > 1.
-        eps: Added to the rate inside the logarithm; of no effect where ``log_input`` is true.
-
-    Returns:
-        One value per element, unreduced.
-
-    Gradient:
-        With respect to ``prediction``: exp(prediction) − t, or 1 − t/(prediction + eps).
-
-    References:
-        torch.nn.functional.poisson_nll_loss.
-    """
-    # In float64: the terms are as large as the counts, and mostly cancel.
-    prediction, target = prediction.double(), target.double()
-    if log_input:
-        value = torch.exp(prediction) - softmax.expected(target, prediction)
-    else:
-        value = prediction - target * torch.log(prediction + eps)
-    if not full:
-        return value
-    many = target.clamp(min=1)
-    stirling = many * torch.log(many) - many + 0.5 * torch.log(2 * math.pi * many)
-    return value + torch.where(target > 1, stirling, torch.zeros_like(stirling))
-
-
-@loss(task="regression", kind="rows", differentiable=("prediction", "variance"))
-def gaussian_nll(
-    prediction: Real[Tensor, "N *"],
-    target: Finite[Tensor, "N *"],
-    variance: Annotated[Tensor, NON_NEGATIVE],
-    *,
-    full: bool = False,
-    eps: Positive = 1e-6,
-) -> Real[Tensor, "N *"]:
-    r"""Negative log-likelihood under a normal distribution whose variance is predicted as well.
-
-    .. math::
-        \tfrac12\left(\log v + \frac{e^2}{v}\right) \;(+ \tfrac12\log 2\pi), \quad v = \max(\text{variance}, \epsilon)
-
-    Args:
-        prediction: The mean, any real.
+        prediction: Predictions, any real.
         target: Same shape; never broadcast.
-        variance: The variance, >= 0, same shape.
-        full: Whether the constant is added.
-        eps: Least variance; below it the gradient is that at ``eps``, as in torch.
+        q: The level of the expectile, in [0, 1]; 0.5 is half of mse.
 
     Returns:
-        One value per element, unreduced.
+        One value per element, >= 0, unreduced.
 
     Gradient:
-        With respect to ``prediction`` and ``variance``.
+        With respect to ``prediction``: 2(1−q)e above the target, 2qe below; continuous.
 
     References:
-        D. A. Nix and A. S. Weigend, Estimating the Mean and Variance of the Target Probability Distribution, 1994,
-            doi:10.1109/ICNN.1994.374138.
-        torch.nn.functional.gaussian_nll_loss.
+        W. K. Newey and J. L. Powell, Asymmetric Least Squares Estimation and Testing, 1987, doi:10.2307/1911031.
+        XGBoost's reg:expectileerror is its half.
     """
-    # In float64, as poisson_nll.
-    error, bounded = prediction.double() - target.double(), variance.double().clone()
-    with torch.no_grad():  # a variance that fell to 0 must still be pulled up again
-        bounded.clamp_(min=eps)
-    value = 0.5 * (torch.log(bounded) + error * error / bounded)
-    return value + 0.5 * math.log(2 * math.pi) if full else value
+    error = prediction - target
+    return torch.where(error > 0, (1 - q) * error * error, q * error * error)
+
+
+@expectile.hessian_form("exact", "xgboost")
+def _expectile_hessian(prediction: Tensor, target: Tensor, *, q: float | Tensor) -> Tensor:
+    over = (prediction >= target).to(prediction.dtype)
+    return 2 * (over * (1 - q) + (1 - over) * q)
+
+
+@loss(task="regression", kind="rows", elementwise=True)
+def pseudo_huber(
+    prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, delta: Positive = 1.0
+) -> Real[Tensor, "N *"]:
+    r"""Quadratic near zero, linear far from it, smooth throughout.
+
+    .. math:: \delta^2\left(\sqrt{1 + (e/\delta)^2} - 1\right), \quad e = \text{prediction} - \text{target}
+
+    Args:
+        prediction: Predictions, any real.
+        target: Same shape; never broadcast.
+        delta: The error at which the loss changes from quadratic to linear, in units of the target. It is also the
+            slope far from zero.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: e over √(1 + (e/delta)²), within (-delta, delta).
+
+    References:
+        R. Hartley and A. Zisserman, Multiple View Geometry in Computer Vision, 2004, appendix 6.8.
+        XGBoost's reg:pseudohubererror with huber_slope, optax.pseudo_huber_loss.
+    """
+    error = prediction - target
+    # The formula's difference cancels for small errors; its square overflows for large ones.
+    return error * (error / (1 + _hypotenuse(error / delta)))
+
+
+@pseudo_huber.hessian_form("exact", "xgboost")
+def _pseudo_huber_hessian(prediction: Tensor, target: Tensor, *, delta: float | Tensor) -> Tensor:
+    inverse = 1 / _hypotenuse((prediction - target) / delta)
+    return inverse * inverse * inverse
+
+
+def _hypotenuse(x: Tensor) -> Tensor:
+    """Return √(1 + x²), finite for every finite x."""
+    unit = x.detach().abs().clamp(min=1)
+    share = x / unit
+    return unit * torch.sqrt((1 / unit).square() + share * share)
+
+
+@loss(task="regression", kind="rows", elementwise=True, byte_ns=16)
+def fair(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, c: Positive = 1.0) -> Real[Tensor, "N *"]:
+    r"""Quadratic near zero; its slope approaches ``c`` slowly.
+
+    .. math:: c^2\left(\frac{|e|}{c} - \log\left(1 + \frac{|e|}{c}\right)\right),
+        \quad e = \text{prediction} - \text{target}
+
+    Args:
+        prediction: Predictions, any real.
+        target: Same shape; never broadcast.
+        c: The error at which the slope is half of its limit, in units of the target.
+
+    Returns:
+        One value per element, >= 0, unreduced.
+
+    Gradient:
+        With respect to ``prediction``: e over 1 + abs(e)/c, within (-c, c).
+
+    References:
+        R. C. Fair, On the Robust Estimation of Econometric Models, Annals of Economic and Social Measurement 3, 1974.
+        LightGBM's objective fair with fair_c.
+    """
+    error = prediction - target
+    size = error.abs()
+    share = size / c
+    near = share < 1
+    of_near = error * error * log1p_remainder(torch.where(near, share, 0))
+    of_far = c * (size - c * torch.log1p(torch.where(near, 1, share)))
+    return torch.where(near, of_near, of_far)
+
+
+@fair.hessian_form("exact", "lightgbm")
+def _fair_hessian(prediction: Tensor, target: Tensor, *, c: float | Tensor) -> Tensor:
+    return (1 + (prediction - target).abs() / c).square().reciprocal()
+
+
+@loss(task="regression", kind="rows", elementwise=True)
+def squared_log(prediction: AboveMinusOne[Tensor, "N *"], target: AboveMinusOne[Tensor, "N *"]) -> Real[Tensor, "N *"]:
+    r"""Half the squared difference of the logarithms: for targets of several orders of magnitude.
+
+    .. math:: \tfrac12 \left(\log(1+p) - \log(1+t)\right)^2
+
+    Args:
+        prediction: Predictions p > -1.
+        target: Same shape, t > -1; never broadcast.
+
+    Returns:
+        One value per element, >= 0, unreduced. The root of twice the mean is the metric rmsle.
+
+    Gradient:
+        With respect to ``prediction``: (log(1+p) − log(1+t)) / (1+p). The second derivative is negative where
+        log(1+p) exceeds log(1+t) by more than 1.
+
+    References:
+        XGBoost's reg:squaredlogerror, which takes predictions below -1 + 1e-6 as that.
+        sklearn.metrics.mean_squared_log_error is the mean of its double.
+    """
+    # In float64: two logarithms of nearly equal numbers mostly cancel.
+    difference = torch.log1p(prediction.double()) - torch.log1p(target.double())
+    return 0.5 * difference * difference
+
+
+@squared_log.hessian_form("xgboost")
+def _squared_log_in_xgboost(prediction: Tensor, target: Tensor) -> Tensor:
+    exact = (1 - torch.log1p(prediction) + torch.log1p(target)) / (1 + prediction).square()
+    return exact.clamp(min=1e-6)
+
+
+NON_ZERO = TensorType("nonzero", ("float", "integer"), ("N", "*"))
+
+
+def _relative_inputs(parameters: Mapping[str, Any]) -> Refinement:
+    return Refinement(inputs={"target": NON_ZERO}) if parameters["eps"] is None else Refinement()
+
+
+@loss(task="regression", kind="rows", refine=_relative_inputs, elementwise=True)
+def mape(
+    prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, eps: Positive | None = None
+) -> Real[Tensor, "N *"]:
+    r"""The size of the difference, relative to the target's.
+
+    .. math:: \frac{|e|}{\max(|t|, \epsilon)}, \quad e = \text{prediction} - \text{target}
+
+    Args:
+        prediction: Predictions, any real.
+        target: Targets t, same shape; other than 0 where ``eps`` is null.
+        eps: The least size of a target that is divided by; smaller ones count as that. Null refuses a target of 0.
+
+    Returns:
+        One value per element, >= 0, unreduced: a fraction, not a percentage.
+
+    Gradient:
+        With respect to ``prediction``: the sign of e over the divisor, 0 at 0.
+
+    References:
+        sklearn.metrics.mean_absolute_percentage_error, whose eps is 2.2e-16.
+        LightGBM's objective mape and CatBoost's MAPE divide by at least 1.
+    """
+    size = target.abs()
+    return (prediction - target).abs() / (size if eps is None else size.clamp(min=eps))
+
+
+@mape.hessian_form("lightgbm")
+def _mape_in_lightgbm(prediction: Tensor, target: Tensor, *, eps: float | None) -> Tensor:
+    return prediction.new_ones(())

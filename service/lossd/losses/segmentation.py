@@ -13,10 +13,13 @@ import lossd.losses.regions as regions
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import power
 from lossd.losses.registry import Refinement, Unreduced, loss
-from lossd.losses.types import ClassIndex, Domain, Logits, NonNegative, PerClass, Real, TensorType
+from lossd.losses.types import ClassIndex, Distribution, Domain, Kept, Logits, NonNegative, PerClass, Real, TensorType
 
 Mode = Literal["multiclass", "multilabel", "binary"]
 Absent = Literal["keep", "ignore"]
+
+SHARES = TensorType("probability", ("float", "integer"), ("N", "C", "*"))
+"""The type of class probabilities, which targets may be instead of class indices."""
 
 
 def _refine(parameters: Mapping[str, Any]) -> Refinement:
@@ -37,7 +40,12 @@ def _refine(parameters: Mapping[str, Any]) -> Refinement:
         else TensorType("mask", ("float", "integer"), axes)
     )
     return Refinement(
-        inputs={"prediction": TensorType(score, ("float",), axes), "target": target},
+        inputs={
+            "prediction": TensorType(score, ("float",), axes),
+            "target": target,
+            "mask": TensorType("kept", ("integer",), target.pattern),
+        },
+        further={"target": SHARES} if mode == "multiclass" else {},
         returns=TensorType("real", ("float",), ("N", regions) if per_image else (regions,)),
         task="segmentation" if mode == "multiclass" else mode,
     )
@@ -46,7 +54,9 @@ def _refine(parameters: Mapping[str, Any]) -> Refinement:
 @loss(task="segmentation", kind="stack", refine=_refine)
 def dice(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     mode: Mode = "multiclass",
     from_logits: bool = True,
@@ -63,7 +73,12 @@ def dice(
 
     Args:
         prediction: Logits, or probabilities p where ``from_logits`` is false: (N, C, *), or (N, *) where binary.
-        target: Class indices for "multiclass"; else t in [0, 1], in the shape of the prediction.
+        target: Class indices for "multiclass", or class probabilities t in the shape of the prediction; else t in
+            [0, 1], in the shape of the prediction. Where class probabilities do not sum to 1, as those of several
+            classes at once, ``not_a_distribution`` is warned.
+        mask: Which positions count in the sums, in the shape of the target, without an axis of classes if there is one
+            of each position.
+        element_weight: The factor of each position in the sums, in the shape of a mask.
         mode: "multiclass" (softmax, one class per position), "multilabel" (a sigmoid each) or "binary" (no class axis).
         from_logits: Whether predictions are logits.
         smooth: The s added to numerator and denominator; 0/0 counts as a perfect region.
@@ -71,7 +86,7 @@ def dice(
         include_background: Whether class 0 is one of the regions.
         class_weight: Weight of each of the C classes in the mean, which is divided by their sum; null for one each.
         ignore_index: Positions with this target count in no sum, and a region without others not in the mean; any
-            integer, null for none.
+            integer, null for none. It has no meaning for class probabilities.
         absent: A region without a target element: "keep" it in the mean, or "ignore" it.
 
     Returns:
@@ -84,7 +99,9 @@ def dice(
     References:
         F. Milletari et al., V-Net, 2016, arXiv:1606.04797.
     """
-    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(
+        prediction, target, mode, from_logits, per_image, include_background, ignore_index, mask, element_weight
+    )
     score = regions.ratio(2 * region.overlap + smooth, region.prediction + region.target + smooth)
     return regions.weighted(1 - score, region, smooth, class_weight, include_background, absent)
 
@@ -92,7 +109,9 @@ def dice(
 @loss(task="segmentation", kind="stack", refine=_refine, like=dice)
 def jaccard(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     mode: Mode = "multiclass",
     from_logits: bool = True,
@@ -119,7 +138,9 @@ def jaccard(
     References:
         M. A. Rahman and Y. Wang, Optimizing Intersection-Over-Union in Deep Neural Networks, 2016.
     """
-    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(
+        prediction, target, mode, from_logits, per_image, include_background, ignore_index, mask, element_weight
+    )
     score = regions.ratio(region.overlap + smooth, region.prediction + region.target - region.overlap + smooth)
     return regions.weighted(1 - score, region, smooth, class_weight, include_background, absent)
 
@@ -127,7 +148,9 @@ def jaccard(
 @loss(task="segmentation", kind="stack", refine=_refine, like=dice)
 def tversky(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     alpha: NonNegative = 0.5,
     beta: NonNegative = 0.5,
@@ -160,7 +183,9 @@ def tversky(
     References:
         S. S. M. Salehi et al., Tversky Loss Function for Image Segmentation, 2017, arXiv:1706.05721.
     """
-    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(
+        prediction, target, mode, from_logits, per_image, include_background, ignore_index, mask, element_weight
+    )
     value = 1 - _tversky_index(region, alpha, beta, smooth)
     return regions.weighted(value, region, smooth, class_weight, include_background, absent)
 
@@ -168,7 +193,9 @@ def tversky(
 @loss(task="segmentation", kind="stack", refine=_refine, like=tversky)
 def focal_tversky(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     gamma: NonNegative = 0.75,
     alpha: NonNegative = 0.5,
@@ -201,7 +228,9 @@ def focal_tversky(
     References:
         N. Abraham and N. M. Khan, A Novel Focal Tversky Loss Function, 2018, arXiv:1810.07842 (its γ is 1/``gamma``).
     """
-    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(
+        prediction, target, mode, from_logits, per_image, include_background, ignore_index, mask, element_weight
+    )
     rest = 1 - _tversky_index(region, alpha, beta, smooth)
     perfect = rest <= 0
     value = torch.where(perfect, torch.zeros_like(rest), torch.exp(gamma * torch.log(rest.masked_fill(perfect, 1))))
@@ -226,7 +255,9 @@ def _refine_together(parameters: Mapping[str, Any]) -> Refinement:
 @loss(task="segmentation", kind="stack", refine=_refine_together, like=dice)
 def generalized_dice(
     prediction: Logits[Tensor, "N C *"],
-    target: ClassIndex[Tensor, "N *"],
+    target: ClassIndex[Tensor, "N *"] | Distribution[Tensor, "N C *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     region_weight: Literal["square", "simple", "uniform"] = "square",
     mode: Mode = "multiclass",
@@ -261,7 +292,9 @@ def generalized_dice(
         C. H. Sudre et al., Generalised Dice Overlap, 2017, arXiv:1707.03237.
         monai.losses.GeneralizedDiceLoss.
     """
-    region = regions.sums(prediction, target, mode, from_logits, per_image, include_background, ignore_index)
+    region = regions.sums(
+        prediction, target, mode, from_logits, per_image, include_background, ignore_index, mask, element_weight
+    )
     empty = region.target == 0
     # In units of the smallest region's weight, the largest there is: that of a region of 1e-160 is infinite itself.
     smallest = region.target.masked_fill(empty, torch.inf).amin(-1, keepdim=True)
@@ -276,7 +309,7 @@ def generalized_dice(
     total = (weight * (region.prediction + region.target)).sum(-1)
     value = 1 - regions.ratio(2 * overlap + scaled, total + scaled)
     counts = (region.counted if absent == "keep" else ~empty).any(-1).to(value.dtype)
-    return Unreduced((value * counts).reshape(-1), counts.reshape(-1))
+    return Unreduced((value * counts).reshape(-1), counts.reshape(-1), flags=region.flags)
 
 
 def _refine_lovasz(parameters: Mapping[str, Any]) -> Refinement:
@@ -284,7 +317,7 @@ def _refine_lovasz(parameters: Mapping[str, Any]) -> Refinement:
         raise ValueError("the Lovász hinge takes logits; from_logits must be true where mode is binary")
     refined = _refine({**parameters, "include_background": True, "class_weight": None})
     if parameters["mode"] == "multiclass":
-        return refined
+        return replace(refined, further={})
     sure = replace(refined.inputs["target"], domain="indicator")
     return replace(refined, inputs={**refined.inputs, "target": sure})
 
@@ -293,6 +326,8 @@ def _refine_lovasz(parameters: Mapping[str, Any]) -> Refinement:
 def lovasz(
     prediction: Logits[Tensor, "N C *"],
     target: ClassIndex[Tensor, "N *"],
+    mask: Kept[Tensor, "N *"] | None = None,
+    element_weight: Tensor | None = None,
     *,
     mode: Literal["multiclass", "binary"] = "multiclass",
     from_logits: bool = True,
@@ -322,7 +357,7 @@ def lovasz(
         J. Yu and M. Blaschko, Learning Submodular Losses with the Lovász Hinge, 2015, arXiv:1512.07797.
     """
     hinge = mode == "binary"
-    scores, target, ignored = regions.masked(prediction, target, mode, from_logits and not hinge, ignore_index)
+    scores, target, ignored = regions.masked(prediction, target, mode, from_logits and not hinge, ignore_index, mask)
     if hinge:
         present, errors = target, 1 - scores * (2 * target - 1)
     else:
@@ -332,22 +367,33 @@ def lovasz(
     counted = torch.ones_like(target, dtype=torch.bool) if ignored is None else ~ignored
     # What is ignored comes last, where it changes no other's share, and has no error of its own.
     present, errors = present * counted, errors.masked_fill(~counted, -torch.inf)
+    share = counted if element_weight is None else element_weight.reshape(counted.shape)
+    share = share.double().expand(errors.shape)
     if not per_image:
-        present, errors, counted = (t.transpose(0, 1).flatten(1).unsqueeze(0) for t in (present, errors, counted))
+        tensors = (present, errors, counted, share)
+        present, errors, counted, share = (t.transpose(0, 1).flatten(1).unsqueeze(0) for t in tensors)
     errors, order = torch.sort(errors, dim=-1, descending=True)
-    value = (torch.relu(errors) * _jaccard_steps(present.gather(-1, order))).sum(-1).double()
+    steps = _jaccard_steps(present.gather(-1, order), share.gather(-1, order))
+    value = (torch.relu(errors) * steps).sum(-1).double()
     weight = (counted if hinge else present > 0).any(-1).double()
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=1) if per_image else weight
     value, weight = value * weight, weight.expand_as(value)
     return Unreduced(value, weight) if per_image else Unreduced(value[0], weight[0])
 
 
-def _jaccard_steps(present: Tensor) -> Tensor:
-    """What each element adds to the Jaccard loss as it joins the set of errors, in order; (..., P)."""
+def _jaccard_steps(present: Tensor, weight: Tensor) -> Tensor:
+    """What each element adds to the Jaccard loss as it joins the set of errors, in order; (..., P).
+
+    Args:
+        present: Whether the element is of the region, 0 or 1.
+        weight: How much each counts, float64; 0 where it does not.
+    """
     # Neighbouring values differ in the last digits of float32 where there are many elements.
-    hits = present.double()
+    hits = present.double() * weight
     total = hits.sum(-1, keepdim=True)
     missed = hits.cumsum(-1)
-    spurious = (1 - hits).cumsum(-1)
-    jaccard = 1 - (total - missed) / (total + spurious)
+    spurious = (weight - hits).cumsum(-1)
+    union = total + spurious
+    jaccard = 1 - (total - missed) / union.masked_fill(union == 0, 1)
+    jaccard = jaccard.masked_fill(union == 0, 0)
     return torch.diff(jaccard, dim=-1, prepend=torch.zeros_like(total)).to(present.dtype)

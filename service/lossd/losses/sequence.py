@@ -27,7 +27,7 @@ def _cost(_: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
     return Cost(CELL_BYTES * cells, CELL_NS * cells)
 
 
-@loss(task="sequences", kind="alone", cost=_cost, byte_ns=12)
+@loss(task="sequences", kind="alone", cost=_cost, byte_ns=12, twice=False)
 def ctc(
     prediction: LogProbability[Tensor, "T N C"],
     target: Integer[Tensor, "N S"],

@@ -12,7 +12,7 @@ from typing import Any
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 
-__all__ = ["distributed", "expected", "settled", "surprise", "sweep", "target_kernel", "target_nll"]
+__all__ = ["distributed", "expected", "settled", "surprise", "sweep", "target_kernel", "target_nll", "variances"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: 2 MiB of float32 with their gradient, about the size of a core's own cache."""
@@ -91,6 +91,25 @@ def surprise(scores: Tensor, axis: int) -> Tensor:
     others = (scores - highest).exp().masked_fill(is_best, 0).sum(axis, keepdim=True)
     # Masked, so that the best class's gradient does not lose its digits in 1 - 1.
     return (highest - scores).masked_fill(is_best, 0) + others.log1p()
+
+
+def variances(prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability p of each class, and p(1 − p): (N, C, *) each.
+
+    1 − p is the sum of the others' probabilities, because the difference from 1 loses the digits of a nearly certain
+    class.
+
+    Args:
+        prediction: Class scores (N, C, *); -inf is a class that cannot be.
+    """
+    scores = settled(prediction, 1)
+    highest, best = scores.max(1, keepdim=True)
+    exponential = (scores - highest).exp()
+    others = row_total(exponential.scatter(1, best, 0), keepdim=True)
+    total = others + 1
+    rest = (total - exponential).scatter(1, best, others)
+    p = exponential / total
+    return p, p * rest / total
 
 
 def target_nll(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

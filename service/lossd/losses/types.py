@@ -17,6 +17,7 @@ from lossd_client.wire import DTYPES
 
 __all__ = [
     "FIRST_FAULT",
+    "AboveMinusOne",
     "Boxes",
     "ClassIndex",
     "ClassSet",
@@ -27,9 +28,11 @@ __all__ = [
     "Fraction",
     "Indicator",
     "Integer",
+    "Kept",
     "LogProbability",
     "Logits",
     "Mask",
+    "NegativeTensor",
     "NonNegative",
     "NonNegativeTensor",
     "Number",
@@ -37,6 +40,8 @@ __all__ = [
     "PerClass",
     "PerLabel",
     "Positive",
+    "PositivePerClass",
+    "PositiveTensor",
     "Probability",
     "Real",
     "Sign",
@@ -54,10 +59,17 @@ Domain = Literal[
     "class_set",
     "integer",
     "nonnegative",
+    "positive",
+    "nonzero",
+    "above_minus_one",
+    "negative",
     "indicator",
     "sign",
     "box",
     "term",
+    "kept",
+    "length",
+    "weight",
 ]
 Kind = Literal["float", "integer"]
 
@@ -69,10 +81,12 @@ class TensorType:
     Attributes:
         domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
             infinite, ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and
-            at least 0, ``class`` an index into axis C or the ignore index, ``class_set`` such an index or -1,
-            ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1, ``box`` finite and not inverted in the parameter
-            ``format``; ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and
-            ``integer`` may be anything.
+            at least 0, ``positive`` finite and more than 0, ``negative`` finite and less than 0, ``nonzero`` finite and
+            other than 0, ``above_minus_one`` finite and more than -1, ``class`` an index into axis C or the ignore
+            index, ``class_set`` such an index or -1, ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1,
+            ``box`` finite and not inverted in the parameter ``format``; ``kept`` 0 or 1, ``length`` from 0 to the
+            length of the mask's axis 1, ``weight`` finite and at least 0; ``term`` is checked by a composed loss's
+            terms; ``real``, ``logits``, ``log_probability`` and ``integer`` may be anything.
         kinds: The kinds of dtype it is made for. Where floats are accepted, integers are too.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for further axes, which are equal wherever ``*``
             occurs; ``...`` are any axes. Only S, the labels of a sequence, may be empty.
@@ -105,6 +119,7 @@ class _Family:
 
 
 if TYPE_CHECKING:  # type checkers see the Annotated types that these build
+    from typing import Annotated as AboveMinusOne
     from typing import Annotated as Boxes
     from typing import Annotated as ClassIndex
     from typing import Annotated as ClassSet
@@ -112,10 +127,13 @@ if TYPE_CHECKING:  # type checkers see the Annotated types that these build
     from typing import Annotated as Finite
     from typing import Annotated as Indicator
     from typing import Annotated as Integer
+    from typing import Annotated as Kept
     from typing import Annotated as LogProbability
     from typing import Annotated as Logits
     from typing import Annotated as Mask
+    from typing import Annotated as NegativeTensor
     from typing import Annotated as NonNegativeTensor
+    from typing import Annotated as PositiveTensor
     from typing import Annotated as Probability
     from typing import Annotated as Real
     from typing import Annotated as Sign
@@ -128,9 +146,13 @@ else:
     Mask = _Family("mask", "float", "integer")
     LogProbability = _Family("log_probability", "float")
     NonNegativeTensor = _Family("nonnegative", "float", "integer")
+    PositiveTensor = _Family("positive", "float", "integer")
+    AboveMinusOne = _Family("above_minus_one", "float", "integer")
+    NegativeTensor = _Family("negative", "float")
     ClassIndex = _Family("class", "integer")
     ClassSet = _Family("class_set", "integer")
     Integer = _Family("integer", "integer")
+    Kept = _Family("kept", "integer")
     Indicator = _Family("indicator", "float", "integer")
     Sign = _Family("sign", "float", "integer")
     Boxes = _Family("box", "float")
@@ -160,4 +182,5 @@ FIRST_FAULT = _FirstFault()
 """Marks a list that is checked up to its first fault only: a short request may hold half a million faults."""
 
 PerClass = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("C")]
+PositivePerClass = Annotated[list[Positive], FIRST_FAULT, PerAxis("C")]
 PerLabel = Annotated[list[NonNegative], FIRST_FAULT, PerAxis("L")]

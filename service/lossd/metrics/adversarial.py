@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input
 from lossd.metrics.activation import least_score
 from lossd.metrics.binary import Binary
+from lossd.metrics.combinations import Combinations
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
-from lossd.metrics.registry import Task, View, metric, task
+from lossd.metrics.registry import Array, Task, View, metric, task
 from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, floats, given
 
 __all__ = ["Adversarial", "Generated", "LeastSquares", "LeastSquaresGenerated"]
@@ -48,6 +51,7 @@ class Adversarial(Binary):
         return view._replace(
             tensors={"prediction": torch.cat(parts), "target": torch.cat(target)},
             segments=Segments(rows, view.segments.device),
+            combinations=None if view.combinations is None else _of_both(view.combinations, view.segments, fakes),
             activation=self.activation,
             sample_weight=None,
             ignore_index=None,
@@ -66,6 +70,15 @@ class Adversarial(Binary):
             given("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
             given("fake", "Its scores of generated samples, as many.", scores, no_labels=cls.no_labels),
         )
+
+
+def _of_both(combinations: Combinations, segments: Segments, fakes: Sequence[int]) -> Combinations:
+    """Return the combinations of each request's real samples and then of its fakes, which are paired with rows."""
+    parts: list[Array] = []
+    for first, rows, count in zip(segments.starts, segments.rows, fakes, strict=True):
+        of_rows = combinations.index[first : first + rows]
+        parts += of_rows, np.resize(of_rows, count)
+    return Combinations(np.concatenate(parts), combinations.count)
 
 
 @task("lsgan")
@@ -133,7 +146,7 @@ class LeastSquaresGenerated(Generated):
         """Every threshold is a score."""
 
 
-@metric("gan_generator", "lsgan_generator", default=True, reads=("taken",))
+@metric("gan_generator", "lsgan_generator", default=True, reads=("taken",), interval="unit")
 def fooled(task: Generated) -> Sequence[Any]:
     """The fraction of generated samples that the discriminator takes for real."""
     return task.quotients("fooled", *task.taken)

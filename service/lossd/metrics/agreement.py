@@ -18,7 +18,7 @@ from lossd.metrics.registry import Array, Floats, metric
 __all__: list[str] = []
 
 
-@metric(*ONE_CLASS, *LABELS, better="higher")
+@metric(*ONE_CLASS, *LABELS, better="higher", interval="signed", cases="rarer")
 def mcc(counts: Counts) -> Sequence[Any]:
     """Matthews' correlation coefficient, in [-1, 1]; undefined where prediction or target is constant.
 
@@ -27,7 +27,7 @@ def mcc(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "mcc", _matthews)
 
 
-@metric(*CLASSES, name="mcc", better="higher")
+@metric(*CLASSES, name="mcc", better="higher", interval="signed")
 def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     """Matthews' correlation coefficient R_K, a plain number; undefined where prediction or target is constant.
 
@@ -44,7 +44,7 @@ def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     return counts.numbers("mcc", (covariance / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
 
-@metric(*ONE_CLASS, *LABELS, better="higher")
+@metric(*ONE_CLASS, *LABELS, better="higher", interval="signed", cases="rarer")
 def cohen_kappa(counts: Counts) -> Sequence[Any]:
     """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
 
@@ -53,7 +53,7 @@ def cohen_kappa(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "cohen_kappa", _cohen)
 
 
-@metric(*CLASSES, name="cohen_kappa", options=("weights",), reads=("disagreement",), better="higher")
+@metric(*CLASSES, name="cohen_kappa", options=("weights",), reads=("disagreement",), better="higher", interval="signed")
 def cohen_kappa_of_classes(counts: Classes) -> Sequence[Any]:
     """Cohen's kappa, agreement beyond chance: 1 is perfect, 0 is chance.
 

@@ -66,17 +66,20 @@ class Autoencoder(Task):
     def latent_means(self) -> Products:
         """The mean of each sample's posterior, by unit of the latent."""
         mean = self.view.tensors["mean"].double().numpy(force=True)
-        return products(self.entries, mean, tuple((unit, unit) for unit in range(mean.shape[1])))
+        return products(self.entries, *mean.T[..., None], pairs=tuple((unit, unit) for unit in range(mean.shape[1])))
 
     @cached_property
     def variance(self) -> Floats:
         """How much the mean of each unit varies between samples, (B, D)."""
         if self.latent_means is not None:
-            return np.array([[self.latent_means.variance(unit) for unit in range(self.latent_means.columns)]])
+            return self.latent_means.variances()
         mean = self.view.tensors["mean"].double()
         samples = np.where(self.samples > 0, self.samples, 1)[:, None]
+        kept = None if self.view.ignored is None else ~self.view.ignored
+        mean = mean if kept is None else mean * kept
         centre = torch.from_numpy(self.entries.sums(mean) / samples).to(mean.device)
-        return self.entries.sums((mean - centre[self.view.segments.index]).square()) / samples
+        squares = (mean - centre[self.view.segments.index]).square()
+        return self.entries.sums(squares if kept is None else squares * kept) / samples
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -90,13 +93,13 @@ class Autoencoder(Task):
         )
 
 
-@metric("vae", default=True, reads=("error",), better="lower")
+@metric("vae", default=True, reads=("error",), better="lower", interval="positive")
 def reconstruction(task: Autoencoder) -> Sequence[Any]:
     """The reconstruction term: binary cross-entropy or squared error, summed over a sample, the mean over samples."""
     return task.quotients("reconstruction", *task.error)
 
 
-@metric("vae", default=True, reads=("divergence",), better="lower")
+@metric("vae", default=True, reads=("divergence",), better="lower", interval="positive")
 def kl(task: Autoencoder) -> Sequence[Any]:
     """The divergence of the posterior from the standard normal, summed over the latent, the mean over samples.
 
@@ -105,7 +108,7 @@ def kl(task: Autoencoder) -> Sequence[Any]:
     return task.quotients("kl", *task.divergence)
 
 
-@metric("vae", default=True, reads=("latent_means", "samples"))
+@metric("vae", default=True, reads=("latent_means", "samples"), interval=None)
 def active_units(task: Autoencoder) -> Sequence[Any]:
     """How many units of the latent are in use: their mean varies by more than 0.01 (its variance) between samples.
 

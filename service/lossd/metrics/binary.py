@@ -13,6 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.activation import least_scores, threshold_between
 from lossd.metrics.calibration import ProbableDecisions
 from lossd.metrics.decisions import Decision, decisions
+from lossd.metrics.label_ranking import LabelSetsRanked
 from lossd.metrics.parts import Extreme, RowMean
 from lossd.metrics.registry import Array, Floats, View, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
@@ -22,7 +23,12 @@ from lossd_client.wire.quoting import digits
 __all__ = ["Binary", "LabelSets", "Multilabel"]
 
 # The metrics that are the same of probabilities and of the logits of these.
-ORDERED = frozenset(("auroc", "average_precision", "support"))
+ORDERED = frozenset(
+    (
+        *("auroc", "average_precision", "support", "ks", "eer", "gain@top", "lift@top"),
+        *("lrap", "coverage_error", "ranking_loss", "precision@k", "ndcg@k"),
+    )
+)
 
 
 @task("binary")
@@ -73,7 +79,10 @@ class Binary(ProbableDecisions):
     @Extreme
     def score_range(self) -> tuple[Tensor, Tensor]:
         """Minus the lowest score, and the highest."""
-        low, high = self.scores.flatten(1).aminmax(dim=1)
+        scores = self.scores.flatten(1)
+        if (masked := self.view.ignored) is not None:
+            return -scores.masked_fill(masked, torch.inf).amin(1), scores.masked_fill(masked, -torch.inf).amax(1)
+        low, high = scores.aminmax(dim=1)
         return -low, high
 
     @cached_property
@@ -109,7 +118,7 @@ class Binary(ProbableDecisions):
 
 
 @task("multilabel")
-class Multilabel(Binary):
+class Multilabel(Binary, LabelSetsRanked):
     """Decisions on several labels, the second axis; a tensor without that axis has one label.
 
     Thresholds are those of the task binary; a list has one for each label.
@@ -153,20 +162,20 @@ class LabelSets(Multilabel):
         return prediction(options, "N C"), target, SAMPLE_WEIGHT
 
 
-@metric("binary", byte_ns=24, reads=("row_iou",), better="higher")
+@metric("binary", byte_ns=24, reads=("row_iou",), better="higher", interval="unit")
 def per_image_iou(task: Binary) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images that hold or are predicted to hold a positive."""
     return _per_image(task, "per_image_iou", *task.row_iou)
 
 
-@metric("binary", byte_ns=24, reads=("row_dice",), better="higher")
+@metric("binary", byte_ns=24, reads=("row_dice",), better="higher", interval="unit")
 def per_image_dice(task: Binary) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
     return _per_image(task, "per_image_dice", *task.row_dice)
 
 
 def _per_image(task: Binary, name: str, means: Floats, found: Array) -> list[Any]:
-    return task.numbers(name, means[:, 0], ~found[:, 0], of=(1,))
+    return task.numbers(name, means[:, 0], ~found[:, 0], classes=(1,))
 
 
 def overlap(tp: Array, fp: Array, fn: Array, *, factor: int, intersections: int) -> tuple[Floats, Array]:

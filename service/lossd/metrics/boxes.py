@@ -105,31 +105,31 @@ class Boxes(Task):
         )
 
 
-@metric("boxes", default=True, reads=("overlap",), better="higher")
+@metric("boxes", default=True, reads=("overlap",), better="higher", interval="unit")
 def mean_iou(task: Boxes) -> Sequence[Any]:
     """The mean intersection over union of the pairs. Two identical boxes without area have 1."""
     return task.quotients("mean_iou", *task.overlap)
 
 
-@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher", interval="unit")
 def precision(task: Boxes) -> Sequence[Any]:
     """The fraction of predictions whose IoU with their target is at least ``iou_threshold``."""
     return task.quotients("precision", *task.hits)
 
 
-@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher", interval="unit")
 def recall(task: Boxes) -> Sequence[Any]:
     """The fraction of targets whose IoU with their prediction is at least ``iou_threshold``; as precision."""
     return task.quotients("recall", *task.hits)
 
 
-@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher")
+@metric("boxes", default=True, options=("iou_threshold",), reads=("hits",), better="higher", interval="unit")
 def f1(task: Boxes) -> Sequence[Any]:
     """The harmonic mean of precision and recall at ``iou_threshold``, which are the same for pairs."""
     return task.quotients("f1", *task.hits)
 
 
-@metric("boxes", reads=("generalized",), better="higher")
+@metric("boxes", reads=("generalized",), better="higher", interval="signed")
 def giou(task: Boxes) -> Sequence[Any]:
     """The mean generalized IoU of the pairs, in [-1, 1]: less what their enclosing box holds of neither.
 
@@ -139,7 +139,7 @@ def giou(task: Boxes) -> Sequence[Any]:
     return task.quotients("giou", *task.generalized)
 
 
-@metric("boxes", reads=("hits_by_threshold",))
+@metric("boxes", reads=("hits_by_threshold",), interval=None)
 def per_threshold(task: Boxes) -> Sequence[Any]:
     """The fraction of hits, which is precision, recall and F1 of pairs, at the IoU thresholds 0.5, 0.55 … 0.95.
 

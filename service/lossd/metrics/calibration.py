@@ -61,13 +61,17 @@ class Probable(Counts):
     @cached_property
     def bin_of(self) -> Tensor:
         """The bin of each entry by its confidence, (R, I)."""
+        return self.binned(self.confidences)
+
+    def binned(self, probabilities: Tensor) -> Tensor:
+        """Return the bin of each probability."""
         view, bins = self.view, self.view.options["bins"]
-        edges = torch.arange(1, bins, dtype=torch.float64, device=self.confidences.device) / bins
+        edges = torch.arange(1, bins, dtype=torch.float64, device=probabilities.device) / bins
         if view.activation == "probability":
             edges = torch.as_tensor(rounded(edges, view.sent("prediction")))
         else:
             edges *= 1 + slack(view.computed("prediction"))
-        return torch.bucketize(self.confidences, edges)
+        return torch.bucketize(probabilities, edges)
 
     @Tally
     def bin_counts(self) -> tuple[Tensor, int]:
@@ -96,7 +100,7 @@ class Probable(Counts):
 
     def mean(self, name: str, part: tuple[Array, Array]) -> list[Any]:
         """Return a mean over the entries."""
-        return self.quotients(name, *part, of=() if self.averaged else (1,))
+        return self.quotients(name, *part, classes=() if self.averaged else (1,))
 
 
 class ProbableDecisions(Probable, Decided):
@@ -133,6 +137,20 @@ class ProbableDecisions(Probable, Decided):
             return -functional.logsigmoid(torch.where(positive, z, -z))
 
         return self.elementwise(surprise)
+
+    @Mean
+    def hinge_losses(self) -> Tensor:
+        """How far the log-odds are from 1 on the side of the target, 0 beyond."""
+
+        def hinge(scores: Tensor, positive: Tensor) -> Tensor:
+            z = scores[:, 0].double()
+            if self.view.activation == "probability":
+                z = z.log() - torch.log1p(-z)
+            elif self.view.activation == "log_probability":
+                z = z - (-torch.expm1(z)).log()
+            return (1 - torch.where(positive, z, -z)).clamp(min=0)
+
+        return self.elementwise(hinge)
 
     def elementwise(self, function: Any) -> Tensor:
         """Return ``function`` of each element's score and positive target, (R, K·I) float64."""
@@ -183,6 +201,16 @@ class ProbableClasses(Probable):
         """Whether the predicted class is the target's, (R, I) bool."""
         return self.predicted_class == self.target_class
 
+    @Tally
+    def class_bin_gaps(self) -> tuple[Tensor, int, Tensor]:
+        """The sums of truth minus probability of each class and each bin of its probabilities, (B, C · bins)."""
+        bins, (rows, classes, _) = self.view.options["bins"], self.scores.shape
+        p = class_probabilities(self.scores, self.view.activation)
+        index = torch.arange(classes, device=p.device).reshape(1, -1, 1)
+        keys = self.binned(p.contiguous()) + index * bins
+        gaps = (self.safe_target.unsqueeze(1) == index).double() - p
+        return keys.reshape(rows, -1), classes * bins, gaps.reshape(rows, -1)
+
     @Mean
     def squared_error(self) -> Tensor:
         """The squared differences of the probabilities and the one-hot target, summed over the classes."""
@@ -209,7 +237,7 @@ class ProbableClasses(Probable):
         return entrywise(surprise, self.scores, self.safe_target, dtype=torch.float64)
 
 
-@metric(*BINARY, *LABELS, reads=("squared_error",), better="lower")
+@metric(*BINARY, *LABELS, reads=("squared_error",), better="lower", interval="unit")
 def brier(task: Probable) -> Sequence[Any]:
     """The mean squared difference of probability and target, the target 0 or 1.
 
@@ -218,7 +246,7 @@ def brier(task: Probable) -> Sequence[Any]:
     return task.mean("brier", task.squared_error)
 
 
-@metric(*CLASSES, name="brier", reads=("squared_error",), better="lower")
+@metric(*CLASSES, name="brier", reads=("squared_error",), better="lower", interval="positive")
 def brier_of_classes(task: Probable) -> Sequence[Any]:
     """The squared differences of the probabilities and the one-hot target, summed over classes: from 0 to 2.
 
@@ -227,7 +255,7 @@ def brier_of_classes(task: Probable) -> Sequence[Any]:
     return task.mean("brier", task.squared_error)
 
 
-@metric(*BINARY, *LABELS, reads=("surprise",), better="lower")
+@metric(*BINARY, *LABELS, reads=("surprise",), better="lower", interval="positive")
 def log_loss(task: Probable) -> Sequence[Any]:
     """The mean of −log of the probability given to what came true, the target 0 or 1.
 
@@ -237,7 +265,7 @@ def log_loss(task: Probable) -> Sequence[Any]:
     return task.mean("log_loss", task.surprise)
 
 
-@metric(*CLASSES, name="log_loss", reads=("surprise",), better="lower")
+@metric(*CLASSES, name="log_loss", reads=("surprise",), better="lower", interval="positive")
 def log_loss_of_classes(task: Probable) -> Sequence[Any]:
     """The mean of −log of the probability given to the target's class: cross-entropy.
 
@@ -247,7 +275,7 @@ def log_loss_of_classes(task: Probable) -> Sequence[Any]:
     return task.mean("log_loss", task.surprise)
 
 
-@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_gaps", "confident"), better="lower")
+@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_gaps", "confident"), better="lower", interval=None)
 def ece(task: Probable) -> Sequence[Any]:
     """Expected calibration error: the distance of the probability from the positive fraction, in ``bins`` bins.
 
@@ -259,7 +287,7 @@ def ece(task: Probable) -> Sequence[Any]:
     return _calibration_error(task)
 
 
-@metric(*CLASSES, name="ece", options=("bins",), reads=("bin_gaps", "confident"), better="lower")
+@metric(*CLASSES, name="ece", options=("bins",), reads=("bin_gaps", "confident"), better="lower", interval=None)
 def ece_of_classes(task: Probable) -> Sequence[Any]:
     """Expected calibration error: the distance of the predicted class's probability from accuracy, in ``bins`` bins.
 
@@ -271,7 +299,7 @@ def ece_of_classes(task: Probable) -> Sequence[Any]:
     return _calibration_error(task)
 
 
-@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths"))
+@metric(*BINARY, *LABELS, options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths"), interval=None)
 def reliability(task: Probable) -> Sequence[Any]:
     """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
 
@@ -281,8 +309,12 @@ def reliability(task: Probable) -> Sequence[Any]:
 
 
 @metric(
-    *CLASSES, name="reliability", options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths")
-)  # fmt: skip
+    *CLASSES,
+    name="reliability",
+    options=("bins",),
+    reads=("bin_counts", "bin_confidences", "bin_truths"),
+    interval=None,
+)
 def reliability_of_classes(task: Probable) -> Sequence[Any]:
     """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
 

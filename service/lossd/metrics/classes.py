@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from lossd.metrics.entries import Entries, entrywise, most_likely
 from lossd.metrics.odds import log_odds
 from lossd.metrics.parts import Extreme, Rankings, RowMean, Scores, Sums, Tally, part_of
 from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
+from lossd.metrics.regions import Regions
 from lossd.metrics.registry import Array, Floats, View, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 from lossd_client.errors import Fault, InvalidRequest
@@ -27,7 +28,12 @@ __all__ = ["Classes", "matrices_fit"]
 MATRIX_CLASSES = 256
 
 # The metrics that make probabilities of scores; all others compare the scores of one entry.
-PROBABLE = frozenset(("auroc", "average_precision", "log_loss", "brier", "ece", "reliability"))
+PROBABLE = frozenset(
+    (
+        *("auroc", "average_precision", "log_loss", "brier", "ece", "reliability"),
+        *("mce", "ece_l2", "classwise_ece", "ace"),
+    )
+)
 
 # How far from 1 rounded probabilities add up to.
 NEARLY = 1e-3
@@ -52,7 +58,7 @@ def _classes_of(view: View) -> int:
 
 
 @task(*CLASSES)
-class Classes(ProbableClasses):
+class Classes(ProbableClasses, Regions):
     """The predicted and the target classes of a batch's entries; classes are axis 1 of the prediction.
 
     The predicted class is the one with the highest score, the lowest index of several; NaN counts as the highest score.
@@ -64,10 +70,31 @@ class Classes(ProbableClasses):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         self.classes = view.classes if view.classes is not None else _classes_of(view)
-        self._likelihood: tuple[int, Tensor] | None = None
-        self.tp, self.predicted, self.actual = self._from_matrices() or (
-            self.hits[:, :-1], self.predictions, self.targets
-        )  # fmt: skip
+        self._likelihood: tuple[slice, Tensor] | None = None
+        if view.combinations is None and view.classes is None:  # a request, which reads all three: eight calls fewer
+            self.tp, self.predicted, self.actual = self._from_matrices() or (
+                self.hits[:, :-1], self.predictions, self.targets
+            )  # fmt: skip
+
+    @cached_property
+    def three_counts(self) -> tuple[Array, Array, Array]:
+        """Hits, predictions and targets of each class, (B, C) each."""
+        return self._from_matrices() or (self.hits[:, :-1], self.predictions, self.targets)
+
+    @cached_property
+    def tp(self) -> Array:
+        """Entries of the class that are predicted to be."""
+        return self.three_counts[0]
+
+    @cached_property
+    def predicted(self) -> Array:
+        """Entries predicted to be of the class."""
+        return self.three_counts[1]
+
+    @cached_property
+    def actual(self) -> Array:
+        """Entries of the class."""
+        return self.three_counts[2]
 
     @cached_property
     def scores(self) -> Tensor:
@@ -113,12 +140,18 @@ class Classes(ProbableClasses):
                 f"set metrics.k below {classes}" if classes > 1 else "ask for it of two classes or more"
             )
             raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/k", detail=detail)])
+        if "normalized_confusion_matrix" in names and classes > MATRIX_CLASSES:
+            detail = (
+                f"normalized_confusion_matrix has at most {MATRIX_CLASSES} classes, found {classes}; ask for precision "
+                "and recall of each class"
+            )
+            raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/names", detail=detail)])
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """Whether what was read as logits looks like probabilities, where a metric makes some of it."""
         if not self.warning_parts(names):
             return super().warnings(names)
-        return [["probabilities_as_logits"] if far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
+        return [["probabilities_as_logits"] if 0 <= far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
 
     def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the parts that tell whether to warn: none where no metric makes probabilities of what was sent."""
@@ -132,12 +165,18 @@ class Classes(ProbableClasses):
         def distances(scores: Tensor) -> Tensor:
             return torch.where(scores.amin(1) >= 0, (scores.sum(1, dtype=torch.float64) - 1).abs(), torch.inf)
 
-        return (entrywise(distances, self.scores, dtype=torch.float64).amax(1),)
+        far = entrywise(distances, self.scores, dtype=torch.float64)
+        return ((far if self.view.ignored is None else far.masked_fill(self.view.ignored, -torch.inf)).amax(1),)
 
     @cached_property
     def negatives(self) -> Array:
         """Entries of the other classes."""
         return others(self.actual)
+
+    @property
+    def rejected(self) -> Array:
+        """Entries that are predicted to be of another class."""
+        return others(self.predicted)
 
     @cached_property
     def right(self) -> tuple[Array, Array]:
@@ -175,6 +214,14 @@ class Classes(ProbableClasses):
         """The target's classes, 0 where ignored."""
         ignored = self.entries.ignored
         return self.target_class if ignored is None else self.target_class.masked_fill(ignored, 0)
+
+    def each_matrix(self) -> Iterator[Array]:
+        """Yield the confusion matrix of each request, (C, C), with weights as they were sent."""
+        if self.matrices is not None:
+            yield from self.weights(self.matrices)
+            return
+        for tally in self.entries.tallies(self.pairs, self.classes**2):
+            yield tally.reshape(self.classes, self.classes)
 
     def _from_matrices(self) -> tuple[Array, Array, Array] | None:
         if self.matrices is None:
@@ -264,11 +311,10 @@ class Classes(ProbableClasses):
         """The number of classes."""
         return self.classes
 
-    def ranking(self, request: int, column: int | None) -> Ranking:
-        """The entries of one request that count, by how likely one class is, or each."""
-        rows = self.entries.rows_of(request)
-        if self._likelihood is None or self._likelihood[0] != request:
-            self._likelihood = request, self._likelihoods(self.scores[rows])
+    def ranking_of(self, rows: slice, column: int | None) -> Ranking:
+        """The entries of some rows that count, by how likely one class is, or each."""
+        if self._likelihood is None or self._likelihood[0] != rows:
+            self._likelihood = rows, self._likelihoods(self.scores[rows])
         likelihood = self._likelihood[1]
         index = torch.arange(self.classes, device=likelihood.device).reshape(1, -1, 1)
         if column is not None:
@@ -288,7 +334,10 @@ class Classes(ProbableClasses):
 
     def steps(self, request: int, column: int | None) -> Steps:
         """Return the steps of the ranking of one request by one class; of all together for None."""
-        return steps(self.ranking(request, column)) if self.rankings is None else self.rankings.steps(column)
+        if self.rankings is not None:
+            found: Steps = self.rankings.steps(request, column)
+            return found
+        return steps(self.ranking_of(self.entries.rows_of(request), column))
 
     def _likelihoods(self, scores: Tensor) -> Tensor:
         """What rises with the probability of each class, and does not round where that is near 0 or 1: (r, C, I)."""
@@ -296,7 +345,7 @@ class Classes(ProbableClasses):
         return scores if self.view.activation in ("probability", "log_probability") else log_odds(scores)
 
 
-@metric(*CLASSES, default=True)
+@metric(*CLASSES, default=True, interval=None)
 def confusion_matrix(classes: Classes) -> Sequence[Any]:
     """Entries by class of the target (rows) and predicted class (columns); C lists of C counts.
 
@@ -308,13 +357,11 @@ def confusion_matrix(classes: Classes) -> Sequence[Any]:
         rows = zip(*(classes.per_class(c) for c in counts), strict=True)
         return [dict(zip(("tp", "fp", "fn", "tn"), row, strict=True)) for row in rows]
     if classes.matrices is not None:
-        return classes.per_class(classes.matrices)
-    shape = (classes.classes, classes.classes)
-    tallies = classes.entries.tallies(classes.pairs, classes.classes**2)
-    return [spell(tally.reshape(shape)) for tally in tallies]
+        return classes.per_class(classes.matrices)  # the lists of all requests at once
+    return [spell(matrix) for matrix in classes.each_matrix()]
 
 
-@metric(*CLASSES, options=("k",), reads=("top_k",), better="higher")
+@metric(*CLASSES, options=("k",), reads=("top_k",), better="higher", interval="unit")
 def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     """The fraction of entries whose class is among the ``k`` with the highest scores; of equal scores the lower index.
 
@@ -324,7 +371,7 @@ def top_k_accuracy(classes: Classes) -> Sequence[Any]:
     return classes.quotients("top_k_accuracy", classes.top_k[:, 1], classes.top_k.sum(1))
 
 
-@metric(*CLASSES, byte_ns=24, reads=("row_iou",), better="higher")
+@metric(*CLASSES, byte_ns=24, reads=("row_iou",), better="higher", interval="unit", cases="union")
 def per_image_iou(classes: Classes) -> Sequence[Any]:
     """IoU of each image (row) on its own, averaged over the images.
 
@@ -334,7 +381,7 @@ def per_image_iou(classes: Classes) -> Sequence[Any]:
     return _per_image(classes, "per_image_iou", *classes.row_iou)
 
 
-@metric(*CLASSES, byte_ns=24, reads=("row_dice",), better="higher")
+@metric(*CLASSES, byte_ns=24, reads=("row_dice",), better="higher", interval="unit", cases="union")
 def per_image_dice(classes: Classes) -> Sequence[Any]:
     """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
     return _per_image(classes, "per_image_dice", *classes.row_dice)

@@ -54,12 +54,15 @@ class Counts(Task):
         averaged: Whether answers have averages over the classes; else the number of the only class.
         absent_count: Whether averages include what is in neither target nor prediction: true for labels, false for
             classes.
-        tp: Entries of the class that are predicted to be of it.
     """
 
     averaged: ClassVar[bool] = True
     absent_count: ClassVar[bool] = False
-    tp: Array
+
+    @cached_property
+    def tp(self) -> Array:
+        """Entries of the class that are predicted to be of it."""
+        raise NotImplementedError
 
     @cached_property
     def entries(self) -> Entries:
@@ -111,6 +114,23 @@ class Counts(Task):
         rest: Array = np.maximum(self.negatives - self.fp, 0)
         return rest
 
+    @property
+    def rejected(self) -> Array:
+        """Entries decided not to be of the class; exactly 0 if there are none, weighted or not."""
+        rejected: Array = self.tn + self.fn
+        return rejected
+
+    @property
+    def union(self) -> Array:
+        """Entries of the class or predicted to be."""
+        return self.actual + self.fp
+
+    @property
+    def rarer(self) -> Array:
+        """Entries of the class, or the others, whichever are fewer."""
+        fewer: Array = np.minimum(self.actual, self.negatives)
+        return fewer
+
     @cached_property
     def present(self) -> Array:
         """(B, K) bool: whether a class is in the target or in the prediction."""
@@ -147,7 +167,7 @@ class Counts(Task):
         """Return ratios of counts, (M, B, K) over (M, B, K)."""
         if not self.averaged:
             columns = zip(names, numerators[:, :, 0], denominators[:, :, 0], strict=True)
-            return {name: self.quotients(name, n, d, of=(1,)) for name, n, d in columns}
+            return {name: self.quotients(name, n, d, classes=(1,)) for name, n, d in columns}
         defined = denominators > 0
         values = numerators / np.where(defined, denominators, 1)
         together, beneath = numerators.sum(-1), denominators.sum(-1)
@@ -183,35 +203,35 @@ class Counts(Task):
         return sums if self.view.sample_weight is None else self.entries.counts(sums)
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
-@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
+@metric(*BINARY, *LABELS, default=True, interval=None)
 def tp(counts: Counts) -> Sequence[Any]:
     """True positives: entries of the class that are predicted to be; of several classes, a list."""
     return counts.per_class(counts.tp)
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
-@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
+@metric(*BINARY, *LABELS, default=True, interval=None)
 def fp(counts: Counts) -> Sequence[Any]:
     """False positives: entries predicted to be of the class that are not."""
     return counts.per_class(counts.fp)
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
-@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
+@metric(*BINARY, *LABELS, default=True, interval=None)
 def fn(counts: Counts) -> Sequence[Any]:
     """False negatives: entries of the class that are not predicted to be."""
     return counts.per_class(counts.fn)
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES)
-@metric(*BINARY, *LABELS, default=True)
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
+@metric(*BINARY, *LABELS, default=True, interval=None)
 def tn(counts: Counts) -> Sequence[Any]:
     """True negatives: entries that neither are of the class nor predicted to be."""
     return counts.per_class(counts.tn)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit")
 def accuracy(counts: Counts) -> Sequence[Any]:
     """The fraction of decisions that are right, a plain number for every task.
 
@@ -219,10 +239,10 @@ def accuracy(counts: Counts) -> Sequence[Any]:
     flattened decisions.
     """
     right, decisions = counts.right
-    return counts.quotients("accuracy", right, decisions, of=() if counts.averaged else (1,))
+    return counts.quotients("accuracy", right, decisions, classes=() if counts.averaged else (1,))
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="predicted")
 def precision(counts: Counts) -> Sequence[Any]:
     """How much of what is predicted to be of the class is: tp / (tp + fp).
 
@@ -232,7 +252,7 @@ def precision(counts: Counts) -> Sequence[Any]:
     return counts.together["precision"]
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="actual")
 def recall(counts: Counts) -> Sequence[Any]:
     """How much of the class is found: tp / (tp + fn).
 
@@ -242,14 +262,14 @@ def recall(counts: Counts) -> Sequence[Any]:
     return counts.together["recall"]
 
 
-@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, better="higher")
-@metric(*BINARY, *LABELS, default=True, better="higher")
+@metric(*DISTANCES, *ADVERSARIAL, *CLASSES, better="higher", interval="unit", cases="negatives")
+@metric(*BINARY, *LABELS, default=True, better="higher", interval="unit", cases="negatives")
 def specificity(counts: Counts) -> Sequence[Any]:
     """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
     return counts.ratio("specificity", counts.tn, counts.negatives)
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="union")
 def f1(counts: Counts) -> Sequence[Any]:
     """The harmonic mean of precision and recall, the Dice coefficient: 2 tp / (2 tp + fp + fn).
 
@@ -259,7 +279,7 @@ def f1(counts: Counts) -> Sequence[Any]:
     return counts.together["f1"]
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="union")
 def iou(counts: Counts) -> Sequence[Any]:
     """Intersection over union, the Jaccard index: tp / (tp + fp + fn).
 
@@ -269,14 +289,14 @@ def iou(counts: Counts) -> Sequence[Any]:
     return counts.together["iou"]
 
 
-@metric(*LABELS, *CLASSES, default=True)
-@metric(*ONE_CLASS)
+@metric(*LABELS, *CLASSES, default=True, interval=None)
+@metric(*ONE_CLASS, interval=None)
 def support(counts: Counts) -> Sequence[Any]:
     """How many entries are of the class, in the target; the weights of the weighted averages."""
     return counts.per_class(counts.actual)
 
 
-@metric(*ONE_CLASS, *LABELS)
+@metric(*ONE_CLASS, *LABELS, interval=None)
 def confusion_matrix(counts: Counts) -> Sequence[Any]:
     """Decisions by what is so (rows) and what is decided (columns), no before yes: [[tn, fp], [fn, tp]].
 
@@ -286,7 +306,7 @@ def confusion_matrix(counts: Counts) -> Sequence[Any]:
     return counts.per_class(cells.reshape(*cells.shape[:2], 2, 2))
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",), better="higher")
+@metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",), better="higher", interval="unit", cases="union")
 def f_beta(counts: Counts) -> Sequence[Any]:
     """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
 
@@ -296,7 +316,7 @@ def f_beta(counts: Counts) -> Sequence[Any]:
     return counts.ratio("f_beta", (1 + square) * counts.tp, square * counts.actual + counts.predicted)
 
 
-@metric(*ONE_CLASS, *LABELS, better="higher")
+@metric(*ONE_CLASS, *LABELS, better="higher", interval="unit", cases="rarer")
 def balanced_accuracy(counts: Counts) -> Sequence[Any]:
     """The mean of recall and specificity; the one that is defined where the other is not.
 
@@ -305,7 +325,7 @@ def balanced_accuracy(counts: Counts) -> Sequence[Any]:
     return of_four(counts, "balanced_accuracy", _balanced)
 
 
-@metric(*CLASSES, name="balanced_accuracy", better="higher")
+@metric(*CLASSES, name="balanced_accuracy", better="higher", interval="unit", cases="actual")
 def balanced_accuracy_of_classes(counts: Counts) -> Sequence[Any]:
     """The mean recall of the classes in the target, a plain number. Equals sklearn.metrics.balanced_accuracy_score."""
     some = counts.actual > 0
@@ -330,7 +350,7 @@ def of_four(counts: Counts, name: str, function: Any) -> list[Any]:
     four = [c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn)]
     values, defined = function(*four)
     if not counts.averaged:
-        return counts.numbers(name, values[:, 0], ~defined[:, 0], of=(1,))
+        return counts.numbers(name, values[:, 0], ~defined[:, 0], classes=(1,))
     micro, micro_defined = function(*(c.sum(-1) for c in four))
     arrays = (values, defined, micro, micro_defined)
     return counts.averaged_over((name,), *(a[None] for a in arrays))[name]

@@ -11,7 +11,7 @@ from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Rankings, Scores, Sums
 from lossd.metrics.ranking import Ranking, Steps, scores_of, steps
-from lossd.metrics.registry import Array, View
+from lossd.metrics.registry import Array
 
 __all__ = ["Decided", "Decision", "decisions"]
 
@@ -40,9 +40,23 @@ class Decided(Counts):
     options: ClassVar[tuple[str, ...]] = ("threshold", "zero_division")
     base: ClassVar[tuple[str, ...]] = ("cells",)
 
-    def __init__(self, view: View) -> None:
-        super().__init__(view)
-        self.tp, self.fp, self.fn = self.cells[..., 0], self.cells[..., 1], self.cells[..., 2]
+    @cached_property
+    def tp(self) -> Array:
+        """Positive entries that are decided to be."""
+        tp: Array = self.cells[..., 0]
+        return tp
+
+    @cached_property
+    def fp(self) -> Array:
+        """Entries that are decided to be positive and are not."""
+        fp: Array = self.cells[..., 1]
+        return fp
+
+    @cached_property
+    def fn(self) -> Array:
+        """Positive entries that are not decided to be."""
+        fn: Array = self.cells[..., 2]
+        return fn
 
     @Sums
     def cells(self) -> Tensor:
@@ -95,9 +109,8 @@ class Decided(Counts):
         """The number of labels."""
         return int(self.cells.shape[1])
 
-    def ranking(self, request: int, column: int | None) -> Ranking:
-        """Return the ranking of one request's entries that count, of one label or of all."""
-        rows = self.entries.rows_of(request)
+    def ranking_of(self, rows: slice, column: int | None) -> Ranking:
+        """Return the ranking of the entries of some rows that count, of one label or of all."""
         label = slice(None) if column is None else slice(column, column + 1)
         ignored = self.entries.ignored
         if ignored is not None:
@@ -112,7 +125,10 @@ class Decided(Counts):
 
     def steps(self, request: int, column: int | None) -> Steps:
         """Return the steps of the ranking of one request for one label; of all together for None."""
-        return steps(self.ranking(request, column)) if self.rankings is None else self.rankings.steps(column)
+        if self.rankings is not None:
+            found: Steps = self.rankings.steps(request, column)
+            return found
+        return steps(self.ranking_of(self.entries.rows_of(request), column))
 
 
 def decisions(predicted: Tensor, actual: Tensor, ignored: Tensor | None) -> Tensor:

@@ -36,6 +36,8 @@ class Entries:
         self.view = view
         self.segments = view.segments
         self.weight: Tensor | None = None
+        if view.ignored is not None:
+            ignored = view.ignored if ignored is None else ignored | view.ignored
         if view.sample_weight is not None:
             weight = view.sample_weight.numpy(force=True)
             self._exponent = np.frexp(np.maximum.reduceat(weight, self.segments.starts))[1]
@@ -54,6 +56,13 @@ class Entries:
             return sums
         rescaled: Array = np.ldexp(sums, self._exponent.reshape(-1, *(1,) * (sums.ndim - 1)))
         return rescaled
+
+    def repeated(self, width: int) -> Entries:
+        """Return the entries of several classes: each as often as makes ``width`` of them, (R, C·I)."""
+        if self.ignored is None or self.ignored.shape[1] in (1, width):
+            return self
+        ignored = self.ignored.repeat(1, width // self.ignored.shape[1])
+        return Entries(self.view._replace(left_out=None), ignored)
 
     def by_row(self) -> Entries:
         """Return the same entries with each row as a request of its own and weights of 1."""
@@ -143,7 +152,7 @@ class Entries:
         """
         share = defined * (1.0 if self.weight is None else self.weight.numpy(force=True)[:, None])
         total = np.add.reduceat(np.broadcast_to(share, values.shape), self.segments.starts)
-        sums = np.add.reduceat(np.where(defined, values, 0) * share, self.segments.starts)
+        sums = np.add.reduceat(np.where(share > 0, values, 0) * share, self.segments.starts)
         return sums / np.where(total > 0, total, 1), total > 0
 
 

@@ -19,8 +19,19 @@ MAX_TEXT_BYTES = 16 << 20
 LISTS = frozenset(("tp", "fp", "fn", "tn", "support", "confusion_matrix"))
 CURVES = frozenset(("roc_curve", "pr_curve"))
 # Metrics that are plain numbers even with several classes or labels.
-PLAIN = frozenset(("accuracy", "top_k_accuracy", "brier", "log_loss", "ece", "reliability"))
-PLAIN_OF_CLASSES = frozenset(("balanced_accuracy", "mcc", "cohen_kappa"))
+PLAIN = frozenset(
+    (
+        *("accuracy", "top_k_accuracy", "brier", "log_loss", "ece", "reliability", "mce", "ece_l2", "classwise_ece"),
+        *("ace", "hinge", "exact_match", "hamming", "lrap", "coverage_error", "ranking_loss", "precision@k", "ndcg@k"),
+    )
+)
+PLAIN_OF_CLASSES = frozenset(
+    ("balanced_accuracy", "adjusted_balanced_accuracy", "mcc", "cohen_kappa", "fw_iou", "generalized_dice")
+)
+# Metrics with a number and a threshold for each label.
+WITH_THRESHOLD = frozenset(
+    ("recall_at_precision", "precision_at_recall", "sensitivity_at_specificity", "specificity_at_sensitivity")
+)
 MATRIX_CLASSES = 256
 
 # The most bytes of a number with its comma; of a class index in a list of undefined ones; and of the rest of an answer.
@@ -47,19 +58,19 @@ def listed_by_default(names: Sequence[str], options: Mapping[str, Any], classes:
 
 
 def text_bytes(
-    of: str, names: Sequence[str], options: Mapping[str, Any], classes: int, entries: int | None = None
+    task_name: str, names: Sequence[str], options: Mapping[str, Any], classes: int, entries: int | None = None
 ) -> int:
     """Return about the most bytes of the metrics' text.
 
     Args:
-        of: The task.
+        task_name: The task.
         names: The metrics' names.
         options: The request's ``metrics`` object with its defaults.
         classes: The number from :func:`class_count`.
         entries: The entries of each class, if known: a curve has no more points.
     """
     points = int(options["points"]) if entries is None else min(int(options["points"]), entries + 2)
-    plain = PLAIN if getattr(TASKS[of], "absent_count", False) else PLAIN | PLAIN_OF_CLASSES
+    plain = PLAIN if getattr(TASKS[task_name], "absent_count", False) else PLAIN | PLAIN_OF_CLASSES
     listed = classes * (NUMBER + INDEX) if are_listed(options, classes) else 0
 
     def most(name: str) -> int:
@@ -67,8 +78,12 @@ def text_bytes(
             return classes * points * 3 * NUMBER
         if name == "reliability":
             return int(options["bins"]) * 4 * NUMBER
+        if name in WITH_THRESHOLD:
+            return (classes + 1) * (4 * NUMBER + INDEX)
         if classes == 1 or name in plain:
             return NUMBER
+        if name == "normalized_confusion_matrix":
+            return 4 * classes * NUMBER if getattr(TASKS[task_name], "absent_count", False) else classes**2 * NUMBER
         if name == "confusion_matrix":  # most of its counts are short: few entries among many cells
             return classes**2 * 8 if classes <= MATRIX_CLASSES else 4 * classes * NUMBER
         return classes * NUMBER if name in LISTS else listed

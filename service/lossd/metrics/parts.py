@@ -50,20 +50,28 @@ class Amounts:
         values: (n, *shape); or (n,) if ``index`` says which sum each belongs to. Integers or float64.
         weight: The factor of each of the n, (n,) float64, > 0; None for 1.
         shape: The shape of the sums.
+        place: The combination of each of the n, (n,) int64; None if there is one for each combination, in order.
         index: The flat index of the sum of each value, (n,) int64.
     """
 
     values: Array
     weight: Floats | None
     shape: tuple[int, ...]
+    place: Array | None
     index: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """Numbers of which the largest is kept: (K,) float64; -inf where there is none."""
+    """Numbers of which the largest is kept.
+
+    Attributes:
+        values: (n, K) float64.
+        place: The combination of each of the n, (n,) int64.
+    """
 
     values: Floats
+    place: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +79,14 @@ class Scores:
     """The scores and the truth of n entries for each of several columns.
 
     Attributes:
-        columns: Yields the scores (n,) float64, whether each is positive (n,) bool, and the weights (n,) or None.
+        columns: Yields the scores (n,) float64, whether each is positive (n,) bool or None, the weights (n,) or None,
+            and the combination of each (n,), whose requests rise.
         count: The number of columns.
         kinds: 2 for scores of positive and negative entries, 1 for numbers without a truth.
         weighted: Whether entries have weights.
     """
 
-    columns: Callable[[], Iterator[tuple[Floats, Array | None, Floats | None]]]
+    columns: Callable[[], Iterator[tuple[Floats, Array | None, Floats | None, Array]]]
     count: int
     kinds: int
     weighted: bool
@@ -91,51 +100,57 @@ class Products:
         values: (n, K) float64.
         weight: (n,) float64, > 0; None for 1.
         pairs: The columns of which products are added up; a column with itself for its squares.
+        place: The combination of each of the n, (n,) int64.
     """
 
     values: Floats
     weight: Floats | None
     pairs: tuple[tuple[int, int], ...]
+    place: Array
 
 
 Contribution = Amounts | Extremes | Scores | Products
 
 
 class Total(Protocol):
-    """What a run has added up of one contribution."""
+    """The sums of a run's :class:`Amounts`, as tasks read them: B sets of rows."""
 
     def numbers(self, exponent: int | None) -> Array:
-        """Return the sums with a first axis of length 1; times two to minus the exponent if they are of weights."""
+        """Return the sums, (B, *shape); times two to minus the exponent if they are of weights."""
         ...
 
     def over(self, other: Any) -> Floats:
-        """Return the correctly rounded quotients by other sums, with a first axis of length 1; 0 where that is 0."""
+        """Return the correctly rounded quotients by other sums, (B, *shape); 0 where that is 0."""
         ...
 
 
 class Exact(Protocol):
-    """The exact sums of a run's :class:`Products`, for the tasks that read them."""
+    """The exact sums of a run's :class:`Products`, as tasks read them: B sets of rows."""
 
     columns: int
 
-    def means_scaled(self, exponent: int) -> Floats:
-        """Return the means of the columns and of the products, with two to minus the exponent for each factor."""
+    def means_scaled(self, exponents: Array) -> Floats:
+        """Return the means of the columns and of the products, (B, K), times two to minus the exponent for each factor.
+
+        Args:
+            exponents: (B,) integers.
+        """
         ...
 
     def product_scaled(self, first: int, second: int) -> tuple[Floats, Array]:
-        """Return the sum of the products of two columns, (1,), and the exponent of four to go with it."""
+        """Return the sums of the products of two columns, (B,), and the exponents of four to go with them."""
         ...
 
     def centred_scaled(self, first: int, second: int) -> tuple[Floats, Array]:
-        """Return the sum of the products of two columns' distances from their means, as :meth:`product_scaled`."""
+        """Return the sums of the products of two columns' distances from their means, as :meth:`product_scaled`."""
         ...
 
-    def variance(self, column: int) -> float:
-        """Return the mean squared distance of a column's numbers from their mean."""
+    def variances(self) -> Floats:
+        """Return the mean squared distance of each column's numbers from their mean, (B, columns)."""
         ...
 
     def correlation(self) -> Floats:
-        """Return the spread of the first two columns and their joint spread, (1, 3), each column in its own unit."""
+        """Return the spread of the first two columns and their joint spread, (B, 3), each column in its own unit."""
         ...
 
 
@@ -160,44 +175,36 @@ class Part(cached_property[V]):
         """Return the part of each request, given what the function returned."""
         raise NotImplementedError
 
-    divisible: ClassVar[bool] = True
-    """Whether a task of several requests tells what each contributes."""
-
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
-        """Return what each request adds to a run, by name; of one request if the part is not divisible."""
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return what the rows of all requests add to runs, by name, each with its combination."""
         raise NotImplementedError
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
         """Return the part of a run.
 
         Args:
-            totals: The run's total of each contribution.
+            totals: The total of each contribution, read for B sets of rows.
             exponent: Sums of weights are to be divided by two to this; None if no sample is weighted.
         """
         raise NotImplementedError
 
 
 class Sums(Part[Array]):
-    """Sums over the rows: the function returns (R, ...); the part is (B, ...)."""
+    """Sums over the rows: the function returns (R, ...), of the entries that count; the part is (B, ...)."""
 
     def reduced(self, task: Any, found: Any) -> Array:
         """Return the sums of each request's rows."""
         sums: Array = task.entries.sums(found)
         return sums
 
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
-        """Return the numbers to be added up; of integers without weights, the request's sum."""
-        assert self.attrname is not None
-        if task.view.sample_weight is None and (sums := getattr(task, self.attrname)).dtype.kind == "i":
-            shape = sums.shape[1:]
-            return [{"sum": Amounts(sums[request : request + 1], None, shape)} for request in range(len(sums))]
-        return [{"sum": amounts} for amounts in self.amounts(task)]
-
-    def amounts(self, task: Any) -> Iterator[Amounts]:
-        """Yield the numbers of each request to be added up."""
-        found = self.function(task).numpy(force=True)
-        for rows, kept, weight in _requests(task.entries):
-            yield Amounts(found[rows][kept], weight, tuple(found.shape[1:]))
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return the numbers to be added up; of integers without weights, the sums of each combination."""
+        found: Tensor = self.function(task)
+        shape = tuple(found.shape[1:])
+        if task.view.sample_weight is None and not found.is_floating_point():
+            return {"sum": Amounts(task.view.placed.sums(found), None, shape, None)}
+        rows = _Rows(task.entries)
+        return {"sum": Amounts(found.numpy(force=True)[rows.kept], rows.weight, shape, rows.place)}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
         """Return the sums."""
@@ -207,26 +214,29 @@ class Sums(Part[Array]):
 class Tally(Sums):
     """Sums over the entries by a key: the function returns keys, (R, I), and the number of cells; values may follow.
 
-    The part is (B, cells).
+    The part is (B, cells). Keys of all classes are (R, C·I).
     """
 
     def reduced(self, task: Any, found: tuple[Any, ...]) -> Array:
         """Return how many entries of each request have each key, or the sums of their values."""
-        tally: Array = task.entries.tally(*found)
+        tally: Array = task.entries.repeated(found[0].shape[1]).tally(*found)
         return tally
 
-    def amounts(self, task: Any) -> Iterator[Amounts]:
-        """Yield the entries of each request, with the sum that each belongs to."""
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return the entries, each with its sum; without weights and values, how many each combination has."""
         tensor, cells, *values = self.function(task)
+        entries: Entries = task.entries.repeated(tensor.shape[1])
+        if not values and task.view.sample_weight is None:
+            keys, times = task.view.placed.tally(tensor, cells, entries.ignored)
+            return {"sum": Amounts(times, None, (cells,), keys // cells, keys % cells)}
         key = tensor.numpy(force=True)
-        own = values[0].numpy(force=True) if values else None
-        all_kept, all_weights = _entries(task.entries, key.shape)
-        for request in range(task.count):
-            rows = task.entries.rows_of(request)
-            kept = all_kept[rows]
-            index = key[rows][kept]
-            numbers = np.ones(len(index), np.int64) if own is None else own[rows][kept]
-            yield Amounts(numbers, None if all_weights is None else all_weights[rows][kept], (cells,), index)
+        kept = np.ones(key.shape, bool) if entries.ignored is None else ~entries.ignored.numpy(force=True)
+        kept = np.broadcast_to(kept, key.shape)
+        weight = task.view.sample_weight
+        numbers = values[0].numpy(force=True)[kept] if values else np.ones(np.count_nonzero(kept), np.int64)
+        spread = None if weight is None else np.broadcast_to(weight.numpy(force=True)[:, None], key.shape)[kept]
+        place = np.broadcast_to(task.view.placed.index[:, None], key.shape)[kept]
+        return {"sum": Amounts(numbers, spread, (cells,), place, key[kept])}
 
 
 class Mean(Part[tuple[Floats, Array]]):
@@ -237,7 +247,7 @@ class Mean(Part[tuple[Floats, Array]]):
         mean: tuple[Floats, Array] = task.entries.mean_of(found)
         return mean
 
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+    def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the sums of the rows and the numbers of their entries."""
         found: Tensor = self.function(task)
         values, entries = found.double().numpy(force=True), task.entries
@@ -250,14 +260,11 @@ class Mean(Part[tuple[Floats, Array]]):
         lost = np.isinf(sums)
         if lost.any():
             lost &= np.isfinite(values).all(1)
-        answers: list[dict[str, Contribution]] = []
-        for rows, kept, weight in _requests(entries):
-            sizes = Amounts(counts[rows][kept], weight, ())
-            own = Amounts(sums[rows][kept], weight, ())
-            if lost[rows].any():
-                own = _one_by_one(values[rows], sums[rows], lost[rows], kept, weight)
-            answers.append({"sum": own, "size": sizes})
-        return answers
+        rows = _Rows(entries)
+        amounts = Amounts(sums[rows.kept], rows.weight, (), rows.place)
+        if lost.any():
+            amounts = _one_by_one(values, sums, lost, task.view.placed.index, task.view.sample_weight)
+        return {"sum": amounts, "size": Amounts(counts[rows.kept], rows.weight, (), rows.place)}
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> tuple[Floats, Array]:
         """Return the correctly rounded mean, over 1; or 0 over 0."""
@@ -276,15 +283,16 @@ class RowMean(Part[tuple[Floats, Array]]):
         means: tuple[Floats, Array] = task.entries.row_means(*found)
         return means
 
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+    def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the values and how many there are."""
         values, defined = self.function(task)
         defined = np.broadcast_to(defined, values.shape)
-        known, sizes, shape = np.where(defined, values, 0.0), defined.astype(np.int64), tuple(values.shape[1:])
-        return [
-            {"sum": Amounts(known[rows][kept], weight, shape), "size": Amounts(sizes[rows][kept], weight, shape)}
-            for rows, kept, weight in _requests(task.entries)
-        ]
+        shape, rows = tuple(values.shape[1:]), _Rows(task.entries)
+        known, sizes = np.where(defined, values, 0.0)[rows.kept], defined.astype(np.int64)[rows.kept]
+        return {
+            "sum": Amounts(known, rows.weight, shape, rows.place),
+            "size": Amounts(sizes, rows.weight, shape, rows.place),
+        }
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> tuple[Floats, Array]:
         """Return the correctly rounded means, and whether there are any."""
@@ -300,20 +308,20 @@ class Size(Sums):
         size: Array = task.entries.size(found)
         return size
 
-    def amounts(self, task: Any) -> Iterator[Amounts]:
-        """Yield how many entries of each row of a request count."""
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return how many entries of each row count."""
         shape, entries = self.function(task), task.entries
         counts = np.full(shape[0], shape[1])
         if entries.ignored is not None:
             counts = np.broadcast_to(~entries.ignored.numpy(force=True), shape).sum(1)
-        for rows, kept, weight in _requests(entries):
-            yield Amounts(counts[rows][kept], weight, ())
+        rows = _Rows(entries)
+        return {"sum": Amounts(counts[rows.kept], rows.weight, (), rows.place)}
 
 
 class Extreme(Part[Floats]):
     """The largest of K numbers of the rows that count: the function returns (R,) each; the part is (B, K).
 
-    -inf where no row counts.
+    The function's numbers are those of the entries that count, -inf for none. The part is -inf where no row counts.
     """
 
     def reduced(self, task: Any, found: tuple[Tensor, ...]) -> Floats:
@@ -321,9 +329,11 @@ class Extreme(Part[Floats]):
         largest: Floats = task.entries.largest(*found)
         return largest
 
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
-        """Return the largest of each request."""
-        return [{"largest": Extremes(largest)} for largest in task.entries.largest(*self.function(task))]
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return the numbers of the rows that count."""
+        rows = _Rows(task.entries)
+        values = np.stack([column.double().numpy(force=True) for column in self.function(task)], 1)
+        return {"largest": Extremes(values[rows.kept], rows.place)}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Floats:
         """Return the largest of the run."""
@@ -333,18 +343,16 @@ class Extreme(Part[Floats]):
 class OfRuns(Part[V]):
     """A part that only runs have: the run's total. It is None of a batch, which computes its metrics another way.
 
-    The function returns what a batch of one request contributes.
+    The function returns what the rows of all requests contribute.
     """
 
     def _value(self, task: Task) -> V:
         assert self.attrname is not None
         return task.view.counted.get(self.attrname)  # type: ignore[return-value]
 
-    divisible = False
-
-    def contributions(self, task: Any) -> list[dict[str, Contribution]]:
+    def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return what the function returned."""
-        return [{self.key: self.function(task)}]
+        return {self.key: self.function(task)}
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
         """Return the total."""
@@ -367,56 +375,55 @@ class Moments(OfRuns["Exact | None"]):
     key = "products"
 
 
-def _rows(entries: Entries) -> tuple[Any, Floats | None]:
-    """Return which rows have a weight above 0, and their weights as they were sent; None for 1."""
-    if entries.view.sample_weight is None:
-        return slice(None), None
-    weight = entries.view.sample_weight.numpy(force=True)
-    kept = weight > 0
-    return kept, weight[kept]
+class _Rows:
+    """The rows of a batch with a weight above 0.
+
+    Attributes:
+        kept: Which rows these are, a slice or (R,) bool.
+        weight: Their weights as they were sent; None for 1.
+        place: Their combinations.
+    """
+
+    def __init__(self, entries: Entries) -> None:
+        index, sent = entries.view.placed.index, entries.view.sample_weight
+        self.kept: Any = slice(None)
+        self.weight: Floats | None = None
+        if sent is not None:
+            weight = sent.numpy(force=True)
+            self.kept = weight > 0
+            self.weight = weight[self.kept]
+        self.place: Array = index[self.kept]
 
 
-def _requests(entries: Entries) -> Iterator[tuple[slice, Any, Floats | None]]:
-    """Yield the rows of each request, which of them have a weight above 0, and the weights of those; None for 1."""
-    sent = entries.view.sample_weight
-    weights = None if sent is None else sent.numpy(force=True)
-    for request in range(entries.segments.count):
-        rows = entries.rows_of(request)
-        if weights is None:
-            yield rows, slice(None), None
-        else:
-            kept = weights[rows] > 0
-            yield rows, kept, weights[rows][kept]
+def _one_by_one(values: Floats, sums: Floats, lost: Array, place: Array, sent: Tensor | None) -> Amounts:
+    """Return the sums of rows, and the entries of each row whose sum overflows.
+
+    Args:
+        values: The entries, (R, I).
+        sums: The rows' sums, (R,).
+        lost: Which of them overflow, (R,) bool.
+        place: The combination of each row, (R,).
+        sent: The rows' weights, (R,), or None.
+    """
+    weights = np.ones(len(values)) if sent is None else sent.numpy(force=True)
+    rest, entries = np.flatnonzero(~lost), values.shape[1]
+    spread = np.concatenate([rest, np.repeat(np.flatnonzero(lost), entries)])
+    numbers = np.concatenate([sums[rest], values[lost].ravel()])
+    kept = weights[spread] > 0
+    spread = spread[kept]
+    return Amounts(numbers[kept], None if sent is None else weights[spread], (), place[spread])
 
 
-def _one_by_one(values: Floats, sums: Floats, lost: Array, kept: Any, weight: Floats | None) -> Amounts:
-    """Return the sums of rows, and the entries of each row whose sum overflows; arguments are of one request."""
-    alone = np.flatnonzero(lost)
-    rest = np.setdiff1d(np.arange(len(values))[kept], alone)
-    weights = np.ones(len(values))
-    if weight is not None:
-        weights[:] = 0
-        weights[kept] = weight
-    numbers = np.concatenate([sums[rest], values[alone].ravel()])
-    spread = np.concatenate([weights[rest], np.repeat(weights[alone], values.shape[1])])
-    return Amounts(numbers[spread > 0], None if weight is None else spread[spread > 0], ())
-
-
-def _entries(entries: Entries, shape: Any) -> tuple[Array, Floats | None]:
-    """Return which entries count, (R, I) bool, and the weights of all as they were sent, (R, I)."""
-    kept = np.ones(shape, bool)
-    if entries.ignored is not None:
-        kept &= ~entries.ignored.numpy(force=True)
-    if entries.view.sample_weight is None:
-        return kept, None
-    weight = entries.view.sample_weight.numpy(force=True)[:, None]
-    return kept, np.broadcast_to(weight, shape)
-
-
-def products(entries: Entries, values: Floats, pairs: tuple[tuple[int, int], ...]) -> Products:
-    """Return the columns of the rows that count, (R, K), as :class:`Products`."""
-    kept, weight = _rows(entries)
-    return Products(values[kept], weight, pairs)
+def products(entries: Entries, *columns: Floats, pairs: tuple[tuple[int, int], ...]) -> Products:
+    """Return the elements of columns, (R, I) each, that count."""
+    rows, length = _Rows(entries), columns[0].shape[1]
+    values = np.stack([column[rows.kept].ravel() for column in columns], 1)
+    weight = None if rows.weight is None else np.repeat(rows.weight, length)
+    place = rows.place if length == 1 else np.repeat(rows.place, length)
+    if (masked := entries.view.ignored) is not None:
+        counts = ~np.broadcast_to(masked.numpy(force=True), columns[0].shape)[rows.kept].ravel()
+        values, weight, place = values[counts], None if weight is None else weight[counts], place[counts]
+    return Products(values, weight, pairs, place)
 
 
 def part_of(cls: type[Task], name: str) -> Part[Any]:

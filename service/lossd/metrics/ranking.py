@@ -13,12 +13,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lossd.exact.steps import (
+    PartialArea,
+    Steps,
+    area_under_roc,
+    best_step,
+    pr_points,
+    precision_of_positives,
+    roc_points,
+)
 from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.averages import average
 from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
 from lossd.metrics.parts import Scores
 from lossd.metrics.registry import Array, Floats, metric, spell
-from lossd.runs.steps import Steps, area_under_roc, best_step, pr_points, precision_of_positives, roc_points
 from lossd_client.errors import InvalidRequest
 
 __all__ = ["Ranked", "Ranking", "Steps", "bounded", "scores_of", "steps"]
@@ -35,11 +43,21 @@ class Ranking:
         scores: (n,); higher is more likely.
         positive: (n,) bool.
         weight: The weight of each entry, (n,) float64, > 0; None for 1.
+        kept: Which of the (r, k, I) entries these are, bool; None for all.
+        shape: (r, k, I).
     """
 
     scores: Tensor
     positive: Tensor
     weight: Tensor | None
+    kept: Tensor | None
+    shape: torch.Size
+
+    @property
+    def row(self) -> Tensor:
+        """The row of each entry, (n,) int64."""
+        rows = torch.arange(self.shape[0], device=self.scores.device).reshape(-1, 1, 1).expand(self.shape)
+        return rows.reshape(-1) if self.kept is None else rows[self.kept]
 
     @classmethod
     def of(cls, scores: Tensor, positive: Tensor, ignored: Tensor | None, weight: Tensor | None) -> Ranking:
@@ -54,9 +72,10 @@ class Ranking:
         bounded(scores.numel())
         spread = None if weight is None else weight.reshape(-1, 1, 1).expand(scores.shape)
         if ignored is None:
-            return cls(scores.reshape(-1), positive.reshape(-1), None if spread is None else spread.reshape(-1))
+            weights = None if spread is None else spread.reshape(-1)
+            return cls(scores.reshape(-1), positive.reshape(-1), weights, None, scores.shape)
         kept = ~ignored
-        return cls(scores[kept], positive[kept], None if spread is None else spread[kept])
+        return cls(scores[kept], positive[kept], None if spread is None else spread[kept], kept, scores.shape)
 
 
 def bounded(scores: int) -> None:
@@ -81,8 +100,8 @@ class Ranked(Protocol):
     columns: int
     view: Any
 
-    def ranking(self, request: int, column: int | None) -> Ranking:
-        """Return the ranking of one request for one class or label; of all together for None."""
+    def ranking_of(self, rows: slice, column: int | None) -> Ranking:
+        """Return the ranking of some rows for one class or label; of all together for None."""
         ...
 
     def steps(self, request: int, column: int | None) -> Steps:
@@ -111,15 +130,18 @@ def steps(ranking: Ranking) -> Steps:
 
 
 def scores_of(task: Any) -> Scores:
-    """Return the scores of each class or label of a batch of one request, with the weights as they were sent."""
+    """Return the scores of each class or label of a batch, with the weights as they were sent."""
+    weight, index = task.view.sample_weight, task.view.placed.index
+    sent = None if weight is None else weight.numpy(force=True)
 
-    def columns() -> Iterator[tuple[Floats, Array, Floats | None]]:
+    def columns() -> Iterator[tuple[Floats, Array, Floats | None, Array]]:
         for column in range(task.columns):
-            ranking = task.ranking(0, column)
-            weight = None if ranking.weight is None else task.entries.counts(ranking.weight.numpy(force=True)[None])[0]
-            yield ranking.scores.double().numpy(force=True), ranking.positive.numpy(force=True), weight
+            ranking = task.ranking_of(slice(None), column)
+            row = ranking.row.numpy(force=True)
+            of_row = None if sent is None else sent[row]
+            yield ranking.scores.double().numpy(force=True), ranking.positive.numpy(force=True), of_row, index[row]
 
-    return Scores(columns, task.columns, 2, task.view.sample_weight is not None)
+    return Scores(columns, task.columns, 2, weight is not None)
 
 
 def _falling(scores: Tensor) -> Tensor:
@@ -130,18 +152,28 @@ def _falling(scores: Tensor) -> Tensor:
     return torch.from_numpy(np.argsort(scores.numpy())[::-1].copy())
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
+@metric(
+    *ONE_CLASS, *LABELS, *CLASSES,
+    options=("max_fpr",), sorts=True, reads=("rankings",), better="higher", interval="unit", cases="rarer",
+)  # fmt: skip
 def auroc(task: Ranked) -> Sequence[Any]:
     """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
 
     Undefined where all entries are positive or none is. Several classes: each against the rest, by its log-odds, which
-    rise with its probability; averages are over those defined. Equals sklearn.metrics.roc_auc_score
+    rise with its probability; averages are over those defined. With ``max_fpr`` the area up to that false positive
+    rate, standardised so that 1 is perfect and 1/2 chance. Equals sklearn.metrics.roc_auc_score
     (``multi_class="ovr"``).
+
+    References:
+        D. K. McClish, Analyzing a Portion of the ROC Curve, 1989, doi:10.1177/0272989X8900900307.
     """
-    return _areas(task, "auroc", area_under_roc)
+    most = task.view.options.get("max_fpr")
+    return _areas(task, "auroc", area_under_roc if most is None else PartialArea(most))
 
 
-@metric(*ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher")
+@metric(
+    *ONE_CLASS, *LABELS, *CLASSES, sorts=True, reads=("rankings",), better="higher", interval="unit", cases="actual"
+)
 def average_precision(task: Ranked) -> Sequence[Any]:
     """The mean of the precision at each positive entry: the area under the precision-recall curve, in steps.
 
@@ -154,18 +186,21 @@ def average_precision(task: Ranked) -> Sequence[Any]:
 def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) -> list[Any]:
     # Each request's classes, then all of them pooled; request by request, because they share the sorted scores.
     columns = [*range(task.columns), *([None] if task.averaged else [])]
-    pairs = np.array([[area(task.steps(b, k)) for k in columns] for b in range(task.count)])
+    if task.rankings is None:
+        pairs = np.array([[area(task.steps(b, k)) for k in columns] for b in range(task.count)])
+    else:
+        pairs = np.stack([np.stack(task.rankings.areas(area, k), -1) for k in columns], 1)
     values: Floats = pairs[..., 0]
     defined: Array = pairs[..., 1] > 0
     if not task.averaged:
-        answer: list[Any] = task.numbers(name, values[:, 0], ~defined[:, 0], of=(1,))
+        answer: list[Any] = task.numbers(name, values[:, 0], ~defined[:, 0], classes=(1,))
         return answer
     values, defined, micro, micro_defined = values[None, :, :-1], defined[None, :, :-1], values[:, -1], defined[:, -1]
     averaged = average(values, defined, defined, task.actual, micro[None], micro_defined[None], task.zero_division)
     return averaged.answers(task, (name,))[name]
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",), interval=None)
 def roc_curve(task: Ranked) -> Sequence[Any]:
     """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
 
@@ -184,7 +219,7 @@ def roc_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "roc_curve", curve)
 
 
-@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",))
+@metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",), interval=None)
 def pr_curve(task: Ranked) -> Sequence[Any]:
     """The precision-recall curve, {"precision", "recall", "thresholds"}, by rising threshold.
 
@@ -203,7 +238,7 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
     return _curves(task, "pr_curve", curve)
 
 
-@metric(*ONE_CLASS, *LABELS, sorts=True, reads=("rankings",))
+@metric(*ONE_CLASS, *LABELS, sorts=True, reads=("rankings",), interval=None)
 def best_threshold(task: Ranked) -> Sequence[Any]:
     """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
 

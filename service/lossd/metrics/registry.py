@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -19,8 +19,10 @@ import numpy.typing as npt
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.names import meaning
 from lossd.losses.reduction import Segments
-from lossd.losses.registry import Input, closest
+from lossd.losses.registry import MOST_NEAR, Input, closest
+from lossd.metrics.combinations import Combinations
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
@@ -28,6 +30,7 @@ __all__ = [
     "METRICS",
     "TASKS",
     "Metric",
+    "Scale",
     "Task",
     "View",
     "breakdown",
@@ -35,6 +38,7 @@ __all__ = [
     "check_classes",
     "check_options",
     "check_task",
+    "closest_metrics",
     "cost",
     "costs",
     "describe",
@@ -53,6 +57,9 @@ SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 300, 100
 
 Better = Literal["higher", "lower"]
 
+Scale = Literal["unit", "signed", "positive", "real"]
+"""Where a metric's values lie: in [0, 1], in [-1, 1], from 0 on, or anywhere."""
+
 COARSE = ("bfloat16", "float16", "float32")
 """Float dtypes coarser than float64, the coarsest first."""
 
@@ -66,6 +73,7 @@ class View(NamedTuple):
         segments: The rows of each request.
         activation: The domain of ``prediction``: real, logits, log_probability or probability.
         sample_weight: (R,) float64, or None.
+        left_out: Returns the entries that a mask leaves out, see ``ignored``; None if there is no mask.
         ignore_index: The class that does not count, or None.
         parameters: The loss's parameters that are equal in the whole batch.
         options: The request's ``metrics`` object with its defaults.
@@ -76,6 +84,7 @@ class View(NamedTuple):
         dtypes: The dtypes in which tensors were sent, by name; a missing name has the tensor's own dtype.
         classes: The number of classes of a run, which has no tensors to tell it.
         exponent: Sums of weights in a run's ``counted`` are divided by two to this; None if no sample is weighted.
+        combinations: Which rows a run counts together; None of an evaluation.
     """
 
     tensors: Mapping[str, Tensor]
@@ -92,24 +101,27 @@ class View(NamedTuple):
     dtypes: Mapping[str, str] = MappingProxyType({})
     classes: int | None = None
     exponent: int | None = None
+    combinations: Combinations | None = None
+    left_out: Callable[[], Tensor] | None = None
+
+    @property
+    def ignored(self) -> Tensor | None:
+        """The entries that do not count by a mask, (R, I) or (R, 1) bool, or None.
+
+        Computed at first use, because a compiled pass has counted all that most requests ask for.
+        """
+        return None if self.left_out is None else self.left_out()
+
+    @property
+    def placed(self) -> Combinations:
+        """Which rows a run counts together."""
+        assert self.combinations is not None, "a run says what it counts together"
+        return self.combinations
 
     @property
     def merged(self) -> bool:
         """Whether this is a run: parts without tensors."""
         return not self.tensors
-
-    def each(self) -> Iterator[View]:
-        """Yield each request as a view of its own."""
-        split = self.segments.split
-        tensors = {name: split(tensor) for name, tensor in self.tensors.items()}
-        weights = None if self.sample_weight is None else split(self.sample_weight)
-        for request, rows in enumerate(self.segments.rows):
-            yield self._replace(
-                tensors={name: parts[request] for name, parts in tensors.items()},
-                segments=Segments([rows], self.segments.device),
-                sample_weight=None if weights is None else weights[request],
-                numbers={name: [values[request]] for name, values in self.numbers.items()},
-            )
 
     def sent(self, *names: str) -> str:
         """Return the dtype in which these tensors were sent, the coarsest of several; float64 for integers."""
@@ -135,6 +147,7 @@ class Task:
     Attributes:
         options: The options of the ``metrics`` object that every metric of the task reads.
         compares: Whether it compares pairs of entries.
+        sorts_once: Whether all its metrics that sort read one sorted list.
         base: The parts that the task itself reads, whatever the metric.
         undefined: For each request, the metrics that are 0/0 and their class or label indices: [1], the positive class,
             if the task has only that one; [] if the metric belongs to no class.
@@ -142,6 +155,7 @@ class Task:
 
     options: ClassVar[tuple[str, ...]] = ("zero_division",)
     compares: ClassVar[bool] = False
+    sorts_once: ClassVar[bool] = False
     base: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, view: View) -> None:
@@ -194,30 +208,32 @@ class Task:
         """Return the warning codes of each request, given the requested metrics."""
         return [[] for _ in range(self.count)]
 
-    def numbers(self, name: str, values: Array, undefined: Array | None = None, of: Sequence[int] = ()) -> list[Any]:
+    def numbers(
+        self, name: str, values: Array, undefined: Array | None = None, classes: Sequence[int] = ()
+    ) -> list[Any]:
         """Return one number per request; where it is undefined, None or ``zero_division``, and record that.
 
         Args:
             name: The metric's name.
             values: The values, (B,); anything where undefined.
             undefined: Which values are undefined, (B,) bool; None if none is.
-            of: The classes to record.
+            classes: The classes to record.
         """
         answer = spell(values)
         if undefined is not None and undefined.any():
             for position in np.flatnonzero(undefined).tolist():
                 answer[position] = self.zero_division
-                self.undefined[position][name] = list(of)
+                self.undefined[position][name] = list(classes)
         return answer
 
-    def quotients(self, name: str, numerator: Array, denominator: Array, of: Sequence[int] = ()) -> list[Any]:
+    def quotients(self, name: str, numerator: Array, denominator: Array, classes: Sequence[int] = ()) -> list[Any]:
         """Return one ratio per request, (B,) over (B,); 0/0 is undefined."""
         answer: list[Any] = []
         # Numbers instead of arrays: NumPy takes several times as long for the few requests of a batch.
         for position, (above, below) in enumerate(zip(numerator.tolist(), denominator.tolist(), strict=True)):
             if below == 0:
                 answer.append(self.zero_division)
-                self.undefined[position][name] = list(of)
+                self.undefined[position][name] = list(classes)
             else:
                 answer.append(_spelled(above / below))
         return answer
@@ -260,7 +276,13 @@ class Metric:
         reads: The parts it is a function of, besides the task's ``base``; None if it is a function of a whole batch,
             such as the neighbours of each row, so that a run has no value of it.
         better: Which way is better: "higher", "lower", or None for neither.
+        interval: Where its values lie, if a run states an interval for it: "unit", "signed", "positive" or "real". None
+            for what has no interval: counts, curves, lists, thresholds, extremes, quantiles, and estimates whose bias
+            is as large as their error.
+        cases: The task's attribute that says how many entries of each class a value is made of, (B, K); None if it
+            is made of all that count.
         version: Raised when a number could change.
+        needs: The options that have no default and must be given, and what each may be.
     """
 
     name: str
@@ -273,7 +295,10 @@ class Metric:
     byte_ns: float = 8
     reads: tuple[str, ...] | None = ()
     better: Better | None = None
+    interval: Scale | None = None
+    cases: str | None = None
     version: int = 1
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -305,6 +330,7 @@ def task(*names: str) -> Callable[[T], T]:
 
 def metric(
     *tasks: str,
+    interval: Scale | None,
     default: bool = False,
     name: str | None = None,
     options: tuple[str, ...] = (),
@@ -312,7 +338,9 @@ def metric(
     byte_ns: float = 8,
     reads: tuple[str, ...] | None = (),
     better: Better | None = None,
+    cases: str | None = None,
     version: int = 1,
+    needs: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[F], F]:
     """Register a metric for one or several tasks, under its function's name unless ``name`` says otherwise."""
 
@@ -321,7 +349,20 @@ def metric(
         documentation = inspect.getdoc(function) or ""
         for task_name in tasks:
             METRICS.setdefault(task_name, {})[key] = Metric(
-                key, task_name, default, function, options, documentation, sorts, byte_ns, reads, better, version
+                key,
+                task_name,
+                default,
+                function,
+                options,
+                documentation,
+                sorts,
+                byte_ns,
+                reads,
+                better,
+                interval,
+                cases,
+                version,
+                needs,
             )
         return function
 
@@ -337,7 +378,7 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
     exchangeable = ({"binary", "multilabel"}, {"multiclass", "segmentation"}, {"pairs", "cosine_pairs"})
     pointer = "/task" if instead_of is None else "/metrics/task"
     if name not in TASKS:
-        near = closest(name, tuple(TASKS), {})
+        near = closest(name, TASKS)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
         detail = f"there is no task named {quoted(name)}; {hint}"
     elif instead_of in (None, name) or any({name, instead_of} <= group for group in exchangeable):
@@ -347,13 +388,13 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
     raise InvalidRequest(detail, errors=[Fault(pointer=pointer, detail=detail)])
 
 
-def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
+def resolve(task_name: str, names: Sequence[str] | None) -> tuple[str, ...]:
     """Return the requested metrics: the task's defaults for None; "default" in a list stands for the defaults.
 
     Raises:
         InvalidRequest: The task has no metric of a name; the detail names the closest ones.
     """
-    known = METRICS.get(of, {})
+    known = METRICS.get(task_name, {})
     defaults = [m.name for m in known.values() if m.default]
     wanted: list[str] = []
     for position, name in enumerate(defaults if names is None else names):
@@ -362,71 +403,85 @@ def resolve(of: str, names: Sequence[str] | None) -> tuple[str, ...]:
         elif name in known:
             wanted.append(name)
         else:
-            near = closest(name, tuple(known), {})
+            near = closest_metrics(name, known)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            detail = f"the task {of} has no metric named {quoted(name)}; {hint}"
+            detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
     return tuple(dict.fromkeys(wanted))
 
 
-def inputs(of: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
+def closest_metrics(name: str, known: Collection[str]) -> list[str]:
+    """Return up to three known metrics closest to a name that none has, first the one that other libraries call so."""
+    meant = meaning(name).metric
+    near = [meant] if meant is not None and meant in known else []
+    return list(dict.fromkeys([*near, *closest(name, known)]))[:MOST_NEAR]
+
+
+def inputs(task_name: str, options: Mapping[str, Any]) -> tuple[Input, ...]:
     """Return a task's inputs when metrics are computed without a loss."""
-    return TASKS[of].inputs(options)
+    return TASKS[task_name].inputs(options)
 
 
-def pairs(of: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def pairs(task_name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many pairs of entries a task's metrics compare, if there are more pairs than entries."""
-    return TASKS[of].compared(shapes)
+    return TASKS[task_name].compared(shapes)
 
 
-def cost(of: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+def cost(task_name: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
     """Return the cost of a task's metrics beyond reading the tensors."""
-    sorts = sum(METRICS[of][name].sorts for name in names)
-    compared, scores = TASKS[of].compared(shapes), max(math.prod(shape) for shape in shapes.values())
+    sorts = sum(METRICS[task_name][name].sorts for name in names)
+    if TASKS[task_name].sorts_once:
+        sorts = min(sorts, 1)
+    compared, scores = TASKS[task_name].compared(shapes), max(math.prod(shape) for shape in shapes.values())
     return Cost(bool(sorts) * SCORE_BYTES * scores, COMPARED_NS * compared + sorts * SORTED_NS * scores)
 
 
-def byte_ns(of: str, names: Sequence[str]) -> float:
+def byte_ns(task_name: str, names: Sequence[str]) -> float:
     """Return about how many nanoseconds a task's metrics take for each byte of the tensors."""
-    return max((METRICS[of][name].byte_ns for name in names), default=0.0)
+    return max((METRICS[task_name][name].byte_ns for name in names), default=0.0)
 
 
-def costs(of: str, names: Sequence[str]) -> bool:
+def costs(task_name: str, names: Sequence[str]) -> bool:
     """Return whether a task's metrics take more than reading the tensors."""
-    return TASKS[of].compares or any(METRICS[of][name].sorts for name in names)
+    return TASKS[task_name].compares or any(METRICS[task_name][name].sorts for name in names)
 
 
-def check_options(of: str, options: Mapping[str, Any]) -> None:
+def check_options(task_name: str, options: Mapping[str, Any]) -> None:
     """Check that the options apply to a task.
 
     Raises:
         InvalidRequest: An option does not apply; ``errors`` points at it.
     """
-    if of not in TASKS:
+    if task_name not in TASKS:
         return
-    averaged = getattr(TASKS[of], "averaged", False)
-    if isinstance(options.get("threshold"), list) and "threshold" in TASKS[of].options and not averaged:
-        detail = f"threshold is a list, one for each label; the task {of} has no labels: send one threshold"
+    averaged = getattr(TASKS[task_name], "averaged", False)
+    if isinstance(options.get("threshold"), list) and "threshold" in TASKS[task_name].options and not averaged:
+        detail = f"threshold is a list, one for each label; the task {task_name} has no labels: send one threshold"
         raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/threshold", detail=detail)])
-    TASKS[of].check(options)
+    for name in options.get("names") or ():
+        for option, among in METRICS[task_name][name].needs.items() if name in METRICS[task_name] else ():
+            if options.get(option) is None:
+                detail = f"{name} has no value without metrics.{option}: set it to {among}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/{option}", detail=detail)])
+    TASKS[task_name].check(options)
 
 
-def check_classes(of: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
+def check_classes(task_name: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:
     """Check that the options apply to the metrics of so many classes.
 
     Raises:
         InvalidRequest: An option does not apply; ``errors`` points at it.
     """
-    TASKS[of].check_classes(names, options, classes)
+    TASKS[task_name].check_classes(names, options, classes)
 
 
-def _average_options(of: str) -> tuple[str, ...]:
+def _average_options(task_name: str) -> tuple[str, ...]:
     """Return the options of tasks that average over classes or labels."""
-    return ("per_class",) if getattr(TASKS[of], "averaged", False) else ()
+    return ("per_class",) if getattr(TASKS[task_name], "averaged", False) else ()
 
 
-def describe(of: str | None = None) -> list[dict[str, Any]]:
-    """Return every metric, or one task's: its name, task, default, texts, options, better side and version."""
+def describe(only: str | None = None) -> list[dict[str, Any]]:
+    """Return every metric, or one task's: name, task, default, texts, options, better side, interval and version."""
     return [
         {
             "name": entry.name,
@@ -436,19 +491,20 @@ def describe(of: str | None = None) -> list[dict[str, Any]]:
             "documentation": entry.documentation,
             "options": [*TASKS[entry.task].options, *_average_options(entry.task), *entry.options],
             "better": entry.better,
+            "interval": entry.interval,
             "version": entry.version,
         }
         for task_name, known in METRICS.items()
-        if of in (None, task_name)
+        if only in (None, task_name)
         for entry in known.values()
     ]
 
 
-def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str, Any]], list[list[str]]]:
+def breakdown(task_name: str, names: Sequence[str], view: View) -> tuple[list[dict[str, Any]], list[list[str]]]:
     """Return each request's metrics with the task's name and the undefined classes, and each request's warnings."""
-    known = METRICS[of]
+    known = METRICS[task_name]
     with np.errstate(all="ignore"):  # non-finite values are valid results
-        measured = TASKS[of](view)
+        measured = TASKS[task_name](view)
         columns = [known[name].function(measured) for name in names]
         warnings = measured.warnings(names)
     averages = not measured.listed and any(isinstance(column[0], dict) and "macro" in column[0] for column in columns)
@@ -456,7 +512,7 @@ def breakdown(of: str, names: Sequence[str], view: View) -> tuple[list[dict[str,
         warnings = [[*codes, "classes_not_listed"] for codes in warnings]
     answers: list[dict[str, Any]] = []
     for values, undefined in zip(zip(*columns, strict=True), measured.undefined, strict=True):
-        answer: dict[str, Any] = {"task": of, **dict(zip(names, values, strict=True))}
+        answer: dict[str, Any] = {"task": task_name, **dict(zip(names, values, strict=True))}
         # Metrics that are computed together are also recorded together, even if only one is requested.
         if undefined and (recorded := {name: undefined[name] for name in names if name in undefined}):
             answer["undefined"] = recorded

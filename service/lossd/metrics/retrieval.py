@@ -14,6 +14,7 @@ import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
+from lossd.losses.reduction import Segments
 from lossd.losses.registry import Input
 from lossd.metrics.distances import unit, without_noise
 from lossd.metrics.entries import Entries
@@ -65,18 +66,47 @@ class Neighbours(Task):
         return max(shape[0] if shape else 1 for shape in shapes.values()) ** 2
 
     # How many of a request's rows one of them is not compared with.
-    own: ClassVar[int] = 0
+    excluded: ClassVar[int] = 0
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """Whether the ``k`` nearest are all there are."""
         if not any(name.endswith("@k") for name in names):
             return super().warnings(names)
         k: int = self.view.options["k"]
-        return [["k_is_all"] if k >= rows - self.own else [] for rows in self.view.segments.rows]
+        return [["k_is_all"] if k >= rows - self.excluded else [] for rows in self.compared_rows]
+
+    @cached_property
+    def _compared(self) -> Tensor | None:
+        """The rows that are compared, (R,) bool: those a mask keeps, and one of a request without any; None for all."""
+        if self.view.ignored is None:
+            return None
+        compared = ~self.view.ignored[:, 0]
+        starts = torch.tensor(self.view.segments.starts, device=compared.device)
+        compared[starts] |= self.view.segments.sum(compared.long()) == 0
+        return compared
+
+    @cached_property
+    def compared_rows(self) -> list[int]:
+        """How many rows of each request are compared."""
+        if self._compared is None:
+            return self.view.segments.rows
+        counts: list[int] = self.view.segments.sum(self._compared.long()).tolist()
+        return counts
+
+    def in_rows(self, numbers: Floats) -> Floats:
+        """Return numbers of the rows that are compared for all rows, (R,); 0 for the others."""
+        if self._compared is None:
+            return numbers
+        whole = np.zeros(self.view.segments.total)
+        whole[self._compared.numpy(force=True)] = numbers
+        return whole
 
     def groups(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of requests of one size, (b, N, ...), as many as make a block; in order."""
         segments = self.view.segments
+        if self._compared is not None:
+            segments = Segments(self.compared_rows, segments.device)
+            tensors = tuple(t[self._compared] for t in tensors)
         if not segments.equal:
             yield from (
                 tuple(t.unsqueeze(0) for t in request) for request in zip(*map(segments.split, tensors), strict=True)
@@ -90,6 +120,8 @@ class Neighbours(Task):
         """The mean of (R,) numbers over each request's rows, those that are asked."""
         starts = self.view.segments.starts
         asked = np.ones(len(found)) if asked is None else asked.astype(float)
+        if self.view.ignored is not None:
+            asked = asked * ~self.view.ignored[:, 0].numpy(force=True)
         return self.quotients(name, np.add.reduceat(found * asked, starts), np.add.reduceat(asked, starts))
 
 
@@ -97,7 +129,7 @@ class Neighbours(Task):
 class Labelled(Neighbours):
     """Each embedding is a query for its neighbours, itself excluded; embeddings with a unique label are no queries."""
 
-    own: ClassVar[int] = 1
+    excluded: ClassVar[int] = 1
 
     @cached_property
     def units(self) -> Tensor:
@@ -112,11 +144,11 @@ class Labelled(Neighbours):
             half = half_squares(units).unsqueeze(1)
             parts = []
             for rows, cosine in row_blocks(units, units):
-                own = index[rows].unsqueeze(1) == index
-                wanted = (label[:, rows].unsqueeze(2) == label.unsqueeze(1)) & ~own
-                parts.append(function((cosine - half).masked_fill(own, -torch.inf), wanted))
+                is_query = index[rows].unsqueeze(1) == index
+                wanted = (label[:, rows].unsqueeze(2) == label.unsqueeze(1)) & ~is_query
+                parts.append(function((cosine - half).masked_fill(is_query, -torch.inf), wanted))
             answers.append(torch.cat(parts, 1).flatten())
-        return torch.cat(answers).double().numpy(force=True)
+        return self.in_rows(torch.cat(answers).double().numpy(force=True))
 
     @cached_property
     def ranks(self) -> Floats:
@@ -128,6 +160,10 @@ class Labelled(Neighbours):
         """(R,) bool: whether another has the same label."""
         labels, dense = torch.unique(self.view.tensors["label"], return_inverse=True)
         of_request = self.view.segments.index * len(labels) + dense
+        if self.view.ignored is not None:  # what is masked shares its label with nothing
+            of_request = torch.where(
+                self.view.ignored[:, 0], -1 - torch.arange(len(dense), device=dense.device), of_request
+            )
         _, which, count = torch.unique(of_request, return_inverse=True, return_counts=True)
         asked: Array = (count[which] > 1).numpy(force=True)
         return asked
@@ -141,7 +177,7 @@ class Labelled(Neighbours):
         )
 
 
-@metric("labelled_embeddings", default=True, name="recall@1", reads=None, better="higher")
+@metric("labelled_embeddings", default=True, name="recall@1", reads=None, better="higher", interval=None)
 def recall_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of embeddings whose nearest neighbour has their label, of those whose label another has.
 
@@ -150,13 +186,13 @@ def recall_at_1(task: Labelled) -> Sequence[Any]:
     return task.fraction("recall@1", task.ranks < 1, task.asked)
 
 
-@metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher")
+@metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher", interval=None)
 def precision_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of nearest neighbours by cosine that have the label of whoever asks: with one each, recall@1."""
     return task.fraction("precision@1", task.ranks < 1, task.asked)
 
 
-@metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher")
+@metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher", interval=None)
 def recall_at_k(task: Labelled) -> Sequence[Any]:
     """The fraction of embeddings with their label among the ``k`` nearest, of those whose label another has.
 
@@ -168,7 +204,7 @@ def recall_at_k(task: Labelled) -> Sequence[Any]:
     return task.fraction("recall@k", task.ranks < task.view.options["k"], task.asked)
 
 
-@metric("labelled_embeddings", name="map@r", reads=None, better="higher")
+@metric("labelled_embeddings", name="map@r", reads=None, better="higher", interval=None)
 def map_at_r(task: Labelled) -> Sequence[Any]:
     """The mean average precision of the R nearest neighbours by cosine, R being how many others have the label.
 
@@ -214,20 +250,20 @@ class Views(Neighbours):
         for first, second in self.groups(*self.units):
             index = torch.arange(first.shape[1], device=first.device)
             half_first, half_second = half_squares(first), half_squares(second)
-            own = without_noise((first * second).sum(-1))
-            to_second, to_first = torch.full_like(own, 0), torch.full_like(own, 0)
+            counterpart = without_noise((first * second).sum(-1))
+            to_second, to_first = torch.full_like(counterpart, 0), torch.full_like(counterpart, 0)
             for rows, cosine in row_blocks(first, second):
                 row, column = index[rows].unsqueeze(1), index
-                near, limit = cosine - half_second.unsqueeze(1), (own - half_second)[:, rows].unsqueeze(2)
+                near, limit = cosine - half_second.unsqueeze(1), (counterpart - half_second)[:, rows].unsqueeze(2)
                 nearer = ((near > limit) | ((near == limit) & (column < row))) & (column != row)
-                to_second[:, rows] = nearer.sum(2).to(own.dtype)
-                near, limit = cosine - half_first[:, rows].unsqueeze(2), (own - half_first).unsqueeze(1)
+                to_second[:, rows] = nearer.sum(2).to(counterpart.dtype)
+                near, limit = cosine - half_first[:, rows].unsqueeze(2), (counterpart - half_first).unsqueeze(1)
                 nearer = ((near > limit) | ((near == limit) & (row < column))) & (column != row)
                 to_first += nearer.sum(1)
             # Nothing is nearer than NaN, which finds nothing.
-            forth.append(to_second.masked_fill(own.isnan(), torch.inf).flatten())
-            back.append(to_first.masked_fill(own.isnan(), torch.inf).flatten())
-        return torch.cat(forth).numpy(force=True), torch.cat(back).numpy(force=True)
+            forth.append(to_second.masked_fill(counterpart.isnan(), torch.inf).flatten())
+            back.append(to_first.masked_fill(counterpart.isnan(), torch.inf).flatten())
+        return self.in_rows(torch.cat(forth).numpy(force=True)), self.in_rows(torch.cat(back).numpy(force=True))
 
     @cached_property
     def uniformities(self) -> Floats:
@@ -246,19 +282,19 @@ class Views(Neighbours):
         )
 
 
-@metric("paired_views", default=True, name="first_to_second@1", reads=None, better="higher")
+@metric("paired_views", default=True, name="first_to_second@1", reads=None, better="higher", interval=None)
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the first view whose nearest neighbour by cosine in the second is their counterpart."""
     return task.fraction("first_to_second@1", task.ranks[0] < 1)
 
 
-@metric("paired_views", default=True, name="second_to_first@1", reads=None, better="higher")
+@metric("paired_views", default=True, name="second_to_first@1", reads=None, better="higher", interval=None)
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the second view whose nearest neighbour by cosine in the first is their counterpart."""
     return task.fraction("second_to_first@1", task.ranks[1] < 1)
 
 
-@metric("paired_views", default=True, reads=("distance",), better="lower")
+@metric("paired_views", default=True, reads=("distance",), better="lower", interval="positive")
 def alignment(task: Views) -> Sequence[Any]:
     """The mean squared distance of counterparts, as unit vectors: 0 where the views agree, at most 4.
 
@@ -269,7 +305,7 @@ def alignment(task: Views) -> Sequence[Any]:
     return task.quotients("alignment", *task.distance)
 
 
-@metric("paired_views", default=True, reads=None, better="lower")
+@metric("paired_views", default=True, reads=None, better="lower", interval=None)
 def uniformity(task: Views) -> Sequence[Any]:
     """The logarithm of the mean of exp(-2 d²) over all pairs of a view, as unit vectors; the mean of both views.
 
@@ -279,7 +315,7 @@ def uniformity(task: Views) -> Sequence[Any]:
         T. Wang, P. Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
             Hypersphere, 2020, arXiv:2005.10242.
     """
-    return task.numbers("uniformity", task.uniformities, np.array(task.view.segments.rows) < 2)
+    return task.numbers("uniformity", task.uniformities, np.array(task.compared_rows) < 2)
 
 
 def _uniformity(units: Tensor) -> Tensor:
@@ -294,13 +330,13 @@ def _uniformity(units: Tensor) -> Tensor:
     return torch.log((potentials - n) / max(n * (n - 1), 1))
 
 
-@metric("paired_views", name="first_to_second@k", options=("k",), reads=None, better="higher")
+@metric("paired_views", name="first_to_second@k", options=("k",), reads=None, better="higher", interval=None)
 def first_to_second_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the first view with their counterpart among the ``k`` nearest by cosine of the second."""
     return task.fraction("first_to_second@k", task.ranks[0] < task.view.options["k"])
 
 
-@metric("paired_views", name="second_to_first@k", options=("k",), reads=None, better="higher")
+@metric("paired_views", name="second_to_first@k", options=("k",), reads=None, better="higher", interval=None)
 def second_to_first_at_k(task: Views) -> Sequence[Any]:
     """The fraction of the second view with their counterpart among the ``k`` nearest by cosine of the first."""
     return task.fraction("second_to_first@k", task.ranks[1] < task.view.options["k"])

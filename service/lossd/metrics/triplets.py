@@ -143,25 +143,25 @@ def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
     return distance.square() if squared else distance
 
 
-@metric("triplets", "ranking", default=True, reads=("right",), better="higher")
+@metric("triplets", "ranking", default=True, reads=("right",), better="higher", interval="unit")
 def correct(task: Comparison) -> Sequence[Any]:
     """The fraction in the right order: the positive nearer than the negative, the higher score higher. Ties are not."""
     return task.quotients("correct", *task.right)
 
 
-@metric("triplets", "ranking", default=True, reads=("without_loss",), better="higher")
+@metric("triplets", "ranking", default=True, reads=("without_loss",), better="higher", interval="unit")
 def satisfied(task: Comparison) -> Sequence[Any]:
     """The fraction in the right order by the loss's margin at least: what has no loss."""
     return task.quotients("satisfied", *task.without_loss)
 
 
-@metric("triplets", default=True, reads=("near",), better="lower")
+@metric("triplets", default=True, reads=("near",), better="lower", interval="positive")
 def mean_positive_distance(task: Triplets) -> Sequence[Any]:
     """The mean distance of anchors to their positives."""
     return task.quotients("mean_positive_distance", *task.near)
 
 
-@metric("triplets", default=True, reads=("far",), better="higher")
+@metric("triplets", default=True, reads=("far",), better="higher", interval="positive")
 def mean_negative_distance(task: Triplets) -> Sequence[Any]:
     """The mean distance of anchors to their negatives."""
     return task.quotients("mean_negative_distance", *task.far)

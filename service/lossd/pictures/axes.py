@@ -6,8 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossd.losses.registry import Loss
+from lossd.pictures.answers import DESIRABLE, GAINED, LIKELY, RATIO, REWARDED
 from lossd.pictures.axis import Axis
-from lossd.pictures.classification import BINARY, FRAMES, HINGED, MULTICLASS, MULTILABEL, RANKED, SAMPLES, SHARE
+from lossd.pictures.classification import (
+    BINARY,
+    FRAMES,
+    HINGED,
+    MULTICLASS,
+    MULTILABEL,
+    QUERIED,
+    RANKED,
+    SAMPLES,
+    SHARE,
+    TAUGHT,
+)
 from lossd.pictures.geometry import (
     BOXES_OVERLAP,
     CLASSES_APART,
@@ -21,23 +33,36 @@ from lossd.pictures.geometry import (
     VIEWS,
 )
 from lossd.pictures.scalar import (
+    AMOUNT,
+    AMOUNT_OR_NONE,
+    DISPERSED,
     ERROR,
     FAKE,
     FAKE_LEAST_SQUARES,
     FEATURE,
     FORMULA,
+    HEAVY_TAILED,
     LEAST_SQUARES,
     LOG_VARIANCE,
     MEAN,
+    MEMBERS,
+    MIDDLE,
     NORMAL,
+    PREDICTED,
     PROGRESS,
+    QUANTILES,
     RATE,
     RECONSTRUCTION,
+    RELATIVE,
+    SCALE,
+    SCALE_OF_HEAVY_TAILED,
+    SCALED,
     SEPARATION,
     UNCERTAIN,
     VARIANCE,
     WEIGHT,
     WEIGHTED,
+    WIDTH,
 )
 from lossd_client.errors import NotEvaluable
 
@@ -45,6 +70,9 @@ __all__ = ["all_axes", "axes_of", "describe_axes"]
 
 BY_TASK: Mapping[str, tuple[Axis, ...]] = {
     "regression": (ERROR,),
+    "quantiles": (QUANTILES,),
+    "ensembles": (MEMBERS,),
+    "intervals": (MIDDLE, WIDTH),
     "binary": BINARY,
     "multiclass": MULTICLASS,
     "multilabel": MULTILABEL,
@@ -57,6 +85,7 @@ BY_TASK: Mapping[str, tuple[Axis, ...]] = {
     "paired_views": (VIEWS,),
     "labelled_embeddings": (LABELLED,),
     "ranking": (RANKED,),
+    "queries": (QUERIED,),
     "sets": (HINGED,),
     "gan": (SEPARATION,),
     "lsgan": (LEAST_SQUARES,),
@@ -65,17 +94,32 @@ BY_TASK: Mapping[str, tuple[Axis, ...]] = {
     "vae": (RECONSTRUCTION, MEAN, LOG_VARIANCE),
     "features": (FEATURE,),
     "sequences": (FRAMES,),
+    "preferences": (REWARDED,),
+    "desirability": (DESIRABLE,),
+    "policy": (RATIO,),
+    "distillation": (TAUGHT,),
     "custom": (FORMULA,),
 }
 BY_NAME: Mapping[str, tuple[Axis, ...]] = {
     "gaussian_nll": (NORMAL, VARIANCE),
     "poisson_nll": (RATE,),
+    "gamma_nll": (AMOUNT,),
+    "tweedie": (AMOUNT_OR_NONE,),
+    "squared_log": (PREDICTED,),
+    "negative_binomial_nll": (DISPERSED,),
+    "student_t_nll": (HEAVY_TAILED, SCALE_OF_HEAVY_TAILED),
+    "laplace_nll": (SCALED, SCALE),
+    "crps_normal": (SCALED, SCALE),
+    "mape": (RELATIVE,),
+    "hinge": (BINARY[1], BINARY[0]),
     "soft_margin": (BINARY[1], BINARY[0]),
     "multi_margin": (HINGED,),
     "kl_div": (SHARE,),
     "soft_f1": (OVERLAP, SAMPLES),
     "bce_dice": (OVERLAP,),
     "mined_triplet": (CLASSES_APART,),
+    "dpo": (GAINED,),
+    "orpo": (LIKELY,),
     "weighted_sum": (WEIGHTED,),
     "uncertainty": (UNCERTAIN,),
     "curriculum": (PROGRESS,),

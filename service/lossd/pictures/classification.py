@@ -81,25 +81,36 @@ def _hinged(x: Array, scene: Scene) -> Path:
     return Path(inputs, {"prediction": np.eye(classes)[0]}, "the class's score")
 
 
+def _taught(x: Array, scene: Scene) -> Path:
+    """Return a student's scores of two classes, whose probabilities by the teacher are ``share`` and the rest."""
+
+    def scores(p: Array) -> Array:
+        return np.stack([np.log(p), np.log1p(-p)], axis=1)[:, None, :]
+
+    teacher = scores(np.full_like(x, scene.given["share"]))
+    slope = np.stack([1 / x, -1 / (1 - x)], axis=1)[:, None, :]
+    return Path({"prediction": scores(x), "teacher": teacher}, {"prediction": slope}, "the probability")
+
+
 def _samples(x: Array, scene: Scene) -> Path:
     """Return four samples of two classes, each with probability x for its own class."""
-    own = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    logits = (np.log(x) - np.log1p(-x))[:, None, None] * own
+    one_hot = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    logits = (np.log(x) - np.log1p(-x))[:, None, None] * one_hot
     target = everywhere(np.array([0, 0, 1, 1]), x)
-    return Path({"prediction": logits, "target": target}, {"prediction": own}, "every sample's score of its class")
+    return Path({"prediction": logits, "target": target}, {"prediction": one_hot}, "every sample's score of its class")
 
 
 def _frames(x: Array, scene: Scene) -> Path:
     """Return four frames of the symbols 1 1 2 2, each with probability x for its own symbol."""
-    own = np.eye(3)[[1, 1, 2, 2]][:, None, :]
-    p = np.where(own > 0, x[:, None, None, None], (1 - x[:, None, None, None]) / 2)
+    one_hot = np.eye(3)[[1, 1, 2, 2]][:, None, :]
+    p = np.where(one_hot > 0, x[:, None, None, None], (1 - x[:, None, None, None]) / 2)
     inputs = {
         "prediction": np.log(p),
         "target": everywhere(np.array([[1, 2]]), x),
         "input_lengths": everywhere(np.array([4]), x),
         "target_lengths": everywhere(np.array([2]), x),
     }
-    return Path(inputs, {"prediction": own}, "every frame's log-probability of its symbol")
+    return Path(inputs, {"prediction": one_hot}, "every frame's log-probability of its symbol")
 
 
 def _sigmoid(z: Array) -> Array:
@@ -131,6 +142,15 @@ SHARE = Axis(
     within=UNIT,
     given={"share": Given("target", 0.75, 0, 1, 0.01)},
 )
+TAUGHT = Axis(
+    "probability",
+    "student's probability of a class that the teacher gives {share}",
+    0.005,
+    0.995,
+    _taught,
+    within=UNIT,
+    given={"share": Given("teacher's probability", 0.75, 0.05, 0.95)},
+)
 SAMPLES = Axis("probability", "probability of every sample's own class", 0.005, 0.995, _samples, within=UNIT)
 FRAMES = Axis("probability", "probability of every frame's own symbol", 0.005, 0.995, _frames, within=UNIT)
 
@@ -143,6 +163,14 @@ def _ranked(x: Array, scene: Scene) -> Path:
     return Path(inputs, {"first": ONE}, "the first one's score")
 
 
+def _queried(x: Array, scene: Scene) -> Path:
+    """Return queries of two documents, of which the relevant one has the score x and the other 0."""
+    scores = np.stack([x, np.zeros_like(x)], axis=1)[:, None, :]
+    inputs = {"prediction": scores, "target": everywhere(np.array([[1.0, 0.0]]), x)}
+    return Path(inputs, {"prediction": np.eye(2)[0]}, "the relevant document's score")
+
+
+QUERIED = Axis("margin", "margin: the relevant document's score less the other's", -5, 5, _queried, within=FINITE)
 RANKED = Axis(
     "margin",
     "score of the first less the second's",

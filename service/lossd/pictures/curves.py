@@ -195,9 +195,9 @@ def curve(
     wanted += [{"name": other} for other in others]
     along_each = [axis if fields["name"] == name else _axis(find_loss(fields["name"]), axis.name) for fields in wanted]
     combinations = [
-        (fields, of, case, given)
-        for fields, of in zip(wanted, along_each, strict=True)
-        for case, given in _settings(of, at)
+        (fields, own_axis, case, given)
+        for fields, own_axis in zip(wanted, along_each, strict=True)
+        for case, given in _settings(own_axis, at)
     ]
     by_rows = all(_by_rows(find_loss(fields["name"])) for fields in wanted)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
@@ -206,7 +206,7 @@ def curve(
             f"these would be {len(combinations)} times {len(along)} requests, each point being one; "
             f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
         )
-    lines = [_line(of, case, given, fields, along) for fields, of, case, given in combinations]
+    lines = [_line(own_axis, case, given, fields, along) for fields, own_axis, case, given in combinations]
     return Curve(axis, axis.labelled(values), names, along, lines)
 
 
@@ -214,12 +214,13 @@ def _check_names(loss: Loss, names: Iterable[str]) -> None:
     """Check that the loss has parameters of these names."""
     known = tuple(parameter.name for parameter in loss.parameters)
     for name in names:
-        if name == "reduction":
+        if name in ("reduction", "nan_targets"):
             raise InvalidRequest(
-                "every point of a curve is a request of its own: there is nothing for reduction to reduce"
+                f"every point of a curve is a request of its own: there is nothing for {name} to "
+                + ("reduce" if name == "reduction" else "leave out")
             )
         if name not in known:
-            near = closest(name, known, {})
+            near = closest(name, known)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
             raise InvalidRequest(f"{loss.name} has no parameter {quoted(name)}; {hint}")
 

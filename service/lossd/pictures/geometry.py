@@ -22,16 +22,16 @@ def _overlap(x: Array, scene: Scene) -> Path:
     pattern = scene.types["prediction"].pattern
     foreground = round(scene.given["share"] * PIXELS)
     target = np.repeat([0, 1], [PIXELS - foreground, foreground])
-    own = np.stack([1 - target, target])  # (class, pixel)
-    p = np.where(own, x[:, None, None], 1 - x[:, None, None])
+    one_hot = np.stack([1 - target, target])  # (class, pixel)
+    p = np.where(one_hot, x[:, None, None], 1 - x[:, None, None])
     several = "C" in pattern
     if scene.types["prediction"].domain != "probability":
         p = np.log(p) if several and scene.types["target"].domain == "class" else np.log(p) - np.log1p(-p)
-    toward = own.astype(float) if scene.types["target"].domain == "class" else 2.0 * own - 1
+    toward = one_hot.astype(float) if scene.types["target"].domain == "class" else 2.0 * one_hot - 1
     if not several:
-        prediction, toward, truth = p[:, None, 1], toward[1], own[None, 1].astype(float)
+        prediction, toward, truth = p[:, None, 1], toward[1], one_hot[None, 1].astype(float)
     elif "*" in pattern:
-        prediction, truth = p[:, None], own[None].astype(float)
+        prediction, truth = p[:, None], one_hot[None].astype(float)
     else:  # every pixel is a sample
         prediction, toward, truth = p.transpose(0, 2, 1), toward.T, target
     if scene.types["target"].domain == "class":
@@ -130,7 +130,7 @@ def _turned(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _cosine_pair(x: Array, scene: Scene) -> Path:
-    first, second, toward = (of[:, :1] for of in _turned(x))
+    first, second, toward = (vectors[:, :1] for vectors in _turned(x))
     sign = np.full((len(x), 1), 1.0 if scene.given["similar"] else -1.0)
     return Path({"first": first, "second": second, "similar": sign}, {"second": toward}, "the cosine")
 

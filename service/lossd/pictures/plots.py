@@ -289,22 +289,57 @@ def _reliability(document: Mapping[str, Any], palette: _Palette) -> _Picture:
     )
 
 
+def _slices(document: Mapping[str, Any], palette: _Palette) -> _Picture:
+    """``{"metric", "level", "all": {"value", "low", "high"}, "slices": [{"label", "rows", "value", "low", "high"}]}``.
+
+    The first slice is at the top. Ends are null without an interval.
+    """
+    slices, every, level = document["slices"], document["all"], f"{100 * document['level']:.6g} %"
+    figure = Figure(figsize=(7.2, 1.6 + 0.3 * len(slices)))
+    axes = figure.subplots()
+    if every["low"] is not None:
+        axes.axvspan(every["low"], every["high"], color=palette.lines[0], alpha=0.15, linewidth=0)
+    axes.axvline(every["value"], color=palette.lines[0], linewidth=1.2, label="all rows")
+    for place, each in enumerate(slices):
+        if each["low"] is not None:
+            axes.plot([each["low"], each["high"]], [place, place], color=palette.ink, linewidth=1.2)
+        axes.plot(each["value"], place, marker="o", markersize=5, color=palette.lines[1], linestyle="none")
+    axes.set_yticks(range(len(slices)), [f"{each['label']}  ({each['rows']:,} rows)" for each in slices])
+    axes.set(ylim=(len(slices) - 0.5, -0.5), xlabel=f"{document['metric']}, {level} intervals")
+    _legend(figure, axes)
+    texts = [
+        f"{each['label']}: {each['value']:.4g}"
+        + (f" ({each['low']:.4g} to {each['high']:.4g})" if each["low"] is not None else "")
+        for each in [{**every, "label": "all rows"}, *slices]
+    ]
+    return _Picture(figure, f"{document['metric']} by slice", f"{level} intervals. {'; '.join(texts)}.")
+
+
 KINDS: Mapping[str, Callable[[Mapping[str, Any], _Palette], _Picture]] = {
     "curve": _curve,
     "confusion": _confusion,
     "roc": _roc,
     "pr": _pr,
     "reliability": _reliability,
+    "slices": _slices,
 }
 """The kinds of pictures, by name."""
 
 
 def main() -> None:
-    """Draw the document on standard input, at a low priority so that requests come first."""
+    """Draw the document on standard input, at a low priority so that requests come first.
+
+    The exit status is 3 if there is nothing to draw; standard error says why.
+    """
     os.nice(10)
     kind, form, theme = sys.argv[1:]
     document = json.loads(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(draw(kind, document, form=form, theme=theme))  # type: ignore[arg-type]  # checked by the caller
+    try:
+        image = draw(kind, document, form=form, theme=theme)  # type: ignore[arg-type]  # checked by the caller
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(3) from None
+    sys.stdout.buffer.write(image)
 
 
 if __name__ == "__main__":

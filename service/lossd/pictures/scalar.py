@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,23 @@ from lossd.pictures.axis import ONE, Axis, Given, Path, Scene, everywhere
 
 Array = np.ndarray[Any, Any]
 
+DEFAULTS = {"variance": 1.0, "scale": 1.0, "df": 4.0}
+"""Inputs besides the target that are not 0 by default."""
+
 ERROR_OF_1 = {"error": Given("error", 1, 0, 4)}
 
 # Regression
 
 
 def _error(x: Array, scene: Scene) -> Path:
-    variance = scene.given.get("variance", 1.0)
-    inputs = {name: np.full((len(x), 1), variance if name == "variance" else 0.0) for name in scene.types}
-    return Path({**inputs, "prediction": x[:, None]}, {"prediction": ONE}, "the prediction")
+    inputs = {name: np.full((len(x), 1), scene.given.get(name, DEFAULTS.get(name, 0.0))) for name in scene.types}
+    return Path({**inputs, "prediction": inputs["target"] + x[:, None]}, {"prediction": ONE}, "the prediction")
+
+
+def _scale(x: Array, scene: Scene) -> Path:
+    error = np.full((len(x), 1), float(scene.given["error"]))
+    inputs = {name: np.full_like(error, scene.given.get(name, DEFAULTS.get(name, 0.0))) for name in scene.types}
+    return Path({**inputs, "prediction": error, "scale": x[:, None]}, {"scale": ONE}, "the scale")
 
 
 def _variance(x: Array, scene: Scene) -> Path:
@@ -28,13 +37,41 @@ def _variance(x: Array, scene: Scene) -> Path:
     return Path(inputs, {"variance": ONE}, "the variance")
 
 
-def _count(x: Array, scene: Scene) -> Path:
-    rate = x[:, None]
-    prediction = np.log(rate) if scene.parameters["log_input"] else rate
-    subject = "the logarithm of the rate" if scene.parameters["log_input"] else "the rate"
-    return Path(
-        {"prediction": prediction, "target": np.full_like(rate, scene.given["count"])}, {"prediction": ONE}, subject
-    )
+def _positive(x: Array, scene: Scene, quantity: str) -> Path:
+    """Return predictions of a positive quantity, or of its logarithm."""
+    numbers = x[:, None]
+    of_logarithm = scene.parameters.get("log_input", False)
+    inputs = {name: np.full_like(numbers, scene.given.get(name, 0.0)) for name in scene.types}
+    inputs["prediction"] = np.log(numbers) if of_logarithm else numbers
+    inputs["target"] = np.full_like(numbers, scene.given["count"])
+    return Path(inputs, {"prediction": ONE}, f"the logarithm of the {quantity}" if of_logarithm else f"the {quantity}")
+
+
+def _levels(x: Array, scene: Scene) -> Path:
+    return _several(x, scene, len(scene.parameters["levels"]))
+
+
+def _members(x: Array, scene: Scene) -> Path:
+    return _several(x, scene, 5)
+
+
+def _several(x: Array, scene: Scene, count: int) -> Path:
+    """Return forecasts of several numbers at equal distances around x, of a target of 0."""
+    steps = np.arange(count) - (count - 1) / 2
+    prediction = x[:, None, None] + scene.given["spread"] * steps / max(count - 1, 1)
+    return Path({"prediction": prediction, "target": np.zeros((len(x), 1))}, {"prediction": ONE}, "the middle")
+
+
+def _middle(x: Array, scene: Scene) -> Path:
+    middle, half = x[:, None], scene.given["width"] / 2
+    inputs = {"lower": middle - half, "upper": middle + half, "target": np.zeros_like(middle)}
+    return Path(inputs, {"lower": ONE, "upper": ONE}, "the middle")
+
+
+def _width(x: Array, scene: Scene) -> Path:
+    half = x[:, None] / 2
+    inputs = {"lower": -half, "upper": half, "target": np.full_like(half, scene.given["error"])}
+    return Path(inputs, {"lower": -ONE / 2, "upper": ONE / 2}, "the width")
 
 
 def _feature(x: Array, scene: Scene) -> Path:
@@ -52,9 +89,53 @@ RATE = Axis(
     "predicted rate, where {count} were counted",
     0.2,
     10,
-    _count,
+    partial(_positive, quantity="rate"),
     within=(1e-6, np.inf),
     given={"count": Given("count", 3, 0, 10, 1)},
+)
+OF_SCALE = {"scale": Given("scale", 1, 0.05, 4)}
+OF_DF = {"df": Given("degrees of freedom", 4, 0.5, 100)}
+SCALED = replace(ERROR, given=OF_SCALE)
+SCALE = Axis("scale", "scale, where the error is {error}", 0.1, 4, _scale, within=(1e-6, np.inf), given=ERROR_OF_1)
+HEAVY_TAILED = replace(ERROR, given=OF_SCALE | OF_DF)
+SCALE_OF_HEAVY_TAILED = replace(SCALE, given=ERROR_OF_1 | OF_DF)
+RELATIVE = replace(
+    ERROR, label="error (prediction − target) of a target of {target}", given={"target": Given("target", 1, 0.1, 4)}
+)
+OF_MEAN = replace(RATE, path=partial(_positive, quantity="mean"))
+DISPERSED = replace(
+    OF_MEAN,
+    label="predicted mean, where {count} were counted",
+    given={**RATE.given, "dispersion": Given("dispersion", 0.5, 0.05, 4)},
+)
+AMOUNT = replace(
+    OF_MEAN, label="predicted mean, where the target is {count}", given={"count": Given("target", 3, 0.1, 10)}
+)
+AMOUNT_OR_NONE = replace(AMOUNT, given={"count": Given("target", 3, 0, 10)})
+PREDICTED = replace(
+    AMOUNT_OR_NONE,
+    label="prediction, where the target is {count}",
+    path=partial(_positive, quantity="prediction"),
+)
+SPREAD = {"spread": Given("distance of the outermost predictions", 2, 0, 6)}
+QUANTILES = Axis("error", "middle of the quantiles, {spread} apart, of a target of 0", -3, 3, _levels, given=SPREAD)
+MEMBERS = Axis("error", "middle of five members, {spread} apart, of a target of 0", -3, 3, _members, given=SPREAD)
+MIDDLE = Axis(
+    "error",
+    "middle of an interval of width {width}, of a target of 0",
+    -3,
+    3,
+    _middle,
+    given={"width": Given("width", 2, 0, 6)},
+)
+WIDTH = Axis(
+    "width",
+    "width of an interval, of a target {error} off its middle",
+    0,
+    6,
+    _width,
+    within=(0, np.inf),
+    given=ERROR_OF_1,
 )
 FEATURE = Axis("error", "error (prediction − target)", -3, 3, _feature)
 

@@ -1,7 +1,7 @@
 """Counts batches in one transaction: each name once, each row once, and only what can be added up.
 
-Names are looked up in the database. Rows are looked up in memory: a run's identity stays there as long as the run's
-revision does not move, and is read again from the run's states else.
+Names are looked up in the database. Rows are looked up in memory, where a run's identity stays. If another recorder has
+counted batches of the run, their rows are added first. The identity is read from the run's states if it is not known.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from sqlalchemy.engine import Connection
 from lossd.recorder import faults, folding
 from lossd.recorder.definitions import in_common
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
-from lossd.runs import encoding, identity
-from lossd.runs.identity import Identity, Ids
+from lossd.recorder.statements import Statement
+from lossd.runs import encoding
 from lossd.runs.report import BatchReport
+from lossd.runs.rows import identity
+from lossd.runs.rows.identity import Identity, Ids, Positions
 from lossd_client.errors import (
     BatchConflict,
     DuplicateRows,
@@ -51,7 +53,7 @@ USED_FOR_S = 10.0
 """How long an owner's bytes are known. To add them up takes a millisecond for a thousand runs."""
 
 NAMED, CANDIDATES = 10, 64
-"""Batches that an error names, and those that are searched for one id."""
+"""Rows whose batches an error names, and batches that are searched for one id."""
 
 CHANGING = -1
 """The revision of an identity that is ahead of the database until the transaction is committed."""
@@ -83,22 +85,26 @@ class _Known:
         identity: The rows that are counted.
         common: What the states of all batches have in common; None before the first.
         revision: The revision of the run at which this was true.
-        described: The description of a state that was found to fit. Equal ones are the same object as long as
-            :mod:`lossd.runs.encoding` keeps it.
+        batches: The batches of the run at that revision.
+        entries: Their entries; None if those of a batch are not known.
+        described: The description of a state that was found to fit: most batches of a run have the same.
     """
 
     identity: Identity
     common: dict[str, Any] | None
     revision: int
-    described: Mapping[str, Any] | None = None
+    batches: int
+    entries: int | None
+    described: bytes | None = None
 
 
 @dataclass
 class _Open:
-    """A run during a transaction: its row as it will be, and its new rows of other tables."""
+    """A run during a transaction: its row as it was and as it will be, and its new rows of other tables."""
 
     row: dict[str, Any]
     known: _Known
+    common: dict[str, Any] | None
     batches: list[dict[str, Any]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
 
@@ -130,21 +136,35 @@ class Counter:
         self._known.pop(run, None)
         self._owners.clear()
 
+    def forget_all(self) -> None:
+        """Forget all runs and owners."""
+        self._known.clear()
+        self._owners.clear()
+
     def count(
-        self, connection: Connection, batches: Sequence[NewBatch]
-    ) -> tuple[list[dict[str, Any] | Problem], dict[str, dict[str, Any]]]:
+        self, connection: Connection, batches: Sequence[NewBatch], *, wait: bool = True
+    ) -> tuple[list[dict[str, Any] | Problem | None], dict[str, dict[str, Any]]]:
         """Count batches, each as if it came after the one before it.
 
+        Args:
+            connection: The connection, in a transaction.
+            batches: The batches.
+            wait: Whether to wait for runs that another recorder holds.
+
         Returns:
-            For each batch, its outcome or why it was refused; and the rows of the runs that changed. The caller passes
-            the rows to :meth:`committed` after the commit.
+            For each batch, its outcome or why it was refused; without ``wait``, None for a batch of a run that was not
+            found, which another recorder may hold. And the rows of the runs that changed: the caller passes them to
+            :meth:`committed` after the commit.
         """
-        rows = lock(connection, {batch.run for batch in batches})
+        rows = lock(connection, {batch.run for batch in batches}, wait=wait)
         counted = _counted(connection, batches)
         used = {owner: self._used(connection, owner) for owner in {row["owner"] for row in rows.values()}}
         opened: dict[str, _Open] = {}
-        outcomes: list[dict[str, Any] | Problem] = []
+        outcomes: list[dict[str, Any] | Problem | None] = []
         for batch in batches:
+            if not wait and batch.run not in rows:
+                outcomes.append(None)
+                continue
             try:
                 report = _read(batch.report)
                 before = counted.get((batch.run, batch.name))
@@ -171,7 +191,7 @@ class Counter:
         """Note that the runs with these rows are now in the database as they are in memory."""
         for row in rows:
             if (known := self._known.get(row["id"])) is not None:
-                known.revision = row["revision"]
+                known.revision, known.batches = row["revision"], row["batches"]
             if (owner := self._owners.get(row["owner"])) is not None:
                 owner.nbytes += row["grown"]
         self._drop_oldest()
@@ -185,17 +205,12 @@ class Counter:
         if row["status"] != OPEN:
             raise RunSealed(f"the run {row['name']} is sealed: its result is final; count in another run")
         known = self._known.get(row["id"])
-        if known is None or known.revision != row["revision"]:
-            common, document = connection.execute(_TEXTS, {"which": row["id"]}).one()
-            kind = json.loads(document).get("identity", "batch")
-            known = _Known(identity.new(kind), None if common is None else json.loads(common), row["revision"])
-            if kind != "batch":
-                for (stored,) in connection.execute(_STATES, {"which": row["id"]}):
-                    _, parts = folding.described(stored)
-                    known.identity.merge(cast("Any", identity.decode(parts["identity"])))
-            self._known[row["id"]] = known
+        if known is None or known.revision == CHANGING:
+            known = self._known[row["id"]] = _read_all(connection, row)
+        elif known.revision != row["revision"]:
+            _catch_up(connection, row, known)
         self._known.move_to_end(row["id"])
-        return _Open(row, known)
+        return _Open(row, known, known.common)
 
     def _add(
         self, connection: Connection, run: _Open, batch: NewBatch, report: BatchReport, used: dict[str, int]
@@ -205,21 +220,20 @@ class Counter:
         Raises:
             Problem: It is refused; nothing has changed.
         """
-        described, parts = folding.described(report.packed)
         common = run.known.common
-        if described is not run.known.described:
-            common = in_common(common, described)
-        rows = _identity(parts)
+        if report.described != run.known.described:
+            common = in_common(common, encoding.description(report.described))
+        rows = _identity(report)
         if rows.kind != run.known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
-        stored = encoding.packed(rows.encode()) if isinstance(rows, Ids) else None
+        stored = encoding.packed(report.identity) if isinstance(rows, Ids) else None
         nbytes = len(report.packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
         self._check_quota(run.row, nbytes, used)
         try:
             run.known.identity.extend(cast("Any", rows))
         except DuplicateRows as problem:
             raise _with_batches(connection, run, problem) from None
-        run.known.revision, run.known.common, run.known.described = CHANGING, common, described
+        run.known.revision, run.known.common, run.known.described = CHANGING, common, report.described
         row = run.row
         at = {"run": batch.run, "ordinal": row["batches"]}
         lowest, highest = rows.bounds or (None, None)
@@ -229,6 +243,8 @@ class Counter:
             "digest": report.digest,
             "rows": report.rows,
             "total_rows": row["rows"] + report.rows,
+            "entries": report.entries,
+            "total_entries": None if run.known.entries is None else run.known.entries + report.entries,
             "first": lowest,
             "last": highest,
             "identity": stored,
@@ -236,6 +252,7 @@ class Counter:
             "build": batch.build,
             "counted_at": self._clock(),
         }
+        run.known.entries = counted["total_entries"]
         run.batches.append(counted)
         run.states.append({**at, "batches": 1, "nbytes": len(report.packed), "state": report.packed})
         row["rows"] += report.rows
@@ -262,23 +279,16 @@ class Counter:
             raise quota_exceeded("your runs together", total, self._owner_bytes, f"the batch has {nbytes}")
 
     def _write(self, connection: Connection, runs: Sequence[_Open]) -> None:
-        connection.execute(_INSERT_BATCHES, [row for run in runs for row in run.batches])
-        connection.execute(_INSERT_STATES, [row for run in runs for row in run.states])
+        _INSERT_BATCHES.execute_each(connection, [row for run in runs for row in run.batches])
+        _INSERT_STATES.execute_each(connection, [row for run in runs for row in run.states])
         now = self._clock()
         for run in runs:
-            run.row["revision"] += 1
-            run.row["touched"] = max(now, run.row["touched"])
-        connection.execute(
-            _UPDATE_RUNS,
-            [
-                {
-                    "which": run.row["id"],
-                    "to_common": json.dumps(run.known.common),
-                    **{f"to_{name}": run.row[name] for name in _CHANGING},
-                }
-                for run in runs
-            ],
-        )
+            row = run.row
+            row["revision"] += 1
+            row["touched"] = max(now, row["touched"])
+            if run.known.common is not run.common:
+                _UPDATE_COMMON.execute(connection, {"id_": row["id"], "common_": json.dumps(run.known.common)})
+            _UPDATE_RUN.execute(connection, {f"{name}_": row[name] for name in ("id", *_CHANGING)})
 
     def _drop_oldest(self) -> None:
         nbytes = sum(known.identity.nbytes for known in self._known.values())
@@ -288,42 +298,92 @@ class Counter:
 
 
 _CHANGING = ("rows", "batches", "bytes", "pending", "pending_bytes", "touched", "revision")
-_SHORT = [column for column in RUNS.c if column.name not in ("common", "document", "result", "tags", "summary")]
+_LOCKED = ("id", "owner", "name", "status", *_CHANGING)
+_COUNTED_BEFORE = ("run", "name", "digest", "rows", "entries", "total_rows", "ordinal")
 
-# Statements are made once: to make one takes as long as SQLite takes to run it.
-_INSERT_BATCHES, _INSERT_STATES = sa.insert(BATCHES), sa.insert(STATES)
-_UPDATE_RUNS = (
-    sa.update(RUNS)
-    .where(RUNS.c.id == sa.bindparam("which"))
-    .values({name: sa.bindparam(f"to_{name}") for name in (*_CHANGING, "common")})
-)
-_LOCK = (
-    sa.select(*_SHORT)
+
+def _update(*names: str) -> Statement:
+    """Return the statement that sets columns of a run; the parameters are the columns' names with an underscore."""
+    values: dict[str, Any] = {name: sa.bindparam(f"{name}_") for name in names}
+    return Statement(sa.update(RUNS).where(RUNS.c.id == sa.bindparam("id_")).values(values))
+
+
+_INSERT_BATCHES, _INSERT_STATES = Statement(sa.insert(BATCHES)), Statement(sa.insert(STATES))
+_UPDATE_RUN, _UPDATE_COMMON = _update(*_CHANGING), _update("common")
+_ROWS = (
+    sa.select(*(RUNS.c[name] for name in _LOCKED))
     .where(RUNS.c.id.in_(sa.bindparam("ids", expanding=True)), RUNS.c.status != DELETED)
     .order_by(RUNS.c.id)
-    .with_for_update()
 )
-_COUNTED = sa.select(*(BATCHES.c[name] for name in ("run", "name", "digest", "rows", "total_rows", "ordinal"))).where(
-    BATCHES.c.run == sa.bindparam("which"), BATCHES.c.name.in_(sa.bindparam("names", expanding=True))
+_LOCK = Statement(_ROWS.with_for_update(), among="ids")
+_LOCK_FREE = Statement(_ROWS.with_for_update(skip_locked=True), among="ids")
+_COUNTED = Statement(
+    sa.select(*(BATCHES.c[name] for name in _COUNTED_BEFORE)).where(
+        BATCHES.c.run == sa.bindparam("which"), BATCHES.c.name.in_(sa.bindparam("names", expanding=True))
+    ),
+    among="names",
 )
+# A statement is made once: to make one takes as long as SQLite takes to run it.
 _USED = sa.select(sa.func.coalesce(sa.func.sum(RUNS.c.bytes), 0)).where(
     RUNS.c.owner == sa.bindparam("whose"), RUNS.c.status != DELETED
 )
 _TEXTS = sa.select(RUNS.c.common, RUNS.c.document).where(RUNS.c.id == sa.bindparam("which"))
 _STATES = sa.select(STATES.c.state).where(STATES.c.run == sa.bindparam("which"))
+_ENTRIES = sa.select(BATCHES.c.total_entries).where(
+    BATCHES.c.run == sa.bindparam("which"), BATCHES.c.ordinal == sa.bindparam("last")
+)
+_SINCE = sa.select(BATCHES.c.first, BATCHES.c.rows, BATCHES.c.identity).where(
+    BATCHES.c.run == sa.bindparam("which"), BATCHES.c.ordinal >= sa.bindparam("since"), BATCHES.c.first.is_not(None)
+)
 
 
-def lock(connection: Connection, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows of runs by their ids, without long texts, locked against other recorders, without deleted runs.
+def lock(connection: Connection, ids: Iterable[str], *, wait: bool = True) -> dict[str, dict[str, Any]]:
+    """Return what changes of runs, by their ids, locked against other recorders; deleted runs are left out.
 
-    Recorders lock in the same order, so they cannot wait for each other in a circle.
+    Recorders lock in the same order, so they cannot wait for each other in a circle. Without ``wait``, runs that
+    another recorder holds are left out too.
     """
     found: dict[str, dict[str, Any]] = {}
     ordered = sorted(ids)
     for first in range(0, len(ordered), LOOKED_UP):
-        for row in connection.execute(_LOCK, {"ids": ordered[first : first + LOOKED_UP]}).mappings():
-            found[row["id"]] = dict(row)
+        for row in (_LOCK if wait else _LOCK_FREE).rows(connection, {"ids": ordered[first : first + LOOKED_UP]}):
+            found[row[0]] = dict(zip(_LOCKED, row, strict=True))
     return found
+
+
+def _read_all(connection: Connection, row: Mapping[str, Any]) -> _Known:
+    """Return what is known of a run, read from the states of all its batches."""
+    common, document = connection.execute(_TEXTS, {"which": row["id"]}).one()
+    kind = json.loads(document).get("identity", "batch")
+    common = None if common is None else json.loads(common)
+    known = _Known(identity.new(kind), common, row["revision"], row["batches"], _entries(connection, row))
+    if kind != "batch":
+        for (stored,) in connection.execute(_STATES, {"which": row["id"]}):
+            _, parts = folding.described(stored)
+            known.identity.merge(cast("Any", identity.decode(parts["identity"])))
+    return known
+
+
+def _catch_up(connection: Connection, row: Mapping[str, Any], known: _Known) -> None:
+    """Add what other recorders have counted since a run was known: its batches are never changed, and only added."""
+    known.revision = CHANGING
+    (common, _) = connection.execute(_TEXTS, {"which": row["id"]}).one()
+    known.common, known.described = None if common is None else json.loads(common), None
+    if known.identity.kind != "batch":
+        for first, rows, ids in connection.execute(_SINCE, {"which": row["id"], "since": known.batches}):
+            if isinstance(known.identity, Positions):
+                known.identity.add(first, rows)
+            else:
+                known.identity.extend(cast("Any", identity.decode(encoding.unpacked(ids))))
+    known.entries = _entries(connection, row)
+    known.revision, known.batches = row["revision"], row["batches"]
+
+
+def _entries(connection: Connection, row: Mapping[str, Any]) -> int | None:
+    """Return the entries of a run's batches; None if they are not known."""
+    if not row["batches"]:
+        return 0
+    return connection.scalar(_ENTRIES, {"which": row["id"], "last": row["batches"] - 1})
 
 
 def quota_exceeded(whose: str, used: int, limit: int, more: str) -> QuotaExceeded:
@@ -341,10 +401,10 @@ def _read(report: bytes) -> BatchReport:
         raise InternalError(str(error)) from error
 
 
-def _identity(parts: Mapping[str, bytes]) -> Identity:
+def _identity(report: BatchReport) -> Identity:
     try:
-        return identity.decode(parts["identity"])
-    except (InvalidRequest, KeyError) as error:
+        return identity.decode(report.identity)
+    except InvalidRequest as error:
         raise InternalError("the worker's report of the batch names no rows") from error
 
 
@@ -361,8 +421,8 @@ def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[
         ordered = list(names)
         for first in range(0, len(ordered), LOOKED_UP):
             some = {"which": run, "names": ordered[first : first + LOOKED_UP]}
-            for row in connection.execute(_COUNTED, some).mappings():
-                found[run, row["name"]] = dict(row)
+            for row in _COUNTED.rows(connection, some):
+                found[run, row[1]] = dict(zip(_COUNTED_BEFORE, row, strict=True))
     return found
 
 
@@ -383,18 +443,18 @@ def _outcome(row: Mapping[str, Any], *, created: bool) -> dict[str, Any]:
     return {
         "batch": row["name"],
         "created": created,
-        "counted": {"rows": row["rows"]},
+        "counted": {"rows": row["rows"], "entries": row["entries"]},
         "run": {"rows": row["total_rows"], "batches": row["ordinal"] + 1},
     }
 
 
 def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) -> DuplicateRows:
-    """Return the error with the names of the batches in which the rows were counted."""
+    """Return the error with the names of the batches in which the first rows were counted."""
     names: dict[str, None] = {}
     read: dict[str, Ids] = {}
     stored = [BATCHES.c[name] for name in ("name", "first", "last", "identity")]
     waiting = [[row[column.name] for column in stored] for row in run.batches if row["first"] is not None]
-    for number in problem.rows:
+    for number in problem.rows[:NAMED]:
         query = (
             sa.select(*stored)
             .where(BATCHES.c.run == run.row["id"], BATCHES.c.first.is_not(None), BATCHES.c.first <= number)

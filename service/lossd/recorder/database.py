@@ -7,10 +7,13 @@ What is committed survives a loss of power: SQLite writes with ``synchronous=FUL
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -24,9 +27,11 @@ from lossd.recorder.files import (
     check_file,
     create_file,
     inode_of,
+    is_of_host,
     make_folder,
 )
 from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
+from lossd.recorder.statements import cursor_of
 from lossd_client.errors import InternalError, Problem, StorageFull, Unavailable
 
 __all__ = ["Database", "StoreError", "problem_of"]
@@ -43,13 +48,18 @@ LIMITS = {"cache_size": -16384, "journal_size_limit": 64 << 20}
 """KiB of pages in memory, as a negative number; the bytes of the log that stay on disk after a checkpoint."""
 
 LOCAL = (
-    "SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '10s'; "
-    "SET LOCAL idle_in_transaction_session_timeout TO '60s'"
+    "SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '3s'; SET LOCAL statement_timeout TO '30s'; "
+    "SET LOCAL idle_in_transaction_session_timeout TO '15s'; SET LOCAL tcp_user_timeout TO '10s'"
 )
 """Set in each transaction: behind PgBouncer, the next one may have another session.
 
-A recorder that is stopped in a transaction, or cut off, does not keep the others from its runs for longer.
+A recorder that is stopped in a transaction, or cut off, does not keep the others from its runs for longer. The server
+ends its session if it sends no statement, and also if it takes no answer: without ``tcp_user_timeout``, a server sends
+an answer to a machine that is gone for a quarter of an hour.
 """
+
+MIGRATING_LOCAL = "SET LOCAL statement_timeout TO 0"
+"""Set before a migration: to rewrite a table may take longer than any other statement."""
 
 MIGRATING = int.from_bytes(b"lossd", "big")
 """PostgreSQL's advisory lock of those who migrate."""
@@ -64,6 +74,12 @@ PARAMETERS: dict[str, Any] = {
 }
 """How soon a connection to PostgreSQL is given up; the URL may say otherwise."""
 
+HOSTS = re.compile(r"(?P<before>\w+://(?:[^/@]*@)?)(?P<hosts>[^/@?]*,[^/@?]*)(?P<behind>.*)", re.DOTALL)
+"""A URL of several servers, as libpq takes it: ``postgresql://lossd@a:5432,b:5432/lossd``."""
+
+WRITABLE = {"target_session_attrs": "read-write"}
+"""Which of several servers is used: after a failover, one that was the primary may be a standby."""
+
 
 class Database:
     """A connection to the database that keeps the runs.
@@ -71,15 +87,21 @@ class Database:
     Args:
         url: ``postgresql://...``, or the path of an SQLite file.
 
+    Attributes:
+        sessions: How often it has connected. What was read in an earlier session may be no more: after a failover, a
+            server may have lost the last transactions of the one before it.
+
     Raises:
         StoreError: The URL cannot be read, or the driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
+        self.sessions = 0
         self._lock: Lock | None = None
         self._fresh = False
         self._file: tuple[int, int] | None = None
         self._path: Path | None = None
+        self._connection: Connection | None = None
         if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
             self._engine = _postgresql(url)
         elif "://" in url and not url.startswith("sqlite:///"):
@@ -87,6 +109,7 @@ class Database:
         else:
             self._path = Path(url.removeprefix("sqlite:///")).expanduser().resolve()
             self._engine = _sqlite(self._path, self._set_pragmas)
+        event.listen(self._engine, "connect", self._connected)
 
     def __str__(self) -> str:
         return str(self._path) if self._path else self._engine.url.set(drivername="postgresql").render_as_string()
@@ -111,7 +134,7 @@ class Database:
                 if self._fresh:
                     create_file(self._path)
                 self._file = inode_of(self._path)
-            with self._engine.begin() as connection:
+            with self._transaction() as connection:
                 if self.is_postgresql:
                     _check_postgresql(connection)
                 self._migrate(connection)
@@ -127,6 +150,9 @@ class Database:
 
     def close(self) -> None:
         """Disconnect and free the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if self._path is not None and self._file is not None and inode_of(self._path) != self._file:
             self._empty_log()
         self._file = None
@@ -140,35 +166,73 @@ class Database:
 
         If the connection is lost, even in the commit, nobody knows whether the transaction was committed. So the work
         is done once more, in another connection, and must find out itself. The same holds if PostgreSQL breaks a
-        deadlock.
+        deadlock, and if the server takes no writes any more because another one is the primary now.
 
         Args:
             work: Takes the connection. A :class:`Problem` that it raises rolls the transaction back.
 
         Raises:
             StorageFull: The disk is full.
-            Unavailable: The database cannot be reached, or is locked.
-            StoreError: SQLite's file was moved or replaced; close the database and open it again.
+            Unavailable: The database is locked, or does not answer.
+            StoreError: PostgreSQL cannot be reached, or SQLite's file was moved or replaced; close the database and
+                open it again.
         """
         try:
             try:
                 return self._once(work)
             except DBAPIError as error:
-                if not (error.connection_invalidated or _state(error) in AGAIN):
+                if _state(error) in DEMOTED and self.is_postgresql:
+                    self._disconnect()
+                elif not (error.connection_invalidated or _state(error) in AGAIN):
                     raise
-                log.warning("the connection to %s was lost; the transaction is done again", self)
+                log.warning("the transaction is done again, because %s said: %s", self, _words(error))
                 return self._once(work)
         except DBAPIError as error:
             problem = problem_of(error)
             log.warning("%s (%s)", problem.detail, _words(error))
+            if self.is_postgresql and (self._connection is None or self._connection.invalidated):
+                raise StoreError(problem.detail) from error  # each further request would wait for a connection
             raise problem from error
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         if self._path is not None and inode_of(self._path) != self._file:
             # SQLite would go on in the file that it has open, which nobody finds again.
             raise StoreError("the file of the database of runs was moved or replaced; it must be opened again")
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return work(connection)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Begin a transaction, which is committed if nothing is raised.
+
+        The connection is kept: to take it from the pool for each transaction takes longer than an empty transaction. A
+        listener for the beginning of transactions would cost each statement more than the driver takes for it.
+
+        Raises:
+            DBAPIError: Also for the errors of the driver, which statements without SQLAlchemy raise.
+        """
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        with self._connection.begin():
+            connection = self._connection  # it connects again after it was lost
+            try:
+                cursor_of(connection).execute(LOCAL if self.is_postgresql else "BEGIN IMMEDIATE")
+                yield connection
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                lost = self._engine.dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+                if lost:
+                    connection.invalidate(error)
+                raise DBAPIError("", None, error, connection_invalidated=lost) from error
+
+    def _connected(self, _connection: object, _record: object) -> None:
+        self.sessions += 1
+
+    def _disconnect(self) -> None:
+        """Close the connection; the next transaction opens another one."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
 
     def _empty_log(self) -> None:
         """Write SQLite's log into the file that was moved: a database that takes its place would read the log."""
@@ -180,15 +244,19 @@ class Database:
             log.error("the log of the file that was at %s could not be emptied: %s", self._path, error)
 
     def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin when the engine says so
-        # The first is written before anything else, so that the file is never another program's.
-        settings = {**({"application_id": APPLICATION_ID} if self._fresh else {}), **PRAGMAS, **LIMITS}
+        connection.isolation_level = None  # a transaction begins when this class says so
+        assert self._path is not None
+        # Alone, SQLite has the index of its log in its own memory. It must know that before it opens the file.
+        alone = {"locking_mode": "exclusive"} if is_of_host(self._path) else {}
+        # The first write marks the file as lossd's, so that it is never another program's.
+        mark = {"application_id": APPLICATION_ID} if self._fresh else {}
+        settings = {**alone, **mark, **PRAGMAS, **LIMITS}
         try:
             for name, value in settings.items():
                 connection.execute(f"PRAGMA {name} = {value}")
         except sqlite3.Error as error:
             raise DBAPIError("PRAGMA", None, error) from error  # as the engine does for statements
-        for name, value in PRAGMAS.items():
+        for name, value in {**alone, **PRAGMAS}.items():
             (found,) = connection.execute(f"PRAGMA {name}").fetchone()
             if found != value:
                 raise StoreError(
@@ -231,6 +299,8 @@ def _upgrade(connection: Connection, found: str | None, name: str) -> None:
             "install the newer lossd again, or restore a backup that is older"
         )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(MIGRATING_LOCAL)
     command.upgrade(config, "head")
     log.info("the schema of %s is %s, before %s", name, VERSION, found or "none")
 
@@ -238,23 +308,25 @@ def _upgrade(connection: Connection, found: str | None, name: str) -> None:
 def _sqlite(path: Path, connected: Callable[[sqlite3.Connection, object], None]) -> Engine:
     engine = sa.create_engine(URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0)
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 
 def _postgresql(url: str) -> Engine:
+    several = HOSTS.fullmatch(url)
     try:
-        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    except ArgumentError as error:
+        parsed = sa.make_url(several["before"] + several["behind"] if several else url)
+    except (ArgumentError, ValueError) as error:
         raise StoreError("the URL of the database cannot be read; write postgresql://user@host/database") from error
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    if several:
+        parsed = parsed.update_query_dict({"host": [unquote(host) for host in several["hosts"].split(",")]})
     # A prepared statement belongs to a session, which PgBouncer may change between two transactions.
-    arguments = {"prepare_threshold": None, **{k: v for k, v in PARAMETERS.items() if k not in parsed.query}}
+    defaults = PARAMETERS | (WRITABLE if isinstance(parsed.query.get("host"), tuple) else {})
+    arguments = {"prepare_threshold": None, **{k: v for k, v in defaults.items() if k not in parsed.query}}
     try:
-        engine = sa.create_engine(parsed, pool_size=1, max_overflow=0, connect_args=arguments)
+        return sa.create_engine(parsed, pool_size=1, max_overflow=0, connect_args=arguments)
     except ImportError as error:
         raise StoreError("PostgreSQL needs a driver; install lossd[postgres]") from error
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(LOCAL))
-    return engine
 
 
 def _check_postgresql(connection: Connection) -> None:
@@ -268,7 +340,7 @@ def _check_postgresql(connection: Connection) -> None:
         for name in ("transaction_read_only", "server_encoding", "synchronous_commit", "fsync")
     }
     if answers["transaction_read_only"] != "off":
-        raise StoreError("the PostgreSQL server is read-only, a standby perhaps; set LOSSD_RUNS to the primary")
+        raise StoreError(STANDBY)
     if answers["server_encoding"] != "UTF8":
         raise StoreError(f"the database has the encoding {answers['server_encoding']}; create one with ENCODING 'UTF8'")
     if answers["synchronous_commit"] != "on":
@@ -279,15 +351,19 @@ def _check_postgresql(connection: Connection) -> None:
 
 # Errors
 
+STANDBY = "the PostgreSQL server is read-only, a standby perhaps; set LOSSD_RUNS to the primary"
+
 AGAIN = {"40001", "40P01"}
 """PostgreSQL ended the transaction for the sake of another: serialization_failure, deadlock_detected."""
 
 FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"}
 """No room for a write: also over a quota of the file system, which SQLite reports as a failed write."""
 
-BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, "55P03"}
+BUSY, HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}, {"55P03"}
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, "XX001", "XX002"}
-READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, "25006", "42501"}
+READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, "42501"}
+DEMOTED = {"25006"}
+"""The server takes no writes: it became a standby, or somebody made it so."""
 
 
 def _state(error: DBAPIError) -> int | str | None:
@@ -309,6 +385,13 @@ def problem_of(error: DBAPIError) -> Problem:
             "another program keeps the database of runs locked; close it, then send it again",
             retry_after_s=RETRY_AFTER_S,
         )
+    if kinds & HELD:
+        return Unavailable(
+            "another service holds the run in the database, or lost its connection while it did; send it again",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if kinds & DEMOTED:
+        return Unavailable(f"{STANDBY}, then send it again", retry_after_s=RETRY_AFTER_S)
     if kinds & DAMAGED:
         return Unavailable("the database of runs is damaged; restore a backup", retry_after_s=RETRY_AFTER_S)
     if kinds & READ_ONLY:

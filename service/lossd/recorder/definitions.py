@@ -127,9 +127,9 @@ def check_complete(row: Mapping[str, Any], state: RunState | None, expected: int
         what = f"{expected - counted} are missing; send them, then seal the run"
     else:
         what = "there are more than the data set has; seal the run with the number of its rows, or delete it"
-    of = "" if expected is None else f" of {expected}"
+    total = "" if expected is None else f" of {expected}"
     raise Incomplete(
-        f"the run {row['name']} has counted {counted}{of} rows: {what}",
+        f"the run {row['name']} has counted {counted}{total} rows: {what}",
         expected=expected or 0,
         counted=counted,
         missing=[[gap.start, gap.stop] for gap in missing],

@@ -17,6 +17,7 @@ __all__ = [
     "create_file",
     "file_system",
     "inode_of",
+    "is_of_host",
     "make_folder",
 ]
 
@@ -27,17 +28,24 @@ MAGIC = b"SQLite format 3\0"
 HEADER_BYTES, APPLICATION_ID_AT = 100, 68
 
 NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|ncpfs|9p|afs|ceph|lustre|gpfs|beegfs\w*|glusterfs|orangefs|pvfs2|davfs\d?"
+    r"nfs\d?|cifs|smb\d?|smbfs|ncpfs|afs|ceph|lustre|gpfs|beegfs\w*|glusterfs|orangefs|pvfs2|davfs\d?"
     r"|fuse\.(?:sshfs|glusterfs|ceph\S*|s3fs|goofys|rclone|gcsfuse|davfs\d?|curlftpfs|smbnetfs|juicefs|blobfuse\d?)"
 )
 """File systems of other machines, as the kernel names them."""
+
+HOST = re.compile(r"9p|virtiofs|drvfs|vboxsf|prl_fs|vmhgfs|fakeowner|fuse\.(?:grpcfuse|osxfs|vmhgfs-fuse)")
+"""Folders of the machine that this virtual machine or sandbox runs on: WSL, gVisor, QEMU, Docker Desktop.
+
+Writes and ``fsync`` reach that machine's disk, and locks hold among the processes here. A file may not be mapped for
+writing: Linux's 9p maps none unless it is mounted with a cache, and SQLite then cannot share the index of its log.
+"""
 
 MOUNTS = Path("/proc/self/mountinfo")
 REMEDY = "set LOSSD_RUNS to a file on a local disk or to postgresql://..."
 
 
 class StoreError(Exception):
-    """The store cannot be opened: one sentence that says why, and what to do."""
+    """The store cannot be opened, or must be opened again: one sentence that says why, and what to do."""
 
 
 def make_folder(path: Path) -> None:
@@ -66,6 +74,11 @@ def check_local(path: Path) -> None:
             f"{path} is on a network file system ({kind}), on which SQLite loses data; set LOSSD_RUNS to a file on a "
             "disk of this machine, or to postgresql://..."
         )
+
+
+def is_of_host(path: Path) -> bool:
+    """Return whether a file is in a folder of the machine that this virtual machine or sandbox runs on."""
+    return HOST.fullmatch(file_system(path.parent)) is not None
 
 
 def file_system(folder: Path, mounts: str | None = None) -> str:
@@ -113,13 +126,16 @@ class Lock:
             raise StoreError(f"cannot write {path}: {error.strerror}; {REMEDY}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise StoreError(
                 f"another lossd (process {holder or 'unknown'}) has opened {database}; stop it, or set LOSSD_RUNS to "
                 "another file or to postgresql://..., which several services may share"
             ) from error
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreError(f"cannot lock {path}: {error.strerror}; {REMEDY}") from error
         with suppress(OSError):  # a full disk: the lock holds, only the process id is missing
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -130,23 +130,23 @@ class Keeper:
     def _start(self, listener: socket.socket) -> tuple[subprocess.Popen[bytes], int]:
         """Start a recorder. Return its process, and the end of a pipe whose other end is closed when it ends."""
         config = RecorderConfig.of(self._settings, listener.fileno())
-        ours, theirs = os.pipe()
+        parent_end, child_end = os.pipe()
         # In a session of its own: a terminal's Ctrl-C reaches only the front, which lets the recorder finish. It is
         # started in this thread, with which it ends.
         try:
             process = subprocess.Popen(
                 COMMAND,
-                pass_fds=[listener.fileno(), theirs],
+                pass_fds=[listener.fileno(), child_end],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **config.environment()},
                 start_new_session=True,
             )
         except OSError:
-            os.close(ours)
+            os.close(parent_end)
             raise
         finally:
-            os.close(theirs)
-        return process, ours
+            os.close(child_end)
+        return process, parent_end
 
 
 async def _closed(pipe: int) -> None:

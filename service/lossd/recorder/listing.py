@@ -19,7 +19,7 @@ from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["batch_document", "batches", "record", "runs"]
+__all__ = ["ENTRIES", "OF", "batch_document", "batches", "record", "runs"]
 
 PLACES = {"created": RUNS.c.created, "touched": RUNS.c.touched, "name": RUNS.c.name}
 LATEST_FIRST = "-created"
@@ -27,7 +27,21 @@ MOST = 1000
 TEXT = re.compile(r"[!-~]+")
 """Ids and names of runs."""
 
-_LISTED = [column for column in RUNS.c if column.name not in ("common", "result", "pending", "pending_bytes")]
+OF = "/rows", "/batches"
+"""Beside the numbers of an open run's summary: the rows and the batches that it is of. No metric has such a name."""
+
+ENTRIES = (
+    sa.select(BATCHES.c.total_entries)
+    .where(BATCHES.c.run == RUNS.c.id, BATCHES.c.ordinal == RUNS.c.batches - 1)
+    .scalar_subquery()
+    .label("entries")
+)
+"""The entries of a run: the last batch knows them. A service of an earlier version counts batches without any."""
+
+_LISTED = [
+    *(column for column in RUNS.c if column.name not in ("common", "result", "pending", "pending_bytes")),
+    ENTRIES,
+]
 
 
 def runs(
@@ -120,10 +134,17 @@ def batches(connection: Connection, run: str, after: str | None, limit: int) -> 
 
 
 def record(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a run as JSON values; ``result`` only if the row has one."""
+    """Return a run as JSON values; ``result`` only if the row has one.
+
+    ``summarized`` has the rows and the batches that ``summary`` is of, which may be fewer than an open run has by now.
+    """
     names = ("id", "owner", "name", "digest", "task", "status", "tags", "public", "created", "touched", "sealed")
-    counts = ("rows", "batches", "bytes", "revision", "summary")
+    counts = ("rows", "batches", "bytes", "revision")
     document: dict[str, Any] = {name: row[name] for name in names + counts}
+    document["entries"] = row["entries"] if row["batches"] else 0
+    kept = row["summary"]
+    document["summary"] = None if kept is None else {name: value for name, value in kept.items() if name not in OF}
+    document["summarized"] = None if kept is None else {name[1:]: kept.get(name, row[name[1:]]) for name in OF}
     document["document"] = json.loads(row["document"])
     document["dataset"] = row["dataset"]
     document["dataset_version"] = row["dataset_version"]
@@ -137,6 +158,7 @@ def batch_document(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         "name": row["name"],
         "rows": row["rows"],
+        "entries": row["entries"],
         "digest": row["digest"].hex(),
         "first": row["first"],
         "last": row["last"],

@@ -72,6 +72,8 @@ class StoreLike(Protocol):
 
     def merged(self, run: str) -> tuple[dict[str, Any], bytes]: ...
 
+    def summarize(self, run: str, rows: int, batches: int, summary: dict[str, Any]) -> dict[str, Any]: ...
+
     def seal(
         self, run: str, revision: int, rows: int | None, result: dict[str, Any], summary: dict[str, Any]
     ) -> dict[str, Any]: ...
@@ -83,7 +85,7 @@ class StoreLike(Protocol):
     def tidy(self) -> bool: ...
 
 
-OPERATIONS = frozenset(("create", "find", "list", "batch", "batches", "merged", "seal", "delete"))
+OPERATIONS = frozenset(("create", "find", "list", "batch", "batches", "merged", "summarize", "seal", "delete"))
 """The operations that are answered one by one; ``count`` is answered in groups."""
 
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 __all__ = ["BATCHES", "DELETED", "METADATA", "OPEN", "RUNS", "SEALED", "STATES", "VERSION", "VERSION_TABLE"]
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest migration. With it in the database, Alembic need not be imported."""
 
 VERSION_TABLE = "lossd_schema"
@@ -81,6 +81,8 @@ BATCHES = Table(
     Column("digest", LargeBinary, nullable=False),  # the SHA-256 of the content
     Column("rows", BigInteger, nullable=False),
     Column("total_rows", BigInteger, nullable=False),  # of the run, with this batch
+    Column("entries", BigInteger),  # NULL of a batch that an earlier version counted
+    Column("total_entries", BigInteger),  # of the run, with this batch; NULL if one of them is not known
     Column("first", BigInteger),  # the lowest position or id
     Column("last", BigInteger),  # the highest
     Column("identity", LargeBinary),  # the ids, packed; NULL where first and last say it all

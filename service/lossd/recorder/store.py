@@ -7,6 +7,7 @@ or after a crash, finds its name taken. The states of its batches are merged whe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -24,13 +25,15 @@ from lossd.recorder.counting import Counter, NewBatch, lock
 from lossd.recorder.database import Database, StoreError
 from lossd.recorder.definitions import check_complete, check_same, check_targets, columns, compact
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED, STATES
-from lossd.recorder.states import States
+from lossd.recorder.states import Fold, Reading, States, replace, replace_all, to_fold
+from lossd.runs import encoding
 from lossd_client.errors import Conflict, InternalError, Problem, QuotaExceeded, RunSealed, UnknownBatch, UnknownRun
 
 __all__ = ["Limits", "NewBatch", "Store", "StoreError"]
 
 T = TypeVar("T")
 Outcomes = list[dict[str, Any] | Problem]
+PartialOutcomes = list[dict[str, Any] | Problem | None]
 
 DAY_S = 24 * 3600.0
 PIECE = 1000
@@ -73,6 +76,7 @@ class Store:
         self._database = Database(url)
         self._counter = Counter(self._limits.run_bytes, self._limits.runs_bytes_per_key, clock)
         self._states = States()
+        self._session = 0
         self._due: dict[str, None] = {}  # runs to fold, the earliest first
         self._deleted: dict[str, None] = {}  # runs whose rows remain
 
@@ -86,16 +90,11 @@ class Store:
             StoreError: That is impossible; the sentence says why, and what to do.
         """
         self._database.open()
-        due = (RUNS.c.pending >= folding.PENDING) | (RUNS.c.pending_bytes >= folding.PENDING_BYTES)
         try:
-            rows = self._run(
-                lambda c: c.execute(sa.select(RUNS.c.id, RUNS.c.status).where((RUNS.c.status == DELETED) | due)).all()
-            )
+            self._find_deferred()
         except Problem as problem:
             self.close()
             raise StoreError(problem.detail) from problem
-        for run, status in rows:
-            (self._deleted if status == DELETED else self._due)[run] = None
 
     def close(self) -> None:
         """Close the database."""
@@ -109,6 +108,7 @@ class Store:
         """Return the run of that name, and whether it was created.
 
         An existing one must have the same definition; its tags and its ``public`` become those of the document.
+        The number of an owner's runs is counted under a lock, which other recorders wait for.
 
         Args:
             owner: Whose run.
@@ -130,7 +130,9 @@ class Store:
                 found = self._find(connection, owner, name)
                 if found is not None:
                     check_same(found, document, digest)
-                    return self._reopened(connection, found, values), False
+                    if (record := self._reopened(connection, found, values)) is not None:
+                        return record, False
+                self._lock_owner(connection, owner)
                 self._check_runs(connection, owner)
                 now = self._clock()
                 new = {**values, "id": uuid.uuid4().hex, "owner": owner, "name": name, "digest": digest}
@@ -155,7 +157,9 @@ class Store:
 
         def work(connection: Connection) -> dict[str, Any]:
             mine = RUNS.c.owner == owner
-            query = sa.select(RUNS).where(RUNS.c.name == name, RUNS.c.status != DELETED, mine | RUNS.c.public)
+            query = sa.select(RUNS, listing.ENTRIES).where(
+                RUNS.c.name == name, RUNS.c.status != DELETED, mine | RUNS.c.public
+            )
             if owner_of_run is not None:
                 query = query.where(RUNS.c.owner == owner_of_run)
             query = query.order_by(sa.case((mine, 0), else_=1), RUNS.c.created, RUNS.c.id).limit(1)
@@ -182,7 +186,8 @@ class Store:
         self._run(lambda connection: self._mark(connection, [found["id"]]))
 
     def retire(self) -> int:
-        """Delete the runs whose time is over; return how many."""
+        """Delete the runs whose time is over; return how many. What other recorders left to :meth:`tidy` is found."""
+        self._find_deferred()
         now, limits = self._clock(), self._limits
         over = []
         if limits.keep_open_days is not None:
@@ -204,7 +209,10 @@ class Store:
     # Batches
 
     def count(self, batches: Sequence[NewBatch]) -> Outcomes:
-        """Count batches of any runs in one transaction, each as if it came after the one before it.
+        """Count batches of any runs, each as if it came after the one of its run before it.
+
+        They are counted in one transaction; those of runs that another recorder holds at the moment in a second one,
+        so that the others do not wait for it.
 
         Returns:
             For each batch ``batch``, ``created``, ``counted`` and ``run`` as they were when it was counted first, or
@@ -220,7 +228,25 @@ class Store:
         Raises:
             StorageFull, Unavailable: Nothing was counted.
         """
-        outcomes, rows = self._run(lambda connection: self._counter.count(connection, batches))
+        runs = {batch.run for batch in batches}
+        outcomes = self._counted(batches, wait=len(runs) == 1 or not self._database.is_postgresql)
+        if held := [k for k, outcome in enumerate(outcomes) if outcome is None]:
+            try:
+                late = self._counted([batches[k] for k in held], wait=True)
+            except Problem as problem:  # the others are counted
+                late = [problem] * len(held)
+            for k, answer in zip(held, late, strict=True):
+                outcomes[k] = answer
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _counted(self, batches: Sequence[NewBatch], *, wait: bool) -> PartialOutcomes:
+        """Count batches in one transaction.
+
+        Args:
+            batches: The batches.
+            wait: Whether to wait for runs that another recorder holds. Else the outcome of their batches is None.
+        """
+        outcomes, rows = self._run(lambda connection: self._counter.count(connection, batches, wait=wait))
         self._counter.committed(rows.values())
         for run, row in rows.items():
             if folding.is_due(row["pending"], row["pending_bytes"]):
@@ -267,9 +293,36 @@ class Store:
             UnknownRun: There is no such run.
         """
 
-        def work(connection: Connection) -> tuple[dict[str, Any], bytes]:
-            merged = self._states.merged(connection, self._locked(connection, run))
-            return listing.record(self._row(connection, run)), merged.data
+        def work(connection: Connection) -> tuple[dict[str, Any], Reading]:
+            reading = self._states.read(connection, self._locked(connection, run))
+            return listing.record(self._row(connection, run)), reading
+
+        record, reading = self._run(work)
+        return record, self._states.merged(reading).data
+
+    def summarize(self, run: str, rows: int, batches: int, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep numbers of an open run's result, by which it is sorted among other runs. Return its record.
+
+        The result of fewer batches than those of the kept one, and that of a sealed run, change nothing.
+
+        Args:
+            run: The run's id.
+            rows: The rows that the result is of.
+            batches: The batches that the result is of.
+            summary: Numbers by name. What is no finite number is left out.
+
+        Raises:
+            UnknownRun: There is no such run.
+        """
+
+        def work(connection: Connection) -> dict[str, Any]:
+            self._locked(connection, run)
+            row = self._row(connection, run)
+            kept = (listing.record(row)["summarized"] or {"batches": 0})["batches"]
+            if row["status"] == OPEN and kept < batches <= row["batches"]:
+                values = {**_finite(summary), **dict(zip(listing.OF, (rows, batches), strict=True))}
+                connection.execute(sa.update(RUNS).where(RUNS.c.id == run).values(summary=values))
+            return listing.record(self._row(connection, run))
 
         return self._run(work)
 
@@ -294,19 +347,26 @@ class Store:
             OtherTargets: The targets are not those that the definition names.
         """
 
+        def read(connection: Connection) -> Reading | None:
+            row = self._locked(connection, run)
+            return None if row["status"] == SEALED else self._states.read(connection, row)
+
+        reading = self._run(read)
+        merged = None if reading is None else self._states.merged(reading)
+        packed = b"" if merged is None else encoding.packed(merged.data)
+
         def work(connection: Connection) -> dict[str, Any]:
             row = self._locked(connection, run)
             if row["status"] == SEALED:
                 if rows not in (None, row["rows"]):
                     raise RunSealed(f"the run {row['name']} is sealed with {row['rows']} rows, not {rows}")
                 return listing.record(self._row(connection, run))
-            if row["revision"] != revision:
+            if merged is None or not row["revision"] == merged.revision == revision:
                 raise Conflict("the run changed while its result was computed; seal it again")
             dataset = json.loads(self._row(connection, run)["document"]).get("dataset") or {}
-            state = self._states.merged(connection, row).state
-            check_complete(row, state, dataset.get("rows") if rows is None else rows)
-            check_targets(state, dataset.get("targets"))
-            self._states.fold_all(connection, row)
+            check_complete(row, merged.state, dataset.get("rows") if rows is None else rows)
+            check_targets(merged.state, dataset.get("targets"))
+            replace_all(connection, row, packed)
             now = self._clock()
             values = {"status": SEALED, "sealed": now, "touched": now, "revision": revision + 1}
             values |= {"result": compact(result), "summary": _finite(summary)}
@@ -331,7 +391,7 @@ class Store:
         if self._due:
             run = next(iter(self._due))
             try:
-                self._run(lambda connection: self._fold_due(connection, run))
+                self._fold_due(run)
             except InternalError:
                 self._due.pop(run, None)  # a damaged state must not keep other runs waiting
                 raise
@@ -342,28 +402,67 @@ class Store:
                 self._deleted.pop(run, None)
         return bool(self._due or self._deleted)
 
-    def _fold_due(self, connection: Connection, run: str) -> None:
-        row = lock(connection, [run]).get(run)
-        if row is None or not folding.is_due(row["pending"], row["pending_bytes"]):
-            return  # deleted, sealed, or another recorder was first
-        self._states.fold(connection, row)
-        faults.reach(faults.FOLDING)
+    def _fold_due(self, run: str) -> None:
+        """Fold a run's latest states, unless it was deleted or sealed, or another recorder was first."""
+
+        def find(connection: Connection) -> Fold | None:
+            row = lock(connection, [run]).get(run)
+            due = row is not None and folding.is_due(row["pending"], row["pending_bytes"])
+            return to_fold(connection, row) if row is not None and due else None
+
+        fold = self._run(find)
+        if fold is None:
+            return
+        packed = encoding.packed(folding.merged(fold.stored).encode())
+
+        def write(connection: Connection) -> None:
+            row = lock(connection, [run]).get(run)
+            if row is not None and row["status"] == OPEN and replace(connection, row, fold, packed):
+                faults.reach(faults.FOLDING)
+
+        self._run(write)
+
+    def _find_deferred(self) -> None:
+        """Find the runs to fold, and the deleted ones whose rows remain: another recorder may have left them."""
+        due = (RUNS.c.pending >= folding.PENDING) | (RUNS.c.pending_bytes >= folding.PENDING_BYTES)
+        query = sa.select(RUNS.c.id, RUNS.c.status).where((RUNS.c.status == DELETED) | due)
+        for run, status in self._run(lambda connection: connection.execute(query).all()):
+            (self._deleted if status == DELETED else self._due)[run] = None
 
     # Parts
 
     def _run(self, work: Callable[[Connection], T]) -> T:
-        return self._database.run(work)
+        def begun(connection: Connection) -> T:
+            if self._session != self._database.sessions:
+                self._session = self._database.sessions
+                self._counter.forget_all()
+                self._states = States()
+            return work(connection)
+
+        return self._database.run(begun)
 
     def _insert_run(self) -> Any:
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         return insert(RUNS).on_conflict_do_nothing(index_elements=["owner", "name"])
 
+    def _lock_owner(self, connection: Connection, owner: str) -> None:
+        """Keep other recorders from creating runs of an owner until the transaction ends."""
+        if self._database.is_postgresql:
+            key = int.from_bytes(hashlib.blake2b(owner.encode(), digest_size=8).digest(), signed=True)
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
+
     def _find(self, connection: Connection, owner: str, name: str) -> Mapping[Any, Any] | None:
-        query = sa.select(RUNS).where(RUNS.c.owner == owner, RUNS.c.name == name, RUNS.c.status != DELETED)
+        query = sa.select(RUNS, listing.ENTRIES).where(
+            RUNS.c.owner == owner, RUNS.c.name == name, RUNS.c.status != DELETED
+        )
         return connection.execute(query).mappings().first()
 
     def _row(self, connection: Connection, run: str) -> Mapping[Any, Any]:
-        row = connection.execute(sa.select(RUNS).where(RUNS.c.id == run, RUNS.c.status != DELETED)).mappings().first()
+        row = (
+            connection.execute(sa.select(RUNS, listing.ENTRIES).where(RUNS.c.id == run, RUNS.c.status != DELETED))
+            .mappings()
+            .first()
+        )
         if row is None:
             raise UnknownRun("the run does not exist any more: it was deleted")
         return row
@@ -374,8 +473,15 @@ class Store:
             raise UnknownRun("the run does not exist any more: it was deleted")
         return row
 
-    def _reopened(self, connection: Connection, found: Mapping[Any, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record of a run that exists, with other tags and ``public``, if they are others."""
+    def _reopened(
+        self, connection: Connection, found: Mapping[Any, Any], values: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return the record of a run that exists, with other tags and ``public``, if they are others.
+
+        None if another recorder has deleted it since.
+        """
+        if found["id"] not in lock(connection, [found["id"]]):
+            return None
         if (found["tags"], found["public"]) != (values["tags"], values["public"]):
             changed = {name: values[name] for name in ("tags", "public", "document")}
             update = sa.update(RUNS).where(RUNS.c.id == found["id"])
@@ -408,7 +514,8 @@ def _finite(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _remove_some(connection: Connection, run: str) -> bool:
     """Remove the last batches of a deleted run; return whether nothing of it is left."""
-    left = connection.scalar(sa.select(RUNS.c.batches).where(RUNS.c.id == run, RUNS.c.status == DELETED))
+    query = sa.select(RUNS.c.batches).where(RUNS.c.id == run, RUNS.c.status == DELETED)
+    left = connection.scalar(query.with_for_update())  # two recorders would delete rows in different orders
     if left is None:
         return True
     rest = max(int(left) - PIECE, 0)

@@ -9,8 +9,8 @@ from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Len
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from typing_extensions import is_typeddict
 
@@ -19,7 +19,15 @@ from lossd.losses.types import FIRST_FAULT, Fraction, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Envelope", "GradientOptions", "MetricOptions", "check_entries", "spelled_out", "validated"]
+__all__ = [
+    "Envelope",
+    "GradientOptions",
+    "HessianOptions",
+    "MetricOptions",
+    "check_entries",
+    "spelled_out",
+    "validated",
+]
 
 FloatName = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -30,9 +38,11 @@ MAX_FAULTS = 10
 MAX_FIELDS = 1024
 MAX_METRICS = 256
 MAX_THRESHOLDS = 1 << 14
-MAX_OUTPUTS = 3 + 1024  # loss, gradient, metrics, and a gradient by each tensor
+MAX_OUTPUTS = 5 + 2 * 1024  # loss, gradient, hessian, hvp, metrics, and a gradient and a Hessian by each tensor
 _IN_PYTHON = re.compile(r"a valid dictionary( or instance of \w+)?")
 MAX_NAME = 60
+LIBRARY_FLOOR = 1e-16
+"""The least second derivative in XGBoost (``LogisticRegression::SecondOrderGradient``)."""
 
 Place = tuple[int | str, ...]
 
@@ -53,6 +63,32 @@ class GradientOptions(_Options):
         None,
         description="Dtype of the returned gradients; by default the input's, or float32 for halves and integers.",
     )
+    layout: Literal["as_input", "class_first"] = Field(
+        "as_input",
+        description="The order of the axes of gradients and Hessians: the input's, or axis 1 first, as in (C, N), "
+        "which LightGBM's C API takes.",
+    )
+
+
+class HessianOptions(_Options):
+    """Which second derivatives are returned."""
+
+    form: Literal["exact", "fisher", "xgboost", "lightgbm"] = Field(
+        "exact",
+        description="exact: the second derivative. fisher: its expectation over targets drawn from the prediction, "
+        "never negative. xgboost, lightgbm: what that library uses for this loss; the exact one for losses it lacks.",
+    )
+    floor: float | None = Field(
+        None,
+        description="The least second derivative of an entry, before sample weights and the mean. null is none for "
+        "exact and fisher, 1e-16 for xgboost and lightgbm.",
+    )
+
+    @property
+    def least(self) -> float | None:
+        """The least second derivative of an entry; None for none."""
+        library = self.form in ("xgboost", "lightgbm")
+        return LIBRARY_FLOOR if library and self.floor is None else self.floor
 
 
 class Score(_Options):
@@ -75,6 +111,12 @@ def _threshold(value: Any) -> Any:
 def _is_threshold(value: Any) -> bool:
     number = value["score"] if isinstance(value, dict) and value.keys() == {"score"} else value
     return value is None or (type(number) in (int, float) and isfinite(number))
+
+
+def _power(value: float) -> float:
+    if 0 < value < 1:
+        raise PydanticCustomError("power", "no Tweedie distribution has a power between 0 and 1")
+    return value
 
 
 class MetricOptions(_Options):
@@ -107,6 +149,13 @@ class MetricOptions(_Options):
         description="How many of the highest scores count in top_k_accuracy, if there are more classes, and in metrics "
         "named @k.",
     )
+    gain: Literal["linear", "exponential"] = Field(
+        "linear", description="ndcg@k: the gain of a document with the target y, y or 2^y − 1."
+    )
+    ties: Literal["averaged", "stable"] = Field(
+        "averaged",
+        description="Documents of equal scores in a query: the mean over all their orders, or the lower index first.",
+    )
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(
         15, description="ece, reliability: the number of bins of probabilities."
     )
@@ -116,6 +165,36 @@ class MetricOptions(_Options):
     quantiles: Annotated[list[Fraction], FIRST_FAULT, Len(1, 100)] = Field(
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which quantiles."
     )
+    levels: Annotated[list[Fraction], FIRST_FAULT, Len(1, 100)] = Field(
+        [0.5], description="pinball, d2_pinball: the levels of the quantile that predictions are of."
+    )
+    power: Annotated[float, Ge(-10), Le(10), AfterValidator(_power)] = Field(
+        1.5,
+        description="tweedie_deviance, d2_tweedie: the power of the mean that the variance is proportional to; none is "
+        "between 0 and 1.",
+    )
+    scale: Positive | None = Field(
+        None, description="mase: the mean absolute error of a naive forecast of the training data."
+    )
+    by: Literal["mean", "range", "std", "l2"] | None = Field(
+        None, description="nrmse: what of the target the error is divided by."
+    )
+    max_fpr: Annotated[float, Gt(0), Le(1)] | None = Field(
+        None, description="auroc: the highest false positive rate; null for the whole curve."
+    )
+    min_precision: Fraction = Field(0.9, description="recall_at_precision: the least precision.")
+    min_recall: Fraction = Field(0.9, description="precision_at_recall: the least recall.")
+    min_specificity: Fraction = Field(0.9, description="sensitivity_at_specificity: the least specificity.")
+    min_sensitivity: Fraction = Field(0.9, description="specificity_at_sensitivity: the least sensitivity, or recall.")
+    top: Annotated[float, Gt(0), Le(1)] = Field(
+        0.1, description="gain@top, lift@top: the fraction of the entries with the highest scores."
+    )
+    normalize: Literal["true", "pred", "all"] = Field(
+        "true",
+        description="normalized_confusion_matrix: whether cells are fractions of a class of the target, of a predicted "
+        "class or of all entries.",
+    )
+    p: Annotated[float, Ge(1), Le(100)] = Field(2.0, description="minkowski: the power of the errors.")
     per_class: bool | None = Field(
         None,
         description="Whether averages over classes or labels come with each one's value. By default they do up to "
@@ -144,6 +223,7 @@ class Envelope(_Options):
     task: str | None = None
     outputs: Annotated[list[str], FIRST_FAULT, Len(0, MAX_OUTPUTS)] | None = None
     gradient: GradientOptions = GradientOptions()
+    hessian: HessianOptions = HessianOptions()
     metrics: MetricOptions = Field(
         default_factory=lambda: _DEFAULT_METRICS
     )  # a default that holds a list is copied each time
@@ -164,6 +244,7 @@ def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
     for name, given, model in (
         ("metrics", options, MetricOptions),
         ("gradient", request.get("gradient"), GradientOptions),
+        ("hessian", request.get("hessian"), HessianOptions),
     ):
         if given is not None:
             whole[name] = without_nulls(model, given) if isinstance(given, dict) else given
@@ -285,7 +366,7 @@ def _fault(model: type[BaseModel], pointer: str, place: Place, error: Mapping[st
     field = ".".join(_shown(str(part)) for part in [*pointer.split("/")[1:], *place])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
-        near = closest(str(place[-1]), known, {})
+        near = closest(str(place[-1]), known)
         belongs = elsewhere(str(place[-1])) if len(place) == 1 else ""
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else ""
         return Fault(

@@ -15,13 +15,14 @@ from typing import Any, get_args
 
 import lossd.metrics as metrics
 from lossd.cost import NOTHING, Cost, together
-from lossd.job import MAX_PAIRS, Column, Job, Recipe, is_wide, model_name
-from lossd.losses.registry import Input, Loss, Refinement
-from lossd.losses.types import PerAxis, TensorType
-from lossd.request.options import GradientOptions, MetricOptions
+from lossd.job import MASKING, MAX_PAIRS, UNIVERSAL, Column, Job, Recipe, is_wide, model_name
+from lossd.losses.registry import TARGETS, Input, Loss, Refinement
+from lossd.losses.types import TensorType
+from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
+from lossd.request.outputs import MAX_ROW_ENTRIES, series
 from lossd.request.recipe_cache import RECIPES, only_rows_lead, shape_key
 from lossd.request.remedies import Layout, fitting, meant
-from lossd.request.shapes import expected, is_empty, match, resolve, show
+from lossd.request.shapes import axis_names, expected, is_empty, match, resolve, show
 from lossd_client.errors import (
     DtypeMismatch,
     Fault,
@@ -32,10 +33,11 @@ from lossd_client.errors import (
     TooLarge,
     UnknownInput,
 )
+from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["Layout", "Plan", "TermPlan", "series"]
+__all__ = ["OF_ENTRIES", "Layout", "Plan", "TermPlan"]
 
 
 TENSOR_NS = 200_000
@@ -44,8 +46,14 @@ TENSOR_NS = 200_000
 ROW = Cost(200, 800)
 """The cost of each row if rows are evaluated as requests of their own, measured on one core."""
 
+SECOND = Cost(96, 50)
+"""The cost of each entry by which second derivatives are taken, and of each backward pass: twelve float64 are kept."""
+
 TEXT_BYTES = 1024
 """About how many bytes an answer without metrics has beside its tensors."""
+
+OF_ENTRIES = ("mask", "element_weight", "lengths")
+"""The inputs that say which entries of a loss count."""
 
 MOST_TRIED = 8
 MOST_NAMED = 8
@@ -67,6 +75,10 @@ class TermPlan:
     def tensor(self, name: str) -> str:
         """Return the request's tensor for one of the term's inputs."""
         return self.inputs.get(name, name)
+
+    def takes(self, name: str) -> bool:
+        """Return whether the term's loss has an input of that name."""
+        return any(entry.name == name for entry in self.plan.inputs)
 
     def with_outputs(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> TermPlan:
         """Return the term with these outputs: its value, its gradients by these tensors, these metrics."""
@@ -117,7 +129,12 @@ class Plan:
         gradient_options: What is done to the gradients.
         metrics: The names of the requested metrics.
         metric_options: How the metrics are computed.
+        hessians: The inputs by which the diagonal of the Hessian is requested.
+        hessian_options: Which second derivatives these are.
+        product: The input by which the Hessian's product with a direction is requested; None for none.
         terms: The terms of a composed loss.
+        ignores_nan: Whether an entry whose target is NaN does not count.
+        by_row: Whether its rows are independent although its loss is of kind ``alone``; None if the shapes decide.
         template: A number that plans share if they differ only in numbers which may differ within a batch.
     """
 
@@ -132,7 +149,12 @@ class Plan:
     gradient_options: GradientOptions
     metrics: tuple[str, ...]
     metric_options: MetricOptions
+    hessians: tuple[str, ...] = ()
+    hessian_options: HessianOptions = field(default_factory=HessianOptions)
+    product: str | None = None
     terms: tuple[TermPlan, ...] = ()
+    ignores_nan: bool = False
+    by_row: bool | None = None
     template: int = field(init=False, default_factory=itertools.count().__next__)
 
     def job(self, layout: Layout) -> Job:
@@ -161,6 +183,8 @@ class Plan:
         if counted is not self:
             return counted._build(layout)
         self._check_names(layout)
+        if self.by_row is None and self._keeps_rows(layout):
+            return self._with_rows()._build(layout)
         try:
             dims, domains = self._bound(layout)
         except (ShapeMismatch, DtypeMismatch) as problem:
@@ -180,15 +204,23 @@ class Plan:
             )
         if "cotangent" in layout:
             self._check_cotangent(layout, value)
+        masking = self._masking(layout, dims, domains)
+        self._check_masks_of_terms(layout)
+        self._check_second(layout)
+        class_first = self.gradient_options.layout == "class_first"
 
-        def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool) -> Column:
-            return Column(name, dtype, shape[1:] if per_row else shape, per_row)
+        def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool, class_first: bool = False) -> Column:
+            return Column(name, dtype, shape[1:] if per_row else shape, per_row, class_first and len(shape) > 1)
 
         per_row = {name: name in self._leading for name in layout}
         inputs = tuple(column(name, *layout[name], per_row[name]) for name in sorted(layout))
+        derivatives = [("gradient", name) for name in self.gradients] + [("hessian", name) for name in self.hessians]
+        if self.product is not None:
+            derivatives.append(("hvp", self.product))
         answers = [
-            column(f"gradient.{name}", self._gradient_dtype(layout[name][0]), layout[name][1], per_row[name])
-            for name in self.gradients
+            column(f"{kind}.{name}", self._gradient_dtype(dtype), shape, per_row[name], class_first and kind != "hvp")
+            for kind, name in derivatives
+            for dtype, shape in (layout[name],)
         ]
         if self.want_loss and self.reduction == "none" and value is not None:
             answers.append(column("loss", "float64" if wide else "float32", value, kind == "rows"))
@@ -211,6 +243,7 @@ class Plan:
             inputs=inputs,
             answers=tuple(answers),
             byte_ns=(self.loss.byte_ns if self.loss else 0.0) + metrics.byte_ns(self.task, self.metrics),
+            **masking,
         )
         cost = self._cost(layout, jobs) if self._has_cost else NOTHING
         return Job(recipe.shared(), rows, self._numbers, cost)
@@ -230,12 +263,28 @@ class Plan:
             return [f"{name[:-1]}{i}" for i in range(length)] if name.endswith(".*") else [name]
 
         inputs = tuple(replace(entry, name=name) for entry in self.inputs for name in each(entry.name))
-        gradients = tuple(dict.fromkeys(n for name in self.gradients for n in each(name)))
+        gradients, hessians = (
+            tuple(dict.fromkeys(n for name in names for n in each(name))) for names in (self.gradients, self.hessians)
+        )
         sent = {entry.name for entry in inputs}
-        for name in gradients:
+        for name in (*gradients, *hessians, *filter(None, [self.product])):
             if name not in sent:
                 raise InvalidRequest(f"the gradient by {quoted(name)} is requested, which was not sent")
-        return replace(self, inputs=inputs, gradients=gradients)
+        return replace(self, inputs=inputs, gradients=gradients, hessians=hessians)
+
+    def _keeps_rows(self, layout: Layout) -> bool:
+        """Return whether each row of the loss depends on the same row of the inputs alone."""
+        if self.loss is None or self.hessians or self.product is not None:
+            return False
+        try:
+            return self.loss.keeps_rows(self.parameters, shapes_of(layout))
+        except ValueError:
+            return False  # checked again where the error gets its words
+
+    def _with_rows(self) -> Plan:
+        """Return the plan with inputs whose first axis counts rows."""
+        inputs = {name: replace(kind, pattern=("N", *kind.pattern)) for name, kind in self.refinement.inputs.items()}
+        return replace(self, by_row=True, refinement=replace(self.refinement, inputs=inputs))
 
     @cached_property
     def model(self) -> str:
@@ -244,7 +293,7 @@ class Plan:
 
     @property
     def _kind(self) -> str:
-        return self.loss.kind if self.loss else "rows"
+        return "rows" if self.loss is None or self.by_row else self.loss.kind
 
     @property
     def _numbers(self) -> tuple[float, ...]:
@@ -264,6 +313,11 @@ class Plan:
             "want_loss": self.want_loss,
             "gradients": self.gradients,
             "gradient_options": self.gradient_options.model_dump(exclude={"dtype"}),
+            "hessians": self.hessians,
+            "hessian_options": (
+                {"form": self.hessian_options.form, "floor": self.hessian_options.least} if self.hessians else {}
+            ),
+            "product": self.product,
             "metrics": self.metrics,
             "metric_options": self.metric_options.model_dump(exclude={"names", "task"}) if self.metrics else {},
         }
@@ -291,7 +345,10 @@ class Plan:
     def types(self, entry: Input) -> tuple[TensorType, ...]:
         """Return the types that an input may have, given the parameters."""
         refined = self.refinement.inputs.get(entry.name)
-        return (refined,) if refined else entry.types
+        if refined is None:
+            return entry.types
+        further = self.refinement.further.get(entry.name)
+        return (refined,) if further is None else (refined, further)
 
     def kinds(self, name: str) -> frozenset[str]:
         """Return the kinds of dtype that an input may have; both for an unknown input, which :meth:`job` refuses."""
@@ -304,7 +361,7 @@ class Plan:
         known = [entry.name for entry in self.inputs]
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
         if missing:
-            strange = [name for name in layout if name not in known]
+            strange = [name for name in layout if name not in known or meant(name, tuple(missing)) == missing[0]]
             near = [name for name in strange if len(strange) == 1 or meant(name, tuple(missing)) == missing[0]]
             instead = f"; you sent {quoted(near[0])}: did you mean {missing[0]}?" if near else ""
             takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
@@ -318,7 +375,9 @@ class Plan:
             if name not in known:
                 right = meant(name, tuple(known))
                 hint = f"did you mean {right}?" if right else f"it takes {', '.join(known)}"
-                if name in self.parameters:
+                if name == "direction":
+                    hint = "hvp takes it: ask for hvp in outputs"
+                elif name in self.parameters:
                     hint = "it is a parameter: send it as a number or list with the loss's name"
                 raise UnknownInput(f"{self._subject} takes no input {quoted(name)}; {hint}")
 
@@ -369,7 +428,8 @@ class Plan:
         accepted = [t for t in candidates if t.takes(dtype)]
         if not accepted:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
-            raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}")
+            remedy = f'; send {name}.astype("bool"), or element_weight for weights' if name == "mask" else ""
+            raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}{remedy}")
         for candidate in accepted:
             bound = match(candidate.pattern, shape, dims)
             if bound is not None:
@@ -410,7 +470,7 @@ class Plan:
         """Check that a list with one entry per step of an axis has that axis's length."""
         for parameter in self.loss.parameters if self.loss else ():
             value = self.parameters[parameter.name]
-            axis = _per_axis(parameter.annotation) if isinstance(value, list) else None
+            axis = parameter.axis if isinstance(value, list) else None
             if axis is None:
                 continue
             length = dims.get(axis)
@@ -430,6 +490,91 @@ class Plan:
                 f"cotangent has shape {show(shape)}, expected {show(needed)}: the shape of the loss with "
                 f"reduction {self.reduction}"
             )
+
+    def _check_masks_of_terms(self, layout: Layout) -> None:
+        """Check that entries are left out of every term, or of those for which the request names a mask.
+
+        Raises:
+            UnknownInput: A term takes no such input.
+        """
+        for name in OF_ENTRIES:
+            if name not in layout or not any(term.takes(name) and term.tensor(name) == name for term in self.terms):
+                continue
+            for position, term in enumerate(self.terms):
+                if not term.takes(name):
+                    raise UnknownInput(
+                        f"term {position} ({term.plan.model}) takes no input {name}, so that it would count what the "
+                        f'others leave out; send {name} under another name, such as "{name}_0", and give it to the '
+                        f'terms that take it: "inputs": {{"{name}": "{name}_0"}}'
+                    )
+
+    def _masking(self, layout: Layout, dims: Mapping[str, Any], domains: Mapping[str, str]) -> dict[str, Any]:
+        """Return the recipe's fields about entries that do not count; empty if every entry counts."""
+        sent = [name for name in layout if domains[name] in MASKING]
+        own = [
+            entry
+            for entry in self.inputs
+            if entry.name in layout and entry.name not in UNIVERSAL and domains[entry.name] not in MASKING
+        ]
+        nan_inputs = [
+            entry.name
+            for entry in own
+            if self.ignores_nan
+            and entry.name.partition(".")[0] in TARGETS
+            and DTYPES[layout[entry.name][0]].kind == "float"
+        ]
+        mask = next((entry for entry in self.inputs if entry.name == "mask"), None)
+        if mask is None or not (sent or nan_inputs):
+            return {}
+        [kind] = self.types(mask)
+        shape = resolve(kind.pattern, dims)
+        if "lengths" in sent:
+            if "mask" in sent:
+                raise InvalidRequest(f"{self._subject} takes mask or lengths, not both; send the mask of the lengths")
+            if len(shape) < 2:
+                raise ShapeMismatch(
+                    f"lengths count entries along axis 1, and the loss of each sample is one number here, of shape "
+                    f"{show(shape)}; send a mask of that shape"
+                )
+        names = axis_names(kind.pattern, len(shape))
+
+        def axes(entry: Input) -> tuple[int, ...]:
+            dtype, shape = layout[entry.name]
+            of_input = next(
+                t.pattern
+                for t in self.types(entry)
+                if t.domain == domains[entry.name] and t.takes(dtype) and match(t.pattern, shape, dims) is not None
+            )
+            return tuple(names.index(n) if n in names else -1 for n in axis_names(of_input, len(shape)))
+
+        return {
+            "entries": shape[1:] if self._kind == "rows" else shape,
+            "axes": {entry.name: axes(entry) for entry in own},
+            "nan_inputs": tuple(nan_inputs),
+        }
+
+    def _check_second(self, layout: Layout) -> None:
+        """Check that a direction has the shape of its input, and that a Hessian takes not too many passes."""
+        if self.product is not None and layout["direction"][1] != layout[self.product][1]:
+            raise ShapeMismatch(
+                f"direction has shape {show(layout['direction'][1])}, expected {show(layout[self.product][1])} since "
+                f"{self.product} is {show(layout[self.product][1])}"
+            )
+        for name in self.hessians:
+            if self._passes(name, layout) > MAX_ROW_ENTRIES:
+                raise TooLarge(
+                    f"the Hessian of {self._subject} by {name} takes a backward pass for each entry of a row, at most "
+                    f"{MAX_ROW_ENTRIES}, and {name} is {show(layout[name][1])}; ask for hvp, its product with a "
+                    "direction"
+                )
+
+    def _passes(self, name: str, layout: Layout) -> int:
+        """Return how many backward passes the Hessian by an input takes."""
+        loss = self.loss
+        if loss is None or loss.is_elementwise(name, self.parameters):
+            return 1
+        closed = name == "prediction" and "exact" in loss.hessian_forms
+        return 1 if closed else element_count(layout[name][1][1:])
 
     @cached_property
     def _has_curves(self) -> bool:
@@ -475,7 +620,7 @@ class Plan:
     @cached_property
     def _has_cost(self) -> bool:
         """Whether a small request may be much work."""
-        if self.terms or (self.metrics and metrics.costs(self.task, self.metrics)):
+        if self.terms or self.hessians or self.product or (self.metrics and metrics.costs(self.task, self.metrics)):
             return True
         return self.loss is not None and (self.loss.pairs is not None or self.loss.cost is not None)
 
@@ -487,6 +632,10 @@ class Plan:
             parts.append(self.loss.pairs.cost(shapes))
         if self.loss is not None and self.loss.cost is not None:
             parts.append(self.loss.cost(self.parameters, shapes))
+        for name in (*self.hessians, *filter(None, [self.product])):
+            elements = element_count(shapes[name])
+            passes = self._passes(name, layout) if name in self.hessians else 1
+            parts.append(Cost(SECOND.scratch_bytes * elements, SECOND.work_ns * elements * passes))
         if not terms:
             return together(parts)
         rows = terms[0].rows if self.loss is not None and self.loss.per_sample else 0
@@ -529,15 +678,3 @@ def _meaning(kind: TensorType) -> str:
 def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor."""
     return {name: shape for name, (_, shape) in layout.items()}
-
-
-def series(name: str) -> str:
-    """Return the series (``prediction.*``) to which an input of this name would belong."""
-    return f"{name.rpartition('.')[0]}.*"
-
-
-def _per_axis(annotation: Any) -> str | None:
-    for marker in getattr(annotation, "__metadata__", ()):
-        if isinstance(marker, PerAxis):
-            return marker.axis
-    return next((axis for arm in get_args(annotation) if (axis := _per_axis(arm))), None)

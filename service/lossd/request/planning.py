@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -12,12 +12,20 @@ from pydantic import BaseModel
 import lossd.metrics as metrics
 from lossd.caches import Cache
 from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find_loss
-from lossd.losses.types import TensorType
-from lossd.request.options import Envelope, GradientOptions, MetricOptions, check_entries, spelled_out, validated
-from lossd.request.plan import Plan, TermPlan, series
-from lossd.request.terms import common_inputs, composed_inputs, plan_term
+from lossd.losses.types import Domain, Kind, TensorType
+from lossd.request.options import (
+    Envelope,
+    GradientOptions,
+    HessianOptions,
+    MetricOptions,
+    check_entries,
+    spelled_out,
+    validated,
+)
+from lossd.request.outputs import check_second, requested, series
+from lossd.request.plan import Plan, TermPlan
+from lossd.request.terms import common_inputs, composed_inputs, own_masks, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
-from lossd_client.wire.quoting import quoted
 
 __all__ = ["elsewhere", "listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
 
@@ -95,7 +103,7 @@ def elsewhere(fields: Any, name: str) -> str:
         return 'a loss is named in loss: {"loss": {"name": ...}}'
     loss = REGISTRY.get(str(fields.get("name"))) if isinstance(fields, dict) else None
     if loss is not None:
-        if name == "reduction" or name in {p.name for p in loss.parameters}:
+        if name in ("reduction", "nan_targets") or name in {p.name for p in loss.parameters}:
             return f"it is a parameter of {loss.name}: put it into loss, beside the name"
         if name in {entry.name for entry in listed_inputs(loss)}:
             return "it is an input: put it into inputs"
@@ -106,11 +114,15 @@ def _not_in_loss(loss: Loss, name: str) -> str:
     """Return where a field that was sent as a loss's parameter belongs."""
     if name in {entry.name for entry in listed_inputs(loss)}:
         return "it is an input, not a parameter: put it into inputs, as a tensor"
-    return "" if closest(name, tuple(loss.model.model_fields), {}) else _option(name)  # a typing error is more likely
+    return "" if closest(name, tuple(loss.model.model_fields)) else _option(name)  # a typing error is more likely
 
 
 def _option(name: str) -> str:
-    groups: dict[str, type[BaseModel]] = {"metrics": MetricOptions, "gradient": GradientOptions}
+    groups: dict[str, type[BaseModel]] = {
+        "metrics": MetricOptions,
+        "gradient": GradientOptions,
+        "hessian": HessianOptions,
+    }
     group = next((group for group, options in groups.items() if name in options.model_fields), None)
     return f"it is an option of {group}: put it into {group}" if group else ""
 
@@ -133,22 +145,27 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     except ValueError as error:  # a combination of parameters that has no meaning
         pointer = f"/loss{getattr(error, 'pointer', '')}"
         raise InvalidRequest(f"{name}: {error}", errors=[Fault(pointer=pointer, detail=str(error))]) from None
-    inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss))
+    inputs = (*loss.request_inputs, *_variadic_inputs(loss, refinement), *universal_inputs(loss, refinement))
     terms: tuple[TermPlan, ...] = ()
     if loss.terms is not None:
         terms = tuple(
             plan_term(position, term, envelope, _loss_plan) for position, term in enumerate(loss.terms(parameters))
         )
+        terms = own_masks(terms)
         if loss.per_sample:
             _check_per_sample(name, terms[0])
         inputs = composed_inputs(inputs, terms)
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
-    gradients = _gradients(name, [entry.name for entry in inputs if entry.differentiable], outputs)
+    wanted = requested(name, [entry.name for entry in inputs if entry.differentiable], outputs)
+    check_second(loss, parameters, wanted, envelope.hessian)
+    if wanted.product is not None:
+        names = (wanted.product, series(wanted.product))
+        inputs = (*inputs, direction(next(entry for entry in inputs if entry.name in names), refinement))
     task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
     if envelope.metrics.task and not terms:
         metrics.check_task(task, instead_of=refinement.task or loss.task)
     metrics.check_options(task, envelope.metrics.model_dump())
-    wanted = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
+    wanted_metrics = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
     return Plan(
         loss=loss,
         task=task,
@@ -157,11 +174,17 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         parameters=parameters,
         reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
         want_loss="loss" in outputs,
-        gradients=gradients,
+        gradients=wanted.gradients,
         gradient_options=envelope.gradient,
-        metrics=() if terms else wanted,
+        hessians=wanted.hessians,
+        hessian_options=envelope.hessian,
+        product=wanted.product,
+        metrics=() if terms else wanted_metrics,
         metric_options=envelope.metrics,
-        terms=tuple(term.with_outputs(gradients, wanted if i == 0 else ()) for i, term in enumerate(terms)),
+        terms=tuple(
+            term.with_outputs(wanted.gradients, wanted_metrics if i == 0 else ()) for i, term in enumerate(terms)
+        ),
+        ignores_nan=getattr(values, "nan_targets", "refuse") == "ignore",
     )
 
 
@@ -215,9 +238,46 @@ COTANGENT = Input(
 )
 
 
-def universal_inputs(loss: Loss) -> tuple[Input, ...]:
-    """Return the inputs that every loss of its kind takes beside its own."""
-    return (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
+def universal_inputs(loss: Loss, refinement: Refinement = Refinement()) -> tuple[Input, ...]:  # noqa: B008  (frozen)
+    """Return the inputs that every loss of its kind takes beside its own.
+
+    Args:
+        loss: The loss.
+        refinement: How its parameters change its types.
+    """
+    upstream = (SAMPLE_WEIGHT, COTANGENT) if loss.kind == "rows" else (COTANGENT,)
+    return (*upstream, *_masks(loss, refinement)) if loss.masked else upstream
+
+
+def _masks(loss: Loss, refinement: Refinement) -> Iterator[Input]:
+    """Yield the inputs that say which entries count."""
+    own = refinement.inputs.get("mask") or loss.mask
+    pattern = (own or refinement.returns or loss.returns).pattern
+    what = "the unreduced loss" if own is None else f"({', '.join(pattern)})"
+
+    def given(name: str, summary: str, domain: Domain, kinds: tuple[Kind, ...], axes: tuple[str, ...]) -> Input:
+        return Input(name, (TensorType(domain, kinds, axes),), differentiable=False, optional=True, summary=summary)
+
+    summary = f"Which entries count, in the shape of {what}: 1 or 0 each. The others may hold anything, even NaN."
+    yield given("mask", summary, "kept", ("integer",), pattern)
+    if own is None or "element_weight" in loss.reads_masks:
+        summary = f"The weight of each entry, >= 0, in the shape of {what}; 0 leaves it out, as a mask does."
+        yield given("element_weight", summary, "weight", ("float", "integer"), pattern)
+    if len(pattern) > 1:
+        summary = "How many entries of each sample count along axis 1, from its start; in place of a mask."
+        yield given("lengths", summary, "length", ("integer",), ("N",))
+
+
+def direction(entry: Input, refinement: Refinement) -> Input:
+    """Return the input that the output ``hvp`` needs: numbers of any size in the shape of a differentiable input."""
+    types = (refinement.inputs[entry.name],) if entry.name in refinement.inputs else entry.types
+    return Input(
+        "direction",
+        tuple(TensorType("real", ("float",), kind.pattern) for kind in types),
+        differentiable=False,
+        optional=False,
+        summary=f"What the Hessian is multiplied with, in the shape of {entry.name}.",
+    )
 
 
 def listed_inputs(loss: Loss) -> tuple[Input, ...]:
@@ -235,24 +295,7 @@ def _variadic_inputs(loss: Loss, refinement: Refinement) -> tuple[Input, ...]:
         return ()
     declared = {entry.name for entry in loss.inputs}
     return tuple(
-        Input(name, (kind,), differentiable=True, optional=False, summary="Named by the parameters.")
+        Input(name, (kind,), differentiable="float" in kind.kinds, optional=False, summary="Named by the parameters.")
         for name, kind in refinement.inputs.items()
         if name not in declared
     )
-
-
-def _gradients(loss: str, differentiable: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
-    names: list[str] = []
-    for position, output in enumerate(outputs):
-        if output == "gradient":
-            names.extend(["prediction"] if "prediction" in differentiable else differentiable)
-        elif output.startswith("gradient."):
-            name = output.removeprefix("gradient.")
-            if name not in differentiable and series(name) not in differentiable:
-                detail = f"{loss} has gradients for {', '.join(differentiable)}, not for {quoted(name)}"
-                raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
-            names.append(name)
-        elif output not in ("loss", "metrics"):
-            detail = f"{quoted(output)} is not an output; there are loss, gradient, gradient.<input> and metrics"
-            raise InvalidRequest(detail, errors=[Fault(pointer=f"/outputs/{position}", detail=detail)])
-    return tuple(dict.fromkeys(names))

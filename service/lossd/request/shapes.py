@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["expected", "is_empty", "match", "resolve", "show"]
+__all__ = ["axis_names", "expected", "is_empty", "match", "resolve", "show"]
 
 OPTIONAL = frozenset("S")
 """Axes that may have length 0: a batch of sequences may have no label (S) at all."""
@@ -51,6 +51,15 @@ def resolve(pattern: Sequence[str], dims: Mapping[str, Any]) -> tuple[int, ...]:
             name, _, less = axis.partition("-")
             shape.append(dims[name] - int(less or 0))
     return tuple(shape)
+
+
+def axis_names(pattern: Sequence[str], ndim: int) -> list[str]:
+    """Return a name for each of ``ndim`` axes: those of ``*`` have names of their own, the same in every pattern."""
+    names: list[str] = []
+    for axis in pattern:
+        further = ndim - len(pattern) + 1 if axis in ("*", "...") else 0
+        names += [f"{axis}{i}" for i in range(further)] if axis in ("*", "...") else [axis]
+    return names
 
 
 def expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:

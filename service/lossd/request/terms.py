@@ -9,11 +9,11 @@ from typing import Any
 from lossd.losses.registry import Input
 from lossd.losses.types import TensorType
 from lossd.request.options import Envelope
-from lossd.request.plan import Plan, TermPlan
+from lossd.request.plan import OF_ENTRIES, Plan, TermPlan
 from lossd_client.errors import Fault, InvalidRequest, Problem, UnknownInput
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["common_inputs", "composed_inputs", "plan_term"]
+__all__ = ["common_inputs", "composed_inputs", "own_masks", "plan_term"]
 
 MAX_NAME = 256
 
@@ -50,6 +50,19 @@ def plan_term(
         faults = [Fault(pointer=place + f["pointer"], detail=f["detail"]) for f in problem.errors]
         raise type(problem)(f"term {position}: {problem.detail}", errors=faults) from None
     return TermPlan(plan, inputs)
+
+
+def own_masks(terms: Sequence[TermPlan]) -> tuple[TermPlan, ...]:
+    """Return the terms without masks that a term reads as something else, such as a target that is named ``mask``."""
+    taken = {source for term in terms for name, source in term.inputs.items() if name not in OF_ENTRIES}
+
+    def without(term: TermPlan) -> TermPlan:
+        kept = tuple(
+            e for e in term.plan.inputs if e.name not in OF_ENTRIES or e.name in term.inputs or e.name not in taken
+        )
+        return term if len(kept) == len(term.plan.inputs) else replace(term, plan=replace(term.plan, inputs=kept))
+
+    return tuple(map(without, terms))
 
 
 def common_inputs(terms: Sequence[TermPlan]) -> tuple[Input, ...]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field
 
+from lossd.exact.table import ROWS
 from lossd.losses.registry import Loss
 from lossd.metrics.registry import METRICS
 from lossd.request.options import MetricOptions, check_entries, spelled_out, validated
 from lossd.request.plan import Plan
 from lossd.request.planning import elsewhere, make_plan
 from lossd.runs.differences import differing
-from lossd.runs.fingerprint import Fingerprint
-from lossd.runs.table import ROWS
+from lossd.runs.rows.fingerprint import Fingerprint
+from lossd.runs.rows.strata import check_strata
 from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["RunDocument"]
@@ -30,7 +31,11 @@ MOST_TAGS = 64
 SHOWN_DIGITS = 16
 """Hexadecimal digits of a digest in a signature."""
 
+GROUPS: Literal[0, 16, 32, 64] = 64
+"""The groups that rows are counted in, unless a definition says otherwise."""
+
 Text = Annotated[str, Field(min_length=1, max_length=200)]
+SliceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class _Fields(BaseModel):
@@ -74,6 +79,20 @@ class RunFields(_Fields):
     limit: Annotated[int, Field(ge=LEAST_LIMIT, le=MOST_LIMIT)] = Field(
         ROWS, description="The most rows of the tables of one metric, 20 bytes each."
     )
+    groups: Literal[0, 16, 32, 64] = Field(
+        GROUPS,
+        description="The groups of rows that are counted apart, of which intervals are made; 0 for no intervals. Each "
+        "group takes as much room as the run.",
+    )
+    slices: dict[SliceName, Annotated[list[Text], Len(1)]] = Field(
+        default_factory=dict,
+        description='The values of each slice by its name, such as {"site": ["A", "B"]}; the metrics of the rows of '
+        "each value are counted too.",
+    )
+    crossed: list[list[str]] = Field(
+        default_factory=list,
+        description='Slices whose combinations of values are counted too, such as [["site", "sex"]].',
+    )
     tags: Annotated[dict[Text, Annotated[str, Field(max_length=1000)]], Len(0, MOST_TAGS)] = Field(
         default_factory=dict, description="Text by name, such as a commit; not part of the definition."
     )
@@ -94,6 +113,9 @@ class RunDocument:
         identity: How rows are told apart: position, id or batch.
         scope: Whether metrics that compare the rows of a batch are allowed: rows or batch.
         limit: The most rows of the tables of one metric.
+        groups: The groups of rows that are counted apart; 0 for none.
+        slices: The values of each slice, by its name.
+        crossed: The names of the slices of each crossing.
         dataset: ``name``, ``version``, ``rows`` and ``targets``, as far as they are known.
         tags: Text by name.
         public: Whether other keys may read the run.
@@ -105,6 +127,9 @@ class RunDocument:
     identity: str
     scope: str
     limit: int
+    groups: int
+    slices: Mapping[str, Sequence[str]]
+    crossed: Sequence[Sequence[str]]
     dataset: Mapping[str, Any]
     tags: Mapping[str, str]
     public: bool
@@ -124,6 +149,7 @@ class RunDocument:
         document = spelled_out(document)
         fields = validated(RunFields, document, "", partial(_belongs, document.get("loss")))
         _check_targets(fields.dataset.targets)
+        check_strata(fields.slices, fields.crossed)
         options = {} if fields.metrics is None else fields.metrics.model_dump(exclude_defaults=True)
         plan = make_plan(_request(_subject(fields), options, ["loss", "metrics"] if fields.loss else ["metrics"]))
         if plan.terms and not options.get("names"):
@@ -133,14 +159,26 @@ class RunDocument:
         return cls(
             subject=subject,
             options=options,
-            plan=make_plan(_request(subject, options, _outputs(plan, options))),
+            plan=_by_batch(make_plan(_request(subject, options, _outputs(plan, options)))),
             identity=fields.identity,
             scope=fields.scope,
             limit=fields.limit,
+            groups=fields.groups,
+            slices=fields.slices,
+            crossed=fields.crossed,
             dataset=fields.dataset.model_dump(exclude_none=True),
             tags=fields.tags,
             public=fields.public,
         )
+
+    @classmethod
+    def stored(cls, document: Mapping[str, Any]) -> RunDocument:
+        """Return the definition that :meth:`to_dict` wrote; one of before there were groups has none.
+
+        Raises:
+            Problem: This version of lossd does not accept it.
+        """
+        return cls.parse({"groups": 0, **document})
 
     @classmethod
     def of(cls, definition: Mapping[str, Any]) -> RunDocument:
@@ -154,21 +192,33 @@ class RunDocument:
         if "metrics" not in request["outputs"]:
             fields["metrics"] = []
         fields |= {name: definition[name] for name in ("identity", "scope", "limit")}
-        found = cls.parse({**fields, "dataset": {"rows": definition["rows"]}})
+        fields |= {name: definition[name] for name in ("groups", "slices", "crossed") if name in definition}
+        found = cls.stored({**fields, "dataset": {"rows": definition["rows"]}})
         if found.definition != definition:
             raise InvalidRequest("the definition of the run is not in canonical form")
         return found
 
     @cached_property
     def definition(self) -> dict[str, Any]:
-        """The definition in a run's state: ``request``, ``identity``, ``rows``, ``scope`` and ``limit``."""
+        """The definition in a run's state: ``request``, ``identity``, ``rows``, ``scope``, ``limit`` and strata."""
         return {
             "request": _request(self.subject, self.options, _outputs(self.plan, self.options)),
             "identity": self.identity,
             "rows": self.dataset.get("rows"),
             "scope": self.scope,
             "limit": self.limit,
+            **self._counted_apart,
         }
+
+    @property
+    def _counted_apart(self) -> dict[str, Any]:
+        """The groups, slices and crossings; those that there are none of are left out, as before there were any."""
+        fields = {
+            "groups": self.groups,
+            "slices": {name: list(values) for name, values in self.slices.items()},
+            "crossed": [list(names) for names in self.crossed],
+        }
+        return {name: value for name, value in fields.items() if value}
 
     @cached_property
     def versions(self) -> dict[str, int]:
@@ -190,6 +240,7 @@ class RunDocument:
             "dataset": dict(self.dataset),
             "scope": self.scope,
             "limit": self.limit,
+            **self._counted_apart,
             "tags": dict(self.tags),
             "public": self.public,
         }
@@ -253,11 +304,17 @@ def _outputs(plan: Plan, options: Mapping[str, Any]) -> list[str]:
     return ["loss", "metrics"] if plan.metrics and options.get("names") != [] else ["loss"]
 
 
+def _by_batch(plan: Plan) -> Plan:
+    """Return the plan, by which a batch of a loss without an axis of rows is one row whatever its shapes are."""
+    return replace(plan, by_row=False) if plan.loss is not None and plan.loss.kind == "alone" else plan
+
+
 def _without_defaults(plan: Plan, loss: Loss) -> dict[str, Any]:
     """Return the object of a loss with the parameters that differ from their defaults."""
     given = {p.name: plan.parameters[p.name] for p in loss.parameters if plan.parameters[p.name] != p.default}
     reduction = {} if plan.reduction == loss.reductions[0] else {"reduction": plan.reduction}
-    return {"name": loss.name, **given, **reduction}
+    missing = {"nan_targets": "ignore"} if plan.ignores_nan else {}
+    return {"name": loss.name, **given, **reduction, **missing}
 
 
 def _check_targets(targets: str | None) -> None:

@@ -20,9 +20,22 @@ import orjson
 from lossd.caches import memoized
 from lossd_client.errors import InternalError, InvalidRequest
 
-__all__ = ["decode", "digest", "encode", "packed", "reading", "unpacked"]
+__all__ = [
+    "decode",
+    "description",
+    "digest",
+    "encode",
+    "is_current",
+    "packed",
+    "read",
+    "reading",
+    "text_of",
+    "unpacked",
+]
 
-MAGIC, VERSION = b"lossdrun", 1
+MAGIC, VERSION, FIRST = b"lossdrun", 2, 1
+"""Version 1 is of before there were groups; it is read, and not written."""
+
 HEAD = struct.Struct("<8sHI")
 NAME, LENGTH = struct.Struct("<H"), struct.Struct("<Q")
 CHECKSUM_BYTES = 32
@@ -31,9 +44,13 @@ LEVEL = 1
 """zlib's: a higher one takes three times as long for a tenth of the bytes."""
 
 
-def encode(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
-    """Return the same bytes for the same description and parts."""
-    text = orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
+def text_of(described: Mapping[str, Any]) -> bytes:
+    """Return the same text for the same description."""
+    return orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
+
+
+def encode(text: bytes, parts: Mapping[str, bytes]) -> bytes:
+    """Return the same bytes for the same text of a description and parts."""
     pieces = [HEAD.pack(MAGIC, VERSION, len(text)), text]
     for name, data in sorted(parts.items()):
         pieces += [NAME.pack(len(name.encode())), name.encode(), LENGTH.pack(len(data)), data]
@@ -41,8 +58,8 @@ def encode(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
-    """Return the description, which is shared and must not be changed, and the parts.
+def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes], int]:
+    """Return the description, which is shared and must not be changed, the parts and the version.
 
     Raises:
         InvalidRequest: The bytes are damaged, or of another version.
@@ -53,21 +70,40 @@ def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
     if len(data) < HEAD.size + CHECKSUM_BYTES or hashlib.sha256(body).digest() != checksum:
         raise InvalidRequest("the state of the run is damaged: its checksum differs")
     _, version, length = HEAD.unpack_from(body)
-    if version != VERSION:
-        raise InvalidRequest(f"the state of the run has version {version}; this lossd reads version {VERSION}")
+    if version not in (FIRST, VERSION):
+        raise InvalidRequest(f"the state of the run has version {version}; this lossd reads up to version {VERSION}")
     with reading():
-        return _description(body[HEAD.size : HEAD.size + length]), dict(_parts(body, HEAD.size + length))
+        return description(body[HEAD.size : HEAD.size + length]), dict(_parts(body, HEAD.size + length)), version
+
+
+def is_current(data: bytes) -> bool:
+    """Return whether bytes are of the version that :func:`encode` writes, and so those of their state."""
+    return HEAD.unpack_from(data)[:2] == (MAGIC, VERSION)
+
+
+def read(data: bytes, name: str) -> tuple[bytes, bytes]:
+    """Return the text of the description and one part of what :func:`encode` returned, without checking the rest.
+
+    Raises:
+        KeyError: There is no such part.
+    """
+    _, _, length = HEAD.unpack_from(data)
+    text = data[HEAD.size : HEAD.size + length]
+    for found, part in _parts(data[:-CHECKSUM_BYTES], HEAD.size + length):
+        if found == name:
+            return text, part
+    raise KeyError(name)
 
 
 @memoized("run_descriptions", lambda text, described: 20 * len(text))
-def _description(text: bytes) -> Mapping[str, Any]:
-    """Return the description of its text: the batches of a run have the same one."""
+def description(text: bytes) -> Mapping[str, Any]:
+    """Return the description of its text, shared by the batches of a run; it must not be changed."""
     described: Mapping[str, Any] = orjson.loads(text)
     return described
 
 
 def digest(data: bytes) -> str:
-    """Return the digest of a run's bytes: ``s1:`` and 32 hexadecimal digits."""
+    """Return the digest of a run's bytes: ``s2:`` and 32 hexadecimal digits."""
     return f"s{VERSION}:{hashlib.sha256(data).hexdigest()[:32]}"
 
 

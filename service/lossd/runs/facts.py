@@ -21,6 +21,7 @@ class Facts:
         classes: The number of classes, or None.
         activation: What the task reads scores as.
         weighted: Whether rows have weights.
+        clustered: Whether rows name the cluster that they belong to.
         dtypes: The coarsest dtype that each input was sent in.
     """
 
@@ -29,23 +30,25 @@ class Facts:
     activation: str
     weighted: bool
     dtypes: dict[str, str]
+    clustered: bool = False
 
     def check(self, other: Facts) -> None:
         """Check that a batch, or another run, fits.
 
         Raises:
-            InvalidRequest: It has other classes, or weights where there were none.
+            InvalidRequest: It has other classes, or weights or clusters where there were none.
         """
         if other.classes != self.classes:
             detail = f"the run has {self.classes} classes, found {other.classes}"
             raise InvalidRequest(detail, errors=[Fault(pointer="/inputs/prediction", detail=detail)])
-        if other.weighted != self.weighted:
-            found = "has" if other.weighted else "lacks"
-            detail = (
-                f"this batch {found} sample_weight, unlike the rows that were counted; "
-                "send weights with every batch, 1 where there is none"
-            )
-            raise InvalidRequest(detail, errors=[Fault(pointer="/inputs/sample_weight", detail=detail)])
+        for name, mine, has, remedy in (
+            ("sample_weight", self.weighted, other.weighted, "send weights with every batch, 1 where there is none"),
+            ("cluster_id", self.clustered, other.clustered, "send it with every batch or with none"),
+        ):
+            if has != mine:
+                found = "has" if has else "lacks"
+                detail = f"this batch {found} {name}, unlike the rows that were counted; {remedy}"
+                raise InvalidRequest(detail, errors=[Fault(pointer=f"/inputs/{name}", detail=detail)])
         if (other.names, other.activation) != (self.names, self.activation):
             raise InvalidRequest("this batch has other metrics than the rows that were counted")
 

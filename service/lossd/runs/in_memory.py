@@ -1,4 +1,4 @@
-"""Counts batches of a run, or computes a run's result: the worker's side."""
+"""Counts batches of a run, computes a run's result, or compares runs: the worker's side."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from lossd.caches import memoized
 from lossd.evaluation.batch import TensorBatch
-from lossd.evaluation.evaluate import isolated
+from lossd.evaluation.isolation import isolated
+from lossd.exact.integer_sums import IntegerSums
 from lossd.job import Recipe
 from lossd.metrics.registry import METRICS, Array
-from lossd.runs import encoding, identity
-from lossd.runs.counting import FIRST, SAMPLE_ID, STATE
+from lossd.request.plan import Plan
+from lossd.runs import encoding
+from lossd.runs.comparing import Side, compared
+from lossd.runs.counting import FIRST, STATE
 from lossd.runs.definition import RunDocument
-from lossd.runs.fingerprint import Fingerprint
-from lossd.runs.measuring import COVERED, Measured, fingerprints, measured
+from lossd.runs.facts import Facts
+from lossd.runs.measuring import COVERED, entries_of, fingerprints, measured
 from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
-from lossd.runs.state import RunState
+from lossd.runs.rows import identity
+from lossd.runs.rows.fingerprint import Fingerprint
+from lossd.runs.rows.grouping import MOST_GROUPS
+from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_about_rows, placement_of, slice_input
+from lossd.runs.rows.strata import groups_of
+from lossd.runs.state import Measured, RunState, bytes_of, description_of
+from lossd.runs.totals import RunTotal
+from lossd.runs.totals.sums import counts_of
 from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
 from lossd_client.wire import Tensor
 
@@ -32,9 +42,12 @@ __all__ = ["answer_of"]
 
 log = logging.getLogger("lossd.runs")
 
+BASELINE_BYTES = 32 << 20
+"""A baseline with a longer state is not kept for the next comparison."""
+
 
 def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
-    """Return the answer of each request of a run: the report of a batch, or the JSON of a result.
+    """Return the answer of each request of a run: the report of a batch, or the JSON of a result or a comparison.
 
     Args:
         batch: The requests, with their inputs on the device.
@@ -46,7 +59,10 @@ def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | P
     run = batch.recipe.run
     assert run is not None
     if "result" in run:
-        return [_protected(lambda: _result(run["result"], arrays[STATE].tobytes()))]
+        return [_protected(lambda: _result(run["result"], run["options"], arrays[STATE].tobytes()))]
+    if "compare" in run:
+        states = [arrays[f"{STATE}{number}"].tobytes() for number in range(len(run["compare"]["definitions"]))]
+        return [_protected(lambda: _comparison(**run["compare"], data=states))]
     counting = _counting_of(batch.recipe)
     return counting.reports(batch, arrays)
 
@@ -63,6 +79,13 @@ class _Counting:
         self.recipe = recipe
         self.definition: Mapping[str, Any] = recipe.run["count"]
         self.kind: str = self.definition["identity"]
+        self.beside = [column.name for column in recipe.inputs if is_about_rows(column.name)]
+        codes = [name for name in recipe.numbers if is_about_rows(name)]
+        self.first = recipe.numbers.index(FIRST) if FIRST in recipe.numbers else None
+        self.codes = {name: len(recipe.numbers) - len(codes) + k for k, name in enumerate(codes)}
+        self.evaluated_numbers = len(recipe.numbers) - len(codes) - (self.first is not None)
+        grouped = groups_of(self.definition) > 0
+        self.paired = grouped and (self.kind == "batch" or CLUSTER_ID in self.beside)
 
     @cached_property
     def evaluated(self) -> Recipe:
@@ -71,8 +94,8 @@ class _Counting:
         return replace(
             recipe,
             run=None,
-            numbers=recipe.numbers[:-1] if self.kind == "position" else recipe.numbers,
-            inputs=tuple(column for column in recipe.inputs if column.name != SAMPLE_ID),
+            numbers=recipe.numbers[: self.evaluated_numbers],
+            inputs=tuple(column for column in recipe.inputs if column.name not in self.beside),
         )
 
     @cached_property
@@ -83,31 +106,50 @@ class _Counting:
 
     def reports(self, batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
         """Return the report of each batch of the run."""
-        numbers: Sequence[Sequence[float]] = batch.numbers
-        firsts: list[int] | None = None
-        if self.kind == "position":
-            firsts, numbers = [int(own[-1]) for own in numbers], [own[:-1] for own in numbers]
-        inputs = {name: tensor for name, tensor in batch.inputs.items() if name != SAMPLE_ID}
-        inner = batch._replace(recipe=self.evaluated, numbers=numbers, inputs=inputs, answers={})
-        outcomes = isolated(inner, _measured)
-        own = [
-            self._arrays_of(arrays, position, stop, batch.rows) for position, stop in enumerate(accumulate(batch.rows))
-        ]
+        outcomes = isolated(batch, self._measured)
+        stops = accumulate(batch.rows)
+        sent = [self._arrays_of(arrays, position, stop, batch.rows) for position, stop in enumerate(stops)]
         if self.recipe.kind == "rows":
-            targets = self._targets(batch.rows, arrays, firsts)
+            prints = self._fingerprints(batch.rows, arrays, batch.numbers)
         else:
-            targets = [
-                self._targets([rows], own[i], None if firsts is None else firsts[i : i + 1])[0]
-                for i, rows in enumerate(batch.rows)
+            prints = [
+                self._fingerprints([rows], sent[i], batch.numbers[i : i + 1])[0] for i, rows in enumerate(batch.rows)
             ]
         return [
             outcome
             if isinstance(outcome, Problem)
             else _protected(
-                self._report, outcome, own[i], batch.rows[i], None if firsts is None else firsts[i], targets[i]
+                self._report, outcome, prints[i], sent[i], batch.rows[i], batch.numbers[i] if batch.numbers else ()
             )
             for i, outcome in enumerate(outcomes)
         ]
+
+    def _measured(self, batch: TensorBatch) -> Sequence[Outcome | Problem] | None:
+        """Return what each batch contributes; None for several that do not share tensors."""
+        if self.recipe.kind != "rows" and len(batch.rows) > 1:
+            return None
+        beside = {name: batch.inputs[name].numpy(force=True) for name in self.beside}
+        groups = groups_of_rows(self.definition, batch.rows, self._firsts(batch.numbers), beside)
+        codes = {
+            name.removeprefix(slice_input("")): [int(numbers[at]) for numbers in batch.numbers]
+            for name, at in self.codes.items()
+        }
+        placement = placement_of(self.definition, batch.rows, groups, beside, codes)
+        inner = batch._replace(
+            recipe=self.evaluated,
+            numbers=[numbers[: self.evaluated_numbers] for numbers in batch.numbers],
+            inputs={name: tensor for name, tensor in batch.inputs.items() if name not in beside},
+            answers={},
+        )
+        facts, totals = measured(inner, placement, self.definition["limit"])
+        facts.clustered = CLUSTER_ID in beside
+        by_slot = counts_of(placement, placement.combinations.index)
+        described: list[bytes] = []
+        return [Outcome(facts, *found, described) for found in zip(totals, by_slot, strict=True)]
+
+    def _firsts(self, numbers: Sequence[Sequence[float]]) -> list[int] | None:
+        """Return the key of the first row of each batch."""
+        return None if self.first is None else [int(of_batch[self.first]) for of_batch in numbers]
 
     def _arrays_of(
         self, arrays: Mapping[str, Array], position: int, stop: int, rows: Sequence[int]
@@ -116,42 +158,75 @@ class _Counting:
         own = slice(stop - rows[position], stop)
         return {c.name: arrays[c.name][own] if c.per_row else arrays[c.name][position] for c in self.recipe.inputs}
 
-    def _targets(
-        self, lengths: Sequence[int], arrays: Mapping[str, Array], firsts: Sequence[int] | None
-    ) -> Sequence[Fingerprint | None]:
-        """Return the fingerprints of batches whose rows lie one after the other."""
+    def _fingerprints(
+        self, lengths: Sequence[int], arrays: Mapping[str, Array], numbers: Sequence[Sequence[float]]
+    ) -> Sequence[tuple[Fingerprint | None, Fingerprint | None]]:
+        """Return the fingerprints of batches whose rows lie one after the other: of targets, and with their groups."""
         covered = {
             name: _widened(arrays[name]) if dtype == "bfloat16" else arrays[name]
             for name, dtype in self.recipe.dtypes.items()
             if name in COVERED
         }
-        return fingerprints(lengths, covered, firsts=firsts, sample_id=arrays.get(SAMPLE_ID))
+        firsts, ids = self._firsts(numbers), arrays.get(SAMPLE_ID)
+        positions = firsts if self.kind == "position" else None
+        targets = fingerprints(lengths, covered, firsts=positions, sample_id=ids)
+        if not self.paired:
+            return [(own, None) for own in targets]
+        groups = groups_of_rows({"groups": MOST_GROUPS}, lengths, firsts, {name: arrays[name] for name in self.beside})
+        pairings = fingerprints(lengths, covered, firsts=positions, sample_id=ids, groups=groups)
+        return list(zip(targets, pairings, strict=True))
 
     def _report(
         self,
-        outcome: Measured,
+        outcome: Outcome,
+        prints: tuple[Fingerprint | None, Fingerprint | None],
         arrays: Mapping[str, Array],
         rows: int,
-        first: int | None,
-        targets: Fingerprint | None,
+        numbers: Sequence[float],
     ) -> bytes:
         """Return the report of one batch.
 
         Raises:
             DuplicateRows, InvalidRequest: The batch has one id twice, or an id beyond int64.
         """
-        facts, contributions = outcome
         sent = {
             name: Tensor(dtype, arrays[name].shape, arrays[name].reshape(-1).view(np.uint8).data)
             for name, dtype in self.recipe.dtypes.items()
         }
-        digest = identity.content_digest(sent, {} if first is None else {FIRST: first})
-        state = RunState(self.definition)
-        state.add(facts, self.versions, contributions, targets)
+        first = int(numbers[self.first]) if self.kind == "position" and self.first is not None else None
+        digest = identity.content_digest(sent, self._fields(first, numbers))
+        found = Measured(outcome.facts, outcome.totals, outcome.by_slot, *prints)
+        if not outcome.described:  # it is the same of all batches that were measured together
+            outcome.described.append(description_of(self.definition, self.versions, found))
         ids = arrays.get(SAMPLE_ID)
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
-        state.identity.add(*place)
-        return BatchReport(digest, rows, encoding.packed(state.encode())).encode()
+        counted = identity.new(self.kind)
+        counted.add(*place)
+        state = bytes_of(outcome.described[0], found, counted.encode())
+        return BatchReport.of(digest, rows, entries_of(self.recipe, rows, arrays), state).encode()
+
+    def _fields(self, first: int | None, numbers: Sequence[float]) -> dict[str, Any]:
+        """Return what the digest covers beside the inputs."""
+        fields: dict[str, Any] = {} if first is None else {FIRST: first}
+        if self.codes:
+            fields["slices"] = {name.removeprefix(slice_input("")): int(numbers[at]) for name, at in self.codes.items()}
+        return fields
+
+
+class Outcome(NamedTuple):
+    """What a batch contributes.
+
+    Attributes:
+        facts: What it has in common with others.
+        totals: The total of each contribution, by part and name.
+        by_slot: How many rows each slot has.
+        described: The description of its state, once it is known; one list of all batches that were measured together.
+    """
+
+    facts: Facts
+    totals: Mapping[str, RunTotal]
+    by_slot: IntegerSums
+    described: list[bytes]
 
 
 def _widened(bits: Array) -> Array:
@@ -169,13 +244,72 @@ def _counting_of(recipe: Recipe) -> _Counting:
     return _counting_of_text(recipe.text)
 
 
-def _measured(batch: TensorBatch) -> Sequence[Measured | Problem] | None:
-    """Return what each request contributes; None for several that do not share tensors."""
-    return None if batch.recipe.kind != "rows" and len(batch.rows) > 1 else measured(batch)
-
-
-def _result(definition: Mapping[str, Any], data: bytes) -> bytes:
+def _result(definition: Mapping[str, Any], options: Mapping[str, Any], data: bytes) -> bytes:
     """Return the JSON of the result of a state.
+
+    Args:
+        definition: The run's definition.
+        options: The keyword arguments of :func:`~lossd.runs.reading.result_of`.
+        data: The state.
+
+    Raises:
+        DefinitionChanged: A metric's definition has changed since the rows were counted.
+        InvalidRequest: The state is damaged, or of another definition, or has not counted what is asked for.
+    """
+    state, plan = _state(definition, data)
+    with np.errstate(all="ignore"):
+        return orjson.dumps(result_of(state, plan, **options).to_dict())
+
+
+def _comparison(definitions: Sequence[Mapping[str, Any]], options: Mapping[str, Any], data: Sequence[bytes]) -> bytes:
+    """Return the JSON of the comparison of states with the first one.
+
+    Args:
+        definitions: Each run's definition.
+        options: The keyword arguments of :func:`~lossd.runs.comparing.compared`.
+        data: Each run's state.
+
+    Raises:
+        NotComparable: The runs differ in more than their predictions.
+        DefinitionChanged, InvalidRequest: As of :func:`_result`.
+    """
+    first, *others = zip(definitions, data, strict=True)
+    baseline, plan = _BASELINE.side(*first)
+    sides = [baseline, *(_side(*other)[0] for other in others)]
+    with np.errstate(all="ignore"):
+        return orjson.dumps(compared(sides, plan, **options))
+
+
+class _Baseline:
+    """The baseline of the latest comparison: many runs are compared with one, a pair at a time."""
+
+    def __init__(self) -> None:
+        self._key: tuple[bytes, str] | None = None
+        self._found: tuple[Side, Plan] | None = None
+
+    def side(self, definition: Mapping[str, Any], data: bytes) -> tuple[Side, Plan]:
+        """Return the run of a state, and its definition's plan; errors are those of :func:`_state`."""
+        key = orjson.dumps(definition, option=orjson.OPT_SORT_KEYS), encoding.digest(data)
+        if self._found is None or key != self._key:
+            self._key = self._found = None  # its memory is free before the next one is read
+            found = _side(definition, data)
+            if len(data) > BASELINE_BYTES:
+                return found
+            self._key, self._found = key, found
+        return self._found
+
+
+_BASELINE = _Baseline()
+
+
+def _side(definition: Mapping[str, Any], data: bytes) -> tuple[Side, Plan]:
+    """Return the run of a state, and its definition's plan; errors are those of :func:`_state`."""
+    state, plan = _state(definition, data)
+    return Side(state, encoding.digest(data) if encoding.is_current(data) else None), plan
+
+
+def _state(definition: Mapping[str, Any], data: bytes) -> tuple[RunState, Plan]:
+    """Return the state of these bytes, and its definition's plan.
 
     Raises:
         DefinitionChanged: A metric's definition has changed since the rows were counted.
@@ -189,8 +323,7 @@ def _result(definition: Mapping[str, Any], data: bytes) -> bytes:
         raise DefinitionChanged(
             f"the definition of {', '.join(changed)} has changed since these rows were counted; start another run"
         )
-    with np.errstate(all="ignore"):
-        return orjson.dumps(result_of(state, document.plan).to_dict())
+    return state, document.plan
 
 
 def _protected(function: Any, *arguments: Any) -> bytes | Problem:

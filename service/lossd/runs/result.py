@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from lossd_client.comparisons import slice_of
 from lossd_client.messages import Record
 from lossd_client.run_messages import flat
 from lossd_client.wire import json
@@ -19,22 +20,41 @@ class RunResult:
     Attributes:
         loss: The loss over all rows; None without a loss.
         metrics: The task's metrics, in the form of an evaluation: ``metrics.f1.macro``.
+        level: The level of the intervals.
+        groups: How many groups of rows intervals are made of; 0 if the run has none.
+        intervals: ``low``, ``high`` and ``standard_error`` of a value by its name, such as ``f1.macro`` or
+            ``f1.per_class.3``; values without an interval are left out.
+        slices: For each value of a slice and each crossing: ``slice``, and ``counted``, ``loss``, ``metrics``,
+            ``intervals``, ``bounds`` and ``warnings`` of its rows.
+        worst: For each number with a better side the slice where it is worst, and the ``value`` there; crossings and
+            slices of fewer than 64 rows are left out.
+        gap: For each of these numbers the largest difference between two values of one slice.
         counted: ``rows``: how many rows are counted.
         missing: The first ranges of rows that are not counted, [first, behind the last]; rows by position or id only.
         bounds: For each metric of a table that had to be cut: how far it may be from the exact value (``within``), and
             the leading bits of a score that were kept (``bits``).
         targets: The fingerprint of the targets, ``t1:`` and 32 hexadecimal digits; None for tasks without any.
-        digest: ``s1:`` and the digest of the run's state: equal for equal definitions and rows.
+        pairing: The fingerprint of which rows are in which group, where the targets' does not tell; else None.
+        digest: ``s2:`` and the digest of the run's state: equal for equal definitions and rows.
+        readable: The metrics of the task that can be computed of what the run has counted.
         warnings: Warnings, each with ``code`` and ``detail``.
     """
 
     loss: float | None
     metrics: Record
+    level: float
+    groups: int
+    intervals: Record
+    slices: list[Record]
+    worst: Record
+    gap: Record
     counted: Record
     missing: list[list[int]]
     bounds: Record
     targets: str | None
+    pairing: str | None = None
     digest: str
+    readable: list[str] = field(default_factory=list)
     warnings: list[Record] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,14 +62,30 @@ class RunResult:
         document = {
             **({} if self.loss is None else {"loss": self.loss}),
             "metrics": self.metrics,
+            "level": self.level,
+            "groups": self.groups,
+            "intervals": self.intervals,
+            "slices": self.slices,
+            "worst": self.worst,
+            "gap": self.gap,
             "counted": self.counted,
             "missing": self.missing,
             "bounds": self.bounds,
             "targets": self.targets,
+            **({} if self.pairing is None else {"pairing": self.pairing}),
             "digest": self.digest,
+            "readable": self.readable,
             "warnings": self.warnings,
         }
         return cast("dict[str, Any]", json.finite(document))
+
+    def slice(self, **values: str) -> Record:
+        """Return the score of the rows of one value of a slice, or of a crossing: ``result.slice(site="A").metrics``.
+
+        Raises:
+            KeyError: The run's definition has no such slice.
+        """
+        return cast("Record", slice_of(self.slices, values))
 
     def flat(self, *, lists: bool = False) -> dict[str, float]:
         """Return the loss and the metrics as numbers by name; see :func:`lossd_client.run_messages.flat`."""

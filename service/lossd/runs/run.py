@@ -16,18 +16,33 @@ import torch
 from lossd.arrangement import arrange_one
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
+from lossd.exact.table import ROWS
 from lossd.job import Job
-from lossd.metrics.registry import METRICS
-from lossd.runs import encoding, identity
-from lossd.runs.definition import RunDocument
+from lossd.metrics.registry import METRICS, Array
+from lossd.runs import encoding
+from lossd.runs.comparing import Side, compared
+from lossd.runs.definition import GROUPS, RunDocument
 from lossd.runs.measuring import COVERED, fingerprints, measured
-from lossd.runs.places import check_place
-from lossd.runs.reading import result_of
+from lossd.runs.reading import LEVEL, result_of
 from lossd.runs.result import RunResult
-from lossd.runs.state import RunState
-from lossd.runs.table import ROWS
+from lossd.runs.rows import identity
+from lossd.runs.rows.grouping import MOST_GROUPS, key_of_name
+from lossd.runs.rows.places import (
+    CLUSTER_ID,
+    SAMPLE_ID,
+    check_integers,
+    check_place,
+    codes_of_batch,
+    groups_of_rows,
+    is_about_rows,
+    placement_of,
+    slice_input,
+)
+from lossd.runs.rows.strata import slices_of
+from lossd.runs.state import Measured, RunState
+from lossd.runs.totals.sums import counts_of
 from lossd_client.errors import Fault, InvalidRequest
-from lossd_client.messages import compose
+from lossd_client.messages import Record, compose
 from lossd_client.wire import Tensor, json, safetensors
 
 __all__ = ["Run", "RunResult"]
@@ -56,6 +71,10 @@ class Run:
         scope: ``batch`` allows metrics that compare the rows of a batch with each other: the result is the mean of the
             batches' values, which depends on the split. ``rows`` refuses them.
         limit: The most rows of the tables of one metric. A row of scores takes 20 bytes.
+        groups: The groups of rows that are counted apart, of which intervals are made: 64, 32, 16, or 0 for none.
+        slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``; the metrics of the rows of each
+            value are counted too.
+        crossed: Slices whose combinations of values are counted too, such as ``[["site", "sex"]]``.
         device: Where to compute: cpu, cuda, cuda:0.
         **parameters: The loss's parameters.
 
@@ -73,6 +92,9 @@ class Run:
         rows: int | None = None,
         scope: Literal["rows", "batch"] = "rows",
         limit: int = ROWS,
+        groups: int = GROUPS,
+        slices: Mapping[str, Sequence[str]] | None = None,
+        crossed: Sequence[Sequence[str]] = (),
         device: str = "cpu",
         **parameters: Any,
     ) -> None:
@@ -90,7 +112,9 @@ class Run:
         document = {name: value for name, value in request.items() if name != "outputs"}
         if metrics in ([], ()):
             document["metrics"] = []
-        document |= {"identity": identity, "scope": scope, "limit": limit, "dataset": {"rows": rows}}
+        document |= {"identity": identity, "scope": scope, "limit": limit, "dataset": {"rows": rows}, "groups": groups}
+        document["slices"] = {of_slice: list(values) for of_slice, values in (slices or {}).items()}
+        document["crossed"] = [list(names) for names in crossed]
         self._start(RunDocument.parse(document), device)
 
     def _start(self, document: RunDocument, device: str) -> None:
@@ -109,6 +133,8 @@ class Run:
         first: int | None = None,
         sample_id: Any = None,
         name: str | None = None,
+        cluster_id: Any = None,
+        slices: Mapping[str, Any] | None = None,
         **further: Any,
     ) -> int:
         """Count a batch of rows.
@@ -121,6 +147,10 @@ class Run:
             sample_id: The rows' ids, (N,) integers, for the identity ``id``.
             name: The batch's name, for the identity ``batch``. A second batch of that name counts nothing if it has
                 the same content, and is refused otherwise.
+            cluster_id: What the rows belong to, (N,) integers, such as patients or documents: intervals then take these
+                for independent, and not the rows. With every batch, or with none.
+            slices: The rows' value of each declared slice: one text for all, None for none; or N texts, or their N
+                codes among the declared values, -1 for none.
             **further: Further inputs: ``sample_weight`` (N,), and so on.
 
         Returns:
@@ -134,23 +164,67 @@ class Run:
             loss="", prediction=prediction, target=target, inputs={**(inputs or {}), **further}, keywords={}
         )
         tensors, _ = safetensors.decode(b"".join(composed.body.pieces))
+        definition, state = self._state.definition, self._state
+        given, by_row = self._slices(slices or {})
+        beside = {name: tensors.pop(name) for name in list(tensors) if is_about_rows(name)}
+        beside |= {slice_input(of_slice): Tensor.of(codes) for of_slice, codes in by_row.items()}
+        if cluster_id is not None:
+            beside[CLUSTER_ID] = Tensor.of(np.asarray(cluster_id))
+        ids = beside.pop(SAMPLE_ID).numpy() if SAMPLE_ID in beside else sample_id
+        codes = codes_of_batch(definition, given, list(beside))
         job = self._plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
-        place = self._place(job.rows, tensors, first, sample_id, name)
-        state = self._state
+        for of_input, tensor in beside.items():
+            check_integers(of_input, tensor.dtype, tensor.shape, job.rows)
+        digest = None
+        if name is not None:
+            digest = identity.content_digest({**tensors, **beside}, {"slices": codes} if codes else {})
+        place = self._place(job.rows, first, ids, name, digest)
         if state.identity.check(*place) == 0:
             return 0
-        batch = _in_memory(job, tensors, self._device)
-        [(facts, contributions)] = measured(batch)
-        state.check(facts, contributions)
-        ids = None if sample_id is None else np.asarray(sample_id)
-        covered = {name: tensors[name].numpy() for name in COVERED if name in tensors}
+        about_rows = {of_input: tensor.numpy() for of_input, tensor in beside.items()}
+        if ids is not None:
+            ids = about_rows[SAMPLE_ID] = np.asarray(ids)
+        keys = [first if first is not None else state.rows if name is None else key_of_name(name)]
+        groups = groups_of_rows(definition, [job.rows], keys, about_rows)
+        by_batch = {of_slice: [code] for of_slice, code in codes.items()}
+        placement = placement_of(definition, [job.rows], groups, about_rows, by_batch)
+        facts, [totals] = measured(_in_memory(job, tensors, self._device), placement, definition["limit"])
+        facts.clustered = CLUSTER_ID in beside
+        [by_slot] = counts_of(placement, placement.combinations.index)
+        covered = {of_input: tensors[of_input].numpy() for of_input in COVERED if of_input in tensors}
         firsts = None if first is None else [first]
         [targets] = fingerprints([job.rows], covered, firsts=firsts, sample_id=ids)
-        state.add(facts, self._versions(facts.names), contributions, targets)
+        grouping = None
+        if groups is not None and (definition["identity"] == "batch" or facts.clustered):
+            all_groups = groups_of_rows({"groups": MOST_GROUPS}, [job.rows], keys, about_rows)
+            [grouping] = fingerprints([job.rows], covered, firsts=firsts, sample_id=ids, groups=all_groups)
+        found = Measured(facts, totals, by_slot, targets, grouping)
+        state.check(found)
+        state.add(found, self._versions(facts.names))
         return state.identity.add(*place)
 
+    def _slices(self, slices: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Array]]:
+        """Return the slices of which the batch has one value, and the codes of those that have one a row."""
+        declared = slices_of(self._state.definition)
+        given: dict[str, str | None] = {}
+        codes: dict[str, Array] = {}
+        for name, value in slices.items():
+            if value is None or isinstance(value, str):
+                given[name] = value
+                continue
+            array = np.asarray(value)
+            if array.dtype.kind in "US" or array.dtype == object:
+                values = {text: code for code, text in enumerate(declared.get(name, ()))}
+                values[None] = -1  # type: ignore[index]
+                if wrong := [text for text in array.ravel().tolist() if text not in values]:
+                    detail = f"{wrong[0]!r} is no value of the slice {name}"
+                    raise InvalidRequest(detail, errors=[Fault(pointer=f"/slices/{name}", detail=detail)])
+                array = np.array([values[text] for text in array.ravel().tolist()], np.int64).reshape(array.shape)
+            codes[name] = array
+        return given, codes
+
     def _place(
-        self, rows: int, tensors: Mapping[str, Tensor], first: int | None, sample_id: Any, name: str | None
+        self, rows: int, first: int | None, sample_id: Any, name: str | None, digest: bytes | None
     ) -> tuple[Any, ...]:
         """Return the arguments that tell the run's identity which rows these are.
 
@@ -167,7 +241,7 @@ class Run:
                 detail = f"sample_id has shape {ids.shape}, the batch has {rows} rows"
                 raise InvalidRequest(detail, errors=[Fault(pointer="/inputs/sample_id", detail=detail)])
             return (ids,)
-        return rows, name, None if name is None else identity.content_digest(tensors)
+        return rows, name, digest
 
     def merge(self, other: Run) -> None:
         """Count the rows of another run, which keeps its own.
@@ -207,13 +281,63 @@ class Run:
     def _versions(self, names: Sequence[str]) -> dict[str, int]:
         return {name: METRICS[self._plan.task][name].version for name in names}
 
-    def result(self) -> RunResult:
+    def result(self, *, level: float = LEVEL, metrics: Sequence[str] | None = None) -> RunResult:
         """Return the score of the rows counted so far; it changes nothing.
 
+        Args:
+            level: The level of the intervals.
+            metrics: The metrics: any of the task whose parts the run has counted; None for those it was made for.
+
         Raises:
-            InvalidRequest: No row was counted.
+            InvalidRequest: No row was counted, or the run has not counted what a metric is made of.
         """
-        return result_of(self._state, self._plan)
+        _check_level(level)
+        return result_of(self._state, self._plan, level=level, metrics=metrics)
+
+    def compare(
+        self,
+        *others: Run,
+        level: float = LEVEL,
+        metrics: Sequence[str] | None = None,
+        classes: bool = False,
+        slices: bool = False,
+        unpaired: bool = False,
+    ) -> Record:
+        """Return the comparison of other runs with this one, the baseline: each difference, its interval and its p.
+
+        The difference of each pair of runs is taken over the same rows, so that what is difficult for both runs does
+        not hide it.
+
+        Args:
+            *others: The other runs, of the same rows.
+            level: The level of the intervals; a verdict is undecided unless p, corrected by Holm, is below 1 - level.
+            metrics: The metrics: any that all runs have counted; None for those that all were made for.
+            classes: Whether the values of single classes are compared.
+            slices: Whether the slices are compared that all runs have.
+            unpaired: Whether the runs may be of different rows.
+
+        Returns:
+            ``level``, ``paired``, ``groups``, ``rows``, ``runs`` and, for each of the others, ``comparisons``:
+            ``metrics``, by name: ``baseline``, ``value``, ``difference``, ``low``, ``high``, ``standard_error``, ``p``,
+            ``p_holm``, ``better`` and ``verdict`` (``b`` if the other run is better, ``a`` if this one is).
+
+        Raises:
+            NotComparable: The runs differ in more than their predictions.
+            InvalidRequest: A run has not counted what a metric is made of.
+        """
+        _check_level(level)
+        if not others:
+            raise InvalidRequest("there is no other run to compare with")
+        sides = [Side(self._state), *(Side(other._state) for other in others)]
+        found = compared(
+            sides, self._plan, level=level, metrics=metrics, classes=classes, slices=slices, unpaired=unpaired
+        )
+        return Record(json.numeric(found))
+
+
+def _check_level(level: float) -> None:
+    if not 0.5 < level <= 0.9999:
+        raise InvalidRequest(f"level is {level!r}; it is above 0.5 and at most 0.9999")
 
 
 def _in_memory(job: Job, tensors: Mapping[str, Tensor], device: torch.device) -> TensorBatch:

@@ -21,9 +21,10 @@ from lossd.api.http.asgi import DisconnectedError
 from lossd.api.http.body_buffer import BodyBuffer, BodyProtocol
 from lossd.api.http.flow import PausableFlow
 from lossd.api.http.refusing import HEAD, IDLE, OverLimit
-from lossd.api.http.socket_state import has_reset
+from lossd.api.http.socket_state import has_reset, has_unread
 from lossd.api.http.time_limits import TimedProtocol
 from lossd.api.http.timeouts import Timeouts
+from lossd.api.http.uvicorn_internals import is_ending
 from lossd_client.errors import Problem
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Http", "http_for"]
 
-LAST_REQUEST_S = 0.25  # for the next request of a client that keeps a connection which is about to end
+LAST_REQUEST_S = 0.25
+"""How long a server that ends has no request in progress before it closes the connections without one."""
 
 
 def http_for(settings: Settings) -> Callable[..., Http]:
@@ -59,6 +61,9 @@ class Http(TimedProtocol):
             transport.abort()
             return
         super().connection_made(transport)
+        self.ending = is_ending(
+            self.server_state
+        )  # not before: a server that begins to end tells the connections it knows
         self.flow = PausableFlow(transport)
         self._start_clock()
         self.timeouts.add(self)
@@ -105,18 +110,33 @@ class Http(TimedProtocol):
     def shutdown(self) -> None:
         """End the connection after the current request.
 
-        If there is none, the client may have sent its next request already. It has a moment to arrive; its answer says
-        that the connection closes.
+        If there is none, the client may have sent its next request already, or may still read the answer to its last
+        one. Until the server has nothing else to do, this connection may stay open: the answer to its next request says
+        that it closes.
         """
+        self.end_with_next_answer()
+        self._close_if_quiet()
+
+    def end_with_next_answer(self) -> None:
+        """End the connection after the current request; if there is none, after the next."""
         self.ending = True
         if self._is_busy():
             self.cycle.keep_alive = False
-        else:
-            self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
 
-    def _close_if_idle(self) -> None:
-        if not self._is_busy() and self._parsing != HEAD:
+    def _close_if_quiet(self, answered: int | None = None) -> None:
+        """Close the connection, unless a request is read or answered on it.
+
+        Args:
+            answered: How many requests the server had answered at the last check; None at the first. If it answered
+                others since, or still does, or if bytes of a request wait in the socket, the next check follows.
+        """
+        if self.transport.is_closing() or self._is_busy() or self._parsing == HEAD:
+            return
+        now = self.server_state.total_requests
+        if answered == now and not self.tasks and not has_unread(self.transport):
             self.transport.close()
+        else:
+            self.loop.call_later(LAST_REQUEST_S, self._close_if_quiet, now)
 
     # A body of known length, read directly into its memory
 

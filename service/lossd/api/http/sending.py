@@ -67,11 +67,18 @@ async def send_answer(send: Send, status: int, headers: Headers, body: bytes) ->
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_pieces(send: Send, headers: Headers, pieces: Pieces) -> None:
+async def send_pieces(send: Send, headers: Headers, pieces: Pieces, *, copied: bool) -> None:
     """Send an answer of status 200 from its slab. After this returns, nothing refers to the slab.
 
-    The server buffers up to its high-water mark of 64 KiB what the socket does not take. The last 128 KiB are therefore
+    ASGI's bodies are bytes, which a server may keep or pickle. Lossd's own connection takes views of the slab too, and
+    buffers up to its high-water mark of 64 KiB what the socket does not take. The last 128 KiB are therefore always
     sent as copies: once the first half of them is accepted, everything before has left the slab.
+
+    Args:
+        send: ASGI's channel.
+        headers: Names in lower case.
+        pieces: The body.
+        copied: Whether all of the body is sent as copies, for another server's connection.
     """
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     remaining = sum(len(piece) for piece in pieces)
@@ -82,7 +89,7 @@ async def send_pieces(send: Send, headers: Headers, pieces: Pieces) -> None:
             from_slab = remaining - TAIL_BYTES
             if from_slab > 0:
                 step = min(CHUNK_BYTES, len(view) - at, from_slab)
-                body: bytes | memoryview = view[at : at + step]
+                body: bytes | memoryview = bytes(view[at : at + step]) if copied else view[at : at + step]
             else:
                 step = min(TAIL_BYTES // 2, len(view) - at)
                 body = bytes(view[at : at + step])

@@ -1,11 +1,11 @@
-"""The state of a connection's socket that no read has reported yet: the client has closed or reset it."""
+"""The state of a connection's socket that no read has reported yet: the client has sent something, or left."""
 
 from __future__ import annotations
 
 import asyncio
 import select
 
-__all__ = ["has_closed", "has_reset"]
+__all__ = ["has_closed", "has_reset", "has_unread"]
 
 
 def has_reset(transport: asyncio.Transport) -> bool:
@@ -16,6 +16,11 @@ def has_reset(transport: asyncio.Transport) -> bool:
 def has_closed(transport: asyncio.Transport) -> bool:
     """Return whether the client has closed its sending side, or reset the connection."""
     return _is(transport, select.POLLRDHUP)
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Return whether bytes that the client sent have not been read, or its end."""
+    return _is(transport, select.POLLIN)
 
 
 def _is(transport: asyncio.Transport, event: int) -> bool:

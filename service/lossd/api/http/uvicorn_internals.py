@@ -7,6 +7,10 @@ test checks every name in :data:`ATTRIBUTES`.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
+from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -18,8 +22,11 @@ __all__ = [
     "HIGH_WATER_LIMIT",
     "FlowControl",
     "HttpToolsProtocol",
+    "LossdServerState",
     "RequestResponseCycle",
     "ServerState",
+    "is_ending",
+    "replace_default_protocol",
     "take_body",
     "write_answer",
 ]
@@ -32,14 +39,42 @@ ATTRIBUTES = {
     ),
     "HttpToolsProtocol": (
         "_start_asgi_task", "access_log", "access_logger", "app", "connections", "cycle", "expect_100_continue", "flow",
-        "headers", "logger", "loop", "parser", "pipeline", "scheme", "scope", "server_state", "timeout_keep_alive",
-        "transport", "url",
+        "headers", "logger", "loop", "parser", "pipeline", "scheme", "scope", "server_state", "tasks",
+        "timeout_keep_alive", "transport", "url",
     ),
-    "Server": ("config", "lifespan", "server_state", "servers", "should_exit", "shutdown", "started", "startup"),
+    "Server": (
+        "config", "handle_exit", "lifespan", "on_tick", "server_state", "servers", "should_exit", "shutdown", "started",
+        "startup",
+    ),
     "Config": ("http_protocol_class",),
     "ServerState": ("connections", "default_headers", "total_requests"),
 }  # fmt: skip
 """By class: the attributes and methods that lossd reads, writes or calls."""
+
+
+def replace_default_protocol(make: Callable[..., asyncio.Protocol]) -> None:
+    """Let the servers that this process starts from now on make their connections by this function.
+
+    Servers whose ``http`` is set keep theirs.
+    """
+    auto.AutoHTTPProtocol = make  # type: ignore[assignment]  # uvicorn only calls it
+
+
+class LossdServerState(ServerState):
+    """Uvicorn's state of a server, which all its connections share.
+
+    Attributes:
+        ending: Whether the server is about to end: a new connection then closes with its first answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = False
+
+
+def is_ending(state: ServerState) -> bool:
+    """Return whether a server is about to end; another program's server does not say."""
+    return isinstance(state, LossdServerState) and state.ending
 
 
 def take_body(cycle: RequestResponseCycle) -> bytearray:

@@ -12,7 +12,7 @@ from lossd.api.evaluate import plan_of
 from lossd.api.observability.telemetry import ModelCounts
 from lossd.job import model_name
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Input, Loss, closest
+from lossd.losses.registry import Input, Loss, advice, closest
 from lossd.losses.types import TensorType
 from lossd.metrics import METRICS, TASKS
 from lossd.request.options import MetricOptions
@@ -27,7 +27,7 @@ PLATFORM = "lossd"
 EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration")
 
 # The default metrics that are counts; lists if they have one entry a class.
-COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix", "active_units")
+COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix", "active_units", "empty_queries")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +66,8 @@ def find(name: str, version: str | None = None) -> Model:
     """
     model = models().get(name)
     if model is None:
-        near = closest(name, models())
-        hint = f"did you mean {' or '.join(near)}?" if near else "POST /v2/repository/index lists all models"
+        near = closest(name, models()) if name.startswith("metrics.") else []
+        hint = f"did you mean {near[0]}?" if near else advice(name, "POST /v2/repository/index")
         raise NotFound(f"there is no model named {quoted(name)}; {hint}")
     if version not in (None, "", oip.VERSION):
         raise NotFound(f"the model {name} has the version {oip.VERSION}, not {quoted(version)}")
@@ -127,6 +127,8 @@ def config(model: Model) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     if model.loss is not None:
         parameters["reduction"] = model.loss.reductions[0]
+        if model.loss.may_lack_targets:
+            parameters["nan_targets"] = "refuse"
         parameters.update({p.name: p.default for p in model.loss.parameters if p.default is not ...})
 
     def described(tensor: _Tensor) -> dict[str, Any]:
@@ -151,16 +153,29 @@ def _signature(model: Model) -> tuple[list[_Tensor], list[_Tensor]]:
         entries, task = TASKS[model.task].inputs(MetricOptions().model_dump()), model.task
     else:
         entries, task = _inputs(model.loss)
-    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape_of(e), e.optional) for e in entries]
+    lengths = {} if model.loss is None else _lengths(model.loss)
+    inputs = [_Tensor(_first(e.name), _datatype(e.types[0]), _shape_of(e, lengths), e.optional) for e in entries]
     outputs = []
     if model.loss is not None:
         outputs += [_Tensor(name, "FP64", []) for name in ("loss", "numerator", "denominator")]
-        gradients = [_Tensor(_first(e.name), "FP32", _shape(e.types[0])) for e in entries if e.differentiable]
+        gradients = [_Tensor(_first(e.name), "FP32", _shape(e.types[0], lengths)) for e in entries if e.differentiable]
         outputs += [_Tensor("gradient", g.datatype, g.shape) for g in gradients[:1]]
         outputs += [_Tensor(f"gradient.{g.name}", g.datatype, g.shape) for g in gradients]
+        curved = [g for g in gradients if _has_hessian(model.loss, g.name)]
+        if curved and curved[0] == gradients[0]:
+            outputs.append(_Tensor("hessian", curved[0].datatype, curved[0].shape))
+        outputs += [_Tensor(f"hessian.{g.name}", g.datatype, g.shape) for g in curved]
     outputs += [_metric(task, m.name) for m in METRICS.get(task, {}).values() if m.default]
     outputs.append(_Tensor("diagnostics", "BYTES", [1]))
     return inputs, outputs
+
+
+def _has_hessian(loss: Loss, name: str) -> bool:
+    """Return whether there is a Hessian by an input whatever its size, with every parameter at its default."""
+    if loss.kind != "rows" or not loss.twice:
+        return False
+    closed = name == "prediction" and "exact" in loss.hessian_forms
+    return closed or loss.is_elementwise(name, {p.name: p.default for p in loss.parameters})
 
 
 def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:
@@ -181,13 +196,18 @@ def _datatype(type_: TensorType) -> str:
     return "FP32" if type_.kinds[0] == "float" else "INT64"
 
 
-def _shape_of(entry: Input) -> list[int]:
+def _lengths(loss: Loss) -> dict[str, int]:
+    """Return the lengths of the axes that a list among the defaults has an entry for each step of."""
+    return {p.axis: len(p.default) for p in loss.parameters if p.axis and isinstance(p.default, list)}
+
+
+def _shape_of(entry: Input, lengths: Mapping[str, int]) -> list[int]:
     # By default a loss is one number, and its cotangent too.
-    return [] if entry.name == "cotangent" else _shape(entry.types[0])
+    return [] if entry.name == "cotangent" else _shape(entry.types[0], lengths)
 
 
-def _shape(type_: TensorType) -> list[int]:
-    return [int(axis) if axis.isdigit() else -1 for axis in type_.pattern]
+def _shape(type_: TensorType, lengths: Mapping[str, int]) -> list[int]:
+    return [int(axis) if axis.isdigit() else lengths.get(axis, -1) for axis in type_.pattern]
 
 
 def _metric(task: str, name: str) -> _Tensor:

@@ -59,8 +59,8 @@ class InferRequest(_Closed):
     inputs: list[InferInput]
     outputs: list[InferRequestedOutput] | None = Field(
         None,
-        description="loss, numerator, denominator, gradient, gradient.<input>, any metric, <metric>.per_class, "
-        "diagnostics; loss, gradient and the task's default metrics if none is named.",
+        description="loss, numerator, denominator, gradient, hessian, hvp, each also as gradient.<input>, any metric, "
+        "<metric>.per_class, diagnostics; loss, gradient and the task's default metrics if none is named.",
     )
 
 

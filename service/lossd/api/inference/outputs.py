@@ -19,7 +19,7 @@ from lossd.engine import Result
 from lossd.job import Job
 from lossd.losses.registry import closest
 from lossd.metrics import METRICS, class_count, listed_by_default
-from lossd.request.options import GradientOptions, MetricOptions
+from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
 from lossd.request.plan import Plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody, ShapeMismatch
 from lossd_client.wire import Tensor, json, oip
@@ -42,7 +42,12 @@ RESERVED_PREFIX = "triton_"
 LOSS_OUTPUTS = ("loss", "numerator", "denominator")
 DIAGNOSTICS = "diagnostics"
 _DOUBLE = struct.Struct("<d")
-OPTIONS: dict[str, type[BaseModel]] = {"gradient": GradientOptions, "metrics": MetricOptions}
+DERIVATIVES = ("gradient", "hessian", "hvp")
+OPTIONS: dict[str, type[BaseModel]] = {
+    "gradient": GradientOptions,
+    "hessian": HessianOptions,
+    "metrics": MetricOptions,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class ParsedRequest:
         job: What is evaluated.
         request: The parsed JSON.
         outputs: The outputs, in order.
-        gradient: The input that the output ``gradient`` belongs to.
+        gradient: The input that the outputs ``gradient``, ``hessian`` and ``hvp`` belong to.
         timeout_s: The request's time-out in seconds; None without one.
         streamable: Whether every input's bytes on the wire are those of its tensor.
         text_bytes: The most bytes of the outputs that are tensors in JSON.
@@ -70,7 +75,7 @@ class ParsedRequest:
     @property
     def undefined(self) -> frozenset[str]:
         """The outputs that may be undefined, which are metrics."""
-        return frozenset(o.name for o in self.outputs if not o.name.startswith((*LOSS_OUTPUTS, "gradient")))
+        return frozenset(o.name for o in self.outputs if not o.name.startswith((*LOSS_OUTPUTS, *DERIVATIVES)))
 
 
 def parse_request(text: bytes, model: Model) -> ParsedRequest:
@@ -188,14 +193,14 @@ def _v1_outputs(model: Model, plan: Plan, names: list[str], gradient: str) -> tu
             outputs.append("metrics" if model.loss is None else "loss")
         elif model.loss is not None and name in LOSS_OUTPUTS:
             outputs.append("loss")
-        elif model.loss is not None and name == "gradient" and gradient:
-            outputs.append(f"gradient.{gradient}")
-        elif model.loss is not None and name.startswith("gradient."):
+        elif model.loss is not None and name in DERIVATIVES and gradient:
+            outputs.append(f"{name}.{gradient}")
+        elif model.loss is not None and name.partition(".")[0] in DERIVATIVES:
             outputs.append(name)
         else:
-            loss_outputs = () if model.loss is None else (*LOSS_OUTPUTS, "gradient")
+            loss_outputs = () if model.loss is None else (*LOSS_OUTPUTS, *DERIVATIVES)
             available = (*loss_outputs, *metrics, DIAGNOSTICS)
-            near = closest(name, available, {})
+            near = closest(name, available)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(available)}"
             raise InvalidRequest(f"{model.name} has no output {quoted(name)}; {hint}")
     return list(dict.fromkeys(outputs)), list(dict.fromkeys(metric_names))
@@ -205,12 +210,13 @@ def _expand(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Outpu
     """Return the outputs of a series such as ``gradient.prediction.*``: one for each of its inputs."""
     if not output.name.endswith(".*"):
         return [output]
-    stem = output.name.removeprefix("gradient.").removesuffix("*")
-    return [oip.Output(f"gradient.{i.name}", output.binary) for i in inputs if i.name.startswith(stem)] or [output]
+    kind, _, name = output.name.partition(".")
+    stem = name.removesuffix("*")
+    return [oip.Output(f"{kind}.{i.name}", output.binary) for i in inputs if i.name.startswith(stem)] or [output]
 
 
 def _column(name: str, gradient: str) -> str:
-    return f"gradient.{gradient}" if name == "gradient" else name
+    return f"{name}.{gradient}" if name in DERIVATIVES else name
 
 
 def _timeout_s(parameters: Mapping[str, Any]) -> float | None:

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 from lossd import __version__
 from lossd.caches import CACHES
 from lossd.engine import BATCH_BYTES, BATCH_SIZES, Result
-from lossd.fronts.counts import Family, family, metric
+from lossd.fronts.counts import Family, family, metric, worker_busy
 from lossd_client.wire.oip import VERSION
 
 if TYPE_CHECKING:
@@ -280,6 +280,16 @@ class Telemetry(Collector):
         yield GaugeMetricFamily(
             "lossd_queue_bytes", "Bytes that requests in progress hold.", value=engine.budget.held_bytes
         )
+        load = engine.load
+        yield GaugeMetricFamily(
+            "lossd_backlog_seconds",
+            "Estimated time until the requests in progress are evaluated.",
+            value=load.backlog_s,
+        )
+        yield CounterMetricFamily(
+            "lossd_front_busy_seconds", "CPU time of the event loop, without polling.", value=load.front_busy_s
+        )
+        yield worker_busy(load.worker_busy_s)
         yield GaugeMetricFamily("lossd_slabs_in_use", "Shared-memory slabs in use.", value=engine.pool.in_use)
         yield GaugeMetricFamily("lossd_ready", "Whether the service is ready.", value=float(engine.ready))
         yield from self._memory()

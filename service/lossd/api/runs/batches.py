@@ -23,7 +23,8 @@ from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
 from lossd.job import Job
 from lossd.request.options import validated
 from lossd.request.plan import Layout
-from lossd.runs.counting import SAMPLE_ID, counting_job
+from lossd.runs.counting import counting_job
+from lossd.runs.rows.places import is_about_rows
 from lossd_client.errors import InvalidRequest, NotEvaluable, TooLarge, Unavailable, UnknownRun
 from lossd_client.wire import json, safetensors
 
@@ -48,6 +49,11 @@ class BatchFields(BaseModel):
     first: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="The position of the batch's first row in the data set; for runs of identity position."
     )
+    slices: dict[str, str | None] | None = Field(
+        None,
+        description='The value that all rows of the batch have of a slice, such as {"site": "A"}; null for none. The '
+        "other slices of the run are inputs, such as slice.sex: a code for each row.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +61,12 @@ class Counting:
     """Makes the job that counts a batch of a run."""
 
     definition: Definition
-    first: int | None
+    name: str
+    fields: BatchFields
 
     def kinds(self, name: str) -> frozenset[str]:
         """Return the kinds of dtype that an input may have."""
-        return frozenset(("integer",)) if name == SAMPLE_ID else self.definition.document.plan.kinds(name)
+        return frozenset(("integer",)) if is_about_rows(name) else self.definition.document.plan.kinds(name)
 
     def job(self, layout: Layout) -> Job:
         """Return the job for tensors of these dtypes and shapes.
@@ -68,7 +75,10 @@ class Counting:
             Problem: A tensor does not fit, or the rows are not identified as the run's definition says.
         """
         document = self.definition.document
-        return counting_job(document.plan, document.definition, layout, first=self.first)
+        fields = self.fields
+        return counting_job(
+            document.plan, document.definition, layout, first=fields.first, name=self.name, slices=fields.slices
+        )
 
 
 @dataclass(slots=True)
@@ -100,7 +110,7 @@ class Batches(TensorRoute[Batch]):
         definitions: The definitions of the runs.
     """
 
-    fields = "first and inputs"
+    fields = "first, slices and inputs"
 
     def __init__(
         self,
@@ -153,7 +163,7 @@ class Batches(TensorRoute[Batch]):
         if not isinstance(document, dict):
             raise InvalidRequest('the request in the safetensors metadata must be a JSON object, such as {"first": 0}')
         fields = validated(BatchFields, document, "", _elsewhere)
-        return Counting(context.definition, fields.first)
+        return Counting(context.definition, context.name, fields)
 
     def _header(self, text: bytes, request: HttpRequest, context: Batch) -> CheckedHeader:
         header = safetensors.read_header(text)
@@ -242,6 +252,6 @@ def _replaced() -> Unavailable:
 
 def _elsewhere(name: str) -> str:
     """Return where a field that is no batch's belongs."""
-    if name in ("loss", "task", "metrics", "identity", "dataset"):
+    if name in ("loss", "task", "metrics", "identity", "dataset", "groups", "crossed"):
         return "it is a part of the run's definition: PUT the definition to the run"
-    return "it is an input: put it into inputs, as a tensor" if name == SAMPLE_ID else ""
+    return "it is an input: put it into inputs, as a tensor" if is_about_rows(name) else ""

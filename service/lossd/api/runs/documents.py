@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from lossd import __version__
 from lossd.api.runs.definitions import current_document, problem_of
+from lossd.api.runs.names import RunQuery
 from lossd.runs.state import RunState
 from lossd_client.errors import Conflict, InvalidRequest
+from lossd_client.run_messages import flat
 from lossd_client.wire import json
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["batch_answer", "entry", "etag", "filtered", "missing_rows", "run_answer", "signature", "time_text"]
+__all__ = [
+    "batch_answer",
+    "entry",
+    "etag",
+    "filtered",
+    "missing_rows",
+    "run_answer",
+    "signature",
+    "summary_of",
+    "time_text",
+    "version",
+]
 
 BESIDE = ("task", "undefined")  # beside the metrics of a result
+BY_NAME = ("intervals", "bounds", "worst", "gap")  # by the names of metrics, or of their numbers: f1.macro
+OF_SLICES = ("slices", "worst", "gap")
+ENDS = ("low", "high")
+RESULT = (
+    "digest", "loss", "metrics", "level", "groups", "intervals", "bounds", "targets", "pairing", "slices", "worst",
+    "gap", "readable", "warnings",
+)  # fmt: skip
+"""The fields of a result, in the order of an answer."""
 APART = ("tags", "public")  # beside the definition, of which they are no part
 
 
@@ -37,11 +58,11 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "tags": record["tags"],
         "public": record["public"],
         "digest": record["digest"],
-        "counted": {"rows": record["rows"], "batches": record["batches"]},
+        "counted": {name: record[name] for name in ("rows", "entries", "batches")},
         "created": time_text(record["created"]),
         "touched": time_text(record["touched"]),
         "sealed": time_text(record["sealed"]),
-        "summary": record["summary"],
+        **_summary(record),
     }
 
 
@@ -49,7 +70,7 @@ def batch_answer(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run's list of batches says of a batch."""
     return {
         "batch": batch["name"],
-        "counted": {"rows": batch["rows"]},
+        "counted": {"rows": batch["rows"], "entries": batch["entries"]},
         "first": batch["first"],
         "digest": batch["digest"],
         "run": batch["run"],
@@ -57,33 +78,76 @@ def batch_answer(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def version(record: Mapping[str, Any]) -> tuple[int, float]:
+    """Return what tells the states of a run apart.
+
+    The revision alone does not: a database that fails over to a copy that lacks the last commits gives it again.
+    """
+    return record["revision"], record["touched"]
+
+
 def etag(record: Mapping[str, Any]) -> str:
     """Return the entity tag of a run: it changes with each counted batch, with the seal, and with the tags.
 
     It is weak (RFC 9110, section 8.8.1), because answers are compressed as each client asks.
     """
-    parts = [record["id"], record["revision"], record["status"], record["tags"], record["public"], __version__]
+    parts = [record["id"], *version(record), record["status"], record["tags"], record["public"], __version__]
     return f'W/"{hashlib.blake2b(json.dumps(parts), digest_size=12).hexdigest()}"'
 
 
-def filtered(metrics: Mapping[str, Any], names: str) -> dict[str, Any]:
-    """Return some metrics of a result.
+def summary_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a result by which runs are listed, such as ``f1.macro``.
 
-    Args:
-        metrics: The result's metrics.
-        names: The names, separated by commas.
+    The ends of their intervals are among them: ``f1.macro.low`` and ``f1.macro.high``.
+    """
+    numbers, intervals = flat(result.get("loss"), result["metrics"]), result.get("intervals", {})
+    ends = {f"{name}.{end}": intervals[name][end] for name in numbers if name in intervals for end in ENDS}
+    return {**numbers, **ends}
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the latest numbers of a run, what they are of, and their intervals, [low, high]; None without numbers."""
+    kept = record["summary"]
+    if kept is None:
+        return {"summary": None, "summary_of": None, "intervals": None}
+    intervals = {
+        name: [kept[f"{name}.{end}"] for end in ENDS] for name in kept if all(f"{name}.{end}" in kept for end in ENDS)
+    }
+    apart = {f"{name}.{end}" for name in intervals for end in ENDS}
+    numbers = {name: value for name, value in kept.items() if name not in apart}
+    return {"summary": numbers, "summary_of": record["summarized"], "intervals": intervals}
+
+
+def filtered(result: Mapping[str, Any], asked: RunQuery) -> dict[str, Any]:
+    """Return the part of a result that a request asks for.
 
     Raises:
         InvalidRequest: The result has no metric of a name.
     """
-    chosen = {name.strip() for name in names.split(",")}
-    known = [name for name in metrics if name not in BESIDE]
-    for name in chosen:
+    if not asked.slices:
+        result = {name: value for name, value in result.items() if name not in OF_SLICES}
+    if (names := asked.names) is None:
+        return dict(result)
+    known = [name for name in result["metrics"] if name not in BESIDE]
+    for name in names:
         if name not in known:
             raise InvalidRequest(f"the run has no metric {quoted(name)}; it has {', '.join(known)}")
-    found = {name: value for name, value in metrics.items() if name == "task" or name in chosen}
-    undefined = {name: value for name, value in metrics.get("undefined", {}).items() if name in chosen}
-    return {**found, "undefined": undefined} if undefined else found
+    found = _of_metrics(result, {*names, "loss"})
+    if "slices" in result:
+        found["slices"] = [_of_metrics(each, {*names, "loss"}) for each in result["slices"]]
+    return found
+
+
+def _of_metrics(result: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Return a result, or a slice of one, with these metrics alone."""
+    found = dict(result)
+    metrics = {name: value for name, value in result["metrics"].items() if name == "task" or name in names}
+    undefined = {name: value for name, value in result["metrics"].get("undefined", {}).items() if name in names}
+    found["metrics"] = {**metrics, "undefined": undefined} if undefined else metrics
+    for part in BY_NAME:
+        if part in result:
+            found[part] = {name: value for name, value in result[part].items() if name.partition(".")[0] in names}
+    return found
 
 
 def missing_rows(record: Mapping[str, Any], result: Mapping[str, Any] | None) -> list[list[int]]:
@@ -104,18 +168,21 @@ def signature(record: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
         return None
 
 
-def run_answer(record: Mapping[str, Any], result: Mapping[str, Any] | None, metrics: str | None) -> dict[str, Any]:
+def run_answer(
+    record: Mapping[str, Any], result: Mapping[str, Any] | None, asked: RunQuery | None = None
+) -> dict[str, Any]:
     """Return the answer about one run.
 
     Args:
         record: The run's record.
         result: Its result; None if it has counted nothing.
-        metrics: The names of the metrics in the answer, separated by commas; None for all.
+        asked: What is asked for; None for everything.
 
     Raises:
         InvalidRequest: The result has no metric of a name.
     """
     answer = entry(record)
+    del answer["intervals"]  # the result has them
     answer["signature"] = None
     answer["missing"] = missing_rows(record, result)
     answer["result"] = None
@@ -123,14 +190,8 @@ def run_answer(record: Mapping[str, Any], result: Mapping[str, Any] | None, metr
         problem = problem_of(record)
         return answer if problem is None else {**answer, "problem": problem}
     answer["signature"] = result.get("signature") or signature(record, result)
-    found = result["metrics"] if metrics is None else filtered(result["metrics"], metrics)
-    answer["result"] = {
-        "provisional": record["status"] == "open",
-        "digest": result["digest"],
-        **({"loss": result["loss"]} if "loss" in result else {}),
-        "metrics": found,
-        "bounds": result["bounds"],
-        "targets": result["targets"],
-        "warnings": result["warnings"],
-    }
+    found = {"intervals": {}, "slices": [], **result}  # a result of an earlier version has none
+    found = filtered(found, asked) if asked is not None else found
+    names = [name for name in RESULT if name in found]
+    answer["result"] = {"provisional": record["status"] == "open", **{name: found[name] for name in names}}
     return answer

@@ -1,4 +1,4 @@
-"""Chooses the route of a request below ``/v1/runs``."""
+"""Chooses the route of a request about runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from starlette.types import Receive, Scope, Send
 from lossd.api.observability.access_log import AccessLog, PageLog
 from lossd.api.route import Route
 from lossd.api.runs.batches import Batches
+from lossd.api.runs.compare import Compare
 from lossd.api.runs.definitions import Definitions
+from lossd.api.runs.names import COMPARE
 from lossd.api.runs.route import Runs
 from lossd_client.errors import NotFound
 
@@ -30,7 +32,7 @@ DEPTH = len(["", "v1", "runs", "{run}", "batches", "{batch}"])
 
 
 class Entrance:
-    """``/v1/runs`` as plain ASGI: batches that are counted go to a route of their own, because they are many.
+    """``/v1/runs`` and ``/v1/compare`` as plain ASGI. Batches have a route of their own, because they are many.
 
     Args:
         settings: The limits.
@@ -54,17 +56,20 @@ class Entrance:
         definitions = Definitions(recorder)
         self._batches = Batches(settings, engine, telemetry, fair_share, recorder, definitions)
         self._runs = PageLog(Runs(settings, engine, telemetry, fair_share, recorder, definitions), access_log)
+        self._compare = PageLog(Compare(settings, engine, telemetry, fair_share, recorder), access_log)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the coroutine that answers a request."""
         path = scope["path"].split("/")
         if scope["method"] == "PUT" and len(path) == DEPTH and path[-2] == BATCHES:
             return self._batches(scope, receive, send)
+        if scope["path"] == COMPARE:
+            return self._compare(scope, receive, send)
         return self._runs(scope, receive, send)
 
 
 class NoRuns(Route):
-    """``/v1/runs`` of a service that keeps no runs."""
+    """The routes of runs, in a service that keeps none."""
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         raise NotFound("this service keeps no runs, because its setting runs is off")

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lossd.request.options import validated
-from lossd_client.errors import InvalidRequest, NotFound
+from lossd_client.errors import Fault, InvalidRequest, NotFound
 from lossd_client.wire.quoting import quoted
 
 __all__ = [
+    "COMPARE",
     "RUNS",
     "BatchesQuery",
+    "CompareQuery",
     "NoQuery",
     "OwnerQuery",
     "RunQuery",
     "RunsQuery",
     "checked_name",
+    "names_in",
     "query",
     "segments",
 ]
 
 RUNS = "/v1/runs"
+COMPARE = "/v1/compare"
 
 NAME = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 DOTS = (".", "..")  # clients remove them from an address
 
-MAX_FIELDS = 32
+MAX_COMPARED = 32
+MAX_FIELDS = 2 * MAX_COMPARED + 16
 MAX_PAGE = 1000
 
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -38,6 +43,10 @@ After = Annotated[str, Field(min_length=1, max_length=4096, description="Where t
 Owner = Annotated[
     str, Field(max_length=1024, description="The API key whose public run it is; by default your own run comes first.")
 ]
+
+
+Level = Annotated[float, Field(gt=0.5, le=0.9999)]
+"""The confidence of intervals."""
 
 
 class NoQuery(BaseModel):
@@ -55,7 +64,63 @@ class OwnerQuery(NoQuery):
 class RunQuery(OwnerQuery):
     """The query parameters of a run."""
 
+    metrics: Text | None = Field(
+        None,
+        description="Only these metrics, separated by commas. Metrics that the definition does not name are answered "
+        "too, if they are made of what the run has counted.",
+    )
+    level: Level | None = Field(None, description="The confidence of the intervals; 0.95 by default.")
+    slices: bool = Field(True, description="Whether the answer has the slices.")
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names of the metrics, each once; None for all."""
+        return names_in(self.metrics)
+
+
+class CompareQuery(NoQuery):
+    """The query parameters of a comparison."""
+
+    run: list[Text] = Field(
+        min_length=2,
+        max_length=MAX_COMPARED,
+        description="The runs, of which the first is the baseline: run=a&run=b.",
+    )
+    owner: list[Owner] = Field(
+        [],
+        max_length=MAX_COMPARED,
+        description="The API key whose public runs they are: once for all runs, or once for each in their order, "
+        "empty for your own. By default your own runs come first.",
+    )
     metrics: Text | None = Field(None, description="Only these metrics, separated by commas.")
+    classes: bool = Field(False, description="Whether the metrics of single classes are compared too.")
+    slices: bool = Field(False, description="Whether the runs are compared on each slice too.")
+    level: Level | None = Field(None, description="The confidence of the intervals; 0.95 by default.")
+    unpaired: bool = Field(
+        False, description="Whether runs of other rows are compared too, as independent samples; this finds less."
+    )
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names of the metrics, each once; None for all."""
+        return names_in(self.metrics)
+
+    @property
+    def owners(self) -> list[str | None]:
+        """The owner of each run, None for any.
+
+        Raises:
+            InvalidRequest: There are neither none, nor one, nor as many as runs.
+        """
+        if len(self.owner) not in (0, 1, len(self.run)):
+            detail = (
+                f"owner stands {len(self.owner)} times for {len(self.run)} runs; state it once for all runs, or once "
+                "for each"
+            )
+            raise InvalidRequest(detail, errors=[Fault(pointer="/owner", detail=detail)])
+        if len(self.owner) == 1:
+            return [self.owner[0] for _ in self.run]
+        return [owner or None for owner in self.owner] or [None] * len(self.run)
 
 
 class BatchesQuery(OwnerQuery):
@@ -72,7 +137,11 @@ class RunsQuery(NoQuery):
     task: Text | None = Field(None, description="Only runs of this task.")
     status: Literal["open", "sealed"] | None = Field(None, description="Only runs of this status.")
     tag: Text | None = Field(None, description="Only runs with this tag: its name and its value, as commit:4f1c.")
-    sort: Text | None = Field(None, description="A metric, or created, touched, name; -f1.macro for descending order.")
+    sort: Text | None = Field(
+        None,
+        description="A metric, or an end of its interval, as f1.macro.low; or created, touched, name. -f1.macro for "
+        "descending order.",
+    )
     after: After | None = None
     limit: Page = 100
 
@@ -93,10 +162,18 @@ def query(text: bytes, model: type[Q]) -> Q:
         except ValueError:
             raise InvalidRequest(f"the query has more than {MAX_FIELDS} parameters") from None
         for name, value in pairs:
+            if name in model.model_fields and get_origin(model.model_fields[name].annotation) is list:
+                fields.setdefault(name, []).append(value)
+                continue
             if name in fields:
                 raise InvalidRequest(f"the query has {quoted(name)} twice")
             fields[name] = value
     return validated(model, fields, "")
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """Return the names in a text that are separated by commas, each once; None for None."""
+    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def segments(path: str) -> list[str]:

@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from lossd.api.runs.names import NAME, RUNS, BatchesQuery, NoQuery, OwnerQuery, RunQuery, RunsQuery
+from lossd.api.runs.names import (
+    COMPARE,
+    NAME,
+    RUNS,
+    BatchesQuery,
+    CompareQuery,
+    NoQuery,
+    OwnerQuery,
+    RunQuery,
+    RunsQuery,
+)
+from lossd.api.runs.plots import PlotQuery
 from lossd.api.runs.route import SealFields
 from lossd.api.schemas import BINARY, NULL, TENSOR, Number, Warning_, header, problems, reference
 from lossd.runs.definition import RunFields
@@ -26,6 +37,15 @@ class Counted(BaseModel):
     batches: int
 
 
+ENTRIES = "Entries of the targets without those that ignore_index leaves out: pixels of a segmentation, for example; "
+
+
+class RunCounted(Counted):
+    """What a run has counted, and of how many entries."""
+
+    entries: int | None = Field(description=f"{ENTRIES}null if an earlier version of lossd has counted a batch.")
+
+
 class RunEntry(BaseModel):
     """A run: its definition in canonical form, and its state."""
 
@@ -39,14 +59,59 @@ class RunEntry(BaseModel):
     dataset: dict[str, Any] = Field(description="`name`, `version`, `rows` and `targets`, as far as they are known.")
     scope: Literal["rows", "batch"]
     limit: int
+    groups: Literal[16, 32, 64] | None = Field(
+        None, description="The groups that rows are counted in, if there are any."
+    )
+    slices: dict[str, list[str]] | None = Field(None, description="The values of each slice, if there are any.")
+    crossed: list[list[str]] | None = Field(None, description="The slices that are crossed, if there are any.")
     tags: dict[str, str]
     public: bool
     digest: str = Field(description="The SHA-256 of the definition and of the version of each metric.")
-    counted: Counted
+    counted: RunCounted
     created: datetime
     touched: datetime = Field(description="When it last changed.")
     sealed: datetime | None
-    summary: dict[str, float] | None = Field(description="The final numbers by name, such as `f1.macro`; null if open.")
+    summary: dict[str, float] | None = Field(
+        description="Numbers of its result by name, such as `f1.macro`: final if sealed; of an open run those of the "
+        "latest result that somebody read, null if nobody did."
+    )
+    summary_of: Counted | None = Field(
+        description="What had been counted when the summary was made; less than `counted` if the summary is old."
+    )
+
+
+class RunListEntry(RunEntry):
+    """A run in a list."""
+
+    intervals: dict[str, list[float]] | None = Field(
+        description="The intervals of the summary's numbers, [low, high], as far as they have one."
+    )
+
+
+class Interval(BaseModel):
+    """The interval of a number."""
+
+    low: Number
+    high: Number
+    standard_error: Number
+
+
+class SliceRows(BaseModel):
+    """What a slice has."""
+
+    rows: int
+
+
+class SliceScore(BaseModel):
+    """The score of the rows of a slice."""
+
+    slice: dict[str, str] = Field(description="The name and the value; several of a crossing.")
+    counted: SliceRows
+    loss: Number | None = None
+    metrics: dict[str, Any]
+    intervals: dict[str, Interval]
+    bounds: dict[str, Any] = {}
+    warnings: list[Warning_] = []
 
 
 class RunScore(BaseModel):
@@ -56,9 +121,81 @@ class RunScore(BaseModel):
     digest: str = Field(description="Equal for equal definitions and rows.")
     loss: Number | None = None
     metrics: dict[str, Any] = Field(description="As in an evaluation.")
+    level: float | None = Field(None, description="The level of the intervals.")
+    groups: int | None = Field(None, description="The groups of rows that the intervals are made of.")
+    intervals: dict[str, Interval] = Field(description="By the number's name: `f1.macro`, `f1.per_class.3`, `loss`.")
     bounds: dict[str, Any] = Field(description="How far metrics may be from their exact values: `within`, `bits`.")
     targets: str | None = Field(description="The fingerprint of the targets.")
+    pairing: str | None = Field(None, description="The fingerprint of the groups, if the targets' does not fix them.")
+    slices: list[SliceScore] = Field([], description="The score of each slice and crossing.")
+    worst: dict[str, Any] = Field({}, description="By the number's name: the worst `slice` and its `value`.")
+    gap: dict[str, Number] = Field({}, description="By the number's name: the best slice's value minus the worst's.")
+    readable: list[str] = Field([], description="The metrics of the task that the parameter `metrics` can name.")
     warnings: list[Warning_]
+
+
+class ComparedRun(BaseModel):
+    """A run of a comparison."""
+
+    run: str
+    owner: str
+    status: Literal["open", "sealed"]
+    provisional: bool = Field(description="Whether the run is open.")
+    signature: str | None
+    rows: int
+    digest: str
+    targets: str | None
+    values: dict[str, Number | None] = Field(description="By the number's name.")
+    intervals: dict[str, Interval]
+
+
+class DifferenceModel(BaseModel):
+    """How a number of a run differs from the baseline's. Without an interval, its ends and odds are null."""
+
+    model_config = ConfigDict(title="Difference")
+
+    baseline: Number | None
+    value: Number | None
+    difference: Number | None
+    low: Number | None
+    high: Number | None
+    standard_error: Number | None
+    p: float | None = Field(description="How probable such a difference is if both are equally good.")
+    p_holm: float | None = Field(description="The same, corrected for the number of differences in the comparison.")
+    better: Literal["higher", "lower"] | None = Field(description="Which values are better.")
+    verdict: Literal["a", "b", "undecided"] | None = Field(description="b: the run is better; a: the baseline is.")
+
+
+class SliceDifferences(BaseModel):
+    """A run compared with the baseline on a slice."""
+
+    slice: dict[str, str]
+    rows: int
+    metrics: dict[str, DifferenceModel]
+
+
+class ComparisonModel(BaseModel):
+    """A run compared with the baseline."""
+
+    model_config = ConfigDict(title="Comparison")
+
+    run: str
+    owner: str
+    sentence: str = Field(description="The verdict in words.")
+    metrics: dict[str, DifferenceModel] = Field(description="By the number's name.")
+    slices: list[SliceDifferences] = []
+    warnings: list[Warning_]
+
+
+class ComparisonAnswer(BaseModel):
+    """Runs compared with the first of them."""
+
+    level: float = Field(description="The level of the intervals.")
+    paired: bool = Field(description="Whether the runs are compared row group by row group.")
+    groups: int = Field(description="The fewest groups of rows that an interval is made of.")
+    rows: int
+    runs: list[ComparedRun] = Field(description="In the order asked; the first is the baseline.")
+    comparisons: list[ComparisonModel] = Field(description="One for each run but the first.")
 
 
 class RunAnswer(RunEntry):
@@ -73,7 +210,7 @@ class RunAnswer(RunEntry):
 class RunList(BaseModel):
     """One page of runs."""
 
-    runs: list[RunEntry]
+    runs: list[RunListEntry]
     next: str | None = Field(description="The value of `after` for the next page; null on the last.")
 
 
@@ -81,6 +218,7 @@ class BatchRows(BaseModel):
     """What a batch has counted."""
 
     rows: int
+    entries: int | None = Field(description=f"{ENTRIES}null if an earlier version of lossd has counted it.")
 
 
 class BatchAnswer(BaseModel):
@@ -106,7 +244,17 @@ class BatchList(BaseModel):
     next: str | None = Field(description="The value of `after` for the next page; null on the last.")
 
 
-MODELS: tuple[type[BaseModel], ...] = (RunFields, SealFields, RunAnswer, RunList, BatchAnswer, BatchEntry, BatchList)
+MODELS: tuple[type[BaseModel], ...] = (
+    RunFields,
+    SealFields,
+    RunAnswer,
+    RunListEntry,
+    RunList,
+    BatchAnswer,
+    BatchEntry,
+    BatchList,
+    ComparisonAnswer,
+)
 """The schemas that :func:`paths` and :func:`schemas` refer to."""
 
 
@@ -142,10 +290,19 @@ def schemas(fields: Mapping[str, Any], loss: Mapping[str, Any], metrics: Mapping
                     "anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, NULL],
                     "description": "The position of the batch's first row, for runs of identity position.",
                 },
+                "slices": {
+                    "anyOf": [{"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, NULL]}}, NULL],
+                    "description": "The value that all rows of the batch have of a slice; null for none. The run's "
+                    "other slices are inputs.",
+                    "example": {"site": "A"},
+                },
                 "inputs": {
                     "type": "object",
                     "additionalProperties": TENSOR,
-                    "description": "The tensors of an evaluation; sample_id, (N,) integers, for runs of identity id.",
+                    "description": "The tensors of an evaluation; sample_id, (N,) integers, for runs of identity id; "
+                    "cluster_id, (N,) integers: what rows belong to, such as a patient, so that intervals take these "
+                    "for independent; slice.NAME, (N,) integers, for each slice that slices does not name: the places "
+                    "of the rows' values among the declared ones, -1 for none.",
                 },
             },
             "example": {"first": 0, "inputs": {"prediction": [2.5, -1.0], "target": [1, 0]}},
@@ -184,8 +341,8 @@ def paths() -> dict[str, Any]:
                 "create_run",
                 "Create or open a run",
                 {
-                    "200": _answer("RunEntry", "It existed"),
-                    "201": {**_answer("RunEntry", "Created"), "headers": location},
+                    "200": _answer("RunListEntry", "It existed"),
+                    "201": {**_answer("RunListEntry", "Created"), "headers": location},
                 },
                 "A run of the name exists with the same definition, or is created. Its tags and `public` become those "
                 "of the request.",
@@ -193,6 +350,34 @@ def paths() -> dict[str, Any]:
                 requestBody={"required": True, "content": {json.MEDIA_TYPE: {"schema": reference("RunDefinition")}}},
             ),
             "delete": _operation("delete_run", "Delete a run", {"204": {"description": "Deleted"}}, parameters=[run]),
+        },
+        f"{RUNS}/{{run}}/plot.svg": {
+            "get": _operation(
+                "draw_run",
+                "A picture of a run",
+                {
+                    "200": {
+                        "description": "The picture",
+                        "content": {"image/svg+xml": {"schema": {"type": "string"}}},
+                        "headers": etag,
+                    },
+                    "304": {"description": "The client has it"},
+                },
+                parameters=[run, if_none_match, *_query(PlotQuery, kind="confusion")],
+            )
+        },
+        COMPARE: {
+            "get": _operation(
+                "compare_runs",
+                "Compare runs",
+                {
+                    "200": {**_answer("ComparisonAnswer"), "headers": etag},
+                    "304": {"description": "The client has it"},
+                },
+                "Each run is compared with the first one on the same rows. Runs of other definitions, rows or targets "
+                "are refused (409 `not-comparable`), and `runs` of the problem names each.",
+                parameters=[if_none_match, *_query(CompareQuery, run=["resnet50-v3", "resnet50-v4"])],
+            )
         },
         f"{RUNS}/{{run}}/seal": {
             "post": _operation(
@@ -253,15 +438,21 @@ def _name(what: str, example: str) -> dict[str, Any]:
     return {"name": what, "in": "path", "required": True, "schema": schema, "example": example}
 
 
-def _query(model: type[NoQuery]) -> list[dict[str, Any]]:
-    """Return the parameters of a query."""
+def _query(model: type[NoQuery], **examples: Any) -> list[dict[str, Any]]:
+    """Return the parameters of a query, of which some have examples."""
     found = []
-    for name, field in model.model_json_schema()["properties"].items():
+    document = model.model_json_schema()
+    for name, field in document["properties"].items():
         description = field.pop("description", "")
         field.pop("title", None)
         schema = next((arm for arm in field.pop("anyOf", []) if arm != NULL), field)
         default = {} if field.get("default") is None else {"default": field["default"]}
         description = schema.pop("description", description)
         schema.pop("default", None)
-        found.append({"name": name, "in": "query", "schema": {**schema, **default}, "description": description})
+        parameter = {"name": name, "in": "query", "schema": {**schema, **default}, "description": description}
+        if name in document.get("required", ()):
+            parameter["required"] = True
+        if name in examples:
+            parameter["example"] = examples[name]
+        found.append(parameter)
     return found

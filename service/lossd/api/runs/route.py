@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,31 +10,32 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Send
 
 from lossd import __version__
+from lossd.api.drawing import POLICY, Drawer
 from lossd.api.http.asgi import BATCH, ROOT, RUN
-from lossd.api.http.compression import compress
 from lossd.api.http.request import HttpRequest
-from lossd.api.http.sending import Headers, Pieces, send_answer
+from lossd.api.http.sending import Headers, send_answer
 from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, in_thread, small_document
-from lossd.api.route import Route
 from lossd.api.runs.definitions import Definitions, current_document
-from lossd.api.runs.documents import batch_answer, entry, etag, run_answer
+from lossd.api.runs.documents import batch_answer, entry, etag, run_answer, summary_of
 from lossd.api.runs.names import BatchesQuery, NoQuery, OwnerQuery, RunQuery, RunsQuery, checked_name, query, segments
+from lossd.api.runs.plots import PlotQuery, drawn_document, needed
+from lossd.api.runs.recorded import Record, RecordedRoute, id_header, not_allowed
 from lossd.api.runs.results import Results
 from lossd.api.tensor_route import JSON
 from lossd.request.options import validated
 from lossd.runs.definition import RunDocument
+from lossd.runs.price import check_price
 from lossd_client.errors import (
     Conflict,
     Fault,
     Incomplete,
     InvalidRequest,
-    MethodNotAllowed,
     NotFound,
+    Problem,
     RunSealed,
     Unavailable,
     UnsupportedMediaType,
 )
-from lossd_client.run_messages import flat
 from lossd_client.wire import json
 from lossd_client.wire.quoting import quoted
 
@@ -52,8 +53,6 @@ ATTEMPTS = 8
 
 AGAIN_S = 1.0
 
-Record = Mapping[str, Any]
-Header = tuple[bytes, bytes]
 Handler = Callable[[HttpRequest, Send], Awaitable[None]]
 """Answers a request of one method. None stands for the method that counts a batch, which another route answers."""
 
@@ -68,7 +67,7 @@ class SealFields(BaseModel):
     )
 
 
-class Runs(Route):
+class Runs(RecordedRoute):
     """The routes of runs, without the one that counts batches.
 
     Args:
@@ -89,10 +88,10 @@ class Runs(Route):
         recorder: Recorder,
         definitions: Definitions,
     ) -> None:
-        super().__init__(settings, engine, telemetry, fair_share)
-        self.recorder = recorder
+        super().__init__(settings, engine, telemetry, fair_share, recorder)
         self.definitions = definitions
         self.results = Results(recorder, engine, telemetry)
+        self.drawer = Drawer()
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         path = segments(request.scope["path"])
@@ -103,8 +102,7 @@ class Runs(Route):
         method = request.scope["method"]
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
-            allow = sorted({*handlers, *(["HEAD"] if "GET" in handlers else [])})
-            raise MethodNotAllowed(f"this path takes {', '.join(allow)}, not {method}", allow=", ".join(allow))
+            raise not_allowed(method, list(handlers))
         if path:
             request.scope[RUN] = checked_name(path[0], "run")
         if path[2:]:
@@ -123,6 +121,8 @@ class Runs(Route):
                     "PUT": partial(self._create, run),
                     "DELETE": partial(self._delete, run),
                 }
+            case [run, "plot.svg"]:
+                return {"GET": partial(self._plot, run)}
             case [run, "seal"]:
                 return {"POST": partial(self._seal, run)}
             case [run, "batches"]:
@@ -131,28 +131,12 @@ class Runs(Route):
                 return {"GET": partial(self._batch, run, batch), "PUT": None}
         return {}
 
-    def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
-        """Count nothing: these requests are no evaluations; the log of pages has them."""
-
-    async def _ask(self, request: HttpRequest, op: str, payload: bytes = b"", **arguments: Any) -> Any:
-        """Return the recorder's answer to an operation."""
-        answer, _ = await self.telemetry.recording(self.recorder.ask(op, request.deadline, payload, **arguments))
-        return answer
-
-    async def _found(self, request: HttpRequest, run: str, owner: str | None = None) -> Record:
-        """Return the record of the key's own run, or of a public run.
-
-        Raises:
-            UnknownRun: There is none that the key may read.
-        """
-        found: Record = await self._ask(request, "find", owner=request.client, name=run, owner_of_run=owner)
-        return found
-
     # Runs
 
     async def _create(self, run: str, request: HttpRequest, send: Send) -> None:
         query(request.query, NoQuery)
         document = RunDocument.parse(await self._body(request, "the definition", needed=True))
+        check_price(document, int(self.settings.run_bytes))
         record, created = await self._ask(
             request,
             "create",
@@ -171,11 +155,35 @@ class Runs(Route):
     async def _get(self, run: str, request: HttpRequest, send: Send) -> None:
         asked = query(request.query, RunQuery)
         record = await self._found(request, run, asked.owner)
-        if _has(request, etag(record)):
-            await send_answer(send, 304, [(b"etag", etag(record).encode()), _request_id(request)], b"")
+        if await self._unchanged(request, send, etag(record)):
             return
-        record, result = await self.results.of_run(request, record, self._result)
-        await self._send_run(request, send, record, result, asked.metrics)
+        record, result = await self.results.of_run(request, record, self._result, asked)
+        if result is not None and asked.names is None and asked.level is None:
+            record = await self._summarized(request, record, result)
+        await self._send_run(request, send, record, result, asked)
+
+    async def _summarized(self, request: HttpRequest, record: Record, result: Record) -> Record:
+        """Return the record of a run with the summary of its result, which is kept for lists if the run is open."""
+        counted = {name: record[name] for name in ("rows", "batches")}
+        if record["status"] == "sealed" or record["summarized"] == counted:
+            return record
+        try:
+            kept = await self._ask(request, "summarize", run=record["id"], **counted, summary=summary_of(result))
+        except Problem:  # the result is right without it, and the next reader tries again
+            return record
+        return {**record, "summary": kept["summary"], "summarized": kept["summarized"]}
+
+    async def _plot(self, run: str, request: HttpRequest, send: Send) -> None:
+        asked = query(request.query, PlotQuery)
+        record = await self._found(request, run, asked.owner)
+        if await self._unchanged(request, send, etag(record)):
+            return
+        question = needed(asked, record["task"])
+        record, result = await self.results.of_run(request, record, self._result, question)
+        document = await in_thread(INLINE_BYTES + 1, lambda: drawn_document(asked, result))
+        picture = await self.drawer.draw(asked.kind, document, "svg", asked.theme)
+        headers = [(b"etag", etag(record).encode()), (b"content-security-policy", POLICY.encode())]
+        await self._send(request, send, picture, headers, media_type=b"image/svg+xml")
 
     async def _delete(self, run: str, request: HttpRequest, send: Send) -> None:
         query(request.query, NoQuery)
@@ -183,7 +191,7 @@ class Runs(Route):
         await self._ask(request, "delete", owner=request.client, name=run)
         self.definitions.forget(request.client, run)
         self.telemetry.runs["deleted"] += 1
-        await send_answer(send, 204, [_request_id(request)], b"")
+        await send_answer(send, 204, [id_header(request)], b"")
 
     async def _list(self, request: HttpRequest, send: Send) -> None:
         asked = query(request.query, RunsQuery)
@@ -233,7 +241,7 @@ class Runs(Route):
                     revision=record["revision"],
                     rows=expected,
                     result=final,
-                    summary=flat(result.get("loss"), result["metrics"]),
+                    summary=summary_of(result),
                 )
             except Conflict as problem:
                 if type(problem) not in (Conflict, RunSealed):  # the run changed, or another request sealed it
@@ -271,37 +279,12 @@ class Runs(Route):
         return small_document(body, what)
 
     async def _send_run(
-        self, request: HttpRequest, send: Send, record: Record, result: Record | None, metrics: str | None = None
+        self, request: HttpRequest, send: Send, record: Record, result: Record | None, asked: RunQuery | None = None
     ) -> None:
         """Send the answer about one run."""
         nbytes = 0 if result is None else INLINE_BYTES + 1  # the values of a thousand classes take a while
-        text = await in_thread(nbytes, lambda: json.dumps(run_answer(record, result, metrics)))
+        text = await in_thread(nbytes, lambda: json.dumps(run_answer(record, result, asked)))
         await self._send(request, send, text, [(b"etag", etag(record).encode())])
-
-    async def _send(
-        self, request: HttpRequest, send: Send, document: Any, headers: Sequence[Header] = (), status: int = 200
-    ) -> None:
-        """Send a JSON document, or its text, compressed as the client asks."""
-        pieces: Pieces = [document if isinstance(document, bytes) else json.dumps(document)]
-        headers = [(b"content-type", JSON), *headers, (b"vary", b"accept-encoding")]
-        if (accept_encoding := request.headers.get(b"accept-encoding")) is not None:
-            encoding, pieces = await compress(pieces, accept_encoding, binary=False)
-            if encoding:
-                headers.append((b"content-encoding", encoding))
-        body = b"".join(pieces)
-        headers += [(b"content-length", b"%d" % len(body)), _request_id(request)]
-        await send_answer(send, status, headers, body)
-
-
-def _request_id(request: HttpRequest) -> tuple[bytes, bytes]:
-    return b"x-request-id", request.request_id.encode("latin-1")
-
-
-def _has(request: HttpRequest, tag: str) -> bool:
-    """Return whether If-None-Match names the tag, or any."""
-    stated = request.headers.get(b"if-none-match", b"").decode("latin-1")
-    opaque = tag.removeprefix("W/")
-    return any(part.strip().removeprefix("W/") in (opaque, "*") for part in stated.split(","))
 
 
 def _expected_rows(definition: RunDocument, rows: int | None) -> int | None:

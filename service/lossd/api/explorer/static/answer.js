@@ -1,7 +1,8 @@
 /** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
 
+import { confusion, isMatrix } from "./confusion.js";
 import { h, scrollRegion } from "./dom.js";
-import { heatTable, picture } from "./heat.js";
+import { picture } from "./heat.js";
 import { short } from "./plots.js";
 
 const AVERAGES = { macro: "macro average", micro: "micro average", weighted: "weighted by support" };
@@ -11,9 +12,6 @@ const WHOLE = new Set(["valid_count"]);
 
 const words = (name) => name.replaceAll("_", " ");
 const isNumber = (value) => typeof value === "number" || value === null;
-// Several labels have a matrix each, and very many classes have counts instead; neither is one table.
-const isMatrix = (value) =>
-  Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.every(isNumber));
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
 const cell = (value) =>
   value === null || value === undefined
@@ -25,7 +23,7 @@ export function answered(answer, canvas) {
   const { metrics } = answer;
   return [
     summary(answer),
-    metrics && h("div", { class: "pair" }, [scores(metrics), confusion(metrics)].filter(Boolean)),
+    metrics && h("div", { class: "pair" }, [scores(metrics), confusionCard(metrics, canvas)].filter(Boolean)),
     typeof answer.loss === "object" &&
       answer.loss &&
       h(
@@ -215,26 +213,7 @@ function undefinedIn(found) {
     .join("; ");
 }
 
-function confusion({ confusion_matrix: matrix }) {
+function confusionCard({ confusion_matrix: matrix }, canvas) {
   if (!isMatrix(matrix)) return null;
-  const sums = matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
-  const names = matrix.map((_, i) => i);
-  return h(
-    "section",
-    { class: "card" },
-    h("h2", {}, "Confusion matrix"),
-    heatTable(matrix, {
-      label: "Confusion matrix: rows are true classes, columns predicted ones",
-      corner: "true ↓ predicted →",
-      rowNames: names,
-      columnNames: names,
-      shade: (i, j) => ((i === j ? 1 : -1) * matrix[i][j]) / (sums[i] || 1),
-      format: (count) => count.toLocaleString("en"),
-    }),
-    h(
-      "p",
-      { class: "small quiet" },
-      "Tinted by the share of the row: what was right in one colour, what was not in the other.",
-    ),
-  );
+  return h("section", { class: "card more" }, h("h2", {}, "Confusion matrix"), confusion(matrix, canvas));
 }

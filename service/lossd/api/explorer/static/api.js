@@ -10,9 +10,9 @@ let showKeyDialog = () => Promise.resolve(null);
 
 /** An error document of the service (RFC 9457), or `unreachable` if there is no answer. */
 export class Problem extends Error {
-  constructor({ title, detail, type, status, errors = [] }) {
+  constructor({ title, detail, type, status, errors = [], ...further }) {
     super(detail || title || `The service answers with status ${status}.`);
-    Object.assign(this, { title: title || `Status ${status}`, type, status, errors });
+    Object.assign(this, { title: title || `Status ${status}`, type, status, errors, further });
   }
 
   /** Whether the same request may succeed later. */
@@ -52,7 +52,7 @@ export async function request(path, { headers = {}, ...options } = {}) {
       doubt();
       throw unreachable();
     }
-    if (response.ok) return response;
+    if (response.ok || response.status === 304) return response;
     const isProblem = response.headers.get("content-type")?.includes("json");
     const document = isProblem ? await response.json().catch(() => ({})) : {};
     const problem = new Problem({ title: response.statusText, status: response.status, ...document });
@@ -102,6 +102,14 @@ export const loss = async (name) => (await losses()).find((entry) => entry.name 
 export async function json(path, signal) {
   const response = await request(path, { signal });
   return JSON.parse(await bodyOf(response, "text"), revived);
+}
+
+/** The JSON document `{ document, tag }` at a path; null if it still has the entity tag. */
+export async function changed(path, tag, signal) {
+  const response = await request(path, { signal, cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
+  if (response.status === 304) return null;
+  const document = JSON.parse(await bodyOf(response, "text"), revived);
+  return { document, tag: response.headers.get("etag") };
 }
 
 /** POST /v1/evaluate in JSON: the answer to `{ loss, inputs, outputs, … }`, with NaN and infinities as numbers. */

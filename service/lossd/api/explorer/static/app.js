@@ -36,7 +36,7 @@ async function show() {
   const [followed, before] = [byLink, scrolled.get(path) ?? 0];
   byLink = false;
   shown = path;
-  mark(path);
+  mark(view?.under ?? path);
   try {
     if (!view) throw new api.Problem({ title: "Nothing here", detail: `There is no view at ${path}.`, status: 404 });
     title(view.title);

@@ -29,6 +29,50 @@ export function svg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
+/**
+ * Make the children of an element equal to new ones. Elements that fit are changed in place, so that the focus, scroll
+ * positions and open folds stay: those with the same `data-key`, and those without one at the same place. Listeners of
+ * the old elements stay too: they must not depend on the data. A child that the element has already is only moved.
+ */
+export function patch(element, ...children) {
+  const wanted = present(children).map((child) => (child instanceof Node ? child : new Text(child)));
+  const had = new Map([...element.children].map((child) => [child.dataset.key, child]));
+  const fit = (next) => (next.parentNode === element ? next : next.dataset?.key && had.get(next.dataset.key)) || null;
+  const fitting = wanted.map(fit);
+  const kept = new Set(fitting);
+  for (const child of [...element.childNodes]) if (child.dataset?.key && !kept.has(child)) child.remove();
+  for (const [i, next] of wanted.entries()) {
+    const now = element.childNodes[i] ?? null;
+    const old = fitting[i] ?? (kept.has(now) || now?.nodeName !== next.nodeName ? null : now);
+    if (!old) element.insertBefore(next, now);
+    else {
+      if (old !== now) element.insertBefore(old, now);
+      if (old !== next) change(old, next);
+    }
+  }
+  while (element.childNodes.length > wanted.length) element.lastChild.remove();
+}
+
+function change(old, next) {
+  if (next instanceof Text) old.data = next.data;
+  else {
+    copyAttributes(next, old);
+    patch(old, ...next.childNodes);
+  }
+}
+
+const OWN = new Set(["open", "style", "data-more"]); // the reader opens folds, and scrollRegion sets data-more
+
+function copyAttributes(from, to) {
+  for (const { name } of [...to.attributes]) if (!OWN.has(name) && !from.hasAttribute(name)) to.removeAttribute(name);
+  for (const { name, value } of from.attributes)
+    if (!OWN.has(name) && to.getAttribute(name) !== value) to.setAttribute(name, value);
+  if (to.style.cssText !== from.style.cssText) to.style.cssText = from.style.cssText;
+}
+
+const present = (children) =>
+  children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -37,9 +81,7 @@ function filled(element, attributes, children) {
     else if (name === "style") for (const [key, entry] of Object.entries(value)) element.style.setProperty(key, entry);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(
-    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
-  );
+  element.append(...present(children));
   return element;
 }
 

@@ -62,6 +62,18 @@ const EXAMPLES = {
       variance: rows([1, 0.5, 0.8, 1.2, 0.6, 0.4, 4, 0.9]),
     },
   segmentation: ({ target }) => target === "class" && disc(),
+  queries: () => ({
+    prediction: rows([
+      [0.2, 1.5, -0.3, 0.7],
+      [2, 0.1, 0.4, -0.8],
+      [-0.5, 0.3, 1.1, 0.9],
+    ]),
+    target: rows([
+      [0, 2, 1, 3],
+      [1, 0, 2, 0],
+      [0, 0, 1, 0],
+    ]),
+  }),
   boxes: () => ({
     prediction: rows([
       [10, 10, 50, 40],
@@ -100,7 +112,8 @@ export async function exampleOf(loss, context) {
 function known(loss) {
   const domains = Object.fromEntries(loss.inputs.map((input) => [input.name, input.types[0].domain]));
   const texts = domains.prediction && EXAMPLES[loss.task]?.(domains);
-  return texts && Object.fromEntries(Object.entries(texts).filter(([name]) => name in domains));
+  if (!texts || loss.inputs.some((input) => !input.optional && !(input.name in texts))) return false;
+  return Object.fromEntries(Object.entries(texts).filter(([name]) => name in domains));
 }
 
 const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));

@@ -184,7 +184,8 @@ function bars(values, most, label) {
   ];
 }
 
-function image(values, rows, columns, most, { label, theme, signal }) {
+/** A canvas with a pixel for each number. */
+export function image(values, rows, columns, most, { label, theme, signal }) {
   const canvas = h("canvas", {
     class: "pixels",
     width: columns,

@@ -19,11 +19,22 @@ function uPlot() {
 /** A number in at most four digits. */
 export function short(value) {
   if (value === null || value === undefined) return "–";
+  if (typeof value === "object") return Object.values(value).map(short).join(" at "); // a value and its threshold
   if (!Number.isFinite(value)) return String(value).replace("Infinity", "∞").replace("-", "−");
   const size = Math.abs(value);
   const text =
     size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
   return text.replace("-", "−").replace("e+", "e");
+}
+
+/** A number in at most six digits, as the command line prints it. */
+export function figure(value) {
+  if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return short(value);
+  const size = Math.abs(value);
+  const digits = Number(value.toPrecision(6));
+  const text = size !== 0 && (size < 1e-4 || size >= 1e6) ? digits.toExponential() : String(digits);
+  return text.replaceAll("-", "−").replace("e+", "e");
 }
 
 /**
@@ -86,7 +97,8 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
           stroke: () => theme.color(entry.color),
           width: entry.width ?? 2,
           dash: entry.dash,
-          points: { show: false },
+          points: { show: entry.points ?? false },
+          spanGaps: entry.spanGaps,
           fill: entry.fill ? () => `color-mix(in srgb, ${theme.color(entry.color)} 9%, transparent)` : undefined,
         })),
       ],

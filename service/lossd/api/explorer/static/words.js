@@ -21,9 +21,17 @@ const TASKS = {
   vae: "Variational autoencoders",
   distances: "Distances",
   ranking: "Ranking",
+  queries: "Queries",
   features: "Features of networks",
   regression: "Regression",
+  quantiles: "Quantiles",
+  ensembles: "Ensembles",
+  intervals: "Intervals",
   sequences: "Sequences",
+  distillation: "Distillation",
+  preferences: "Preferences",
+  desirability: "Desirable answers",
+  policy: "Policies",
 };
 
 /** The heading of a task. */
@@ -31,8 +39,8 @@ export const taskName = (task) =>
   TASKS[task] ?? task.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 
 const FAMILIES = {
-  Regression: ["regression"],
-  Classification: ["binary", "multiclass", "multilabel", "sets"],
+  Regression: ["regression", "quantiles", "ensembles", "intervals"],
+  Classification: ["binary", "multiclass", "multilabel", "sets", "distillation"],
   Segmentation: ["segmentation"],
   Boxes: ["boxes"],
   "Embeddings and rankings": [
@@ -43,9 +51,10 @@ const FAMILIES = {
     "labelled_embeddings",
     "paired_views",
     "ranking",
+    "queries",
   ],
   "Generative models": ["gan", "gan_generator", "lsgan", "lsgan_generator", "vae", "features"],
-  Sequences: ["sequences"],
+  Sequences: ["sequences", "preferences", "desirability", "policy"],
   "Composed and custom": ["composed", "custom"],
 };
 

@@ -1,5 +1,6 @@
 /**
- * All views: address, title, and the module that renders each. Views with `nav` are in the bar, in this order.
+ * All views: address, title, and the module that renders each. Views with `nav` are in the bar, in this order; `under`
+ * names the entry of the bar that is marked for a view at another address.
  * A module exports `async function render(root, context)`; see the README.
  */
 export const VIEWS = [
@@ -7,5 +8,8 @@ export const VIEWS = [
   { path: "/losses/:name", title: "Loss", load: () => import("./loss.js") },
   { path: "/try", title: "Try it", nav: true, load: () => import("./try.js") },
   { path: "/landscape", title: "Landscape", nav: true, load: () => import("./landscape.js") },
+  { path: "/runs", title: "Runs", nav: true, load: () => import("./runs.js") },
+  { path: "/runs/:name", title: "Run", load: () => import("./run.js") },
+  { path: "/compare", title: "Compare runs", under: "/runs", load: () => import("./compare.js") },
   { path: "/service", title: "Service", nav: true, load: () => import("./service.js") },
 ];

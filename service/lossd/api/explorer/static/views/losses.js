@@ -1,12 +1,14 @@
-/** All losses by family, each with its curve, and a search over their documentation. */
+/** All losses by family, each with its curve, and a search: words at once, names that the service knows a moment later. */
 
 import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
 import { h, icon } from "../dom.js";
+import { latest } from "../latest.js";
 import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 101, single: 21 };
 const PATIENCE_MS = 1000;
+const NOTHING = { losses: [], metrics: [], note: null };
 
 export async function render(root, { api, plots, href, navigate, query, announce, signal, whenReady }) {
   const losses = await api.losses();
@@ -20,6 +22,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
     "aria-label": "Search the losses",
     autocomplete: "off",
     spellcheck: "false",
+    maxlength: 200,
     oninput: filter,
   });
   const task = h(
@@ -37,9 +40,15 @@ export async function render(root, { api, plots, href, navigate, query, announce
       tiles.map(({ element }) => element),
     );
     const count = h("span", { class: "quiet" });
-    return { tiles, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
+    return { tiles, list, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
   });
   const nothing = h("p", { class: "quiet", hidden: true }, "No loss matches.");
+  const meaning = h("p", { class: "quiet", id: "meaning", hidden: true });
+  const lists = h(
+    "div",
+    {},
+    groups.map(({ element }) => element),
+  );
 
   root.append(
     h(
@@ -58,34 +67,81 @@ export async function render(root, { api, plots, href, navigate, query, announce
       h("div", { class: "search" }, icon("search"), input, h("kbd", { "aria-hidden": "true" }, "/")),
       h("div", { class: "filter" }, task),
     ),
-    ...groups.map(({ element }) => element),
+    meaning,
+    lists,
     nothing,
   );
 
-  function filter() {
+  /** Show what has the words, and what the service found by names, which comes first. */
+  function show(found) {
     const words = input.value
       .toLowerCase()
       .split(/[\s_]+/)
       .filter(Boolean);
+    const rank = new Map(found.losses.map(({ name }, i) => [name, i]));
+    const named = words.join("_");
+    if (!rank.size && losses.some(({ name }) => name === named)) rank.set(named, 0);
+    const place = ({ loss }) => rank.get(loss.name) ?? losses.length + losses.indexOf(loss);
+    const absent = found.note && !found.losses.length;
     let total = 0;
     for (const group of groups) {
       let shown = 0;
-      for (const { element, loss, text } of group.tiles) {
-        const fits = (!task.value || task.value === loss.task) && words.every((word) => text.includes(word));
+      group.place = Number.POSITIVE_INFINITY;
+      for (const tile of group.tiles) {
+        const { element, loss, text } = tile;
+        const matches = rank.has(loss.name) || (!absent && words.every((word) => text.includes(word)));
+        const fits = matches && (!task.value || task.value === loss.task);
         element.hidden = !fits;
         shown += fits;
+        if (rank.has(loss.name)) group.place = Math.min(group.place, place(tile));
       }
       group.element.hidden = !shown;
       group.count.textContent = shown;
       total += shown;
     }
+    if (!lists.contains(document.activeElement)) {
+      for (const { tiles, list } of groups)
+        list.append(...tiles.toSorted((a, b) => place(a) - place(b)).map(({ element }) => element));
+      lists.append(...groups.toSorted((a, b) => a.place - b.place || 0).map(({ element }) => element));
+    }
     nothing.hidden = total > 0;
+    const metrics = [...new Set(found.metrics.map(({ name }) => name))];
+    const says = [
+      found.note && `${input.value.trim()}: ${found.note}.`,
+      metrics.length && `Metrics: ${metrics.join(", ")}.`,
+    ];
+    meaning.textContent = says.filter(Boolean).join(" ");
+    meaning.hidden = !meaning.textContent;
+    return total;
+  }
+
+  const search = latest(async (stop) => {
+    const query = input.value.trim();
+    if (!query) return;
+    let found;
+    try {
+      found = await api.json(`/v1/losses?q=${encodeURIComponent(query)}`, stop);
+    } catch (error) {
+      if (error instanceof api.Problem) return; // the words have been searched for
+      throw error;
+    }
+    if (query !== input.value.trim()) return;
+    const total = show(found);
+    if (document.activeElement === input) announce(said(total));
+  }, signal);
+
+  const said = (total) =>
+    [`${total} ${total === 1 ? "loss" : "losses"}`, meaning.textContent].filter(Boolean).join(". ");
+
+  function filter() {
+    const total = show(NOTHING);
     navigate(
       "/losses",
       { ...(input.value && { q: input.value }), ...(task.value && { task: task.value }) },
       { replace: true },
     );
-    if (this) announce(`${total} ${total === 1 ? "loss" : "losses"}`);
+    if (this) announce(said(total));
+    search();
   }
   filter();
   drawWhenSeen(

@@ -2,8 +2,9 @@
 
 import { choice } from "../../controls/choice.js";
 import { defaultsOf, draw } from "../../curve.js";
-import { h, icon } from "../../dom.js";
+import { h } from "../../dom.js";
 import { latest } from "../../latest.js";
+import { saveButton } from "../../save.js";
 import { curveName } from "../../words.js";
 import { axisOf, pictureQuery, readAddress, writeAddress } from "./address.js";
 import { comparison } from "./comparison.js";
@@ -29,7 +30,10 @@ export async function curves(root, context, loss, losses) {
   const compare = comparison(loss, losses, state, { add, reset });
   const numbers = numbersTable(context);
   const request = requestText(context);
-  const save = h("button", { type: "button", class: "plain", onclick: savePicture }, icon("save"), "Save as SVG");
+  const save = saveButton(
+    () => [`/v1/losses/${loss.name}/curve.svg?${pictureQuery(loss, state)}`, `${loss.name}.svg`],
+    context,
+  );
 
   root.append(
     h(
@@ -123,22 +127,6 @@ export async function curves(root, context, loss, losses) {
       error.page && h("p", {}, h("a", { href: error.page }, error.title)),
     ];
     problem.replaceChildren(...lines.filter(Boolean));
-  }
-
-  /** Save the service's own picture of the same lines. */
-  async function savePicture() {
-    save.disabled = true;
-    try {
-      const picture = await api.request(`/v1/losses/${loss.name}/curve.svg?${pictureQuery(loss, state)}`, { signal });
-      const link = h("a", { href: URL.createObjectURL(await picture.blob()), download: `${loss.name}.svg` });
-      link.click();
-      URL.revokeObjectURL(link.href);
-    } catch (error) {
-      if (!(error instanceof api.Problem)) throw error;
-      problem.hidden = false;
-      problem.replaceChildren(h("p", {}, error.message));
-    }
-    save.disabled = false;
   }
 
   function add(curve) {

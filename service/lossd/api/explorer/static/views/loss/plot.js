@@ -1,6 +1,7 @@
 /** Two plots over one x, loss and gradient, with a tip that shows the values at the cursor. */
 
 import { h } from "../../dom.js";
+import { stepped } from "../../keyboard.js";
 import { sketch } from "../../sketches.js";
 
 const PHONE_PX = 640;
@@ -127,22 +128,10 @@ export async function curvePlot(loss, state, { plots, signal }) {
   }
 
   function moveCursor(event) {
-    const last = self.x.length - 1;
-    const large = Math.ceil(last / 10);
-    const moves = {
-      ArrowRight: 1,
-      ArrowUp: 1,
-      ArrowLeft: -1,
-      ArrowDown: -1,
-      PageUp: large,
-      PageDown: -large,
-      Home: -last,
-      End: last,
-    };
-    if (!(event.key in moves)) return;
+    const to = stepped(event.key, cursor.index, self.x.length - 1);
+    if (to === null) return;
     event.preventDefault();
-    const from = cursor.index ?? Math.floor(last / 2);
-    lossPlot.point(Math.min(last, Math.max(0, from + moves[event.key])));
+    lossPlot.point(to);
   }
 }
 

@@ -1,0 +1,92 @@
+/** Runs that are ranked by one metric, with whiskers on one axis. */
+
+import { h } from "../../dom.js";
+import { figure } from "../../plots.js";
+import { addressOf, named, subjectOf, whole } from "../../scores.js";
+import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
+import { keyOf } from "./clusters.js";
+
+const WORDS = { a: "worse", b: "better", undecided: "cannot be told from the best" };
+
+/**
+ * A table of runs.
+ *
+ * @param part `{ runs, verdicts, reason }`, the best run first.
+ * @param metric The name of the number; null if the runs have none.
+ */
+export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, selection }) {
+  const value = (run) => (metric ? (named(run.values, metric) ?? null) : null);
+  const ends = (run) => (metric ? (named(run.intervals, metric) ?? []) : []);
+  const axis = axisOf(runs.flatMap((run) => [value(run), ...ends(run)]));
+  const subjects = new Set(runs.map(subjectOf));
+  const shown = metric && runs.some((run) => value(run) !== null);
+
+  function row(run, i) {
+    const [low, high] = ends(run);
+    const verdict = verdicts.get(keyOf(run));
+    const best = i === 0 && verdicts.size > 0;
+    const told = best ? "best" : WORDS[verdict];
+    const tone = best || verdict === "undecided" ? "good" : "quiet";
+    return h(
+      "tr",
+      { "data-key": keyOf(run) },
+      h("td", { class: "tick-cell" }, selection.box(run)),
+      h(
+        "th",
+        { scope: "row" },
+        h("a", { class: "mono name", href: href(...addressOf(run)) }, run.run),
+        run.status === "open" && h("span", { class: "chip" }, "open"),
+        subjects.size > 1 && h("span", { class: "chip" }, subjectOf(run)),
+        run.owner && run.public && h("span", { class: "chip" }, `by ${run.owner}`),
+      ),
+      h("td", { class: "number rows-cell", "data-name": "rows" }, rowsOf(run)),
+      shown && [
+        h("td", { class: "number value-cell" }, figure(value(run))),
+        intervalCell({ low, high }),
+        h("td", { class: "whisker-cell" }, whisker({ value: value(run), low, high }, axis, { tone })),
+        h(
+          "td",
+          { class: "told" },
+          told && h("span", { class: tone === "good" ? "chip" : "small quiet", "data-tone": tone }, told),
+        ),
+      ],
+    );
+  }
+
+  const head = (text, kind) => h("th", { scope: "col", class: kind }, text);
+  return h(
+    "div",
+    { class: "card more ranking", "data-key": reason ?? "first" },
+    reason && h("p", { class: "small apart" }, h("strong", {}, "Apart: "), reason),
+    h(
+      "table",
+      { class: "fold ranked" },
+      h("caption", { class: "unseen" }, metric ? `Runs by ${metric}` : "Runs"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("td", {}),
+          head("Run"),
+          head("rows", "number"),
+          shown && [
+            head(metric, "number"),
+            head("95 % interval", "number"),
+            h("td", { class: "whisker-cell" }, scale(axis)),
+            h("td", {}),
+          ],
+        ),
+      ),
+      h("tbody", {}, runs.map(row)),
+    ),
+  );
+}
+
+function rowsOf({ counted, dataset }) {
+  const of = dataset?.rows;
+  return of === undefined || of === null || of === counted.rows
+    ? whole(counted.rows)
+    : `${whole(counted.rows)} of ${whole(of)}`;
+}

@@ -1,0 +1,1 @@
+"""Sums and tables that no order, split or merging changes."""

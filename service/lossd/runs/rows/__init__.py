@@ -1,0 +1,1 @@
+"""Which rows a run has counted, and in which groups and slices."""

@@ -1,0 +1,1 @@
+"""How sure a metric is, and whether two runs differ."""

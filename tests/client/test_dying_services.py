@@ -1,0 +1,194 @@
+"""Two services and a client with both addresses: what it sees when one goes, under load. Every answer is compared."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chaos.service import Service, processes, served
+from deployment import network
+from lossd_client import AsyncLossClient, Evaluation, LossClient
+
+SOON_S = 30.0
+"""The longest that a call may take; it may take 60 s."""
+STALL_S = 2.0
+PLAIN = {"runs": "off", "engine": "inline"}
+SMALL, LARGE = (64, 10), (1, 21, 512, 512)
+GAMMA = 2.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request for the mean focal loss, and its right answer in float64."""
+
+    prediction: np.ndarray[Any, Any]
+    target: np.ndarray[Any, Any]
+    loss: float
+    gradient: np.ndarray[Any, Any]
+
+    def is_answered_by(self, answer: Evaluation) -> bool:
+        close = np.allclose(answer.gradient, self.gradient, rtol=1e-4, atol=1e-5 * np.abs(self.gradient).max())
+        return bool(close) and answer.loss == pytest.approx(self.loss, rel=1e-5)
+
+
+@cache
+def question(shape: tuple[int, ...], seed: int) -> Question:
+    """The mean of -(1 - p)^γ log p over all positions, and its derivative by each score."""
+    random = np.random.default_rng(seed)
+    prediction = random.standard_normal(shape, dtype=np.float32)
+    target = random.integers(0, shape[1], (shape[0], *shape[2:]))
+    powers = np.exp(prediction.astype(np.float64))
+    every = powers / powers.sum(1, keepdims=True)
+    at = np.expand_dims(target, 1)
+    p = np.take_along_axis(every, at, 1)
+    by_p = GAMMA * (1 - p) ** (GAMMA - 1) * np.log(p) - (1 - p) ** GAMMA / p
+    gradient = -by_p * p * every  # of p by a score: p (1 - p) for its own class, -p q for a class of probability q
+    np.put_along_axis(gradient, at, by_p * p * (1 - p), 1)
+    loss = float((-((1 - p) ** GAMMA) * np.log(p)).mean())
+    return Question(prediction, target, loss, (gradient / target.size).astype(np.float32))
+
+
+@dataclass
+class Load:
+    """What became of the requests: how many were answered rightly, by shape; what else happened; the longest time."""
+
+    right: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+    stopped: bool = False
+
+    def ask(self, client: LossClient, shape: tuple[int, ...], seed: int) -> None:
+        """Ask until the load is stopped."""
+        asked = question(shape, seed)
+        while not self.stopped:
+            begin = time.monotonic()
+            try:
+                if not asked.is_answered_by(client.evaluate("focal", asked.prediction, asked.target, gamma=GAMMA)):
+                    self.faults.append("a wrong answer")
+            except Exception as error:
+                self.faults.append(f"{error!r} after {time.monotonic() - begin:.1f} s")
+            self.right[shape] += 1
+            self.longest_s = max(self.longest_s, time.monotonic() - begin)
+
+    def wait_for(self, small: int, large: int) -> None:
+        """Wait until so many more requests have ended."""
+        goal = {SMALL: self.right[SMALL] + small, LARGE: self.right[LARGE] + large}
+        end = time.monotonic() + 60
+        while any(self.right[shape] < count for shape, count in goal.items()):
+            assert time.monotonic() < end, self
+            time.sleep(0.02)
+
+
+@contextmanager
+def two_services() -> Iterator[tuple[Service, Service]]:
+    with served(**PLAIN) as first, served(**PLAIN) as second:
+        yield first, second
+
+
+@contextmanager
+def under_load(first: Service, second: Service) -> Iterator[Load]:
+    """Four small and two large requests at a time, until the block ends; no answer is missing, wrong or late."""
+    load = Load()
+    for seed in range(4):
+        question(SMALL, seed)
+    for seed in range(2):
+        question(LARGE, seed)
+    with LossClient([first.url, second.url], stall_s=STALL_S) as client:
+        shapes = [(SMALL, seed) for seed in range(4)] + [(LARGE, seed) for seed in range(2)]
+        threads = [threading.Thread(target=load.ask, args=(client, *each), daemon=True) for each in shapes]
+        for thread in threads:
+            thread.start()
+        try:
+            load.wait_for(20, 2)
+            yield load
+            load.wait_for(20, 3)
+        finally:
+            load.stopped = True
+            for thread in threads:
+                thread.join()
+    assert load.faults == []
+    assert load.longest_s < SOON_S
+
+
+def evaluations(service: Service) -> float:
+    """How many requests a service has answered."""
+    return sum(value for name, value in service.metrics().items() if name.startswith("lossd_requests_total"))
+
+
+def kill(service: Service) -> None:
+    for process in processes(service.process.pid):
+        os.kill(process, signal.SIGKILL)
+    service.process.wait()
+
+
+def test_one_is_killed_and_comes_back() -> None:
+    with two_services() as (first, second), ExitStack() as stack, under_load(first, second) as load:
+        kill(first)
+        load.wait_for(20, 2)
+        again = stack.enter_context(served(port=first.port, **PLAIN))
+        before, end = evaluations(again), time.monotonic() + 20
+        while evaluations(again) < before + 20:
+            assert time.monotonic() < end, "it gets no requests again"
+            time.sleep(0.1)
+
+
+def test_one_shuts_down() -> None:
+    with two_services() as (first, second), under_load(first, second) as load:
+        first.process.send_signal(signal.SIGTERM)
+        load.wait_for(20, 2)
+        assert first.process.wait(30) == 0
+
+
+@pytest.mark.skipif(bool(network.missing()), reason=network.missing())
+def test_one_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossd_client.calls.PROBE_S", 1.0)
+    machine = network.Machine(2)
+    try:
+        with ExitStack() as stack:
+            second = stack.enter_context(served(**PLAIN))  # starts the process that others are forked from: not there
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("PYTHONPATH", machine.python_path(tmp_path))
+                first = stack.enter_context(served(host=machine.address, **PLAIN))
+            with under_load(first, second) as load:
+                machine.cut()
+                time.sleep(2 * STALL_S)
+                load.wait_for(20, 2)
+    finally:
+        machine.close()
+
+
+def test_the_async_client_sees_one_killed() -> None:
+    async def ask(client: AsyncLossClient, shape: tuple[int, ...], seed: int, until: asyncio.Event) -> int:
+        count = 0
+        right = question(shape, seed)
+        while not until.is_set():
+            assert right.is_answered_by(await client.evaluate("focal", right.prediction, right.target, gamma=GAMMA))
+            count += 1
+        return count
+
+    async def main(first: Service, second: Service) -> None:
+        until = asyncio.Event()
+        async with AsyncLossClient([first.url, second.url]) as client:
+            asked = [asyncio.create_task(ask(client, SMALL, seed, until)) for seed in range(4)]
+            asked += [asyncio.create_task(ask(client, LARGE, seed, until)) for seed in range(2)]
+            await asyncio.sleep(2.0)
+            await asyncio.to_thread(kill, first)
+            await asyncio.sleep(3.0)
+            until.set()
+            assert min(await asyncio.gather(*asked)) > 0
+
+    with two_services() as (first, second):
+        asyncio.run(main(first, second))

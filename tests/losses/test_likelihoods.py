@@ -1,0 +1,62 @@
+"""Likelihoods whose gamma functions cancel, against the same formulas with fifty digits."""
+
+from __future__ import annotations
+
+import mpmath
+import pytest
+import torch
+
+from evaluating import alone
+
+DIGITS = 50
+
+
+def derivatives(function, at: float) -> list[float]:
+    """The function, its slope and its curvature."""
+    with mpmath.workdps(DIGITS):
+        return [float(mpmath.diff(function, mpmath.mpf(at), n)) for n in range(3)]
+
+
+def found(name: str, by: str, **inputs: float) -> list[float]:
+    request = {"loss": {"name": name}, "outputs": ["loss", f"gradient.{by}", f"hessian.{by}"]}
+    answer = alone(request, {key: torch.tensor([value], dtype=torch.float64) for key, value in inputs.items()})
+    return [float(answer.loss), answer.gradient(by).item(), answer.tensors[f"hessian.{by}"].item()]
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e-8, 1e-4, 0.0099, 0.0101, 0.5, 30.0, 1e6])
+@pytest.mark.parametrize(("mean", "count"), [(2.0, 0.0), (2.0, 3.0), (700.0, 1000.0)])
+def test_a_negative_binomial_keeps_its_digits(alpha: float, mean: float, count: float) -> None:
+    def nll(a: mpmath.mpf) -> mpmath.mpf:
+        r = 1 / a
+        return (
+            mpmath.loggamma(r)
+            - mpmath.loggamma(count + r)
+            + mpmath.loggamma(count + 1)
+            + r * mpmath.log1p(a * mean)
+            - count * mpmath.log(a * mean / (1 + a * mean))
+        )
+
+    wanted = derivatives(nll, alpha)
+    own = found("negative_binomial_nll", "dispersion", prediction=mean, target=count, dispersion=alpha)
+    assert own[0] == pytest.approx(wanted[0], rel=1e-12)
+    assert own[1] == pytest.approx(wanted[1], rel=1e-9)
+    assert own[2] == pytest.approx(wanted[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("df", [0.3, 4.0, 199.0, 201.0, 1e4, 1e8])
+@pytest.mark.parametrize("error", [0.0, 1.5, 1e3])
+def test_student_t_keeps_its_digits(df: float, error: float) -> None:
+    def nll(v: mpmath.mpf) -> mpmath.mpf:
+        z = mpmath.mpf(error) / 2
+        return (
+            mpmath.loggamma(v / 2)
+            - mpmath.loggamma((v + 1) / 2)
+            + mpmath.log(v * mpmath.pi) / 2
+            + mpmath.log(2)
+            + (v + 1) / 2 * mpmath.log1p(z * z / v)
+        )
+
+    wanted = derivatives(nll, df)
+    own = found("student_t_nll", "df", prediction=error, target=0.0, scale=2.0, df=df)
+    assert own[0] == pytest.approx(wanted[0], rel=1e-12)
+    assert own[1] == pytest.approx(wanted[1], rel=1e-7)

@@ -1,0 +1,44 @@
+"""What lets Ray start on a busy machine: priority, patience, compiled modules, and nodes with fewer processes.
+
+A raylet ends if the agents beside it have not started within 15 s, and no setting changes that. An agent takes 2 s of
+CPU, and 6 s if its modules are to be compiled first, while the agents of other nodes compile them too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+__all__ = ["FIRST", "PATIENT", "compiled", "with_small_agents"]
+
+FIRST = ("nice", "-n", "-10")
+"""Begins the command of a process that comes before those of other tests, if this user may have it so."""
+
+PATIENT = dict.fromkeys(
+    (
+        "RAY_raylet_start_wait_time_s", "RAY_gcs_server_port_wait_time_s", "RAY_worker_register_timeout_seconds",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S",
+    ),
+    "300",
+)  # fmt: skip
+"""The variables of the limits that can be set, in seconds."""
+
+MODULES = """
+import ray.dashboard.agent, ray.dashboard.utils, ray.serve, ray.serve._private.controller
+import ray._private.runtime_env.agent.runtime_env_agent, ray._private.workers.default_worker
+ray.dashboard.utils.get_all_modules(ray.dashboard.utils.DashboardAgentModule)
+"""
+
+
+@cache
+def compiled() -> None:
+    """Import what Ray's processes import, so that each of them finds it compiled."""
+    subprocess.run([*FIRST, sys.executable, "-c", MODULES], capture_output=True, check=False)
+
+
+def with_small_agents() -> None:
+    """Start the nodes of this process with agents that serve no figures, which load a tenth of the modules."""
+    import ray._private.utils
+
+    ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("tests need no dashboard")

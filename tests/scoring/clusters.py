@@ -1,0 +1,67 @@
+"""A cluster of two workers in a process of its own: ``python -m scoring.clusters ray`` or ``dask``.
+
+The process prints the address. At each line of standard input it kills a worker, as a machine that fails, and prints
+a line. It ends the cluster when standard input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray_nodes import with_small_agents
+
+__all__ = ["dask_cluster", "ray_cluster"]
+
+WORKS = b"ray::_run"
+"""What Ray calls a process while it evaluates a chunk."""
+
+
+def ray_cluster() -> None:
+    """Three nodes, of which the head has no cores. A process that works is killed, and then a node with all of its."""
+    from ray.cluster_utils import Cluster
+
+    with_small_agents()
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
+    _say(address=cluster.address)
+    for _ in sys.stdin:
+        _kill_a_worker()
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        _say(killed=True)
+    cluster.shutdown()
+
+
+def _kill_a_worker() -> None:
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            works = (path / "cmdline").read_bytes().startswith(WORKS)
+            if works and os.getsid(int(path.name)) == os.getsid(0):
+                os.kill(int(path.name), signal.SIGKILL)
+                return
+        except OSError:
+            continue
+    raise AssertionError("no process evaluates a chunk")
+
+
+def dask_cluster() -> None:
+    """A scheduler and two workers; a worker is killed, and its nanny starts another."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        _say(address=cluster.scheduler_address)
+        for _ in sys.stdin:
+            os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+            _say(killed=True)
+
+
+def _say(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    {"ray": ray_cluster, "dask": dask_cluster}[sys.argv[1]]()
