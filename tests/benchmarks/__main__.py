@@ -109,7 +109,7 @@ def listed(_: click.Context, parameter: click.Parameter, value: str) -> tuple[st
 @click.option("--rounds", default=5, show_default=True, help="Counted rounds; one to warm up comes before.")
 @click.option("--seconds", default=3.0, show_default=True, help="Of each round; wrk takes whole ones.")
 @click.option("--output", type=click.Path(path_type=Path), default=CACHE / "report.json", help="Keeps every round.")
-@click.option("--page", "write_page", is_flag=True, help="Then write docs/performance.md anew.")
+@click.option("--page", "write_page", is_flag=True, help="Then write the pages' tables anew.")
 @click.pass_context
 def main(context: click.Context, rounds: int, seconds: float, output: Path, write_page: bool) -> None:
     """Measure lossd and its peers. Exits with 1 where something required is missed."""
@@ -124,7 +124,7 @@ def conclude(bench: Bench, passed: bool, write_page: bool, **_: Any) -> None:
     bench.console.print(f"every round: {bench.output}")
     if write_page:
         page.write(report.read(bench.output))
-        bench.console.print(f"written: {page.PAGE}")
+        bench.console.print(f"written: {', '.join(map(str, page.PAGES))}")
     sys.exit(not passed)
 
 
@@ -160,7 +160,7 @@ def everything(bench: Bench, targets: tuple[str, ...], workloads: tuple[str, ...
 @main.command("page")
 @click.pass_obj
 def rewrite(bench: Bench) -> bool:
-    """Measure nothing; write docs/performance.md anew from all that --output keeps."""
+    """Measure nothing; write the tables of the pages anew from all that --output keeps."""
     page.write(report.read(bench.output))
     return True
 

@@ -1,4 +1,4 @@
-"""docs/performance.md: what was measured goes between its markers, what is explained there is written by hand."""
+"""The pages of measurements: tables are written between their markers, the text around them by hand."""
 
 from __future__ import annotations
 
@@ -13,27 +13,40 @@ from benchmarks.goals import Verdict
 from benchmarks.report import VERDICT_HEADINGS, figure, verdict_row
 from benchmarks.targets import TARGETS
 
-PAGE = ROOT / "docs/performance.md"
+PAGES = (ROOT / "docs/performance.md", ROOT / "docs/profile.md")
+"""Results for users, and where the time goes for contributors; a table stands on either."""
 
 Part = Mapping[str, Any]
 
 
 def write(parts: Mapping[str, Part]) -> None:
-    """The page with what was measured; what was not stays as it is."""
-    PAGE.write_text(filled(PAGE.read_text(), parts))
+    """Write what was measured into the pages; the rest of them is unchanged.
+
+    Raises:
+        ValueError: A measurement has its markers on no page.
+    """
+    texts = {page: page.read_text() for page in PAGES}
+    if homeless := [name for name in SECTIONS if name in parts and not any(marker(name) in t for t in texts.values())]:
+        raise ValueError(f"no page has the line {marker(homeless[0])}; add it and <!-- /measured -->")
+    for page, text in texts.items():
+        page.write_text(filled(text, parts))
+
+
+def marker(name: str) -> str:
+    """The line after which the table of a measurement stands."""
+    return f"<!-- measured: {name} -->"
 
 
 def filled(text: str, parts: Mapping[str, Part]) -> str:
-    """The text with everything between ``<!-- measured: name -->`` and ``<!-- /measured -->`` made anew."""
+    """The text with the tables that it has markers for, between them and ``<!-- /measured -->``."""
     for name, section in SECTIONS.items():
         part = parts.get(name)
         if part is None:
             continue
-        before, begin, rest = text.partition(f"<!-- measured: {name} -->\n")
+        before, begin, rest = text.partition(f"{marker(name)}\n")
         _, end, after = rest.partition("<!-- /measured -->")
-        if not (begin and end):
-            raise ValueError(f"{PAGE} needs the lines <!-- measured: {name} --> and <!-- /measured -->")
-        text = f"{before}{begin}{section(part)}\n{end}{after}"
+        if begin and end:
+            text = f"{before}{begin}{section(part)}\n{end}{after}"
     return text
 
 

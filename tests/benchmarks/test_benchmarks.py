@@ -135,7 +135,7 @@ def test_the_page_has_a_place_for_everything_that_is_measured() -> None:
     parts: dict[str, Any] = dict.fromkeys(page.SECTIONS, found)
     absent = {"absent": {"litserve": "no such wheel"}, "versions": {"mosec": {"mosec": "1.2"}}}
     parts["comparison"] = about | absent | {"cells": CELLS, "verdicts": []}
-    text = page.PAGE.read_text()
+    text = "".join(path.read_text() for path in page.PAGES)
     filled = page.filled(text, parts)
     assert "| S, 16 at a time | 300 | 100 | 60 |  | **3.00** (1.00 – 5.00) over mosec |" in filled
     assert "- Not measured: litserve: no such wheel" in filled
@@ -143,3 +143,11 @@ def test_the_page_has_a_place_for_everything_that_is_measured() -> None:
     assert "| how much | 1.23× | at least 2× |  | missed |" in filled
     assert page.filled(filled, parts) == filled
     assert page.filled(text, {}) == text
+
+
+def test_a_measurement_without_a_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty.md"
+    empty.write_text("# Nothing is measured here\n")
+    monkeypatch.setattr(page, "PAGES", (empty,))
+    with pytest.raises(ValueError, match="no page has the line <!-- measured: memory -->"):
+        page.write({"memory": {}})
