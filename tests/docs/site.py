@@ -46,6 +46,9 @@ NAMING: Mapping[str, Mapping[str, str]] = {
 }
 """Pages on which a name, set as code, becomes a link to the page generated of it."""
 
+_SHIM = re.compile(r"https://[\w.]+/iframe-worker/shim")
+"""What the theme loads for the search of pages from files; the copy in docs/assets takes its place."""
+
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```$)", re.DOTALL | re.MULTILINE)
 
@@ -127,7 +130,16 @@ def build(folder: Path, pictured: Collection[str] = REGISTRY.keys()) -> list[str
     )
     if run.returncode:
         return [run.stdout + run.stderr]
+    _load_shim_from_here(folder / "site")
     return faults(folder / "site")
+
+
+def _load_shim_from_here(site: Path) -> None:
+    """Replace the address of the search's shim for pages from files, which the theme loads from another host."""
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        above = "../" * (len(page.relative_to(site).parts) - 1)
+        page.write_text(_SHIM.sub(f"{above}assets/iframe-worker.js", text))
 
 
 def configuration(made: Mapping[str, str]) -> dict[str, Any]:

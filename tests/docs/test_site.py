@@ -10,6 +10,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from browser import browser_path
 from docs import site
 from docs.html import faults
 from docs.provoked import REQUESTS, UNPROVOKED
@@ -92,6 +93,24 @@ def test_every_command_and_option_is_documented(built: Path) -> None:
         options = set(re.findall(r"^  .*?(--[a-z-]+)", said, re.MULTILINE))
         assert options
         assert {option for option in options - {"--help"} if option not in text} == set()
+
+
+def test_the_website_s_search_works_from_files_without_a_network(built: Path) -> None:
+    path = browser_path()
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    with sync_api.sync_playwright() as playwright:
+        nowhere = "--proxy-server=http://127.0.0.1:9"
+        with playwright.chromium.launch(executable_path=path, args=["--no-sandbox", nowhere]) as browser:
+            page = browser.new_page()
+            failed: list[str] = []
+            page.on("requestfailed", lambda request: failed.append(request.url))
+            page.on("pageerror", lambda error: failed.append(str(error)))
+            page.goto((built / "site/losses/dice.html").as_uri())
+            page.wait_for_load_state()
+            page.keyboard.press("Control+k")
+            page.keyboard.type("focal gamma")
+            page.get_by_text(re.compile(r"^\d+ results?$")).wait_for()
+            assert failed == []
 
 
 def test_a_fault_of_the_website_is_found(tmp_path: Path) -> None:
