@@ -83,7 +83,10 @@ class Bench:
         with self.steps(check.steps(self.rounds)) as step:
             found = check.measure(self.rounds, self.seconds, step)
         self.console.print(report.of_rows(found.headings, found.rows))
-        return self.conclude(name, {"headings": found.headings, "rows": found.rows}, found.verdicts)
+        for who, why in found.absent.items():
+            self.console.print(f"not measured: {who}: {why}", style="red")
+        part = {"headings": found.headings, "rows": found.rows, "absent": found.absent}
+        return self.conclude(name, part, found.verdicts)
 
     def conclude(self, name: str, part: dict[str, Any], verdicts: list[goals.Verdict]) -> bool:
         """Print the verdicts and keep the part."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from benchmarks import load
 from benchmarks import runs as costs
 from benchmarks.comparison import OURS, Cell, Step, cells, median, one_round, peers, put, ratios, started
 from benchmarks.goals import Verdict, tail
-from benchmarks.targets import LAYERED, LAYERS, RAY, Running
+from benchmarks.targets import IN_JSON, LAYERED, LAYERS, RAY, Running, Target
 from benchmarks.workloads import WORKLOADS, Workload, focal
 
 SIDES = (512, 1024, 2048)
@@ -31,6 +31,9 @@ BEHIND = {LAYERED.name: 0.7, RAY.name: 0.65}
 DEARER = {"its Hessian": 1.3, "a mask": 1.1}
 """How many times the CPU time of a request the same request may take with what is added to it."""
 
+JSON_RATIOS = {("S", 64): (3.0, 5.0), ("M", 8): (2.0, 3.0)}
+"""Requests a second in JSON against the peer's: required, and better still."""
+
 IDLE_MB = 450.0
 BODIES_KEPT = 3.0
 GROWTH_WITHIN = 0.05
@@ -39,13 +42,18 @@ MIXED_CONNECTIONS = 64
 SETTLE_S = 1.0
 
 
+Ratios = Mapping[tuple[str, int], tuple[float, float]]
+"""By workload and connections: required, and better still."""
+
+
 @dataclass
 class Finding:
-    """What a check measured, as a table, and what it says of it."""
+    """What a check measured, as a table, what it says of it, and who was not measured for what reason."""
 
     headings: tuple[str, ...]
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,34 @@ def _kept(cell: Cell, layer: str) -> float:
     return statistics.median(1 / each for each in ratios(cell, layer))
 
 
+def json(rounds: int, seconds: float, step: Step) -> Finding:
+    """S and M with their tensors as numbers in JSON, by lossd and by FastAPI with Pydantic and orjson."""
+    return beside(IN_JSON, JSON_RATIOS, rounds, seconds, step)
+
+
+def beside(targets: Mapping[str, Target], required: Ratios, rounds: int, seconds: float, step: Step) -> Finding:
+    """lossd and one peer that take the same form of S and M: rate, and CPU time of a request."""
+    peer = next(name for name in targets if name != OURS)
+    found = Finding(
+        ("workload", "connections", "lossd /s", f"{peer} /s", "ratio", "lossd CPU ms", f"{peer} CPU ms", "CPU ratio")
+    )
+    with started([*targets], found.absent, step, targets) as running:
+        for name in ("S", "M"):
+            workload = WORKLOADS[name]()
+            wanted = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
+            for cell in cells(running, workload, found.absent, **wanted):
+                if peer not in cell["rounds"]:
+                    continue
+                rates, cpu_ms = ([median(cell, who, of) for who in (OURS, peer)] for of in ("per_second", "cpu_ms"))
+                ratio = statistics.median(ratios(cell, peer))
+                place = (name, cell["connections"])
+                found.rows.append((*place, *rates, ratio, *cpu_ms, cpu_ms[1] / cpu_ms[0]))
+                if place in required:
+                    what = f"{name}, {cell['connections']} at a time, over {peer}"
+                    found.verdicts.append(Verdict(what, ratio, *required[place], unit="×"))
+    return found
+
+
 def layered_workloads() -> list[Workload]:
     """S and M, and L with a quarter of its pixels: 24 MB."""
     large = Workload("L/4", [focal((1, CLASSES, 512, 512))], (1,))
@@ -258,5 +294,6 @@ CHECKS = {
     "latency": Check("Latency", latency, lambda rounds: 3 + rounds),
     "scale": Check("Layers", scale, lambda rounds: 3 * (4 + 5 * (rounds + 1))),
     "additions": Check("Hessians and masks", additions, lambda rounds: 1 + 4 * (rounds + 1)),
+    "json": Check("Numbers in JSON", json, lambda rounds: 4 + 10 * (rounds + 1)),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }

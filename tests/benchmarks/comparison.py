@@ -6,7 +6,7 @@ Only the ratios within one run mean anything: what else the machine does in thes
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +15,7 @@ from benchmarks import load
 from benchmarks.answers import WrongAnswerError, check
 from benchmarks.environments import CACHE, NotInstalledError, python_of
 from benchmarks.load import Measurement, Post
-from benchmarks.targets import LAYERS, TARGETS, Running
+from benchmarks.targets import LAYERS, TARGETS, Running, Target
 from benchmarks.workloads import Workload
 
 OURS = "lossd"
@@ -32,7 +32,9 @@ Step = Callable[[str], None]
 
 
 @contextmanager
-def started(names: Sequence[str], absent: dict[str, str], step: Step) -> Iterator[list[Running]]:
+def started(
+    names: Sequence[str], absent: dict[str, str], step: Step, among: Mapping[str, Target] = TARGETS | LAYERS
+) -> Iterator[list[Running]]:
     """Those of the targets that run here, halted; of the others, ``absent`` says why not."""
     CACHE.mkdir(exist_ok=True)
     running: list[Running] = []
@@ -40,7 +42,7 @@ def started(names: Sequence[str], absent: dict[str, str], step: Step) -> Iterato
         for name in names:
             step(f"starting {name}")
             try:
-                chosen = LAYERS[name] if name in LAYERS else TARGETS[name]
+                chosen = among[name]
                 python = python_of(chosen.environment)
             except NotInstalledError as error:
                 absent[name] = str(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 
 from benchmarks.load import Post
 from lossd_client.wire import Tensor, oip, safetensors
@@ -49,6 +50,24 @@ class Safetensors:
         if "confusion_matrix" in tensors:
             answer["confusion_matrix"] = tensors["confusion_matrix"].numpy()
         return answer
+
+
+@dataclass(frozen=True)
+class Json:
+    """Numbers in nested lists, as clients without a library send them; float32 in the fewest digits that round-trip."""
+
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def post(self, asked: Asked) -> Post:
+        request, arrays = asked
+        body = orjson.dumps({**request, "inputs": dict(arrays)}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Post(self.path, {"Content-Type": "application/json", **self.headers}, body)
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        answer = orjson.loads(body)
+        gradient = np.array(answer["gradient"]["prediction"], np.float32)
+        return {"loss": answer["loss"], "gradient": gradient, **flat(answer["metrics"])}
 
 
 class Triton:

@@ -76,7 +76,7 @@ def comparison(part: Part) -> str:
             ),
             figures=False,
         ),
-        "\n".join(f"- Not measured: {who}: {why}" for who, why in part["absent"].items()),
+        absences(part),
     ]
     return "\n\n".join(filter(None, paragraphs))
 
@@ -91,9 +91,15 @@ def over_the_best(cell: Cell) -> str:
 
 
 def finding(part: Part) -> str:
-    """The table of a check, and its verdicts."""
+    """The table of a check, its verdicts, and who was not measured."""
     rows = ([each if isinstance(each, str) else figure(each) for each in row] for row in part["rows"])
-    return "\n\n".join((provenance(part), table(part["headings"], rows), *([goals(part)] if part["verdicts"] else [])))
+    verdicts = goals(part) if part["verdicts"] else ""
+    return "\n\n".join(filter(None, (provenance(part), table(part["headings"], rows), verdicts, absences(part))))
+
+
+def absences(part: Part) -> str:
+    """Who was not measured, and why."""
+    return "\n".join(f"- Not measured: {who}: {why}" for who, why in part.get("absent", {}).items())
 
 
 def goals(part: Part) -> str:

@@ -10,11 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.dialects import Asked, Dialect, Safetensors, Triton
+from benchmarks.dialects import Asked, Dialect, Json, Safetensors, Triton
 from benchmarks.environments import PEERS, outer
 from benchmarks.load import Address
 from benchmarks.workloads import focal
@@ -163,6 +163,13 @@ LAYERED = Target(
 
 LAYERS = {target.name: target for target in (LAYERED, RAY)}
 """lossd with something before it, by name."""
+
+
+IN_JSON = {
+    "lossd": replace(TARGETS["lossd"], dialect=Json("/v1/evaluate", {"X-API-Key": KEY})),
+    "fastapi": replace(TARGETS["fastapi"], dialect=Json("/evaluate-json")),
+}
+"""Those that read tensors as numbers in JSON, by name."""
 
 
 class Running:
