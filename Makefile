@@ -12,12 +12,15 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Python writes bytecode even if this machine's environment forbids it: each of the hundreds of processes that tests start
+# would compile what it imports. pip compiles none, because a process imports a small part of the largest packages.
+export PYTHONDONTWRITEBYTECODE :=
+
 # `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
 .PHONY: service install demo test fuzz clients serve lint bench chaos simulate docs audit pins clean
 
 install: .venv/installed
 
-# Bytecode is left to the first import: tests use a small part of the largest packages.
 .venv/installed: .venv/service
 	@echo "Installing what tests, lint and documentation need besides: about 115 packages more."
 	$(BIN)/pip install --no-compile -c constraints.txt -e '.[dev]'
@@ -29,9 +32,10 @@ service: .venv/service
 .venv/service: pyproject.toml constraints.txt requirements.txt
 	@echo "Installing the service into .venv: about 60 packages, most of it torch; a minute or more, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --require-hashes --no-deps -r requirements.txt
-	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[demo]'
+	$(BIN)/pip install --no-compile --require-hashes --no-deps -r requirements.txt
+	$(BIN)/pip install --no-compile -c constraints.txt torch
+	$(BIN)/pip install --no-compile -c constraints.txt --no-build-isolation -e '.[demo]'
+	$(BIN)/python -c 'import lossd.api.server, lossd.engine.worker' # writes the bytecode of what serving imports
 	-$(BIN)/lossd compile
 	@touch $@
 
@@ -39,7 +43,7 @@ demo: service
 	$(BIN)/python client/examples/digits/train.py
 
 # The passes are compiled first: answers are compared to the last digit, which changes when a worker begins to use a pass.
-# The bytecode is compiled too; without it, each of the hundreds of processes that tests start would compile it.
+# The bytecode is compiled too, before processes that start at once would each compile it.
 # Tests run in one process per core. A process takes neighbouring tests, and then half of the tests another has left.
 test: install
 	$(BIN)/lossd compile
@@ -52,7 +56,6 @@ fuzz: install
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 # Installs other projects' clients, with which tests call the service, into environments of their own: about 800 MB.
-# Bytecode is left to the tests, which import a small part of it.
 clients: .clients/installed
 
 .clients/installed: $(wildcard tests/api/stock/*.txt tests/api/stock/*.json)
@@ -91,12 +94,12 @@ docs: install
 # Tools in environments of their own, because they need other packages than the service does.
 .tools/pip-audit:
 	$(PYTHON) -m venv $@.part
-	PIP_CONSTRAINT= $@.part/bin/pip install --quiet pip-audit==2.10.1
+	PIP_CONSTRAINT= $@.part/bin/pip install --quiet --no-compile pip-audit==2.10.1
 	mv $@.part $@
 
 .tools/uv:
 	$(PYTHON) -m venv $@.part
-	PIP_CONSTRAINT= $@.part/bin/pip install --quiet uv==0.13.9
+	PIP_CONSTRAINT= $@.part/bin/pip install --quiet --no-compile uv==0.13.9
 	mv $@.part $@
 
 # Without a database of vulnerabilities that can be reached, a sentence says so.
