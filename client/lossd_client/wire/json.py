@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch
-from lossd_client.wire.nested import SPELLED, flatten, numbers, place
+from lossd_client.wire.nested import SPELLED, flatten, numbers, place, singles
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import DTYPES, Tensor, element_count, read_shape
 
@@ -241,6 +241,8 @@ def _keys(value: dict[str, Any]) -> str:
 
 def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor:
     shape, entries = flatten(name, value)
+    if not integers and (narrow := singles(shape, entries)) is not None:
+        return Tensor.of(narrow)
     array = numbers(name, shape, entries, floats=floats, integers=integers, spelled=True)
     if array.dtype.kind == "i":
         return Tensor.of(array)

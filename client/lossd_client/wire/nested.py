@@ -16,14 +16,15 @@ from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, TooL
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import MAX_RANK, element_count
 
-__all__ = ["SPELLED", "flatten", "numbers", "place"]
+__all__ = ["SPELLED", "flatten", "numbers", "place", "singles"]
 
 SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 """The numbers that JSON lacks, by their strings."""
 
 _NUMBERS = frozenset((int, float, bool))
 _EXACT = 2.0**53  # a float up to here is the integer that its digits say
-_STORAGE = {"q": "<i8", "d": "<f8"}
+_EXACT_IN_SINGLE = 2.0**24  # float32 represents every integer up to here
+_STORAGE = {"q": "<i8", "d": "<f8", "f": "<f4"}
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
@@ -91,6 +92,21 @@ def numbers(
         raise InvalidValue(f"{name} holds an integer beyond float64") from None
 
 
+def singles(shape: tuple[int, ...], entries: list[Any]) -> np.ndarray[Any, Any] | None:
+    """Return the entries as float32; None if one is no number, or may be an integer that float32 cannot represent.
+
+    Args:
+        shape: The shape from :func:`flatten`.
+        entries: The entries from :func:`flatten`.
+    """
+    try:
+        array = _packed("f", entries, shape)
+    except (struct.error, OverflowError):  # a word, or a number beyond float32
+        return None
+    far = array.size and (array.max() >= _EXACT_IN_SINGLE or array.min() <= -_EXACT_IN_SINGLE)
+    return None if far else array
+
+
 def _numeric(entries: list[Any]) -> list[Any]:
     """Return the entries with the strings of :data:`SPELLED` as numbers."""
     try:
@@ -99,7 +115,7 @@ def _numeric(entries: list[Any]) -> list[Any]:
         return [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
 
 
-def _packed(code: Literal["q", "d"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _packed(code: Literal["q", "d", "f"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     # The fastest way from a list to memory. Any entry but a bool or a number of that kind is an error.
     return np.frombuffer(struct.pack(f"{len(entries)}{code}", *entries), _STORAGE[code]).reshape(shape)
 
