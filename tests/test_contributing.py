@@ -55,10 +55,12 @@ class Copy:
 
 
 @pytest.mark.timeout(400)
-def test_a_loss_takes_one_function_and_one_row(tmp_path: Path) -> None:
+def test_a_loss_takes_one_function_one_guide_and_one_row(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     family = tmp_path / place(r"into its family's file, here `([\w/.]+)`")
     family.write_text(f"{family.read_text()}\n\n{block('python', '@loss(')}")
+    guides = tmp_path / place(r"family's guides, here\s+`([\w/.]+)`")
+    guides.write_text(f"{guides.read_text()}\n{block('toml', '[charbonnier]')}")
     forgotten = copy.pytest("tests/losses/test_table.py", "-k", "same_names")
     assert forgotten.returncode == 1, forgotten.stdout + forgotten.stderr
     assert "charbonnier" in forgotten.stdout

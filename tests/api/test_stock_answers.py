@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from lossd.api.catalogue import LossEntry, LossList, MetricCatalogue, MetricList
+from lossd.api.catalogue import LossList, LossPage, MetricCatalogue, MetricList
 from lossd_client.wire import oip
 from serving import running
 
@@ -148,6 +148,6 @@ def test_openapi_is_what_generators_can_read(http: httpx.Client) -> None:
         name = found[path][0]["name"]
         documented = schema["paths"][f"/v1/{path}/{{name}}"]["get"]["responses"]["200"]["content"]
         assert "$ref" in documented["application/json"]["schema"]
-        one = {"losses": LossEntry, "metrics": MetricList}[path]
+        one = {"losses": LossPage, "metrics": MetricList}[path]
         found = http.get(f"/v1/{path}/{name}").json()
         assert one.model_validate(found).model_dump() == found

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from docs import examples
-from docs.markdown import prose, sections, table
+from docs.markdown import formula, prose, sections, table
 from lossd import metrics
-from lossd.api.catalogue import describe_loss
+from lossd.api.catalogue import describe_loss_in_full
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss
 from lossd.request.options import MetricOptions
@@ -38,7 +38,7 @@ def _task_page(loss: Loss) -> str:
 
 
 def _loss(loss: Loss, ask: Ask, drawn: bool) -> str:
-    described, parts = describe_loss(loss), sections(loss.documentation)
+    described, parts = describe_loss_in_full(loss), sections(loss.documentation)
     intro = prose(parts[""].removeprefix(loss.summary))
     lines = [f"# `{loss.name}`", "", prose(loss.summary), "", intro, ""]
     if loss.task in metrics.TASKS:
@@ -46,6 +46,7 @@ def _loss(loss: Loss, ask: Ask, drawn: bool) -> str:
     else:
         lines += [KINDS[loss.kind], ""]
     lines += [f"![How `{loss.name}` and its gradient run]({loss.name}.svg)", ""] if drawn else []
+    lines += _guide(described["guide"])
     rows = [_input(entry) for entry in described["inputs"]]
     if described["named_by_parameters"] is not None:
         rows.append(["any name", *_types([described["named_by_parameters"]]), "yes", "As the parameters name them."])
@@ -62,6 +63,22 @@ def _loss(loss: Loss, ask: Ask, drawn: bool) -> str:
     if loss.references:
         lines += ["", "## References", "", *(f"- {reference}" for reference in loss.references)]
     return "\n".join(lines) + "\n"
+
+
+def _guide(guide: Mapping[str, Any]) -> list[str]:
+    lines = ["## Guide", "", guide["idea"], ""]
+    headings = ("When to use it", "use"), ("When not to", "avoid"), ("The common mistake", "mistake")
+    for heading, name in headings:
+        lines += [f"**{heading}:** {guide[name]}", ""]
+    rows = [[formula(_symbol(symbol), "inline"), text] for symbol, text in guide["symbols"].items()]
+    return [*lines, "## Symbols", "", table(("Symbol", "Meaning"), rows), ""]
+
+
+def _symbol(symbol: str) -> str:
+    """A symbol in LaTeX: words upright, and what follows the underscore below."""
+    letters, below, index = symbol.partition("_")
+    shown = rf"\text{{{letters}}}" if len(letters.rstrip("'")) > 1 else letters
+    return shown + (rf"_\text{{{index}}}" if len(index) > 2 else f"_{{{index}}}" if below else "")
 
 
 def _input(entry: Mapping[str, Any]) -> list[str]:

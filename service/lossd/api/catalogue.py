@@ -13,6 +13,7 @@ import lossd.metrics as metrics
 from lossd.api.pages import JSON, Page
 from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
+from lossd.losses.guides import Guide, guide
 from lossd.losses.registry import Loss, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
@@ -21,7 +22,7 @@ from lossd.request.planning import listed_inputs
 from lossd_client.errors import Fault, InvalidRequest, UnknownMetric
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["describe_loss", "describe_options", "router"]
+__all__ = ["describe_loss", "describe_loss_in_full", "describe_options", "router"]
 
 
 class InputType(BaseModel):
@@ -59,6 +60,12 @@ class LossEntry(BaseModel):
     batching: Literal["rows", "stack", "alone", "composed"]
     available: bool
     unavailable_because: str | None
+
+
+class LossPage(LossEntry):
+    """A loss with its guide: when to use it, when not, what its symbols are, and the common mistake."""
+
+    guide: Guide
 
 
 class MetricEntry(BaseModel):
@@ -134,6 +141,11 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
     }
 
 
+def describe_loss_in_full(loss: Loss) -> dict[str, Any]:
+    """Return the catalogue's entry of a loss, with its guide."""
+    return {**describe_loss(loss), "guide": guide(loss).model_dump()}
+
+
 def describe_options() -> dict[str, Any]:
     """Return the JSON Schema of each option of metrics, by name, with its references resolved."""
     schema = MetricOptions.model_json_schema()
@@ -201,11 +213,11 @@ def router() -> APIRouter:
             return Response(await run_in_threadpool(_found, q), media_type=JSON)
         return await all_losses.answer(request.headers, _availability())
 
-    @routes.get("/losses/{name}", summary="One loss", **_typed(LossEntry))
+    @routes.get("/losses/{name}", summary="One loss, with a guide to it", **_typed(LossPage))
     async def loss(request: Request, name: str) -> Response:
         found = find_loss(name)
         if name not in of_losses:
-            of_losses[name] = Page(lambda: orjson.dumps(describe_loss(found)), JSON)
+            of_losses[name] = Page(lambda: orjson.dumps(describe_loss_in_full(found)), JSON)
         return await of_losses[name].answer(request.headers, found.unavailable())
 
     @routes.get("/metrics", summary="Every metric, by task", response_model=MetricCatalogue)

@@ -33,14 +33,15 @@ lossd metrics --json
 def losses(name: str | None, long_form: bool, as_json: bool) -> None:
     """List the losses, or show the loss NAME in full."""
     import lossd.cli.report as report
-    from lossd.api.catalogue import describe_loss
+    from lossd.api.catalogue import describe_loss, describe_loss_in_full
     from lossd.losses import REGISTRY
 
     if name:
         description = describe(name)
         document, shown = description, [report.loss(description)]
     else:
-        descriptions = [describe_loss(loss) for loss in REGISTRY.values()]
+        described = describe_loss_in_full if long_form and not as_json else describe_loss
+        descriptions = [described(loss) for loss in REGISTRY.values()]
         pages = map(report.loss, descriptions) if long_form else [report.catalogue(descriptions)]
         document, shown = {"losses": descriptions}, list(pages)
     if as_json:

@@ -109,10 +109,10 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
 
         with LossClient(Address().convert(url, None, None), api_key=api_key()) as service:
             return service.loss(loss)
-    from lossd.api.catalogue import describe_loss
+    from lossd.api.catalogue import describe_loss_in_full
     from lossd.losses.registry import find_loss
 
-    return describe_loss(find_loss(loss, listed_by="lossd losses"))
+    return describe_loss_in_full(find_loss(loss, listed_by="lossd losses"))
 
 
 def metric_options(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:

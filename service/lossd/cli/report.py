@@ -253,7 +253,7 @@ def catalogue(losses: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def loss(description: Mapping[str, Any]) -> RenderableType:
-    """Return a loss's formula, inputs, parameters and references."""
+    """Return a loss's formula, guide, inputs, parameters and references."""
     inputs = _listing("inputs", "shape", "")
     for entry in description["inputs"]:
         marks = [mark for mark in ("differentiable", "optional") if entry[mark]]
@@ -270,11 +270,26 @@ def loss(description: Mapping[str, Any]) -> RenderableType:
         _prose(description["summary"]),
         *([] if description["available"] else [Text(description["unavailable_because"], style="yellow")]),
         Padding(Text(description["formula"], style="cyan"), (1, 0), expand=False),
+        *_guide(description["guide"]),
         inputs,
         Padding(parameters, (1, 0), expand=False),
         *map(_prose, description["references"]),
     ]
     return Group(*parts)
+
+
+def _guide(guide: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield what a guide says, and a table of the formula's symbols."""
+    texts = Table.grid(padding=(0, 2))
+    texts.add_column(style="dim", no_wrap=True)
+    named = ("in short", "idea"), ("when", "use"), ("when not", "avoid"), ("mistake", "mistake")
+    for heading, name in named:
+        texts.add_row(heading, _prose(guide[name]))
+    yield Padding(texts, (0, 0, 1, 0), expand=False)
+    symbols = _listing("symbol", "")
+    for symbol, text in guide["symbols"].items():
+        symbols.add_row(symbol, _prose(text))
+    yield Padding(symbols, (0, 0, 1, 0), expand=False)
 
 
 def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
@@ -349,7 +364,7 @@ def _listing(*headings: str) -> Table:
 
 
 def _prose(text: str) -> Text:
-    return Text(text.replace("``", ""))
+    return Text(text.replace("`", ""))
 
 
 def _number(value: float | None) -> str:
