@@ -64,6 +64,16 @@ def test_each_loss_has_a_guide_that_explains_its_formula(loss: Loss) -> None:
 @EVERY
 def test_what_a_guide_names_exists(loss: Loss) -> None:
     found = guide(loss)
+    texts = [found.idea, found.use, found.avoid, found.mistake, *found.symbols.values()]
+    named = {name for text in texts for name in re.findall(r"`([a-z_0-9]+)`", text)}
+    metrics = {name for names in METRICS.values() for name in names}
+    known = set.union(names_of(loss), *(names_of(REGISTRY[name]) for name in named & set(REGISTRY)))
+    assert named <= known | set(REGISTRY) | metrics | ANSWER
+    assert not any(text.count("`") % 2 for text in texts)
+
+
+def test_no_guide_is_of_no_loss() -> None:
+    families = {loss.function.__module__.rpartition(".")[2] for loss in REGISTRY.values()}
     files = [path for path in resources.files(guides).iterdir() if path.name.endswith(".toml")]
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}
     assert set(texts) == {f"{family}.toml" for family in families}
