@@ -16,7 +16,12 @@ from ipaddress import ip_address
 
 import httpx
 
-__all__ = ["Address", "Addresses", "Name", "Outcome", "split_urls"]
+__all__ = ["LOCAL", "Address", "Addresses", "Name", "Outcome", "socket_path", "split_urls"]
+
+UNIX = "unix://"
+
+LOCAL = "http://localhost"
+"""What requests over a Unix socket are addressed to."""
 
 REST_S = 1.0
 """How long an address rests after a failure."""
@@ -45,12 +50,13 @@ class Address:
     """A place where a service listens.
 
     Attributes:
-        url: The URL without a slash at its end, to which paths are appended.
+        url: The URL without a slash at its end, to which paths are appended; :data:`LOCAL` for a Unix socket.
         name: The URL that the caller gave, if ``url`` has a record in place of its host name; else None.
         in_flight: The attempts that have not ended.
         last_turn: When it was last chosen, as a count of choices.
         rests_until: The end of its rest, in seconds of the caller's clock; 0.0 while it works.
         silences: How many times in a row it was silent.
+        socket: The path of the Unix socket behind it; None for a host.
     """
 
     url: str
@@ -59,9 +65,15 @@ class Address:
     last_turn: int = 0
     rests_until: float = 0.0
     silences: int = 0
+    socket: str | None = None
+
+    @property
+    def given(self) -> str:
+        """The URL that the caller gave."""
+        return UNIX + self.socket if self.socket is not None else self.name or self.url
 
     def __str__(self) -> str:
-        return self.url if self.name is None else f"{self.name} at {httpx.URL(self.url).host}"
+        return self.given if self.name is None else f"{self.name} at {httpx.URL(self.url).host}"
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +95,8 @@ class Name:
     resolve_at: float = math.inf
 
     def __post_init__(self) -> None:
-        self.addresses = [Address(self.url)]
+        path = socket_path(self.url)
+        self.addresses = [Address(self.url if path is None else LOCAL, socket=path)]
 
 
 class Addresses:
@@ -102,7 +115,7 @@ class Addresses:
         self.text = ",".join(urls)
         self._names: list[Name] = []
         for url in urls:
-            parsed = httpx.URL(url)
+            parsed = httpx.URL(url if socket_path(url) is None else LOCAL)
             name = Name(url, parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
             if resolve and _has_records(name.host):
                 name.resolve_at = NEVER
@@ -217,7 +230,8 @@ def split_urls(url: str | Sequence[str]) -> list[str]:
         url: One URL, several separated by commas, or a sequence of URLs.
 
     Raises:
-        ValueError: A URL is no HTTP address, there is none, or they differ in their scheme.
+        ValueError: A URL is no address of HTTP or of a Unix socket, there is none, they differ in their scheme, or a
+            Unix socket is not the only one.
     """
     urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
     for each in urls:
@@ -226,10 +240,23 @@ def split_urls(url: str | Sequence[str]) -> list[str]:
         raise ValueError("a service has at least one address, as in http://127.0.0.1:8000")
     if len({httpx.URL(each).scheme for each in urls}) > 1:
         raise ValueError(f"the addresses {', '.join(urls)} differ in their scheme; use http:// or https:// for all")
-    return list(dict.fromkeys(each.rstrip("/") for each in urls))
+    found = list(dict.fromkeys(each.rstrip("/") for each in urls))
+    if len(found) > 1 and socket_path(found[0]) is not None:
+        raise ValueError(f"{found[0]!r} is a Unix socket, which can only be a service's one address")
+    return found
+
+
+def socket_path(url: str) -> str | None:
+    """Return the path of the Unix socket that a URL names, as in ``unix:///run/lossd.sock``; None if it names none."""
+    return url[len(UNIX) :] if url.startswith(UNIX) else None
 
 
 def _check(url: str) -> None:
+    path = socket_path(url)
+    if path is not None:
+        if not path.startswith("/") or path.endswith("/"):
+            raise ValueError(f"{url!r} is no Unix socket; give its whole path, as in unix:///run/lossd.sock")
+        return
     if not url.lower().startswith(("http://", "https://")):
         remedy = f", as in http://{url}" if url and "://" not in url else ""
         raise ValueError(f"{url!r} is no address; it must start with http:// or https://{remedy}")

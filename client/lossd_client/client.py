@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import httpx
 
-from lossd_client.addresses import Addresses, split_urls
+from lossd_client.addresses import Addresses, socket_path, split_urls
 from lossd_client.calls import Conversation, HttpResponse, ReceivedResponse, Resolve, Send, Wait
 from lossd_client.comparisons import Comparison, Comparisons
 from lossd_client.connections import Interruptible, Patience, StallTimer, connects_by_name, find_records, wait_below
@@ -45,9 +45,10 @@ class LossClient:
     ...     result.loss, result.gradient, result.metrics.f1.macro
 
     Args:
-        url: The service's address, or several: a sequence, or one text with commas. A name with several records (A,
-            AAAA) is several addresses; it is resolved again every 30 seconds. Each call goes to the address with the
-            fewest calls in flight. An address that fails rests for a second, and the call goes to another one.
+        url: The service's address, or several: a sequence, or one text with commas. A Unix socket on this machine is
+            ``unix:///run/lossd.sock``, which can only be the one address. A name with several records (A, AAAA) is
+            several addresses; it is resolved again every 30 seconds. Each call goes to the address with the fewest
+            calls in flight. An address that fails rests for a second, and the call goes to another one.
         api_key: Sent as ``Authorization: Bearer``, for a service that requires a key.
         timeout_s: Seconds a call may take, retries included. The service gets the deadline and drops expired requests.
         retries: How often a call is retried after a failed connection, 429, or a proxy's answer in place of lossd's. A
@@ -73,14 +74,17 @@ class LossClient:
         http: httpx.Client | None = None,
     ) -> None:
         self._urls = split_urls(url)
+        self._socket = _socket(self._urls, http)
         self._owned = http is None
-        self._certificates = httpx.create_ssl_context() if http is None else None
+        self._certificates = httpx.create_ssl_context() if http is None and self._socket is None else None
         self._http = http or self._connections()
         wait_below(self._http)
         self._service = Service(self._addresses(), api_key, timeout_s, retries, stall_s, self._http.headers)
         _clients.add(self)
 
     def _connections(self) -> httpx.Client:
+        if self._socket is not None:
+            return httpx.Client(transport=httpx.HTTPTransport(uds=self._socket, limits=LIMITS))
         assert self._certificates is not None
         return httpx.Client(limits=LIMITS, verify=self._certificates)
 
@@ -483,6 +487,21 @@ class LossClient:
         return True
 
 
+def _socket(urls: Sequence[str], http: object) -> str | None:
+    """Return the path of the Unix socket to connect to; None if the address is a host's.
+
+    Raises:
+        ValueError: The caller's ``http`` client would not connect to it.
+    """
+    path = socket_path(urls[0])
+    if path is not None and http is not None:
+        raise ValueError(
+            f"{urls[0]} and http exclude each other; give the client the socket, as in "
+            f"httpx.HTTPTransport(uds={path!r}), and use the address http://localhost"
+        )
+    return path
+
+
 def _after_fork() -> None:
     for client in list(_clients):
         client._forked()
@@ -515,8 +534,10 @@ class AsyncLossClient:
         http: httpx.AsyncClient | None = None,
     ) -> None:
         urls = split_urls(url)
+        path = _socket(urls, http)
+        transport = None if path is None else httpx.AsyncHTTPTransport(uds=path, limits=LIMITS)
         self._owned = http is None
-        self._http = http or httpx.AsyncClient(limits=LIMITS)
+        self._http = http or httpx.AsyncClient(limits=LIMITS, transport=transport)
         wait_below(self._http)
         addresses = Addresses(urls, resolve=all(connects_by_name(self._http, each) for each in urls))
         self._service = Service(addresses, api_key, timeout_s, retries, stall_s, self._http.headers)

@@ -213,7 +213,8 @@ def _name_all(failure: LossdError, failures: Mapping[Address, LossdError]) -> No
 
 def _connection_failed(call: Call, address: Address, error: httpx.RequestError) -> ConnectionFailed:
     reason = str(error) or type(error).__name__
-    url = f"{address.name}{call.path} at {httpx.URL(address.url).host}" if address.name else address.url + call.path
+    at = f" at {httpx.URL(address.url).host}" if address.name else ""
+    url = f"{address.given}{call.path}{at}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         detail = f"cannot connect to {url} ({reason}); is the service running there? Start one with: lossd serve"
     elif isinstance(error, httpx.PoolTimeout):
@@ -228,7 +229,7 @@ def _connection_failed(call: Call, address: Address, error: httpx.RequestError) 
 def _failure(call: Call, address: Address, response: HttpResponse) -> LossdError:
     """Return the error of an answer; its cause is an :class:`UnreadableAnswer` if it is no problem document."""
     request_id = response.headers.get("x-request-id") or call.request_id
-    url = f"{address.name or address.url}{call.path}"
+    url = f"{address.given}{call.path}"
     if response.status < 400:
         location = response.headers.get("location")
         remedy = f" to {location}; connect to that address instead" if location else ""

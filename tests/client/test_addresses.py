@@ -217,6 +217,9 @@ def test_urls_are_one_text_or_many(given: Any, urls: list[str]) -> None:
         ("http://a:8000,b:8000", "'b:8000' is no address; it must start with http:// or https://, as in http://b:8000"),
         ("http://a,https://b", "the addresses http://a, https://b differ in their scheme"),
         (["http://a", "http://b:99999"], "with a port from 1 to 65535"),
+        ("unix://run/lossd.sock", "give its whole path, as in unix:///run/lossd.sock"),
+        ("unix:///run/a,unix:///run/b", "is a Unix socket, which can only be a service's one address"),
+        ("unix:///run/a,http://b", "differ in their scheme"),
     ],
 )
 def test_urls_that_cannot_be_meant_are_refused_at_once(given: Any, said: str) -> None:
@@ -376,3 +379,8 @@ def test_an_attempt_leaves_time_for_another_address() -> None:
     assert Send(call, by_url(call.addresses)[A], 9.0).quiet_s == 3.0
     alone = Call("GET", "/", {}, 9.0, 0, "r-1", of(A), stall_s=15.0)
     assert Send(alone, by_url(alone.addresses)[A], 9.0).quiet_s == 15.0
+
+
+def test_a_unix_socket_and_a_client_of_one_s_own_exclude_each_other() -> None:
+    with httpx.Client() as http, pytest.raises(ValueError, match=r"httpx\.HTTPTransport\(uds='/run/lossd.sock'\)"):
+        LossClient("unix:///run/lossd.sock", http=http)

@@ -29,6 +29,7 @@ from lossd.engine import create_engine
 from lossd.fronts.health import socket_path
 from lossd.fronts.member import Member
 from lossd.fronts.port import bind
+from lossd.fronts.unix_socket import UnixSocket
 from lossd.logs import configure
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def serve(
     announce: Callable[[int], None] = lambda port: None,
     front: FrontConfig | None = None,
     sockets: list[socket.socket] | None = None,
+    local: UnixSocket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the accepted requests and return.
 
@@ -72,6 +74,7 @@ def serve(
         announce: Called with the port once a worker is ready. Before that, connections are accepted and requests wait.
         front: The parent's configuration of this front; None for a single front.
         sockets: The bound sockets; by default, they are bound here.
+        local: The Unix socket of a single front.
 
     Raises:
         StartError: Why the service cannot work.
@@ -108,6 +111,10 @@ def serve(
     if sockets is not None:
         sockets = [*sockets, *(bound.dup() for bound in sockets for _ in range(ACCEPTS - 1))]
     server = _Server(config, service, engine, settings, announce, member, handshakes)
+    if local is not None:
+        server.listen_locally(local.bound, local.remove)
+    elif front is not None and front.uds is not None:
+        server.listen_locally(socket.socket(fileno=front.uds), lambda: None)  # the parent removes the file
     engine.on_failure = server.fail
     # Uvicorn handles signals once its loop runs. One that comes before that counts too. After its work, uvicorn raises
     # the signals again, and they change nothing.
@@ -167,8 +174,19 @@ class _Server(uvicorn.Server):
         self._settings = settings
         self._announce = announce
         self._member = member
+        self._make_http = http_for(settings)
+        self._local: tuple[socket.socket, Callable[[], None]] | None = None
         self._health: asyncio.Server | None = None
         self._lame_until_s: float | None = None
+
+    def listen_locally(self, bound: socket.socket, leave: Callable[[], None]) -> None:
+        """Serve on this Unix socket, too, without TLS.
+
+        Args:
+            bound: The socket.
+            leave: Called when no further connections are accepted.
+        """
+        self._local = bound, leave
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -180,6 +198,9 @@ class _Server(uvicorn.Server):
             self.servers[0].get_loop().add_signal_handler(signal.SIGHUP, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # deliver a signal that came before
             await self._serve_health()
+            if self._local is not None:
+                loop = asyncio.get_running_loop()
+                self.servers.append(await loop.create_unix_server(self._plain, sock=self._local[0], backlog=WAITING))
             if self._member is not None:
                 self._member.report("listening")
             self._readiness = asyncio.create_task(self._report_ready())
@@ -211,6 +232,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._readiness.cancel()
+        if self._local is not None:
+            self._local[1]()
         await self._accept_queued(sockets or [])
         if self._health is not None:  # open connections still get the answer that the service drains
             self._health.close()
@@ -234,7 +257,9 @@ class _Server(uvicorn.Server):
 
         self.server_state.ending = True
         for accepted in queued:
-            await loop.connect_accepted_socket(lambda: self._protocol(self.config.http_protocol_class), accepted)
+            local = accepted.family == socket.AF_UNIX
+            make = self._plain if local else lambda: self._protocol(self.config.http_protocol_class)
+            await loop.connect_accepted_socket(make, accepted)
         if self._handshakes is not None:
             await self._handshakes.settle(HANDSHAKES_S)
 
@@ -243,12 +268,16 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
 
+    def _plain(self) -> Http:
+        """Return the protocol of a new connection without TLS."""
+        return self._protocol(self._make_http)
+
     async def _serve_health(self) -> None:
         """Answer ``lossd health`` on its Unix socket. Of several fronts, one does."""
-        loop, make_http = asyncio.get_running_loop(), http_for(self._settings)
+        loop = asyncio.get_running_loop()
 
         def connection() -> asyncio.Protocol:
-            http = self._protocol(make_http)
+            http = self._plain()
             http.app = OverLimit(http.app, self._settings)
             return http
 

@@ -97,9 +97,13 @@ def _ask_url(url: str, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
     import httpx
 
     from lossd.fronts.health import HealthAnswer
+    from lossd_client.addresses import LOCAL, socket_path
 
+    socket = socket_path(url)
+    base = url if socket is None else LOCAL
     try:
-        found = httpx.get(url.rstrip("/") + path, timeout=timeout_s)
+        with httpx.Client(transport=None if socket is None else httpx.HTTPTransport(uds=socket)) as http:
+            found = http.get(base.rstrip("/") + path, timeout=timeout_s)
     except httpx.HTTPError as error:
         raise _NoAnswerError(f"{url} does not answer: {error}") from None
     return url, HealthAnswer(found.status_code, found.content)

@@ -161,7 +161,7 @@ class Level(click.FloatRange):
 
 
 class Address(click.ParamType[str]):
-    """The address of a service: http://host:port, or host:port alone; several are separated by commas."""
+    """The address of a service: http://host:port, host:port alone, or unix:///path; several are separated by commas."""
 
     name = "url"
 

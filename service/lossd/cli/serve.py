@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -71,6 +71,7 @@ def _serve(given: dict[str, Any]) -> int:
     from lossd.configuration.preflight import check_needs, variable
     from lossd.fronts import FrontConfig
     from lossd.fronts.port import listen, take
+    from lossd.fronts.unix_socket import UnixSocket
     from lossd.recorder.place import check
 
     settings, links = read_settings(given)
@@ -86,6 +87,9 @@ def _serve(given: dict[str, Any]) -> int:
         _say(f"lossd {__version__} is starting …", err=True)
         if settings.fronts == 1:
             listen(sockets)
+    local = None
+    if settings.uds is not None and front is None:  # a front shares the socket of its parent
+        local = UnixSocket(settings.uds, int(settings.uds_mode, 8))
 
     def announce(port: int) -> None:
         network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
@@ -94,16 +98,18 @@ def _serve(given: dict[str, Any]) -> int:
         if variable("port") in links and "port" not in given:
             log.warning("%s is a Service's address, which Kubernetes set (enableServiceLinks: false prevents it); "
                         "it is ignored, and the port is %d", variable("port"), port)  # fmt: skip
-        _say(f"lossd {__version__} listens on {url}, reachable {reach}")
+        beside = "" if settings.uds is None else f", and on unix://{settings.uds.absolute()}"
+        _say(f"lossd {__version__} listens on {url}, reachable {reach}{beside}")
 
-    if settings.fronts > 1 and front is None:
-        from lossd.fronts.parent import keep
+    with nullcontext() if local is None else closing(local):
+        if settings.fronts > 1 and front is None:
+            from lossd.fronts.parent import keep
 
-        return keep(settings, announce, sockets)
-    from lossd.api.server import serve
+            return keep(settings, announce, sockets, local)
+        from lossd.api.server import serve
 
-    serve(settings, announce, front, sockets)
-    return 0
+        serve(settings, announce, front, sockets, local)
+        return 0
 
 
 def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:

@@ -89,6 +89,14 @@ class Settings(BaseSettings):
     port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = Field(
         DEFAULT_PORT, description="Port to listen on; 0 picks a free one."
     )
+    uds: Path | None = Field(
+        None,
+        description="Unix socket to listen on beside the port, for clients on this machine: unix:///run/lossd.sock. "
+        "It has no TLS.",
+    )
+    uds_mode: Annotated[str, Field(pattern="^[0-7]{3}$")] = Field(
+        "600", description="Permissions of that socket's file, in octal: 600 for the service's user, 660 for its group."
+    )
     device: Annotated[str, AfterValidator(_devices)] = Field(
         "cpu", description="Where losses are computed: cpu, cuda, or cuda:0,cuda:1 for one worker process each."
     )

@@ -28,12 +28,14 @@ class FrontConfig:
         socket: The file descriptor of the connection to the parent.
         workers: The address of each device's worker.
         recorder: The address of the recorder; None if the service keeps no runs.
+        uds: The file descriptor of the listening Unix socket; None without one.
     """
 
     port: int
     socket: int
     workers: tuple[str, ...]
     recorder: str | None = None
+    uds: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that passes it to a new process."""
@@ -51,4 +53,4 @@ class FrontConfig:
         if text is None:
             return None
         values = orjson.loads(text)
-        return FrontConfig(values["port"], values["socket"], tuple(values["workers"]), values["recorder"])
+        return FrontConfig(**{**values, "workers": tuple(values["workers"])})

@@ -24,6 +24,7 @@ from lossd.engine.worker_process import END_S, FIRST_TRIES, Backoff, WorkerProce
 from lossd.fronts import FrontConfig
 from lossd.fronts.counts import Family, cumulative, family, merge, worker_busy
 from lossd.fronts.member import LINE_BYTES
+from lossd.fronts.unix_socket import UnixSocket
 from lossd.logs import configure
 from lossd.recorder.keeper import Keeper
 from lossd.recorder.place import kept
@@ -40,13 +41,16 @@ ROUND_S = 1.0
 LEAVE_S = 5.0
 
 
-def keep(settings: Settings, announce: Callable[[int], None], held: Sequence[socket.socket]) -> int:
+def keep(
+    settings: Settings, announce: Callable[[int], None], held: Sequence[socket.socket], local: UnixSocket | None = None
+) -> int:
     """Run fronts and workers until SIGTERM or SIGINT, then let them finish the accepted requests.
 
     Args:
         settings: The service's settings.
         announce: Called with the port once all fronts accept connections and have a worker.
         held: Bound sockets that never listen, and so reserve the port for the fronts.
+        local: The Unix socket, which all fronts share.
 
     Returns:
         The exit status: 0, or 1 if a front did not start or did not end.
@@ -55,7 +59,7 @@ def keep(settings: Settings, announce: Callable[[int], None], held: Sequence[soc
         StartError: A worker never became ready and cannot work.
     """
     configure(settings)
-    parent = _Parent(settings, announce, held[0].getsockname()[1])
+    parent = _Parent(settings, announce, held[0].getsockname()[1], local)
     status = asyncio.run(parent.run())
     for reserved in held:
         reserved.close()
@@ -97,8 +101,11 @@ class _FrontProcess:
 
 
 class _Parent:
-    def __init__(self, settings: Settings, announce: Callable[[int], None], port: int) -> None:
+    def __init__(
+        self, settings: Settings, announce: Callable[[int], None], port: int, local: UnixSocket | None
+    ) -> None:
         self.port = port
+        self.local = local
         self.failure: str | None = None
         self.settings = settings
         self.announce = announce
@@ -144,6 +151,8 @@ class _Parent:
     def _stop(self, number: signal.Signals) -> None:
         """Have the fronts end as one that is alone ends after this signal. They may get a second one."""
         self.stopping.set()
+        if self.local is not None:
+            asyncio.get_running_loop().call_later(self.settings.lame_duck_ms / 1000, self.local.remove)
         for front in self.fronts:
             front.process.send_signal(number if front.listening else signal.SIGTERM)
 
@@ -187,13 +196,14 @@ class _Parent:
         """Run one front until it ends. Return whether it accepted connections, and its exit status."""
         parent_end, front_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         recorder = None if self.recorder is None else self.recorder.address
-        config = FrontConfig(self.port, front_end.fileno(), self.addresses, recorder)
+        uds = None if self.local is None else self.local.bound.fileno()
+        config = FrontConfig(self.port, front_end.fileno(), self.addresses, recorder, uds)
         # The same command in a new session: a terminal's Ctrl-C reaches the parent only.
         try:
             with _sighup_blocked():  # the front inherits the mask, and unblocks the signal when it is ready
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    pass_fds=[front_end.fileno()],
+                    pass_fds=[front_end.fileno(), *(() if uds is None else (uds,))],
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **config.environment()},
                     start_new_session=True,
