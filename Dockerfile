@@ -19,6 +19,7 @@ RUN /opt/venv/bin/pip install ${PIP_ARGS} --require-hashes --no-deps -r requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY client client
+COPY docs docs
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation . && /opt/venv/bin/pip check
 # Compiles for the processor of the building machine. Another type of processor compiles its own code in the background.
 RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/lossd compile

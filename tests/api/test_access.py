@@ -109,7 +109,8 @@ def test_on_v2_the_refusal_is_an_error_and_nothing_else(http: httpx.Client, path
 
 
 OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/redoc", "/openapi.json",
-        "/docs/static/swagger-ui.css", "/problems", "/problems/unauthorized")  # fmt: skip
+        "/docs/static/swagger-ui.css", "/problems", "/problems/unauthorized", "/manual",
+        "/manual/quickstart")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", OPEN)

@@ -96,7 +96,20 @@ def directives(answer: httpx.Response) -> dict[str, list[str]]:
     return {name: values for name, *values in parts}
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/problems", "/problems/too-large", "/v1/losses", "/nowhere"])
+PAGES = (
+    "/",
+    "/docs",
+    "/redoc",
+    "/problems",
+    "/problems/too-large",
+    "/manual",
+    "/manual/losses",
+    "/v1/losses",
+    "/nowhere",
+)
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_every_page_stays_out_of_frames_and_loads_nothing_from_elsewhere(service: Running, path: str) -> None:
     answer = httpx.get(f"{service.url}{path}")
     assert answer.headers["x-content-type-options"] == "nosniff"

@@ -51,8 +51,9 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize(
-    "page", ["/", "/docs", "/docs/", "/redoc", "/redoc/", "/problems", "/problems/", "/v1/losses/"]
-)
+    "page", ["/", "/docs", "/docs/", "/redoc", "/redoc/", "/problems", "/problems/", "/problems/too-large", "/manual",
+             "/manual/", "/manual/quickstart", "/v1/losses/"],
+)  # fmt: skip
 def test_pages_and_what_they_refer_to_stay_below_the_path(proxy: Proxy, page: str) -> None:
     at, answer = proxy.get(PUBLIC + page)
     assert answer.is_success

@@ -15,7 +15,7 @@ from docs.losses import laid_out, value
 from docs.markdown import documented, prose, table
 from docs.provoked import REQUESTS
 from lossd import cli
-from lossd.api.docs import describe_problem
+from lossd.api.problems import describe
 from lossd_client import errors
 from lossd_client.errors import PROBLEMS
 
@@ -135,7 +135,7 @@ def problems(provoke: Callable[[str], Any]) -> dict[str, str]:
     """A page for each problem type; ``provoke`` has a request of that type answered."""
     pages = {}
     for slug, kind in PROBLEMS.items():
-        described = describe_problem(kind)
+        described = describe(kind)
         pages[f"errors/{slug}.md"] = (
             f"# {described['title']}\n\n{prose(described['text'])}\n\n"
             + table(
@@ -147,7 +147,7 @@ def problems(provoke: Callable[[str], Any]) -> dict[str, str]:
                     ("Try again?", described["retry"]),
                 ),
             )
-            + "\n"
+            + f"\n\n## How to fix it\n\n{prose(described['fix'].replace('(redoc)', '(../reference/http.md)'))}\n"
         )
         if slug in REQUESTS:
             method, path, _ = REQUESTS[slug]

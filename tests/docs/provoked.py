@@ -7,11 +7,7 @@ from typing import Any
 
 import httpx
 
-GOOD = {"prediction": [[2.0, 1.0], [0.5, 2.5]], "target": [0, 1]}
-
-
-def _evaluate(loss: Mapping[str, Any], inputs: Mapping[str, Any] = GOOD, **rest: Any) -> dict[str, Any]:
-    return {"json": {"loss": loss, "inputs": inputs, **rest}}
+from lossd.api.problems.guide import EXAMPLES, GOOD, Example
 
 
 def _run(run: str = "resnet50-v3", **rest: Any) -> tuple[str, str, dict[str, Any]]:
@@ -30,40 +26,13 @@ def _batch(name: str, first: int, target: list[int], run: str = "resnet50-v3") -
 Request = tuple[str, str, dict[str, Any]]
 """Method, path, and what is sent."""
 
-REQUESTS: Mapping[str, Request] = {
-    "malformed-body": ("POST", "/v1/evaluate", {"text": '{"loss": {"name": "mse"}, '}),
-    "forbidden": ("GET", "/v1/losses", {"headers": {"origin": "https://another.example"}}),
-    "not-found": ("GET", "/v1/loses", {}),
-    "unknown-loss": ("POST", "/v1/evaluate", _evaluate({"name": "crossentropy"})),
-    "unknown-metric": ("GET", "/v1/metrics/acuracy", {}),
-    "method-not-allowed": ("GET", "/v1/evaluate", {}),
-    "too-large": ("POST", "/v1/evaluate", {"text": "1" * 5000}),
-    "unsupported-media-type": ("POST", "/v1/evaluate", {"text": "a=1", "type": "application/x-www-form-urlencoded"}),
-    "not-evaluable": ("POST", "/v1/evaluate", _evaluate({"name": "perceptual"})),
-    "invalid-request": ("POST", "/v1/evaluate", _evaluate({"name": "focal", "gama": 2})),
-    "missing-input": ("POST", "/v1/evaluate", _evaluate({"name": "mse"}, {"prediction": [1.0, 2.0]})),
-    "unknown-input": ("POST", "/v1/evaluate", _evaluate({"name": "cross_entropy"}, {**GOOD, "weights": [1, 2]})),
-    "shape-mismatch": (
-        "POST",
-        "/v1/evaluate",
-        _evaluate({"name": "mse"}, {"prediction": [[1.0], [2.0]], "target": [1.0, 2.0]}),
-    ),
-    "dtype-mismatch": (
-        "POST",
-        "/v1/evaluate",
-        _evaluate({"name": "focal"}, {**GOOD, "target": [0.0, 1.0]}),
-    ),
-    "invalid-value": ("POST", "/v1/evaluate", _evaluate({"name": "cross_entropy"}, {**GOOD, "target": [0, 2]})),
-    "unknown-run": ("GET", "/v1/runs/resnet50-v4", {}),
-    "unknown-batch": ("GET", "/v1/runs/resnet50-v3/batches/00011", {}),
-    "run-differs": _run(metrics=["f1"]),
-    "batch-conflict": _batch("00000", 0, [0, 0]),
-    "duplicate-rows": _batch("00001", 1, [0, 1]),
-    "run-sealed": _batch("00001", 2, [0, 1]),
-    "incomplete": ("POST", "/v1/runs/resnet50-v3/seal", {"json": {"rows": 4}}),
-    "other-targets": ("POST", "/v1/runs/resnet50-v3/seal", {}),
-    "not-comparable": ("GET", "/v1/compare?run=resnet50-v3&run=other-labels", {}),
-}
+
+def _request(example: Example) -> Request:
+    body = {"text": example.body} if isinstance(example.body, str) else {"json": example.body} if example.body else {}
+    return example.method, example.path, {**body, "headers": dict(example.headers)}
+
+
+REQUESTS: Mapping[str, Request] = {slug: _request(example) for slug, example in EXAMPLES.items()}
 """A request that is answered with the problem."""
 
 BEFORE: Mapping[str, tuple[Request, ...]] = {
@@ -117,9 +86,5 @@ def provoke(service: httpx.Client, slug: str) -> dict[str, Any]:
 def _send(service: httpx.Client, request: Request) -> httpx.Response:
     method, path, sent = request
     content = {"json": sent["json"]} if "json" in sent else {"content": sent.get("text")}
-    headers = {
-        "content-type": sent.get("type", "application/json"),
-        "x-request-id": "a-request",
-        **sent.get("headers", {}),
-    }
+    headers = {"Content-Type": "application/json", "X-Request-ID": "a-request", **sent.get("headers", {})}
     return service.request(method, path, headers=headers, **content)

@@ -15,6 +15,7 @@ from docs import site
 from docs.html import faults
 from docs.provoked import REQUESTS, UNPROVOKED
 from lossd import cli
+from lossd.api.problems.guide import EXAMPLES, FIXES
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
 from lossd.request.planning import listed_inputs
@@ -57,11 +58,13 @@ def test_every_metric_is_on_its_task_s_page(built: Path) -> None:
 
 
 def test_every_problem_s_page_shows_one_of_its_type(built: Path) -> None:
-    assert REQUESTS.keys() | UNPROVOKED.keys() == PROBLEMS.keys()
+    assert REQUESTS.keys() | UNPROVOKED.keys() == FIXES.keys() == PROBLEMS.keys()
     for slug in REQUESTS:
         (example,) = re.findall(r"```json\n(.*?)```", (built / f"pages/errors/{slug}.md").read_text(), re.DOTALL)
         assert json.loads(example)["type"] == f"/problems/{slug}"
         assert json.loads(example)["status"] == PROBLEMS[slug].status
+        said = ".*".join(map(re.escape, EXAMPLES[slug].detail.split("…")))
+        assert re.fullmatch(said, json.loads(example)["detail"]), "the service's page shows another answer"
 
 
 def test_every_route_is_in_the_reference(built: Path) -> None:

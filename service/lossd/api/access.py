@@ -26,8 +26,8 @@ __all__ = ["Access", "is_public", "load_keys", "send_refusal"]
 
 log = logging.getLogger("lossd.api")
 
-PAGES = frozenset(("/", "/docs", "/redoc", "/openapi.json", "/problems"))
-FOLDERS = ("/health/", "/v2/health/", "/docs/", "/problems/", "/explorer/")
+PAGES = frozenset(("/", "/docs", "/redoc", "/openapi.json", "/problems", "/manual"))
+FOLDERS = ("/health/", "/v2/health/", "/docs/", "/problems/", "/explorer/", "/manual/")
 METRICS = "/metrics"
 
 

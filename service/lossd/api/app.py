@@ -31,12 +31,14 @@ from lossd.api.http.fairness import FairShare
 from lossd.api.http.sending import AnswerHead
 from lossd.api.http.shortage import shortage
 from lossd.api.inference.route import PREFIX, Inference
+from lossd.api.manual import mount as mount_manual
 from lossd.api.observability import operations
 from lossd.api.observability.access_log import AccessLog, PageLog
 from lossd.api.observability.telemetry import Telemetry
 from lossd.api.openapi import document as openapi_document
 from lossd.api.origins import Origins
 from lossd.api.prefix import Prefix
+from lossd.api.problems import mount as mount_problems
 from lossd.api.runs.entrance import Entrance, NoRuns
 from lossd.api.runs.names import COMPARE, RUNS
 from lossd.configuration.preflight import check_variables
@@ -192,7 +194,9 @@ def create_app(
     app.include_router(curves_router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
     mount_docs(app)
-    mount_explorer(app)
+    assets = mount_explorer(app)
+    mount_problems(app, assets)
+    mount_manual(app, assets)
     app.entrance = app.answer
     if (keys := load_keys(settings)) is not None:
         app.entrance = app.access = Access(app.entrance, keys, settings, telemetry)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
+from functools import lru_cache
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -17,7 +18,7 @@ from starlette.types import Scope
 
 from lossd.api.pages import ASK_AGAIN, FOREVER, MEDIA_TYPES, Files, Page
 
-__all__ = ["mount"]
+__all__ = ["GUARDS", "mount"]
 
 STATIC = Path(__file__).parent / "static"
 PREFIX = "/explorer"
@@ -31,21 +32,30 @@ POLICY = (
 GUARDS = {"content-security-policy": POLICY, "cross-origin-opener-policy": "same-origin"}
 
 
-def mount(app: FastAPI) -> None:
-    """Add the page at ``/`` and its files."""
+def mount(app: FastAPI) -> Callable[[], str]:
+    """Add the page at ``/`` and its files. Return a function that returns the folder of the files, from the root."""
     versions: set[str] = set()
     app.mount(f"{PREFIX}/{{version}}", _Assets(versions), name="explorer-assets")
 
-    def index() -> bytes:
+    @lru_cache(maxsize=1)
+    def folder(_: int) -> str:
         version = _version()
         versions.add(version)
-        return (STATIC / "index.html").read_text().replace('"static/', f'"{PREFIX[1:]}/{version}/').encode()
+        return f"{PREFIX[1:]}/{version}"
+
+    def assets() -> str:
+        return folder(int(time.monotonic()))  # files are looked at once a second
+
+    def index() -> bytes:
+        return (STATIC / "index.html").read_text().replace('"static/', f'"{assets()}/').encode()
 
     page = Page(index, MEDIA_TYPES[".html"], headers=GUARDS)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def explorer(request: Request) -> Response:
-        return await page.answer(request.headers, int(time.monotonic()))  # files are looked at once a second
+        return await page.answer(request.headers, assets())
+
+    return assets
 
 
 class _Assets(Files):
