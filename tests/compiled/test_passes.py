@@ -309,11 +309,65 @@ def test_elements_out_of_range_are_left_to_the_general_way(
 
 
 def test_the_ratios_of_the_metrics_are_compiled_too(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert passes.rates is averages.rates
-    rates = Mock(wraps=passes.rates)
-    monkeypatch.setattr(passes, "rates", rates)
+    assert passes.counting["rates"] is averages.rates
+    rates = Mock(wraps=averages.rates)
+    monkeypatch.setattr(passes, "counting", {**passes.counting, "rates": rates})
     together([{"loss": {"name": "focal"}, "outputs": ["metrics"]}] * 2, [scores(6, 4, seed=1), scores(6, 4, seed=2)])
     assert rates.call_count == 1
+
+
+COUNTED = {
+    "errors": ({"name": "laplace_nll"}, lambda n, seed: {
+        **pairs(ERRORS[0], (n, 3), torch.float32, seed), "scale": torch.ones(n, 3)}),
+    "decisions": ({"name": "bce"}, lambda n, seed: {
+        "prediction": torch.rand(n, 3), "target": torch.randint(0, 2, (n, 3)).float()}),
+    "matrices": ({"name": "nll"}, lambda n, seed: {
+        name: t.log_softmax(1) if name == "prediction" else t for name, t in scores(n, 4, seed=seed).items()}),
+}  # fmt: skip
+"""By the kernel that counts for the metrics: a loss without a pass, and its inputs."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_metrics_of_losses_without_a_pass_are_counted_by_kernels(
+    name: str, passes: Passes, monkeypatch: pytest.MonkeyPatch, general: Any
+) -> None:
+    loss, draw = COUNTED[name]
+    requests, inputs = [{"loss": loss, "outputs": ["loss", "metrics"]}] * 2, [draw(4, 1), draw(7, 2)]
+    assert not uses_a_pass(requests[0], inputs[0])
+    kernel = Mock(wraps=passes.counting[name])
+    monkeypatch.setattr(passes, "counting", {**passes.counting, name: kernel})
+    found = together(requests, inputs)
+    assert kernel.call_count == 1
+    for f, w in zip(found, general(requests, inputs), strict=True):
+        assert_equal(f, w, 1e-12)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30], ids=str)
+@pytest.mark.parametrize("name", COUNTED)
+def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float, general: Any) -> None:
+    _, draw = COUNTED[name]
+    request, inputs = {"task": {"errors": "regression", "decisions": "binary", "matrices": "multiclass"}[name]}, []
+    for seed in range(2):
+        drawn = {k: t for k, t in draw(5, seed).items() if k in ("prediction", "target")}
+        drawn["prediction"][1, 1:] = value
+        inputs.append(drawn)
+    asked = {"outputs": ["metrics"], **request}
+    for f, w in zip(together([asked] * 2, inputs), general([asked] * 2, inputs), strict=True):
+        assert_equal(f, w, 1e-12)
+
+
+@pytest.mark.parametrize("positions", [(), (3,), (20, 30)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_matrices_are_exact(dtype: torch.dtype, positions: tuple[int, ...], general: Any) -> None:
+    """Of ties the first class is predicted, and ignored targets do not count."""
+    random = torch.Generator().manual_seed(1)
+    prediction = torch.randint(0, 3, (6, 5, *positions), generator=random).to(dtype)
+    target = torch.randint(0, 5, (6, *positions), generator=random)
+    target[0] = -100
+    request = {"loss": {"name": "nll"}, "outputs": ["metrics"], "metrics": {"names": ["confusion_matrix"]}}
+    inputs = [{"prediction": prediction, "target": target}]
+    (found,), (wanted,) = together([request], inputs), general([request], inputs)
+    assert found.document == wanted.document
 
 
 def test_gammas_differ_within_a_batch(general: Any) -> None:
@@ -545,10 +599,10 @@ def test_each_has_passes_of_its_own(passes: Passes) -> None:
     recipe = make_plan({"loss": {"name": "mse"}}).job(layout(pairs(ERRORS[0], (3,), torch.float32))).recipe
     other = Passes(threads=2)
     assert other.find(recipe) is None
-    assert (other.progress, other.rates) == ((0, 0, 0), None)
-    other._kernels, other._look_up, other.rates = passes._kernels, passes._look_up, passes.rates
+    assert (other.progress, other.counting) == ((0, 0, 0), {})
+    other._kernels, other._look_up, other.counting = passes._kernels, passes._look_up, passes.counting
     forked = other.forked()
     assert forked.find(recipe) is not None
-    assert (forked.threads, forked.rates, forked.progress) == (None, passes.rates, passes.progress)
+    assert (forked.threads, forked.counting, forked.progress) == (None, passes.counting, passes.progress)
     assert other.threads is not None
     other.threads.shutdown()

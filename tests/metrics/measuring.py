@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def view(
     ignore_index: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     device: str = "cpu",
-    rates: Callable[..., bool] | None = None,
+    kernels: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
     **options: Any,
 ) -> metrics.View:
     """The batch of these requests, as the evaluation would show it to the metrics."""
@@ -43,7 +44,7 @@ def view(
         ignore_index=ignore_index,
         parameters=parameters or {},
         options=MetricOptions(**{**NEEDED, **options}).model_dump(exclude={"names", "task"}),
-        rates=rates,
+        kernels=kernels,
     )
 
 

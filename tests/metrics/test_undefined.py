@@ -67,15 +67,15 @@ def request_of_labels(task: str, weight: list[float] | None) -> dict[str, np.nda
     return request if weight is None else {**request, "sample_weight": np.array(weight)}
 
 
-@pytest.mark.parametrize("rates", [None, averages.rates], ids=["in steps", "compiled"])
+@pytest.mark.parametrize("kernels", [{}, {"rates": averages.rates}], ids=["in steps", "compiled"])
 @pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0, 0.25]], ids=["plain", "weighted"])
 @pytest.mark.parametrize("zero_division", [None, 0, 1])
 @pytest.mark.parametrize("name", OF_LABELS)
 @pytest.mark.parametrize("task", ["multilabel", "sets"])
-def test_averages_of_labels_hold_those_in_neither(task, name, zero_division, weight, rates):
+def test_averages_of_labels_hold_those_in_neither(task, name, zero_division, weight, kernels):
     """As scikit-learn's: a label is there, whether any sample has it or not."""
     request = request_of_labels(task, weight)
-    (answer,) = measure(task, [request], [name], zero_division=zero_division, beta=0.5, rates=rates)
+    (answer,) = measure(task, [request], [name], zero_division=zero_division, beta=0.5, kernels=kernels)
     said = np.nan if zero_division is None else zero_division
     common = {"y_true": LABELS, "y_pred": FOUND, "sample_weight": weight}
     if name == "iou" and zero_division is None:  # scikit-learn's Jaccard index knows no NaN
@@ -104,15 +104,15 @@ def test_the_macro_average_of_labels_is_the_mean_of_what_is_shown(name, zero_div
     assert len(shown) == 5 or zero_division is None
 
 
-@pytest.mark.parametrize("rates", [None, averages.rates], ids=["in steps", "compiled"])
+@pytest.mark.parametrize("kernels", [{}, {"rates": averages.rates}], ids=["in steps", "compiled"])
 @pytest.mark.parametrize(("zero_division", "expected"), [(0, 0.4889), (1, 0.8222), (None, 0.7333)])
-def test_a_label_in_neither_counts_as_zero_division(zero_division, expected, rates):
+def test_a_label_in_neither_counts_as_zero_division(zero_division, expected, kernels):
     """F1 of the labels: 4/5, 2/3 and 0/0."""
     request = {
         "prediction": np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]]) * 2.0 - 1,
         "target": np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0]]),
     }
-    (answer,) = measure("multilabel", [request], ["f1"], zero_division=zero_division, rates=rates)
+    (answer,) = measure("multilabel", [request], ["f1"], zero_division=zero_division, kernels=kernels)
     assert answer["f1"]["macro"] == pytest.approx(expected, abs=1e-4)
     assert answer["undefined"] == {"f1": [2]}
 

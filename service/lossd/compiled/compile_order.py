@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from lossd.compiled import averages, dense, elementwise, softmax
+from lossd.compiled import averages, confusion, dense, elementwise, softmax
 from lossd.compiled.kernels import Kernel, kernel_of
 
-__all__ = ["KERNELS"]
+__all__ = ["COUNTING", "KERNELS"]
 
 KERNELS: Sequence[Kernel] = [
     kernel_of(function)
@@ -19,6 +20,10 @@ KERNELS: Sequence[Kernel] = [
         elementwise.elements,
         elementwise.decisions,
         elementwise.errors,
+        confusion.matrices,
         softmax.single_rows,
     )
 ]
+
+COUNTING: Sequence[Callable[..., Any]] = (averages.rates, elementwise.decisions, elementwise.errors, confusion.matrices)
+"""The kernels that metrics call: what these count for a pass, they count for any other loss too."""

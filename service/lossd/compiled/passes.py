@@ -10,9 +10,9 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossd.caches import Cache
 
@@ -46,12 +46,12 @@ class Passes:
 
     Attributes:
         threads: These threads; None if the calling thread is alone.
-        rates: :func:`lossd.compiled.averages.rates`; None until it is ready.
+        counting: The kernels that count for metrics, by name; those that are ready.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
-        self.rates: Callable[..., bool] | None = None
+        self.counting: Mapping[str, Callable[..., Any]] = {}
         self._kernels: Sequence[Kernel] = ()
         self._look_up: Callable[[Recipe], Found] | None = None
         self._found: Cache[str, Found] = Cache("passes")
@@ -89,7 +89,7 @@ class Passes:
             return
 
         def tell() -> None:
-            self._look_at_rates()
+            self._look_at_counting()
             changed(self.progress)
 
         def build_in_background() -> None:
@@ -112,12 +112,12 @@ class Passes:
         store = self._open()
         if pending(self._kernels):
             build(self._kernels, store, Kernel.compile, lambda: None)
-        self._look_at_rates()
+        self._look_at_counting()
 
     def forked(self) -> Passes:
         """Return the passes of a forked process: what is ready now, without threads, which a fork does not copy."""
         passes = Passes()
-        passes.rates, passes._kernels, passes._look_up = self.rates, self._kernels, self._look_up
+        passes.counting, passes._kernels, passes._look_up = self.counting, self._kernels, self._look_up
         return passes
 
     def _open(self) -> Store:
@@ -134,9 +134,9 @@ class Passes:
         log.info("%d of %d compiled passes loaded in %.1f s", now.ready, now.total, time.monotonic() - begin)
         return store
 
-    def _look_at_rates(self) -> None:
-        from lossd.compiled import averages
+    def _look_at_counting(self) -> None:
+        from lossd.compiled.compile_order import COUNTING
         from lossd.compiled.kernels import kernel_of
 
-        if kernel_of(averages.rates).ready:
-            self.rates = averages.rates
+        kernels = map(kernel_of, COUNTING)
+        self.counting = {kernel.name: kernel.function for kernel in kernels if kernel.ready}

@@ -412,6 +412,7 @@ class _Evaluation:
         answer = self.batch.answers.get(name)
         return (
             answer is not None
+            and answer.dtype != dtype
             and torch.finfo(answer.dtype).max < torch.finfo(dtype).max
             and not bool(answer.isfinite().all())
         )
@@ -595,6 +596,6 @@ class _Evaluation:
             alone=recipe.loss is None,
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
-            rates=None if self.passes is None else self.passes.rates,
+            kernels={} if self.passes is None or self.batch.device.type != "cpu" else self.passes.counting,
             dtypes=recipe.dtypes,
         )

@@ -87,10 +87,14 @@ def check(
     checked = [name for name in tensors if recipe.domains[name] not in UNCHECKED]
     if not checked:
         return safe, problems
-    extremes = torch.stack([e.to(torch.float64) for name in checked for e in _extremes(tensors[name])]).tolist()
+    limits = [e for name in checked for e in _extremes(tensors[name])]
+    if limits[0].is_cuda:
+        extremes = torch.stack([e.to(torch.float64) for e in limits]).tolist()
+    else:
+        extremes = [float(e) for e in limits]
     for position, name in enumerate(checked):
         low, high = extremes[2 * position : 2 * position + 2]
-        if _within(recipe, name, low, high):
+        if _within(recipe, name, tensors[name], low, high):
             continue
         _refuse(recipe, name, _bad_entries(recipe, name, safe[name]), segments, safe, problems, _describe)
     return safe, problems
@@ -125,9 +129,9 @@ def _refuse(
     describe: Callable[[Recipe, _Entry], str],
 ) -> None:
     """Record the problem of each request that has a bad entry, and replace these entries by harmless ones."""
-    rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
-    if not rows:
+    if not bool(bad.any()):
         return
+    rows = bad.reshape(bad.shape[0], -1).any(1).nonzero().flatten().tolist()
     per_row = next(c.per_row for c in recipe.inputs if c.name == name)
     for row in rows:
         request = int(segments.index[row]) if per_row else row
@@ -184,7 +188,8 @@ def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
+def _within(recipe: Recipe, name: str, tensor: Tensor, low: float, high: float) -> bool:
+    """Return whether all entries are in their domain; False where the smallest and the largest do not tell."""
     match recipe.domains[name]:
         case "probability" | "mask":
             return low >= 0 and high <= 1
@@ -206,8 +211,12 @@ def _within(recipe: Recipe, name: str, low: float, high: float) -> bool:
             return low >= 0 and high < _classes(recipe)
         case "class_set":
             return low >= -1 and high < _classes(recipe)
-        case "indicator" | "sign" | "box":
-            return False  # the extremes do not decide these
+        case "indicator":
+            return low >= 0 and high <= 1 and not tensor.is_floating_point()
+        case "sign":
+            return low >= -1 and high <= 1 and tensor.dtype != torch.bool and float(tensor.abs().min()) == 1
+        case "box":
+            return math.isfinite(low) and math.isfinite(high) and not bool(_inverted(recipe, tensor).any())
         case _:
             return low > float("-inf") and high < float("inf")
 
@@ -245,11 +254,15 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
             wide = tensor if tensor.is_floating_point() else tensor.long()
             return (wide != -1) & (wide != 1)
         case "box":
-            low = tensor[..., :2] if _is_xyxy(recipe) else torch.zeros_like(tensor[..., :2])
-            inverted = tensor[..., 2:] < low
+            inverted = _inverted(recipe, tensor)
             return ~tensor.isfinite() | torch.cat([torch.zeros_like(inverted), inverted], -1)
         case _:
             return ~tensor.isfinite()
+
+
+def _inverted(recipe: Recipe, tensor: Tensor) -> Tensor:
+    """Return whether width and height of each box are negative, (..., 2)."""
+    return tensor[..., 2:] < (tensor[..., :2] if _is_xyxy(recipe) else 0)
 
 
 def _is_xyxy(recipe: Recipe) -> bool:

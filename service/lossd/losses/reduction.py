@@ -46,6 +46,12 @@ class Segments:
             return torch.full((self.count,), self.rows[0], dtype=torch.int64, device=self.device)
         return torch.tensor(self.rows, dtype=torch.int64, device=self.device)
 
+    def sizes(self, entries: int) -> Tensor:
+        """Return the entries of each request, (B,) float64, given those of a row."""
+        if self.equal:
+            return torch.full((self.count,), self.rows[0] * entries, dtype=torch.float64, device=self.device)
+        return self.lengths.double() * entries
+
     @cached_property
     def index(self) -> Tensor:
         """The request each row belongs to, (R,) int64."""
@@ -207,7 +213,7 @@ class Reduction:
         """Return how many entries have a weight other than 0, (B,) float64."""
         given = self._given_as(len(self.shape) if weight is None else weight.ndim)
         if weight is None and given is None:
-            return self.segments.lengths.double() * self._entries
+            return self.segments.sizes(self._entries)
         counted = (
             torch.ones(self.shape, dtype=torch.bool, device=self.segments.device) if weight is None else weight != 0
         )
@@ -221,6 +227,8 @@ class Reduction:
 
     def _share(self, denominator: Tensor) -> Tensor:
         """Return the factor of each entry in the mean, (B,)."""
+        if self._positive and not self.careful:
+            return denominator.reciprocal()
         return self._over_denominator(torch.ones_like(denominator)) / self.unit
 
     def _largest(self, weight: Tensor) -> Tensor:
@@ -245,7 +253,7 @@ class Reduction:
                 some = (self.entry_weight != 0).reshape(len(self.entry_weight), -1).any(1).double()
                 return self.segments.sum(some if self.sample_weight is None else some * self.sample_weight)
             if self.sample_weight is None:
-                return self.segments.lengths.double()
+                return self.segments.sizes(1)
             return self.segments.sum(self.sample_weight)
         if weight is not None or self.entry_weight is not None:
             given = self._given_as(len(self.shape) if weight is None else weight.ndim)
@@ -254,7 +262,7 @@ class Reduction:
             return self.segments.sum(row_sums(weight.expand(self.shape)))
         if self.sample_weight is not None:
             return self.segments.sum(self.sample_weight) * self._entries
-        return self.segments.lengths.double() * self._entries
+        return self.segments.sizes(self._entries)
 
 
 def class_weights(

@@ -13,6 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.activation import least_scores, threshold_between
 from lossd.metrics.calibration import ProbableDecisions
 from lossd.metrics.decisions import Decision, decisions
+from lossd.metrics.entries import for_kernels
 from lossd.metrics.label_ranking import LabelSetsRanked
 from lossd.metrics.parts import Extreme, RowMean
 from lossd.metrics.registry import Array, Floats, View, metric, task
@@ -51,6 +52,21 @@ class Binary(ProbableDecisions):
         ignored = None if view.ignore_index is None else target.flatten(1) == view.ignore_index
         positive = scores >= torch.from_numpy(least).to(scores).unsqueeze(1)
         return Decision(scores, target >= 0.5, positive, ignored)
+
+    def by_kernel(self, name: str) -> Any:
+        """Return the cells, if no entry is ignored."""
+        view, count = self.view, self.view.kernels.get("decisions")
+        if name != "cells" or count is None or view.ignore_index is not None:
+            return None
+        scores, target = view.tensors["prediction"], view.tensors["target"]
+        if scores.shape != target.shape or (found := for_kernels(view, scores, target)) is None:
+            return None
+        rows, (flat, truth), words = found
+        _, labels, positions = self.by_label(scores).shape
+        least = least_scores(view.options.get("threshold"), view.activation, view.sent("prediction"), labels)
+        cells = np.zeros((self.count, labels, 4), np.int64)
+        count(flat, truth, words, rows * labels * positions, positions, least, cells)
+        return cells
 
     @staticmethod
     def by_label(tensor: Tensor) -> Tensor:

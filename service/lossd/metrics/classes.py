@@ -13,7 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.calibration import ProbableClasses
 from lossd.metrics.counts import CLASSES, others
-from lossd.metrics.entries import Entries, entrywise, most_likely
+from lossd.metrics.entries import Entries, entrywise, for_kernels, most_likely
 from lossd.metrics.odds import log_odds
 from lossd.metrics.parts import Extreme, Rankings, RowMean, Scores, Sums, Tally, part_of
 from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
@@ -34,6 +34,9 @@ PROBABLE = frozenset(
         *("mce", "ece_l2", "classwise_ece", "ace"),
     )
 )
+
+# No target is of this class.
+NO_CLASS = -1
 
 # How far from 1 rounded probabilities add up to.
 NEARLY = 1e-3
@@ -197,7 +200,20 @@ class Classes(ProbableClasses, Regions):
             return None
         if not self.view.merged and not matrices_fit(self.count, self.classes, self.scores.numel()):
             return None
-        return self.confusion.reshape(-1, self.classes, self.classes)
+        counted = self._by_kernel()
+        return self.confusion.reshape(-1, self.classes, self.classes) if counted is None else counted
+
+    def _by_kernel(self) -> Array | None:
+        """Return the matrices as a kernel counts them; None if none does."""
+        view, count = self.view, self.view.kernels.get("matrices")
+        if count is None or (found := for_kernels(view, self.scores)) is None:
+            return None
+        rows, (scores,), words = found
+        hard = not view.tensors["target"].is_floating_point() and view.ignore_index is not None
+        matrices = np.zeros((self.count, self.classes, self.classes), np.int64)
+        target = self.target_class.contiguous().numpy()
+        count(scores, words, target, rows, view.ignore_index if hard else NO_CLASS, matrices)
+        return matrices
 
     @property
     def base(self) -> tuple[str, ...]:  # type: ignore[override]

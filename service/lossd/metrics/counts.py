@@ -139,8 +139,8 @@ class Counts(Task):
     @cached_property
     def together(self) -> dict[str, list[Any]]:
         """Precision, recall, F1 and IoU, computed together because requests nearly always ask for all."""
-        if self.averaged and self.view.rates is not None:
-            return self._rates(self.view.rates)
+        if self.averaged and (rates := self.view.kernels.get("rates")) is not None:
+            return self._rates(rates)
         numerators = np.empty((4, *self.tp.shape), self.tp.dtype)
         denominators = np.empty_like(numerators)
         numerators[:] = self.tp

@@ -15,7 +15,7 @@ from lossd.losses.elementary import row_total
 from lossd.losses.reduction import Segments
 from lossd.metrics.registry import Array, Floats, View
 
-__all__ = ["Entries", "blocks", "entrywise", "most_likely", "rowwise"]
+__all__ = ["Entries", "blocks", "entrywise", "for_kernels", "most_likely", "rowwise"]
 
 # Numbers in a block, few enough for its intermediate results to stay in a core's second-level cache.
 BLOCK = 1 << 18
@@ -154,6 +154,20 @@ class Entries:
         total = np.add.reduceat(np.broadcast_to(share, values.shape), self.segments.starts)
         sums = np.add.reduceat(np.where(share > 0, values, 0) * share, self.segments.starts)
         return sums / np.where(total > 0, total, 1), total > 0
+
+
+def for_kernels(view: View, *tensors: Tensor) -> tuple[Array, list[Array], int] | None:
+    """Return the requests' first rows with the end, (B + 1,), floats as flat float32 words, and the words of a number.
+
+    None if kernels cannot count them: they know no weights and no masks, and take one dtype, float32 or float64.
+    """
+    words = {torch.float32: 1, torch.float64: 2}.get(tensors[0].dtype)
+    if words is None or view.sample_weight is not None or view.left_out is not None:
+        return None
+    if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
+        return None
+    starts = np.array([*view.segments.starts, view.segments.total])
+    return starts, [tensor.contiguous().numpy().reshape(-1).view(np.float32) for tensor in tensors], words
 
 
 def blocks(rows: int, width: int, length: int) -> Iterator[tuple[slice, slice]]:

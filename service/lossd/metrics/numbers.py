@@ -12,7 +12,7 @@ from lossd.exact.table import between
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.registry import Input
-from lossd.metrics.entries import Entries, entrywise, rowwise
+from lossd.metrics.entries import Entries, entrywise, for_kernels, rowwise
 from lossd.metrics.parts import Extreme, Mean, Moments, Products, Rankings, Scores, Size, products
 from lossd.metrics.registry import Array, Floats, Task, spell
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
@@ -163,9 +163,25 @@ class Numbers(Task):
         return rowwise(sums, self.prediction, self.target, join=join)
 
     @cached_property
+    def counted(self) -> Mapping[str, Array]:
+        """What a pass has counted, or a kernel counts now; empty if none does, or some sum is not finite."""
+        count = self.view.kernels.get("errors")
+        if self.view.counted or count is None or self.prediction.shape != self.target.shape:
+            return self.view.counted
+        if (found := for_kernels(self.view, self.prediction, self.target)) is None:
+            return {}
+        rows, (prediction, target), words = found
+        sums, (largest, spread) = np.empty((self.count, 5)), np.empty((2, self.count))
+        constant = np.empty(self.count, bool)
+        count(prediction, target, words, rows * self.target.shape[1], sums, largest, spread, constant)
+        if not np.isfinite(sums).all():
+            return {}
+        return {"errors": sums, "largest": largest, "target_spread": spread, "constant_target": constant}
+
+    @cached_property
     def _plain(self) -> Floats:
         """(B, 5): sums of the errors, of their sizes, of their squares, of the predictions and of the targets."""
-        if (counted := self.view.counted.get("errors")) is not None:
+        if (counted := self.counted.get("errors")) is not None:
             return counted
         return self.entries.sums(self._rows[:, :5])
 
@@ -201,7 +217,7 @@ class Numbers(Task):
     @cached_property
     def largest(self) -> Floats:
         """The largest size of an error, (B,)."""
-        if (counted := self.view.counted.get("largest")) is not None:
+        if (counted := self.counted.get("largest")) is not None:
             return counted
         return np.maximum(self.largest_error[:, 0], 0) if self.view.merged else self._largest_of(self._rows[:, 5])
 
@@ -228,7 +244,7 @@ class Numbers(Task):
         """(B,): sums of the squared distances of the targets from their mean, and the exponents of four to go with."""
         if self.target_moments is not None:
             return self.target_moments.centred_scaled(0, 0)
-        plain = self.view.counted.get("target_spread")
+        plain = self.counted.get("target_spread")
         if plain is None:
             mean = self._plain[:, 4] / self.some
             plain = self.totals(lambda _, t, mean: [(t - mean).square()], mean)[:, 0]
@@ -250,7 +266,7 @@ class Numbers(Task):
     @cached_property
     def constant_target(self) -> Array:
         """(B,) bool: whether all targets that count are the same number, or none counts."""
-        if (counted := self.view.counted.get("constant_target")) is not None:
+        if (counted := self.counted.get("constant_target")) is not None:
             return counted
         constant = is_constant(self.target_range)
         # Of a run's rows without a group, the range is not known; their exact spread is.

@@ -158,7 +158,7 @@ class Part(cached_property[V]):
     """A part of a task: an attribute, computed once at first use.
 
     Its function returns the numbers of each row or entry of the batch. A compiled pass may have counted the part
-    already, and a run has: both give it in ``view.counted`` under its name.
+    already, and a run has: both give it in ``view.counted`` under its name. A task may have a kernel that counts it.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -169,6 +169,8 @@ class Part(cached_property[V]):
     def _value(self, task: Task) -> V:
         assert self.attrname is not None
         counted = task.view.counted.get(self.attrname)
+        if counted is None:
+            counted = task.by_kernel(self.attrname)
         return self.reduced(task, self.function(task)) if counted is None else counted  # type: ignore[return-value]
 
     def reduced(self, task: Any, found: Any) -> V:

@@ -80,7 +80,7 @@ class View(NamedTuple):
         numbers: The other parameters: each request's value, B of them.
         counted: The parts that a compiled pass or a run has already counted, by the task's name for them.
         alone: Whether no loss is evaluated, so that only the options say what predictions are.
-        rates: Computes precision, recall, F1, IoU and their averages from counts in one call; None to use NumPy.
+        kernels: Compiled functions that count in one call what takes many tensor operations, by name; those at hand.
         dtypes: The dtypes in which tensors were sent, by name; a missing name has the tensor's own dtype.
         classes: The number of classes of a run, which has no tensors to tell it.
         exponent: Sums of weights in a run's ``counted`` are divided by two to this; None if no sample is weighted.
@@ -97,7 +97,7 @@ class View(NamedTuple):
     numbers: Mapping[str, Sequence[float]] = MappingProxyType({})
     counted: Mapping[str, Array] = MappingProxyType({})
     alone: bool = False
-    rates: Callable[..., bool] | None = None
+    kernels: Mapping[str, Callable[..., Any]] = MappingProxyType({})
     dtypes: Mapping[str, str] = MappingProxyType({})
     classes: int | None = None
     exponent: int | None = None
@@ -164,6 +164,10 @@ class Task:
         counts_as = view.options.get("zero_division")
         self.zero_division = None if counts_as is None else float(counts_as)
         self.undefined: list[dict[str, list[int]]] = [{} for _ in range(self.count)]
+
+    def by_kernel(self, name: str) -> Any:
+        """Return a part of a batch that a compiled function counts; None if none does."""
+        return None
 
     def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the parts that the task's warnings read, given the requested metrics."""
