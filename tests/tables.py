@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ByteSize
 
-from docs.families import by_family
 from lossd.api.catalogue import describe_options
 from lossd.configuration.settings import Settings
 from lossd.evaluation.diagnostics import WARNINGS
 from lossd.losses import REGISTRY
+from lossd.losses.families import by_family
 from lossd.metrics import METRICS, TASKS
 from lossd_client.errors import PROBLEMS
 

@@ -17,7 +17,15 @@ import httpx
 from lossd_client.addresses import Addresses, socket_path, split_urls
 from lossd_client.calls import Conversation, HttpResponse, ReceivedResponse, Resolve, Send, Wait
 from lossd_client.comparisons import Comparison, Comparisons
-from lossd_client.connections import Interruptible, Patience, StallTimer, connects_by_name, find_records, wait_below
+from lossd_client.connections import (
+    Interruptible,
+    Patience,
+    StallTimer,
+    connects_by_name,
+    find_records,
+    trusted,
+    wait_below,
+)
 from lossd_client.messages import Evaluation, Record
 from lossd_client.runs import AsyncRemoteRun, RemoteRun, open_run
 from lossd_client.score import BatchInputs, Score, arguments, default_outputs, score, score_async
@@ -35,6 +43,11 @@ DEFAULT_STALL_S = 15.0
 LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=30.0)
 
 _clients: WeakSet[LossClient] = WeakSet()
+
+
+def _check_cacert(cacert: object, http: object) -> None:
+    if cacert is not None and http is not None:
+        raise ValueError("cacert is for connections that the client opens; configure the certificates of http instead")
 
 
 class LossClient:
@@ -58,6 +71,7 @@ class LossClient:
         stall_s: Seconds without a byte sent or received after which the service is asked for ``/health/live`` on
             another connection. Without an answer within a few seconds the call is sent again; with one it waits on.
             ``math.inf`` turns this off.
+        cacert: A file of certificates, in PEM, that are trusted beside the system's: of a private authority.
         http: An ``httpx`` client to use instead of a new one, for proxies or certificates. Its current headers are sent
             with every call. ``close`` leaves it open. If its transport is not httpx's own, then that transport resolves
             names, and ``stall_s`` has no effect.
@@ -71,12 +85,14 @@ class LossClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         stall_s: float = DEFAULT_STALL_S,
+        cacert: str | os.PathLike[str] | None = None,
         http: httpx.Client | None = None,
     ) -> None:
+        _check_cacert(cacert, http)
         self._urls = split_urls(url)
         self._socket = _socket(self._urls, http)
         self._owned = http is None
-        self._certificates = httpx.create_ssl_context() if http is None and self._socket is None else None
+        self._certificates = trusted(cacert) if http is None and self._socket is None else None
         self._http = http or self._connections()
         wait_below(self._http)
         self._service = Service(self._addresses(), api_key, timeout_s, retries, stall_s, self._http.headers)
@@ -520,6 +536,7 @@ class AsyncLossClient:
         timeout_s: Seconds a call may take, retries included.
         retries: How often a call is retried.
         stall_s: Seconds without a byte after which the service must show that it lives.
+        cacert: A file of certificates, in PEM, that are trusted beside the system's: of a private authority.
         http: An ``httpx`` client to use instead of a new one.
     """
 
@@ -531,13 +548,16 @@ class AsyncLossClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         stall_s: float = DEFAULT_STALL_S,
+        cacert: str | os.PathLike[str] | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
+        _check_cacert(cacert, http)
         urls = split_urls(url)
         path = _socket(urls, http)
         transport = None if path is None else httpx.AsyncHTTPTransport(uds=path, limits=LIMITS)
         self._owned = http is None
-        self._http = http or httpx.AsyncClient(limits=LIMITS, transport=transport)
+        verify = True if cacert is None else trusted(cacert)
+        self._http = http or httpx.AsyncClient(limits=LIMITS, transport=transport, verify=verify)
         wait_below(self._http)
         addresses = Addresses(urls, resolve=all(connects_by_name(self._http, each) for each in urls))
         self._service = Service(addresses, api_key, timeout_s, retries, stall_s, self._http.headers)

@@ -14,6 +14,7 @@ All names of httpx and httpcore that are not documented stand here. A client wit
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -29,7 +30,7 @@ import httpx
 from lossd_client.addresses import Name
 from lossd_client.calls import Stalled
 
-__all__ = ["Interruptible", "Patience", "StallTimer", "connects_by_name", "find_records", "wait_below"]
+__all__ = ["Interruptible", "Patience", "StallTimer", "connects_by_name", "find_records", "trusted", "wait_below"]
 
 
 def find_records(name: Name) -> list[str]:
@@ -39,6 +40,18 @@ def find_records(name: Name) -> list[str]:
     except OSError:
         return []
     return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+def trusted(cacert: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """Return a context that trusts the usual authorities, and those in a file of certificates.
+
+    Raises:
+        OSError: The file cannot be read, or holds no certificate.
+    """
+    context = httpx.create_ssl_context()
+    if cacert is not None:
+        context.load_verify_locations(cafile=cacert)
+    return context
 
 
 def connects_by_name(http: httpx.Client | httpx.AsyncClient, url: str) -> bool:

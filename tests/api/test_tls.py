@@ -15,10 +15,13 @@ from typing import IO
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+from lossd.cli import main
 from lossd.configuration.settings import Settings
 from lossd_client import LossClient
+from lossd_client.errors import ConnectionFailed
 from serving import certificate, command
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}}
@@ -90,6 +93,29 @@ def test_large_answers_arrive_whole_over_tls(secure: Secure, monkeypatch: pytest
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, range(8))) == [None] * 8
+
+
+@openssl
+def test_a_private_authority_is_given_to_client_and_command(secure: Secure) -> None:
+    with LossClient(secure.url) as lossd, pytest.raises(ConnectionFailed, match="certificate"):
+        lossd.losses()
+    with LossClient(secure.url, cacert=secure.cert) as lossd:
+        assert lossd.evaluate("mse", [1.0], [3.0]).loss == 4.0
+    asked = ["health", "--url", secure.url]
+    assert CliRunner().invoke(main, asked).exit_code == 3
+    assert CliRunner().invoke(main, [*asked, "--cacert", str(secure.cert)]).exit_code == 0
+    listed = CliRunner().invoke(main, ["runs", "--url", secure.url, "--cacert", str(secure.cert), "--json"])
+    assert listed.exit_code == 0, listed.output
+
+
+def test_a_file_that_holds_no_certificate_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    run = CliRunner().invoke(main, ["runs", "--url", "https://127.0.0.1:1", "--cacert", str(empty)])
+    assert run.exit_code == 2
+    assert "--cacert" in run.output
+    with pytest.raises(ValueError, match="configure the certificates of http"):
+        LossClient("https://127.0.0.1:1", cacert=empty, http=httpx.Client())
 
 
 @openssl

@@ -18,11 +18,11 @@ import httpx
 import yaml
 
 from docs import api, losses, provoked
-from docs.families import by_family
 from docs.html import faults
 from lossd.api import drawing
 from lossd.caches import CACHES
 from lossd.losses import REGISTRY
+from lossd.losses.families import by_family
 from lossd.metrics import TASKS
 from lossd_client.errors import PROBLEMS
 from serving import running

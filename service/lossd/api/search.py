@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from lossd.losses import REGISTRY
+from lossd.losses.guides import guide
 from lossd.losses.names import METRICS as METRIC_NAMES
 from lossd.losses.names import SYNONYMS, folded, meaning, other_names
 from lossd.losses.registry import Loss, closest_losses
@@ -100,7 +101,12 @@ def _mentioned(note: str) -> list[str]:
 @cache
 def _texts() -> Mapping[str, str]:
     """Return what each loss's page says, in lower case."""
-    return {
-        loss.name: " ".join([loss.name, loss.task, loss.documentation, *(p.name for p in loss.parameters)]).lower()
-        for loss in REGISTRY.values()
-    }
+    return {loss.name: " ".join(_said(loss)).lower() for loss in REGISTRY.values()}
+
+
+def _said(loss: Loss) -> list[str]:
+    said = guide(loss)
+    return [
+        *(loss.name, loss.task, loss.documentation, *(parameter.name for parameter in loss.parameters)),
+        *(said.idea, said.use),  # and not what it is not for
+    ]

@@ -8,6 +8,7 @@ and version are quick. Exit status: 0 done, 1 a problem with the request, 2 wron
 from __future__ import annotations
 
 import os
+import re
 
 try:
     import click
@@ -24,6 +25,13 @@ __all__ = ["main"]
 
 REFUSED, UNANSWERED = 1, 3
 
+COMMANDS_OF_ROUTES = {
+    "GET /v1/losses": "lossd losses",
+    "GET /v1/metrics": "lossd metrics",
+    "GET /v1/runs": "lossd runs",
+}
+"""The commands that show what routes answer, for messages of the service."""
+
 
 class _Commands(Group):
     """The commands; an error becomes an exit status."""
@@ -34,7 +42,10 @@ class _Commands(Group):
         try:
             return super().invoke(ctx)
         except LossdError as error:
-            click.echo(f"{error.title}: {error}" if isinstance(error, Problem) else str(error), err=True)
+            text = f"{error.title}: {error}" if isinstance(error, Problem) else str(error)
+            for route, name in COMMANDS_OF_ROUTES.items():
+                text = re.sub(rf"{route}(?![\w/?])", name, text)
+            click.echo(text, err=True)
             refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
             ctx.exit(REFUSED if refused else UNANSWERED)
         except OSError as error:

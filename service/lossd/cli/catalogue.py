@@ -15,6 +15,7 @@ __all__ = ["COMMANDS"]
 LOSSES = """
 lossd losses
 lossd losses focal
+lossd losses --search imbalance
 lossd losses --json | jq -r '.losses[] | select(.task == "boxes").name'
 """
 METRICS = """
@@ -24,26 +25,46 @@ lossd metrics --json
 """
 
 
-@click.command(cls=Command, examples=LOSSES)
+@click.command(cls=Command, examples=LOSSES, short_help="List the losses, or show one.")
 @click.argument("name", required=False, shell_complete=known.losses)
 @click.option(
     "--long", "long_form", is_flag=True, help="Show each loss in full: formula, inputs, parameters, references."
 )
+@click.option(
+    "-q", "--search", "query", metavar="WORDS", help="Only what a name, another library's name, or words find."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
-def losses(name: str | None, long_form: bool, as_json: bool) -> None:
-    """List the losses, or show the loss NAME in full."""
+def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) -> None:
+    """List the losses by family, or show the loss NAME in full."""
     import lossd.cli.report as report
     from lossd.api.catalogue import describe_loss, describe_loss_in_full
+    from lossd.api.search import search
     from lossd.losses import REGISTRY
+    from lossd.losses.families import by_family
 
+    if name and query:
+        raise click.UsageError("--search looks for losses, and NAME shows one: give only one of them")
+    notes: list[str] = []
     if name:
         description = describe(name)
         document, shown = description, [report.loss(description)]
     else:
         described = describe_loss_in_full if long_form and not as_json else describe_loss
-        descriptions = [described(loss) for loss in REGISTRY.values()]
-        pages = map(report.loss, descriptions) if long_form else [report.catalogue(descriptions)]
-        document, shown = {"losses": descriptions}, list(pages)
+        families = by_family()
+        order = {name: at for at, name in enumerate(REGISTRY)}
+        if query:
+            found = search(query)
+            families = {"": found.losses}
+            notes = [found.note] if found.note else []
+            notes += [f"the metric {metric}: lossd metrics --name {metric}" for metric in found.metrics]
+            if not (found.losses or notes):
+                notes = [f"nothing is found for {query!r}; lossd losses lists all losses"]
+        listed = {heading: [described(loss) for loss in of] for heading, of in families.items()}
+        descriptions = [description for of in listed.values() for description in of]
+        pages = map(report.loss, descriptions) if long_form else [report.catalogue(listed)] if descriptions else []
+        if not query:
+            descriptions.sort(key=lambda description: order[description["name"]])
+        document, shown = {"losses": descriptions}, [*pages, *notes]
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -52,7 +73,7 @@ def losses(name: str | None, long_form: bool, as_json: bool) -> None:
             console.print(page)
 
 
-@click.command(cls=Command, examples=METRICS)
+@click.command(cls=Command, examples=METRICS, short_help="List the metrics by task.")
 @click.argument("task", required=False, shell_complete=known.tasks)
 @click.option(
     "--name", metavar="METRIC", shell_complete=known.metrics, help="Only this metric, in each task that has it."

@@ -9,7 +9,7 @@ import click
 import lossd.cli.known as known
 from lossd.cli.gates import Gate, Margin, Outcome, judged
 from lossd.cli.help import Command
-from lossd.cli.options import Address, Level
+from lossd.cli.options import CACERT, Address, Level
 
 if TYPE_CHECKING:
     from lossd_client import Comparison
@@ -27,7 +27,7 @@ NOT_PROVEN = 4
 OF_A_CLASS = ".per_class."
 
 
-@click.command(cls=Command, examples=EXAMPLES)
+@click.command(cls=Command, examples=EXAMPLES, short_help="Compare runs with a baseline.")
 @click.argument("baseline")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
@@ -65,6 +65,7 @@ OF_A_CLASS = ".per_class."
     type=Address(),
     help="The service that keeps the runs, with the key in LOSSD_API_KEY if it is set. [default: this user's store]",
 )
+@CACERT
 @click.pass_context
 def compare(
     ctx: click.Context,

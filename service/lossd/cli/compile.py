@@ -19,7 +19,7 @@ lossd compile --cache-dir /var/cache/lossd
 """
 
 
-@click.command("compile", cls=Command, examples=EXAMPLES)
+@click.command("compile", cls=Command, examples=EXAMPLES, short_help="Compile the hottest losses.")
 @click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),

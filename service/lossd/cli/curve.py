@@ -27,7 +27,10 @@ class _Curve(LossCommand):
 @click.command(cls=_Curve, examples=EXAMPLES)
 @click.argument("loss", shell_complete=known.losses)
 @click.option(
-    "-o", "--output", type=Image(), help="File for the picture: .svg or .png. Without it, some points are printed."
+    "-o",
+    "--output",
+    type=Image(),
+    help="File for the picture: .svg or .png. Without it, it is drawn on the terminal, or some points are printed.",
 )
 @click.option(
     "--with", "others", multiple=True, metavar="NAME", shell_complete=known.losses, help="Another loss to draw."
@@ -70,7 +73,8 @@ def curve(
     elif output is None:
         import lossd.cli.report as report
 
-        report.console().print(report.curve(document))
+        console = report.console()
+        console.print(report.curve(document, drawn=console.is_terminal))
 
 
 COMMANDS = (curve,)

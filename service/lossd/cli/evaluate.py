@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import METRIC_OPTION, Address, LossCommand, api_key, as_text, metric_options
+from lossd.cli.options import CACERT, METRIC_OPTION, Address, LossCommand, as_text, connect, metric_options
 from lossd.cli.plot import KINDS, Image
+from lossd.cli.progress import load_torch
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
@@ -81,6 +82,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     type=Address(),
     help="Use the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if it is set.",
 )
+@CACERT
 @click.option(
     "--in-flight", type=click.IntRange(1, 256), help="How many files to evaluate at a time. [default: 1; 4 with --url]"
 )
@@ -203,13 +205,12 @@ def _check(
 def _asking(url: str | None) -> Iterator[Ask]:
     """Yield the function that evaluates: in this process, or by the service at an address."""
     if url is None:
+        load_torch()
         from lossd import evaluate
 
         yield evaluate
         return
-    from lossd_client import LossClient
-
-    with LossClient(url, api_key=api_key()) as service:
+    with connect(url) as service:
         yield service.evaluate
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossd.cli.help import Command
-from lossd.cli.options import Address
+from lossd.cli.options import CACERT, CACERT_KEY, Address
 
 if TYPE_CHECKING:
     from lossd.fronts.health import HealthAnswer
@@ -34,11 +34,12 @@ class _NoAnswerError(click.ClickException):
         click.echo(self.message, err=True)
 
 
-@click.command(cls=Command, examples=EXAMPLES)
+@click.command(cls=Command, examples=EXAMPLES, short_help="Ask whether a service is ready.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Of the service on this machine.")
 @click.option(
     "--url", type=Address(), metavar="URL", help="Of a service elsewhere, with the path below which a proxy serves it."
 )
+@CACERT
 @click.option("--live", is_flag=True, help="Ask whether it is up, rather than whether it takes work.")
 @click.option("--timeout", default=2.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS")
 def health(port: int | None, url: str | None, live: bool, timeout: float) -> None:
@@ -98,11 +99,14 @@ def _ask_url(url: str, path: str, timeout_s: float) -> tuple[str, HealthAnswer]:
 
     from lossd.fronts.health import HealthAnswer
     from lossd_client.addresses import LOCAL, socket_path
+    from lossd_client.connections import trusted
 
     socket = socket_path(url)
     base = url if socket is None else LOCAL
     try:
-        with httpx.Client(transport=None if socket is None else httpx.HTTPTransport(uds=socket)) as http:
+        cacert = click.get_current_context().meta.get(CACERT_KEY)
+        transport = None if socket is None else httpx.HTTPTransport(uds=socket)
+        with httpx.Client(transport=transport, verify=trusted(cacert)) as http:
             found = http.get(base.rstrip("/") + path, timeout=timeout_s)
     except httpx.HTTPError as error:
         raise _NoAnswerError(f"{url} does not answer: {error}") from None

@@ -9,7 +9,7 @@ from lossd.cli.help import Command
 __all__ = ["COMMANDS"]
 
 
-@click.command(cls=Command, examples="lossd key alice >> keys")
+@click.command(cls=Command, examples="lossd key alice >> keys", short_help="Make an API key for a client.")
 @click.argument("name")
 def key(name: str) -> None:
     """Make an API key for the client NAME, and print the key and its line for the keys file.

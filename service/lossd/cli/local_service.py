@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import httpx
 
-from lossd.cli.options import api_key
+from lossd.cli.options import connect
 from lossd_client import LossClient
 from lossd_client.errors import Unavailable
 
@@ -53,7 +53,7 @@ def connected(url: str | None) -> Iterator[LossClient]:
         url: The address; None for the service inside this command.
     """
     if url is not None:
-        with LossClient(url, api_key=api_key()) as client:
+        with connect(url) as client:
             yield client
         return
     with _application() as http:

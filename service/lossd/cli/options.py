@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +14,13 @@ from lossd.cli.help import Command
 from lossd.cli.known import known
 from lossd.request.literal import literal
 
+if TYPE_CHECKING:
+    from lossd_client import LossClient
+
 __all__ = [
     "API_KEY",
+    "CACERT",
+    "CACERT_KEY",
     "METRIC_OPTION",
     "Address",
     "Level",
@@ -23,6 +29,7 @@ __all__ = [
     "Values",
     "api_key",
     "as_text",
+    "connect",
     "describe",
     "metric_options",
     "option_name",
@@ -33,6 +40,23 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 API_KEY = "LOSSD_API_KEY"
 """The variable with the key for a service; a command line would show the key to other users."""
 
+
+CACERT_KEY = "lossd.cacert"
+
+
+def _keep(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:  # the option may stand before a subcommand, or after it
+        ctx.meta[CACERT_KEY] = value
+
+
+CACERT = click.option(
+    "--cacert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    expose_value=False,
+    callback=_keep,
+    help="With --url: a file of certificates in PEM, of a private authority that the service's certificate is from.",
+)
+"""The option beside --url; :func:`connect` reads it."""
 
 METRIC_OPTION = click.option(
     "--metric-option",
@@ -54,23 +78,24 @@ class LossCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments with the loss's options; ``ctx.obj`` describes the loss."""
-        loss, url = self._named(args)
+        loss, url = self._named(ctx, args)
         if loss is not None and ctx.resilient_parsing:  # shell completion
             ctx.obj = known()["losses"].get(loss)
         elif loss is not None:
             ctx.obj = describe(loss, url)
         return super().parse_args(ctx, args)
 
-    def _named(self, args: list[str]) -> tuple[str | None, str | None]:
+    def _named(self, ctx: click.Context, args: list[str]) -> tuple[str | None, str | None]:
         if self.several:
             return (args[0] if args and not args[0].startswith("-") else None), None
         which = click.Command(
             "which",
-            params=[click.Option(["--loss"]), click.Option(["--url"])],
+            params=[click.Option(["--loss"]), click.Option(["--url"]), click.Option(["--cacert"])],
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
             add_help_option=False,
         )
         named = which.make_context("which", list(args), resilient_parsing=True).params
+        ctx.meta[CACERT_KEY] = named["cacert"]
         return named["loss"], named["url"]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -105,14 +130,24 @@ def option_name(name: str) -> str:
 def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     """Return the catalogue's entry of a loss, from the service at ``url`` if there is one."""
     if url is not None:
-        from lossd_client import LossClient
-
-        with LossClient(Address().convert(url, None, None), api_key=api_key()) as service:
+        with connect(Address().convert(url, None, None)) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss_in_full
     from lossd.losses.registry import find_loss
 
     return describe_loss_in_full(find_loss(loss, listed_by="lossd losses"))
+
+
+def connect(url: str) -> LossClient:
+    """Return a client of the service at an address, with the key of the environment and the command's --cacert."""
+    from lossd_client import LossClient
+
+    context = click.get_current_context(silent=True)
+    cacert: Path | None = context.meta.get(CACERT_KEY) if context else None
+    try:
+        return LossClient(url, api_key=api_key(), cacert=cacert)
+    except OSError as error:
+        raise click.BadParameter(f"{cacert}: {error.strerror or error}", param_hint="--cacert") from None
 
 
 def metric_options(names: str | None, options: tuple[str, ...]) -> dict[str, Any] | None:

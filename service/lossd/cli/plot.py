@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lossd.cli.progress import load_torch
 from lossd.pictures.kinds import KINDS as OF_METRICS
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def metrics_of(kind: str, task: str) -> list[str]:
 
 def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options: Any) -> dict[str, Any]:
     """Return the document of a loss's curve, evaluated here; see :func:`lossd.pictures.curves.curve`."""
+    load_torch()
     from lossd import evaluate
     from lossd.pictures.curves import Line, PointAnswer, curve
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress", "uninterrupted"]
+__all__ = ["load_torch", "progress", "uninterrupted"]
 
 REDRAWN_PER_S = 5
 
@@ -41,6 +42,18 @@ def progress(total: int, *, shown: bool) -> Iterator[Callable[[int, str, str], N
     with bar:
         task = bar.add_task("", total=total, text="", error="")
         yield lambda steps, text, error: bar.update(task, advance=steps, text=text, error=error)
+
+
+def load_torch() -> None:
+    """Import torch, which takes seconds on a busy machine; a spinner on standard error shows it on a terminal."""
+    if "torch" in sys.modules:
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("loading torch"):
+            import torch  # noqa: F401
 
 
 @contextmanager

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lossd.cli.canvas import COLOURS, Curve, draw
+from lossd.cli.fitting import Columns
 from lossd_client import Evaluation
 from lossd_client.comparisons import interval_digits
 from lossd_client.run_messages import flat
@@ -37,6 +40,8 @@ MAX_RANGES = 5
 SHOWN_POINTS = 11
 MAX_SLICE_COLUMNS = 3
 MAX_LIST = 12
+MOST_CONFUSIONS = 12
+PICTURE_LINES, MAX_PICTURE = 12, 100
 AVERAGES = ("macro", "micro", "weighted")
 COUNTS = ("tp", "fp", "fn", "tn", "support")
 NO_INTERVALS: Mapping[str, Any] = {}
@@ -95,9 +100,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return a table of runs: name, data set, status, rows, and the numbers of their metrics as columns."""
     figures = [run.get("summary") or {} for run in found]
     names = list(dict.fromkeys(name for each in figures for name in each if not name.endswith((".micro", ".weighted"))))
-    table = _listing("run", "data set", "status")
-    for heading in ("rows", *names[:MAX_COLUMNS]):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Columns("run", "data set", "status", "rows", *names[:MAX_COLUMNS])
     for run, numbers in zip(found, figures, strict=True):
         dataset = run.get("dataset") or {}
         version = f"@{dataset['version']}" if dataset.get("version") else ""
@@ -145,7 +148,7 @@ def _slices(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a table of the slices, and which is the worst by each number of the table."""
     every = flat(document.get("loss"), document["metrics"])
     names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_SLICE_COLUMNS]
-    table = _table("slice", "rows", *names)
+    table = Columns("slice", "rows", *names)
     for each in document["slices"]:
         numbers = flat(each.get("loss"), each["metrics"])
         cells = (_with_interval(name, numbers.get(name), each["intervals"]) for name in names)
@@ -185,7 +188,7 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
         rows = [(name, _with_interval(name, value, intervals)) for name, value in plain.items()]
         yield _pairs(iter([*rows, *((name, ", ".join(map(_number, values))) for name, values in lists.items())]))
     if averaged:
-        table = _table("", *AVERAGES)
+        table = Columns("", *AVERAGES)
         for name, value in averaged.items():
             cells = (_with_interval(f"{name}.{average}", value[average], intervals) for average in AVERAGES)
             table.add_row(name, *cells)
@@ -193,13 +196,13 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
     support, matrix = metrics.get("support"), metrics.get("confusion_matrix")
     listed = {name: value["per_class"] for name, value in averaged.items() if "per_class" in value}
     if isinstance(support, Sequence) and listed and len(support) <= MAX_CLASSES:
-        table = _table("class", *listed, "support")
+        table = Columns("class", *listed, "support")
         for index, count in enumerate(support):
             table.add_row(str(index), *(_number(values[index]) for values in listed.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
     if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
         several = isinstance(matrix[0][0], Sequence)
-        yield Padding(_label_counts(matrix) if several else _confusion(matrix), (1, 0, 0, 0), expand=False)
+        yield Padding(_label_counts(matrix) if several else _Confusion(matrix), (1, 0, 0, 0), expand=False)
 
 
 def _is_short(values: Sequence[Any]) -> bool:
@@ -207,24 +210,44 @@ def _is_short(values: Sequence[Any]) -> bool:
     return len(values) <= MAX_LIST and all(isinstance(value, int | float | None) for value in values)
 
 
-def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> Table:
+def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> Columns:
     """Return the four counts of each label's matrix."""
-    table = _table("label", "tn", "fp", "fn", "tp")
+    table = Columns("label", "tn", "fp", "fn", "tp")
     for index, matrix in enumerate(matrices):
         table.add_row(str(index), *(_number(count) for row in matrix for count in row))
     return table
 
 
-def _confusion(matrix: Sequence[Sequence[float]]) -> Table:
-    """Return a confusion matrix: rows are true classes, columns predicted ones; correct predictions are highlighted."""
-    table = _table("is / predicted", *map(str, range(len(matrix))))
-    for index, row in enumerate(matrix):
-        cells = [
-            Text(_number(count), style="bold green" if column == index else "red") if count else Text("·", style="dim")
-            for column, count in enumerate(row)
-        ]
-        table.add_row(str(index), *cells)
-    return table
+class _Confusion:
+    """A confusion matrix: rows are true classes, columns predicted ones; correct predictions are highlighted.
+
+    If the terminal is too narrow for it, the most frequent confusions are listed.
+    """
+
+    def __init__(self, matrix: Sequence[Sequence[float]]) -> None:
+        self.matrix = matrix
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the matrix or the list."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("is / predicted", style="dim", no_wrap=True)
+        for column in range(len(self.matrix)):
+            table.add_column(str(column), justify="right", no_wrap=True)
+        for index, row in enumerate(self.matrix):
+            cells = [
+                Text(_number(n), style="bold green" if column == index else "red") if n else Text("·", style="dim")
+                for column, n in enumerate(row)
+            ]
+            table.add_row(str(index), *cells)
+        if Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width:
+            yield table
+            return
+        wrong = [(n, i, j) for i, row in enumerate(self.matrix) for j, n in enumerate(row) if n and i != j]
+        listed = Columns("is", "predicted", "how often")
+        for count, true, predicted in sorted(wrong, key=lambda entry: -entry[0])[:MOST_CONFUSIONS]:
+            listed.add_row(str(true), str(predicted), _number(count))
+        yield Text(f"the most frequent of {len(wrong)} confusions; --json has the matrix", style="dim")
+        yield listed
 
 
 def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
@@ -235,20 +258,17 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
     return table
 
 
-def _table(first: str, *headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first, style="dim", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def catalogue(losses: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Return a table of all losses, a line each."""
+def catalogue(families: Mapping[str, Iterable[Mapping[str, Any]]]) -> RenderableType:
+    """Return a table of losses, a line each, below the headings of their families."""
     table = _listing("loss", "task", "")
-    for description in losses:
-        notes = "" if description["available"] else " (not available here)"
-        table.add_row(description["name"], description["task"], _prose(description["summary"] + notes))
+    for index, (heading, losses) in enumerate(families.items()):
+        if heading:
+            if index:
+                table.add_row("", "", "")
+            table.add_row(Text(heading, style="bold"), "", "")
+        for description in losses:
+            notes = "" if description["available"] else " (not available here)"
+            table.add_row(description["name"], description["task"], _prose(description["summary"] + notes))
     return table
 
 
@@ -319,7 +339,7 @@ def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> Re
     """
     every = next((list(figures) for _, figures in rows if not isinstance(figures, str)), [])
     names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_COLUMNS]
-    table = _table("file", *names)
+    table = Columns("file", *names)
     hidden = range(MAX_ROWS // 2, len(rows) - MAX_ROWS // 2) if len(rows) > MAX_ROWS else range(0)
     for index, (name, figures) in enumerate(rows):
         if index in hidden:
@@ -339,21 +359,47 @@ def failures(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> li
     return [*wrong[:MAX_ROWS], *more]
 
 
-def curve(document: Mapping[str, Any]) -> RenderableType:
-    """Return tables of some points of a curve: the loss of each line, then the gradient."""
+def curve(document: Mapping[str, Any], *, drawn: bool) -> RenderableType:
+    """Return a curve: the loss of each line, then the gradient; drawn, or tables of some points."""
     series = document["series"]
     shared = f"{series[0]['name']}, " if len({line["name"] for line in series}) == 1 else ""
     labels = [line["label"].removeprefix(shared) for line in series]
-    last = len(document["x"]) - 1
-    points = np.linspace(0, last, min(SHOWN_POINTS, last + 1)).round().astype(int)
     parts: list[RenderableType] = []
     for what, title in (("loss", "loss"), ("gradient", f"gradient, with respect to {series[0]['gradient_of']}")):
-        table = _table(document["axis"], *labels)
-        for point in points:
-            numbers = (float(line[what][point]) if line[what] else math.nan for line in series)
-            table.add_row(_number(document["x"][point]), *map(_number, numbers))
-        parts += ["", Text(title, style="bold"), table]
+        show = _Picture(document, what, labels) if drawn else _points(document, what, labels)
+        parts += ["", Text(title, style="bold"), show]
     return Group(Text(f"{shared}along the {document['label']}"), *parts)
+
+
+def _points(document: Mapping[str, Any], what: str, labels: Sequence[str]) -> RenderableType:
+    table = Columns(document["axis"], *labels)
+    last = len(document["x"]) - 1
+    for point in np.linspace(0, last, min(SHOWN_POINTS, last + 1)).round().astype(int):
+        numbers = (float(line[what][point]) if line[what] else math.nan for line in document["series"])
+        table.add_row(_number(document["x"][point]), *map(_number, numbers))
+    return table
+
+
+class _Picture:
+    """The curves as characters, as wide as the terminal, with a legend."""
+
+    def __init__(self, document: Mapping[str, Any], what: str, labels: Sequence[str]) -> None:
+        self.curves = [
+            Curve(document["x"], line[what] or (), COLOURS[i % len(COLOURS)])
+            for i, line in enumerate(document["series"])
+        ]
+        self.labels = labels
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the picture and the legend."""
+        curves = [curve for curve in self.curves if curve.y]
+        yield draw(curves, width=min(options.max_width, MAX_PICTURE), height=PICTURE_LINES)
+        legend = Text("   ").join(
+            Text.assemble(("━━ ", curve.colour), label)
+            for curve, label in zip(self.curves, self.labels, strict=True)
+            if curve.y
+        )
+        yield legend
 
 
 def _listing(*headings: str) -> Table:

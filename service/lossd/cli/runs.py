@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import lossd.cli.known as known
 from lossd.cli.help import Group
-from lossd.cli.options import Address, Level, Tag
+from lossd.cli.options import CACERT, Address, Level, Tag
 
 if TYPE_CHECKING:
     from lossd_client import RunResult
@@ -38,15 +39,22 @@ COPY = """
 lossd runs copy ~/.local/share/lossd/runs.db postgresql://lossd@db.example/lossd
 """
 
-URL = click.option(
+_URL = click.option(
     "--url",
     type=Address(),
     help="The service that keeps the runs, with the key in LOSSD_API_KEY if it is set. [default: this user's store]",
 )
+
+
+def URL(command: Callable[..., Any]) -> Callable[..., Any]:  # noqa: N802  (an option like the others)
+    """Add --url and --cacert to a command."""
+    return _URL(CACERT(command))
+
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
-@click.group(cls=Group, invoke_without_command=True, examples=LIST)
+@click.group(cls=Group, invoke_without_command=True, examples=LIST, short_help="List the kept scores of data sets.")
 @URL
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set, as name@version or name.")
 @click.option("--task", metavar="NAME", shell_complete=known.tasks, help="Only runs of this task.")
@@ -74,7 +82,7 @@ def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as
     report.console().print(report.runs(found))
 
 
-@runs.command(examples=SHOW)
+@runs.command(examples=SHOW, short_help="Show the score of a run.")
 @click.argument("name")
 @URL
 @click.option("--metrics", metavar="NAMES", shell_complete=known.metrics, help="Only these metrics, comma-separated.")
@@ -98,7 +106,7 @@ def show(
     _report(result, as_json=as_json)
 
 
-@runs.command(examples=SEAL)
+@runs.command(examples=SEAL, short_help="Check a run and freeze its score.")
 @click.argument("name")
 @URL
 @click.option(
@@ -116,7 +124,7 @@ def seal(ctx: click.Context, name: str, url: str | None, rows: int | None, as_js
     _report(result, as_json=as_json)
 
 
-@runs.command(examples=DELETE)
+@runs.command(examples=DELETE, short_help="Delete a run.")
 @click.argument("name")
 @URL
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -137,7 +145,7 @@ def delete(ctx: click.Context, name: str, url: str | None, yes: bool) -> None:
     click.echo(f"{name} is deleted", err=True)
 
 
-@runs.command(examples=COPY)
+@runs.command(examples=COPY, short_help="Copy all runs to another database.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 def copy(source: str, target: str) -> None:

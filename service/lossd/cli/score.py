@@ -11,8 +11,19 @@ import click
 
 import lossd.cli.known as known
 from lossd.cli.executing import On
-from lossd.cli.options import METRIC_OPTION, Address, LossCommand, Tag, Values, as_text, metric_options, option_name
+from lossd.cli.options import (
+    CACERT,
+    METRIC_OPTION,
+    Address,
+    LossCommand,
+    Tag,
+    Values,
+    as_text,
+    metric_options,
+    option_name,
+)
 from lossd.cli.plot import KINDS, Image, write
+from lossd.cli.progress import load_torch
 from lossd.cli.scoring import (
     DONE,
     INTERRUPTED,
@@ -138,6 +149,7 @@ class _Table(click.Path):
     help="With --run: the service that keeps the run, with the key in LOSSD_API_KEY if it is set. [default: this "
     "user's store]",
 )
+@CACERT
 @click.option("--dataset", metavar="NAME", help="With --run: the data set, as name@version or name.")
 @click.option("--rows", type=click.IntRange(0), help="With --run: the number of rows of the data set.")
 @click.option("--targets", metavar="t1:HEX", help="With --run: the fingerprint that the targets must have.")
@@ -255,6 +267,7 @@ def score(
     expected = None if None in rows.values() else sum(count or 0 for count in rows.values())
 
     def start() -> Run:
+        load_torch()
         from lossd import Run
 
         all_metrics = {**wanted, "names": [*wanted.get("names", ["default"]), *drawn]}

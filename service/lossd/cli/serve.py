@@ -41,7 +41,7 @@ class _Serve(Command):
         return [*_setting_options(), *super().get_params(ctx)]
 
 
-@click.command(cls=_Serve, examples=EXAMPLES)
+@click.command(cls=_Serve, examples=EXAMPLES, short_help="Start the service.")
 def serve(**given: Any) -> None:
     """Start the service; it runs until SIGTERM or Ctrl-C.
 

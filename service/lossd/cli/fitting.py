@@ -1,0 +1,52 @@
+"""Tables that fit a terminal of any width: columns are left out whole, and numbers are never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Columns"]
+
+GAP = 2
+ENOUGH = 12
+"""The width to which a name may be cut, if not even one column of numbers fits beside it."""
+
+
+class Columns:
+    """A table of names and numbers. Columns that do not fit are left out from the right, and named below it.
+
+    Args:
+        *headings: The headings; the first column is of names.
+    """
+
+    def __init__(self, *headings: str) -> None:
+        self.headings = headings
+        self.rows: list[tuple[Sequence[str | Text], str | None]] = []
+
+    def add_row(self, *cells: str | Text, style: str | None = None) -> None:
+        """Add a row of as many cells as there are headings."""
+        self.rows.append((cells, style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, and what was left out."""
+        widths = [self._width(column) for column in range(len(self.headings))]
+        shown = len(widths)
+        while shown > 2 and sum(widths[:shown]) + GAP * (shown - 1) > options.max_width:
+            shown -= 1
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+        room = options.max_width - sum(widths[1:shown]) - GAP * (shown - 1)
+        table.add_column(self.headings[0], style="dim", no_wrap=True, overflow="ellipsis", max_width=max(room, ENOUGH))
+        for heading in self.headings[1:shown]:
+            table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
+        for cells, style in self.rows:
+            table.add_row(*cells[:shown], style=style)
+        yield table
+        if hidden := self.headings[shown:]:
+            yield Text(f"not shown in {options.max_width} columns: {', '.join(hidden)}; --json has them", style="dim")
+
+    def _width(self, column: int) -> int:
+        cells = (cells[column] for cells, _ in self.rows if column < len(cells))
+        return max(len(self.headings[column]), *(len(cell) for cell in cells), 0)
