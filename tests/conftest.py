@@ -42,11 +42,21 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that measures time runs again when it fails; every other failure is final."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that measures time runs again when it fails; every other failure is final.
+
+    Tests that may take longer than others begin first: at the end, the other processes would wait for them.
+    """
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.flaky(reruns=2))
+    usual_s = float(config.getini("timeout"))
+
+    def limit_s(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return usual_s if limit is None else max(usual_s, limit.args[0])
+
+    items.sort(key=limit_s, reverse=True)
 
 
 @pytest.fixture(scope="session")

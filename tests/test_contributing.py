@@ -35,7 +35,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         for part in ("service", "client/lossd_client", "tests", "docs"):
-            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("*.pyc.*"))  # half written
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, root / name)
 

@@ -114,19 +114,19 @@ def test_each_path_is_gradient_descent_and_descends(visit, model: str) -> None:
 
 
 def test_too_long_a_step_diverges_and_is_called_so(visit) -> None:
-    page = opened(visit, "?rate=2&steps=60")
+    page = opened(visit, "?rate=2&steps=20")
     assert "diverges" in page.locator("#paths tbody tr").first.inner_text()
     assert "diverges" not in page.locator("#paths tbody tr").nth(1).inner_text()
 
 
 def test_sliders_choose_rate_and_steps_and_the_address_keeps_them(visit) -> None:
-    page = opened(visit)
-    after(page, lambda: page.get_by_role("slider", name="steps").fill("25"))
+    page = opened(visit, "?steps=5")
+    after(page, lambda: page.get_by_role("slider", name="steps").fill("8"))
     after(page, lambda: page.get_by_role("slider", name="step size").fill("0.2"))
     before = paths(page)
-    assert [len(path["at"]) for path in before] == [26, 26, 26]
+    assert [len(path["at"]) for path in before] == [9, 9, 9]
     assert "rate=0.2" in address(page)
-    assert "steps=25" in address(page)
+    assert "steps=8" in address(page)
     page.reload()
     page.wait_for_selector(".land[data-drawn]")
     for old, new in zip(before, paths(page), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -69,12 +70,15 @@ def drop(page, **files: bytes) -> None:
     page.evaluate(
         """(files) => {
           const transfer = new DataTransfer();
-          for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+          for (const [name, base64] of files) {
+            const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], name));
+          }
           const zone = document.querySelector('.drop');
           for (const type of ['dragover', 'drop'])
             zone.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
         }""",
-        [[name.replace("__", "."), list(content)] for name, content in files.items()],
+        [[name.replace("__", "."), base64.b64encode(content).decode()] for name, content in files.items()],
     )
 
 

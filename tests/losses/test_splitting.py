@@ -6,7 +6,7 @@ which a CPU's code changes: the last entries that fill no vector, and the entrie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from evaluating import COMPILED, Evaluated, Tensors, alone, both_ways, together
@@ -38,6 +39,22 @@ EVERY = [
     for position, parameters in enumerate(case.parameters)
 ]
 FIRST = [pytest.param(case, case.parameters[0], id=str(case)) for case in OF_ROWS if case.name != "perceptual"]
+OUTPUTS = (("loss", "gradient"), ("loss",))
+
+
+def and_value(rows: Iterable[ParameterSet]) -> list[ParameterSet]:
+    """Return rows with the outputs to ask for: the gradient, and the loss alone if that is computed in another way.
+
+    It is if the loss writes its gradient out. The other losses call one function for both, which one of them shows;
+    only their sums over long rows depend on whether there is a gradient.
+    """
+    both = []
+    for row in rows:
+        name = row.values[0].name
+        ways = OUTPUTS if REGISTRY[name].closed_forms or name == "pseudo_huber" else OUTPUTS[:1]
+        both += [pytest.param(*row.values, way, id=f"{row.id}-{' and '.join(way)}") for way in ways]
+    return both
+
 
 SHARED = 1 << 15
 """From so many entries on, torch's threads share an operation."""
@@ -61,10 +78,6 @@ def asked(
     case: Case, parameters: Parameters, reduction: str, outputs: Sequence[str] = ("loss", "gradient")
 ) -> dict[str, object]:
     return {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": list(outputs)}
-
-
-VALUE = pytest.mark.parametrize("outputs", [("loss", "gradient"), ("loss",)], ids=" and ".join)
-"""A loss without its gradient is computed in another way, if the gradient is written out."""
 
 
 def by_row(answers: Sequence[Evaluated], groups: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -102,8 +115,7 @@ def test_every_loss_of_rows_is_split() -> None:
     assert {case.name for case in OF_ROWS} == {name for name, loss in REGISTRY.items() if loss.kind == "rows"}
 
 
-@VALUE
-@pytest.mark.parametrize(("case", "parameters"), EVERY)
+@pytest.mark.parametrize(("case", "parameters", "outputs"), and_value(EVERY))
 def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     request = asked(case, parameters, "none", outputs)
     rows = ROWS if case.name != "perceptual" else 5
@@ -171,8 +183,7 @@ def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters
         assert_same_bits(batched.tensors, wanted.tensors, "beside tiny and huge numbers")
 
 
-@VALUE
-@pytest.mark.parametrize(("case", "parameters"), FIRST)
+@pytest.mark.parametrize(("case", "parameters", "outputs"), and_value(FIRST))
 def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     request = asked(case, parameters, "none", outputs)
     width = min(t[:1].numel() for t in case.inputs(parameters, 2).values())
@@ -187,7 +198,7 @@ def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters,
             assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"{count} threads, {dtype}")
 
 
-@VALUE
+@pytest.mark.parametrize("outputs", OUTPUTS, ids=" and ".join)
 @pytest.mark.parametrize(("case", "parameters"), FIRST)
 def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     """Rows so long that threads share one of them: a sum over it must not depend on how many rows there are."""
