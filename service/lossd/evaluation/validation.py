@@ -33,6 +33,9 @@ LARGEST = math.nextafter(2.0**63, 0)  # the largest float below the end of int64
 ROUNDING = 1e-3
 """A number this close to [0, 1] counts as a probability that half precision rounded."""
 
+BRIGHT = 255
+"""White in a picture of bytes: what masks hold that were read from one."""
+
 UNCHECKED = ("real", "logits", "log_probability", "integer", "term")
 
 HARMLESS = {"sign": 1, "positive": 1, "nonzero": 1, "negative": -1}
@@ -292,9 +295,8 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             remedy = _classes_remedy(name, at.tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
-            return (
-                f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{_ignoring(recipe, name, entry)}"
-            )
+            remedy = _bright(name, entry) or _ignoring(recipe, name, entry)
+            return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "nonnegative" | "positive" | "negative" | "above_minus_one":
             bounds = {"nonnegative": ">= 0", "positive": "> 0", "negative": "< 0", "above_minus_one": "> -1"}
             bound = bounds[recipe.domains[name]]
@@ -312,6 +314,8 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
         case "class":
             last = _classes(recipe) - 1
             remedy = "; the first class is 0" if entry == last + 1 else _ignoring(recipe, name, entry)
+            if entry == BRIGHT and "ignore_index" in recipe.parameters:
+                remedy = f"; set ignore_index to 255 if it marks what does not count, or send {name} // 255 for a mask"
             return (
                 f"class {value} at {at} is out of range: classes 0 to {last} expected, as many as prediction has"
                 f"{_or_ignored(recipe)}{remedy}"
@@ -320,7 +324,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             return f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
             remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
-            remedy += _ignoring(recipe, name, entry)
+            remedy += _bright(name, entry) or _ignoring(recipe, name, entry)
             return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "sign":
             remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
@@ -364,6 +368,11 @@ def _leaving_out(recipe: Recipe, name: str, entry: float) -> str:
     return "; a mask of 0 leaves an entry out"
 
 
+def _bright(name: str, entry: float) -> str:
+    """Return the remedy for a mask that was read from a picture."""
+    return f"; send {name} / 255 for a mask of 0 and 255" if entry == BRIGHT else ""
+
+
 def _ignoring(recipe: Recipe, name: str, entry: float) -> str:
     """Return the remedy for missing targets, if a loss could ignore them."""
     if recipe.loss is None or recipe.parameters.get("ignore_index", 0) is not None:
@@ -377,7 +386,10 @@ def _classes_remedy(name: str, tensor: Tensor) -> str:
     """Return the remedy for class indices in the shape of class scores, which count as probabilities."""
     if name != "target" or tensor.is_floating_point():
         return ""
-    return "; class indices have the shape of prediction without its second axis, along which are the scores of classes"
+    return (
+        "; class indices have the shape of prediction without its second axis, along which are the scores of classes; "
+        "for predicted classes, send numpy.moveaxis(numpy.eye(classes)[prediction], -1, 1)"
+    )
 
 
 def _into_range(recipe: Recipe, name: str, entry: float) -> str:

@@ -463,7 +463,10 @@ class Plan:
             return ""
         shape = layout["prediction"][1]
         if (entry is scores and len(shape) == 1) or (entry.name == "target" and layout["target"][1] == shape):
-            return "; prediction holds a score for each class along its second axis, not the predicted class"
+            return (
+                "; prediction holds a score for each class along its second axis, not the predicted class; for "
+                "predicted classes, send numpy.moveaxis(numpy.eye(classes)[prediction], -1, 1) and from_logits=false"
+            )
         return ""
 
     def _check_axes(self, dims: Mapping[str, Any]) -> None:
