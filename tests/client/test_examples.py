@@ -237,6 +237,13 @@ def test_node_scores_a_data_set_and_goes_on_where_it_was(service: Running) -> No
 # The Open Inference Protocol
 
 
+def test_triton_s_client_shares_memory() -> None:
+    with running(engine="inline", shared_memory=True) as service:
+        done = run(sys.executable, EXAMPLES / "triton" / "shared.py", service.url)
+    assert done.returncode == 0, done.stderr
+    assert "none of which went through a socket" in done.stdout
+
+
 def test_triton_s_client(service: Running) -> None:
     for address in (service.url, service.url.removeprefix("http://")):
         done = run(sys.executable, EXAMPLES / "triton" / "evaluate.py", address)

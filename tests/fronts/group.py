@@ -39,7 +39,7 @@ class Group:
         pids = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
         found = {}
         for pid in pids:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         return {pid: line for pid, line in found.items() if "/warm.py" not in line}
 

@@ -36,7 +36,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    with running() as service:
+    with running(shared_memory=True) as service:
         yield service
 
 

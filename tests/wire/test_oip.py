@@ -241,6 +241,8 @@ def test_scalars_and_empty_tensors_are_read_in_each_form() -> None:
 # Faults
 
 X = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}
+SHARED = {"name": "x", "shape": [2], "datatype": "FP32",
+          "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}}  # fmt: skip
 BINARY = {"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
 WORDS = {"name": "x", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
 
@@ -288,7 +290,9 @@ FAULTS: list[tuple[str, bytes, bytes, str]] = [
     ("short", document(BINARY), b"\0" * 7, "describes 8 bytes"),
     ("left-over", document(BINARY), b"\0" * 9, "describes 8 bytes"),
     ("left-over of nothing", document(X), b"\0", "describes 0 bytes"),
-    ("shared memory", document({**X, "parameters": {"shared_memory_region": "r"}}), b"", "shared_memory_region"),
+    ("half a place in shared memory", document({**X, "parameters": {"shared_memory_region": "r"}}), b"",
+     "shared_memory_byte_size of x must be a number of bytes"),
+    ("shared memory", document(SHARED), b"", "x is in shared memory, not in the message"),
     ("a string's length cut off", document({**WORDS, "parameters": {"binary_data_size": 3}}), b"\1\0\0", "length"),
     ("a string longer than its bytes", document(WORDS), b"\2\0\0\0a", "are left"),
     ("more strings than the shape", document({**WORDS, "shape": [0]}), b"\1\0\0\0a", "strings"),

@@ -180,7 +180,7 @@ def create_app(
     )
     telemetry, fair_share = Telemetry(engine, member, keeper), FairShare(settings.requests_per_key)
     app.evaluate = Evaluate(settings, engine, telemetry, fair_share)
-    app.inference = Inference(settings, engine, telemetry, fair_share)
+    app.inference = Inference(settings, engine, telemetry, fair_share, member.config.regions if member else None)
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)
     app.documents = PageLog(AnswerHead(app.inference), access_log)

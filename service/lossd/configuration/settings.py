@@ -159,6 +159,17 @@ class Settings(BaseSettings):
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline, in milliseconds, of a request that has no X-Request-Timeout-Ms."
     )
+    shared_memory: bool = Field(
+        False,
+        description="Whether clients on this machine may send tensors by system shared memory over /v2: files of "
+        "/dev/shm that the service's user may read and write.",
+    )
+    shared_memory_regions: Annotated[int, Field(ge=1)] = Field(
+        64, description="Most regions of shared memory that one API key may register."
+    )
+    shared_memory_bytes: ByteSize = Field(
+        ByteSize(8 << 30), ge=1, description="Most bytes of the regions of one API key together."
+    )
     max_work_ms: Milliseconds = Field(
         60_000,
         description="Most estimated work of one request, in milliseconds of one core; more is refused.",

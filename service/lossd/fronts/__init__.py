@@ -29,6 +29,7 @@ class FrontConfig:
         workers: The address of each device's worker.
         recorder: The address of the recorder; None if the service keeps no runs.
         uds: The file descriptor of the listening Unix socket; None without one.
+        regions: The file descriptor of the table of shared memory; None without one.
     """
 
     port: int
@@ -36,6 +37,7 @@ class FrontConfig:
     workers: tuple[str, ...]
     recorder: str | None = None
     uds: int | None = None
+    regions: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that passes it to a new process."""

@@ -106,6 +106,8 @@ class _Parent:
     ) -> None:
         self.port = port
         self.local = local
+        # The registered regions of shared memory, which every front reads and writes.
+        self.regions = os.memfd_create("lossd-regions", os.MFD_CLOEXEC) if settings.shared_memory else None
         self.failure: str | None = None
         self.settings = settings
         self.announce = announce
@@ -197,13 +199,13 @@ class _Parent:
         parent_end, front_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         recorder = None if self.recorder is None else self.recorder.address
         uds = None if self.local is None else self.local.bound.fileno()
-        config = FrontConfig(self.port, front_end.fileno(), self.addresses, recorder, uds)
+        config = FrontConfig(self.port, front_end.fileno(), self.addresses, recorder, uds, self.regions)
         # The same command in a new session: a terminal's Ctrl-C reaches the parent only.
         try:
             with _sighup_blocked():  # the front inherits the mask, and unblocks the signal when it is ready
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    pass_fds=[front_end.fileno(), *(() if uds is None else (uds,))],
+                    pass_fds=[front_end.fileno(), *(given for given in (uds, self.regions) if given is not None)],
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **config.environment()},
                     start_new_session=True,

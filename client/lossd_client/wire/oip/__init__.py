@@ -17,12 +17,13 @@ from lossd_client.wire.oip.messages import (
     Datatype,
     Entry,
     Output,
+    Place,
     Request,
     Response,
     Value,
 )
 from lossd_client.wire.oip.reading import decode_request, decode_response, header_length, read_request
-from lossd_client.wire.oip.writing import encode_request, encode_response
+from lossd_client.wire.oip.writing import elements, encode_request, encode_response
 
 __all__ = [
     "BY_DTYPE",
@@ -33,11 +34,13 @@ __all__ = [
     "Datatype",
     "Entry",
     "Output",
+    "Place",
     "Request",
     "Response",
     "Value",
     "decode_request",
     "decode_response",
+    "elements",
     "encode_request",
     "encode_response",
     "header_length",

@@ -30,6 +30,8 @@ def read_tensor(entry: Entry, data: memoryview) -> Tensor:
     datatype = entry.datatype
     if not datatype.itemsize:
         raise DtypeMismatch(f"{entry.name} is BYTES, not numbers")
+    if entry.place is not None:
+        raise MalformedBody(f"{entry.name} is in shared memory, not in the message")
     if not entry.binary:
         return _tensor_from_json(entry)
     return Tensor(datatype.dtype, entry.shape, data[entry.begin : entry.end])

@@ -17,6 +17,7 @@ __all__ = [
     "Datatype",
     "Entry",
     "Output",
+    "Place",
     "Request",
     "Response",
     "Value",
@@ -80,6 +81,21 @@ BY_DTYPE: dict[str, Datatype] = {d.dtype: d for d in DATATYPES.values() if d.ite
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in shared memory.
+
+    Attributes:
+        region: The name of a registered region.
+        offset: Its first byte there.
+        byte_size: Its bytes; for an output, the most that it may have.
+    """
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a message, with the place of its elements.
 
@@ -87,9 +103,10 @@ class Entry:
         name: A name that is unique in the message.
         datatype: Its type.
         shape: Its axes.
-        data: The JSON value that holds the elements; None if they are binary.
+        data: The JSON value that holds the elements; None if they are elsewhere.
         begin: The first byte of the elements, counted from the end of the JSON text.
         end: The end of the elements in bytes; ``begin`` if they are in the JSON.
+        place: Where the elements lie in shared memory; None if they are in the message.
         padded: Whether the second axis, of length 1, may have been added: MLServer's codec gives every array two.
     """
 
@@ -100,19 +117,27 @@ class Entry:
     begin: int
     end: int
     padded: bool = False
+    place: Place | None = None
 
     @property
     def binary(self) -> bool:
         """Whether the elements follow the JSON text."""
-        return self.data is None
+        return self.data is None and self.place is None
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A requested output, and whether it is binary."""
+    """A requested output.
+
+    Attributes:
+        name: Its name.
+        binary: Whether its elements follow the JSON text.
+        place: Where its elements go in shared memory; None if they belong in the response.
+    """
 
     name: str
     binary: bool
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

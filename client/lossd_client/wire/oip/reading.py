@@ -17,6 +17,7 @@ from lossd_client.wire.oip.messages import (
     VERSION,
     Entry,
     Output,
+    Place,
     Request,
     Response,
     Value,
@@ -27,6 +28,8 @@ from lossd_client.wire.tensor import check_tensor_count, element_count, read_sha
 __all__ = ["decode_request", "decode_response", "header_length", "read_request"]
 
 MAX_NAME = 256
+SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+"""The parameters of a tensor in shared memory."""
 REQUEST_FIELDS = ("model_name", "model_version", "id", "parameters", "inputs", "outputs")
 """The known fields of a request. The path has the model's name; KServe's SDK repeats it."""
 IGNORED_PARAMETERS = ("content_type", "headers")
@@ -153,11 +156,22 @@ def _entry(value: Any, what: str, begin: int) -> Entry:
         )
     shape = read_shape(name, document.get("shape"))
     parameters = _parameters(document, name)
-    _known(parameters, ("binary_data_size",), name)
+    _known(parameters, ("binary_data_size", *SHARED), name)
     size, data = parameters.get("binary_data_size"), document.get("data")
     padded = False
     if parameters.get("content_type") == MLSERVER_ARRAY:
         data, padded = _defined(data), len(shape) == 2 and shape[1] == 1
+    needed = element_count(shape) * datatype.itemsize
+    place = _place(parameters, name)
+    if place is not None:
+        if data is not None or size is not None:
+            raise MalformedBody(f"{name} is in shared memory, and has data or the parameter binary_data_size too")
+        if datatype.itemsize and place.byte_size != needed:
+            raise ShapeMismatch(
+                f"{name} of {datatype.name} and shape {list(shape)} has {needed} bytes, shared_memory_byte_size is "
+                f"{place.byte_size}"
+            )
+        return Entry(name, datatype, shape, None, begin, begin, padded, place)
     if size is None:
         if data is None:
             raise MalformedBody(f"{name} has neither data nor the parameter binary_data_size")
@@ -166,7 +180,6 @@ def _entry(value: Any, what: str, begin: int) -> Entry:
         raise MalformedBody(f"{name} has both data and the parameter binary_data_size")
     if type(size) is not int or size < 0:
         raise MalformedBody(f"binary_data_size of {name} must be a number of bytes")
-    needed = element_count(shape) * datatype.itemsize
     if datatype.itemsize and size != needed:
         raise ShapeMismatch(
             f"{name} of {datatype.name} and shape {list(shape)} has {needed} bytes, binary_data_size is {size}"
@@ -178,8 +191,26 @@ def _output(value: Any, binary: bool) -> Output:
     document = _object(value, "an output", ("name", "parameters"))
     name = _name(document, "output")
     parameters = _parameters(document, name)
-    _known(parameters, ("binary_data",), name)
-    return Output(name, _flag(parameters, "binary_data", default=binary, what=name))
+    _known(parameters, ("binary_data", *SHARED), name)
+    place = _place(parameters, name)
+    binary = _flag(parameters, "binary_data", default=binary, what=name) and place is None
+    return Output(name, binary, place)
+
+
+def _place(parameters: Mapping[str, Any], what: str) -> Place | None:
+    """Return where a tensor lies in shared memory; None if it does not."""
+    region, size, offset = map(parameters.get, SHARED)
+    if region is None and size is None and offset is None:
+        return None
+    if not isinstance(region, str) or not 0 < len(region) <= MAX_NAME:
+        raise MalformedBody(f"shared_memory_region of {what} must be the name of a registered region")
+    return Place(region, _bytes(offset or 0, SHARED[2], what), _bytes(size, SHARED[1], what))
+
+
+def _bytes(value: Any, name: str, what: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise MalformedBody(f"{name} of {what} must be a number of bytes")
+    return value
 
 
 def _known(parameters: Mapping[str, Any], known: Sequence[str], what: str) -> None:

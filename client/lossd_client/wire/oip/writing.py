@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lossd_client.errors import DtypeMismatch
 from lossd_client.wire import json
 from lossd_client.wire.oip.elements import LENGTH
-from lossd_client.wire.oip.messages import BY_DTYPE, VERSION, Value
+from lossd_client.wire.oip.messages import BY_DTYPE, VERSION, Place, Value
 from lossd_client.wire.tensor import Tensor
 
-__all__ = ["encode_request", "encode_response"]
+__all__ = ["elements", "encode_request", "encode_response"]
 
 ALIGNMENT = 64
 _TOKENS = {"NaN": b"NaN", "Infinity": b"Infinity", "-Infinity": b"-Infinity"}
 _NULLS = {**_TOKENS, "NaN": b"null"}
+NOWHERE: Mapping[str, Place] = MappingProxyType({})
+"""No output is in shared memory."""
 
 
 def encode_request(
@@ -37,7 +40,7 @@ def encode_request(
     """
     described, pieces = [], []
     for name, value in inputs.items():
-        piece = _bytes(value)
+        piece = elements(value)
         described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
         pieces.append(piece)
     fields: dict[str, Any] = {} if id is None else {"id": id}
@@ -54,6 +57,7 @@ def encode_response(
     *,
     id: str | None = None,  # noqa: A002
     undefined: Collection[str] = (),
+    places: Mapping[str, Place] = NOWHERE,
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return a response, as the body's pieces and the length of the JSON text; None if no bytes follow it.
 
@@ -62,6 +66,7 @@ def encode_response(
         outputs: Name, value, and whether it is binary, for each output.
         id: The request's id.
         undefined: The outputs in which NaN means an undefined number; JSON has null for it.
+        places: The outputs that the caller has written to shared memory, and the most bytes of each there.
 
     Raises:
         DtypeMismatch: A FP16 or BF16 output is not binary.
@@ -69,8 +74,10 @@ def encode_response(
     described: list[bytes] = []
     pieces: list[bytes | memoryview] = []
     for name, value, binary in outputs:
-        if binary:
-            piece = _bytes(value)
+        if (place := places.get(name)) is not None:
+            described.append(_describe(name, value, _place(place, len(elements(value)))))
+        elif binary:
+            piece = elements(value)
             described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
             if len(piece):
                 pieces.append(piece)
@@ -93,7 +100,13 @@ def _describe(name: str, value: Value, rest: bytes) -> bytes:
     return json.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b"," + rest + b"}"
 
 
-def _bytes(value: Value) -> bytes | memoryview:
+def _place(place: Place, nbytes: int) -> bytes:
+    where = {"shared_memory_region": place.region, "shared_memory_byte_size": nbytes}
+    return b'"parameters":' + json.dumps(where | ({"shared_memory_offset": place.offset} if place.offset else {}))
+
+
+def elements(value: Value) -> bytes | memoryview:
+    """Return the bytes of a tensor's elements."""
     if isinstance(value, Tensor):
         return value.data
     return b"".join(LENGTH.pack(len(element)) + element for element in value)

@@ -74,9 +74,14 @@ def find(name: str, version: str | None = None) -> Model:
     return model
 
 
-def server_metadata() -> dict[str, Any]:
-    """Return the answer to ``GET /v2``."""
-    return {"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)}
+def server_metadata(*, shared_memory: bool) -> dict[str, Any]:
+    """Return the answer to ``GET /v2``.
+
+    Args:
+        shared_memory: Whether clients may register shared memory.
+    """
+    extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+    return {"name": PLATFORM, "version": __version__, "extensions": extensions}
 
 
 def index(obstacle: str, *, only_ready: bool) -> list[dict[str, str]]:

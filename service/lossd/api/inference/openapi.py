@@ -225,6 +225,23 @@ class IndexEntry(_Closed):
     reason: str
 
 
+class SharedMemoryRegion(_Closed):
+    """A registered region of shared memory."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+
+class SharedMemoryFile(_Closed):
+    """A part of a file in /dev/shm, in bytes."""
+
+    key: str
+    offset: int = Field(0, ge=0)
+    byte_size: int = Field(ge=1)
+
+
 GETS: Mapping[str, tuple[str, type[BaseModel]]] = {
     "/v2": ("The server's name, version and extensions", ServerMetadata),
     "/v2/health/live": ("The process is up", ServerLive),
@@ -241,9 +258,13 @@ MODELS: tuple[type[BaseModel], ...] = (
     InferResponse,
     InferError,
     IndexEntry,
+    SharedMemoryRegion,
+    SharedMemoryFile,
     *dict.fromkeys(model for _, model in GETS.values()),
 )
 """The schemas that :func:`paths` refers to."""
+
+INFER_ERRORS = ("400", "403", "404", "408", "413", "414", "415", "429", "431", "500", "501", "503", "504")
 
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "mse"}
 
@@ -267,10 +288,7 @@ def paths() -> dict[str, Any]:
         "requestBody": {"required": True, "content": _content("InferRequest")},
         "responses": {
             "200": {"description": "The answer", "content": _content("InferResponse")},
-            **{
-                status: _error()
-                for status in ("400", "404", "408", "413", "414", "415", "429", "431", "500", "503", "504")
-            },
+            **{status: _error() for status in INFER_ERRORS},
         },
     }
     index = {
@@ -282,6 +300,34 @@ def paths() -> dict[str, Any]:
         "/v2/models/{name}/infer": {"post": {"tags": ["open inference protocol"], **infer}},
         "/v2/repository/index": {"post": {"tags": ["open inference protocol"], **index}},
         **{path: {"get": _get(path, summary, model)} for path, (summary, model) in GETS.items()},
+        **_shared_memory(),
+    }
+
+
+def _shared_memory() -> dict[str, Any]:
+    """Return the paths of system shared memory."""
+    regions = {"200": _answer({"type": "array", "items": _reference(SharedMemoryRegion)})}
+    nothing = {"200": _answer({"type": "object", "maxProperties": 0})}
+    body = {"required": True, "content": {json.MEDIA_TYPE: {"schema": _reference(SharedMemoryFile)}}}
+    found: dict[str, Any] = {}
+    for middle, which in (("", "every region"), ("/region/{name}", "a region")):
+        for action, method, answers in (("status", "get", regions), ("unregister", "post", nothing)):
+            path = f"/v2/systemsharedmemory{middle}/{action}"
+            found[path] = {method: _operation(path, f"{action} of {which} of shared memory".capitalize(), answers)}
+    path = "/v2/systemsharedmemory/region/{name}/register"
+    found[path] = {"post": {**_operation(path, "Name a part of a file in /dev/shm", nothing), "requestBody": body}}
+    return found
+
+
+def _operation(path: str, summary: str, answers: dict[str, Any]) -> dict[str, Any]:
+    named = "{" in path
+    errors = ("400", "403", *(("404", "409", "413", "501") if named else ()))
+    return {
+        "tags": ["open inference protocol"],
+        "operationId": "v2" + "".join(f"_{part.strip('{}')}" for part in path.split("/")[2:]),
+        "summary": summary,
+        "responses": {**answers, **{status: _error() for status in errors}},
+        **({"parameters": [NAME]} if named else {}),
     }
 
 

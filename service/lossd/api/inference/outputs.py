@@ -22,11 +22,11 @@ from lossd.metrics import METRICS, class_count, listed_by_default
 from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
 from lossd.request.plan import Plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, MalformedBody, ShapeMismatch
-from lossd_client.wire import Tensor, json, oip
+from lossd_client.wire import DTYPES, Tensor, json, oip
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["ParsedRequest", "output_values", "parse_request"]
+__all__ = ["ParsedRequest", "check_size", "output_values", "parse_request"]
 
 RESERVED = (
     "sequence_id",
@@ -61,6 +61,7 @@ class ParsedRequest:
         gradient: The input that the outputs ``gradient``, ``hessian`` and ``hvp`` belong to.
         timeout_s: The request's time-out in seconds; None without one.
         streamable: Whether every input's bytes on the wire are those of its tensor.
+        places: The outputs that go to shared memory, and where.
         text_bytes: The most bytes of the outputs that are tensors in JSON.
     """
 
@@ -71,6 +72,7 @@ class ParsedRequest:
     timeout_s: float | None
     streamable: bool
     text_bytes: int
+    places: Mapping[str, oip.Place]
 
     @property
     def undefined(self) -> frozenset[str]:
@@ -112,12 +114,29 @@ def parse_request(text: bytes, model: Model) -> ParsedRequest:
     text_bytes = 0
     for output in outputs:
         column = columns.get(_column(output.name, gradient))
-        if column is not None and not output.binary:
+        if column is not None and output.place is not None:
+            check_size(output.name, element_count(column.shape(job.rows)) * DTYPES[column.dtype].itemsize, output.place)
+        elif column is not None and not output.binary:
             if not oip.BY_DTYPE[column.dtype].as_json:
                 raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
             text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
     streamable = all(entry.binary for entry in request.inputs)
-    return ParsedRequest(job, request, outputs, gradient, _timeout_s(request.parameters), streamable, text_bytes)
+    timeout_s = _timeout_s(request.parameters)
+    places = {output.name: output.place for output in outputs if output.place is not None}
+    return ParsedRequest(job, request, outputs, gradient, timeout_s, streamable, text_bytes, places)
+
+
+def check_size(name: str, nbytes: int, place: oip.Place) -> None:
+    """Check that an output fits the place in shared memory that the request names.
+
+    Raises:
+        ShapeMismatch: It is larger.
+    """
+    if nbytes > place.byte_size:
+        raise ShapeMismatch(
+            f"shared memory size specified with the request for output {quoted(name)} ({place.byte_size} bytes) should "
+            f"be at least {nbytes} bytes to hold the results"
+        )
 
 
 def _job(plan: Plan, inputs: tuple[oip.Entry, ...]) -> Job:
@@ -212,6 +231,8 @@ def _expand(output: oip.Output, inputs: tuple[oip.Entry, ...]) -> list[oip.Outpu
         return [output]
     kind, _, name = output.name.partition(".")
     stem = name.removesuffix("*")
+    if output.place is not None:
+        raise InvalidRequest(f"{output.name} may be several outputs, and has one place in shared memory; name each")
     return [oip.Output(f"{kind}.{i.name}", output.binary) for i in inputs if i.name.startswith(stem)] or [output]
 
 

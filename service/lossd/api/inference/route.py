@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Send
 
 from lossd.api.evaluation_route import EvaluationRoute
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
-from lossd.api.http.texts import INLINE_BYTES, in_thread
+from lossd.api.http.texts import INLINE_BYTES, in_thread, small_document
 from lossd.api.inference import models
-from lossd.api.inference.outputs import ParsedRequest, output_values, parse_request
+from lossd.api.inference.outputs import ParsedRequest, check_size, output_values, parse_request
+from lossd.api.inference.shared_memory import Region, Regions, check_local
 from lossd.caches import memoized
 from lossd.engine import Result
 from lossd_client.errors import (
+    InvalidRequest,
     MalformedBody,
     MethodNotAllowed,
     NotEvaluable,
@@ -26,6 +31,12 @@ from lossd_client.errors import (
 )
 from lossd_client.wire import json, oip
 from lossd_client.wire.quoting import quoted
+
+if TYPE_CHECKING:
+    from lossd.api.http.fairness import FairShare
+    from lossd.api.observability.telemetry import Telemetry
+    from lossd.configuration.settings import Settings
+    from lossd.engine import Engine
 
 __all__ = ["PREFIX", "Inference"]
 
@@ -44,7 +55,18 @@ class NotOfferedError(Problem):
 
 
 class Inference(EvaluationRoute[ParsedRequest]):
-    """Everything under ``/v2``."""
+    """Everything under ``/v2``.
+
+    Args:
+        settings, engine, telemetry, fair_share: As for every route.
+        table: The descriptor of the table of shared memory that the fronts share; by default a new one.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: Engine, telemetry: Telemetry, fair_share: FairShare, table: int | None = None
+    ) -> None:
+        super().__init__(settings, engine, telemetry, fair_share)
+        self._regions = Regions(settings, table) if settings.shared_memory else None
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         method = request.scope["method"]
@@ -78,7 +100,11 @@ class Inference(EvaluationRoute[ParsedRequest]):
 
     def _encode(self, request: HttpRequest, answer: ParsedRequest, result: Result) -> tuple[Pieces, Headers, bool]:
         pieces, length = oip.encode_response(
-            request.model, output_values(answer, result), id=answer.request.id, undefined=answer.undefined
+            request.model,
+            output_values(answer, result),
+            id=answer.request.id,
+            undefined=answer.undefined,
+            places=answer.places,
         )
         if length is None:
             return pieces, [(b"content-type", _JSON)], False
@@ -118,7 +144,127 @@ class Inference(EvaluationRoute[ParsedRequest]):
                 parsed, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
         request.identify(model.name, parsed.job)
         self._check_text(parsed.text_bytes, REMEDY)
-        return parsed, self.engine.submit(parsed.job, tensors, _deadline(request, parsed), request.client)
+        targets = self._targets(request, parsed)
+        if len(tensors) == len(parsed.request.inputs):
+            future = self.engine.submit(parsed.job, tensors, _deadline(request, parsed), request.client)
+        else:
+            shared = {entry.name: entry.place for entry in parsed.request.inputs if entry.place is not None}
+            future = await self._fetch(request, parsed, tensors, shared)
+        return parsed, self._delivered(parsed, targets, future)
+
+    # Shared memory
+
+    async def _fetch(
+        self,
+        request: HttpRequest,
+        parsed: ParsedRequest,
+        tensors: dict[str, memoryview],
+        shared: Mapping[str, oip.Place],
+    ) -> asyncio.Future[Result]:
+        """Copy inputs from shared memory, submit the job, and return the future of the result.
+
+        Args:
+            request: The request.
+            parsed: Its text.
+            tensors: The inputs that came with it.
+            shared: Where the others lie.
+        """
+        regions = self._regions_for(request)
+        sources = {name: (regions.find(request.client, place.region), place) for name, place in shared.items()}
+        nbytes = sum(place.byte_size for place in shared.values())
+        if nbytes > (most := int(self.settings.max_body_bytes)):
+            limit = f"{most} are read (setting max_body_bytes)"
+            raise TooLarge(f"the inputs in shared memory have {nbytes} bytes, at most {limit}")
+        deadline = _deadline(request, parsed)
+        if nbytes < self.settings.stream_bytes:  # it may share a batch
+            for name, (region, place) in sources.items():
+                tensors[name] = memoryview(bytearray(place.byte_size))
+                region.read(tensors[name], place)
+            return self.engine.submit(parsed.job, tensors, deadline, request.client)
+        upload = self.engine.upload(parsed.job, deadline, request.client)
+        try:
+            for name, data in tensors.items():
+                upload.buffer(name)[:] = data
+            for name, (region, place) in sources.items():
+                await _copied(partial(region.read, upload.buffer(name), place), place.byte_size)
+        except BaseException:
+            upload.abandon()
+            raise
+        return upload.submit()
+
+    def _targets(self, request: HttpRequest, parsed: ParsedRequest) -> dict[str, Region]:
+        """Return the regions of the outputs that go to shared memory.
+
+        Raises:
+            Problem: The client may not use them, or the outputs do not lie inside them and apart from each other.
+        """
+        if not parsed.places:
+            return {}
+        regions = self._regions_for(request)
+        targets = {name: regions.find(request.client, place.region) for name, place in parsed.places.items()}
+        spans = sorted((*targets[name].span(place), name) for name, place in parsed.places.items())
+        for (file, _, end, name), (other_file, begin, _, other) in pairwise(spans):
+            if file == other_file and begin < end:
+                raise InvalidRequest(f"the outputs {quoted(name)} and {quoted(other)} overlap in shared memory")
+        return targets
+
+    def _delivered(
+        self, parsed: ParsedRequest, targets: Mapping[str, Region], future: asyncio.Future[Result]
+    ) -> asyncio.Future[Result]:
+        """Return the future of the result whose outputs for shared memory are written there."""
+        return asyncio.ensure_future(self._stored(parsed, targets, future)) if targets else future
+
+    async def _stored(
+        self, parsed: ParsedRequest, targets: Mapping[str, Region], future: asyncio.Future[Result]
+    ) -> Result:
+        """Return the result, after its outputs for shared memory were written there."""
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            self.engine.drop(future)  # it may have been answered at the same moment
+            raise
+        try:
+            for name, value, _ in output_values(parsed, result):
+                if (place := parsed.places.get(name)) is not None:
+                    data = memoryview(oip.elements(value))
+                    check_size(name, len(data), place)
+                    await _copied(partial(targets[name].write, data, place), len(data))
+        except BaseException:
+            result.release()
+            raise
+        return result
+
+    def _regions_for(self, request: HttpRequest) -> Regions:
+        """Return the registered regions, if this client may use them.
+
+        Raises:
+            NotOfferedError: Shared memory is off.
+            Forbidden: The client is not on this machine.
+        """
+        if self._regions is None:
+            raise NotOfferedError(
+                "shared memory (shared_memory_region) is off; the setting shared_memory turns it on for clients on the "
+                "service's machine"
+            )
+        check_local(request.scope)
+        return self._regions
+
+    async def _shared_memory(self, request: HttpRequest, name: str | None, action: str) -> Any:
+        """Answer a request about system shared memory."""
+        if self._regions is None and action != "register":  # as Triton answers before anything is registered
+            return [] if action == "status" else {}
+        regions = self._regions_for(request)
+        if action == "status":
+            return regions.status(request.client, name)
+        if action == "unregister":
+            regions.unregister(request.client, name)
+            return {}
+        request.limit_json(self.settings.max_json_bytes)
+        body = await request.body(self.engine.budget)
+        if name is None:
+            raise MalformedBody("a region is registered by its name: POST /v2/systemsharedmemory/region/NAME/register")
+        regions.register(request.client, name, small_document(body, "the region"))
+        return {}
 
     async def _stream(
         self, request: HttpRequest, model: models.Model, given: bytes
@@ -148,12 +294,14 @@ class Inference(EvaluationRoute[ParsedRequest]):
         if whole:
             return await self._submit_whole(request, model, memoryview(received), length)
         self._check_text(parsed.text_bytes, REMEDY)
-        return parsed, await request.upload(
+        targets = self._targets(request, parsed)
+        future = await request.upload(
             self.engine.upload(parsed.job, _deadline(request, parsed), request.client),
             memoryview(received)[length:],
             [(entry.name, entry.begin, entry.end) for entry in parsed.request.inputs],
             lambda found: _wrong_length(parsed, found),
         )
+        return parsed, self._delivered(parsed, targets, future)
 
     # Other paths
 
@@ -164,7 +312,7 @@ class Inference(EvaluationRoute[ParsedRequest]):
         expected = "GET"
         match [*path[:2], *path[4:]] if versioned else path:
             case [""]:
-                document: Any = models.server_metadata()
+                document: Any = models.server_metadata(shared_memory=self._regions is not None)
             case ["health", "live"]:
                 document = {"live": True}
             case ["health", "ready"]:
@@ -186,13 +334,21 @@ class Inference(EvaluationRoute[ParsedRequest]):
                 request.limit_json(self.settings.max_json_bytes)
                 only_ready = _only_ready(await request.body(self.engine.budget))
                 document = models.index(self.engine.obstacle, only_ready=only_ready)
-            case ["systemsharedmemory" | "cudasharedmemory", *_, "status"]:
+            case ["systemsharedmemory", ("status" | "register" | "unregister") as action]:
+                expected = "GET" if action == "status" else "POST"
+                _check_method(method, expected)
+                document = await self._shared_memory(request, None, action)
+            case ["systemsharedmemory", "region", name, ("status" | "register" | "unregister") as action]:
+                expected = "GET" if action == "status" else "POST"
+                _check_method(method, expected)
+                document = await self._shared_memory(request, name, action)
+            case ["cudasharedmemory", *_, "status"]:
                 document = []
-            case ["systemsharedmemory" | "cudasharedmemory", *_, "unregister"]:
+            case ["cudasharedmemory", *_, "unregister"]:
                 expected, document = "POST", {}
             case [*_, "load" | "unload" | "register" | "logging"] | [*_, "trace", "setting"]:
                 raise NotOfferedError(
-                    "models are not loaded or unloaded, there is no shared memory between client and service, and "
+                    "models are not loaded or unloaded, there is no CUDA shared memory between client and service, and "
                     "tracing and logging have no settings here"
                 )
             case _:
@@ -234,7 +390,8 @@ def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[P
     parsed = _read(text, model)
     if len(data) != parsed.request.data_bytes:
         raise _wrong_length(parsed, len(data))
-    return parsed, {entry.name: oip.read_tensor(entry, data).data for entry in parsed.request.inputs}
+    inside = (entry for entry in parsed.request.inputs if entry.place is None)
+    return parsed, {entry.name: oip.read_tensor(entry, data).data for entry in inside}
 
 
 def _read(text: memoryview, model: models.Model) -> ParsedRequest:
@@ -247,6 +404,19 @@ def _parsed_bytes(text: bytes, _: models.Model, parsed: ParsedRequest) -> int:
 
 
 _parsed = memoized("v2_requests", _parsed_bytes)(parse_request)
+
+
+async def _copied(copy: Callable[[], None], nbytes: int) -> None:
+    """Copy to or from shared memory, beside the event loop if it takes long; the kernel copies without the GIL."""
+    if nbytes <= INLINE_BYTES:
+        copy()
+        return
+    copying = asyncio.get_running_loop().run_in_executor(None, copy)
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        await asyncio.wait([copying])  # it uses the memory until its end
+        raise
 
 
 def _deadline(request: HttpRequest, parsed: ParsedRequest) -> float:
