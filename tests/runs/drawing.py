@@ -136,9 +136,9 @@ def rows(inputs: Inputs, first: int, last: int) -> dict[str, Array]:
     return {name: array[first:last] for name, array in inputs.items()}
 
 
-def splits(rng: np.random.Generator, n: int) -> list[tuple[int, int]]:
-    """Return up to 50 batches of n rows, in random order."""
-    cuts = np.unique(rng.integers(1, n, rng.integers(0, min(n, 50)))) if n > 1 else np.array([], int)
+def splits(rng: np.random.Generator, n: int, most: int = 50) -> list[tuple[int, int]]:
+    """Return up to ``most`` batches of n rows, in random order."""
+    cuts = np.unique(rng.integers(1, n, rng.integers(0, min(n, most)))) if n > 1 else np.array([], int)
     bounds = [0, *cuts.tolist(), n]
     batches = list(itertools.pairwise(bounds))
     return [batches[i] for i in rng.permutation(len(batches))]

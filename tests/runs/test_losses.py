@@ -54,7 +54,7 @@ def test_the_loss_of_rows_does_not_depend_on_the_split(case: Case, dtype: str) -
 
         whole, split = run(), run()
         whole.add(inputs=inputs, first=0)
-        for first, last in splits(rng, n):
+        for first, last in splits(rng, n, most=9):
             split.add(inputs=rows(inputs, first, last), first=first)
         assert split.state() == whole.state(), f"{known}"
         expected = lossd.evaluate({"name": case.name, **known}, inputs=inputs, outputs=["loss"])

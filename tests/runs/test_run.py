@@ -61,7 +61,7 @@ def test_a_run_is_one_evaluation_however_it_is_split(task: str, seed: int) -> No
 
     whole, one_by_one, parts = run(), run(), []
     assert whole.add(inputs=inputs, first=0) == n
-    for first, last in splits(rng, n):
+    for first, last in splits(rng, n, most=16):
         assert one_by_one.add(inputs=rows(inputs, first, last), first=first) == last - first
         parts.append(run())
         parts[-1].add(inputs=rows(inputs, first, last), first=first)
