@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import comparison, goals, page, report
+from benchmarks import comparison, goals, gpu, page, report
 from benchmarks.checks import CHECKS
 from benchmarks.environments import CACHE
+from benchmarks.findings import Finding
 from benchmarks.targets import TARGETS
 from benchmarks.workloads import WORKLOADS
 
@@ -81,7 +82,10 @@ class Bench:
         """One of the checks of lossd alone; whether what was required was met."""
         check = CHECKS[name]
         with self.steps(check.steps(self.rounds)) as step:
-            found = check.measure(self.rounds, self.seconds, step)
+            return self.tell(name, check.measure(self.rounds, self.seconds, step))
+
+    def tell(self, name: str, found: Finding) -> bool:
+        """Print and keep a finding; whether what was required was met."""
         self.console.print(report.of_rows(found.headings, found.rows))
         for who, why in found.absent.items():
             self.console.print(f"not measured: {who}: {why}", style="red")
@@ -158,6 +162,17 @@ def everything(bench: Bench, targets: tuple[str, ...], workloads: tuple[str, ...
         bench.console.rule(check.title, align="left")
         passed.append(bench.check(name))
     return all(passed)
+
+
+@main.command("gpu", help=gpu.measure.__doc__)
+@click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, or cpu to try it.")
+@click.option("--out", type=click.Path(path_type=Path), help="A file for this measurement alone.")
+@click.pass_obj
+def on_gpu(bench: Bench, device: str, out: Path | None) -> bool:
+    if out is not None:
+        bench = replace(bench, output=out)
+    with bench.steps(1 + sum(2 + len(w().connections) * (bench.rounds + 1) for w in WORKLOADS.values())) as step:
+        return bench.tell("gpu", gpu.measure(device, bench.rounds, bench.seconds, step))
 
 
 @main.command("page")

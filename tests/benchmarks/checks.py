@@ -6,16 +6,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks import load
+from benchmarks import first_start, load, same_host
 from benchmarks import runs as costs
 from benchmarks.comparison import OURS, Cell, Step, cells, median, one_round, peers, put, ratios, started
+from benchmarks.findings import Finding
 from benchmarks.goals import Verdict, tail
-from benchmarks.targets import IN_JSON, LAYERED, LAYERS, RAY, Running, Target
+from benchmarks.targets import IN_JSON, IN_V2, LAYERED, LAYERS, RAY, Running, Target
 from benchmarks.workloads import WORKLOADS, Workload, focal
 
 SIDES = (512, 1024, 2048)
@@ -34,6 +35,9 @@ DEARER = {"its Hessian": 1.3, "a mask": 1.1}
 JSON_RATIOS = {("S", 64): (3.0, 5.0), ("M", 8): (2.0, 3.0)}
 """Requests a second in JSON against the peer's: required, and better still."""
 
+V2_RATIOS = {("S", 16): (4.0, 8.0)}
+"""The same over /v2, against Triton's."""
+
 IDLE_MB = 450.0
 BODIES_KEPT = 3.0
 GROWTH_WITHIN = 0.05
@@ -44,16 +48,6 @@ SETTLE_S = 1.0
 
 Ratios = Mapping[tuple[str, int], tuple[float, float]]
 """By workload and connections: required, and better still."""
-
-
-@dataclass
-class Finding:
-    """What a check measured, as a table, what it says of it, and who was not measured for what reason."""
-
-    headings: tuple[str, ...]
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,6 +200,11 @@ def json(rounds: int, seconds: float, step: Step) -> Finding:
     return beside(IN_JSON, JSON_RATIOS, rounds, seconds, step)
 
 
+def v2(rounds: int, seconds: float, step: Step) -> Finding:
+    """S and M over /v2, as Triton's own client sends them, by lossd and by Triton Inference Server (pytriton)."""
+    return beside(IN_V2, V2_RATIOS, rounds, seconds, step)
+
+
 def beside(targets: Mapping[str, Target], required: Ratios, rounds: int, seconds: float, step: Step) -> Finding:
     """lossd and one peer that take the same form of S and M: rate, and CPU time of a request."""
     peer = next(name for name in targets if name != OURS)
@@ -295,5 +294,8 @@ CHECKS = {
     "scale": Check("Layers", scale, lambda rounds: 3 * (4 + 5 * (rounds + 1))),
     "additions": Check("Hessians and masks", additions, lambda rounds: 1 + 4 * (rounds + 1)),
     "json": Check("Numbers in JSON", json, lambda rounds: 4 + 10 * (rounds + 1)),
+    "v2": Check("Clients of Triton", v2, lambda rounds: 4 + 10 * (rounds + 1)),
+    "same-host": Check("On the same host", same_host.measure, lambda rounds: 4 + 4 * (rounds + 1)),
+    "first-start": Check("A first start", first_start.measure, lambda rounds: rounds),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }

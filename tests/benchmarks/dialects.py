@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import orjson
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.load import Post
 from lossd_client.wire import Tensor, oip, safetensors
@@ -20,6 +22,7 @@ Asked = tuple[Mapping[str, Any], Arrays]
 
 MACRO = ("precision", "recall", "f1", "iou")
 VALUES = ("mae", "mse", "rmse")
+OUTPUTS = ("loss", "gradient", *MACRO, "confusion_matrix")
 
 
 class Dialect(Protocol):
@@ -98,6 +101,40 @@ class Triton:
             **dict(zip(names, metrics.tolist(), strict=True)),
         }
         return answer if matrix is None else answer | {"confusion_matrix": matrix}
+
+
+@dataclass(frozen=True)
+class StockTriton:
+    """What Triton's own client sends and reads, byte for byte.
+
+    Attributes:
+        headers: Beside the client's.
+        stacked: Whether requests have an axis in front, along which Triton batches them, and all outputs are sent.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    stacked: bool = False
+
+    def post(self, asked: Asked) -> Post:
+        request, arrays = asked
+        inputs = []
+        for name, values in arrays.items():
+            array = values[np.newaxis] if self.stacked else values
+            tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            inputs.append(tensor.set_data_from_numpy(array))
+        wanted = None if self.stacked else [InferRequestedOutput(name) for name in OUTPUTS]
+        body, length = InferenceServerClient.generate_request_body(inputs, outputs=wanted)
+        path = f"/v2/models/{request['loss']['name']}/infer"
+        return Post(path, {oip.HEADER_LENGTH: str(length), **self.headers}, bytes(body))
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        length = headers.get(oip.HEADER_LENGTH.lower())
+        result = InferenceServerClient.parse_response_body(body, header_length=None if length is None else int(length))
+        names = [output["name"] for output in result.get_response()["outputs"]]
+        found = {name: result.as_numpy(name) for name in names}
+        if self.stacked:
+            found |= dict(zip(MACRO, found.pop("metrics").reshape(-1), strict=True))
+        return found
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ SCRATCH_BYTES = 1 << 20
 HEAD_BYTES = 64 << 10
 SILENCE_S = 60.0
 
-Address = tuple[str, int]
+Address = tuple[str, int] | str
+"""Host and port, or the path of a Unix socket."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Post:
 
     def head(self, address: Address) -> bytes:
         """Everything before the body."""
-        host, port = address
-        fixed = {"Host": f"{host}:{port}", **self.headers, "Content-Length": str(len(self.body))}
+        host = "localhost" if isinstance(address, str) else "{}:{}".format(*address)
+        fixed = {"Host": host, **self.headers, "Content-Length": str(len(self.body))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
         return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
@@ -126,9 +127,13 @@ class _Connection:
     """One connection and how far its request and answer have come. ``status`` 0 is a connection that broke."""
 
     def __init__(self, address: Address, scratch: memoryview) -> None:
-        self.socket = socket.create_connection(address)
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address)
+        else:
+            self.socket = socket.create_connection(address)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.scratch = scratch
         self.began_s = 0.0
         self.status = 0

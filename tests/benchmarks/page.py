@@ -118,4 +118,4 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], figures: bool 
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-SECTIONS: dict[str, Callable[[Part], str]] = {"comparison": comparison, **dict.fromkeys(CHECKS, finding)}
+SECTIONS: dict[str, Callable[[Part], str]] = {"comparison": comparison, **dict.fromkeys((*CHECKS, "gpu"), finding)}

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.dialects import Asked, Dialect, Json, Safetensors, Triton
+from benchmarks.dialects import Asked, Dialect, Json, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, outer
-from benchmarks.load import Address
 from benchmarks.workloads import focal
 from lossd_client.errors import Problem
 
@@ -171,6 +170,12 @@ IN_JSON = {
 }
 """Those that read tensors as numbers in JSON, by name."""
 
+IN_V2 = {
+    "lossd": replace(TARGETS["lossd"], dialect=StockTriton({"X-API-Key": KEY})),
+    "pytriton": replace(TARGETS["pytriton"], dialect=StockTriton(stacked=True)),
+}
+"""Those that Triton's own client can ask, by name."""
+
 
 class Running:
     """A started target: a process and its descendants, halted while another one is measured."""
@@ -179,7 +184,7 @@ class Running:
         self.name = target.name
         self.dialect = target.dialect
         self.halts = target.halts
-        self.address: Address = ("127.0.0.1", _free_port())
+        self.address = ("127.0.0.1", _free_port())
         self.log: IO[bytes] = log.open("wb")
         self.process = subprocess.Popen(
             target.command(python.parent, self.address[1]),

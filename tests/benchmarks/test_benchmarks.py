@@ -9,16 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
-from benchmarks import comparison, page
+from benchmarks import comparison, first_start, gpu, page, same_host
 from benchmarks.answers import WrongAnswerError, compare, expected
-from benchmarks.dialects import Safetensors, Triton
+from benchmarks.dialects import Json, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, NotInstalledError
 from benchmarks.goals import Verdict, of_comparison
-from benchmarks.workloads import WORKLOADS, focal
+from benchmarks.workloads import WORKLOADS, Workload, focal
 from lossd_client.wire import Tensor, oip
+from serving import running
 
 LOSSD = Safetensors("/v1/evaluate")
 MIXED = WORKLOADS["X"]().requests
@@ -96,6 +98,77 @@ def test_another_answer_is_noticed(name: str) -> None:
         compare(right | {name: np.asarray(right[name]) * 1.001 + 0.001}, right, "a peer")
     with pytest.raises(WrongAnswerError, match=f"no {name}"):
         compare({each: value for each, value in right.items() if each != name}, right, "a peer")
+
+
+def test_triton_s_own_client_is_understood() -> None:
+    asked = focal((64, 10))
+    dialect = StockTriton()
+    with running(engine="inline") as service:
+        post = dialect.post(asked)
+        answer = httpx.post(service.url + post.path, headers=dict(post.headers), content=post.body)
+    assert answer.status_code == 200, answer.text
+    compare(dialect.read(answer.headers, answer.content), expected(asked), "lossd")
+
+
+def test_numbers_in_json_are_understood() -> None:
+    asked = focal((64, 10))
+    dialect = Json("/v1/evaluate")
+    with running(engine="inline") as service:
+        post = dialect.post(asked)
+        answer = httpx.post(service.url + post.path, headers=dict(post.headers), content=post.body)
+    assert answer.status_code == 200, answer.text
+    compare(dialect.read(answer.headers, answer.content), expected(asked), "lossd")
+
+
+# Without peers, and of small tensors
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No peer can be installed."""
+
+    def of_lossd_only(name: str) -> Path:
+        if name:
+            raise NotInstalledError("no such wheel")
+        return Path(sys.executable)
+
+    monkeypatch.setattr(comparison, "python_of", of_lossd_only)
+    monkeypatch.setattr(comparison, "CACHE", tmp_path)
+
+
+def test_the_same_host_is_measured_three_ways(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same_host, "focal", lambda _: focal((1, 21, 256, 256)))
+    found = same_host.measure(1, 0.1, lambda _: None)
+    assert [row[0] for row in found.rows] == ["TCP", "a Unix socket", "shared memory"]
+    assert all(figure > 0 for row in found.rows for figure in row[1:4])
+    assert found.absent == {"fastapi": "no such wheel"}
+    assert found.verdicts == []
+
+
+def test_a_device_is_measured(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"S": WORKLOADS["S"], "L": lambda: Workload("L", [focal((1, 21, 256, 256))], (1,))}
+    monkeypatch.setattr(gpu, "WORKLOADS", few)
+    found = gpu.measure("cpu", 1, 0.2, lambda _: None)
+    *measured, (copying, per_s, *_) = found.rows
+    assert [row[0] for row in measured] == ["S, 1 at a time", "S, 16 at a time", "S, 64 at a time", "L, 1 at a time"]
+    assert all(0 <= row[5] <= 1 for row in measured)
+    assert copying == "copying memory on cpu, GB/s"
+    assert per_s > 0.1
+    assert [verdict.what for verdict in found.verdicts] == [
+        "L's kernels over copying its bytes",
+        "S, 64 at a time over one at a time, requests a second",
+    ]
+
+
+def test_a_first_start_is_timed_by_stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(first_start, "CACHE", tmp_path)
+    stages = first_start.stages()
+    (address, address_s, _), (answer, answer_s, cpu_s) = next(stages), next(stages)
+    stages.close()  # the rest takes a while
+    assert (address, answer) == (first_start.ADDRESS, first_start.ANSWER)
+    assert 0 < address_s < answer_s
+    assert cpu_s > 0.5
+    assert 1 <= first_start.kernels_of_focal() <= 4
 
 
 # What the figures come to
