@@ -17,6 +17,7 @@ from lossd.losses.registry import Loss, closest, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import all_axes, axes_of
 from lossd.pictures.axis import Axis, Path, Scene
+from lossd.pictures.jumps import jumps
 from lossd.request.plan import Plan
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, NotEvaluable
@@ -90,11 +91,12 @@ class Line:
         inputs = {name: _rounded(tensor.tolist()) for name, tensor in self.inputs[0].items()}
         return {**self.requests[0], "inputs": inputs}
 
-    def series(self, answers: Sequence[PointAnswer]) -> dict[str, Any]:
+    def series(self, answers: Sequence[PointAnswer], x: Array) -> dict[str, Any]:
         """Return the line as the document has it.
 
         Args:
             answers: The answer to each request, in the order of ``inputs``.
+            x: The points.
         """
         points = len(next(iter(self.path.inputs.values())))
         loss = np.concatenate([np.ravel(np.asarray(answer.loss, float)) for answer in answers])
@@ -103,13 +105,15 @@ class Line:
             gradient = np.concatenate([np.ravel(answer.gradients[name]) for answer in answers])
             shape = self.path.inputs[name].shape
             slope += (gradient.astype(float).reshape(shape) * toward).reshape(points, -1).sum(1)
+        values = loss.reshape(points, -1).sum(1)
         return {
             "label": self.label,
             "name": self.loss["name"],
             "parameters": {name: value for name, value in self.loss.items() if name != "name"},
             "case": self.case or None,
-            "loss": loss.reshape(points, -1).sum(1).tolist(),
+            "loss": values.tolist(),
             "gradient": slope.tolist() if self.path.toward else None,
+            "jumps": [jump._asdict() for jump in jumps(x, values, slope)] if self.path.toward else [],
             "gradient_of": self.path.subject,
         }
 
@@ -139,7 +143,7 @@ class Curve:
             answers: The answers to each line's requests.
             requests: Whether each line has its first request and the number of its requests.
         """
-        series = [line.series(line_answers) for line, line_answers in zip(self.lines, answers, strict=True)]
+        series = [line.series(line_answers, self.x) for line, line_answers in zip(self.lines, answers, strict=True)]
         if requests:
             for line, entry in zip(self.lines, series, strict=True):
                 entry["requests"] = {"count": len(line.requests), "first": line.first()}

@@ -23,6 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lossd.pictures.jumps import Jump, stepped
+
 __all__ = ["KINDS", "draw"]
 
 Form = Literal["svg", "png"]
@@ -143,7 +145,13 @@ def _curve(document: Mapping[str, Any], palette: _Palette) -> _Picture:
     ):
         lines = [np.asarray([float(value) for value in line[field]]) for line in series]
         for line, values, (colour, dashes) in zip(series, lines, _styles(palette), strict=False):
-            axes.plot(x, values, label=line["label"] if axes is left else None, color=colour, linestyle=dashes)
+            found = [Jump(**jump) for jump in line.get("jumps", [])] if field == "gradient" else []
+            axes.plot(
+                *stepped(x, values, found),
+                label=line["label"] if axes is left else None,
+                color=colour,
+                linestyle=dashes,
+            )
         axes.set_title(title)
         axes.set_xlim(x[0], x[-1])
         axes.set_ylim(*_telling(np.concatenate(lines)))

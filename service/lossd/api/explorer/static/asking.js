@@ -29,6 +29,7 @@ export function typed(array, input) {
  * the service reads floats without a fraction as integers, unless the input takes only floats (`floatsOnly`).
  */
 export function inJson(of) {
+  if (!of.dtype) return of; // nested lists already
   const { dtype, shape, data, floatsOnly = true } = of;
   const readBack =
     (dtype === "F32" && (floatsOnly || !data.every(Number.isInteger))) ||

@@ -9,6 +9,7 @@ import { h } from "./dom.js";
 
 /** Parameters that are seldom set. */
 export const RARE = new Set([
+  "nan_targets",
   "eps",
   "ignore_index",
   "from_logits",

@@ -20,14 +20,14 @@ export const queryOf = (parameters) =>
   Object.entries(parameters).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]);
 
 /**
- * The curve `{ x, values, slope, subject }`; slope and subject are null if no input changes along x. Throws a Problem.
+ * The curve `{ x, values, slope, subject, jumps }`; slope and subject are null if no input changes along x. Throws a Problem.
  *
  * @param curve `{ loss: of the catalogue, axis, parameters, given: values of the axis's further numbers }`
  */
 export async function draw(curve, { api, signal, points }) {
   const document = await ask(curve, { points }, api, signal);
-  const [{ loss, gradient, gradient_of }] = document.series;
-  return { x: document.x, values: loss, slope: gradient, subject: gradient_of };
+  const [{ loss, gradient, gradient_of, jumps }] = document.series;
+  return { x: document.x, values: loss, slope: gradient, subject: gradient_of, jumps };
 }
 
 /** The first request of a curve and the number of its requests: `{ first, count }`. */

@@ -115,3 +115,14 @@ const ICONS = {
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
+
+/** A button that copies the text that `text` returns. */
+export function copyButton(text) {
+  const label = h("span", {}, "Copy");
+  const onclick = async () => {
+    await navigator.clipboard.writeText(text());
+    label.textContent = "Copied";
+    announce("Copied");
+  };
+  return h("button", { type: "button", class: "plain", onclick }, icon("copy"), label);
+}

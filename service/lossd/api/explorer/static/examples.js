@@ -97,16 +97,21 @@ export const hasExample = (loss) => Boolean(known(loss)) || loss.axes.length > 0
 export async function exampleOf(loss, context) {
   const inputs = known(loss);
   if (inputs) return { inputs, parameters: {} };
-  const [axis] = loss.axes;
-  const at = (part) => axis.low + part * (axis.high - axis.low);
-  const range = byRows(loss)
-    ? { low: at(0.1), high: at(0.9), points: 5 }
-    : { low: at(0.6), high: axis.high, points: 2 };
-  const { api, signal } = context;
-  const { first } = await requestsOf({ loss, axis, parameters: {} }, { api, signal, ...range });
-  const { name: _, reduction: __, ...parameters } = first.loss;
-  const texts = Object.entries(first.inputs).map(([name, value]) => [name, textOf(brief(value))]);
+  const few = await fewPoints({ loss, axis: loss.axes[0], parameters: {} }, context, 5);
+  const { name: _, ...parameters } = few.loss;
+  const texts = Object.entries(few.inputs).map(([name, value]) => [name, textOf(value)]);
   return { inputs: Object.fromEntries(texts), parameters };
+}
+
+/** A request of a few points of a curve, `{ loss, inputs }`; of one point if each is a request of its own. */
+export async function fewPoints(curve, { api, signal }, points) {
+  const { low, high } = curve.axis;
+  const at = (part) => low + part * (high - low);
+  const range = byRows(curve.loss) ? { low: at(0.1), high: at(0.9), points } : { low: at(0.6), high, points: 2 };
+  const { first } = await requestsOf(curve, { api, signal, ...range });
+  const { reduction: _, ...loss } = first.loss;
+  const inputs = Object.entries(first.inputs).map(([name, value]) => [name, brief(value)]);
+  return { loss, inputs: Object.fromEntries(inputs) };
 }
 
 function known(loss) {
@@ -119,7 +124,7 @@ function known(loss) {
 const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));
 
 /** A tensor as text: rows of numbers if these are read back in the same shape, else JSON. */
-function textOf(value) {
+export function textOf(value) {
   const isMatrix = (lists) => lists.length > 1 && lists[0].length > 1 && !Array.isArray(lists[0][0]);
   const asRows = Array.isArray(value) && (!Array.isArray(value[0]) || isMatrix(value));
   return asRows ? rows(value) : JSON.stringify(value);

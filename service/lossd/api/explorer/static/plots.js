@@ -134,10 +134,14 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   };
 }
 
+const FLAT = 1e-6;
+
 /** The range of the values with a margin, for a constant too. */
 function spread(low, high) {
   if (low === null) return [0, 1];
-  const air = (high - low) * 0.06 || Math.max(Math.abs(high) * 0.5, 0.5);
+  const span = high - low;
+  const flat = span < FLAT * Math.max(Math.abs(low), Math.abs(high)); // else no tick differs from the next
+  const air = (flat ? 0 : span * 0.06) || Math.max(Math.abs(high) * 0.5, 0.5);
   return [low >= 0 && low < air * 3 ? Math.min(0, low) : low - air, high + air];
 }
 
@@ -156,6 +160,14 @@ function zeroLine(u) {
   ctx.stroke();
   ctx.restore();
 }
+
+/** A piece of a curve, with its colour and its dashes. */
+export const swatch = ({ color, dash }) =>
+  svg(
+    "svg",
+    { class: "stroke", viewBox: "0 0 26 4", "aria-hidden": "true", style: { "--color": `var(--${color})` } },
+    svg("path", { d: "M0 2h26", "stroke-dasharray": dash?.join(" ") }),
+  );
 
 /** A small drawing of a curve that fills its element, with gaps at values that are not finite. Decoration only. */
 export function thumbnail(x, y, { low = null, high = null, air = 0.12 } = {}) {

@@ -6,6 +6,7 @@ import { formula } from "../formula.js";
 import { taskName } from "../words.js";
 import { curves } from "./loss/curves.js";
 import { documentation } from "./loss/documentation.js";
+import { advice, symbolList } from "./loss/guide.js";
 
 export async function render(root, context) {
   const {
@@ -14,9 +15,9 @@ export async function render(root, context) {
     href,
     title,
   } = context;
-  const losses = await api.losses();
-  const loss =
-    losses.find((entry) => entry.name === name) ?? (await api.catalogue(`/v1/losses/${encodeURIComponent(name)}`));
+  const page = api.catalogue(`/v1/losses/${encodeURIComponent(name)}`);
+  const [losses, { guide, ...entry }] = await Promise.all([api.losses(), page]);
+  const loss = losses.find((listed) => listed.name === name) ?? entry;
   title(loss.name);
   const equation = h("div", { class: "formula" });
   root.append(
@@ -30,13 +31,15 @@ export async function render(root, context) {
         h("h1", { class: "mono" }, loss.name),
         h("a", { class: "chip", href: href("/losses", { task: loss.task }) }, taskName(loss.task)),
       ),
-      h("p", { class: "lead" }, inline(loss.summary)),
+      h("p", { class: "lead" }, inline(guide.idea)),
       loss.formula && equation,
+      symbolList(guide),
     ),
   );
   if (loss.formula) await formula(equation, loss.formula);
   if (!loss.available) root.append(h("div", { class: "notice" }, h("p", {}, loss.unavailable_because)));
-  if (loss.available && loss.axes.length) await curves(root, context, loss, losses);
-  else root.append(h("p", { class: "quiet" }, "This loss depends on more than one number, so it has no curve."));
+  const texts = advice(guide);
+  if (loss.available && loss.axes.length) await curves(root, context, loss, losses, texts);
+  else root.append(h("p", { class: "quiet" }, "This loss depends on more than one number, so it has no curve."), texts);
   root.append(documentation(loss));
 }

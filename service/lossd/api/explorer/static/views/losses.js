@@ -1,12 +1,15 @@
-/** All losses by family, each with its curve, and a search: words at once, names that the service knows a moment later. */
+/**
+ * The home page: what the service does, then all losses by family, each with its curve, and a search: words at once,
+ * names that the service knows a moment later.
+ */
 
 import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
-import { h, icon } from "../dom.js";
+import { copyButton, h, icon } from "../dom.js";
 import { latest } from "../latest.js";
 import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
-const POINTS = { rows: 101, single: 21 };
+const POINTS = { rows: 61, single: 21 };
 const PATIENCE_MS = 1000;
 const NOTHING = { losses: [], metrics: [], note: null };
 
@@ -40,10 +43,17 @@ export async function render(root, { api, plots, href, navigate, query, announce
       tiles.map(({ element }) => element),
     );
     const count = h("span", { class: "quiet" });
-    return { tiles, list, count, element: h("section", { class: "group" }, h("h2", {}, name, count), list) };
+    const heading = h("h2", { tabindex: -1 }, name, count);
+    const reach = () => {
+      heading.scrollIntoView();
+      heading.focus({ preventScroll: true });
+    };
+    const chip = h("button", { type: "button", class: "chip", onclick: reach }, name);
+    return { tiles, list, count, chip, element: h("section", { class: "group" }, heading, list) };
   });
   const nothing = h("p", { class: "quiet", hidden: true }, "No loss matches.");
   const meaning = h("p", { class: "quiet", id: "meaning", hidden: true });
+  const request = example();
   const lists = h(
     "div",
     {},
@@ -54,12 +64,34 @@ export async function render(root, { api, plots, href, navigate, query, announce
     h(
       "section",
       { class: "hero" },
-      h("h1", {}, `${losses.length} losses`),
       h(
-        "p",
-        {},
-        "The service computes every loss and its gradient over HTTP. Open a loss to move its parameters and to compare it with others.",
+        "div",
+        { class: "more" },
+        h("h1", {}, `${losses.length} losses`),
+        h(
+          "p",
+          {},
+          "Send predictions and targets over HTTP, from any language. Get the loss, its gradient and metrics.",
+        ),
+        h(
+          "ul",
+          { class: "doors" },
+          door("Explore", "See how a loss changes with its parameters.", href("/losses/focal")),
+          door("Your data", "Paste numbers or drop files.", href("/try")),
+          door("Docs", "Guides, recipes and every route.", "manual"),
+        ),
       ),
+      h(
+        "div",
+        { class: "card request-card" },
+        h("pre", { class: "request", tabindex: 0, role: "region", "aria-label": "A request" }, h("code", {}, request)),
+        copyButton(() => request),
+      ),
+    ),
+    h(
+      "nav",
+      { class: "chips", "aria-label": "Families" },
+      groups.map(({ chip }) => chip),
     ),
     h(
       "div",
@@ -96,6 +128,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
         if (rank.has(loss.name)) group.place = Math.min(group.place, place(tile));
       }
       group.element.hidden = !shown;
+      group.chip.hidden = !shown;
       group.count.textContent = shown;
       total += shown;
     }
@@ -161,6 +194,15 @@ export async function render(root, { api, plots, href, navigate, query, announce
   );
 }
 
+const door = (name, text, to) => h("li", {}, h("a", { href: to }, h("strong", {}, name), h("span", {}, text)));
+
+/** A request as a command. */
+function example() {
+  const url = new URL("v1/evaluate", location.href.split("#")[0]);
+  const body = '{"loss": "huber", "inputs": {"prediction": [2.5, 0.0, 7.1], "target": [3.0, -0.5, 2.0]}}';
+  return `curl -s ${url} \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
+}
+
 /** Draw a tile's curve when the tile becomes visible, and again when the service recovers. */
 function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
   const of = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
@@ -184,6 +226,18 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
     { rootMargin: "200px" },
   );
   for (const thumb of of.keys()) observer.observe(thumb);
+  const all = () => Promise.all([...of.keys()].filter((thumb) => !thumb.classList.contains("drawn")).map(ask));
+  matchMedia("print").addEventListener("change", ({ matches }) => matches && all(), { signal });
+  addEventListener(
+    "keydown",
+    async (event) => {
+      if (event.key !== "p" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
+      event.preventDefault(); // a browser prints at once what is drawn
+      await all();
+      print();
+    },
+    { signal },
+  );
   signal.addEventListener("abort", () => observer.disconnect());
 }
 

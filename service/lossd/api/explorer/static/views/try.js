@@ -2,11 +2,11 @@
 
 import { answered } from "../answer.js";
 import { ask } from "../asking.js";
+import { codePanel } from "../code.js";
 import { choice } from "../controls/choice.js";
 import { h, icon } from "../dom.js";
 import { hasExample } from "../examples.js";
 import { latest } from "../latest.js";
-import { codePanel } from "./try/commands.js";
 import { fileZone } from "./try/files.js";
 import { inputFields } from "./try/inputs.js";
 import { lossPicker, metricOptions, outputBoxes, parameterFields } from "./try/options.js";
@@ -32,7 +32,7 @@ export async function render(root, context) {
   const options = metricOptions(state, request, metrics, { api, changed: refresh });
   const inputs = inputFields(state, request, arrays, refresh);
   const files = fileZone(state, request, arrays, { signal, announce, changed: takeFiles });
-  const code = codePanel(state, context);
+  const code = codePanel();
   const form = h("div", {});
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
   const [verdict, result] = [h("div", { class: "results" }), h("div", { class: "results" })];

@@ -7,15 +7,19 @@ import { latest } from "../../latest.js";
 import { saveButton } from "../../save.js";
 import { curveName } from "../../words.js";
 import { axisOf, pictureQuery, readAddress, writeAddress } from "./address.js";
+import { requestCode } from "./code.js";
 import { comparison } from "./comparison.js";
-import { numbersTable, requestText } from "./details.js";
+import { numbersTable } from "./details.js";
 import { gradientSentence, legendEntries } from "./legend.js";
 import { givenFields, parameterFields } from "./parameters.js";
 import { curvePlot } from "./plot.js";
 
 const COLORS = 6;
+// Each curve has dashes of its own, so that curves that coincide are seen, and colours are not all that differs.
+const DASHES = [undefined, [7, 4], [2, 3], [12, 3, 2, 3], [14, 5], [5, 2, 1, 2, 1, 2], [1, 4], [9, 2]];
 
-export async function curves(root, context, loss, losses) {
+/** The card of the curves, then `guide`, the code and the values. */
+export async function curves(root, context, loss, losses, guide) {
   const { api, href, signal, announce } = context;
   const state = readAddress(context.query, loss, losses);
   let results = [];
@@ -29,7 +33,7 @@ export async function curves(root, context, loss, losses) {
   const given = givenFields(state, refresh);
   const compare = comparison(loss, losses, state, { add, reset });
   const numbers = numbersTable(context);
-  const request = requestText(context);
+  const code = requestCode(context);
   const save = saveButton(
     () => [`/v1/losses/${loss.name}/curve.svg?${pictureQuery(loss, state)}`, `${loss.name}.svg`],
     context,
@@ -55,7 +59,9 @@ export async function curves(root, context, loss, losses) {
         compare.element,
       ),
     ),
-    h("div", { class: "card more" }, numbers.element, request.element),
+    guide,
+    code.element,
+    h("div", { class: "card more" }, numbers.element),
   );
   await plot.start();
   const update = latest(evaluate, signal);
@@ -76,6 +82,7 @@ export async function curves(root, context, loss, losses) {
       axis: axisOf(curve.loss, state.axis.name),
       label: curveName(curve.loss.name, curve.parameters),
       color: `curve-${(i % COLORS) + 1}`,
+      dash: DASHES[i],
     }));
   }
 
@@ -105,10 +112,10 @@ export async function curves(root, context, loss, losses) {
   function show(drawn) {
     results = drawn;
     plot.draw(results);
-    legend.replaceChildren(...legendEntries(results, loss, { href, remove }));
+    legend.replaceChildren(...legendEntries(results, { href, remove }));
     about.textContent = gradientSentence(results);
     numbers.fill(plot, results, state.axis);
-    request.fill(results[0]);
+    code.show(results[0]);
   }
 
   /** Show why the curves are old: above the plot, and beside the parameter that the service refuses. */

@@ -58,7 +58,7 @@ export function documentation(loss) {
       "section",
       { class: "card" },
       h("h2", {}, "What it is"),
-      prose(parts[""]),
+      prose(`${loss.summary}\n\n${parts[""]}`),
       parts.Returns && [h("h3", {}, "It returns"), prose(parts.Returns)],
       parts.Gradient && [h("h3", {}, "Its gradient"), prose(parts.Gradient)],
       loss.references.length > 0 && [

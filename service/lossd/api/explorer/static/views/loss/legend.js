@@ -2,15 +2,16 @@
 
 import { queryOf } from "../../curve.js";
 import { h, icon } from "../../dom.js";
+import { swatch } from "../../plots.js";
 import { isComparable } from "./plot.js";
 
 /** The entries of the legend; `remove(i)` removes the i-th of the other curves. */
-export function legendEntries(results, loss, { href, remove }) {
+export function legendEntries(results, { href, remove }) {
   return results.map((result, i) =>
     h(
       "li",
-      { style: { "--color": `var(--${result.color})` } },
-      h("span", { class: result.loss === loss ? "swatch" : "swatch dashed" }),
+      {},
+      swatch(result),
       i
         ? h("a", { href: href(`/losses/${result.loss.name}`, queryOf(result.parameters)) }, result.label)
         : h("strong", {}, result.label),

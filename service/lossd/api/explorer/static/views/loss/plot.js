@@ -2,6 +2,7 @@
 
 import { h } from "../../dom.js";
 import { stepped } from "../../keyboard.js";
+import { short, swatch } from "../../plots.js";
 import { sketch } from "../../sketches.js";
 
 const PHONE_PX = 640;
@@ -45,31 +46,30 @@ export async function curvePlot(loss, state, { plots, signal }) {
       onCursor: showTip,
       xLabel: () => "",
       yLabel: () => "loss",
-      height: height(230, 320),
+      height: height(150, 320),
     });
     slopePlot = await plots.curves(lower, {
       link,
       signal,
       xLabel: () => state.axis.label,
       yLabel: () => "gradient",
-      height: height(190, 220),
+      height: height(120, 220),
     });
   };
   return self;
 
   function draw(drawn) {
     results = drawn;
-    // Curves with a request for each point have fewer points; all share the points of the finest curve.
-    const x = results.reduce((best, result) => (result.x.length > best.length ? result.x : best), results[0].x);
-    const lines = results.map((result) => ({
+    const { x, slopes } = atSteps(results);
+    const lines = results.map((result, i) => ({
       loss: interpolate(result.x, result.values, x),
-      slope: isComparable(result, results[0]) ? interpolate(result.x, result.slope, x) : null,
+      slope: isComparable(result, results[0]) ? slopes[i] : null,
     }));
     Object.assign(self, { x, lines });
     const style = (result, i) => ({
       color: result.color,
       width: i ? 1.75 : 3,
-      dash: result.loss === loss ? undefined : [6, 4],
+      dash: result.dash,
       fill: i === 0,
     });
     lossPlot.draw({ x, series: results.map((result, i) => ({ ...style(result, i), values: lines[i].loss })) });
@@ -105,16 +105,16 @@ export async function curvePlot(loss, state, { plots, signal }) {
     tip.style.setProperty("left", `${Math.max(0, fits ? right : cursor.left - tip.offsetWidth - 18)}px`);
     const spoken = results.map((result, i) => `${result.label} ${plots.short(self.lines[i].loss[index])}`);
     element.setAttribute("aria-valuenow", index);
-    element.setAttribute("aria-valuetext", [`x ${plots.short(at)}`, ...spoken].join("; "));
+    element.setAttribute("aria-valuetext", [`x ${place(at)}`, ...spoken].join("; "));
   }
 
   function valuesAt(index) {
-    const heads = [`x = ${plots.short(self.x[index])}`, "loss", !lower.hidden && "gradient"].filter(Boolean);
+    const heads = [`x = ${place(self.x[index])}`, "loss", !lower.hidden && "gradient"].filter(Boolean);
     const rows = results.map((result, i) =>
       h(
         "tr",
         { style: { "--color": `var(--${result.color})` } },
-        h("td", {}, h("span", { class: "swatch" }), result.label),
+        h("td", {}, swatch(result), result.label),
         h("td", {}, plots.short(self.lines[i].loss[index])),
         self.lines[i].slope && h("td", {}, plots.short(self.lines[i].slope[index])),
       ),
@@ -135,15 +135,48 @@ export async function curvePlot(loss, state, { plots, signal }) {
   }
 }
 
+/** A point of an axis in few digits; the sides of a jump read as the jump. */
+export const place = (x) => short(Number(x.toFixed(6)));
+
 /** Whether two gradients may share a plot. Those of a score and of its probability may not. */
 export function isComparable(one, own) {
   const kind = (subject) => /log-probability|probability/.exec(subject)?.[0] ?? "other";
   return Boolean(one.slope) && (!own.subject || kind(one.subject) === kind(own.subject));
 }
 
+const CLOSE = 1e-9; // of the axis: how far the two sides of a jump are from it
+
+/**
+ * The points that all curves share, and the slopes there: those of the curve with the most points, and both sides of
+ * each jump, so that a step is drawn as a step.
+ */
+export function atSteps(curves) {
+  const finest = curves.reduce((best, { x }) => (x.length > best.length ? x : best), []);
+  const air = CLOSE * (finest.at(-1) - finest[0]);
+  const sides = ({ jumps }) =>
+    jumps.flatMap(({ at, below, above }) => [
+      [at - air, below],
+      [at + air, above],
+    ]);
+  const inside = ([at]) => at >= finest[0] && at <= finest.at(-1);
+  const added = curves.flatMap(sides).filter(inside);
+  const x = [...new Set([...finest, ...added.map(([at]) => at)])].sort((a, b) => a - b);
+  const slopes = curves.map((curve) => {
+    if (!curve.slope) return null;
+    const points = [...curve.x.map((at, i) => [at, curve.slope[i]]), ...sides(curve).filter(inside)];
+    points.sort(([a], [b]) => a - b);
+    return interpolate(
+      points.map(([at]) => at),
+      points.map(([, slope]) => slope),
+      x,
+    );
+  });
+  return { x, slopes };
+}
+
 /** The values of a curve at other points of x, by linear interpolation. */
 function interpolate(x, y, points) {
-  if (x === points || x.length === points.length) return y;
+  if (x === points) return y;
   let i = 0;
   return points.map((at) => {
     while (i < x.length - 2 && x[i + 1] < at) i += 1;

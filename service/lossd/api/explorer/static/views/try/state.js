@@ -20,7 +20,6 @@ export function fromQuery(query, available) {
     files: {},
     outputs: OUTPUTS,
     form: null,
-    language: "curl",
     pristine: false,
   };
   if (available.some(({ name }) => name === query.get("loss"))) state.loss = query.get("loss");

@@ -1,17 +1,17 @@
-/** The request as code: a command or a program, and the file that it needs. */
+/** A request as code: a command or a program, and the file that it needs. */
 
-import { asFile } from "../../asking.js";
-import { choice } from "../../controls/choice.js";
-import { h, icon } from "../../dom.js";
-import { FILE, snippets } from "../../snippets.js";
+import { asFile } from "./asking.js";
+import { choice } from "./controls/choice.js";
+import { copyButton, h, icon } from "./dom.js";
+import { FILE, LANGUAGES, snippets } from "./snippets.js";
 
-const LANGUAGES = { curl: "curl", python: "Python", javascript: "JavaScript" };
 const REVOKE_MS = 1000;
 
-/** The code: `{ element, show(request, form, keyed) }`. */
-export function codePanel(state, { announce }) {
+/** The code: `{ element, show(request, form, keyed) }`; `beside` are further elements beside the button to copy. */
+export function codePanel(...beside) {
   const body = h("div", { class: "more" });
-  const element = h("section", { class: "card more" });
+  const element = h("section", { class: "card more", "aria-label": "Code" });
+  let language = "curl";
   let current = null; // the code in each language
   let request = null;
   return { element, show };
@@ -24,39 +24,30 @@ export function codePanel(state, { announce }) {
   }
 
   function heading() {
-    const set = (language) => {
-      state.language = language;
+    const set = (name) => {
+      language = name;
       fill();
     };
-    const languages = choice("language", Object.entries(LANGUAGES), state.language, set, null, "Language");
+    const languages = choice("language", Object.entries(LANGUAGES), language, set, null, "Language");
     return h("div", { class: "row spread" }, h("h2", {}, "Code"), languages.group);
   }
 
   function fill() {
-    const { text, needsFile } = current[state.language];
+    const { text, needsFile } = current[language];
     const region = { class: "request", tabindex: 0, role: "region" };
-    const label = { "aria-label": `The request in ${LANGUAGES[state.language]}` };
+    const label = { "aria-label": `The request in ${LANGUAGES[language]}` };
     const note = (sentence) => h("span", { class: "small quiet" }, sentence);
     body.replaceChildren(
       h("pre", { ...region, ...label }, h("code", { id: "command" }, text)),
       h(
         "p",
         { class: "row" },
-        copyButton(text),
+        copyButton(() => text),
+        beside,
         needsFile && [saveButton(), note("The code reads the numbers from this file in its folder.")],
-        !needsFile && state.language === "python" && note("It needs pip install lossd."),
+        !needsFile && language === "python" && note("It needs pip install lossd."),
       ),
     );
-  }
-
-  function copyButton(text) {
-    const label = h("span", {}, "Copy");
-    const onclick = async () => {
-      await navigator.clipboard.writeText(text);
-      label.textContent = "Copied";
-      announce("Copied");
-    };
-    return h("button", { type: "button", class: "plain", onclick }, icon("copy"), label);
   }
 
   function saveButton() {
