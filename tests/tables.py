@@ -107,9 +107,42 @@ def _bounds(arm: Mapping[str, Any]) -> list[str]:
     return [*limits, *([f"{arm['minItems']} to {arm['maxItems']} of them"] if "minItems" in arm else [])]
 
 
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Address": ("host", "port", "uds", "uds_mode", "root_path", "allowed_hosts", "cors_origins"),
+    "Device and processes": (
+        "device", "threads", "engine", "fronts", "poll_us", "worker_timeout_ms", "compiled", "cache_dir",
+        "perceptual_weights",
+    ),
+    "Sizes": (
+        "max_body_bytes", "max_json_bytes", "queue_bytes", "queue_requests", "requests_per_key", "batch_bytes",
+        "stream_bytes", "cache_bytes", "max_work_ms", "max_connections",
+    ),
+    "Times": (
+        "request_timeout_ms", "max_timeout_ms", "idle_timeout_ms", "min_body_bytes_per_s", "keep_alive_timeout_ms",
+        "drain_timeout_ms", "lame_duck_ms",
+    ),
+    "Shared memory": ("shared_memory", "shared_memory_regions", "shared_memory_bytes"),
+    "Keys and TLS": (
+        "api_keys_file", "api_key", "metrics_public", "tls_cert", "tls_key", "tls_key_password", "tls_client_ca",
+    ),
+    "Runs": (
+        "runs", "runs_per_key", "run_bytes", "runs_bytes_per_key", "runs_keep_open_days", "runs_keep_days",
+    ),
+    "Log": ("log_level", "log_format", "access_log", "access_log_per_s", "tracing"),
+}  # fmt: skip
+"""The headings of the settings' page; a setting of no group stands at its end."""
+
+
 def settings() -> str:
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Others": [name for name in Settings.model_fields if name not in grouped]}
+    return "\n\n".join(f"## {heading}\n\n{_settings(names)}" for heading, names in groups.items() if names)
+
+
+def _settings(names: Iterable[str]) -> str:
     rows = []
-    for name, setting in Settings.model_fields.items():
+    for name in names:
+        setting = Settings.model_fields[name]
         default = MACHINE_DEFAULTS.get(name, setting.default)
         if isinstance(default, ByteSize):
             default = default.human_readable().replace(".0", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from excerpts import excerpt
 from excerpts import filled as cut
 from lossd.api import create_app
 from lossd.configuration.settings import Settings
+from lossd.losses import formula
 from lossd_client.errors import PROBLEMS
 
 MANUAL = "\n".join(path.read_text() for path in documents())
@@ -40,6 +42,20 @@ def test_every_setting_has_a_row() -> None:
 def test_settings_named_anywhere_are_settings() -> None:
     known = {f"LOSSD_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"\bLOSSD_[A-Z_]+[A-Z]\b", MANUAL)) - known == set()
+
+
+def test_the_grammar_of_formulas_is_the_parser_s() -> None:
+    text = (ROOT / "docs/expression.md").read_text()
+    grammar = re.search(r"^formula    = .*?(?=^```)", text, re.DOTALL | re.MULTILINE)
+    assert grammar is not None
+    assert grammar[0].strip() in inspect.cleandoc(formula.__doc__ or "").replace("\n    ", "\n")
+    assert {name for name in formula.FUNCTIONS if not re.search(rf"`{name}[`(]", text)} == set()
+
+
+def test_no_setting_stands_below_two_headings() -> None:
+    grouped = [name for names in tables.GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) <= Settings.model_fields.keys()
 
 
 def test_every_problem_is_listed() -> None:
