@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.types import Send
 
-from lossd.api.evaluation_route import EvaluationRoute
+from lossd.api.direct_route import DirectRoute
+from lossd.api.http.direct import DirectRequest
 from lossd.api.http.negotiation import media_weight, parse_weights
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces
@@ -49,7 +51,7 @@ class AnswerFormat:
         return self.forms.get(column.partition(".")[2], self.forms.get("prediction", "list"))
 
 
-class Evaluate(TensorRoute[AnswerFormat], EvaluationRoute[AnswerFormat]):
+class Evaluate(TensorRoute[AnswerFormat], DirectRoute[AnswerFormat]):
     """The route ``/v1/evaluate``."""
 
     fields = "loss and inputs"
@@ -63,8 +65,15 @@ class Evaluate(TensorRoute[AnswerFormat], EvaluationRoute[AnswerFormat]):
         answer = AnswerFormat(_format_out(request.headers.get(b"accept"), format_in), NO_FORMS)
         read = self._read_json if format_in == "json" else self._read_safetensors
         await self._answer(request, answer, await read(request, answer), send)
+        self._learn(request, send, (format_in, answer.media))
 
     # Request
+
+    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[AnswerFormat, asyncio.Future[Result]]:
+        format_in, media = request.known.format
+        answer = AnswerFormat(media, NO_FORMS)
+        submit = self._submit_json if format_in == "json" else self._submit_safetensors
+        return answer, submit(request, body, answer)
 
     def _maker(self, text: bytes, request: HttpRequest, context: AnswerFormat) -> Plan:
         plan = plan_of(text)

@@ -18,7 +18,7 @@ from lossd.api.route import Route
 from lossd.engine import Result
 from lossd_client.errors import TooLarge
 
-__all__ = ["EvaluationRoute", "server_timing"]
+__all__ = ["INLINE_ANSWER_BYTES", "EvaluationRoute", "common_headers", "server_timing"]
 
 INLINE_ANSWER_BYTES = 512 << 10
 
@@ -59,10 +59,23 @@ class EvaluationRoute(Route, Generic[AnswerFormatT]):
         """
 
     async def _answer(
-        self, request: HttpRequest, answer: AnswerFormatT, future: asyncio.Future[Result], send: Send
+        self,
+        request: HttpRequest,
+        answer: AnswerFormatT,
+        future: asyncio.Future[Result],
+        send: Send,
+        parsed: float | None = None,
     ) -> None:
-        """Wait for a result and send it."""
-        parsed = time.monotonic()
+        """Wait for a result and send it.
+
+        Args:
+            request: The request.
+            answer: The answer's format.
+            future: The result.
+            send: ASGI's channel.
+            parsed: When the request was submitted, on the monotonic clock; now by default.
+        """
+        parsed = parsed or time.monotonic()
         result = await self._result(request, future)
         evaluated = time.monotonic()
         budget, held = self.engine.budget, 0
@@ -81,9 +94,7 @@ class EvaluationRoute(Route, Generic[AnswerFormatT]):
             body = b"".join(pieces) if size <= INLINE_ANSWER_BYTES else None
             encoded = time.monotonic()
             stages = (parsed - request.begin, *result.timings, encoded - evaluated)
-            headers.append((b"content-length", b"%d" % size))
-            headers.append((b"x-request-id", request.request_id.encode("latin-1")))
-            headers.append((b"server-timing", server_timing(stages, result.batch_requests)))
+            headers += common_headers(request, size, stages, result.batch_requests)
             if body is None:
                 await send_pieces(send, headers, pieces, copied=CONNECTION not in request.scope)
         finally:
@@ -93,6 +104,15 @@ class EvaluationRoute(Route, Generic[AnswerFormatT]):
         if body is not None:
             await send_whole(send, headers, body)
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size)
+
+
+def common_headers(request: HttpRequest, size: int, stages: tuple[float, ...], batch_requests: int) -> Headers:
+    """Return the headers that every answer has."""
+    return [
+        (b"content-length", b"%d" % size),
+        (b"x-request-id", request.request_id.encode("latin-1")),
+        (b"server-timing", server_timing(stages, batch_requests)),
+    ]
 
 
 def server_timing(stages: tuple[float, ...], batch_requests: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 
 from starlette.types import Receive, Scope, Send
 
@@ -45,8 +46,12 @@ class Route(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes a refusal."""
         request = HttpRequest(scope, receive, self.settings)
+        await self._answer_or_refuse(request, self._serve(request, send), send)
+
+    async def _answer_or_refuse(self, request: HttpRequest, serving: Awaitable[None], send: Send) -> None:
+        """Await the answer of a request; every failure becomes a refusal."""
         try:
-            await self._serve(request, send)
+            await serving
         except DisconnectedError:
             self._refused(request, DISCONNECTED)
         except Problem as problem:

@@ -21,6 +21,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from lossd.api import tls
 from lossd.api.app import Service, create_app
 from lossd.api.http.connection import Http, http_for
+from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.refusing import OverLimit
 from lossd.api.http.uvicorn_internals import LossdServerState
 from lossd.configuration.machine import files, raise_file_limit
@@ -84,7 +85,8 @@ def serve(
     member = Member(front) if front is not None else None
     engine = create_engine(settings, front.workers if front is not None else None)
     service = create_app(settings, engine, member)
-    http: Callable[..., asyncio.Protocol] = http_for(settings)
+    heads = KnownHeads()
+    http: Callable[..., asyncio.Protocol] = http_for(settings, heads)
     context = tls.context_for(settings)
     handshakes = None if context is None else tls.Handshakes(http, context, settings)
     config = uvicorn.Config(
@@ -110,7 +112,7 @@ def serve(
         sockets = bind(settings.host, front.port, shared=True)
     if sockets is not None:
         sockets = [*sockets, *(bound.dup() for bound in sockets for _ in range(ACCEPTS - 1))]
-    server = _Server(config, service, engine, settings, announce, member, handshakes)
+    server = _Server(config, service, engine, settings, announce, member, handshakes, heads)
     if local is not None:
         server.listen_locally(local.bound, local.remove)
     elif front is not None and front.uds is not None:
@@ -165,8 +167,10 @@ class _Server(uvicorn.Server):
         announce: Callable[[int], None],
         member: Member | None,
         handshakes: tls.Handshakes | None = None,
+        heads: KnownHeads | None = None,
     ) -> None:
         super().__init__(config)
+        self._heads = heads
         self.server_state: LossdServerState = LossdServerState()
         self._handshakes = handshakes
         self._engine = engine
@@ -174,7 +178,7 @@ class _Server(uvicorn.Server):
         self._settings = settings
         self._announce = announce
         self._member = member
-        self._make_http = http_for(settings)
+        self._make_http = http_for(settings, heads)
         self._local: tuple[socket.socket, Callable[[], None]] | None = None
         self._health: asyncio.Server | None = None
         self._lame_until_s: float | None = None
@@ -274,10 +278,10 @@ class _Server(uvicorn.Server):
 
     async def _serve_health(self) -> None:
         """Answer ``lossd health`` on its Unix socket. Of several fronts, one does."""
-        loop = asyncio.get_running_loop()
+        loop, make_http = asyncio.get_running_loop(), http_for(self._settings)
 
         def connection() -> asyncio.Protocol:
-            http = self._plain()
+            http = self._protocol(make_http)
             http.app = OverLimit(http.app, self._settings)
             return http
 
@@ -304,6 +308,8 @@ class _Server(uvicorn.Server):
     def _reload(self) -> None:
         if self._service.access is not None:
             self._service.access.reload()
+            if self._heads is not None:
+                self._heads.forget()
         if self._handshakes is not None:
             tls.renew(self._handshakes.context, self._settings)
 

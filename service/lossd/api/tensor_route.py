@@ -39,6 +39,9 @@ NO_FORMS: Mapping[str, json.Form] = MappingProxyType({})
 """The JSON forms of the tensors of a binary request."""
 
 
+Decoded = tuple[Job, dict[str, memoryview], dict[str, json.Form]]
+"""The job of a JSON text, its tensors' bytes and their forms."""
+
 ContextT = TypeVar("ContextT")
 """What a route knows of a request before its body is read."""
 
@@ -124,17 +127,23 @@ class TensorRoute(Route, Generic[ContextT]):
         """Read a JSON body, submit its job, and return the future of the result."""
         body = await request.body(self.engine.budget)
         if len(body) <= INLINE_BYTES:
-            job, data, forms = self._decoded(body, request, context)
-        else:
-            with request.holding(self.engine.budget, len(body)):
-                job, data, forms = await in_thread(len(body), lambda: self._decoded(body, request, context))
+            return self._submit_json(request, body, context)
+        with request.holding(self.engine.budget, len(body)):
+            decoded = await in_thread(len(body), lambda: self._decoded(body, request, context))
+        return self._submit_decoded(request, decoded, context)
+
+    def _submit_json(
+        self, request: HttpRequest, body: bytes | bytearray | memoryview, context: ContextT
+    ) -> asyncio.Future[Result]:
+        return self._submit_decoded(request, self._decoded(body, request, context), context)
+
+    def _submit_decoded(self, request: HttpRequest, decoded: Decoded, context: ContextT) -> asyncio.Future[Result]:
+        job, data, forms = decoded
         request.identify(job.recipe.model, job)
         self._accept(job, context, forms)
         return self.engine.submit(job, data, request.deadline, request.client)
 
-    def _decoded(
-        self, body: bytes | bytearray, request: HttpRequest, context: ContextT
-    ) -> tuple[Job, dict[str, memoryview], dict[str, json.Form]]:
+    def _decoded(self, body: bytes | bytearray | memoryview, request: HttpRequest, context: ContextT) -> Decoded:
         """Return the job of a JSON text, its tensors' bytes and their forms."""
         document = json.loads(body)
         if not isinstance(document, dict):
@@ -173,7 +182,7 @@ class TensorRoute(Route, Generic[ContextT]):
         return self._submit_safetensors(request, await request.body(self.engine.budget), context)
 
     def _submit_safetensors(
-        self, request: HttpRequest, body: bytes | bytearray, context: ContextT
+        self, request: HttpRequest, body: bytes | bytearray | memoryview, context: ContextT
     ) -> asyncio.Future[Result]:
         view = memoryview(body)
         start = safetensors.PREFIX_BYTES + safetensors.header_bytes(view[: safetensors.PREFIX_BYTES])

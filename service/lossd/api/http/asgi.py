@@ -18,6 +18,7 @@ __all__ = [
     "CLIENT",
     "CONNECTION",
     "FAULT",
+    "RAW_HEAD",
     "ROOT",
     "RUN",
     "TELEMETRY",
@@ -37,6 +38,9 @@ CONNECTION = "lossd.connection"
 
 FAULT = "lossd.fault"
 """Key of the scope: the problem for which the rest of the body is not read."""
+
+RAW_HEAD = "lossd.raw_head"
+"""Key of the scope: the head's bytes, if a request with the same ones may be answered without parsing them."""
 
 RUN, BATCH = "lossd.run", "lossd.batch"
 """Keys of the scope: the names of the run and of the batch that the path names, for the log."""

@@ -31,6 +31,7 @@ __all__ = [
     "Decompressor",
     "choose_encoding",
     "compress",
+    "compress_inline",
     "content_encoding",
 ]
 
@@ -209,13 +210,27 @@ async def compress(
         accept_encoding: The request's Accept-Encoding.
         binary: Whether the body is binary numbers rather than text.
     """
-    encoding, size = choose_encoding(accept_encoding), sum(len(piece) for piece in pieces)
-    if encoding is None or size < (MIN_BINARY_BYTES if binary else MIN_BYTES):
+    found = compress_inline(pieces, accept_encoding, binary=binary)
+    if found is not None:
+        return found
+    encoding, size = choose_encoding(accept_encoding), sum(map(len, pieces))
+    assert encoding is not None
+    body = await asyncio.to_thread(_compress, pieces, size, encoding)
+    return (None, pieces) if body is None else (encoding, [body])
+
+
+def compress_inline(
+    pieces: list[bytes | memoryview], accept_encoding: bytes, *, binary: bool
+) -> tuple[bytes | None, list[bytes | memoryview]] | None:
+    """Return what :func:`compress` returns; None if that takes so long that a thread should do it."""
+    size = sum(map(len, pieces))
+    if size < (MIN_BINARY_BYTES if binary else MIN_BYTES):
         return None, pieces
-    if size <= INLINE_OUTPUT_BYTES:
-        body = _compress(pieces, size, encoding)
-    else:
-        body = await asyncio.to_thread(_compress, pieces, size, encoding)
+    if (encoding := choose_encoding(accept_encoding)) is None:
+        return None, pieces
+    if size > INLINE_OUTPUT_BYTES:
+        return None
+    body = _compress(pieces, size, encoding)
     return (None, pieces) if body is None else (encoding, [body])
 
 

@@ -6,7 +6,8 @@ that a request makes no further call:
 1. :mod:`lossd.api.http.refusing` answers a refused client in order, behind the requests before.
 2. :mod:`lossd.api.http.parsing` feeds the parser, and limits heads and pipelined requests.
 3. :mod:`lossd.api.http.time_limits` limits the time that a client takes.
-4. This module begins and ends the connection, limits the number of connections, and reads a body of known length past
+4. :mod:`lossd.api.http.direct` answers requests with known heads past the parser.
+5. This module begins and ends the connection, limits the number of connections, and reads a body of known length past
    the parser.
 """
 
@@ -19,15 +20,16 @@ from typing import TYPE_CHECKING
 
 from lossd.api.http.asgi import DisconnectedError
 from lossd.api.http.body_buffer import BodyBuffer, BodyProtocol
+from lossd.api.http.direct import DirectProtocol
 from lossd.api.http.flow import PausableFlow
 from lossd.api.http.refusing import HEAD, IDLE, OverLimit
 from lossd.api.http.socket_state import has_reset, has_unread
-from lossd.api.http.time_limits import TimedProtocol
 from lossd.api.http.timeouts import Timeouts
 from lossd.api.http.uvicorn_internals import is_ending
 from lossd_client.errors import Problem
 
 if TYPE_CHECKING:
+    from lossd.api.http.known_heads import KnownHeads
     from lossd.configuration.settings import Settings
 
 __all__ = ["Http", "http_for"]
@@ -36,17 +38,24 @@ LAST_REQUEST_S = 0.25
 """How long a server that ends has no request in progress before it closes the connections without one."""
 
 
-def http_for(settings: Settings) -> Callable[..., Http]:
-    """Return the protocol of a server with these settings, for the ``http`` of ``uvicorn.Config``."""
-    return partial(Http, timeouts=Timeouts(settings))
+def http_for(settings: Settings, heads: KnownHeads | None = None) -> Callable[..., Http]:
+    """Return the protocol of a server with these settings, for the ``http`` of ``uvicorn.Config``.
+
+    Args:
+        settings: The time-outs and limits.
+        heads: The heads that the server knows. Requests with one are answered past the application: only a server whose
+            application is lossd's own may have them.
+    """
+    return partial(Http, timeouts=Timeouts(settings), heads=heads)
 
 
-class Http(TimedProtocol):
+class Http(DirectProtocol):
     """Uvicorn's protocol with time-outs, limits on heads and connections, and support for ignored upgrades.
 
     Args:
         args: Uvicorn's arguments.
         timeouts: The time-outs of the server.
+        heads: The heads that the server knows; None if requests pass another program's application first.
         kwargs: Uvicorn's arguments.
     """
 
@@ -114,12 +123,14 @@ class Http(TimedProtocol):
         one. Until the server has nothing else to do, this connection may stay open: the answer to its next request says
         that it closes.
         """
+        self.pass_held()
         self.end_with_next_answer()
         self._close_if_quiet()
 
     def end_with_next_answer(self) -> None:
         """End the connection after the current request; if there is none, after the next."""
         self.ending = True
+        self.hand_over()
         if self._is_busy():
             self.cycle.keep_alive = False
 

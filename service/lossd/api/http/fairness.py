@@ -57,6 +57,18 @@ class FairShare:
             QueueFull: The client has too many requests in progress.
             DeadlineExceeded: The request did not fit before its deadline.
         """
+        if not self.admits(request):
+            client, future = self._clients[request.client], asyncio.get_running_loop().create_future()
+            client.waiting.append((request, future))
+            async with request.in_time("other requests of its key were still ahead of it"):
+                await future
+
+    def admits(self, request: HttpRequest) -> bool:
+        """Return whether the request fits its client's window now, and count it if it does.
+
+        Raises:
+            QueueFull: The client has too many requests in progress.
+        """
         name, now = request.client, request.begin
         client = self._clients.get(name)
         if client is None:
@@ -71,12 +83,9 @@ class FairShare:
                 retry_after_s=1.0,
             )
         if client.waiting or not self._fits(client, request, now):
-            future = asyncio.get_running_loop().create_future()
-            client.waiting.append((request, future))
-            async with request.in_time("other requests of its key were still ahead of it"):
-                await future
-        else:
-            self._admit(client, request)
+            return False
+        self._admit(client, request)
+        return True
 
     def release(self, request: HttpRequest) -> None:
         """Remove a request from its client's window, if it is there, and admit requests that wait."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 
-from lossd.api.http.asgi import CONNECTION, WHOLE
+from lossd.api.http.asgi import CONNECTION, RAW_HEAD, WHOLE
 from lossd.api.http.refusing import BODY, HEAD, IDLE, RefusingProtocol
 from lossd.api.http.uvicorn_internals import HIGH_WATER_LIMIT
 from lossd_client.errors import HeadTooLarge, MalformedRequest, Problem, UriTooLong
@@ -53,6 +53,7 @@ class ParsingProtocol(RefusingProtocol):
         self._body_left = 0  # bytes; of a chunked body, minus the bytes that have arrived
         self._content_length = b""
         self._host_fields = 0
+        self._raw_head = b""  # of the request that is parsed next, if it may be known later
 
     def data_received(self, data: bytes) -> None:
         """Parse the bytes, or keep them while a request waits."""
@@ -153,6 +154,9 @@ class ParsingProtocol(RefusingProtocol):
         if self._host_fields != 1 and (self._host_fields or self.parser.get_http_version() == "1.1"):
             raise MalformedRequest(f"the request has {self._host_fields or 'no'} Host fields; send one")
         self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a key that lossd adds
+        if self._raw_head:
+            self.scope[RAW_HEAD] = self._raw_head  # type: ignore[literal-required]  # likewise
+            self._raw_head = b""
         super().on_headers_complete()
         self._parsing, self._overhead_bytes = BODY, 0
         if self._content_length:

@@ -149,16 +149,10 @@ class RefusingProtocol(HttpToolsProtocol):
             if self._body_protocol is not None:
                 self._body_protocol.fail(problem)
 
-    def _start_refusal(self, problem: Problem) -> None:
-        if self._parsing != HEAD:
-            self.on_message_begin()
-        path = self.url.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("latin-1")
-        method = self.parser.get_method().decode("latin-1") if self.url else ""
-        head = {"method": method, "path": path, "raw_path": path.encode("latin-1"), "query_string": b""}
-        self.scope.update({**head, CONNECTION: self})  # type: ignore[typeddict-item]  # a key that lossd adds
-        previous = self.cycle
-        self.cycle = RequestResponseCycle(
-            scope=self.scope,
+    def _new_cycle(self, scope: Any, *, keep_alive: bool) -> RequestResponseCycle:
+        """Return uvicorn's object of a request and its answer, as uvicorn makes it."""
+        return RequestResponseCycle(
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -167,9 +161,19 @@ class RefusingProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=False,
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
+
+    def _start_refusal(self, problem: Problem) -> None:
+        if self._parsing != HEAD:
+            self.on_message_begin()
+        path = self.url.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("latin-1")
+        method = self.parser.get_method().decode("latin-1") if self.url else ""
+        head = {"method": method, "path": path, "raw_path": path.encode("latin-1"), "query_string": b""}
+        self.scope.update({**head, CONNECTION: self})  # type: ignore[typeddict-item]  # a key that lossd adds
+        previous = self.cycle
+        self.cycle = self._new_cycle(self.scope, keep_alive=False)
         self.end_after_answer()
         app = Refusal(problem, self.timeouts.settings)
         if previous is None or previous.response_complete:

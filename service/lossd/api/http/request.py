@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from starlette.types import Message, Receive, Scope
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope
 from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError, new_request_id, request_id
 from lossd.api.http.body_buffer import BodyBuffer
 from lossd.api.http.compression import Decompressor, content_encoding
-from lossd.api.http.uvicorn_internals import RequestResponseCycle, take_body
+from lossd.api.http.uvicorn_internals import own_cycle, take_body
 from lossd.configuration.settings import Settings
 from lossd.engine import Result, Upload
 from lossd.engine.admission import Budget
@@ -44,7 +44,7 @@ _HEADERS = frozenset(
 
 
 class HttpRequest:
-    """One request for the routes that evaluate. Only its methods write its attributes.
+    """One request for the routes that evaluate. Only its methods, and a subclass's, write its attributes.
 
     Args:
         scope: ASGI's scope.
@@ -94,7 +94,7 @@ class HttpRequest:
         self.begin = time.monotonic()
         self.client: str = scope.get(CLIENT, "")
         self.receive = receive
-        self.headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        self.headers: Mapping[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _HEADERS}
         given = self.headers.get(b"x-request-id")
         self.request_id = new_request_id() if given is None else request_id(given.decode("latin-1"))
         self.query: bytes = scope["query_string"]
@@ -208,8 +208,7 @@ class HttpRequest:
             DisconnectedError: The client left.
         """
         if self.whole and self.decompressor is None:
-            cycle = getattr(self.receive, "__self__", None)  # a middleware's has no cycle
-            if type(cycle) is RequestResponseCycle:
+            if (cycle := own_cycle(self.receive)) is not None:
                 chunk: bytes | bytearray = take_body(cycle)
                 self.unread = False
             else:

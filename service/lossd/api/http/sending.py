@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.api.http.asgi import problem_body
 from lossd.api.http.request import HttpRequest
-from lossd.api.http.uvicorn_internals import RequestResponseCycle, write_answer
+from lossd.api.http.uvicorn_internals import own_cycle, write_answer
 from lossd_client.errors import MethodNotAllowed, Problem, Unauthorized
 
 __all__ = ["AnswerHead", "Headers", "Pieces", "send_answer", "send_pieces", "send_problem", "send_whole"]
@@ -50,8 +50,8 @@ async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
         headers: Names in lower case; neither names nor values hold a line break.
         body: The whole body.
     """
-    cycle = getattr(send, "__self__", None)  # a middleware's has no cycle
-    if type(cycle) is RequestResponseCycle and cycle.keep_alive and not cycle.flow.write_paused:
+    cycle = own_cycle(send)
+    if cycle is not None and cycle.keep_alive and not cycle.flow.write_paused:
         write_answer(cycle, headers, body)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers})

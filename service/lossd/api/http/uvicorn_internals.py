@@ -25,7 +25,9 @@ __all__ = [
     "LossdServerState",
     "RequestResponseCycle",
     "ServerState",
+    "answer_bytes",
     "is_ending",
+    "own_cycle",
     "replace_default_protocol",
     "take_body",
     "write_answer",
@@ -38,9 +40,9 @@ ATTRIBUTES = {
         "response_complete", "response_started", "scope", "transport", "waiting_for_100_continue",
     ),
     "HttpToolsProtocol": (
-        "_start_asgi_task", "access_log", "access_logger", "app", "connections", "cycle", "expect_100_continue", "flow",
-        "headers", "logger", "loop", "parser", "pipeline", "scheme", "scope", "server_state", "tasks",
-        "timeout_keep_alive", "transport", "url",
+        "_start_asgi_task", "access_log", "access_logger", "app", "client", "connections", "cycle",
+        "expect_100_continue", "flow", "headers", "logger", "loop", "parser", "pipeline", "scheme", "scope", "server",
+        "server_state", "tasks", "timeout_keep_alive", "transport", "url",
     ),
     "Server": (
         "config", "handle_exit", "lifespan", "on_tick", "server_state", "servers", "should_exit", "shutdown", "started",
@@ -77,6 +79,12 @@ def is_ending(state: ServerState) -> bool:
     return isinstance(state, LossdServerState) and state.ending
 
 
+def own_cycle(function: object) -> RequestResponseCycle | None:
+    """Return the cycle whose ``receive`` or ``send`` this is; None if a middleware stands between."""
+    cycle = getattr(function, "__self__", None)
+    return cycle if type(cycle) is RequestResponseCycle else None
+
+
 def take_body(cycle: RequestResponseCycle) -> bytearray:
     """Return the body that a cycle holds, without the copy that its ``receive`` makes.
 
@@ -90,18 +98,29 @@ def take_body(cycle: RequestResponseCycle) -> bytearray:
     return body
 
 
-def write_answer(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Write a whole answer of status 200 at once, as the cycle's ``send`` does in two writes."""
-    if cycle.disconnected:
-        return
+def answer_bytes(default_headers: list[tuple[bytes, bytes]], headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """Return an answer of status 200 as it is sent.
+
+    Args:
+        default_headers: The server's headers.
+        headers: The answer's.
+        body: The whole body.
+    """
     pieces = [b"HTTP/1.1 200 OK"]
-    for name, value in cycle.default_headers:
+    for name, value in default_headers:
         pieces += (b"\r\n", name, b": ", value)
     for name, value in headers:
         pieces += (b"\r\n", name, b": ", value)
     pieces += (b"\r\n\r\n", body)
+    return b"".join(pieces)
+
+
+def write_answer(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Write a whole answer of status 200 at once, as the cycle's ``send`` does in two writes."""
+    if cycle.disconnected:
+        return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(pieces))
+    cycle.transport.write(answer_bytes(cycle.default_headers, headers, body))
     cycle.message_event.set()
     cycle.on_response()

@@ -1,0 +1,214 @@
+"""Requests with a known head are answered without a parser, a task and a coroutine.
+
+For a small request, these take longer than everything else in the front. A request is answered so if its head is known
+(:mod:`lossd.api.http.known_heads`), if its whole body has come, and if the connection has nothing else to do. Whatever
+does not go as usual is left to the usual way: before the request is submitted, its bytes go to the parser, and what was
+wrong is found again there; afterwards, a task takes over and waits for the same result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lossd.api.http.asgi import CONNECTION, WHOLE, new_request_id
+from lossd.api.http.known_heads import HEAD_BYTES, KnownHead, KnownHeads
+from lossd.api.http.refusing import IDLE
+from lossd.api.http.request import HttpRequest
+from lossd.api.http.time_limits import TimedProtocol
+from lossd.api.http.uvicorn_internals import answer_bytes
+
+if TYPE_CHECKING:
+    from lossd.engine import Result
+
+__all__ = ["DirectProtocol", "DirectRequest"]
+
+log = logging.getLogger("lossd.api")
+
+HELD_BYTES = 64 << 10
+"""Bodies up to this length are waited for, if they come after their heads."""
+
+
+class DirectRequest(HttpRequest):
+    """A request with a known head. To uvicorn it is the cycle of a request and its answer.
+
+    Args:
+        connection: The connection.
+        known: What is known of its head.
+        length: Its Content-Length in bytes.
+        given: Its X-Request-ID; empty without one.
+
+    Attributes:
+        connection: The connection.
+        known: What is known of its head.
+        answer: The answer's format, as the route keeps it.
+        future: The result; None before the request is submitted, and after it was answered, given up or handed over.
+        parsed: When it was submitted, on the monotonic clock.
+        disconnected: Whether the client left, as uvicorn notes it.
+        response_complete: Whether it was answered or given up.
+    """
+
+    __slots__ = ("answer", "connection", "disconnected", "future", "known", "parsed", "response_complete")
+
+    message_event = asyncio.Event()
+    """Uvicorn sets it; nobody waits for it."""
+
+    more_body = waiting_for_100_continue = False
+    """The whole body has come."""
+
+    def __init__(self, connection: DirectProtocol, known: KnownHead, length: int, given: bytes) -> None:
+        scope = {
+            **known.scope,
+            "client": connection.client,
+            "scheme": connection.scheme,
+            "server": connection.server,
+            CONNECTION: connection,
+            WHOLE: True,
+        }
+        self.begin = time.monotonic()
+        self.deadline = self.begin + known.timeout_s
+        self.request_id = given.decode("ascii") or new_request_id()
+        self.scope = scope
+        self.headers, self.client, self.length = known.headers, known.client, length
+        self.query = scope["query_string"]
+        self.max_body_bytes, self._limit = known.max_body_bytes, "setting max_body_bytes"
+        self.model, self.job = "", None
+        self.decompressor = None
+        self.unread, self.whole = False, True
+        self.connection = connection
+        self.known = known
+        self.future: asyncio.Future[Result] | None = None
+        self.disconnected = self.response_complete = False
+
+    def submitted(self, answer: Any, future: asyncio.Future[Result]) -> None:
+        """Note the answer's format and the result's future; the request is answered when that is done."""
+        self.answer, self.future, self.parsed = answer, future, time.monotonic()
+        future.add_done_callback(self._evaluated)
+
+    def _evaluated(self, future: asyncio.Future[Result]) -> None:
+        if self.future is not future:  # it was handed over, or given up
+            return
+        try:
+            answered = self._completed(future)
+        except Exception:  # the task meets it again, and answers with it
+            answered = False
+            if self.response_complete:
+                log.exception("request %s was answered, and failed then", self.request_id)
+        if not answered:
+            self.connection.hand_over()
+
+    def _completed(self, future: asyncio.Future[Result]) -> bool:
+        """Answer the request, if nothing unusual has happened."""
+        connection = self.connection
+        if future.cancelled() or future.exception() is not None or connection.flow.write_paused or connection.ending:
+            return False
+        answered: bool = self.known.route.complete(self, future.result())
+        return answered
+
+    def give_up(self) -> None:
+        """Drop the request if it is not answered: the client left."""
+        if self.future is not None:
+            future, self.future, self.response_complete = self.future, None, True
+            self.known.route.give_up(self, future)
+
+    def send(self, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer of status 200, and begin with the connection's next request."""
+        self.future, self.response_complete = None, True
+        connection = self.connection
+        connection.transport.write(answer_bytes(connection.server_state.default_headers, headers, body))
+        connection.on_response_complete()
+
+
+class DirectProtocol(TimedProtocol):
+    """The part of a connection that answers requests with known heads.
+
+    Args:
+        args: Uvicorn's arguments.
+        heads: The known heads; None to answer all requests in the usual way.
+        kwargs: Uvicorn's arguments, and the time-outs.
+    """
+
+    def __init__(self, *args: Any, heads: KnownHeads | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._heads = heads
+        self._held = b""  # a known head that waits for its body
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request with a known head directly, and pass other bytes to the parser."""
+        if self._parsing == IDLE and self._answers(data):
+            self._received_s = self.timeouts.now
+        else:
+            self.pass_held()
+            self.hand_over()
+            super().data_received(data)
+
+    def _answers(self, data: bytes) -> bool:
+        """Begin to answer a request directly, or hold its head until its body comes; return whether that is done."""
+        heads = self._heads
+        if heads is None or self._is_busy() or self._unparsed or self.ending or self._refusing or self._surplus:
+            return False
+        begun = self._held
+        if begun:
+            data = begun + data
+        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4
+        if end < 4:
+            return False
+        head = data[:end]
+        found = heads.find(head)
+        if found is None:
+            self._raw_head = head
+            return False
+        known, length, given = found
+        missing = end + length - len(data)
+        if missing > 0 and not begun and length <= min(HELD_BYTES, known.max_body_bytes):
+            self._held = data
+            return True
+        if missing or length > known.max_body_bytes:
+            return False
+        request = DirectRequest(self, known, length, given)
+        if not known.route.begin(request, memoryview(data)[end:]):
+            return False
+        self._held = b""
+        self.cycle, self.scope = request, request.scope  # type: ignore[assignment]  # as much of a cycle as it needs
+        return True
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's may say so
+        """Note that the client sends no more; whether it left is found out while a task answers."""
+        self.hand_over()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop the request that is answered directly, if there is one."""
+        self._held = b""
+        if isinstance(self.cycle, DirectRequest):
+            self.cycle.give_up()
+        super().connection_lost(exc)
+
+    def check_timeouts(self, now: float) -> None:
+        """Pass a head whose body has not come to the parser: from then on, the usual limits hold for it."""
+        self.pass_held()
+        super().check_timeouts(now)
+
+    def learn(self, request: HttpRequest, route: Any, form: Any) -> None:
+        """Keep the head of a request that was answered; see :meth:`KnownHeads.learn`."""
+        if self._heads is not None and not self._surplus:
+            self._heads.learn(request, route, form)
+
+    def pass_held(self) -> None:
+        """Pass a head that waits for its body to the parser."""
+        if held := self._held:
+            self._held = b""
+            super().data_received(held)
+
+    def hand_over(self) -> None:
+        """Let a task answer the request that is answered directly, if there is one."""
+        request = self.cycle
+        if not isinstance(request, DirectRequest) or request.response_complete:
+            return
+        future, request.future = request.future, None
+        cycle = self.cycle = self._new_cycle(request.scope, keep_alive=not self.ending)
+        cycle.more_body = False
+        self._start_asgi_task(cycle, partial(request.known.route.finish, request, future))

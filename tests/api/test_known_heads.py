@@ -1,0 +1,323 @@
+"""Requests with a known head: answered past the parser, and not told from others by what they are answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from lossd.api.http.asgi import RAW_HEAD
+from lossd.api.http.known_heads import KnownHeads
+from lossd.api.http.request import HttpRequest
+from lossd.caches import CACHES
+from lossd.configuration.settings import Settings
+from lossd_client.wire import Tensor, safetensors
+from serving import Running, running
+
+KEY = "a-key-of-sixteen-characters-or-more"
+CHANGING = (b"date", b"x-request-id", b"server-timing")
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Running]:
+    with running(engine="inline", api_key=KEY) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hits(service: Running) -> Callable[[], int]:
+    """How many heads the service has found again."""
+    heads = CACHES["heads"]
+    return lambda: heads.hits
+
+
+@pytest.fixture
+def connection(service: Running) -> Iterator[socket.socket]:
+    with closing(connected(service)) as connection:
+        yield connection
+
+
+def connected(service: Running) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def binary(value: float = 0.5, loss: str = "mse") -> bytes:
+    tensors = {name: Tensor.of(np.full((4, 2), value, np.float32)) for name in ("prediction", "target")}
+    return b"".join(safetensors.encode(tensors, {"request": json.dumps({"loss": {"name": loss}})}))
+
+
+def head(body: bytes, *lines: str, kind: str = safetensors.MEDIA_TYPE, key: str = KEY, version: str = "1.1") -> bytes:
+    fields = ("Host: lossd", f"Content-Type: {kind}", f"X-API-Key: {key}", f"Content-Length: {len(body)}", *lines)
+    return "\r\n".join((f"POST /v1/evaluate HTTP/{version}", *fields, "", "")).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[bytes, bytes], bytes]:
+    """The next answer: status, headers and body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += (chunk := connection.recv(1 << 16))
+        assert chunk, received
+    top, _, body = received.partition(b"\r\n\r\n")
+    line, *fields = top.split(b"\r\n")
+    headers = dict(field.lower().split(b": ", 1) for field in fields)
+    while len(body) < int(headers[b"content-length"]):
+        body += connection.recv(1 << 16)
+    assert len(body) == int(headers[b"content-length"])
+    return int(line.split()[1]), headers, body
+
+
+def asked(connection: socket.socket, *pieces: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    """The answer to a request that is sent in pieces."""
+    for number, piece in enumerate(pieces):
+        if number:
+            time.sleep(0.05)
+        connection.sendall(piece)
+    return answer(connection)
+
+
+def steady(headers: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {name: value for name, value in headers.items() if name not in CHANGING}
+
+
+def test_the_second_request_is_answered_as_the_first(connection: socket.socket, hits: Callable[[], int]) -> None:
+    body = binary()
+    first, before = asked(connection, head(body) + body), hits()
+    second = asked(connection, head(body) + body)
+    assert hits() == before + 1
+    assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
+    assert first[0] == 200
+    assert first[1].keys() == second[1].keys()
+    assert first[1][b"x-request-id"] != second[1][b"x-request-id"]
+    assert re.fullmatch(rb"parse;dur=\S+, queue;.* encode;dur=\S+", second[1][b"server-timing"])
+
+
+def test_a_request_id_is_echoed_and_changes_nothing_else(connection: socket.socket, hits: Callable[[], int]) -> None:
+    body = binary()
+    before = hits()
+    for number in range(3):
+        _, headers, _ = asked(connection, head(body, f"X-Request-ID: mine-{number}") + body)
+        assert headers[b"x-request-id"] == f"mine-{number}".encode()
+    assert hits() == before + 2
+
+
+def test_json_is_answered_the_same_way_also_compressed(connection: socket.socket, hits: Callable[[], int]) -> None:
+    rows = [[0.25] * 8] * 32
+    body = json.dumps({"loss": {"name": "mse"}, "inputs": {"prediction": rows, "target": rows}}).encode()
+    request = head(body, "Accept-Encoding: gzip", kind="application/json") + body
+    first, before = asked(connection, request), hits()
+    second = asked(connection, request)
+    assert hits() == before + 1
+    assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
+    assert second[1][b"content-encoding"] == b"gzip"
+
+
+def test_a_body_may_follow_its_head(connection: socket.socket, hits: Callable[[], int]) -> None:
+    body = binary(0.75)
+    whole = asked(connection, head(body) + body)
+    before = hits()
+    assert asked(connection, head(body), body)[2] == whole[2]
+    assert hits() == before + 2  # found when the head came, and again when the body did
+    assert asked(connection, head(body), body[:10], body[10:])[2] == whole[2]
+    assert asked(connection, head(body) + body[:10], body[10:20], body[20:])[2] == whole[2]
+
+
+def test_a_body_that_never_comes_ends_in_time() -> None:
+    with running(engine="inline", idle_timeout_ms=1000) as service, closing(connected(service)) as connection:
+        body = binary()
+        assert asked(connection, head(body) + body)[0] == 200
+        connection.sendall(head(body))
+        assert answer(connection)[0] == 408
+
+
+def test_another_body_behind_a_known_head_gets_its_own_answer(connection: socket.socket) -> None:
+    one, other = binary(0.5), binary(2.5)
+    assert asked(connection, head(one, "X-Request-ID: whole") + one)[0] == 200
+    assert asked(connection, head(other, "X-Request-ID: other") + other)[0] == 200
+    broken = one[:8] + b"x" * (len(one) - 8)
+    status, headers, text = asked(connection, head(one, "X-Request-ID: broken") + broken)
+    assert (status, headers[b"x-request-id"]) == (400, b"broken")
+    assert json.loads(text)["type"].endswith("malformed-body")
+
+
+def test_a_refusal_by_the_worker_comes_from_a_task(connection: socket.socket) -> None:
+    good, bad = binary(0.5), binary(float("nan"))
+    request = head(good, "X-Request-ID: nan")
+    assert asked(connection, request + good)[0] == 200
+    status, headers, text = asked(connection, request + bad)
+    assert (status, headers[b"x-request-id"]) == (422, b"nan")
+    assert json.loads(text)["request_id"] == "nan"
+    assert asked(connection, request + good)[0] == 200
+
+
+def test_requests_in_one_piece_are_answered_in_order(connection: socket.socket) -> None:
+    body = binary()
+    assert asked(connection, head(body) + body)[0] == 200
+    requests = [head(body, f"X-Request-ID: {number}") + body for number in range(5)]
+    connection.sendall(b"".join(requests))
+    received = b""
+    while received.count(b"HTTP/1.1 200 OK") < 5:
+        received += connection.recv(1 << 16)
+    assert re.findall(rb"x-request-id: (\d)", received) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_another_key_is_refused(service: Running, connection: socket.socket) -> None:
+    body = binary()
+    for _ in range(2):
+        assert asked(connection, head(body) + body)[0] == 200
+    with closing(connected(service)) as other:
+        assert asked(other, head(body, key=KEY.upper()) + body)[0] == 401
+
+
+def test_blank_lines_are_no_head(service: Running) -> None:
+    body = binary()
+    with closing(connected(service)) as connection:
+        assert asked(connection, b"\r\n\r\n" + head(body) + body)[0] == 200
+    with closing(connected(service)) as connection:
+        assert asked(connection, b"\r\n\r\n" + body)[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("Expect: 100-continue", b"100"), ("X-Forwarded-For: 9.9.9.9", b"200"), ("Content-Encoding: identity", b"200")],
+)
+def test_heads_with_more_to_them_are_not_learned(
+    line: str, status: bytes, service: Running, hits: Callable[[], int]
+) -> None:
+    body = binary()
+    for _ in range(2):
+        before = hits()
+        with closing(connected(service)) as connection:
+            connection.sendall(head(body, line) + body)
+            assert connection.recv(1 << 16).split()[1] in (status, b"200")
+        assert hits() == before
+
+
+def test_of_http_1_0_the_connection_still_closes(service: Running) -> None:
+    body = binary()
+    for _ in range(2):
+        with closing(connected(service)) as connection:
+            connection.sendall(head(body, version="1.0") + body)
+            received = b""
+            while chunk := connection.recv(1 << 16):
+                received += chunk
+            assert b"200 OK" in received
+
+
+def test_a_client_that_leaves_frees_its_request() -> None:
+    with running(engine="process", batch_bytes=1 << 16, compiled=False) as service:
+        body = binary()
+        with closing(connected(service)) as connection:
+            assert asked(connection, head(body) + body)[0] == 200
+        leaving = [connected(service) for _ in range(20)]
+        for connection in leaving:
+            connection.sendall(head(body) + body)
+            connection.close()
+        service.wait_until(lambda engine: engine.in_progress == 0 and engine.pool.in_use == 0)
+        with closing(connected(service)) as connection:
+            assert asked(connection, head(body) + body)[0] == 200
+
+
+def test_one_that_takes_long_is_waited_for() -> None:
+    with running(idle_timeout_ms=400, compiled=False) as service, closing(connected(service)) as connection:
+        body = binary()
+        assert asked(connection, head(body) + body)[0] == 200
+        (worker,) = (vitals.pid for vitals in service.engine.vitals)
+        assert worker is not None
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            connection.sendall(head(body) + body)
+            time.sleep(1.0)  # longer than a client may take
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert answer(connection)[0] == 200
+
+
+def test_metrics_count_each_request_once(service: Running, connection: socket.socket) -> None:
+    def counted() -> tuple[float, ...]:
+        with closing(connected(service)) as other:
+            other.sendall(f"GET /metrics HTTP/1.1\r\nHost: lossd\r\nX-API-Key: {KEY}\r\n\r\n".encode())
+            text = answer(other)[2].decode()
+        wanted = ('lossd_requests_total{loss="mae",outcome="ok"}', 'nv_inference_request_success{model="mae"')
+        lines = [line for line in text.splitlines() if line.startswith(wanted)]
+        return tuple(float(line.rpartition(" ")[2]) for line in lines)
+
+    body = binary(loss="mae")
+    assert asked(connection, head(body) + body)[0] == 200
+    before = counted()
+    for _ in range(3):
+        asked(connection, head(body) + body)
+    assert before
+    assert counted() == tuple(count + 3 for count in before)
+
+
+def test_what_was_checked_before_heads_were_forgotten_is_not_learned() -> None:
+    heads, line = KnownHeads(), b"POST /v1/evaluate HTTP/1.1\r\nhost: lossd\r\ncontent-length: 3\r\n\r\n"
+    scope = {
+        "headers": [(b"host", b"lossd"), (b"content-length", b"3")], "http_version": "1.1", "method": "POST",
+        "query_string": b"", RAW_HEAD: line,
+    }  # fmt: skip
+
+    def request() -> HttpRequest:
+        made = HttpRequest(scope, None, Settings())  # type: ignore[arg-type]  # nothing is received
+        made.read_headers()
+        return made
+
+    early = request()
+    heads.learn(early, None, None)
+    assert heads.find(line) is not None
+    heads.forget()
+    assert heads.find(line) is None
+    heads.learn(early, None, None)
+    assert heads.find(line) is None
+    heads.learn(request(), None, None)
+    assert heads.find(line) is not None
+
+
+def test_lengths_and_ids_may_differ_and_nothing_else(connection: socket.socket, hits: Callable[[], int]) -> None:
+    def of_rows(rows: int) -> bytes:
+        tensors = {name: Tensor.of(np.zeros((rows, 3), np.float32)) for name in ("prediction", "target")}
+        return b"".join(safetensors.encode(tensors, {"request": json.dumps({"loss": {"name": "mse"}})}))
+
+    asked(connection, head(of_rows(1), "X-Kind: lengths") + of_rows(1))
+    before = hits()
+    for rows in (2, 300, 4):
+        status, _, body = asked(connection, head(of_rows(rows), "X-Kind: lengths") + of_rows(rows))
+        assert (status, safetensors.decode(body)[0]["gradient.prediction"].shape) == (200, (rows, 3))
+    assert hits() == before + 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["X-Length: 7", "Content-Length: 7", "X-Request-ID: one\r\nX-Request-ID: two", "X-Space:  two"],
+)
+def test_a_head_that_could_be_taken_for_another_is_not_known(
+    line: str, service: Running, hits: Callable[[], int]
+) -> None:
+    body = binary()
+    lines = head(body).split(b"\r\n")
+    lines.insert(1, line.encode())
+    for _ in range(2):
+        before = hits()
+        with closing(connected(service)) as connection:
+            assert asked(connection, b"\r\n".join(lines) + body)[0] in (200, 400)
+        assert hits() == before
+
+
+def test_the_limit_of_a_body_holds() -> None:
+    with running(engine="inline", max_body_bytes=1024, idle_timeout_ms=1000) as service:
+        with closing(connected(service)) as connection:
+            body = binary()
+            assert asked(connection, head(body) + body)[0] == 200
+            assert asked(connection, head(b" " * 1025))[0] == 413
+        with closing(connected(service)) as connection:
+            assert asked(connection, head(b" " * 1025) + b" " * 1025)[0] == 413
