@@ -20,7 +20,7 @@
 
 #include <curl/curl.h>
 
-const std::string request = R"({"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]})";
+const std::string focal = R"({"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]})";
 
 struct Answer {
   double loss;
@@ -28,34 +28,40 @@ struct Answer {
 };
 
 // #region encode
+// A tensor by name: its elements in row-major order. The dtype is F64, F32, I64, I32, U8 or BOOL.
+struct Tensor {
+  std::string name, dtype;
+  std::vector<std::size_t> shape;
+  std::string data;
+};
+
 template <typename T>
-void append(std::string& file, const T* elements, std::size_t count) {
-  file.append(reinterpret_cast<const char*>(elements), count * sizeof(T));
+std::string bytes(const std::vector<T>& elements) {
+  return {reinterpret_cast<const char*>(elements.data()), elements.size() * sizeof(T)};
 }
 
-// Scores (one row a sample) and class indices as a safetensors file: length of the header, header, elements.
-std::string encode(const std::vector<float>& prediction, const std::vector<std::int64_t>& target) {
-  const std::size_t rows = target.size(), wide = 8 * rows, all = wide + 4 * prediction.size();
-  // The wider elements first, and spaces behind the header: every tensor starts on a multiple of its element's size.
+// Tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then every tensor
+// starts on a multiple of its element's size.
+std::string encode(const std::string& request, const std::vector<Tensor>& tensors) {
   std::ostringstream header;
-  header << R"({"__metadata__": {"request": )" << std::quoted(request) << R"(}, )"
-         << R"("target": {"dtype": "I64", "shape": [)" << rows << R"(], "data_offsets": [0, )" << wide << R"(]}, )"
-         << R"("prediction": {"dtype": "F32", "shape": [)" << rows << ", " << prediction.size() / rows
-         << R"(], "data_offsets": [)" << wide << ", " << all << "]}}";
+  std::string data;
+  header << R"({"__metadata__": {"request": )" << std::quoted(request) << "}";
+  for (const Tensor& tensor : tensors) {
+    header << ", " << std::quoted(tensor.name) << R"(: {"dtype": )" << std::quoted(tensor.dtype) << R"(, "shape": [)";
+    for (std::size_t i = 0; i < tensor.shape.size(); ++i) header << (i ? ", " : "") << tensor.shape[i];
+    header << R"(], "data_offsets": [)" << data.size() << ", " << data.size() + tensor.data.size() << "]}";
+    data += tensor.data;
+  }
+  header << "}";
   std::string text = header.str();
   text.append(-text.size() & 7, ' ');
   const std::uint64_t length = text.size();
-  std::string file;
-  append(file, &length, 1);
-  file += text;
-  append(file, target.data(), target.size());
-  append(file, prediction.data(), prediction.size());
-  return file;
+  return std::string(reinterpret_cast<const char*>(&length), 8) + text + data;
 }
 // #endregion
 
 // #region decode
-// The answer: a safetensors file too. Its one tensor is the gradient; the loss stands in the header.
+// The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header.
 Answer decode(const std::string& body) {
   std::uint64_t length = 0;
   if (body.size() >= 8) std::memcpy(&length, body.data(), 8);
@@ -77,13 +83,13 @@ std::size_t receive(char* bytes, std::size_t, std::size_t count, void* body) {
   return count;
 }
 
-Answer evaluate(const std::string& url, const std::vector<float>& prediction, const std::vector<std::int64_t>& target) {
+Answer evaluate(const std::string& url, const std::string& request, const std::vector<Tensor>& tensors) {
   std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl(curl_easy_init(), curl_easy_cleanup);
   curl_slist* list = curl_slist_append(nullptr, "Content-Type: application/vnd.safetensors");
   if (const char* key = std::getenv("LOSSD_API_KEY"))
     list = curl_slist_append(list, ("Authorization: Bearer " + std::string(key)).c_str());
   std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(list, curl_slist_free_all);
-  const std::string file = encode(prediction, target);
+  const std::string file = encode(request, tensors);
   std::string body;
   curl_easy_setopt(curl.get(), CURLOPT_URL, (url + "/v1/evaluate").c_str());
   curl_easy_setopt(curl.get(), CURLOPT_HTTPHEADER, headers.get());
@@ -95,7 +101,7 @@ Answer evaluate(const std::string& url, const std::vector<float>& prediction, co
   if (const CURLcode code = curl_easy_perform(curl.get())) throw std::runtime_error(curl_easy_strerror(code));
   long status = 0;
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  // A refusal is a JSON document that says what is wrong, where, and how to mend it.
+  // A refusal is a JSON document that says what is wrong, where, and how to fix it.
   if (status != 200) throw std::runtime_error(body);
   return decode(body);
 }
@@ -111,7 +117,9 @@ std::string shortest(T number) {
 int main(int count, char** arguments) try {
   const std::string url = count > 1 ? arguments[1] : "http://127.0.0.1:8000";
   const std::vector<float> prediction{2.0f, 1.0f, 0.1f, 0.5f, 2.5f, 0.3f};
-  const Answer answer = evaluate(url, prediction, {0, 1});
+  const std::vector<std::int64_t> target{0, 1};
+  const Answer answer = evaluate(
+      url, focal, {{"target", "I64", {2}, bytes(target)}, {"prediction", "F32", {2, 3}, bytes(prediction)}});
   std::cout << "loss " << shortest(answer.loss) << "\ngradient";
   for (const float entry : answer.gradient) std::cout << ' ' << shortest(entry);
   std::cout << '\n';

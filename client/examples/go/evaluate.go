@@ -25,21 +25,35 @@ const (
 )
 
 // #region encode
-// encode writes scores (one row a sample) and class indices as a safetensors file: length of the header, header,
-// elements.
-func encode(prediction []float32, target []int64) []byte {
-	rows, wide := len(target), 8*len(target)
-	// The wider elements first, and spaces behind the header: every tensor starts on a multiple of its element's size.
-	header := fmt.Sprintf(`{"__metadata__": {"request": %q},
-		"target": {"dtype": "I64", "shape": [%d], "data_offsets": [0, %d]},
-		"prediction": {"dtype": "F32", "shape": [%d, %d], "data_offsets": [%d, %d]}}`,
-		request, rows, wide, rows, len(prediction)/rows, wide, wide+4*len(prediction))
-	header += strings.Repeat(" ", -len(header)&7)
-	var file bytes.Buffer
-	for _, part := range []any{uint64(len(header)), []byte(header), target, prediction} {
-		binary.Write(&file, binary.LittleEndian, part) // a buffer takes everything
+// A tensor is named elements in row-major order, a slice such as []float32.
+type tensor struct {
+	name  string
+	dtype string // F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL
+	shape []int
+	data  any
+}
+
+// encode writes tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then
+// every tensor starts on a multiple of its element's size.
+func encode(request string, tensors ...tensor) ([]byte, error) {
+	header := map[string]any{"__metadata__": map[string]string{"request": request}}
+	var data, file bytes.Buffer
+	for _, t := range tensors {
+		begin := data.Len()
+		if err := binary.Write(&data, binary.LittleEndian, t.data); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.name, err)
+		}
+		header[t.name] = map[string]any{"dtype": t.dtype, "shape": t.shape, "data_offsets": [2]int{begin, data.Len()}}
 	}
-	return file.Bytes()
+	text, err := json.Marshal(header)
+	if err != nil {
+		return nil, err
+	}
+	text = append(text, strings.Repeat(" ", -len(text)&7)...)
+	binary.Write(&file, binary.LittleEndian, uint64(len(text))) // a buffer takes everything
+	file.Write(text)
+	file.Write(data.Bytes())
+	return file.Bytes(), nil
 }
 
 // #endregion
@@ -50,35 +64,46 @@ type result struct {
 	Reduction struct{ Numerator, Denominator float64 }
 }
 
-// decode reads the answer, a safetensors file too: the result is JSON in its metadata, its one tensor the gradient.
-func decode(body []byte) (result result, gradient []float32, err error) {
+// decode reads the answer, a safetensors file too: the result is JSON in its metadata, its tensors are the gradients.
+func decode(body []byte) (result result, gradients map[string][]float32, err error) {
 	if len(body) < 8 || uint64(len(body)-8) < binary.LittleEndian.Uint64(body) {
 		return result, nil, fmt.Errorf("the answer is no safetensors file: %.80q", body)
 	}
 	start := 8 + binary.LittleEndian.Uint64(body)
-	var header struct {
-		Metadata struct{ Result string } `json:"__metadata__"`
-		Gradient struct {
-			Offsets [2]uint64 `json:"data_offsets"`
-		} `json:"gradient.prediction"`
+	var header map[string]struct {
+		Result  string
+		Dtype   string
+		Offsets [2]uint64 `json:"data_offsets"`
 	}
 	if err = json.Unmarshal(body[8:start], &header); err != nil {
 		return
 	}
-	if err = json.Unmarshal([]byte(header.Metadata.Result), &result); err != nil {
+	if err = json.Unmarshal([]byte(header["__metadata__"].Result), &result); err != nil {
 		return
 	}
-	data := body[start:][header.Gradient.Offsets[0]:header.Gradient.Offsets[1]]
-	gradient = make([]float32, len(data)/4)
-	err = binary.Read(bytes.NewReader(data), binary.LittleEndian, gradient)
+	gradients = map[string][]float32{}
+	for name, entry := range header {
+		if entry.Dtype == "F32" { // a gradient has the dtype of its input
+			data := body[start:][entry.Offsets[0]:entry.Offsets[1]]
+			elements := make([]float32, len(data)/4)
+			if err = binary.Read(bytes.NewReader(data), binary.LittleEndian, elements); err != nil {
+				return
+			}
+			gradients[strings.TrimPrefix(name, "gradient.")] = elements
+		}
+	}
 	return
 }
 
 // #endregion
 
 // #region post
-func evaluate(url string, prediction []float32, target []int64) (result, []float32, error) {
-	post, err := http.NewRequest("POST", url+"/v1/evaluate", bytes.NewReader(encode(prediction, target)))
+func evaluate(url, request string, tensors ...tensor) (result, map[string][]float32, error) {
+	file, err := encode(request, tensors...)
+	if err != nil {
+		return result{}, nil, err
+	}
+	post, err := http.NewRequest("POST", url+"/v1/evaluate", bytes.NewReader(file))
 	if err != nil {
 		return result{}, nil, err
 	}
@@ -96,7 +121,7 @@ func evaluate(url string, prediction []float32, target []int64) (result, []float
 	if err != nil {
 		return result{}, nil, err
 	}
-	// A refusal is a JSON document that says what is wrong, where, and how to mend it.
+	// A refusal is a JSON document that says what is wrong, where, and how to fix it.
 	if response.StatusCode != http.StatusOK {
 		return result{}, nil, fmt.Errorf("%s", body)
 	}
@@ -112,10 +137,12 @@ func main() {
 		url = os.Args[1]
 	}
 	prediction, target := []float32{2.0, 1.0, 0.1, 0.5, 2.5, 0.3}, []int64{0, 1}
-	result, gradient, err := evaluate(url, prediction, target)
+	result, gradients, err := evaluate(url, request,
+		tensor{"target", "I64", []int{2}, target}, tensor{"prediction", "F32", []int{2, 3}, prediction})
 	if err != nil {
 		log.Fatal(err)
 	}
+	gradient := gradients["prediction"]
 	fmt.Println("loss", result.Loss)
 	fmt.Println("gradient", gradient)
 

@@ -1,3 +1,4 @@
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -29,26 +30,44 @@ public class Evaluate {
   record Answer(double loss, float[] gradient) {}
 
   // #region encode
-  /** Scores (one row a sample) and class indices as a safetensors file: length of the header, header, elements. */
-  static ByteBuffer encode(float[] prediction, long[] target) {
-    int rows = target.length, wide = 8 * rows, all = wide + 4 * prediction.length;
-    // The wider elements first, and spaces behind the header: every tensor starts on a multiple of its element's size.
-    String header = """
-        {"__metadata__": {"request": "%s"},
-         "target": {"dtype": "I64", "shape": [%d], "data_offsets": [0, %d]},
-         "prediction": {"dtype": "F32", "shape": [%d, %d], "data_offsets": [%d, %d]}}"""
-        .formatted(REQUEST.replace("\"", "\\\""), rows, wide, rows, prediction.length / rows, wide, all);
-    byte[] text = (header + " ".repeat(-header.length() & 7)).getBytes(UTF_8);
-    ByteBuffer file = ByteBuffer.allocate(8 + text.length + all).order(ByteOrder.LITTLE_ENDIAN);
-    file.putLong(text.length).put(text);
-    for (long index : target) file.putLong(index);
-    for (float score : prediction) file.putFloat(score);
-    return file.flip();
+  /** A tensor by name: its elements in row-major order, little-endian. The dtype is F64, F32, I64, I32, U8 or BOOL. */
+  record Tensor(String name, String dtype, long[] shape, byte[] data) {
+    static Tensor of(String name, float[] elements, long... shape) {
+      ByteBuffer data = ByteBuffer.allocate(4 * elements.length).order(ByteOrder.LITTLE_ENDIAN);
+      data.asFloatBuffer().put(elements);
+      return new Tensor(name, "F32", shape, data.array());
+    }
+
+    static Tensor of(String name, long[] elements, long... shape) {
+      ByteBuffer data = ByteBuffer.allocate(8 * elements.length).order(ByteOrder.LITTLE_ENDIAN);
+      data.asLongBuffer().put(elements);
+      return new Tensor(name, "I64", shape, data.array());
+    }
+  }
+
+  /**
+   * Tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then every tensor
+   * starts on a multiple of its element's size.
+   */
+  static byte[] encode(String request, Tensor... tensors) {
+    StringBuilder header = new StringBuilder("{\"__metadata__\": {\"request\": \"%s\"}".formatted(
+        request.replace("\\", "\\\\").replace("\"", "\\\"")));
+    ByteArrayOutputStream data = new ByteArrayOutputStream();
+    for (Tensor tensor : tensors) {
+      header.append(", \"%s\": {\"dtype\": \"%s\", \"shape\": %s, \"data_offsets\": [%d, %d]}".formatted(tensor.name,
+          tensor.dtype, Arrays.toString(tensor.shape), data.size(), data.size() + tensor.data.length));
+      data.writeBytes(tensor.data);
+    }
+    header.append("}");
+    header.append(" ".repeat(-header.length() & 7));
+    byte[] text = header.toString().getBytes(UTF_8);
+    return ByteBuffer.allocate(8 + text.length + data.size()).order(ByteOrder.LITTLE_ENDIAN)
+        .putLong(text.length).put(text).put(data.toByteArray()).array();
   }
   // #endregion
 
   // #region decode
-  /** The answer: a safetensors file too. Its one tensor is the gradient; the loss stands in the header. */
+  /** The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header. */
   static Answer decode(byte[] body) {
     ByteBuffer file = ByteBuffer.wrap(body).order(ByteOrder.LITTLE_ENDIAN);
     byte[] text = new byte[(int) file.getLong()];
@@ -63,15 +82,15 @@ public class Evaluate {
   // #endregion
 
   // #region post
-  static Answer evaluate(String url, float[] prediction, long[] target) throws IOException, InterruptedException {
+  static Answer evaluate(String url, String loss, Tensor... tensors) throws IOException, InterruptedException {
     HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(url + "/v1/evaluate"))
         .header("Content-Type", MEDIA_TYPE)
         .timeout(Duration.ofSeconds(60))
-        .POST(BodyPublishers.ofByteArray(encode(prediction, target).array()));
+        .POST(BodyPublishers.ofByteArray(encode(loss, tensors)));
     String key = System.getenv("LOSSD_API_KEY");
     if (key != null) request.header("Authorization", "Bearer " + key);
     HttpResponse<byte[]> response = HttpClient.newHttpClient().send(request.build(), BodyHandlers.ofByteArray());
-    // A refusal is a JSON document that says what is wrong, where, and how to mend it.
+    // A refusal is a JSON document that says what is wrong, where, and how to fix it.
     if (response.statusCode() != 200) throw new IOException(new String(response.body(), UTF_8));
     return decode(response.body());
   }
@@ -81,7 +100,7 @@ public class Evaluate {
     String url = arguments.length > 0 ? arguments[0] : "http://127.0.0.1:8000";
     float[] prediction = {2.0f, 1.0f, 0.1f, 0.5f, 2.5f, 0.3f};
     long[] target = {0, 1};
-    Answer answer = evaluate(url, prediction, target);
+    Answer answer = evaluate(url, REQUEST, Tensor.of("target", target, 2), Tensor.of("prediction", prediction, 2, 3));
     System.out.println("loss " + answer.loss);
     System.out.println("gradient " + Arrays.toString(answer.gradient));
 

@@ -12,27 +12,35 @@ use std::net::TcpStream;
 const REQUEST: &str = r#"{"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}"#;
 
 // #region encode
-/// Scores (one row a sample) and class indices as a safetensors file: length of the header, header, elements.
-fn encode(prediction: &[f32], target: &[i64]) -> Vec<u8> {
-    let (rows, wide, all) = (target.len(), 8 * target.len(), 8 * target.len() + 4 * prediction.len());
-    let classes = prediction.len() / rows;
-    // The wider elements first, and spaces behind the header: every tensor starts on a multiple of its element's size.
-    let mut header = format!(
-        r#"{{"__metadata__": {{"request": {REQUEST:?}}},
-        "target": {{"dtype": "I64", "shape": [{rows}], "data_offsets": [0, {wide}]}},
-        "prediction": {{"dtype": "F32", "shape": [{rows}, {classes}], "data_offsets": [{wide}, {all}]}}}}"#
-    );
+/// A tensor by name: its elements in row-major order, little-endian. The dtype is F64, F32, I64, I32, U8 or BOOL.
+struct Tensor<'a> {
+    name: &'a str,
+    dtype: &'a str,
+    shape: &'a [usize],
+    data: Vec<u8>,
+}
+
+/// Tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then every tensor
+/// starts on a multiple of its element's size.
+fn encode(request: &str, tensors: &[Tensor]) -> Vec<u8> {
+    let mut header = format!(r#"{{"__metadata__": {{"request": {request:?}}}"#);
+    let mut begin = 0;
+    for Tensor { name, dtype, shape, data } in tensors {
+        let end = begin + data.len();
+        header += &format!(r#", {name:?}: {{"dtype": {dtype:?}, "shape": {shape:?}, "data_offsets": [{begin}, {end}]}}"#);
+        begin = end;
+    }
+    header.push('}');
     header += &" ".repeat(header.len().wrapping_neg() % 8);
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.bytes());
-    file.extend(target.iter().flat_map(|index| index.to_le_bytes()));
-    file.extend(prediction.iter().flat_map(|score| score.to_le_bytes()));
+    file.extend(tensors.iter().flat_map(|tensor| &tensor.data));
     file
 }
 // #endregion
 
 // #region decode
-/// The answer: a safetensors file too. Its one tensor is the gradient; the loss stands in the header.
+/// The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header.
 fn decode(body: &[u8]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
     let length = u64::from_le_bytes(body.get(..8).ok_or("the answer is too short")?.try_into()?) as usize;
     let header = std::str::from_utf8(body[8..].get(..length).ok_or("the answer is cut off")?)?;
@@ -45,12 +53,12 @@ fn decode(body: &[u8]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
 // #endregion
 
 // #region post
-fn evaluate(url: &str, prediction: &[f32], target: &[i64]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
+fn evaluate(url: &str, request: &str, tensors: &[Tensor]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
     let address = format!("{url}/v1/evaluate");
     let place = address.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
     let (host, path) = place.ok_or("the address must start with http://")?;
     let key = std::env::var("LOSSD_API_KEY").map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
-    let file = encode(prediction, target);
+    let file = encode(request, tensors);
     let mut socket = TcpStream::connect(host)?;
     // To HTTP/1.0 the answer comes in one piece, and ends where the connection does.
     write!(
@@ -64,7 +72,7 @@ fn evaluate(url: &str, prediction: &[f32], target: &[i64]) -> Result<(f64, Vec<f
     socket.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or("the answer is not HTTP")?;
     let (head, body) = (&answer[..end], &answer[end + 4..]);
-    // A refusal is a JSON document that says what is wrong, where, and how to mend it.
+    // A refusal is a JSON document that says what is wrong, where, and how to fix it.
     if head.split(|byte| *byte == b' ').nth(1) != Some(b"200") {
         return Err(String::from_utf8_lossy(body).into());
     }
@@ -74,8 +82,14 @@ fn evaluate(url: &str, prediction: &[f32], target: &[i64]) -> Result<(f64, Vec<f
 
 fn run() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1).unwrap_or("http://127.0.0.1:8000".into());
-    let (prediction, target) = ([2.0, 1.0, 0.1, 0.5, 2.5, 0.3], [0, 1]);
-    let (loss, gradient) = evaluate(&url, &prediction, &target)?;
+    let (prediction, target) = ([2.0f32, 1.0, 0.1, 0.5, 2.5, 0.3], [0i64, 1]);
+    let scores = prediction.iter().flat_map(|score| score.to_le_bytes()).collect();
+    let classes = target.iter().flat_map(|class| class.to_le_bytes()).collect();
+    let tensors = [
+        Tensor { name: "target", dtype: "I64", shape: &[2], data: classes },
+        Tensor { name: "prediction", dtype: "F32", shape: &[2, 3], data: scores },
+    ];
+    let (loss, gradient) = evaluate(&url, REQUEST, &tensors)?;
     println!("loss {loss}");
     println!("gradient {gradient:?}");
 

@@ -95,7 +95,7 @@ def _compile(kernel: Kernel, kernels: Sequence[Kernel], store: Store, compile_on
         log.warning("%s cannot be compiled: %s; its requests go the general way", kernel.name, error)
         return
     kept = store.write(kernel.name, code)
-    ready, where = sum(kernel.ready for kernel in kernels), "" if kept else ", and is kept nowhere"
+    ready, where = sum(kernel.ready for kernel in kernels), "" if kept else ", not stored"
     log.info("compiled %s in %.1f s%s: %d of %d", kernel.name, time.monotonic() - begin, where, ready, len(kernels))
 
 

@@ -27,7 +27,7 @@ def iou(
     format: Format = "xyxy",  # noqa: A002  (its name on the wire)
     eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
-    r"""One less the intersection over union of two boxes.
+    r"""1 minus the intersection over union of two boxes.
 
     .. math:: 1 - \frac{|A\cap B|}{|A\cup B| + \varepsilon}
 

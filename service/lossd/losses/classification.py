@@ -609,7 +609,7 @@ def soft_f1(
     eps: Clip = 1e-7,
     absent: Literal["penalize", "ignore"] = "penalize",
 ) -> Real[Tensor, "C"] | Unreduced:
-    r"""One less the F1 score of each class, with the probabilities as fractions of a count.
+    r"""1 minus the F1 score of each class, with the probabilities as fractions of a count.
 
     .. math:: 1 - \frac{2\,P\,R}{P + R + \epsilon}, \quad
         P = \frac{TP}{TP + FP + \epsilon}, \quad R = \frac{TP}{TP + FN + \epsilon}

@@ -67,7 +67,7 @@ def dice(
     ignore_index: int | None = None,
     absent: Absent = "keep",
 ) -> Real[Tensor, "C"] | Unreduced:
-    r"""One less the Dice coefficient (F1) of each region.
+    r"""1 minus the Dice coefficient (F1) of each region.
 
     .. math:: 1 - \frac{2\sum p\,t + s}{\sum p + \sum t + s}
 
@@ -122,7 +122,7 @@ def jaccard(
     ignore_index: int | None = None,
     absent: Absent = "keep",
 ) -> Real[Tensor, "C"] | Unreduced:
-    r"""One less the Jaccard index (intersection over union) of each region.
+    r"""1 minus the Jaccard index (intersection over union) of each region.
 
     .. math:: 1 - \frac{\sum p\,t + s}{\sum p + \sum t - \sum p\,t + s}
 
@@ -163,7 +163,7 @@ def tversky(
     ignore_index: int | None = None,
     absent: Absent = "keep",
 ) -> Real[Tensor, "C"] | Unreduced:
-    r"""One less the Tversky index of each region: false positives and false negatives weigh differently.
+    r"""1 minus the Tversky index of each region: false positives and false negatives weigh differently.
 
     .. math:: 1 - \frac{TP + s}{TP + \alpha FP + \beta FN + s}
 
@@ -269,7 +269,7 @@ def generalized_dice(
     ignore_index: int | None = None,
     absent: Absent = "keep",
 ) -> Real[Tensor, "1"] | Unreduced:
-    r"""One less the Dice coefficient of all regions together, small regions counting as much as large ones.
+    r"""1 minus the Dice coefficient of all regions together, small regions counting as much as large ones.
 
     .. math:: 1 - \frac{2\sum_c w_c \sum p_c t_c + s}{\sum_c w_c \left(\sum p_c + \sum t_c\right) + s}
 

@@ -1,6 +1,6 @@
 """Deviances: how far predictions are from targets by what they predict, a quantile or a mean; and parts explained.
 
-A deviance is 0 where prediction and target agree. One less the deviance over that of the best constant prediction is
+A deviance is 0 where prediction and target agree. 1 minus the deviance over that of the best constant prediction is
 the part that predictions explain, as r2 is for squared errors.
 """
 
