@@ -287,6 +287,36 @@ def test_of_many_at_once_under_one_name_one_is_counted(service: Running, path: s
         assert {answer.status_code for answer in pool.map(put, [1.0, 2.0])} == {200, 409}
 
 
+def test_batches_that_differ_in_their_position_alone_are_checked_once(http: httpx.Client, path: str) -> None:
+    for number in range(5):
+        sent = binary(10 * number, [float(number), -1.0], [1, 1])
+        assert http.put(f"{path}/batches/{number}", **sent).status_code == 201
+        assert http.get(f"{path}/batches/{number}").json()["first"] == 10 * number
+    before = CACHES["batch_headers"].hits
+    other = binary(2**63 - 2, [1.0, 2.0], [1, 0])
+    refused(http.put(f"{path}/batches/far", **other), 422, "invalid-request")
+    problem = refused(http.put(f"{path}/batches/9", **binary(41, [1.0, 2.0], [1, 0])), 409, "duplicate-rows")
+    assert problem["rows"] == [41]
+    assert CACHES["batch_headers"].hits > before
+    again = new_run(http, {**BINARY, "identity": "batch"})
+    refused(http.put(f"{again}/batches/a", **binary(0, [1.0, 2.0], [1, 0])), 422, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    ['{"first": %d, "first": 50}', '{"first": %d, "\\u0066irst": 50}', '{"slices": {}, "first":  %d}', '{"first":%d }'],
+)
+def test_a_position_in_unusual_words_is_read_as_json_reads_it(http: httpx.Client, request_text: str) -> None:
+    for first in (0, 4, 10**18):
+        path = new_run(http, BINARY)
+        text = request_text % first
+        tensors = {name: Tensor.of(np.ones(2, "f4")) for name in ("prediction", "target")}
+        content = b"".join(safetensors.encode(tensors, {"request": text}))
+        sent = {"content": content, "headers": {"content-type": safetensors.MEDIA_TYPE}}
+        assert http.put(f"{path}/batches/a", **sent).status_code == 201
+        assert http.get(f"{path}/batches/a").json()["first"] == json.loads(text)["first"]
+
+
 def test_rows_that_were_counted_are_refused_and_named(http: httpx.Client, path: str) -> None:
     http.put(f"{path}/batches/a", json=batch(0, [2.0, -1.0], [1, 1]))
     problem = refused(http.put(f"{path}/batches/b", json=batch(1, [2.0, -1.0], [1, 1])), 409, "duplicate-rows")

@@ -17,7 +17,7 @@ from lossd.runs.rows.places import SAMPLE_ID, check_integers, check_place, codes
 from lossd.runs.rows.strata import groups_of
 from lossd_client.errors import Fault, InvalidRequest
 
-__all__ = ["FIRST", "STATE", "by_name", "compare_job", "counting_job", "result_job"]
+__all__ = ["FIRST", "STATE", "by_name", "compare_job", "counting_job", "moved", "result_job"]
 
 FIRST, STATE = "first", "state"
 
@@ -74,6 +74,28 @@ def counting_job(
         check_integers(of_input, dtype, shape, job.rows)
     recipe = _counting(job.recipe, definition, beside, tuple(codes))
     return Job(recipe, job.rows, (*numbers, *codes.values()), job.cost)
+
+
+def moved(job: Job, definition: Mapping[str, Any], *, first: int | None, name: str) -> Job:
+    """Return the job of a batch that differs from another batch of the run in its place or its name alone.
+
+    Args:
+        job: The job of the other one.
+        definition: The run's definition.
+        first: The position of the batch's first row, if the run identifies rows by position.
+        name: The batch's name.
+
+    Raises:
+        InvalidRequest: There are no such positions.
+    """
+    if first is not None:
+        identity.Positions().check(first, job.rows)
+    elif by_name(definition):
+        first = key_of_name(name)
+    else:
+        return job
+    at = job.recipe.numbers.index(FIRST)
+    return Job(job.recipe, job.rows, (*job.numbers[:at], first, *job.numbers[at + 1 :]), job.cost)
 
 
 def by_name(definition: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, small_document
 from lossd.api.runs.definitions import Definition, Definitions
 from lossd.api.runs.names import NoQuery, checked_name, query, segments
 from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
+from lossd.caches import Cache
 from lossd.job import Job
 from lossd.request.options import validated
 from lossd.request.plan import Layout
-from lossd.runs.counting import counting_job
+from lossd.runs.counting import counting_job, moved
 from lossd.runs.rows.places import is_about_rows
 from lossd_client.errors import InvalidRequest, NotEvaluable, TooLarge, Unavailable, UnknownRun
 from lossd_client.wire import json, safetensors
@@ -39,6 +41,8 @@ __all__ = ["BatchFields", "Batches"]
 
 ATTEMPTS = 3
 AGAIN_S = 1.0
+
+HEADERS_BYTES = 4 << 20
 
 
 class BatchFields(BaseModel):
@@ -166,8 +170,27 @@ class Batches(TensorRoute[Batch]):
         return Counting(context.definition, context.name, fields)
 
     def _header(self, text: bytes, request: HttpRequest, context: Batch) -> CheckedHeader:
+        definition = context.definition
+        before, first, behind = _split_at_first(text)
+        key = definition.digest, before, behind
+        if (known := _HEADERS.get(key)) is not None:
+            job = moved(known.job, definition.document.definition, first=first, name=context.name)
+            return CheckedHeader(job, known.spans, known.data_bytes)
+        header, maker = self._parsed(text, request, context)
+        checked = CheckedHeader.of(header, maker)
+        if first is None:
+            found = maker.fields.first is None
+        else:  # another number in its place must be another position
+            _, other = self._parsed(b"%b%d%b" % (before, first ^ 1, behind), request, context)
+            found = (maker.fields.first, other.fields.first) == (first, first ^ 1)
+        if found:
+            _HEADERS.put(key, checked, 1024 + 8 * len(text) + checked.job.recipe.nbytes)
+        return checked
+
+    def _parsed(self, text: bytes, request: HttpRequest, context: Batch) -> tuple[safetensors.Header, Counting]:
+        """Return a header and what makes the batch's job."""
         header = safetensors.read_header(text)
-        return CheckedHeader.of(header, self._maker(header.metadata.get("request", "{}").encode(), request, context))
+        return header, self._maker(header.metadata.get("request", "{}").encode(), request, context)
 
     def _accept(self, job: Job, context: Batch, forms: Mapping[str, json.Form]) -> None:
         """Accept every job: the answer is short."""
@@ -241,6 +264,21 @@ class Batches(TensorRoute[Batch]):
     def _refused(self, request: HttpRequest, outcome: str, status: int | None = None) -> None:
         self.telemetry.batches["refused" if status is not None and status < 500 else "unknown"] += 1
         super()._refused(request, outcome, status)
+
+
+_HEADERS: Cache[tuple[str, bytes, bytes], CheckedHeader] = Cache("batch_headers", HEADERS_BYTES)
+"""The checked headers of batches by the definition's digest and their text without ``first``, which they differ in."""
+
+_FIRST = re.compile(rb'\\"first\\": ?(0|[1-9][0-9]{0,17})(?=[,}])')
+"""The position of a batch in the text of a safetensors header, where the request is a JSON text in a JSON text."""
+
+
+def _split_at_first(text: bytes) -> tuple[bytes, int | None, bytes]:
+    """Return what stands before a number that looks like the position, the number, and the rest; None without one."""
+    found = _FIRST.search(text)
+    if found is None:
+        return text, None, b""
+    return text[: found.start(1)], int(found[1]), text[found.end(1) :]
 
 
 def _replaced() -> Unavailable:
