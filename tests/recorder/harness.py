@@ -19,7 +19,7 @@ from lossd.recorder import faults
 from lossd.recorder.client import Recorder
 from lossd.recorder.keeper import Keeper
 from lossd.runs.definition import RunDocument
-from lossd.runs.report import BatchReport
+from recorder.reports import report_of
 
 ROWS = 8
 """Rows of a batch."""
@@ -39,7 +39,7 @@ def evaluated(number: int) -> lossd.Run:
 @cache
 def report(number: int) -> bytes:
     """What a worker reports of that batch."""
-    return BatchReport.of(number.to_bytes(32, "big"), ROWS, ROWS, evaluated(number).state()).encode()
+    return report_of(number.to_bytes(32, "big"), ROWS, evaluated(number).state())
 
 
 @cache

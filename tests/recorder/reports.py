@@ -11,6 +11,7 @@ import numpy as np
 
 from lossd import Run
 from lossd.recorder.store import NewBatch, Store
+from lossd.runs import encoding
 from lossd.runs.report import BatchReport
 from lossd_client.errors import Problem
 
@@ -48,8 +49,14 @@ def state(
 def report(identity: str, rows: Sequence[int], content: int = 0, **how: Any) -> bytes:
     """What a worker reports of rows; another ``content`` has another digest."""
     digest = hashlib.sha256(repr((list(rows), content)).encode()).digest()
-    data = state(identity, tuple(rows), **how)
-    return BatchReport.of(digest, len(rows), len(rows), data).encode()
+    return report_of(digest, len(rows), state(identity, tuple(rows), **how))
+
+
+def report_of(digest: bytes, rows: int, data: bytes) -> bytes:
+    """What a worker reports of rows with a digest and the bytes of a state."""
+    described, parts, _ = encoding.decode(data)
+    text = encoding.text_of(described)
+    return BatchReport(digest, rows, rows, text, parts["identity"], encoding.packed(data)).encode()
 
 
 def batch(

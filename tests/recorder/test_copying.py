@@ -14,8 +14,8 @@ from lossd.recorder.copying import copy
 from lossd.recorder.database import StoreError
 from lossd.recorder.store import NewBatch, Store
 from lossd.runs.definition import RunDocument
-from lossd.runs.report import BatchReport
 from lossd.runs.run import Run
+from recorder.reports import report_of
 
 DOCUMENT = RunDocument.parse({"task": "binary", "metrics": {"names": ["accuracy"]}, "identity": "position"})
 
@@ -25,7 +25,7 @@ def report(first: int, seed: int = 0) -> bytes:
     numbers = np.random.default_rng(seed)
     run = Run(task="binary", metrics={"names": ["accuracy"]}, identity="position")
     run.add(numbers.standard_normal(2), numbers.integers(0, 2, 2), first=first)
-    return BatchReport.of(bytes([seed]) * 32, 2, 2, run.state()).encode()
+    return report_of(bytes([seed]) * 32, 2, run.state())
 
 
 def filled(path: Path | str, names: dict[tuple[str, str], int]) -> dict[tuple[str, str], tuple[dict[str, Any], bytes]]:

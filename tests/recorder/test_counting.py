@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from lossd.recorder import folding
 from lossd.recorder.store import NewBatch, Store
 from lossd.runs import encoding
-from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
 from lossd_client.errors import (
     BatchConflict,
@@ -34,7 +33,7 @@ from lossd_client.errors import (
     StorageFull,
     UnknownRun,
 )
-from recorder.reports import batch, count_one, document, report, state
+from recorder.reports import batch, count_one, document, report, report_of, state
 
 LENGTH = 4
 
@@ -279,7 +278,7 @@ def test_a_batch_of_another_version_of_a_metric_is_refused(opened: Callable[...,
     count_one(store, batch(run, "a", range(4), "batch"))
     described, parts, _ = encoding.decode(state("batch", (4, 5)))
     later = encoding.encode(encoding.text_of({**described, "metrics": {**described["metrics"], "auroc": 99}}), parts)
-    report_of_later = BatchReport.of(b"x" * 32, 2, 2, later).encode()
+    report_of_later = report_of(b"x" * 32, 2, later)
     for _ in range(2):
         with pytest.raises(DefinitionChanged, match="start another run"):
             count_one(store, NewBatch(run, "b", report_of_later, "cpu", "2"))
@@ -330,14 +329,14 @@ def test_a_run_over_its_bytes_says_how_many_remain(opened: Callable[..., Store])
 
 
 def test_an_owner_over_its_bytes_frees_them_by_deleting(opened: Callable[..., Store]) -> None:
-    store = opened(runs_bytes_per_key=3000)
+    store = opened(runs_bytes_per_key=4000)
     runs = [store.create("ann", name, document(), "d")[0]["id"] for name in ("r", "s")]
     other = store.create("bob", "r", document(), "d")[0]["id"]
     sent = [batch(run, f"b{k}", range(4 * k, 4 * k + 4)) for k in range(10) for run in runs]
     outcomes = [store.count([new])[0] for new in sent]
     assert isinstance(outcomes[0], dict)
     assert isinstance(outcomes[-1], QuotaExceeded)
-    assert "your runs together may have 3000 bytes" in outcomes[-1].detail
+    assert "your runs together may have 4000 bytes" in outcomes[-1].detail
     count_one(store, batch(other, "b", range(4)))
     store.delete("ann", "s")
     count_one(store, batch(runs[0], "more", range(1000, 1004)))

@@ -19,13 +19,13 @@ from lossd.arrangement import arrange
 from lossd.engine.work import answer_in_memory
 from lossd.job import Job
 from lossd.metrics import METRICS
-from lossd.runs import in_memory
+from lossd.runs import encoding, in_memory
 from lossd.runs.counting import counting_job, result_job
 from lossd.runs.definition import RunDocument
 from lossd.runs.reading import StratumResult
 from lossd.runs.report import BatchReport
 from lossd.runs.state import RunState
-from lossd_client.errors import DefinitionChanged, DuplicateRows, InvalidRequest, Problem
+from lossd_client.errors import DefinitionChanged, DuplicateRows, InternalError, InvalidRequest, Problem
 from lossd_client.wire import Tensor, json
 from runs.drawing import UNWEIGHTED, decomposable, differences, draw, options, rows, splits, tasks
 
@@ -309,3 +309,14 @@ def test_a_baseline_is_read_once_for_many_comparisons(monkeypatch: pytest.Monkey
         assert len(read) == (4 if asked == {"classes": True} else 5), "that of the classes was read at first"
         expected = [json.finite(runs[0].compare(run, **asked)) for run in runs[1:]]
         assert found == expected
+
+
+def test_short_states_are_packed_without_compression_and_all_are_streams_of_zlib() -> None:
+    for length in (0, 1, 1000, encoding.SHORT_BYTES - 1, encoding.SHORT_BYTES, 1 << 20):
+        data = bytes(length)
+        packed = encoding.packed(data)
+        assert zlib.decompress(packed) == data == encoding.unpacked(packed)
+        assert (len(packed) < length) == (length >= encoding.SHORT_BYTES)
+        for damaged in (packed[:-1], packed[:-1] + bytes([packed[-1] ^ 1])):
+            with pytest.raises(InternalError, match="damaged"):
+                encoding.unpacked(damaged)

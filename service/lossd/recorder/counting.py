@@ -226,7 +226,7 @@ class Counter:
         rows = _identity(report)
         if rows.kind != run.known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
-        stored = encoding.packed(report.identity) if isinstance(rows, Ids) else None
+        stored = encoding.compressed(report.identity) if isinstance(rows, Ids) else None
         nbytes = len(report.packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
         self._check_quota(run.row, nbytes, used)
         try:

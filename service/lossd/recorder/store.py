@@ -353,7 +353,7 @@ class Store:
 
         reading = self._run(read)
         merged = None if reading is None else self._states.merged(reading)
-        packed = b"" if merged is None else encoding.packed(merged.data)
+        packed = b"" if merged is None else encoding.compressed(merged.data)
 
         def work(connection: Connection) -> dict[str, Any]:
             row = self._locked(connection, run)
@@ -413,7 +413,7 @@ class Store:
         fold = self._run(find)
         if fold is None:
             return
-        packed = encoding.packed(folding.merged(fold.stored).encode())
+        packed = encoding.compressed(folding.merged(fold.stored).encode())
 
         def write(connection: Connection) -> None:
             row = lock(connection, [run]).get(run)

@@ -3,7 +3,7 @@
 ``lossdrun``, the version (uint16), the length of the description (uint32), the description (JSON, keys sorted), then
 the parts in the order of their names, each after the length of its name (uint16), its name and its length (uint64).
 The SHA-256 of all of it, 32 bytes, comes last: it finds damage, and does not prove who wrote the bytes. All numbers
-are little-endian. What is stored or sent of it is packed: zlib.
+are little-endian. What is stored or sent of it is packed: a stream of zlib's format, compressed if it is long.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from lossd.caches import memoized
 from lossd_client.errors import InternalError, InvalidRequest
 
 __all__ = [
+    "SHORT_BYTES",
+    "compressed",
     "decode",
     "description",
     "digest",
     "encode",
     "is_current",
     "packed",
-    "read",
     "reading",
     "text_of",
     "unpacked",
@@ -42,6 +43,12 @@ CHECKSUM_BYTES = 32
 
 LEVEL = 1
 """zlib's: a higher one takes three times as long for a tenth of the bytes."""
+
+SHORT_BYTES = 16 << 10
+"""Shorter bytes are not compressed until they are folded: that takes longer than what SQLite does with a batch."""
+
+BEFORE, BEHIND = struct.Struct("<3sHH"), struct.Struct(">I")
+"""What zlib has around bytes that it does not compress: one block (RFC 1951), and their checksum (RFC 1950)."""
 
 
 def text_of(described: Mapping[str, Any]) -> bytes:
@@ -81,20 +88,6 @@ def is_current(data: bytes) -> bool:
     return HEAD.unpack_from(data)[:2] == (MAGIC, VERSION)
 
 
-def read(data: bytes, name: str) -> tuple[bytes, bytes]:
-    """Return the text of the description and one part of what :func:`encode` returned, without checking the rest.
-
-    Raises:
-        KeyError: There is no such part.
-    """
-    _, _, length = HEAD.unpack_from(data)
-    text = data[HEAD.size : HEAD.size + length]
-    for found, part in _parts(data[:-CHECKSUM_BYTES], HEAD.size + length):
-        if found == name:
-            return text, part
-    raise KeyError(name)
-
-
 @memoized("run_descriptions", lambda text, described: 20 * len(text))
 def description(text: bytes) -> Mapping[str, Any]:
     """Return the description of its text, shared by the batches of a run; it must not be changed."""
@@ -108,12 +101,20 @@ def digest(data: bytes) -> str:
 
 
 def packed(data: bytes) -> bytes:
-    """Return bytes as they are sent to the recorder and stored."""
+    """Return the bytes of a few batches as they are sent to the recorder and stored."""
+    if len(data) >= SHORT_BYTES:
+        return compressed(data)
+    head = BEFORE.pack(b"\x78\x01\x01", len(data), len(data) ^ 0xFFFF)
+    return b"".join((head, data, BEHIND.pack(zlib.adler32(data))))
+
+
+def compressed(data: bytes) -> bytes:
+    """Return bytes as they are stored for long."""
     return zlib.compress(data, LEVEL)
 
 
 def unpacked(stored: bytes) -> bytes:
-    """Return the bytes that :func:`packed` made.
+    """Return the bytes that :func:`packed` or :func:`compressed` had.
 
     Raises:
         InternalError: They are damaged.

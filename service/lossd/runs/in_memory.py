@@ -36,7 +36,6 @@ from lossd.runs.state import Measured, RunState, bytes_of, description_of
 from lossd.runs.totals import RunTotal
 from lossd.runs.totals.sums import counts_of
 from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
-from lossd_client.wire import Tensor
 
 __all__ = ["answer_of"]
 
@@ -79,6 +78,7 @@ class _Counting:
         self.recipe = recipe
         self.definition: Mapping[str, Any] = recipe.run["count"]
         self.kind: str = self.definition["identity"]
+        self.names = sorted(recipe.dtypes)
         self.beside = [column.name for column in recipe.inputs if is_about_rows(column.name)]
         codes = [name for name in recipe.numbers if is_about_rows(name)]
         self.first = recipe.numbers.index(FIRST) if FIRST in recipe.numbers else None
@@ -115,11 +115,18 @@ class _Counting:
             prints = [
                 self._fingerprints([rows], sent[i], batch.numbers[i : i + 1])[0] for i, rows in enumerate(batch.rows)
             ]
+        layouts: dict[int, bytes] = {}
         return [
             outcome
             if isinstance(outcome, Problem)
             else _protected(
-                self._report, outcome, prints[i], sent[i], batch.rows[i], batch.numbers[i] if batch.numbers else ()
+                self._report,
+                outcome,
+                prints[i],
+                sent[i],
+                batch.rows[i],
+                batch.numbers[i] if batch.numbers else (),
+                layouts,
             )
             for i, outcome in enumerate(outcomes)
         ]
@@ -183,18 +190,19 @@ class _Counting:
         arrays: Mapping[str, Array],
         rows: int,
         numbers: Sequence[float],
+        layouts: dict[int, bytes],
     ) -> bytes:
         """Return the report of one batch.
 
         Raises:
             DuplicateRows, InvalidRequest: The batch has one id twice, or an id beyond int64.
         """
-        sent = {
-            name: Tensor(dtype, arrays[name].shape, arrays[name].reshape(-1).view(np.uint8).data)
-            for name, dtype in self.recipe.dtypes.items()
-        }
+        if (layout := layouts.get(rows)) is None:
+            shapes = {name: (dtype, arrays[name].shape) for name, dtype in self.recipe.dtypes.items()}
+            layout = layouts[rows] = identity.text_of_layout(shapes)
         first = int(numbers[self.first]) if self.kind == "position" and self.first is not None else None
-        digest = identity.content_digest(sent, self._fields(first, numbers))
+        sent = (arrays[name].reshape(-1).data for name in self.names)
+        digest = identity.digest_of(self._fields(first, numbers), layout, sent)
         found = Measured(outcome.facts, outcome.totals, outcome.by_slot, *prints)
         if not outcome.described:  # it is the same of all batches that were measured together
             outcome.described.append(description_of(self.definition, self.versions, found))
@@ -202,15 +210,18 @@ class _Counting:
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
         counted = identity.new(self.kind)
         counted.add(*place)
-        state = bytes_of(outcome.described[0], found, counted.encode())
-        return BatchReport.of(digest, rows, entries_of(self.recipe, rows, arrays), state).encode()
+        [described], rows_counted = outcome.described, counted.encode()
+        packed = encoding.packed(bytes_of(described, found, rows_counted))
+        entries = entries_of(self.recipe, rows, arrays)
+        return BatchReport(digest, rows, entries, described, rows_counted, packed).encode()
 
-    def _fields(self, first: int | None, numbers: Sequence[float]) -> dict[str, Any]:
+    def _fields(self, first: int | None, numbers: Sequence[float]) -> bytes:
         """Return what the digest covers beside the inputs."""
+        if not self.codes:
+            return b"{}" if first is None else b'{"%b":%d}' % (FIRST.encode(), first)
         fields: dict[str, Any] = {} if first is None else {FIRST: first}
-        if self.codes:
-            fields["slices"] = {name.removeprefix(slice_input("")): int(numbers[at]) for name, at in self.codes.items()}
-        return fields
+        fields["slices"] = {name.removeprefix(slice_input("")): int(numbers[at]) for name, at in self.codes.items()}
+        return identity.canonical(fields)
 
 
 class Outcome(NamedTuple):

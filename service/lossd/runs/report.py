@@ -6,8 +6,6 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from lossd.runs import encoding
-
 __all__ = ["BatchReport"]
 
 HEAD, CHECKSUM = struct.Struct("<32sQQII"), struct.Struct("<I")
@@ -22,7 +20,7 @@ class BatchReport(NamedTuple):
         entries: How many entries of its rows are judged.
         described: The description in its state, which says what other batches must have in common with it.
         identity: The bytes of the rows that it counts. Both are in the state too; the recorder need not unpack that.
-        packed: The bytes of its :class:`~lossd.runs.state.RunState`, zlib'ed.
+        packed: The bytes of its :class:`~lossd.runs.state.RunState`, as :func:`lossd.runs.encoding.packed` makes them.
     """
 
     digest: bytes
@@ -31,12 +29,6 @@ class BatchReport(NamedTuple):
     described: bytes
     identity: bytes
     packed: bytes
-
-    @classmethod
-    def of(cls, digest: bytes, rows: int, entries: int, state: bytes) -> BatchReport:
-        """Return the report of a batch with the bytes of its state."""
-        described, identity = encoding.read(state, "identity")
-        return cls(digest, rows, entries, described, identity, encoding.packed(state))
 
     def encode(self) -> bytes:
         """Return the report as bytes.

@@ -148,7 +148,7 @@ def _digest(definition: bytes, about: Mapping[str, Any]) -> str:
 
 
 def _text(state: bytes) -> str:
-    return base64.b64encode(encoding.packed(state)).decode()
+    return base64.b64encode(encoding.compressed(state)).decode()
 
 
 def _bytes(text: str) -> bytes:

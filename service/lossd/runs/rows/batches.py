@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lossd.runs.rows.row_sets import MAX_BYTES, MAX_NAMED, MAX_RANGES, damaged, duplicate
@@ -13,7 +13,7 @@ from lossd_client.errors import Fault, InvalidRequest, TooLarge
 from lossd_client.wire import Tensor
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Batches", "content_digest"]
+__all__ = ["Batches", "canonical", "content_digest", "digest_of", "text_of_layout"]
 
 MAX_NAME_BYTES = 1024
 DIGEST_BYTES = 32
@@ -167,11 +167,32 @@ def content_digest(inputs: Mapping[str, Tensor], fields: Mapping[str, Any] | Non
         inputs: The inputs by name.
         fields: The batch's other fields, of JSON's types.
     """
-    described = {name: [tensor.dtype, *tensor.shape] for name, tensor in inputs.items()}
-    head = CANONICAL.encode([fields or {}, described]).encode()
+    layout = text_of_layout({name: (tensor.dtype, tensor.shape) for name, tensor in inputs.items()})
+    return digest_of(canonical(fields or {}), layout, [inputs[name].data for name in sorted(inputs)])
+
+
+def text_of_layout(layout: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
+    """Return what the digest covers of the dtypes and the shapes of inputs."""
+    return canonical({name: [dtype, *shape] for name, (dtype, shape) in layout.items()})
+
+
+def canonical(values: Mapping[str, Any]) -> bytes:
+    """Return the same JSON for the same values."""
+    return CANONICAL.encode(values).encode()
+
+
+def digest_of(fields: bytes, layout: bytes, data: Iterable[memoryview]) -> bytes:
+    """Return what :func:`content_digest` does.
+
+    Args:
+        fields: The canonical JSON of the batch's other fields.
+        layout: What :func:`text_of_layout` returns.
+        data: The numbers of each input, of one axis, in the order of the inputs' names.
+    """
+    head = b"[%b,%b]" % (fields, layout)
     digest = hashlib.sha256(struct.pack("<Q", len(head)) + head)
-    for name in sorted(inputs):
-        digest.update(inputs[name].data)
+    for numbers in data:
+        digest.update(numbers)
     return digest.digest()
 
 

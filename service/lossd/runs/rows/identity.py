@@ -10,14 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lossd.runs.rows.batches import Batches, content_digest
+from lossd.runs.rows.batches import Batches, canonical, content_digest, digest_of, text_of_layout
 from lossd.runs.rows.ids import IDS, Ids
 from lossd.runs.rows.positions import Positions
 from lossd.runs.rows.row_sets import MAX_BYTES, damaged
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["IDS", "Batches", "Identity", "Ids", "Positions", "content_digest", "decode", "new"]
+__all__ = [
+    "IDS",
+    "Batches",
+    "Identity",
+    "Ids",
+    "Positions",
+    "canonical",
+    "content_digest",
+    "decode",
+    "digest_of",
+    "new",
+    "text_of_layout",
+]
 
 Identity = Positions | Ids | Batches
 """Which rows were counted, in one of the three ways."""

@@ -119,10 +119,12 @@ class Positions:
             DuplicateRows: Both counted a row.
             TooLarge: The ranges would take too many bytes.
         """
-        if len(self._starts) == len(other._starts) == 1 and self._stops[0] == other._starts[0]:
-            self._stops[0] = other._stops[0]  # batches in their order: NumPy takes 20 times as long
-            self.rows += other.rows
-            return
+        if len(other._starts) == 1:  # a batch: NumPy takes 20 times as long
+            first, stop = other._starts[0], other._stops[0]
+            index = bisect_right(self._stops, first)
+            if index == len(self._starts) or self._starts[index] >= stop:
+                self.add(first, stop - first)
+                return
         starts = np.concatenate([np.asarray(self._starts), np.asarray(other._starts)])
         order = np.argsort(starts, kind="stable")
         starts, stops = starts[order], np.concatenate([np.asarray(self._stops), np.asarray(other._stops)])[order]
@@ -149,6 +151,8 @@ class Positions:
 
     def encode(self) -> bytes:
         """Return the canonical bytes: ``P1``, then the starts and the lengths of the ranges as int64."""
+        if len(self._starts) == 1:
+            return b"P1" + RANGE.pack(self._starts[0], self._stops[0] - self._starts[0])
         starts, stops = (np.asarray(bounds, "<i8") for bounds in (self._starts, self._stops))
         return b"".join((b"P1", starts.tobytes(), (stops - starts).tobytes()))
 
