@@ -25,7 +25,8 @@ passes: Passes | None = None
 
 COMPILED = frozenset(
     {"cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits",
-     "sigmoid_focal"}
+     "sigmoid_focal", "asymmetric_mse", "expectile", "pseudo_huber", "fair", "squared_log", "mape", "poisson_nll",
+     "gamma_nll", "tweedie", "soft_margin", "hinge", "hinge_embedding"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluating import COMPILED, Evaluated, alone, layout, together
 from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from lossd.request.planning import make_plan
+from lossd_client.errors import Problem
 from losses.case import Case, Parameters
 from losses.cases import CASES
 
@@ -22,6 +24,7 @@ OUTPUTS = ["loss", "gradient"]
 RELATIVE = {torch.float32: 3e-6, torch.float64: 1e-11}
 FINITE = {torch.float32: 3.4e38, torch.float64: 1.7e308}
 SMALLEST = {torch.float32: 1e-45, torch.float64: 5e-324}
+TINY = 1e-44
 
 
 pytestmark = pytest.mark.usefixtures("compiled_passes")
@@ -83,12 +86,19 @@ def extremes(case: Case, parameters: Parameters, dtype: torch.dtype) -> Iterator
 
 
 def assert_one_answer(found: Evaluated, wanted: Evaluated, dtype: torch.dtype, what: str) -> None:
-    assert_like(found.document, wanted.document, RELATIVE[dtype], what)
+    documents = found.document, wanted.document
+    norms = [document["diagnostics"]["gradient_norm"]["prediction"] for document in documents]
+    if all(isinstance(norm, float) and norm < TINY for norm in norms):  # float32's least number, or nothing
+        for document in documents:
+            warnings = document["diagnostics"]["warnings"]
+            document["diagnostics"]["warnings"] = [each for each in warnings if each["code"] != "zero_gradient"]
+    assert_like(*documents, RELATIVE[dtype], what)
     assert found.tensors.keys() == wanted.tensors.keys(), what
     for name, tensor in wanted.tensors.items():
         scale = float(tensor[tensor.isfinite()].abs().max()) if tensor.isfinite().any() else 0.0
         torch.testing.assert_close(
-            found.tensors[name], tensor, rtol=10 * RELATIVE[dtype], atol=RELATIVE[dtype] * min(scale, 1e300),
+            found.tensors[name], tensor, rtol=10 * RELATIVE[dtype],
+            atol=max(RELATIVE[dtype] * min(scale, 1e300), 1.5 * SMALLEST[dtype]),  # a tie of the least numbers
             equal_nan=True, msg=lambda m: f"{what}: {m}",
         )  # fmt: skip
 
@@ -104,7 +114,7 @@ def assert_like(found: Any, wanted: Any, relative: float, path: str) -> None:
             assert_like(f, w, relative, f"{path}/{position}")
     elif isinstance(wanted, float) and not isinstance(found, str):
         # What is beneath float32's own numbers is nothing beside them.
-        assert found == pytest.approx(wanted, rel=10 * relative, abs=1e-44), path
+        assert found == pytest.approx(wanted, rel=10 * relative, abs=TINY), path
     else:
         assert found == wanted, path
 
@@ -125,7 +135,13 @@ def test_a_row_has_one_answer(
     if not has_a_pass(passes, request, floats(case.inputs(parameters), dtype)):
         pytest.skip("no pass takes these")
     for what, inputs in extremes(case, parameters, dtype):
-        assert_one_answer(alone(request, inputs), generally(monkeypatch, request, inputs), dtype, what)
+        try:
+            wanted = generally(monkeypatch, request, inputs)
+        except Problem as problem:  # beyond the domain of the loss
+            with pytest.raises(Problem, match=re.escape(str(problem))):
+                alone(request, inputs)
+            continue
+        assert_one_answer(alone(request, inputs), wanted, dtype, what)
 
 
 LARGE: dict[str, tuple[list[Any], list[Any], float, list[Any]]] = {

@@ -247,6 +247,27 @@ def test_elements_answer_as_the_general_way(
         assert_equal(found, wanted, TOLERANCE[dtype])
 
 
+KINKS: list[tuple[dict[str, Any], list[float]]] = [
+    ({"name": "hinge"}, [0.1, 0.7, -0.3]),
+    ({"name": "hinge_embedding"}, [0.1, 0.7, 1.3]),
+]
+"""Losses with a bend at their margin, and margins that float32 rounds."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("loss", "margins"), KINKS, ids=lambda value: str(value))
+def test_a_score_at_the_margin_has_the_gradient_of_the_general_way(
+    loss: dict[str, Any], margins: list[float], dtype: torch.dtype, general: Any
+) -> None:
+    prediction = torch.tensor([[m, -m, m + 0.5, m - 0.5] for m in margins], dtype=torch.float64).to(dtype)
+    target = torch.tensor([[1, -1, -1, 1], [-1, -1, 1, -1], [-1, 1, -1, -1]]).to(dtype)
+    inputs = [{"prediction": prediction, "target": target}] * 3
+    requests = [{"loss": {**loss, "margin": margin}} for margin in margins]
+    assert uses_a_pass(requests[0], inputs[0])
+    for found, wanted in zip(together(requests, inputs), general(requests, inputs), strict=True):
+        assert_equal(found, wanted, TOLERANCE[dtype])
+
+
 class NoOperation(TorchDispatchMode):
     """Refuses every operation on tensors; to make one of an array is none."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossd.compiled import averages, confusion, dense, elementwise, softmax
+from lossd.compiled import averages, confusion, dense, elementwise, formulas, softmax
 from lossd.compiled.kernels import Kernel, kernel_of
 
 __all__ = ["COUNTING", "KERNELS"]
@@ -22,6 +22,7 @@ KERNELS: Sequence[Kernel] = [
         elementwise.errors,
         confusion.matrices,
         softmax.single_rows,
+        formulas.formulas,
     )
 ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import dense, elementwise, softmax
+from lossd.compiled import dense, elementwise, formulas, softmax
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Column, Recipe
@@ -328,6 +328,36 @@ def _elements(recipe: Recipe) -> _Form | None:
     return _Form(kernels, evaluate, least.nbytes)
 
 
+def _formula(recipe: Recipe) -> _Form | None:
+    prediction, target = recipe.inputs[:2]
+    parameters, words = recipe.parameters, _words(prediction.dtype)
+    if recipe.axes or prediction.trailing != target.trailing or target.dtype not in FLOATS:
+        return None
+    if words != _words(target.dtype) or parameters.get("log_input") is False:
+        return None
+    if parameters.get("full") or parameters.get("squared") or (recipe.loss == "mape" and parameters["eps"] is not None):
+        return None
+    number, parameter = formulas.FORMULAS[recipe.loss or ""]
+    width, rounded = math.prod(prediction.trailing), parameter == "margin" and words == 1
+
+    def evaluate(work: Work) -> Outcome:
+        scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
+        gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
+        starts, values = work.starts() * width, work.number(parameter)
+        if rounded:  # a score that equals the margin in its own dtype is at the bend
+            values = values.astype(np.float32).astype(np.float64)
+        columns, doubtful = np.zeros((5, len(work.rows))), np.zeros(len(work.rows), bool)
+        formulas.formulas(
+            number, scores.view(np.float32), target.view(np.float32), words, starts, values,
+            recipe.reduction == "mean", gradient.view(np.float32), columns, doubtful,
+        )  # fmt: skip
+        if words == 2:
+            _doubt_what_vanished(columns, gradient, starts, doubtful)
+        return Outcome(columns, doubtful)
+
+    return _Form([kernel_of(formulas.formulas)], evaluate)
+
+
 CURVED = ("cross_entropy", "focal", "mse", "bce_with_logits")
 """The losses whose passes write Hessians."""
 
@@ -335,4 +365,5 @@ FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
     "cross_entropy": _class_scores,
     "focal": _class_scores,
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
+    **dict.fromkeys(formulas.FORMULAS, _formula),
 }
