@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import first_start, load, same_host
+from benchmarks import beside_inline, first_start, load, same_host
 from benchmarks import runs as costs
 from benchmarks.comparison import OURS, Cell, Step, cells, median, one_round, peers, put, ratios, started
 from benchmarks.findings import Finding
@@ -286,6 +286,11 @@ def runs(rounds: int, seconds: float, step: Step) -> Finding:
     return Finding(headings, costs.measured(rounds, step))
 
 
+def losses(rounds: int, seconds: float, step: Step) -> Finding:
+    """Every loss at a small size, 1 and 16 at a time, beside the same written inline in a FastAPI route."""
+    return Finding(beside_inline.HEADINGS, *beside_inline.measure(beside_inline.names(), rounds, seconds, step))
+
+
 CHECKS = {
     "linear": Check("Cost over pixels", linear, lambda rounds: 1 + len(SIDES) * (rounds + 1)),
     "connections": Check("Connections", connections, lambda rounds: 2 + len(CONNECTIONS) * (rounds + 1)),
@@ -297,5 +302,6 @@ CHECKS = {
     "v2": Check("Clients of Triton", v2, lambda rounds: 4 + 10 * (rounds + 1)),
     "same-host": Check("On the same host", same_host.measure, lambda rounds: 4 + 4 * (rounds + 1)),
     "first-start": Check("A first start", first_start.measure, lambda rounds: rounds),
+    "losses": Check("Every loss", losses, lambda rounds: 2 + len(beside_inline.names()) * 2),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }

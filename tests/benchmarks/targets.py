@@ -135,6 +135,15 @@ TARGETS: dict[str, Target] = {
 }
 
 
+INLINE = Target(
+    "inline",
+    "each loss with autograd in a FastAPI route, no batching, no checks, in this environment",
+    lambda programs, port: [word.replace("serve_fastapi", "serve_inline") for word in _uvicorn(programs, port)],
+    Safetensors("/evaluate"),
+    variables=ALLOCATOR,
+)
+"""The job of every loss as it is written for one model; measured loss by loss."""
+
 RAY = Target(
     "lossd-ray",
     "one replica under Ray Serve, which starts HAProxy before it; a worker of one thread",
@@ -162,7 +171,6 @@ LAYERED = Target(
 
 LAYERS = {target.name: target for target in (LAYERED, RAY)}
 """lossd with something before it, by name."""
-
 
 IN_JSON = {
     "lossd": replace(TARGETS["lossd"], dialect=Json("/v1/evaluate", {"X-API-Key": KEY})),

@@ -13,13 +13,16 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks import comparison, first_start, gpu, page, same_host
+import lossd
+from benchmarks import beside_inline, comparison, every_loss, first_start, gpu, page, same_host
 from benchmarks.answers import WrongAnswerError, compare, expected
 from benchmarks.dialects import Json, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, NotInstalledError
 from benchmarks.goals import Verdict, of_comparison
 from benchmarks.workloads import WORKLOADS, Workload, focal
-from lossd_client.wire import Tensor, oip
+from lossd.losses import REGISTRY
+from lossd.metrics import TASKS
+from lossd_client.wire import Tensor, oip, safetensors
 from serving import running
 
 LOSSD = Safetensors("/v1/evaluate")
@@ -169,6 +172,45 @@ def test_a_first_start_is_timed_by_stages(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert 0 < address_s < answer_s
     assert cpu_s > 0.5
     assert 1 <= first_start.kernels_of_focal() <= 4
+
+
+def test_the_inline_peer_gives_lossd_s_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PEERS))
+    import inline
+    import serve_inline
+
+    asked = every_loss.requests()
+    assert inline.JOBS.keys() == set(beside_inline.names())
+    for name in beside_inline.names():
+        request, arrays = asked[name]
+        evaluation = lossd.evaluate(request["loss"], inputs=arrays, outputs=["loss", "gradient", "metrics"])
+        gradients = {f"gradient.{leaf}": values for leaf, values in evaluation.gradients.items()}
+        metrics = {} if REGISTRY[name].task not in TASKS else evaluation.metrics
+        ours = {"loss": evaluation.loss, "metrics": metrics}
+        tensors, metadata = safetensors.decode(serve_inline.answer(LOSSD.post(asked[name]).body))
+        theirs = json.loads(metadata["result"]), {leaf: tensor.numpy() for leaf, tensor in tensors.items()}
+        beside_inline.compare((ours, gradients), theirs, name)
+
+
+def test_every_loss_is_measured_or_said_to_be_left_out() -> None:
+    composed = {name for name, loss in REGISTRY.items() if loss.kind == "composed"} - {"ce_dice", "bce_dice"}
+    others = {"gradnorm", "expression", "perceptual"}
+    assert set(every_loss.INPUTS) == REGISTRY.keys() - composed - others
+    assert set(beside_inline.LEFT_OUT) <= set(every_loss.INPUTS)
+
+
+def test_losses_are_compared_and_timed() -> None:
+    rows, verdicts = beside_inline.measure(["dice"], 1, 0.1, lambda _: None)
+    assert [row[0] for row in rows] == ["dice"]
+    assert len(rows[0]) == len(beside_inline.HEADINGS)
+    assert all(figure > 0 for figure in rows[0][1:])
+    assert [verdict.found for verdict in verdicts] == [rows[0][3], rows[0][7]]
+    right = {"loss": 1.0, "metrics": {"f1": {"macro": 0.5}}}, {"gradient.prediction": np.ones(2)}
+    beside_inline.compare(right, ({"loss": 1.0, "metrics": {"f1": 0.5}}, right[1]), "same")
+    with pytest.raises(WrongAnswerError, match=r"f1 is 0\.6"):
+        beside_inline.compare(right, ({"loss": 1.0, "metrics": {"f1": 0.6}}, right[1]), "other")
+    with pytest.raises(WrongAnswerError, match="gradients"):
+        beside_inline.compare(right, ({"loss": 1.0, "metrics": {}}, {}), "none")
 
 
 # What the figures come to
