@@ -62,6 +62,7 @@ class ParsedRequest:
         timeout_s: The request's time-out in seconds; None without one.
         streamable: Whether every input's bytes on the wire are those of its tensor.
         places: The outputs that go to shared memory, and where.
+        undefined: The outputs that may be undefined, which are metrics.
         text_bytes: The most bytes of the outputs that are tensors in JSON.
     """
 
@@ -73,11 +74,7 @@ class ParsedRequest:
     streamable: bool
     text_bytes: int
     places: Mapping[str, oip.Place]
-
-    @property
-    def undefined(self) -> frozenset[str]:
-        """The outputs that may be undefined, which are metrics."""
-        return frozenset(o.name for o in self.outputs if not o.name.startswith((*LOSS_OUTPUTS, *DERIVATIVES)))
+    undefined: frozenset[str]
 
 
 def parse_request(text: bytes, model: Model) -> ParsedRequest:
@@ -123,7 +120,8 @@ def parse_request(text: bytes, model: Model) -> ParsedRequest:
     streamable = all(entry.binary for entry in request.inputs)
     timeout_s = _timeout_s(request.parameters)
     places = {output.name: output.place for output in outputs if output.place is not None}
-    return ParsedRequest(job, request, outputs, gradient, timeout_s, streamable, text_bytes, places)
+    undefined = frozenset(o.name for o in outputs if not o.name.startswith((*LOSS_OUTPUTS, *DERIVATIVES)))
+    return ParsedRequest(job, request, outputs, gradient, timeout_s, streamable, text_bytes, places, undefined)
 
 
 def check_size(name: str, nbytes: int, place: oip.Place) -> None:
