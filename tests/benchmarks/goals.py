@@ -50,6 +50,9 @@ RATIOS = {
 }
 """Requests a second against the best peer: required, and better still."""
 
+CPU_RATIO = (1.0, 1.4)
+"""The CPU time of a small request, 64 at a time: mosec's over lossd's."""
+
 TRITON_RATIO = 3.0
 """The mixture's requests a second against Triton's."""
 MIXTURE_SHARE = (0.5, 0.8)
@@ -67,6 +70,9 @@ def of_comparison(cells: Sequence[Cell]) -> list[Verdict]:
             found = statistics.median(ratios(cell, others[0]))
             what = f"{place[0]}, {place[1]} at a time, over {others[0]}, the best peer"
             verdicts.append(Verdict(what, found, required, beyond, "×"))
+    if (cell := by_place.get(("S", 64))) and "mosec" in cell["rounds"]:
+        what = "S, 64 at a time, mosec's CPU time of a request over lossd's"
+        verdicts.append(Verdict(what, cpu_ratio(cell, "mosec"), *CPU_RATIO, "×"))
     mixed, alike = by_place.get(("X", 64)), by_place.get(("S", 64))
     if mixed and "pytriton" in mixed["rounds"]:
         found = statistics.median(ratios(mixed, "pytriton"))
@@ -77,6 +83,14 @@ def of_comparison(cells: Sequence[Cell]) -> list[Verdict]:
     if cell := by_place.get(("S", 16)):
         verdicts.append(tail(cell))
     return verdicts
+
+
+def cpu_ratio(cell: Cell, peer: str) -> float:
+    """Return the median over the rounds of a peer's CPU time of a request over lossd's."""
+    rounds = cell["rounds"]
+    return statistics.median(
+        theirs["cpu_ms"] / ours["cpu_ms"] for ours, theirs in zip(rounds[OURS], rounds[peer], strict=True)
+    )
 
 
 def bytes_per_second(cell: Cell) -> float:

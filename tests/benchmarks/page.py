@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.checks import CHECKS
 from benchmarks.comparison import Cell, median, peers, ratios
 from benchmarks.environments import ROOT
-from benchmarks.goals import Verdict
+from benchmarks.goals import Verdict, cpu_ratio
 from benchmarks.report import VERDICT_HEADINGS, figure, verdict_row
 from benchmarks.targets import TARGETS
 
@@ -51,7 +51,7 @@ def filled(text: str, parts: Mapping[str, Part]) -> str:
 
 
 def comparison(part: Part) -> str:
-    """Requests a second by target, the goals, who was measured and who was not."""
+    """Requests a second and CPU time of a request by target, the goals, who was measured and who was not."""
     cells: Sequence[Cell] = part["cells"]
     names = [name for name in TARGETS if any(name in cell["rounds"] for cell in cells)]
     paragraphs = [
@@ -63,6 +63,18 @@ def comparison(part: Part) -> str:
                     f"{cell['workload']}, {cell['connections']} at a time",
                     *(figure(median(cell, name)) if name in cell["rounds"] else "" for name in names),
                     over_the_best(cell),
+                )
+                for cell in cells
+            ),
+        ),
+        "CPU time of a request in ms, of all of a target's processes:",
+        table(
+            ("", *names, "the most thrifty peer's over lossd's"),
+            (
+                (
+                    f"{cell['workload']}, {cell['connections']} at a time",
+                    *(figure(median(cell, name, "cpu_ms")) if name in cell["rounds"] else "" for name in names),
+                    thrift(cell),
                 )
                 for cell in cells
             ),
@@ -88,6 +100,15 @@ def over_the_best(cell: Cell) -> str:
         return ""
     each = ratios(cell, others[0])
     return f"**{statistics.median(each):.2f}** ({each[0]:.2f} – {each[-1]:.2f}) over {others[0]}"
+
+
+def thrift(cell: Cell) -> str:
+    """How many times lossd's CPU time the peer takes that takes least."""
+    others = peers(cell)
+    if not others:
+        return ""
+    least = min(others, key=lambda name: median(cell, name, "cpu_ms"))
+    return f"**{figure(cpu_ratio(cell, least))}** of {least}"
 
 
 def finding(part: Part) -> str:
