@@ -17,6 +17,10 @@ Array = npt.NDArray[Any]
 HEADER = struct.Struct("<IBB")
 WRONG = "an integer sum is 0, or none of those that there are"
 WIDTHS = (1, 2, 4, 8)
+MOST = {kind: np.array([(1 << 8 * width - (kind == "i")) - 1 for width in WIDTHS[:-1]]) for kind in "ui"}
+"""The largest integer of each width but the last, unsigned and signed."""
+
+NONE = np.zeros(0, np.int64)
 LEAST_WAITING = 1 << 12
 """So many sums wait at least to be added up, as many as there are else: a merge then takes a constant time a sum."""
 
@@ -32,8 +36,8 @@ class IntegerSums:
 
     def __init__(self, size: int, index: Array | None = None, values: Array | None = None) -> None:
         self.size = size
-        self._index = np.zeros(0, np.int64) if index is None else index
-        self._values = np.zeros(0, np.int64) if values is None else values
+        self._index = NONE if index is None else index  # none of these is changed in place
+        self._values = NONE if values is None else values
         self._waiting: list[tuple[Array, Array]] = []
         self._held = 0
         # The bytes of the sums, once they are known.
@@ -57,12 +61,11 @@ class IntegerSums:
         used = bounds[:-1][bounds[1:] > bounds[:-1]]
         widths = []
         for column, kind in ((gaps, "u"), (values, "i")):
-            most = np.maximum.reduceat(column, used).tolist() if len(used) else []
+            most = np.maximum.reduceat(column, used) if len(used) else NONE
             if kind == "i" and len(used):
-                most = np.maximum(most, -1 - np.minimum.reduceat(column, used)).tolist()
-            bits = 8 if kind == "u" else 7
-            found = [next(width for width in WIDTHS if n < 1 << 8 * width - 8 + bits) for n in most]
-            widths.append((found, {width: column.astype(f"<{kind}{width}") for width in set(found)}))
+                most = np.maximum(most, -1 - np.minimum.reduceat(column, used))
+            found = [WIDTHS[place] for place in np.searchsorted(MOST[kind], most).tolist()]
+            widths.append((found, {width: column.astype(f"<{kind}{width}").tobytes() for width in set(found)}))
         (of_gaps, gaps_by_width), (of_values, values_by_width) = widths
         answers, number = [], 0
         for first, last in itertools.pairwise(bounds.tolist()):
@@ -72,9 +75,13 @@ class IntegerSums:
                 continue
             gap_width, width = of_gaps[number], of_values[number]
             number += 1
-            head = HEADER.pack(last - first, gap_width, width)
-            of_part = gaps_by_width[gap_width][first:last].tobytes(), values_by_width[width][first:last].tobytes()
-            answers[-1]._encoded = head + of_part[0] + of_part[1]
+            answers[-1]._encoded = b"".join(
+                (
+                    HEADER.pack(last - first, gap_width, width),
+                    gaps_by_width[gap_width][first * gap_width : last * gap_width],
+                    values_by_width[width][first * width : last * width],
+                )
+            )
         return answers
 
     def merge(self, other: IntegerSums) -> None:
