@@ -226,6 +226,8 @@ def test_every_route_answers_in_bytes(tmp_path: Path) -> None:
             assert (await ask("HEAD", path)).status == 200
         for form in ("json", "svg"):
             assert (await ask("GET", f"/v1/losses/mse/curve.{form}", accept_encoding="gzip")).status == 200
+        linear = "features=[[1,2]]&target=[1]&start=[0,0]&rate=0.1&steps=2"
+        assert (await ask("GET", f"/v1/losses/mse/descent.json?{linear}")).status == 200
         page = (await ask("GET", "/")).body.decode()
         (version,) = set(re.findall(r"explorer/(\w+)/", page))
         for file in (path.relative_to(STATIC) for path in STATIC.rglob("*") if path.is_file()):
@@ -236,9 +238,11 @@ def test_every_route_answers_in_bytes(tmp_path: Path) -> None:
         assert (await ask("GET", "/nowhere")).status == 404
 
         routes = {route.path for route in ask.app.routes if isinstance(route, APIRoute)}
-        for template in routes | set(ask.app.openapi()["paths"]):
-            pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
-            assert any(pattern.fullmatch(path) for path in ask.visited), template
+        patterns = {
+            template: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
+            for template in routes | set(ask.app.openapi()["paths"])
+        }
+        assert {name for name, of in patterns.items() if not any(map(of.fullmatch, ask.visited))} == set()
 
     with_app(scenario, tmp_path)
 

@@ -21,6 +21,7 @@ from lossd import __version__
 from lossd.api.access import Access, load_keys
 from lossd.api.catalogue import router as catalogue_router
 from lossd.api.curves import router as curves_router
+from lossd.api.descents import router as descents_router
 from lossd.api.docs import mount as mount_docs
 from lossd.api.evaluate import Evaluate
 from lossd.api.explorer import mount as mount_explorer
@@ -192,6 +193,7 @@ def create_app(
     app.pages = PageLog(AnswerHead(PageHeaders(CompressedPages(app.framework, MIN_BYTES))), access_log)
     app.include_router(catalogue_router())
     app.include_router(curves_router(engine, settings))
+    app.include_router(descents_router(engine, settings))
     app.include_router(operations.router(engine, telemetry))
     mount_docs(app)
     assets = mount_explorer(app)

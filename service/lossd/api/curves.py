@@ -27,7 +27,7 @@ from lossd.request.literal import literal
 from lossd_client.errors import TooLarge
 from lossd_client.wire import Tensor, json
 
-__all__ = ["router"]
+__all__ = ["CLIENT_LEFT", "MAX_QUERY_BYTES", "WAITING_FOR_POINTS", "point_answer", "router", "while_wanted"]
 
 Form = Literal["svg", "png", "json"]
 Theme = Literal["auto", "light", "dark"]
@@ -110,7 +110,9 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         key = (name, query) if form == "json" else (name, query, form, theme)
         received = HttpRequest(request.scope, request.receive, settings)
         received.read_headers()
-        found = await _while_wanted(received, answers_cache.get(key, document if form == "json" else image))
+        found = await while_wanted(
+            received, answers_cache.get(key, document if form == "json" else image), "the curve was not finished"
+        )
         if found is None:
             return Response(status_code=CLIENT_LEFT)
         tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
@@ -122,7 +124,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     return routes
 
 
-async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) -> bytes | None:
+async def while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes], late: str) -> bytes | None:
     """Return the result of the work; None if the client leaves.
 
     Raises:
@@ -131,7 +133,7 @@ async def _while_wanted(request: HttpRequest, work: Coroutine[Any, Any, bytes]) 
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(cancel_on_disconnect(request.receive, task))
     try:
-        async with request.in_time("the curve was not finished"):
+        async with request.in_time(late):
             await asyncio.wait([task])
             return None if task.cancelled() else task.result()
     finally:
@@ -152,14 +154,14 @@ async def _answers(engine: Engine, line: Line, deadline: float) -> list[PointAns
             for plan, tensors in zip(line.plans[batch], requests[batch], strict=True):
                 data = {name: tensor.data for name, tensor in tensors.items()}
                 futures.append(engine.submit(jobs[id(plan)], data, deadline))
-            answers += [_answer(await future) for future in futures]
+            answers += [point_answer(await future) for future in futures]
         finally:
             for future in futures:
                 engine.drop(future)
     return answers
 
 
-def _answer(result: Result) -> PointAnswer:
+def point_answer(result: Result) -> PointAnswer:
     """Return a copy of a result in its slab."""
     columns = {column.name: column.dtype for column in result.job.recipe.answers}
     tensors = {name: np.frombuffer(bytes(data), columns[name]) for name, data in result.tensors.items()}

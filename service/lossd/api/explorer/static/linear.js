@@ -1,11 +1,10 @@
 /**
  * Models with two parameters: a line through points, and a direction that separates two classes. The service computes
- * losses and gradients of predictions; the chain rule through a linear model is two sums, computed here.
+ * losses and the descent by their gradients.
  */
 
-import { tensor } from "./safetensors.js";
-
-const FAR = 1e6;
+import { queryOf } from "./curve.js";
+import { numbers, tensor } from "./safetensors.js";
 
 /** Pseudo-random numbers with a fixed seed, so that everybody sees the same points. */
 function noise(seed) {
@@ -154,28 +153,17 @@ export async function surface(api, { model, loss, parameters, points }, count, s
   return { as, bs, values };
 }
 
-/** Extend a path by gradient descent to `steps` steps; each step is `{ at, loss }`. */
-export async function descend(api, { model, loss, parameters, points, rate }, path, steps, signal, onStep) {
-  while (path.length <= steps + 1 && !path.diverged) {
-    const { at } = path.at(-1);
-    const { result, tensors } = await api.evaluateTensors(
-      {
-        loss: { name: loss.name, ...parameters },
-        inputs: inputs(model, loss, points, predict(model, points, at)),
-        outputs: ["loss", "gradient"],
-      },
-      signal,
-    );
-    const gradient = tensors["gradient.prediction"].data;
-    const slope = [0, 0];
-    for (const [i, point] of points.entries()) {
-      const of = gradient[paired(loss) ? 2 * i + 1 : i];
-      for (const [k, feature] of model.features(point).entries()) slope[k] += of * feature;
-    }
-    path.at(-1).loss = result.loss;
-    const next = at.map((value, k) => value - rate * slope[k]);
-    if (next.some((value) => !(Math.abs(value) < FAR))) path.diverged = true;
-    else path.push({ at: next, loss: null });
-    onStep?.();
-  }
+/** The path of gradient descent, in one request: `{ at, loss }` of each step; `diverged` if it ends early. */
+export async function descend(api, { model, loss, parameters, points, rate }, start, steps, signal) {
+  const { target } = inputs(
+    model,
+    loss,
+    points,
+    points.map(() => 0),
+  );
+  const given = { features: points.map(model.features), target: numbers(target), start, rate, steps };
+  const query = new URLSearchParams(queryOf({ ...parameters, ...given }));
+  const found = await api.json(`/v1/losses/${loss.name}/descent.json?${query}`, signal);
+  const path = found.at.map((at, i) => ({ at, loss: found.loss[i] }));
+  return Object.assign(path, { diverged: found.diverged });
 }

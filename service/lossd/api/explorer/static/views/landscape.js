@@ -162,30 +162,31 @@ export async function render(root, context) {
       rate,
     }));
     const keys = tasks.map((task) => JSON.stringify([state.model, task.loss.name, task.parameters, points]));
-    const paths = keys.map((key) => cached(`${key} ${rate} ${start}`, () => [{ at: start, loss: null }]));
     const parts = [land.element, convergence, table];
     const description = JSON.stringify([state.model, state.losses, points]);
     for (const part of parts) part.toggleAttribute("data-stale", part.dataset.of !== description);
-    let frame = 0;
-    const progress = () => {
-      frame ||= requestAnimationFrame(() => {
-        frame = 0;
-        if (!aborted.aborted) drawPaths(paths);
-      });
+    let paths;
+    const made = async (key, make) => {
+      const found = cached(key, () => ({}));
+      found.value ??= await make();
+      return found.value;
     };
     try {
-      const found = cached(keys[shown], () => ({}));
-      if (!found.values) Object.assign(found, await surface(api, tasks[shown], GRID, aborted));
-      shownSurface = found;
-      drawSurface();
-      await Promise.all(tasks.map((task, i) => descend(api, task, paths[i], steps, aborted, progress)));
+      const walks = tasks.map((task, i) =>
+        made(`${keys[i]} ${rate} ${start} ${steps}`, () => descend(api, task, start, steps, aborted)),
+      );
+      const drawing = made(keys[shown], () => surface(api, tasks[shown], GRID, aborted)).then((found) => {
+        if (aborted.aborted) return;
+        shownSurface = found;
+        drawSurface();
+      });
+      [paths] = await Promise.all([Promise.all(walks), drawing]);
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
       fail(error);
       return;
     }
     fail(null);
-    cancelAnimationFrame(frame);
     drawPaths(paths);
     drawConvergence(paths);
     table.replaceChildren(pathsTable(state, paths, model().parameters, colorOf));
