@@ -7,7 +7,7 @@ no area overflows, vanishes or loses its digits, wherever and however large the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from lossd.lazy_torch import Tensor, torch
@@ -49,7 +49,7 @@ def iou(
         torchvision.ops.box_iou.
         J. Yu et al., UnitBox: An Advanced Object Detection Network, 2016, arXiv:1608.01471 (with a logarithm).
     """
-    pair = _pair(prediction, target, format, eps)
+    pair = _Pair(prediction, target, format, eps)
     return pair.zero_where_same(1 - pair.iou)
 
 
@@ -77,7 +77,7 @@ def giou(
         H. Rezatofighi et al., Generalized Intersection over Union, 2019, arXiv:1902.09630.
         torchvision.ops.generalized_box_iou_loss.
     """
-    pair = _pair(prediction, target, format, eps)
+    pair = _Pair(prediction, target, format, eps)
     enclosing = area(pair.span)
     return pair.zero_where_same(1 - pair.iou + ratio(enclosing - pair.union, enclosing + pair.eps))
 
@@ -106,7 +106,7 @@ def diou(
         Z. Zheng et al., Distance-IoU Loss, 2020, arXiv:1911.08287.
         torchvision.ops.distance_box_iou_loss.
     """
-    pair = _pair(prediction, target, format, eps)
+    pair = _Pair(prediction, target, format, eps)
     return pair.zero_where_same(1 - pair.iou + pair.distance)
 
 
@@ -136,60 +136,63 @@ def ciou(
         Z. Zheng et al., Distance-IoU Loss, 2020, arXiv:1911.08287.
         torchvision.ops.complete_box_iou_loss.
     """
-    pair = _pair(prediction, target, format, eps)
+    pair = _Pair(prediction, target, format, eps)
     v = (4 / math.pi**2) * (_angle(pair.target_size) - _angle(pair.prediction_size)).square()
+    without_shape = 1 - pair.iou + pair.distance  # computed with its gradient, before what has none reads it
     with torch.no_grad():
         alpha = ratio(v, 1 - pair.iou + v + eps)
-    return pair.zero_where_same(1 - pair.iou + pair.distance + alpha * v)
+    return pair.zero_where_same(without_shape + alpha * v)
 
 
-@dataclass(frozen=True, slots=True)
 class _Pair:
     """What two boxes have in common, (N,) or (N, 2) for x and y, float64, in units of the pair's own size.
+
+    What a loss does not read is not computed.
 
     Attributes:
         prediction_size: Width and height.
         target_size: Width and height.
-        union: Area of the union.
-        iou: Intersection over union.
-        span: Width and height of the smallest enclosing box.
-        distance: Squared distance of the centres over the squared diagonal of the enclosing box.
-        same: Whether both are one and the same box without area.
         eps: The parameter in these units.
     """
 
-    prediction_size: Tensor
-    target_size: Tensor
-    union: Tensor
-    iou: Tensor
-    span: Tensor
-    distance: Tensor
-    same: Tensor
-    eps: Tensor
+    def __init__(self, prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) -> None:  # noqa: A002
+        (self._p_low, self._p_high), (self._t_low, self._t_high), unit = corners(prediction, target, format)
+        self.eps: Tensor = eps / unit / unit  # not by its square, which may vanish
+        self.prediction_size, self.target_size = self._p_high - self._p_low, self._t_high - self._t_low
+
+    @cached_property
+    def _overlap(self) -> Tensor:
+        sides = torch.minimum(self._p_high, self._t_high) - torch.maximum(self._p_low, self._t_low)
+        return area(torch.relu(sides))
+
+    @cached_property
+    def union(self) -> Tensor:
+        """Area of the union."""
+        return area(self.prediction_size) + area(self.target_size) - self._overlap
+
+    @cached_property
+    def iou(self) -> Tensor:
+        """Intersection over union."""
+        return ratio(self._overlap, self.union + self.eps)
+
+    @cached_property
+    def span(self) -> Tensor:
+        """Width and height of the smallest enclosing box."""
+        return torch.maximum(self._p_high, self._t_high) - torch.minimum(self._p_low, self._t_low)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """Squared distance of the centres over the squared diagonal of the enclosing box."""
+        between = ((self._p_low + self._p_high) - (self._t_low + self._t_high)) / 2
+        return ratio(between.square().sum(-1), self.span.square().sum(-1) + self.eps)
 
     def zero_where_same(self, value: Tensor) -> Tensor:
         """Return the value, or 0 for a box without area that equals its target."""
-        return torch.where(self.same, torch.zeros_like(value), value)
-
-
-def _pair(prediction: Tensor, target: Tensor, format: str, eps: float | Tensor) -> _Pair:  # noqa: A002
-    (p_low, p_high), (t_low, t_high), unit = corners(prediction, target, format)
-    eps = eps / unit / unit  # not by its square, which may vanish
-    p_size, t_size = p_high - p_low, t_high - t_low
-    overlap = area(torch.relu(torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)))
-    union = area(p_size) + area(t_size) - overlap
-    span = torch.maximum(p_high, t_high) - torch.minimum(p_low, t_low)
-    between = ((p_low + p_high) - (t_low + t_high)) / 2
-    return _Pair(
-        prediction_size=p_size,
-        target_size=t_size,
-        union=union,
-        iou=ratio(overlap, union + eps),
-        span=span,
-        distance=ratio(between.square().sum(-1), span.square().sum(-1) + eps),
-        same=(union == 0) & (p_low == t_low).all(-1) & (p_high == t_high).all(-1),
-        eps=eps,
-    )
+        without_area = self.union == 0
+        if not value.is_cuda and not bool(without_area.any()):
+            return value
+        same = without_area & (self._p_low == self._t_low).all(-1) & (self._p_high == self._t_high).all(-1)
+        return torch.where(same, torch.zeros_like(value), value)
 
 
 Corners = tuple[Tensor, Tensor]

@@ -106,6 +106,8 @@ class Segments:
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return the quotient; 0 with gradient 0 if the denominator is 0 (nothing to average)."""
     empty = denominator == 0
+    if not empty.is_cuda and not bool(empty.any()):  # as nearly always, and one operation instead of four
+        return numerator / denominator
     return torch.where(empty, torch.zeros_like(numerator), numerator / denominator.masked_fill(empty, 1))
 
 
