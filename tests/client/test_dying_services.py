@@ -26,7 +26,8 @@ SOON_S = 30.0
 """The longest that a call may take; it may take 60 s."""
 STALL_S = 2.0
 PLAIN = {"runs": "off", "engine": "inline"}
-SMALL, LARGE = (64, 10), (1, 21, 512, 512)
+SMALL, LARGE = (64, 10), (1, 21, 384, 384)
+"""The large one has 12 MB: more than a sender's socket holds."""
 GAMMA = 2.0
 
 
