@@ -7,8 +7,9 @@ import json
 import pickle
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,15 @@ def test_every_route_answers_in_bytes(tmp_path: Path) -> None:
         assert (await ask("POST", "/v2/repository/index", {})).status == 200
         assert (await ask("GET", "/v2/nowhere")).status == 404
 
+        regions, region = "/v2/systemsharedmemory", "/v2/systemsharedmemory/region/strict"
+        with closing(SharedMemory(create=True, size=64)) as memory:
+            assert (await ask("POST", f"{region}/register", {"key": memory.name, "byte_size": 64})).status == 200
+            for path in (regions, region):
+                assert [found["name"] for found in (await ask("GET", f"{path}/status")).json] == ["strict"]
+            for path in (region, regions):
+                assert (await ask("POST", f"{path}/unregister", {})).status == 200
+            memory.unlink()
+
         run = "/v1/runs/strict"
         definition = {"task": "binary", "metrics": ["roc_curve", "auroc"], "identity": "position"}
         inputs = {"prediction": [0.5, -1.0, 2.0, 0.1], "target": [1, 0, 1, 0]}
@@ -244,7 +254,7 @@ def test_every_route_answers_in_bytes(tmp_path: Path) -> None:
         }
         assert {name for name, of in patterns.items() if not any(map(of.fullmatch, ask.visited))} == set()
 
-    with_app(scenario, tmp_path)
+    with_app(scenario, tmp_path, shared_memory=True)
 
 
 def infer_request(arrays: dict[str, np.ndarray[Any, Any]]) -> list[bytes]:

@@ -11,7 +11,7 @@ MARK = (
     '<circle cx="16" cy="25" r="2.6"/></svg>'
 )
 
-LINKS = {"Manual": "manual", "API": "docs", "Errors": "problems"}
+LINKS = {"Manual": "manual", "API docs": "docs", "Error codes": "problems"}
 
 
 def frame(title: str, text: str, *, root: str, assets: str, aside: str, here: str = "") -> bytes:
@@ -56,7 +56,7 @@ def frame(title: str, text: str, *, root: str, assets: str, aside: str, here: st
 <main id="view" tabindex="-1">{text}</main>
 {contents}
 </div>
-<footer>{links}<a href="{root}redoc">API reference</a></footer>
+<footer>{links}<a href="{root}redoc">API docs on one page</a></footer>
 <div id="announcer" class="unseen" role="status" aria-live="polite"></div>
 </body>
 </html>
