@@ -61,8 +61,8 @@ def check_variables(environment: Mapping[str, str]) -> list[str]:
         if any(names.fullmatch(rest) and values.fullmatch(value) for names, values in _LINKS):
             links.append(name)
         elif upper not in known:
-            near = get_close_matches(upper, known, 1)
-            unknown.append(f"{name} is no setting" + (f", did you mean {near[0]}?" if near else ""))
+            near = get_close_matches(rest, [each.removeprefix(PREFIX) for each in known], 1)
+            unknown.append(f"{name} is no setting" + (f", did you mean {PREFIX}{near[0]}?" if near else ""))
     if unknown:
         raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset the others)")
     return sorted(links)
