@@ -76,8 +76,9 @@ def _list(assets: str) -> bytes:
     )
     text = (
         "<h1>Error codes</h1><p>Every error is a problem document (RFC 9457). Its <code>type</code> is the address of "
-        'one of these pages, and its <code>detail</code> says what to change. The manual has <a href="manual/errors">more '
-        'about errors</a>.</p><div class="scroll" tabindex="0" role="region" aria-label="All errors"><table><thead><tr>'
+        "one of these pages, and its <code>detail</code> says what to change. The manual has "
+        '<a href="manual/errors">more about errors</a>.</p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="All errors"><table><thead><tr>'
         f'<th class="number">Status</th><th>Error</th><th>What it means</th></tr></thead><tbody>{rows}</tbody></table>'
         "</div>"
     )
