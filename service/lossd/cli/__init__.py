@@ -2,7 +2,7 @@
 
 torch takes a second to import, FastAPI half a second: each command imports what it needs when it runs, so that help
 and version are quick. Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service,
-130 interrupted.
+4 a gate of compare is not proven, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class _Commands(Group):
 def main() -> None:
     """Loss as a service: losses, gradients and metrics over HTTP.
 
-    Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service, 130 interrupted.
+    Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service, 4 a gate of compare
+    is not proven, 130 interrupted.
     """
 
 

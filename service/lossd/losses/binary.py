@@ -213,14 +213,14 @@ def sigmoid_focal(
     ignore_index: int | None = None,
     label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
-    r"""Binary cross-entropy that fades for what is already classified well.
+    r"""Binary cross-entropy that gives less weight to entries already classified well.
 
     .. math:: \alpha_t\,(1-p_t)^\gamma\,\text{BCE}(p,t), \quad 1-p_t = p(1-t) + (1-p)\,t
 
     Args:
         prediction: Logits, or probabilities where ``from_logits`` is false.
         target: Same shape; 0, 1 or anything between.
-        gamma: How fast it fades; 0 is binary cross-entropy. Fractions are welcome.
+        gamma: How strongly it lowers their weight; 0 is binary cross-entropy.
         alpha: The factor, see ``alpha_mode``; null for none (torchvision's -1).
         alpha_mode: "balance" gives positives the factor α and negatives 1−α; "scale" gives all of them α.
         from_logits: Whether predictions are logits.

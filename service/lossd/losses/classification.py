@@ -359,7 +359,7 @@ def focal(
     ignore_index: int | None = -100,
     label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
-    r"""Cross-entropy that fades for what is already classified well.
+    r"""Cross-entropy that gives less weight to samples already classified well.
 
     .. math:: -\alpha_t\,(1-p_t)^\gamma \log p_t, \quad p = \operatorname{softmax}(z)
 
@@ -368,7 +368,7 @@ def focal(
     Args:
         prediction: Class scores (logits) z; -inf masks a class.
         target: Class indices, or class probabilities in the shape of the prediction, as of cross_entropy.
-        gamma: How fast it fades; 0 is cross-entropy. Fractions are welcome.
+        gamma: How strongly it lowers their weight; 0 is cross-entropy.
         alpha: A factor for each class, one number (see ``alpha_mode``), or null. It never enters the denominator.
         alpha_mode: What one number means: "scale" multiplies every class alike; "foreground" gives class 0 the factor
             1−α and every other class α.

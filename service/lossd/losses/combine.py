@@ -247,7 +247,7 @@ def gradnorm(
     *,
     alpha: float = 1.5,
 ) -> Real[Tensor, ""] | Unreduced:
-    r"""How far the tasks' weighted gradient norms are from where their training rates want them.
+    r"""The distance of the tasks' weighted gradient norms from the targets that their training rates set.
 
     .. math:: \sum_i \left| w_i g_i - \bar g \, r_i^\alpha \right|, \quad
         \bar g = \tfrac1T \sum_i w_i g_i, \quad r_i = \frac{L_i / L_i(0)}{\tfrac1T \sum_j L_j / L_j(0)}

@@ -88,7 +88,7 @@ def cosine_embedding(
     *,
     margin: Cosine = 0.0,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Turns similar pairs to one direction and the others away from each other.
+    r"""Turns similar pairs to the same direction and the others to different directions.
 
     .. math:: 1 - \cos(a, b) \;(y = 1), \quad \max(0, \cos(a, b) - m) \;(y = -1)
 
@@ -124,7 +124,7 @@ def triplet(
     swap: bool = False,
     eps: NonNegative = 1e-6,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Wants the anchor nearer to its positive than to its negative, by a margin.
+    r"""Draws the anchor nearer to its positive than to its negative, by a margin.
 
     .. math:: \max(0,\; d(a, p) - d(a, n) + m), \quad d(x, y) = \lVert x - y + \varepsilon\rVert_p
 

@@ -72,7 +72,7 @@ def expression(
     parameters: dict[str, float] = {},  # noqa: B006  (never written to)
     **inputs: Real[Tensor, "..."],
 ) -> Real[Tensor, "..."]:
-    r"""A loss the request writes as a formula over its own inputs, with its gradient.
+    r"""A formula of the request over its own inputs, with its gradient.
 
     .. math:: L = f(x_1, x_2, \dots;\ p_1, p_2, \dots)
 

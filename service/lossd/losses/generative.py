@@ -44,7 +44,7 @@ def gan_discriminator(real: Logits[Tensor, "N *"], fake: Logits[Tensor, "M *"]) 
 
 @loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def gan_generator(fake: Logits[Tensor, "N *"], *, form: Form = "non_saturating") -> Real[Tensor, "N *"]:
-    r"""What a generator minimises against a discriminator trained with gan_discriminator.
+    r"""The loss of a generator against a discriminator trained with gan_discriminator.
 
     .. math:: -\log\sigma(f) \;\text{(non-saturating)}, \quad \log(1 - \sigma(f)) \;\text{(saturating)}
 
@@ -67,7 +67,7 @@ def gan_generator(fake: Logits[Tensor, "N *"], *, form: Form = "non_saturating")
 
 @loss(task="gan", kind="stack", differentiable=("real", "fake"), shape=_one_after_the_other)
 def wgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) -> Real[Tensor, "N *"] | Unreduced:
-    r"""What a Wasserstein critic minimises: the fake samples' mean score less the real ones'.
+    r"""The loss of a Wasserstein critic: the mean score of the fake samples minus that of the real ones.
 
     .. math:: -(\operatorname{mean} r - \operatorname{mean} f)
 
@@ -89,7 +89,7 @@ def wgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) -> 
 
 @loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def wgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
-    r"""What a generator minimises against a Wasserstein critic.
+    r"""The loss of a generator against a Wasserstein critic.
 
     .. math:: -f
 
@@ -132,7 +132,7 @@ def lsgan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]) ->
 
 @loss(task="lsgan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def lsgan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
-    r"""What a generator minimises against a least-squares discriminator.
+    r"""The loss of a generator against a least-squares discriminator.
 
     .. math:: \tfrac12 (f - 1)^2
 
@@ -175,7 +175,7 @@ def hinge_gan_discriminator(real: Real[Tensor, "N *"], fake: Real[Tensor, "M *"]
 
 @loss(task="gan_generator", kind="rows", differentiable=("fake",), elementwise=True)
 def hinge_gan_generator(fake: Real[Tensor, "N *"]) -> Real[Tensor, "N *"]:
-    r"""What a generator minimises against a discriminator with the hinge loss.
+    r"""The loss of a generator against a discriminator with the hinge loss.
 
     .. math:: -f
 

@@ -334,7 +334,7 @@ def lovasz(
     per_image: bool = False,
     ignore_index: int | None = None,
 ) -> Real[Tensor, "C"] | Unreduced:
-    r"""The Jaccard loss's convex extension to probabilities: Lovász-softmax, or where binary the Lovász hinge.
+    r"""The Jaccard loss's convex extension to probabilities: Lovász-softmax, or the Lovász hinge if binary.
 
     .. math:: \sum_i m_{(i)} \left(\Delta_J(\{(1),\dots,(i)\}) - \Delta_J(\{(1),\dots,(i-1)\})\right)
 
