@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -27,11 +28,17 @@ from lossd_client import AsyncLossClient, LossClient
 from lossd_client.errors import ConnectionFailed
 from serving import certificate, command
 
-# httpcore leaves a Unix socket that it could not connect to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see collected
 
 PREDICTION = np.random.default_rng(0).standard_normal((64, 10), dtype=np.float32)
 TARGET = np.arange(64) % 10
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """httpcore leaves a Unix socket that it could not connect to the garbage collector: collect it in its own test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

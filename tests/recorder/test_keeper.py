@@ -223,7 +223,7 @@ def test_an_answer_is_sent_after_the_log_of_the_database_is_synced(tmp_path: Pat
                 "-s",
                 "200",
                 "-e",
-                "trace=pwrite64,fsync,fdatasync,sendto,recvfrom",
+                "trace=pwrite64,fsync,fdatasync,sendmsg",
                 "-o",
                 str(trace),
             ]
@@ -246,7 +246,7 @@ def test_an_answer_is_sent_after_the_log_of_the_database_is_synced(tmp_path: Pat
             written, synced = True, False
         elif re.match(r"f(data)?sync\(\d+<\S+runs\.db-wal>\)\s+= 0", line):
             synced = True
-        elif line.startswith("sendto(") and '\\"counted\\"' in line:
+        elif line.startswith("sendmsg(") and '\\"counted\\"' in line:
             assert written, "the batch is in the log"
             assert synced, "the log is on the disk"
             answers, written, synced = answers + 1, False, False

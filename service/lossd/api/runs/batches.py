@@ -42,7 +42,7 @@ __all__ = ["BatchFields", "Batches"]
 ATTEMPTS = 3
 AGAIN_S = 1.0
 
-HEADERS_BYTES = 4 << 20
+HEADERS_BYTES = 2 << 20
 
 
 class BatchFields(BaseModel):
