@@ -123,7 +123,7 @@ def _task(task: str, ask: Ask) -> str:
         lines += ["The task of " + ", ".join(f"[`{name}`](../losses/{name}.md)" for name in losses) + ".", ""]
     rows = [_input(_described_input(entry)) for entry in metrics.TASKS[task].inputs({"from_logits": True})]
     lines += [
-        "## Inputs, where metrics are asked alone",
+        "## Inputs of metrics without a loss",
         "",
         table(("Name", "Entries", "Shape", "Gradient", ""), rows),
         "",
