@@ -21,7 +21,7 @@ from lossd_client.errors import PROBLEMS
 ROOT = Path(__file__).parents[1]
 
 MACHINE_DEFAULTS = {
-    "threads": "one less than there are cores",
+    "threads": "cores - 1",
     "queue_bytes": ByteSize(4 << 30),
     "cache_bytes": ByteSize(1 << 30),
 }

@@ -199,7 +199,7 @@ def test_a_refused_file_is_named_and_the_others_are_counted(folder: Path, fake: 
     result = scored(folder, url)
     assert result.exit_code == 1
     assert "c: Invalid value: class 9" in result.stderr
-    assert "no score: 1 of 6 files are bad; mend them, or leave them out with --skip-bad" in result.stderr
+    assert "no score: 1 of 6 files are bad; fix them, or leave them out with --skip-bad" in result.stderr
     assert result.stdout == ""
     assert set(fake.counted["r"]) == {*BATCHES} - {"c"}
     result = scored(folder, url, "--skip-bad", "--json")

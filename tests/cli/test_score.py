@@ -194,7 +194,7 @@ def test_a_bad_file_is_named_and_there_is_no_score(flawed: Path, tmp_path: Path)
         assert re.search(
             r"^998\.npz: Invalid value: class 9 at target\[3\] is out of range", result.stderr, re.MULTILINE
         )
-        assert "no score: 1 of 8 files are bad; mend them, or leave them out with --skip-bad" in result.stderr
+        assert "no score: 1 of 8 files are bad; fix them, or leave them out with --skip-bad" in result.stderr
 
 
 def test_bad_files_can_be_left_out(flawed: Path, data: tuple[Array, Array]) -> None:

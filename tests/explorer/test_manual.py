@@ -159,7 +159,7 @@ def test_the_search_finds_sections_losses_and_errors_by_keyboard(page, service: 
     page.keyboard.press("Enter")
     page.wait_for_url(target)
     page.locator("#find").fill("no such words anywhere")
-    page.get_by_text("Nothing is found.").wait_for()
+    page.get_by_text("No results.").wait_for()
 
 
 def test_the_explorer_links_the_manual_and_the_theme_is_kept(page, service: Running) -> None:

@@ -192,7 +192,7 @@ def test_a_bad_file_is_named_and_there_is_no_score(flawed: Path, monkeypatch: py
     on(monkeypatch, Shuffled(1))
     found = score(flawed, "--task", "multiclass", "--on", "ray")
     assert (found.exit_code, found.stdout, found.stderr) == (1, "", expected.stderr)
-    assert "no score: 6 of 12 files are bad; mend them, or leave them out with --skip-bad" in found.stderr
+    assert "no score: 6 of 12 files are bad; fix them, or leave them out with --skip-bad" in found.stderr
 
 
 # What dies

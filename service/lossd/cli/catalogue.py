@@ -31,7 +31,7 @@ lossd metrics --json
     "--long", "long_form", is_flag=True, help="Show each loss in full: formula, inputs, parameters, references."
 )
 @click.option(
-    "-q", "--search", "query", metavar="WORDS", help="Only what a name, another library's name, or words find."
+    "-q", "--search", "query", metavar="WORDS", help="Only losses that a name, another library's name, or words find."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) -> None:

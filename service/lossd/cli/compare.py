@@ -40,7 +40,9 @@ OF_A_CLASS = ".per_class."
 @click.option("--slices", is_flag=True, help="Compare the runs on each slice too.")
 @click.option("--level", type=Level(), help="The level of the intervals. [default: 0.95]")
 @click.option(
-    "--unpaired", is_flag=True, help="Compare runs of other rows too, as independent samples; this finds less."
+    "--unpaired",
+    is_flag=True,
+    help="Compare runs of different rows too, as independent samples; this is less sensitive.",
 )
 @click.option(
     "--not-worse",
@@ -86,8 +88,8 @@ def compare(
     """Compare each RUN with the run BASELINE, on the same rows and labels.
 
     The comparison is paired and needs no predictions. A difference has an interval; the verdict is undecided if chance
-    may have made it. With --not-worse and --better the command is a gate: it fails unless the intervals prove what is
-    asked.
+    may have made it. With --not-worse and --better the command is a gate: it fails unless the intervals prove the
+    condition.
 
     Exit status: 0 done and all gates proven, 1 the runs cannot be compared or are unknown, 2 wrong usage, 3 no answer
     from the service, 4 a gate is not proven.

@@ -28,8 +28,8 @@ lossd compile --cache-dir /var/cache/lossd
 def compile_(cache_dir: Path | None) -> None:
     """Compile the hottest losses once, so that the service is fast from its start.
 
-    Otherwise a CPU worker compiles them while it works, in some 15 s of a core. The code is for this version and this
-    processor; the command prints its folder at the end. Existing code is not compiled again.
+    Otherwise a CPU worker compiles them while it works, in about 15 s of CPU time. The code is for this version and
+    this processor; the command prints its folder at the end. Existing code is not compiled again.
 
     Exit status: 0 all passes are compiled, 1 a pass could not be compiled or stored.
     """

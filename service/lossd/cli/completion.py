@@ -19,7 +19,7 @@ lossd completion fish > ~/.config/fish/completions/lossd.fish
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script with which SHELL completes commands, losses, metrics and a loss's parameters."""
+    """Print the script that makes SHELL complete commands, losses, metrics and a loss's parameters."""
     from click.shell_completion import get_completion_class
 
     completer = get_completion_class(shell)

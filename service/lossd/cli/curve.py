@@ -30,7 +30,7 @@ class _Curve(LossCommand):
     "-o",
     "--output",
     type=Image(),
-    help="File for the picture: .svg or .png. Without it, it is drawn on the terminal, or some points are printed.",
+    help="File for the picture: .svg or .png. By default the curve is drawn on a terminal, else points are printed.",
 )
 @click.option(
     "--with", "others", multiple=True, metavar="NAME", shell_complete=known.losses, help="Another loss to draw."

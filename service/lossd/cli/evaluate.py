@@ -76,7 +76,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--plot", type=Image(), help="File for a picture of the task's metrics: .svg or .png.")
 @click.option("--plot-kind", type=click.Choice([*KINDS]), help="Which picture, if the task has several.")
-@click.option("--output", type=_NEW_FILE, help="File for a row for each evaluation: .csv or .jsonl.")
+@click.option("--output", type=_NEW_FILE, help="File for the results, a row for each evaluation: .csv or .jsonl.")
 @click.option(
     "--url",
     type=Address(),

@@ -35,12 +35,12 @@ class _NoAnswerError(click.ClickException):
 
 
 @click.command(cls=Command, examples=EXAMPLES, short_help="Ask whether a service is ready.")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Of the service on this machine.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="The port of a service on this machine.")
 @click.option(
-    "--url", type=Address(), metavar="URL", help="Of a service elsewhere, with the path below which a proxy serves it."
+    "--url", type=Address(), metavar="URL", help="The address of a service elsewhere, with the proxy's path, if any."
 )
 @CACERT
-@click.option("--live", is_flag=True, help="Ask whether it is up, rather than whether it takes work.")
+@click.option("--live", is_flag=True, help="Ask whether the service is alive, not whether it is ready.")
 @click.option("--timeout", default=2.0, show_default=True, type=click.FloatRange(0.1), metavar="SECONDS")
 def health(port: int | None, url: str | None, live: bool, timeout: float) -> None:
     """Ask whether a service is ready: the one on this machine, however it listens, or the one at --url.

@@ -23,7 +23,7 @@ def key(name: str) -> None:
         line = key_line(name, fresh)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
-    click.echo(f"{name}'s key, stored nowhere: {fresh}", err=True)
+    click.echo(f"API key for {name}, shown only once: {fresh}", err=True)
     click.echo(line)
 
 

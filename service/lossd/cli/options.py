@@ -54,7 +54,7 @@ CACERT = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     expose_value=False,
     callback=_keep,
-    help="With --url: a file of certificates in PEM, of a private authority that the service's certificate is from.",
+    help="With --url: the certificates (PEM) of the private authority that signed the service's certificate.",
 )
 """The option beside --url; :func:`connect` reads it."""
 

@@ -230,7 +230,7 @@ class _Confusion:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the matrix or the list."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("is / predicted", style="dim", no_wrap=True)
+        table.add_column("true / predicted", style="dim", no_wrap=True)
         for column in range(len(self.matrix)):
             table.add_column(str(column), justify="right", no_wrap=True)
         for index, row in enumerate(self.matrix):
@@ -243,7 +243,7 @@ class _Confusion:
             yield table
             return
         wrong = [(n, i, j) for i, row in enumerate(self.matrix) for j, n in enumerate(row) if n and i != j]
-        listed = Columns("is", "predicted", "how often")
+        listed = Columns("true", "predicted", "count")
         for count, true, predicted in sorted(wrong, key=lambda entry: -entry[0])[:MOST_CONFUSIONS]:
             listed.add_row(str(true), str(predicted), _number(count))
         yield Text(f"the most frequent of {len(wrong)} confusions; --json has the matrix", style="dim")

@@ -148,7 +148,7 @@ def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[M
         click.echo(line, err=True)
     click.echo(
         f"nothing was sent: {len(bad)} of {len(found)} files have an unknown number of rows, so the files behind them "
-        "have no positions; mend them, or move them away",
+        "have no positions; fix them, or move them away",
         err=True,
     )
     return None

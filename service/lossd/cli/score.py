@@ -117,7 +117,7 @@ class _Table(click.Path):
 @click.option(
     "--groups",
     type=click.Choice(["0", "16", "32", "64"]),
-    help="The groups of rows that intervals are made of; 0 for no intervals. [default: 64]",
+    help="The number of groups of rows for the intervals; 0 for no intervals. [default: 64]",
 )
 @click.option(
     "--on",
@@ -130,7 +130,7 @@ class _Table(click.Path):
     "--resume",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="LEDGER",
-    help="File that keeps what is finished: the same command goes on where it was interrupted.",
+    help="File that keeps finished chunks: after an interruption, the same command continues.",
 )
 @click.option("--skip-bad", is_flag=True, help="Score the other files if one cannot be read or is refused.")
 @click.option("--plot", type=Image(), help="File for a picture of the metrics of all rows: .svg or .png.")
@@ -140,8 +140,8 @@ class _Table(click.Path):
 @click.option(
     "--run",
     metavar="NAME",
-    help="Keep the score as a run of this name, which goes on where it was interrupted. If the run exists, --task and "
-    "--loss may be left out.",
+    help="Keep the score as a run of this name; after an interruption, the same command continues. If the run exists, "
+    "--task and --loss may be left out.",
 )
 @click.option(
     "--url",
@@ -197,10 +197,9 @@ def score(
     The files are those of directories, files, patterns such as 'runs/*/*.npz', and URLs that fsspec reads, such as
     s3://bucket/predictions. Rows have positions in the order of the files' directories and names.
 
-    With --on the files are divided into chunks, which processes of this machine, or the workers of a Ray or a Dask
-    cluster, evaluate; each chunk counts once, whatever dies. With --resume what is finished is kept in a file, and with
-    --run the score is kept: what was counted before is not read again, so the same command goes on after an
-    interruption.
+    With --on the files are divided into chunks. Processes of this machine, or the workers of a Ray or a Dask cluster,
+    evaluate them; each chunk counts once, even if a worker dies. --resume keeps finished chunks in a file, and --run
+    keeps the score. After an interruption the same command continues, and reads only what was not counted before.
 
     Exit status: 0 all is scored, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service or
     the workers, 130 interrupted; the score is then that of the files counted so far.

@@ -115,7 +115,7 @@ def refuse(bad: Sequence[tuple[str, Problem]], total: int) -> int:
     """Say on standard error why there is no score; return the exit status."""
     for line in left_out(bad):
         click.echo(line, err=True)
-    remedy = "; mend them, or leave them out with --skip-bad" if len(bad) < total else ""
+    remedy = "; fix them, or leave them out with --skip-bad" if len(bad) < total else ""
     click.echo(f"no score: {len(bad)} of {total} files are bad{remedy}", err=True)
     return REFUSED
 

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         max(1, math.ceil(cores()) - 1),
-        description="Threads of a CPU worker; by default one for each core it may use, less one.",
+        description="Threads of a CPU worker; by default one less than the cores it may use.",
     )
     compiled: bool = Field(
         True,
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
     poll_us: Annotated[int, Field(ge=0, le=10_000)] = Field(
         2000 if cores() >= 2 else 0,
         description="How long front and worker poll for a message before they sleep, if requests come one by one, in "
-        "microseconds; waking up takes as long. The default is 0 with fewer than two cores.",
+        "microseconds. Waking a process takes as long. The default is 0 with fewer than two cores.",
     )
     drain_timeout_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] = Field(
         30_000, description="Longest wait for requests in progress at shutdown, in milliseconds."
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
     runs: Annotated[SecretStr | None, AfterValidator(_runs)] = Field(
         None,
         description="Where runs are kept: a file (SQLite), postgresql://user:password@host/database (lossd[postgres]), "
-        "or off; by default the file of the user, ~/.local/share/lossd/runs.db.",
+        "or off; by default the user's file, ~/.local/share/lossd/runs.db.",
     )
     runs_per_key: Annotated[int, Field(ge=1)] = Field(1000, description="Most runs of one API key.")
     run_bytes: ByteSize = Field(
@@ -256,10 +256,10 @@ class Settings(BaseSettings):
         ByteSize(8 << 30), ge=1 << 10, description="Most bytes of all runs of one API key."
     )
     runs_keep_open_days: Annotated[int, Field(ge=1)] = Field(
-        30, description="Days after its last batch that a run which is not sealed is deleted."
+        30, description="Days after its last batch until a run that is not sealed is deleted."
     )
     runs_keep_days: Annotated[int | None, Field(ge=1)] = Field(
-        None, description="Days after which a sealed run is deleted; by default it is kept."
+        None, description="Days until a sealed run is deleted; by default it is kept."
     )
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, named as in torchvision: .pth or .safetensors."
@@ -270,12 +270,12 @@ class Settings(BaseSettings):
     )
     access_log: Literal["all", "problems", "none"] = Field("all", description="Which requests get a line in the log.")
     access_log_per_s: Annotated[int, Field(ge=0)] = Field(
-        100, description="Most such lines a second, and as many for problems; 0 for no limit."
+        100, description="Most lines of answers a second, and the same for problems; 0 for no limit."
     )
     tracing: bool = Field(
         False,
-        description="Whether requests become OpenTelemetry spans (lossd[otel]); its own variables say "
-        "where they are sent.",
+        description="Whether requests become OpenTelemetry spans (lossd[otel]); OpenTelemetry's variables "
+        "say where they are sent.",
     )
 
     @model_validator(mode="after")

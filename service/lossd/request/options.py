@@ -166,18 +166,18 @@ class MetricOptions(_Options):
         [0.05, 0.25, 0.5, 0.75, 0.95], description="error_quantiles: which quantiles."
     )
     levels: Annotated[list[Fraction], FIRST_FAULT, Len(1, 100)] = Field(
-        [0.5], description="pinball, d2_pinball: the levels of the quantile that predictions are of."
+        [0.5], description="pinball, d2_pinball: the levels of the quantile that predictions estimate."
     )
     power: Annotated[float, Ge(-10), Le(10), AfterValidator(_power)] = Field(
         1.5,
-        description="tweedie_deviance, d2_tweedie: the power of the mean that the variance is proportional to; none is "
-        "between 0 and 1.",
+        description="tweedie_deviance, d2_tweedie: the variance is proportional to the mean to this power, which is "
+        "not between 0 and 1.",
     )
     scale: Positive | None = Field(
         None, description="mase: the mean absolute error of a naive forecast of the training data."
     )
     by: Literal["mean", "range", "std", "l2"] | None = Field(
-        None, description="nrmse: what of the target the error is divided by."
+        None, description="nrmse: the statistic of the target that the error is divided by."
     )
     max_fpr: Annotated[float, Gt(0), Le(1)] | None = Field(
         None, description="auroc: the highest false positive rate; null for the whole curve."
@@ -204,7 +204,7 @@ class MetricOptions(_Options):
         True, description="Metrics without a loss: whether predictions are logits, else probabilities or decisions."
     )
     format: Literal["xyxy", "xywh", "cxcywh"] = Field(
-        "xyxy", description="Metrics without a loss: what the four numbers of a box are, see the losses of boxes."
+        "xyxy", description="Metrics without a loss: the meaning of the four numbers of a box."
     )
     ignore_index: int | None = Field(
         None,

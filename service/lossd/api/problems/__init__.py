@@ -109,7 +109,7 @@ def _example(kind: type[Problem]) -> str:
         return ""
     answer = {"type": f"/problems/{kind.slug}", "title": kind.title, "status": kind.status, "detail": example.detail}
     return (
-        f"<h2>For example</h2><p>The request</p>{_code(_sent(example))}<p>is answered with</p>"
+        f"<h2>Example</h2><p>Request:</p>{_code(_sent(example))}<p>Answer:</p>"
         f"{_code(json.dumps(answer, indent=2, ensure_ascii=False))}"
     )
 

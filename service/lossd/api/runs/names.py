@@ -97,7 +97,8 @@ class CompareQuery(NoQuery):
     slices: bool = Field(False, description="Whether the runs are compared on each slice too.")
     level: Level | None = Field(None, description="The confidence of the intervals; 0.95 by default.")
     unpaired: bool = Field(
-        False, description="Whether runs of other rows are compared too, as independent samples; this finds less."
+        False,
+        description="Whether runs of different rows are compared too, as independent samples; this is less sensitive.",
     )
 
     @property

@@ -74,8 +74,8 @@ function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra })
             ? String(Number(loss.toPrecision(7))).replace("-", "−")
             : short(loss)
           : loss === undefined
-            ? "not asked for"
-            : "one for each",
+            ? "not computed"
+            : "unreduced",
       ),
       reduction &&
         number &&
@@ -191,7 +191,7 @@ function scores(metrics) {
       ),
     metrics.undefined &&
       Object.keys(metrics.undefined).length > 0 &&
-      h("p", { class: "small quiet" }, `– is undefined, 0/0: ${undefinedIn(metrics.undefined)}.`),
+      h("p", { class: "small quiet" }, `– means undefined (0/0): ${undefinedIn(metrics.undefined)}.`),
     odd.map(([name, value]) =>
       h(
         "details",

@@ -38,7 +38,7 @@ async function show() {
   shown = path;
   mark(view?.under ?? path);
   try {
-    if (!view) throw new api.Problem({ title: "Nothing here", detail: `There is no view at ${path}.`, status: 404 });
+    if (!view) throw new api.Problem({ title: "Not found", detail: `There is no view at ${path}.`, status: 404 });
     title(view.title);
     const again = (callback) => whenReady(callback, signal);
     const context = {
@@ -97,7 +97,7 @@ function failure(error) {
       { class: "row" },
       h("button", { type: "button", onclick: show }, "Try again"),
       h("a", { href: href(HOME) }, "All losses"),
-      error.page && h("a", { href: error.page }, "What this problem means"),
+      error.page && h("a", { href: error.page }, "What this error means"),
     ),
   );
 }

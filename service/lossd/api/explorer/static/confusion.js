@@ -23,7 +23,7 @@ export function confusion(matrix, canvas) {
   const note = h(
     "p",
     { class: "small quiet" },
-    "Tinted by the share of the row: what was right in one colour, what was not in the other.",
+    "The tint shows the share of the row: one colour for correct predictions, the other for wrong ones.",
   );
   if (matrix.length > MOST_CLASSES) {
     const shares = matrix.flatMap((row, i) => row.map((_, j) => share(i, j)));
@@ -47,7 +47,7 @@ function mistakes(matrix) {
     .flatMap((row, i) => row.map((count, j) => [i, j, count]))
     .filter(([i, j, count]) => i !== j && count > 0)
     .sort(([, , a], [, , b]) => b - a);
-  if (!found.length) return h("p", { class: "small quiet" }, "Nothing was confused.");
+  if (!found.length) return h("p", { class: "small quiet" }, "There are no mistakes.");
   const head = (name) => h("th", { scope: "col", class: "number" }, name);
   return [
     scrollRegion(

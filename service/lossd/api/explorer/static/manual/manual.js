@@ -47,7 +47,7 @@ function addSearch() {
     const sections = query.trim() ? search(await load(), query) : [];
     if (field.value !== query) return;
     found.hidden = !query.trim();
-    found.replaceChildren(...(sections.length ? sections.map(result) : [h("li", {}, h("p", {}, "Nothing is found."))]));
+    found.replaceChildren(...(sections.length ? sections.map(result) : [h("li", {}, h("p", {}, "No results."))]));
   };
   field.addEventListener("focus", load, { once: true });
   field.addEventListener("input", show);

@@ -12,7 +12,7 @@ export async function render(root, context) {
   const names = query.getAll("run");
   const owner = query.get("owner");
   title(names.length > 1 ? names.join(", ") : "Compare runs");
-  const facts = h("div", { class: "title" }, h("p", { class: "quiet" }, "The service compares the runs."));
+  const facts = h("div", { class: "title" }, h("p", { class: "quiet" }, "Comparing the runs …"));
   const body = h("div", { class: "stage" });
   root.append(
     h(
@@ -102,9 +102,9 @@ export async function render(root, context) {
             "p",
             {},
             h("a", { href: href("/compare", [...query, ["unpaired", "true"]]) }, "Compare them as independent samples"),
-            ", which finds less.",
+            ", which is less sensitive.",
           ),
-        problem.page && h("p", {}, h("a", { href: problem.page }, "What this problem means")),
+        problem.page && h("p", {}, h("a", { href: problem.page }, "What this error means")),
       ),
       h(
         "ul",

@@ -33,7 +33,7 @@ export async function render(root, context) {
     list.build();
     refresh();
   });
-  const table = scrollRegion("Where each path leads");
+  const table = scrollRegion("The end of each path");
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
   const convergence = h("div", { class: "plot" });
   const text = h("textarea", {

@@ -38,7 +38,7 @@ export async function render(root, context) {
     others(parts),
   );
 
-  const waiting = h("p", { class: "quiet" }, "The service computes the score.");
+  const waiting = h("p", { class: "quiet" }, "Computing the score …");
   root.append(header, waiting);
   await follow(pathOf(name, owner), show, context);
 
@@ -67,7 +67,7 @@ export async function render(root, context) {
       document.problem && h("div", { class: "notice" }, h("p", {}, document.problem)),
       !result &&
         !document.problem &&
-        h("p", { class: "quiet" }, "It has counted no row yet; its score appears here with the first batch."),
+        h("p", { class: "quiet" }, "No rows are counted yet. The score appears with the first batch."),
     );
     await Promise.all(sections.map((section) => section.show(document)));
     return status === "open" && !document.problem;

@@ -130,6 +130,6 @@ export async function render(root, context) {
     );
     fillLosses(losses, samples, context);
     for (const section of [stages, sizes, latency])
-      section.dataset.since = quiet ? "since it started" : `in the last ${Math.round(elapsed(from, now))} s`;
+      section.dataset.since = quiet ? "since the start" : `in the last ${Math.round(elapsed(from, now))} s`;
   }
 }

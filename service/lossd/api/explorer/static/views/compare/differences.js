@@ -21,7 +21,7 @@ export function differences() {
   const averages = scrollRegion("Differences of further averages");
   const further = h("details", {}, h("summary", {}, "Micro and weighted averages"), averages);
   const card = h("div", { class: "card more metrics-card" });
-  const waiting = h("p", { class: "small quiet" }, "The service compares slices and classes.");
+  const waiting = h("p", { class: "small quiet" }, "Comparing slices and classes …");
   const classes = byName("Classes", "classes");
   const slices = byName("Slices", "slices");
 

@@ -32,7 +32,7 @@ export function pathsTable(state, paths, parameters, colorOf) {
   return h(
     "table",
     { class: "classes", id: "paths" },
-    h("caption", { class: "unseen" }, "Where each path leads"),
+    h("caption", { class: "unseen" }, "The end of each path"),
     h("thead", {}, h("tr", {}, head)),
     h("tbody", {}, paths.map(row)),
   );

@@ -21,7 +21,7 @@ export function documentation(loss) {
         {},
         [...new Set(input.types.map((type) => type.shape))].map((shape) => h("code", { class: "shape" }, shape)),
       ),
-      h("td", {}, inline(input.summary), input.differentiable && h("span", { class: "chip" }, "has a gradient")),
+      h("td", {}, inline(input.summary), input.differentiable && h("span", { class: "chip" }, "differentiable")),
     ),
   );
   const parameters = settable(loss).map(([name, schema]) =>
@@ -57,10 +57,10 @@ export function documentation(loss) {
     h(
       "section",
       { class: "card" },
-      h("h2", {}, "What it is"),
+      h("h2", {}, "Definition"),
       prose(`${loss.summary}\n\n${parts[""]}`),
-      parts.Returns && [h("h3", {}, "It returns"), prose(parts.Returns)],
-      parts.Gradient && [h("h3", {}, "Its gradient"), prose(parts.Gradient)],
+      parts.Returns && [h("h3", {}, "Returns"), prose(parts.Returns)],
+      parts.Gradient && [h("h3", {}, "Gradient"), prose(parts.Gradient)],
       loss.references.length > 0 && [
         h("h3", {}, "References"),
         h(
@@ -73,7 +73,7 @@ export function documentation(loss) {
     h(
       "section",
       { class: "card" },
-      h("h2", {}, "What it takes"),
+      h("h2", {}, "Inputs and parameters"),
       table("Inputs", ["Input", "Shape", ""], inputs),
       parameters.length > 0 && table("Parameters", ["Parameter", "Default", ""], parameters),
     ),

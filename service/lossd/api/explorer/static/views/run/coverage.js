@@ -35,7 +35,7 @@ export function coverage() {
       identity === "batch" &&
         !whole_ &&
         h("p", { class: "small quiet" }, "Batches identify the rows, so it is not known which are missing."),
-      status === "open" && whole_ && h("p", { class: "small quiet" }, "It can be sealed now."),
+      status === "open" && whole_ && h("p", { class: "small quiet" }, "The run can be sealed now."),
     );
   }
 

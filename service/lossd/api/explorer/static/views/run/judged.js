@@ -16,7 +16,7 @@ export function judged({ announce }) {
     h(
       "p",
       { class: "small quiet" },
-      "The signature says in a line what was computed, on which rows and targets. Put it beside the numbers in a paper or a report.",
+      "The signature states in one line what was computed, and on which rows and targets. Put it beside the numbers in a paper or a report.",
     ),
     line,
     h("p", { class: "row" }, copy),
@@ -57,7 +57,7 @@ function facts({ loss, metrics, identity, groups, slices, crossed, result, diges
       name.replaceAll("_", " "),
       typeof value === "number" ? figure(value) : typeof value === "string" ? value : JSON.stringify(value),
     ]),
-    ["rows are told apart", IDENTITIES[identity] ?? identity],
+    ["rows identified", IDENTITIES[identity] ?? identity],
     ["groups of rows", groups === undefined ? null : whole(groups)],
     [
       "slices",
@@ -67,7 +67,7 @@ function facts({ loss, metrics, identity, groups, slices, crossed, result, diges
     ],
     ["crossed", crossed?.map((of) => of.join(" × ")).join(", ")],
     ["scope", scope === "rows" ? null : scope],
-    ["most different scores kept", limit === undefined ? null : whole(limit)],
+    ["most distinct scores", limit === undefined ? null : whole(limit)],
     ["created", timeText(created)],
     ["sealed", sealed ? timeText(sealed) : null],
     ["targets", result?.targets],

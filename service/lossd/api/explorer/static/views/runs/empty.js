@@ -63,7 +63,7 @@ export function runsAreOff(problem) {
         { class: "quiet" },
         "Start it without ",
         h("code", {}, "LOSSD_RUNS=off"),
-        ", and it keeps them in a file of the user that it runs as.",
+        ", and it keeps runs in a file of its user.",
       ),
     ),
   );

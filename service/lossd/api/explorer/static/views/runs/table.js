@@ -57,7 +57,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
   return h(
     "div",
     { class: "card more ranking", "data-key": reason ?? "first" },
-    reason && h("p", { class: "small apart" }, h("strong", {}, "Apart: "), reason),
+    reason && h("p", { class: "small apart" }, h("strong", {}, "Ranked separately: "), reason),
     h(
       "table",
       { class: "fold ranked" },

@@ -13,7 +13,7 @@ export function fillStages(element, now, recent) {
     ]),
   );
   const whole = Object.values(mean).reduce((sum, v) => sum + v, 0);
-  if (!whole) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
+  if (!whole) return element.replaceChildren(h("p", { class: "quiet" }, "No requests yet."));
   const color = (i) => ({
     "--color": `var(--curve-${i + 1})`,
     "--part": `${Math.max(0.4, (100 * Object.values(mean)[i]) / whole)}`,
@@ -47,7 +47,7 @@ export function fillStages(element, now, recent) {
 
 export function fillBars(element, entries) {
   const used = entries.filter(({ count: n }) => n);
-  if (!used.length) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
+  if (!used.length) return element.replaceChildren(h("p", { class: "quiet" }, "No requests yet."));
   const shown = entries.slice(entries.indexOf(used[0]), entries.indexOf(used.at(-1)) + 1);
   const most = Math.max(...shown.map(({ count: n }) => n));
   return element.replaceChildren(
@@ -84,7 +84,7 @@ export function fillLosses(element, samples, { href }) {
     counts.set(labels.loss, row);
   }
   const rows = [...counts].sort(([, a], [, b]) => b.ok + b.refused - a.ok - a.refused).slice(0, 10);
-  if (!rows.length) return element.replaceChildren(h("p", { class: "quiet" }, "Nothing has been asked yet."));
+  if (!rows.length) return element.replaceChildren(h("p", { class: "quiet" }, "No requests yet."));
   return element.replaceChildren(
     h(
       "table",
