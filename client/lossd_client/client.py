@@ -403,7 +403,7 @@ class LossClient:
             classes: Whether the metrics of single classes are compared too.
             slices: Whether the runs are compared on each slice too.
             level: The level of the intervals, over 0.5; the default is 0.95.
-            unpaired: Whether runs of other rows are compared too, as independent samples. That finds less.
+            unpaired: Whether runs of different rows are compared too, as independent samples. That is less sensitive.
 
         Returns:
             The comparison, or all of them for three runs or more: ``compare("a", "b")["f1.macro"].verdict``.
