@@ -19,8 +19,7 @@ import uvicorn
 
 from lossd.api import create_app
 from lossd.api.http.connection import http_for
-from lossd.api.http.known_heads import KnownHeads
-from lossd.api.server import Forwarded
+from lossd.api.server import Forwarded, known_heads
 from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine, worker_process
@@ -56,7 +55,7 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
     engine = create_engine(chosen)
     config = uvicorn.Config(
         Forwarded(create_app(chosen, engine)), interface="asgi3", proxy_headers=False,
-        host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen, KnownHeads()), ws="none",
+        host="127.0.0.1", port=0, loop="uvloop", http=http_for(chosen, known_heads()), ws="none",
         log_level="error", timeout_graceful_shutdown=5,
         timeout_keep_alive=max(1, chosen.keep_alive_timeout_ms // 1000),
     )  # fmt: skip

@@ -17,6 +17,7 @@ import pytest
 from lossd.api.http.asgi import RAW_HEAD
 from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.request import HttpRequest
+from lossd.api.server import FORWARDED
 from lossd.caches import CACHES
 from lossd.configuration.settings import Settings
 from lossd_client.wire import Tensor, safetensors
@@ -188,7 +189,7 @@ def test_blank_lines_are_no_head(service: Running) -> None:
 
 @pytest.mark.parametrize(
     ("line", "status"),
-    [("Expect: 100-continue", b"100"), ("X-Forwarded-For: 9.9.9.9", b"200"), ("Content-Encoding: identity", b"200")],
+    [("Expect: 100-continue", b"100"), ("Content-Encoding: identity", b"200")],
 )
 def test_heads_with_more_to_them_are_not_learned(
     line: str, status: bytes, service: Running, hits: Callable[[], int]
@@ -260,26 +261,43 @@ def test_metrics_count_each_request_once(service: Running, connection: socket.so
     assert counted() == tuple(count + 3 for count in before)
 
 
+def request(line: bytes) -> HttpRequest:
+    """A request with this head, which nothing but the known heads ever answers."""
+    fields = [tuple(field.split(b": ")) for field in line.split(b"\r\n")[1:-2]]
+    scope = {"headers": fields, "http_version": "1.1", "method": "POST", "query_string": b"", RAW_HEAD: line}
+    made = HttpRequest(scope, None, Settings())  # type: ignore[arg-type]  # nothing is received
+    made.read_headers()
+    return made
+
+
+HEAD = b"POST /v1/evaluate HTTP/1.1\r\nhost: lossd\r\ncontent-length: 3\r\n"
+
+
+def test_behind_a_proxy_heads_are_known_unless_the_proxy_names_the_client(
+    connection: socket.socket, hits: Callable[[], int]
+) -> None:
+    body, before = binary(), hits()
+    for _ in range(2):
+        assert asked(connection, head(body, "x-forwarded-for: 9.9.9.9") + body)[0] == 200
+    assert hits() == before + 1
+
+    line = HEAD + b"x-forwarded-for: 9.9.9.9\r\n\r\n"
+    for unsuitable, known in (((), True), (FORWARDED, False)):
+        heads = KnownHeads(unsuitable)
+        heads.learn(request(line), None, None)
+        assert (heads.find(line) is not None) == known
+
+
 def test_what_was_checked_before_heads_were_forgotten_is_not_learned() -> None:
-    heads, line = KnownHeads(), b"POST /v1/evaluate HTTP/1.1\r\nhost: lossd\r\ncontent-length: 3\r\n\r\n"
-    scope = {
-        "headers": [(b"host", b"lossd"), (b"content-length", b"3")], "http_version": "1.1", "method": "POST",
-        "query_string": b"", RAW_HEAD: line,
-    }  # fmt: skip
-
-    def request() -> HttpRequest:
-        made = HttpRequest(scope, None, Settings())  # type: ignore[arg-type]  # nothing is received
-        made.read_headers()
-        return made
-
-    early = request()
+    heads, line = KnownHeads(), HEAD + b"\r\n"
+    early = request(line)
     heads.learn(early, None, None)
     assert heads.find(line) is not None
     heads.forget()
     assert heads.find(line) is None
     heads.learn(early, None, None)
     assert heads.find(line) is None
-    heads.learn(request(), None, None)
+    heads.learn(request(line), None, None)
     assert heads.find(line) is not None
 
 

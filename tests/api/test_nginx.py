@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -111,11 +111,12 @@ def public(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @contextmanager
 def behind_a_proxy() -> Iterator[Running]:
-    """A service that believes a proxy on this machine."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
-        with running(engine="inline", root_path="/lossd") as service:
-            yield service
+    """A service that believes a proxy on this machine. Services that start meanwhile do not."""
+    with ExitStack() as until:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
+            service = until.enter_context(running(engine="inline", root_path="/lossd"))
+        yield service
 
 
 def wait_for(port: int, log: Path) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.fronts import FrontConfig
 
-__all__ = ["Forwarded", "serve", "within_files"]
+__all__ = ["Forwarded", "known_heads", "serve", "within_files"]
 
 log = logging.getLogger("lossd.api")
 
@@ -85,7 +85,7 @@ def serve(
     member = Member(front) if front is not None else None
     engine = create_engine(settings, front.workers if front is not None else None)
     service = create_app(settings, engine, member)
-    heads = KnownHeads()
+    heads = known_heads()
     http: Callable[..., asyncio.Protocol] = http_for(settings, heads)
     context = tls.context_for(settings)
     handshakes = None if context is None else tls.Handshakes(http, context, settings)
@@ -138,8 +138,7 @@ class Forwarded(ProxyHeadersMiddleware):
     """
 
     def __init__(self, service: Service) -> None:
-        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "")
-        super().__init__(service.entrance, trusted)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+        super().__init__(service.entrance, _trusted_proxies())  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Return the coroutine that answers one request."""
@@ -147,6 +146,15 @@ class Forwarded(ProxyHeadersMiddleware):
             if name in FORWARDED:
                 return super().__call__(scope, receive, send)  # type: ignore[arg-type]
         return self.app(scope, receive, send)  # type: ignore[arg-type]
+
+
+def known_heads() -> KnownHeads:
+    """Return the table of known heads of a new server. If proxies are trusted, their headers are read each time."""
+    return KnownHeads(FORWARDED if _trusted_proxies() else ())
+
+
+def _trusted_proxies() -> str:
+    return os.environ.get("FORWARDED_ALLOW_IPS", "")
 
 
 class _Server(uvicorn.Server):

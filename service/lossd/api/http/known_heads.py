@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,6 @@ _UNSUITABLE = frozenset(
         b"traceparent",
         b"transfer-encoding",
         b"upgrade",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
     )
 )
 _VALUES = (b"content-length", b"x-request-id")
@@ -75,9 +73,13 @@ class KnownHeads:
 
     A head holds an API key. Python finds bytes by a hash that depends on a secret of the process, so the time of a
     look-up does not tell how much of a key is right.
+
+    Args:
+        unsuitable: The lower-case names of further headers whose requests need other treatment.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unsuitable: Iterable[bytes] = ()) -> None:
+        self._unsuitable = _UNSUITABLE.union(unsuitable)
         self._known: Cache[bytes, KnownHead] = Cache("heads", LIMIT_BYTES)
         self._forgot_s = 0.0  # on the monotonic clock
 
@@ -108,7 +110,7 @@ class KnownHeads:
         """
         scope = request.scope
         head: bytes | None = scope.get(RAW_HEAD)
-        if head is None or request.begin <= self._forgot_s or not _is_suitable(head, scope):
+        if head is None or request.begin <= self._forgot_s or not _is_suitable(head, scope, self._unsuitable):
             return
         if (split := _without_length(head)) is None or split[1] != request.length:
             return
@@ -142,16 +144,17 @@ def _without_length(head: bytes) -> tuple[bytes, int] | None:
     return head[:begin] + head[end:], int(digits)
 
 
-def _is_suitable(head: bytes, scope: Scope) -> bool:
+def _is_suitable(head: bytes, scope: Scope, unsuitable: Set[bytes]) -> bool:
     """Return whether requests with this head need no treatment but the head's own.
 
     Args:
         head: What was taken for the head.
         scope: The scope that the parser made of it.
+        unsuitable: The names of headers that ask for more.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     names = [name for name, _ in headers]
-    if scope["http_version"] != "1.1" or not _UNSUITABLE.isdisjoint(names):
+    if scope["http_version"] != "1.1" or not unsuitable.isdisjoint(names):
         return False
     if names.count(b"content-length") != 1 or names.count(b"x-request-id") > 1:
         return False
