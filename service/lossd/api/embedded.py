@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lossd.api.http.connection import Http
 from lossd.api.http.timeouts import Timeouts
-from lossd.api.server import Forwarded
+from lossd.api.server import Forwarded, known_heads
 
 if TYPE_CHECKING:
     from lossd.api.app import Service
@@ -41,6 +41,7 @@ class Embedded:
         self._service = service
         self._kept = kept
         self._timeouts = Timeouts(settings)
+        self._heads = known_heads()  # of lossd's routes alone, which the connections ask directly
         self._state: dict[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +54,7 @@ class Embedded:
 
     def connection(self, **uvicorn: Any) -> Http:
         """Return a new connection, made of uvicorn's arguments."""
-        http = Http(**{**uvicorn, "app_state": self._state}, timeouts=self._timeouts)
+        http = Http(**{**uvicorn, "app_state": self._state}, timeouts=self._timeouts, heads=self._heads)
         http.app = partial(self._answer, http.app)
         return http
 

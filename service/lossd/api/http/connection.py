@@ -43,8 +43,8 @@ def http_for(settings: Settings, heads: KnownHeads | None = None) -> Callable[..
 
     Args:
         settings: The time-outs and limits.
-        heads: The heads that the server knows. Requests with one are answered past the application: only a server whose
-            application is lossd's own may have them.
+        heads: The heads that the server knows. Requests with one are answered past the application: only connections
+            that give their requests to lossd's routes directly may have them.
     """
     return partial(Http, timeouts=Timeouts(settings), heads=heads)
 
