@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from lossd_client.addresses import Address, Addresses, Name, Outcome
+from lossd_client.addresses import Address, Addresses, Outcome
 from lossd_client.calls import Call, Conversation, HttpResponse, Resolve, Send, Stalled, Wait
 from lossd_client.errors import (
     ConnectionFailed,
@@ -73,10 +73,7 @@ def exchange(call: Call) -> Conversation[HttpResponse]:
     failures: dict[Address, LossdError] = {}
     tried: dict[Address, LossdError] = {}  # since the last pause
     while True:
-        now = time.monotonic()
-        if (name := call.addresses.name_to_resolve(now)) is not None:
-            yield from _resolve(call.addresses, name, now)
-        address = call.addresses.choose(now, tried)
+        address = yield from _chosen(call.addresses, tried)
         try:
             return (yield from attempt(call, address, deadline - time.monotonic()))
         except LossdError as failure:
@@ -108,10 +105,7 @@ def ask_each(call: Call, timeout_s: float) -> Conversation[HttpResponse]:
     deadline = time.monotonic() + timeout_s
     tried: dict[Address, LossdError] = {}
     while True:
-        now = time.monotonic()
-        if (name := call.addresses.name_to_resolve(now)) is not None:
-            yield from _resolve(call.addresses, name, now)
-        address = call.addresses.choose(now, tried)
+        address = yield from _chosen(call.addresses, tried)
         try:
             return (yield from attempt(call, address, min(call.timeout_s, deadline - time.monotonic())))
         except LossdError as failure:
@@ -182,10 +176,14 @@ def may_pass(failure: LossdError) -> bool:
     return isinstance(failure, ConnectionFailed) or judge(failure).repeat
 
 
-def _resolve(addresses: Addresses, name: Name, now: float) -> Conversation[None]:
-    records = yield Resolve(name)
-    assert isinstance(records, list)
-    addresses.resolved(name, records, now)
+def _chosen(addresses: Addresses, tried: Collection[Address]) -> Conversation[Address]:
+    """Return the address to try next, after a name whose records are due was resolved."""
+    now = time.monotonic()
+    if (name := addresses.name_to_resolve(now)) is not None:
+        records = yield Resolve(name)
+        assert isinstance(records, list)
+        addresses.resolved(name, records, now)
+    return addresses.choose(now, tried)
 
 
 def _is_unavailable(failure: LossdError) -> bool:

@@ -13,7 +13,7 @@ from lossd_client.errors import Problem
 if TYPE_CHECKING:
     from lossd import Run
 
-__all__ = ["SLICE", "Counting", "slices_of_batch"]
+__all__ = ["SLICE", "Counting", "progress_text", "slices_of_batch"]
 
 SLICE = "slice."
 
@@ -21,6 +21,11 @@ SLICE = "slice."
 def slices_of_batch(of_all: Mapping[str, str], arrays: Container[str]) -> dict[str, str]:
     """Return the values of slices that hold for a whole batch: those of all files whose codes are not among arrays."""
     return {name: value for name, value in of_all.items() if f"{SLICE}{name}" not in arrays}
+
+
+def progress_text(files: int, total: int, rows: int, nbytes: int, seconds: float) -> str:
+    """Return how far a score is, for a person: the counted files of all, their rows, and the bytes read a second."""
+    return f"{files}/{total} files  {rows:,} rows  {nbytes / 1e6 / max(seconds, 1e-9):>6.1f} MB/s"
 
 
 @dataclass(slots=True)
@@ -62,8 +67,7 @@ class Counting:
     @property
     def text(self) -> str:
         """What is counted so far, for a person."""
-        rate = self.nbytes / 1e6 / max(self.seconds, 1e-9)
-        return f"{self.files}/{self.total} files  {self.counted_rows:,} rows  {rate:>6.1f} MB/s"
+        return progress_text(self.files, self.total, self.counted_rows, self.nbytes, self.seconds)
 
     @property
     def seconds(self) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lossd.files.sources import Source
 from lossd.runs.state import Measured, RunState
 from lossd.scoring.chunks import Chunk, Extent
+from lossd.scoring.counting import progress_text
 from lossd_client.errors import InvalidRequest, Problem
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ class Merging:
     @property
     def text(self) -> str:
         """What is counted so far, for a person."""
-        rate = self.nbytes / 1e6 / max(self.seconds, 1e-9)
-        return f"{self.files}/{self.total} files  {self.counted_rows:,} rows  {rate:>6.1f} MB/s"
+        return progress_text(self.files, self.total, self.counted_rows, self.nbytes, self.seconds)
 
     @property
     def run(self) -> Run:

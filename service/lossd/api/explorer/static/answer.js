@@ -1,7 +1,7 @@
 /** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
 
 import { confusion, isMatrix } from "./confusion.js";
-import { h, scrollRegion } from "./dom.js";
+import { h, scrollRegion, warningList } from "./dom.js";
 import { picture } from "./heat.js";
 import { short } from "./plots.js";
 
@@ -88,12 +88,7 @@ function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra })
         h("div", { class: state }, h("dt", {}, name), h("dd", { class: "number" }, value)),
       ),
     ),
-    diagnostics?.warnings?.length > 0 &&
-      h(
-        "ul",
-        { class: "warnings", "aria-label": "Warnings" },
-        diagnostics.warnings.map(({ code, detail }) => h("li", {}, h("strong", {}, words(code)), " ", detail)),
-      ),
+    warningList(diagnostics?.warnings),
   );
 }
 

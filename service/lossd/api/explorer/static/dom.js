@@ -24,6 +24,16 @@ export function scrollRegion(label, ...children) {
   return region;
 }
 
+/** The list of an answer's warnings, each `{ code, detail }`; null without any. */
+export function warningList(found) {
+  if (!found?.length) return null;
+  return h(
+    "ul",
+    { class: "warnings", "aria-label": "Warnings" },
+    found.map(({ code, detail }) => h("li", {}, h("strong", {}, code.replaceAll("_", " ")), " ", detail)),
+  );
+}
+
 /** An element in the SVG namespace. */
 export function svg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);

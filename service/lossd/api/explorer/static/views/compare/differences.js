@@ -1,6 +1,6 @@
 /** A run's differences from the baseline as whiskers around 0: metrics, slices, classes. */
 
-import { h, patch, scrollRegion } from "../../dom.js";
+import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure, short } from "../../plots.js";
 import { digitsOf, isCount, percent, sliceName, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
@@ -44,7 +44,7 @@ export function differences() {
     patch(
       element,
       runs.length > 2 && h("h2", { class: "wide-name" }, `${comparison.run} against ${baseline.run}`),
-      warnings(comparison),
+      warningList(comparison.warnings),
       card,
       waiting,
       slices.element,
@@ -70,15 +70,6 @@ export function differences() {
 }
 
 const named = ([name, entry]) => ({ name, ...entry });
-
-function warnings({ warnings: found }) {
-  if (!found?.length) return null;
-  return h(
-    "ul",
-    { class: "warnings", "aria-label": "Warnings" },
-    found.map(({ code, detail }) => h("li", {}, h("strong", {}, code.replaceAll("_", " ")), " ", detail)),
-  );
-}
 
 /** Differences of one metric, chosen by its name, for classes or slices; the worst first. */
 function byName(title, key) {

@@ -1,6 +1,6 @@
 /** The numbers of a run with their intervals. */
 
-import { h, patch, scrollRegion } from "../../dom.js";
+import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure } from "../../plots.js";
 import { isCount, named, numbersOf, percent } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
@@ -27,7 +27,7 @@ export function score({ better }) {
     patch(
       element,
       h("h2", {}, "Score"),
-      warnings(result),
+      warningList(result.warnings),
       first.length > 0 && main,
       second.length > 0 && fold,
       counts.length > 0 &&
@@ -87,15 +87,6 @@ export function score({ better }) {
   }
 
   return { element, show };
-}
-
-function warnings({ warnings: found }) {
-  if (!found?.length) return null;
-  return h(
-    "ul",
-    { class: "warnings", "aria-label": "Warnings" },
-    found.map(({ code, detail }) => h("li", {}, h("strong", {}, code.replaceAll("_", " ")), " ", detail)),
-  );
 }
 
 function notes({ groups, intervals, bounds, level, metrics }) {
