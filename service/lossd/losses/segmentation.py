@@ -171,7 +171,7 @@ def tversky(
 
     Args:
         alpha: Weight of the false positives. (Several libraries swap alpha and beta.)
-        beta: Weight of the false negatives. Both 0.5 are Dice with half the ``smooth``, both 1 Jaccard.
+        beta: Weight of the false negatives. Both 0.5 are Dice with twice the ``smooth``, both 1 Jaccard.
 
     Returns:
         One value per region, (C,) or (N, C) with ``per_image``, in [0, 1], unreduced. The mean's denominator is the
