@@ -6,8 +6,9 @@ import csv
 import json
 import re
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,20 +160,48 @@ def test_a_file_that_is_one_sample_of_a_loss_is_not_split(tmp_path: Path, data: 
 def test_few_blocks_are_read_ahead() -> None:
     made = []
 
-    def items() -> Iterator[int]:
+    def items() -> Generator[int, None, None]:
         for number in range(100):
             made.append(number)
             yield number
 
     found = []
-    for item in blocks.read_ahead(items(), 3):
-        found.append(item)
-        assert len(made) <= item + 5
+    with blocks.read_ahead(items(), 3) as ahead:
+        for item in ahead:
+            found.append(item)
+            assert len(made) <= item + 5
     assert found == made == [*range(100)]
-    stopped = blocks.read_ahead(items(), 3)
-    next(stopped)
-    stopped.close()
-    assert len(made) <= 105
+
+
+def test_reading_ahead_ends_with_the_first_error() -> None:
+    """An error's traceback keeps the frame that reads; the thread must have ended, and the open files are closed."""
+    drawn = threading.Event()
+    threads = set(threading.enumerate())
+    closed = []
+
+    def items() -> Generator[int, None, None]:
+        try:
+            yield 0
+            drawn.set()
+            time.sleep(0.1)  # the thread is in here when the error comes
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    kept: list[Iterator[int]] = []
+
+    def fail() -> None:
+        with blocks.read_ahead(items(), 3) as ahead:
+            kept.append(ahead)
+            next(ahead)
+            drawn.wait()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert set(threading.enumerate()) <= threads
+    assert closed
 
 
 # What goes wrong

@@ -157,9 +157,9 @@ def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[M
 def _send(sending: Sending, in_flight: int, *, shown: bool) -> bool:
     """Send what the run has not counted, with progress; return False if Ctrl-C ended it."""
     try:
-        with progress(sending.nbytes_left, shown=shown) as advance:
+        with progress(sending.nbytes_left, shown=shown) as advance, read_ahead(sending.to_send()) as batches:
             sending.advance = advance
-            call_each(sending.send, read_ahead(sending.to_send()), sending.received, in_flight=in_flight)
+            call_each(sending.send, batches, sending.received, in_flight=in_flight)
     except KeyboardInterrupt:
         return False
     return True

@@ -363,10 +363,10 @@ def _count(counting: Counting, found: Sequence[Source], inputs: Sequence[str], *
     from lossd.cli.progress import progress, uninterrupted
     from lossd.scoring.blocks import BLOCK_BYTES, Piece, blocks, read_ahead
 
-    pieces = [Piece(source) for source in found]
+    reading = blocks([Piece(source) for source in found], inputs, splits=splits, block_bytes=BLOCK_BYTES)
     try:
-        with progress(sum(source.nbytes for source in found), shown=shown) as advance:
-            for block in read_ahead(blocks(pieces, inputs, splits=splits, block_bytes=BLOCK_BYTES)):
+        with progress(sum(source.nbytes for source in found), shown=shown) as advance, read_ahead(reading) as ahead:
+            for block in ahead:
                 with uninterrupted():
                     counting.add(block)
                 advance(block.nbytes, counting.text, f"{len(counting.bad)} bad" * bool(counting.bad))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import string
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -212,7 +212,7 @@ class Sending:
             "interrupted": interrupted,
         }
 
-    def to_send(self) -> Iterator[Batch]:
+    def to_send(self) -> Generator[Batch, None, None]:
         """Yield the batches that the run has not counted, with their arrays or the problem of reading them."""
         for name, batches in self._batches.items():
             if self._left[name]:

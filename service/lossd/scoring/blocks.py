@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -80,7 +80,9 @@ def rows_in(columns: Mapping[str, Column], by_row: Sequence[str]) -> int | None:
     return next((columns[name].shape[0] for name in by_row if name in columns and columns[name].shape), None)
 
 
-def blocks(pieces: Sequence[Piece], by_row: Sequence[str], *, splits: bool, block_bytes: int) -> Iterator[Block]:
+def blocks(
+    pieces: Sequence[Piece], by_row: Sequence[str], *, splits: bool, block_bytes: int
+) -> Generator[Block, None, None]:
     """Yield the rows of all pieces in their order, at most so many bytes at a time.
 
     Args:
@@ -140,13 +142,22 @@ def _split(piece: Piece, columns: Mapping[str, Column], stop: int, step: int) ->
         yield Block(piece.source, arrays, first=first, last=last, nbytes=nbytes, rows=rows)
 
 
-def read_ahead(items: Iterator[T], count: int = BLOCKS_AHEAD) -> Iterator[T]:
-    """Yield the items, of which a thread makes up to ``count`` ahead."""
-    pool = ThreadPoolExecutor(1)
-    try:
+@contextmanager
+def read_ahead(items: Generator[T, None, None], count: int = BLOCKS_AHEAD) -> Iterator[Iterator[T]]:
+    """Iterate over the items, of which a thread makes up to ``count`` ahead.
+
+    On leaving, the thread has ended and the generator is closed, also after an error: no file stays open or is read.
+    """
+    with closing(items), ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[T | None]] = deque(pool.submit(next, items, None) for _ in range(count))
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, items, None))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+        def ahead() -> Iterator[T]:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(pool.submit(next, items, None))
+                yield item
+
+        try:
+            yield ahead()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -108,8 +108,9 @@ class Scorer:
         named = {piece.source.name: count for piece, count in zip(pieces, rows, strict=True)}
         counting = Counting(lambda: Run.from_state(self.definition), len(pieces), named, self.slices, first)
         found = reading.blocks(pieces, self.by_row, splits=self.splits, block_bytes=reading.BLOCK_BYTES)
-        for block in reading.read_ahead(found):
-            counting.add(block)
+        with reading.read_ahead(found) as ahead:
+            for block in ahead:
+                counting.add(block)
         files = tuple(name for name in named if name not in dict(counting.bad))
         if counting.counted_rows != (told := sum(named[name] or 0 for name in files)):
             raise RuntimeError(f"{counting.counted_rows} rows of {', '.join(files)} were counted, headers tell {told}")
