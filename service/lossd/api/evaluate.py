@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 from starlette.types import Send
 
 from lossd.api.direct_route import DirectRoute
+from lossd.api.header_forms import found_by_form, learn_form
 from lossd.api.http.direct import DirectRequest
 from lossd.api.http.negotiation import media_weight, parse_weights
 from lossd.api.http.request import HttpRequest
@@ -30,6 +31,7 @@ from lossd_client.wire import DTYPES, Tensor, json, safetensors
 __all__ = ["Evaluate", "plan_of"]
 
 SURELY_SHORT_BYTES = INLINE_BYTES >> 5  # a number takes less than 32 times its bytes
+HEADERS_BYTES = 6 << 20
 
 
 @dataclass(slots=True)
@@ -143,9 +145,12 @@ def _checked_bytes(text: bytes, query: bytes, checked: CheckedHeader) -> int:
     return 1024 + 8 * (len(text) + len(query)) + checked.job.recipe.nbytes
 
 
-@memoized("headers", _checked_bytes)
+@memoized("headers", _checked_bytes, HEADERS_BYTES)
 def _checked(text: bytes, query: bytes) -> CheckedHeader:
     """Return the checked header of a request. Headers are cached, because clients repeat them."""
+    found = found_by_form(text)
+    if found is not None:
+        return found
     header = safetensors.read_header(text)
     request = header.metadata.get("request")
     if request is None:
@@ -155,8 +160,11 @@ def _checked(text: bytes, query: bytes) -> CheckedHeader:
                 "the safetensors metadata holds no request; put the JSON object with the loss there, or in the query "
                 "as ?request={...}"
             )
-        request = values[0]
-    return CheckedHeader.of(header, plan_of(request.encode()))
+        return CheckedHeader.of(header, plan_of(values[0].encode()))
+    plan = plan_of(request.encode())
+    checked = CheckedHeader.of(header, plan)
+    learn_form(text, header, plan)
+    return checked
 
 
 _LAYOUTS: Cache[tuple[str, int], tuple[tuple[str, ...], bytes]] = Cache("layouts")

@@ -126,6 +126,9 @@ class Refinement:
     task: str | None = None
 
 
+_UNREFINED = Refinement()
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One named tensor of a loss; ``name.*`` is a series of any length (``name.0``, ``name.1``, …).
@@ -413,7 +416,7 @@ def loss(
             reads_reduction="reduction" in hints,
             reads_masks=tuple(reads_masks),
             mask=mask,
-            refine=refine or (lambda _: Refinement()),
+            refine=refine or (lambda _: _UNREFINED),
             shape=shape,
             keeps_rows=keeps_rows,
             pairs=pairs,

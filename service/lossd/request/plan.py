@@ -163,7 +163,7 @@ class Plan:
         Raises:
             MissingInput, UnknownInput, DtypeMismatch, ShapeMismatch: A tensor does not fit; the detail names it.
         """
-        found = shape_key(layout, self._leading) if self.ignores_row_count else None
+        found = shape_key(layout, self.leading) if self.ignores_row_count else None
         if found is None:
             return self._build(layout)
         rows, key = found
@@ -172,7 +172,8 @@ class Plan:
             job = self._build(layout)
             RECIPES.put((self.template, key), job.recipe, 256 * len(key) + job.recipe.nbytes)
             return job
-        self._pairs(layout)
+        if self._has_cost:  # pairs cost
+            self._pairs(layout)
         if self._has_curves:  # a curve has a point for each entry
             self._check_text(layout)
         return Job(recipe, rows, self._numbers, self._cost(layout) if self._has_cost else NOTHING)
@@ -212,7 +213,7 @@ class Plan:
         def column(name: str, dtype: str, shape: tuple[int, ...], per_row: bool, class_first: bool = False) -> Column:
             return Column(name, dtype, shape[1:] if per_row else shape, per_row, class_first and len(shape) > 1)
 
-        per_row = {name: name in self._leading for name in layout}
+        per_row = {name: name in self.leading for name in layout}
         inputs = tuple(column(name, *layout[name], per_row[name]) for name in sorted(layout))
         derivatives = [("gradient", name) for name in self.gradients] + [("hessian", name) for name in self.hessians]
         if self.product is not None:
@@ -247,6 +248,14 @@ class Plan:
         )
         cost = self._cost(layout, jobs) if self._has_cost else NOTHING
         return Job(recipe.shared(), rows, self._numbers, cost)
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Plan:
+        """Return the plan of the same template with other plain-number parameters."""
+        # What the plans of a template have in common is computed once, here.
+        _ = self.ignores_row_count, self.leading, self.model, self._has_cost, self._has_curves
+        plan = object.__new__(Plan)  # as copy.copy does, in a third of the time
+        vars(plan).update(vars(self), parameters=parameters)
+        return plan
 
     def counted(self, layout: Layout) -> Plan:
         """Return the plan with each series of inputs (``prediction.*``) as long as in the request, at least 1.
@@ -323,7 +332,7 @@ class Plan:
         }
 
     @cached_property
-    def _leading(self) -> frozenset[str]:
+    def leading(self) -> frozenset[str]:
         """The inputs whose first axis counts the rows."""
         return frozenset(e.name for e in self.inputs if self._kind == "rows" and self._leads_with_rows(e))
 
@@ -333,7 +342,7 @@ class Plan:
         if self._kind != "rows" or (self.loss is not None and (self.loss.shape or self.loss.pairs)):
             return False
         types = [(entry.name, kind) for entry in self.inputs for kind in self.types(entry)]
-        patterns = [(name in self._leading, kind.pattern) for name, kind in types]
+        patterns = [(name in self.leading, kind.pattern) for name, kind in types]
         if (returns := self._returns) is not None:
             patterns.append((returns.pattern[:1] == ("N",), returns.pattern))
         return only_rows_lead(patterns) and not any(name.endswith(".*") for name, _ in types)

@@ -27,7 +27,7 @@ from lossd.request.plan import Plan, TermPlan
 from lossd.request.terms import common_inputs, composed_inputs, own_masks, plan_term
 from lossd_client.errors import Fault, InvalidRequest, NotEvaluable, Problem
 
-__all__ = ["elsewhere", "listed_inputs", "make_plan", "plan_bytes", "universal_inputs"]
+__all__ = ["elsewhere", "listed_inputs", "make_plan", "plan_bytes", "universal_inputs", "with_numbers"]
 
 TEMPLATE_BYTES = 8 << 10  # much longer texts are not cached
 
@@ -72,16 +72,28 @@ def _plan_from_template(request: Mapping[str, Any]) -> Plan | None:
         template = TEMPLATES.get(text)
         if template is None:
             template = _plan(shared)
-            _ = template.ignores_row_count  # computed here for all its copies
             TEMPLATES.put(text, template, plan_bytes(text, template))
+    except (Problem, ValueError, TypeError):
+        return None
+    return with_numbers(template, fields)
+
+
+def with_numbers(plan: Plan, fields: dict[str, Any]) -> Plan | None:
+    """Return a plan with other plain-number parameters; None if the request must be planned as a whole.
+
+    Args:
+        plan: The plan of a loss.
+        fields: The request's loss, which differs from that of the plan in plain-number parameters only.
+    """
+    loss = plan.loss
+    assert loss is not None
+    try:
         parameters = _parameters(loss, validated(loss.model, fields, "/loss"))
-        if loss.refine(parameters) != template.refinement:
+        if loss.refine(parameters) != plan.refinement:
             return None
     except (Problem, ValueError, TypeError):
         return None
-    plan = object.__new__(Plan)  # as copy.copy does, in a third of the time
-    vars(plan).update(vars(template), parameters=parameters)
-    return plan
+    return plan.with_parameters(parameters)
 
 
 def plan_bytes(text: bytes, plan: Plan) -> int:
