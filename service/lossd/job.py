@@ -42,7 +42,7 @@ MAX_PAIRS = 1 << 28
 
 # Domains of indices and of few small numbers: float32 represents them exactly.
 _LONG = ("int64", "int32", "uint64", "uint32")
-_EXACT_IN_FLOAT32 = ("class", "class_set", "integer", "term", "probability", "mask", "indicator", "sign")
+_EXACT_IN_FLOAT32 = ("class", "class_set", "predicted", "integer", "term", "probability", "mask", "indicator", "sign")
 
 
 def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:

@@ -470,6 +470,33 @@ def test_integers_for_floats_are_taken_in_every_form_and_protocol(http, dtype):
     assert answer["outputs"][0]["data"] == [pytest.approx(3.25 / 3)]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+def test_predicted_classes_are_taken_in_every_form_and_protocol(http, dtype):
+    tensors = {"prediction": np.array([[2, 0, 1], [1, 1, 0]], dtype), "target": np.array([[2, 0, 1], [0, 1, 1]], dtype)}
+    true, predicted = tensors["target"].ravel(), tensors["prediction"].ravel()
+    matrix = confusion_matrix(true, predicted)
+    request = {"task": "segmentation", "metrics": {"classes": 3}}
+    for form in ("list", "base64", "safetensors"):
+        answer, _ = answer_of(post(http, request, tensors, form))
+        assert answer["metrics"]["confusion_matrix"] == matrix.tolist()
+        assert answer["metrics"]["f1"]["macro"] == pytest.approx(f1_score(true, predicted, average="macro"), abs=1e-12)
+    inputs = [
+        {"name": name, "shape": [2, 3], "datatype": dtype.upper(), "data": array.tolist()}
+        for name, array in tensors.items()
+    ]
+    infer = {"inputs": inputs, "parameters": {"metrics.classes": 3}}
+    answer = http.post("/v2/models/metrics.segmentation/infer", json=infer).json()
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["confusion_matrix"] == {
+        **outputs["confusion_matrix"],
+        "shape": [3, 3],
+        "data": matrix.ravel().tolist(),
+    }
+    refused = http.post("/v1/evaluate", json={**request, "inputs": {"prediction": [0.0, 1.0], "target": [0, 1]}})
+    assert refused.status_code == 422
+    assert "prediction must hold integers" in refused.json()["detail"]
+
+
 def test_a_name_stands_for_a_loss_an_output_and_a_metric(http):
     short = {"loss": "mse", "outputs": "loss", "inputs": MSE["inputs"]}
     answer = http.post("/v1/evaluate", json=short).json()

@@ -239,7 +239,7 @@ def alike(said: Any, happened: Any) -> bool:
 
 
 def furnish(folder: Path) -> None:
-    """Put files there that commands read: four predictions of three classes and 2 by 2 pixels, and a folder of such."""
+    """Put files there that commands read: four predictions of three classes and 2 by 2 pixels, and folders of such."""
     random = np.random.default_rng(0)
     prediction, target = random.standard_normal((4, 3, 2, 2)), random.integers(0, 3, (4, 2, 2))
     np.save(folder / "prediction.npy", prediction)
@@ -248,6 +248,8 @@ def furnish(folder: Path) -> None:
     (folder / "validation").mkdir()
     for name in ("batch", "validation/first", "validation/second"):
         (folder / f"{name}.safetensors").write_bytes(b"".join(safetensors.encode(tensors, {})))
+    (folder / "label-maps").mkdir()
+    np.savez(folder / "label-maps" / "first.npz", prediction=prediction.argmax(1).astype(np.uint8), target=target)
 
 
 def excuses(pages: Iterable[Path]) -> Iterator[str]:

@@ -178,5 +178,5 @@ def test_the_catalogue_describes_every_metric_once():
 
 def test_every_option_is_read_by_some_metric():
     read = {option for entry in metrics.describe() for option in entry["options"]}
-    of_the_request = {"names", "task", "from_logits", "ignore_index"}
+    of_the_request = {"names", "task", "from_logits", "ignore_index", "classes"}
     assert read == set(MetricOptions.model_fields) - of_the_request

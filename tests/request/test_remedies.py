@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,19 @@ def test_a_refusal_names_what_to_send(loss: str, inputs: Mapping[str, Any], reme
 )
 def test_predicted_classes_are_scored_as_the_refusal_says(task: str, predicted: np.ndarray) -> None:
     other = np.where(predicted == 2, 0, predicted)
-    remedy = "numpy.moveaxis(numpy.eye(classes)[prediction], -1, 1)"
-    assert remedy in said(task=task, inputs={"prediction": other, "target": predicted})
-    make: Callable[..., np.ndarray] = eval(f"lambda numpy, classes, prediction: {remedy}")
-    options = {"from_logits": False} if task == "multiclass" else {}
-    sent = {"prediction": make(np, 3, other), "target": predicted}
-    answer = lossd.evaluate(task=task, inputs=sent, metrics={"names": ["accuracy"], **options})
+    for sent in (other, other.astype(np.float32)):
+        assert "set metrics.classes to the" in said(
+            task=task, inputs={"prediction": sent, "target": predicted}
+        ).replace("to their number", "to the number of classes")
+    answer = lossd.evaluate(
+        task=task, prediction=other, target=predicted, metrics={"names": ["accuracy"], "classes": 3}
+    )
     assert answer.metrics.accuracy == pytest.approx(np.mean(other == predicted))
+
+
+def test_a_loss_says_where_predicted_classes_are_scored() -> None:
+    other = np.where(CLASSES == 2, 0, CLASSES)
+    for loss in ("cross_entropy", "dice", "focal"):
+        assert "name a task in place of the loss and set metrics.classes" in said(loss, other, CLASSES)
+        assert "name a task in place of the loss and set metrics.classes" in said(loss, other[0, 0], CLASSES[0, 0])
+        assert "leave it out, or name a task in place of the loss" in said(loss, other, CLASSES, metrics={"classes": 3})

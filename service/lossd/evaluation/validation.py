@@ -25,7 +25,7 @@ from lossd_client.wire.quoting import digits, quoted
 
 __all__ = ["INDICES", "check", "dropped_rows", "harmless", "without_dropped"]
 
-INDICES = ("class", "class_set", "integer", "term")
+INDICES = ("class", "class_set", "predicted", "integer", "term")
 """Domains whose entries keep their integer dtype; entries of other domains become floats."""
 
 LARGEST = math.nextafter(2.0**63, 0)  # the largest float below the end of int64
@@ -76,6 +76,7 @@ def check(
         tensors: The inputs to check: (R, ...) if the column counts rows, else (B, ...).
         segments: The rows of each request; one row each if requests are stacked.
     """
+    tensors = _without_unjudged(recipe, tensors)
     safe = dict(tensors)
     problems: dict[int, Problem] = {}
     for column in recipe.inputs:
@@ -100,7 +101,18 @@ def check(
         if _within(recipe, name, tensors[name], low, high):
             continue
         _refuse(recipe, name, _bad_entries(recipe, name, safe[name]), segments, safe, problems, _describe)
+    if recipe.loss is None and recipe.classes is not None:
+        _refuse_maps(recipe, safe, segments, problems)
     return safe, problems
+
+
+def _without_unjudged(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors with a harmless class where one is predicted for a target that does not count."""
+    ignored = recipe.parameters.get("ignore_index")
+    if ignored is None or recipe.domains.get("prediction") != "predicted":
+        return tensors
+    unjudged = tensors["target"].long() == ignored
+    return {**tensors, "prediction": tensors["prediction"].masked_fill(unjudged, 0)}
 
 
 class _Entry(NamedTuple):
@@ -165,6 +177,27 @@ def _refuse_labels(
                     problems.setdefault(request, problem)
 
 
+def _refuse_maps(
+    recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments, problems: dict[int, Problem]
+) -> None:
+    """Record a problem for each request whose integer targets have the shape of scores and are not one-hot."""
+    if recipe.domains.get("target") != "probability" or DTYPES[recipe.dtypes["target"]].kind != "integer":
+        return
+    ones = tensors["target"].sum(1)
+    wrong = (ones != 1).reshape(len(ones), -1)
+    if "sample_weight" in tensors:
+        wrong &= (tensors["sample_weight"] != 0).unsqueeze(1)
+    for row in wrong.any(1).nonzero().flatten().tolist():
+        request = int(segments.index[row])
+        place = ", ".join(map(str, [row - segments.starts[request], ":", *(ones[row] != 1).nonzero()[0].tolist()]))
+        found = int(ones[row].reshape(-1)[wrong[row]][0])
+        problem = InvalidValue(
+            f"one-hot classes along axis 1 expected of integers in the shape of prediction, found {found} "
+            f"ones in target[{place}]; for predicted classes, set metrics.classes to their number"
+        )
+        problems.setdefault(request, problem)
+
+
 def _beyond(tensor: Tensor, *, unsigned: bool, indices: bool) -> Tensor:
     """Return which integers cannot be computed with: those beyond int64, and for floats those that float64 rounds.
 
@@ -210,7 +243,7 @@ def _within(recipe: Recipe, name: str, tensor: Tensor, low: float, high: float) 
             return low >= 0 and high <= 1
         case "length":
             return low >= 0 and high <= _longest(recipe)
-        case "class":
+        case "class" | "predicted":
             return low >= 0 and high < _classes(recipe)
         case "class_set":
             return low >= -1 and high < _classes(recipe)
@@ -248,6 +281,9 @@ def _bad_entries(recipe: Recipe, name: str, tensor: Tensor) -> Tensor:
             # Compare as int64: the bounds could wrap around in a narrow dtype.
             wide = tensor.long()
             return _unless_ignored(recipe, wide, (wide < 0) | (wide >= _classes(recipe)))
+        case "predicted":
+            wide = tensor.long()
+            return (wide < 0) | (wide >= _classes(recipe))
         case "class_set":
             wide = tensor.long()
             return (wide < -1) | (wide >= _classes(recipe))
@@ -292,7 +328,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
     name, entry, value = at.name, at.tensor[at.where].item(), _spelled(at.tensor[at.where])
     match recipe.domains[name]:
         case "probability":
-            remedy = _classes_remedy(name, at.tensor) or _into_range(recipe, name, entry)
+            remedy = _classes_remedy(recipe, name, at.tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
             remedy = _bright(name, entry) or _ignoring(recipe, name, entry)
@@ -316,9 +352,15 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             remedy = "; the first class is 0" if entry == last + 1 else _ignoring(recipe, name, entry)
             if entry == BRIGHT and "ignore_index" in recipe.parameters:
                 remedy = f"; set ignore_index to 255 if it marks what does not count, or send {name} // 255 for a mask"
+            of = "metrics.classes says" if recipe.domains.get("prediction") == "predicted" else "prediction has"
             return (
-                f"class {value} at {at} is out of range: classes 0 to {last} expected, as many as prediction has"
+                f"class {value} at {at} is out of range: classes 0 to {last} expected, as many as {of}"
                 f"{_or_ignored(recipe)}{remedy}"
+            )
+        case "predicted":
+            return (
+                f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, as many as "
+                "metrics.classes says; the first class is 0"
             )
         case "class_set":
             return f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
@@ -382,13 +424,14 @@ def _ignoring(recipe: Recipe, name: str, entry: float) -> str:
     return "; set ignore_index to the value of targets that do not count"
 
 
-def _classes_remedy(name: str, tensor: Tensor) -> str:
+def _classes_remedy(recipe: Recipe, name: str, tensor: Tensor) -> str:
     """Return the remedy for class indices in the shape of class scores, which count as probabilities."""
     if name != "target" or tensor.is_floating_point():
         return ""
+    metrics = "" if recipe.loss is None else "name a task in place of the loss and "
     return (
         "; class indices have the shape of prediction without its second axis, along which are the scores of classes; "
-        "for predicted classes, send numpy.moveaxis(numpy.eye(classes)[prediction], -1, 1)"
+        f"for predicted classes, {metrics}set metrics.classes to their number"
     )
 
 

@@ -57,6 +57,7 @@ Domain = Literal[
     "mask",
     "class",
     "class_set",
+    "predicted",
     "integer",
     "nonnegative",
     "positive",
@@ -79,14 +80,15 @@ class TensorType:
     """The type of an input, or of the answer.
 
     Attributes:
-        domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor
-            infinite, ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and
-            at least 0, ``positive`` finite and more than 0, ``negative`` finite and less than 0, ``nonzero`` finite and
-            other than 0, ``above_minus_one`` finite and more than -1, ``class`` an index into axis C or the ignore
-            index, ``class_set`` such an index or -1, ``indicator`` 0, 1 or the ignore index, ``sign`` -1 or 1,
-            ``box`` finite and not inverted in the parameter ``format``; ``kept`` 0 or 1, ``length`` from 0 to the
-            length of the mask's axis 1, ``weight`` finite and at least 0; ``term`` is checked by a composed loss's
-            terms; ``real``, ``logits``, ``log_probability`` and ``integer`` may be anything.
+        domain: What its entries mean, which is also what they are checked for: ``finite`` is neither NaN nor infinite,
+            ``probability`` in [0, 1], ``mask`` in [0, 1] or the ignore index, ``nonnegative`` finite and at least 0,
+            ``positive`` finite and more than 0, ``negative`` finite and less than 0, ``nonzero`` finite and other than
+            0, ``above_minus_one`` finite and more than -1, ``class`` an index into axis C or the ignore index,
+            ``class_set`` such an index or -1, ``predicted`` an index into axis C where the target counts, ``indicator``
+            0, 1 or the ignore index, ``sign`` -1 or 1, ``box`` finite and not inverted in the parameter ``format``;
+            ``kept`` 0 or 1, ``length`` from 0 to the length of the mask's axis 1, ``weight`` finite and at least 0;
+            ``term`` is checked by a composed loss's terms; ``real``, ``logits``, ``log_probability`` and ``integer``
+            may be anything.
         kinds: The kinds of dtype it is made for. Where floats are accepted, integers are too.
         pattern: Its axes: names, ``name-1``, numbers, and ``*`` for further axes, which are equal wherever ``*``
             occurs; ``...`` are any axes. Only S, the labels of a sequence, may be empty.

@@ -55,6 +55,8 @@ def matrices_fit(count: int, classes: int, scores: int) -> bool:
 
 def _classes_of(view: View) -> int:
     """Return the number of classes; of counted matrices, so that no tensor is made from the prediction's array."""
+    if view.activation == "predicted":
+        return int(view.options["classes"])
     counted = view.counted.get("matrices")
     shape: Sequence[int] = (view.tensors["prediction"] if counted is None else counted).shape
     return shape[1]
@@ -65,10 +67,17 @@ class Classes(ProbableClasses, Regions):
     """The predicted and the target classes of a batch's entries; classes are axis 1 of the prediction.
 
     The predicted class is the one with the highest score, the lowest index of several; NaN counts as the highest score.
-    A target of class probabilities stands for its most likely class.
+    With the option ``classes``, predictions are class indices. A target of class probabilities stands for its most
+    likely class.
     """
 
     averaged: ClassVar[bool] = True
+    of_scores: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("rankings", "top_k", "squared_error", "surprise", "confident", "bin_gaps", "bin_counts", "bin_truths"),
+            *("bin_confidences", "class_bin_gaps"),
+        )
+    )
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
@@ -107,7 +116,10 @@ class Classes(ProbableClasses, Regions):
 
     @cached_property
     def predicted_class(self) -> Tensor:
-        """The predicted classes, (R, I) int64."""
+        """The predicted classes, (R, I) int64; anything where ignored."""
+        if self.view.activation == "predicted":
+            prediction = self.view.tensors["prediction"]
+            return prediction.long().reshape(prediction.shape[0], -1)
         return most_likely(self.scores)
 
     @cached_property
@@ -127,11 +139,12 @@ class Classes(ProbableClasses, Regions):
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
-        """Return the inputs: scores of classes, and classes or their probabilities."""
-        target = given(
-            "target", "Class indices, or class probabilities.", numbers("class", "N *", "integer"),
-            floats("probability", "N C *"),
-        )  # fmt: skip
+        """Return the inputs: scores of classes, and classes or their probabilities; or classes for both."""
+        indices = numbers("class", "N *", "integer")
+        if options.get("classes") is not None:
+            predicted = given("prediction", "Class indices.", numbers("predicted", "N *", "integer"))
+            return predicted, given("target", "Class indices.", indices), SAMPLE_WEIGHT
+        target = given("target", "Class indices, or class probabilities.", indices, floats("probability", "N C *"))
         return prediction(options, "N C *", decides=False), target, SAMPLE_WEIGHT
 
     @classmethod
@@ -198,7 +211,9 @@ class Classes(ProbableClasses, Regions):
             return counted
         if self.classes > MATRIX_CLASSES:
             return None
-        if not self.view.merged and not matrices_fit(self.count, self.classes, self.scores.numel()):
+        if not self.view.merged and not matrices_fit(
+            self.count, self.classes, self.target_class.numel() * self.classes
+        ):
             return None
         counted = self._by_kernel()
         return self.confusion.reshape(-1, self.classes, self.classes) if counted is None else counted
@@ -206,7 +221,7 @@ class Classes(ProbableClasses, Regions):
     def _by_kernel(self) -> Array | None:
         """Return the matrices as a kernel counts them; None if none does."""
         view, count = self.view, self.view.kernels.get("matrices")
-        if count is None or (found := for_kernels(view, self.scores)) is None:
+        if count is None or view.activation == "predicted" or (found := for_kernels(view, self.scores)) is None:
             return None
         rows, (scores,), words = found
         hard = not view.tensors["target"].is_floating_point() and view.ignore_index is not None

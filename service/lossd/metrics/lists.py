@@ -38,8 +38,10 @@ MATRIX_CLASSES = 256
 NUMBER, INDEX, REST = 24, 9, 1024
 
 
-def class_count(task: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the number of classes or labels of a task: the length of the prediction's axis 1, or 1."""
+def class_count(task: str, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> int:
+    """Return the number of classes or labels of a task: the option ``classes``, the prediction's axis 1, or 1."""
+    if options.get("classes") is not None:
+        return int(options["classes"])
     shape = shapes.get("prediction", ())
     return shape[1] if getattr(TASKS.get(task), "averaged", False) and len(shape) > 1 else 1
 

@@ -73,11 +73,13 @@ class Regions(Counts):
     def boundary_counts(self) -> Tensor:
         """Entries in both boundaries, in the prediction's and in the target's, of each class, (R, C, 3) int64."""
         shape = self.view.tensors["prediction"].shape
-        if len(shape) != 4:
+        by_class = self.view.activation != "predicted"
+        if len(shape) != 3 + by_class:
+            needed = "(N, C, H, W)" if by_class else "(N, H, W)"
             raise InvalidRequest(
-                f"boundary_iou needs images, a prediction of the shape (N, C, H, W), found {tuple(shape)}; leave it out"
+                f"boundary_iou needs images, a prediction of the shape {needed}, found {tuple(shape)}; leave it out"
             )
-        height, width = shape[2:]
+        height, width = shape[-2:]
         distance = max(1, round(BOUNDARY * math.hypot(height, width)))
         ignored = self.entries.ignored
         kept = None if ignored is None else ~ignored.expand(self.predicted_class.shape).reshape(-1, height, width)

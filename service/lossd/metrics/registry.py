@@ -55,6 +55,9 @@ Floats = npt.NDArray[np.float64]
 SCORE_BYTES, SORTED_NS, COMPARED_NS = 64, 300, 100
 """Measured on one core: the bytes and nanoseconds of a sorted score, and the nanoseconds of a compared pair."""
 
+COUNTED_BYTES, COUNTED_NS = 512, 400
+"""Measured on one core: the bytes and nanoseconds of the counts of a class and of the ratios of these."""
+
 Better = Literal["higher", "lower"]
 
 Scale = Literal["unit", "signed", "positive", "real"]
@@ -71,7 +74,7 @@ class View(NamedTuple):
         tensors: The requests' inputs by name, concatenated along their rows, (R, ...); floats in the compute dtype,
             integers in their own dtype. Without ``sample_weight`` and ``cotangent``.
         segments: The rows of each request.
-        activation: The domain of ``prediction``: real, logits, log_probability or probability.
+        activation: The domain of ``prediction``: real, logits, log_probability, probability or predicted.
         sample_weight: (R,) float64, or None.
         left_out: Returns the entries that a mask leaves out, see ``ignored``; None if there is no mask.
         ignore_index: The class that does not count, or None.
@@ -149,6 +152,7 @@ class Task:
         compares: Whether it compares pairs of entries.
         sorts_once: Whether all its metrics that sort read one sorted list.
         base: The parts that the task itself reads, whatever the metric.
+        of_scores: The parts that class indices in place of scores do not have; empty if it takes no class indices.
         undefined: For each request, the metrics that are 0/0 and their class or label indices: [1], the positive class,
             if the task has only that one; [] if the metric belongs to no class.
     """
@@ -157,6 +161,7 @@ class Task:
     compares: ClassVar[bool] = False
     sorts_once: ClassVar[bool] = False
     base: ClassVar[tuple[str, ...]] = ()
+    of_scores: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, view: View) -> None:
         self.view = view if view.merged else self.read(view)
@@ -431,8 +436,20 @@ def pairs(task_name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     return TASKS[task_name].compared(shapes)
 
 
-def cost(task_name: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Cost:
-    """Return the cost of a task's metrics beyond reading the tensors."""
+def cost(
+    task_name: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], predicted_classes: int | None = None
+) -> Cost:
+    """Return the cost of a task's metrics beyond reading the tensors.
+
+    Args:
+        task_name: The task.
+        names: The metrics' names.
+        shapes: The shapes of the tensors.
+        predicted_classes: The number of classes of which predictions are indices: no tensor's size tells it. None if
+            they are none.
+    """
+    if predicted_classes is not None:
+        return Cost(COUNTED_BYTES * predicted_classes, COUNTED_NS * predicted_classes)
     sorts = sum(METRICS[task_name][name].sorts for name in names)
     if TASKS[task_name].sorts_once:
         sorts = min(sorts, 1)
@@ -467,7 +484,33 @@ def check_options(task_name: str, options: Mapping[str, Any]) -> None:
             if options.get(option) is None:
                 detail = f"{name} has no value without metrics.{option}: set it to {among}"
                 raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/{option}", detail=detail)])
+    if options.get("classes") is not None:
+        _check_without_scores(task_name, options.get("names") or ())
     TASKS[task_name].check(options)
+
+
+def _check_without_scores(task_name: str, names: Sequence[str]) -> None:
+    """Check that the task takes class indices as predictions, and that each metric is computed from these."""
+    of_scores = TASKS[task_name].of_scores
+    if not of_scores:
+        takers = " and ".join(name for name, cls in TASKS.items() if cls.of_scores)
+        decides = "threshold" in TASKS[task_name].options
+        remedy = " and set metrics.from_logits to false for decisions of 0 and 1" if decides else ""
+        detail = f"metrics.classes is for the tasks {takers}, which take predicted classes; leave it out{remedy}"
+        raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/classes", detail=detail)])
+    known = METRICS[task_name]
+    faults = [
+        Fault(pointer=f"/metrics/names/{position}", detail=f"{name} is computed from scores")
+        for position, name in enumerate(names)
+        if name in known and not of_scores.isdisjoint(known[name].reads or ())
+    ]
+    if faults:
+        needing = " and ".join(fault["detail"].partition(" ")[0] for fault in faults)
+        raise InvalidRequest(
+            f"{needing} cannot be computed from predicted classes, as metrics.classes says prediction holds; send a "
+            "score for each class without metrics.classes, or name other metrics",
+            errors=faults,
+        )
 
 
 def check_classes(task_name: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:

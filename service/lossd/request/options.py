@@ -206,6 +206,11 @@ class MetricOptions(_Options):
     format: Literal["xyxy", "xywh", "cxcywh"] = Field(
         "xyxy", description="Metrics without a loss: the meaning of the four numbers of a box."
     )
+    classes: Annotated[int, Field(ge=1, le=1 << 18)] | None = Field(
+        None,
+        description="Metrics of classes without a loss: predictions are class indices below this number, in the shape "
+        "of the target; null if they are scores.",
+    )
     ignore_index: int | None = Field(
         None,
         description="Metrics without a loss: entries whose target is this class do not count. Predicting it for "

@@ -191,7 +191,7 @@ class Plan:
         except (ShapeMismatch, DtypeMismatch) as problem:
             raise type(problem)(problem.detail + self._remedy(layout)) from None
         self._check_axes(dims)
-        classes = metrics.class_count(self.task, shapes_of(layout))
+        classes = metrics.class_count(self.task, shapes_of(layout), dict(self.metric_options))
         if self.metrics:
             metrics.check_classes(self.task, self.metrics, dict(self.metric_options), classes)
         kind = self._kind
@@ -392,7 +392,7 @@ class Plan:
 
     def _bound(self, layout: Layout) -> tuple[dict[str, Any], dict[str, str]]:
         """Return the lengths of the named axes, and the domain of each tensor."""
-        dims: dict[str, Any] = {}
+        dims: dict[str, Any] = {"C": self._predicted_classes} if self._predicted_classes is not None else {}
         shapes_from: dict[str, str] = {}
         domains = {
             entry.name: self._bind(entry, layout, dims, shapes_from) for entry in self.inputs if entry.name in layout
@@ -408,6 +408,11 @@ class Plan:
         if modes := [mode for mode, other in self._other_modes() if other._fits(layout)]:
             found.append(f"set mode to {' or '.join(map(quoted, modes))}")
         return f"; {', or '.join(found)}" if found else ""
+
+    @property
+    def _predicted_classes(self) -> int | None:
+        """The number of classes of which predictions are indices; None if predictions are no class indices."""
+        return self.metric_options.classes if self.loss is None else None
 
     def _fits(self, layout: Layout) -> bool:
         try:
@@ -438,6 +443,7 @@ class Plan:
         if not accepted:
             kinds = " or ".join(dict.fromkeys(k for t in candidates for k in t.kinds))
             remedy = f'; send {name}.astype("bool"), or element_weight for weights' if name == "mask" else ""
+            remedy += self._no_classes(entry, layout)
             raise DtypeMismatch(f"{name} of {self._subject} must be a tensor of {kinds}s, found {dtype}{remedy}")
         for candidate in accepted:
             bound = match(candidate.pattern, shape, dims)
@@ -466,15 +472,26 @@ class Plan:
         )
 
     def _no_classes(self, entry: Input, layout: Layout) -> str:
-        """Return a remedy if metrics without a loss got predicted classes instead of scores."""
+        """Return a remedy if metrics without a loss got predicted classes instead of scores, or the reverse."""
         scores = next((e for e in self.inputs if e.name == "prediction"), None)
-        if self.loss is not None or scores is None or not all("C" in kind.pattern for kind in self.types(scores)):
+        if self._predicted_classes is not None:
+            if entry is not scores and len(layout["prediction"][1]) != len(layout["target"][1]) + 1:
+                return ""
+            return (
+                "; prediction holds class indices in the shape of target, as metrics.classes says; leave out "
+                "metrics.classes if it holds a score for each class"
+            )
+        if scores is None or not all("C" in kind.pattern for kind in self.types(scores)):
             return ""
-        shape = layout["prediction"][1]
+        dtype, shape = layout["prediction"]
+        if self.loss is not None and DTYPES[dtype].kind != "integer":
+            return ""
         if (entry is scores and len(shape) == 1) or (entry.name == "target" and layout["target"][1] == shape):
             return (
                 "; prediction holds a score for each class along its second axis, not the predicted class; for "
-                "predicted classes, send numpy.moveaxis(numpy.eye(classes)[prediction], -1, 1) and from_logits=false"
+                f"{'' if self.loss is None else 'metrics of '}predicted classes, "
+                f"{'send integers' if self.loss is None else 'name a task in place of the loss'} and set "
+                "metrics.classes to the number of classes"
             )
         return ""
 
@@ -604,7 +621,7 @@ class Plan:
         if not self.metrics:
             return
         shapes = shapes_of(layout)
-        classes = metrics.class_count(self.task, shapes)
+        classes = metrics.class_count(self.task, shapes, dict(self.metric_options))
         entries = element_count(shapes["target"]) // classes if "target" in shapes and classes else None
         names, options = self._answered(classes), dict(self.metric_options)
         nbytes = metrics.text_bytes(self.task, names, options, classes, entries)
@@ -632,14 +649,20 @@ class Plan:
     @cached_property
     def _has_cost(self) -> bool:
         """Whether a small request may be much work."""
-        if self.terms or self.hessians or self.product or (self.metrics and metrics.costs(self.task, self.metrics)):
+        if (
+            self.terms
+            or self.hessians
+            or self.product
+            or self._predicted_classes
+            or (self.metrics and metrics.costs(self.task, self.metrics))
+        ):
             return True
         return self.loss is not None and (self.loss.pairs is not None or self.loss.cost is not None)
 
     def _cost(self, layout: Layout, terms: Sequence[Job] = ()) -> Cost:
         """Return the cost of the evaluation, as the loss, its terms and the metrics state it."""
         shapes = {name: shape for name, (_, shape) in layout.items()}
-        parts = [metrics.cost(self.task, self.metrics, shapes)] if self.metrics else []
+        parts = [metrics.cost(self.task, self.metrics, shapes, self._predicted_classes)] if self.metrics else []
         if self.loss is not None and self.loss.pairs is not None:
             parts.append(self.loss.pairs.cost(shapes))
         if self.loss is not None and self.loss.cost is not None:

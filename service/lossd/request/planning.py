@@ -176,6 +176,12 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
     task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
     if envelope.metrics.task and not terms:
         metrics.check_task(task, instead_of=refinement.task or loss.task)
+    if envelope.metrics.classes is not None:
+        detail = (
+            f"metrics.classes is for predicted classes, and {name} is computed from scores; leave it out, or name a "
+            "task in place of the loss for metrics alone"
+        )
+        raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/classes", detail=detail)])
     metrics.check_options(task, envelope.metrics.model_dump())
     wanted_metrics = metrics.resolve(task, envelope.metrics.names) if "metrics" in outputs else ()
     return Plan(

@@ -12,7 +12,12 @@ __all__ = ["fitting", "meant"]
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: dtype and shape by name."""
 
-INTEGER_DOMAINS = {"class": "class indices", "class_set": "class indices", "integer": "its entries"}
+INTEGER_DOMAINS = {
+    "class": "class indices",
+    "class_set": "class indices",
+    "predicted": "class indices",
+    "integer": "its entries",
+}
 """Domains that are integers only, and their names in messages."""
 
 UNBATCHED = ("sample_weight", "cotangent")

@@ -107,9 +107,12 @@ def comparable(baseline: RunState, other: RunState, *, unpaired: bool = False) -
 
 
 def _judged_by(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be the same of two definitions: all but which metrics are named, and the fields of ``FREE``."""
+    """Return what must be the same of two definitions: all but which metrics are named, and the fields of ``FREE``.
+
+    Predictions may be scores in one and class indices in the other: the decisions are compared.
+    """
     request = dict(definition["request"])
-    options = {name: value for name, value in request.pop("metrics", {}).items() if name != "names"}
+    options = {name: value for name, value in request.pop("metrics", {}).items() if name not in ("names", "classes")}
     outputs = [name for name in request.pop("outputs") if name != "metrics"]
     fields = {name: value for name, value in definition.items() if name not in (*FREE, "request")}
     return {"request": {**request, "metrics": options, "outputs": outputs}, **fields}

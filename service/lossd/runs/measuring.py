@@ -96,7 +96,7 @@ def entries_of(recipe: Recipe, rows: int, inputs: Mapping[str, Array]) -> int:
     keep = _kept(recipe, rows, inputs)
     if truth is None:
         return rows if keep is None else int(np.count_nonzero(keep))
-    by_class = recipe.task in BY_CLASS and recipe.classes and truth.shape == inputs["prediction"].shape
+    by_class = recipe.task in BY_CLASS and recipe.domains.get("target") == "probability"
     if keep is None and by_class:
         return truth.size // int(recipe.classes or 1)
     ignored = recipe.parameters.get("ignore_index")

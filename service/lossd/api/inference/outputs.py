@@ -91,9 +91,10 @@ def parse_request(text: bytes, model: Model) -> ParsedRequest:
     outputs = request.outputs
     if outputs is None:
         names = () if model.loss is None else ("loss", *(("gradient",) if gradient else ()))
-        classes = class_count(plan.task, {entry.name: entry.shape for entry in request.inputs})
+        options = base.get("metrics", {})
+        classes = class_count(plan.task, {entry.name: entry.shape for entry in request.inputs}, options)
         default_names = [name for name, metric in metrics.items() if metric.default]
-        defaults = listed_by_default(default_names, base.get("metrics", {}), classes)
+        defaults = listed_by_default(default_names, options, classes)
         outputs = tuple(oip.Output(name, request.binary) for name in (*names, *defaults))
     outputs = tuple(single for output in outputs for single in _expand(output, request.inputs))
     v1_outputs, metric_names = _v1_outputs(model, plan, [output.name for output in outputs], gradient)

@@ -6,7 +6,7 @@ import { FAMILY_NAMES, familyOf } from "../../words.js";
 import { OUTPUTS } from "./state.js";
 
 const GRADIENT_OPTIONS = ["clip_norm", "clip_value", "clip_scope"];
-const METRICS_ALONE = new Set(["from_logits", "format", "ignore_index"]);
+const METRICS_ALONE = new Set(["from_logits", "format", "ignore_index", "classes"]);
 
 /** The box of losses by family; its first entry is the guess. */
 export function lossPicker(state, available, chosen) {
