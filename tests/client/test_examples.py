@@ -66,13 +66,22 @@ def remote_loss(service: Running) -> float:
 # Programs that evaluate once and judge the answer
 
 PROGRAMS = {
-    "java/Evaluate.java": ("", "java client/examples/java/Evaluate.java"),
+    "java/Evaluate.java": ("", "java -cp /usr/share/java/gson.jar client/examples/java/Evaluate.java"),
     "cpp/evaluate.cpp": ("g++ -std=c++17 client/examples/cpp/evaluate.cpp -o evaluate -lcurl", "./evaluate"),
     "go/evaluate.go": ("", "go run client/examples/go/evaluate.go"),
-    "rust/evaluate.rs": ("rustc --edition 2021 client/examples/rust/evaluate.rs", "./evaluate"),
+    "rust/evaluate.rs": ("", "cargo run --manifest-path client/examples/rust/Cargo.toml --"),
 }
 """The commands to build and to run each, as its head names them."""
-WARNINGS_ARE_ERRORS = {"g++": "-Wall -Wextra -Wpedantic -Werror", "rustc": "-D warnings"}
+WARNINGS_ARE_ERRORS = "-Wall -Wextra -Wpedantic -Werror"
+GSON, CRATES = Path("/usr/share/java/gson.jar"), Path("/usr/share/cargo/registry")
+
+OFFLINE = f"""
+build.rustflags = ["-D", "warnings"]
+net.offline = true
+source.crates-io.replace-with = "debian"
+source.debian.directory = "{CRATES}"
+"""
+"""Cargo's configuration: crates of Debian's packages, and warnings are errors."""
 
 Program = Callable[[str], subprocess.CompletedProcess[str]]
 
@@ -87,16 +96,29 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     tool = (build or start).split()[0]
     if shutil.which(tool) is None:
         pytest.skip(f"needs {tool}")
-    if "-lcurl" in build and run("g++", "-E", "-xc++", "-include", "curl/curl.h", "/dev/null").returncode:
-        pytest.skip("needs the headers of libcurl")
     folder = tmp_path_factory.mktemp("program")
 
     def shell(command: str) -> subprocess.CompletedProcess[str]:
         return run("bash", "-c", command.replace("client/examples", str(EXAMPLES)), folder=folder)
 
-    if build:
-        done = shell(f"{build} {WARNINGS_ARE_ERRORS[tool]}")
-        assert done.returncode == 0, done.stderr
+    match tool:
+        case "java" if not GSON.exists():
+            pytest.skip("needs Gson, libgoogle-gson-java")
+        case "g++":
+            for header in ("curl/curl.h", "nlohmann/json.hpp"):
+                if run("g++", "-E", "-xc++", "-include", header, "/dev/null").returncode:
+                    pytest.skip(f"needs {header}, libcurl4-openssl-dev and nlohmann-json3-dev")
+            done = shell(f"{build} {WARNINGS_ARE_ERRORS}")
+            assert done.returncode == 0, done.stderr
+        case "cargo":
+            if not any(CRATES.glob("serde_json-*")):
+                pytest.skip("needs serde_json, librust-serde-json-dev")
+            (folder / ".cargo").mkdir()
+            (folder / ".cargo" / "config.toml").write_text(OFFLINE)
+            shutil.copytree(EXAMPLES / "rust", folder / "rust")
+            start = start.replace("client/examples/", "")
+            done = shell(start.replace("run", "build").removesuffix(" --"))
+            assert done.returncode == 0, done.stderr
     return lambda url: shell(f"{start} {url}")
 
 

@@ -1,30 +1,33 @@
-// A loss and its gradient from C++: a safetensors file out, a safetensors file back, with libcurl.
+// A loss and its gradient from C++: a safetensors file out, a safetensors file back, with libcurl and nlohmann/json.
 //
 //     g++ -std=c++17 client/examples/cpp/evaluate.cpp -o evaluate -lcurl
 //     ./evaluate [http://127.0.0.1:8000]
 //
-// Needs libcurl's headers (on Debian: libcurl4-openssl-dev), GCC 11 or Clang 14, and a little-endian machine. A service
-// that asks for a key gets the one in LOSSD_API_KEY.
+// Needs the headers of libcurl and of nlohmann/json (on Debian: libcurl4-openssl-dev, nlohmann-json3-dev), GCC 11 or
+// Clang 14, and a little-endian machine. A service that asks for a key gets the one in LOSSD_API_KEY.
 #include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <iomanip>
 #include <iostream>
+#include <map>
 #include <memory>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <curl/curl.h>
+#include <nlohmann/json.hpp>
+
+using nlohmann::json;
 
 const std::string focal = R"({"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]})";
 
+// The answer's JSON, and the bytes of its tensors by name, such as gradient.prediction.
 struct Answer {
-  double loss;
-  std::vector<float> gradient;
+  json result;
+  std::map<std::string, std::string> tensors;
 };
 
 // #region encode
@@ -43,17 +46,15 @@ std::string bytes(const std::vector<T>& elements) {
 // Tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then every tensor
 // starts on a multiple of its element's size.
 std::string encode(const std::string& request, const std::vector<Tensor>& tensors) {
-  std::ostringstream header;
+  json header;
   std::string data;
-  header << R"({"__metadata__": {"request": )" << std::quoted(request) << "}";
+  header["__metadata__"]["request"] = request;
   for (const Tensor& tensor : tensors) {
-    header << ", " << std::quoted(tensor.name) << R"(: {"dtype": )" << std::quoted(tensor.dtype) << R"(, "shape": [)";
-    for (std::size_t i = 0; i < tensor.shape.size(); ++i) header << (i ? ", " : "") << tensor.shape[i];
-    header << R"(], "data_offsets": [)" << data.size() << ", " << data.size() + tensor.data.size() << "]}";
+    const std::size_t begin = data.size();
     data += tensor.data;
+    header[tensor.name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
   }
-  header << "}";
-  std::string text = header.str();
+  std::string text = header.dump();
   text.append(-text.size() & 7, ' ');
   const std::uint64_t length = text.size();
   return std::string(reinterpret_cast<const char*>(&length), 8) + text + data;
@@ -61,19 +62,28 @@ std::string encode(const std::string& request, const std::vector<Tensor>& tensor
 // #endregion
 
 // #region decode
-// The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header.
+// The answer: a safetensors file too, whose result is JSON in a string of the header.
 Answer decode(const std::string& body) {
   std::uint64_t length = 0;
   if (body.size() >= 8) std::memcpy(&length, body.data(), 8);
   if (body.size() < 8 || body.size() - 8 < length) throw std::runtime_error("the answer is cut off");
-  const std::string header = body.substr(8, length);
-  // The result is JSON inside a string of the header, hence the backslashes. A JSON library would read all of it.
-  const std::string key = R"(\"loss\":)";
-  const std::size_t at = header.find(key);
-  if (at == std::string::npos) throw std::runtime_error("no loss in " + header);
-  Answer answer{std::stod(header.substr(at + key.size())), std::vector<float>((body.size() - 8 - length) / 4)};
-  std::memcpy(answer.gradient.data(), body.data() + 8 + length, answer.gradient.size() * 4);
+  const json header = json::parse(body.substr(8, length));
+  Answer answer;
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") {
+      answer.result = json::parse(value.at("result").get<std::string>());
+    } else {
+      const std::size_t begin = value.at("data_offsets").at(0), end = value.at("data_offsets").at(1);
+      answer.tensors[name] = body.substr(8 + length + begin, end - begin);
+    }
+  }
   return answer;
+}
+
+std::vector<float> floats(const std::string& bytes) {
+  std::vector<float> elements(bytes.size() / sizeof(float));
+  std::memcpy(elements.data(), bytes.data(), elements.size() * sizeof(float));
+  return elements;
 }
 // #endregion
 
@@ -120,14 +130,16 @@ int main(int count, char** arguments) try {
   const std::vector<std::int64_t> target{0, 1};
   const Answer answer = evaluate(
       url, focal, {{"target", "I64", {2}, bytes(target)}, {"prediction", "F32", {2, 3}, bytes(prediction)}});
-  std::cout << "loss " << shortest(answer.loss) << "\ngradient";
-  for (const float entry : answer.gradient) std::cout << ' ' << shortest(entry);
+  const double loss = answer.result.at("loss");
+  const std::vector<float> gradient = floats(answer.tensors.at("gradient.prediction"));
+  std::cout << "loss " << shortest(loss) << "\ngradient";
+  for (const float entry : gradient) std::cout << ' ' << shortest(entry);
   std::cout << '\n';
 
   // From the definition, mean of -(1 - p)^2 log p with p the softmax at the target: the loss, the gradient's first row.
-  const double loss = 0.0285387, row[] = {-0.0517822, 0.0368145, 0.0149677};
-  bool right = answer.gradient.size() == prediction.size() && std::abs(answer.loss - loss) < 1e-6;
-  for (int i = 0; right && i < 3; ++i) right = std::abs(answer.gradient[i] - row[i]) < 1e-6;
+  const double expected = 0.0285387, row[] = {-0.0517822, 0.0368145, 0.0149677};
+  bool right = gradient.size() == prediction.size() && std::abs(loss - expected) < 1e-6;
+  for (int i = 0; right && i < 3; ++i) right = std::abs(gradient[i] - row[i]) < 1e-6;
   if (!right) throw std::runtime_error("this is not the focal loss");
 } catch (const std::exception& error) {
   std::cerr << error.what() << '\n';

@@ -10,24 +10,35 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.Arrays;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
+import java.util.HashMap;
+import java.util.Map;
+
+import com.google.gson.Gson;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /**
- * A loss and its gradient from Java: a safetensors file out, a safetensors file back, no dependency.
+ * A loss and its gradient from Java: a safetensors file out, a safetensors file back, with Gson.
  *
- * <pre>java client/examples/java/Evaluate.java [http://127.0.0.1:8000]</pre>
+ * <pre>java -cp /usr/share/java/gson.jar client/examples/java/Evaluate.java [http://127.0.0.1:8000]</pre>
  *
- * Needs Java 17 or newer. A service that asks for a key gets the one in LOSSD_API_KEY.
+ * Needs Java 17 or newer, and Gson: com.google.code.gson:gson, on Debian libgoogle-gson-java. A service that asks for a key gets the one in LOSSD_API_KEY.
  */
 public class Evaluate {
   static final String MEDIA_TYPE = "application/vnd.safetensors";
   static final String REQUEST = """
       {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}""";
 
-  record Answer(double loss, float[] gradient) {}
+  /** The answer's JSON, and its tensors by name, such as gradient.prediction. */
+  record Answer(JsonObject result, Map<String, ByteBuffer> tensors) {
+    float[] floats(String name) {
+      float[] elements = new float[tensors.get(name).remaining() / 4];
+      tensors.get(name).asFloatBuffer().get(elements);
+      return elements;
+    }
+  }
 
   // #region encode
   /** A tensor by name: its elements in row-major order, little-endian. The dtype is F64, F32, I64, I32, U8 or BOOL. */
@@ -50,34 +61,35 @@ public class Evaluate {
    * starts on a multiple of its element's size.
    */
   static byte[] encode(String request, Tensor... tensors) {
-    StringBuilder header = new StringBuilder("{\"__metadata__\": {\"request\": \"%s\"}".formatted(
-        request.replace("\\", "\\\\").replace("\"", "\\\"")));
+    Map<String, Object> header = new HashMap<>(Map.of("__metadata__", Map.of("request", request)));
     ByteArrayOutputStream data = new ByteArrayOutputStream();
     for (Tensor tensor : tensors) {
-      header.append(", \"%s\": {\"dtype\": \"%s\", \"shape\": %s, \"data_offsets\": [%d, %d]}".formatted(tensor.name,
-          tensor.dtype, Arrays.toString(tensor.shape), data.size(), data.size() + tensor.data.length));
+      int[] offsets = {data.size(), data.size() + tensor.data.length};
+      header.put(tensor.name, Map.of("dtype", tensor.dtype, "shape", tensor.shape, "data_offsets", offsets));
       data.writeBytes(tensor.data);
     }
-    header.append("}");
-    header.append(" ".repeat(-header.length() & 7));
-    byte[] text = header.toString().getBytes(UTF_8);
+    String json = new Gson().toJson(header);
+    byte[] text = (json + " ".repeat(-json.length() & 7)).getBytes(UTF_8);
     return ByteBuffer.allocate(8 + text.length + data.size()).order(ByteOrder.LITTLE_ENDIAN)
         .putLong(text.length).put(text).put(data.toByteArray()).array();
   }
   // #endregion
 
   // #region decode
-  /** The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header. */
+  /** The answer: a safetensors file too, whose result is JSON in a string of the header. */
   static Answer decode(byte[] body) {
     ByteBuffer file = ByteBuffer.wrap(body).order(ByteOrder.LITTLE_ENDIAN);
     byte[] text = new byte[(int) file.getLong()];
     file.get(text);
-    // The result is JSON inside a string of the header, hence the backslashes. A JSON library would read all of it.
-    Matcher loss = Pattern.compile("\\\\\"loss\\\\\": *([^,}]+)").matcher(new String(text, UTF_8));
-    if (!loss.find()) throw new IllegalStateException("no loss in " + new String(text, UTF_8));
-    float[] gradient = new float[file.remaining() / 4];
-    file.asFloatBuffer().get(gradient);
-    return new Answer(Double.parseDouble(loss.group(1)), gradient);
+    JsonObject header = JsonParser.parseString(new String(text, UTF_8)).getAsJsonObject();
+    String result = header.remove("__metadata__").getAsJsonObject().get("result").getAsString();
+    Map<String, ByteBuffer> tensors = new HashMap<>();
+    header.asMap().forEach((name, tensor) -> {
+      int[] offsets = new Gson().fromJson(tensor.getAsJsonObject().get("data_offsets"), int[].class);
+      ByteBuffer data = file.slice(8 + text.length + offsets[0], offsets[1] - offsets[0]);
+      tensors.put(name, data.order(ByteOrder.LITTLE_ENDIAN));
+    });
+    return new Answer(JsonParser.parseString(result).getAsJsonObject(), tensors);
   }
   // #endregion
 
@@ -101,13 +113,15 @@ public class Evaluate {
     float[] prediction = {2.0f, 1.0f, 0.1f, 0.5f, 2.5f, 0.3f};
     long[] target = {0, 1};
     Answer answer = evaluate(url, REQUEST, Tensor.of("target", target, 2), Tensor.of("prediction", prediction, 2, 3));
-    System.out.println("loss " + answer.loss);
-    System.out.println("gradient " + Arrays.toString(answer.gradient));
+    double loss = answer.result.get("loss").getAsDouble();
+    float[] gradient = answer.floats("gradient.prediction");
+    System.out.println("loss " + loss);
+    System.out.println("gradient " + Arrays.toString(gradient));
 
     // From the definition, mean of -(1 - p)^2 log p with p the softmax at the target: the loss, the gradient's first row.
     double[] expected = {0.0285387, -0.0517822, 0.0368145, 0.0149677};
-    boolean right = answer.gradient.length == prediction.length && Math.abs(answer.loss - expected[0]) < 1e-6;
-    for (int i = 0; right && i < 3; i++) right = Math.abs(answer.gradient[i] - expected[i + 1]) < 1e-6;
+    boolean right = gradient.length == prediction.length && Math.abs(loss - expected[0]) < 1e-6;
+    for (int i = 0; right && i < 3; i++) right = Math.abs(gradient[i] - expected[i + 1]) < 1e-6;
     if (!right) {
       System.err.println("this is not the focal loss");
       System.exit(1);

@@ -1,13 +1,16 @@
-//! A loss and its gradient from Rust: a safetensors file out, a safetensors file back, the standard library alone.
+//! A loss and its gradient from Rust: a safetensors file out, a safetensors file back, with serde_json.
 //!
-//!     rustc --edition 2021 client/examples/rust/evaluate.rs && ./evaluate [http://127.0.0.1:8000]
+//!     cargo run --manifest-path client/examples/rust/Cargo.toml -- [http://127.0.0.1:8000]
 //!
 //! Needs Rust 1.70 or newer. A service that asks for a key gets the one in LOSSD_API_KEY. HTTP is spelled out here, which
 //! is enough for a service in reach; behind https, use an HTTP crate and keep `encode` and `decode`.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+
+use serde_json::{json, Map, Value};
 
 const REQUEST: &str = r#"{"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}"#;
 
@@ -23,14 +26,14 @@ struct Tensor<'a> {
 /// Tensors as a safetensors file: length of the header, header, elements. Give wider elements first; then every tensor
 /// starts on a multiple of its element's size.
 fn encode(request: &str, tensors: &[Tensor]) -> Vec<u8> {
-    let mut header = format!(r#"{{"__metadata__": {{"request": {request:?}}}"#);
+    let mut header = json!({"__metadata__": {"request": request}});
     let mut begin = 0;
     for Tensor { name, dtype, shape, data } in tensors {
         let end = begin + data.len();
-        header += &format!(r#", {name:?}: {{"dtype": {dtype:?}, "shape": {shape:?}, "data_offsets": [{begin}, {end}]}}"#);
+        header[*name] = json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]});
         begin = end;
     }
-    header.push('}');
+    let mut header = header.to_string();
     header += &" ".repeat(header.len().wrapping_neg() % 8);
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.bytes());
@@ -40,20 +43,27 @@ fn encode(request: &str, tensors: &[Tensor]) -> Vec<u8> {
 // #endregion
 
 // #region decode
-/// The answer: a safetensors file too. Its one tensor is the gradient; the loss is in the header.
-fn decode(body: &[u8]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
+/// The answer's JSON, and its tensors' bytes by name, such as gradient.prediction.
+type Answer = (Value, HashMap<String, Vec<u8>>);
+
+/// The answer: a safetensors file too, whose result is JSON in a string of the header.
+fn decode(body: &[u8]) -> Result<Answer, Box<dyn Error>> {
     let length = u64::from_le_bytes(body.get(..8).ok_or("the answer is too short")?.try_into()?) as usize;
-    let header = std::str::from_utf8(body[8..].get(..length).ok_or("the answer is cut off")?)?;
-    // The result is JSON inside a string of the header, hence the backslashes. A JSON library would read all of it.
-    let (_, rest) = header.split_once(r#"\"loss\":"#).ok_or("no loss in the answer")?;
-    let loss = rest.split([',', '}']).next().unwrap_or_default().trim().parse()?;
-    let elements = body[8 + length..].chunks_exact(4);
-    Ok((loss, elements.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()))
+    let mut header: Map<String, Value> =
+        serde_json::from_slice(body[8..].get(..length).ok_or("the answer is cut off")?)?;
+    let metadata = header.remove("__metadata__").unwrap_or_default();
+    let result = serde_json::from_str(metadata["result"].as_str().ok_or("no result in the answer")?)?;
+    let mut tensors = HashMap::new();
+    for (name, tensor) in header {
+        let [begin, end]: [usize; 2] = serde_json::from_value(tensor["data_offsets"].clone())?;
+        tensors.insert(name, body[8 + length..].get(begin..end).ok_or("the answer is cut off")?.to_vec());
+    }
+    Ok((result, tensors))
 }
 // #endregion
 
 // #region post
-fn evaluate(url: &str, request: &str, tensors: &[Tensor]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
+fn evaluate(url: &str, request: &str, tensors: &[Tensor]) -> Result<Answer, Box<dyn Error>> {
     let address = format!("{url}/v1/evaluate");
     let place = address.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
     let (host, path) = place.ok_or("the address must start with http://")?;
@@ -89,7 +99,10 @@ fn run() -> Result<(), Box<dyn Error>> {
         Tensor { name: "target", dtype: "I64", shape: &[2], data: classes },
         Tensor { name: "prediction", dtype: "F32", shape: &[2, 3], data: scores },
     ];
-    let (loss, gradient) = evaluate(&url, REQUEST, &tensors)?;
+    let (result, tensors) = evaluate(&url, REQUEST, &tensors)?;
+    let loss = result["loss"].as_f64().ok_or("the loss is no finite number")?;
+    let elements = tensors.get("gradient.prediction").ok_or("no gradient in the answer")?.chunks_exact(4);
+    let gradient: Vec<f32> = elements.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
     println!("loss {loss}");
     println!("gradient {gradient:?}");
 
