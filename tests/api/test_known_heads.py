@@ -18,9 +18,9 @@ from lossd.api.http.asgi import RAW_HEAD
 from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.request import HttpRequest
 from lossd.api.server import FORWARDED
-from lossd.caches import CACHES
+from lossd.caches import CACHES, Cache
 from lossd.configuration.settings import Settings
-from lossd_client.wire import Tensor, safetensors
+from lossd_client.wire import Tensor, oip, safetensors
 from serving import Running, running
 
 KEY = "a-key-of-sixteen-characters-or-more"
@@ -28,16 +28,21 @@ CHANGING = (b"date", b"x-request-id", b"server-timing")
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Running]:
+def served() -> Iterator[tuple[Running, Cache]]:
+    """The service, and its heads: another service takes their place among the caches."""
     with running(engine="inline", api_key=KEY) as service:
-        yield service
+        yield service, CACHES["heads"]
 
 
 @pytest.fixture(scope="module")
-def hits(service: Running) -> Callable[[], int]:
+def service(served: tuple[Running, Cache]) -> Running:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def hits(served: tuple[Running, Cache]) -> Callable[[], int]:
     """How many heads the service has found again."""
-    heads = CACHES["heads"]
-    return lambda: heads.hits
+    return lambda: served[1].hits
 
 
 @pytest.fixture
@@ -316,7 +321,13 @@ def test_lengths_and_ids_may_differ_and_nothing_else(connection: socket.socket, 
 
 @pytest.mark.parametrize(
     "line",
-    ["X-Length: 7", "Content-Length: 7", "X-Request-ID: one\r\nX-Request-ID: two", "X-Space:  two"],
+    [
+        "X-Length: 7",
+        "Inference-Header-Content-Length: 7\r\nX-Length: 7",
+        "Content-Length: 7",
+        "X-Request-ID: one\r\nX-Request-ID: two",
+        "X-Space:  two",
+    ],
 )
 def test_a_head_that_could_be_taken_for_another_is_not_known(
     line: str, service: Running, hits: Callable[[], int]
@@ -329,6 +340,106 @@ def test_a_head_that_could_be_taken_for_another_is_not_known(
         with closing(connected(service)) as connection:
             assert asked(connection, b"\r\n".join(lines) + body)[0] in (200, 400)
         assert hits() == before
+
+
+def infer(body: bytes, length: int | None, *lines: str, model: str = "mse") -> bytes:
+    """A request of the Open Inference Protocol, as Triton's clients write it: its lengths in this order."""
+    fields = ("Host: lossd", f"X-API-Key: {KEY}", *lines)
+    if length is not None:
+        fields += (f"Inference-Header-Content-Length: {length}",)
+    line = f"POST /v2/models/{model}/infer HTTP/1.1"
+    return "\r\n".join((line, *fields, f"Content-Length: {len(body)}", "", "")).encode() + body
+
+
+def inference(value: float = 0.5, rows: int = 4, **more: object) -> tuple[bytes, int]:
+    """A request's body, and the length of its JSON text."""
+    array = np.full((rows, 2), value, np.float32)
+    entry = {"shape": [rows, 2], "datatype": "FP32", "parameters": {"binary_data_size": array.nbytes}}
+    inputs = [{"name": name, **entry} for name in ("prediction", "target")]
+    text = json.dumps({**more, "inputs": inputs, "parameters": {"binary_data_output": True}}, separators=(",", ":"))
+    return text.encode() + array.tobytes() * 2, len(text)
+
+
+def test_inferences_are_answered_the_same_way(connection: socket.socket, hits: Callable[[], int]) -> None:
+    body, length = inference()
+    first, before = asked(connection, infer(body, length)), hits()
+    second = asked(connection, infer(body, length))
+    assert hits() == before + 1
+    assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
+    assert first[0] == 200
+    assert first[1].keys() == second[1].keys()
+    assert re.fullmatch(rb"parse;dur=\S+, queue;.* encode;dur=\S+", second[1][b"server-timing"])
+
+
+def test_inferences_may_differ_in_both_lengths_and_their_ids(
+    connection: socket.socket, hits: Callable[[], int]
+) -> None:
+    asked(connection, infer(*inference(id="first"), "X-Kind: ids"))
+    before, parsed = hits(), CACHES["v2_requests"].misses
+    ids = ("a", "of some length", "", 'of "quotes"', "of \N{GREEK SMALL LETTER MU}")
+    for name in ids:
+        status, headers, body = asked(connection, infer(*inference(id=name), "X-Kind: ids"))
+        assert (status, oip.decode_response(body, int(headers[b"inference-header-content-length"])).id) == (200, name)
+    assert hits() == before + len(ids)
+    assert CACHES["v2_requests"].misses == parsed + 2  # the two whose ids JSON escapes
+    status, headers, body = asked(connection, infer(*inference(rows=300), "X-Kind: ids"))
+    response = oip.decode_response(body, int(headers[b"inference-header-content-length"]))
+    assert (status, response.id, response.outputs["gradient"].shape) == (200, None, (300, 2))  # type: ignore[union-attr]
+    assert hits() == before + len(ids) + 1
+
+
+@pytest.mark.parametrize("text", [b'"id":"two"', b'"\\u0069d":"two"'])
+def test_of_two_ids_the_last_one_holds(text: bytes, connection: socket.socket) -> None:
+    body, length = inference(id="one")
+    body = body[: length - 1] + b"," + text + b"}" + body[length:]
+    for _ in range(2):
+        status, headers, answered = asked(connection, infer(body, length + 1 + len(text)))
+        answer = oip.decode_response(answered, int(headers[b"inference-header-content-length"]))
+        assert (status, answer.id) == (200, "two")
+
+
+def test_inferences_in_json_are_answered_the_same_way(connection: socket.socket, hits: Callable[[], int]) -> None:
+    entry = {"shape": [2], "datatype": "FP32", "data": [0.5, 1.5]}
+    document = {"id": "mine", "inputs": [{"name": name, **entry} for name in ("prediction", "target")]}
+    body = json.dumps(document).encode()
+    first, before = asked(connection, infer(body, None)), hits()
+    second = asked(connection, infer(body, None))
+    assert hits() == before + 1
+    assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
+    assert json.loads(second[2])["id"] == "mine"
+
+
+def test_a_refused_inference_is_refused_as_the_first_time(connection: socket.socket) -> None:
+    good, length = inference(id="good")
+    assert asked(connection, infer(good, length))[0] == 200
+    for body, stated, part in (
+        (good[:-4], length, "12 follow it"),
+        (good, len(good) + 1, "the body has only"),
+        (b"x" + good[1:], length, "not JSON"),
+        (inference(float("nan"))[0], inference()[1], "NaN"),
+    ):
+        status, headers, text = asked(connection, infer(body, stated, "X-Request-ID: bad"))
+        assert (status, headers[b"x-request-id"], list(json.loads(text))) == (400, b"bad", ["error"])
+        assert part.replace("12", str(len(body) - stated)) in json.loads(text)["error"]
+    assert asked(connection, infer(good, length))[0] == 200
+
+
+def test_a_model_is_not_taken_for_another(connection: socket.socket) -> None:
+    body, length = inference()
+    for _ in range(2):
+        for model in ("mse", "mae"):
+            status, headers, answered = asked(connection, infer(body, length, model=model))
+            response = oip.decode_response(answered, int(headers[b"inference-header-content-length"]))
+            assert (status, response.model_name) == (200, model)
+        assert asked(connection, infer(body, length, model="mes"))[0] == 404
+
+
+@pytest.mark.parametrize("key", ["lossd_key", KEY])
+def test_inferences_need_the_key_of_their_head(key: str, connection: socket.socket) -> None:
+    body, length = inference()
+    assert asked(connection, infer(body, length))[0] == 200
+    request = infer(body, length).replace(KEY.encode(), key.encode())
+    assert asked(connection, request)[0] == (200 if key == KEY else 401)
 
 
 def test_the_limit_of_a_body_holds() -> None:

@@ -129,6 +129,20 @@ def test_tensors_by_region_and_in_the_body_go_together(triton: InferenceServerCl
     same(answer.as_numpy("loss"), lossd.evaluate("focal", inputs=arrays).loss)
 
 
+def test_requests_by_region_and_in_the_body_may_alternate(triton: InferenceServerClient, opened: Open) -> None:
+    """Their heads are the same, and known from the second on."""
+    arrays = focal(64)
+    nbytes = sum(array.nbytes for array in arrays.values())
+    key, handle = opened(nbytes)
+    triton.register_system_shared_memory("both", key, nbytes)
+    here = [InferInput(n, list(a.shape), DATATYPES[a.dtype.name]).set_data_from_numpy(a) for n, a in arrays.items()]
+    there = by_region("both", handle, arrays)
+    expected = lossd.evaluate("focal", inputs=arrays).loss
+    for inputs in (here, there, here, there):
+        answer = triton.infer("focal", inputs, outputs=[InferRequestedOutput("loss")])
+        same(answer.as_numpy("loss"), expected)
+
+
 def test_a_large_body_s_gradient_may_go_by_region(triton: InferenceServerClient, opened: Open) -> None:
     arrays = focal(100_000)
     key, handle = opened(arrays["prediction"].nbytes)

@@ -26,8 +26,12 @@ class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
     """A route whose small requests need no task once their heads are known."""
 
     @abstractmethod
-    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[AnswerFormatT, asyncio.Future[Result]]:
+    def _submit_whole(
+        self, request: DirectRequest, body: memoryview
+    ) -> tuple[AnswerFormatT, asyncio.Future[Result]] | None:
         """Submit a request, and return its answer's format and the future of its result.
+
+        None leaves the request to the usual way; nothing was submitted then.
 
         Raises:
             Problem: The request is refused; nothing was submitted.
@@ -53,12 +57,14 @@ class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
         try:
             if request.client and not self.fair_share.admits(request):
                 return False
-            answer, future = self._submit_whole(request, body)
+            submitted = self._submit_whole(request, body)
         except Exception:
+            submitted = None
+        if submitted is None:
             if request.client:
                 self.fair_share.release(request)
             return False
-        request.submitted(answer, future)
+        request.submitted(*submitted)
         return True
 
     def complete(self, request: DirectRequest, result: Result) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -41,7 +42,7 @@ def encode_request(
     described, pieces = [], []
     for name, value in inputs.items():
         piece = elements(value)
-        described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
+        described.append(_describe_binary(name, value, len(piece)))
         pieces.append(piece)
     fields: dict[str, Any] = {} if id is None else {"id": id}
     fields["parameters"] = {**(parameters or {}), "binary_data_output": True}
@@ -74,11 +75,11 @@ def encode_response(
     described: list[bytes] = []
     pieces: list[bytes | memoryview] = []
     for name, value, binary in outputs:
-        if (place := places.get(name)) is not None:
+        if places and (place := places.get(name)) is not None:
             described.append(_describe(name, value, _place(place, len(elements(value)))))
         elif binary:
             piece = elements(value)
-            described.append(_describe(name, value, b'"parameters":{"binary_data_size":%d}' % len(piece)))
+            described.append(_describe_binary(name, value, len(piece)))
             if len(piece):
                 pieces.append(piece)
         else:
@@ -92,12 +93,32 @@ def encode_response(
     return [text, *pieces], len(text)
 
 
-def _describe(name: str, value: Value, rest: bytes) -> bytes:
+def _describe_binary(name: str, value: Value, nbytes: int) -> bytes:
+    """Return the description of a tensor whose bytes follow the text."""
     if isinstance(value, Tensor):
-        datatype, shape = BY_DTYPE[value.dtype].name, list(value.shape)
-    else:
-        datatype, shape = "BYTES", [len(value)]
-    return json.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b"," + rest + b"}"
+        return _described(name, BY_DTYPE[value.dtype].name, value.shape, nbytes)
+    return _describe(name, value, _binary(nbytes))
+
+
+@lru_cache(maxsize=1024)
+def _described(name: str, datatype: str, shape: tuple[int, ...], nbytes: int) -> bytes:
+    """Return the description of binary numbers. It is cached, because most messages have the same."""
+    return b"%b,%b}" % (_layout(name, datatype, shape), _binary(nbytes))
+
+
+def _describe(name: str, value: Value, rest: bytes) -> bytes:
+    datatype, shape = (
+        (BY_DTYPE[value.dtype].name, value.shape) if isinstance(value, Tensor) else ("BYTES", (len(value),))
+    )
+    return b"%b,%b}" % (_layout(name, datatype, shape), rest)
+
+
+def _layout(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return json.dumps({"name": name, "datatype": datatype, "shape": list(shape)})[:-1]
+
+
+def _binary(nbytes: int) -> bytes:
+    return b'"parameters":{"binary_data_size":%d}' % nbytes
 
 
 def _place(place: Place, nbytes: int) -> bytes:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lossd.api.http.asgi import CONNECTION, WHOLE, new_request_id
-from lossd.api.http.known_heads import HEAD_BYTES, KnownHead, KnownHeads
+from lossd.api.http.known_heads import HEAD_BYTES, FoundHead, KnownHeads
 from lossd.api.http.refusing import IDLE
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.time_limits import TimedProtocol
@@ -37,9 +37,7 @@ class DirectRequest(HttpRequest):
 
     Args:
         connection: The connection.
-        known: What is known of its head.
-        length: Its Content-Length in bytes.
-        given: Its X-Request-ID; empty without one.
+        head: What is known of its head.
 
     Attributes:
         connection: The connection.
@@ -59,7 +57,8 @@ class DirectRequest(HttpRequest):
     more_body = waiting_for_100_continue = False
     """The whole body has come."""
 
-    def __init__(self, connection: DirectProtocol, known: KnownHead, length: int, given: bytes) -> None:
+    def __init__(self, connection: DirectProtocol, head: FoundHead) -> None:
+        known, self.headers, self.length, given = head
         scope = {
             **known.scope,
             "client": connection.client,
@@ -72,7 +71,7 @@ class DirectRequest(HttpRequest):
         self.deadline = self.begin + known.timeout_s
         self.request_id = given.decode("ascii") or new_request_id()
         self.scope = scope
-        self.headers, self.client, self.length = known.headers, known.client, length
+        self.client = known.client
         self.query = scope["query_string"]
         self.max_body_bytes, self._limit = known.max_body_bytes, "setting max_body_bytes"
         self.model, self.job = "", None
@@ -161,14 +160,14 @@ class DirectProtocol(TimedProtocol):
         if found is None:
             self._raw_head = head
             return False
-        known, length, given = found
+        known, length = found.known, found.length
         missing = end + length - len(data)
         if missing > 0 and not begun and length <= min(HELD_BYTES, known.max_body_bytes):
             self._held = data
             return True
         if missing or length > known.max_body_bytes:
             return False
-        request = DirectRequest(self, known, length, given)
+        request = DirectRequest(self, found)
         if not known.route.begin(request, memoryview(data)[end:]):
             return False
         self._held = b""

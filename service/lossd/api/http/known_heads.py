@@ -2,7 +2,8 @@
 
 Clients repeat their heads. Parsing one, checking its Host, its key and its format, and making a scope of it takes
 longer than the rest of a small request. All of that depends on the head's bytes alone, so it is done once. Heads that
-differ in Content-Length and X-Request-ID only are one: they are found by their bytes without the two values.
+differ only in X-Request-ID and in the lengths of the body and of its JSON text are one: they are found by their bytes
+without these values.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
@@ -19,7 +20,7 @@ from lossd.api.http.asgi import CONNECTION, RAW_HEAD, WHOLE
 from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 
-__all__ = ["KnownHead", "KnownHeads"]
+__all__ = ["FoundHead", "KnownHead", "KnownHeads"]
 
 HEAD_BYTES = 4096  # a longer head is not kept
 ENTRY_BYTES = 4096  # about what is kept of a head, beside its bytes
@@ -36,11 +37,14 @@ _UNSUITABLE = frozenset(
         b"upgrade",
     )
 )
-_VALUES = (b"content-length", b"x-request-id")
+_BODY_LENGTH, _TEXT_LENGTH = b"content-length", b"inference-header-content-length"
+_LENGTHS = (_BODY_LENGTH, _TEXT_LENGTH)
+_VALUES = (*_LENGTHS, b"x-request-id")
 _OWN = (CONNECTION, RAW_HEAD, WHOLE, "client", "scheme", "server")
 """Keys of the scope that belong to a connection or to one request."""
 
 _LENGTH = b"ength: "
+"""The end of the name of each field that states a length."""
 _DIGITS = 9
 _REQUEST_ID = re.compile(rb"\r\n[Xx]-[Rr]equest-[Ii][Dd]: ([!-~]{1,128})\r\n")
 
@@ -53,7 +57,8 @@ class KnownHead:
         route: The route that answers.
         format: The formats of request and answer, as the route keeps them.
         scope: ASGI's scope as the route gets it, without what belongs to a connection.
-        headers: The headers that lossd reads, without the two values.
+        headers: The headers that lossd reads, without the values that differ.
+        lengths: The names of its fields that state lengths, in order.
         client: The name of the API key.
         max_body_bytes: The limit of the body.
         timeout_s: The time from the request's begin to its deadline, in seconds.
@@ -63,9 +68,26 @@ class KnownHead:
     format: Any
     scope: Mapping[str, Any]
     headers: Mapping[bytes, bytes]
+    lengths: tuple[bytes, ...]
     client: str
     max_body_bytes: int
     timeout_s: float
+
+
+class FoundHead(NamedTuple):
+    """What is known of a head, with its own values.
+
+    Attributes:
+        known: What is known of it.
+        headers: The headers that lossd reads, without Content-Length and X-Request-ID.
+        length: Its Content-Length in bytes.
+        request_id: Its X-Request-ID; empty without one.
+    """
+
+    known: KnownHead
+    headers: Mapping[bytes, bytes]
+    length: int
+    request_id: bytes
 
 
 class KnownHeads:
@@ -83,22 +105,27 @@ class KnownHeads:
         self._known: Cache[bytes, KnownHead] = Cache("heads", LIMIT_BYTES)
         self._forgot_s = 0.0  # on the monotonic clock
 
-    def find(self, head: bytes) -> tuple[KnownHead, int, bytes] | None:
-        """Return what is known of a head, its Content-Length and its X-Request-ID; None if nothing is known.
+    def find(self, head: bytes) -> FoundHead | None:
+        """Return what is known of a head, and its own values; None if nothing is known.
 
         Args:
             head: The head, with the empty line at its end.
         """
-        if (split := _without_length(head)) is None:
+        if (split := _without_lengths(head)) is None:
             return None
-        rest, length = split
-        known = self._known.get(rest)
-        if known is not None:
-            return known, length, b""
-        if (found := _REQUEST_ID.search(rest)) is None:
-            return None
-        known = self._known.get(rest[: found.start(1)] + rest[found.end(1) :])
-        return None if known is None else (known, length, found[1])
+        rest, digits = split
+        known, request_id = self._known.get(rest), b""
+        if known is None:
+            if (found := _REQUEST_ID.search(rest)) is None:
+                return None
+            request_id = found[1]
+            if (known := self._known.get(rest[: found.start(1)] + rest[found.end(1) :])) is None:
+                return None
+        if len(digits) == 1:
+            return FoundHead(known, known.headers, int(digits[0]), request_id)
+        lengths = dict(zip(known.lengths, digits, strict=True))
+        length = int(lengths.pop(_BODY_LENGTH))
+        return FoundHead(known, {**known.headers, **lengths}, length, request_id)
 
     def learn(self, request: HttpRequest, route: Any, form: Any) -> None:
         """Keep the head of a request that was answered, if requests with the same head need no other treatment.
@@ -112,7 +139,7 @@ class KnownHeads:
         head: bytes | None = scope.get(RAW_HEAD)
         if head is None or request.begin <= self._forgot_s or not _is_suitable(head, scope, self._unsuitable):
             return
-        if (split := _without_length(head)) is None or split[1] != request.length:
+        if (split := _without_lengths(head)) is None:
             return
         rest, _ = split
         if (found := _REQUEST_ID.search(rest)) is not None:
@@ -120,8 +147,9 @@ class KnownHeads:
         own = {name: value for name, value in scope.items() if name not in _OWN}
         own["headers"] = [header for header in scope["headers"] if header[0] not in _VALUES]
         headers = {name: value for name, value in request.headers.items() if name not in _VALUES}
+        lengths = tuple(name for name, _ in scope["headers"] if name in _LENGTHS)
         timeout_s = request.deadline - request.begin
-        known = KnownHead(route, form, own, headers, request.client, request.max_body_bytes, timeout_s)
+        known = KnownHead(route, form, own, headers, lengths, request.client, request.max_body_bytes, timeout_s)
         self._known.put(rest, known, ENTRY_BYTES + 4 * len(rest))
 
     def forget(self) -> None:
@@ -130,18 +158,23 @@ class KnownHeads:
         self._forgot_s = time.monotonic()  # requests that were checked before are not to be learned
 
 
-def _without_length(head: bytes) -> tuple[bytes, int] | None:
-    """Return a head without the value of its Content-Length, and that value; None if it cannot be told.
+def _without_lengths(head: bytes) -> tuple[bytes, list[bytes]] | None:
+    """Return a head without the values of its lengths, and these values; None if they cannot be told.
 
-    The value is cut out behind the first ``ength:``. Two heads with the same rest are cut at the same place, because
-    the rest begins with the same bytes.
+    The values are cut out behind each ``ength: ``. Two heads with the same rest are cut at the same places, because the
+    rest begins with the same bytes.
     """
-    begin = head.find(_LENGTH) + len(_LENGTH)
-    end = head.find(b"\r", begin)
-    digits = head[begin:end]
-    if begin < len(_LENGTH) or len(digits) > _DIGITS or not digits.isdigit():
-        return None
-    return head[:begin] + head[end:], int(digits)
+    pieces, values, at = [], [], 0
+    while (begin := head.find(_LENGTH, at) + len(_LENGTH)) >= len(_LENGTH):
+        end = head.find(b"\r", begin)
+        digits = head[begin:end]
+        if len(digits) > _DIGITS or not digits.isdigit():
+            return None
+        pieces.append(head[at:begin])
+        values.append(digits)
+        at = end
+    pieces.append(head[at:])
+    return (b"".join(pieces), values) if values else None
 
 
 def _is_suitable(head: bytes, scope: Scope, unsuitable: Set[bytes]) -> bool:
@@ -156,13 +189,14 @@ def _is_suitable(head: bytes, scope: Scope, unsuitable: Set[bytes]) -> bool:
     names = [name for name, _ in headers]
     if scope["http_version"] != "1.1" or not unsuitable.isdisjoint(names):
         return False
-    if names.count(b"content-length") != 1 or names.count(b"x-request-id") > 1:
+    if names.count(_BODY_LENGTH) != 1 or any(names.count(name) > 1 for name in _VALUES):
         return False
     # The parser took exactly these bytes for the head, such as no line break before it.
     line, _, fields = head.partition(b"\r\n")
     parsed = b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
     if line.count(b" ") != 2 or not line.startswith(b"POST /") or fields.lower() != parsed.lower():
         return False
-    if not head[: head.find(_LENGTH)].lower().endswith(b"\r\ncontent-l"):  # another header ends in the same way
+    cut = [field.partition(b":")[0].lower() for field in fields.split(b"\r\n") if _LENGTH in field]
+    if cut != [name for name in names if name in _LENGTHS]:  # another field's name ends in the same way
         return False
     return all(value.lower() == b"keep-alive" for name, value in headers if name == b"connection")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from lossd.api.evaluate import plan_of
 from lossd.api.inference.models import Model
 from lossd.engine import Result
-from lossd.job import Job
+from lossd.job import Column, Job
 from lossd.losses.registry import closest
 from lossd.metrics import METRICS, class_count, listed_by_default
 from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
@@ -55,25 +55,29 @@ class ParsedRequest:
     """A checked request without its binary tensors.
 
     Attributes:
+        model: The model's name.
         job: What is evaluated.
         request: The parsed JSON.
         outputs: The outputs, in order.
-        gradient: The input that the outputs ``gradient``, ``hessian`` and ``hvp`` belong to.
+        columns: The job's tensor of each output; None if it is no tensor of the job.
         timeout_s: The request's time-out in seconds; None without one.
         streamable: Whether every input's bytes on the wire are those of its tensor.
         places: The outputs that go to shared memory, and where.
+        shares_memory: Whether an input or an output is in shared memory.
         undefined: The outputs that may be undefined, which are metrics.
         text_bytes: The most bytes of the outputs that are tensors in JSON.
     """
 
+    model: str
     job: Job
     request: oip.Request
     outputs: tuple[oip.Output, ...]
-    gradient: str
+    columns: tuple[Column | None, ...]
     timeout_s: float | None
     streamable: bool
     text_bytes: int
     places: Mapping[str, oip.Place]
+    shares_memory: bool
     undefined: frozenset[str]
 
 
@@ -108,21 +112,30 @@ def parse_request(text: bytes, model: Model) -> ParsedRequest:
             raise DtypeMismatch(f"{entry.name} is BYTES; losses and metrics take numbers")
     final = plan_of(json.dumps({**base, "outputs": v1_outputs}))
     job = _job(final, request.inputs)
-    columns = {column.name: column for column in job.recipe.answers}
+    answers = {column.name: column for column in job.recipe.answers}
+    columns = tuple(answers.get(_column(output.name, gradient)) for output in outputs)
     text_bytes = 0
-    for output in outputs:
-        column = columns.get(_column(output.name, gradient))
+    for output, column in zip(outputs, columns, strict=True):
         if column is not None and output.place is not None:
             check_size(output.name, element_count(column.shape(job.rows)) * DTYPES[column.dtype].itemsize, output.place)
         elif column is not None and not output.binary:
             if not oip.BY_DTYPE[column.dtype].as_json:
                 raise DtypeMismatch(f"{output.name} is {column.dtype}, which JSON lacks; ask for it as binary data")
             text_bytes += json.most_bytes(column.dtype, (element_count(column.shape(job.rows)),), "list")
-    streamable = all(entry.binary for entry in request.inputs)
-    timeout_s = _timeout_s(request.parameters)
     places = {output.name: output.place for output in outputs if output.place is not None}
-    undefined = frozenset(o.name for o in outputs if not o.name.startswith((*LOSS_OUTPUTS, *DERIVATIVES)))
-    return ParsedRequest(job, request, outputs, gradient, timeout_s, streamable, text_bytes, places, undefined)
+    return ParsedRequest(
+        model=model.name,
+        job=job,
+        request=request,
+        outputs=outputs,
+        columns=columns,
+        timeout_s=_timeout_s(request.parameters),
+        streamable=all(entry.binary for entry in request.inputs),
+        text_bytes=text_bytes,
+        places=places,
+        shares_memory=bool(places) or any(entry.place is not None for entry in request.inputs),
+        undefined=frozenset(o.name for o in outputs if not o.name.startswith((*LOSS_OUTPUTS, *DERIVATIVES))),
+    )
 
 
 def check_size(name: str, nbytes: int, place: oip.Place) -> None:
@@ -255,10 +268,8 @@ def output_values(parsed: ParsedRequest, result: Result) -> list[tuple[str, oip.
         InvalidRequest: An output names a part that its metric lacks.
     """
     answer = orjson.loads(result.text)
-    columns = {column.name: column for column in result.job.recipe.answers}
     outputs: list[tuple[str, oip.Value, bool]] = []
-    for output in parsed.outputs:
-        column = columns.get(_column(output.name, parsed.gradient))
+    for output, column in zip(parsed.outputs, parsed.columns, strict=True):
         if column is not None:
             value: oip.Value = Tensor(column.dtype, column.shape(result.job.rows), result.tensors[column.name])
         else:
@@ -298,4 +309,5 @@ def _numbers(value: Any) -> oip.Value:
             array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         return [json.dumps(value)]
-    return Tensor.of(array.astype(np.int64 if array.dtype.kind in "iu" else np.float64, copy=False))
+    array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64, copy=False)
+    return Tensor("int64" if array.dtype.kind == "i" else "float64", array.shape, array.reshape(-1).view(np.uint8).data)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.types import Send
 
-from lossd.api.evaluation_route import EvaluationRoute
+from lossd.api.direct_route import DirectRoute
+from lossd.api.http.direct import DirectRequest
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, in_thread, small_document
@@ -54,7 +57,19 @@ class NotOfferedError(Problem):
     slug, title, status = "not-offered", "Not offered", 501
 
 
-class Inference(EvaluationRoute[ParsedRequest]):
+class Asked(NamedTuple):
+    """A request.
+
+    Attributes:
+        parsed: Its text without the id, which requests with the same text share.
+        id: Its id, to return with the answer; None if it has none.
+    """
+
+    parsed: ParsedRequest
+    id: str | None
+
+
+class Inference(DirectRoute[Asked]):
     """Everything under ``/v2``.
 
     Args:
@@ -95,25 +110,28 @@ class Inference(EvaluationRoute[ParsedRequest]):
         request.read_headers()
         if request.client:
             await self.fair_share.acquire(request)
-        parsed, future = await self._submit(request, model)
-        await self._answer(request, parsed, future, send)
+        asked, future = await self._submit(request, model)
+        await self._answer(request, asked, future, send)
+        if not asked.parsed.shares_memory:
+            self._learn(request, send, model)
 
-    def _encode(self, request: HttpRequest, answer: ParsedRequest, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, answer: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+        parsed = answer.parsed
         pieces, length = oip.encode_response(
             request.model,
-            output_values(answer, result),
-            id=answer.request.id,
-            undefined=answer.undefined,
-            places=answer.places,
+            output_values(parsed, result),
+            id=answer.id,
+            undefined=parsed.undefined,
+            places=parsed.places,
         )
         if length is None:
             return pieces, [(b"content-type", _JSON)], False
         return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
 
-    def _text_bytes(self, answer: ParsedRequest, result: Result) -> int:
-        return answer.text_bytes + len(result.text)
+    def _text_bytes(self, answer: Asked, result: Result) -> int:
+        return answer.parsed.text_bytes + len(result.text)
 
-    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[ParsedRequest, asyncio.Future[Result]]:
+    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
         given = request.headers.get(_LENGTH)
         streamed = request.decompressor is not None or (request.length or 0) >= self.settings.stream_bytes
         if streamed and given is not None:
@@ -122,7 +140,7 @@ class Inference(EvaluationRoute[ParsedRequest]):
         if given is None:
             request.limit_json(self.settings.max_json_bytes)
         body = await request.body(self.engine.budget)
-        return await self._submit_whole(request, model, memoryview(body), self._json_bytes(given, len(body)))
+        return await self._submit_body(request, model, memoryview(body), self._json_bytes(given, len(body)))
 
     def _json_bytes(self, given: bytes | None, size: int | None) -> int | None:
         length = oip.header_length(given, size)
@@ -133,24 +151,49 @@ class Inference(EvaluationRoute[ParsedRequest]):
             )
         return length
 
-    async def _submit_whole(
+    async def _submit_body(
         self, request: HttpRequest, model: models.Model, body: memoryview, length: int | None
-    ) -> tuple[ParsedRequest, asyncio.Future[Result]]:
-        text, data = (body, body[:0]) if length is None else (body[:length], body[length:])
+    ) -> tuple[Asked, asyncio.Future[Result]]:
+        text, data = _split(body, length)
         if len(text) <= INLINE_BYTES:
-            parsed, tensors = _decoded(text, data, model)
+            asked, tensors = _decoded(text, data, model)
         else:
             with request.holding(self.engine.budget, len(body)):
-                parsed, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
-        request.identify(model.name, parsed.job)
-        self._check_text(parsed.text_bytes, REMEDY)
+                asked, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
+        parsed = asked.parsed
+        if not parsed.shares_memory:
+            return asked, self._submit_tensors(request, parsed, tensors)
+        self._accept(request, parsed)
         targets = self._targets(request, parsed)
         if len(tensors) == len(parsed.request.inputs):
             future = self.engine.submit(parsed.job, tensors, _deadline(request, parsed), request.client)
         else:
             shared = {entry.name: entry.place for entry in parsed.request.inputs if entry.place is not None}
             future = await self._fetch(request, parsed, tensors, shared)
-        return parsed, self._delivered(parsed, targets, future)
+        return asked, self._delivered(parsed, targets, future)
+
+    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[Asked, asyncio.Future[Result]] | None:
+        text, data = _split(body, self._json_bytes(request.headers.get(_LENGTH), len(body)))
+        asked, tensors = _decoded(text, data, request.known.format)
+        if asked.parsed.shares_memory:
+            return None
+        return asked, self._submit_tensors(request, asked.parsed, tensors)
+
+    def _submit_tensors(
+        self, request: HttpRequest, parsed: ParsedRequest, tensors: Mapping[str, memoryview]
+    ) -> asyncio.Future[Result]:
+        """Submit a request without shared memory, and return the future of its result."""
+        self._accept(request, parsed)
+        return self.engine.submit(parsed.job, tensors, _deadline(request, parsed), request.client)
+
+    def _accept(self, request: HttpRequest, parsed: ParsedRequest) -> None:
+        """Receive a request before it is evaluated.
+
+        Raises:
+            TooLarge: Its answer would be too long.
+        """
+        request.identify(parsed.model, parsed.job)
+        self._check_text(parsed.text_bytes, REMEDY)
 
     # Shared memory
 
@@ -268,7 +311,7 @@ class Inference(EvaluationRoute[ParsedRequest]):
 
     async def _stream(
         self, request: HttpRequest, model: models.Model, given: bytes
-    ) -> tuple[ParsedRequest, asyncio.Future[Result]]:
+    ) -> tuple[Asked, asyncio.Future[Result]]:
         """Write the tensors into their slab as they arrive. If they must be converted, collect the body first."""
         length = self._json_bytes(given, request.length if request.decompressor is None else None)
         assert length is not None
@@ -279,8 +322,9 @@ class Inference(EvaluationRoute[ParsedRequest]):
                     raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
                 received += await request.chunk()
                 count(len(received))
-            parsed = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
-            request.identify(model.name, parsed.job)
+            asked = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
+            parsed = asked.parsed
+            request.identify(parsed.model, parsed.job)
             size = length + parsed.request.data_bytes
             if request.decompressor is None:
                 if request.length != size:
@@ -292,7 +336,7 @@ class Inference(EvaluationRoute[ParsedRequest]):
                 received += await request.chunk()
                 count(len(received))
         if whole:
-            return await self._submit_whole(request, model, memoryview(received), length)
+            return await self._submit_body(request, model, memoryview(received), length)
         self._check_text(parsed.text_bytes, REMEDY)
         targets = self._targets(request, parsed)
         future = await request.upload(
@@ -301,7 +345,7 @@ class Inference(EvaluationRoute[ParsedRequest]):
             [(entry.name, entry.begin, entry.end) for entry in parsed.request.inputs],
             lambda found: _wrong_length(parsed, found),
         )
-        return parsed, self._delivered(parsed, targets, future)
+        return asked, self._delivered(parsed, targets, future)
 
     # Other paths
 
@@ -386,17 +430,35 @@ def _only_ready(body: bytes | bytearray) -> bool:
     return bool(document.get("ready", False))
 
 
-def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[ParsedRequest, dict[str, memoryview]]:
-    parsed = _read(text, model)
+def _split(body: memoryview, length: int | None) -> tuple[memoryview, memoryview]:
+    """Return the JSON text and the tensors behind it."""
+    return (body, body[:0]) if length is None else (body[:length], body[length:])
+
+
+def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[Asked, dict[str, memoryview]]:
+    asked = _read(text, model)
+    parsed = asked.parsed
     if len(data) != parsed.request.data_bytes:
         raise _wrong_length(parsed, len(data))
+    if parsed.streamable:
+        return asked, {entry.name: data[entry.begin : entry.end] for entry in parsed.request.inputs}
     inside = (entry for entry in parsed.request.inputs if entry.place is None)
-    return parsed, {entry.name: oip.read_tensor(entry, data).data for entry in inside}
+    return asked, {entry.name: oip.read_tensor(entry, data).data for entry in inside}
 
 
-def _read(text: memoryview, model: models.Model) -> ParsedRequest:
-    """Return the parsed request. Requests are cached, because clients repeat them."""
-    return _parsed(bytes(text), model)
+def _read(text: memoryview, model: models.Model) -> Asked:
+    """Return the parsed request. Requests are cached without their ids, because clients repeat everything else."""
+    whole = bytes(text)
+    found = _ID.match(whole)
+    if found is not None and b'"id"' not in (rest := b"{" + whole[found.end() :]) and b"\\" not in rest:
+        with suppress(Problem):  # it is found again in the whole text
+            return Asked(_parsed(rest, model), found[1].decode())
+    parsed = _parsed(whole, model)
+    return Asked(parsed, parsed.request.id)
+
+
+_ID = re.compile(rb'\{"id":"([ !#-\[\]-~]{0,128})",')
+"""The beginning of a request's text, as Triton's clients write it."""
 
 
 def _parsed_bytes(text: bytes, _: models.Model, parsed: ParsedRequest) -> int:
