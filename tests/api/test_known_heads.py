@@ -297,9 +297,14 @@ def test_what_was_checked_before_heads_were_forgotten_is_not_learned() -> None:
     heads, line = KnownHeads(), HEAD + b"\r\n"
     early = request(line)
     heads.learn(early, None, None)
-    assert heads.find(line) is not None
+    latest = heads.find(line + b"its body")
+    assert latest is not None
+    assert (latest.head, latest.length, latest.request_id) == (line, 3, b"")
+    assert heads.find(line + b"another", latest) is latest
+    assert heads.find(line[:-1], latest) is None
     heads.forget()
     assert heads.find(line) is None
+    assert heads.find(line, latest) is None, "a connection knows no more than the server"
     heads.learn(early, None, None)
     assert heads.find(line) is None
     heads.learn(request(line), None, None)

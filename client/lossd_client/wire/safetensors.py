@@ -183,7 +183,6 @@ def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> 
 def header_of(entries: bytes, metadata: Mapping[str, str]) -> bytes:
     """Return prefix and header, made of encoded entries and metadata."""
     parts = [b'"%b":%b' % (_METADATA.encode(), json.dumps(dict(metadata)))] if metadata else []
-    parts += [entries] if entries else []
-    text = b"{%b}" % b",".join(parts)
-    text += b" " * (-(len(text) + PREFIX_BYTES) % ALIGNMENT)
-    return _LENGTH.pack(len(text)) + text
+    text = b"{%b}" % b",".join((*parts, entries) if entries else parts)
+    padding = -(len(text) + PREFIX_BYTES) % ALIGNMENT
+    return b"".join((_LENGTH.pack(len(text) + padding), text, b" " * padding))

@@ -86,11 +86,12 @@ class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
         size = sum(map(len, pieces))
         if size > INLINE_ANSWER_BYTES:
             return False
-        body, encoded = b"".join(pieces), time.monotonic()
+        encoded = time.monotonic()
         stages = (request.parsed - request.begin, *result.timings, encoded - evaluated)
         headers += common_headers(request, size, stages, result.batch_requests)
+        answer = request.encoded(headers, pieces)
         result.release()
-        request.send(headers, body)
+        request.send(answer)
         if request.client:
             self.fair_share.release(request)
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size)

@@ -15,13 +15,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lossd.api.http.asgi import CONNECTION, WHOLE, new_request_id
-from lossd.api.http.known_heads import HEAD_BYTES, FoundHead, KnownHeads
+from lossd.api.http.known_heads import FoundHead, KnownHeads, head_of
 from lossd.api.http.refusing import IDLE
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.time_limits import TimedProtocol
 from lossd.api.http.uvicorn_internals import answer_bytes
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from lossd.api.http.sending import Headers, Pieces
     from lossd.engine import Result
 
 __all__ = ["DirectProtocol", "DirectRequest"]
@@ -37,7 +40,7 @@ class DirectRequest(HttpRequest):
 
     Args:
         connection: The connection.
-        head: What is known of its head.
+        found: Its head, and what is known of it.
 
     Attributes:
         connection: The connection.
@@ -49,7 +52,7 @@ class DirectRequest(HttpRequest):
         response_complete: Whether it was answered or given up.
     """
 
-    __slots__ = ("answer", "connection", "disconnected", "future", "known", "parsed", "response_complete")
+    __slots__ = ("_scope", "answer", "connection", "disconnected", "future", "known", "parsed", "response_complete")
 
     message_event = asyncio.Event()
     """Uvicorn sets it; nobody waits for it."""
@@ -57,22 +60,14 @@ class DirectRequest(HttpRequest):
     more_body = waiting_for_100_continue = False
     """The whole body has come."""
 
-    def __init__(self, connection: DirectProtocol, head: FoundHead) -> None:
-        known, self.headers, self.length, given = head
-        scope = {
-            **known.scope,
-            "client": connection.client,
-            "scheme": connection.scheme,
-            "server": connection.server,
-            CONNECTION: connection,
-            WHOLE: True,
-        }
+    def __init__(self, connection: DirectProtocol, found: FoundHead) -> None:
+        known = found.known
         self.begin = time.monotonic()
         self.deadline = self.begin + known.timeout_s
-        self.request_id = given.decode("ascii") or new_request_id()
-        self.scope = scope
-        self.client = known.client
-        self.query = scope["query_string"]
+        self.request_id = found.request_id.decode("ascii") or new_request_id()
+        self._scope: Scope | None = None
+        self.headers, self.client, self.length = found.headers, known.client, found.length
+        self.query = known.scope["query_string"]
         self.max_body_bytes, self._limit = known.max_body_bytes, "setting max_body_bytes"
         self.model, self.job = "", None
         self.decompressor = None
@@ -81,6 +76,21 @@ class DirectRequest(HttpRequest):
         self.known = known
         self.future: asyncio.Future[Result] | None = None
         self.disconnected = self.response_complete = False
+
+    @property
+    def scope(self) -> Scope:  # type: ignore[override]  # few requests need one
+        """ASGI's scope, made when it is read first."""
+        if self._scope is None:
+            connection = self.connection
+            self._scope = {
+                **self.known.scope,
+                "client": connection.client,
+                "scheme": connection.scheme,
+                "server": connection.server,
+                CONNECTION: connection,
+                WHOLE: True,
+            }
+        return self._scope
 
     def submitted(self, answer: Any, future: asyncio.Future[Result]) -> None:
         """Note the answer's format and the result's future; the request is answered when that is done."""
@@ -113,11 +123,15 @@ class DirectRequest(HttpRequest):
             future, self.future, self.response_complete = self.future, None, True
             self.known.route.give_up(self, future)
 
-    def send(self, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send an answer of status 200, and begin with the connection's next request."""
+    def encoded(self, headers: Headers, pieces: Pieces) -> bytes:
+        """Return an answer of status 200 as it is sent."""
+        return answer_bytes(self.connection.server_state.default_headers, headers, pieces)
+
+    def send(self, answer: bytes) -> None:
+        """Send an answer, and begin with the connection's next request."""
         self.future, self.response_complete = None, True
         connection = self.connection
-        connection.transport.write(answer_bytes(connection.server_state.default_headers, headers, body))
+        connection.transport.write(answer)
         connection.on_response_complete()
 
 
@@ -134,6 +148,7 @@ class DirectProtocol(TimedProtocol):
         super().__init__(*args, **kwargs)
         self._heads = heads
         self._held = b""  # a known head that waits for its body
+        self._latest: FoundHead | None = None
 
     def data_received(self, data: bytes) -> None:
         """Answer a request with a known head directly, and pass other bytes to the parser."""
@@ -152,15 +167,12 @@ class DirectProtocol(TimedProtocol):
         begun = self._held
         if begun:
             data = begun + data
-        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4
-        if end < 4:
-            return False
-        head = data[:end]
-        found = heads.find(head)
+        found = heads.find(data, self._latest)
         if found is None:
-            self._raw_head = head
+            self._raw_head = head_of(data)
             return False
-        known, length = found.known, found.length
+        self._latest = found
+        known, length, end = found.known, found.length, len(found.head)
         missing = end + length - len(data)
         if missing > 0 and not begun and length <= min(HELD_BYTES, known.max_body_bytes):
             self._held = data
@@ -171,7 +183,7 @@ class DirectProtocol(TimedProtocol):
         if not known.route.begin(request, memoryview(data)[end:]):
             return False
         self._held = b""
-        self.cycle, self.scope = request, request.scope  # type: ignore[assignment]  # as much of a cycle as it needs
+        self.cycle = request  # type: ignore[assignment]  # as much of a cycle as it needs
         return True
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's may say so
@@ -185,6 +197,9 @@ class DirectProtocol(TimedProtocol):
         if isinstance(self.cycle, DirectRequest):
             self.cycle.give_up()
         super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        return self._parsing == IDLE if isinstance(self.cycle, DirectRequest) else super()._is_idle()
 
     def check_timeouts(self, now: float) -> None:
         """Pass a head whose body has not come to the parser: from then on, the usual limits hold for it."""

@@ -3,7 +3,7 @@
 Clients repeat their heads. Parsing one, checking its Host, its key and its format, and making a scope of it takes
 longer than the rest of a small request. All of that depends on the head's bytes alone, so it is done once. Heads that
 differ only in X-Request-ID and in the lengths of the body and of its JSON text are one: they are found by their bytes
-without these values.
+without these values. Before that, a head is compared with the latest one of its connection, which is mostly the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.types import Scope
 
@@ -20,7 +20,7 @@ from lossd.api.http.asgi import CONNECTION, RAW_HEAD, WHOLE
 from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 
-__all__ = ["FoundHead", "KnownHead", "KnownHeads"]
+__all__ = ["FoundHead", "KnownHead", "KnownHeads", "head_of"]
 
 HEAD_BYTES = 4096  # a longer head is not kept
 ENTRY_BYTES = 4096  # about what is kept of a head, beside its bytes
@@ -43,6 +43,7 @@ _VALUES = (*_LENGTHS, b"x-request-id")
 _OWN = (CONNECTION, RAW_HEAD, WHOLE, "client", "scheme", "server")
 """Keys of the scope that belong to a connection or to one request."""
 
+_END = b"\r\n\r\n"
 _LENGTH = b"ength: "
 """The end of the name of each field that states a length."""
 _DIGITS = 9
@@ -74,20 +75,25 @@ class KnownHead:
     timeout_s: float
 
 
-class FoundHead(NamedTuple):
-    """What is known of a head, with its own values.
+@dataclass(frozen=True, slots=True)
+class FoundHead:
+    """A head that was found, with its own values.
 
     Attributes:
+        head: The head, with the empty line at its end.
         known: What is known of it.
         headers: The headers that lossd reads, without Content-Length and X-Request-ID.
         length: Its Content-Length in bytes.
         request_id: Its X-Request-ID; empty without one.
+        version: How often heads had been forgotten when it was found.
     """
 
+    head: bytes
     known: KnownHead
     headers: Mapping[bytes, bytes]
     length: int
     request_id: bytes
+    version: int
 
 
 class KnownHeads:
@@ -104,13 +110,21 @@ class KnownHeads:
         self._unsuitable = _UNSUITABLE.union(unsuitable)
         self._known: Cache[bytes, KnownHead] = Cache("heads", LIMIT_BYTES)
         self._forgot_s = 0.0  # on the monotonic clock
+        self._version = 0
 
-    def find(self, head: bytes) -> FoundHead | None:
-        """Return what is known of a head, and its own values; None if nothing is known.
+    def find(self, data: bytes, latest: FoundHead | None = None) -> FoundHead | None:
+        """Return the head that some bytes begin with, and what is known of it; None if nothing is known.
 
         Args:
-            head: The head, with the empty line at its end.
+            data: The bytes.
+            latest: The head that was found before on the same connection: most clients send the same again.
         """
+        if latest is not None and latest.version == self._version:
+            head = data[: len(latest.head)]
+            if hash(head) == hash(latest.head) and head == latest.head:  # see above: the latest key may be another's
+                self._known.hits += 1
+                return latest
+        head = head_of(data)
         if (split := _without_lengths(head)) is None:
             return None
         rest, digits = split
@@ -122,10 +136,10 @@ class KnownHeads:
             if (known := self._known.get(rest[: found.start(1)] + rest[found.end(1) :])) is None:
                 return None
         if len(digits) == 1:
-            return FoundHead(known, known.headers, int(digits[0]), request_id)
+            return FoundHead(head, known, known.headers, int(digits[0]), request_id, self._version)
         lengths = dict(zip(known.lengths, digits, strict=True))
         length = int(lengths.pop(_BODY_LENGTH))
-        return FoundHead(known, {**known.headers, **lengths}, length, request_id)
+        return FoundHead(head, known, {**known.headers, **lengths}, length, request_id, self._version)
 
     def learn(self, request: HttpRequest, route: Any, form: Any) -> None:
         """Keep the head of a request that was answered, if requests with the same head need no other treatment.
@@ -155,7 +169,14 @@ class KnownHeads:
     def forget(self) -> None:
         """Forget all heads, because what follows from them has changed, such as whose a key is."""
         self._known.clear()
+        self._version += 1
         self._forgot_s = time.monotonic()  # requests that were checked before are not to be learned
+
+
+def head_of(data: bytes) -> bytes:
+    """Return the head that some bytes begin with, and the empty line at its end; empty if it has no end or is long."""
+    end = data.find(_END, 0, HEAD_BYTES)
+    return b"" if end < 0 else data[: end + len(_END)]
 
 
 def _without_lengths(head: bytes) -> tuple[bytes, list[bytes]] | None:

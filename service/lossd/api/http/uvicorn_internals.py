@@ -8,7 +8,7 @@ test checks every name in :data:`ATTRIBUTES`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -98,21 +98,24 @@ def take_body(cycle: RequestResponseCycle) -> bytearray:
     return body
 
 
-def answer_bytes(default_headers: list[tuple[bytes, bytes]], headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+def answer_bytes(
+    default_headers: Iterable[tuple[bytes, bytes]],
+    headers: Iterable[tuple[bytes, bytes]],
+    body: Iterable[bytes | memoryview],
+) -> bytes:
     """Return an answer of status 200 as it is sent.
 
     Args:
         default_headers: The server's headers.
         headers: The answer's.
-        body: The whole body.
+        body: The pieces of the whole body.
     """
     pieces = [b"HTTP/1.1 200 OK"]
     for name, value in default_headers:
         pieces += (b"\r\n", name, b": ", value)
     for name, value in headers:
         pieces += (b"\r\n", name, b": ", value)
-    pieces += (b"\r\n\r\n", body)
-    return b"".join(pieces)
+    return b"".join((*pieces, b"\r\n\r\n", *body))
 
 
 def write_answer(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -121,6 +124,6 @@ def write_answer(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]]
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(answer_bytes(cycle.default_headers, headers, body))
+    cycle.transport.write(answer_bytes(cycle.default_headers, headers, (body,)))
     cycle.message_event.set()
     cycle.on_response()
