@@ -20,7 +20,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY client client
 COPY docs docs
-RUN /opt/venv/bin/pip install --no-deps --no-build-isolation . && /opt/venv/bin/pip check
+# pip refuses constraints of an isolated build where there is none.
+RUN PIP_BUILD_CONSTRAINT= /opt/venv/bin/pip install --no-deps --no-build-isolation . && /opt/venv/bin/pip check
 # Compiles for the processor of the building machine. Another type of processor compiles its own code in the background.
 RUN LOSSD_CACHE_DIR=/opt/cache /opt/venv/bin/lossd compile
 

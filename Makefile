@@ -16,6 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # would compile what it imports. pip compiles none, because a process imports a small part of the largest packages.
 export PYTHONDONTWRITEBYTECODE :=
 
+# $(call venv,FOLDER) makes an environment whose pip, of the pinned version and by hash, installs in half the processor time
+# that the pip which Python brings takes.
+venv = $(PYTHON) -m venv $(1) && sed -n '/^pip==/,/[^\]$$/p' requirements.txt > $(1)/pip.txt && \
+  $(1)/bin/pip install --quiet --no-compile --require-hashes --no-deps -r $(1)/pip.txt
+
 # `service` is what serving and the demo need, `install` what tests, lint and documentation need besides.
 .PHONY: service install demo test fuzz clients serve lint bench chaos simulate docs audit pins clean
 
@@ -29,12 +34,13 @@ install: .venv/installed
 service: .venv/service
 
 # torch has no hash: its build depends on where it comes from. What it needs is installed before, by hash.
+# pip refuses constraints of an isolated build where there is none.
 .venv/service: pyproject.toml constraints.txt requirements.txt
 	@echo "Installing the service into .venv: about 60 packages, most of it torch; a minute or more, once."
-	$(PYTHON) -m venv .venv
+	$(call venv,.venv)
 	$(BIN)/pip install --no-compile --require-hashes --no-deps -r requirements.txt
 	$(BIN)/pip install --no-compile -c constraints.txt torch
-	$(BIN)/pip install --no-compile -c constraints.txt --no-build-isolation -e '.[demo]'
+	PIP_BUILD_CONSTRAINT= $(BIN)/pip install --no-compile -c constraints.txt --no-build-isolation -e '.[demo]'
 	$(BIN)/python -c 'import lossd.api.server, lossd.engine.worker' # writes the bytecode of what serving imports
 	-$(BIN)/lossd compile
 	@touch $@
@@ -60,7 +66,7 @@ clients: .clients/installed
 
 .clients/installed: $(wildcard tests/api/stock/*.txt tests/api/stock/*.json)
 	for name in kserve mlserver; do \
-	  $(PYTHON) -m venv .clients/$$name && \
+	  $(call venv,.clients/$$name) && \
 	  PIP_CONSTRAINT= .clients/$$name/bin/pip install --quiet --no-compile --no-deps -r tests/api/stock/$$name.txt || exit 1; \
 	done
 	mkdir -p .clients/node && cp tests/api/stock/package*.json .clients/node
@@ -93,12 +99,12 @@ docs: install
 
 # Tools in environments of their own, because they need other packages than the service does.
 .tools/pip-audit:
-	$(PYTHON) -m venv $@.part
+	$(call venv,$@.part)
 	PIP_CONSTRAINT= $@.part/bin/pip install --quiet --no-compile pip-audit==2.10.1
 	mv $@.part $@
 
 .tools/uv:
-	$(PYTHON) -m venv $@.part
+	$(call venv,$@.part)
 	PIP_CONSTRAINT= $@.part/bin/pip install --quiet --no-compile uv==0.13.9
 	mv $@.part $@
 

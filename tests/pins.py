@@ -19,7 +19,7 @@ HEAD = """\
 #   pip install --require-hashes --no-deps -r requirements.txt
 """
 TORCH_NEEDS = ["filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"]
-BUILD_NEEDS = ["hatchling", "editables"]
+BUILD_NEEDS = ["hatchling", "editables", "pip"]
 
 
 def needs() -> list[str]:

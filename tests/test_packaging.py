@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -61,6 +62,24 @@ def test_every_install_of_the_service_checks_hashes_first(name: str) -> None:
     installs = re.findall(r"pip install (?:\$\{PIP_ARGS\} |--no-compile )?(.*?)(?= \\\n| &&|\n)", text)
     assert installs[0] == "--require-hashes --no-deps -r requirements.txt"
     assert "torch" in installs[1].lower()
+
+
+def test_each_environment_has_the_pip_that_is_pinned_by_its_hash() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"^\s.*-m venv.*$", makefile, re.M) == [], "call venv"
+    (script,) = re.findall(r"^venv = .*?sed -n '(.*?)'", makefile, re.M)
+    command = ["sed", "-n", script.replace("$$", "$"), "requirements.txt"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[0] for line in lines.splitlines() if "==" in line] == [f"pip=={PINS['pip']}"]
+    assert lines in (ROOT / "requirements.txt").read_text()
+    assert re.fullmatch(r"pip==\S+ \\\n(    --hash=\S+ \\\n)*    --hash=\S+\n", lines)
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile"])
+def test_a_build_that_is_not_isolated_has_no_constraints_of_its_own(name: str) -> None:
+    """As pip 26 demands."""
+    (line,) = [line for line in (ROOT / name).read_text().splitlines() if "--no-build-isolation" in line]
+    assert re.search(r"\sPIP_BUILD_CONSTRAINT= \S+/pip install ", line)
 
 
 def test_images_of_others_are_named_by_digest() -> None:
