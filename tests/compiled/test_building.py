@@ -162,11 +162,16 @@ def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
     ],
     ids=["empty", "cut", "checksum only", "changed", "others", "group", "folder", "endless", "pipe", "loop"],
 )
-def test_a_file_that_is_no_code_is_compiled_again(store: Store, harm: Callable[[Path], object]) -> None:
+def test_a_file_that_is_no_code_is_compiled_again(
+    store: Store, harm: Callable[[Path], object], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
     assert store.write("a", b"a")
     assert store.read("a") == b"a"
-    harm(store._path("a"))
+    path = store._path("a")
+    harm(path)
     assert store.read("a") is None
+    if request.node.callspec.id in ("empty", "cut", "checksum only", "changed"):
+        assert f"{path} is not used: it is not whole; it is compiled again" in caplog.messages
     (kernel,) = made_of("a")
     build([kernel], store, compile_one, nothing)
     assert kernel.ready

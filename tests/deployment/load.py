@@ -112,12 +112,14 @@ class Load:
         lost: What became of those without a result.
         wrong: How many were answered wrongly.
         longest_s: The longest time that a request took, by the name of its kind.
+        pause_s: How long each connection waits between two requests.
     """
 
     right: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     wrong: int = 0
     longest_s: dict[str, float] = field(default_factory=dict)
+    pause_s: float = 0.0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -134,7 +136,7 @@ class Load:
 
     def _ask(self, kind: str, ask: Ask, questions: list[Question]) -> None:
         for each in questions:
-            if self._stopped.is_set():
+            if self._stopped.wait(self.pause_s):
                 return
             begin = time.monotonic()
             try:

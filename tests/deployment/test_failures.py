@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installe
 
 SETTLED_S = 3.0
 """How long requests are sent after a replica has gone: it is noticed within two seconds."""
+PAUSE_S = 0.1
+"""Between two requests of a connection once a replica has gone: all are busy when it goes, and some ask thereafter."""
 SOON_S = 15.0
 """The longest that a request may take; the service's own limit is 60 s."""
 VANISHED_S = 40.0
@@ -73,6 +75,7 @@ def test_a_replica_is_killed(tmp_path: Path) -> None:
     with two_replicas(tmp_path) as (proxy, first, _), under_load(proxy.url, raw=6, small=2, large=2) as load:
         load.wait_for(2)
         kill(first)
+        load.pause_s = PAUSE_S
         time.sleep(SETTLED_S)
         load.wait_for(1)
     nothing_was_lost(load)
@@ -98,6 +101,7 @@ def test_a_replica_is_cut_off(tmp_path: Path) -> None:
         ):
             load.wait_for(2)
             machine.cut()
+            load.pause_s = PAUSE_S
             time.sleep(SETTLED_S)
             load.wait_for(1)
     finally:

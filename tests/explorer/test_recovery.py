@@ -118,7 +118,7 @@ def test_other_views_recover_too(visit, path: str) -> None:
 
 @pytest.mark.parametrize("body", ["", json.dumps({}), "<html>Bad gateway</html>"])
 def test_a_proxy_that_answers_in_place_of_the_service_is_no_undefined(visit, body: str) -> None:
-    page = visit("/losses/focal")
+    page = visit("/losses/focal", again=True)
     drawn(page)
     page.expected.append("502")
     kind = "text/html" if body.startswith("<") else "application/json"
