@@ -13,12 +13,14 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from lossd.api import explorer
+from lossd.api.explorer.packs import EXPORT, IMPORT, SHELL_PACK, pack, packs
 from serving import Running, running
 
 ROOT = Path(__file__).parents[2]
 STATIC = explorer.STATIC
 VENDOR = STATIC / "vendor"
 OWN = [path for path in STATIC.rglob("*") if path.is_file() and VENDOR not in path.parents]
+DEFINED = re.compile(r'^modules\["([^"]+)"\] \?\?=', re.MULTILINE)
 MODULES = [path for path in OWN if path.suffix == ".js"]
 
 
@@ -34,13 +36,13 @@ def assets(http: httpx.Client) -> list[str]:
 
 def test_the_page_names_assets_that_browsers_may_keep_for_good(http: httpx.Client) -> None:
     found = assets(http)
-    assert len(found) > 5
+    assert len(found) > 3
     for path in found:
         answer = http.get(path)
         assert answer.status_code == 200, path
         assert "immutable" in answer.headers["cache-control"]
         file = path.split("/", 2)[2]
-        assert answer.content == (STATIC / file).read_bytes()
+        assert answer.content == (pack(STATIC, file) if file == SHELL_PACK else (STATIC / file).read_bytes())
 
 
 def test_the_page_itself_is_asked_for_again_and_answered_in_short(http: httpx.Client) -> None:
@@ -134,17 +136,41 @@ def test_the_whole_page_stays_small() -> None:
 
 
 def test_the_first_view_loads_only_what_it_needs() -> None:
-    first: set[Path] = set()
-    waiting = [STATIC / name for name in ("index.html", "early.js", "app.css", "app.js", "views/losses.js")]
-    while waiting:
-        path = waiting.pop().resolve()
-        if path not in first:
-            first.add(path)
-            waiting += [
-                path.parent / name for name in re.findall(r"""from\s+["'](\.[^"']+\.js)["']""", path.read_text())
-            ]
-    assert {STATIC / "dom.js", STATIC / "api.js"} <= first
-    assert sum(len(gzip.compress(path.read_bytes())) for path in first) < 40_000
+    files = [(STATIC / name).read_bytes() for name in ("index.html", "early.js", "app.css")]
+    files += [pack(STATIC, name) for name in (SHELL_PACK, "losses.pack.js")]
+    assert sum(len(gzip.compress(file)) for file in files) < 40_000
+
+
+def imported(module: Path) -> list[Path]:
+    return [
+        (module.parent / name).resolve()
+        for name in re.findall(r"""from\s+["'](\.[^"']+\.js)["']""", module.read_text())
+    ]
+
+
+@pytest.mark.parametrize("name", [SHELL_PACK, *packs(STATIC)])
+def test_a_pack_has_every_module_of_its_view_once_and_after_its_imports(name: str) -> None:
+    text = pack(STATIC, name).decode()
+    assert not re.search(r"^(import|export) .*(from \"\./(?!app\.pack)|function|class)", text, re.MULTILINE)
+    order = [STATIC / path for path in DEFINED.findall(text)]
+    ready = (
+        set() if name == SHELL_PACK else {STATIC / path for path in DEFINED.findall(pack(STATIC, SHELL_PACK).decode())}
+    )
+    for module in order:
+        assert module not in ready
+        assert set(imported(module)) <= ready
+        ready.add(module)
+    entry = STATIC / ("app.js" if name == SHELL_PACK else f"views/{name.removesuffix('.pack.js')}.js")
+    assert order[-1] == entry
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(STATIC)))
+def test_a_module_is_written_so_that_it_can_be_packed(module: Path) -> None:
+    text = module.read_text()
+    assert len(re.findall(r'\bfrom\s+"\.', text)) == len(IMPORT.findall(text))
+    assert len(re.findall(r"^export\b", text, re.MULTILINE)) == len(EXPORT.findall(text))
+    assert not re.search(r"^(await|for await)\b", text, re.MULTILINE)
+    assert "import.meta" not in text or module.parent == STATIC, "a pack is beside the modules at the top"
 
 
 def test_the_wheel_brings_the_page() -> None:

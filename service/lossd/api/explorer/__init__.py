@@ -1,21 +1,26 @@
 """The explorer: the page at ``/``, made of static files, which uses the service as any client does.
 
-A browser runs the files under ``static``. Their addresses have a version that changes with the files, so a browser may
-cache them for ever and never mixes two versions.
+A browser runs the modules under ``static``, in packs of one file for each view. The addresses of files and packs have a
+version that changes with the files, so a browser may cache them for ever and never mixes two versions.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Set
-from functools import lru_cache
+from functools import lru_cache, partial
+from html import escape
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
+from lossd import __version__
+from lossd.api.explorer.packs import SHELL_PACK, pack, packs
 from lossd.api.pages import ASK_AGAIN, FOREVER, MEDIA_TYPES, Files, Page
 
 __all__ = ["GUARDS", "mount"]
@@ -47,7 +52,8 @@ def mount(app: FastAPI) -> Callable[[], str]:
         return folder(int(time.monotonic()))  # files are looked at once a second
 
     def index() -> bytes:
-        return (STATIC / "index.html").read_text().replace('"static/', f'"{assets()}/').encode()
+        text = (STATIC / "index.html").read_text().replace('"static/', f'"{assets()}/')
+        return text.replace("{version}", __version__).replace("{packs}", escape(json.dumps(packs(STATIC)))).encode()
 
     page = Page(index, MEDIA_TYPES[".html"], headers=GUARDS)
 
@@ -59,7 +65,7 @@ def mount(app: FastAPI) -> Callable[[], str]:
 
 
 class _Assets(Files):
-    """The page's files.
+    """The page's files and packs.
 
     Args:
         versions: The versions that the page has named. Files under another version may not be cached.
@@ -68,6 +74,16 @@ class _Assets(Files):
     def __init__(self, versions: Set[str]) -> None:
         super().__init__(STATIC, GUARDS)
         self.versions = versions
+        self._packs: dict[tuple[str, str], Page] = {}
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return the file or the pack at a path, or the refusal of StaticFiles."""
+        if path not in (SHELL_PACK, *packs(STATIC)):
+            return await super().get_response(path, scope)
+        caching = self.caching(scope)
+        make = partial(pack, STATIC, path)
+        page = self._packs.setdefault((path, caching), Page(make, MEDIA_TYPES[".js"], caching=caching, headers=GUARDS))
+        return await page.answer(Headers(scope=scope), _version())
 
     def caching(self, scope: Scope) -> str:
         """Return the Cache-Control of an address: for ever if the page has named its version."""

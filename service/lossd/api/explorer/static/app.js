@@ -9,6 +9,7 @@ import { theme } from "./theme.js";
 import { VIEWS } from "./views/index.js";
 
 const HOME = "/losses";
+const NEEDS = { losses: api.losses, plots: plots.uPlot };
 const THEMES = {
   system: ["contrast", "Theme: system"],
   light: ["sun", "Theme: light"],
@@ -55,6 +56,7 @@ async function show() {
       announce,
       whenReady: again,
     };
+    for (const need of view.needs ?? []) NEEDS[need]().catch(() => {}); // the view asks again, and reports an error
     const { render } = await view.load();
     if (signal.aborted) return;
     root.replaceChildren(stage);
@@ -154,11 +156,6 @@ api.onKeyNeeded(
     }),
 );
 
-async function showVersion() {
-  const { version } = await api.catalogue("/health/live");
-  document.getElementById("version").textContent = version;
-}
-
 buildBar();
 history.scrollRestoration = "manual";
 addEventListener(
@@ -178,10 +175,3 @@ addEventListener(
 addEventListener("hashchange", show);
 show();
 watch(showState);
-showVersion().catch(() =>
-  whenReady(() =>
-    showVersion().catch(() => {
-      /* the bar shows that there is no answer */
-    }),
-  ),
-);

@@ -136,3 +136,10 @@ export function copyButton(text) {
   };
   return h("button", { type: "button", class: "plain", onclick }, icon("copy"), label);
 }
+
+/** Load a style sheet. */
+export function stylesheet(href) {
+  return new Promise((resolve, reject) => {
+    document.head.append(h("link", { rel: "stylesheet", href, onload: resolve, onerror: reject }));
+  });
+}

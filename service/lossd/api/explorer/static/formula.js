@@ -1,9 +1,12 @@
 /** Formulas by KaTeX, which is loaded with the first formula. */
 
+import { stylesheet } from "./dom.js";
+
 let katex = null;
 
 async function loaded() {
-  katex ??= import("./vendor/katex/katex.min.js").then(() => globalThis.katex);
+  const style = () => stylesheet(new URL("./vendor/katex/katex.min.css", import.meta.url));
+  katex ??= Promise.all([import("./vendor/katex/katex.min.js"), style()]).then(() => globalThis.katex);
   return katex;
 }
 

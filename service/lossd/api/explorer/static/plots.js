@@ -3,17 +3,24 @@
  * follow the theme. Screen readers cannot read a canvas: put a table of the same numbers beside it.
  */
 
-import { h, svg } from "./dom.js";
+import { h, stylesheet, svg } from "./dom.js";
 import { theme } from "./theme.js";
 
 let library = null;
 
-function uPlot() {
-  library ??= new Promise((resolve, reject) => {
-    const src = new URL("./vendor/uplot/uPlot.iife.min.js", import.meta.url);
-    document.head.append(h("script", { src, onload: () => resolve(globalThis.uPlot), onerror: reject }));
-  });
+/** uPlot, loaded once. */
+export function uPlot() {
+  library ??= loaded();
   return library;
+}
+
+async function loaded() {
+  const at = (name) => new URL(`./vendor/uplot/${name}`, import.meta.url);
+  const script = new Promise((resolve, reject) => {
+    document.head.append(h("script", { src: at("uPlot.iife.min.js"), onload: resolve, onerror: reject }));
+  });
+  await Promise.all([script, stylesheet(at("uPlot.min.css"))]);
+  return globalThis.uPlot;
 }
 
 /** A number in at most four digits. */

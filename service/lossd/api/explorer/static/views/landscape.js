@@ -14,7 +14,18 @@ const CACHED = 60;
 
 export async function render(root, context) {
   const { api, plots, theme, signal, announce } = context;
-  const losses = await api.losses();
+  const convergence = h("div", { class: "plot" });
+  const [losses, plot] = await Promise.all([
+    api.losses(),
+    plots.curves(convergence, {
+      height: () => (innerWidth < 640 ? 220 : 260),
+      xLabel: () => "step",
+      yLabel: () => "loss",
+      link: "landscape",
+      log: true,
+      signal,
+    }),
+  ]);
   const state = fromQuery(context.query, losses);
   const cache = new Map(); // surfaces and paths, by what they depend on
   let shownSurface = null;
@@ -35,7 +46,6 @@ export async function render(root, context) {
   });
   const table = scrollRegion("The end of each path");
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
-  const convergence = h("div", { class: "plot" });
   const text = h("textarea", {
     rows: 8,
     spellcheck: "false",
@@ -106,14 +116,6 @@ export async function render(root, context) {
     ),
   );
 
-  const plot = await plots.curves(convergence, {
-    height: () => (innerWidth < 640 ? 220 : 260),
-    xLabel: () => "step",
-    yLabel: () => "loss",
-    link: "landscape",
-    log: true,
-    signal,
-  });
   const update = latest(evaluate, signal);
   context.whenReady(() => {
     if (failure?.passing) update();
