@@ -222,7 +222,7 @@ def test_runs_of_other_targets_are_not_compared(http: httpx.Client, good: str) -
     problem = refused(compare(http, good, other), 409, "not-comparable")
     assert problem["differs"] == ["targets"]
     assert problem["runs"][0]["run"] == other
-    assert "judge both on the same data" in problem["detail"]
+    assert "score both on the same data" in problem["detail"]
 
 
 def test_runs_of_other_rows_are_compared_unpaired_only(http: httpx.Client, good: str) -> None:

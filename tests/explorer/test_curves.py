@@ -13,7 +13,7 @@ SMOOTH = {("mse", "error"), ("cross_entropy", "margin"), ("nt_xent", "cosine"), 
 # Draws every loss along each of its axes, in the page, and returns the curves and the first request of each.
 DRAW = """
 async () => {
-  const from = (name) => import(document.querySelector('script[type=module]').src.replace('app.js', name));
+  const from = (name) => import(document.querySelector('script[type=module]').src.replace('app.pack.js', name));
   const [api, { byRows, draw, requestsOf }] = await Promise.all([from('api.js'), from('curve.js')]);
   const found = [];
   for (const loss of await api.losses()) {

@@ -143,7 +143,7 @@ def test_a_gradient_that_jumps_is_drawn_as_a_step(visit, name: str, jump: float)
     assert all("e-" not in row[0] for row in rows)  # a side of the jump reads as the jump
     points = page.evaluate(
         """async ([name]) => {
-          const from = (file) => import(document.querySelector('script[type=module]').src.replace('app.js', file));
+          const from = (file) => import(document.querySelector('script[type=module]').src.replace('app.pack.js', file));
           const files = ['api.js', 'curve.js', 'views/loss/plot.js'];
           const [api, { draw }, { atSteps }] = await Promise.all(files.map(from));
           const loss = (await api.losses()).find((entry) => entry.name === name);

@@ -138,7 +138,7 @@ def test_runs_are_ranked_on_their_data_set_and_those_of_other_labels_stand_apart
     assert values == pytest.approx([f1_score(LABELS, each, average="macro") for each in predictions], abs=1e-6)
     apart = group.locator(".ranking", has_text=OTHER)
     assert "targets" in apart.locator(".apart").inner_text()
-    assert "not counted all rows" in group.locator(".ranking", has_text=OPEN).locator(".apart").inner_text()
+    assert "are open" in group.locator(".ranking", has_text=OPEN).locator(".apart").inner_text()
     assert "300 of 900" in group.locator(".ranking", has_text=OPEN).locator(".rows-cell").inner_text()
 
 
@@ -247,7 +247,7 @@ def test_a_comparison_shows_the_verdicts_and_the_sentence_of_the_service(visit, 
     [comparison] = document["comparisons"]
     page = visit(f"/compare?run={BAD}&run={GOOD}", again=True)
     page.locator(".sentence").wait_for()
-    assert page.locator(".sentence").inner_text() == comparison["sentence"]
+    assert page.locator(".sentence").inner_text() == f"{comparison['sentence']}."
     shown = cells(page, ".metrics-card > .scroll .differences")
     expected = {name: each for name, each in comparison["metrics"].items() if name in shown}
     assert {"accuracy", "f1.macro"} <= set(expected)

@@ -31,7 +31,7 @@ def run(visit):
     address = page.evaluate("() => document.querySelector('script[type=module]').src")
 
     def run(module: str, code: str, argument: object) -> Any:
-        load = f"const its = await import({address.replace('app.js', module)!r});"
+        load = f"const its = await import({address.replace('app.pack.js', module)!r});"
         return page.evaluate(f"async (argument) => {{ {load} {code} }}", argument)
 
     return run

@@ -13,6 +13,7 @@ import lossd.metrics as metrics
 from lossd.api.pages import JSON, Page
 from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
+from lossd.losses.families import by_family
 from lossd.losses.guides import Guide, guide
 from lossd.losses.registry import Loss, find_loss
 from lossd.losses.types import TensorType
@@ -172,7 +173,7 @@ def _typed(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _losses() -> bytes:
-    return orjson.dumps({"losses": [describe_loss(loss) for loss in REGISTRY.values()]})
+    return orjson.dumps({"losses": [describe_loss(loss) for losses in by_family().values() for loss in losses]})
 
 
 def _metrics() -> bytes:

@@ -76,30 +76,31 @@ def expression(
 
     .. math:: L = f(x_1, x_2, \dots;\ p_1, p_2, \dots)
 
-    A formula is ``name = …;`` any number of times, then the value. There are ``+ - * / **``, comparisons (1 where they
-    hold, else 0: ``a * b`` is and, ``maximum(a, b)`` or, ``1 - a`` not), numbers, names, and these functions.
+    A formula is any number of assignments ``name = …;``, then the value. It may use ``+ - * / **``, comparisons, which
+    are 1 where they hold and else 0, numbers, names, and the functions below. For comparisons, ``a * b`` means and,
+    ``maximum(a, b)`` means or, and ``1 - a`` means not.
 
     Entry by entry: abs, exp, expm1, log, log1p, sqrt, square, sign, sin, cos, tanh, sigmoid, softplus, logsigmoid,
     relu, erf, lgamma, log1mexp (the logarithm of 1 - exp(x) for x <= 0), minimum(a, b), maximum(a, b),
     clamp(x, low, high), where(condition, a, b), and stop(x), which is x with gradient 0.
 
-    Over all entries, or over an axis that is left with length 1, as in sum(x, 1): sum, mean, max, min, norm (L2),
+    Over all entries, or over one axis, as in sum(x, 1), which then has length 1: sum, mean, max, min, norm (L2),
     dot(a, b).
 
-    Along an axis, by default 1 (0 where it is the only one): softmax, log_softmax, cumsum, logcumsumexp, sort
-    (ascending; equal entries keep their order), logsumexp, which leaves the axis with length 1, and gather(x, index).
-    It takes the entries of x at an index of whole numbers from 0: one of each row for an index without that axis, which
-    is left with length 1, else as many as the index has. An input that is nothing but an index is a tensor of integers.
+    Along an axis, by default 1, or 0 if it is the only one: softmax, log_softmax, cumsum, logcumsumexp, sort
+    (ascending, with equal entries in their order), logsumexp, after which the axis has length 1, and gather(x, index),
+    which takes the entries of x at whole numbers from 0. An index without that axis takes one entry of each row, and
+    the axis then has length 1; another takes as many entries as it has. An input that is used only as an index is a
+    tensor of integers.
 
     Of matrices: transpose(x) exchanges the last two axes, and matmul(a, b) multiplies (..., m, k) and (..., k, n).
 
-    Shapes must be equal, but that numbers go with everything and an axis of length 1 with any other length. The value
-    may have any shape; what is not a number yet is reduced by ``reduction``. ``where`` computes both branches and
-    takes one: where the other is infinite or NaN neither value nor gradient suffers. Multiplying by 0 instead does
-    not have that effect.
+    Shapes must be equal. Numbers fit every shape, and an axis of length 1 fits every length. The value may have any
+    shape; ``reduction`` reduces it to a number. ``where`` computes both branches: NaN and infinities in the branch that
+    is not taken change neither value nor gradient. If you multiply a branch by 0 instead, they do.
 
-    Requests of one formula are evaluated together if no operation combines rows, which axis 0 counts: if each works
-    entry by entry or along the last axis. Leave a last mean over the rows to ``reduction``.
+    Requests with one formula share a batch if no operation combines rows (axis 0): if each works entry by entry or
+    along the last axis. Leave a final mean over the rows to ``reduction``.
 
     Args:
         formula: For example ``e = prediction - target; where(e > 0, k * e**2, e**2)``.

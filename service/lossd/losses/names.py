@@ -95,7 +95,13 @@ SYNONYMS: Mapping[str, str] = {
 _KERAS = "cross_entropy takes logits, this one probabilities: give nll their logarithms"
 _HALF = "mse is the mean of squares, twice what these mean"
 _SYMMETRIC = "it is clip with temperature 1 / scale"
+_RARE = "focal and sigmoid_focal give less weight to easy examples; for regions use dice, tversky or focal_tversky"
+_SIAMESE = "for pairs of embeddings use contrastive or cosine_embedding, for threes triplet or mined_triplet"
 NOT_QUITE: Mapping[str, str] = {
+    "imbalance": _RARE,
+    "imbalanced": _RARE,
+    "class_imbalance": _RARE,
+    "siamese": _SIAMESE,
     "l2": "mse is the mean of squares; optax and TensorFlow call its half, or half the sum, l2_loss",
     "reg_squarederror": _HALF,
     "regression_l2": _HALF,
@@ -170,7 +176,7 @@ NOT_QUITE: Mapping[str, str] = {
     "hinge_gan": "hinge_gan_discriminator and hinge_gan_generator are its two sides",
     "adversarial_hinge": "hinge_gan_discriminator and hinge_gan_generator are its two sides",
 }
-"""Other libraries' names for something that none of our losses computes with its defaults, and what to use. The losses
+"""Other names for what none of our losses computes with its defaults, and words for a need: what to use. The losses
 that a note mentions are those that a search for the name finds."""
 
 NOT_HERE: Mapping[str, str] = {

@@ -171,9 +171,10 @@ def lambda_loss(
         target: Relevance y, >= 0, such as grades 0 to 4.
         mask: Which documents count.
         scheme: The weight of a pair, with the gains G over the ideal DCG, the ranks r by score, and D(r) = 1/log2(1+r).
-            "lambdarank" is \|G_i − G_j\| \|D(r_i) − D(r_j)\|; "ndcg2" has D(d) − D(d+1) in place of the last factor,
-            with the distance d of the ranks; "ndcg2pp" is "lambdarank" plus ``mu`` times "ndcg2". "ndcg1" is G_i D(r_i)
-            for each pair of documents, whatever their relevance, and of a document with itself.
+            "lambdarank" is the difference of the two gains times that of D at the two ranks; "ndcg2" has D(d) − D(d+1)
+            in place of the latter, with the distance d of the ranks; "ndcg2pp" is "lambdarank" plus ``mu`` times
+            "ndcg2". "ndcg1" is G_i D(r_i) for each pair of documents, whatever their relevance, and of a document with
+            itself.
         k: Only pairs of which both documents are among the k highest scores count, and the ideal DCG is that of the
             k best; null for all.
         sigma: The factor σ of the differences.

@@ -96,11 +96,11 @@ def comparable(baseline: RunState, other: RunState, *, unpaired: bool = False) -
         raise NotComparable(detail, differs=["rows"])
     if baseline.targets != other.targets or (baseline.targets is None and _rows_differ(baseline, other)):
         what = "rows" if baseline.targets is None else "targets"
-        detail = f"the runs have counted other {what}; judge both on the same data, or {remedy}"
+        detail = f"the runs have different {what}; score both on the same data, or {remedy}"
         raise NotComparable(detail, differs=[what])
     if _pairing(baseline) != _pairing(other):
         detail = (
-            "the rows of the runs are in other groups: send the same batches or the same clusters to both, "
+            "the runs have grouped their rows differently: send the same batches or the same clusters to both, "
             f"or identify rows by position or by id, or {remedy}"
         )
         raise NotComparable(detail, differs=["pairing"])

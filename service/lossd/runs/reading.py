@@ -228,10 +228,10 @@ def few_rows(lacking: Iterable[Value], *, groups: int, rows: int) -> dict[str, A
     names = [value.name for value in of_all if not value.few or not value.enough]
     parts = []
     if classes:
-        parts.append(f"of fewer than {FEW} rows of a class: {_listed(map(str, classes))}")
+        parts.append(f"for classes with fewer than {FEW} rows: {_listed(map(str, classes))}")
     if names:
-        parts.append(f"of values that few rows decide: {_listed(names)}")
-    detail = f"intervals are left out {' and '.join(parts)}"
+        parts.append(f"for values that few rows decide: {_listed(names)}")
+    detail = f"no interval {', and '.join(parts)}"
     return {"code": "few_rows", "detail": detail, **({"classes": classes} if classes else {})}
 
 

@@ -163,7 +163,7 @@ EXAMPLES: Mapping[str, Example] = {
         "GET",
         "/v1/compare?run=resnet50-v3&run=other-labels",
         None,
-        "the runs cannot be compared: 'other-labels' with 'resnet50-v3': the runs have counted other targets; judge "
+        "the runs cannot be compared: 'other-labels' with 'resnet50-v3': the runs have different targets; score "
         "both on the same data, or send unpaired to compare runs of different rows",
     ),
     "too-large": Example(

@@ -10,7 +10,8 @@ const OTHERS = ["task", "undefined"];
 const NAMED_MOST = 12;
 const WHOLE = new Set(["valid_count"]);
 
-const words = (name) => name.replaceAll("_", " ");
+const NAMES = { non_finite_gradient_entries: "non-finite gradients" };
+const words = (name) => NAMES[name] ?? name.replaceAll("_", " ");
 const isNumber = (value) => typeof value === "number" || value === null;
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
 const cell = (value) =>

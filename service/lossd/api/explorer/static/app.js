@@ -89,6 +89,7 @@ function title(text) {
 }
 
 function failure(error) {
+  const above = VIEWS.find(({ path, nav }) => nav && shown.startsWith(`${path}/`)) ?? VIEWS[0];
   return h(
     "section",
     { class: "notice", role: "alert" },
@@ -98,7 +99,7 @@ function failure(error) {
       "p",
       { class: "row" },
       h("button", { type: "button", onclick: show }, "Try again"),
-      h("a", { href: href(HOME) }, "All losses"),
+      h("a", { href: href(above.path) }, `All ${above.title.toLowerCase()}`),
       error.page && h("a", { href: error.page }, "What this error means"),
     ),
   );

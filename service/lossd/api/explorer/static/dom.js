@@ -8,12 +8,13 @@ export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/**
- * A labelled region that scrolls, by keyboard too: for tables that may be wider than the page. `data-more` names the
- * sides where more is hidden, which the style sheet fades out.
- */
+/** A labelled region that scrolls, by keyboard too: for what may be wider than the page. */
 export function scrollRegion(label, ...children) {
-  const region = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+  return faded(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children));
+}
+
+/** A region that scrolls, with the sides in `data-more` where more is hidden, which the style sheet fades out. */
+export function faded(region) {
   const update = () => {
     const behind = region.scrollWidth - region.clientWidth - region.scrollLeft;
     region.dataset.more = [region.scrollLeft > 1 && "left", behind > 1 && "right"].filter(Boolean).join(" ");
@@ -30,7 +31,7 @@ export function warningList(found) {
   return h(
     "ul",
     { class: "warnings", "aria-label": "Warnings" },
-    found.map(({ code, detail }) => h("li", {}, h("strong", {}, code.replaceAll("_", " ")), " ", detail)),
+    found.map(({ code, detail }) => h("li", {}, h("strong", {}, `${code.replaceAll("_", " ")}:`), " ", detail)),
   );
 }
 

@@ -121,7 +121,9 @@ function known(loss) {
   return Object.fromEntries(Object.entries(texts).filter(([name]) => name in domains));
 }
 
-const brief = (value) => (Array.isArray(value) ? value.map(brief) : Number(value.toPrecision(3)));
+const TINY = 1e-9; // what rounding leaves of a 0
+const brief = (value) =>
+  Array.isArray(value) ? value.map(brief) : Math.abs(value) < TINY ? 0 : Number(value.toPrecision(3));
 
 /** A tensor as text: rows of numbers if these are read back in the same shape, else JSON. */
 export function textOf(value) {

@@ -53,6 +53,7 @@ export function figure(value) {
  */
 export async function curves(element, { height, xLabel, yLabel, link, onCursor, signal, log = false }) {
   const Plot = await uPlot();
+  const name = h("p", { class: "axis-name", "aria-hidden": "true" }); // a canvas would cut a long one
   let plot = null;
 
   function draw({ x, series }) {
@@ -69,6 +70,8 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
       plot = new Plot(options(series), data, element);
       plot.looks = looks;
     }
+    name.textContent = xLabel();
+    element.append(name);
   }
 
   function options(series) {
@@ -95,7 +98,7 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
           : { range: (_, low, high) => spread(low, high) },
       },
       axes: [
-        { ...axis, label: xLabel() || null, labelSize: 22, size: 30, space: 60 },
+        { ...axis, size: 30, space: 60 },
         { ...axis, label: yLabel(), labelSize: 20, size: 46, space: 36 },
       ],
       series: [

@@ -38,9 +38,10 @@ const TASKS = {
 export const taskName = (task) =>
   TASKS[task] ?? task.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 
+// The order on the page: a family's most used task is first, and the catalogue has a task's most used loss first.
 const FAMILIES = {
   Regression: ["regression", "quantiles", "ensembles", "intervals"],
-  Classification: ["binary", "multiclass", "multilabel", "sets", "distillation"],
+  Classification: ["multiclass", "binary", "multilabel", "sets", "distillation"],
   Segmentation: ["segmentation"],
   Boxes: ["boxes"],
   "Embeddings and rankings": [
@@ -61,6 +62,15 @@ const FAMILIES = {
 /** The headings of the families of tasks, in their order; the last is for all other tasks. */
 export const FAMILY_NAMES = [...Object.keys(FAMILIES), "Others"];
 export const familyOf = (task) => FAMILY_NAMES.find((name) => FAMILIES[name]?.includes(task)) ?? "Others";
+
+/** The losses of a family by task, each task's in the order of the catalogue. */
+export function byTask(family, losses) {
+  const place = ({ task }) => FAMILIES[family]?.indexOf(task) ?? 0;
+  return losses.filter(({ task }) => familyOf(task) === family).toSorted((a, b) => place(a) - place(b));
+}
+
+/** A text of the service as a sentence: a capital at its beginning, a period at its end. */
+export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 const GREEK = {
   alpha: "α",

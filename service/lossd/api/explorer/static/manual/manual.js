@@ -1,6 +1,6 @@
 /** What the manual does beyond its text: the bar's views, the theme, buttons that copy, and the search. */
 
-import { announce, h, icon } from "../dom.js";
+import { announce, faded, h, icon } from "../dom.js";
 import { theme } from "../theme.js";
 import { VIEWS } from "../views/index.js";
 import { search } from "./search.js";
@@ -96,5 +96,6 @@ document.getElementById("theme").addEventListener("click", () => {
   announce(document.getElementById("theme").title);
 });
 for (const block of document.querySelectorAll("main pre")) addCopying(block);
+for (const region of document.querySelectorAll("main .scroll")) faded(region);
 if (document.getElementById("find")) addSearch();
 if (matchMedia("(max-width: 50rem)").matches) document.querySelector(".manual aside details")?.removeAttribute("open");

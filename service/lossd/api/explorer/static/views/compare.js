@@ -3,6 +3,7 @@
 import { h, icon, patch } from "../dom.js";
 import { follow } from "../follow.js";
 import { addressOf, counted, percent } from "../scores.js";
+import { sentence } from "../words.js";
 import { curves } from "./compare/curves.js";
 import { differences } from "./compare/differences.js";
 import { entries } from "./compare/entries.js";
@@ -43,7 +44,7 @@ export async function render(root, context) {
     for (const { run } of others) if (!parts.has(run)) parts.set(run, differences());
     patch(
       facts,
-      document.comparisons.map(({ run, sentence }) => h("p", { class: "lead sentence", "data-key": run }, sentence)),
+      document.comparisons.map((of) => h("p", { class: "lead sentence", "data-key": of.run }, `${of.sentence}.`)),
       h("p", { class: "small quiet" }, how(document)),
       provisional(document) && h("p", { class: "small" }, "A run is open, so this may change."),
       others.length === 1 &&
@@ -96,7 +97,7 @@ export async function render(root, context) {
               { class: "references" },
               apart.map(({ run, detail }) => h("li", {}, h("strong", {}, run), ": ", detail)),
             )
-          : h("p", {}, problem.message),
+          : h("p", {}, sentence(apart[0]?.detail ?? problem.message)),
         mayBeUnpaired(problem) &&
           h(
             "p",

@@ -1,7 +1,7 @@
 /** One loss: its formula, its curves and its documentation. */
 
 import { inline } from "../documentation.js";
-import { h, icon } from "../dom.js";
+import { h, icon, scrollRegion } from "../dom.js";
 import { formula } from "../formula.js";
 import { taskName } from "../words.js";
 import { curves } from "./loss/curves.js";
@@ -19,7 +19,9 @@ export async function render(root, context) {
   const [losses, { guide, ...entry }] = await Promise.all([api.losses(), page]);
   const loss = losses.find((listed) => listed.name === name) ?? entry;
   title(loss.name);
-  const equation = h("div", { class: "formula" });
+  const equation = h("div", {});
+  const equations = scrollRegion("The formula", equation);
+  equations.classList.add("formula");
   root.append(
     h(
       "header",
@@ -32,7 +34,7 @@ export async function render(root, context) {
         h("a", { class: "chip", href: href("/losses", { task: loss.task }) }, taskName(loss.task)),
       ),
       h("p", { class: "lead" }, inline(guide.idea)),
-      loss.formula && equation,
+      loss.formula && equations,
       symbolList(guide),
     ),
   );

@@ -7,7 +7,7 @@ import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
 import { copyButton, h, icon } from "../dom.js";
 import { latest } from "../latest.js";
-import { FAMILY_NAMES, familyOf, taskName } from "../words.js";
+import { byTask, FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 61, single: 21 };
 const PATIENCE_MS = 1000;
@@ -36,7 +36,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
   );
   task.value = query.get("task") ?? "";
   const groups = FAMILY_NAMES.map((name) => {
-    const tiles = losses.filter((loss) => familyOf(loss.task) === name).map((loss) => tile(loss, href));
+    const tiles = byTask(name, losses).map((loss) => tile(loss, href));
     const list = h(
       "ul",
       { class: "tiles" },
@@ -113,7 +113,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
     const rank = new Map(found.losses.map(({ name }, i) => [name, i]));
     const named = words.join("_");
     if (!rank.size && losses.some(({ name }) => name === named)) rank.set(named, 0);
-    const place = ({ loss }) => rank.get(loss.name) ?? losses.length + losses.indexOf(loss);
+    const place = ({ loss }) => rank.get(loss.name) ?? losses.length; // the others stay in their order
     const absent = found.note && !found.losses.length;
     let total = 0;
     for (const group of groups) {

@@ -101,11 +101,11 @@ export async function render(root, context) {
       [...runs.values()].sort((a, b) => (a.created < b.created ? 1 : -1)),
       (run) => datasetOf(run) ?? "",
     );
-    for (const name of sets.keys())
-      if (!groups.has(name)) groups.set(name, group(name, { better, selection, ...context }));
+    const names = [...sets.keys()].sort((a, b) => (a === "") - (b === "")); // runs without a data set are last
+    for (const name of names) if (!groups.has(name)) groups.set(name, group(name, { better, selection, ...context }));
     patch(
       board,
-      [...sets.keys()].map((name) => groups.get(name).element),
+      names.map((name) => groups.get(name).element),
     );
     await Promise.all([...sets].map(([name, members]) => groups.get(name).show(members)));
   }

@@ -22,8 +22,8 @@ export async function render(root, context) {
     tile("Median latency", "median", seconds, "p99"),
     tile("Requests in a batch", "batch", (v) => compact(v)),
     tile("In progress", "queue", (v) => compact(v)),
-    tile("CPU of the front", "cpu", (v) => `${Math.round(100 * v)} %`),
-    tile("Memory of the front", "memory", bytes),
+    tile("Front-end CPU", "cpu", (v) => `${Math.round(100 * v)} %`),
+    tile("Front-end memory", "memory", bytes),
   ];
   const stages = h("div", { class: "stages" });
   const sizes = h("div", { class: "bars" });

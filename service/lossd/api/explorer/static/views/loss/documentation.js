@@ -59,16 +59,13 @@ export function documentation(loss) {
       { class: "card" },
       h("h2", {}, "Definition"),
       prose(`${loss.summary}\n\n${parts[""]}`),
-      parts.Returns && [h("h3", {}, "Returns"), prose(parts.Returns)],
-      parts.Gradient && [h("h3", {}, "Gradient"), prose(parts.Gradient)],
-      loss.references.length > 0 && [
-        h("h3", {}, "References"),
-        h(
-          "ul",
-          { class: "references" },
-          loss.references.map((text) => h("li", {}, reference(text))),
-        ),
-      ],
+      h(
+        "div",
+        { class: "guide" },
+        part("Returns", parts.Returns && prose(parts.Returns)),
+        part("Gradient", parts.Gradient && prose(parts.Gradient)),
+        part("References", loss.references.length > 0 && references(loss.references)),
+      ),
     ),
     h(
       "section",
@@ -79,3 +76,12 @@ export function documentation(loss) {
     ),
   );
 }
+
+const part = (heading, content) => content && h("section", {}, h("h3", {}, heading), content);
+
+const references = (texts) =>
+  h(
+    "ul",
+    { class: "references" },
+    texts.map((text) => h("li", {}, reference(text))),
+  );

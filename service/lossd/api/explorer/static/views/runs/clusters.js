@@ -27,7 +27,7 @@ export async function clusters(runs, metric, context) {
   if (rest.length) parts.push({ runs: rest, verdicts: new Map(), reason });
   const incomplete = runs.filter((run) => !isComplete(run));
   if (incomplete.length)
-    parts.push({ runs: incomplete, verdicts: new Map(), reason: "These runs have not counted all rows yet." });
+    parts.push({ runs: incomplete, verdicts: new Map(), reason: "These runs are open, so more rows may come." });
   return parts;
 }
 

@@ -4,6 +4,7 @@ import { h } from "../../dom.js";
 import { figure } from "../../plots.js";
 import { addressOf, named, subjectOf, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
+import { sentence } from "../../words.js";
 import { keyOf } from "./clusters.js";
 
 const WORDS = { a: "worse", b: "better", undecided: "cannot be told from the best" };
@@ -57,7 +58,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
   return h(
     "div",
     { class: "card more ranking", "data-key": reason ?? "first" },
-    reason && h("p", { class: "small apart" }, h("strong", {}, "Ranked separately: "), reason),
+    reason && h("p", { class: "small apart" }, h("strong", {}, "Ranked separately: "), sentence(reason)),
     h(
       "table",
       { class: "fold ranked" },

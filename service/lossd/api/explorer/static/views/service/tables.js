@@ -110,7 +110,7 @@ export function fillLosses(element, samples, { href }) {
             h(
               "th",
               { scope: "row" },
-              loss ? h("a", { class: "mono", href: href(`/losses/${loss}`) }, loss) : "unreadable",
+              loss ? h("a", { class: "mono", href: href(`/losses/${loss}`) }, loss) : "without a loss",
             ),
             h("td", { class: "number" }, whole(ok)),
             h("td", { class: "number" }, whole(refused)),

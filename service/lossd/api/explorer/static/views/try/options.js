@@ -2,7 +2,7 @@
 
 import { field, RARE, settable } from "../../controls.js";
 import { h } from "../../dom.js";
-import { FAMILY_NAMES, familyOf } from "../../words.js";
+import { byTask, FAMILY_NAMES } from "../../words.js";
 import { OUTPUTS } from "./state.js";
 
 const GRADIENT_OPTIONS = ["clip_norm", "clip_value", "clip_scope"];
@@ -11,7 +11,7 @@ const METRICS_ALONE = new Set(["from_logits", "format", "ignore_index", "classes
 /** The box of losses by family; its first entry is the guess. */
 export function lossPicker(state, available, chosen) {
   const select = h("select", { id: "loss-choice", onchange: () => chosen(select.value || null) });
-  const families = FAMILY_NAMES.map((family) => [family, available.filter(({ task }) => familyOf(task) === family)]);
+  const families = FAMILY_NAMES.map((family) => [family, byTask(family, available)]);
   const group = ([label, losses]) =>
     h(
       "optgroup",
