@@ -46,7 +46,7 @@ def parsed(text: bytes, *, learn: bool = False) -> CheckedHeader:
     plan = plan_of(read.metadata["request"].encode())
     checked = CheckedHeader.of(read, plan)
     if learn:
-        learn_form(text, read, plan)
+        learn_form(text, read, plan, checked.job.recipe)
     return checked
 
 

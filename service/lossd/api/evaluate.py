@@ -163,7 +163,7 @@ def _checked(text: bytes, query: bytes) -> CheckedHeader:
         return CheckedHeader.of(header, plan_of(values[0].encode()))
     plan = plan_of(request.encode())
     checked = CheckedHeader.of(header, plan)
-    learn_form(text, header, plan)
+    learn_form(text, header, plan, checked.job.recipe)
     return checked
 
 

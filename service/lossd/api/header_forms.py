@@ -22,6 +22,7 @@ import orjson
 
 from lossd.api.tensor_route import CheckedHeader
 from lossd.caches import Cache
+from lossd.job import Recipe
 from lossd.request.plan import Plan
 from lossd.request.planning import plan_bytes, with_numbers
 from lossd_client.wire.safetensors import Header
@@ -66,6 +67,7 @@ class HeaderForm:
 
     Attributes:
         plan: The plan of the first one's request.
+        recipe: Their recipe.
         fields: That request's loss.
         tensors: The tensors in the order of their bytes.
         rows: The place of a number of rows.
@@ -74,6 +76,7 @@ class HeaderForm:
     """
 
     plan: Plan
+    recipe: Recipe
     fields: dict[str, Any]
     tensors: tuple[_TensorForm, ...]
     rows: int
@@ -110,7 +113,7 @@ class HeaderForm:
             if replaced is None:
                 return None
             plan = replaced
-        return CheckedHeader(plan.job(layout), tuple(spans), at)
+        return CheckedHeader(plan.job_of(self.recipe, rows, layout), tuple(spans), at)
 
     def _plan_with(self, numbers: Sequence[bytes]) -> Plan | None:
         fields = self.fields.copy()
@@ -142,20 +145,21 @@ def found_by_form(text: bytes) -> CheckedHeader | None:
     return None if form is None or len(numbers) != len(others) - 1 else form.checked(numbers)
 
 
-def learn_form(text: bytes, header: Header, plan: Plan) -> None:
+def learn_form(text: bytes, header: Header, plan: Plan, recipe: Recipe) -> None:
     """Keep the form of a header that was checked in the usual way, if only its rows and parameters are to differ.
 
     Args:
         text: The header's text.
         header: What was read from it; the request is in its metadata.
         plan: The plan of its request.
+        recipe: The recipe of its request.
     """
     if len(text) > MAX_TEXT_BYTES or not plan.ignores_row_count:
         return
     others, numbers = _split(text)
-    form = _form_of(others, numbers, header, plan)
+    form = _form_of(others, numbers, header, plan, recipe)
     if form is not None:
-        FORMS.put(b"0".join(others), form, 1024 + 16 * len(text) + plan_bytes(text, plan))
+        FORMS.put(b"0".join(others), form, 1024 + 16 * len(text) + plan_bytes(text, plan) + recipe.nbytes)
 
 
 def _split(text: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -168,7 +172,9 @@ def _split(text: bytes) -> tuple[list[bytes], list[bytes]]:
     return list(filter(None, text.translate(_TO_ZERO).split(b"0"))), text.translate(_TO_SPACE).split()
 
 
-def _form_of(others: Sequence[bytes], numbers: Sequence[bytes], header: Header, plan: Plan) -> HeaderForm | None:
+def _form_of(
+    others: Sequence[bytes], numbers: Sequence[bytes], header: Header, plan: Plan, recipe: Recipe
+) -> HeaderForm | None:
     """Return the form of a header, given its text split at its numbers; None if a mark is missed."""
     marks = [b"%d" % (_MARK + place) for place in range(len(numbers))]
     try:
@@ -204,7 +210,7 @@ def _form_of(others: Sequence[bytes], numbers: Sequence[bytes], header: Header, 
         return None
     varying = {*parameters.values(), *rows_of, *(place for t in tensors for place in (t.begin, t.end))}
     fixed = tuple((place, text) for place, text in enumerate(numbers) if place not in varying)
-    return HeaderForm(plan, fields, tuple(tensors), rows_of[0], tuple(parameters.items()), fixed)
+    return HeaderForm(plan, recipe, fields, tuple(tensors), rows_of[0], tuple(parameters.items()), fixed)
 
 
 def _place(mark: Any) -> int | None:

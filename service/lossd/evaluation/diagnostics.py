@@ -58,24 +58,27 @@ def describe(
             norm; None if all are finite.
         extras: Further fields of the answer.
     """
-    level = _chance_level(recipe)
+    level, want_loss, reduces = _chance_level(recipe), recipe.want_loss, recipe.reduction != "none"
+    none_flawed = dict.fromkeys(norm_names, 0)
     answers = []
     isfinite = math.isfinite
     for position, (loss, numerator, denominator, valid, *rest) in enumerate(zip(*columns, strict=True)):
-        norms = dict(zip(norm_names, rest, strict=False))
         sound = isfinite(loss)
         diagnostics: dict[str, Any] = {"finite": sound, "valid_count": int(valid)}
         warnings: list[dict[str, str]] = []
+        norms = rest[: len(norm_names)]
         if norms:
-            flawed = dict.fromkeys(norms, 0)
+            flawed = none_flawed
             if count_non_finite is not None:
-                flawed = {name: count_non_finite(name, position, norm) for name, norm in norms.items()}
-            sound = sound and all(map(isfinite, norms.values())) and not any(flawed.values())
-            diagnostics["gradient_norm"] = norms
+                flawed = {
+                    name: count_non_finite(name, position, norm) for name, norm in zip(norm_names, norms, strict=True)
+                }
+            sound = sound and all(map(isfinite, norms)) and (flawed is none_flawed or not any(flawed.values()))
+            diagnostics["gradient_norm"] = dict(zip(norm_names, norms, strict=True))
             diagnostics["non_finite_gradient_entries"] = flawed
         if denominator == 0:
             warnings.append(warning("nothing_to_average"))
-        elif norms and not any(norms.values()):
+        elif norms and not any(norms):
             warnings.append(warning("zero_gradient"))
         if not sound:
             warnings.append(warning("non_finite"))
@@ -83,11 +86,12 @@ def describe(
             raised = zip(flag_codes, rest[len(norms) :], strict=True)
             warnings.extend(warning(code, int(times)) for code, times in raised if times)
         answer: dict[str, Any] = {}
-        if recipe.want_loss:
-            if recipe.reduction != "none":
+        if want_loss:
+            if reduces:
                 answer["loss"] = loss
             answer["reduction"] = {"numerator": numerator, "denominator": denominator}
-        answer.update(extras)
+        if extras:
+            answer.update(extras)
         if level is not None:
             diagnostics["chance_level"] = level
         diagnostics["warnings"] = warnings

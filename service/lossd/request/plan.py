@@ -172,6 +172,14 @@ class Plan:
             job = self._build(layout)
             RECIPES.put((self.template, key), job.recipe, 256 * len(key) + job.recipe.nbytes)
             return job
+        return self.job_of(recipe, rows, layout)
+
+    def job_of(self, recipe: Recipe, rows: int, layout: Layout) -> Job:
+        """Return the job for tensors of a known recipe: the checks of its number of rows, and its parameters.
+
+        Raises:
+            TooLarge: There are too many pairs, or the metrics' text would be too long.
+        """
         if self._has_cost:  # pairs cost
             self._pairs(layout)
         if self._has_curves:  # a curve has a point for each entry
