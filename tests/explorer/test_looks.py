@@ -81,3 +81,13 @@ def test_texts_of_parameters_and_inputs_have_no_markup_of_a_file(service: Runnin
         ]
     }
     assert [name for name, text in texts.items() if "\\" in text] == []
+
+
+@pytest.mark.parametrize("path", ["docs", "redoc"])
+def test_the_api_s_documents_load_nothing_from_elsewhere_and_complain_of_nothing(
+    visit, service: Running, path: str
+) -> None:
+    page = visit("/nowhere")
+    page.goto(f"{service.url}/{path}")
+    page.get_by_text("/v1/evaluate").first.wait_for()
+    page.wait_for_load_state("networkidle")  # what it complains of is found by ``visit``

@@ -17,10 +17,20 @@ __all__ = ["mount"]
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"
 STATIC = "/docs/static"
+REDOC = "redoc.standalone.js"
+LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 
 
 def mount(app: FastAPI) -> None:
     """Add ``/openapi.json``, ``/docs``, ``/redoc`` and their assets."""
+    # ReDoc would load its logo from elsewhere, which the page's policy forbids and a browser complains of.
+    script = Page(lambda: (ASSETS / REDOC).read_bytes().replace(LOGO, NO_LOGO), MEDIA_TYPES[".js"])
+
+    @app.get(f"{STATIC}/{REDOC}", include_in_schema=False)
+    async def redoc_script(request: Request) -> Response:
+        return await script.answer(request.headers)
+
     app.mount(STATIC, Files(ASSETS), name="docs-assets")
     document = Page(lambda: orjson.dumps(app.openapi()), JSON)
     assets = STATIC[1:]  # relative, so that the path below which a proxy serves the page does not matter
@@ -38,7 +48,7 @@ def mount(app: FastAPI) -> None:
         get_redoc_html(
             openapi_url="openapi.json",
             title="lossd",
-            redoc_js_url=f"{assets}/redoc.standalone.js",
+            redoc_js_url=f"{assets}/{REDOC}",
             redoc_favicon_url=icon,
             with_google_fonts=False,
         )

@@ -52,7 +52,7 @@ NanTargets = Literal["refuse", "ignore"]
 MASKS = ("mask", "element_weight")
 """The parameters of a loss function that are no inputs of its own: which entries count, and their weights."""
 
-NAN_TARGETS = 'What a target of NaN is: "refuse" an error, "ignore" an entry that does not count, as under a mask.'
+NAN_TARGETS = 'With "refuse", a target of NaN is an error; with "ignore", it does not count, as if a mask left it out.'
 TARGETS = ("target", "similar")
 
 MOST_NEAR = 3

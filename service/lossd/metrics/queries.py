@@ -222,7 +222,7 @@ class Queries(Task):
             given("target", "Relevance of documents, >= 0, such as grades; 0 is not relevant.",
                   numbers("nonnegative", "N L")),
             SAMPLE_WEIGHT,
-            given("mask", "Which documents count: 1 or 0 each. The others may hold anything, even NaN.",
+            given("mask", "1 for each document that counts and 0 for the others, which may be NaN.",
                   numbers("kept", "N L", "integer"), optional=True),
             given("lengths", "How many documents of each query count, from the first; in place of a mask.",
                   numbers("length", "N", "integer"), optional=True),

@@ -276,10 +276,10 @@ def _masks(loss: Loss, refinement: Refinement) -> Iterator[Input]:
     def given(name: str, summary: str, domain: Domain, kinds: tuple[Kind, ...], axes: tuple[str, ...]) -> Input:
         return Input(name, (TensorType(domain, kinds, axes),), differentiable=False, optional=True, summary=summary)
 
-    summary = f"Which entries count, in the shape of {what}: 1 or 0 each. The others may hold anything, even NaN."
+    summary = f"1 for each entry that counts and 0 for the others, which may be NaN, in the shape of {what}."
     yield given("mask", summary, "kept", ("integer",), pattern)
     if own is None or "element_weight" in loss.reads_masks:
-        summary = f"The weight of each entry, >= 0, in the shape of {what}; 0 leaves it out, as a mask does."
+        summary = f"The weight of each entry, >= 0, in the shape of {what}; 0 leaves the entry out, as a mask does."
         yield given("element_weight", summary, "weight", ("float", "integer"), pattern)
     if len(pattern) > 1:
         summary = "How many entries of each sample count along axis 1, from its start; in place of a mask."

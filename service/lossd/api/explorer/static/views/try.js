@@ -185,7 +185,7 @@ export async function render(root, context) {
       const lines = [
         h("p", {}, error.message),
         error.passing && h("p", { class: "small quiet" }, "It is sent again when the service is ready."),
-        error.page && h("p", {}, h("a", { href: error.page }, error.title)),
+        error.page && h("p", {}, h("a", { href: error.page }, "What this error means")),
       ];
       problem.hidden = false;
       problem.replaceChildren(...lines.filter(Boolean));

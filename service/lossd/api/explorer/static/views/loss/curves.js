@@ -5,7 +5,7 @@ import { defaultsOf, draw } from "../../curve.js";
 import { h } from "../../dom.js";
 import { latest } from "../../latest.js";
 import { saveButton } from "../../save.js";
-import { curveName } from "../../words.js";
+import { curveName, sentence } from "../../words.js";
 import { axisOf, pictureQuery, readAddress, writeAddress } from "./address.js";
 import { requestCode } from "./code.js";
 import { comparison } from "./comparison.js";
@@ -122,7 +122,10 @@ export async function curves(root, context, loss, losses, guide) {
   function fail(error) {
     failure = error;
     problem.hidden = !error;
-    const faults = (error?.errors ?? []).map(({ pointer, detail }) => [/^\/loss\/([^/]+)/.exec(pointer)?.[1], detail]);
+    const faults = (error?.errors ?? []).map(({ pointer, detail }) => [
+      /^\/loss\/([^/]+)/.exec(pointer)?.[1],
+      sentence(detail.replace(/^loss\.[\w.]+: (input )?/, "")), // the field says which parameter it is
+    ]);
     parameters.mark(new Map(faults));
     if (!error) return;
     plot.mark(true);
@@ -131,7 +134,7 @@ export async function curves(root, context, loss, losses, guide) {
       h("p", {}, error.message),
       results.length > 0 && note("The plot shows the previous curves."),
       error.passing && note("The plot updates when the service is ready."),
-      error.page && h("p", {}, h("a", { href: error.page }, error.title)),
+      error.page && h("p", {}, h("a", { href: error.page }, "What this error means")),
     ];
     problem.replaceChildren(...lines.filter(Boolean));
   }
