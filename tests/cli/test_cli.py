@@ -157,7 +157,7 @@ def test_options_of_metrics_can_be_set(files: tuple[Path, Path]) -> None:
     found = answer(*asked, "--metric-option", "k=2", "--metric-option", "from_logits=true")
     assert found["metrics"]["top_k_accuracy"] == 1.0
     refused = lossd("evaluate", *asked, "--metric-option", "k=3")
-    assert (refused.exit_code, "set metrics.k below 3" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "set --metric-option k below 3" in refused.stderr) == (1, True)
     unclear = lossd("evaluate", *asked, "--metric-option", "k")
     assert (unclear.exit_code, "'k' is not NAME=VALUE" in unclear.stderr) == (2, True)
 

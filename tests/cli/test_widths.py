@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from lossd import cli
-from lossd.cli import canvas, report
+from lossd.cli import canvas, report, wording
 from lossd.cli.canvas import Curve, draw
-from lossd.cli.fitting import Columns
+from lossd.cli.fitting import Columns, Listing
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
 
@@ -140,7 +140,51 @@ def test_on_a_terminal_a_curve_is_a_picture_with_a_legend() -> None:
 
 @pytest.mark.parametrize("route", ["GET /v1/losses", "GET /v1/metrics", "GET /v1/runs"])
 def test_every_route_of_a_message_has_its_command(route: str) -> None:
-    assert cli.COMMANDS_OF_ROUTES[route].split()[1] in cli.main.commands
+    assert wording.COMMANDS_OF_ROUTES[route].split()[1] in cli.main.commands
+
+
+def test_messages_name_options_in_place_of_fields() -> None:
+    said = wording.in_commands("set metrics.classes to 3, or name it in metrics.names; the model metrics.binary stays")
+    assert said == "set --metric-option classes to 3, or name it in --metrics; the model metrics.binary stays"
+
+
+def test_a_message_on_a_terminal_ends_its_lines_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the class indices of " + "somewhere/" * 8 + " are out of range, as many as prediction has"
+    assert wording.on_terminal(text) == text
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = wording.on_terminal(text).splitlines()
+    assert " ".join(lines) == text
+    assert [line for line in lines if len(line) > 40] == ["somewhere/" * 8]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize(
+    "command", [["losses"], ["losses", "focal"], ["metrics"], ["metrics", "segmentation"]], ids=str
+)
+def test_lists_fit_and_keep_every_word(width: int, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(width: int) -> list[str]:
+        monkeypatch.setattr(report, "console", lambda: Console(width=width))
+        return CliRunner().invoke(cli.main, command).output.splitlines()
+
+    lines = listed(width)
+    assert max(map(len, lines)) <= width
+    assert sorted("".join("".join(lines).split())) == sorted("".join("".join(listed(400)).split()))
+
+
+def test_a_text_stands_below_its_name_where_there_is_no_room_beside() -> None:
+    listing = Listing("loss", "task")
+    listing.add_row("a-long-name-of-a-loss", "multiclass", text="It is computed from scores of classes.")
+    assert printed(listing, 80)[1].split() == [
+        "a-long-name-of-a-loss",
+        "multiclass",
+        *["It", "is", "computed", "from", "scores", "of", "classes."],
+    ]
+    assert [line.rstrip() for line in printed(listing, 50)] == [
+        "loss                   task",
+        "a-long-name-of-a-loss  multiclass",
+        "    It is computed from scores of classes.",
+    ]
 
 
 def test_messages_name_commands(tmp_path) -> None:

@@ -8,7 +8,6 @@ and version are quick. Exit status: 0 done, 1 a problem with the request, 2 wron
 from __future__ import annotations
 
 import os
-import re
 
 try:
     import click
@@ -20,17 +19,11 @@ from typing import Any
 from lossd import __version__
 from lossd.cli import catalogue, compare, compile, completion, curve, evaluate, health, key, runs, score, serve  # noqa: A004  (the command's name)
 from lossd.cli.help import Group
+from lossd.cli.wording import in_commands, on_terminal
 
 __all__ = ["main"]
 
 REFUSED, UNANSWERED = 1, 3
-
-COMMANDS_OF_ROUTES = {
-    "GET /v1/losses": "lossd losses",
-    "GET /v1/metrics": "lossd metrics",
-    "GET /v1/runs": "lossd runs",
-}
-"""The commands that show what routes answer, for messages of the service."""
 
 
 class _Commands(Group):
@@ -43,9 +36,7 @@ class _Commands(Group):
             return super().invoke(ctx)
         except LossdError as error:
             text = f"{error.title}: {error}" if isinstance(error, Problem) else str(error)
-            for route, name in COMMANDS_OF_ROUTES.items():
-                text = re.sub(rf"{route}(?![\w/?])", name, text)
-            click.echo(text, err=True)
+            click.echo(on_terminal(in_commands(text)), err=True)
             refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
             ctx.exit(REFUSED if refused else UNANSWERED)
         except OSError as error:

@@ -1,18 +1,23 @@
-"""Tables that fit a terminal of any width: columns are left out whole, and numbers are never cut."""
+"""Tables that fit a terminal of any width: numbers are never cut, and texts keep room."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Columns"]
+__all__ = ["Columns", "Listing"]
 
 GAP = 2
 ENOUGH = 12
 """The width to which a name may be cut, if not even one column of numbers fits beside it."""
+
+
+READABLE, INDENT = 32, 4
+"""The least width of a text beside its names; else it stands below them, so far to the right."""
 
 
 class Columns:
@@ -50,3 +55,46 @@ class Columns:
     def _width(self, column: int) -> int:
         cells = (cells[column] for cells, _ in self.rows if column < len(cells))
         return max(len(self.headings[column]), *(len(cell) for cell in cells), 0)
+
+
+class Listing:
+    """A table of names with a text in each row: beside the names, or below them where the terminal is narrow.
+
+    Args:
+        *headings: The headings of the names.
+    """
+
+    def __init__(self, *headings: str) -> None:
+        self.headings = headings
+        self.rows: list[tuple[Sequence[str | Text], Text]] = []
+
+    def add_row(self, *names: str | Text, text: str | Text = "") -> None:
+        """Add a row of as many names as there are headings; missing ones are empty."""
+        missing = [""] * (len(self.headings) - len(names))
+        self.rows.append(([*names, *missing], Text(text) if isinstance(text, str) else text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table."""
+        columns = zip(self.headings, *(names for names, _ in self.rows), strict=True)
+        taken = sum(max(map(len, column)) + GAP for column in columns)
+        beside = options.max_width - taken >= READABLE
+        table = self._table()
+        if beside:
+            table.add_column("", overflow="fold")
+        for names, text in self.rows:
+            table.add_row(*names, *([text] if beside else []))
+        if beside:
+            yield table
+            return
+        lines = console.render_lines(table, options.update(width=max(taken, options.max_width)), pad=False)
+        for line, text in zip(lines, [Text(), *(text for _, text in self.rows)], strict=True):
+            yield from line
+            yield Text("\n", end="")
+            if text:
+                yield Padding(text, (0, 0, 0, INDENT))
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+        for heading in self.headings:
+            table.add_column(heading, no_wrap=True)
+        return table

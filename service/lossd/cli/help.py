@@ -9,12 +9,17 @@ import click
 
 __all__ = ["Command", "Group"]
 
+WIDE = 72
+"""The width from which names and texts of help stand beside each other as click places them."""
+
 
 class _Formatter(click.HelpFormatter):
     def write_heading(self, heading: str) -> None:
         super().write_heading(click.style(heading, bold=True))
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        if self.width < WIDE:  # leave room for the texts; longer terms have a line of their own
+            col_max = min(col_max, self.width // 3)
         super().write_dl([(click.style(term, fg="cyan"), text) for term, text in rows], col_max, col_spacing)
 
 

@@ -14,6 +14,7 @@ import lossd.files.sources as files
 from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
 from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
+from lossd.cli.wording import in_commands
 from lossd_client.errors import Problem
 
 __all__ = ["evaluate_all"]
@@ -66,8 +67,8 @@ def evaluate_all(
                     rows.add(outcome)
                     if results is not None:
                         results.add(outcome)
-                mean = "–" if tally.mean_loss is None else f"{tally.mean_loss:.6g}"
-                line = f"{tally.files}/{len(found)} files  {tally.mb_per_s:>8.1f} MB/s  mean loss {mean}"
+                mean = "" if tally.mean_loss is None else f"  mean loss {tally.mean_loss:.6g}"
+                line = f"{tally.files}/{len(found)} files  {tally.mb_per_s:>6.1f} MB/s{mean}"
                 advance(1, line, f"{tally.failed} failed" * bool(tally.failed))
     except KeyboardInterrupt:
         interrupted = True
@@ -102,7 +103,7 @@ class _Rows:
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(report.outcomes(self._rows))
         for index, failure in enumerate(report.failures(self._rows)):
-            console.print(failure if index else Text.assemble("\n", failure), soft_wrap=True)
+            console.print(failure if index else Text.assemble("\n", failure), soft_wrap=not console.is_terminal)
         mean = "" if tally.mean_loss is None else f", mean loss {tally.mean_loss:.6g}"
         short = f" of {total}" if tally.files < total else ""
         failed = f", {tally.failed} failed" if tally.failed else ""
@@ -113,4 +114,4 @@ class _Rows:
 
 
 def _reason(problem: Problem | None) -> str:
-    return "" if problem is None else f"{problem.title}: {problem.detail}"
+    return "" if problem is None else f"{problem.title}: {in_commands(problem.detail)}"

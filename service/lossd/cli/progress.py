@@ -12,6 +12,9 @@ __all__ = ["load_torch", "progress", "uninterrupted"]
 
 REDRAWN_PER_S = 5
 
+ROOM_FOR_A_BAR = 72
+"""The width from which the numbers beside a bar stay whole."""
+
 
 @contextmanager
 def progress(total: int, *, shown: bool) -> Iterator[Callable[[int, str, str], None]]:
@@ -29,7 +32,7 @@ def progress(total: int, *, shown: bool) -> Iterator[Callable[[int, str, str], N
 
     console = Console(stderr=True)
     bar = Progress(
-        BarColumn(),
+        *([BarColumn()] if console.width >= ROOM_FOR_A_BAR else []),
         TextColumn("{task.fields[text]}", markup=False),
         TextColumn("{task.fields[error]}", style="red", markup=False),
         TimeRemainingColumn(),

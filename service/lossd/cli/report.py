@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lossd.cli.canvas import COLOURS, Curve, draw
-from lossd.cli.fitting import Columns
+from lossd.cli.fitting import Columns, Listing
 from lossd_client import Evaluation
 from lossd_client.comparisons import interval_digits
 from lossd_client.run_messages import flat
@@ -260,31 +260,32 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
 
 def catalogue(families: Mapping[str, Iterable[Mapping[str, Any]]]) -> RenderableType:
     """Return a table of losses, a line each, below the headings of their families."""
-    table = _listing("loss", "task", "")
+    table = Listing("loss", "task")
     for index, (heading, losses) in enumerate(families.items()):
         if heading:
             if index:
-                table.add_row("", "", "")
-            table.add_row(Text(heading, style="bold"), "", "")
+                table.add_row()
+            table.add_row(Text(heading, style="bold"))
         for description in losses:
             notes = "" if description["available"] else " (not available here)"
-            table.add_row(description["name"], description["task"], _prose(description["summary"] + notes))
+            table.add_row(description["name"], description["task"], text=_prose(description["summary"] + notes))
     return table
 
 
 def loss(description: Mapping[str, Any]) -> RenderableType:
     """Return a loss's formula, guide, inputs, parameters and references."""
-    inputs = _listing("inputs", "shape", "")
+    inputs = Listing("inputs", "shape")
     for entry in description["inputs"]:
         marks = [mark for mark in ("differentiable", "optional") if entry[mark]]
         notes = f" ({', '.join(marks)})" if marks else ""
-        inputs.add_row(entry["name"], " or ".join(t["shape"] for t in entry["types"]), _prose(entry["summary"] + notes))
+        shapes = " or ".join(t["shape"] for t in entry["types"])
+        inputs.add_row(entry["name"], shapes, text=_prose(entry["summary"] + notes))
     if description["inputs_of_terms"]:
-        inputs.add_row("those of the terms", "", "Under the names that the terms' inputs give them.")
-    parameters = _listing("parameters", "default", "")
+        inputs.add_row("those of the terms", text="Under the names that the terms' inputs give them.")
+    parameters = Listing("parameters", "default")
     for name, schema in description["parameters"].items():
         default = json.dumps(schema["default"]).decode() if "default" in schema else "required"
-        parameters.add_row(name, default, _prose(schema.get("description", "")))
+        parameters.add_row(name, default, text=_prose(schema.get("description", "")))
     parts: list[RenderableType] = [
         Text(description["name"], style="bold") + Text(f"  {description['task']}", style="dim not bold"),
         _prose(description["summary"]),
@@ -306,28 +307,31 @@ def _guide(guide: Mapping[str, Any]) -> Iterator[RenderableType]:
     for heading, name in named:
         texts.add_row(heading, _prose(guide[name]))
     yield Padding(texts, (0, 0, 1, 0), expand=False)
-    symbols = _listing("symbol", "")
+    symbols = Listing("symbol")
     for symbol, text in guide["symbols"].items():
-        symbols.add_row(symbol, _prose(text))
+        symbols.add_row(symbol, text=_prose(text))
     yield Padding(symbols, (0, 0, 1, 0), expand=False)
 
 
 def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Return a table of metrics by task, a line each."""
-    table = _listing("task", "metric", "by default", "")
+    """Return a table of metrics, a line each, below the headings of their tasks."""
+    table = Listing("metric", "by default")
     last = ""
     for entry in found:
-        task = entry["task"] if entry["task"] != last else ""
-        table.add_row(task, entry["name"], "yes" if entry["default"] else "", _prose(entry["summary"]))
+        if entry["task"] != last:
+            if last:
+                table.add_row()
+            table.add_row(Text(entry["task"], style="bold"))
+        table.add_row(entry["name"], "yes" if entry["default"] else "", text=_prose(entry["summary"]))
         last = entry["task"]
     return table
 
 
 def metric_options(fields: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Return a table of the metrics' options, given their names and JSON Schemas."""
-    table = _listing("option", "default", "")
+    table = Listing("option", "default")
     for name, field in fields.items():
-        table.add_row(name, json.dumps(field["default"]).decode(), _prose(field["description"]))
+        table.add_row(name, json.dumps(field["default"]).decode(), text=_prose(field["description"]))
     return table
 
 
@@ -400,13 +404,6 @@ class _Picture:
             if curve.y
         )
         yield legend
-
-
-def _listing(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading != "")
-    return table
 
 
 def _prose(text: str) -> Text:

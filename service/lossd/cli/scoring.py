@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lossd.cli.wording import in_commands, on_terminal
+
 if TYPE_CHECKING:
     from lossd.files.sources import Source
     from lossd.request.plan import Plan
@@ -114,7 +116,7 @@ def by_row(plan: Plan) -> list[str]:
 def refuse(bad: Sequence[tuple[str, Problem]], total: int) -> int:
     """Say on standard error why there is no score; return the exit status."""
     for line in left_out(bad):
-        click.echo(line, err=True)
+        click.echo(on_terminal(line), err=True)
     remedy = "; fix them, or leave them out with --skip-bad" if len(bad) < total else ""
     click.echo(f"no score: {len(bad)} of {total} files are bad{remedy}", err=True)
     return REFUSED
@@ -122,7 +124,7 @@ def refuse(bad: Sequence[tuple[str, Problem]], total: int) -> int:
 
 def left_out(bad: Sequence[tuple[str, Problem]]) -> list[str]:
     """Return a line for each of the first bad files, and how many more there are."""
-    lines = [f"{name}: {problem.title}: {problem}" for name, problem in bad[:MAX_NAMES]]
+    lines = [f"{name}: {problem.title}: {in_commands(str(problem))}" for name, problem in bad[:MAX_NAMES]]
     return [*lines, f"... and {len(bad) - MAX_NAMES} more"] if len(bad) > MAX_NAMES else lines
 
 
