@@ -137,7 +137,7 @@ def gaussian_nll(
     error, bounded = prediction.double() - target.double(), variance.double().clone()
     with torch.no_grad():  # a variance that fell to 0 must still be pulled up again
         bounded.clamp_(min=eps)
-    value = 0.5 * (torch.log(bounded) + error * error / bounded)
+    value = 0.5 * (torch.log(bounded) + error * (error / bounded))  # the square alone might overflow
     value = value + 0.5 * math.log(2 * math.pi) if full else value
     if isinstance(beta, float) and beta == 0:
         return value

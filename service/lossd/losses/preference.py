@@ -279,4 +279,5 @@ def bradley_terry(
     """
     c, r = chosen.double(), rejected.double()
     ahead = c - r if reward_margin is None else c - r - reward_margin.double()
-    return centering * (c + r).square() - functional.logsigmoid(ahead)
+    both = c + r
+    return centering * both * both - functional.logsigmoid(ahead)
