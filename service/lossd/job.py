@@ -113,7 +113,8 @@ class Recipe:
         gradient_options: clip_norm, clip_scope, clip_value, layout.
         metrics: The names of the requested metrics.
         metric_options: threshold, zero_division and so on.
-        terms: The terms of a composed loss: each term's name in errors, recipe text, rows, numbers and inputs.
+        terms: The terms of a composed loss: each term's name in errors, recipe text, rows, numbers and inputs, and
+            whether each of its rows is evaluated as a request.
         domains: The domain of each input's entries, see :class:`lossd.losses.types.TensorType`.
         classes: The length of the class axis; None without one.
         pairs: How many pairs of entries each request compares; 0 for none.
@@ -254,7 +255,7 @@ class Recipe:
     @cached_property
     def alone(self) -> bool:
         """Whether each request is a batch of its own."""
-        return self.kind in ("alone", "composed")
+        return self.kind == "alone" or any(term["each_row"] for term in self.terms)
 
 
 _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)

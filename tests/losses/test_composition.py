@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from evaluating import Evaluated, alone, together
+from lossd.compiled.passes import Passes
+from lossd.evaluation import evaluate as evaluation
+from lossd.evaluation.batch import TensorBatch
 from lossd.losses import REGISTRY
 from lossd.losses.registry import Loss
 from lossd.request.planning import make_plan
-from lossd_client.errors import InvalidRequest, InvalidValue, MissingInput, ShapeMismatch, UnknownInput, UnknownLoss
+from lossd_client.errors import (
+    InvalidRequest,
+    InvalidValue,
+    MissingInput,
+    Problem,
+    ShapeMismatch,
+    UnknownInput,
+    UnknownLoss,
+)
 from losses.case import Composition, Tensors
 from losses.cases_composed import COMPOSITIONS, masks
 
@@ -64,6 +76,34 @@ def test_requests_that_arrive_together_are_answered_as_alone(row: Composition) -
         assert batched.document == single.document
         for name, gradient in single.gradients.items():
             assert torch.equal(batched.gradient(name), gradient)
+
+
+def test_each_term_is_evaluated_once_for_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[tuple[str | None, int]] = []
+    evaluate = evaluation.evaluate
+
+    def counting(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str, Any] | Problem]:
+        evaluated.append((batch.recipe.loss, len(batch.rows)))
+        return evaluate(batch, passes)
+
+    monkeypatch.setattr(evaluation, "evaluate", counting)
+    inputs = {"prediction": torch.randn(2, 3, 4, 4), "target": torch.randint(0, 3, (2, 4, 4))}
+    together([{"loss": {"name": "ce_dice"}, "outputs": ["loss", "gradient", "metrics"]}] * 5, [inputs] * 5)
+    assert evaluated == [("cross_entropy", 5), ("dice", 5)]
+
+
+def test_a_faulty_request_changes_no_other() -> None:
+    asked = {"loss": {"name": "ce_dice"}, "outputs": ["loss", "gradient", "metrics"]}
+    prediction, target = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    good, bad = {"prediction": prediction, "target": target}, {"prediction": prediction, "target": target + 7}
+    first, refused, last = together([asked] * 3, [good, bad, good])
+    single = alone(asked, good)
+    assert isinstance(refused, InvalidValue)
+    assert refused.detail.startswith("term 0 (cross_entropy): class ")
+    for answer in (first, last):
+        assert isinstance(answer, Evaluated)
+        assert answer.document == single.document
+        assert torch.equal(answer.gradient(), single.gradient())
 
 
 def test_rows_cover_every_composed_loss_and_every_parameter() -> None:

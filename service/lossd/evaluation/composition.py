@@ -29,23 +29,25 @@ EvaluateRows = Callable[[TensorBatch], RowValues]
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The composed loss of one request.
+    """The composed loss of each of B requests.
 
     Attributes:
-        value: The loss, a scalar, before the division by its weight.
-        weight: The request's weight in the mean, a scalar.
-        gradients: The gradient of the value by each requested input, in the shapes of the request's tensors.
-        terms: Each term's loss, value and weight, which is the derivative of the composed loss by that value.
-        metrics: The first term's metrics; None if they are not requested.
-        warnings: Each term's place and its warnings. Those of rows state the number of rows that count and have them.
+        value: The losses, (B,), before the division by their weights.
+        weight: The requests' weights in the mean, (B,).
+        gradients: The gradient of the value by each requested input, (B, ...).
+        terms: For each request, each term's loss, value and weight, which is the derivative of the composed loss by
+            that value.
+        metrics: The first term's metrics for each request; empty if they are not requested.
+        warnings: For each request, each term's place and its warnings. Those of rows state the number of rows that
+            count and have them.
     """
 
     value: Tensor
     weight: Tensor
     gradients: dict[str, Tensor]
-    terms: list[dict[str, Any]]
-    metrics: dict[str, Any] | None
-    warnings: list[tuple[str, list[dict[str, str]]]]
+    terms: list[list[dict[str, Any]]]
+    metrics: list[dict[str, Any]]
+    warnings: list[list[tuple[str, list[dict[str, str]]]]]
 
 
 def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: EvaluateRows) -> Composed:
@@ -53,12 +55,12 @@ def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: E
 
     Args:
         loss: The loss's definition: a function of ``losses`` and its own inputs.
-        batch: One request, with the terms in its recipe.
+        batch: The requests, with the terms in their recipe; one request if the loss is one per sample.
         evaluate: The function that evaluates a batch.
         evaluate_rows: The function that evaluates a batch whose requests are single rows.
 
     Raises:
-        Problem: A term has a problem; the detail names the first such term's place.
+        Problem: A term of a request has a problem; the detail names the first such term's place.
     """
     recipe = batch.recipe
     evaluated = [_TermEvaluation(record, batch) for record in recipe.terms]
@@ -67,8 +69,13 @@ def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: E
             term.evaluate_rows(evaluate, evaluate_rows)
         else:
             term.evaluate(evaluate)
-    losses = torch.cat([term.values.losses for term in evaluated]).to(batch.device).requires_grad_()
-    own_inputs = {entry.name: batch.inputs[entry.name][0].to(batch.device) for entry in loss.request_inputs}
+    of_terms = [term.values.losses for term in evaluated]
+    losses = torch.cat(of_terms) if loss.per_sample else torch.stack(of_terms, 1)
+    losses = losses.to(batch.device).requires_grad_()
+    own_inputs = {
+        entry.name: batch.inputs[entry.name][0 if loss.per_sample else slice(None)].to(batch.device)
+        for entry in loss.request_inputs
+    }
     # Differentiable inputs are computed with, in float64. Others are only compared, so they keep their dtype.
     for entry in loss.request_inputs:
         if entry.differentiable:
@@ -83,27 +90,36 @@ def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: E
         else (unreduced, torch.ones_like(unreduced))
     )
     sources = [losses, *(own_inputs[name] for name in recipe.gradients if name in own_inputs)]
-    shares, *input_gradients = torch.autograd.grad(value, sources, materialize_grads=True)
+    shares, *input_gradients = torch.autograd.grad(value, sources, torch.ones_like(value), materialize_grads=True)
     host_shares = shares.cpu()
     if loss.per_sample and not ((evaluated[0].values.denominators != 0) & (host_shares != 0)).any():
         weight = torch.zeros_like(weight)
     gradients = dict(zip((name for name in recipe.gradients if name in own_inputs), input_gradients, strict=True))
-    for term, share in zip(
-        evaluated, torch.split(shares, [len(term.values.losses) for term in evaluated]), strict=True
-    ):
+    for term, share in zip(evaluated, [shares] if loss.per_sample else shares.unbind(1), strict=True):
         for name, gradient in term.gradients(share):
             gradients[name] = gradients[name] + gradient if name in gradients else gradient
-    terms = [] if loss.per_sample else [
-        {"loss": term.record["loss"], "value": term.answers[0]["loss"], "weight": share}
-        for term, share in zip(evaluated, host_shares.tolist(), strict=True)
-    ]  # fmt: skip
-    counting = host_shares != 0 if loss.per_sample else None
-    warnings = [(term.record["place"], term.warnings(counting)) for term in evaluated]
+    terms: list[list[dict[str, Any]]] = []
+    if loss.per_sample:
+        counting = host_shares != 0
+        warnings = [[(term.record["place"], term.warnings_of_rows(counting)) for term in evaluated]]
+        value, weight = value.unsqueeze(0), weight.unsqueeze(0)
+    else:
+        terms = [
+            [
+                {"loss": term.record["loss"], "value": term.answers[request]["loss"], "weight": share}
+                for term, share in zip(evaluated, of_request, strict=True)
+            ]
+            for request, of_request in enumerate(host_shares.tolist())
+        ]
+        warnings = [
+            [(term.record["place"], term.answers[request]["diagnostics"]["warnings"]) for term in evaluated]
+            for request in range(len(batch.rows))
+        ]
     return Composed(value.detach(), weight.detach(), gradients, terms, evaluated[0].metrics, warnings)
 
 
 class _TermEvaluation:
-    """The evaluation of one term of a request, or of one term for each of its rows."""
+    """The evaluation of one term of all requests, or of one term for each row of one request."""
 
     def __init__(self, record: Mapping[str, Any], batch: TensorBatch) -> None:
         self.record = record
@@ -115,12 +131,12 @@ class _TermEvaluation:
         self.weights: Tensor
 
     def evaluate(self, evaluate: Evaluate) -> None:
-        """Evaluate the term as one request.
+        """Evaluate the term of all requests.
 
         Raises:
             Problem: The term has a problem; the detail names its place.
         """
-        self._evaluate_whole(evaluate, self._batch(self._inputs(), [self.record["rows"]]))
+        self._evaluate_whole(evaluate, self._batch(self._inputs(), [self.record["rows"]] * len(self.whole.rows)))
         self.values = RowValues.of(self.answers)
 
     def evaluate_rows(self, evaluate: Evaluate, evaluate_rows: EvaluateRows) -> None:
@@ -155,14 +171,14 @@ class _TermEvaluation:
         inputs = {}
         for column in self.recipe.inputs:
             tensor = self.whole.inputs[self._source(column.name)]
-            inputs[column.name] = tensor[0] if column.per_row else tensor
+            inputs[column.name] = tensor.flatten(0, 1) if column.per_row else tensor
         return inputs
 
     def _batch(self, inputs: Mapping[str, Tensor], rows: Sequence[int]) -> TensorBatch:
         """Return a batch of the term's rows, with new memory for its answers."""
         self.buffers = {
             column.name: torch.empty(
-                (self.record["rows"] if column.per_row else 1, *column.trailing),
+                (len(self.whole.rows) * (self.record["rows"] if column.per_row else 1), *column.trailing),
                 dtype=getattr(torch, column.dtype),
                 device=self.whole.device,
             )
@@ -175,28 +191,22 @@ class _TermEvaluation:
         return type(problem)(f"{self.record['place']}: {problem.detail}", errors=problem.errors)
 
     @property
-    def metrics(self) -> dict[str, Any] | None:
-        """The term's metrics; None if they were not requested."""
-        return self.answers[0].get("metrics") if self.answers else None
+    def metrics(self) -> list[dict[str, Any]]:
+        """The term's metrics for each request; empty if they were not requested."""
+        return [answer["metrics"] for answer in self.answers if "metrics" in answer]
 
-    def warnings(self, counting: Tensor | None) -> list[dict[str, str]]:
-        """Return the term's warnings.
-
-        Args:
-            counting: The rows that count, (N,) bool; None if the term was evaluated as one request.
-        """
+    def warnings_of_rows(self, counting: Tensor) -> list[dict[str, str]]:
+        """Return the warnings of the term's rows that count, (N,) bool, and of its metrics."""
         found = [one for answer in self.answers for one in answer["diagnostics"]["warnings"]]
-        if counting is not None:
-            samples = {code: int((rows & counting).sum()) for code, rows in self.values.warned.items()}
-            found += [warning(code, count) for code, count in samples.items() if count]
-        return found
+        samples = {code: int((rows & counting).sum()) for code, rows in self.values.warned.items()}
+        return found + [warning(code, count) for code, count in samples.items() if count]
 
     def gradients(self, share: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield, for each tensor of the request, the gradient times its share, (1,) or (N,), in the tensor's shape."""
+        """Yield, for each tensor, the gradient times its share, (B,) of requests or (N,) of rows, (B, ...)."""
         for name, gradient in self.buffers.items():
             source = self._source(name.removeprefix("gradient."))
-            factor = share.reshape(-1, *(1,) * (gradient.ndim - 1))
-            yield source, (gradient.double() * factor).reshape(self.whole.inputs[source].shape[1:])
+            by_share = gradient.double().reshape(len(share), -1) * share.unsqueeze(1)
+            yield source, by_share.reshape(self.whole.inputs[source].shape)
 
     def _source(self, name: str) -> str:
         mapped: str = self.record["inputs"].get(name, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from lossd.job import Recipe
@@ -44,7 +43,7 @@ def describe(
     norm_names: Sequence[str],
     flag_codes: Sequence[str] = (),
     count_non_finite: Callable[[str, int, float], int] | None = None,
-    extras: Mapping[str, Any] = MappingProxyType({}),
+    extras: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Return the answer of each request, without tensors and metrics.
 
@@ -56,7 +55,7 @@ def describe(
         flag_codes: Codes of :data:`WARNINGS`.
         count_non_finite: Returns the number of non-finite entries in a gradient, given the input, the request and the
             norm; None if all are finite.
-        extras: Further fields of the answer.
+        extras: Further fields of each request's answer; empty if there are none.
     """
     level, want_loss, reduces = _chance_level(recipe), recipe.want_loss, recipe.reduction != "none"
     none_flawed = dict.fromkeys(norm_names, 0)
@@ -91,13 +90,13 @@ def describe(
                 answer["loss"] = loss
             answer["reduction"] = {"numerator": numerator, "denominator": denominator}
         if extras:
-            answer.update(extras)
+            answer.update(extras[position])
         if level is not None:
             diagnostics["chance_level"] = level
         diagnostics["warnings"] = warnings
         answer["diagnostics"] = diagnostics
         # A sum may be infinite although its mean is finite.
-        plain = sound and isfinite(numerator) and isfinite(denominator) and not extras
+        plain = sound and isfinite(numerator) and isfinite(denominator) and not any(extras)
         answers.append(answer if plain else finite(answer))
     return answers
 

@@ -132,14 +132,14 @@ class _Measured(NamedTuple):
         columns: See :func:`lossd.evaluation.diagnostics.describe`; (K, B) float64, on the host.
         norms: The inputs whose gradients have a norm.
         flags: The codes of the flags.
-        extras: Further fields of the answer.
+        extras: Further fields of each request's answer; empty if there are none.
         rounded: The answers that may be infinite only because their dtype is narrower.
     """
 
     columns: Tensor
     norms: tuple[str, ...]
     flags: tuple[str, ...]
-    extras: Mapping[str, Any]
+    extras: Sequence[Mapping[str, Any]]
     rounded: frozenset[str]
 
 
@@ -169,7 +169,8 @@ class _Evaluation:
         self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device, alike=alike)
         self.masking: Masking | None = None
         self.answers: list[dict[str, Any]] = []
-        self.warnings_of_terms: list[dict[str, str]] = []
+        self.terms: Sequence[Mapping[str, Any]] = ()
+        self.warnings_of_terms: Sequence[list[dict[str, str]]] = ()
 
     def run(self) -> list[dict[str, Any] | Problem]:
         recipe = self.recipe
@@ -358,8 +359,8 @@ class _Evaluation:
         described = describe(self.recipe, host, norms, measured.flags, count_non_finite, measured.extras)
         for position, fields in enumerate(described):
             self.answers[position].update(fields)
-        if self.warnings_of_terms:  # a composed loss is evaluated alone
-            self.answers[0]["diagnostics"]["warnings"].extend(self.warnings_of_terms)
+        for answer, warnings in zip(self.answers, self.warnings_of_terms, strict=False):
+            answer["diagnostics"]["warnings"].extend(warnings)
         return host[: 4 + len(norms)]
 
     def _measure(self, loss: Loss) -> _Measured:
@@ -396,7 +397,7 @@ class _Evaluation:
                 answer.copy_(of_input.reshape(answer.shape))
         if "loss" in self.batch.answers:
             self.batch.answers["loss"].copy_(value.reshape(self.batch.answers["loss"].shape))
-        extras = unreduced.extras if isinstance(unreduced, Unreduced) else {}
+        extras = self.terms or ([unreduced.extras] if isinstance(unreduced, Unreduced) and unreduced.extras else [])
         flags = unreduced.flags if isinstance(unreduced, Unreduced) else {}
         raised = {code: self._times(flag) for code, flag in flags.items()}
         if seconds:
@@ -517,14 +518,13 @@ class _Evaluation:
         composed = compose(
             loss, self.batch, partial(evaluate, passes=self.passes), partial(evaluate_rows, passes=self.passes)
         )
-        if composed.metrics is not None:
-            self.answers[0]["metrics"] = composed.metrics
-        self.warnings_of_terms = passed_up(composed.warnings, per_sample=loss.per_sample)
-        weight = composed.weight[None]
-        upstream = reduction.upstream(weight)
-        gradients = {name: gradient[None] * upstream for name, gradient in composed.gradients.items()}
-        extras = {"terms": composed.terms} if composed.terms else {}
-        return Unreduced(composed.value[None], weight, extras=extras), gradients
+        for answer, of_request in zip(self.answers, composed.metrics, strict=False):
+            answer["metrics"] = of_request
+        self.warnings_of_terms = [passed_up(found, per_sample=loss.per_sample) for found in composed.warnings]
+        upstream = reduction.upstream(composed.weight)
+        gradients = {name: g * upstream.reshape(-1, *(1,) * (g.ndim - 1)) for name, g in composed.gradients.items()}
+        self.terms = [{"terms": of_request} for of_request in composed.terms]
+        return Unreduced(composed.value, composed.weight), gradients
 
     def _call(self, loss: Loss, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> Tensor | Unreduced:
         """Return the loss of the batch: of all rows at once, of stacked requests, or of one request."""

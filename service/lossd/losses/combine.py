@@ -1,4 +1,8 @@
-"""Losses of losses: a function here gets its terms' values, ``losses`` (T,), which are evaluated before."""
+"""Losses of losses: a function here gets its terms' values, which are evaluated before.
+
+They are ``losses`` (B, T) of B requests, and so are the function's own inputs; of a loss per sample, those of one
+request, (N,).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,7 @@ def weighted_sum(
     References:
         R. Caruana, Multitask Learning, 1997, doi:10.1023/A:1007379606734.
     """
-    return (losses.new_tensor([term.get("weight", 1.0) for term in terms]) * losses).sum()
+    return (losses.new_tensor([term.get("weight", 1.0) for term in terms]) * losses).sum(-1)
 
 
 @loss(task="composed", kind="composed", reductions=("mean",), differentiable=("log_variance",), terms=_terms_parameter)
@@ -96,9 +100,9 @@ def uncertainty(
     weighted = losses * losses.new_tensor([term.get("weight", 1.0) for term in terms])
     precision = torch.exp(-log_variance)
     if form == "unhalved":
-        return (precision * weighted + log_variance).sum()
+        return (precision * weighted + log_variance).sum(-1)
     halves = losses.new_tensor([0.5 if term.get("kind", "regression") == "regression" else 1.0 for term in terms])
-    return (halves * precision * weighted + 0.5 * log_variance).sum()
+    return (halves * precision * weighted + 0.5 * log_variance).sum(-1)
 
 
 def _bce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -144,7 +148,7 @@ def bce_dice(
     References:
         F. Isensee et al., nnU-Net, Nature Methods 18, 2021, doi:10.1038/s41592-020-01008-z, for the combination.
     """
-    return bce_weight * losses[0] + dice_weight * losses[1]
+    return bce_weight * losses[:, 0] + dice_weight * losses[:, 1]
 
 
 def _ce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -190,7 +194,7 @@ def ce_dice(
     References:
         F. Isensee et al., nnU-Net, Nature Methods 18, 2021, doi:10.1038/s41592-020-01008-z, for the combination.
     """
-    return ce_weight * losses[0] + dice_weight * losses[1]
+    return ce_weight * losses[:, 0] + dice_weight * losses[:, 1]
 
 
 @loss(

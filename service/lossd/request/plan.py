@@ -99,12 +99,18 @@ class TermPlan:
         except Problem as problem:
             raise type(problem)(f"{self._place(position)}: {problem.detail}", errors=problem.errors) from None
 
-    def record(self, position: int, job: Job) -> dict[str, Any]:
-        """Return the term's entry in the recipe."""
+    def record(self, position: int, job: Job, *, each_row: bool) -> dict[str, Any]:
+        """Return the term's entry in the recipe.
+
+        Args:
+            position: The term's index.
+            job: The term as a job of its own.
+            each_row: Whether each of its rows is evaluated as a request.
+        """
         recipe = job.recipe
         return {
             "loss": recipe.loss, "place": self._place(position), "inputs": dict(self.inputs), "recipe": recipe.text,
-            "rows": job.rows, "numbers": list(job.numbers),
+            "rows": job.rows, "numbers": list(job.numbers), "each_row": each_row,
         }  # fmt: skip
 
     def _place(self, position: int) -> str:
@@ -242,7 +248,8 @@ class Plan:
         recipe = Recipe(
             **recipe_fields,
             terms=tuple(
-                term.record(position, job) for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
+                term.record(position, job, each_row=self.loss is not None and self.loss.per_sample)
+                for position, (term, job) in enumerate(zip(self.terms, jobs, strict=True))
             ),
             domains=domains,
             classes=dims.get("C"),
