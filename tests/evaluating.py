@@ -26,7 +26,9 @@ passes: Passes | None = None
 COMPILED = frozenset(
     {"cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits",
      "sigmoid_focal", "asymmetric_mse", "expectile", "pseudo_huber", "fair", "squared_log", "mape", "poisson_nll",
-     "gamma_nll", "tweedie", "soft_margin", "hinge", "hinge_embedding"}
+     "gamma_nll", "tweedie", "soft_margin", "hinge", "hinge_embedding", "bce", "gan_generator", "wgan_generator",
+     "lsgan_generator", "hinge_gan_generator", "margin_ranking", "interval_score", "gaussian_nll", "laplace_nll",
+     "crps_normal", "student_t_nll", "negative_binomial_nll", "dpo", "simpo", "bradley_terry"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

@@ -18,9 +18,16 @@ def derivatives(function, at: float) -> list[float]:
 
 
 def found(name: str, by: str, **inputs: float) -> list[float]:
-    request = {"loss": {"name": name}, "outputs": ["loss", f"gradient.{by}", f"hessian.{by}"]}
-    answer = alone(request, {key: torch.tensor([value], dtype=torch.float64) for key, value in inputs.items()})
-    return [float(answer.loss), answer.gradient(by).item(), answer.tensors[f"hessian.{by}"].item()]
+    tensors = {key: torch.tensor([value], dtype=torch.float64) for key, value in inputs.items()}
+    answer = alone({"loss": {"name": name}, "outputs": ["loss", f"gradient.{by}"]}, tensors)
+    curved = alone({"loss": {"name": name}, "outputs": [f"hessian.{by}"]}, tensors)
+    return [float(answer.loss), answer.gradient(by).item(), curved.tensors[f"hessian.{by}"].item()]
+
+
+pytestmark = [
+    pytest.mark.parametrize("either_way", ["compiled", "general"], indirect=True),
+    pytest.mark.usefixtures("either_way"),
+]
 
 
 @pytest.mark.parametrize("alpha", [1e-12, 1e-8, 1e-4, 0.0099, 0.0101, 0.5, 30.0, 1e6])

@@ -14,7 +14,7 @@ steps of the exponential.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numba
@@ -23,19 +23,20 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from lossd.compiled.kernels import OPTIONS
-from lossd.compiled.pipeline import InnerPipeline
+from lossd.compiled.pipeline import ApartPipeline, InnerPipeline
 
 __all__ = [
     "exp",
     "focal",
     "focal_weight",
     "jit",
-    "jit_expand",
+    "jit_apart",
     "jit_inline",
     "jit_reassociating",
     "log1p",
     "log_of_one_and",
     "maximum",
+    "one_of",
     "total_of",
 ]
 
@@ -59,12 +60,22 @@ def jit(function: F) -> F:
     return cast("F", numba.njit(**INNER)(function))
 
 
-def jit_expand(function: F) -> F:
-    """Copy the body into the caller before types are inferred; for functions that only call others.
+def jit_apart(function: F) -> F:
+    """Compile a function that LLVM never copies into its caller; for long ones, of which a kernel calls one of many."""
+    return cast("F", numba.njit(**INNER | {"pipeline_class": ApartPipeline})(function))
 
-    A chain of eight such calls that are compiled one by one takes 3 s more for each kernel: each holds all of the next.
+
+def one_of(functions: Sequence[Any], arguments: str) -> Any:
+    """Return a function of a number and these arguments, which calls the function of that number.
+
+    Numba calls functions of a tuple by their addresses, which these do not have. A chain of functions, each of which
+    calls the next, takes seconds to compile. So the code of the choice is written here.
     """
-    return cast("F", numba.njit(inline="always", **INNER)(function))
+    cases = [f"    if number == {n}:\n        return function_{n}({arguments})" for n in range(len(functions))]
+    code = "\n".join([f"def choose(number, {arguments}):", *cases, f"    return function_0({arguments})"])
+    names: dict[str, Any] = {f"function_{n}": function for n, function in enumerate(functions)}
+    exec(code, names)
+    return jit_inline(names["choose"])
 
 
 def jit_reassociating(function: F) -> F:

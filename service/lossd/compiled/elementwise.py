@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from lossd.compiled.arithmetic import (
     exp,
     focal_weight,
     jit,
-    jit_expand,
+    jit_apart,
     jit_inline,
     jit_reassociating,
     log1p,
     maximum,
+    one_of,
     total_of,
 )
 from lossd.compiled.kernels import aot
@@ -71,7 +71,7 @@ def strip_of(name: str, parameter: str = "") -> Callable[[Strip], Strip]:
     """Declare a loss by the function that evaluates a strip."""
 
     def declare(strip: Strip) -> Strip:
-        ELEMENTS[name] = Element(len(ELEMENTS), parameter, jit(strip))
+        ELEMENTS[name] = Element(len(ELEMENTS), parameter, jit_apart(strip))
         return ELEMENTS[name].strip
 
     return declare
@@ -198,31 +198,11 @@ def _focal(
     return _within(target, first, words, values.shape[0])
 
 
-def _either(others: Any, one: Element) -> Strip:
-    """Return a function of a number and a strip, which calls the element of that number, or the others."""
-    number, strip = one.number, one.strip
-
-    @jit_expand
-    def only(
-        _: int, prediction: Any, target: Any, first: int, words: int,
-        a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any,
-    ) -> bool:  # fmt: skip
-        return strip(prediction, target, first, words, a, yes, no, values, slopes, scratch)
-
-    @jit_expand
-    def either(
-        kind: int, prediction: Any, target: Any, first: int, words: int,
-        a: float, yes: float, no: float, values: Any, slopes: Any, scratch: Any,
-    ) -> bool:  # fmt: skip
-        if kind == number:
-            return strip(prediction, target, first, words, a, yes, no, values, slopes, scratch)
-        return others(kind, prediction, target, first, words, a, yes, no, values, slopes, scratch)
-
-    return only if others is None else either
-
-
-_strip: Any = reduce(_either, ELEMENTS.values(), None)
-"""The strip of every loss, by its number; Numba expands the chain into the kernel."""
+_strip = one_of(
+    [element.strip for element in ELEMENTS.values()],
+    "prediction, target, first, words, a, yes, no, values, slopes, scratch",
+)
+"""The strip of every loss, by its number."""
 
 
 @jit

@@ -7,6 +7,7 @@ before a kernel is, because LLVM makes vector instructions of fewer of their loo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numba.core.codegen import JITCodeLibrary
@@ -28,7 +29,7 @@ from numba.core.untyped_passes import (
     TranslateByteCode,
 )
 
-__all__ = ["InnerPipeline", "KernelPipeline"]
+__all__ = ["ApartPipeline", "InnerPipeline", "KernelPipeline"]
 
 PASSES = (
     TranslateByteCode, FixupArgs, IRProcessing, GenericRewrites, InlineInlinables, ReconstructSSA,
@@ -36,7 +37,42 @@ PASSES = (
 )  # fmt: skip
 
 
-class _InnerLibrary(JITCodeLibrary):
+class _Library(JITCodeLibrary):
+    """Code that does not copy the functions that are apart.
+
+    Attributes:
+        apart: The libraries of those that it calls.
+    """
+
+    apart: Sequence[_ApartLibrary] = ()
+
+    def finalize(self) -> None:
+        found: dict[_ApartLibrary, None] = {}
+        others = []
+        for library in self._linking_libraries:
+            if isinstance(library, _ApartLibrary):
+                found[library] = None
+            else:
+                others.append(library)
+            found |= dict.fromkeys(getattr(library, "apart", ()))
+        self.apart, self._linking_libraries = tuple(found), others
+        super().finalize()
+
+
+class _KernelLibrary(_Library):
+    """The code of a kernel. What is apart is linked after the rest is optimised: it already is."""
+
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self.enable_object_caching()
+
+    def _optimize_final_module(self) -> None:
+        super()._optimize_final_module()
+        for library in self.apart:
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+
+
+class _InnerLibrary(_Library):
     """The optimised code of an inner function, to be linked into kernels. It has no address to be called by."""
 
     def _finalize_final_module(self) -> None:
@@ -55,11 +91,18 @@ class _InnerLibrary(JITCodeLibrary):
         """Do nothing: only Python's wrapper of a kernel reads an environment."""
 
 
+class _ApartLibrary(_InnerLibrary):
+    """The same of a function that stays a function of its own."""
+
+
 class KernelPipeline(CompilerBase):
     """Compiles a kernel."""
 
+    library: type[_Library] = _KernelLibrary
+
     def define_pipelines(self) -> list[PassManager]:
         """Return the passes, in their order."""
+        self.state.library = self.library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         manager = PassManager("lossd")
         for each in PASSES:
             manager.add_pass(each, each.name())
@@ -68,9 +111,12 @@ class KernelPipeline(CompilerBase):
 
 
 class InnerPipeline(KernelPipeline):
-    """Compiles a function that only kernels call."""
+    """Compiles a function that only kernels call; the code is not made executable."""
 
-    def define_pipelines(self) -> list[PassManager]:
-        """Return the passes, in their order; the code they make is not made executable."""
-        self.state.library = _InnerLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
-        return super().define_pipelines()
+    library = _InnerLibrary
+
+
+class ApartPipeline(KernelPipeline):
+    """Compiles a function that only kernels call, and of which they hold no copies."""
+
+    library = _ApartLibrary

@@ -76,9 +76,8 @@ def _form_of(recipe: Recipe) -> _Form | None:
     plain = (
         recipe.kind == "rows"
         and recipe.reduction in ("mean", "sum")
-        and [column.name for column in recipe.inputs if column.name not in OF_MASK] == ["prediction", "target"]
-        and recipe.dtypes["prediction"] in FLOATS
-        and all(_words(answer.dtype) == _words(recipe.dtypes["prediction"]) for answer in recipe.answers)
+        and recipe.inputs[0].dtype in FLOATS
+        and all(_words(answer.dtype) == _words(recipe.inputs[0].dtype) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
@@ -88,10 +87,10 @@ def _form_of(recipe: Recipe) -> _Form | None:
     return form(recipe) if plain and form is not None else None
 
 
-def _own_inputs(recipe: Recipe) -> tuple[Column, Column]:
-    """Return the columns of prediction and target."""
-    prediction, target = (column for column in recipe.inputs if column.name not in OF_MASK)
-    return prediction, target
+def _own_inputs(recipe: Recipe) -> tuple[Column, Column] | None:
+    """Return the columns of prediction and target; None if there are further ones than those of a mask."""
+    own = [column for column in recipe.inputs if column.name not in OF_MASK]
+    return (own[0], own[1]) if [column.name for column in own] == ["prediction", "target"] else None
 
 
 def _kept(inputs: Mapping[str, Array], shape: tuple[int, ...]) -> Array | None:
@@ -114,7 +113,10 @@ def _kept(inputs: Mapping[str, Array], shape: tuple[int, ...]) -> Array | None:
 
 
 def _class_scores(recipe: Recipe) -> _Form | None:
-    prediction, target = _own_inputs(recipe)
+    own = _own_inputs(recipe)
+    if own is None:
+        return None
+    prediction, target = own
     if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
         return None
     parameters, classes, positions = recipe.parameters, prediction.trailing[0], math.prod(target.trailing)
@@ -170,7 +172,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
                 ignored, mean, slopes, columns, matrices, doubtful,
             )  # fmt: skip
         if words == 2:
-            _doubt_what_vanished(columns, gradient, starts, doubtful)
+            _doubt_what_vanished(columns[4], gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
@@ -234,10 +236,10 @@ def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, i
     return [(row, min(row + rows, last), 0, positions) for row in range(first, last, rows)]
 
 
-def _doubt_what_vanished(columns: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
+def _doubt_what_vanished(norms: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
     """Doubt norms of float64 gradients that are 0, or nearly, because the squares left the range; float32's do not."""
     if len(gradient):
-        for b in np.flatnonzero(columns[4] < LEAST_NORM):
+        for b in np.flatnonzero(norms < LEAST_NORM):
             doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
 
 
@@ -265,9 +267,10 @@ def _form_of_hessian(recipe: Recipe, classes: int) -> Array:
 
 
 def _elements(recipe: Recipe) -> _Form | None:
-    if recipe.axes:
+    own = _own_inputs(recipe)
+    if recipe.axes or own is None:
         return None
-    prediction, target = recipe.inputs
+    prediction, target = own
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
         return None
@@ -310,7 +313,7 @@ def _elements(recipe: Recipe) -> _Form | None:
             floor,
         )
         if words == 2:
-            _doubt_what_vanished(columns, gradient, starts, doubtful)
+            _doubt_what_vanished(columns[4], gradient, starts, doubtful)
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
@@ -328,32 +331,66 @@ def _elements(recipe: Recipe) -> _Form | None:
     return _Form(kernels, evaluate, least.nbytes)
 
 
-def _formula(recipe: Recipe) -> _Form | None:
-    prediction, target = recipe.inputs[:2]
-    parameters, words = recipe.parameters, _words(prediction.dtype)
-    if recipe.axes or prediction.trailing != target.trailing or target.dtype not in FLOATS:
-        return None
-    if words != _words(target.dtype) or parameters.get("log_input") is False:
-        return None
-    if parameters.get("full") or parameters.get("squared") or (recipe.loss == "mape" and parameters["eps"] is not None):
-        return None
-    number, parameter = formulas.FORMULAS[recipe.loss or ""]
-    width, rounded = math.prod(prediction.trailing), parameter == "margin" and words == 1
+def _is_written_out(recipe: Recipe) -> bool:
+    """Return whether the formula of a loss is that of these parameters."""
+    parameters = recipe.parameters
+    match recipe.loss:
+        case "mape":
+            return parameters["eps"] is None
+        case "bce":
+            return all(parameters[name] is None for name in ("eps", "ignore_index", "label_smoothing"))
+        case "dpo":
+            return bool(parameters["form"] == "sigmoid")
+        case "poisson_nll" | "gamma_nll":
+            return bool(parameters["log_input"] and not parameters["full"])
+        case "tweedie":
+            return bool(parameters["log_input"])
+    return not parameters.get("squared")
 
-    def evaluate(work: Work) -> Outcome:
-        scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
-        gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
-        starts, values = work.starts() * width, work.number(parameter)
-        if rounded:  # a score that equals the margin in its own dtype is at the bend
-            values = values.astype(np.float32).astype(np.float64)
-        columns, doubtful = np.zeros((5, len(work.rows))), np.zeros(len(work.rows), bool)
-        formulas.formulas(
-            number, scores.view(np.float32), target.view(np.float32), words, starts, values,
-            recipe.reduction == "mean", gradient.view(np.float32), columns, doubtful,
-        )  # fmt: skip
+
+def _formula(recipe: Recipe) -> _Form | None:
+    loss = recipe.loss or ""
+    number, names, parameters = formulas.FORMULAS[loss]
+    if {column.name for column in recipe.inputs} != set(names) or recipe.axes or not _is_written_out(recipe):
+        return None
+    dtypes, widths = {column.dtype for column in recipe.inputs}, {column.trailing for column in recipe.inputs}
+    words = _words(recipe.inputs[0].dtype)
+    if not dtypes <= set(FLOATS) or len(set(map(_words, dtypes))) > 1 or len(widths) > 1:
+        return None
+    width, margin = math.prod(recipe.inputs[0].trailing), "margin" in parameters and words == 1
+    full = bool(recipe.parameters.get("full"))
+    fixed = {
+        "words": float(words),
+        "full": float(full),
+        "constant": 0.5 * math.log(2 * math.pi) if full else 0.0,
+        "sign": -1.0 if recipe.parameters.get("form") == "saturating" else 1.0,
+    }
+    slopes = [f"gradient.{name}" for name in names if name not in formulas.CONSTANT]
+    norms = [4 + slopes.index(f"gradient.{name}") for name in recipe.gradients] or [4]
+    kernel: Callable[..., None] = formulas.formulas
+    mean = recipe.reduction == "mean"
+
+    def evaluate(work: Work) -> Outcome | None:
+        count, starts = len(work.rows), work.starts() * width
+        weighting = work.number("beta" if loss == "gaussian_nll" else "")
+        if weighting.all():
+            return None
+        nothing = np.empty(0, np.float32)
+        inputs = [work.inputs[name].reshape(-1).view(np.float32) for name in names]
+        gradients = [work.answers[name].reshape(-1) if name in work.answers else nothing for name in slopes]
+        memory = [gradient.view(np.float32) for gradient in gradients]
+        numbers = [np.full(count, fixed[name]) if name in fixed else work.number(name) for name in parameters]
+        if margin:  # a score that equals the margin in its own dtype is at the bend
+            numbers[0] = numbers[0].astype(np.float32).astype(np.float64)
+        columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
+        memory_of = (*inputs, *[nothing] * (formulas.INPUTS - len(inputs)))
+        slopes_of = (*memory, *[nothing] * (formulas.SLOPES - len(memory)))
+        kernel(number, *memory_of, words, starts, *numbers, mean, *slopes_of, columns, doubtful)
+        doubtful |= weighting != 0
         if words == 2:
-            _doubt_what_vanished(columns, gradient, starts, doubtful)
-        return Outcome(columns, doubtful)
+            for norm, gradient in zip(columns[4:], gradients, strict=False):
+                _doubt_what_vanished(norm, gradient, starts, doubtful)
+        return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful)
 
     return _Form([kernel_of(formulas.formulas)], evaluate)
 
