@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,16 +11,22 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from fronts.group import eventually
 from lossd.api.http.asgi import RAW_HEAD
 from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.request import HttpRequest
 from lossd.api.server import FORWARDED
 from lossd.caches import CACHES, Cache
 from lossd.configuration.settings import Settings
+from lossd.recorder.client import Recorder
+from lossd.runs.definition import RunDocument
 from lossd_client.wire import Tensor, oip, safetensors
 from serving import Running, running
 
@@ -416,7 +423,7 @@ def test_inferences_in_json_are_answered_the_same_way(connection: socket.socket,
 
 def test_a_refused_inference_is_refused_as_the_first_time(connection: socket.socket) -> None:
     good, length = inference(id="good")
-    assert asked(connection, infer(good, length))[0] == 200
+    assert asked(connection, infer(good, length, "X-Request-ID: good"))[0] == 200
     for body, stated, part in (
         (good[:-4], length, "12 follow it"),
         (good, len(good) + 1, "the body has only"),
@@ -445,6 +452,154 @@ def test_inferences_need_the_key_of_their_head(key: str, connection: socket.sock
     assert asked(connection, infer(body, length))[0] == 200
     request = infer(body, length).replace(KEY.encode(), key.encode())
     assert asked(connection, request)[0] == (200 if key == KEY else 401)
+
+
+# Batches of runs
+
+
+BINARY = {"task": "binary", "metrics": ["accuracy"], "identity": "position"}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Running]:
+    with running(engine="inline", compiled=False, runs=str(tmp_path / "runs.db")) as service:
+        yield service
+
+
+def put(target: str, body: bytes, *lines: str, kind: str = safetensors.MEDIA_TYPE) -> bytes:
+    fields = ("Host: lossd", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *lines)
+    return "\r\n".join((f"PUT /v1/runs/a{target} HTTP/1.1", *fields, "", "")).encode() + body
+
+
+def created(connection: socket.socket) -> None:
+    """Create the run a."""
+    assert asked(connection, put("", json.dumps(BINARY).encode(), kind="application/json"))[0] == 201
+
+
+def rows(first: int, value: float = 0.5, label: int = 1) -> bytes:
+    """Two rows of a run by position."""
+    tensors = {"prediction": Tensor.of(np.full(2, value, np.float32)), "target": Tensor.of(np.array([0, label]))}
+    return b"".join(safetensors.encode(tensors, {"request": json.dumps({"first": first})}))
+
+
+def head_of(connection: socket.socket, name: str) -> int:
+    """The status of HEAD of a batch."""
+    connection.sendall(f"HEAD /v1/runs/a/batches/{name} HTTP/1.1\r\nHost: lossd\r\n\r\n".encode())
+    return int(connection.recv(1 << 16).split()[1])
+
+
+def batches_counted(service: Running) -> dict[str, float]:
+    text = httpx.get(f"{service.url}/metrics").text
+    lines = [
+        line for line in text.splitlines() if line.startswith(("lossd_run_batches_total{", "lossd_requests_total{"))
+    ]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_batches_whose_heads_differ_in_their_name_are_counted_the_same_way(runs: Running) -> None:
+    heads = CACHES["heads"]
+    with closing(connected(runs)) as connection:
+        created(connection)
+        first = asked(connection, put("/batches/b0", rows(0), "X-Request-ID: mine-0"))
+        before = heads.hits
+        for number in (1, 2, 3):
+            status, headers, body = asked(
+                connection, put(f"/batches/b{number}", rows(2 * number), f"X-Request-ID: mine-{number}")
+            )
+            assert (status, steady(headers).keys()) == (201, steady(first[1]).keys())
+            assert headers[b"x-request-id"] == f"mine-{number}".encode()
+            assert re.fullmatch(rb"parse;dur=\S+, queue;.* record;dur=\S+", headers[b"server-timing"])
+            assert json.loads(body) == {
+                "batch": f"b{number}",
+                "counted": {"rows": 2, "entries": 2},
+                "run": {"rows": 2 * number + 2, "batches": number + 1},
+            }
+        assert heads.hits == before + 3
+        again = asked(connection, put("/batches/b3", rows(6), "X-Request-ID: again"))
+        assert (again[0], again[2]) == (200, body)
+        assert heads.hits == before + 4
+    counts = batches_counted(runs)
+    assert counts['lossd_run_batches_total{outcome="counted"}'] == 4
+    assert counts['lossd_run_batches_total{outcome="again"}'] == 1
+    assert counts['lossd_requests_total{loss="metrics.binary",outcome="ok"}'] == 5
+
+
+def test_a_refused_batch_is_refused_as_the_first_time(runs: Running) -> None:
+    with closing(connected(runs)) as connection:
+        created(connection)
+        assert asked(connection, put("/batches/good", rows(0), "X-Request-ID: good"))[0] == 201
+        for target, body, status, slug in (
+            ("/batches/good", rows(0, 1.0), 409, "batch-conflict"),
+            ("/batches/other", rows(1), 409, "duplicate-rows"),
+            ("/batches/bad", rows(2, label=7), 422, "invalid-value"),
+            ("/batches/short", rows(2)[:-1], 400, "malformed-body"),
+            ("/batches/", rows(2), 422, "invalid-request"),
+            ("/batches/..", rows(2), 422, "invalid-request"),
+            ("/batches/b?first=2", rows(2), 422, "invalid-request"),
+        ):
+            answered, headers, text = asked(connection, put(target, body, "X-Request-ID: bad"))
+            assert (answered, headers[b"x-request-id"]) == (status, b"bad"), text
+            assert json.loads(text)["type"] == f"/problems/{slug}"
+        status, _, text = asked(connection, put("/batches/%62", rows(2)))
+        assert (status, json.loads(text)["batch"]) == (201, "b")
+        assert json.loads(asked(connection, put("/batches/c", rows(4)))[2])["run"] == {"rows": 6, "batches": 3}
+
+
+def test_a_batch_of_a_run_that_another_front_replaced_is_counted_in_the_new_one(
+    runs: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, recorders = Recorder.begin, set[Recorder]()
+
+    def noted(self: Recorder, *rest: Any, **arguments: Any) -> Any:
+        recorders.add(self)
+        return begin(self, *rest, **arguments)
+
+    async def replace(recorder: Recorder) -> None:
+        document, deadline = RunDocument.parse(BINARY), time.monotonic() + 30
+        await recorder.ask("delete", deadline, owner="", name="a")
+        fields = {"document": document.to_dict(), "digest": document.digest, "task": document.plan.task}
+        await recorder.ask("create", deadline, owner="", name="a", **fields)
+
+    monkeypatch.setattr(Recorder, "begin", noted)
+    with closing(connected(runs)) as connection:
+        created(connection)
+        for number in (0, 1):
+            assert asked(connection, put(f"/batches/b{number}", rows(2 * number)))[0] == 201
+        (recorder,) = recorders
+        asyncio.run_coroutine_threadsafe(replace(recorder), runs.engine.loop).result(60)
+        status, _, text = asked(connection, put("/batches/b1", rows(2)))
+        assert (status, json.loads(text)["run"]) == (201, {"rows": 2, "batches": 1})
+
+
+def test_a_batch_whose_client_left_while_it_was_counted_is_counted(
+    runs: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Recorder.begin
+    held: list[tuple[asyncio.Future[Any], asyncio.Future[Any]]] = []
+
+    def hold(self: Recorder, *rest: Any, **arguments: Any) -> asyncio.Future[Any]:
+        answer = begin(self, *rest, **arguments)
+        held.append((answer, answer.get_loop().create_future()))
+        return held[-1][1]
+
+    async def release() -> None:
+        answer, later = held[-1]
+        later.set_result(await answer)
+
+    with closing(connected(runs)) as other:
+        with closing(connected(runs)) as connection:
+            created(connection)
+            assert asked(connection, put("/batches/b0", rows(0)))[0] == 201
+            monkeypatch.setattr(Recorder, "begin", hold)
+            connection.sendall(put("/batches/b1", rows(2)))
+            eventually(lambda: held)
+        assert head_of(other, "b0") == 200  # the service has seen by now that the client left
+        asyncio.run_coroutine_threadsafe(release(), runs.engine.loop).result(60)
+        monkeypatch.undo()
+        assert head_of(other, "b1") == 200
+        eventually(lambda: batches_counted(runs)['lossd_run_batches_total{outcome="counted"}'] == 2)
+        assert runs.engine.in_progress == 0
+        assert asked(other, put("/batches/b1", rows(2)))[0] == 200
 
 
 def test_the_limit_of_a_body_holds() -> None:

@@ -1005,16 +1005,19 @@ def test_a_metric_that_changed_ends_an_open_run_and_leaves_a_sealed_one(
 
 def test_a_recorder_that_fails_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(http: httpx.AsyncClient, recorder: Recorder) -> None:
-        ask = recorder.ask
+        begin = recorder.begin
         fault: Problem | None = None
 
-        async def failing(op: str, *rest: Any, **arguments: Any) -> Any:
-            if fault is not None:
-                raise fault
-            return await ask(op, *rest, **arguments)
+        def failing(op: str, *rest: Any, **arguments: Any) -> asyncio.Future[Any]:
+            if fault is None:
+                return begin(op, *rest, **arguments)
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(fault)
+            return failed
 
-        monkeypatch.setattr(recorder, "ask", failing)
+        monkeypatch.setattr(recorder, "begin", failing)
         await http.put("/v1/runs/a", json=BINARY)
+        assert (await http.put("/v1/runs/a/batches/first", json=batch(1, [2.0], [1]))).status_code == 201
         body = batch(0, [2.0], [1])
         for fault in (Unavailable("gone", retry_after_s=3.0), StorageFull("full"), DeadlineExceeded("late")):
             answer = await http.put("/v1/runs/a/batches/0", json=body)

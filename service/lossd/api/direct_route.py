@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from typing import Generic
+from typing import Any, Generic
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,12 +17,13 @@ from lossd.api.http.request import HttpRequest
 from lossd.api.http.texts import INLINE_BYTES
 from lossd.api.http.uvicorn_internals import own_cycle
 from lossd.api.observability.telemetry import DISCONNECTED
+from lossd.api.route import Route
 from lossd.engine import Result
 
-__all__ = ["DirectRoute"]
+__all__ = ["DirectEvaluation", "DirectRoute"]
 
 
-class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
+class DirectRoute(Route, Generic[AnswerFormatT]):
     """A route whose small requests need no task once their heads are known."""
 
     @abstractmethod
@@ -67,13 +68,44 @@ class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
         request.submitted(*submitted)
         return True
 
-    def complete(self, request: DirectRequest, result: Result) -> bool:
-        """Send the answer of a request that was submitted by :meth:`begin`.
+    @abstractmethod
+    def complete(self, request: DirectRequest, outcome: Any) -> bool:
+        """Go on with a request that was submitted by :meth:`begin`.
+
+        Args:
+            request: The request.
+            outcome: The result of the future that it waited for.
 
         Returns:
-            Whether it was sent. If not, nothing has happened, and :meth:`finish` must answer.
+            Whether it was answered, or waits for another future. If not, nothing has happened, and :meth:`finish` must
+            answer.
         """
-        evaluated = time.monotonic()
+
+    @abstractmethod
+    async def _finish(self, request: DirectRequest, future: asyncio.Future[Any], send: Send) -> None:
+        """Answer a request that waits for a future, in a task."""
+
+    def give_up(self, request: DirectRequest, future: asyncio.Future[Any]) -> None:
+        """Drop a request that was submitted by :meth:`begin`: its client left."""
+        self.engine.drop(future)
+        if request.client:
+            self.fair_share.release(request)
+        self._refused(request, DISCONNECTED)
+
+    async def finish(
+        self, request: DirectRequest, future: asyncio.Future[Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that was submitted by :meth:`begin`, as an ASGI application."""
+        request.receive = receive
+        await self._answer_or_refuse(request, self._finish(request, future, send), send)
+
+
+class DirectEvaluation(DirectRoute[AnswerFormatT], EvaluationRoute[AnswerFormatT]):
+    """Such a route whose answers are evaluations."""
+
+    def complete(self, request: DirectRequest, outcome: Result) -> bool:
+        """Send the answer of a request; see :meth:`DirectRoute.complete`."""
+        evaluated, result = time.monotonic(), outcome
         if self._text_bytes(request.answer, result) > INLINE_BYTES:
             return False
         pieces, headers, binary = self._encode(request, request.answer, result)
@@ -97,17 +129,5 @@ class DirectRoute(EvaluationRoute[AnswerFormatT], Generic[AnswerFormatT]):
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size)
         return True
 
-    def give_up(self, request: DirectRequest, future: asyncio.Future[Result]) -> None:
-        """Drop a request that was submitted by :meth:`begin`: its client left."""
-        self.engine.drop(future)
-        if request.client:
-            self.fair_share.release(request)
-        self._refused(request, DISCONNECTED)
-
-    async def finish(
-        self, request: DirectRequest, future: asyncio.Future[Result], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Answer a request that was submitted by :meth:`begin`, as an ASGI application."""
-        request.receive = receive
-        answering = self._answer(request, request.answer, future, send, request.parsed)
-        await self._answer_or_refuse(request, answering, send)
+    async def _finish(self, request: DirectRequest, future: asyncio.Future[Result], send: Send) -> None:
+        await self._answer(request, request.answer, future, send, request.parsed)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Send
 
-from lossd.api.direct_route import DirectRoute
+from lossd.api.direct_route import DirectEvaluation
 from lossd.api.header_forms import found_by_form, learn_form
 from lossd.api.http.direct import DirectRequest
 from lossd.api.http.negotiation import media_weight, parse_weights
@@ -53,7 +53,7 @@ class AnswerFormat:
         return self.forms.get(column.partition(".")[2], self.forms.get("prediction", "list"))
 
 
-class Evaluate(TensorRoute[AnswerFormat], DirectRoute[AnswerFormat]):
+class Evaluate(TensorRoute[AnswerFormat], DirectEvaluation[AnswerFormat]):
     """The route ``/v1/evaluate``."""
 
     fields = "loss and inputs"

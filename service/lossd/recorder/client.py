@@ -9,11 +9,12 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from lossd.recorder.peer import is_own
 from lossd.recorder.protocol import REPLY_BYTES, FrameBuffer, FrameError, encode, problem_of
-from lossd_client.errors import DeadlineExceeded, QuotaExceeded, Unavailable, UnknownRun
+from lossd_client.errors import DeadlineExceeded, Problem, QuotaExceeded, Unavailable, UnknownRun
 
 __all__ = ["Recorder"]
 
@@ -71,7 +72,19 @@ class Recorder:
         self._closed = False
 
     async def ask(self, op: str, deadline: float, payload: bytes = b"", **arguments: Any) -> tuple[Any, bytes]:
-        """Return the outcome of an operation and the payload of the reply.
+        """Return the outcome of an operation and the payload of the reply; arguments and errors are :meth:`begin`'s."""
+        question = self._question(op, deadline, payload, arguments)
+        try:
+            return await question.answer
+        except UnknownRun:
+            if op == "delete" and question.sent > 1:  # it was deleted, and the answer was lost
+                return None, b""
+            raise
+
+    def begin(
+        self, op: str, deadline: float, payload: bytes = b"", **arguments: Any
+    ) -> asyncio.Future[tuple[Any, bytes]]:
+        """Ask for an operation, and return the future of its outcome and of the payload of the reply.
 
         Args:
             op: The operation: the name of a method of :class:`lossd.recorder.store.Store`.
@@ -80,11 +93,17 @@ class Recorder:
             arguments: The operation's arguments.
 
         Raises:
-            Problem: The operation's own.
             QuotaExceeded: The payload has more bytes than a run may have.
-            DeadlineExceeded: No answer came before the deadline. It is not known whether the operation was done.
-            Unavailable: The recorder could not be reached before the deadline, or the service ends.
+            Unavailable: The service ends.
+
+        The future has the operation's own problem, or one of these:
+
+            * DeadlineExceeded: No answer came before the deadline. It is not known whether the operation was done.
+            * Unavailable: The recorder could not be reached before the deadline, or the service ends.
         """
+        return self._question(op, deadline, payload, arguments).answer
+
+    def _question(self, op: str, deadline: float, payload: bytes, arguments: dict[str, Any]) -> _Question:
         if len(payload) > self._run_bytes:
             raise QuotaExceeded(
                 f"the batch adds {len(payload)} bytes to the run, and a run may hold {self._run_bytes}; "
@@ -92,34 +111,34 @@ class Recorder:
             )
         if self._closed:
             raise _ends()
-        number = next(self._numbers)
-        question = _Question(
-            encode({"id": number, "op": op, **arguments}, payload), asyncio.get_running_loop().create_future()
-        )
+        loop, number = asyncio.get_running_loop(), next(self._numbers)
+        question = _Question(encode({"id": number, "op": op, **arguments}, payload), loop.create_future())
         self._questions[number] = question
-        try:
-            if self._connection is not None:
-                self._connection.send(number, question)
-            else:
-                self._connect()
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await question.answer
-        except TimeoutError:
-            if self._connection is None or not question.sent:
-                raise Unavailable(
-                    "the recorder of runs cannot be reached; try again later", retry_after_s=1.0
-                ) from None
-            raise DeadlineExceeded(
+        timer = loop.call_later(deadline - time.monotonic(), self._expire, question)
+        question.answer.add_done_callback(partial(self._done, number, timer))
+        if self._connection is not None:
+            self._connection.send(number, question)
+        else:
+            self._connect()
+        return question
+
+    def _expire(self, question: _Question) -> None:
+        """End a question at its deadline."""
+        if question.answer.done():
+            return
+        if self._connection is None or not question.sent:
+            problem: Problem = Unavailable("the recorder of runs cannot be reached; try again later", retry_after_s=1.0)
+        else:
+            problem = DeadlineExceeded(
                 "the recorder of runs did not answer before the deadline; it may have done what was asked: ask again"
-            ) from None
-        except UnknownRun:
-            if op == "delete" and question.sent > 1:  # it was deleted, and the answer was lost
-                return None, b""
-            raise
-        finally:
-            del self._questions[number]
-            if self._connection is not None:
-                self._connection.forget(number)
+            )
+        question.answer.set_exception(problem)
+
+    def _done(self, number: int, timer: asyncio.TimerHandle, _: object) -> None:
+        timer.cancel()
+        del self._questions[number]
+        if self._connection is not None:
+            self._connection.forget(number)
 
     async def close(self) -> None:
         """Close the connection; callers that wait get Unavailable."""
@@ -131,7 +150,7 @@ class Recorder:
             connection = self._connection
             connection.close()
             await connection.lost.wait()
-        for question in self._questions.values():
+        for question in list(self._questions.values()):
             if not question.answer.done():
                 question.answer.set_exception(_ends())
 

@@ -46,13 +46,24 @@ class DirectRequest(HttpRequest):
         connection: The connection.
         known: What is known of its head.
         answer: The answer's format, as the route keeps it.
-        future: The result; None before the request is submitted, and after it was answered, given up or handed over.
+        future: What it waits for, such as the result; None before the request is submitted, and after it was answered,
+            given up or handed over.
         parsed: When it was submitted, on the monotonic clock.
         disconnected: Whether the client left, as uvicorn notes it.
         response_complete: Whether it was answered or given up.
     """
 
-    __slots__ = ("_scope", "answer", "connection", "disconnected", "future", "known", "parsed", "response_complete")
+    __slots__ = (
+        "_name",
+        "_scope",
+        "answer",
+        "connection",
+        "disconnected",
+        "future",
+        "known",
+        "parsed",
+        "response_complete",
+    )
 
     message_event = asyncio.Event()
     """Uvicorn sets it; nobody waits for it."""
@@ -66,6 +77,7 @@ class DirectRequest(HttpRequest):
         self.deadline = self.begin + known.timeout_s
         self.request_id = found.request_id.decode("ascii") or new_request_id()
         self._scope: Scope | None = None
+        self._name = found.name
         self.headers, self.client, self.length = found.headers, known.client, found.length
         self.query = known.scope["query_string"]
         self.max_body_bytes, self._limit = known.max_body_bytes, "setting max_body_bytes"
@@ -74,7 +86,7 @@ class DirectRequest(HttpRequest):
         self.unread, self.whole = False, True
         self.connection = connection
         self.known = known
-        self.future: asyncio.Future[Result] | None = None
+        self.future: asyncio.Future[Any] | None = None
         self.disconnected = self.response_complete = False
 
     @property
@@ -90,14 +102,22 @@ class DirectRequest(HttpRequest):
                 CONNECTION: connection,
                 WHOLE: True,
             }
+            if self._name:
+                self._scope["path"] += self._name.decode("latin-1")
+                self._scope["raw_path"] += self._name
         return self._scope
 
     def submitted(self, answer: Any, future: asyncio.Future[Result]) -> None:
         """Note the answer's format and the result's future; the request is answered when that is done."""
-        self.answer, self.future, self.parsed = answer, future, time.monotonic()
-        future.add_done_callback(self._evaluated)
+        self.answer, self.parsed = answer, time.monotonic()
+        self.wait_for(future)
 
-    def _evaluated(self, future: asyncio.Future[Result]) -> None:
+    def wait_for(self, future: asyncio.Future[Any]) -> None:
+        """Let the route complete the request when a future is done."""
+        self.future = future
+        future.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
         if self.future is not future:  # it was handed over, or given up
             return
         try:
@@ -109,8 +129,8 @@ class DirectRequest(HttpRequest):
         if not answered:
             self.connection.hand_over()
 
-    def _completed(self, future: asyncio.Future[Result]) -> bool:
-        """Answer the request, if nothing unusual has happened."""
+    def _completed(self, future: asyncio.Future[Any]) -> bool:
+        """Let the route go on with the request, if nothing unusual has happened."""
         connection = self.connection
         if future.cancelled() or future.exception() is not None or connection.flow.write_paused or connection.ending:
             return False
@@ -123,9 +143,9 @@ class DirectRequest(HttpRequest):
             future, self.future, self.response_complete = self.future, None, True
             self.known.route.give_up(self, future)
 
-    def encoded(self, headers: Headers, pieces: Pieces) -> bytes:
-        """Return an answer of status 200 as it is sent."""
-        return answer_bytes(self.connection.server_state.default_headers, headers, pieces)
+    def encoded(self, headers: Headers, pieces: Pieces, status: int = 200) -> bytes:
+        """Return an answer as it is sent."""
+        return answer_bytes(status, self.connection.server_state.default_headers, headers, pieces)
 
     def send(self, answer: bytes) -> None:
         """Send an answer, and begin with the connection's next request."""

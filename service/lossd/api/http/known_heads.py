@@ -3,7 +3,8 @@
 Clients repeat their heads. Parsing one, checking its Host, its key and its format, and making a scope of it takes
 longer than the rest of a small request. All of that depends on the head's bytes alone, so it is done once. Heads that
 differ only in X-Request-ID and in the lengths of the body and of its JSON text are one: they are found by their bytes
-without these values. Before that, a head is compared with the latest one of its connection, which is mostly the same.
+without these values. So are those of PUT without the last part of their path, which names what is put. Before that, a
+head is compared with the latest one of its connection, which is mostly the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from lossd.api.http.asgi import CONNECTION, RAW_HEAD, WHOLE
+from lossd.api.http.asgi import BATCH, CONNECTION, RAW_HEAD, WHOLE
 from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 
@@ -40,10 +41,11 @@ _UNSUITABLE = frozenset(
 _BODY_LENGTH, _TEXT_LENGTH = b"content-length", b"inference-header-content-length"
 _LENGTHS = (_BODY_LENGTH, _TEXT_LENGTH)
 _VALUES = (*_LENGTHS, b"x-request-id")
-_OWN = (CONNECTION, RAW_HEAD, WHOLE, "client", "scheme", "server")
+_OWN = (BATCH, CONNECTION, RAW_HEAD, WHOLE, "client", "scheme", "server")
 """Keys of the scope that belong to a connection or to one request."""
 
 _END = b"\r\n\r\n"
+_PUT = b"PUT /"
 _LENGTH = b"ength: "
 """The end of the name of each field that states a length."""
 _DIGITS = 9
@@ -85,6 +87,7 @@ class FoundHead:
         headers: The headers that lossd reads, without Content-Length and X-Request-ID.
         length: Its Content-Length in bytes.
         request_id: Its X-Request-ID; empty without one.
+        name: The last part of the path of a PUT, undecoded; empty for other methods.
         version: How often heads had been forgotten when it was found.
     """
 
@@ -93,6 +96,7 @@ class FoundHead:
     headers: Mapping[bytes, bytes]
     length: int
     request_id: bytes
+    name: bytes
     version: int
 
 
@@ -125,7 +129,8 @@ class KnownHeads:
                 self._known.hits += 1
                 return latest
         head = head_of(data)
-        if (split := _without_lengths(head)) is None:
+        rest, name = _without_name(head)
+        if (split := _without_lengths(rest)) is None:
             return None
         rest, digits = split
         known, request_id = self._known.get(rest), b""
@@ -136,10 +141,10 @@ class KnownHeads:
             if (known := self._known.get(rest[: found.start(1)] + rest[found.end(1) :])) is None:
                 return None
         if len(digits) == 1:
-            return FoundHead(head, known, known.headers, int(digits[0]), request_id, self._version)
+            return FoundHead(head, known, known.headers, int(digits[0]), request_id, name, self._version)
         lengths = dict(zip(known.lengths, digits, strict=True))
         length = int(lengths.pop(_BODY_LENGTH))
-        return FoundHead(head, known, {**known.headers, **lengths}, length, request_id, self._version)
+        return FoundHead(head, known, {**known.headers, **lengths}, length, request_id, name, self._version)
 
     def learn(self, request: HttpRequest, route: Any, form: Any) -> None:
         """Keep the head of a request that was answered, if requests with the same head need no other treatment.
@@ -153,12 +158,17 @@ class KnownHeads:
         head: bytes | None = scope.get(RAW_HEAD)
         if head is None or request.begin <= self._forgot_s or not _is_suitable(head, scope, self._unsuitable):
             return
+        head, name = _without_name(head)
         if (split := _without_lengths(head)) is None:
             return
         rest, _ = split
         if (found := _REQUEST_ID.search(rest)) is not None:
             rest = rest[: found.start(1)] + rest[found.end(1) :]
         own = {name: value for name, value in scope.items() if name not in _OWN}
+        if name:
+            if not scope["path"].endswith(f"/{name.decode('latin-1')}"):  # it is encoded, or followed by a query
+                return
+            own["path"], own["raw_path"] = scope["path"][: -len(name)], scope["raw_path"][: -len(name)]
         own["headers"] = [header for header in scope["headers"] if header[0] not in _VALUES]
         headers = {name: value for name, value in request.headers.items() if name not in _VALUES}
         lengths = tuple(name for name, _ in scope["headers"] if name in _LENGTHS)
@@ -177,6 +187,15 @@ def head_of(data: bytes) -> bytes:
     """Return the head that some bytes begin with, and the empty line at its end; empty if it has no end or is long."""
     end = data.find(_END, 0, HEAD_BYTES)
     return b"" if end < 0 else data[: end + len(_END)]
+
+
+def _without_name(head: bytes) -> tuple[bytes, bytes]:
+    """Return a head without the last part of the path of a PUT, and that part; it is empty for other methods."""
+    if not head.startswith(_PUT):
+        return head, b""
+    end = head.find(b" ", len(_PUT))
+    begin = head.rfind(b"/", 0, end) + 1
+    return head[:begin] + head[end:], head[begin:end]
 
 
 def _without_lengths(head: bytes) -> tuple[bytes, list[bytes]] | None:
@@ -215,7 +234,7 @@ def _is_suitable(head: bytes, scope: Scope, unsuitable: Set[bytes]) -> bool:
     # The parser took exactly these bytes for the head, such as no line break before it.
     line, _, fields = head.partition(b"\r\n")
     parsed = b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
-    if line.count(b" ") != 2 or not line.startswith(b"POST /") or fields.lower() != parsed.lower():
+    if line.count(b" ") != 2 or not line.startswith((b"POST /", _PUT)) or fields.lower() != parsed.lower():
         return False
     cut = [field.partition(b":")[0].lower() for field in fields.split(b"\r\n") if _LENGTH in field]
     if cut != [name for name in names if name in _LENGTHS]:  # another field's name ends in the same way

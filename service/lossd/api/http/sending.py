@@ -16,7 +16,7 @@ from lossd.api.http.request import HttpRequest
 from lossd.api.http.uvicorn_internals import own_cycle, write_answer
 from lossd_client.errors import MethodNotAllowed, Problem, Unauthorized
 
-__all__ = ["AnswerHead", "Headers", "Pieces", "send_answer", "send_pieces", "send_problem", "send_whole"]
+__all__ = ["AnswerHead", "Headers", "Pieces", "send_pieces", "send_problem", "send_whole"]
 
 Headers = list[tuple[bytes, bytes]]
 Pieces = list[bytes | memoryview]
@@ -42,26 +42,18 @@ class AnswerHead:
         await self.app(scope, receive, send)
 
 
-async def send_whole(send: Send, headers: Headers, body: bytes) -> None:
-    """Send an answer of status 200.
+async def send_whole(send: Send, headers: Headers, body: bytes, status: int = 200) -> None:
+    """Send an answer.
 
     Args:
         send: ASGI's channel.
         headers: Names in lower case; neither names nor values hold a line break.
         body: The whole body.
+        status: Its status.
     """
     cycle = own_cycle(send)
     if cycle is not None and cycle.keep_alive and not cycle.flow.write_paused:
-        write_answer(cycle, headers, body)
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send an answer of any status; see :func:`send_whole`."""
-    if status == 200:
-        await send_whole(send, headers, body)
+        write_answer(cycle, status, headers, body)
         return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

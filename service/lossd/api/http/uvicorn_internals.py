@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -99,18 +100,20 @@ def take_body(cycle: RequestResponseCycle) -> bytearray:
 
 
 def answer_bytes(
+    status: int,
     default_headers: Iterable[tuple[bytes, bytes]],
     headers: Iterable[tuple[bytes, bytes]],
     body: Iterable[bytes | memoryview],
 ) -> bytes:
-    """Return an answer of status 200 as it is sent.
+    """Return an answer as it is sent.
 
     Args:
+        status: Its status.
         default_headers: The server's headers.
         headers: The answer's.
         body: The pieces of the whole body.
     """
-    pieces = [b"HTTP/1.1 200 OK"]
+    pieces = [_STATUS_LINES[status]]
     for name, value in default_headers:
         pieces += (b"\r\n", name, b": ", value)
     for name, value in headers:
@@ -118,12 +121,15 @@ def answer_bytes(
     return b"".join((*pieces, b"\r\n\r\n", *body))
 
 
-def write_answer(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Write a whole answer of status 200 at once, as the cycle's ``send`` does in two writes."""
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+def write_answer(cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Write a whole answer at once, as the cycle's ``send`` does in two writes."""
     if cycle.disconnected:
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(answer_bytes(cycle.default_headers, headers, (body,)))
+    cycle.transport.write(answer_bytes(status, cycle.default_headers, headers, (body,)))
     cycle.message_event.set()
     cycle.on_response()

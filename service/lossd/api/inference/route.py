@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.types import Send
 
-from lossd.api.direct_route import DirectRoute
+from lossd.api.direct_route import DirectEvaluation
 from lossd.api.http.direct import DirectRequest
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
@@ -69,7 +69,7 @@ class Asked(NamedTuple):
     id: str | None
 
 
-class Inference(DirectRoute[Asked]):
+class Inference(DirectEvaluation[Asked]):
     """Everything under ``/v2``.
 
     Args:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from lossd import __version__
+from lossd.api.direct_route import DirectRoute
 from lossd.api.evaluation_route import server_timing
 from lossd.api.http.asgi import BATCH, RUN
+from lossd.api.http.direct import DirectRequest
 from lossd.api.http.request import HttpRequest
-from lossd.api.http.sending import send_answer
+from lossd.api.http.sending import Headers, send_whole
 from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, small_document
 from lossd.api.runs.definitions import Definition, Definitions
 from lossd.api.runs.names import NoQuery, checked_name, query, segments
 from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
 from lossd.caches import Cache
+from lossd.engine import Result
 from lossd.job import Job
 from lossd.request.options import validated
 from lossd.request.plan import Layout
@@ -43,6 +47,9 @@ ATTEMPTS = 3
 AGAIN_S = 1.0
 
 HEADERS_BYTES = 2 << 20
+
+Outcome = Mapping[str, Any]
+"""The recorder's answer to a batch."""
 
 
 class BatchFields(BaseModel):
@@ -94,15 +101,19 @@ class Batch:
         name: The batch's name.
         definition: The run's definition.
         current: Whether the definition was looked up for this request, and not cached before.
+        result: The worker's answer, once there is one; its slab is released.
+        evaluated: When it came, on the monotonic clock.
     """
 
     run: str
     name: str
     definition: Definition
     current: bool
+    result: Result | None = None
+    evaluated: float = 0.0
 
 
-class Batches(TensorRoute[Batch]):
+class Batches(TensorRoute[Batch], DirectRoute[Batch]):
     """The route that counts batches.
 
     Args:
@@ -128,6 +139,7 @@ class Batches(TensorRoute[Batch]):
         super().__init__(settings, engine, telemetry, fair_share)
         self.recorder = recorder
         self.definitions = definitions
+        self._finishing: set[asyncio.Future[None]] = set()
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         run, _, name = segments(request.scope["path"])
@@ -141,8 +153,13 @@ class Batches(TensorRoute[Batch]):
         cached = self.definitions.cached(request.client, run)
         definition = cached or await self.definitions.look_up(request.client, run, request.deadline)
         batch = Batch(run, name, definition, current=cached is None)
+        await self._judged(request, batch, self._read_and_count(request, format_in, batch, send))
+        self._learn(request, send, format_in)
+
+    async def _judged(self, request: HttpRequest, batch: Batch, counting: Awaitable[None]) -> None:
+        """Await the answer to a batch. A refusal must be by the run's present definition."""
         try:
-            await self._count(request, format_in, batch, send)
+            await counting
         except (NotEvaluable, TooLarge):
             if not batch.current:
                 await self._check_current(request, batch)
@@ -175,9 +192,11 @@ class Batches(TensorRoute[Batch]):
         key = definition.digest, before, behind
         if (known := _HEADERS.get(key)) is not None:
             job = moved(known.job, definition.document.definition, first=first, name=context.name)
+            request.identify(job.recipe.model, job)
             return CheckedHeader(job, known.spans, known.data_bytes)
         header, maker = self._parsed(text, request, context)
         checked = CheckedHeader.of(header, maker)
+        request.identify(checked.job.recipe.model, checked.job)
         if first is None:
             found = maker.fields.first is None
         else:  # another number in its place must be another position
@@ -195,65 +214,144 @@ class Batches(TensorRoute[Batch]):
     def _accept(self, job: Job, context: Batch, forms: Mapping[str, json.Form]) -> None:
         """Accept every job: the answer is short."""
 
+    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[Batch, asyncio.Future[Result]] | None:
+        run, _, name = segments(request.scope["path"])
+        request.scope[BATCH] = checked_name(name, "batch")
+        definition = self.definitions.cached(request.client, run)
+        if definition is None:
+            return None
+        batch = Batch(run, name, definition, current=False)
+        submit = self._submit_json if request.known.format == "json" else self._submit_safetensors
+        return batch, submit(request, body, batch)
+
     # Answer
 
-    async def _count(self, request: HttpRequest, format_in: str, batch: Batch, send: Send) -> None:
-        """Evaluate a batch, have it counted, and answer."""
+    async def _read_and_count(self, request: HttpRequest, format_in: str, batch: Batch, send: Send) -> None:
         read = self._read_json if format_in == "json" else self._read_safetensors
         future = await read(request, batch)
-        parsed = time.monotonic()
+        await self._count(request, batch, future, time.monotonic(), send)
+
+    async def _count(
+        self, request: HttpRequest, batch: Batch, future: asyncio.Future[Result], parsed: float, send: Send
+    ) -> None:
+        """Wait for the worker's report on a batch, have it counted, and answer."""
         result = await self._result(request, future)
         result.release()  # the report is no tensor
-        evaluated = time.monotonic()
+        batch.result, batch.evaluated = result, time.monotonic()
         held = len(result.text) if len(result.text) > INLINE_BYTES else 0
         self.engine.budget.add(request.client, held)
         try:
-            outcome = await self._recorded(request, batch, result.text)
+            outcome = await self._recorded(request, batch, self._asked(request, batch, result))
         finally:
             self.engine.budget.add(request.client, -held)
-        recorded = time.monotonic()
-        created = outcome.pop("created")
-        body = json.dumps(outcome)
-        stages = (parsed - request.begin, *result.timings, recorded - evaluated)
-        status = 201 if created else 200
+        await self._answer(request, batch, result, outcome, parsed, send)
+
+    async def _answer(
+        self, request: HttpRequest, batch: Batch, result: Result, outcome: Outcome, parsed: float, send: Send
+    ) -> None:
+        status, headers, body, stages = self._encoded(request, batch, result, outcome, parsed)
+        await send_whole(send, headers, body, status)
+        self._answered(request, result, stages, len(body), status)
+
+    def complete(self, request: DirectRequest, outcome: Any) -> bool:
+        """Have a batch counted once it is evaluated, and answer once it is counted."""
+        batch: Batch = request.answer
+        if batch.result is None:
+            result: Result = outcome
+            if len(result.text) > INLINE_BYTES:
+                return False
+            asked = self._asked(request, batch, result)
+            result.release()
+            batch.result, batch.evaluated = result, time.monotonic()
+            request.wait_for(asked)
+            return True
+        self.telemetry.recorder.add((time.monotonic() - batch.evaluated,))
+        document, _ = outcome
+        status, headers, body, stages = self._encoded(request, batch, batch.result, document, request.parsed)
+        request.send(request.encoded(headers, [body], status))
+        if request.client:
+            self.fair_share.release(request)
+        self._answered(request, batch.result, stages, len(body), status)
+        return True
+
+    async def _finish(self, request: DirectRequest, future: asyncio.Future[Any], send: Send) -> None:
+        await self._judged(request, request.answer, self._go_on(request, request.answer, future, send))
+
+    async def _go_on(self, request: DirectRequest, batch: Batch, future: asyncio.Future[Any], send: Send) -> None:
+        if (result := batch.result) is None:
+            await self._count(request, batch, future, request.parsed, send)
+        else:
+            outcome = await self._recorded(request, batch, future)
+            await self._answer(request, batch, result, outcome, request.parsed, send)
+
+    def give_up(self, request: DirectRequest, future: asyncio.Future[Any]) -> None:
+        """Drop a batch whose client left; one that is being counted is answered to nobody."""
+        if request.answer.result is None:
+            super().give_up(request, future)
+            return
+        finishing = asyncio.ensure_future(self.finish(request, future, request.scope, _nothing, _to_nobody))
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+
+    def _encoded(
+        self, request: HttpRequest, batch: Batch, result: Result, outcome: Outcome, parsed: float
+    ) -> tuple[int, Headers, bytes, tuple[float, ...]]:
+        """Return an answer's status, headers and body, and the durations of its stages but the total."""
+        body = json.dumps({name: value for name, value in outcome.items() if name != "created"})
+        stages = (parsed - request.begin, *result.timings, time.monotonic() - batch.evaluated)
         headers = [
             (b"content-type", JSON),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", request.request_id.encode("latin-1")),
             (b"server-timing", server_timing(stages, result.batch_requests).replace(b"encode", b"record")),
         ]
-        await send_answer(send, status, headers, body)
-        self.telemetry.batches["counted" if created else "again"] += 1
-        durations = (*stages, time.monotonic() - request.begin)
-        self.telemetry.answered(request, result, durations, len(body), status)
+        return 201 if outcome["created"] else 200, headers, body, stages
 
-    async def _recorded(self, request: HttpRequest, batch: Batch, report: bytes) -> dict[str, Any]:
+    def _answered(
+        self, request: HttpRequest, result: Result, stages: tuple[float, ...], size: int, status: int
+    ) -> None:
+        self.telemetry.batches["counted" if status == 201 else "again"] += 1
+        self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size, status)
+
+    def _asked(self, request: HttpRequest, batch: Batch, result: Result) -> asyncio.Future[tuple[Outcome, bytes]]:
+        """Ask the recorder to count a batch, and return the future of its answer."""
+        return self.recorder.begin(
+            "count",
+            request.deadline,
+            result.text,
+            run=batch.definition.run,
+            name=batch.name,
+            device=self._device,
+            build=__version__,
+        )
+
+    async def _recorded(
+        self, request: HttpRequest, batch: Batch, asked: asyncio.Future[tuple[Outcome, bytes]]
+    ) -> Outcome:
         """Return the recorder's answer to a batch's report: it is committed.
+
+        Args:
+            request: The request.
+            batch: The batch.
+            asked: The recorder's answer to the first attempt.
 
         Raises:
             Unavailable: The run was deleted and created with another definition.
             Problem: The batch is not counted, or nothing is known.
         """
-        for _ in range(ATTEMPTS):
+        assert batch.result is not None
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                outcome, _ = await self.telemetry.recording(
-                    self.recorder.ask(
-                        "count",
-                        request.deadline,
-                        report,
-                        run=batch.definition.run,
-                        name=batch.name,
-                        device=self._device,
-                        build=__version__,
-                    )
-                )
+                outcome, _ = await self.telemetry.recording(asked)
             except UnknownRun:  # it was deleted; there may be another of that name
                 now = await self.definitions.look_up(request.client, batch.run, request.deadline)
                 if now.digest != batch.definition.digest:
                     raise _replaced() from None
                 batch.definition = now
+                if attempt < ATTEMPTS:
+                    asked = self._asked(request, batch, batch.result)
             else:
-                return dict(outcome)
+                return outcome
         raise _replaced()
 
     @cached_property
@@ -279,6 +377,15 @@ def _split_at_first(text: bytes) -> tuple[bytes, int | None, bytes]:
     if found is None:
         return text, None, b""
     return text[: found.start(1)], int(found[1]), text[found.end(1) :]
+
+
+async def _nothing() -> Message:
+    """Receive nothing more of a client that left."""
+    return {"type": "http.disconnect"}
+
+
+async def _to_nobody(_: Message) -> None:
+    """Send an answer whose client left."""
 
 
 def _replaced() -> Unavailable:

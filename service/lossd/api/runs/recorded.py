@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from lossd.api.http.compression import compress
 from lossd.api.http.request import HttpRequest
-from lossd.api.http.sending import Pieces, send_answer
+from lossd.api.http.sending import Pieces, send_whole
 from lossd.api.route import Route
 from lossd.api.tensor_route import JSON
 from lossd_client.errors import MethodNotAllowed
@@ -68,7 +68,7 @@ class RecordedRoute(Route):
         opaque = tag.removeprefix("W/")
         if not any(part.strip().removeprefix("W/") in (opaque, "*") for part in stated.split(",")):
             return False
-        await send_answer(send, 304, [(b"etag", tag.encode()), id_header(request)], b"")
+        await send_whole(send, [(b"etag", tag.encode()), id_header(request)], b"", 304)
         return True
 
     async def _send(
@@ -89,7 +89,7 @@ class RecordedRoute(Route):
                 headers.append((b"content-encoding", encoding))
         body = b"".join(pieces)
         headers += [(b"content-length", b"%d" % len(body)), id_header(request)]
-        await send_answer(send, status, headers, body)
+        await send_whole(send, headers, body, status)
 
 
 def id_header(request: HttpRequest) -> Header:

@@ -13,7 +13,7 @@ from lossd import __version__
 from lossd.api.drawing import POLICY, Drawer
 from lossd.api.http.asgi import BATCH, ROOT, RUN
 from lossd.api.http.request import HttpRequest
-from lossd.api.http.sending import Headers, send_answer
+from lossd.api.http.sending import Headers, send_whole
 from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, in_thread, small_document
 from lossd.api.runs.definitions import Definitions, current_document
 from lossd.api.runs.documents import batch_answer, entry, etag, run_answer, summary_of
@@ -191,7 +191,7 @@ class Runs(RecordedRoute):
         await self._ask(request, "delete", owner=request.client, name=run)
         self.definitions.forget(request.client, run)
         self.telemetry.runs["deleted"] += 1
-        await send_answer(send, 204, [id_header(request)], b"")
+        await send_whole(send, [id_header(request)], b"", 204)
 
     async def _list(self, request: HttpRequest, send: Send) -> None:
         asked = query(request.query, RunsQuery)
