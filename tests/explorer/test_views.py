@@ -11,7 +11,7 @@ import lossd
 from lossd.losses import REGISTRY
 from serving import Running, running
 
-from .conftest import address, drawn, redrawn, serious_faults, unfold
+from .conftest import address, drawn, redrawn, serious_faults, unfold, window
 
 VIEWS = {
     "/losses": "60 losses",
@@ -62,6 +62,13 @@ def test_a_view_opens_offline_without_a_complaint_or_a_serious_fault_and_fits_a_
     assert serious_faults(page) == []
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_function("() => document.documentElement.scrollWidth === 390")
+
+
+def test_a_request_to_another_host_would_be_a_complaint(browser) -> None:
+    page = window(browser)
+    page.evaluate("fetch('http://192.0.2.1/', { mode: 'no-cors' }).catch(() => null)")
+    assert "asked for http://192.0.2.1/" in page.complaints
+    page.context.close()
 
 
 def test_a_slider_moves_the_curve_to_what_the_service_says(visit) -> None:
