@@ -85,5 +85,6 @@ class Machine:
         return f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
     def close(self) -> None:
-        """End the namespace, and its link with it."""
+        """Remove the link, which would outlive the namespace for a moment, and end the namespace."""
+        run("ip", "link", "delete", self._link)
         self._holder.communicate()

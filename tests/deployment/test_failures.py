@@ -109,6 +109,12 @@ def test_a_replica_is_cut_off(tmp_path: Path) -> None:
     nothing_was_lost(load)
 
 
+@pytest.mark.skipif(bool(network.missing()), reason=network.missing())
+def test_a_machine_leaves_its_address_to_the_next() -> None:
+    for _ in range(5):
+        network.Machine(3).close()
+
+
 @contextmanager
 def half_answered(url: str) -> Iterator[http.client.HTTPResponse]:
     """Yield the answer to a large request. Of its body, little more arrives than what is read."""
