@@ -341,6 +341,16 @@ def test_runs_are_listed(kept: str, fake: FakeRuns, monkeypatch: pytest.MonkeyPa
     assert [run["run"] for run in document["runs"]] == ["one", "two"]
 
 
+def test_the_columns_are_the_metrics_that_most_runs_have(
+    kept: str, fake: FakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fake._entry
+    summary = {"one": {"loss": 0.5, "mae": 0.25, "accuracy": 0.75}, "two": {"accuracy": 0.5}}
+    monkeypatch.setattr(fake, "_entry", lambda name: {**entry(name), "summary": summary[name]})
+    head = lossd("runs", "--url", kept).stdout.splitlines()[0].split()
+    assert head[5:] == ["accuracy", "loss", "mae"]
+
+
 def test_the_list_is_filtered(kept: str, service: FakeService) -> None:
     options = ("--dataset", "digits@2", "--task", "binary", "--status", "open", "--tag", "a=b", "--sort", "-f1.macro")
     assert lossd("runs", "--url", kept, *options).exit_code == 0

@@ -97,9 +97,10 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
 
 
 def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return a table of runs: name, data set, status, rows, and the numbers of their metrics as columns."""
+    """Return a table of runs: name, data set, status, rows, and the metrics that most of them have as columns."""
     figures = [run.get("summary") or {} for run in found]
     names = list(dict.fromkeys(name for each in figures for name in each if not name.endswith((".micro", ".weighted"))))
+    names.sort(key=lambda name: -sum(name in each for each in figures))
     table = Columns("run", "data set", "status", "rows", *names[:MAX_COLUMNS])
     for run, numbers in zip(found, figures, strict=True):
         dataset = run.get("dataset") or {}
