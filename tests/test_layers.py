@@ -96,6 +96,11 @@ def imports(path: Path, *, types: bool = True) -> frozenset[str]:
     return frozenset(found)
 
 
+def packages(module: str) -> set[str]:
+    """The top-level packages that a module imports."""
+    return {name.partition(".")[0] for name in imports(MODULES[module])}
+
+
 def room_of(module: str) -> str | None:
     return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
 
@@ -108,13 +113,19 @@ def loaded_by(*statements: str) -> set[str]:
     return {name.partition(".")[0] for name in names} | {room for name in names if (room := room_of(name))}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "lossd"])
-def test_a_room_imports_only_the_rooms_it_may(module: str) -> None:
-    room = room_of(module)
-    assert room is not None, f"{module} is in no room: give it one in ROOMS and in service/README.md"
-    own_code = {name for name in imports(MODULES[module]) if name.partition(".")[0] in ("lossd", "lossd_client")}
-    rooms = {room_of(name) for name in own_code if name != "lossd"}  # the package holds the version, and lends local
-    assert rooms <= ROOMS[room] | {room}, f"{module} imports {rooms - ROOMS[room] - {room}}"
+def test_every_module_is_in_a_room() -> None:
+    outside = {module for module in MODULES if room_of(module) is None}
+    assert outside == {"lossd"}, "give each module a room in ROOMS and in service/README.md"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_it_may(room: str) -> None:
+    modules = [module for module in MODULES if room_of(module) == room]
+    assert modules, f"{room} is empty"
+    for module in modules:
+        own_code = {name for name in imports(MODULES[module]) if name.partition(".")[0] in ("lossd", "lossd_client")}
+        rooms = {room_of(name) for name in own_code if name != "lossd"}  # which holds the version, and lends local
+        assert rooms <= ROOMS[room] | {room}, f"{module} imports {rooms - ROOMS[room] - {room}}"
 
 
 def test_rooms_build_on_earlier_ones() -> None:
@@ -134,21 +145,16 @@ def test_few_modules_stand_outside_a_folder() -> None:
     assert len(loose) <= MOST_MODULES, "a new module goes into the folder of its like"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_web_frameworks_are_imported_by_the_api_alone(module: str) -> None:
-    top = {name.partition(".")[0] for name in imports(MODULES[module])}
-    allowed = {"lossd.api": {"fastapi", "starlette", "uvicorn"}, "lossd.cli": {"click"}}.get(
-        room_of(module) or "", set()
-    )
-    assert top & FRAMEWORKS <= allowed
+def test_web_frameworks_are_imported_by_the_api_alone() -> None:
+    users = {(room_of(module), name) for module in MODULES for name in packages(module) & FRAMEWORKS}
+    assert users == {("lossd.api", name) for name in ("fastapi", "starlette", "uvicorn")} | {("lossd.cli", "click")}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_database_is_used_by_the_store_alone(module: str) -> None:
-    top = {name.partition(".")[0] for name in imports(MODULES[module])}
+def test_the_database_is_used_by_the_store_alone() -> None:
+    users = {module for module in MODULES if packages(module) & {"alembic", "psycopg", "sqlalchemy", "sqlite3"}}
     store = ("copying", "counting", "database", "listing", "migrations", "schema", "statements", "states", "store")
-    if not module.startswith(tuple(f"lossd.recorder.{name}" for name in store)):
-        assert not top & {"alembic", "psycopg", "sqlalchemy", "sqlite3"}
+    assert users
+    assert {module for module in users if not module.startswith(tuple(f"lossd.recorder.{n}" for n in store))} == set()
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m == "lossd.engine.batcher" or ".wire" in m])
@@ -196,9 +202,8 @@ def test_the_front_loads_neither_torch_nor_numba() -> None:
     assert not loaded_by(serving, openapi) & {"torch", "numba", "llvmlite"}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) not in ("lossd.ray", "lossd.scoring")])
-def test_ray_is_imported_by_what_runs_in_its_clusters(module: str) -> None:
-    assert "ray" not in {name.partition(".")[0] for name in imports(MODULES[module])}
+def test_ray_is_imported_by_what_runs_in_its_clusters() -> None:
+    assert {room_of(module) for module in MODULES if "ray" in packages(module)} == {"lossd.ray", "lossd.scoring"}
 
 
 def test_the_service_loads_no_ray() -> None:

@@ -30,16 +30,14 @@ def assert_equal(on_gpu: object, on_cpu: object, within: float) -> None:
         torch.testing.assert_close(on_gpu.gradient(name), gradient, rtol=100 * within, atol=within)
 
 
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize(("case", "parameters"), ROWS)
-def test_a_batch_on_the_gpu_equals_the_cpu(
-    case: Case, parameters: Parameters, dtype: torch.dtype, within: float
-) -> None:
+def test_a_batch_on_the_gpu_equals_the_cpu(case: Case, parameters: Parameters) -> None:
     asked = [{**request, "outputs": [*request["outputs"], "metrics"]} for request in requests(case, parameters)]
-    inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
-    on_cpu = together(asked, inputs)
-    for gpu, cpu in zip(together(asked, inputs, "cuda"), on_cpu, strict=True):
-        assert_equal(gpu, cpu, within)
+    for dtype, within in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
+        on_cpu = together(asked, inputs)
+        for gpu, cpu in zip(together(asked, inputs, "cuda"), on_cpu, strict=True):
+            assert_equal(gpu, cpu, within)
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.name}-{row.title}") for row in COMPOSITIONS])

@@ -43,8 +43,11 @@ OF_ROWS = [
 
 
 def request_of(case: Case, parameters: Parameters, **further: Any) -> dict[str, Any]:
+    """Return a request with every metric for a case's first parameters, and with the default ones for its others."""
     task = make_plan({"loss": {"name": case.name, **parameters}}).task
     names = [name for name in METRICS.get(task, {}) if name not in OF_IMAGES]
+    if parameters is not case.parameters[0]:
+        names = [name for name in names if METRICS[task][name].default]
     loss = {"name": case.name, "reduction": "mean", **parameters, **further}
     options: dict[str, Any] = {"names": names, **NEEDED, **({"k": 1} if "top_k_accuracy" in names else {})}
     if case.name == "kl_div":  # its entries are classes, of which several make a prediction
@@ -192,11 +195,10 @@ def test_weights_of_entries_multiply_value_and_denominator(case: Case, parameter
     weight = torch.rand(value.loss.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
     found = alone(request, {**tensors, "element_weight": weight})
     # The weights of the loss itself, by which its mean is divided: those of which one entry alone is the mean.
-    ones = torch.zeros_like(weight).flatten()
-    own = []
-    for place in range(len(ones)):
-        ones.zero_()[place] = 1
-        own.append(alone(request, {**tensors, "element_weight": ones.reshape(weight.shape)}).denominator)
+    asked = {**request, "outputs": ["loss"]}
+    single = torch.eye(weight.numel(), dtype=torch.float64).reshape(-1, *weight.shape)
+    answers = together([asked] * len(single), [{**tensors, "element_weight": of} for of in single])
+    own = [answer.denominator for answer in answers if isinstance(answer, Evaluated)]
     of_loss = torch.tensor(own, dtype=torch.float64).reshape(weight.shape)
     denominator = float((of_loss * weight).sum())
     assert found.denominator == pytest.approx(denominator, rel=1e-12)

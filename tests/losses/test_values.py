@@ -145,17 +145,15 @@ def test_single_precision_is_close(case: Case, parameters: Parameters) -> None:
         torch.testing.assert_close(answer.gradient(name).double(), gradient, rtol=1e-5, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("case", "parameters"), ROWS)
-def test_half_precision_equals_single_precision_of_the_rounded_inputs(
-    case: Case, parameters: Parameters, dtype: torch.dtype
-) -> None:
-    rounded = case.inputs(parameters, dtype=dtype)
-    half = alone(request(case, parameters), rounded)
-    single = alone(
-        request(case, parameters), {n: t.float() if t.is_floating_point() else t for n, t in rounded.items()}
-    )
-    assert half.document == single.document
-    for name, gradient in single.gradients.items():
-        assert half.gradient(name).dtype == torch.float32
-        assert torch.equal(half.gradient(name), gradient)
+def test_half_precision_equals_single_precision_of_the_rounded_inputs(case: Case, parameters: Parameters) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = case.inputs(parameters, dtype=dtype)
+        half = alone(request(case, parameters), rounded)
+        single = alone(
+            request(case, parameters), {n: t.float() if t.is_floating_point() else t for n, t in rounded.items()}
+        )
+        assert half.document == single.document, dtype
+        for name, gradient in single.gradients.items():
+            assert half.gradient(name).dtype == torch.float32, dtype
+            assert torch.equal(half.gradient(name), gradient), dtype
