@@ -1,11 +1,12 @@
 """What losses and metrics say they take, beside what they took: all of them, at two sizes.
 
-Times are of the processor, and of the quicker of two runs; estimates are made for large requests, and so a fixed time
-is allowed for. A small request is mostly that.
+Times are of the processor, and of the quickest of three runs; estimates are made for large requests, and so a fixed
+time is allowed for. A small request is mostly that.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -41,10 +42,14 @@ def single(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 def check(request: dict[str, Any], inputs: Tensors) -> None:
     job = make_plan(request).job(layout(inputs))
-    alone(request, inputs)
-    took_s = min(timed(request, inputs) for _ in range(2))
     stated_s = job.work_ns / 1e9
-    assert took_s <= FACTOR * stated_s + FIXED_S, f"{took_s:.3f} s, {stated_s:.3f} s stated"
+    took_s = math.inf
+    for _ in range(3):
+        took_s = min(took_s, timed(request, inputs))
+        if took_s <= FACTOR * stated_s + FIXED_S:
+            break
+    else:
+        pytest.fail(f"{took_s:.3f} s, {stated_s:.3f} s stated")
     most = peak_bytes(request, dict(inputs))
     assert most <= 1.2 * job.cost.scratch_bytes + MOST_BYTES_PER_BYTE * job.nbytes + BLOCK_BYTES
 

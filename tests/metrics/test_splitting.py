@@ -41,8 +41,8 @@ def assert_alike(table: Table, name: str, requests: list[Request], counts: tuple
     def measured(of: list[Request]) -> list[dict[str, Any]]:
         return measure(table.task, of, [name], activation=table.activation)
 
-    # Of many rows each third, which is by turns at every place of a CPU's vector.
-    apart = range(0, len(requests), 3 if len(requests) > 3 else 1)
+    # Of many rows each seventh, which is by turns at every place of a CPU's vector.
+    apart = range(0, len(requests), 7 if len(requests) > 7 else 1)
     with threads(1):
         wanted = {i: measured([requests[i]])[0] for i in apart}
     order = np.random.default_rng(0).permutation(len(requests)).tolist()
@@ -51,13 +51,14 @@ def assert_alike(table: Table, name: str, requests: list[Request], counts: tuple
             together = measured(requests)
             assert {i: together[i] for i in apart} == wanted
             assert measured([requests[i] for i in order]) == [together[i] for i in order]
-            assert {i: measured([requests[i]])[0] for i in apart[:3]} == {i: wanted[i] for i in apart[:3]}
+            if count > 1:
+                assert {i: measured([requests[i]])[0] for i in apart[:3]} == {i: wanted[i] for i in apart[:3]}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("table", "name"), ROWS)
-def test_a_row_is_the_same_in_any_batch(table: Table, name: str, dtype: str) -> None:
-    assert_alike(table, name, single(drawn(table, dtype)), (1,))
+def test_a_row_is_the_same_in_any_batch(table: Table, name: str) -> None:
+    for dtype in ("float32", "float64"):
+        assert_alike(table, name, single(drawn(table, dtype)), (1,))
 
 
 @pytest.mark.parametrize(("table", "name"), LONG)
