@@ -19,6 +19,7 @@ SOURCES = sorted(path for source in ("service/lossd", "client/lossd_client") for
 
 EXECUTES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "multiprocessing"}
 EXECUTORS = Path("service/lossd/scoring/executors.py")
+CHOICES = Path("service/lossd/compiled/arithmetic.py")
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -48,6 +49,8 @@ def check(path: Path) -> None:
     # The processes of `lossd score --on processes` speak pickle over pipes of their own parent, to nobody else.
     assert not executes - ({"multiprocessing"} if path.relative_to(ROOT) == EXECUTORS else set()), path
     for name, call in calls(tree):
+        if name == "exec" and path.relative_to(ROOT) == CHOICES:  # its text is made of numbers, when it is imported
+            continue
         assert name not in BUILTINS, f"{path}:{call.lineno}"
         if name == "serialize.loads":  # Numba's unpickling of code that the store vouches for
             assert path.name == "kernels.py"
