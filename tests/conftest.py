@@ -75,11 +75,10 @@ def compiled_passes(passes: Passes) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def either_way(request: pytest.FixtureRequest) -> None:
+@pytest.fixture
+def either_way(request: pytest.FixtureRequest, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with compiled passes or the general way, as its parameters from ``both_ways`` say."""
-    if request.param == "compiled":
-        request.getfixturevalue("compiled_passes")
+    monkeypatch.setattr(evaluating, "passes", passes if request.param == "compiled" else None)
 
 
 @pytest.fixture(scope="session", autouse=True)

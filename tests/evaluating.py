@@ -21,7 +21,7 @@ from lossd_client.errors import Problem
 Tensors = Mapping[str, Tensor]
 
 passes: Passes | None = None
-"""The compiled passes to use; the fixtures ``compiled_passes`` and ``either_way`` set them for a module."""
+"""The compiled passes to use; the fixtures ``compiled_passes`` and ``either_way`` set them."""
 
 COMPILED = frozenset(
     {"cross_entropy", "focal", "mse", "mae", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits",
