@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 def test_the_landscape_needs_few_requests(visit, service) -> None:
     page = visit("/nowhere")
+    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
     client = page.context.new_cdp_session(page)
     client.send("Network.enable")
     client.send("Network.setCacheDisabled", {"cacheDisabled": True})
@@ -28,6 +29,7 @@ def test_the_landscape_needs_few_requests(visit, service) -> None:
 
 def test_what_a_view_needs_is_requested_before_its_modules_and_the_shell_are_there(visit, service) -> None:
     page = visit("/nowhere")
+    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
     page.goto("about:blank")
     held = {}
 

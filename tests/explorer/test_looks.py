@@ -62,6 +62,7 @@ def test_the_foot_of_a_short_page_is_at_the_bottom(visit) -> None:
 
 def test_tables_of_the_manual_are_read_on_a_phone(visit, service: Running) -> None:
     page = visit("/nowhere", size=PHONE)
+    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
     page.goto(f"{service.url}/manual/settings")
     cell = page.locator("main td", has_text="Address to listen on").first
     box = cell.bounding_box()
@@ -88,6 +89,7 @@ def test_the_api_s_documents_load_nothing_from_elsewhere_and_complain_of_nothing
     visit, service: Running, path: str
 ) -> None:
     page = visit("/nowhere")
+    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
     page.goto(f"{service.url}/{path}")
     page.get_by_text("/v1/evaluate").first.wait_for()
     page.wait_for_load_state("networkidle")  # what it complains of is found by ``visit``
