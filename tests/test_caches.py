@@ -7,12 +7,14 @@ import threading
 import pytest
 
 from lossd import caches
-from lossd.caches import CACHES, Cache, memoized
+from lossd.caches import Cache, memoized
 
 
 @pytest.fixture(autouse=True)
-def _any_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def _of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an entry fill half of a cache, and keep the caches of tests out of the list of all caches."""
     monkeypatch.setattr(caches, "LARGEST_PART", 2)
+    monkeypatch.setattr(caches, "CACHES", {})
 
 
 def test_the_least_recently_used_makes_room() -> None:
@@ -64,7 +66,7 @@ def test_look_ups_are_counted_under_the_cache_s_name() -> None:
     cache: Cache[str, int] = Cache("test", 30)
     cache.put("a", 1, 10)
     assert [cache.get(key) for key in "abaa"] == [1, None, 1, 1]
-    assert CACHES["test"] is cache
+    assert caches.CACHES["test"] is cache
     assert (cache.hits, cache.misses) == (3, 1)
 
 
