@@ -24,7 +24,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
  *
  * <pre>java -cp /usr/share/java/gson.jar client/examples/java/Evaluate.java [http://127.0.0.1:8000]</pre>
  *
- * Needs Java 17 or newer, and Gson: com.google.code.gson:gson, on Debian libgoogle-gson-java. A service that asks for a key gets the one in LOSSD_API_KEY.
+ * Needs Java 17 or newer, and Gson: com.google.code.gson:gson, on Debian libgoogle-gson-java. A service that asks for a
+ * key gets the one in LOSSD_API_KEY.
  */
 public class Evaluate {
   static final String MEDIA_TYPE = "application/vnd.safetensors";

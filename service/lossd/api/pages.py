@@ -111,9 +111,15 @@ class Files(StaticFiles):
         found = await super().get_response(path, scope)
         if not isinstance(found, FileResponse):
             return found
-        file, caching = Path(found.path), self.caching(scope)
-        page = self._pages.get((file, caching))
+        file = Path(found.path)
+        return await self.page(file, file.read_bytes, scope).answer(Headers(scope=scope), found.headers["etag"])
+
+    def page(self, file: Path, make: Callable[[], bytes], scope: Scope) -> Page:
+        """Return the page of a path; ``make`` returns its content."""
+        caching = self.caching(scope)
+        key = file, caching
+        page = self._pages.get(key)
         if page is None:
-            page = Page(file.read_bytes, MEDIA_TYPES.get(file.suffix, TEXT), caching=caching, headers=self.headers)
-            self._pages[file, caching] = page
-        return await page.answer(Headers(scope=scope), found.headers["etag"])
+            page = Page(make, MEDIA_TYPES.get(file.suffix, TEXT), caching=caching, headers=self.headers)
+            self._pages[key] = page
+        return page

@@ -15,7 +15,6 @@ GAP = 2
 ENOUGH = 12
 """The width to which a name may be cut, if not even one column of numbers fits beside it."""
 
-
 READABLE, INDENT = 32, 4
 """The least width of a text beside its names; else it stands below them, so far to the right."""
 

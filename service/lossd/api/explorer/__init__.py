@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from lossd import __version__
-from lossd.api.explorer.packs import SHELL_PACK, pack, packs
+from lossd.api.explorer.packs import SHELL_PACK, SUFFIX, pack, packs
 from lossd.api.pages import ASK_AGAIN, FOREVER, MEDIA_TYPES, Files, Page
 
 __all__ = ["GUARDS", "mount"]
@@ -74,15 +74,12 @@ class _Assets(Files):
     def __init__(self, versions: Set[str]) -> None:
         super().__init__(STATIC, GUARDS)
         self.versions = versions
-        self._packs: dict[tuple[str, str], Page] = {}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return the file or the pack at a path, or the refusal of StaticFiles."""
-        if path not in (SHELL_PACK, *packs(STATIC)):
+        if not path.endswith(SUFFIX) or path not in (SHELL_PACK, *packs(STATIC)):
             return await super().get_response(path, scope)
-        caching = self.caching(scope)
-        make = partial(pack, STATIC, path)
-        page = self._packs.setdefault((path, caching), Page(make, MEDIA_TYPES[".js"], caching=caching, headers=GUARDS))
+        page = self.page(STATIC / path, partial(pack, STATIC, path), scope)
         return await page.answer(Headers(scope=scope), _version())
 
     def caching(self, scope: Scope) -> str:

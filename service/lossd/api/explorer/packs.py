@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["SHELL_PACK", "pack", "packs"]
+__all__ = ["SHELL_PACK", "SUFFIX", "pack", "packs"]
 
 SUFFIX = ".pack.js"
 SHELL, SHELL_PACK = "app.js", f"app{SUFFIX}"
