@@ -15,8 +15,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import comparison, goals, gpu, page, report
-from benchmarks.checks import CHECKS
+from benchmarks import beside_inline, comparison, goals, gpu, page, report
+from benchmarks.checks import CHECKS, Check, losses_of
 from benchmarks.environments import CACHE
 from benchmarks.findings import Finding
 from benchmarks.targets import TARGETS
@@ -78,9 +78,8 @@ class Bench:
         part = {"cells": found, "absent": absent, "versions": report.versions_of(present)}
         return self.conclude("comparison", part, verdicts)
 
-    def check(self, name: str) -> bool:
+    def check(self, name: str, check: Check) -> bool:
         """One of the checks of lossd alone; whether what was required was met."""
-        check = CHECKS[name]
         with self.steps(check.steps(self.rounds)) as step:
             return self.tell(name, check.measure(self.rounds, self.seconds, step))
 
@@ -106,7 +105,7 @@ class Bench:
 def listed(_: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Names separated by commas; among the targets is lossd always."""
     names = tuple(filter(None, value.split(",")))
-    known = {"targets": TARGETS, "workloads": WORKLOADS}[parameter.name or ""]
+    known = {"targets": TARGETS, "workloads": WORKLOADS, "losses": beside_inline.names()}[parameter.name or ""]
     if unknown := [name for name in names if name not in known]:
         raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(known)}")
     return tuple(dict.fromkeys((comparison.OURS, *names))) if parameter.name == "targets" else names
@@ -160,7 +159,7 @@ def everything(bench: Bench, targets: tuple[str, ...], workloads: tuple[str, ...
     passed = [bench.compare(targets, workloads, ())]
     for name, check in CHECKS.items():
         bench.console.rule(check.title, align="left")
-        passed.append(bench.check(name))
+        passed.append(bench.check(name, check))
     return all(passed)
 
 
@@ -183,8 +182,16 @@ def rewrite(bench: Bench) -> bool:
     return True
 
 
+@main.command("losses", help=CHECKS["losses"].measure.__doc__)
+@click.option("--losses", default=",".join(beside_inline.names()), callback=listed, help="Which; by default every one.")
+@click.pass_obj
+def some_losses(bench: Bench, losses: tuple[str, ...]) -> bool:
+    return bench.check("losses", losses_of(losses))
+
+
 for _name, _check in CHECKS.items():
-    main.command(_name, help=_check.measure.__doc__)(click.pass_obj(partial(Bench.check, name=_name)))
+    if _name not in main.commands:
+        main.command(_name, help=_check.measure.__doc__)(click.pass_obj(partial(Bench.check, name=_name, check=_check)))
 
 if __name__ == "__main__":
     main(prog_name="benchmarks")

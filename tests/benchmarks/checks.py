@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -286,9 +286,14 @@ def runs(rounds: int, seconds: float, step: Step) -> Finding:
     return Finding(headings, costs.measured(rounds, step))
 
 
-def losses(rounds: int, seconds: float, step: Step) -> Finding:
-    """Every loss at a small size, 1 and 16 at a time, beside the same written inline in a FastAPI route."""
-    return Finding(beside_inline.HEADINGS, *beside_inline.measure(beside_inline.names(), rounds, seconds, step))
+def losses_of(chosen: Sequence[str]) -> Check:
+    """Return the check of these losses."""
+
+    def losses(rounds: int, seconds: float, step: Step) -> Finding:
+        """Every loss at a small size, 1 and 16 at a time, beside the same written inline in a FastAPI route."""
+        return Finding(beside_inline.HEADINGS, *beside_inline.measure(chosen, rounds, seconds, step))
+
+    return Check("Every loss", losses, lambda rounds: 2 + len(chosen) * 2)
 
 
 CHECKS = {
@@ -302,6 +307,6 @@ CHECKS = {
     "v2": Check("Clients of Triton", v2, lambda rounds: 4 + 10 * (rounds + 1)),
     "same-host": Check("On the same host", same_host.measure, lambda rounds: 4 + 4 * (rounds + 1)),
     "first-start": Check("A first start", first_start.measure, lambda rounds: rounds),
-    "losses": Check("Every loss", losses, lambda rounds: 2 + len(beside_inline.names()) * 2),
+    "losses": losses_of(beside_inline.names()),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
 }
