@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import dense, elementwise, formulas, softmax
+from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Column, Recipe
@@ -21,9 +22,6 @@ __all__ = ["Found", "look_up"]
 
 Array = npt.NDArray[Any]
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
-LEAST_NORM = 1e-140
 NO_CLASS = -1 - (1 << 62)
 FOUND_BYTES = 2048
 OF_MASK = ("mask", "lengths")
@@ -62,22 +60,13 @@ def look_up(recipe: Recipe) -> Found:
     return Found(run, kernels, FOUND_BYTES + recipe.nbytes + arrays)
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A pass, the kernels that it needs, and the bytes of the arrays that it holds."""
-
-    kernels: Sequence[Kernel]
-    evaluate: Pass
-    array_bytes: int = 0
-
-
-def _form_of(recipe: Recipe) -> _Form | None:
+def _form_of(recipe: Recipe) -> Form | None:
     options = recipe.gradient_options
     plain = (
         recipe.kind == "rows"
         and recipe.reduction in ("mean", "sum")
         and recipe.inputs[0].dtype in FLOATS
-        and all(_words(answer.dtype) == _words(recipe.inputs[0].dtype) for answer in recipe.answers)
+        and all(words_of(answer.dtype) == words_of(recipe.inputs[0].dtype) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
@@ -112,7 +101,7 @@ def _kept(inputs: Mapping[str, Array], shape: tuple[int, ...]) -> Array | None:
     return mask != 0 if mask.min() >= 0 and mask.max() <= 1 else None
 
 
-def _class_scores(recipe: Recipe) -> _Form | None:
+def _class_scores(recipe: Recipe) -> Form | None:
     own = _own_inputs(recipe)
     if own is None:
         return None
@@ -130,7 +119,7 @@ def _class_scores(recipe: Recipe) -> _Form | None:
     ignored = NO_CLASS if parameters["ignore_index"] is None else parameters["ignore_index"]
     others = parameters.get("smoothing_mode") == "others"  # the target's own class gets no share
     share = classes / (classes - 1) if others and classes > 1 else 1.0 - others
-    mean, words, masked = recipe.reduction == "mean", _words(prediction.dtype), len(recipe.inputs) > 2
+    mean, words, masked = recipe.reduction == "mean", words_of(prediction.dtype), len(recipe.inputs) > 2
     few = classes <= softmax.FEW
     usual, smoothed = softmax.rows if few else softmax.single_rows, (kernel_of(softmax.single_rows),)
     curved = bool(recipe.hessians)
@@ -172,11 +161,11 @@ def _class_scores(recipe: Recipe) -> _Form | None:
                 ignored, mean, slopes, columns, matrices, doubtful,
             )  # fmt: skip
         if words == 2:
-            _doubt_what_vanished(columns[4], gradient, starts, doubtful)
+            doubt_what_vanished(columns[4], gradient, starts, doubtful)
         return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
 
     functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
-    return _Form([kernel_of(function) for function in functions], evaluate, weight.nbytes + scale.nbytes)
+    return Form([kernel_of(function) for function in functions], evaluate, weight.nbytes + scale.nbytes)
 
 
 def _dense(
@@ -236,18 +225,6 @@ def _parts(first: int, last: int, positions: int) -> list[tuple[int, int, int, i
     return [(row, min(row + rows, last), 0, positions) for row in range(first, last, rows)]
 
 
-def _doubt_what_vanished(norms: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
-    """Doubt norms of float64 gradients that are 0, or nearly, because the squares left the range; float32's do not."""
-    if len(gradient):
-        for b in np.flatnonzero(norms < LEAST_NORM):
-            doubtful[b] |= bool(gradient[starts[b] : starts[b + 1]].any())
-
-
-def _words(dtype: str) -> int:
-    """The float32 words of a number as a pass takes it, see :mod:`lossd.compiled.memory`."""
-    return 2 if dtype == "float64" else 1
-
-
 def _per_class(value: float | Sequence[float] | None, classes: int) -> Array:
     return np.full(classes, 1.0) if value is None else np.full(classes, value, np.float64)
 
@@ -266,7 +243,7 @@ def _form_of_hessian(recipe: Recipe, classes: int) -> Array:
     return np.array([factor, form != "fisher", _floor_of(recipe)], np.float64)
 
 
-def _elements(recipe: Recipe) -> _Form | None:
+def _elements(recipe: Recipe) -> Form | None:
     own = _own_inputs(recipe)
     if recipe.axes or own is None:
         return None
@@ -274,12 +251,12 @@ def _elements(recipe: Recipe) -> _Form | None:
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
         return None
-    if _words(prediction.dtype) != _words(target.dtype):
+    if words_of(prediction.dtype) != words_of(target.dtype):
         return None
     general = ("pos_weight", "ignore_index", "label_smoothing")
     if any(parameters.get(name) is not None for name in general) or parameters.get("from_logits") is False:
         return None
-    width, words = math.prod(prediction.trailing), _words(prediction.dtype)
+    width, words = math.prod(prediction.trailing), words_of(prediction.dtype)
     element = elementwise.ELEMENTS[recipe.loss or ""]
     floor = _floor_of(recipe)
     alpha = parameters.get("alpha")
@@ -313,7 +290,7 @@ def _elements(recipe: Recipe) -> _Form | None:
             floor,
         )
         if words == 2:
-            _doubt_what_vanished(columns[4], gradient, starts, doubtful)
+            doubt_what_vanished(columns[4], gradient, starts, doubtful)
         counted: dict[str, Array] = {}
         if recipe.metrics and decided:
             cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
@@ -328,7 +305,7 @@ def _elements(recipe: Recipe) -> _Form | None:
 
     counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
     kernels = [kernel_of(function) for function in (elementwise.elements, *counting)]
-    return _Form(kernels, evaluate, least.nbytes)
+    return Form(kernels, evaluate, least.nbytes)
 
 
 def _is_written_out(recipe: Recipe) -> bool:
@@ -348,14 +325,14 @@ def _is_written_out(recipe: Recipe) -> bool:
     return not parameters.get("squared")
 
 
-def _formula(recipe: Recipe) -> _Form | None:
+def _formula(recipe: Recipe) -> Form | None:
     loss = recipe.loss or ""
     number, names, parameters = formulas.FORMULAS[loss]
     if {column.name for column in recipe.inputs} != set(names) or recipe.axes or not _is_written_out(recipe):
         return None
     dtypes, widths = {column.dtype for column in recipe.inputs}, {column.trailing for column in recipe.inputs}
-    words = _words(recipe.inputs[0].dtype)
-    if not dtypes <= set(FLOATS) or len(set(map(_words, dtypes))) > 1 or len(widths) > 1:
+    words = words_of(recipe.inputs[0].dtype)
+    if not dtypes <= set(FLOATS) or len(set(map(words_of, dtypes))) > 1 or len(widths) > 1:
         return None
     width, margin = math.prod(recipe.inputs[0].trailing), "margin" in parameters and words == 1
     full = bool(recipe.parameters.get("full"))
@@ -389,16 +366,16 @@ def _formula(recipe: Recipe) -> _Form | None:
         doubtful |= weighting != 0
         if words == 2:
             for norm, gradient in zip(columns[4:], gradients, strict=False):
-                _doubt_what_vanished(norm, gradient, starts, doubtful)
+                doubt_what_vanished(norm, gradient, starts, doubtful)
         return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful)
 
-    return _Form([kernel_of(formulas.formulas)], evaluate)
+    return Form([kernel_of(formulas.formulas)], evaluate)
 
 
 CURVED = ("cross_entropy", "focal", "mse", "bce_with_logits")
 """The losses whose passes write Hessians."""
 
-FORMS: Mapping[str, Callable[[Recipe], _Form | None]] = {
+FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     "cross_entropy": _class_scores,
     "focal": _class_scores,
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
