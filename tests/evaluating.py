@@ -28,7 +28,8 @@ COMPILED = frozenset(
      "sigmoid_focal", "asymmetric_mse", "expectile", "pseudo_huber", "fair", "squared_log", "mape", "poisson_nll",
      "gamma_nll", "tweedie", "soft_margin", "hinge", "hinge_embedding", "bce", "gan_generator", "wgan_generator",
      "lsgan_generator", "hinge_gan_generator", "margin_ranking", "interval_score", "gaussian_nll", "laplace_nll",
-     "crps_normal", "student_t_nll", "negative_binomial_nll", "dpo", "simpo", "bradley_terry"}
+     "crps_normal", "student_t_nll", "negative_binomial_nll", "dpo", "simpo", "bradley_terry", "contrastive",
+     "cosine_embedding", "triplet"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

@@ -156,7 +156,7 @@ def test_compiled_passes_too(case: Case, parameters: Parameters, dtype: torch.dt
     recipe = recipe_of(request, {**tensors, "mask": keep})
     wanted = alone(request, gathered(tensors, recipe, keep))
     found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep})
-    assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
     for name, gradient in found.gradients.items():
         expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import dense, elementwise, formulas, softmax
+from lossd.compiled import dense, elementwise, formulas, softmax, vectors
 from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
@@ -380,4 +380,5 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     "focal": _class_scores,
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
     **dict.fromkeys(formulas.FORMULAS, _formula),
+    **vectors.FORMS,
 }

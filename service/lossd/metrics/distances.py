@@ -15,7 +15,10 @@ from lossd.metrics.registry import Floats, View, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
 from lossd_client.errors import Fault, InvalidRequest
 
-__all__ = ["CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
+__all__ = ["NOISE", "CosinePairs", "Distances", "Pairs", "unit", "without_noise"]
+
+NOISE = 2.0**40
+"""Cosines that differ by less than the reciprocal differ by rounding alone."""
 
 
 @task("distances")
@@ -146,4 +149,4 @@ def unit(vectors: Tensor) -> Tensor:
 
 def without_noise(cosines: Tensor) -> Tensor:
     """Return values rounded to 2^-40: sums of products that differ only in their order are then ties."""
-    return (cosines * 2.0**40).round_().mul_(2.0**-40)
+    return (cosines * NOISE).round_().mul_(1 / NOISE)

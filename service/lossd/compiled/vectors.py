@@ -1,0 +1,289 @@
+"""Losses of pairs and triplets of vectors, whose rows are independent: value, gradient and what metrics count.
+
+Everything is float64, in blocks of rows that stay in a core's own cache. A request is doubtful if one of its rows is at
+a bend, where rounding decides the gradient, or if a distance or a length is 0 or has left float64's range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lossd.compiled.forms import FLOATS, LEAST_NORM, Form, words_of
+from lossd.compiled.work import Outcome, Work
+from lossd.job import Recipe
+from lossd.metrics.cutoffs import slack
+from lossd.metrics.distances import NOISE
+
+__all__ = ["FORMS"]
+
+Array = npt.NDArray[Any]
+
+BLOCK = 1 << 14
+"""Numbers of a vector's kind in a block."""
+
+LEAST_SQUARE, MOST_SQUARE = 1e-280, 1e280
+"""The sums of squares that have not left float64's range."""
+
+MOST = float(np.finfo(np.float32).max)
+
+TIE = {1: 1e-6, 2: 1e-13}
+"""By the words of a number: how near a bend, in units of what is compared, rounding decides on which side a row is."""
+
+
+class Found(NamedTuple):
+    """What is found of r rows.
+
+    Attributes:
+        value: (r,).
+        squares: The squared length of the gradient by each vector, (r,) each.
+        doubtful: (r,) bool.
+        measured: What metrics are means or counts of, (r,) each.
+    """
+
+    value: Array
+    squares: Sequence[Array]
+    doubtful: Array
+    measured: Sequence[Array]
+
+
+class Rows(NamedTuple):
+    """Rows as a loss takes them.
+
+    Attributes:
+        vectors: (r, D) float64 each.
+        similar: (r,) bool, whether the vectors of a pair are similar; (0,) for triplets.
+        numbers: The loss's numeric parameters by name: a number, or (r,).
+        upstream: The factor of the gradient: a number, or (r,).
+        gradients: Where the gradient by each vector goes, (r, D); None where it is not wanted.
+        words: The float32 words of a number, as sent.
+        parameters: The loss's other parameters.
+    """
+
+    vectors: Sequence[Array]
+    similar: Array
+    numbers: Mapping[str, Any]
+    upstream: Any
+    gradients: Sequence[Array | None]
+    words: int
+    parameters: Mapping[str, Any]
+
+
+def _contrastive(rows: Rows) -> Found:
+    margin, factor = rows.numbers["margin"], rows.numbers["factor"]
+    apart, square, doubtful = _apart(rows.vectors[0], rows.vectors[1], rows.numbers["eps"], rows.words)
+    distance = np.sqrt(square)
+    short = np.maximum(margin - distance, 0)
+    value = factor * np.where(rows.similar, square, short * short)
+    slope = 2 * factor * np.where(rows.similar, 1, -short / distance) * rows.upstream
+    length = slope * slope * square
+    first, second = rows.gradients
+    if first is not None:
+        np.multiply(slope[:, None], apart, out=first)
+    if second is not None:
+        np.multiply(-slope[:, None], apart, out=second)
+    return Found(value, (length, length), doubtful, (distance,))
+
+
+def _cosine_embedding(rows: Rows) -> Found:
+    """As :func:`lossd.losses.embedding.cosine_embedding`: near one line by the difference or the sum of the two."""
+    margin = rows.numbers["margin"]
+    squares = [_square(vector) for vector in rows.vectors]
+    lengths = [np.sqrt(square)[:, None] for square in squares]
+    first, second = (vector / length for vector, length in zip(rows.vectors, lengths, strict=True))
+    cosine = np.add.reduce(first * second, 1)
+    side = (cosine > 0.5).astype(float) - (cosine < -0.5)
+    across = side[:, None] * first - second
+    half = _square(across) / 2
+    apart = np.where(side > 0, half, np.where(side < 0, 2 - half, 1 - cosine))
+    above = 1 - apart - margin
+    value = np.where(rows.similar, apart, np.maximum(above, 0))
+    doubtful = _left_range(squares[0]) | _left_range(squares[1]) | (~rows.similar & (np.abs(above) < TIE[2]))
+    slope = (np.where(rows.similar, 1.0, np.where(above > 0, -1.0, 0.0)) * rows.upstream)[:, None]
+    found = []
+    for unit, pull, length, gradient in (
+        (first, across, lengths[0], rows.gradients[0]),
+        (second, side[:, None] * second - first, lengths[1], rows.gradients[1]),
+    ):
+        if gradient is None:
+            found.append(cosine)
+            continue
+        turn = (pull - unit * np.add.reduce(unit * pull, 1)[:, None]) * (slope / length)
+        gradient[...] = turn
+        found.append(_square(turn))
+    return Found(value, found, doubtful, (1 - np.rint(cosine * NOISE) / NOISE,))
+
+
+def _triplet(rows: Rows) -> Found:
+    anchor, positive, negative = rows.vectors
+    squared, swap = rows.parameters["squared"], rows.parameters["swap"]
+    margin, eps = rows.numbers["margin"], 0.0 if squared else rows.numbers["eps"]
+    pull, near, doubtful = _apart(anchor, positive, eps, rows.words)
+    push, far, also = _apart(anchor, negative, eps, rows.words)
+    doubtful |= also
+    swapped: Any = 0.0
+    if swap:
+        between, across, also = _apart(positive, negative, eps, rows.words)
+        nearer = across < far
+        doubtful |= also | (np.abs(across - far) <= TIE[rows.words] * far)
+        push, far, swapped = np.where(nearer[:, None], between, push), np.minimum(far, across), nearer[:, None]
+    near_slope, far_slope = (np.full_like(d, 2.0) if squared else 1 / np.sqrt(d) for d in (near, far))
+    if not squared:
+        near, far = np.sqrt(near), np.sqrt(far)
+    behind = near - far + margin
+    value = np.maximum(behind, 0)
+    doubtful |= (np.abs(behind) <= TIE[rows.words] * (near + far + margin)) | (np.abs(near - far) <= TIE[2] * far)
+    factor = (behind > 0) * rows.upstream
+    pull *= (factor * near_slope)[:, None]
+    push *= (factor * far_slope)[:, None]
+    squares = []
+    for gradient, slope in zip(
+        rows.gradients, (pull - push * (1 - swapped), -pull - push * swapped, push), strict=True
+    ):
+        squares.append(_square(slope))
+        if gradient is not None:
+            gradient[...] = slope
+    return Found(value, squares, doubtful, (far > near, value <= 0, near, far))
+
+
+def _square(vectors: Array) -> Array:
+    """Return the squared length of each vector, (r,)."""
+    square: Array = np.add.reduce(vectors * vectors, 1)
+    return square
+
+
+def _left_range(square: Array) -> Array:
+    """Return which squared lengths are 0 or may have left the range of squares; NaN among them."""
+    return ~((square > LEAST_SQUARE) & (square < MOST_SQUARE))
+
+
+def _apart(first: Array, second: Array, eps: Any, words: int) -> tuple[Array, Array, Array]:
+    """Return the difference of vectors, (r, D), its squared length, (r,), and whether that is doubtful, (r,)."""
+    apart = first - second
+    same: Any = False
+    if np.any(eps):
+        same = ~apart.any(1)
+        apart += np.reshape(np.float32(eps) if words == 1 else eps, (-1, 1))
+    square = _square(apart)
+    return apart, square, _left_range(square) | same
+
+
+class _Loss(NamedTuple):
+    """A loss of rows.
+
+    Attributes:
+        task: The task that reads what is measured.
+        names: The names of the vectors.
+        no: The entry of ``similar`` for a pair that is not; None for triplets.
+        evaluate: Evaluates rows.
+        numbers: The names of the parameters that may differ, beside ``margin``.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    no: int | None
+    evaluate: Callable[[Rows], Found]
+    numbers: tuple[str, ...] = ()
+
+
+PAIR = ("first", "second")
+MEANS = ("right", "without_loss", "near", "far")
+"""What the task of triplets has the means of."""
+
+LOSSES = {
+    "contrastive": _Loss("pairs", PAIR, 0, _contrastive, ("factor", "eps")),
+    "cosine_embedding": _Loss("cosine_pairs", PAIR, -1, _cosine_embedding),
+    "triplet": _Loss("triplets", ("anchor", "positive", "negative"), None, _triplet, ("eps",)),
+}
+
+
+def _form(recipe: Recipe) -> Form | None:
+    loss = LOSSES[recipe.loss or ""]
+    names = (*loss.names, "similar") if loss.no is not None else loss.names
+    columns = {column.name: column for column in recipe.inputs}
+    words = words_of(columns[loss.names[0]].dtype)
+    if columns.keys() != set(names) or recipe.axes or float(recipe.parameters.get("p", 2)) != 2:
+        return None
+    if any(columns[name].dtype not in FLOATS or words_of(columns[name].dtype) != words for name in loss.names):
+        return None
+    measures, mean = bool(recipe.metrics) and recipe.task == loss.task, recipe.reduction == "mean"
+    width = columns[loss.names[0]].trailing[0]
+
+    def evaluate(work: Work) -> Outcome:
+        counts = np.array(work.rows)
+        firsts, total = work.starts()[:-1], int(counts.sum())
+        value, doubtful = np.empty(total), np.zeros(total, bool)
+        squares = np.empty((len(loss.names), total))
+        measured = np.empty((4 if loss.no is None else 1, total))
+        numbers = {name: _spread(work.number(name), counts) for name in ("margin", *loss.numbers)}
+        upstream = _spread(1 / counts if mean else np.ones(len(counts)), counts)
+        similar = np.zeros(0, bool)
+        if loss.no is not None:
+            sent = work.inputs["similar"]
+            similar = sent == 1
+            doubtful |= ~(similar | (sent == loss.no))
+        vectors = [work.inputs[name] for name in loss.names]
+        gradients = [work.answers.get(f"gradient.{name}") for name in loss.names]
+        step = max(1, BLOCK // width)
+        with np.errstate(all="ignore"):  # what is not finite is doubtful
+            for first in range(0, total, step):
+                part = slice(first, first + step)
+                found = loss.evaluate(
+                    Rows(
+                        [vector[part].astype(float) for vector in vectors],
+                        similar[part],
+                        {name: n[part] if isinstance(n, np.ndarray) else n for name, n in numbers.items()},
+                        upstream[part] if isinstance(upstream, np.ndarray) else upstream,
+                        [None if gradient is None else gradient[part] for gradient in gradients],
+                        words,
+                        recipe.parameters,
+                    )
+                )
+                value[part] = found.value
+                doubtful[part] |= found.doubtful
+                for of_rows, of_block in zip((*squares, *measured), (*found.squares, *found.measured), strict=True):
+                    of_rows[part] = of_block
+            sums, lengths = np.add.reduceat(value, firsts), np.sqrt(np.add.reduceat(squares, firsts, axis=1))
+            wanted = [loss.names.index(name) for name in recipe.gradients]
+            columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths[wanted]])
+            doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)
+            for length in lengths[wanted]:
+                doubts |= (length > MOST) if words == 1 else (length < LEAST_NORM) & (length > 0)
+        counted: dict[str, Any] = {}
+        if measures and loss.no is not None:
+            counted["cells"] = _cells(measured[0] < cut(numbers["margin"]), similar, firsts, counts)
+        elif measures:
+            sums = np.add.reduceat(measured, firsts, axis=1)
+            counted = {name: (s, counts) for name, s in zip(MEANS, sums, strict=True)}
+        return Outcome(columns, doubts, counted)
+
+    relative, threshold = slack("float64" if words == 2 else "float32"), recipe.metric_options.get("threshold")
+
+    def cut(margin: Any) -> Any:
+        """Return the distance below which pairs are decided to be similar, as the tasks of pairs do."""
+        if loss.task == "cosine_pairs":
+            return ((1 - margin) / 2 if threshold is None else threshold) - relative
+        return (margin / 2 if threshold is None else threshold) * (1 - relative)
+
+    return Form((), evaluate)
+
+
+def _spread(numbers: Array, counts: Array) -> Any:
+    """Return numbers of requests, (B,), as one number if all are equal, else for each row, (R,)."""
+    if (numbers == numbers[0]).all():
+        return float(numbers[0])
+    return np.repeat(numbers, counts)
+
+
+def _cells(predicted: Array, actual: Array, firsts: Array, counts: Array) -> Array:
+    """Return true and false positives, false and true negatives of each request, (B, 1, 4) int64."""
+    hits, positive, true = np.add.reduceat(
+        np.array([predicted & actual, predicted, actual]), firsts, axis=1, dtype=np.int64
+    )
+    return np.stack([hits, positive - hits, true - hits, counts - positive - true + hits], 1)[:, None]
+
+
+FORMS: Mapping[str, Callable[[Recipe], Form | None]] = dict.fromkeys(LOSSES, _form)
