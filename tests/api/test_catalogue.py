@@ -97,6 +97,21 @@ def test_every_metric_is_listed(http):
     assert {m["task"] for m in http.get("/v1/metrics/f1").json()["metrics"]} >= {"binary", "multiclass"}
 
 
+def test_every_task_is_listed_with_what_its_metrics_take(http):
+    tasks = {task["name"]: task for task in http.get("/v1/metrics").json()["tasks"]}
+    assert set(tasks) == set(METRICS)
+    assert [entry["name"] for entry in tasks["boxes"]["inputs"]] == ["prediction", "target", "sample_weight"]
+    assert {name for name, task in tasks.items() if task["predicted_classes"]} == {"multiclass", "segmentation"}
+    of_scores, of_classes = tasks["multiclass"], tasks["multiclass"]["predicted_classes"]
+    assert of_scores["inputs"][0]["types"] == [{"domain": "logits", "dtypes": ["float"], "shape": "(N, C, *)"}]
+    assert of_classes["inputs"][0]["types"] == [{"domain": "predicted", "dtypes": ["integer"], "shape": "(N, *)"}]
+    request = {"task": "multiclass", "inputs": {"prediction": [0, 1], "target": [1, 1]}}
+    for name in METRICS["multiclass"]:
+        metrics = {"classes": 2, "names": [name], "k": 1}
+        answer = http.post("/v1/evaluate", json={**request, "metrics": metrics})
+        assert (answer.status_code == 422) == (name in of_classes["refused"]), name
+
+
 def test_openapi_types_every_losss_parameters(http):
     document = http.get("/openapi.json").json()
     union = document["components"]["schemas"]["Loss"]

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from lossd.metrics import TASKS
 from lossd_client import LossClient
 from serving import Running, running
 
@@ -255,22 +256,35 @@ def test_parameters_metrics_and_options_are_sent(visit, service: Running) -> Non
     assert shown(page) == expected.loss
 
 
-# Chooses one loss after the other, as its reader would; hands over which were answered and which were not.
+# Chooses one loss or task after the other, as its reader would, and of a task each kind of predictions; hands over
+# which were answered and which were not.
 CHOOSE_EVERY = """
 async () => {
   const picker = document.querySelector("#loss-choice");
   const { dataset } = document.querySelector("[data-answers]");
   const [answered, refused] = [[], []];
-  for (const name of [...picker.options].map((option) => option.value).filter(Boolean)) {
+  async function choose(name, act) {
     const before = Number(dataset.answers);
-    picker.value = name;
-    picker.dispatchEvent(new Event("change"));
+    act();
     const ended = () => Number(dataset.answers) > before || dataset.refused || document.querySelector("[aria-invalid]");
     const until = performance.now() + 30_000;
     while ((!ended() || document.querySelector("[aria-busy]")) && performance.now() < until)
       await new Promise((next) => setTimeout(next, 1));
     (Number(dataset.answers) > before ? answered : refused).push(name);
     delete dataset.refused;
+  }
+  for (const name of [...picker.options].map((option) => option.value).filter(Boolean)) {
+    await choose(name, () => {
+      picker.value = name;
+      picker.dispatchEvent(new Event("change"));
+    });
+    const readings = [...document.querySelectorAll("[name='field-predictions']:not(:checked)")].map(
+      ({ value }) => value,
+    );
+    for (const reading of readings)
+      await choose(`${name}, ${reading}`, () =>
+        document.querySelector(`[name='field-predictions'][value='${reading}']`).click(),
+      );
   }
   return [answered, refused];
 }
@@ -282,6 +296,82 @@ def test_every_loss_has_an_example_that_is_answered(visit) -> None:
     answered, refused = page.evaluate(CHOOSE_EVERY)
     assert len(answered) > 55
     assert refused == []
+
+
+def test_every_task_has_an_example_of_each_kind_of_predictions_that_is_answered(visit) -> None:
+    page = opened(visit, "?task=")
+    answered, refused = page.evaluate(CHOOSE_EVERY)
+    assert {"regression", "multiclass, classes", "segmentation, probabilities", "binary, probabilities"} < set(answered)
+    assert {name.partition(",")[0] for name in answered} == set(TASKS)
+    assert refused == []
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+@pytest.mark.parametrize(("task", "shape"), [("multiclass", (40,)), ("segmentation", (2, 5, 6))])
+def test_dropped_classes_have_the_metrics_that_the_python_client_is_answered(
+    visit, service: Running, form: str, task: str, shape: tuple[int, ...]
+) -> None:
+    target = RNG.integers(0, 4, shape).astype(np.uint8)
+    predicted = np.where(RNG.random(shape) < 0.7, target, RNG.integers(0, 4, shape)).astype(np.uint8)
+    predicted.flat[0] = 3
+    page = opened(visit, f"?as={form}")
+    after(page, lambda: page.get_by_text("Metrics only", exact=True).click())
+    accuracy = after(page, lambda: drop(page, prediction__npy=npy(predicted), target__npy=npy(target)))
+    assert page.locator("#loss-choice option").first.inner_text() == f"Guessed: {task}"
+    assert page.locator("[name='field-predictions']:checked").input_value() == "classes"
+    with LossClient(service.url) as lossd:
+        inputs = {"prediction": predicted.astype(np.int64), "target": target.astype(np.int64)}
+        expected = lossd.evaluate(task=task, inputs=inputs, metrics={"classes": 4}).metrics
+    assert accuracy == expected.accuracy
+    assert page.locator(".verdict h2").inner_text() == "Accuracy"
+
+    def matrix() -> list[int]:
+        return [int(cell) for cell in page.locator(".heat").first.locator("tbody td").all_inner_texts()]
+
+    assert matrix() == np.ravel(expected.confusion_matrix).tolist()
+    after(page, lambda: page.get_by_role("spinbutton", name="Number of classes, as digits").fill("5"))
+    assert matrix() == np.pad(expected.confusion_matrix, (0, 1)).ravel().tolist()
+
+
+def test_decisions_are_read_as_such_and_metrics_of_scores_are_closed_to_classes(visit) -> None:
+    page = opened(visit, "?task=")
+    page.expected.append("422")  # while one of the two fields is filled in
+    page.get_by_label(re.compile("^prediction")).fill("0 1 1 1")
+    accuracy = after(page, lambda: page.get_by_label(re.compile("^target")).fill("0 1 0 1"))
+    assert page.locator("#loss-choice option").first.inner_text() == "Guessed: binary"
+    assert accuracy == 0.75
+    page = opened(visit, "?task=multiclass&predictions=classes")
+    page.get_by_text("Metrics and their options").click()
+    assert page.get_by_label("auroc", exact=True).is_disabled()
+    after(page, lambda: page.get_by_label("mcc", exact=True).check())
+    page.get_by_text("mcc", exact=True).first.wait_for()
+
+
+def test_the_metrics_of_a_chosen_loss_s_task_are_one_click_away(visit) -> None:
+    page = opened(visit, "?loss=giou")
+    iou = after(page, lambda: page.get_by_text("Metrics only", exact=True).click())
+    assert page.locator("#loss-choice").input_value() == "boxes"
+    assert page.locator(".verdict h2").inner_text() == "Mean iou"
+    after(page, lambda: page.get_by_text("Loss and metrics", exact=True).click())
+    assert page.locator("#loss-choice").input_value() == "giou"
+    after(page, lambda: page.get_by_text("Metrics only", exact=True).click())
+    page.reload()
+    page.wait_for_selector("[data-answers]")
+    assert shown(page) == iou
+
+
+def test_results_are_beside_a_long_column_and_as_wide_as_the_page_below_it(visit) -> None:
+    page = opened(visit, "?task=multiclass")
+
+    def box(selector: str) -> dict[str, float]:
+        return page.locator(selector).bounding_box()
+
+    assert box(".verdict")["width"] == box(".desk")["width"]
+    page.get_by_text("Metrics and their options").click()
+    page.wait_for_selector(".side .checks")
+    side, code = box(".side"), box("[aria-label='Code']")
+    assert code["y"] < side["y"] + side["height"]
+    assert code["x"] + code["width"] < side["x"]
 
 
 def commands(page, *languages: str) -> dict[str, str]:
@@ -297,16 +387,20 @@ def commands(page, *languages: str) -> dict[str, str]:
 
 def ran(language: str, command: str, folder: Path, **env: str) -> float:
     """The loss that a copied command prints."""
+    out = printed(language, command, folder, **env)
+    return json.loads(out)["loss"] if language == "curl" else float(out.splitlines()[0])
+
+
+def printed(language: str, command: str, folder: Path, **env: str) -> str:
     tool = {"curl": "curl", "Python": sys.executable, "JavaScript": "node"}[language]
     if shutil.which(tool) is None:
         pytest.skip(f"needs {tool}")
     script = folder / {"curl": "it.sh", "Python": "it.py", "JavaScript": "it.mjs"}[language]
     script.write_text(command)
     start = ["sh"] if language == "curl" else [tool]
-    out = subprocess.run(
+    return subprocess.run(
         [*start, script.name], cwd=folder, env=os.environ | env, check=True, capture_output=True, text=True, timeout=60
     ).stdout
-    return json.loads(out)["loss"] if language == "curl" else float(out.splitlines()[0])
 
 
 @pytest.mark.parametrize("form", ["json", "safetensors"])
@@ -335,6 +429,13 @@ def test_what_is_too_long_for_a_command_is_saved_and_sent_from_the_file(visit, t
     assert ran(language, found[language], tmp_path) == loss
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_copied_command_of_metrics_only_has_the_shown_metric(visit, tmp_path: Path, language: str) -> None:
+    page = opened(visit, "?task=multiclass&predictions=classes")
+    out = printed(language, commands(page, language)[language], tmp_path)
+    assert re.findall(r"accuracy\W+([\d.]+)", out)[0] == str(shown(page))
+
+
 def test_commands_take_the_key_from_the_environment_and_never_show_it(visit, tmp_path: Path) -> None:
     key = "open-sesame-0123456789"
     with running(engine="inline", api_key=key) as locked:
@@ -349,7 +450,16 @@ def test_commands_take_the_key_from_the_environment_and_never_show_it(visit, tmp
             assert ran(language, command, tmp_path, LOSSD_API_KEY=key) == shown(page)
 
 
-@pytest.mark.parametrize("query", ["", "?loss=dice", "?loss=mse&outputs=loss,gradient", "?loss=giou&as=safetensors"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?loss=dice",
+        "?loss=mse&outputs=loss,gradient",
+        "?loss=giou&as=safetensors",
+        "?task=multiclass&predictions=classes",
+    ],
+)
 def test_it_has_no_serious_fault_and_fits_a_phone(visit, query: str) -> None:
     page = opened(visit, query, theme="dark")
     unfold(page)

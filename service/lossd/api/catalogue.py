@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
@@ -15,7 +16,7 @@ from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
 from lossd.losses.guides import Guide, guide
-from lossd.losses.registry import Loss, find_loss
+from lossd.losses.registry import Input, Loss, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions
@@ -105,10 +106,29 @@ class LossList(BaseModel):
     note: str | None = None
 
 
+class PredictedClasses(BaseModel):
+    """The inputs of a request with ``metrics.classes``, and the names of the metrics that need scores."""
+
+    inputs: list[LossInput]
+    refused: list[str]
+
+
+class TaskEntry(BaseModel):
+    """A task, and the inputs of a request for its metrics without a loss.
+
+    ``predicted_classes`` is null if the task does not take predicted classes in place of scores.
+    """
+
+    name: str
+    inputs: list[LossInput]
+    predicted_classes: PredictedClasses | None
+
+
 class MetricCatalogue(MetricList):
-    """Every metric, and the JSON Schema of each option."""
+    """Every metric, the JSON Schema of each option, and every task."""
 
     options: dict[str, dict[str, Any]]
+    tasks: list[TaskEntry]
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
@@ -120,16 +140,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "task": loss.task,
         "summary": loss.summary,
         "formula": loss.formula,
-        "inputs": [
-            {
-                "name": entry.name,
-                "types": [_describe_type(type_) for type_ in entry.types],
-                "differentiable": entry.differentiable,
-                "optional": entry.optional,
-                "summary": entry.summary,
-            }
-            for entry in listed_inputs(loss)
-        ],
+        "inputs": _describe_inputs(listed_inputs(loss)),
         "inputs_of_terms": loss.terms is not None and not loss.preset,
         "named_by_parameters": None if loss.variadic is None else _describe_type(loss.variadic),
         "parameters": parameters,
@@ -163,6 +174,37 @@ def describe_options() -> dict[str, Any]:
     return {name: resolve(field) for name, field in schema["properties"].items()}
 
 
+def describe_tasks() -> list[dict[str, Any]]:
+    """Return the catalogue's entry of each task."""
+    options, of_classes = MetricOptions().model_dump(), MetricOptions(classes=1).model_dump()
+    return [
+        {
+            "name": name,
+            "inputs": _describe_inputs(metrics.inputs(name, options)),
+            "predicted_classes": {
+                "inputs": _describe_inputs(metrics.inputs(name, of_classes)),
+                "refused": metrics.from_scores(name),
+            }
+            if metrics.from_scores(name)
+            else None,
+        }
+        for name in metrics.TASKS
+    ]
+
+
+def _describe_inputs(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": entry.name,
+            "types": [_describe_type(type_) for type_ in entry.types],
+            "differentiable": entry.differentiable,
+            "optional": entry.optional,
+            "summary": entry.summary,
+        }
+        for entry in inputs
+    ]
+
+
 def _describe_type(type_: TensorType) -> dict[str, Any]:
     return {"domain": type_.domain, "dtypes": list(type_.kinds), "shape": str(type_)}
 
@@ -177,7 +219,7 @@ def _losses() -> bytes:
 
 
 def _metrics() -> bytes:
-    return orjson.dumps({"metrics": metrics.describe(), "options": describe_options()})
+    return orjson.dumps({"metrics": metrics.describe(), "options": describe_options(), "tasks": describe_tasks()})
 
 
 def _availability() -> tuple[str | None, ...]:

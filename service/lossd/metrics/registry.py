@@ -42,6 +42,7 @@ __all__ = [
     "cost",
     "costs",
     "describe",
+    "from_scores",
     "inputs",
     "metric",
     "resolve",
@@ -498,11 +499,11 @@ def _check_without_scores(task_name: str, names: Sequence[str]) -> None:
         remedy = " and set metrics.from_logits to false for decisions of 0 and 1" if decides else ""
         detail = f"metrics.classes is for the tasks {takers}, which take predicted classes; leave it out{remedy}"
         raise InvalidRequest(detail, errors=[Fault(pointer="/metrics/classes", detail=detail)])
-    known = METRICS[task_name]
+    refused = from_scores(task_name)
     faults = [
         Fault(pointer=f"/metrics/names/{position}", detail=f"{name} is computed from scores")
         for position, name in enumerate(names)
-        if name in known and not of_scores.isdisjoint(known[name].reads or ())
+        if name in refused
     ]
     if faults:
         needing = " and ".join(fault["detail"].partition(" ")[0] for fault in faults)
@@ -511,6 +512,12 @@ def _check_without_scores(task_name: str, names: Sequence[str]) -> None:
             "score for each class without metrics.classes, or name other metrics",
             errors=faults,
         )
+
+
+def from_scores(task_name: str) -> list[str]:
+    """Return a task's metrics that class indices in place of scores do not have; none if it takes no class indices."""
+    of_scores = TASKS[task_name].of_scores
+    return [name for name, entry in METRICS[task_name].items() if not of_scores.isdisjoint(entry.reads or ())]
 
 
 def check_classes(task_name: str, names: Sequence[str], options: Mapping[str, Any], classes: int) -> None:

@@ -12,19 +12,30 @@ const WHOLE = new Set(["valid_count"]);
 
 const NAMES = { non_finite_gradient_entries: "non-finite gradients" };
 const words = (name) => NAMES[name] ?? name.replaceAll("_", " ");
+const title = (name) => words(name).replace(/^./, (letter) => letter.toUpperCase());
 const isNumber = (value) => typeof value === "number" || value === null;
+const isWord = (value) => typeof value === "boolean" || typeof value === "string";
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);
 const cell = (value) =>
   value === null || value === undefined
     ? h("td", { class: "number quiet", title: "undefined: 0/0" }, "–")
     : h("td", { class: "number" }, typeof value === "number" ? short(value) : String(value));
 
-/** The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for the pictures. */
-export function answered(answer, canvas) {
+/**
+ * The sections of an answer; `canvas` is `{ theme, signal, hasClasses(input) }` for the pictures. An answer without a loss
+ * is headed by a metric: the first number among those of `rated`, which are names, or the first of all.
+ */
+export function answered(answer, { rated = null, ...canvas }) {
   const { metrics } = answer;
+  const plain = rated ? plainOf(metrics) : [];
+  const best = plain.find(([name, value]) => rated.includes(name) && typeof value === "number") ?? plain[0];
+  const [name, value] = rated ? (best ?? ["metrics"]) : ["loss", answer.loss];
+  const others = plain.filter((entry) => entry !== best);
+  const told = plain.map(([metric]) => metric);
+  const cards = metrics ? [scores(metrics, told), confusionCard(metrics, canvas)].filter(Boolean) : [];
   return [
-    summary(answer),
-    metrics && h("div", { class: "pair" }, [scores(metrics), confusionCard(metrics, canvas)].filter(Boolean)),
+    summary(answer, { name, value, others }),
+    cards.length > 0 && h("div", { class: "pair" }, cards),
     typeof answer.loss === "object" &&
       answer.loss &&
       h(
@@ -33,12 +44,12 @@ export function answered(answer, canvas) {
         h("h2", {}, "Loss, unreduced ", shapeOf(answer.loss)),
         picture(answer.loss, { label: "The unreduced loss", ...canvas }),
       ),
-    Object.entries(answer.gradients).map(([name, of]) =>
+    Object.entries(answer.gradients).map(([input, of]) =>
       h(
         "section",
         { class: "card more" },
-        h("h2", {}, "Gradient of ", h("code", {}, name), " ", shapeOf(of)),
-        picture(of, { label: `The gradient of ${name}`, ...canvas, classes: canvas.hasClasses(name) }),
+        h("h2", {}, "Gradient of ", h("code", {}, input), " ", shapeOf(of)),
+        picture(of, { label: `The gradient of ${input}`, ...canvas, classes: canvas.hasClasses(input) }),
       ),
     ),
   ]
@@ -46,37 +57,35 @@ export function answered(answer, canvas) {
     .filter(Boolean);
 }
 
+/** The metrics that are one number, or no number because they are undefined. */
+const plainOf = (metrics) =>
+  Object.entries(metrics).filter(([name, value]) => !OTHERS.includes(name) && (isNumber(value) || isWord(value)));
+
 const shapeOf = ({ shape }) => h("span", { class: "quiet small number" }, shape.join(" × ") || "a number");
 
-/** The loss in seven digits, with all digits as its title, and the diagnostics. */
-function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra }) {
-  const number = typeof loss === "number";
-  const facts = Object.entries(diagnostics ?? {})
-    .filter(([name]) => name !== "warnings")
-    .flatMap(([name, value]) => spread(words(name), value, WHOLE.has(name)));
-  const more = Object.entries(extra).flatMap(([name, value]) => spread(words(name), value));
+/** The loss or a metric in seven digits, with all digits as its title, the other metrics `others`, and the diagnostics. */
+function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra }, { name, value, others }) {
+  const number = typeof value === "number";
+  const about = Object.entries(diagnostics ?? {})
+    .filter(([fact]) => fact !== "warnings")
+    .flatMap(([fact, of]) => spread(words(fact), of, WHOLE.has(fact)));
+  const more = [...Object.entries(extra), ...others].flatMap(([fact, of]) => spread(words(fact), of));
   return h(
     "section",
-    { class: "card verdict", "aria-label": "Loss" },
+    { class: "card verdict", "aria-label": title(name) },
     h(
       "div",
       {},
-      h("h2", {}, "Loss"),
+      h("h2", {}, title(name)),
       h(
         "p",
         {
           class: "huge number",
           id: "loss",
-          "data-value": number ? String(loss) : null,
-          title: number ? String(loss) : null,
+          "data-value": number ? String(value) : null,
+          title: number ? String(value) : null,
         },
-        number
-          ? Number.isFinite(loss)
-            ? String(Number(loss.toPrecision(7))).replace("-", "−")
-            : short(loss)
-          : loss === undefined
-            ? "not computed"
-            : "unreduced",
+        number ? digits(value) : name === "loss" ? (value === undefined ? "not computed" : "unreduced") : word(value),
       ),
       reduction &&
         number &&
@@ -85,15 +94,21 @@ function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra })
     h(
       "dl",
       { class: "facts-list" },
-      [...facts, ...more].map(([name, value, state]) =>
-        h("div", { class: state }, h("dt", {}, name), h("dd", { class: "number" }, value)),
+      [...about, ...more].map(([fact, text, state]) =>
+        h("div", { class: state }, h("dt", {}, fact), h("dd", { class: "number" }, text)),
       ),
     ),
     warningList(diagnostics?.warnings),
   );
 }
 
-/** A value of the diagnostics as pairs of a name and a text. */
+const digits = (value) =>
+  Number.isFinite(value) ? String(Number(value.toPrecision(7))).replace("-", "−") : short(value);
+
+/** A metric as text. */
+const word = (value) => (value === null ? "undefined" : typeof value === "number" ? short(value) : String(value ?? ""));
+
+/** A value as pairs of a name and a text. */
 function spread(name, value, whole = false) {
   if (Array.isArray(value))
     return [[name, value.every(isNumber) ? value.map((entry) => short(entry)).join(", ") : JSON.stringify(value)]];
@@ -102,11 +117,14 @@ function spread(name, value, whole = false) {
       spread(Object.keys(value).length > 1 ? `${name}, ${words(part)}` : name, entry),
     );
   if (typeof value === "boolean") return [[name, value ? "yes" : "no", value || name !== "finite" ? null : "bad"]];
-  return [[name, typeof value === "number" ? (whole ? value.toLocaleString("en") : short(value)) : String(value)]];
+  return [[name, whole ? value.toLocaleString("en") : word(value)]];
 }
 
-function scores(metrics) {
-  const entries = Object.entries(metrics).filter(([name, value]) => !OTHERS.includes(name) && !isMatrix(value));
+/** The metrics apart from those that are told elsewhere. */
+function scores(metrics, told) {
+  const entries = Object.entries(metrics).filter(
+    ([name, value]) => ![...OTHERS, ...told].includes(name) && !isMatrix(value),
+  );
   const classes = Math.max(0, ...entries.map(([, value]) => (isPerClass(value) ? value.per_class.length : 0)));
   const columns = entries.filter(
     ([, value]) =>
@@ -116,7 +134,7 @@ function scores(metrics) {
   const rank = (name) => ["precision", "recall", "f1", "iou", "support"].indexOf(name) + 1 || 9;
   columns.sort(([a], [b]) => rank(a) - rank(b));
   const rest = entries.filter((entry) => !columns.includes(entry));
-  const plain = rest.filter(([, value]) => isNumber(value) || typeof value === "boolean" || typeof value === "string");
+  const plain = rest.filter(([, value]) => isNumber(value) || isWord(value));
   const odd = rest.filter((entry) => !plain.includes(entry));
   if (!entries.length) return null;
   return h(
@@ -127,18 +145,7 @@ function scores(metrics) {
       h(
         "dl",
         { class: "facts-list" },
-        plain.map(([name, value]) =>
-          h(
-            "div",
-            {},
-            h("dt", {}, words(name)),
-            h(
-              "dd",
-              { class: "number" },
-              value === null ? "undefined" : typeof value === "number" ? short(value) : String(value),
-            ),
-          ),
-        ),
+        plain.map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", { class: "number" }, word(value)))),
       ),
     columns.length > 0 &&
       scrollRegion(

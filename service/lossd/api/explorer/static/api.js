@@ -96,6 +96,7 @@ const documents = new Map();
 
 export const losses = async () => (await catalogue("/v1/losses")).losses;
 export const metrics = async () => (await catalogue("/v1/metrics")).metrics;
+export const tasks = async () => (await catalogue("/v1/metrics")).tasks;
 export const loss = async (name) => (await losses()).find((entry) => entry.name === name);
 
 /** A JSON document, with NaN and infinities as numbers. */

@@ -8,6 +8,10 @@ export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
+/** A text that may be broken behind each `sign`. */
+export const breakable = (text, sign) =>
+  text.split(sign).flatMap((part, i, { length }) => (i < length - 1 ? [part + sign, h("wbr", {})] : [part]));
+
 /** A labelled region that scrolls, by keyboard too: for what may be wider than the page. */
 export function scrollRegion(label, ...children) {
   return faded(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children));

@@ -20,7 +20,7 @@ export const LANGUAGES = {
 };
 
 /**
- * @param request `{ loss, inputs: tensors or nested lists by name, outputs, … }`
+ * @param request `{ loss or task, inputs: tensors or nested lists by name, outputs, … }`
  * @returns the code by language, each `{ text, needsFile }`
  */
 export function snippets(request, { url, form, keyed }) {
@@ -28,6 +28,7 @@ export function snippets(request, { url, form, keyed }) {
   const inline = small && form === "json";
   const of = {
     address: `${url.replace(/\/+$/, "")}/v1/evaluate`,
+    shown: request.task ? "metrics" : "loss",
     text: inline && JSON.stringify(body(request)),
     headers: {
       "Content-Type": inline ? "application/json" : MEDIA_TYPE,
@@ -62,7 +63,7 @@ function curl({ address, keyed, text, headers }) {
   return `${lines.filter(Boolean).join(" \\\n  ")}\n`;
 }
 
-function javascript({ address, keyed, text, headers }) {
+function javascript({ address, keyed, text, headers, shown }) {
   const key = keyed ? '    "X-API-Key": process.env.LOSSD_API_KEY,\n' : "";
   const from = text ? "" : 'import { readFile } from "node:fs/promises";\n\n';
   return `${from}const response = await fetch(${JSON.stringify(address)}, {
@@ -73,7 +74,7 @@ ${each(headers, (name, value) => `    ${name}: ${value},\n`)}${key}  },
 });
 const answer = await response.json();
 if (!response.ok) throw new Error(answer.detail);
-console.log(answer.loss);
+console.log(answer.${shown});
 console.log(answer);
 `;
 }
@@ -167,8 +168,7 @@ ${lines.map((line) => `  headers = curl_slist_append(headers, ${line});\n`).join
 `;
 }
 
-function python({ url, keyed, request: { loss, inputs, ...rest } }, small) {
-  const { name, ...parameters } = loss;
+function python({ url, keyed, request: { loss, task, inputs, ...rest } }, small) {
   const options = Object.entries(rest)
     .map(([key, value]) => `        ${key}=${literal(value)},\n`)
     .join("");
@@ -191,14 +191,14 @@ function python({ url, keyed, request: { loss, inputs, ...rest } }, small) {
 ${lines}
 with LossClient(${JSON.stringify(url)}${keyed ? ', api_key=os.environ["LOSSD_API_KEY"]' : ""}) as lossd:
     result = lossd.evaluate(
-        ${literal(Object.keys(parameters).length ? loss : name)},
+        ${loss ? lossAlone(loss) : `task=${literal(task)}`},
         inputs=inputs,
 ${options}    )
-print(result.loss)
-print(result.gradients)
-print(result.metrics)
+${loss ? "print(result.loss)\nprint(result.gradients)\n" : ""}print(result.metrics)
 `;
 }
+
+const lossAlone = ({ name, ...parameters }) => literal(Object.keys(parameters).length ? { name, ...parameters } : name);
 
 function array(of) {
   if (!of.dtype) return literal(of);

@@ -1,7 +1,7 @@
 /** The frame of every control: its label, and its description. */
 
 import { inline } from "../documentation.js";
-import { h } from "../dom.js";
+import { breakable, h } from "../dom.js";
 import { parameterName } from "../words.js";
 
 /** An element with a label before a control and a description behind it. */
@@ -17,7 +17,7 @@ export function framed(id, label, name, aside, body, description) {
         { for: id },
         label === parameterName(name) && label !== name && label.length === 1
           ? [h("span", { class: "sign" }, label), " ", h("span", { class: "quiet mono" }, name)]
-          : label,
+          : breakable(label, "."),
       ),
       aside,
     ),

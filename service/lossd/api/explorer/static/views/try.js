@@ -1,4 +1,4 @@
-/** A request of the reader's own: arrays in; loss, diagnostics, metrics and gradients out; and the same request as code. */
+/** A request of the reader's own: arrays in; loss, metrics and gradients out, or metrics alone; and the same as code. */
 
 import { answered } from "../answer.js";
 import { ask } from "../asking.js";
@@ -9,9 +9,9 @@ import { hasExample } from "../examples.js";
 import { latest } from "../latest.js";
 import { fileZone } from "./try/files.js";
 import { inputFields } from "./try/inputs.js";
-import { lossPicker, metricOptions, outputBoxes, parameterFields } from "./try/options.js";
+import { metricOptions, outputBoxes, parameterFields, readingFields, subjectPicker } from "./try/options.js";
 import { requestOf } from "./try/request.js";
-import { fromQuery, toQuery } from "./try/state.js";
+import { fromQuery, PREDICTIONS, toQuery } from "./try/state.js";
 
 const FORMS = [
   ["json", "JSON"],
@@ -20,18 +20,28 @@ const FORMS = [
 
 export async function render(root, context) {
   const { api, signal, announce, theme } = context;
-  const [losses, metrics] = await Promise.all([api.losses(), api.metrics()]);
-  const available = losses.filter((loss) => loss.available && hasExample(loss));
-  const state = fromQuery(context.query, available);
+  const [losses, tasks, metrics] = await Promise.all([api.losses(), api.tasks(), api.metrics()]);
+  const subjects = {
+    loss: losses.filter((loss) => loss.available && hasExample(loss)),
+    task: tasks.map(asSubject),
+  };
+  const state = fromQuery(context.query, subjects);
   const arrays = [];
-  const request = requestOf(state, available, arrays);
+  const request = requestOf(state, subjects, arrays);
   let failure = null;
 
-  const picker = lossPicker(state, available, setLoss);
+  const picker = subjectPicker(state, subjects, { setKind, setName });
+  const readings = readingFields(state, request, { setPredictions, changed: refresh });
   const parameters = parameterFields(state, request, refresh);
   const options = metricOptions(state, request, metrics, { api, changed: refresh });
   const inputs = inputFields(state, request, arrays, refresh);
   const files = fileZone(state, request, arrays, { signal, announce, changed: takeFiles });
+  const outputs = h(
+    "div",
+    { class: "field" },
+    h("span", { class: "field-title" }, "Outputs"),
+    outputBoxes(state, refresh),
+  );
   const code = codePanel();
   const form = h("div", {});
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
@@ -56,68 +66,84 @@ export async function render(root, context) {
     ),
     h(
       "div",
-      { class: "board" },
-      h(
-        "div",
-        { class: "results" },
-        h(
-          "section",
-          { class: "card more", "aria-label": "Inputs", ...files.listeners },
-          files.element,
-          files.problem,
-          inputs.element,
-          h("div", { class: "row" }, inputs.adding, example),
-        ),
-        problem,
-        verdict,
-      ),
+      { class: "desk" },
       h(
         "section",
-        { class: "card side", "aria-label": "Loss and options" },
-        h("div", { class: "field" }, h("label", { class: "field-title", for: "loss-choice" }, "Loss"), picker),
+        { class: "card side", "aria-label": "What to compute" },
+        picker.element,
+        readings.element,
         parameters.element,
-        h("div", { class: "field" }, h("span", { class: "field-title" }, "Compute"), outputBoxes(state, refresh)),
+        outputs,
         options.element,
         form,
       ),
+      h(
+        "section",
+        { class: "card more inputs", "aria-label": "Inputs", ...files.listeners },
+        files.element,
+        files.problem,
+        inputs.element,
+        h("div", { class: "row" }, inputs.adding, example),
+      ),
+      problem,
+      verdict,
+      result,
+      code.element,
     ),
-    result,
-    code.element,
   );
   const update = latest(evaluate, signal);
   context.whenReady(() => {
     if (failure?.passing) update();
   });
-  state.guessed = request.guessLoss();
+  state.guessed = request.guessAll();
   if (!Object.keys(state.texts).length) await request.fillIn(context, state.parameters);
+  state.guessed = request.guessAll();
   rebuild();
 
   function rebuild() {
-    inputs.build();
-    parameters.build();
-    options.build();
+    outputs.hidden = state.kind === "task";
+    for (const part of [picker, readings, inputs, parameters, options]) part.build();
     refresh();
   }
 
   function refresh() {
-    const before = request.loss();
-    state.guessed = request.guessLoss();
-    if (request.loss() !== before && state.loss === null) {
-      state.parameters = {};
-      state.metrics = {};
-      parameters.build();
-      options.build();
-    }
-    picker.options[0].textContent = `Guessed: ${state.guessed}`;
+    const before = state.guessed;
+    const names = [request.subject().name, request.predictions()];
+    state.guessed = request.guessAll();
+    const [name, predictions] = [request.subject().name, request.predictions()];
+    if (name !== names[0]) Object.assign(state, { parameters: {}, metrics: {} });
+    if (name !== names[0] || predictions !== names[1]) return rebuild();
+    if (state.guessed[state.kind] !== before[state.kind]) picker.build();
+    if (state.guessed.classes !== before.classes) readings.build();
     context.navigate(context.path, toQuery(state), { replace: true });
     update();
   }
 
-  async function setLoss(name) {
-    state.loss = name;
-    state.parameters = {};
-    state.metrics = {};
-    if (state.pristine) await request.fillIn(context);
+  /** Compute a loss or metrics only; of a loss that was chosen, the metrics of its task. */
+  function setKind(kind) {
+    const { task } = request.subject();
+    const known = subjects.task.some(({ name }) => name === task);
+    const ofLoss = kind === "task" && state.loss !== null && known ? { task } : {};
+    return change({ kind, ...ofLoss, parameters: {}, metrics: {}, predictions: null });
+  }
+
+  function setName(name) {
+    return change({ [state.kind]: name, parameters: {}, metrics: {}, predictions: null });
+  }
+
+  function setPredictions(predictions) {
+    return change({ predictions });
+  }
+
+  /** Change what is computed; an example is replaced by one that fits. */
+  async function change(fields) {
+    Object.assign(state, fields);
+    state.guessed = request.guessAll();
+    if (state.pristine) {
+      state.guessed.readings = []; // those of the example before
+      await request.fillIn(context);
+      state.guessed = request.guessAll();
+    }
     rebuild();
   }
 
@@ -133,14 +159,15 @@ export async function render(root, context) {
     problem.hidden = true;
     failure = null;
     showForm(composed);
-    if (Object.keys(faults).length || !composed.outputs.length) {
-      markStale(composed.outputs.length ? "" : "Choose what to compute.");
+    const nothing = composed.outputs?.length === 0;
+    if (Object.keys(faults).length || nothing) {
+      markStale(nothing ? "Choose an output." : "");
       return;
     }
     code.show(composed, request.formOf(composed), api.keyIsSet());
     result.setAttribute("aria-busy", "true");
     try {
-      show(await ask(api, composed, request.formOf(composed), aborted));
+      show(await ask(api, composed, request.formOf(composed), aborted), composed);
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
       fail(error, composed);
@@ -149,12 +176,13 @@ export async function render(root, context) {
     }
   }
 
-  function show(answer) {
-    const [first, ...sections] = answered(answer, { theme, signal, hasClasses: request.hasClasses });
+  function show(answer, { task }) {
+    const rated = task && metrics.filter((metric) => metric.task === task && metric.better).map(({ name }) => name);
+    const [first, ...sections] = answered(answer, { theme, signal, hasClasses: request.hasClasses, rated });
     verdict.replaceChildren(first);
     result.replaceChildren(...sections);
     for (const part of [verdict, result]) delete part.dataset.stale;
-    result.dataset.answers = Number(result.dataset.answers ?? 0) + 1;
+    verdict.dataset.answers = Number(verdict.dataset.answers ?? 0) + 1;
     announce(typeof answer.loss === "number" ? `Loss ${context.plots.short(answer.loss)}` : "Answered");
   }
 
@@ -190,8 +218,15 @@ export async function render(root, context) {
       problem.hidden = false;
       problem.replaceChildren(...lines.filter(Boolean));
     }
-    result.dataset.refused = Number(result.dataset.refused ?? 0) + 1;
+    verdict.dataset.refused = Number(verdict.dataset.refused ?? 0) + 1;
   }
+}
+
+/** A task with what losses have too, and with its `readings`: what its predictions may be. */
+function asSubject(task) {
+  const reads = task.inputs.some(({ name, types: [{ domain }] }) => name === "prediction" && domain === "logits");
+  const readings = reads ? PREDICTIONS.filter((reading) => reading !== "classes" || task.predicted_classes) : [];
+  return { ...task, task: task.name, parameters: {}, readings };
 }
 
 /** The input that an error is about, and its fault: by the pointer, else the input that the message names first. */

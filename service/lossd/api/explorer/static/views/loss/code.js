@@ -22,7 +22,16 @@ export function requestCode({ api, href, ...context }) {
       panel.show({ loss, inputs, outputs: COMPUTED }, "json", api.keyIsSet());
       const { name, ...parameters } = loss;
       const texts = Object.fromEntries(Object.entries(inputs).map(([input, value]) => [input, textOf(value)]));
-      const tried = { loss: name, parameters, texts, files: {}, metrics: {}, gradient: {}, outputs: OUTPUTS };
+      const tried = {
+        kind: "loss",
+        loss: name,
+        parameters,
+        texts,
+        files: {},
+        metrics: {},
+        gradient: {},
+        outputs: OUTPUTS,
+      };
       link.href = href("/try", toQuery(tried));
     } catch (error) {
       if (!(error instanceof api.Problem) && error.name !== "AbortError") throw error; // the plot says what is wrong

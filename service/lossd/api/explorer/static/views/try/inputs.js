@@ -35,7 +35,7 @@ export function inputFields(state, request, arrays, changed) {
 
   function optionalInputs() {
     const shown = request.names();
-    const spare = request.loss().inputs.filter((input) => input.optional && !shown.includes(input.name));
+    const spare = request.subject().inputs.filter((input) => input.optional && !shown.includes(input.name));
     const select = h(
       "select",
       { "aria-label": "Add an input", onchange: () => add(select.value) },
@@ -122,7 +122,7 @@ export function inputFields(state, request, arrays, changed) {
   }
 
   function removal(name) {
-    if (request.loss().inputs.some((input) => input.name === name && !input.optional)) return null;
+    if (request.subject().inputs.some((input) => input.name === name && !input.optional)) return null;
     const onclick = () => {
       delete state.texts[name];
       delete state.files[name];

@@ -1,25 +1,63 @@
-/** The request that the state describes: the loss, its inputs and the options. */
+/** The request that the state describes: a loss or a task, its inputs and the options. */
 
 import { typed } from "../../asking.js";
-import { exampleOf, guess } from "../../examples.js";
+import { exampleOf, guess, guessTask, highestClass, readingsOf } from "../../examples.js";
 import { parse, role, Unreadable } from "../../files.js";
 
 const LARGE = 100_000; // numbers; as JSON they take megabytes of text
 
-/** A request of one of the losses; `arrays` are from files: `{ label, name, array }`. */
-export function requestOf(state, available, arrays) {
-  const loss = () => available.find(({ name }) => name === (state.loss ?? state.guessed));
-  return { loss, spec, names, declared, isOpen, guessLoss, compose, formOf, hasClasses, fillIn };
+/**
+ * A request of a loss, or of the metrics of a task; `arrays` are from files: `{ label, name, array }`.
+ *
+ * @param subjects the losses as `loss` and the tasks as `task`, each an entry with inputs and parameters
+ */
+export function requestOf(state, subjects, arrays) {
+  return {
+    subject,
+    predictions,
+    refused,
+    spec,
+    names,
+    declared,
+    isOpen,
+    guessAll,
+    compose,
+    formOf,
+    hasClasses,
+    fillIn,
+  };
+
+  /** The loss or the task; a task with the inputs that it takes of such predictions. */
+  function subject() {
+    const name = state[state.kind] ?? state.guessed[state.kind];
+    const found = subjects[state.kind].find((entry) => entry.name === name);
+    const reading = predictions(found);
+    if (reading === "classes") return { ...found, inputs: found.predicted_classes.inputs };
+    return reading === "probabilities" ? { ...found, inputs: found.inputs.map(ofProbabilities) } : found;
+  }
+
+  /** What the predictions are: one of the task's `readings`. Null of a loss, and of tasks of another kind. */
+  function predictions({ readings = [] } = subject()) {
+    if (!readings.length) return null;
+    return (
+      [state.predictions, ...(state.guessed.readings ?? [])].find((each) => readings.includes(each)) ?? readings[0]
+    );
+  }
+
+  /** The names of the metrics that these predictions do not have. */
+  function refused() {
+    return predictions() === "classes" ? subject().predicted_classes.refused : [];
+  }
 
   /** The catalogue's entry of an input; of an input that the request names, its types. */
   function spec(name) {
     const free = { shape: "", dtypes: role(name) === "target" ? ["float", "integer"] : ["float"] };
-    return declared(name) ?? { name, summary: "", types: [loss().named_by_parameters ?? free] };
+    return declared(name) ?? { name, summary: "", types: [subject().named_by_parameters ?? free] };
   }
 
-  /** The names of the shown inputs: first those that the loss requires, then further ones. */
+  /** The names of the shown inputs: first those that the subject requires, then further ones. */
   function names() {
-    const required = loss()
+    const required = subject()
       .inputs.filter((input) => !input.optional && !input.name.includes("*"))
       .map((input) => input.name);
     const added = Object.keys(state.texts).filter((name) => !required.includes(name) && (isOpen() || declared(name)));
@@ -28,12 +66,12 @@ export function requestOf(state, available, arrays) {
 
   function declared(name) {
     const isSeries = (input) => input.name.endsWith(".*") && name.startsWith(input.name.slice(0, -1));
-    return loss().inputs.find((input) => input.name === name || isSeries(input));
+    return subject().inputs.find((input) => input.name === name || isSeries(input));
   }
 
   /** Whether the request may name further inputs. */
   function isOpen() {
-    const { batching, named_by_parameters: named, inputs } = loss();
+    const { batching, named_by_parameters: named, inputs } = subject();
     return batching === "composed" || Boolean(named) || inputs.some((input) => input.name.includes("*"));
   }
 
@@ -42,13 +80,20 @@ export function requestOf(state, available, arrays) {
     return file ? file.array : parse(state.texts[name] ?? "");
   }
 
-  /** The name of the loss that fits the inputs best. */
-  function guessLoss() {
+  /** What fits the inputs best: `{ loss, task, readings, classes }`, `classes` being one more than the highest. */
+  function guessAll() {
+    let prediction;
+    let target;
     try {
-      return guess(arrayOf("prediction"), arrayOf("target"));
+      [prediction, target] = [arrayOf("prediction"), arrayOf("target")];
     } catch {
-      return state.guessed ?? "cross_entropy";
+      return { loss: "cross_entropy", task: "multiclass", ...state.guessed };
     }
+    const loss = guess(prediction, target);
+    if (state.kind === "loss") return { ...state.guessed, loss };
+    const task = guessTask(prediction, target) ?? subjects.loss.find(({ name }) => name === loss).task;
+    const highest = highestClass([prediction, target], state.metrics.ignore_index);
+    return { loss, task, readings: readingsOf(prediction, target), classes: highest + 1 };
   }
 
   /** `{ request, faults }`: what to send, and why inputs cannot be read, by name. */
@@ -63,11 +108,21 @@ export function requestOf(state, available, arrays) {
         faults[name] = error.message;
       }
     }
-    const set = Object.entries(state.metrics).filter(([, value]) => value !== undefined);
-    const request = { loss: { name: loss().name, ...state.parameters }, inputs, outputs: state.outputs };
+    const metrics = metricsOptions();
+    const options = Object.keys(metrics).length ? { metrics } : {};
+    if (state.kind === "task") return { request: { task: subject().name, inputs, ...options }, faults };
+    const request = { loss: { name: subject().name, ...state.parameters }, inputs, outputs: state.outputs };
     if (state.outputs.includes("gradient") && Object.keys(state.gradient).length) request.gradient = state.gradient;
-    if (state.outputs.includes("metrics") && set.length) request.metrics = Object.fromEntries(set);
-    return { request, faults };
+    return { request: { ...request, ...(state.outputs.includes("metrics") && options) }, faults };
+  }
+
+  function metricsOptions() {
+    const { classes = state.guessed.classes, ...set } = state.metrics;
+    if (set.names) set.names = set.names.filter((name) => !refused().includes(name));
+    const reading = predictions();
+    if (reading === "probabilities") set.from_logits = false;
+    if (reading === "classes") set.classes = classes;
+    return Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined));
   }
 
   /** The format of a request: the chosen one, or safetensors for a large request. */
@@ -78,15 +133,20 @@ export function requestOf(state, available, arrays) {
 
   /** Whether the second axis of an input counts classes. */
   function hasClasses(name) {
-    const mode = state.parameters.mode ?? loss().parameters.mode?.default;
+    const mode = state.parameters.mode ?? subject().parameters.mode?.default;
     return mode !== "binary" && Boolean(declared(name)?.types.some(({ shape }) => /^\(?N,? C\b/.test(shape)));
   }
 
-  /** Replace the inputs by an example. Does nothing if another loss is chosen before the example arrives. */
+  /** Replace the inputs by an example. Does nothing if something else is chosen before the example arrives. */
   async function fillIn(context, set = {}) {
-    const wanted = loss();
-    const { inputs, parameters } = await exampleOf(wanted, context);
-    if (loss() !== wanted) return;
+    const wanted = subject();
+    const { inputs, parameters } = await exampleOf(wanted, subjects.loss, context);
+    if (subject().name !== wanted.name) return;
     Object.assign(state, { texts: { ...inputs }, files: {}, parameters: { ...parameters, ...set }, pristine: true });
   }
 }
+
+const ofProbabilities = (input) =>
+  input.name === "prediction"
+    ? { ...input, types: input.types.map((type) => ({ ...type, domain: "probability" })) }
+    : input;

@@ -1,18 +1,24 @@
 /** The state of a request, and its address. */
 
+export const PREDICTIONS = ["logits", "probabilities", "classes"];
 export const OUTPUTS = ["loss", "gradient", "metrics"];
 const SHARED_LENGTH = 1500; // characters of numbers that an address may have
 
 /**
  * The state that an address describes.
  *
- * `loss` is null while it is guessed from the inputs. `texts` has the inputs as text, `files` the indices of arrays from
- * files. `form` is json, safetensors, or null for a choice by size. `pristine` says that the inputs are an example.
+ * `kind` says what is computed: a loss, or the metrics of a task. `loss`, `task` and `predictions` (logits, probabilities
+ * or classes) are null while they are guessed from the inputs. `texts` has the inputs as text, `files` the indices of
+ * arrays from files. `form` is json, safetensors, or null for a choice by size. `pristine` says that the inputs are an
+ * example.
  */
-export function fromQuery(query, available) {
+export function fromQuery(query, { loss: losses, task: tasks }) {
   const state = {
+    kind: query.has("task") ? "task" : "loss",
     loss: null,
-    guessed: null,
+    task: null,
+    predictions: null,
+    guessed: {},
     parameters: {},
     metrics: {},
     gradient: {},
@@ -22,7 +28,10 @@ export function fromQuery(query, available) {
     form: null,
     pristine: false,
   };
-  if (available.some(({ name }) => name === query.get("loss"))) state.loss = query.get("loss");
+  const given = (key, entries) => (entries.some(({ name }) => name === query.get(key)) ? query.get(key) : null);
+  state.loss = given("loss", losses);
+  state.task = given("task", tasks);
+  if (PREDICTIONS.includes(query.get("predictions"))) state.predictions = query.get("predictions");
   if (["json", "safetensors"].includes(query.get("as"))) state.form = query.get("as");
   if (query.has("outputs")) state.outputs = OUTPUTS.filter((name) => query.get("outputs").split(",").includes(name));
   const options = { p: state.parameters, m: state.metrics, g: state.gradient };
@@ -42,7 +51,9 @@ export function fromQuery(query, available) {
 /** The query that describes a state; long inputs and inputs from files are left out. */
 export function toQuery(state) {
   const query = new URLSearchParams();
-  if (state.loss) query.set("loss", state.loss);
+  if (state.kind === "task") query.set("task", state.task ?? "");
+  else if (state.loss) query.set("loss", state.loss);
+  if (state.kind === "task" && state.predictions) query.set("predictions", state.predictions);
   if (state.form) query.set("as", state.form);
   if (state.outputs.length < OUTPUTS.length) query.set("outputs", state.outputs.join(","));
   const options = { p: state.parameters, m: state.metrics, g: state.gradient };
