@@ -195,6 +195,8 @@ def numeric(value: Any) -> Any:
 def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> tuple[Tensor, Form]:
     """Return the tensor in a JSON value, and the value's form.
 
+    An array of int64, or of float64 below 2**24 in size, stands for the list of its numbers.
+
     A nested list becomes float32 or int64: the kind that ``floats`` and ``integers`` allow, or the kind of its numbers
     if both are allowed. Floats become float64 if the list has an integer that float32 cannot represent. A base64 object
     has the dtype it names.
@@ -210,6 +212,8 @@ def tensor_from_json(name: str, value: Any, *, floats: bool, integers: bool) -> 
         name = quoted(name)
     if isinstance(value, dict):
         return _from_base64(name, value), "base64"
+    if isinstance(value, np.ndarray):
+        return _from_array(name, value, floats=floats, integers=integers), "list"
     if not isinstance(value, list | int | float | str):
         raise MalformedBody(f"{name} must be a (nested) list of numbers or an object of dtype, shape and data")
     return _from_list(name, value, floats=floats, integers=integers), "list"
@@ -237,6 +241,14 @@ def _from_base64(name: str, value: dict[str, Any]) -> Tensor:
 def _keys(value: dict[str, Any]) -> str:
     shown = [quoted(key) for key in itertools.islice(value, 5)]
     return ", ".join(shown) + (", ..." if len(value) > len(shown) else "") or "nothing"
+
+
+def _from_array(name: str, value: np.ndarray[Any, Any], *, floats: bool, integers: bool) -> Tensor:
+    if value.dtype.kind == "i" and integers:
+        return Tensor.of(value)
+    if floats and max(-int(value.min()), int(value.max())) < _EXACT_IN_FLOAT32:
+        return Tensor.of(value.astype(np.float32))
+    return _from_list(name, value.tolist(), floats=floats, integers=integers)
 
 
 def _from_list(name: str, value: Any, *, floats: bool, integers: bool) -> Tensor:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from lossd.api.http import number_lists
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.texts import INLINE_BYTES, in_thread
 from lossd.api.route import Route
 from lossd.engine import Result
 from lossd.job import Job
 from lossd.request.plan import Layout
-from lossd_client.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
+from lossd_client.errors import InvalidRequest, MalformedBody, Problem, UnsupportedMediaType
 from lossd_client.wire import Tensor, json, safetensors
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import check_tensor_count
@@ -145,7 +147,12 @@ class TensorRoute(Route, Generic[ContextT]):
 
     def _decoded(self, body: bytes | bytearray | memoryview, request: HttpRequest, context: ContextT) -> Decoded:
         """Return the job of a JSON text, its tensors' bytes and their forms."""
-        document = json.loads(body)
+        if len(body) >= number_lists.LEAST_BYTES and (document := number_lists.read(body)) is not None:
+            with suppress(Problem):  # the error is found again in the lists, as they were written
+                return self._job_of(document, request, context)
+        return self._job_of(json.loads(body), request, context)
+
+    def _job_of(self, document: Any, request: HttpRequest, context: ContextT) -> Decoded:
         if not isinstance(document, dict):
             raise InvalidRequest(f"the body must be a JSON object with the fields {self.fields}")
         if "inputs" not in document:
