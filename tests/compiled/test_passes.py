@@ -247,6 +247,139 @@ def test_elements_answer_as_the_general_way(
         assert_equal(found, wanted, TOLERANCE[dtype])
 
 
+REGIONS: list[dict[str, Any]] = [
+    {"name": "dice"},
+    {"name": "jaccard", "per_image": True, "include_background": False, "reduction": "sum"},
+    {"name": "tversky", "alpha": 0.3, "beta": 0.8, "ignore_index": 1, "smooth": 0.1, "absent": "ignore"},
+    {"name": "focal_tversky", "gamma": 1.5, "class_weight": [1, 0.5, 0], "from_logits": False},
+    {"name": "dice", "mode": "multilabel", "smooth": 0.0, "per_image": True, "absent": "ignore"},
+    {"name": "focal_tversky", "mode": "binary", "ignore_index": 255, "per_image": True},
+    {"name": "jaccard", "mode": "binary", "from_logits": False},
+]
+
+
+def regions(loss: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
+    random, mode = torch.Generator().manual_seed(seed), loss.get("mode", "multiclass")
+    prediction = 2 * torch.randn(shape[:1] + shape[2:] if mode == "binary" else shape, generator=random).to(dtype)
+    if not loss.get("from_logits", True):
+        prediction = prediction.softmax(1) if mode == "multiclass" else prediction.sigmoid()
+    target = torch.randint(0, 2, (shape[0], *shape[2:]) if mode != "multilabel" else shape, generator=random)
+    target[0, ..., 0] = loss.get("ignore_index", 0)
+    if mode == "multilabel":
+        target[:, -1] = 0
+    return {"prediction": prediction, "target": target if mode == "multiclass" else target.to(dtype)}
+
+
+@pytest.mark.parametrize("loss", REGIONS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shape", "threads"),
+    [(torch.float32, (2, 3, 5, 7), 1), (torch.float64, (2, 3, 9), 1), (torch.float32, (2, 3, 66_001), 3)],
+    ids=str,
+)
+def test_regions_answer_as_the_general_way(
+    loss: dict[str, Any],
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    threads: int,
+    general: Any,
+    passes: Passes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
+    monkeypatch.setattr(passes, "threads", pool)
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [regions(loss, shape, dtype, seed) for seed in (1, 2)]
+    assert uses_a_pass(request, inputs[0])
+    found = together([request] * 2, inputs)
+    for f, w in zip(found, general([request] * 2, inputs), strict=True):
+        assert_equal(f, w, TOLERANCE[dtype])
+    monkeypatch.setattr(passes, "threads", None)
+    for f, tensors in zip(found, inputs, strict=True):
+        assert_bits_equal(f, together([request], [tensors])[0])
+    if pool is not None:
+        pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("position", "where", "value"),
+    [
+        (0, "prediction", torch.nan), (0, "prediction", -torch.inf), (0, "target", 3), (0, "target", -1),
+        (3, "prediction", 1.5), (5, "target", 1.5), (5, "target", torch.nan), (6, "prediction", torch.nan),
+    ],
+)  # fmt: skip
+def test_regions_out_of_range_are_left_to_the_general_way(
+    position: int, where: str, value: float, general: Any
+) -> None:
+    request = {"loss": REGIONS[position], "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [regions(REGIONS[position], (2, 3, 9), torch.float32, seed) for seed in range(3)]
+    inputs[1][where].view(-1)[-1] = value
+    for f, w in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
+        assert_equal(f, w, 2e-6)
+
+
+def test_a_region_whose_value_is_noise_is_left_to_the_general_way(general: Any) -> None:
+    request = {"loss": {"name": "dice", "smooth": 1e-8}}
+    inputs = [regions(REGIONS[0], (2, 3, 9), torch.float32, seed) for seed in range(2)]
+    inputs[0]["target"][0, 0] = 2
+    found = together([request] * 2, inputs)
+    for f, w in zip(found, general([request] * 2, inputs), strict=True):
+        assert_equal(f, w, 2e-6)
+    assert [isinstance(f, Evaluated) and f.warnings for f in found] == [set(), {"tiny_smooth"}]
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_decisions_on_regions_are_counted_as_the_task_says(mode: str, task: str, general: Any) -> None:
+    loss = {"name": "dice", "mode": mode}
+    request = {"loss": loss, "metrics": {"task": task, "threshold": 0.4}, "outputs": ["metrics"]}
+    inputs = [regions(loss, (2, 3, 4, 5), torch.float32, seed) for seed in range(2)]
+    for f, w in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
+        assert_equal(f, w, 2e-6)
+
+
+def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
+    """Pairs that overlap, that are far apart, that are equal, that touch, points, and points that are equal."""
+    random = torch.Generator().manual_seed(seed)
+    first, size = torch.rand(2, 9, 2, generator=random), torch.rand(2, 9, 2, generator=random) + 0.2
+    first[0, 1] += 5
+    size[:, 2:5], first[:, 2:5] = 1.0, 0.5
+    first[0, 3] += 1
+    first[1, 4] -= 1
+    size[0, 5] = 0
+    size[:, 6], first[:, 6] = 0, 0.25
+    first, second = {"xyxy": (first, first + size), "xywh": (first, size), "cxcywh": (first + size / 2, size)}[form]
+    return dict(zip(("prediction", "target"), torch.cat([first, second], -1).to(dtype), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "more"),
+    [
+        ("xyxy", torch.float32, {}),
+        ("xywh", torch.float64, {"eps": 1e-3}),
+        ("cxcywh", torch.float32, {"reduction": "sum"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["iou", "giou", "diou", "ciou"])
+def test_boxes_answer_as_the_general_way(
+    name: str, form: str, dtype: torch.dtype, more: dict[str, Any], general: Any
+) -> None:
+    names = ["default", "giou", "per_threshold"]
+    request = {
+        "loss": {"name": name, "format": form, **more},
+        "outputs": ["loss", "gradient", "metrics"],
+        "metrics": {"names": names, "iou_threshold": 0.3},
+    }
+    inputs = [boxes(form, dtype, seed) for seed in range(4)]
+    inputs[2]["prediction"][4, 2] = -torch.inf
+    inputs[3]["target"][1, 1] = torch.nan
+    assert uses_a_pass(request, inputs[0])
+    found = together([request] * 4, inputs)
+    for f, w in zip(found, general([request] * 4, inputs), strict=True):
+        assert_equal(f, w, TOLERANCE[dtype])
+    for f, tensors in zip(found[:2], inputs, strict=False):
+        assert_bits_equal(f, together([request], [tensors])[0])
+
+
 KINKS: list[tuple[dict[str, Any], list[float]]] = [
     ({"name": "hinge"}, [0.1, 0.7, -0.3]),
     ({"name": "hinge_embedding"}, [0.1, 0.7, 1.3]),

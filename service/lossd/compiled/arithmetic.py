@@ -31,6 +31,8 @@ __all__ = [
     "focal_weight",
     "jit",
     "jit_apart",
+    "jit_apart_reassociating",
+    "jit_exact",
     "jit_inline",
     "jit_reassociating",
     "log1p",
@@ -48,6 +50,8 @@ INNER: dict[str, Any] = OPTIONS | {
     "no_cfunc_wrapper": True,
     "pipeline_class": InnerPipeline,
 }
+APART = INNER | {"pipeline_class": ApartPipeline}
+REASSOCIATING = {"fastmath": {"reassoc", "contract"}}
 
 
 def jit_inline(function: F) -> F:
@@ -60,9 +64,19 @@ def jit(function: F) -> F:
     return cast("F", numba.njit(**INNER)(function))
 
 
+def jit_exact(function: F) -> F:
+    """Compile a function that rounds a product before it adds it, so that equal terms cancel."""
+    return cast("F", numba.njit(**INNER | {"fastmath": False})(function))
+
+
 def jit_apart(function: F) -> F:
     """Compile a function that LLVM never copies into its caller; for long ones, of which a kernel calls one of many."""
-    return cast("F", numba.njit(**INNER | {"pipeline_class": ApartPipeline})(function))
+    return cast("F", numba.njit(**APART)(function))
+
+
+def jit_apart_reassociating(function: F) -> F:
+    """Compile a function that is apart and whose sums may be reordered for vector instructions."""
+    return cast("F", numba.njit(**APART | REASSOCIATING)(function))
 
 
 def one_of(functions: Sequence[Any], arguments: str) -> Any:
@@ -80,7 +94,7 @@ def one_of(functions: Sequence[Any], arguments: str) -> Any:
 
 def jit_reassociating(function: F) -> F:
     """Compile a function whose sums may be reordered for vector instructions; the order is always the same."""
-    return cast("F", numba.njit(**INNER | {"fastmath": {"reassoc", "contract"}})(function))
+    return cast("F", numba.njit(**INNER | REASSOCIATING)(function))
 
 
 def jit_reordering(function: F) -> F:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossd.compiled import averages, confusion, dense, elementwise, formulas, softmax
+from lossd.compiled import averages, boxes, confusion, dense, elementwise, formulas, regions, softmax
 from lossd.compiled.kernels import Kernel, kernel_of
 
 __all__ = ["COUNTING", "KERNELS"]
@@ -23,6 +23,8 @@ KERNELS: Sequence[Kernel] = [
         confusion.matrices,
         softmax.single_rows,
         formulas.formulas,
+        regions.regions,
+        boxes.pairs,
     )
 ]
 

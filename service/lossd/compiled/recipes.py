@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import dense, elementwise, formulas, softmax, vectors
+from lossd.compiled import dense, elementwise, formulas, overlaps, softmax, vectors
 from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
@@ -63,7 +63,7 @@ def look_up(recipe: Recipe) -> Found:
 def _form_of(recipe: Recipe) -> Form | None:
     options = recipe.gradient_options
     plain = (
-        recipe.kind == "rows"
+        recipe.kind in ("rows", "stack")
         and recipe.reduction in ("mean", "sum")
         and recipe.inputs[0].dtype in FLOATS
         and all(words_of(answer.dtype) == words_of(recipe.inputs[0].dtype) for answer in recipe.answers)
@@ -381,4 +381,6 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
     **dict.fromkeys(formulas.FORMULAS, _formula),
     **vectors.FORMS,
+    **dict.fromkeys(overlaps.BOXES, overlaps.boxes_of),
+    **dict.fromkeys(overlaps.REGIONS, overlaps.regions_of),
 }

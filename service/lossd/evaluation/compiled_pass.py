@@ -41,7 +41,8 @@ def run_pass(batch: TensorBatch, passes: Passes | None) -> PassResult | None:
         return None
     for name, exact in rounded.items():
         batch.answers[name].copy_(exact)
-        _doubt_what_overflowed(outcome, batch.answers[name], batch.rows)
+        rows = batch.rows if recipe.kind == "rows" else [1] * len(batch.rows)
+        _doubt_what_overflowed(outcome, batch.answers[name], rows)
     return PassResult(outcome, inputs)
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
-from lossd.losses.boxes import area, corners
+from lossd.losses.boxes import Corners, area, corners
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import reached
 from lossd.metrics.entries import Entries
@@ -39,26 +39,32 @@ class Boxes(Task):
         if view.merged:
             return
         self.entries = Entries(view)
-        form = view.parameters.get("format") or "xyxy"
-        (self.p_low, self.p_high), (self.t_low, self.t_high), _ = corners(
-            view.tensors["prediction"], view.tensors["target"], form
-        )
+
+    @cached_property
+    def corners(self) -> tuple[Corners, Corners]:
+        """The lower and the upper corners of the predictions, and of the targets, (R, 2) each."""
+        form, tensors = self.view.parameters.get("format") or "xyxy", self.view.tensors
+        prediction, target, _ = corners(tensors["prediction"], tensors["target"], form)
+        return prediction, target
 
     @cached_property
     def union(self) -> Tensor:
         """The union's area in the pair's own unit, (R,)."""
-        return area(self.p_high - self.p_low) + area(self.t_high - self.t_low) - self.intersection
+        (p_low, p_high), (t_low, t_high) = self.corners
+        return area(p_high - p_low) + area(t_high - t_low) - self.intersection
 
     @cached_property
     def intersection(self) -> Tensor:
         """The intersection's area in the pair's own unit, (R,)."""
-        overlap = torch.minimum(self.p_high, self.t_high) - torch.maximum(self.p_low, self.t_low)
+        (p_low, p_high), (t_low, t_high) = self.corners
+        overlap = torch.minimum(p_high, t_high) - torch.maximum(p_low, t_low)
         return area(overlap.clamp(min=0))
 
     @cached_property
     def same(self) -> Tensor:
         """Whether both are the same box without area, which its prediction covers, (R,) bool."""
-        return (self.union == 0) & (self.p_low == self.t_low).all(1) & (self.p_high == self.t_high).all(1)
+        (p_low, p_high), (t_low, t_high) = self.corners
+        return (self.union == 0) & (p_low == t_low).all(1) & (p_high == t_high).all(1)
 
     @cached_property
     def iou(self) -> Tensor:
@@ -74,7 +80,8 @@ class Boxes(Task):
     @Mean
     def generalized(self) -> Tensor:
         """The generalized IoU of each pair."""
-        hull = area(torch.maximum(self.p_high, self.t_high) - torch.minimum(self.p_low, self.t_low))
+        (p_low, p_high), (t_low, t_high) = self.corners
+        hull = area(torch.maximum(p_high, t_high) - torch.minimum(p_low, t_low))
         missed = (hull - self.union) / hull.masked_fill(hull == 0, 1)
         return (self.iou - missed).double().unsqueeze(1)
 
