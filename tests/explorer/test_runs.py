@@ -111,6 +111,35 @@ def ends(text: str) -> list[float]:
     return [number(end) for end in text.split(" to ")]
 
 
+# Where the decimal points of each column of each table are.
+POINTS = """
+() => {
+  const columns = {};
+  for (const [i, table] of document.querySelectorAll(".fold").entries())
+    for (const end of table.querySelectorAll("td.number:not(:has(.end)), .end")) {
+      const at = /^[+−]?\\d+(?=\\.)/.exec(end.textContent)?.[0].length;
+      if (!at || !end.getClientRects().length) continue;
+      const point = document.createRange();
+      point.setStart(end.firstChild, at);
+      point.setEnd(end.firstChild, at + 1);
+      const name = `${i}, ${end.closest("td").cellIndex}, ${end.nextSibling ? "first" : "last"}`;
+      (columns[name] ??= []).push(Math.round(point.getBoundingClientRect().left));
+    }
+  return columns;
+}
+"""
+
+
+@pytest.mark.parametrize("path", [f"/runs/{GOOD}", f"/compare?run={BAD}&run={GOOD}"])
+def test_numbers_of_a_column_line_up_at_the_decimal_point(visit, runs, path: str) -> None:
+    page = visit(path, again=True)
+    page.locator(".fold tbody tr").first.wait_for()
+    unfold(page)
+    columns = page.evaluate(POINTS)
+    assert sum(len(places) > 3 for places in columns.values()) > 3
+    assert {name: places for name, places in columns.items() if max(places) - min(places) > 1} == {}
+
+
 @pytest.mark.parametrize("path", VIEWS)
 def test_a_page_of_runs_has_no_serious_fault_in_light_or_dark_and_fits_a_phone(visit, runs, path: str) -> None:
     page = visit(path, again=True)

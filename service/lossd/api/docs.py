@@ -19,6 +19,7 @@ ASSETS = Path(fastapi_offline.__file__).parent / "static"
 STATIC = "/docs/static"
 REDOC = "redoc.standalone.js"
 LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+THEME = (Path(__file__).parent / "explorer" / "static" / "docs-theme.js").read_text()
 NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 
 
@@ -42,7 +43,9 @@ def mount(app: FastAPI) -> None:
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=icon,
-        )
+            swagger_ui_parameters={"defaultModelsExpandDepth": 0},  # the list of schemas is long, and folded at first
+        ),
+        head=f"<style>html.dark-mode{{color-scheme:dark}}</style><script>{THEME}</script>",
     )
     redoc_page = _page(
         get_redoc_html(
@@ -67,6 +70,7 @@ def mount(app: FastAPI) -> None:
         return await redoc_page.answer(request.headers)
 
 
-def _page(html: HTMLResponse) -> Page:
+def _page(html: HTMLResponse, head: str = "") -> Page:
     policy = "content-security-policy"
+    html = HTMLResponse(bytes(html.body).decode().replace("</head>", f"{head}</head>", 1))
     return Page(lambda: bytes(html.body), MEDIA_TYPES[".html"], headers={policy: with_policy(html).headers[policy]})

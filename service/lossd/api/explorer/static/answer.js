@@ -1,6 +1,7 @@
 /** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
 
 import { confusion, isMatrix } from "./confusion.js";
+import { aligned } from "./decimals.js";
 import { h, scrollRegion, warningList } from "./dom.js";
 import { picture } from "./heat.js";
 import { short } from "./plots.js";
@@ -150,45 +151,47 @@ function scores(metrics, told) {
     columns.length > 0 &&
       scrollRegion(
         "Metrics of each class",
-        h(
-          "table",
-          { class: "classes" },
-          h("caption", { class: "unseen" }, "Metrics of each class"),
+        aligned(
           h(
-            "thead",
-            {},
+            "table",
+            { class: "classes" },
+            h("caption", { class: "unseen" }, "Metrics of each class"),
             h(
-              "tr",
+              "thead",
               {},
-              h("th", { scope: "col" }, "Class"),
-              columns.map(([name]) => h("th", { scope: "col", class: "number" }, words(name))),
-            ),
-          ),
-          h(
-            "tbody",
-            {},
-            Array.from({ length: classes }, (_, i) =>
               h(
                 "tr",
                 {},
-                h("th", { scope: "row" }, i),
-                columns.map(([, value]) => cell((value.per_class ?? value)[i])),
+                h("th", { scope: "col" }, "Class"),
+                columns.map(([name]) => h("th", { scope: "col", class: "number" }, words(name))),
               ),
             ),
-          ),
-          h(
-            "tfoot",
-            {},
-            Object.entries(AVERAGES)
-              .filter(([kind]) => columns.some(([, value]) => kind in value))
-              .map(([kind, name]) =>
+            h(
+              "tbody",
+              {},
+              Array.from({ length: classes }, (_, i) =>
                 h(
                   "tr",
                   {},
-                  h("th", { scope: "row" }, name),
-                  columns.map(([, value]) => (kind in value ? cell(value[kind]) : h("td", {}))),
+                  h("th", { scope: "row" }, i),
+                  columns.map(([, value]) => cell((value.per_class ?? value)[i])),
                 ),
               ),
+            ),
+            h(
+              "tfoot",
+              {},
+              Object.entries(AVERAGES)
+                .filter(([kind]) => columns.some(([, value]) => kind in value))
+                .map(([kind, name]) =>
+                  h(
+                    "tr",
+                    {},
+                    h("th", { scope: "row" }, name),
+                    columns.map(([, value]) => (kind in value ? cell(value[kind]) : h("td", {}))),
+                  ),
+                ),
+            ),
           ),
         ),
       ),

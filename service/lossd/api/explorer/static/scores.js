@@ -86,13 +86,6 @@ export function digitsOf(low, high, { sign = false } = {}) {
   return (value) => (sign && value >= 0 ? `+${text(value)}` : text(value));
 }
 
-/** The ends of an interval, in words. */
-export function between(low, high, options) {
-  if (!Number.isFinite(low) || !Number.isFinite(high)) return "–";
-  const text = digitsOf(low, high, options);
-  return `${text(low)} to ${text(high)}`;
-}
-
 /** A level in words: 95 %. */
 export const percent = (level) => `${figure(100 * (level ?? 0.95))} %`;
 

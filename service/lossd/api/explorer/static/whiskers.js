@@ -2,7 +2,7 @@
 
 import { h, svg } from "./dom.js";
 import { short } from "./plots.js";
-import { between } from "./scores.js";
+import { digitsOf } from "./scores.js";
 
 const EDGE = 3; // percent of the width at either end, so that a point at the end of the axis is whole
 const TICKS = 4;
@@ -87,5 +87,8 @@ export function whisker({ value, low, high }, axis, { tone = null, line = null }
 /** The ends of an interval as a cell of a table. */
 export function intervalCell({ low, high }, options) {
   const known = Number.isFinite(low) && Number.isFinite(high);
-  return h("td", { class: "number interval-cell", "data-missing": !known }, between(low, high, options));
+  const text = known && digitsOf(low, high, options);
+  const end = (value) => h("span", { class: "end" }, text(value));
+  const ends = known ? [end(low), " to ", end(high)] : "–";
+  return h("td", { class: "number interval-cell", "data-missing": !known }, ends);
 }

@@ -1,5 +1,6 @@
 /** A run's differences from the baseline as whiskers around 0: metrics, slices, classes. */
 
+import { aligned } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure, short } from "../../plots.js";
 import { digitsOf, isCount, percent, sliceName, whole } from "../../scores.js";
@@ -135,54 +136,56 @@ function table(entries, what, level) {
   const axisFor = (entry) => (shares.includes(entry) ? axis : { ...axisAround([entry]), ticks: [] });
   const rows = entries.some((entry) => entry.rows !== undefined);
   const head = (text) => h("th", { scope: "col", class: "number" }, text);
-  return h(
-    "table",
-    { class: "fold differences" },
-    h("caption", { class: "unseen" }, `${what}: baseline, value, difference with its interval, p, verdict`),
+  return aligned(
     h(
-      "thead",
-      {},
+      "table",
+      { class: "fold differences" },
+      h("caption", { class: "unseen" }, `${what}: baseline, value, difference with its interval, p, verdict`),
       h(
-        "tr",
+        "thead",
         {},
-        h("th", { scope: "col" }, what),
-        rows && head("rows"),
-        head("baseline"),
-        head("value"),
-        head("difference"),
-        head(`${percent(level)} interval`),
-        h("td", { class: "whisker-cell" }, shares.length > 0 && scale(axis)),
-        head("p"),
-        h("th", { scope: "col" }, "verdict"),
-      ),
-    ),
-    h(
-      "tbody",
-      {},
-      entries.map((entry) => {
-        const [verdict, tone] = VERDICTS[entry.verdict] ?? ["", "quiet"];
-        return h(
+        h(
           "tr",
-          { "data-key": entry.name },
-          h("th", { scope: "row" }, entry.name),
-          rows && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
-          h("td", { class: "number further", "data-name": "baseline" }, figure(entry.baseline)),
-          h("td", { class: "number further", "data-name": "value" }, figure(entry.value)),
-          h("td", { class: "number value-cell" }, difference(entry)),
-          intervalCell(entry, { sign: true }),
-          h(
-            "td",
-            { class: "whisker-cell" },
-            whisker({ value: entry.difference, low: entry.low, high: entry.high }, axisFor(entry), { tone, line: 0 }),
-          ),
-          h(
-            "td",
-            { class: "number p-cell", "data-name": "p", "data-missing": !Number.isFinite(entry.p_holm) },
-            probability(entry.p_holm),
-          ),
-          h("td", { class: "told" }, verdict && h("span", { class: "chip", "data-tone": tone }, verdict)),
-        );
-      }),
+          {},
+          h("th", { scope: "col" }, what),
+          rows && head("rows"),
+          head("baseline"),
+          head("value"),
+          head("difference"),
+          head(`${percent(level)} interval`),
+          h("td", { class: "whisker-cell" }, shares.length > 0 && scale(axis)),
+          head("p"),
+          h("th", { scope: "col" }, "verdict"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        entries.map((entry) => {
+          const [verdict, tone] = VERDICTS[entry.verdict] ?? ["", "quiet"];
+          return h(
+            "tr",
+            { "data-key": entry.name },
+            h("th", { scope: "row" }, entry.name),
+            rows && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
+            h("td", { class: "number further", "data-name": "baseline" }, figure(entry.baseline)),
+            h("td", { class: "number further", "data-name": "value" }, figure(entry.value)),
+            h("td", { class: "number value-cell" }, difference(entry)),
+            intervalCell(entry, { sign: true }),
+            h(
+              "td",
+              { class: "whisker-cell" },
+              whisker({ value: entry.difference, low: entry.low, high: entry.high }, axisFor(entry), { tone, line: 0 }),
+            ),
+            h(
+              "td",
+              { class: "number p-cell", "data-name": "p", "data-missing": !Number.isFinite(entry.p_holm) },
+              probability(entry.p_holm),
+            ),
+            h("td", { class: "told" }, verdict && h("span", { class: "chip", "data-tone": tone }, verdict)),
+          );
+        }),
+      ),
     ),
   );
 }

@@ -1,5 +1,6 @@
 /** The landscape as numbers: where each path leads, and the surface. */
 
+import { aligned } from "../../decimals.js";
 import { h, scrollRegion } from "../../dom.js";
 import { short } from "../../plots.js";
 import { curveName } from "../../words.js";
@@ -29,12 +30,14 @@ export function pathsTable(state, paths, parameters, colorOf) {
     );
   };
   const head = heads.map((name, i) => heading(name, { class: i ? "number" : null }));
-  return h(
-    "table",
-    { class: "classes", id: "paths" },
-    h("caption", { class: "unseen" }, "The end of each path"),
-    h("thead", {}, h("tr", {}, head)),
-    h("tbody", {}, paths.map(row)),
+  return aligned(
+    h(
+      "table",
+      { class: "classes", id: "paths" },
+      h("caption", { class: "unseen" }, "The end of each path"),
+      h("thead", {}, h("tr", {}, head)),
+      h("tbody", {}, paths.map(row)),
+    ),
   );
 }
 

@@ -1,7 +1,7 @@
 /** The classes of a run with the interval of a metric, the worst first. */
 
+import { aligned, evenly } from "../../decimals.js";
 import { h, patch, scrollRegion } from "../../dom.js";
-import { figure } from "../../plots.js";
 import { named, percent, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 
@@ -53,42 +53,50 @@ export function classes({ better }) {
     const known = entries.filter(({ value }) => value !== null).sort((a, b) => bad * (a.value - b.value));
     const rows = [...known, ...entries.filter(({ value }) => value === null)];
     const axis = axisOf(known.flatMap(({ value, low, high }) => [value, low, high]));
-    const head = (text) => h("th", { scope: "col", class: "number" }, text);
+    const text = evenly(values);
+    const ofFurther = Object.fromEntries(further.map((name) => [name, evenly(metrics[name].per_class)]));
+    const head = (label) => h("th", { scope: "col", class: "number" }, label);
     patch(
       region,
-      h(
-        "table",
-        { class: "fold per-class" },
-        h("caption", { class: "unseen" }, `Classes by ${metric}, the worst first`),
+      aligned(
         h(
-          "thead",
-          {},
+          "table",
+          { class: "fold per-class" },
+          h("caption", { class: "unseen" }, `Classes by ${metric}, the worst first`),
           h(
-            "tr",
+            "thead",
             {},
-            h("th", { scope: "col" }, "Class"),
-            support && head("rows"),
-            further.map(head),
-            head(metric),
-            head(`${percent(level)} interval`),
-            h("td", { class: "whisker-cell" }, scale(axis)),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          rows.slice(0, most).map((entry) =>
             h(
               "tr",
-              { "data-key": `class-${entry.i}` },
-              h("th", { scope: "row" }, `class ${entry.i}`),
-              support && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(support[entry.i])),
-              further.map((name) =>
-                h("td", { class: "number further", "data-name": name }, figure(metrics[name].per_class[entry.i])),
+              {},
+              h("th", { scope: "col" }, "Class"),
+              support && head("rows"),
+              further.map(head),
+              head(metric),
+              head(`${percent(level)} interval`),
+              h("td", { class: "whisker-cell" }, scale(axis)),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            rows.slice(0, most).map((entry) =>
+              h(
+                "tr",
+                { "data-key": `class-${entry.i}` },
+                h("th", { scope: "row" }, `class ${entry.i}`),
+                support && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(support[entry.i])),
+                further.map((name) =>
+                  h(
+                    "td",
+                    { class: "number further", "data-name": name },
+                    ofFurther[name](metrics[name].per_class[entry.i]),
+                  ),
+                ),
+                h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : text(entry.value)),
+                intervalCell(entry),
+                h("td", { class: "whisker-cell" }, whisker(entry, axis)),
               ),
-              h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : figure(entry.value)),
-              intervalCell(entry),
-              h("td", { class: "whisker-cell" }, whisker(entry, axis)),
             ),
           ),
         ),

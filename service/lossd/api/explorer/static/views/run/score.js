@@ -1,5 +1,6 @@
 /** The numbers of a run with their intervals. */
 
+import { aligned } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure } from "../../plots.js";
 import { isCount, named, numbersOf, percent } from "../../scores.js";
@@ -49,37 +50,39 @@ export function score({ better }) {
     );
     const axis = axisOf(shares.flatMap(({ value, low, high }) => [value, low, high]));
     const drawn = shares.length > 0;
-    return h(
-      "table",
-      { class: "fold scores" },
-      h("caption", { class: "unseen" }, "Metrics, their values and intervals"),
+    return aligned(
       h(
-        "thead",
-        {},
+        "table",
+        { class: "fold scores" },
+        h("caption", { class: "unseen" }, "Metrics, their values and intervals"),
         h(
-          "tr",
+          "thead",
           {},
-          h("th", { scope: "col" }, "Metric"),
-          h("th", { scope: "col", class: "number" }, "value"),
-          h("th", { scope: "col", class: "number" }, `${percent(level)} interval`),
-          drawn && h("td", { class: "whisker-cell" }, scale(axis)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        known.map((entry) =>
           h(
             "tr",
-            { "data-key": entry.name },
-            h("th", { scope: "row" }, entry.name),
+            {},
+            h("th", { scope: "col" }, "Metric"),
+            h("th", { scope: "col", class: "number" }, "value"),
+            h("th", { scope: "col", class: "number" }, `${percent(level)} interval`),
+            drawn && h("td", { class: "whisker-cell" }, scale(axis)),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          known.map((entry) =>
             h(
-              "td",
-              { class: "number value-cell", title: entry.value === null ? "undefined: 0/0" : null },
-              entry.value === null ? "undefined" : figure(entry.value),
+              "tr",
+              { "data-key": entry.name },
+              h("th", { scope: "row" }, entry.name),
+              h(
+                "td",
+                { class: "number value-cell", title: entry.value === null ? "undefined: 0/0" : null },
+                entry.value === null ? "undefined" : figure(entry.value),
+              ),
+              intervalCell(entry),
+              drawn && h("td", { class: "whisker-cell" }, shares.includes(entry) ? whisker(entry, axis) : ""),
             ),
-            intervalCell(entry),
-            drawn && h("td", { class: "whisker-cell" }, shares.includes(entry) ? whisker(entry, axis) : ""),
           ),
         ),
       ),

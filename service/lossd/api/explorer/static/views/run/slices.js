@@ -1,5 +1,6 @@
 /** The slices of a run as whiskers, the worst first. */
 
+import { aligned, evenly } from "../../decimals.js";
 import { h, patch } from "../../dom.js";
 import { figure } from "../../plots.js";
 import { saveButton } from "../../save.js";
@@ -49,52 +50,55 @@ export function slices({ better, ...context }) {
     const bad = better(metric) === "lower" ? -1 : 1;
     const known = entries.filter(({ value }) => value !== null).sort((a, b) => bad * (a.value - b.value));
     const unknown = entries.filter(({ value }) => value === null);
+    const text = evenly([whole_, ...entries.map(({ value }) => value)]);
     const axis = axisOf([whole_, ...known.flatMap(({ value, low, high }) => [value, low, high])]);
     patch(
       body,
       summary(metric),
-      h(
-        "table",
-        { class: "fold slices" },
-        h("caption", { class: "unseen" }, `Slices by ${metric}, the worst first`),
+      aligned(
         h(
-          "thead",
-          {},
+          "table",
+          { class: "fold slices" },
+          h("caption", { class: "unseen" }, `Slices by ${metric}, the worst first`),
           h(
-            "tr",
+            "thead",
             {},
-            h("th", { scope: "col" }, "Slice"),
-            h("th", { scope: "col", class: "number" }, "rows"),
-            h("th", { scope: "col", class: "number" }, metric),
-            h("th", { scope: "col", class: "number" }, `${percent(result.level)} interval`),
-            h("td", { class: "whisker-cell" }, scale(axis)),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          [...known, ...unknown].map((entry) =>
             h(
               "tr",
-              { "data-key": entry.name },
+              {},
+              h("th", { scope: "col" }, "Slice"),
+              h("th", { scope: "col", class: "number" }, "rows"),
+              h("th", { scope: "col", class: "number" }, metric),
+              h("th", { scope: "col", class: "number" }, `${percent(result.level)} interval`),
+              h("td", { class: "whisker-cell" }, scale(axis)),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            [...known, ...unknown].map((entry) =>
               h(
-                "th",
-                { scope: "row" },
-                entry.name,
-                // A slice whose classes have few rows has a warning too, but the number may have an interval.
-                (Number.isFinite(entry.low) ? [] : entry.warnings).map(({ code, detail }) =>
-                  h("span", { class: "chip", title: detail, "data-tone": "warn" }, code.replaceAll("_", " ")),
+                "tr",
+                { "data-key": entry.name },
+                h(
+                  "th",
+                  { scope: "row" },
+                  entry.name,
+                  // A slice whose classes have few rows has a warning too, but the number may have an interval.
+                  (Number.isFinite(entry.low) ? [] : entry.warnings).map(({ code, detail }) =>
+                    h("span", { class: "chip", title: detail, "data-tone": "warn" }, code.replaceAll("_", " ")),
+                  ),
                 ),
+                h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
+                h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : text(entry.value)),
+                intervalCell(entry),
+                h("td", { class: "whisker-cell" }, whisker(entry, axis, { line: whole_ })),
               ),
-              h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
-              h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : figure(entry.value)),
-              intervalCell(entry),
-              h("td", { class: "whisker-cell" }, whisker(entry, axis, { line: whole_ })),
             ),
           ),
         ),
       ),
-      h("p", { class: "small quiet" }, `The line is at the value of all rows, ${figure(whole_)}.`),
+      h("p", { class: "small quiet" }, `The line is at the value of all rows, ${text(whole_)}.`),
     );
   }
 

@@ -1,7 +1,7 @@
 /** Runs that are ranked by one metric, with whiskers on one axis. */
 
+import { aligned, evenly } from "../../decimals.js";
 import { h } from "../../dom.js";
-import { figure } from "../../plots.js";
 import { addressOf, named, subjectOf, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 import { sentence } from "../../words.js";
@@ -19,6 +19,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
   const value = (run) => (metric ? (named(run.values, metric) ?? null) : null);
   const ends = (run) => (metric ? (named(run.intervals, metric) ?? []) : []);
   const axis = axisOf(runs.flatMap((run) => [value(run), ...ends(run)]));
+  const text = evenly(runs.map(value));
   const subjects = new Set(runs.map(subjectOf));
   const shown = metric && runs.some((run) => value(run) !== null);
 
@@ -42,7 +43,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
       ),
       h("td", { class: "number rows-cell", "data-name": "rows" }, rowsOf(run)),
       shown && [
-        h("td", { class: "number value-cell" }, figure(value(run))),
+        h("td", { class: "number value-cell" }, text(value(run))),
         intervalCell({ low, high }),
         h("td", { class: "whisker-cell" }, whisker({ value: value(run), low, high }, axis, { tone })),
         h(
@@ -54,33 +55,35 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
     );
   }
 
-  const head = (text, kind) => h("th", { scope: "col", class: kind }, text);
+  const head = (label, kind) => h("th", { scope: "col", class: kind }, label);
   return h(
     "div",
     { class: "card more ranking", "data-key": reason ?? "first" },
     reason && h("p", { class: "small apart" }, h("strong", {}, "Ranked separately: "), sentence(reason)),
-    h(
-      "table",
-      { class: "fold ranked" },
-      h("caption", { class: "unseen" }, metric ? `Runs by ${metric}` : "Runs"),
+    aligned(
       h(
-        "thead",
-        {},
+        "table",
+        { class: "fold ranked" },
+        h("caption", { class: "unseen" }, metric ? `Runs by ${metric}` : "Runs"),
         h(
-          "tr",
+          "thead",
           {},
-          h("td", {}),
-          head("Run"),
-          head("rows", "number"),
-          shown && [
-            head(metric, "number"),
-            head("95 % interval", "number"),
-            h("td", { class: "whisker-cell" }, scale(axis)),
+          h(
+            "tr",
+            {},
             h("td", {}),
-          ],
+            head("Run"),
+            head("rows", "number"),
+            shown && [
+              head(metric, "number"),
+              head("95 % interval", "number"),
+              h("td", { class: "whisker-cell" }, scale(axis)),
+              h("td", {}),
+            ],
+          ),
         ),
+        h("tbody", {}, runs.map(row)),
       ),
-      h("tbody", {}, runs.map(row)),
     ),
   );
 }
