@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lossd.losses import reduction
 from lossd.losses.reduction import LONG, PARTIAL, Segments, ratio, row_sums
 
 
@@ -18,6 +19,15 @@ def test_ones_are_counted_beyond_the_integers_of_single_precision() -> None:
 def test_long_rows_sum_to_what_double_precision_gives(entries: int) -> None:
     value = torch.rand(3, entries, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(row_sums(value), value.double().sum(1), rtol=2e-8, atol=0)
+
+
+@pytest.mark.parametrize("entries", [17, PARTIAL + 17], ids=["short", "long"])
+def test_the_sum_of_a_row_does_not_depend_on_the_number_of_rows(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "LONG", PARTIAL)
+    row = torch.rand(1, entries, generator=torch.Generator().manual_seed(0))
+    few = row_sums(row.expand(2, entries))
+    for count in (1, 67, 2**16 + 1):
+        assert row_sums(row.expand(count, entries)).unique().equal(few[:1])
 
 
 @pytest.mark.parametrize("rows", [[2, 2, 2], [1, 3, 2]], ids=["equal", "ragged"])
