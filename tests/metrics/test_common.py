@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ from lossd.request.options import MetricOptions
 from metrics.measuring import Request, alike, measure
 from metrics.tables import TABLES, Table
 
-ROWS = [pytest.param(table, name, id=f"{table.task}-{name}") for table in TABLES for name in table.oracles]
-WEIGHTED = [row for row in ROWS if row.values[0].weighted]
+of_every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.task)
+of_tables_with_weights = pytest.mark.parametrize(
+    "table", [table for table in TABLES if table.weighted], ids=lambda table: table.task
+)
 
 
 def rows_of(request: Request) -> int:
@@ -44,6 +45,11 @@ def batch(table: Table, seed: int, *, weighted: bool, ignoring: bool) -> tuple[l
     return titles, requests, ignore_index
 
 
+def measured(table: Table, requests: Sequence[Request], **of_view: Any) -> list[dict[str, Any]]:
+    """All metrics of a table, of each request of a batch."""
+    return measure(table.task, requests, list(table.oracles), activation=table.activation, **of_view)
+
+
 def test_every_metric_has_an_oracle_and_every_oracle_a_metric():
     assert {table.task: set(table.oracles) for table in TABLES} == {
         task: set(known) for task, known in metrics.METRICS.items()
@@ -51,17 +57,18 @@ def test_every_metric_has_an_oracle_and_every_oracle_a_metric():
     assert set(metrics.TASKS) == set(metrics.METRICS)
 
 
-@pytest.mark.parametrize(("table", "name"), ROWS)
-def test_a_metric_of_a_batch_equals_its_oracle_request_by_request(table, name):
+@of_every_table
+def test_the_metrics_of_a_batch_equal_their_oracles_request_by_request(table):
     options = {"k": 2, "beta": 0.5, "bins": 7}
     weightings = [False, True] if table.weighted else [False]
     ignorings = [False, True] if table.ignored is not None else [False]
     for weighted, ignoring in itertools.product(weightings, ignorings):
         titles, requests, ignore_index = batch(table, 7, weighted=weighted, ignoring=ignoring)
-        found = measure(table.task, requests, [name], activation=table.activation, ignore_index=ignore_index, **options)
+        found = measured(table, requests, ignore_index=ignore_index, **options)
         for title, request, answer in zip(titles, requests, found, strict=True):
-            expected = table.expected(name, request, ignore_index, **options)
-            alike(answer[name], expected, within=1e-7, place=f"{title}, {weighted=}, {ignoring=}: {name}")
+            for name in table.oracles:
+                expected = table.expected(name, request, ignore_index, **options)
+                alike(answer[name], expected, within=1e-7, place=f"{title}, {weighted=}, {ignoring=}: {name}")
 
 
 OF_REALS = (
@@ -71,32 +78,41 @@ OF_REALS = (
 """Means of numbers that are not whole, whose sums depend on where they begin."""
 
 
-@pytest.mark.parametrize(("table", "name"), ROWS)
-def test_a_request_among_strangers_equals_itself_alone(table, name):
+@of_every_table
+def test_a_request_among_strangers_equals_itself_alone(table):
     """Bit for bit where counts are whole numbers: without sample weights they are, and so are areas."""
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
-    within = table.within or (1e-12 if name in OF_REALS else 0)
-    together = measure(table.task, requests, [name], activation=table.activation)
-    for request, answer in zip(requests, together, strict=True):
-        (alone,) = measure(table.task, [request], [name], activation=table.activation)
-        if within:
-            alike(answer, alone, within=within)
-        else:
-            assert answer == alone
+    for request, answer in zip(requests, measured(table, requests), strict=True):
+        (alone,) = measured(table, [request])
+        assert answer.keys() == alone.keys()
+        for name, value in answer.items():
+            if within := table.within or (1e-12 if name in OF_REALS else 0):
+                alike(value, alone[name], within=within, place=name)
+            else:
+                assert value == alone[name], name
 
 
-@pytest.mark.parametrize(("table", "name"), ROWS)
-def test_a_nan_in_one_request_never_touches_another(table, name):
+@of_every_table
+def test_a_metric_beside_others_equals_itself_alone(table):
+    _, requests, _ = batch(table, 3, weighted=table.weighted, ignoring=False)
+    together = measured(table, requests)
+    for name in table.oracles:
+        alone = measure(table.task, requests, [name], activation=table.activation)
+        assert [answer[name] for answer in alone] == [answer[name] for answer in together], name
+
+
+@of_every_table
+def test_a_nan_in_one_request_never_touches_another(table):
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
-    before = measure(table.task, requests, [name], activation=table.activation)
+    before = measured(table, requests)
     values = requests[0][table.poison].copy()
     values[0] = np.nan
     poisoned = [{**requests[0], table.poison: values}, *requests[1:]]
-    assert measure(table.task, poisoned, [name], activation=table.activation)[1:] == before[1:]
+    assert measured(table, poisoned)[1:] == before[1:]
 
 
-@pytest.mark.parametrize(("table", "name"), WEIGHTED)
-def test_a_dropped_sample_leaves_no_trace_even_of_nan(table, name):
+@of_tables_with_weights
+def test_a_dropped_sample_leaves_no_trace_even_of_nan(table):
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
     request = requests[0]
     n = rows_of(request)
@@ -105,53 +121,51 @@ def test_a_dropped_sample_leaves_no_trace_even_of_nan(table, name):
     poisoned[~kept] = np.nan
     dropping = {**request, table.poison: poisoned, "sample_weight": kept.astype(float)}
     without = {key: value[kept] for key, value in request.items()} | {"sample_weight": np.ones(kept.sum())}
-    (found,) = measure(table.task, [dropping], [name], activation=table.activation)
-    (expected,) = measure(table.task, [without], [name], activation=table.activation)
-    alike(found, expected)
+    alike(measured(table, [dropping]), measured(table, [without]), place=table.task)
 
 
 COUNTS = ("tp", "fp", "fn", "tn", "support", "confusion_matrix", "empty_queries")
 
 
-@pytest.mark.parametrize(("table", "name"), WEIGHTED)
-def test_weights_of_any_size_give_the_same_ratios_to_the_last_bit(table, name):
+@of_tables_with_weights
+def test_weights_of_any_size_give_the_same_ratios_to_the_last_bit(table):
     _, requests, _ = batch(table, 3, weighted=True, ignoring=False)
-    of_weights = measure(table.task, requests, [name], activation=table.activation)
+    of_weights = measured(table, requests)
     for exponent in (-1000, 1000):
         heavier = [{**request, "sample_weight": request["sample_weight"] * 2.0**exponent} for request in requests]
-        measured = measure(table.task, heavier, [name], activation=table.activation)
-        assert_multiples(name, measured, of_weights, exponent)
+        for found, whole in zip(measured(table, heavier), of_weights, strict=True):
+            assert found.keys() == whole.keys()
+            for name, value in whole.items():
+                assert_multiple(name, found[name], value, exponent)
 
 
-def assert_multiples(
-    name: str, multiples: list[dict[str, Any]], of_weights: list[dict[str, Any]], exponent: int
-) -> None:
-    """Fail unless counts are multiplied by the weights' power of two, and nothing else has changed."""
-    for found, whole in zip(multiples, of_weights, strict=True):
-        expected = deepcopy(whole)
-        if name == "reliability":
-            count = found[name].pop("count")
-            assert count == [n * 2.0**exponent for n in expected[name].pop("count")]
-        if name in COUNTS:
-            assert np.array_equal(found[name], np.array(expected[name]) * 2.0**exponent)
-        elif name == "minkowski":  # a sum of squares, whose root it is
-            assert found[name] == pytest.approx(expected[name] * 2.0 ** (exponent / 2), rel=1e-12)
-        else:
-            assert found == expected
+def assert_multiple(name: str, found: Any, whole: Any, exponent: int) -> None:
+    """Fail unless a count is multiplied by the weights' power of two, and nothing else has changed."""
+    if name == "reliability":
+        expected = {**whole, "count": [n * 2.0**exponent for n in whole["count"]]}
+    elif name in COUNTS:
+        expected = (np.array(whole) * 2.0**exponent).tolist()
+    elif name == "minkowski":  # a sum of squares, whose root it is
+        expected = pytest.approx(whole * 2.0 ** (exponent / 2), rel=1e-12)
+    else:
+        expected = whole
+    assert found == expected, name
 
 
-@pytest.mark.parametrize(("table", "name"), WEIGHTED)
-def test_a_request_in_which_nothing_counts_is_undefined_not_an_error(table, name):
+@of_tables_with_weights
+def test_a_request_in_which_nothing_counts_is_undefined_not_an_error(table):
     _, requests, _ = batch(table, 3, weighted=False, ignoring=False)
     dropped = [{**r, "sample_weight": np.full(rows_of(r), float(i != 1))} for i, r in enumerate(requests)]
-    answer = measure(table.task, dropped, [name], activation=table.activation)[1]
-    if name in COUNTS:
-        assert not np.any(answer[name])
-        assert "undefined" not in answer
-    else:
-        value = {**answer[name], "iou_threshold": None} if name == "per_threshold" else answer[name]
-        assert set(_leaves(value)) == {None}
-        assert name in answer["undefined"]
+    answer = measured(table, dropped)[1]
+    undefined = answer.get("undefined", {})
+    for name in table.oracles:
+        if name in COUNTS:
+            assert not np.any(answer[name]), name
+            assert name not in undefined
+        else:
+            value = {**answer[name], "iou_threshold": None} if name == "per_threshold" else answer[name]
+            assert set(_leaves(value)) == {None}, name
+            assert name in undefined
 
 
 def _leaves(value: Any) -> Iterator[Any]:
