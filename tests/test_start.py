@@ -322,12 +322,18 @@ def test_a_service_whose_workers_cannot_start_ends(fronts: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fronts", [1, 2])
-@pytest.mark.parametrize("descriptors", ["<&- >&- 2>&-", "<&- >/dev/full 2>/dev/full"])
-def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(descriptors: str, fronts: int) -> None:
+@pytest.mark.parametrize("are_closed", [True, False], ids=["closed", "full"])
+def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(are_closed: bool, fronts: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = " ".join([*SERVE[:4], f"--port={port}", *SERVE[5:], f"--fronts={fronts}"])
-    process = subprocess.Popen(["bash", "-c", f"exec {command} {descriptors}"])
+    command = [*SERVE[:4], f"--port={port}", *SERVE[5:], f"--fronts={fronts}"]
+    if are_closed:  # Python itself starts in another way without them
+        process = subprocess.Popen(["bash", "-c", f"exec {' '.join(command)} <&- >&- 2>&-"])
+    else:
+        with open("/dev/full", "w") as full:
+            process = worker_process.subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=full, stderr=full, env=os.environ | ALLOCATOR
+            )
     try:
         with LossClient(f"http://127.0.0.1:{port}") as client:
             client.wait_until_ready(timeout_s=100)

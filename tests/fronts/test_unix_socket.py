@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ from click.testing import CliRunner
 
 from fronts.group import eventually, group
 from lossd.cli import main
+from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError
+from lossd.engine import worker_process
 from lossd.fronts.unix_socket import UnixSocket
 from lossd_client import AsyncLossClient, LossClient
 from lossd_client.errors import ConnectionFailed
@@ -183,7 +184,8 @@ def test_what_cannot_be_listened_on_is_refused_with_the_reason(path: Path, tmp_p
 def test_the_command_says_so_in_one_line(path: Path) -> None:
     path.write_text("precious")
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--uds", str(path)]
-    run = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    environment = os.environ | ALLOCATOR
+    run = worker_process.subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment)
     assert run.returncode == 2
     assert "Error: " in run.stderr
     assert "is no socket (setting uds)" in run.stderr

@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from lossd.engine import worker_process
 from lossd.recorder import database, files
 from lossd.recorder.database import problem_of
 from lossd.recorder.files import file_system
@@ -92,7 +93,7 @@ def test_a_killed_service_leaves_no_lock_and_no_half_batch(tmp_path: Path) -> No
         "s.create('', 'r', {}, 'd'); print('open', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "runs.db")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+    with worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         with pytest.raises(StoreError, match=f"process {process.pid}"):
@@ -402,7 +403,7 @@ def test_a_password_is_in_no_error_and_no_log(caplog: pytest.LogCaptureFixture) 
 def test_two_services_open_a_new_database_at_once(postgresql: PostgreSQL) -> None:
     url = postgresql.new_schema()
     script = "import sys; from lossd.recorder.store import Store; s = Store(sys.argv[1]); s.open(); s.close()"
-    processes = [subprocess.Popen([sys.executable, "-c", script, url]) for _ in range(2)]
+    processes = [worker_process.subprocess.Popen([sys.executable, "-c", script, url]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     opened(url).close()
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError, check_needs
 from lossd.configuration.settings import SECRETS, Settings
+from lossd.engine import worker_process
 from lossd.recorder.place import check, kept, url
 
 PASSWORD = "hunter2-hunter2"
@@ -134,9 +135,9 @@ def test_postgresql_without_its_driver_is_refused(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_the_command_ends_with_one_sentence(place: str, words: str) -> None:
-    environment = {**os.environ, "LOSSD_RUNS": place}
+    environment = {**os.environ, **ALLOCATOR, "LOSSD_RUNS": place}  # with them, Python starts once
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = worker_process.subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert words in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
@@ -144,9 +145,9 @@ def test_the_command_ends_with_one_sentence(place: str, words: str) -> None:
 
 
 def test_help_shows_no_password_and_no_option_for_one() -> None:
-    environment = {**os.environ, "LOSSD_RUNS": f"postgresql://user:{PASSWORD}@host/runs"}
+    environment = {**os.environ, **ALLOCATOR, "LOSSD_RUNS": f"postgresql://user:{PASSWORD}@host/runs"}
     command = [sys.executable, "-m", "lossd.cli", "serve", "--help"]
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = worker_process.subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
     assert "--runs-per-key" in shown
     assert "--runs " not in shown
     assert PASSWORD not in shown
