@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,12 +24,17 @@ from warm import WarmProcess
 settings.register_profile("lossd", deadline=None)  # a busy machine is no fault
 settings.load_profile("lossd")
 
-# The tensors are small, and each core has a process of tests: more threads would only wait for each other.
+# The tensors are small, and each core has a process of tests or two: more threads would only wait for each other.
 torch.set_num_threads(1)
 
 # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has 41 such loggers.
 for _logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
     _logger.propagate = True
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait, for a process to start or end, or for a limit of time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)

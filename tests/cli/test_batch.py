@@ -177,7 +177,7 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
     asked = ("evaluate", "--batch", flawed, "--loss", "cross_entropy", "--json")
     with running(engine="inline") as service:
         there = lossd(*asked, "--url", service.url)
-    assert there.exit_code == 1
+    assert there.exit_code == 1, there.output
     *rows, _ = lines(there)
     *here, _ = lines(lossd(*asked))
     for row, same in zip(rows, here, strict=True):
