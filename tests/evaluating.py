@@ -29,7 +29,8 @@ COMPILED = frozenset(
      "gamma_nll", "tweedie", "soft_margin", "hinge", "hinge_embedding", "bce", "gan_generator", "wgan_generator",
      "lsgan_generator", "hinge_gan_generator", "margin_ranking", "interval_score", "gaussian_nll", "laplace_nll",
      "crps_normal", "student_t_nll", "negative_binomial_nll", "dpo", "simpo", "bradley_terry", "contrastive",
-     "cosine_embedding", "triplet", "iou", "giou", "diou", "ciou", "dice", "jaccard", "tversky", "focal_tversky"}
+     "cosine_embedding", "triplet", "iou", "giou", "diou", "ciou", "dice", "jaccard", "tversky", "focal_tversky",
+     "info_nce", "nt_xent", "clip", "supcon", "mined_triplet"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

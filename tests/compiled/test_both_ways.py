@@ -42,9 +42,9 @@ def has_a_pass(passes: Passes, request: Mapping[str, Any], inputs: Mapping[str, 
 
 
 def floats(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The inputs as a pass takes them; targets that are no classes as floats."""
+    """The inputs as a pass takes them; labels, and targets that are classes, as integers."""
     indices = {"prediction", "target"} <= inputs.keys() and inputs["target"].ndim < inputs["prediction"].ndim
-    return {n: t if n == "target" and indices else t.to(dtype) for n, t in inputs.items()}
+    return {n: t if n == "label" or (n == "target" and indices) else t.to(dtype) for n, t in inputs.items()}
 
 
 CANDIDATES = [

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lossd.compiled.kernels import Kernel
 from lossd.compiled.work import Pass
 
-__all__ = ["FLOATS", "INTEGERS", "LEAST_NORM", "Form", "doubt_what_vanished", "words_of"]
+__all__ = ["FLOATS", "INTEGERS", "Form", "doubt_what_vanished", "words_of"]
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import dense, elementwise, formulas, overlaps, softmax, vectors
+from lossd.compiled import dense, elementwise, formulas, neighbours, overlaps, softmax, vectors
 from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.work import Outcome, Pass, Work
@@ -381,6 +381,7 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
     **dict.fromkeys(formulas.FORMULAS, _formula),
     **vectors.FORMS,
+    **neighbours.FORMS,
     **dict.fromkeys(overlaps.BOXES, overlaps.boxes_of),
     **dict.fromkeys(overlaps.REGIONS, overlaps.regions_of),
 }

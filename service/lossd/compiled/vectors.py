@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled.forms import FLOATS, LEAST_NORM, Form, words_of
+from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, words_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
 from lossd.metrics.cutoffs import slack
@@ -250,8 +250,11 @@ def _form(recipe: Recipe) -> Form | None:
             wanted = [loss.names.index(name) for name in recipe.gradients]
             columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths[wanted]])
             doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)
-            for length in lengths[wanted]:
-                doubts |= (length > MOST) if words == 1 else (length < LEAST_NORM) & (length > 0)
+        for name, length in zip(recipe.gradients, lengths[wanted], strict=True):
+            if words == 1:
+                doubts |= length > MOST
+            else:
+                doubt_what_vanished(length, work.answers[f"gradient.{name}"], work.starts(), doubts)
         counted: dict[str, Any] = {}
         if measures and loss.no is not None:
             counted["cells"] = _cells(measured[0] < cut(numbers["margin"]), similar, firsts, counts)

@@ -104,7 +104,8 @@ class WorkerProcess:
         if self.listener is not None:
             command += ["--listen", str(self.listener.fileno())]
             passed.append(self.listener.fileno())
-        environment = {"OMP_NUM_THREADS": str(self.settings.threads), **os.environ}
+        # torch's threads share an operation. NumPy's own would wait for more work in a loop, at the cost of torch's.
+        environment = {"OMP_NUM_THREADS": str(self.settings.threads), "OPENBLAS_NUM_THREADS": "1", **os.environ}
         if self.settings.perceptual_weights is not None:
             environment["LOSSD_PERCEPTUAL_WEIGHTS"] = str(self.settings.perceptual_weights.absolute())
         if self.settings.cache_dir is not None:

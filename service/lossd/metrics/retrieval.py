@@ -93,6 +93,11 @@ class Neighbours(Task):
         counts: list[int] = self.view.segments.sum(self._compared.long()).tolist()
         return counts
 
+    def found(self, name: str, find: Callable[[], Array]) -> Array:
+        """Return what a compiled pass has found under a name; what ``find`` returns if it has not."""
+        counted = self.view.counted.get(name)
+        return find() if counted is None else counted
+
     def in_rows(self, numbers: Floats) -> Floats:
         """Return numbers of the rows that are compared for all rows, (R,); 0 for the others."""
         if self._compared is None:
@@ -156,8 +161,16 @@ class Labelled(Neighbours):
         return self.walk(rank_of_nearest)
 
     @cached_property
+    def nearest(self) -> Array:
+        """(R,) bool: whether the nearest other has the same label."""
+        return self.found("nearest", lambda: self.ranks < 1)
+
+    @cached_property
     def asked(self) -> Array:
         """(R,) bool: whether another has the same label."""
+        return self.found("asked", self._have_positives)
+
+    def _have_positives(self) -> Array:
         labels, dense = torch.unique(self.view.tensors["label"], return_inverse=True)
         of_request = self.view.segments.index * len(labels) + dense
         if self.view.ignored is not None:  # what is masked shares its label with nothing
@@ -165,8 +178,8 @@ class Labelled(Neighbours):
                 self.view.ignored[:, 0], -1 - torch.arange(len(dense), device=dense.device), of_request
             )
         _, which, count = torch.unique(of_request, return_inverse=True, return_counts=True)
-        asked: Array = (count[which] > 1).numpy(force=True)
-        return asked
+        have: Array = (count[which] > 1).numpy(force=True)
+        return have
 
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
@@ -183,13 +196,13 @@ def recall_at_1(task: Labelled) -> Sequence[Any]:
 
     Nearest by cosine.
     """
-    return task.fraction("recall@1", task.ranks < 1, task.asked)
+    return task.fraction("recall@1", task.nearest, task.asked)
 
 
 @metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher", interval=None)
 def precision_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of nearest neighbours by cosine that have the label of whoever asks: with one each, recall@1."""
-    return task.fraction("precision@1", task.ranks < 1, task.asked)
+    return task.fraction("precision@1", task.nearest, task.asked)
 
 
 @metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher", interval=None)
@@ -266,8 +279,21 @@ class Views(Neighbours):
         return self.in_rows(torch.cat(forth).numpy(force=True)), self.in_rows(torch.cat(back).numpy(force=True))
 
     @cached_property
+    def nearest_in_second(self) -> Array:
+        """(R,) bool: whether the counterpart is the nearest of the second view."""
+        return self.found("nearest_in_second", lambda: self.ranks[0] < 1)
+
+    @cached_property
+    def nearest_in_first(self) -> Array:
+        """(R,) bool: whether the counterpart is the nearest of the first view."""
+        return self.found("nearest_in_first", lambda: self.ranks[1] < 1)
+
+    @cached_property
     def uniformities(self) -> Floats:
         """(B,), the mean of both views; where there is a single embedding, anything."""
+        return self.found("uniformities", self._uniformities)
+
+    def _uniformities(self) -> Floats:
         of_views = [[_uniformity(group) for (group,) in self.groups(view)] for view in self.units]
         first, second = (torch.cat(parts).numpy(force=True) for parts in of_views)
         mean: Floats = (first + second) / 2
@@ -285,13 +311,13 @@ class Views(Neighbours):
 @metric("paired_views", default=True, name="first_to_second@1", reads=None, better="higher", interval=None)
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the first view whose nearest neighbour by cosine in the second is their counterpart."""
-    return task.fraction("first_to_second@1", task.ranks[0] < 1)
+    return task.fraction("first_to_second@1", task.nearest_in_second)
 
 
 @metric("paired_views", default=True, name="second_to_first@1", reads=None, better="higher", interval=None)
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
     """The fraction of the second view whose nearest neighbour by cosine in the first is their counterpart."""
-    return task.fraction("second_to_first@1", task.ranks[1] < 1)
+    return task.fraction("second_to_first@1", task.nearest_in_first)
 
 
 @metric("paired_views", default=True, reads=("distance",), better="lower", interval="positive")
