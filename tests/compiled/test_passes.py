@@ -380,6 +380,61 @@ def test_boxes_answer_as_the_general_way(
         assert_bits_equal(f, together([request], [tensors])[0])
 
 
+def sums() -> list[tuple[dict[str, Any], list[Tensors]]]:
+    """Weighted sums, and three requests of each; those of the last also weigh and share a tensor."""
+    masks = [{n: t[:, 0] for n, t in regions(REGIONS[4], (2, 3, 4, 5), torch.float32, seed).items()} for seed in (1, 2)]
+    dense_scores = [dense((2, 3, 9), seed) for seed in (1, 2)]
+    ignored = dense((2, 3, 9), 3)
+    ignored["target"][:] = -100
+    terms = [
+        {"loss": {"name": "mse"}, "weight": -2.0},
+        {"loss": {"name": "iou"}, "inputs": {"prediction": "box", "target": "true_box"}},
+        {"loss": {"name": "huber", "reduction": "sum"}, "inputs": {"target": "other"}},
+    ]
+    several = [
+        {"box": box["prediction"], "true_box": box["target"], **pair, "other": pair["target"].flip(0)}
+        for box, pair in ((boxes("xyxy", torch.float64, n), pairs(ERRORS[0], (9, 3), torch.float32, n)) for n in (1, 2))
+    ]
+    return [
+        ({"name": "bce_dice", "bce_weight": 0.3}, masks),
+        ({"name": "ce_dice", "smooth": 0.5}, [*dense_scores, ignored]),
+        ({"name": "weighted_sum", "terms": terms}, several),
+    ]
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_a_sum_of_losses_answers_as_the_general_way(
+    position: int, general: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, inputs = sums()[position]
+    request = {"loss": loss, "outputs": ["loss", "gradient", *(["metrics"] if position < 2 else [])]}
+    wanted = general([request] * len(inputs), inputs)
+    composed = Mock(wraps=evaluation.compose)
+    monkeypatch.setattr(evaluation, "compose", composed)
+    found = together([request] * 2, inputs[:2])
+    assert not composed.called
+    found += together([request] * len(inputs), inputs)[2:]
+    for f, w in zip(found, wanted, strict=True):
+        assert_equal(f, w, 2e-6)
+    for f, tensors in zip(found, inputs, strict=True):
+        assert_bits_equal(f, together([request], [tensors])[0])
+
+
+@pytest.mark.parametrize(
+    ("more", "value"),
+    [({"gradient": {"clip_norm": 1e-3}}, 1.0), ({}, torch.nan), ({"gradient": {"dtype": "float16"}}, 1.0)],
+    ids=str,
+)
+def test_a_sum_that_no_pass_takes_is_left_to_the_general_way(
+    more: Mapping[str, Any], value: float, general: Any
+) -> None:
+    loss, inputs = sums()[1]
+    inputs[0]["prediction"].view(-1)[3] = value
+    request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"], **more}
+    for f, w in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
+        assert_equal(f, w, 2e-6)
+
+
 KINKS: list[tuple[dict[str, Any], list[float]]] = [
     ({"name": "hinge"}, [0.1, 0.7, -0.3]),
     ({"name": "hinge_embedding"}, [0.1, 0.7, 1.3]),

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lossd.evaluation.batch import TensorBatch
-from lossd.evaluation.diagnostics import warning
+from lossd.evaluation.diagnostics import describe, passed_up, warning
 from lossd.evaluation.row_values import RowValues
 from lossd.job import Recipe
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
 
-__all__ = ["Composed", "compose"]
+__all__ = ["Composed", "add_up", "compose"]
 
 Evaluate = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
+EvaluateByPass = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem] | None]
 EvaluateRows = Callable[[TensorBatch], RowValues]
+
+LEAST_NORM = 1e-140
+"""Below, squares of entries may have left float64's range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,57 @@ def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: E
     return Composed(value.detach(), weight.detach(), gradients, terms, evaluated[0].metrics, warnings)
 
 
+def add_up(loss: Loss, batch: TensorBatch, evaluate: EvaluateByPass) -> list[dict[str, Any] | Problem] | None:
+    """Return the answers of a linear loss whose terms have compiled passes; without tensor operations.
+
+    Args:
+        loss: The loss's definition.
+        batch: The requests. Their gradients are written.
+        evaluate: Evaluates a batch by a compiled pass; returns None if the general way must evaluate it.
+
+    Returns:
+        None if the general way must evaluate the requests: a term has no pass, an option changes the gradient, or a
+        number is out of range.
+    """
+    recipe, count, options = batch.recipe, len(batch.rows), batch.recipe.gradient_options
+    changed = recipe.half or any(options.get(name) is not None for name in ("clip_norm", "clip_value"))
+    if not loss.linear or changed or not recipe.evaluates_loss or "cotangent" in batch.inputs:
+        return None
+    values = loss.function(torch.eye(len(recipe.terms), dtype=torch.float64), **recipe.parameters)
+    assert isinstance(values, Tensor)
+    weights: list[float] = values.tolist()
+    terms = [_TermEvaluation(record, batch) for record in recipe.terms]
+    gradients: dict[str, npt.NDArray[np.float64]] = {}
+    losses = np.zeros(count)
+    for term, weight in zip(terms, weights, strict=True):
+        answers = evaluate(term.batch())
+        if answers is None:
+            return None
+        term.answers = cast("list[dict[str, Any]]", answers)  # a pass has no problems
+        losses += [weight * answer["loss"] for answer in term.answers]
+        for source, buffer in term.gradients_by_source():
+            gradient = np.multiply(buffer.numpy().reshape(count, -1), weight, dtype=np.float64)
+            gradients[source] = gradients[source] + gradient if source in gradients else gradient
+    norms = [np.sqrt(np.einsum("ij,ij->i", gradient, gradient)) for gradient in gradients.values()]
+    columns = np.array([losses, losses, np.ones(count), np.ones(count), *norms])
+    if not np.isfinite(columns).all() or any(norm.min() < LEAST_NORM for norm in norms):
+        return None
+    for name, gradient in gradients.items():
+        answer = batch.answers[f"gradient.{name}"]
+        answer.copy_(torch.from_numpy(gradient).reshape(answer.shape))
+    described: list[dict[str, Any] | Problem] = []
+    for position, fields in enumerate(describe(recipe, columns.tolist(), tuple(gradients))):
+        of_terms = [term.answers[position] for term in terms]
+        each = zip(terms, of_terms, weights, strict=True)
+        diagnostics = fields.pop("diagnostics")
+        fields["terms"] = [{"loss": t.record["loss"], "value": a["loss"], "weight": weight} for t, a, weight in each]
+        found = [(t.record["place"], a["diagnostics"]["warnings"]) for t, a in zip(terms, of_terms, strict=True)]
+        diagnostics["warnings"] += passed_up(found, per_sample=False)
+        metrics = {"metrics": of_terms[0]["metrics"]} if "metrics" in of_terms[0] else {}
+        described.append({**metrics, **fields, "diagnostics": diagnostics})
+    return described
+
+
 class _TermEvaluation:
     """The evaluation of one term of all requests, or of one term for each row of one request."""
 
@@ -136,8 +193,12 @@ class _TermEvaluation:
         Raises:
             Problem: The term has a problem; the detail names its place.
         """
-        self._evaluate_whole(evaluate, self._batch(self._inputs(), [self.record["rows"]] * len(self.whole.rows)))
+        self._evaluate_whole(evaluate, self.batch())
         self.values = RowValues.of(self.answers)
+
+    def batch(self) -> TensorBatch:
+        """Return a batch of the term of all requests."""
+        return self._batch(self._inputs(), [self.record["rows"]] * len(self.whole.rows))
 
     def evaluate_rows(self, evaluate: Evaluate, evaluate_rows: EvaluateRows) -> None:
         """Evaluate the term as a batch in which each row is a request, and its metrics over all rows.
@@ -203,10 +264,14 @@ class _TermEvaluation:
 
     def gradients(self, share: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield, for each tensor, the gradient times its share, (B,) of requests or (N,) of rows, (B, ...)."""
-        for name, gradient in self.buffers.items():
-            source = self._source(name.removeprefix("gradient."))
+        for source, gradient in self.gradients_by_source():
             by_share = gradient.double().reshape(len(share), -1) * share.unsqueeze(1)
             yield source, by_share.reshape(self.whole.inputs[source].shape)
+
+    def gradients_by_source(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each gradient with the name of the request's tensor that it is by."""
+        for name, gradient in self.buffers.items():
+            yield self._source(name.removeprefix("gradient.")), gradient
 
     def _source(self, name: str) -> str:
         mapped: str = self.record["inputs"].get(name, name)

@@ -43,7 +43,7 @@ def _terms_parameter(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any
     return parameters["terms"]  # type: ignore[no-any-return]
 
 
-@loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_terms_parameter)
+@loss(task="composed", kind="composed", reductions=("mean",), differentiable=(), terms=_terms_parameter, linear=True)
 def weighted_sum(
     losses: Real[Tensor, "T"], *, terms: Annotated[list[Term], FIRST_FAULT, Len(1, MAX_TERMS)]
 ) -> Real[Tensor, ""]:
@@ -119,7 +119,7 @@ def _bce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]
     )
 
 
-@loss(task="binary", kind="composed", reductions=("mean",), differentiable=(), terms=_bce_dice_terms)
+@loss(task="binary", kind="composed", reductions=("mean",), differentiable=(), terms=_bce_dice_terms, linear=True)
 def bce_dice(
     losses: Real[Tensor, "2"],
     *,
@@ -165,7 +165,7 @@ def _ce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]
     )
 
 
-@loss(task="segmentation", kind="composed", reductions=("mean",), differentiable=(), terms=_ce_dice_terms)
+@loss(task="segmentation", kind="composed", reductions=("mean",), differentiable=(), terms=_ce_dice_terms, linear=True)
 def ce_dice(
     losses: Real[Tensor, "2"],
     *,

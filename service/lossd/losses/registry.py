@@ -202,6 +202,7 @@ class Loss:
         cost: Returns the cost of the evaluation, if it depends on the parameters; else None.
         byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors.
         terms: Returns the terms of a composed loss, given the parameters: ``{"loss": {...}, "inputs": {...}}`` each.
+        linear: Whether a composed loss is the sum of its terms' values times factors that only parameters affect.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all rows.
         unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
         elementwise: Returns the inputs of which each entry of the gradient depends on its own entry alone, given the
@@ -232,6 +233,7 @@ class Loss:
     cost: CostOf | None
     byte_ns: float
     terms: Terms | None
+    linear: bool
     per_sample: bool
     unavailable: Callable[[], str | None]
     elementwise: Elementwise
@@ -337,6 +339,7 @@ def loss(
     cost: CostOf | None = None,
     byte_ns: float = 4,
     terms: Terms | None = None,
+    linear: bool = False,
     per_sample: bool = False,
     unavailable: Callable[[], str | None] = lambda: None,
     elementwise: bool | Elementwise = False,
@@ -359,6 +362,7 @@ def loss(
         cost: Returns the cost of the evaluation, if it depends on parameters or shapes.
         byte_ns: About how many nanoseconds of one core it takes for each byte of its tensors, gradients among them.
         terms: Returns the terms of a composed loss.
+        linear: Whether a composed loss is the sum of its terms' values times factors that only parameters affect.
         per_sample: Whether a composed loss is a function of its term's value on each row rather than on all.
         unavailable: Returns why it cannot be evaluated here and what to do about it; None if it can.
         elementwise: Whether each entry of a gradient depends on its own entry of that input alone, or a function that
@@ -423,6 +427,7 @@ def loss(
             cost=cost,
             byte_ns=byte_ns,
             terms=terms,
+            linear=linear,
             per_sample=per_sample,
             unavailable=unavailable,
             elementwise=elementwise if callable(elementwise) else lambda _: differentiable if elementwise else (),
