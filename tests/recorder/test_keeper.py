@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lossd.engine import worker_process
 from lossd.recorder import keeper as keeping
 from lossd.recorder.client import Recorder
 from lossd_client.errors import DeadlineExceeded, Unavailable
@@ -67,8 +68,8 @@ def test_a_service_that_sees_no_run_starts_no_process_and_imports_no_database(tm
 
 def test_off_means_no_socket_either(tmp_path: Path) -> None:
     environment = {**os.environ, "LOSSD_RUNS": "off"}
-    ended = subprocess.run(
-        [sys.executable, "-c", IDLE], env=environment, capture_output=True, text=True, timeout=120, check=True
+    ended = worker_process.subprocess.run(
+        [sys.executable, "-c", IDLE], env=environment, capture_output=True, text=True, timeout=120
     )
     children, _, listens = json.loads(ended.stdout.splitlines()[-1])
     assert (children, listens) == ([], False)
