@@ -151,7 +151,7 @@ def test_floats_for_classes_are_not_called_a_wrong_shape() -> None:
 def test_no_remedy_is_invented() -> None:
     with pytest.raises(ShapeMismatch) as refused:
         lossd.evaluate("mse", SCORES, np.zeros((2, 4)))
-    assert refused.value.detail.endswith("nothing is broadcast")
+    assert refused.value.detail.endswith("without broadcasting")
 
 
 # Names

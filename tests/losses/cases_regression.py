@@ -41,7 +41,7 @@ def elementwise(function: Any, **fixed: Any) -> Any:
 ELEMENTWISE_REFUSED = (
     Refused(
         ShapeMismatch,
-        r"target has shape \(5, 1\), expected \(5, 3\) since prediction is \(5, 3\).*nothing is broadcast",
+        r"target has shape \(5, 1\), expected \(5, 3\) since prediction is \(5, 3\).*without broadcasting",
         inputs={"prediction": np.zeros((5, 3)), "target": np.zeros((5, 1))},
     ),
     Refused(ShapeMismatch, "expected", inputs={"prediction": np.zeros((5, 3)), "target": np.zeros(5)}),

@@ -67,6 +67,17 @@ def test_names_of_other_libraries_are_known(name: str, ours: str) -> None:
     assert f"did you mean {ours}" in hint(name)
 
 
+@pytest.mark.parametrize("name", ["Dice", "DiceLoss", "mean_squared_error", "KLDivLoss"])
+def test_a_known_name_has_one_proposal(name: str) -> None:
+    assert re.search(r"did you mean \w+\? ", hint(name))
+
+
+def test_metrics_have_the_names_of_other_libraries() -> None:
+    for name, ours in (("dice", "f1"), ("jaccard", "iou"), ("acc", "accuracy")):
+        with pytest.raises(InvalidRequest, match=rf"did you mean {ours}\? GET /v1/metrics lists"):
+            make_plan({"task": "multiclass", "metrics": {"names": [name]}})
+
+
 TABLES = {"synonyms": SYNONYMS, "not quite": NOT_QUITE, "not here": NOT_HERE}
 
 

@@ -35,6 +35,7 @@ def said(*arguments: Any, **options: Any) -> str:
         ("dice", {"prediction": np.moveaxis(SCORES, 1, -1), "target": CLASSES}, "numpy.moveaxis(prediction, -1, 1)"),
         ("dice", {"prediction": SCORES[0], "target": CLASSES[0]}, "send prediction[None] and target[None]"),
         ("bce", {"prediction": np.full(MASK.shape, 0.5), "target": MASK}, "send target / 255"),
+        ("bce_with_logits", {"prediction": [0.1, 2.0], "target": [-1, 1]}, "send (target + 1) / 2"),
         ("cross_entropy", {"prediction": SCORES[:, :2], "target": MASK}, "send target // 255"),
     ],
 )

@@ -271,8 +271,8 @@ def router() -> APIRouter:
     async def one_metric(request: Request, name: str) -> Response:
         if name not in names:
             near = metrics.closest_metrics(name, names)
-            hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/metrics lists all metrics"
-            raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}")
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UnknownMetric(f"there is no metric named {quoted(name)}; {hint}GET /v1/metrics lists them all")
         if name not in of_metrics:
             of_metrics[name] = Page(lambda: orjson.dumps({"metrics": _metric(name)}), JSON)
         return await of_metrics[name].answer(request.headers)

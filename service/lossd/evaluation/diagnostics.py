@@ -24,7 +24,7 @@ WARNINGS: Mapping[str, str] = {
     "no_positives": "there is no positive pair, or no relevant document",
     "no_negatives": "there is no negative pair",
     "not_a_distribution": "a target's class probabilities do not sum to 1 along axis 1, as those of several classes",
-    "negative_divergence": "a divergence is below 0: prediction or target are no probabilities along axis 1",
+    "negative_divergence": "a divergence is below 0: prediction or target are not probabilities along axis 1",
     "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
     "probabilities_as_logits": "predictions are all within [0, 1] and were read as logits, 0 as a probability of 1/2; "
     "set metrics.from_logits to false if they are probabilities or decisions",

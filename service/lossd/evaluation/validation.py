@@ -331,7 +331,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             remedy = _classes_remedy(recipe, name, at.tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
-            remedy = _bright(name, entry) or _ignoring(recipe, name, entry)
+            remedy = _signed(name, entry) or _bright(name, entry) or _ignoring(recipe, name, entry)
             return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "nonnegative" | "positive" | "negative" | "above_minus_one":
             bounds = {"nonnegative": ">= 0", "positive": "> 0", "negative": "< 0", "above_minus_one": "> -1"}
@@ -365,8 +365,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
         case "class_set":
             return f"class {value} at {at} is out of range: classes 0 to {_classes(recipe) - 1} expected, then -1"
         case "indicator":
-            remedy = f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
-            remedy += _bright(name, entry) or _ignoring(recipe, name, entry)
+            remedy = _signed(name, entry) + (_bright(name, entry) or _ignoring(recipe, name, entry))
             return f"1 (yes) or 0 (no) expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "sign":
             remedy = f"; send 2 * {name} - 1 for labels of 0 and 1" if entry == 0 else ""
@@ -413,6 +412,11 @@ def _leaving_out(recipe: Recipe, name: str, entry: float) -> str:
 def _bright(name: str, entry: float) -> str:
     """Return the remedy for a mask that was read from a picture."""
     return f"; send {name} / 255 for a mask of 0 and 255" if entry == BRIGHT else ""
+
+
+def _signed(name: str, entry: float) -> str:
+    """Return the remedy for a label of -1."""
+    return f"; send ({name} + 1) / 2 for labels of -1 and 1" if entry == -1 else ""
 
 
 def _ignoring(recipe: Recipe, name: str, entry: float) -> str:

@@ -544,17 +544,17 @@ def advice(name: str, listed_by: str) -> str:
     meant = meaning(name)
     if meant.note:
         return meant.note
-    if meant.loss is None and meant.metric is not None:
-        return f"it is a metric, {meant.metric}: ask for it in metrics.names"
     near = closest_losses(name)
-    return f"did you mean {' or '.join(near)}?" if near else f"{listed_by} lists them all"
+    if meant.metric is not None and meant.loss is None and not (near and folded(near[0]) in meant.keys):
+        return f"it is a metric, {meant.metric}: ask for it in metrics.names"
+    return (f"did you mean {' or '.join(near)}? " if near else "") + f"{listed_by} lists them all"
 
 
 def closest_losses(name: str) -> list[str]:
-    """Return up to three losses closest to a name that none has, first the one that other libraries call so."""
+    """Return the losses that other libraries call by a name that none has, else up to three with a similar name."""
     meant = meaning(name)
-    near = [meant.loss, *(ours for ours in REGISTRY if folded(ours) in meant.keys), *closest(name, REGISTRY)]
-    return list(dict.fromkeys(loss for loss in near if loss is not None))[:MOST_NEAR]
+    exact = [meant.loss] if meant.loss is not None else [ours for ours in REGISTRY if folded(ours) in meant.keys]
+    return exact or closest(name, REGISTRY)
 
 
 def closest(name: str, known: Collection[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> list[str]:

@@ -21,7 +21,7 @@ from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.names import meaning
 from lossd.losses.reduction import Segments
-from lossd.losses.registry import MOST_NEAR, Input, closest
+from lossd.losses.registry import Input, closest
 from lossd.metrics.combinations import Combinations
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
@@ -389,7 +389,7 @@ def check_task(name: str, *, instead_of: str | None = None) -> None:
     pointer = "/task" if instead_of is None else "/metrics/task"
     if name not in TASKS:
         near = closest(name, TASKS)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+        hint = f"did you mean {near[0]}? GET /v1/metrics lists them all" if near else f"there are {', '.join(TASKS)}"
         detail = f"there is no task named {quoted(name)}; {hint}"
     elif instead_of in (None, name) or any({name, instead_of} <= group for group in exchangeable):
         return
@@ -414,17 +414,16 @@ def resolve(task_name: str, names: Sequence[str] | None) -> tuple[str, ...]:
             wanted.append(name)
         else:
             near = closest_metrics(name, known)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}"
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}GET /v1/metrics lists them all"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
     return tuple(dict.fromkeys(wanted))
 
 
 def closest_metrics(name: str, known: Collection[str]) -> list[str]:
-    """Return up to three known metrics closest to a name that none has, first the one that other libraries call so."""
+    """Return the known metric that other libraries call by a name that none has, else up to three similar names."""
     meant = meaning(name).metric
-    near = [meant] if meant is not None and meant in known else []
-    return list(dict.fromkeys([*near, *closest(name, known)]))[:MOST_NEAR]
+    return [meant] if meant is not None and meant in known else closest(name, known)
 
 
 def inputs(task_name: str, options: Mapping[str, Any]) -> tuple[Input, ...]:

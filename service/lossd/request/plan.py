@@ -483,7 +483,7 @@ class Plan:
         raise ShapeMismatch(
             f"{name} has shape {show(shape)}, expected {shapes}"
             + (f" since {origin}" if origin else "")
-            + (self._no_classes(entry, layout) or "; shapes must match exactly, nothing is broadcast")
+            + (self._no_classes(entry, layout) or "; shapes must match exactly, without broadcasting")
         )
 
     def _no_classes(self, entry: Input, layout: Layout) -> str:

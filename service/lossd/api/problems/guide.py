@@ -111,13 +111,15 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "not-found": Example("GET", "/v1/loses", None, "nothing is served at '/v1/loses'; /openapi.json lists all paths"),
     "unknown-loss": _evaluate(
-        {"name": "crossentropy"}, "there is no loss named 'crossentropy'; did you mean cross_entropy?"
+        {"name": "crossentropy"},
+        "there is no loss named 'crossentropy'; did you mean cross_entropy? GET /v1/losses lists them all",
     ),
     "unknown-metric": Example(
         "GET",
         "/v1/metrics/acuracy",
         None,
-        "there is no metric named 'acuracy'; did you mean accuracy or top_k_accuracy or auroc?",
+        "there is no metric named 'acuracy'; did you mean accuracy or top_k_accuracy or auroc? "
+        "GET /v1/metrics lists them all",
     ),
     "unknown-run": Example(
         "GET", "/v1/runs/resnet50-v4", None, "no run is named resnet50-v4; GET /v1/runs lists yours"
@@ -199,8 +201,8 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "shape-mismatch": _evaluate(
         {"name": "mse"},
-        "target has shape (2,), expected (2, 1) since prediction is (2, 1); shapes must match exactly, nothing is "
-        "broadcast; drop the axis of length 1: send prediction.squeeze(1)",
+        "target has shape (2,), expected (2, 1) since prediction is (2, 1); shapes must match exactly, without "
+        "broadcasting; drop the axis of length 1: send prediction.squeeze(1)",
         {"prediction": [[1.0], [2.0]], "target": [1.0, 2.0]},
     ),
     "dtype-mismatch": _evaluate(
