@@ -65,13 +65,13 @@ def refused(arguments: Sequence[object] = (), environment: Mapping[str, str] | N
     ],
 )
 def test_a_misspelt_variable_is_refused_and_the_near_name_given(name: str, near: str) -> None:
-    assert f"{name} is no setting, did you mean {near}?" in refused(environment={name: "1"})
+    assert f"{name} is not a setting, did you mean {near}?" in refused(environment={name: "1"})
 
 
 def test_every_variable_that_is_misspelt_is_named() -> None:
     said = refused(environment={"LOSSD_PROT": "1", "LOSSD_XYZZY": "1"})
-    assert "LOSSD_PROT is no setting" in said
-    assert "LOSSD_XYZZY is no setting (" in said, "nothing is near it"
+    assert "LOSSD_PROT is not a setting" in said
+    assert "LOSSD_XYZZY is not a setting (" in said, "nothing is near it"
 
 
 def test_every_setting_is_a_variable_that_is_known() -> None:
@@ -104,7 +104,7 @@ def test_the_address_of_a_service_of_that_name_is_no_setting(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["LOSSD_HTTP_PORT", "LOSSD_SERVICE_PORT", "LOSSD_SERVICE_HOST"])
 def test_what_is_only_called_so_is_no_service_s_address(name: str) -> None:
-    with pytest.raises(StartError, match=f"{name} is no setting"):
+    with pytest.raises(StartError, match=f"{name} is not a setting"):
         check_variables({name: "everywhere"})
 
 
@@ -159,10 +159,10 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None
     noise.write_bytes(b"\xff\xfe\x00 no text")
     cases: list[tuple[list[str], Path, str]] = [
         (["--api-keys-file={}"], empty, "has no key"),
-        (["--api-keys-file={}"], noise, "is no text"),
+        (["--api-keys-file={}"], noise, "is not a text"),
         (["--api-keys-file={}"], cert, "is not name:sha256hex"),
-        (["--api-keys-file={}"], tmp_path / "absent", "that is no file"),
-        (["--api-keys-file={}"], tmp_path, "that is no file"),
+        (["--api-keys-file={}"], tmp_path / "absent", "a file is expected"),
+        (["--api-keys-file={}"], tmp_path, "a file is expected"),
         (["--tls-cert={}", f"--tls-key={key}"], empty, "holds no certificate"),
         (["--tls-cert={}", f"--tls-key={key}"], noise, "holds no certificate"),
         ([f"--tls-cert={cert}", "--tls-key={}"], empty, "holds no private key"),
@@ -173,7 +173,7 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None
         ([f"--tls-cert={cert}", f"--tls-key={key}", "--tls-client-ca={}"], key, "holds no certificates"),
         (["--perceptual-weights={}"], empty, "holds no weights"),
         (["--perceptual-weights={}"], noise, "holds no weights"),
-        (["--cache-dir={}"], empty, "is no directory"),
+        (["--cache-dir={}"], empty, "is not a directory"),
     ]
     for arguments, path, said in cases:
         for fronts in ("--fronts=1", "--fronts=2"):

@@ -87,7 +87,7 @@ def test_without_the_setting_redirections_and_pages_stay_all_the_same(service: R
 
 @pytest.mark.parametrize("path", ["loss", "https://a/b", "/a b", "//a", "/a?b"])
 def test_what_is_no_path_is_refused(path: str) -> None:
-    with pytest.raises(ValidationError, match="is no path"):
+    with pytest.raises(ValidationError, match="is not a path"):
         Settings(root_path=path)
 
 

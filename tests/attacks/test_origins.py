@@ -177,7 +177,7 @@ def test_with_keys_pages_of_others_have_none_and_are_not_looked_at() -> None:
 
 @pytest.mark.parametrize("hosts", ["http://a", "a/b", "a:80", "a, b", ""])
 def test_what_is_no_host_is_refused(hosts: str) -> None:
-    with pytest.raises(ValidationError, match="is no name of a host"):
+    with pytest.raises(ValidationError, match="is not a host name"):
         Settings(allowed_hosts=hosts)
 
 

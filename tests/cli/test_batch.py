@@ -118,7 +118,7 @@ def test_a_person_sees_a_table_the_failures_and_the_sum(flawed: Path) -> None:
     assert "cross_entropy label_smoothing=0.1" in output
     assert re.search(r"^file +loss +accuracy +precision.macro", output, re.MULTILINE)
     assert re.search(r"^a\.safetensors +\d", output, re.MULTILINE)
-    assert re.search(r"^d\.safetensors: Malformed body: .*cannot be read", output, re.MULTILINE)
+    assert re.search(r"^d\.safetensors: Unreadable file: .*cannot be read", output, re.MULTILINE)
     assert re.search(r"^8 files, 5 failed, mean loss \d", output, re.MULTILINE)
 
 
@@ -189,7 +189,7 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "label_smoothing"),
+        (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "--label-smoothing"),
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
         (["--loss", "mse", "--plot", "out.svg"], 2, "lossd score DIR --plot draws a whole directory"),
         (["--loss", "cross_entropy", "--output", "rows.txt"], 2, "must end in .csv or .jsonl"),
@@ -314,7 +314,7 @@ def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
     terminal.process.send_signal(signal.SIGINT)
     status, said = terminal.close()
     assert status == 130, (said, terminal.shown)
-    found = re.search(r"^(\d+) of 4000 files, mean loss \d", said, re.MULTILINE)
+    found = re.search(r"^(\d+) of 4,000 files, mean loss \d", said, re.MULTILINE)
     assert found, said
     assert 0 < int(found[1]) < total
     assert len(path.read_text().splitlines()) == int(found[1]) + 1

@@ -118,7 +118,10 @@ def test_classes_have_a_confusion_matrix_and_regression_its_loss(tmp_path: Path)
     assert lossd("evaluate", tmp_path / "numbers.npz", *arguments).exit_code == 0
     assert "huber, delta 2" in path.read_text()
     refused = lossd("evaluate", tmp_path / "numbers.npz", *arguments, "--plot-kind", "roc")
-    assert (refused.exit_code, "roc of regression cannot be drawn; there is curve" in refused.stderr) == (2, True)
+    assert (
+        refused.exit_code,
+        "the task regression has no picture of kind roc; its kinds are curve" in refused.stderr,
+    ) == (2, True)
 
 
 def test_labels_have_a_matrix_each_which_is_listed_and_not_drawn(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_labels_have_a_matrix_each_which_is_listed_and_not_drawn(tmp_path: Path)
     asked = ("evaluate", path, "--task", "multilabel", "--metrics", "confusion_matrix")
     assert re.search(r"^1 +1 +0 +0 +2 *$", lossd(*asked).stdout, re.MULTILINE)
     refused = lossd(*asked, "--plot", tmp_path / "out.svg", "--plot-kind", "confusion")
-    assert (refused.exit_code, "confusion of multilabel cannot be drawn" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "the task multilabel has no picture of kind confusion" in refused.stderr) == (2, True)
 
 
 def test_of_very_many_classes_the_counts_are_not_taken_for_a_matrix(tmp_path: Path) -> None:

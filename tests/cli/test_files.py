@@ -118,8 +118,8 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "scan.nii.gz": (lambda: gzip.compress(nifti()), "NIfTI volume, packed with gzip.*nibabel"),
     "array.npy.gz": (lambda: gzip.compress(npy(SCORES)), "packed with gzip.*unpack"),
     "excel.csv": (lambda: "a,b\n1,2\n".encode("utf-16"), "UTF-16.*UTF-8"),
-    "latin.csv": (lambda: b"gr\xf6\xdfe\n1\n", "no text in UTF-8"),
-    "semicolons.csv": (lambda: b"a;b\n1;2\n", "no number but '1;2'; put commas"),
+    "latin.csv": (lambda: b"gr\xf6\xdfe\n1\n", "not text in UTF-8"),
+    "semicolons.csv": (lambda: b"a;b\n1;2\n", "'1;2' is not a number; put commas"),
     "long.csv": (lambda: b"1" * 200_000, "field larger than field limit"),
     "wide.csv": (lambda: b"9" * 5_000, "integer beyond 64 bits"),
     "empty.npy": (lambda: b"", "it is empty"),
@@ -158,7 +158,7 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(name: str, tmp_path: Pat
     result = lossd("evaluate", path, target, "--loss", "cross_entropy")
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith(f"Malformed body: {path} cannot be read: ")
+    assert result.stderr.startswith(f"Unreadable file: {path} cannot be read: ")
     assert re.search(said, result.stderr), result.stderr
     assert not re.search("allow_pickle|trust|unsafe|pickled \\(object", result.stderr)
     assert result.stderr.count("\n") == 1
@@ -342,7 +342,7 @@ def test_bad_files_are_rows_and_the_rest_is_evaluated(tmp_path: Path) -> None:
         assert re.search(words, said[name]), said[name]
     alone = json.loads(lossd("evaluate", tmp_path / "good.npz", "--loss", "cross_entropy", "--json").stdout)
     assert last["summary"]["mean_loss"] == alone["loss"]
-    assert "left out, as no .safetensors, .npz or .npy, nor .csv of an input: model.pt, notes.md" in result.stderr
+    assert "left out, as their kind or name is not that of an input: model.pt, notes.md" in result.stderr
 
 
 def test_tables_are_evaluated_beside_arrays(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_refused_file_is_named(store: Path, folder: Path) -> None:
     result = lossd("score", folder, *OPTIONS, "--run", "r")
     assert result.exit_code == 1
     assert re.search(r"^007.npz: Invalid value: .*9", result.stderr, re.MULTILINE)
-    assert "no score: 1 of 30 files are bad" in result.stderr
+    assert "no score: 1 of 30 files cannot be scored" in result.stderr
     assert document("runs", "show", "r")["counted"] == {
         "rows": (FILES - 1) * ROWS,
         "entries": (FILES - 1) * ROWS,

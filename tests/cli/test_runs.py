@@ -185,7 +185,7 @@ def test_a_file_without_positions_is_refused_before_anything_is_sent(folder: Pat
         result = scored(folder, url, *options)
         assert (result.exit_code, fake.sent, fake.runs) == (1, [], {})
         assert "b.safetensors cannot be read" in result.stderr
-        assert "nothing was sent: 1 of 6 files have an unknown number of rows" in result.stderr
+        assert "nothing was sent: 1 of 6 files cannot be read" in result.stderr
 
 
 def test_a_file_without_inputs_has_no_rows(folder: Path, fake: FakeRuns, url: str) -> None:
@@ -200,7 +200,7 @@ def test_a_refused_file_is_named_and_the_others_are_counted(folder: Path, fake: 
     result = scored(folder, url)
     assert result.exit_code == 1
     assert "c: Invalid value: class 9" in result.stderr
-    assert "no score: 1 of 6 files are bad; fix them, or leave them out with --skip-bad" in result.stderr
+    assert "no score: 1 of 6 files cannot be scored; fix them, or leave them out with --skip-bad" in result.stderr
     assert result.stdout == ""
     assert set(fake.counted["r"]) == {*BATCHES} - {"c"}
     result = scored(folder, url, "--skip-bad", "--json")
@@ -306,7 +306,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, fake: FakeRuns, servi
     assert status == 130, terminal.shown
     counted = len(fake.counted["r"])
     assert 4 <= counted < 30
-    assert f"interrupted: {counted} of 30 files are counted; the same command goes on" in terminal.shown
+    assert f"interrupted with {counted} of 30 files counted; the same command continues" in terminal.shown
     assert f"files {counted} of 30\n" in words(said)
     service.default = fake.answer
     fake.sent.clear()
@@ -466,6 +466,6 @@ def test_a_terminal_is_asked(
 ) -> None:
     monkeypatch.setattr("lossd.cli.runs._asks", lambda: True)
     result = lossd("runs", "delete", "one", "--url", kept, entered=answer)
-    assert "delete one, with 2 rows in 1 batches?" in result.output
+    assert "delete one, with 2 rows in 1 batch?" in result.output
     assert ("one" not in fake.runs) is deleted
     assert result.exit_code == (0 if deleted else 1)

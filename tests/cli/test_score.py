@@ -223,7 +223,7 @@ def test_a_bad_file_is_named_and_there_is_no_score(flawed: Path, tmp_path: Path)
         assert re.search(
             r"^998\.npz: Invalid value: class 9 at target\[3\] is out of range", result.stderr, re.MULTILINE
         )
-        assert "no score: 1 of 8 files are bad; fix them, or leave them out with --skip-bad" in result.stderr
+        assert "no score: 1 of 8 files cannot be scored; fix them, or leave them out with --skip-bad" in result.stderr
 
 
 def test_bad_files_can_be_left_out(flawed: Path, data: tuple[Array, Array]) -> None:
@@ -273,9 +273,9 @@ def test_unreadable_files_are_named_before_anything_is_evaluated(folder: Path, m
     monkeypatch.setattr(lossd.Run, "add", never)
     result = score(folder, "--task", "multiclass")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert re.search(r"^a\.npz: Malformed body: .*a\.npz cannot be read", result.stderr, re.MULTILINE)
-    assert re.search(r"^b: Malformed body: .*b_prediction\.npy cannot be read", result.stderr, re.MULTILINE)
-    assert "no score: 2 of 8 files are bad" in result.stderr
+    assert re.search(r"^a\.npz: Unreadable file: .*a\.npz cannot be read", result.stderr, re.MULTILINE)
+    assert re.search(r"^b: Unreadable file: .*b_prediction\.npy cannot be read", result.stderr, re.MULTILINE)
+    assert "no score: 2 of 8 files cannot be scored" in result.stderr
 
 
 def test_many_bad_files_are_counted(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_many_bad_files_are_counted(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.count("cannot be read") == 5
         assert "... and 4 more" in result.stderr
-        assert "no score: 9 of 9 files are bad\n" in result.stderr
+        assert "no score: 9 of 9 files cannot be scored\n" in result.stderr
 
 
 def test_inputs_of_different_lengths_are_a_bad_file(
@@ -306,9 +306,9 @@ def test_inputs_of_different_lengths_are_a_bad_file(
         ([], 2, "name a task with --task, or a loss with --loss"),
         (["--task", "multiclas"], 1, "did you mean multiclass"),
         (["--task", "multiclass", "--metrics", "acuracy"], 1, "did you mean accuracy"),
-        (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "label_smoothing"),
+        (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "--label-smoothing"),
         (["--task", "multiclass", "--output", "rows.txt"], 2, "must end in .json or .csv"),
-        (["--task", "regression", "--plot", "a.svg"], 2, "a picture of regression cannot be drawn"),
+        (["--task", "regression", "--plot", "a.svg"], 2, "the task regression has no picture"),
         (["--task", "multiclass", "--metric-option", "threshold"], 2, "'threshold' is not NAME=VALUE"),
     ],
 )
@@ -517,7 +517,7 @@ def test_ctrl_c_says_what_was_counted(tmp_path: Path, data: tuple[Array, Array])
     count = found["files"]["counted"]
     assert 0 < count < total
     assert (found["files"]["interrupted"], found["counted"]["rows"]) == (True, 9 * count)
-    assert f"interrupted: the score is that of {count} of {total} files" in terminal.shown
+    assert f"interrupted: this is the score of {count} of {total:,} files" in terminal.shown
     assert "Traceback" not in terminal.shown
 
 

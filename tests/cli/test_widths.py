@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path
 
+import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from rich.console import Console
 
 from lossd import cli
-from lossd.cli import canvas, report, wording
+from lossd.cli import canvas, report, serve, wording
 from lossd.cli.canvas import Curve, draw
 from lossd.cli.fitting import Columns, Listing
+from lossd.cli.progress import progress
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
+
+ERASED = "\x1b[2K"
+"""The terminal's sequence that erases a line."""
 
 
 def printed(shown: object, width: int) -> list[str]:
@@ -145,7 +151,55 @@ def test_every_route_of_a_message_has_its_command(route: str) -> None:
 
 def test_messages_name_options_in_place_of_fields() -> None:
     said = wording.in_commands("set metrics.classes to 3, or name it in metrics.names; the model metrics.binary stays")
-    assert said == "set --metric-option classes to 3, or name it in --metrics; the model metrics.binary stays"
+    assert said == "pass --metric-option classes=3, or name it in --metrics; the model metrics.binary stays"
+    assert wording.in_commands("loss.class_weight: expected 3 numbers") == "--class-weight: expected 3 numbers"
+    assert wording.in_commands("x=probability draws an example") == "--x probability draws an example"
+
+
+@pytest.mark.parametrize(
+    ("command", "listed_by"),
+    [
+        (["losses", "focul"], "did you mean focal? lossd losses lists"),
+        (["metrics", "multiclas"], "did you mean multiclass? lossd metrics lists"),
+        (["metrics", "--name", "acuracy"], "did you mean accuracy or top_k_accuracy or auroc? lossd metrics lists"),
+        (["evaluate", "--loss", "focul"], "lossd losses lists"),
+        (["score", ".", "--task", "binary", "--metrics", "acuracy"], "lossd metrics lists"),
+    ],
+    ids=str,
+)
+def test_an_unknown_name_names_the_command_that_lists_all(command: list[str], listed_by: str) -> None:
+    run = CliRunner().invoke(cli.main, command)
+    assert run.exit_code == 1
+    assert listed_by in run.output
+
+
+def test_wrong_usage_ends_its_lines_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(click.UsageError) as caught:
+        cli.main.main(["evaluate", "--loss", "mse", "--hessian-form", "exact"], standalone_mode=False)
+    lines = f"Error: {caught.value.message}".splitlines()
+    assert max(map(len, lines)) <= 40 < len(caught.value.message)
+    assert " ".join(lines) == "Error: --hessian-form needs --hessian-out, the file that the Hessian is written to"
+    assert caught.value.exit_code == 2
+    assert caught.value.ctx is not None
+
+
+def test_numbers_of_things_have_the_right_ending() -> None:
+    assert wording.counted(1, None, "file") == "1 file"
+    assert wording.counted(1_000, None, "batch") == "1,000 batches"
+    assert wording.counted(1, 2, "file") == "1 of 2 files"
+    assert wording.counted(0, 1, "file") == "0 of 1 file"
+
+
+def test_a_bar_that_never_moved_is_erased(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress(0, shown=True):
+        pass
+    assert capsys.readouterr().err.endswith(ERASED)
+    with progress(1, shown=True) as advance:
+        advance(1, "1/1 files", "")
+    assert not capsys.readouterr().err.endswith(ERASED)
 
 
 def test_a_message_on_a_terminal_ends_its_lines_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +226,16 @@ def test_lists_fit_and_keep_every_word(width: int, command: list[str], monkeypat
     assert sorted("".join("".join(lines).split())) == sorted("".join("".join(listed(400)).split()))
 
 
+def test_the_address_of_a_service_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    serve._say("lossd listens on http://127.0.0.1:8000, reachable from this machine only")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["lossd listens on http://127.0.0.1:8000,", "reachable from this machine only"]
+
+
 def test_a_text_stands_below_its_name_where_there_is_no_room_beside() -> None:
     listing = Listing("loss", "task")
     listing.add_row("a-long-name-of-a-loss", "multiclass", text="It is computed from scores of classes.")
@@ -187,8 +251,17 @@ def test_a_text_stands_below_its_name_where_there_is_no_room_beside() -> None:
     ]
 
 
-def test_messages_name_commands(tmp_path) -> None:
-    run = CliRunner().invoke(cli.main, ["runs", "show", "nothing"], env={"LOSSD_RUNS": str(tmp_path / "runs.db")})
-    assert run.exit_code == 1
-    assert "lossd runs lists yours" in run.output
-    assert "GET" not in run.output
+def test_messages_about_runs_name_commands(tmp_path: Path) -> None:
+    def runs(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.main, ["runs", *arguments], env={"LOSSD_RUNS": str(tmp_path / "runs.db")})
+
+    shown = runs("show", "nothing")
+    assert shown.exit_code == 1
+    assert "lossd runs lists yours" in shown.output
+    assert "GET" not in shown.output
+    assert "(request " not in shown.output
+    assert "lossd score --run NAME keeps one" in runs().output
+    assert "no run matches" in runs("--task", "binary").output
+    copied = runs("copy", str(tmp_path / "absent.db"), str(tmp_path / "new.db"))
+    assert (copied.exit_code, "there is no database" in copied.output) == (2, True)
+    assert not (tmp_path / "absent.db").exists()

@@ -172,7 +172,7 @@ def test_what_cannot_be_listened_on_is_refused_with_the_reason(path: Path, tmp_p
         UnixSocket(path, 0o600)
     used.close()
     path.write_text("precious")
-    with pytest.raises(StartError, match=r"lossd\.sock is no socket"):
+    with pytest.raises(StartError, match=r"lossd\.sock is not a socket"):
         UnixSocket(path, 0o600)
     assert path.read_text() == "precious"
     with pytest.raises(StartError, match="its folder does not exist"):
@@ -188,7 +188,7 @@ def test_the_command_says_so_in_one_line(path: Path) -> None:
     run = worker_process.subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment)
     assert run.returncode == 2
     assert "Error: " in run.stderr
-    assert "is no socket (setting uds)" in run.stderr
+    assert "is not a socket (setting uds)" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -34,9 +34,9 @@ def test_the_environment_of_this_machine_does_not_count(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"replica": 4}, "replica is no argument, did you mean replicas?"),
-        ({"queue_byte": "8GiB"}, "queue_byte is no argument, did you mean queue_bytes?"),
-        ({"zzz": 1}, "zzz is no argument (arguments: replicas, max_replicas,"),
+        ({"replica": 4}, "replica is not an argument, did you mean replicas?"),
+        ({"queue_byte": "8GiB"}, "queue_byte is not an argument, did you mean queue_bytes?"),
+        ({"zzz": 1}, "zzz is not an argument (arguments: replicas, max_replicas,"),
         ({"port": 9000}, "port is not lossd's to set under Ray: use http_options of Serve"),
         ({"fronts": 2}, "fronts is not lossd's to set under Ray: use replicas"),
         ({"replicas": "0"}, "replicas: at least 1 is expected, found '0'"),

@@ -51,7 +51,7 @@ def test_settings_come_from_the_arguments_then_from_the_node(facts: dict[str, An
 
 @needs_ray
 def test_a_wrong_setting_of_a_node_is_refused(facts: dict[str, Any]) -> None:
-    assert "LOSSD_THREAD is no setting, did you mean LOSSD_THREADS?" in facts["misspelt"]
+    assert "LOSSD_THREAD is not a setting, did you mean LOSSD_THREADS?" in facts["misspelt"]
     assert facts["no file"].startswith("api_keys_file: ")
 
 

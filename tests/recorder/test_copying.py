@@ -92,8 +92,8 @@ def test_a_run_of_the_same_name_is_not_overwritten(tmp_path: Path, url: str) -> 
 def test_the_command_says_what_it_copied(tmp_path: Path, url: str) -> None:
     filled(tmp_path / "from.db", {("a", "one"): 2})
     command = ["runs", "copy", str(tmp_path / "from.db"), url]
-    assert CliRunner().invoke(main, command).stderr.endswith("one, 2 batches\n1 runs copied\n")
+    assert CliRunner().invoke(main, command).stderr.endswith("one: 2 batches\n1 run copied\n")
     assert CliRunner().invoke(main, command).stderr.endswith("0 runs copied, 1 copied before\n")
     refused = CliRunner().invoke(main, ["runs", "copy", "mysql://x/y", url])
     assert refused.exit_code == 2
-    assert "mysql:// is no database of lossd" in refused.stderr
+    assert "mysql:// is not a database of lossd" in refused.stderr

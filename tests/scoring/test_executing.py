@@ -192,7 +192,7 @@ def test_a_bad_file_is_named_and_there_is_no_score(flawed: Path, monkeypatch: py
     on(monkeypatch, Shuffled(1))
     found = score(flawed, "--task", "multiclass", "--on", "ray")
     assert (found.exit_code, found.stdout, found.stderr) == (1, "", expected.stderr)
-    assert "no score: 6 of 12 files are bad; fix them, or leave them out with --skip-bad" in found.stderr
+    assert "no score: 6 of 12 files cannot be scored; fix them, or leave them out with --skip-bad" in found.stderr
 
 
 # What dies
@@ -226,7 +226,7 @@ def test_a_chunk_that_kills_every_process_is_named(data: Path, tmp_path: Path, m
     result = score(data, *LOSS, *SLICES, "--on", "processes", "--resume", ledger)
     assert (result.exit_code, result.stdout) == (3, ""), result.output
     assert "the process that scored 04.npz to 07.npz died 3 times" in result.stderr
-    assert f"files are counted; it is in {ledger}: the same command goes on" in result.stderr
+    assert f"files counted; they are in {ledger}: the same command continues" in result.stderr
 
 
 @pytest.fixture
@@ -360,9 +360,9 @@ def test_another_ledger_is_refused(data: Path, tmp_path: Path, monkeypatch: pyte
     ledger.write_bytes(b"".join([*lines[:2], lines[2][:-9] + b"\n", *lines[3:]]))
     assert "line 3 of" in refused()
     ledger.write_bytes(b"notes\nof mine\n")
-    assert "is no ledger of lossd score" in refused()
+    assert "is not a ledger of lossd score" in refused()
     ledger.write_bytes(b"notes")
-    assert "is no ledger of lossd score" in refused()
+    assert "is not a ledger of lossd score" in refused()
 
 
 def test_one_command_at_a_time_writes_a_ledger(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,14 +387,17 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for options, said in (((), "with --resume LEDGER"), (("--resume", tmp_path / "l"), "the same command goes on")):
+        for options, said in (
+            ((), "with --resume LEDGER"),
+            (("--resume", tmp_path / "l"), "the same command continues"),
+        ):
             on(monkeypatch, Interrupted(1))
             result = score(data, *LOSS, *SLICES, "--on", "ray", *options)
             assert result.exit_code == 130
             found = json.loads(result.stdout)
             assert 0 < found["files"]["counted"] < 12
             assert found["files"]["interrupted"]
-            assert f"the score is that of {found['files']['counted']} of 12 files" in result.stderr
+            assert f"this is the score of {found['files']['counted']} of 12 files" in result.stderr
             assert said in result.stderr
     finally:
         signal.signal(signal.SIGINT, before)

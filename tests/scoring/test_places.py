@@ -68,8 +68,8 @@ def test_what_names_the_files_changes_nothing(folders: Path, monkeypatch: pytest
 
 def test_a_bad_file_is_named_by_where_the_places_differ(folders: Path) -> None:
     (folders / "b/1.npz").write_bytes(b"PK\x03\x04")
-    assert score(folders / "a", folders / "b").stderr.startswith("b/1.npz: Malformed body: ")
-    assert score(folders / "b").stderr.startswith("1.npz: Malformed body: ")
+    assert score(folders / "a", folders / "b").stderr.startswith("b/1.npz: Unreadable file: ")
+    assert score(folders / "b").stderr.startswith("1.npz: Unreadable file: ")
 
 
 @pytest.mark.parametrize("protocol", ["memory", "file"])

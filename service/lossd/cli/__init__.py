@@ -19,7 +19,7 @@ from typing import Any
 from lossd import __version__
 from lossd.cli import catalogue, compare, compile, completion, curve, evaluate, health, key, runs, score, serve  # noqa: A004  (the command's name)
 from lossd.cli.help import Group
-from lossd.cli.wording import in_commands, on_terminal
+from lossd.cli.wording import fitted, say
 
 __all__ = ["main"]
 
@@ -36,13 +36,15 @@ class _Commands(Group):
             return super().invoke(ctx)
         except LossdError as error:
             text = f"{error.title}: {error}" if isinstance(error, Problem) else str(error)
-            click.echo(on_terminal(in_commands(text)), err=True)
+            say(text)
             refused = isinstance(error, Problem) and error.status < 500 and not isinstance(error, QueueFull)
             ctx.exit(REFUSED if refused else UNANSWERED)
         except OSError as error:
             if error.filename is None:  # a closed pipe, which click handles
                 raise
-            raise click.FileError(os.fsdecode(error.filename), error.strerror) from None
+            raise fitted(click.FileError(os.fsdecode(error.filename), error.strerror)) from None
+        except click.ClickException as error:
+            raise fitted(error) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

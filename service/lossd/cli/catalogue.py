@@ -95,7 +95,11 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
         if task in (None, entry["task"]) and name in (None, entry["name"])
     ]
     if not found:
-        raise UnknownMetric(f"there is no metric named {name!r}{f' for {task}' if task else ''}; see: lossd metrics")
+        names = {entry["name"] for entry in known_metrics.describe() if task in (None, entry["task"])}
+        near = known_metrics.closest_metrics(name or "", names)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        of = f"the task {task} has" if task else "there is"
+        raise UnknownMetric(f"{of} no metric named {name!r}; {hint}lossd metrics lists them all")
     if as_json:
         click.echo(json.dumps({"metrics": found}))
     else:
@@ -103,6 +107,7 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
         console.print(report.metrics(found))
         read = {option for entry in found for option in entry["options"]}
         fields = {name: field for name, field in describe_options().items() if name in read}
+        console.print()
         console.print(report.metric_options(fields))
 
 

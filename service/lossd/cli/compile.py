@@ -19,14 +19,14 @@ lossd compile --cache-dir /var/cache/lossd
 """
 
 
-@click.command("compile", cls=Command, examples=EXAMPLES, short_help="Compile the hottest losses.")
+@click.command("compile", cls=Command, examples=EXAMPLES, short_help="Compile the most used losses.")
 @click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the compiled code, as in lossd serve; by default the user's cache, ~/.cache/lossd.",
 )
 def compile_(cache_dir: Path | None) -> None:
-    """Compile the hottest losses once, so that the service is fast from its start.
+    """Compile the most used losses once, so that the service is fast from its start.
 
     Otherwise a CPU worker compiles them while it works, in about 15 s of CPU time. The code is for this version and
     this processor; the command prints its folder at the end. Existing code is not compiled again.

@@ -16,10 +16,10 @@ lossd completion fish > ~/.config/fish/completions/lossd.fish
 
 
 @click.command(cls=Command, examples=EXAMPLES, short_help="Print the script for completion.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that makes SHELL complete commands, losses, metrics and a loss's parameters."""
+    """Print a script for SHELL (bash, zsh or fish) that completes commands, losses, metrics and parameters."""
     from click.shell_completion import get_completion_class
 
     completer = get_completion_class(shell)

@@ -13,6 +13,7 @@ import lossd.cli.known as known
 from lossd.cli.options import CACERT, METRIC_OPTION, Address, LossCommand, as_text, connect, metric_options
 from lossd.cli.plot import KINDS, Image
 from lossd.cli.progress import load_torch
+from lossd.cli.wording import counted
 
 if TYPE_CHECKING:
     from lossd_client import Evaluation
@@ -260,8 +261,10 @@ def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -
             nameless.append(found)
     missing = [name for name in order if name not in inputs]
     if len(nameless) > len(missing):
-        taken = f"{', '.join(order)}, and {len(order) - len(missing)} of them by name"
-        raise click.UsageError(f"{len(nameless)} arrays are too many: the inputs are {taken}; name others with --input")
+        room = counted(len(missing), None, "input") + f" ({', '.join(missing)})" * bool(missing)
+        raise click.UsageError(
+            f"there are {len(nameless)} files for {room}; give the files of other inputs as --input NAME=FILE"
+        )
     return inputs | dict(zip(missing, nameless, strict=False))
 
 

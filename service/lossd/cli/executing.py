@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lossd.cli.wording import counted, say
+
 if TYPE_CHECKING:
     from lossd.files.sources import Source
     from lossd.scoring.chunks import Chunk, Extent
@@ -113,9 +115,9 @@ def score_chunks(
     except Refused as error:
         raise click.UsageError(str(error)) from None
     except Failed as error:
-        click.echo(str(error), err=True)
-        kept = f"it is in {resume}: the same command goes on" if resume else "--resume LEDGER would keep it"
-        click.echo(f"no score: {merging.files:,} of {merging.total:,} files are counted; {kept}", err=True)
+        say(str(error))
+        kept = f"they are in {resume}: the same command continues" if resume else "--resume LEDGER would keep them"
+        say(f"no score: {counted(merging.files, merging.total, 'file')} counted; {kept}")
         raise click.exceptions.Exit(UNANSWERED) from None
     return merging, not whole
 
@@ -147,7 +149,7 @@ def _count(
                 merging.add(outcome)
                 advance(by_id[outcome.chunk].nbytes, merging.text, "")
             if before := merging.files:
-                click.echo(f"{before:,} of {merging.total:,} files counted before", err=True)
+                say(f"{counted(before, merging.total, 'file')} counted before")
             missing = [chunk for chunk in chunks if merging.expects(chunk.id)]
             with closing(executor.map(scorer, missing)) as outcomes:
                 for outcome in outcomes:

@@ -9,13 +9,15 @@ import click
 
 from lossd.cli.help import Command
 from lossd.cli.options import CACERT, CACERT_KEY, Address
+from lossd.cli.wording import say
+from lossd_client.errors import LossdError
 
 if TYPE_CHECKING:
     from lossd.fronts.health import HealthAnswer
 
 __all__ = ["COMMANDS"]
 
-UNWELL, UNANSWERED = 1, 3
+UNWELL = 1
 READY, LIVE = "/health/ready", "/health/live"
 
 EXAMPLES = """
@@ -25,13 +27,8 @@ lossd health --url https://loss.example/tools
 """
 
 
-class _NoAnswerError(click.ClickException):
+class _NoAnswerError(LossdError):
     """The service does not answer; one sentence says why."""
-
-    exit_code = UNANSWERED
-
-    def show(self, file: object = None) -> None:
-        click.echo(self.message, err=True)
 
 
 @click.command(cls=Command, examples=EXAMPLES, short_help="Ask whether a service is ready.")
@@ -56,7 +53,7 @@ def health(port: int | None, url: str | None, live: bool, timeout: float) -> Non
     name, answer = _ask_url(url, path, timeout) if url is not None else _ask_socket(port, path, timeout)
     state = "live" if live else "ready"
     if answer.status != 200:
-        click.echo(f"{name} is not {state}: {_reason(answer)}", err=True)
+        say(f"{name} is not {state}: {_reason(answer)}")
         sys.exit(UNWELL)
     click.echo(f"{name} is {state}")
 

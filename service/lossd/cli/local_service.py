@@ -14,7 +14,7 @@ import httpx
 
 from lossd.cli.options import connect
 from lossd_client import LossClient
-from lossd_client.errors import Unavailable
+from lossd_client.errors import LossdError, Unavailable
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
@@ -60,8 +60,10 @@ def connected(url: str | None) -> Iterator[LossClient]:
         try:
             # Without retries: a store that another service holds stays held.
             yield LossClient(ADDRESS, timeout_s=TIMEOUT_S, retries=0, http=http)
-        except Unavailable as problem:
-            problem.detail += _remedy()
+        except LossdError as error:
+            error.request_id = None  # there is no log to look for it in
+            if isinstance(error, Unavailable):
+                error.detail += _remedy()
             raise
 
 

@@ -14,7 +14,7 @@ import lossd.files.sources as files
 from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
 from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
-from lossd.cli.wording import in_commands
+from lossd.cli.wording import counted, in_commands, say
 from lossd_client.errors import Problem
 
 __all__ = ["evaluate_all"]
@@ -56,7 +56,7 @@ def evaluate_all(
             f"{files.printable(directory)} holds no .safetensors, .npz, .npy or .csv file of inputs{only}"
         )
     if others:
-        click.echo(f"left out, as no .safetensors, .npz or .npy, nor .csv of an input: {other_names}", err=True)
+        say(f"left out, as their kind or name is not that of an input: {other_names}")
     tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
     show_progress = not (as_json and sys.stdout.isatty())  # JSON lines on a terminal already show progress
     try:
@@ -105,10 +105,10 @@ class _Rows:
         for index, failure in enumerate(report.failures(self._rows)):
             console.print(failure if index else Text.assemble("\n", failure), soft_wrap=not console.is_terminal)
         mean = "" if tally.mean_loss is None else f", mean loss {tally.mean_loss:.6g}"
-        short = f" of {total}" if tally.files < total else ""
+        files_done = counted(tally.files, total if tally.files < total else None, "file")
         failed = f", {tally.failed} failed" if tally.failed else ""
         console.print(
-            f"\n{tally.files}{short} files{failed}{mean}; {tally.nbytes / 1e6:.1f} MB in {tally.seconds:.2f} s",
+            f"\n{files_done}{failed}{mean}; {tally.nbytes / 1e6:.1f} MB in {tally.seconds:.2f} s",
             highlight=False,
         )
 

@@ -42,8 +42,8 @@ def kind_for(task: str, wanted: str | None, *, loss: str | None) -> str:
     """
     fitting = [kind for kind in KINDS if metrics_of(kind, task)] + (["curve"] if loss else [])
     if not fitting or (wanted is not None and wanted not in fitting):
-        choices = f"there is {', '.join(fitting)}" if fitting else "there is nothing to draw"
-        raise click.UsageError(f"{wanted or 'a picture'} of {task} cannot be drawn; {choices}")
+        choices = f"; its kinds are {', '.join(fitting)}" if fitting else ""
+        raise click.UsageError(f"the task {task} has no picture{f' of kind {wanted}' if wanted else ''}{choices}")
     return wanted or fitting[0]
 
 

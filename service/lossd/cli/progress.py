@@ -44,7 +44,10 @@ def progress(total: int, *, shown: bool) -> Iterator[Callable[[int, str, str], N
     )
     with bar:
         task = bar.add_task("", total=total, text="", error="")
-        yield lambda steps, text, error: bar.update(task, advance=steps, text=text, error=error)
+        try:
+            yield lambda steps, text, error: bar.update(task, advance=steps, text=text, error=error)
+        finally:
+            bar.live.transient = not bar.tasks[0].completed  # a bar that never moved is erased
 
 
 def load_torch() -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lossd.cli.canvas import COLOURS, Curve, draw
 from lossd.cli.fitting import Columns, Listing
+from lossd.cli.wording import in_commands
 from lossd_client import Evaluation
 from lossd_client.comparisons import interval_digits
 from lossd_client.run_messages import flat
@@ -68,7 +69,7 @@ def render(evaluation: Evaluation, *, title: str) -> RenderableType:
     if evaluation.metrics:
         parts += ["", Text(f"metrics, {evaluation.metrics.task}", style="bold"), *_metrics(evaluation.metrics)]
     for warning in evaluation.warnings:
-        parts.append(Text(f"{warning.code}: {warning.detail}", style="yellow"))
+        parts.append(_warning(warning))
     return Group(*parts)
 
 
@@ -90,10 +91,14 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
     for name, bound in document["bounds"].items():
         parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
     for warning in document["warnings"]:
-        parts.append(Text(f"{warning['code']}: {warning['detail']}", style="yellow"))
+        parts.append(_warning(warning))
     if document.get("signature"):
         parts += ["", Text(document["signature"], style="dim", no_wrap=True, overflow="ignore")]
     return Group(*parts)
+
+
+def _warning(warning: Mapping[str, Any]) -> Text:
+    return Text(f"{warning['code']}: {in_commands(warning['detail'])}", style="yellow")
 
 
 def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:

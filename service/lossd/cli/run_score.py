@@ -28,6 +28,7 @@ from lossd.cli.scoring import (
     write_table,
 )
 from lossd.cli.sending import Measured, Sending, measure
+from lossd.cli.wording import counted, say
 from lossd.scoring.blocks import BLOCK_BYTES, read_ahead
 from lossd_client import LossClient, RemoteRun
 from lossd_client.concurrent_calls import call_each
@@ -91,19 +92,16 @@ def score_run(
             raise click.UsageError(f"the run {name} tells rows apart by {run.identity}; files have positions")
         sending = Sending(run, files, run.batches(), slices)
         if sending.before:
-            click.echo(f"{sending.before:,} of {sending.total:,} files counted before", err=True)
+            say(f"{counted(sending.before, sending.total, 'file')} counted before")
         interrupted = not _send(sending, in_flight, shown=not (as_json and sys.stdout.isatty()))
         if interrupted:  # what was in flight is counted too
             sending.recount(run.batches())
         if not sending.files or (sending.bad and not skip_bad and not interrupted):
             return refuse(sending.bad, sending.total)
         for line in left_out(sending.bad):
-            click.echo(line, err=True)
+            say(line)
         if interrupted:
-            click.echo(
-                f"interrupted: {sending.files:,} of {sending.total:,} files are counted; the same command goes on",
-                err=True,
-            )
+            say(f"interrupted with {counted(sending.files, sending.total, 'file')} counted; the same command continues")
         rows = sum(file.rows for file in files)
         result = run.seal(rows) if seal and not interrupted else run.result()
     document = {**run_document(result), "files": sending.document(interrupted=interrupted)}
@@ -145,11 +143,10 @@ def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[M
     if not bad:
         return files
     for line in left_out(bad):
-        click.echo(line, err=True)
-    click.echo(
-        f"nothing was sent: {len(bad)} of {len(found)} files have an unknown number of rows, so the files behind them "
-        "have no positions; fix them, or move them away",
-        err=True,
+        say(line)
+    say(
+        f"nothing was sent: {counted(len(bad), len(found), 'file')} cannot be read, so their rows and the positions of "
+        "later files are unknown; fix these files, or move them away"
     )
     return None
 

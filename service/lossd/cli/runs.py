@@ -12,6 +12,7 @@ import click
 import lossd.cli.known as known
 from lossd.cli.help import Group
 from lossd.cli.options import CACERT, Address, Level, Tag
+from lossd.cli.wording import counted, say
 
 if TYPE_CHECKING:
     from lossd_client import RunResult
@@ -77,9 +78,17 @@ def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as
     if as_json:
         click.echo(json.dumps({"runs": found}))
         return
+    if not found:
+        filtered = any(value is not None for name, value in [*filters.items(), ("tag", tag)] if name != "sort")
+        none = "there are no runs; lossd score --run NAME keeps one"
+        say("no run matches; lossd runs lists all runs" if filtered else none)
+        return
     import lossd.cli.report as report
 
     report.console().print(report.runs(found))
+    sort = (filters["sort"] or "").removeprefix("-")
+    if sort and not any(sort in (run.get("summary") or {}) for run in found):
+        say(f"no run has the metric {sort}; these are not sorted")
 
 
 @runs.command(examples=SHOW, short_help="Show the score of a run.")
@@ -139,10 +148,11 @@ def delete(ctx: click.Context, name: str, url: str | None, yes: bool) -> None:
         if not yes:
             if not _asks():
                 raise click.UsageError("there is no terminal to ask; delete with --yes")
-            counted = run.document.counted
-            click.confirm(f"delete {name}, with {counted.rows:,} rows in {counted.batches:,} batches?", abort=True)
+            of = run.document.counted
+            held = f"{counted(of.rows, None, 'row')} in {counted(of.batches, None, 'batch')}"
+            click.confirm(f"delete {name}, with {held}?", abort=True)
         run.delete()
-    click.echo(f"{name} is deleted", err=True)
+    say(f"{name} is deleted")
 
 
 @runs.command(examples=COPY, short_help="Copy all runs to another database.")
@@ -161,10 +171,10 @@ def copy(source: str, target: str) -> None:
         for run in copied(source, target):
             new, before = new + (not run.before), before + run.before
             if not run.before:
-                click.echo(f"{run.name}, {run.batches:,} batches", err=True)
+                say(f"{run.name}: {counted(run.batches, None, 'batch')}")
     except StoreError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{new:,} runs copied" + f", {before:,} copied before" * bool(before), err=True)
+    say(f"{counted(new, None, 'run')} copied" + f", {before:,} copied before" * bool(before))
 
 
 def _asks() -> bool:

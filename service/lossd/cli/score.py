@@ -38,6 +38,7 @@ from lossd.cli.scoring import (
     sources_in,
     write_table,
 )
+from lossd.cli.wording import counted, say
 
 if TYPE_CHECKING:
     from lossd import Run
@@ -291,12 +292,12 @@ def score(
         status = refuse(counting.bad, len(found))
         ctx.exit(INTERRUPTED if interrupted else status)
     for line in left_out(counting.bad):
-        click.echo(line, err=True)
+        say(line)
     if interrupted:
         again = ""
         if elsewhere:
-            again = "; the same command goes on" if resume else "; with --resume LEDGER the next one can be continued"
-        click.echo(f"interrupted: the score is that of {counting.files} of {len(found)} files{again}", err=True)
+            again = "; the same command continues" if resume else "; with --resume LEDGER a command can be continued"
+        say(f"interrupted: this is the score of {counted(counting.files, len(found), 'file')}{again}")
     from lossd.cli.results import text
     from lossd_client.wire import json
 

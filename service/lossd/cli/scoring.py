@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lossd.cli.wording import in_commands, on_terminal
+from lossd.cli.wording import counted, in_commands, say
 
 if TYPE_CHECKING:
     from lossd.files.sources import Source
@@ -83,7 +83,7 @@ def sources_in(paths: Sequence[str], plan: Plan, about_rows: Sequence[str]) -> l
         named = files.names_of([files.printable(path) for path in paths])
         raise click.UsageError(f"{named}: no .safetensors, .npz, .npy, .csv or .parquet file{only}")
     if others:
-        click.echo(f"left out, as they hold no inputs: {names}", err=True)
+        say(f"left out, as they hold no inputs: {names}")
     return found
 
 
@@ -116,9 +116,9 @@ def by_row(plan: Plan) -> list[str]:
 def refuse(bad: Sequence[tuple[str, Problem]], total: int) -> int:
     """Say on standard error why there is no score; return the exit status."""
     for line in left_out(bad):
-        click.echo(on_terminal(line), err=True)
+        say(line)
     remedy = "; fix them, or leave them out with --skip-bad" if len(bad) < total else ""
-    click.echo(f"no score: {len(bad)} of {total} files are bad{remedy}", err=True)
+    say(f"no score: {counted(len(bad), total, 'file')} cannot be scored{remedy}")
     return REFUSED
 
 

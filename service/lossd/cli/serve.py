@@ -16,6 +16,7 @@ import click
 from lossd import __version__
 from lossd.cli.help import Command
 from lossd.cli.options import option_name
+from lossd.cli.wording import on_terminal
 from lossd.configuration.machine import ALLOCATOR
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
 def _say(text: str, *, err: bool = False) -> None:
     """Print a message; a closed stream or a full disk is no reason to end."""
     try:
-        click.echo(text, err=err)
+        click.echo(on_terminal(text, err=err), err=err)
     except OSError as error:
         if err:  # the log goes there too
             return

@@ -7,7 +7,9 @@ import shutil
 import sys
 import textwrap
 
-__all__ = ["in_commands", "on_terminal"]
+import click
+
+__all__ = ["counted", "fitted", "in_commands", "on_terminal", "say"]
 
 COMMANDS_OF_ROUTES = {
     "GET /v1/losses": "lossd losses",
@@ -30,12 +32,44 @@ def in_commands(text: str) -> str:
             return "--metrics"
         return f"--metric-option {name}" if name in MetricOptions.model_fields else field[0]
 
-    return re.sub(r"\bmetrics\.(\w+)", option, text)
+    text = re.sub(r"\bset metrics\.(\w+) to (\w+)", r"pass --metric-option \1=\2", text)
+    text = re.sub(r"\bset metrics\.(\w+) to (\w+)", r"pass --metric-option \1=\2", text)
+    text = re.sub(r"\bset metrics\.(\w+) to (\w+)", r"pass --metric-option \1=\2", text)
+    text = re.sub(r"\bmetrics\.(\w+)", option, text)
+    text = re.sub(r"\bloss\.(\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
+    return re.sub(r"(?<![\w-])x=(\w+)", r"--x \1", text)
 
 
-def on_terminal(text: str) -> str:
-    """Return a message for standard error: on a terminal, its lines end between words."""
-    if not sys.stderr.isatty():
+def on_terminal(text: str, *, err: bool = True) -> str:
+    """Return a message for standard error, or for standard output: on a terminal, its lines end between words."""
+    if not (sys.stderr if err else sys.stdout).isatty():
         return text
     width = shutil.get_terminal_size().columns
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    lines = (textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Print a message to standard error."""
+    click.echo(on_terminal(in_commands(text)), err=True)
+
+
+def counted(number: int, of: int | None, what: str) -> str:
+    """Return a number of things: ``1 file``, ``2 of 6 files``.
+
+    Args:
+        number: How many.
+        of: How many there are in all; None to leave that out.
+        what: What they are, in the singular.
+    """
+    ending = "" if (number if of is None else of) == 1 else "es" if what.endswith("ch") else "s"
+    return f"{number:,}{'' if of is None else f' of {of:,}'} {what}{ending}"
+
+
+def fitted(error: click.ClickException) -> click.ClickException:
+    """Return an error of the command line whose message fits the terminal."""
+    text = on_terminal(f"Error: {in_commands(error.format_message())}").removeprefix("Error: ")
+    usage = isinstance(error, click.UsageError)
+    shown = click.UsageError(text, error.ctx) if usage else click.ClickException(text)  # type: ignore[attr-defined]
+    shown.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+    return shown

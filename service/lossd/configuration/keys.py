@@ -33,7 +33,7 @@ def key_line(name: str, key: str) -> str:
         ValueError: The name has characters that labels and logs do not allow, or is too long.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a key: use up to 64 letters, digits, dots, dashes and underscores")
+        raise ValueError(f"{name!r} cannot be a key's name: use up to 64 letters, digits, dots, dashes and underscores")
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -84,7 +84,7 @@ def _read(file: Path) -> list[tuple[str, bytes]]:
     try:
         lines = file.read_text().splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no text file of lines name:sha256hex; make one with: lossd key NAME") from None
+        raise ValueError(f"{file} is not a text file of lines name:sha256hex; make one with: lossd key NAME") from None
     for number, text in enumerate(lines, 1):
         line = text.partition("#")[0].strip()
         if not line:

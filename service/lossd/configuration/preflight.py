@@ -62,7 +62,7 @@ def check_variables(environment: Mapping[str, str]) -> list[str]:
             links.append(name)
         elif upper not in known:
             near = get_close_matches(rest, [each.removeprefix(PREFIX) for each in known], 1)
-            unknown.append(f"{name} is no setting" + (f", did you mean {PREFIX}{near[0]}?" if near else ""))
+            unknown.append(f"{name} is not a setting" + (f", did you mean {PREFIX}{near[0]}?" if near else ""))
     if unknown:
         raise StartError(f"{'; '.join(sorted(unknown))} (lossd serve --help lists the settings; unset the others)")
     return sorted(links)
@@ -73,7 +73,10 @@ _PLAIN = {
     "byte_size_unit": "a size in bytes is expected, such as 64MiB",
     "greater_than_equal": "at least {ge} is expected",
     "less_than_equal": "at most {le} is expected",
-    "path_not_file": "that is no file",
+    "path_not_file": "a file is expected",
+    "int_parsing": "a whole number is expected",
+    "int_from_float": "a whole number is expected",
+    "bool_parsing": "true or false is expected",
 }
 
 
@@ -88,7 +91,8 @@ def sentence(fault: Any, source: Callable[[str], str]) -> str:
     if not fault["loc"]:  # a fault of several settings together
         return str(message)
     name = str(fault["loc"][0])
-    return f"{source(name)}: {message}" if name in SECRETS else f"{source(name)}: {message}, found {fault['input']!r}"
+    told = name in SECRETS or repr(fault["input"]) in message
+    return f"{source(name)}: {message}" if told else f"{source(name)}: {message}, found {fault['input']!r}"
 
 
 def check_needs(settings: Settings) -> None:
@@ -113,7 +117,7 @@ def check_needs(settings: Settings) -> None:
     if settings.perceptual_weights is not None:
         _check_weights(settings.perceptual_weights)
     if settings.cache_dir is not None and settings.cache_dir.exists() and not settings.cache_dir.is_dir():
-        raise StartError(f"{variable('cache_dir')}: {settings.cache_dir} is no directory")
+        raise StartError(f"{variable('cache_dir')}: {settings.cache_dir} is not a directory")
 
 
 def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:

@@ -52,13 +52,13 @@ def _key(value: SecretStr | None) -> SecretStr | None:
 def _hosts(value: str | None) -> str | None:
     for name in [] if value is None else value.split(","):
         if name != "*" and not re.fullmatch(r"[^\s:/?#@\[\]]+|(?=.*:.*:)[0-9A-Fa-f:.]+", name):
-            raise ValueError(f"{name!r} is no name of a host; write loss.example, several with commas, or *")
+            raise ValueError(f"{name!r} is not a host name; write loss.example, several with commas, or *")
     return value
 
 
 def _path(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"(/[\w.~-]+)*/?", value, re.ASCII):
-        raise ValueError(f"{value!r} is no path; write /loss")
+        raise ValueError(f"{value!r} is not a path; write /loss")
     return (value or "").rstrip("/") or None
 
 
@@ -72,7 +72,7 @@ def _origins(value: str | None) -> str | None:
 def _runs(value: SecretStr | None) -> SecretStr | None:
     scheme, separator, _ = ("" if value is None else value.get_secret_value()).partition("://")
     if separator and scheme not in ("postgresql", "postgres"):
-        raise ValueError("that is no place for runs; name a file, or postgresql://user@host/database, or write off")
+        raise ValueError("runs cannot be kept there; name a file, or postgresql://user@host/database, or write off")
     return value
 
 
@@ -91,8 +91,8 @@ class Settings(BaseSettings):
     )
     uds: Path | None = Field(
         None,
-        description="Unix socket to listen on beside the port, for clients on this machine: unix:///run/lossd.sock. "
-        "It has no TLS.",
+        description="Unix socket to listen on in addition to the port, for clients on this machine, such as "
+        "unix:///run/lossd.sock. It has no TLS.",
     )
     uds_mode: Annotated[str, Field(pattern="^[0-7]{3}$")] = Field(
         "600", description="Permissions of that socket's file, in octal: 600 for the service's user, 660 for its group."
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
     compiled: bool = Field(
         True,
-        description="Whether a CPU worker compiles the hottest losses, unless lossd compile has done so.",
+        description="Whether a CPU worker compiles the most used losses, unless lossd compile has done so.",
     )
     cache_dir: Path | None = Field(
         None, description="Folder of the compiled code; by default the user's cache, ~/.cache/lossd."
@@ -133,12 +133,12 @@ class Settings(BaseSettings):
     queue_bytes: ByteSize = Field(
         _part_of_memory(4 << 30, 4),
         ge=1 << 10,
-        description="Most memory of all requests in progress at all fronts, answers and temporaries included, in "
+        description="Maximum memory of all requests in progress at all fronts, answers and temporaries included, in "
         "bytes; by default at most a quarter of the container's memory.",
     )
-    queue_requests: Annotated[int, Field(ge=1)] = Field(8192, description="Most requests in progress at a time.")
+    queue_requests: Annotated[int, Field(ge=1)] = Field(8192, description="Maximum number of requests in progress.")
     requests_per_key: Annotated[int, Field(ge=1)] = Field(
-        1024, description="Most requests of one API key in progress at a time."
+        1024, description="Maximum number of requests of one API key in progress."
     )
     batch_bytes: ByteSize = Field(
         ByteSize(8 << 20),
@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     )
     cache_bytes: ByteSize = Field(
         _part_of_memory(1 << 30, 16),
-        description="Most shared memory kept between requests by all fronts, in bytes; by default at most a sixteenth "
-        "of the container's memory.",
+        description="Maximum shared memory kept between requests by all fronts, in bytes; by default at most a "
+        "sixteenth of the container's memory.",
     )
     request_timeout_ms: Milliseconds = Field(
         60_000, description="Deadline, in milliseconds, of a request that has no X-Request-Timeout-Ms."
@@ -165,14 +165,14 @@ class Settings(BaseSettings):
         "/dev/shm that the service's user may read and write.",
     )
     shared_memory_regions: Annotated[int, Field(ge=1)] = Field(
-        64, description="Most regions of shared memory that one API key may register."
+        64, description="Maximum number of regions of shared memory that one API key may register."
     )
     shared_memory_bytes: ByteSize = Field(
-        ByteSize(8 << 30), ge=1, description="Most bytes of the regions of one API key together."
+        ByteSize(8 << 30), ge=1, description="Maximum bytes of all regions of one API key."
     )
     max_work_ms: Milliseconds = Field(
         60_000,
-        description="Most estimated work of one request, in milliseconds of one core; more is refused.",
+        description="Maximum estimated work of one request, in milliseconds of one core; more is refused.",
     )
     max_timeout_ms: Milliseconds = Field(
         600_000, description="Longest deadline of a request, in milliseconds; longer ones are shortened to it."
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         75_000, description="Longest pause between two requests of a connection, in milliseconds."
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
-        4096, description="Most connections at a time; further ones are answered 503."
+        4096, description="Maximum number of connections at a time; further ones are answered 503."
     )
     worker_timeout_ms: Milliseconds = Field(
         120_000,
@@ -233,8 +233,8 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[str | None, AfterValidator(_hosts)] = Field(
         None,
-        description="Accepted host names, beside localhost and host, several with commas, or *; by default no others "
-        "if the service has no keys and is reachable from this machine only, else any.",
+        description="Accepted host names in addition to localhost and host: several with commas, or *. The default is "
+        "no other name if the service has no keys and is reachable from this machine only, else any name.",
     )
     root_path: Annotated[str | None, AfterValidator(_path)] = Field(
         None,
@@ -245,15 +245,15 @@ class Settings(BaseSettings):
         description="Where runs are kept: a file (SQLite), postgresql://user:password@host/database (lossd[postgres]), "
         "or off; by default the user's file, ~/.local/share/lossd/runs.db.",
     )
-    runs_per_key: Annotated[int, Field(ge=1)] = Field(1000, description="Most runs of one API key.")
+    runs_per_key: Annotated[int, Field(ge=1)] = Field(1000, description="Maximum number of runs of one API key.")
     run_bytes: ByteSize = Field(
         ByteSize(256 << 20),
         ge=1 << 10,
         le=2 << 30,
-        description="Most memory of a run's state in the store, in bytes.",
+        description="Maximum memory of a run's state in the store, in bytes.",
     )
     runs_bytes_per_key: ByteSize = Field(
-        ByteSize(8 << 30), ge=1 << 10, description="Most bytes of all runs of one API key."
+        ByteSize(8 << 30), ge=1 << 10, description="Maximum bytes of all runs of one API key."
     )
     runs_keep_open_days: Annotated[int, Field(ge=1)] = Field(
         30, description="Days after its last batch until a run that is not sealed is deleted."
@@ -264,13 +264,15 @@ class Settings(BaseSettings):
     perceptual_weights: FilePath | None = Field(
         None, description="VGG16's weights for the perceptual loss, named as in torchvision: .pth or .safetensors."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Minimum level of logged messages."
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="JSON or text; auto is text on a terminal, else JSON."
     )
     access_log: Literal["all", "problems", "none"] = Field("all", description="Which requests get a line in the log.")
     access_log_per_s: Annotated[int, Field(ge=0)] = Field(
-        100, description="Most lines of answers a second, and the same for problems; 0 for no limit."
+        100, description="Maximum number of log lines of answers a second, and the same for problems; 0 for no limit."
     )
     tracing: bool = Field(
         False,

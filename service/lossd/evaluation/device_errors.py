@@ -34,7 +34,7 @@ def unusable(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"{device} cannot be used: this build of torch has no CUDA; install one that has, or set device to cpu"
+        return f"{device} cannot be used: this build of torch has no CUDA; install one with CUDA, or set device to cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sentence replaces torch's warning about the driver
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

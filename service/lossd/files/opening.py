@@ -28,7 +28,7 @@ from lossd_client.errors import DtypeMismatch, MalformedBody, Problem
 from lossd_client.wire import DTYPES, Tensor, safetensors
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["NAMELESS", "SUFFIXES", "opened", "printable"]
+__all__ = ["NAMELESS", "SUFFIXES", "UnreadableFile", "opened", "printable"]
 
 NPY, ZIP, PARQUET = b"\x93NUMPY", b"PK", b"PAR1"
 ENCRYPTED = 1
@@ -36,6 +36,12 @@ BROKEN = (zipfile.BadZipFile, zlib.error, EOFError)
 SUFFIXES = (".npy", ".npz", ".safetensors")
 NAMELESS = ""
 """The name of an array in a file that does not name it."""
+
+
+class UnreadableFile(MalformedBody):
+    """A file is of another kind, damaged, or cannot be opened; or it does not say which input it holds."""
+
+    title = "Unreadable file"
 
 
 def opened(path: Place, stack: ExitStack, begin: int = 0) -> dict[str, Column]:
@@ -47,7 +53,7 @@ def opened(path: Place, stack: ExitStack, begin: int = 0) -> dict[str, Column]:
         begin: The first row to read of each array that has rows.
 
     Raises:
-        MalformedBody: The file is of another kind or damaged, or cannot be opened; reading a column raises this too.
+        UnreadableFile: The file is of another kind or damaged, or cannot be opened; reading a column raises this too.
         DtypeMismatch: No loss takes the dtype of an array.
     """
     with _file(path):
@@ -74,7 +80,7 @@ def _file(path: Place) -> Iterator[None]:
         reason = f"it is damaged ({type(error).__name__})"
         if isinstance(path, Remote):
             reason = f"it is damaged, or its file system fails ({type(error).__name__}: {error})"
-    raise MalformedBody(f"{named} cannot be read: {reason}")
+    raise UnreadableFile(f"{named} cannot be read: {reason}")
 
 
 def _within(context: Callable[[], AbstractContextManager[None]], column: Column) -> Column:
@@ -253,9 +259,9 @@ def _table(file: IO[bytes]) -> Array:
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             rows = [(number, row) for number, row in enumerate(csv.reader(text), 1) if row]
     except UnicodeDecodeError:
-        raise Unreadable("it is no text in UTF-8") from None
+        raise Unreadable("it is not text in UTF-8") from None
     except csv.Error as error:
-        raise Unreadable(f"it is no table: {error}") from None
+        raise Unreadable(f"it is not a table: {error}") from None
     if rows and not any(map(_is_number, rows[0][1])):
         _, names = rows.pop(0)
         if not names[0].strip() and len(names) > 1:
@@ -271,7 +277,7 @@ def _table(file: IO[bytes]) -> Array:
         for column, cell in enumerate(row, 1):
             if not _is_number(cell):
                 hint = "; put commas between columns" if width == 1 and set(cell) & set(";\t ") else ""
-                raise Unreadable(f"line {number}, column {column} is no number but {quoted(cell)}{hint}")
+                raise Unreadable(f"line {number}, column {column}: {quoted(cell)} is not a number{hint}")
     cells = [cell.strip() for _, row in rows for cell in row]
     try:
         whole = all(cell.lstrip("+-").isdecimal() for cell in cells)

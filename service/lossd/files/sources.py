@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lossd.files.column import Array, Column
-from lossd.files.opening import NAMELESS, opened, printable
+from lossd.files.opening import NAMELESS, UnreadableFile, opened, printable
 from lossd.files.places import Place, Remote, parts, version
-from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
 
 __all__ = ["Array", "Source", "names_of", "others", "printable", "read", "sources", "write"]
@@ -28,7 +27,7 @@ def read(path: Place) -> Array | dict[str, Array]:
     """Return the array of a .npy or .csv file, or all arrays of another kind of file by name.
 
     Raises:
-        MalformedBody: The file is of another kind or damaged, or cannot be opened.
+        UnreadableFile: The file is of another kind or damaged, or cannot be opened.
         DtypeMismatch: No loss takes the dtype of an array.
     """
     with ExitStack() as stack:
@@ -98,11 +97,11 @@ class Source:
             begin: The first row to read.
 
         Raises:
-            MalformedBody, DtypeMismatch: As for :func:`read`; or an array has no name, or an input has two files.
+            UnreadableFile, DtypeMismatch: As for :func:`read`; or an array has no name, or an input has two files.
         """
         if self.twice is not None:
             named = printable(self.twice.stem)
-            raise MalformedBody(f"{named} is there as .npy and as .csv; remove one of them")
+            raise UnreadableFile(f"{named} is there as .npy and as .csv; remove one of them")
         inputs: dict[str, Column] = {}
         for name, path in self.paths.items():
             columns = opened(path, stack, begin)
@@ -110,7 +109,7 @@ class Source:
                 columns = {name: columns[NAMELESS]}
             elif NAMELESS in columns:
                 better = printable(f"{path.stem}_prediction{path.suffix}")
-                raise MalformedBody(
+                raise UnreadableFile(
                     f"{printable(path)} does not say which input it is; rename it, for example to {better}"
                 )
             inputs |= columns

@@ -100,7 +100,7 @@ def _reason(error: Exception, port: int) -> str:
     if number == errno.EADDRINUSE:
         return "another program listens on it; end that program, or choose another port (0 picks a free one)"
     if number in ABSENT:
-        return "this is not an address of this machine (setting host); 0.0.0.0 stands for all that it has"
+        return "this is not an address of this machine (setting host); 0.0.0.0 means all of its addresses"
     if number in (errno.EACCES, errno.EPERM) and 0 < port < PRIVILEGED:
         return f"ports below {PRIVILEGED} need a privilege (CAP_NET_BIND_SERVICE) that this process lacks"
     return os.strerror(number) if number else str(error)

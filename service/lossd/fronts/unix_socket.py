@@ -82,7 +82,7 @@ class UnixSocket:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(found.st_mode):
-            raise StartError(f"{self._path} is no socket (setting uds); remove it, or choose another path")
+            raise StartError(f"{self._path} is not a socket (setting uds); remove it, or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)  # a backlog that is full is in use, too
             number = probe.connect_ex(str(self._path))

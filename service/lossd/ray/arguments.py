@@ -82,7 +82,7 @@ class Arguments:
                 faults.append(f"{name} is not lossd's to set under Ray: use {SERVES[name]}")
             elif name not in known:
                 near = get_close_matches(name, known, 1)
-                faults.append(f"{name} is no argument" + (f", did you mean {near[0]}?" if near else ""))
+                faults.append(f"{name} is not an argument" + (f", did you mean {near[0]}?" if near else ""))
         if faults:
             raise StartError(
                 f"{'; '.join(faults)} (arguments: {', '.join(Placement.model_fields)}, and lossd's settings)"

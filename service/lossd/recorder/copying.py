@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,6 +49,8 @@ def copy(source: str, target: str) -> Iterator[Copied]:
         StoreError: A database cannot be opened, or the target has another run of the same owner and name.
         Problem: A database does not answer, or is full.
     """
+    if "://" not in source and not Path(source).is_file():
+        raise StoreError(f"there is no database {source}")
     origin, copies = Database(source), Database(target)
     try:
         origin.open()

@@ -105,7 +105,9 @@ class Database:
         if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
             self._engine = _postgresql(url)
         elif "://" in url and not url.startswith("sqlite:///"):
-            raise StoreError(f"{url.partition('://')[0]}:// is no database of lossd; write a path or postgresql://...")
+            raise StoreError(
+                f"{url.partition('://')[0]}:// is not a database of lossd; write a path or postgresql://..."
+            )
         else:
             self._path = Path(url.removeprefix("sqlite:///")).expanduser().resolve()
             self._engine = _sqlite(self._path, self._set_pragmas)

@@ -161,7 +161,7 @@ def check_file(path: Path) -> bool:
     if not header:
         return True
     if not header.startswith(MAGIC):
-        raise StoreError(f"{path} is no SQLite database; set LOSSD_RUNS to another file")
+        raise StoreError(f"{path} is not an SQLite database; set LOSSD_RUNS to another file")
     if int.from_bytes(header[APPLICATION_ID_AT : APPLICATION_ID_AT + 4], "big") != APPLICATION_ID:
         raise StoreError(f"{path} is the SQLite database of another program; set LOSSD_RUNS to another file")
     return False

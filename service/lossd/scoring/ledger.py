@@ -140,7 +140,7 @@ class Ledger:
             ) from None
 
     def _foreign(self) -> Refused:
-        return Refused(f"{self._path} is no ledger of lossd score; name a file that does not exist to begin one")
+        return Refused(f"{self._path} is not a ledger of lossd score; name a file that does not exist to begin one")
 
 
 def _digest(definition: bytes, about: Mapping[str, Any]) -> str:
