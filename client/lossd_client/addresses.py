@@ -255,17 +255,17 @@ def _check(url: str) -> None:
     path = socket_path(url)
     if path is not None:
         if not path.startswith("/") or path.endswith("/"):
-            raise ValueError(f"{url!r} is no Unix socket; give its whole path, as in unix:///run/lossd.sock")
+            raise ValueError(f"{url!r} is not a Unix socket; give its whole path, as in unix:///run/lossd.sock")
         return
     if not url.lower().startswith(("http://", "https://")):
         remedy = f", as in http://{url}" if url and "://" not in url else ""
-        raise ValueError(f"{url!r} is no address; it must start with http:// or https://{remedy}")
+        raise ValueError(f"{url!r} is not an address; it must start with http:// or https://{remedy}")
     try:
         host, port = httpx.URL(url).host, httpx.URL(url).port
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError(f"{url!r} is no address: {error}") from None
+        raise ValueError(f"{url!r} is not an address: {error}") from None
     if not host or any(map(str.isspace, url)) or not 0 < (port or 80) < 65536:
-        raise ValueError(f"{url!r} is no address; it must be http://host:port, with a port from 1 to 65535")
+        raise ValueError(f"{url!r} is not an address; it must be http://host:port, with a port from 1 to 65535")
 
 
 def _has_records(host: str) -> bool:

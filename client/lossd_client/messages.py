@@ -312,7 +312,7 @@ def read_document(response: HttpResponse, url: str, request_id: str) -> Record:
     except LossdError as error:
         raise UnreadableAnswer(f"{url}: {error}; is it lossd?", request_id=request_id) from error
     if not isinstance(document, dict):
-        raise UnreadableAnswer(f"{url}: the answer is no object; is it lossd?", request_id=request_id)
+        raise UnreadableAnswer(f"{url}: the answer is not an object; is it lossd?", request_id=request_id)
     return Record(document)
 
 

@@ -290,6 +290,6 @@ def _named(what: str, name: str) -> str:
     """
     if not NAME.fullmatch(name) or name in (".", ".."):  # a path loses these two on its way
         raise InvalidRequest(
-            f"{quoted(name)} is no name of a {what}; it has 1 to 200 letters, digits and . _ ~ -, and is not . or .."
+            f"{quoted(name)} is not the name of a {what}; use 1 to 200 letters, digits and . _ ~ -, but not . or .."
         )
     return name

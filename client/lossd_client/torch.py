@@ -78,7 +78,7 @@ class RemoteLoss(torch.nn.Module):
         named = {"prediction": prediction, "target": target, **inputs}
         tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
         if "cotangent" in tensors:
-            raise TypeError("cotangent is no input of a RemoteLoss: backward supplies it")
+            raise TypeError("cotangent is not an input of a RemoteLoss: backward supplies it")
         loss: Tensor = _Remote.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self, torch.is_grad_enabled(), tuple(tensors), *tensors.values()
         )

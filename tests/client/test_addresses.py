@@ -212,9 +212,12 @@ def test_urls_are_one_text_or_many(given: Any, urls: list[str]) -> None:
     ("given", "said"),
     [
         ([], "at least one address"),
-        ("", "'' is no address"),
-        ("http://a,", "'' is no address"),
-        ("http://a:8000,b:8000", "'b:8000' is no address; it must start with http:// or https://, as in http://b:8000"),
+        ("", "'' is not an address"),
+        ("http://a,", "'' is not an address"),
+        (
+            "http://a:8000,b:8000",
+            "'b:8000' is not an address; it must start with http:// or https://, as in http://b:8000",
+        ),
         ("http://a,https://b", "the addresses http://a, https://b differ in their scheme"),
         (["http://a", "http://b:99999"], "with a port from 1 to 65535"),
         ("unix://run/lossd.sock", "give its whole path, as in unix:///run/lossd.sock"),

@@ -531,7 +531,7 @@ def test_silence_ends_with_the_time_out(ask: Caller, service: FakeService, monke
 
 
 def test_an_address_without_a_scheme_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="'localhost:8000' is no address; it must start with http:// or https://"):
+    with pytest.raises(ValueError, match="'localhost:8000' is not an address; it must start with http:// or https://"):
         LossClient("localhost:8000")
 
 

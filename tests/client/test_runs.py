@@ -142,11 +142,11 @@ def test_contradictions_are_told_before_anything_is_sent(
 @pytest.mark.parametrize("wrong", ["", "a/b", "..", ".", "é", "x" * 201, "a b", "a?b"])
 def test_names_that_no_path_carries_are_refused(wrong: str, fake: FakeRuns, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
-        with pytest.raises(InvalidRequest, match="is no name of a run"):
+        with pytest.raises(InvalidRequest, match="is not the name of a run"):
             lossd.run(wrong, task="binary")
         run = lossd.run("r", task="binary")
         if wrong:
-            with pytest.raises(InvalidRequest, match="is no name of a batch"):
+            with pytest.raises(InvalidRequest, match="is not the name of a batch"):
                 run.add([1.0], [1], first=0, name=wrong)
     assert fake.sent == []
 

@@ -168,7 +168,7 @@ def test_mistakes_are_raised_where_they_are_made(lossd: LossClient) -> None:
         RemoteLoss("cros_entropy", client=lossd)(prediction, target)
     with pytest.raises(InvalidRequest, match="not for 'target'"):
         RemoteLoss("mse", client=lossd)(prediction, prediction.detach().clone().requires_grad_())
-    with pytest.raises(TypeError, match="cotangent is no input of a RemoteLoss: backward supplies it"):
+    with pytest.raises(TypeError, match="cotangent is not an input of a RemoteLoss: backward supplies it"):
         RemoteLoss("cross_entropy", client=lossd)(prediction, target, cotangent=torch.ones(()))
     loss = RemoteLoss("cross_entropy", client=lossd)(prediction, target)
     (gradient,) = torch.autograd.grad(loss**2, prediction, create_graph=True)

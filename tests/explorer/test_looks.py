@@ -31,7 +31,7 @@ def test_a_long_axis_and_a_long_formula_are_read_whole_on_a_phone(visit) -> None
     page = visit("/losses/dpo", again=True, size=PHONE)
     drawn(page)
     name = page.locator(".axis-name:visible")
-    assert name.inner_text() == "log-ratio of the chosen answer less the rejected one's"
+    assert name.inner_text() == "log-ratio of the chosen answer minus the rejected one's"
     assert name.evaluate("name => name.scrollWidth <= name.clientWidth")
     formula = page.get_by_role("region", name="The formula")
     page.wait_for_function("region => region.dataset.more === 'right'", arg=formula.element_handle())

@@ -230,9 +230,14 @@ GOOD: Mapping[str, Any] = {"prediction": np.array([0.5, 1.0]), "target": np.arra
             {"site": "A", "sex": "f", "age": "old"},
             {},
             "/slices/age",
-            "'age', which is no slice of the run; .* sex, site",
+            "'age', which is not a slice of the run; .* sex, site",
         ),
-        ({"site": "C", "sex": "f"}, {}, "/slices/site", "'C' is no value of the slice site; its values are 'A', 'B'"),
+        (
+            {"site": "C", "sex": "f"},
+            {},
+            "/slices/site",
+            "'C' is not a value of the slice site; its values are 'A', 'B'",
+        ),
         ({"site": "A", "sex": "f"}, {"slice.sex": np.array([0, 1])}, "/slices/sex", "said twice"),
         ({"site": "A"}, {"slice.sex": np.array([0, 3])}, "/inputs/slice.sex", "the code 3; .* codes are 0 to 2"),
         ({"site": "A"}, {"slice.sex": np.array([0, -2])}, "/inputs/slice.sex", "the code -2"),
@@ -258,7 +263,7 @@ def test_what_a_batch_says_of_its_rows_is_checked(
 
 def test_texts_that_are_no_values_and_rows_without_a_slice() -> None:
     run = lossd.Run(task="binary", slices={"site": ["A", "B"]})
-    with pytest.raises(InvalidRequest, match="'C' is no value of the slice site"):
+    with pytest.raises(InvalidRequest, match="'C' is not a value of the slice site"):
         run.add(inputs=GOOD, slices={"site": ["A", "C"]})
     run.add(inputs=GOOD, slices={"site": None})
     run.add(inputs=GOOD, slices={"site": ["B", None]})

@@ -65,7 +65,7 @@ def test_a_stored_document_of_before_there_were_groups_has_none() -> None:
         ({"slices": {"a/b": ["A"]}, "crossed": []}, "/slices", "a/b|A-Za-z"),
         ({"slices": {"site": ["A" * 201]}, "crossed": []}, "/slices/site", "200"),
         ({"slices": {"n": [str(i) for i in range(1001)]}, "crossed": []}, "/slices", "1001 values together"),
-        ({"crossed": [["site", "sex"]]}, "/crossed/0", "'sex', which is no slice; the slices are site, age"),
+        ({"crossed": [["site", "sex"]]}, "/crossed/0", "'sex', which is not a slice; the slices are site, age"),
         ({"crossed": [["site"]]}, "/crossed/0", "two different slices or more"),
         ({"crossed": [["site", "site"]]}, "/crossed/0", "two different slices or more"),
         ({"crossed": [["site", "age"], ["age", "site"]]}, "/crossed/1", "crossed twice"),

@@ -67,7 +67,7 @@ type result struct {
 // decode reads the answer, a safetensors file too: the result is JSON in its metadata, its tensors are the gradients.
 func decode(body []byte) (result result, gradients map[string][]float32, err error) {
 	if len(body) < 8 || uint64(len(body)-8) < binary.LittleEndian.Uint64(body) {
-		return result, nil, fmt.Errorf("the answer is no safetensors file: %.80q", body)
+		return result, nil, fmt.Errorf("the answer is not a safetensors file: %.80q", body)
 	}
 	start := 8 + binary.LittleEndian.Uint64(body)
 	var header map[string]struct {

@@ -104,7 +104,7 @@ def bce_with_logits(
     ignore_index: int | None = None,
     label_smoothing: Fraction | None = None,
 ) -> Real[Tensor, "N *"] | Unreduced:
-    r"""Binary cross-entropy of logits, exact however large they are.
+    r"""Binary cross-entropy of logits, accurate for logits of any size.
 
     .. math:: w\,t\,\operatorname{softplus}(-z) + (1-t)\operatorname{softplus}(z)
 

@@ -61,7 +61,7 @@ def giou(
     format: Format = "xyxy",  # noqa: A002
     eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
-    r"""Intersection over union, and how much of the smallest enclosing box C belongs to neither.
+    r"""1 minus IoU, plus the fraction of the smallest enclosing box C that is in neither box.
 
     .. math:: 1 - \frac{|A\cap B|}{|A\cup B| + \varepsilon} + \frac{|C| - |A\cup B|}{|C| + \varepsilon}
 
@@ -90,7 +90,7 @@ def diou(
     format: Format = "xyxy",  # noqa: A002
     eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
-    r"""Intersection over union, and the distance ρ of the centres in diagonals c of the smallest enclosing box.
+    r"""1 minus IoU, plus (ρ/c)²: the centres' distance ρ over the enclosing box's diagonal c.
 
     .. math:: 1 - \text{IoU} + \frac{\rho^2}{c^2 + \varepsilon}
 
@@ -118,7 +118,7 @@ def ciou(
     format: Format = "xyxy",  # noqa: A002
     eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"]:
-    r"""Distance-IoU, and how far the aspect ratios differ.
+    r"""The loss diou, plus a penalty for different aspect ratios.
 
     .. math:: 1 - \text{IoU} + \frac{\rho^2}{c^2 + \varepsilon} + \alpha v, \quad
         v = \frac{4}{\pi^2}\left(\arctan\frac{w_t}{h_t} - \arctan\frac{w_p}{h_p}\right)^2, \quad

@@ -214,7 +214,7 @@ def curriculum(
     progress: Fraction,
     normalization: Literal["mean", "sum_scaled"] = "mean",
 ) -> Real[Tensor, ""] | Unreduced:
-    r"""The mean of a per-sample loss over the samples that are easy enough by now.
+    r"""The mean of a per-sample loss over the samples that are easy enough at this stage of training.
 
     .. math:: \frac1K \sum_{n:\, d_n \le t} w_n L_n, \quad K = \sum_{n:\, d_n \le t} w_n
 
@@ -260,7 +260,7 @@ def gradnorm(
         losses: Each task's loss now.
         initial_losses: Each task's loss at the start, L(0).
         gradient_norms: Norm of each task's unweighted gradient on the shared weights.
-        task_weight: w.
+        task_weight: The weight w of each task.
         alpha: Strength of the restoring force.
 
     Returns:

@@ -52,7 +52,7 @@ def contrastive(
     factor: NonNegative = 0.5,
     eps: NonNegative = 0.0,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Draws similar pairs together and pushes the others apart, up to a margin.
+    r"""Pulls similar pairs together and pushes other pairs apart, up to a margin.
 
     .. math:: f\left[y\,d^2 + (1-y)\max(0, m-d)^2\right], \quad d = \lVert a - b + \varepsilon\rVert_2
 
@@ -88,7 +88,7 @@ def cosine_embedding(
     *,
     margin: Cosine = 0.0,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Turns similar pairs to the same direction and the others to different directions.
+    r"""1 minus the cosine of similar pairs; for other pairs, the excess of the cosine over ``margin``.
 
     .. math:: 1 - \cos(a, b) \;(y = 1), \quad \max(0, \cos(a, b) - m) \;(y = -1)
 
@@ -124,7 +124,7 @@ def triplet(
     swap: bool = False,
     eps: NonNegative = 1e-6,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Draws the anchor nearer to its positive than to its negative, by a margin.
+    r"""Pulls the anchor closer to its positive than to its negative, by a margin.
 
     .. math:: \max(0,\; d(a, p) - d(a, n) + m), \quad d(x, y) = \lVert x - y + \varepsilon\rVert_p
 
@@ -259,7 +259,7 @@ def info_nce(
     temperature: Positive = 0.07,
     variant: Variant = "symmetric",
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Tells an embedding's counterpart from all other embeddings of both views, by cosine similarity.
+    r"""Identifies an embedding's counterpart among the embeddings of both views, by cosine similarity.
 
     .. math:: -\frac12\sum_{x\in\{a_i, b_i\}} \log\frac{e^{\cos(a_i, b_i)/\tau}}{\sum_{y\ne x} e^{\cos(x, y)/\tau}}
 
@@ -321,7 +321,7 @@ def clip(
     *,
     temperature: Positive = 0.07,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Tells which of the second view's embeddings belongs to each of the first, and the other way round.
+    r"""Cross-entropy of matching the embeddings of two views, in both directions.
 
     .. math:: -\frac12\left[\log\frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}} + \log\frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}\right],
         \quad s_{ij} = \cos(a_i, b_j)/\tau
@@ -357,7 +357,7 @@ def supcon(
     *,
     temperature: Positive = 0.07,
 ) -> Real[Tensor, "N"] | Unreduced:
-    r"""Tells the embeddings of an anchor's own label P from all others, by cosine similarity.
+    r"""Identifies the embeddings with the anchor's label P among all others, by cosine similarity.
 
     .. math:: -\frac{1}{|P_i|}\sum_{p\in P_i} \log\frac{e^{s_{ip}}}{\sum_{a\ne i} e^{s_{ia}}},
         \quad s_{ij} = \cos(z_i, z_j)/\tau

@@ -45,7 +45,7 @@ def quantiles(
     levels: Levels = [0.1, 0.5, 0.9],  # noqa: B006  # a default that is copied, not kept
     crossing_penalty: NonNegative = 0.0,
 ) -> Real[Tensor, "N *"]:
-    r"""The pinball loss of several quantiles at once, least where each prediction is the target's quantile.
+    r"""The pinball loss of several quantiles at once; the target's quantiles minimise it.
 
     .. math:: \frac1Q \sum_k \max(-q_k e_k,\, (1-q_k) e_k) + \frac{\kappa}{Q} \sum_{k<Q} \max(0, p_k - p_{k+1}),
         \quad e_k = p_k - t

@@ -271,7 +271,7 @@ def negative_binomial_nll(
     *,
     full: bool = True,
 ) -> Real[Tensor, "N *"]:
-    r"""Negative log-likelihood of counts whose variance exceeds their mean μ: it is μ + αμ².
+    r"""Negative log-likelihood of counts whose variance, μ + αμ², exceeds their mean μ.
 
     .. math:: \log\Gamma(\tfrac1\alpha) - \log\Gamma(t + \tfrac1\alpha) + \tfrac1\alpha\log(1 + \alpha\mu)
         - t \log\frac{\alpha\mu}{1 + \alpha\mu} \;(+ \log\Gamma(t + 1))

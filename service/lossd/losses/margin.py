@@ -51,7 +51,7 @@ def hinge_embedding(
 def margin_ranking(
     first: Real[Tensor, "N *"], second: Real[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 0.0
 ) -> Real[Tensor, "N *"]:
-    r"""Two scores of which one should be higher, by at least ``margin``.
+    r"""Hinge loss of two scores, one of which should be higher by at least ``margin``.
 
     .. math:: \max(0, -t\,(x_1 - x_2) + m)
 
@@ -104,7 +104,7 @@ def _soft_margin_hessian(prediction: Tensor, target: Tensor) -> Tensor:
 def hinge(
     prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 1.0, squared: bool = False
 ) -> Real[Tensor, "N *"]:
-    r"""How far a score is from being on the target's side of 0 by ``margin``: the loss of support vector machines.
+    r"""Hinge loss of a score, 0 from ``margin`` on the target's side: the loss of support vector machines.
 
     .. math:: \max(0, m - t\,z) \;\text{or its square}
 

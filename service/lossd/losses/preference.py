@@ -155,7 +155,7 @@ def gains(
 def simpo(
     chosen: Real[Tensor, "N"], rejected: Real[Tensor, "N"], *, beta: Positive = 2.0, gamma: Number = 1.0
 ) -> Real[Tensor, "N"]:
-    r"""Simple preference optimisation: the chosen answer's tokens should be likelier by a margin, without a reference.
+    r"""Simple preference optimisation: the chosen answer's tokens should be more likely by a margin, with no reference.
 
     .. math:: -\log\sigma(\beta(c - r) - \gamma)
 

@@ -49,7 +49,7 @@ def _mse_hessian(prediction: Tensor, target: Tensor) -> Tensor:
 
 @loss(task="regression", kind="rows", elementwise=True)
 def mae(prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"]) -> Real[Tensor, "N *"]:
-    r"""Mean absolute error: the size of the difference.
+    r"""Mean absolute error: the absolute difference.
 
     .. math:: |e|, \quad e = \text{prediction} - \text{target}
 
@@ -128,7 +128,7 @@ def _huber_in_lightgbm(prediction: Tensor, target: Tensor, *, delta: float | Ten
 def smooth_l1(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, beta: NonNegative = 1.0
 ) -> Real[Tensor, "N *"]:
-    r"""Huber's loss divided by ``beta``: slope 1 beyond ``beta``, whatever ``beta`` is.
+    r"""Huber loss divided by ``beta``, so that the slope beyond ``beta`` is 1.
 
     .. math:: \frac{e^2}{2\beta} \;(|e|<\beta),\quad |e|-\tfrac12\beta \;(|e|\ge\beta)
 
@@ -221,7 +221,7 @@ def asymmetric_mse(
 def quantile(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, q: Fraction = 0.5
 ) -> Real[Tensor, "N *"]:
-    r"""The pinball loss, least where the prediction is the target's ``q``-quantile.
+    r"""The pinball loss, which the target's ``q``-quantile minimises.
 
     .. math:: \max(-q\,e,\; (1-q)\,e), \quad e = \text{prediction} - \text{target}
 
@@ -253,7 +253,7 @@ def _quantile_in_boosters(prediction: Tensor, target: Tensor, *, q: float | Tens
 def expectile(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, q: Fraction = 0.5
 ) -> Real[Tensor, "N *"]:
-    r"""Squared error that is least where the prediction is the target's ``q``-expectile.
+    r"""Asymmetric squared error, which the target's ``q``-expectile minimises.
 
     .. math:: (1-q)\,e^2 \;(e>0),\quad q\,e^2 \;(e\le 0), \quad e = \text{prediction} - \text{target}
 
@@ -403,7 +403,7 @@ def _relative_inputs(parameters: Mapping[str, Any]) -> Refinement:
 def mape(
     prediction: Real[Tensor, "N *"], target: Finite[Tensor, "N *"], *, eps: Positive | None = None
 ) -> Real[Tensor, "N *"]:
-    r"""The size of the difference, relative to the target's.
+    r"""The absolute difference, relative to the absolute target.
 
     .. math:: \frac{|e|}{\max(|t|, \epsilon)}, \quad e = \text{prediction} - \text{target}
 

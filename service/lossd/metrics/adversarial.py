@@ -148,5 +148,5 @@ class LeastSquaresGenerated(Generated):
 
 @metric("gan_generator", "lsgan_generator", default=True, reads=("taken",), interval="unit")
 def fooled(task: Generated) -> Sequence[Any]:
-    """The fraction of generated samples that the discriminator takes for real."""
+    """The fraction of generated samples that the discriminator classifies as real."""
     return task.quotients("fooled", *task.taken)

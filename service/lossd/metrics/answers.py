@@ -76,13 +76,13 @@ class Preferences(Task):
 
 @metric("preferences", default=True, reads=("right",), better="higher", interval="unit")
 def preference_accuracy(task: Preferences) -> Sequence[Any]:
-    """The fraction of pairs in which the chosen answer has the higher reward. Ties are not right."""
+    """The fraction of pairs in which the chosen answer has the higher reward. Ties count as wrong."""
     return task.quotients("preference_accuracy", *task.right)
 
 
 @metric("preferences", default=True, reads=("margins",), better="higher", interval="real")
 def mean_margin(task: Preferences) -> Sequence[Any]:
-    """The mean difference of the rewards, the chosen answer's less the other's."""
+    """The mean reward of the chosen answer minus that of the rejected one."""
     return task.quotients("mean_margin", *task.margins)
 
 
@@ -168,13 +168,13 @@ class Policies(Task):
 
 @metric("policy", default=True, reads=None, interval=None)
 def clip_low(task: Policies) -> Sequence[Any]:
-    """The fraction of tokens whose ratio is below its least and clipped; with "cispo" at any advantage."""
+    """The fraction of tokens whose ratio is clipped at the lower limit; with "cispo" at any advantage."""
     return task.clipped("clip_low", high=False)
 
 
 @metric("policy", default=True, reads=None, interval=None)
 def clip_high(task: Policies) -> Sequence[Any]:
-    """The fraction of tokens whose ratio is above its greatest and clipped; with "cispo" at any advantage."""
+    """The fraction of tokens whose ratio is clipped at the upper limit; with "cispo" at any advantage."""
     return task.clipped("clip_high", high=True)
 
 
@@ -186,7 +186,7 @@ def mean_ratio(task: Policies) -> Sequence[Any]:
 
 @metric("policy", default=True, reads=None, interval=None)
 def max_ratio(task: Policies) -> Sequence[Any]:
-    """The greatest ratio."""
+    """The largest ratio."""
     if task.log_ratio is None:
         return task.mean("max_ratio", None)
     ignored = task.view.ignored

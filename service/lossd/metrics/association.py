@@ -97,7 +97,7 @@ def cosine_similarity(task: Association) -> Sequence[Any]:
 
 @metric("regression", sorts=True, reads=None, better="higher", interval=None)
 def spearman(task: Association) -> Sequence[Any]:
-    """Spearman's correlation: Pearson's of the ranks, equal values having the mean of theirs.
+    """Spearman's correlation: Pearson's correlation of the ranks; equal values share their mean rank.
 
     Undefined where prediction or target is constant. A weight counts as so many equal elements. Equals
     scipy.stats.spearmanr.
@@ -107,7 +107,7 @@ def spearman(task: Association) -> Sequence[Any]:
 
 @metric("regression", sorts=True, reads=None, better="higher", interval=None)
 def kendall(task: Association) -> Sequence[Any]:
-    """Kendall's τ_b: concordant less discordant pairs, over the geometric mean of those that tie in neither.
+    """Kendall's τ_b: concordant minus discordant pairs, over the geometric mean of the pairs untied in each.
 
     Undefined where prediction or target is constant. A weight counts as so many equal elements. Equals
     scipy.stats.kendalltau.

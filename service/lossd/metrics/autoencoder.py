@@ -110,7 +110,7 @@ def kl(task: Autoencoder) -> Sequence[Any]:
 
 @metric("vae", default=True, reads=("latent_means", "samples"), interval=None)
 def active_units(task: Autoencoder) -> Sequence[Any]:
-    """How many units of the latent are in use: their mean varies by more than 0.01 (its variance) between samples.
+    """The number of latent units in use: those whose mean has a variance above 0.01 over the samples.
 
     References:
         Y. Burda, R. Grosse, R. Salakhutdinov, Importance Weighted Autoencoders, 2015, arXiv:1509.00519.

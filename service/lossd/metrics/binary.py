@@ -180,13 +180,13 @@ class LabelSets(Multilabel):
 
 @metric("binary", byte_ns=24, reads=("row_iou",), better="higher", interval="unit")
 def per_image_iou(task: Binary) -> Sequence[Any]:
-    """IoU of each image (row) on its own, averaged over the images that hold or are predicted to hold a positive."""
+    """IoU of each image (row), averaged over the images with a true or predicted positive."""
     return _per_image(task, "per_image_iou", *task.row_iou)
 
 
 @metric("binary", byte_ns=24, reads=("row_dice",), better="higher", interval="unit")
 def per_image_dice(task: Binary) -> Sequence[Any]:
-    """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
+    """Dice (F1) of each image (row), averaged over the images as in per_image_iou."""
     return _per_image(task, "per_image_dice", *task.row_dice)
 
 

@@ -138,7 +138,7 @@ def f1(task: Boxes) -> Sequence[Any]:
 
 @metric("boxes", reads=("generalized",), better="higher", interval="signed")
 def giou(task: Boxes) -> Sequence[Any]:
-    """The mean generalized IoU of the pairs, in [-1, 1]: less what their enclosing box holds of neither.
+    """The mean generalized IoU of the pairs, in [-1, 1]: IoU minus the part of the enclosing box that is in neither.
 
     References:
         H. Rezatofighi et al., Generalized Intersection over Union, 2019, arXiv:1902.09630.
@@ -148,7 +148,7 @@ def giou(task: Boxes) -> Sequence[Any]:
 
 @metric("boxes", reads=("hits_by_threshold",), interval=None)
 def per_threshold(task: Boxes) -> Sequence[Any]:
-    """The fraction of hits, which is precision, recall and F1 of pairs, at the IoU thresholds 0.5, 0.55 … 0.95.
+    """Precision, recall and F1 of the pairs, which are equal, at the IoU thresholds 0.5, 0.55 … 0.95.
 
     {"iou_threshold": [...], "f1": [...], "mean": their mean}.
     """

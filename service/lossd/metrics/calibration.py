@@ -239,7 +239,7 @@ class ProbableClasses(Probable):
 
 @metric(*BINARY, *LABELS, reads=("squared_error",), better="lower", interval="unit")
 def brier(task: Probable) -> Sequence[Any]:
-    """The mean squared difference of probability and target, the target 0 or 1.
+    """The mean squared difference between probability and target, which is 0 or 1.
 
     Equals sklearn.metrics.brier_score_loss.
     """
@@ -257,7 +257,7 @@ def brier_of_classes(task: Probable) -> Sequence[Any]:
 
 @metric(*BINARY, *LABELS, reads=("surprise",), better="lower", interval="positive")
 def log_loss(task: Probable) -> Sequence[Any]:
-    """The mean of −log of the probability given to what came true, the target 0 or 1.
+    """The mean of −log of the probability of the true outcome; the target is 0 or 1.
 
     Of logits, exact however large they are; probabilities are clipped to 2.2e-16 from 0 and 1. Equals
     sklearn.metrics.log_loss.
@@ -277,7 +277,7 @@ def log_loss_of_classes(task: Probable) -> Sequence[Any]:
 
 @metric(*BINARY, *LABELS, options=("bins",), reads=("bin_gaps", "confident"), better="lower", interval=None)
 def ece(task: Probable) -> Sequence[Any]:
-    """Expected calibration error: the distance of the probability from the positive fraction, in ``bins`` bins.
+    """Expected calibration error: the mean distance of probability and positive fraction, over ``bins`` bins.
 
     Bins are equal and hold their upper end; distances are weighted by the entries in the bin.
 
@@ -289,7 +289,7 @@ def ece(task: Probable) -> Sequence[Any]:
 
 @metric(*CLASSES, name="ece", options=("bins",), reads=("bin_gaps", "confident"), better="lower", interval=None)
 def ece_of_classes(task: Probable) -> Sequence[Any]:
-    """Expected calibration error: the distance of the predicted class's probability from accuracy, in ``bins`` bins.
+    """Expected calibration error: the mean distance of confidence and accuracy, over ``bins`` bins.
 
     Bins are equal and hold their upper end; distances are weighted by the entries in the bin.
 
@@ -301,7 +301,7 @@ def ece_of_classes(task: Probable) -> Sequence[Any]:
 
 @metric(*BINARY, *LABELS, options=("bins",), reads=("bin_counts", "bin_confidences", "bin_truths"), interval=None)
 def reliability(task: Probable) -> Sequence[Any]:
-    """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
+    """The reliability diagram, {"confidence", "accuracy", "count"}: the means and the size of each of ``bins`` bins.
 
     Accuracy is the positive fraction. An empty bin's means are null; all is null where nothing counts.
     """
@@ -316,7 +316,7 @@ def reliability(task: Probable) -> Sequence[Any]:
     interval=None,
 )
 def reliability_of_classes(task: Probable) -> Sequence[Any]:
-    """What the calibration error sums up, {"confidence", "accuracy", "count"}: means and size of each of ``bins`` bins.
+    """The reliability diagram, {"confidence", "accuracy", "count"}: the means and the size of each of ``bins`` bins.
 
     Confidence is the predicted class's probability. An empty bin's means are null; all is null where nothing counts.
     """

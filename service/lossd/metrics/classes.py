@@ -378,7 +378,7 @@ class Classes(ProbableClasses, Regions):
 
 @metric(*CLASSES, default=True, interval=None)
 def confusion_matrix(classes: Classes) -> Sequence[Any]:
-    """Entries by class of the target (rows) and predicted class (columns); C lists of C counts.
+    """Counts by true class (rows) and predicted class (columns): C lists of C counts.
 
     Beyond 256 classes the counts of each class instead: {"tp", "fp", "fn", "tn"}, a list each. Equals
     sklearn.metrics.confusion_matrix.
@@ -394,7 +394,7 @@ def confusion_matrix(classes: Classes) -> Sequence[Any]:
 
 @metric(*CLASSES, options=("k",), reads=("top_k",), better="higher", interval="unit")
 def top_k_accuracy(classes: Classes) -> Sequence[Any]:
-    """The fraction of entries whose class is among the ``k`` with the highest scores; of equal scores the lower index.
+    """The fraction of entries whose class is among the ``k`` highest scores; of equal scores, the lower index wins.
 
     Refused where ``k`` is not below the number of classes. Equals sklearn.metrics.top_k_accuracy_score where no scores
     of an entry are equal: that takes the higher index.
@@ -404,7 +404,7 @@ def top_k_accuracy(classes: Classes) -> Sequence[Any]:
 
 @metric(*CLASSES, byte_ns=24, reads=("row_iou",), better="higher", interval="unit", cases="union")
 def per_image_iou(classes: Classes) -> Sequence[Any]:
-    """IoU of each image (row) on its own, averaged over the images.
+    """IoU of each image (row), averaged over the images.
 
     ``macro`` is the mean over images of the mean over the classes in the image or its prediction, ``micro`` and
     ``weighted`` likewise; ``per_class`` the mean over the images that have the class. Images weigh as samples do.
@@ -414,7 +414,7 @@ def per_image_iou(classes: Classes) -> Sequence[Any]:
 
 @metric(*CLASSES, byte_ns=24, reads=("row_dice",), better="higher", interval="unit", cases="union")
 def per_image_dice(classes: Classes) -> Sequence[Any]:
-    """Dice (F1) of each image (row) on its own, averaged over the images as in per_image_iou."""
+    """Dice (F1) of each image (row), averaged over the images as in per_image_iou."""
     return _per_image(classes, "per_image_dice", *classes.row_dice)
 
 

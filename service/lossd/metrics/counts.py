@@ -206,34 +206,34 @@ class Counts(Task):
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
 @metric(*BINARY, *LABELS, default=True, interval=None)
 def tp(counts: Counts) -> Sequence[Any]:
-    """True positives: entries of the class that are predicted to be; of several classes, a list."""
+    """True positives: entries of the class that are predicted as it; a list for several classes."""
     return counts.per_class(counts.tp)
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
 @metric(*BINARY, *LABELS, default=True, interval=None)
 def fp(counts: Counts) -> Sequence[Any]:
-    """False positives: entries predicted to be of the class that are not."""
+    """False positives: entries of other classes that are predicted as the class."""
     return counts.per_class(counts.fp)
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
 @metric(*BINARY, *LABELS, default=True, interval=None)
 def fn(counts: Counts) -> Sequence[Any]:
-    """False negatives: entries of the class that are not predicted to be."""
+    """False negatives: entries of the class that are not predicted as it."""
     return counts.per_class(counts.fn)
 
 
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES, interval=None)
 @metric(*BINARY, *LABELS, default=True, interval=None)
 def tn(counts: Counts) -> Sequence[Any]:
-    """True negatives: entries that neither are of the class nor predicted to be."""
+    """True negatives: entries of other classes that are not predicted as the class."""
     return counts.per_class(counts.tn)
 
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit")
 def accuracy(counts: Counts) -> Sequence[Any]:
-    """The fraction of decisions that are right, a plain number for every task.
+    """The fraction of correct decisions; one number for every task.
 
     Of labels, every label of every sample is a decision of its own. Equals sklearn.metrics.accuracy_score of the
     flattened decisions.
@@ -244,7 +244,7 @@ def accuracy(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="predicted")
 def precision(counts: Counts) -> Sequence[Any]:
-    """How much of what is predicted to be of the class is: tp / (tp + fp).
+    """The fraction of entries predicted as the class that are of the class: tp / (tp + fp).
 
     Undefined for a class that is never predicted. Equals sklearn.metrics.precision_score with ``zero_division`` NaN
     where the option is null.
@@ -254,7 +254,7 @@ def precision(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, default=True, better="higher", interval="unit", cases="actual")
 def recall(counts: Counts) -> Sequence[Any]:
-    """How much of the class is found: tp / (tp + fn).
+    """The fraction of entries of the class that are predicted as it: tp / (tp + fn).
 
     Undefined for a class without entries. Equals sklearn.metrics.recall_score with ``zero_division`` NaN where the
     option is null.
@@ -265,7 +265,7 @@ def recall(counts: Counts) -> Sequence[Any]:
 @metric(*DISTANCES, *ADVERSARIAL, *CLASSES, better="higher", interval="unit", cases="negatives")
 @metric(*BINARY, *LABELS, default=True, better="higher", interval="unit", cases="negatives")
 def specificity(counts: Counts) -> Sequence[Any]:
-    """How much of what is not of the class is left alone, the recall of the negatives: tn / (tn + fp)."""
+    """The recall of the negatives, entries that are not of the class: tn / (tn + fp)."""
     return counts.ratio("specificity", counts.tn, counts.negatives)
 
 
@@ -292,13 +292,13 @@ def iou(counts: Counts) -> Sequence[Any]:
 @metric(*LABELS, *CLASSES, default=True, interval=None)
 @metric(*ONE_CLASS, interval=None)
 def support(counts: Counts) -> Sequence[Any]:
-    """How many entries are of the class, in the target; the weights of the weighted averages."""
+    """The number of entries of the class in the target; the weights of weighted averages."""
     return counts.per_class(counts.actual)
 
 
 @metric(*ONE_CLASS, *LABELS, interval=None)
 def confusion_matrix(counts: Counts) -> Sequence[Any]:
-    """Decisions by what is so (rows) and what is decided (columns), no before yes: [[tn, fp], [fn, tp]].
+    """Counts by true value (rows) and decision (columns), negative first: [[tn, fp], [fn, tp]].
 
     Of several labels, a list of such. Equals sklearn.metrics.confusion_matrix, and multilabel_confusion_matrix.
     """
@@ -308,7 +308,7 @@ def confusion_matrix(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, options=("beta",), better="higher", interval="unit", cases="union")
 def f_beta(counts: Counts) -> Sequence[Any]:
-    """F1 where recall matters ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
+    """F1 with recall weighted ``beta`` times as much as precision: (1 + β²) tp / ((1 + β²) tp + β² fn + fp).
 
     Equals sklearn.metrics.fbeta_score.
     """
@@ -318,7 +318,7 @@ def f_beta(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, better="higher", interval="unit", cases="rarer")
 def balanced_accuracy(counts: Counts) -> Sequence[Any]:
-    """The mean of recall and specificity; the one that is defined where the other is not.
+    """The mean of recall and specificity; if one of them is undefined, the other.
 
     Equals sklearn.metrics.balanced_accuracy_score.
     """

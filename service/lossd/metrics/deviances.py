@@ -188,7 +188,7 @@ def half_least_pinball(values: Floats, shares: Floats, level: float) -> float:
 
 @metric("regression", options=("levels",), reads=("half_shortfall", "half_excess"), better="lower", interval=None)
 def pinball(task: Deviances) -> Sequence[Any]:
-    """The mean pinball loss of predictions of a quantile, a list with one for each of ``levels``.
+    """The mean pinball loss of predicted quantiles; a list, one for each of ``levels``.
 
     It is level · (t − p) below the target and (1 − level) · (p − t) above. Equals sklearn.metrics.mean_pinball_loss.
     """
@@ -245,7 +245,7 @@ PINBALL = ("half_shortfall", "half_excess", "target_table", "target_range")
 
 @metric("regression", reads=PINBALL, better="higher", interval=None)
 def d2_absolute(task: Deviances) -> Sequence[Any]:
-    """The part of the mean absolute error of the median that predictions explain: r2 for absolute errors.
+    """1 − the mean absolute error over that of the target's median: r2 for absolute errors.
 
     Undefined for a constant target. Equals sklearn.metrics.d2_absolute_error_score.
     """
@@ -254,7 +254,7 @@ def d2_absolute(task: Deviances) -> Sequence[Any]:
 
 @metric("regression", options=("levels",), reads=PINBALL, better="higher", interval=None)
 def d2_pinball(task: Deviances) -> Sequence[Any]:
-    """The part of the pinball loss of the target's quantile that predictions explain, a list for ``levels``.
+    """1 − the pinball loss over that of the target's quantile; a list, one for each of ``levels``.
 
     Undefined for a constant target. Equals sklearn.metrics.d2_pinball_score.
     """
@@ -269,7 +269,7 @@ def d2_pinball(task: Deviances) -> Sequence[Any]:
     interval="real",
 )
 def d2_tweedie(task: Deviances) -> Sequence[Any]:
-    """The part of the Tweedie deviance of the mean that predictions explain, by ``power``; r2 is that of 0.
+    """1 − the Tweedie deviance over that of the target's mean, by ``power``; with power 0 it is r2.
 
     Undefined for a constant target, and where tweedie_deviance is. Equals sklearn.metrics.d2_tweedie_score.
     """

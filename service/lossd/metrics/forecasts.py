@@ -129,7 +129,7 @@ class Intervals(Forecasts):
 
 @metric("quantiles", "ensembles", "intervals", default=True, reads=("covered",), interval="unit")
 def coverage(task: Forecasts) -> Sequence[Any]:
-    """The fraction of targets between the bounds, or at one: of quantiles the outermost, of ensembles the extremes."""
+    """The fraction of targets within the bounds: the outermost quantiles, or an ensemble's extremes."""
     return task.quotients("coverage", *task.covered)
 
 
@@ -141,5 +141,5 @@ def width(task: Forecasts) -> Sequence[Any]:
 
 @metric("quantiles", "intervals", default=True, reads=("crossed",), better="lower", interval="unit")
 def crossing(task: Forecasts) -> Sequence[Any]:
-    """The fraction of forecasts with a crossing: a quantile above the next one, or a lower bound above the upper."""
+    """The fraction of forecasts with a quantile above the next one, or a lower bound above the upper."""
     return task.quotients("crossing", *task.crossed)

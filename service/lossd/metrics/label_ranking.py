@@ -149,7 +149,7 @@ class LabelSetsRanked(Decided):
 
 @metric(*LABELS, reads=("exact_sets",), better="higher", interval="unit")
 def exact_match(task: LabelSetsRanked) -> Sequence[Any]:
-    """The fraction of samples with all labels right, subset accuracy. A sample is a row, or a position of one.
+    """Subset accuracy: the fraction of samples with all labels right. A sample is a row, or a position of one.
 
     Equals sklearn.metrics.accuracy_score of several labels.
     """
@@ -164,7 +164,7 @@ def hamming(task: LabelSetsRanked) -> Sequence[Any]:
 
 @metric(*LABELS, sorts=True, reads=("ranked_precisions",), better="higher", interval="unit")
 def lrap(task: LabelSetsRanked) -> Sequence[Any]:
-    """Label ranking average precision: for each label that applies, the fraction of labels as high that apply too.
+    """Label ranking average precision: for each label that applies, the fraction of labels ranked as high that apply.
 
     The mean over the labels that apply to a sample, then over samples. Samples without such a label are left out, which
     scikit-learn counts as 1. Equals sklearn.metrics.label_ranking_average_precision_score elsewhere.
@@ -174,7 +174,7 @@ def lrap(task: LabelSetsRanked) -> Sequence[Any]:
 
 @metric(*LABELS, sorts=True, reads=("coverages",), better="lower", interval="positive")
 def coverage_error(task: LabelSetsRanked) -> Sequence[Any]:
-    """How many of the highest scores hold all labels that apply, the mean over samples.
+    """The number of highest scores that include all labels that apply, averaged over samples.
 
     Samples without such a label are left out, which scikit-learn counts as 0. Equals sklearn.metrics.coverage_error
     elsewhere.
@@ -184,7 +184,7 @@ def coverage_error(task: LabelSetsRanked) -> Sequence[Any]:
 
 @metric(*LABELS, sorts=True, reads=("wrong_orders",), better="lower", interval="unit")
 def ranking_loss(task: LabelSetsRanked) -> Sequence[Any]:
-    """The fraction of pairs in which a label that does not apply has the score of one that does, or more.
+    """The fraction of pairs in which a label that does not apply scores at least as high as one that does.
 
     The mean over samples. Those whose labels all apply, or none, are left out, which scikit-learn counts as 0. Equals
     sklearn.metrics.label_ranking_loss elsewhere.

@@ -21,7 +21,7 @@ GAPS = ("bin_gaps", "bin_counts", "confident")
 
 @metric(*BINARY, *LABELS, *CLASSES, options=("bins",), reads=GAPS, better="lower", interval=None)
 def mce(task: Probable) -> Sequence[Any]:
-    """Maximum calibration error: the largest distance that ece averages, of any of ``bins`` bins.
+    """Maximum calibration error: the largest distance in any of the ``bins`` bins of ece.
 
     References:
         M. P. Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015.
@@ -33,7 +33,7 @@ def mce(task: Probable) -> Sequence[Any]:
 
 @metric(*BINARY, *LABELS, *CLASSES, options=("bins",), reads=GAPS, better="lower", interval=None)
 def ece_l2(task: Probable) -> Sequence[Any]:
-    """The root of the mean squared distance that ece averages, in ``bins`` bins weighted by their entries.
+    """The root mean squared calibration error over ``bins`` bins, weighted by their entries.
 
     References:
         A. Kumar et al., Verified Uncertainty Calibration, 2019, arXiv:1909.10155.
@@ -62,7 +62,7 @@ def hinge(task: ProbableDecisions) -> Sequence[Any]:
     interval=None,
 )
 def classwise_ece(task: ProbableClasses) -> Sequence[Any]:
-    """The calibration error of each class's probability, not only of the predicted class's; the mean over classes.
+    """The calibration error of the probability of each class, averaged over classes.
 
     ``bins`` bins are equal and hold their upper end; all classes count, whether in the target or not.
 

@@ -20,7 +20,7 @@ __all__: list[str] = []
 def ks(task: Ranked) -> Sequence[Any]:
     """The largest distance of recall and fpr over all thresholds, the Kolmogorov-Smirnov statistic.
 
-    Undefined where all entries are positive or none is. The highest ``informedness`` of any threshold is the same where
+    Undefined if all entries are positive, or none. The highest ``informedness`` of any threshold is the same where
     scores are no worse than chance. Equals scipy.stats.ks_2samp of the scores of positives and negatives.
     """
     return _numbers(task, "ks", farthest_apart)
@@ -30,7 +30,7 @@ def ks(task: Ranked) -> Sequence[Any]:
 def eer(task: Ranked) -> Sequence[Any]:
     """Equal error rate: fpr where it equals fnr, on the ROC curve, linear between its points.
 
-    Undefined where all entries are positive or none is.
+    Undefined if all entries are positive, or none.
     """
     return _numbers(task, "eer", equal_error_rate)
 
@@ -38,7 +38,7 @@ def eer(task: Ranked) -> Sequence[Any]:
 @metric(*ONE_CLASS, *LABELS, name="gain@top", options=("top",), sorts=True, reads=("rankings",), better="higher",
         interval=None)  # fmt: skip
 def gain_at_top(task: Ranked) -> Sequence[Any]:
-    """The part of the positives among the fraction ``top`` of the entries with the highest scores.
+    """The fraction of all positives that are in the fraction ``top`` of the entries with the highest scores.
 
     Of equal scores of which only some are among them, the same part is positive as of all. Undefined where no entry is
     positive.
@@ -49,7 +49,7 @@ def gain_at_top(task: Ranked) -> Sequence[Any]:
 @metric(*ONE_CLASS, *LABELS, name="lift@top", options=("top",), sorts=True, reads=("rankings",), better="higher",
         interval=None)  # fmt: skip
 def lift_at_top(task: Ranked) -> Sequence[Any]:
-    """How many times as many of the fraction ``top`` with the highest scores are positive as of all entries.
+    """The positive fraction among the fraction ``top`` with the highest scores, over that of all entries.
 
     It is gain@top over ``top``; 1 is chance. Undefined where no entry is positive.
     """

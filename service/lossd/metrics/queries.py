@@ -316,7 +316,7 @@ def map_at_k(task: Queries) -> Sequence[Any]:
 
 @metric("queries", default=True, sorts=True, reads=("reciprocal_rank",), better="higher", interval="unit")
 def mrr(task: Queries) -> Sequence[Any]:
-    """The mean reciprocal rank of the first relevant document, one with a target above 0, in the whole list."""
+    """The mean reciprocal rank of the first relevant document (target above 0) in the whole list."""
     return task.means("mrr", task.reciprocal_rank)
 
 
@@ -340,7 +340,7 @@ def recall_at_k_of_queries(task: Queries) -> Sequence[Any]:
 
 @metric("queries", sorts=True, reads=("expected_reciprocal_rank",), better="higher", interval="unit")
 def err(task: Queries) -> Sequence[Any]:
-    """The expected reciprocal rank at which a user stops, who is satisfied by a document with (2^y − 1)/2^highest.
+    """The expected reciprocal rank at which a user stops; (2^y − 1)/2^highest is the probability to stop.
 
     The highest target is the query's own.
 
@@ -352,7 +352,7 @@ def err(task: Queries) -> Sequence[Any]:
 
 @metric("queries", default=True, reads=("empty",), interval=None)
 def empty_queries(task: Queries) -> Sequence[Any]:
-    """The number of queries without a relevant document, or their weight: they are in no mean."""
+    """The number (or weight) of queries without a relevant document; means leave them out."""
     counts = task.empty[:, 0]
     if task.view.exponent is not None:
         return spell(np.ldexp(counts, task.view.exponent))

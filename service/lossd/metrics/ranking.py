@@ -157,9 +157,9 @@ def _falling(scores: Tensor) -> Tensor:
     options=("max_fpr",), sorts=True, reads=("rankings",), better="higher", interval="unit", cases="rarer",
 )  # fmt: skip
 def auroc(task: Ranked) -> Sequence[Any]:
-    """Area under the ROC curve: how likely a positive entry scores higher than a negative one, ties counting half.
+    """Area under the ROC curve: the probability that a positive entry scores above a negative one; ties count half.
 
-    Undefined where all entries are positive or none is. Several classes: each against the rest, by its log-odds, which
+    Undefined if all entries are positive, or none. Several classes: each against the rest, by its log-odds, which
     rise with its probability; averages are over those defined. With ``max_fpr`` the area up to that false positive
     rate, standardised so that 1 is perfect and 1/2 chance. Equals sklearn.metrics.roc_auc_score
     (``multi_class="ovr"``).
@@ -202,7 +202,7 @@ def _areas(task: Any, name: str, area: Callable[[Steps], tuple[float, bool]]) ->
 
 @metric(*BINARY, *ADVERSARIAL, *LABELS, options=("points",), sorts=True, reads=("rankings",), interval=None)
 def roc_curve(task: Ranked) -> Sequence[Any]:
-    """The ROC curve, {"fpr", "tpr", "thresholds"}: what each threshold, falling, finds wrongly and rightly.
+    """The ROC curve, {"fpr", "tpr", "thresholds"}: false and true positive rate, by falling threshold.
 
     The first point, (0, 0), has the threshold Infinity; points on a straight line are left out, and beyond ``points``
     the rest is thinned evenly. The other thresholds are named as ``best_threshold`` does. Null where all entries are
@@ -240,7 +240,7 @@ def pr_curve(task: Ranked) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, sorts=True, reads=("rankings",), interval=None)
 def best_threshold(task: Ranked) -> Sequence[Any]:
-    """The threshold with the highest F1, among the scores; of several the one that decides least often for yes.
+    """The threshold, among the scores, with the highest F1; of several, the one with the fewest positives.
 
     Sent back as the option ``threshold`` it gives that F1. It is a probability, or {"score": s}, the score itself,
     where float64 does not tell its probability from that of the next lower score. Of distances, half-way to the next.

@@ -16,25 +16,25 @@ __all__: list[str] = []
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, better="higher", interval="unit", cases="rejected")
 def npv(counts: Counts) -> Sequence[Any]:
-    """Negative predictive value, how much of what is decided not to be of the class is not: tn / (tn + fn)."""
+    """Negative predictive value, the fraction of negative decisions that are correct: tn / (tn + fn)."""
     return counts.ratio("npv", counts.tn, counts.rejected)
 
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, better="lower", interval="unit", cases="negatives")
 def fpr(counts: Counts) -> Sequence[Any]:
-    """False positive rate, how much of what is not of the class is taken for it: fp / (fp + tn), 1 − specificity."""
+    """False positive rate, the fraction of negatives predicted as the class: fp / (fp + tn), 1 − specificity."""
     return counts.ratio("fpr", counts.fp, counts.negatives)
 
 
 @metric(*ONE_CLASS, *LABELS, *CLASSES, better="lower", interval="unit", cases="actual")
 def fnr(counts: Counts) -> Sequence[Any]:
-    """False negative rate, how much of the class is missed: fn / (fn + tp), 1 − recall."""
+    """False negative rate, the fraction of the class that is missed: fn / (fn + tp), 1 − recall."""
     return counts.ratio("fnr", counts.fn, counts.actual)
 
 
 @metric(*ONE_CLASS, *LABELS, better="higher", interval="signed", cases="rarer")
 def informedness(counts: Counts) -> Sequence[Any]:
-    """Recall + specificity − 1, Youden's J: 0 is chance. Undefined where all entries are positive or none is.
+    """Recall + specificity − 1, Youden's J: 0 is chance. Undefined if all entries are positive, or none.
 
     Its maximum over all thresholds is ``ks``. Equals sklearn.metrics.balanced_accuracy_score with ``adjusted``.
 
@@ -46,13 +46,13 @@ def informedness(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, better="higher", interval="signed", cases="rarer")
 def markedness(counts: Counts) -> Sequence[Any]:
-    """Precision + npv − 1: 0 is chance. Undefined where all entries are decided to be positive or none is."""
+    """Precision + npv − 1: 0 is chance. Undefined if all decisions are positive, or none."""
     return of_four(counts, "markedness", lambda tp, fp, fn, tn: _informedness(tp, fn, fp, tn))
 
 
 @metric(*ONE_CLASS, *LABELS, better="higher", interval="positive", cases="rarer")
 def positive_likelihood_ratio(counts: Counts) -> Sequence[Any]:
-    """LR+, recall / fpr: how much likelier a yes is of a positive entry than of a negative one.
+    """LR+, recall / fpr: the factor by which a positive decision raises the odds of a positive entry.
 
     Undefined without a false positive or without a positive entry. Equals sklearn.metrics.class_likelihood_ratios.
     """
@@ -61,7 +61,7 @@ def positive_likelihood_ratio(counts: Counts) -> Sequence[Any]:
 
 @metric(*ONE_CLASS, *LABELS, better="lower", interval="positive", cases="rarer")
 def negative_likelihood_ratio(counts: Counts) -> Sequence[Any]:
-    """LR−, fnr / specificity: how much likelier a no is of a positive entry than of a negative one.
+    """LR−, fnr / specificity: the factor by which a negative decision lowers the odds of a positive entry.
 
     Undefined without a true negative or without a positive entry. Equals sklearn.metrics.class_likelihood_ratios.
     """
@@ -70,7 +70,7 @@ def negative_likelihood_ratio(counts: Counts) -> Sequence[Any]:
 
 @metric(*CLASSES, better="higher", interval="signed", cases="actual")
 def adjusted_balanced_accuracy(counts: Counts) -> Sequence[Any]:
-    """Balanced accuracy between chance, 0, and perfect, 1; chance is 1 over the number of classes in the target.
+    """Balanced accuracy rescaled: 0 is chance, 1 over the number of classes in the target; 1 is perfect.
 
     Undefined where the target has one class only. Equals sklearn.metrics.balanced_accuracy_score with ``adjusted``.
     """
@@ -96,7 +96,7 @@ def _likelihood_ratio(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> tuple[F
 
 @metric(*ONE_CLASS, *LABELS, options=("normalize",), interval=None)
 def normalized_confusion_matrix(counts: Counts) -> Sequence[Any]:
-    """The confusion matrix in fractions: of each row, column or of all entries, as ``normalize`` is true, pred or all.
+    """The confusion matrix as fractions of rows, columns or all entries; ``normalize`` is true, pred or all.
 
     A fraction of nothing is null. Of several labels, a list of matrices. Equals sklearn.metrics.confusion_matrix with
     ``normalize``, whose 0 is null here.
@@ -113,7 +113,7 @@ def normalized_confusion_matrix(counts: Counts) -> Sequence[Any]:
 
 @metric(*CLASSES, name="normalized_confusion_matrix", options=("normalize",), interval=None)
 def normalized_confusion_matrix_of_classes(classes: Classes) -> Sequence[Any]:
-    """The confusion matrix in fractions: of each row, column or of all entries, as ``normalize`` is true, pred or all.
+    """The confusion matrix as fractions of rows, columns or all entries; ``normalize`` is true, pred or all.
 
     A fraction of nothing is null. Refused beyond 256 classes. Equals sklearn.metrics.confusion_matrix with
     ``normalize``, whose 0 is null here.

@@ -116,7 +116,7 @@ def _near(outside: Tensor, distance: int, axis: int) -> Tensor:
 
 @metric(*CLASSES, better="higher", interval="unit")
 def fw_iou(counts: Counts) -> Sequence[Any]:
-    """Frequency-weighted IoU: of each class weighted by its entries in the target, the same as iou.weighted."""
+    """Frequency-weighted IoU: classes weighted by their entries in the target. Equal to iou.weighted."""
     some, union = counts.actual > 0, counts.union
     each = counts.actual * (counts.tp / np.where(some, union, 1))
     return counts.quotients("fw_iou", np.where(some, each, 0).sum(-1), counts.actual.sum(-1))
@@ -139,7 +139,7 @@ def generalized_dice(task: Regions) -> Sequence[Any]:
 
 @metric("segmentation", byte_ns=200, reads=("boundary_counts",), better="higher", interval="unit", cases="union")
 def boundary_iou(task: Regions) -> Sequence[Any]:
-    """IoU of the boundaries of the regions, those entries within 2 % of the image's diagonal from the outside.
+    """IoU of boundaries: the entries of a region within 2 % of the image's diagonal from its outside.
 
     The distance is at least 1 and counts diagonal steps; the outside of the image and entries that do not count are
     outside. Counts of all images are added up. Undefined for a class without entries. Of images (N, C, H, W).
@@ -153,7 +153,7 @@ def boundary_iou(task: Regions) -> Sequence[Any]:
 
 @metric(*CLASSES, byte_ns=24, reads=("row_volumes",), interval="real", cases="actual")
 def volume_difference(task: Regions) -> Sequence[Any]:
-    """Predicted less target entries of each class of an image, the mean over images: {"macro", "per_class"}.
+    """The predicted minus the true number of entries of each class, averaged over images: {"macro", "per_class"}.
 
     ``macro`` is the mean of the sizes of the classes' differences, which themselves add up to 0.
     """
@@ -163,7 +163,7 @@ def volume_difference(task: Regions) -> Sequence[Any]:
 
 @metric(*CLASSES, byte_ns=24, reads=("row_relative_volumes",), interval="real", cases="actual")
 def relative_volume_difference(task: Regions) -> Sequence[Any]:
-    """Predicted less target entries of each class over the target's, the mean over images: {"macro", "per_class"}.
+    """volume_difference over the true number of entries of each class, averaged over images: {"macro", "per_class"}.
 
     Images without the class are left out of its mean, and classes without an image of ``macro``, the mean over classes.
     """

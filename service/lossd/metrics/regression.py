@@ -95,7 +95,7 @@ def pearson(task: Numbers) -> Sequence[Any]:
 
 @metric("regression", reads=("relative_errors",), better="lower", interval="positive")
 def mape(task: Numbers) -> Sequence[Any]:
-    """The mean of abs(error) / abs(target), a fraction; targets below 2.2e-16 count as that.
+    """The mean of abs(error) / abs(target), a fraction; smaller targets count as 2.2e-16.
 
     Equals sklearn.metrics.mean_absolute_percentage_error.
     """

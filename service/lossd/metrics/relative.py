@@ -87,7 +87,7 @@ class RelativeErrors(Numbers):
 
 @metric("regression", reads=("size_table",), better="lower", interval=None)
 def medae(task: RelativeErrors) -> Sequence[Any]:
-    """The median absolute error. Of weighted samples the smallest that half of the weight reaches.
+    """The median absolute error; with weights, the smallest error at which half of the weight is reached.
 
     Equals sklearn.metrics.median_absolute_error without weights.
     """
@@ -140,7 +140,7 @@ def wape(task: RelativeErrors) -> Sequence[Any]:
     interval="positive",
 )
 def mase(task: RelativeErrors) -> Sequence[Any]:
-    """The mean absolute error over ``scale``, that of a naive forecast of the training data.
+    """The mean absolute error over ``scale``, the mean absolute error of a naive forecast.
 
     A naive forecast is the value of one season before. Below 1 predictions are better than it.
 
@@ -167,7 +167,7 @@ def rse(task: RelativeErrors) -> Sequence[Any]:
     interval="positive",
 )
 def nrmse(task: RelativeErrors) -> Sequence[Any]:
-    """The root mean squared error over what ``by`` names of the target. Undefined where that is 0.
+    """The root mean squared error over the statistic ``by`` of the target. Undefined if that is 0.
 
     mean: the size of its mean. range: its highest less its lowest. std: its standard deviation, with the number of
     elements as divisor. l2: its root mean square, so that the ratio is that of the norms of error and target;
@@ -194,7 +194,7 @@ def nrmse(task: RelativeErrors) -> Sequence[Any]:
 
 @metric("regression", options=("p",), reads=("error_powers",), better="lower", interval=None)
 def minkowski(task: RelativeErrors) -> Sequence[Any]:
-    """Minkowski's distance of prediction and target, (Σ abs(error)^p)^(1/p), ``p`` from 1 on; 2 is Euclid's.
+    """Minkowski distance of prediction and target, (Σ abs(error)^p)^(1/p) with ``p`` >= 1; 2 is Euclidean.
 
     A sum, which grows with the number of elements; weights count as so many elements. Equals
     scipy.spatial.distance.minkowski.

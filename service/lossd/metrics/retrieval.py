@@ -192,7 +192,7 @@ class Labelled(Neighbours):
 
 @metric("labelled_embeddings", default=True, name="recall@1", reads=None, better="higher", interval=None)
 def recall_at_1(task: Labelled) -> Sequence[Any]:
-    """The fraction of embeddings whose nearest neighbour has their label, of those whose label another has.
+    """The fraction of embeddings whose nearest neighbour has their label; unique labels are left out.
 
     Nearest by cosine.
     """
@@ -201,13 +201,13 @@ def recall_at_1(task: Labelled) -> Sequence[Any]:
 
 @metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher", interval=None)
 def precision_at_1(task: Labelled) -> Sequence[Any]:
-    """The fraction of nearest neighbours by cosine that have the label of whoever asks: with one each, recall@1."""
+    """The fraction of nearest neighbours by cosine that have the embedding's label; equal to recall@1."""
     return task.fraction("precision@1", task.nearest, task.asked)
 
 
 @metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher", interval=None)
 def recall_at_k(task: Labelled) -> Sequence[Any]:
-    """The fraction of embeddings with their label among the ``k`` nearest, of those whose label another has.
+    """The fraction of embeddings with their label among the ``k`` nearest; unique labels are left out.
 
     Nearest by cosine.
 
@@ -219,7 +219,7 @@ def recall_at_k(task: Labelled) -> Sequence[Any]:
 
 @metric("labelled_embeddings", name="map@r", reads=None, better="higher", interval=None)
 def map_at_r(task: Labelled) -> Sequence[Any]:
-    """The mean average precision of the R nearest neighbours by cosine, R being how many others have the label.
+    """The mean average precision of the R nearest neighbours by cosine, R is the number of others with the label.
 
     References:
         K. Musgrave, S. Belongie, S.-N. Lim, A Metric Learning Reality Check, 2020, arXiv:2003.08505.
@@ -310,19 +310,19 @@ class Views(Neighbours):
 
 @metric("paired_views", default=True, name="first_to_second@1", reads=None, better="higher", interval=None)
 def first_to_second_at_1(task: Views) -> Sequence[Any]:
-    """The fraction of the first view whose nearest neighbour by cosine in the second is their counterpart."""
+    """The fraction of the first view whose nearest neighbour in the second, by cosine, is the counterpart."""
     return task.fraction("first_to_second@1", task.nearest_in_second)
 
 
 @metric("paired_views", default=True, name="second_to_first@1", reads=None, better="higher", interval=None)
 def second_to_first_at_1(task: Views) -> Sequence[Any]:
-    """The fraction of the second view whose nearest neighbour by cosine in the first is their counterpart."""
+    """The fraction of the second view whose nearest neighbour in the first, by cosine, is the counterpart."""
     return task.fraction("second_to_first@1", task.nearest_in_first)
 
 
 @metric("paired_views", default=True, reads=("distance",), better="lower", interval="positive")
 def alignment(task: Views) -> Sequence[Any]:
-    """The mean squared distance of counterparts, as unit vectors: 0 where the views agree, at most 4.
+    """The mean squared distance of counterparts as unit vectors: 0 for equal views, at most 4.
 
     References:
         T. Wang, P. Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
@@ -358,11 +358,11 @@ def _uniformity(units: Tensor) -> Tensor:
 
 @metric("paired_views", name="first_to_second@k", options=("k",), reads=None, better="higher", interval=None)
 def first_to_second_at_k(task: Views) -> Sequence[Any]:
-    """The fraction of the first view with their counterpart among the ``k`` nearest by cosine of the second."""
+    """The fraction of the first view whose counterpart is among the ``k`` nearest of the second, by cosine."""
     return task.fraction("first_to_second@k", task.ranks[0] < task.view.options["k"])
 
 
 @metric("paired_views", name="second_to_first@k", options=("k",), reads=None, better="higher", interval=None)
 def second_to_first_at_k(task: Views) -> Sequence[Any]:
-    """The fraction of the second view with their counterpart among the ``k`` nearest by cosine of the first."""
+    """The fraction of the second view whose counterpart is among the ``k`` nearest of the first, by cosine."""
     return task.fraction("second_to_first@k", task.ranks[1] < task.view.options["k"])

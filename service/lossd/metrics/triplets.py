@@ -145,13 +145,13 @@ def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
 
 @metric("triplets", "ranking", default=True, reads=("right",), better="higher", interval="unit")
 def correct(task: Comparison) -> Sequence[Any]:
-    """The fraction in the right order: the positive nearer than the negative, the higher score higher. Ties are not."""
+    """The fraction in the right order: the positive nearer, or the higher score higher. Ties count as wrong."""
     return task.quotients("correct", *task.right)
 
 
 @metric("triplets", "ranking", default=True, reads=("without_loss",), better="higher", interval="unit")
 def satisfied(task: Comparison) -> Sequence[Any]:
-    """The fraction in the right order by the loss's margin at least: what has no loss."""
+    """The fraction in the right order by at least the loss's margin, so with a loss of 0."""
     return task.quotients("satisfied", *task.without_loss)
 
 

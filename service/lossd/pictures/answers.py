@@ -39,8 +39,8 @@ def _sampled(x: Array, scene: Scene) -> Path:
     return Path(inputs, {"prediction": ONE}, "the token's log-probability")
 
 
-GAINED = Axis("margin", "log-ratio of the chosen answer less the rejected one's", -30, 30, _preferred)
-REWARDED = Axis("margin", "reward of the chosen answer less the rejected one's", -4, 4, _preferred)
+GAINED = Axis("margin", "log-ratio of the chosen answer minus the rejected one's", -30, 30, _preferred)
+REWARDED = Axis("margin", "reward of the chosen answer minus the rejected one's", -4, 4, _preferred)
 LIKELY = Axis(
     "probability",
     "mean probability of the chosen answer's tokens; the rejected one's is {rejected}",

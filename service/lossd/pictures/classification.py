@@ -118,7 +118,7 @@ def _sigmoid(z: Array) -> Array:
 
 
 TRUE_CLASS = ("probability", "probability of the true class", 0.005, 0.995)
-OVER_OTHERS = ("margin", "margin: the true class's score less the other's", -5, 5)
+OVER_OTHERS = ("margin", "margin: the true class's score minus the other's", -5, 5)
 FINITE = (-500, 500)
 BINARY = (
     Axis(*TRUE_CLASS, _probability, within=UNIT, given=POSITIVE),
@@ -170,10 +170,10 @@ def _queried(x: Array, scene: Scene) -> Path:
     return Path(inputs, {"prediction": np.eye(2)[0]}, "the relevant document's score")
 
 
-QUERIED = Axis("margin", "margin: the relevant document's score less the other's", -5, 5, _queried, within=FINITE)
+QUERIED = Axis("margin", "margin: the relevant document's score minus the other's", -5, 5, _queried, within=FINITE)
 RANKED = Axis(
     "margin",
-    "score of the first less the second's",
+    "score of the first minus the second's",
     -3,
     3,
     _ranked,

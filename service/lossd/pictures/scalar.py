@@ -180,7 +180,7 @@ SEPARATION = Axis("score", "score of the real; the generated have the opposite",
 LEAST_SQUARES = Axis("score", "score s of the real; the generated have 1 − s", -1, 2, _separated_by_one)
 FAKE = Axis("score", "score of the generated", -4, 4, _fake)
 FAKE_LEAST_SQUARES = Axis("score", "score of the generated", -1, 2, _fake)
-RECONSTRUCTION = Axis("prediction", "reconstruction of what is 1", 0.005, 1, _reconstruction, within=(0, 1))
+RECONSTRUCTION = Axis("prediction", "reconstruction of a target of 1", 0.005, 1, _reconstruction, within=(0, 1))
 MEAN = Axis("mean", "mean of the latent", -3, 3, _mean)
 LOG_VARIANCE = Axis("log_variance", "log-variance of the latent", -4, 3, _log_variance)
 

@@ -95,7 +95,7 @@ def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives,
                 "ask for hvp, its product with a direction"
             )
         if options.form == "fisher" and (name != "prediction" or "fisher" not in loss.hessian_forms):
-            detail = f"{loss.name} has no Fisher form by {name}: it is no likelihood of a target; there is form exact"
+            detail = f"{loss.name} has no Fisher form by {name}: it is not a likelihood of a target; use form exact"
             raise InvalidRequest(detail, errors=[Fault(pointer="/hessian/form", detail=detail)])
 
 

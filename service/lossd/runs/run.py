@@ -217,7 +217,7 @@ class Run:
                 values = {text: code for code, text in enumerate(declared.get(name, ()))}
                 values[None] = -1  # type: ignore[index]
                 if wrong := [text for text in array.ravel().tolist() if text not in values]:
-                    detail = f"{wrong[0]!r} is no value of the slice {name}"
+                    detail = f"{wrong[0]!r} is not a value of the slice {name}"
                     raise InvalidRequest(detail, errors=[Fault(pointer=f"/slices/{name}", detail=detail)])
                 array = np.array([values[text] for text in array.ravel().tolist()], np.int64).reshape(array.shape)
             codes[name] = array

@@ -96,7 +96,7 @@ def codes_of_batch(
     remedy = f"the run's slices are {known}"
     for name in given:
         if name not in declared:
-            raise _refused(f"slices names {quoted(name)}, which is no slice of the run; {remedy}", f"/slices/{name}")
+            raise _refused(f"slices names {quoted(name)}, which is not a slice of the run; {remedy}", f"/slices/{name}")
     for name in inputs:
         if name.startswith(SLICE) and name.removeprefix(SLICE) not in declared:
             raise _refused(f"the input {quoted(name)} is of no slice of the run; {remedy}", f"/inputs/{name}")
@@ -121,7 +121,7 @@ def _code(name: str, value: str | None, values: Sequence[str]) -> int:
         return -1
     if value not in values:
         shown = ", ".join(map(quoted, values[:10])) + (", ..." if len(values) > 10 else "")
-        raise _refused(f"{quoted(value)} is no value of the slice {name}; its values are {shown}", f"/slices/{name}")
+        raise _refused(f"{quoted(value)} is not a value of the slice {name}; its values are {shown}", f"/slices/{name}")
     return values.index(value)
 
 

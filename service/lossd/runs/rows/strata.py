@@ -64,9 +64,8 @@ def check_strata(slices: Mapping[str, Sequence[str]], crossed: Sequence[Sequence
     for position, names in enumerate(crossed):
         pointer = f"/crossed/{position}"
         if unknown := [name for name in names if name not in slices]:
-            detail = (
-                f"crossed names {quoted(unknown[0])}, which is no slice; the slices are {', '.join(slices) or 'none'}"
-            )
+            known = ", ".join(slices) or "none"
+            detail = f"crossed names {quoted(unknown[0])}, which is not a slice; the slices are {known}"
             faults.append(Fault(pointer=pointer, detail=detail))
         elif len(set(names)) < max(2, len(names)):
             detail = f"a crossing has two different slices or more; this one has {', '.join(names) or 'none'}"
