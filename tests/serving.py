@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +41,12 @@ class Running:
         while not condition(self.engine):
             assert time.monotonic() < end, "the condition did not come true"
             time.sleep(0.005)
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of the service, made once, because that takes 0.6 s. Do not change it."""
+    return create_app(Settings(engine="inline")).openapi()
 
 
 @contextmanager

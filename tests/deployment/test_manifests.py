@@ -11,8 +11,8 @@ import yaml
 from pydantic import ByteSize, TypeAdapter
 
 from docs.snippets import ROOT
-from lossd.api import create_app
 from lossd.configuration.settings import Settings
+from serving import openapi
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -74,7 +74,7 @@ def test_environments_name_settings_and_values_that_they_take(where: str, enviro
 def test_pods_fit_the_service(where: str, pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     settings = settings_of({entry["name"]: entry["value"] for entry in container["env"]})
-    paths = create_app(Settings(engine="inline")).openapi()["paths"]
+    paths = openapi()["paths"]
     (port,) = container["ports"]
     assert port["containerPort"] == settings.port == int(re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)[0])
     probes = [container[name]["httpGet"] for name in container if name.endswith("Probe")]
@@ -132,7 +132,7 @@ def test_prometheus_s_annotations_name_a_port_and_a_route() -> None:
     annotations = template["metadata"]["annotations"]
     (port,) = template["spec"]["containers"][0]["ports"]
     assert annotations["prometheus.io/port"] == str(port["containerPort"])
-    assert annotations["prometheus.io/path"] in create_app(Settings(engine="inline")).openapi()["paths"]
+    assert annotations["prometheus.io/path"] in openapi()["paths"]
 
 
 def test_compose_waits_longer_than_the_service_drains() -> None:

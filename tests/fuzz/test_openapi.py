@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from lossd.api import create_app
-from lossd.configuration.settings import Settings
-from serving import Running, running
+from serving import Running, openapi, running
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -23,7 +22,7 @@ RUN, OTHER = "/v1/runs/resnet50-v3", "/v1/runs/resnet50-v4"
 DEFINITION = {"task": "binary", "metrics": ["accuracy"], "identity": "position"}
 BATCH = {"first": 0, "inputs": {"prediction": [2.5, -1.0], "target": [1, 0]}}
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings(engine="inline")).openapi())
+DOCUMENT = schemathesis.openapi.from_dict(deepcopy(openapi()))
 OPERATIONS = {operation.label: operation for result in DOCUMENT.get_all_operations() for operation in (result.ok(),)}
 CHECKS = [
     checks.not_a_server_error,

@@ -145,21 +145,21 @@ def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> No
 
 
 @pytest.mark.usefixtures("compiled_passes")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("case", "parameters"), [(c, p) for c, p in OF_ROWS if c.name in COMPILED], ids=lambda value: str(value)
 )
-def test_compiled_passes_too(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:
-    tensors = case.inputs(parameters, n=5, dtype=dtype)
+def test_compiled_passes_too(case: Case, parameters: Parameters) -> None:
     request = {**request_of(case, parameters), "metrics": {"names": ["default"]}}
-    keep = some_of(request, tensors)
-    recipe = recipe_of(request, {**tensors, "mask": keep})
-    wanted = alone(request, gathered(tensors, recipe, keep))
-    found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep})
-    assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
-    for name, gradient in found.gradients.items():
-        expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
-        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        tensors = case.inputs(parameters, n=5, dtype=dtype)
+        keep = some_of(request, tensors)
+        recipe = recipe_of(request, {**tensors, "mask": keep})
+        wanted = alone(request, gathered(tensors, recipe, keep))
+        found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep})
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-5), dtype
+        for name, gradient in found.gradients.items():
+            expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
 # The weights of "perceptual" are there once a test runs; its value has no axis 1.
