@@ -13,7 +13,7 @@ const WHOLE = new Set(["valid_count"]);
 
 const NAMES = { non_finite_gradient_entries: "non-finite gradients" };
 const words = (name) => NAMES[name] ?? name.replaceAll("_", " ");
-const title = (name) => words(name).replace(/^./, (letter) => letter.toUpperCase());
+const title = (name) => (name === "loss" ? "Loss" : words(name));
 const isNumber = (value) => typeof value === "number" || value === null;
 const isWord = (value) => typeof value === "boolean" || typeof value === "string";
 const isPerClass = (value) => value !== null && typeof value === "object" && Array.isArray(value.per_class);

@@ -74,15 +74,26 @@ export const whole = (value) => value.toLocaleString("en");
 export const counted = (count, what) =>
   `${whole(count)} ${what}${count === 1 ? "" : /(ch|s)$/.test(what) ? "es" : "s"}`;
 
+/** The decimals of an interval's ends: its width determines them, as in the sentence of a comparison. */
+function decimalsOf({ low, high }) {
+  const width = high - low;
+  const decimals = width > 0 && width < Infinity ? 1 - Math.floor(Math.log10(width)) : 3;
+  return Math.min(12, Math.max(0, decimals));
+}
+
+/** The decimals of the narrowest of some intervals, for a column of them; null if there is none. */
+export function finest(intervals) {
+  const known = intervals.filter(({ low, high }) => Number.isFinite(low) && Number.isFinite(high));
+  return known.length ? Math.max(...known.map(decimalsOf)) : null;
+}
+
 /**
- * Numbers of one interval as texts: the interval's width determines the digits, as in the sentence of a comparison.
+ * Numbers of one interval as texts, with the interval's decimals or with `decimals`.
  *
  * @returns `text(value)`; with `sign`, positive numbers have one.
  */
-export function digitsOf(low, high, { sign = false } = {}) {
-  const width = high - low;
-  const digits = width > 0 && width < Infinity ? 1 - Math.floor(Math.log10(width)) : 3;
-  const text = (value) => value.toFixed(Math.min(12, Math.max(0, digits))).replace("-", "−");
+export function digitsOf(low, high, { sign = false, decimals = null } = {}) {
+  const text = (value) => value.toFixed(decimals ?? decimalsOf({ low, high })).replace("-", "−");
   return (value) => (sign && value >= 0 ? `+${text(value)}` : text(value));
 }
 

@@ -74,31 +74,7 @@ export async function render(root, context) {
     ),
     h(
       "div",
-      { class: "board" },
-      h(
-        "div",
-        { class: "results" },
-        h(
-          "section",
-          { class: "card more", "aria-label": "Points and landscape" },
-          h("div", { class: "row spread" }, models.element),
-          list.legend,
-          problem,
-          h(
-            "div",
-            { class: "lands" },
-            figure(data, "Click to add a point, drag to move it, double-click to remove it. ", addInMiddle, "."),
-            figure(land, "Drag the circle, or click, to move the start. The cross is the lowest point of the grid."),
-          ),
-        ),
-        h(
-          "section",
-          { class: "card more", "aria-label": "Convergence" },
-          h("h2", {}, "Loss by step"),
-          convergence,
-          table,
-        ),
-      ),
+      { class: "desk" },
       h(
         "section",
         { class: "card side", "aria-label": "Losses and steps" },
@@ -106,13 +82,33 @@ export async function render(root, context) {
         h("div", { class: "field" }, h("span", { class: "field-title" }, "Losses"), list.add),
         parameters.element,
       ),
-    ),
-    h(
-      "div",
-      { class: "card more" },
-      best,
-      h("details", {}, h("summary", {}, "The points as text"), columns, text),
-      grid,
+      h(
+        "section",
+        { class: "card more inputs", "aria-label": "Points and landscape" },
+        h("div", { class: "row spread" }, models.element),
+        list.legend,
+        problem,
+        h(
+          "div",
+          { class: "lands" },
+          figure(data, "Click to add a point, drag to move it, double-click to remove it. ", addInMiddle, "."),
+          figure(land, "Drag the circle, or click, to move the start. The cross is the lowest point of the grid."),
+        ),
+      ),
+      h(
+        "section",
+        { class: "card more", "aria-label": "Convergence" },
+        h("h2", {}, "Loss by step"),
+        convergence,
+        table,
+      ),
+      h(
+        "div",
+        { class: "card more" },
+        best,
+        h("details", {}, h("summary", {}, "The points as text"), columns, text),
+        grid,
+      ),
     ),
   );
 

@@ -3,7 +3,7 @@
 import { aligned } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure, short } from "../../plots.js";
-import { digitsOf, isCount, percent, sliceName, whole } from "../../scores.js";
+import { digitsOf, finest, isCount, percent, sliceName, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 
 const SHOWN = 30;
@@ -111,7 +111,7 @@ function byName(title, key) {
     const chosen = entries.filter(({ metric }) => metric === select.value);
     const sign = ({ better, difference }) => (better === "lower" ? -1 : 1) * (difference ?? Number.POSITIVE_INFINITY);
     chosen.sort((a, b) => sign(a) - sign(b));
-    patch(region, table(chosen.slice(0, most), title === "Classes" ? "Class" : "Slice", level));
+    patch(region, table(chosen.slice(0, most), title === "Classes" ? "Class" : "Slice", level, finest(chosen)));
     all.parentElement.hidden = chosen.length <= most;
   }
 
@@ -124,7 +124,8 @@ function byName(title, key) {
   return { element, show };
 }
 
-function table(entries, what, level) {
+/** A table of differences; `decimals` are those of the intervals if they have a unit in common. */
+function table(entries, what, level, decimals = null) {
   // Scores from 0 to 1 share an axis; numbers of other units have one each, without its numbers.
   const axisAround = (of) =>
     axisOf(
@@ -170,8 +171,8 @@ function table(entries, what, level) {
             rows && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
             h("td", { class: "number further", "data-name": "baseline" }, figure(entry.baseline)),
             h("td", { class: "number further", "data-name": "value" }, figure(entry.value)),
-            h("td", { class: "number value-cell" }, difference(entry)),
-            intervalCell(entry, { sign: true }),
+            h("td", { class: "number value-cell" }, difference(entry, decimals)),
+            intervalCell(entry, { sign: true, decimals }),
             h(
               "td",
               { class: "whisker-cell" },
@@ -193,11 +194,11 @@ function table(entries, what, level) {
 const isShare = ({ better, baseline, value }) =>
   better === "higher" && [baseline, value].every((number) => number === null || (number >= 0 && number <= 1));
 
-/** A difference, with the digits of its interval. */
-function difference({ difference: value, low, high }) {
+/** A difference, with the decimals of its interval. */
+function difference({ difference: value, low, high }, decimals) {
   if (!Number.isFinite(value)) return "–";
   if (!Number.isFinite(low)) return `${value >= 0 ? "+" : ""}${short(value)}`;
-  return digitsOf(low, high, { sign: true })(value);
+  return digitsOf(low, high, { sign: true, decimals })(value);
 }
 
 /** A p-value in two digits. */

@@ -1,5 +1,6 @@
 /** The curves as numbers. */
 
+import { aligned } from "../../decimals.js";
 import { h, scrollRegion } from "../../dom.js";
 import { place } from "./plot.js";
 
@@ -25,12 +26,14 @@ export function numbersTable({ plots }) {
         h("th", { class: "number", scope: "row" }, place(x[i])),
         lines.map((line) => [cell(line.loss[i]), line.slope && cell(line.slope[i])]),
       );
-    const table = h(
-      "table",
-      { class: "numbers" },
-      h("caption", { class: "unseen" }, `Loss and gradient by ${axis.label}`),
-      h("thead", {}, h("tr", {}, head("x"), heads)),
-      h("tbody", {}, points.map(row)),
+    const table = aligned(
+      h(
+        "table",
+        { class: "numbers" },
+        h("caption", { class: "unseen" }, `Loss and gradient by ${axis.label}`),
+        h("thead", {}, h("tr", {}, head("x"), heads)),
+        h("tbody", {}, points.map(row)),
+      ),
     );
     element.replaceChildren(element.firstChild, scrollRegion("The values of the curves", table));
   }

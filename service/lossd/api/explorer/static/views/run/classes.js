@@ -2,7 +2,7 @@
 
 import { aligned, evenly } from "../../decimals.js";
 import { h, patch, scrollRegion } from "../../dom.js";
-import { named, percent, whole } from "../../scores.js";
+import { finest, named, percent, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 
 const SHOWN = 30;
@@ -52,6 +52,7 @@ export function classes({ better }) {
     const bad = better(metric) === "lower" ? -1 : 1;
     const known = entries.filter(({ value }) => value !== null).sort((a, b) => bad * (a.value - b.value));
     const rows = [...known, ...entries.filter(({ value }) => value === null)];
+    const decimals = finest(known);
     const axis = axisOf(known.flatMap(({ value, low, high }) => [value, low, high]));
     const text = evenly(values);
     const ofFurther = Object.fromEntries(further.map((name) => [name, evenly(metrics[name].per_class)]));
@@ -94,7 +95,7 @@ export function classes({ better }) {
                   ),
                 ),
                 h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : text(entry.value)),
-                intervalCell(entry),
+                intervalCell(entry, { decimals }),
                 h("td", { class: "whisker-cell" }, whisker(entry, axis)),
               ),
             ),

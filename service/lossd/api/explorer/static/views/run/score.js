@@ -1,6 +1,6 @@
 /** The numbers of a run with their intervals. */
 
-import { aligned } from "../../decimals.js";
+import { aligned, evenly } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure } from "../../plots.js";
 import { isCount, named, numbersOf, percent } from "../../scores.js";
@@ -49,6 +49,8 @@ export function score({ better }) {
         better(name) === "higher" && [value, low ?? 0, high ?? 0].every((v) => v >= 0 && v <= 1),
     );
     const axis = axisOf(shares.flatMap(({ value, low, high }) => [value, low, high]));
+    const share = evenly(shares.map(({ value }) => value));
+    const text = (entry) => (shares.includes(entry) ? share : figure)(entry.value);
     const drawn = shares.length > 0;
     return aligned(
       h(
@@ -78,7 +80,7 @@ export function score({ better }) {
               h(
                 "td",
                 { class: "number value-cell", title: entry.value === null ? "undefined: 0/0" : null },
-                entry.value === null ? "undefined" : figure(entry.value),
+                entry.value === null ? "undefined" : text(entry),
               ),
               intervalCell(entry),
               drawn && h("td", { class: "whisker-cell" }, shares.includes(entry) ? whisker(entry, axis) : ""),

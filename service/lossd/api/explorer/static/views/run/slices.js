@@ -2,9 +2,8 @@
 
 import { aligned, evenly } from "../../decimals.js";
 import { h, patch } from "../../dom.js";
-import { figure } from "../../plots.js";
 import { saveButton } from "../../save.js";
-import { firstOf, named, numbersOf, percent, pictureOf, sliceName, whole } from "../../scores.js";
+import { finest, firstOf, named, numbersOf, percent, pictureOf, sliceName, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 
 /** The section: `{ element, show(document) }`. */
@@ -51,10 +50,11 @@ export function slices({ better, ...context }) {
     const known = entries.filter(({ value }) => value !== null).sort((a, b) => bad * (a.value - b.value));
     const unknown = entries.filter(({ value }) => value === null);
     const text = evenly([whole_, ...entries.map(({ value }) => value)]);
+    const decimals = finest(known);
     const axis = axisOf([whole_, ...known.flatMap(({ value, low, high }) => [value, low, high])]);
     patch(
       body,
-      summary(metric),
+      summary(metric, text),
       aligned(
         h(
           "table",
@@ -91,7 +91,7 @@ export function slices({ better, ...context }) {
                 ),
                 h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
                 h("td", { class: "number value-cell" }, entry.value === null ? "undefined" : text(entry.value)),
-                intervalCell(entry),
+                intervalCell(entry, { decimals }),
                 h("td", { class: "whisker-cell" }, whisker(entry, axis, { line: whole_ })),
               ),
             ),
@@ -102,7 +102,7 @@ export function slices({ better, ...context }) {
     );
   }
 
-  function summary(metric) {
+  function summary(metric, text) {
     const worst = named(result.worst, metric);
     const gap = named(result.gap, metric);
     if (!worst) return null;
@@ -111,8 +111,8 @@ export function slices({ better, ...context }) {
       {},
       "The worst is ",
       h("strong", {}, sliceName(worst.slice)),
-      ` with ${figure(worst.value)}`,
-      Number.isFinite(gap) && `; the best is ${figure(gap)} better`,
+      ` with ${text(worst.value)}`,
+      Number.isFinite(gap) && `; the best is ${text(gap)} better`,
       ".",
     );
   }

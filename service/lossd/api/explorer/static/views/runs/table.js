@@ -2,7 +2,7 @@
 
 import { aligned, evenly } from "../../decimals.js";
 import { h } from "../../dom.js";
-import { addressOf, named, subjectOf, whole } from "../../scores.js";
+import { addressOf, finest, named, subjectOf, whole } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 import { sentence } from "../../words.js";
 import { keyOf } from "./clusters.js";
@@ -20,6 +20,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
   const ends = (run) => (metric ? (named(run.intervals, metric) ?? []) : []);
   const axis = axisOf(runs.flatMap((run) => [value(run), ...ends(run)]));
   const text = evenly(runs.map(value));
+  const decimals = finest(runs.map(ends).map(([low, high]) => ({ low, high })));
   const subjects = new Set(runs.map(subjectOf));
   const shown = metric && runs.some((run) => value(run) !== null);
 
@@ -44,7 +45,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
       h("td", { class: "number rows-cell", "data-name": "rows" }, rowsOf(run)),
       shown && [
         h("td", { class: "number value-cell" }, text(value(run))),
-        intervalCell({ low, high }),
+        intervalCell({ low, high }, { decimals }),
         h("td", { class: "whisker-cell" }, whisker({ value: value(run), low, high }, axis, { tone })),
         h(
           "td",
