@@ -63,9 +63,18 @@ def test_the_foot_of_a_short_page_is_at_the_bottom(visit) -> None:
 def test_tables_of_the_manual_are_read_on_a_phone(visit, service: Running) -> None:
     page = visit("/nowhere", size=PHONE)
     page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
+    page.goto(f"{service.url}/manual/quickstart")
+    block, button = (
+        page.locator(".copied pre").first.bounding_box(),
+        page.locator(".copied button").first.bounding_box(),
+    )
+    assert block["x"] + block["width"] <= button["x"]  # the button hides no code
     page.goto(f"{service.url}/manual/settings")
     cell = page.locator("main td", has_text="Address to listen on").first
     box = cell.bounding_box()
+    assert (box["x"], box["x"] + box["width"]) == (pytest.approx(16, abs=8), pytest.approx(374, abs=8))
+    page.goto(f"{service.url}/problems")
+    box = page.locator("main td", has_text="The body does not match its Content-Type").first.bounding_box()
     assert (box["x"], box["x"] + box["width"]) == (pytest.approx(16, abs=8), pytest.approx(374, abs=8))
     page.goto(f"{service.url}/manual/performance")
     page.wait_for_function("() => document.querySelector('main .scroll')?.dataset.more === 'right'")

@@ -70,7 +70,7 @@ def mount(app: FastAPI, assets: Callable[[], str]) -> None:
 
 def _list(assets: str) -> bytes:
     rows = "".join(
-        f'<tr><td class="number">{kind.status}</td><td><a href="problems/{slug}">{escape(kind.title)}</a></td>'
+        f'<tr><td>{kind.status}</td><td><a href="problems/{slug}">{escape(kind.title)}</a></td>'
         f"<td>{_html(describe(kind)['summary'], '')}</td></tr>"
         for slug, kind in sorted(PROBLEMS.items(), key=lambda item: item[1].status)
     )
@@ -79,7 +79,7 @@ def _list(assets: str) -> bytes:
         "one of these pages, and its <code>detail</code> says what to change. The manual has "
         '<a href="manual/errors">more about errors</a>.</p>'
         '<div class="scroll" tabindex="0" role="region" aria-label="All errors"><table><thead><tr>'
-        f'<th class="number">Status</th><th>Error</th><th>What it means</th></tr></thead><tbody>{rows}</tbody></table>'
+        f"<th>Status</th><th>Error</th><th>What it means</th></tr></thead><tbody>{rows}</tbody></table>"
         "</div>"
     )
     return frame("Error codes", text, root="", assets=assets, aside=aside("", "errors"))

@@ -2,7 +2,7 @@
 
 import { figure } from "./plots.js";
 
-const NUMBER = /^[+−]?[\d,]+(\.\d+)?$/;
+const NUMBER = /^(< )?[+−]?[\d,]+(\.\d+)?$/;
 
 /** Texts of values of one kind, with as many decimals as the one that needs most: a function of a value. */
 export function evenly(values) {

@@ -1,5 +1,6 @@
 /** ROC, precision–recall and reliability curves of one or several runs, with a reading at a point and a table. */
 
+import { aligned } from "./decimals.js";
 import { h, patch, scrollRegion } from "./dom.js";
 import { stepped } from "./keyboard.js";
 import { figure, short } from "./plots.js";
@@ -190,12 +191,14 @@ export function diagram(metric, { plots, signal }, tools = null) {
       );
     });
     const head = heads.map((text) => h("th", { scope: "col", class: text === "run" ? null : "number" }, text));
-    const table = h(
-      "table",
-      { class: "numbers" },
-      h("caption", { class: "unseen" }, kind.title),
-      h("thead", {}, h("tr", {}, head)),
-      h("tbody", {}, rows),
+    const table = aligned(
+      h(
+        "table",
+        { class: "numbers" },
+        h("caption", { class: "unseen" }, kind.title),
+        h("thead", {}, h("tr", {}, head)),
+        h("tbody", {}, rows),
+      ),
     );
     fold.replaceChildren(fold.firstChild, scrollRegion(`${kind.title}, values`, table));
   }

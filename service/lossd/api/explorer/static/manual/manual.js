@@ -30,7 +30,7 @@ function addCopying(block) {
   button.append(icon("copy"));
   const frame = h("div", { class: "copied" });
   block.replaceWith(frame);
-  frame.append(block, button);
+  frame.append(faded(block), button);
 }
 
 function addSearch() {

@@ -1,6 +1,6 @@
 /** A run's differences from the baseline as whiskers around 0: metrics, slices, classes. */
 
-import { aligned } from "../../decimals.js";
+import { aligned, evenly } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure, short } from "../../plots.js";
 import { digitsOf, finest, isCount, percent, sliceName, whole } from "../../scores.js";
@@ -134,6 +134,10 @@ function table(entries, what, level, decimals = null) {
     );
   const shares = entries.filter(isShare);
   const axis = axisAround(shares);
+  const share = evenly(shares.flatMap(({ baseline, value }) => [baseline, value]));
+  const text = (entry, key) => (shares.includes(entry) ? share : figure)(entry[key]);
+  const ofShares = finest(shares);
+  const placesOf = (entry) => decimals ?? (shares.includes(entry) ? ofShares : null);
   const axisFor = (entry) => (shares.includes(entry) ? axis : { ...axisAround([entry]), ticks: [] });
   const rows = entries.some((entry) => entry.rows !== undefined);
   const head = (text) => h("th", { scope: "col", class: "number" }, text);
@@ -169,10 +173,10 @@ function table(entries, what, level, decimals = null) {
             { "data-key": entry.name },
             h("th", { scope: "row" }, entry.name),
             rows && h("td", { class: "number rows-cell", "data-name": "rows" }, whole(entry.rows)),
-            h("td", { class: "number further", "data-name": "baseline" }, figure(entry.baseline)),
-            h("td", { class: "number further", "data-name": "value" }, figure(entry.value)),
-            h("td", { class: "number value-cell" }, difference(entry, decimals)),
-            intervalCell(entry, { sign: true, decimals }),
+            h("td", { class: "number further", "data-name": "baseline" }, text(entry, "baseline")),
+            h("td", { class: "number further", "data-name": "value" }, text(entry, "value")),
+            h("td", { class: "number value-cell" }, difference(entry, placesOf(entry))),
+            intervalCell(entry, { sign: true, decimals: placesOf(entry) }),
             h(
               "td",
               { class: "whisker-cell" },

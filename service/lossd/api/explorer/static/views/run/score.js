@@ -3,7 +3,7 @@
 import { aligned, evenly } from "../../decimals.js";
 import { h, patch, scrollRegion, warningList } from "../../dom.js";
 import { figure } from "../../plots.js";
-import { isCount, named, numbersOf, percent } from "../../scores.js";
+import { finest, isCount, named, numbersOf, percent } from "../../scores.js";
 import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 
 const SECOND = /\.(micro|weighted)$/;
@@ -51,6 +51,7 @@ export function score({ better }) {
     const axis = axisOf(shares.flatMap(({ value, low, high }) => [value, low, high]));
     const share = evenly(shares.map(({ value }) => value));
     const text = (entry) => (shares.includes(entry) ? share : figure)(entry.value);
+    const decimals = finest(shares);
     const drawn = shares.length > 0;
     return aligned(
       h(
@@ -82,7 +83,7 @@ export function score({ better }) {
                 { class: "number value-cell", title: entry.value === null ? "undefined: 0/0" : null },
                 entry.value === null ? "undefined" : text(entry),
               ),
-              intervalCell(entry),
+              intervalCell(entry, { decimals: shares.includes(entry) ? decimals : null }),
               drawn && h("td", { class: "whisker-cell" }, shares.includes(entry) ? whisker(entry, axis) : ""),
             ),
           ),
