@@ -237,13 +237,12 @@ def _hardest_triplets(requests: Requests) -> Found:
     doubtful |= ~((largest > LEAST_LENGTH**2) & (largest < MOST_LENGTH**2))
     near_enough = TIE * largest[:, None, None]
     doubtful |= (table <= near_enough).any((1, 2))
-    far = np.where(positive, table, -np.inf)
-    furthest, top = far.argmax(2)[..., None], far.max(2, keepdims=True)
-    ties = (far >= top - near_enough).sum(2) > 1
-    near = np.where(positive, np.inf, table)
-    nearest, low = near.argmin(2)[..., None], near.min(2, keepdims=True)
-    ties |= (near <= low + near_enough).sum(2) > 1
-    valid = (np.isfinite(top) & np.isfinite(low)).squeeze(2)
+    furthest, pulls, ties = _largest(np.where(positive, table, -np.inf), near_enough)
+    np.negative(table, out=table)
+    table[positive] = -np.inf
+    nearest, pushes, more_ties = _largest(table, near_enough)
+    ties |= more_ties
+    valid = pulls & pushes
     pulled, pushed = (np.take_along_axis(vectors, other, 1) for other in (furthest, nearest))
     pull, push = (np.add.reduce((vectors - other) ** 2, -1) for other in (pulled, pushed))
     slopes = (np.full_like(pull, 2), np.full_like(push, 2)) if squared else (pull**-0.5, push**-0.5)
@@ -258,6 +257,7 @@ def _hardest_triplets(requests: Requests) -> Found:
     np.put_along_axis(table, nearest, (active * -slopes[1])[..., None], 2)
     table = table + table.swapaxes(1, 2)
     gradient = centred * np.add.reduce(table, 2)[..., None] - table @ centred
+    del table  # as large as the cosines
     doubtful |= (ties & valid).any(1)
     counted: Mapping[str, Array] = {}
     if requests.metrics:
@@ -266,6 +266,12 @@ def _hardest_triplets(requests: Requests) -> Found:
         counted = _count_labels(requests.metrics, view.units @ view.units.swapaxes(1, 2), label, positive)
     counts = active if requests.parameters["active_only"] else valid
     return Found(np.where(active, behind, 0), counts, (gradient,), doubtful, counted)
+
+
+def _largest(table: Array, near_enough: Array) -> tuple[Array, Array, Array]:
+    """Return the column of each row's largest number, (b, N, 1); whether it is finite, and has a tie, (b, N) each."""
+    column, largest = table.argmax(2)[..., None], table.max(2, keepdims=True)
+    return column, np.isfinite(largest).squeeze(2), (table >= largest - near_enough).sum(2) > 1
 
 
 def _positives(label: Array) -> tuple[Array, Array]:
