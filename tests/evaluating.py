@@ -30,7 +30,9 @@ COMPILED = frozenset(
      "lsgan_generator", "hinge_gan_generator", "margin_ranking", "interval_score", "gaussian_nll", "laplace_nll",
      "crps_normal", "student_t_nll", "negative_binomial_nll", "dpo", "simpo", "bradley_terry", "contrastive",
      "cosine_embedding", "triplet", "iou", "giou", "diou", "ciou", "dice", "jaccard", "tversky", "focal_tversky",
-     "info_nce", "nt_xent", "clip", "supcon", "mined_triplet"}
+     "info_nce", "nt_xent", "clip", "supcon", "mined_triplet", "distillation", "list_net", "ranknet", "kl_div",
+     "quantiles", "crps_ensemble", "multi_margin", "multilabel_soft_margin", "gan_discriminator", "wgan_discriminator",
+     "lsgan_discriminator", "hinge_gan_discriminator", "vae"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

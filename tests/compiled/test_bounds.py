@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+TESTS = ("tests/compiled/test_passes.py", "tests/compiled/test_multivariate.py")
+
 
 @pytest.mark.timeout(900)
 def test_no_pass_reads_or_writes_beyond_its_arrays(tmp_path: Path) -> None:
@@ -18,7 +20,7 @@ def test_no_pass_reads_or_writes_beyond_its_arrays(tmp_path: Path) -> None:
     """
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "0", "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("LOSSD_CACHE_DIR", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/compiled/test_passes.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     command += ["-k", "not exact_to_two_units and not bounded_in_bytes"]  # these call no pass
     run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:]

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossd.compiled import averages, boxes, confusion, dense, elementwise, formulas, regions, softmax
+from lossd.compiled import (
+    averages,
+    boxes,
+    confusion,
+    dense,
+    elementwise,
+    formulas,
+    multivariate,
+    rankings,
+    regions,
+    softmax,
+)
 from lossd.compiled.kernels import Kernel, kernel_of
 
 __all__ = ["COUNTING", "KERNELS"]
@@ -25,8 +36,12 @@ KERNELS: Sequence[Kernel] = [
         formulas.formulas,
         regions.regions,
         boxes.pairs,
+        multivariate.multivariate,
+        rankings.queries,
     )
 ]
 
-COUNTING: Sequence[Callable[..., Any]] = (averages.rates, elementwise.decisions, elementwise.errors, confusion.matrices)
+COUNTING: Sequence[Callable[..., Any]] = (
+    averages.rates, elementwise.decisions, elementwise.errors, confusion.matrices, rankings.queries,
+)  # fmt: skip
 """The kernels that metrics call: what these count for a pass, they count for any other loss too."""

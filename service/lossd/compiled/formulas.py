@@ -222,12 +222,12 @@ def _hinge_embedding(x: float, t: float, a: float) -> tuple[float, float, bool]:
     return x if t > 0 else far, 1.0 if t > 0 else 0.0 if short < 0 else -1.0, abs(t) == 1
 
 
-@formula("bce")
-def _bce(p: float, t: float, _: float) -> tuple[float, float, bool]:
+@formula("bce", parameter="floor")
+def _bce(p: float, t: float, floor: float) -> tuple[float, float, bool]:
     yes, no = math.log(p), math.log1p(-p)
     variance = (1 - p) * p
     value = -t * (-100.0 if yes < -100 else yes) - (1 - t) * (-100.0 if no < -100 else no)
-    return value, (p - t) / (1e-12 if variance < 1e-12 else variance), (t >= 0) & (t <= 1) & (p >= 0) & (p <= 1)
+    return value, (p - t) / (floor if variance < floor else variance), (t >= 0) & (t <= 1) & (p >= 0) & (p <= 1)
 
 
 @jit_inline
@@ -316,6 +316,20 @@ def _laplace(p: float, t: float, b: float, _: float, __: float, ___: float) -> J
     e = p - t
     share = abs(e) / b
     return math.log(2 * b) + share, (1.0 if e > 0 else -1.0 if e < 0 else e) / b, (1 - share) / b, 0.0, b > 0
+
+
+@jit_inline
+def beyond_one(s: float) -> float:
+    """e^s - 1 - s: near 0, where that would cancel, by its series."""
+    series = 1 + s / 8 * (1 + s / 9)
+    series = 1 + s / 5 * (1 + s / 6 * (1 + s / 7 * series))
+    series = 1 + s / 3 * (1 + s / 4 * series)
+    return 0.5 * s * s * series if abs(s) < 0.05 else math.expm1(s) - s
+
+
+@joint("vae", inputs=("mean", "log_variance"))
+def _latent(mean: float, s: float, _: float, __: float, ___: float, ____: float) -> Joint:
+    return 0.5 * (mean * mean + beyond_one(s)), mean, 0.5 * math.expm1(s), 0.0, True
 
 
 FAR = 40.0
@@ -416,7 +430,7 @@ def _write(slopes: Any, upstream: float, first: int, words: int, gradient: Any) 
 
 @aot(
     "void(int64, float32[::1], float32[::1], float32[::1], float32[::1], int64, int64[::1], float64[::1], "
-    "float64[::1], boolean, float32[::1], float32[::1], float32[::1], float64[:,::1], boolean[::1])"
+    "float64[::1], float64[::1], float32[::1], float32[::1], float32[::1], float64[:,::1], boolean[::1])"
 )
 def formulas(
     kind: int,
@@ -428,7 +442,7 @@ def formulas(
     starts: Any,
     a: Any,
     b: Any,
-    mean: bool,
+    upstream: Any,
     first_gradient: Any,
     second_gradient: Any,
     third_gradient: Any,
@@ -447,7 +461,7 @@ def formulas(
         starts: (B + 1,) the first element of each request, and E.
         a: (B,) the first parameter.
         b: (B,) the second parameter.
-        mean: Whether the loss is the mean, else the sum.
+        upstream: (B,) the factor of the gradients and of the loss.
         first_gradient: (E * words,), written; (0,) where it is not wanted.
         second_gradient: The same.
         third_gradient: The same.
@@ -457,7 +471,6 @@ def formulas(
     memory = np.empty((INPUTS + 1 + SLOPES, STRIP))
     for r in range(starts.shape[0] - 1):
         size = starts[r + 1] - starts[r]
-        upstream = 1.0 / size if mean else 1.0
         numerator, one, two, three = 0.0, 0.0, 0.0, 0.0
         for first in range(starts[r], starts[r + 1], STRIP):
             width = min(STRIP, starts[r + 1] - first)
@@ -468,10 +481,10 @@ def formulas(
             if not _strip(kind, memory, width, a[r], b[r]):
                 numerator = math.nan
             numerator += total_of(memory[VALUE, :width])
-            one += _write(memory[SLOPE, :width], upstream, first, words, first_gradient)
-            two += _write(memory[SLOPE + 1, :width], upstream, first, words, second_gradient)
-            three += _write(memory[SLOPE + 2, :width], upstream, first, words, third_gradient)
-        columns[0, r], columns[1, r] = numerator * upstream, numerator
+            one += _write(memory[SLOPE, :width], upstream[r], first, words, first_gradient)
+            two += _write(memory[SLOPE + 1, :width], upstream[r], first, words, second_gradient)
+            three += _write(memory[SLOPE + 2, :width], upstream[r], first, words, third_gradient)
+        columns[0, r], columns[1, r] = numerator * upstream[r], numerator
         columns[2, r] = columns[3, r] = size
         columns[4, r], columns[5, r], columns[6, r] = math.sqrt(one), math.sqrt(two), math.sqrt(three)
         doubtful[r] = not math.isfinite(numerator + one + two + three)

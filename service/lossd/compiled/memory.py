@@ -3,6 +3,9 @@
 A kernel is compiled once for both dtypes. It takes memory as an array of float32, and the words of a number: 1 for
 float32, 2 for float64. ``load`` and ``store`` branch on the words. LLVM moves this branch out of loops, and makes
 vector instructions of what is left.
+
+Numba counts the references to an array at each call that takes it, which takes longer than a row of a few numbers.
+``borrowed`` returns an array whose references are not counted. Its owner must be used after it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from numba.extending import intrinsic
 
 from lossd.compiled.arithmetic import jit, jit_reassociating
 
-__all__ = ["load", "read", "squares_at", "store"]
+__all__ = ["borrowed", "load", "read", "squares_at", "store"]
 
 
 def _pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> tuple[Any, Any, Any]:
@@ -60,6 +63,18 @@ def _store(_: Any, memory: Any, j: Any, words: Any, number: Any) -> Any:
     return types.none(memory, types.int64, types.int64, types.float64), generate
 
 
+def _borrowed(_: Any, array: Any) -> Any:
+    """Return an array over the same memory that has no owner."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        view.meminfo = view.parent = ir.Constant(ir.IntType(8).as_pointer(), None)
+        return view._getvalue()
+
+    return array(array), generate
+
+
+borrowed: Callable[..., Any] = intrinsic(_borrowed)
 load: Callable[..., float] = intrinsic(_load)
 store: Callable[..., None] = intrinsic(_store)
 

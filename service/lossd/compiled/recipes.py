@@ -13,6 +13,8 @@ import numpy.typing as npt
 from lossd.compiled import dense, elementwise, formulas, neighbours, overlaps, softmax, vectors
 from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
+from lossd.compiled.multivariate_recipes import MULTIVARIATE_FORMS
+from lossd.compiled.sum_recipes import SUM_FORMS
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Column, Recipe
 from lossd.metrics.activation import least_scores
@@ -64,7 +66,7 @@ def _form_of(recipe: Recipe) -> Form | None:
     options = recipe.gradient_options
     plain = (
         recipe.kind in ("rows", "stack")
-        and recipe.reduction in ("mean", "sum")
+        and recipe.reduction in ("mean", "batchmean", "sum")
         and recipe.inputs[0].dtype in FLOATS
         and all(words_of(answer.dtype) == words_of(recipe.inputs[0].dtype) for answer in recipe.answers)
         and options.get("clip_norm") is None
@@ -162,7 +164,8 @@ def _class_scores(recipe: Recipe) -> Form | None:
             )  # fmt: skip
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
-        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
+        flags = ("negative_hessian",) if curved else ()
+        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {}, flags)
 
     functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
     return Form([kernel_of(function) for function in functions], evaluate, weight.nbytes + scale.nbytes)
@@ -301,7 +304,7 @@ def _elements(recipe: Recipe) -> Form | None:
             constant = np.empty(count, bool)
             elementwise.errors(scores, target, words, starts, sums, largest, spread, constant)
             counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
-        return Outcome(columns, doubtful, counted)
+        return Outcome(columns, doubtful, counted, ("negative_hessian",) if recipe.hessians else ())
 
     counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
     kernels = [kernel_of(function) for function in (elementwise.elements, *counting)]
@@ -340,6 +343,7 @@ def _formula(recipe: Recipe) -> Form | None:
         "words": float(words),
         "full": float(full),
         "constant": 0.5 * math.log(2 * math.pi) if full else 0.0,
+        "floor": 1e-12,
         "sign": -1.0 if recipe.parameters.get("form") == "saturating" else 1.0,
     }
     slopes = [f"gradient.{name}" for name in names if name not in formulas.CONSTANT]
@@ -362,7 +366,8 @@ def _formula(recipe: Recipe) -> Form | None:
         columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
         memory_of = (*inputs, *[nothing] * (formulas.INPUTS - len(inputs)))
         slopes_of = (*memory, *[nothing] * (formulas.SLOPES - len(memory)))
-        kernel(number, *memory_of, words, starts, *numbers, mean, *slopes_of, columns, doubtful)
+        upstream = 1 / np.diff(starts) if mean else np.ones(count)
+        kernel(number, *memory_of, words, starts, *numbers, upstream, *slopes_of, columns, doubtful)
         doubtful |= weighting != 0
         if words == 2:
             for norm, gradient in zip(columns[4:], gradients, strict=False):
@@ -384,4 +389,6 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     **neighbours.FORMS,
     **dict.fromkeys(overlaps.BOXES, overlaps.boxes_of),
     **dict.fromkeys(overlaps.REGIONS, overlaps.regions_of),
+    **MULTIVARIATE_FORMS,
+    **SUM_FORMS,
 }

@@ -53,14 +53,16 @@ class Outcome(NamedTuple):
 
     Attributes:
         columns: One row per quantity, one number per request: loss, numerator and denominator of its mean, entries that
-            count, norm of the gradient, and, if there is a Hessian, its negative entries.
+            count, norms of the gradients in the order of the recipe, and how often each flag was raised.
         doubtful: Whether the general way must evaluate a request, (B,) bool.
         counted: The counts that metrics need, by the name that the task has for them.
+        flags: The codes of the flags.
     """
 
     columns: Array
     doubtful: Array
     counted: Mapping[str, Array] = MappingProxyType({})
+    flags: tuple[str, ...] = ()
 
 
 Pass = Callable[[Work], Outcome | None]

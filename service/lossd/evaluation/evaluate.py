@@ -122,7 +122,10 @@ def evaluate_rows(batch: TensorBatch, passes: Passes | None = None) -> RowValues
         passed = run_pass(batch, passes)
         if passed is None:
             return _Evaluation(batch, passes).run_rows()
-        values = RowValues(*torch.from_numpy(passed.outcome.columns[:3]))
+        columns, flags = torch.from_numpy(passed.outcome.columns), passed.outcome.flags
+        values = RowValues(*columns[:3])
+        for code, times in zip(flags, columns[len(columns) - len(flags) :], strict=True):
+            values.warned[code] = times != 0
         if passed.outcome.doubtful.any():
             positions = np.flatnonzero(passed.outcome.doubtful).tolist()
             part = batch.picked(positions)
@@ -192,10 +195,10 @@ class _Evaluation:
             self.sample_weight: Tensor | None = None
             described = recipe.evaluates_loss
             columns = self.passed.outcome.columns.tolist()
-            curved = ("negative_hessian",) if recipe.hessians else ()
-            if curved and not recipe.gradients:
+            flags = self.passed.outcome.flags
+            if flags and not recipe.gradients:
                 del columns[4]  # the norm of a gradient that is not requested
-            self.answers = describe(recipe, columns, recipe.gradients, curved) if described else self._empty_answers()
+            self.answers = describe(recipe, columns, recipe.gradients, flags) if described else self._empty_answers()
         else:
             problems = self._run_in_steps()
         if recipe.metrics:

@@ -20,7 +20,7 @@ from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.queries import by_score, discounts, gains
 from lossd.losses.registry import Input
-from lossd.metrics.entries import Entries
+from lossd.metrics.entries import Entries, for_kernels
 from lossd.metrics.parts import RowMean, Sums
 from lossd.metrics.registry import Array, Floats, Task, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
@@ -56,6 +56,9 @@ class Ranking(NamedTuple):
         return self.in_group(values) / self.size
 
 
+MEASURED = ("ndcg", "average_precision", "reciprocal_rank", "hits", "share_found")
+"""The parts that a kernel measures, in its order."""
+
 Values = tuple[Floats, Array]
 """Values of queries, and which are defined: (R, 1) each."""
 
@@ -87,6 +90,36 @@ class Queries(Task):
         """The relevance of each document, (R, L) float64; 0 where it does not count."""
         target = self.view.tensors["target"].double()
         return target if self.kept is None else target.masked_fill(~self.kept, 0)
+
+    def by_kernel(self, name: str) -> Any:
+        """Return the means of a measure, and whether there are any; or how many queries are empty."""
+        if name not in (*MEASURED, "empty") or self.measured is None:
+            return None
+        means, some, empty = self.measured
+        if name == "empty":
+            return empty
+        column = MEASURED.index(name)
+        return means[:, column : column + 1], some[:, column : column + 1]
+
+    @cached_property
+    def measured(self) -> tuple[Floats, Array, Array] | None:
+        """The means of ``MEASURED``, whether there are any, and how many queries are empty; None without a kernel."""
+        view, measure = self.view, self.view.kernels.get("queries")
+        if measure is None or (found := for_kernels(view, view.tensors["prediction"])) is None:
+            return None
+        starts, (scores,), words = found
+        target, options = self.target.contiguous(), view.options
+        discount = discounts(target.shape[1], target).numpy()
+        values, relevant = np.empty((len(target), len(MEASURED))), np.empty(len(target), np.int64)
+        measure(
+            scores, words, target.numpy(), self.k, discount, options["gain"] == "exponential",
+            options["ties"] == "stable", values, relevant,
+        )  # fmt: skip
+        defined = relevant[:, None] > 0
+        empty = np.add.reduceat((~defined).astype(np.int64), starts[:-1])
+        if self.zero_division is not None:
+            values, defined = np.where(defined, values, self.zero_division), np.ones_like(defined)
+        return *self.entries.row_means(values, defined), empty
 
     @cached_property
     def ranking(self) -> Ranking:
