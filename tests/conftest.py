@@ -32,6 +32,7 @@ for _logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
     _logger.propagate = True
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: many tests wait, for a process to start or end, or for a limit of time."""
     return (os.cpu_count() or 1) + 1

@@ -118,9 +118,10 @@ def test_an_application_made_from_the_environment_looks_at_it_too(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", [n for n in Settings.model_fields if n.endswith(("_bytes", "_ms"))])
-@pytest.mark.parametrize("value", ["-1", "1e99", "some"])
-def test_no_size_or_time_is_negative_or_endless(name: str, value: str) -> None:
-    assert f"--{name.replace('_', '-')}: " in refused([f"--{name.replace('_', '-')}", value])
+def test_no_size_or_time_is_negative_or_endless(name: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    for value in ("-1", "1e99", "some"):
+        assert f"{option}: " in refused([option, value]), value
 
 
 @pytest.mark.parametrize("name", ["max_body_bytes", "max_json_bytes", "queue_bytes", "batch_bytes", "stream_bytes"])
