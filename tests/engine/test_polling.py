@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -23,13 +23,14 @@ class Asking:
         self.pauses_s = pauses_s
         self.requests = requests
         self.looked: list[bool] = []
+        self.now_s = 0.0
 
     def __bool__(self) -> bool:
         return len(self.looked) < len(self.pauses_s)
 
     def receive(self, *, wait: bool, poll_s: float) -> list[tuple[Any, dict[str, Any]]]:
         assert wait
-        time.sleep(self.pauses_s[len(self.looked)])
+        self.now_s += self.pauses_s[len(self.looked)]
         self.looked.append(poll_s > 0)
         front = Mock(gone=False)
         front.slab.return_value = b""
@@ -45,6 +46,8 @@ def looked(monkeypatch: pytest.MonkeyPatch, pauses_s: list[float], requests: int
 
     monkeypatch.setattr(worker, "answer_in_memory", evaluated)
     asking = Asking(pauses_s, requests)
+    clock = SimpleNamespace(perf_counter=lambda: asking.now_s, perf_counter_ns=lambda: 0)
+    monkeypatch.setattr(worker, "time", clock)  # on a busy machine a pause of none may be longer than polling
     worker.serve(asking, torch.device("cpu"), Mock(), POLL_S)  # type: ignore[arg-type]
     return asking.looked
 
