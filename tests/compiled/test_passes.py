@@ -338,7 +338,7 @@ def test_decisions_on_regions_are_counted_as_the_task_says(mode: str, task: str,
 
 
 def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
-    """Pairs that overlap, that are far apart, that are equal, that touch, points, and points that are equal."""
+    """Pairs that overlap, that are far apart, that are equal, that touch, points, equal points, and lines."""
     random = torch.Generator().manual_seed(seed)
     first, size = torch.rand(2, 9, 2, generator=random), torch.rand(2, 9, 2, generator=random) + 0.2
     first[0, 1] += 5
@@ -347,6 +347,7 @@ def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
     first[1, 4] -= 1
     size[0, 5] = 0
     size[:, 6], first[:, 6] = 0, 0.25
+    size[:, 7, 1], first[:, 7, 1] = 0, 0.5
     first, second = {"xyxy": (first, first + size), "xywh": (first, size), "cxcywh": (first + size / 2, size)}[form]
     return dict(zip(("prediction", "target"), torch.cat([first, second], -1).to(dtype), strict=True))
 

@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "LOSSES", "pairs"]
 
 LOSSES = ("iou", "giou", "diou", "ciou")
 FORMATS = ("xyxy", "xywh", "cxcywh")
-IOU, GIOU, DIOU, CIOU = range(len(LOSSES))
+_, GIOU, DIOU, CIOU = range(len(LOSSES))
 XYXY, XYWH, CXCYWH = range(len(FORMATS))
 
 OF_ANGLES = 4 / math.pi**2
@@ -57,18 +57,23 @@ def _share(a: float, b: float) -> float:
 
 
 @jit_exact
-def _angle(width: float, height: float) -> tuple[float, float, float]:
-    """The angle whose tangent is width over height, and its slopes; 0 of a point."""
-    scale = max(width, height)
-    if scale == 0:
-        return 0.0, 0.0, 0.0
-    w, h = width / scale, height / scale
-    square = (w * w + h * h) * scale
-    return math.atan2(w, h), h / square, -w / square
+def _angle(size: Any, slope: Any) -> float:
+    """Return the angle whose tangent is width over height, and write its slopes, (2,); 0 of a point."""
+    scale = size[0] if size[0] > size[1] else size[1]
+    unit = 1.0 if scale == 0 else scale
+    w, h = size[0] / unit, size[1] / unit
+    square = 1.0 if scale == 0 else (w * w + h * h) * unit
+    slope[0], slope[1] = h / square, -w / square
+    return 0.0 if scale == 0 else math.atan2(w, h)
+
+
+SIDE, SPAN, CENTRE, SIZE, TRUE_SIZE, TURN = range(6)
+"""Of two boxes, along each axis: the overlap, the enclosing box, the distance of the centres, both sizes, and the slope
+of the prediction's angle."""
 
 
 @jit_exact
-def _pair(kind: int, p: Any, t: Any, eps: float, raw_eps: float, slope: Any) -> tuple[float, float]:
+def _pair(kind: int, p: Any, t: Any, eps: float, raw_eps: float, axes: Any, slope: Any) -> tuple[float, float]:
     """Return loss and IoU of two boxes, and write the loss's slopes by the prediction's corners.
 
     Args:
@@ -77,59 +82,57 @@ def _pair(kind: int, p: Any, t: Any, eps: float, raw_eps: float, slope: Any) -> 
         t: The target's corners, (4,).
         eps: What is added to denominators, in the boxes' unit.
         raw_eps: The same in the unit of the request.
+        axes: (6, 2), scratch.
         slope: (4,), written.
     """
-    p_width, p_height, t_width, t_height = p[2] - p[0], p[3] - p[1], t[2] - t[0], t[3] - t[1]
-    width, height = max(min(p[2], t[2]) - max(p[0], t[0]), 0.0), max(min(p[3], t[3]) - max(p[1], t[1]), 0.0)
-    overlap = width * height
-    union = p_width * p_height + t_width * t_height - overlap
-    slope[:] = 0.0
-    if union == 0 and p[0] == t[0] and p[1] == t[1] and p[2] == t[2] and p[3] == t[3]:
+    same, between, diagonal = True, 0.0, eps
+    for k in range(2):
+        low, high, t_low, t_high = p[k], p[2 + k], t[k], t[2 + k]
+        side = (high if high < t_high else t_high) - (low if low > t_low else t_low)
+        span = (high if high > t_high else t_high) - (low if low < t_low else t_low)
+        centre = ((low + high) - (t_low + t_high)) / 2
+        axes[SIDE, k], axes[SPAN, k], axes[CENTRE, k] = side if side > 0 else 0.0, span, centre
+        axes[SIZE, k], axes[TRUE_SIZE, k] = high - low, t_high - t_low
+        same &= (low == t_low) & (high == t_high)
+        between += centre * centre
+        diagonal += span * span
+        slope[k] = slope[2 + k] = 0.0
+    overlap, hull = axes[SIDE, 0] * axes[SIDE, 1], axes[SPAN, 0] * axes[SPAN, 1]
+    union = axes[SIZE, 0] * axes[SIZE, 1] + axes[TRUE_SIZE, 0] * axes[TRUE_SIZE, 1] - overlap
+    if same and union == 0:
         return 0.0, 1.0
-    below = union + eps
-    iou = overlap / below if below != 0 else 0.0
-    across, along = max(p[2], t[2]) - min(p[0], t[0]), max(p[3], t[3]) - min(p[1], t[1])
-    hull = across * along
-    x, y = ((p[0] + p[2]) - (t[0] + t[2])) / 2, ((p[1] + p[3]) - (t[1] + t[3])) / 2
-    between, diagonal = x * x + y * y, across * across + along * along + eps
-    value = 1 - iou
-    # The loss's slopes by overlap, union, hull, squared distance and squared diagonal.
-    by_overlap = -1 / below if below != 0 else 0.0
-    by_union = iou / below if below != 0 else 0.0
-    by_hull, by_between, by_diagonal, pull = 0.0, 0.0, 0.0, 0.0
-    if kind == GIOU:
-        if hull + eps != 0:
-            missed = (hull - union) / (hull + eps)
-            value += missed
-            by_union -= 1 / (hull + eps)
-            by_hull = (1 - missed) / (hull + eps)
-    elif kind != IOU and diagonal != 0:
+    # The loss's slopes by overlap, union, hull, squared distance, squared diagonal and angle; 0/0 is 0.
+    below = 1.0 if union + eps == 0 else union + eps
+    iou = overlap / below
+    value, by_union = 1 - iou, iou / below
+    by_hull, by_between, by_diagonal, by_angle = 0.0, 0.0, 0.0, 0.0
+    if kind == GIOU and hull + eps != 0:
+        around = hull + eps
+        missed = (hull - union) / around
+        value += missed
+        by_union -= 1 / around
+        by_hull = (1 - missed) / around
+    elif kind >= DIOU and diagonal != 0:
         distance = between / diagonal
         value += distance
         by_between, by_diagonal = 1 / diagonal, -distance / diagonal
-    wide, high = 0.0, 0.0
     if kind == CIOU:
-        p_angle, wide, high = _angle(p_width, p_height)
-        t_angle, _, _ = _angle(t_width, t_height)
-        apart = t_angle - p_angle
+        apart = _angle(axes[TRUE_SIZE], axes[TURN]) - _angle(axes[SIZE], axes[TURN])
         v = OF_ANGLES * (apart * apart)
         scale = 1 - iou + v + raw_eps
-        alpha = v / scale if scale != 0 else 0.0
+        alpha = v / (1.0 if scale == 0 else scale)
         value += alpha * v
-        pull = -2 * OF_ANGLES * alpha * apart
-    by_overlap -= by_union  # the union is less by the overlap
+        by_angle = -2 * OF_ANGLES * alpha * apart
+    by_overlap = -1 / below - by_union  # the union is less by the overlap
     for k in range(2):
-        low, top = k, 2 + k
-        side, other = (width, height) if k == 0 else (height, width)
-        span, other_span = (across, along) if k == 0 else (along, across)
-        other_size, turn = (p_height, wide) if k == 0 else (p_width, high)
-        by_side = by_overlap * other if side > 0 else 0.0
-        by_span = by_hull * other_span + by_diagonal * 2 * span
-        by_size = by_union * other_size + pull * turn
-        by_centre = by_between * (x if k == 0 else y)
-        slope[low] = by_centre - by_size - by_side * _share(p[low], t[low]) - by_span * _share(t[low], p[low])
-        slope[top] = by_centre + by_size + by_side * _share(t[top], p[top]) + by_span * _share(p[top], t[top])
-    return value, iou if eps == 0 else overlap / union if union != 0 else 0.0
+        by_size = by_union * axes[SIZE, 1 - k] + (by_angle * axes[TURN, k] if kind == CIOU else 0.0)
+        by_side = by_overlap * axes[SIDE, 1 - k] if axes[SIDE, k] > 0 else 0.0
+        by_span = by_hull * axes[SPAN, 1 - k] + by_diagonal * 2 * axes[SPAN, k]
+        by_centre = by_between * axes[CENTRE, k]
+        slope[k] = by_centre - by_size - by_side * _share(p[k], t[k]) - by_span * _share(t[k], p[k])
+        high, t_high = p[2 + k], t[2 + k]
+        slope[2 + k] = by_centre + by_size + by_side * _share(t_high, high) + by_span * _share(high, t_high)
+    return value, overlap / (1.0 if union == 0 else union)
 
 
 @aot(
@@ -168,7 +171,7 @@ def pairs(
         counted: (2, B), written: the sum of the IoUs, and the number of hits.
         doubtful: (B,), set for requests with numbers that are not finite or no boxes, or whose answer is not finite.
     """
-    p, t, slope = np.empty(4), np.empty(4), np.empty(4)
+    p, t, slope, axes = np.empty(4), np.empty(4), np.empty(4), np.empty((6, 2))
     for b in range(starts.shape[0] - 1):
         size = starts[b + 1] - starts[b]
         upstream = 1.0 / size if mean else 1.0
@@ -185,11 +188,12 @@ def pairs(
                     origin = y if k % 2 else x
                     p[k] -= origin
                     t[k] -= origin
-                unit = max(unit, abs(p[k]), abs(t[k]))
+                far = abs(p[k]) if abs(p[k]) > abs(t[k]) else abs(t[k])
+                unit = far if far > unit else unit
             unit = 1.0 if unit == 0 else unit
             _corners(p, form, unit)
             _corners(t, form, unit)
-            value, iou = _pair(kind, p, t, eps[b] / unit / unit, eps[b], slope)
+            value, iou = _pair(kind, p, t, eps[b] / unit / unit, eps[b], axes, slope)
             numerator += value
             overlaps += iou
             hits += iou >= least
