@@ -24,6 +24,7 @@ def address() -> Iterator[Address]:
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
+@pytest.mark.timed
 def test_a_round_is_counted_and_timed(generate: Callable[..., load.Measurement], address: Address) -> None:
     measured = generate(address, [LOSSD.post(focal((64, 10)))], connections=4, seconds=1)
     assert measured.failures == 0

@@ -137,6 +137,7 @@ def test_a_service_that_reads_slowly_and_lives_is_waited_for(
     assert len(service.asked) > 1
 
 
+@pytest.mark.timed
 def test_bytes_that_trickle_are_no_stall(ask: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else answers, but a byte moves now and then."""
     monkeypatch.setattr("lossd_client.calls.PROBE_S", 0.1)
@@ -161,6 +162,7 @@ def test_bytes_that_trickle_are_no_stall(ask: Caller, monkeypatch: pytest.Monkey
         assert ask(url, "evaluate", "cross_entropy", *SMALL, client={"stall_s": 0.6, "retries": 0}).loss == 0.5
 
 
+@pytest.mark.timed
 def test_the_time_out_holds_while_a_service_lives(ask: Caller, service: FakeService) -> None:
     service.replies.append(Reply(delay_s=3.0))
     service.default = lambda asked: Reply(body=b"{}")

@@ -74,6 +74,7 @@ def test_a_worker_is_busy_while_it_evaluates_and_not_between(service: Running) -
     assert evaluated_s - 0.0002 <= busy_s <= wall_s - 20 * 0.02  # an answer rounds its times
 
 
+@pytest.mark.timed
 def test_a_worker_that_always_has_work_is_busy_all_the_time(service: Running) -> None:
     body = pairs(ROWS)
     with ThreadPoolExecutor(3) as pool, httpx.Client(base_url=service.url, timeout=60) as http:

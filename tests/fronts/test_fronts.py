@@ -147,6 +147,7 @@ WORKER_BUSY = 'lossd_worker_busy_seconds_total{worker="0"}'
 FRONT_BUSY = "lossd_front_busy_seconds_total"
 
 
+@pytest.mark.timed
 def test_the_time_of_a_worker_counts_once_for_all_its_fronts(shared):
     """The worker always has work of both fronts: each would count all of its time, or half if they shared."""
     embedding = [[row % 7, row % 11, 1] for row in range(1200)]
