@@ -39,15 +39,15 @@ class Found(NamedTuple):
 
     Attributes:
         value: (r,).
-        squares: The squared length of the gradient by each vector, (r,) each.
+        squares: The squared length of the gradient by each vector, (V, r).
         doubtful: (r,) bool.
-        measured: What metrics are means or counts of, (r,) each.
+        measured: What metrics are means or counts of, (M, r).
     """
 
     value: Array
-    squares: Sequence[Array]
+    squares: Array
     doubtful: Array
-    measured: Sequence[Array]
+    measured: Array
 
 
 class Rows(NamedTuple):
@@ -74,18 +74,16 @@ class Rows(NamedTuple):
 
 def _contrastive(rows: Rows) -> Found:
     margin, factor = rows.numbers["margin"], rows.numbers["factor"]
-    apart, square, doubtful = _apart(rows.vectors[0], rows.vectors[1], rows.numbers["eps"], rows.words)
-    distance = np.sqrt(square)
-    short = np.maximum(margin - distance, 0)
+    apart, squares, doubtful = _apart([rows.vectors], rows.numbers["eps"], rows.words)
+    square, distances = squares[0], np.sqrt(squares)
+    short = np.maximum(margin - distances[0], 0)
     value = factor * np.where(rows.similar, square, short * short)
-    slope = 2 * factor * np.where(rows.similar, 1, -short / distance) * rows.upstream
+    slope = 2 * factor * np.where(rows.similar, 1, -short / distances[0]) * rows.upstream
+    for gradient, sign in zip(rows.gradients, (slope, -slope), strict=True):
+        if gradient is not None:
+            np.multiply(sign[:, None], apart[0], out=gradient)
     length = slope * slope * square
-    first, second = rows.gradients
-    if first is not None:
-        np.multiply(slope[:, None], apart, out=first)
-    if second is not None:
-        np.multiply(-slope[:, None], apart, out=second)
-    return Found(value, (length, length), doubtful, (distance,))
+    return Found(value, np.array((length, length)), doubtful, distances)
 
 
 def _cosine_embedding(rows: Rows) -> Found:
@@ -108,50 +106,48 @@ def _cosine_embedding(rows: Rows) -> Found:
         (first, across, lengths[0], rows.gradients[0]),
         (second, side[:, None] * second - first, lengths[1], rows.gradients[1]),
     ):
-        if gradient is None:
-            found.append(cosine)
-            continue
         turn = (pull - unit * np.add.reduce(unit * pull, 1)[:, None]) * (slope / length)
-        gradient[...] = turn
+        if gradient is not None:
+            gradient[...] = turn
         found.append(_square(turn))
-    return Found(value, found, doubtful, (1 - np.rint(cosine * NOISE) / NOISE,))
+    return Found(value, np.array(found), doubtful, 1 - np.rint(cosine * NOISE)[None] / NOISE)
 
 
 def _triplet(rows: Rows) -> Found:
     anchor, positive, negative = rows.vectors
-    squared, swap = rows.parameters["squared"], rows.parameters["swap"]
+    squared, swap, tie = rows.parameters["squared"], rows.parameters["swap"], TIE[rows.words]
     margin, eps = rows.numbers["margin"], 0.0 if squared else rows.numbers["eps"]
-    pull, near, doubtful = _apart(anchor, positive, eps, rows.words)
-    push, far, also = _apart(anchor, negative, eps, rows.words)
-    doubtful |= also
-    swapped: Any = 0.0
+    sides = [(anchor, positive), (anchor, negative), *([(positive, negative)] if swap else [])]
+    (pull, push, *between), squares, doubtful = _apart(sides, eps, rows.words)
+    near, far, *across = distances = squares if squared else np.sqrt(squares)
+    nearer: Any = False
     if swap:
-        between, across, also = _apart(positive, negative, eps, rows.words)
-        nearer = across < far
-        doubtful |= also | (np.abs(across - far) <= TIE[rows.words] * far)
-        push, far, swapped = np.where(nearer[:, None], between, push), np.minimum(far, across), nearer[:, None]
-    near_slope, far_slope = (np.full_like(d, 2.0) if squared else 1 / np.sqrt(d) for d in (near, far))
-    if not squared:
-        near, far = np.sqrt(near), np.sqrt(far)
+        nearer = across[0] < far
+        doubtful |= np.abs(across[0] - far) <= tie * far
+        push, far = np.where(nearer[:, None], between[0], push), np.minimum(far, across[0])
+        distances = np.array((near, far))
     behind = near - far + margin
     value = np.maximum(behind, 0)
-    doubtful |= (np.abs(behind) <= TIE[rows.words] * (near + far + margin)) | (np.abs(near - far) <= TIE[2] * far)
+    doubtful |= (np.abs(behind) <= tie * (near + far + margin)) | (np.abs(near - far) <= TIE[2] * far)
     factor = (behind > 0) * rows.upstream
-    pull *= (factor * near_slope)[:, None]
-    push *= (factor * far_slope)[:, None]
-    squares = []
-    for gradient, slope in zip(
-        rows.gradients, (pull - push * (1 - swapped), -pull - push * swapped, push), strict=True
-    ):
-        squares.append(_square(slope))
+    slopes = factor * (np.full_like(distances, 2) if squared else 1 / distances)
+    pull *= slopes[0, :, None]
+    push *= slopes[1, :, None]
+    # The negative is pushed away from the anchor, or from the positive if that is nearer.
+    of_anchor, of_positive = pull - push, -pull
+    if swap:
+        of_anchor[nearer], of_positive[nearer] = pull[nearer], of_positive[nearer] - push[nearer]
+    found = of_anchor, of_positive, push
+    for gradient, slope in zip(rows.gradients, found, strict=True):
         if gradient is not None:
             gradient[...] = slope
-    return Found(value, squares, doubtful, (far > near, value <= 0, near, far))
+    lengths = np.array([_square(slope) for slope in found])
+    return Found(value, lengths, doubtful, np.array((far > near, value <= 0, near, far)))
 
 
 def _square(vectors: Array) -> Array:
-    """Return the squared length of each vector, (r,)."""
-    square: Array = np.add.reduce(vectors * vectors, 1)
+    """Return the squared length of each vector, along the last axis."""
+    square: Array = np.add.reduce(vectors * vectors, -1)
     return square
 
 
@@ -160,15 +156,18 @@ def _left_range(square: Array) -> Array:
     return ~((square > LEAST_SQUARE) & (square < MOST_SQUARE))
 
 
-def _apart(first: Array, second: Array, eps: Any, words: int) -> tuple[Array, Array, Array]:
-    """Return the difference of vectors, (r, D), its squared length, (r,), and whether that is doubtful, (r,)."""
-    apart = first - second
-    same: Any = False
-    if np.any(eps):
-        same = ~apart.any(1)
-        apart += np.reshape(np.float32(eps) if words == 1 else eps, (-1, 1))
-    square = _square(apart)
-    return apart, square, _left_range(square) | same
+def _apart(pairs: Sequence[Sequence[Array]], eps: Any, words: int) -> tuple[Array, Array, Array]:
+    """Return the differences of P pairs of vectors, (P, r, D), their squared lengths, (P, r), and the doubts, (r,)."""
+    apart = np.empty((len(pairs), *pairs[0][0].shape))
+    for difference, (first, second) in zip(apart, pairs, strict=True):
+        np.subtract(first, second, out=difference)
+    if isinstance(eps, float) and eps == 0:
+        squares = _square(apart)
+        return apart, squares, np.logical_or.reduce(_left_range(squares))
+    same = ~apart.any(2)
+    apart += np.reshape(np.float32(eps) if words == 1 else eps, (-1, 1))
+    squares = _square(apart)
+    return apart, squares, np.logical_or.reduce(_left_range(squares) | same)
 
 
 class _Loss(NamedTuple):
@@ -212,54 +211,51 @@ def _form(recipe: Recipe) -> Form | None:
     measures, mean = bool(recipe.metrics) and recipe.task == loss.task, recipe.reduction == "mean"
     width = columns[loss.names[0]].trailing[0]
 
+    wanted, step = [loss.names.index(name) for name in recipe.gradients], max(1, BLOCK // width)
+
     def evaluate(work: Work) -> Outcome:
-        counts = np.array(work.rows)
-        firsts, total = work.starts()[:-1], int(counts.sum())
-        value, doubtful = np.empty(total), np.zeros(total, bool)
-        squares = np.empty((len(loss.names), total))
-        measured = np.empty((4 if loss.no is None else 1, total))
-        numbers = {name: _spread(work.number(name), counts) for name in ("margin", *loss.numbers)}
-        upstream = _spread(1 / counts if mean else np.ones(len(counts)), counts)
-        similar = np.zeros(0, bool)
+        counts, firsts, total = np.array(work.rows), work.starts()[:-1], sum(work.rows)
+        numbers = {name: _spread(work.numbers[name], counts) for name in ("margin", *loss.numbers)}
+        upstream = _spread([1 / rows for rows in work.rows], counts) if mean else 1.0
+        valid = similar = np.ones(0, bool)
         if loss.no is not None:
             sent = work.inputs["similar"]
             similar = sent == 1
-            doubtful |= ~(similar | (sent == loss.no))
+            valid = similar | (sent == loss.no)
         vectors = [work.inputs[name] for name in loss.names]
         gradients = [work.answers.get(f"gradient.{name}") for name in loss.names]
-        step = max(1, BLOCK // width)
-        with np.errstate(all="ignore"):  # what is not finite is doubtful
-            for first in range(0, total, step):
-                part = slice(first, first + step)
-                found = loss.evaluate(
-                    Rows(
-                        [vector[part].astype(float) for vector in vectors],
-                        similar[part],
-                        {name: n[part] if isinstance(n, np.ndarray) else n for name, n in numbers.items()},
-                        upstream[part] if isinstance(upstream, np.ndarray) else upstream,
-                        [None if gradient is None else gradient[part] for gradient in gradients],
-                        words,
-                        recipe.parameters,
-                    )
+
+        def evaluate_part(part: slice) -> Found:
+            return loss.evaluate(
+                Rows(
+                    [vector[part].astype(float) for vector in vectors],
+                    similar[part],
+                    {name: n if isinstance(n, float) else n[part] for name, n in numbers.items()},
+                    upstream if isinstance(upstream, float) else upstream[part],
+                    [None if gradient is None else gradient[part] for gradient in gradients],
+                    words,
+                    recipe.parameters,
                 )
-                value[part] = found.value
-                doubtful[part] |= found.doubtful
-                for of_rows, of_block in zip((*squares, *measured), (*found.squares, *found.measured), strict=True):
-                    of_rows[part] = of_block
-            sums, lengths = np.add.reduceat(value, firsts), np.sqrt(np.add.reduceat(squares, firsts, axis=1))
-            wanted = [loss.names.index(name) for name in recipe.gradients]
-            columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths[wanted]])
-            doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)
-        for name, length in zip(recipe.gradients, lengths[wanted], strict=True):
-            if words == 1:
-                doubts |= length > MOST
-            else:
+            )
+
+        with np.errstate(all="ignore"):  # what is not finite is doubtful
+            blocks = [evaluate_part(slice(first, first + step)) for first in range(0, total, step)]
+            found = blocks[0] if len(blocks) == 1 else Found(*map(_joined, zip(*blocks, strict=True)))
+            sums = np.add.reduceat(found.value, firsts)
+            lengths = np.sqrt(np.add.reduceat(found.squares, firsts, axis=1))[wanted]
+            columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths])
+        doubtful = found.doubtful if valid.all() else found.doubtful | ~valid
+        doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)
+        if words == 1:
+            doubts |= (lengths > MOST).any(0)
+        else:
+            for name, length in zip(recipe.gradients, lengths, strict=True):
                 doubt_what_vanished(length, work.answers[f"gradient.{name}"], work.starts(), doubts)
         counted: dict[str, Any] = {}
         if measures and loss.no is not None:
-            counted["cells"] = _cells(measured[0] < cut(numbers["margin"]), similar, firsts, counts)
+            counted["cells"] = _cells(found.measured[0] < cut(numbers["margin"]), similar, firsts, counts)
         elif measures:
-            sums = np.add.reduceat(measured, firsts, axis=1)
+            sums = np.add.reduceat(found.measured, firsts, axis=1)
             counted = {name: (s, counts) for name, s in zip(MEANS, sums, strict=True)}
         return Outcome(columns, doubts, counted)
 
@@ -274,11 +270,15 @@ def _form(recipe: Recipe) -> Form | None:
     return Form((), evaluate)
 
 
-def _spread(numbers: Array, counts: Array) -> Any:
-    """Return numbers of requests, (B,), as one number if all are equal, else for each row, (R,)."""
-    if (numbers == numbers[0]).all():
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate(parts, -1)
+
+
+def _spread(numbers: Sequence[float], counts: Array) -> Any:
+    """Return numbers of requests, B of them, as one number if all are equal, else for each row, (R,)."""
+    if numbers.count(numbers[0]) == len(numbers):
         return float(numbers[0])
-    return np.repeat(numbers, counts)
+    return np.repeat(np.array(numbers, float), counts)
 
 
 def _cells(predicted: Array, actual: Array, firsts: Array, counts: Array) -> Array:
