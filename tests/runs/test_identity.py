@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossd.runs.rows.identity import Batches, Ids, Positions, content_digest, decode, new
+from lossd.runs.rows.identity import merged as merged_bytes
 from lossd_client.errors import DuplicateRows, InvalidRequest, Problem, TooLarge
 from lossd_client.wire import Tensor
 
@@ -119,6 +120,21 @@ def test_positions_merge_like_sets(first: set[int], second: set[int]) -> None:
     else:
         one.merge(other)
         assert (one.encode(), one.rows) == (union.encode(), union.rows)
+
+
+@given(batches=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=8))
+def test_batches_that_are_read_together_are_those_that_are_merged_one_by_one(batches: list[tuple[int, int]]) -> None:
+    parts = []
+    for first, count in batches:
+        parts.append(Positions())
+        parts[-1].add(first, count)
+    rows = [row for first, count in batches for row in range(first, first + count)]
+    if len(rows) > len(set(rows)):
+        with pytest.raises(DuplicateRows):
+            merged_bytes([part.encode() for part in parts])
+        return
+    found = merged_bytes([part.encode() for part in parts])
+    assert (found.encode(), found.rows) == (merged(parts, 0).encode(), len(rows))
 
 
 def test_a_row_twice_in_one_batch_is_named() -> None:

@@ -228,8 +228,10 @@ def rowwise(
 
 def most_likely(scores: Tensor) -> Tensor:
     """Return the class with the highest score: (R, C, I) to (R, I) int64; the lowest index of several."""
-    if scores.shape[2] == 1 or scores.is_cuda:
+    if scores.is_cuda or scores.dtype == torch.bfloat16:
         return scores.argmax(1)
+    if scores.shape[2] == 1:  # NumPy's takes a tenth of the time of torch's for 1000 classes
+        return torch.from_numpy(scores.detach().numpy()[:, :, 0].argmax(1)).unsqueeze(1)
     # On a CPU, torch.argmax along an axis that is not the last is an order of magnitude slower than amax.
     classes = scores.shape[1]
     kind = torch.uint8 if classes < 1 << 8 else torch.int16 if classes < 1 << 15 else torch.int32

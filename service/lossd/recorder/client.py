@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 from lossd.recorder.peer import is_own
@@ -21,6 +20,9 @@ __all__ = ["Recorder"]
 log = logging.getLogger("lossd.recorder")
 
 SOCKET_BYTES = 1 << 20
+LEAST_DELAY_S = 0.001
+"""Timers are no finer."""
+
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.02, 1.0
 
 
@@ -29,12 +31,16 @@ class _Question:
     """A request without an answer yet.
 
     Attributes:
+        number: Its number, which the reply has too.
         frame: Its bytes, kept for asking again.
+        deadline: When the answer is no longer wanted, on the monotonic clock.
         answer: Resolves with the reply's outcome and payload.
         sent: How often it was sent.
     """
 
+    number: int
     frame: bytes
+    deadline: float
     answer: asyncio.Future[tuple[Any, bytes]]
     sent: int = 0
 
@@ -70,6 +76,10 @@ class Recorder:
         self._connecting: asyncio.Task[None] | None = None
         self._delays = _Delays()
         self._closed = False
+        # One timer for all questions: one for each takes as long as to send it. It is due at the first deadline that it
+        # was set for, and later ones are looked at then.
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     async def ask(self, op: str, deadline: float, payload: bytes = b"", **arguments: Any) -> tuple[Any, bytes]:
         """Return the outcome of an operation and the payload of the reply; arguments and errors are :meth:`begin`'s."""
@@ -79,6 +89,11 @@ class Recorder:
         except UnknownRun:
             if op == "delete" and question.sent > 1:  # it was deleted, and the answer was lost
                 return None, b""
+            raise
+        except asyncio.CancelledError:  # the caller left
+            self._questions.pop(question.number, None)
+            if self._connection is not None:
+                self._connection.forget(question)
             raise
 
     def begin(
@@ -112,37 +127,54 @@ class Recorder:
         if self._closed:
             raise _ends()
         loop, number = asyncio.get_running_loop(), next(self._numbers)
-        question = _Question(encode({"id": number, "op": op, **arguments}, payload), loop.create_future())
-        self._questions[number] = question
-        timer = loop.call_later(deadline - time.monotonic(), self._expire, question)
-        question.answer.add_done_callback(partial(self._done, number, timer))
+        frame = encode({"id": number, "op": op, **arguments}, payload)
+        question = self._questions[number] = _Question(number, frame, deadline, loop.create_future())
+        if self._timer is None or deadline < self._due:
+            self._set_timer(deadline)
         if self._connection is not None:
-            self._connection.send(number, question)
+            self._connection.send(question)
         else:
             self._connect()
         return question
 
-    def _expire(self, question: _Question) -> None:
-        """End a question at its deadline."""
-        if question.answer.done():
-            return
-        if self._connection is None or not question.sent:
-            problem: Problem = Unavailable("the recorder of runs cannot be reached; try again later", retry_after_s=1.0)
-        else:
-            problem = DeadlineExceeded(
-                "the recorder of runs did not answer before the deadline; it may have done what was asked: ask again"
-            )
-        question.answer.set_exception(problem)
+    def _set_timer(self, deadline: float) -> None:
+        """Look for questions past their deadlines at this time, and not at another."""
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(deadline - time.monotonic(), LEAST_DELAY_S)
+        self._due, self._timer = deadline, asyncio.get_running_loop().call_later(delay_s, self._expire)
 
-    def _done(self, number: int, timer: asyncio.TimerHandle, _: object) -> None:
-        timer.cancel()
-        del self._questions[number]
-        if self._connection is not None:
-            self._connection.forget(number)
+    def _expire(self) -> None:
+        """End the questions past their deadlines, and forget those whose callers left."""
+        self._timer = None
+        now = time.monotonic()
+        for question in self._waiting():
+            if question.deadline > now:
+                continue
+            del self._questions[question.number]
+            if self._connection is None or not question.sent:
+                problem: Problem = Unavailable(
+                    "the recorder of runs cannot be reached; try again later", retry_after_s=1.0
+                )
+            else:
+                problem = DeadlineExceeded(
+                    "the recorder of runs did not answer before the deadline; it may have done what was asked: ask "
+                    "again"
+                )
+            question.answer.set_exception(problem)
+        if self._questions:
+            self._set_timer(min(question.deadline for question in self._questions.values()))
+
+    def _waiting(self) -> list[_Question]:
+        """Forget the questions whose callers left, and return the others."""
+        self._questions = {n: question for n, question in self._questions.items() if not question.answer.done()}
+        return list(self._questions.values())
 
     async def close(self) -> None:
         """Close the connection; callers that wait get Unavailable."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -150,9 +182,9 @@ class Recorder:
             connection = self._connection
             connection.close()
             await connection.lost.wait()
-        for question in list(self._questions.values()):
-            if not question.answer.done():
-                question.answer.set_exception(_ends())
+        for question in self._waiting():
+            question.answer.set_exception(_ends())
+        self._questions = {}
 
     # Connecting
 
@@ -163,7 +195,7 @@ class Recorder:
     async def _connect_until_answered(self) -> None:
         """Connect and send all questions. Try again as long as there are any."""
         try:
-            while self._questions and self._connection is None:
+            while self._connection is None and self._waiting():
                 await asyncio.sleep(self._delays.next_s())
                 try:
                     connection = await _Connection.open(self._address, self)
@@ -173,15 +205,15 @@ class Recorder:
                 if connection.lost.is_set():
                     continue
                 self._connection = connection
-                for number, question in list(self._questions.items()):
-                    connection.send(number, question)
+                for question in self._waiting():
+                    connection.send(question)
         finally:
             self._connecting = None
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
         """Give a reply to its caller. A reply whose caller has left is dropped."""
         self._delays.failures = 0
-        question = self._questions.get(head["id"])
+        question = self._questions.pop(head["id"], None)
         if question is None or question.answer.done():
             return
         problem = problem_of(head)
@@ -194,7 +226,7 @@ class Recorder:
         """Connect again, if callers wait."""
         if self._connection is connection:
             self._connection = None
-            if self._questions:
+            if self._waiting():
                 self._connect()
 
 
@@ -237,10 +269,10 @@ class _Connection(asyncio.Protocol):
             raise
         return connection
 
-    def send(self, number: int, question: _Question) -> None:
+    def send(self, question: _Question) -> None:
         """Send a question, or keep it until the socket takes more."""
         if self._paused:
-            self._waiting[number] = question
+            self._waiting[question.number] = question
             return
         assert self._transport is not None
         if self._transport.is_closing():  # it is sent over the next connection
@@ -248,9 +280,9 @@ class _Connection(asyncio.Protocol):
         question.sent += 1
         self._transport.write(question.frame)
 
-    def forget(self, number: int) -> None:
+    def forget(self, question: _Question) -> None:
         """Do not send a question that waits: its caller left."""
-        self._waiting.pop(number, None)
+        self._waiting.pop(question.number, None)
 
     def close(self) -> None:
         """Close at once."""
@@ -267,7 +299,9 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         while self._waiting and not self._paused:
             number = next(iter(self._waiting))
-            self.send(number, self._waiting.pop(number))
+            question = self._waiting.pop(number)
+            if not question.answer.done():
+                self.send(question)
 
     def data_received(self, data: bytes) -> None:
         self._incoming.feed(data)

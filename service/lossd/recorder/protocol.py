@@ -114,12 +114,12 @@ class FrameBuffer:
         if len(self._bytes) < end:
             return None
         behind = _SIZES.size + head_size
-        text, payload = bytes(self._bytes[_SIZES.size : behind]), bytes(self._bytes[behind:end])
-        del self._bytes[:end]
         try:
-            head = orjson.loads(text)
+            with memoryview(self._bytes) as view:
+                head, payload = orjson.loads(view[_SIZES.size : behind]), bytes(view[behind:end])
         except orjson.JSONDecodeError as error:
             raise FrameError(f"the head of a frame is no JSON: {error}") from None
+        del self._bytes[:end]
         if not isinstance(head, dict) or type(head.get("id")) is not int:
             raise FrameError("the head of a frame is no object with an id")
         return Frame(head, payload)

@@ -6,7 +6,8 @@ SQLAlchemy makes the text of a statement once for each database, and the driver 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import sqlite
@@ -25,11 +26,15 @@ DIALECTS: Mapping[str, tuple[Any, str]] = {
 
 
 class _Text(NamedTuple):
-    """The text of a statement, the names of its parameters in their order, and the values of the constant ones."""
+    """The text of a statement, the names of its parameters in their order, and the values of the constant ones.
+
+    ``own`` returns the values of several parameters in their order, if none is constant.
+    """
 
     text: str
     names: Sequence[str]
     constants: Mapping[str, Any]
+    own: Callable[[Mapping[str, Any]], Sequence[Any]] | None
 
 
 class Statement:
@@ -89,11 +94,15 @@ class Statement:
             if self._among is not None:
                 expanded = compiled.construct_expanded_state({**constants, self._among: [""] * length})
                 names, text = expanded.positiontup, expanded.statement
-            found = self._texts[name, length] = _Text(text, names, constants)
+            constants = {name: value for name, value in constants.items() if value is not None and name in names}
+            own = itemgetter(*names) if len(names) > 1 and not constants else None
+            found = self._texts[name, length] = _Text(text, names, constants, own)
         return found
 
 
-def _in_order(text: _Text, parameters: Mapping[str, Any]) -> list[Any]:
+def _in_order(text: _Text, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    if text.own is not None:
+        return text.own(parameters)
     values = {**text.constants, **parameters}
     return [values[name] for name in text.names]
 

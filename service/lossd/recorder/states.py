@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Connection
 from lossd.recorder import folding
 from lossd.recorder.folding import Covered
 from lossd.recorder.schema import RUNS, STATES
+from lossd.recorder.statements import Statement
 from lossd.runs import encoding
 from lossd.runs.state import RunState
 
@@ -103,7 +105,7 @@ class States:
         if known is not None and known.revision != revision and not _continues(connection, row, known):
             known = None
         since = 0 if known is None else known.batches
-        stored = list(_states(connection, run, since)) if since < batches else []
+        stored = _states(connection, run, since) if since < batches else []
         return Reading(run, revision, batches, known, stored)
 
     def merged(self, reading: Reading) -> Merged:
@@ -145,7 +147,7 @@ def to_fold(connection: Connection, row: Mapping[str, Any]) -> Fold:
     covered = _covered(connection, row["id"])
     ordinal = folding.oldest_to_fold(covered)
     chosen = [state for state in covered if state.ordinal >= ordinal]
-    return Fold(chosen, list(_states(connection, row["id"], ordinal)))
+    return Fold(chosen, _states(connection, row["id"], ordinal))
 
 
 def replace(connection: Connection, row: Mapping[str, Any], fold: Fold, state: bytes) -> bool:
@@ -180,17 +182,26 @@ def _continues(connection: Connection, row: Mapping[str, Any], known: Merged) ->
     return bool(known.data) and known.batches + sum(since) == row["batches"]
 
 
+_COVERED = Statement(
+    sa.select(STATES.c.ordinal, STATES.c.batches, STATES.c.nbytes)
+    .where(STATES.c.run == sa.bindparam("which"))
+    .order_by(STATES.c.ordinal)
+)
+_STATES = Statement(
+    sa.select(STATES.c.state)
+    .where(STATES.c.run == sa.bindparam("which"), STATES.c.ordinal >= sa.bindparam("since"))
+    .order_by(STATES.c.ordinal)
+)
+
+
 def _covered(connection: Connection, run: str) -> list[Covered]:
     """Return what the states of a run cover, in the order of their batches."""
-    columns = (STATES.c.ordinal, STATES.c.batches, STATES.c.nbytes)
-    query = sa.select(*columns).where(STATES.c.run == run).order_by(STATES.c.ordinal)
-    return [Covered(*row) for row in connection.execute(query)]
+    return list(itertools.starmap(Covered, _COVERED.rows(connection, {"which": run})))
 
 
-def _states(connection: Connection, run: str, ordinal: int) -> Iterator[bytes]:
-    """Yield the states of a run from an ordinal on, as they are stored."""
-    query = sa.select(STATES.c.state).where(STATES.c.run == run, STATES.c.ordinal >= ordinal)
-    yield from connection.scalars(query.order_by(STATES.c.ordinal))
+def _states(connection: Connection, run: str, ordinal: int) -> list[bytes]:
+    """Return the states of a run from an ordinal on, as they are stored."""
+    return [state for (state,) in _STATES.rows(connection, {"which": run, "since": ordinal})]
 
 
 def _replace(connection: Connection, row: Mapping[str, Any], ordinals: range, state: bytes, pending_bytes: int) -> None:

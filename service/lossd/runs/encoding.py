@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "SHORT_BYTES",
     "compressed",
     "decode",
+    "decode_alike",
     "description",
     "digest",
     "encode",
@@ -73,14 +74,47 @@ def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes], int]:
     """
     if data[: len(MAGIC)] != MAGIC:
         raise InvalidRequest("this is not the state of a run: it does not begin with lossdrun")
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if len(data) < HEAD.size + CHECKSUM_BYTES or hashlib.sha256(body).digest() != checksum:
-        raise InvalidRequest("the state of the run is damaged: its checksum differs")
+    _check(data)
+    body = data[:-CHECKSUM_BYTES]
     _, version, length = HEAD.unpack_from(body)
     if version not in (FIRST, VERSION):
         raise InvalidRequest(f"the state of the run has version {version}; this lossd reads up to version {VERSION}")
     with reading():
         return description(body[HEAD.size : HEAD.size + length]), dict(_parts(body, HEAD.size + length)), version
+
+
+def decode_alike(
+    many: Sequence[bytes],
+) -> tuple[Mapping[str, Any], dict[str, list[bytes]], int, list[bytes]]:
+    """Return the description, the parts and the version of the first state and of those like it, and the other states.
+
+    A state is like the first if its description, its version and the names of its parts are the same; each name has the
+    list of their parts. The states of a run's batches mostly are, and take a third of the time of :func:`decode` then.
+    Errors are those of :func:`decode`.
+    """
+    described, first, version = decode(many[0])
+    parts = {name: [data] for name, data in first.items()}
+    if len(many) == 1:
+        return described, parts, version, []
+    head = many[0][: HEAD.size + HEAD.unpack_from(many[0])[2]]
+    names = [NAME.pack(len(name.encode())) + name.encode() for name in first]
+    others = []
+    for data in many[1:]:
+        found, at, end = [], len(head), len(data) - CHECKSUM_BYTES
+        if data.startswith(head):
+            for name in names:
+                behind = at + len(name) + LENGTH.size
+                if behind > end or not data.startswith(name, at):
+                    break
+                at = behind + LENGTH.unpack_from(data, behind - LENGTH.size)[0]
+                found.append(data[behind:at])
+        if len(found) != len(names) or at != end:
+            others.append(data)
+            continue
+        _check(data)
+        for part, column in zip(found, parts.values(), strict=True):
+            column.append(part)
+    return described, parts, version, others
 
 
 def is_current(data: bytes) -> bool:
@@ -134,6 +168,17 @@ def reading() -> Iterator[None]:
         raise
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, struct.error, AssertionError) as error:
         raise InvalidRequest(f"the state of the run is damaged: {error}") from error
+
+
+def _check(data: bytes) -> None:
+    """Check the checksum at the end of a state.
+
+    Raises:
+        InvalidRequest: It differs.
+    """
+    body = memoryview(data)[:-CHECKSUM_BYTES]
+    if len(data) < HEAD.size + CHECKSUM_BYTES or hashlib.sha256(body).digest() != data[-CHECKSUM_BYTES:]:
+        raise InvalidRequest("the state of the run is damaged: its checksum differs")
 
 
 def _parts(body: bytes, at: int) -> Iterator[tuple[str, bytes]]:

@@ -213,37 +213,27 @@ class RunState:
 
         States with the description of the first one are read together, which takes a third of the time.
         """
-        described, parts, version = encoding.decode(many[0])
-        alike, others = [parts], []
-        for data in many[1:]:
-            of_other, parts, of_version = encoding.decode(data)
-            if (of_other, of_version) == (described, version):
-                alike.append(parts)
-            else:
-                others.append(cls._read(of_other, [parts], of_version))
-        state = cls._read(described, alike, version)
-        for other in others:
-            state.merge(other)
+        described, parts, version, others = encoding.decode_alike(many)
+        state = cls._read(described, parts, version)
+        if others:
+            state.merge(cls.merged(others))
         return state
 
     @classmethod
-    def _read(cls, described: Mapping[str, Any], many: Sequence[dict[str, bytes]], version: int) -> RunState:
-        """Return the state of several sets of parts with one description."""
+    def _read(cls, described: Mapping[str, Any], parts: dict[str, list[bytes]], version: int) -> RunState:
+        """Return the state of several states with one description, each of whose parts has the list of its bytes."""
         first = version == encoding.FIRST
         with encoding.reading():
             state = cls(described["definition"])
-            identities = [identity.decode(parts.pop("identity")) for parts in many]
-            state.identity = identities[0]
-            for other in identities[1:]:
-                state.identity.merge(cast("Any", other))
+            state.identity = identity.merged(parts.pop("identity"))
             if described["targets"]:
-                state.fingerprint = _sum_of([parts.pop("targets") for parts in many])
+                state.fingerprint = Fingerprint.merged(parts.pop("targets"))
             if not first and described["pairing"]:
-                state.grouping = _sum_of([parts.pop("pairing") for parts in many])
+                state.grouping = Fingerprint.merged(parts.pop("pairing"))
             if "facts" in described:
                 state.facts, state.versions = Facts.of_dict(described["facts"]), described["metrics"]
                 for key, (kind, shape) in described["totals"].items():
-                    encoded = [parts.pop(f"total.{key}") for parts in many]
+                    encoded = parts.pop(f"total.{key}")
                     if not first:
                         state.totals[key] = totals.merged(kind, shape, state.slots, encoded)
                         continue
@@ -251,24 +241,16 @@ class RunState:
                     for data in encoded[1:]:
                         state.totals[key].merge(totals.decode_first(kind, shape, state.slots, data))
             if not first:
-                state.by_slot = IntegerSums.merged([parts.pop("rows") for parts in many], state.slots.count)
+                state.by_slot = IntegerSums.merged(parts.pop("rows"), state.slots.count)
             elif state.rows:
                 state.by_slot = IntegerSums(1, np.zeros(1, np.int64), np.array([state.rows]))
-            if any(many) or any(each.kind != state.definition["identity"] for each in identities):
+            if parts or state.identity.kind != state.definition["identity"]:
                 raise ValueError("parts that the description does not name")
             if first and state.slots.count != 1:
                 raise ValueError("a version without groups has some")
             if state.versions.keys() != set(() if state.facts is None else state.facts.names):
                 raise ValueError("versions of other metrics than the facts name")
         return state
-
-
-def _sum_of(many: Sequence[bytes]) -> Fingerprint:
-    """Return the fingerprint of all rows of several fingerprints."""
-    found = Fingerprint.decode(many[0])
-    for data in many[1:]:
-        found.merge(Fingerprint.decode(data))
-    return found
 
 
 def description_of(definition: Mapping[str, Any], versions: Mapping[str, int], measured: Measured) -> bytes:

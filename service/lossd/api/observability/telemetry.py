@@ -76,6 +76,10 @@ class _Histogram:
             self.counts[index] += count
         self.total += sum(durations_s)
 
+    def add_one(self, duration_s: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, duration_s)] += 1
+        self.total += duration_s
+
     def buckets(self) -> list[tuple[str, float]]:
         return _cumulative([str(bound) for bound in BOUNDS_S], self.counts)
 
@@ -217,7 +221,7 @@ class Telemetry(Collector):
         try:
             return await asking
         finally:
-            self.recorder.add((time.monotonic() - begin,))
+            self.recorder.add_one(time.monotonic() - begin)
 
     def _count(self, key: tuple[str, str, str], times: int = 1) -> None:
         self.requests[key] = self.requests.get(key, 0) + times

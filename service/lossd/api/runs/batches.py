@@ -265,7 +265,7 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
             batch.result, batch.evaluated = result, time.monotonic()
             request.wait_for(asked)
             return True
-        self.telemetry.recorder.add((time.monotonic() - batch.evaluated,))
+        self.telemetry.recorder.add_one(time.monotonic() - batch.evaluated)
         document, _ = outcome
         status, headers, body, stages = self._encoded(request, batch, batch.result, document, request.parsed)
         request.send(request.encoded(headers, [body], status))

@@ -168,6 +168,11 @@ class Fingerprint:
         return cls(int.from_bytes(data, "little"))
 
     @classmethod
+    def merged(cls, many: Sequence[bytes]) -> Fingerprint:
+        """Return the fingerprint of the rows of several; errors are those of :meth:`decode`."""
+        return cls(sum([cls.decode(data).value for data in many]))
+
+    @classmethod
     def parse(cls, text: str) -> Fingerprint:
         """Return the fingerprint of its text.
 

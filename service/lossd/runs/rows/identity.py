@@ -8,7 +8,8 @@ same bytes for the same rows, whatever the order, the batches and the merges. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from lossd.runs.rows.batches import Batches, canonical, content_digest, digest_of, text_of_layout
 from lossd.runs.rows.ids import IDS, Ids
@@ -27,6 +28,7 @@ __all__ = [
     "content_digest",
     "decode",
     "digest_of",
+    "merged",
     "new",
     "text_of_layout",
 ]
@@ -56,6 +58,24 @@ def new(kind: str, *, max_bytes: int = MAX_BYTES) -> Identity:
         detail = f"identity is {quoted(kind)}; it is one of {', '.join(_KINDS)}"
         raise InvalidRequest(detail, errors=[Fault(pointer="/identity", detail=detail)])
     return _KINDS[kind](max_bytes=max_bytes)
+
+
+def merged(many: Sequence[bytes]) -> Identity:
+    """Return the identity of the rows of several, of the kind of the first.
+
+    Raises:
+        InvalidRequest: The bytes of one are not canonical, or of another kind.
+        DuplicateRows: A row is in two of them.
+        TooLarge: The identity takes too many bytes.
+    """
+    if (found := Positions.of_ranges(many)) is not None:
+        return found
+    first, *others = (decode(data) for data in many)
+    for other in others:
+        if other.kind != first.kind:
+            raise damaged("its rows are identified in two ways")
+        first.merge(cast("Any", other))
+    return first
 
 
 def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Identity:

@@ -32,6 +32,10 @@ __all__ = ["Positions"]
 RANGE_BYTES = 16
 RANGE = struct.Struct("<qq")
 
+MAGIC = b"P1"
+ONE = np.dtype([("magic", "S2"), ("first", "<i8"), ("rows", "<i8")])
+"""The bytes of one range."""
+
 
 class Positions:
     """Rows by position: a batch holds the rows first, first + 1, ...; kept as sorted ranges that do not touch.
@@ -106,6 +110,9 @@ class Positions:
 
     def extend(self, batch: Positions) -> None:
         """Count the rows of a batch; errors are those of :meth:`check`."""
+        if len(batch._starts) == 1:
+            self.add(batch._starts[0], batch.rows)
+            return
         ranges = [(start, stop - start) for start, stop in zip(batch._starts, batch._stops, strict=True)]
         for first, count in ranges:
             self.check(first, count)
@@ -152,9 +159,9 @@ class Positions:
     def encode(self) -> bytes:
         """Return the canonical bytes: ``P1``, then the starts and the lengths of the ranges as int64."""
         if len(self._starts) == 1:
-            return b"P1" + RANGE.pack(self._starts[0], self._stops[0] - self._starts[0])
+            return MAGIC + RANGE.pack(self._starts[0], self._stops[0] - self._starts[0])
         starts, stops = (np.asarray(bounds, "<i8") for bounds in (self._starts, self._stops))
-        return b"".join((b"P1", starts.tobytes(), (stops - starts).tobytes()))
+        return b"".join((MAGIC, starts.tobytes(), (stops - starts).tobytes()))
 
     @classmethod
     def decoded(cls, data: memoryview, max_bytes: int) -> Positions:
@@ -164,7 +171,10 @@ class Positions:
             first, count = RANGE.unpack(data)
             if not 0 <= first < first + count <= LAST_POSITION:
                 raise damaged("a range of positions is empty or beyond 64 bits")
-            identity.add(first, count)
+            identity._check_bytes(1)
+            identity._starts.append(first)
+            identity._stops.append(first + count)
+            identity.rows = count
             return identity
         starts, lengths = halves(data, identity._check_bytes)
         if not ((starts >= 0) & (lengths > 0) & (lengths <= LAST_POSITION - starts)).all():
@@ -175,6 +185,31 @@ class Positions:
         identity._starts, identity._stops = array("q", starts.tobytes()), array("q", stops.tobytes())
         identity.rows = sum(lengths.tolist())
         return identity
+
+    @classmethod
+    def of_ranges(cls, many: Sequence[bytes]) -> Positions | None:
+        """Return the rows of several identities together, if each is the bytes of one range and no two overlap.
+
+        None leaves them to be read and merged one by one, which takes ten times as long, and finds what is wrong.
+        """
+        data = b"".join(many)
+        if len(many) < 2 or len(data) != len(many) * ONE.itemsize or {*map(len, many)} != {ONE.itemsize}:
+            return None
+        ranges = np.frombuffer(data, ONE)
+        ranges = ranges[np.argsort(ranges["first"])]
+        first, rows = ranges["first"], ranges["rows"]
+        if not ((ranges["magic"] == MAGIC).all() and first[0] >= 0 and (rows > 0).all()):
+            return None
+        if not (rows <= LAST_POSITION - first).all() or not ((stops := first + rows)[:-1] <= first[1:]).all():
+            return None
+        apart = np.flatnonzero(first[1:] != stops[:-1])
+        found = cls()
+        if len(apart) * RANGE_BYTES >= found._max_bytes:
+            return None
+        found._starts = array("q", np.append(first[:1], first[apart + 1]).tobytes())
+        found._stops = array("q", np.append(stops[apart], stops[-1:]).tobytes())
+        found.rows = sum(rows.tolist())
+        return found
 
     def _touches(self, index: int, first: int, count: int) -> bool:
         """Return whether a batch extends a range, of which ``index`` is the first behind it."""
