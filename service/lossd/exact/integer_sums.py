@@ -54,17 +54,20 @@ class IntegerSums:
             parts: The number of parts.
         """
         bounds = np.searchsorted(index, np.arange(parts + 1) * size)
-        part = np.repeat(np.arange(parts), np.diff(bounds))
-        local = index - part * size
-        gaps = local.copy()
-        gaps[1:] -= np.where(part[1:] == part[:-1], local[:-1] + 1, 0)
+        local = index % max(size, 1)
+        gaps = np.empty_like(index)
+        np.subtract(index[1:], index[:-1], out=gaps[1:])
+        gaps -= 1
         used = bounds[:-1][bounds[1:] > bounds[:-1]]
+        gaps[used] = local[used]  # the first of each part
         widths = []
         for column, kind in ((gaps, "u"), (values, "i")):
-            most = np.maximum.reduceat(column, used) if len(used) else NONE
-            if kind == "i" and len(used):
-                most = np.maximum(most, -1 - np.minimum.reduceat(column, used))
-            found = [WIDTHS[place] for place in np.searchsorted(MOST[kind], most).tolist()]
+            found = [1] * len(used)
+            if len(used) and int(max(column.max(), -1 - column.min())) > MOST[kind][0]:
+                most = np.maximum.reduceat(column, used)
+                if kind == "i":
+                    most = np.maximum(most, -1 - np.minimum.reduceat(column, used))
+                found = [WIDTHS[place] for place in np.searchsorted(MOST[kind], most).tolist()]
             widths.append((found, {width: column.astype(f"<{kind}{width}").tobytes() for width in set(found)}))
         (of_gaps, gaps_by_width), (of_values, values_by_width) = widths
         answers, number = [], 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from lossd_client.errors import InternalError, InvalidRequest
 
 __all__ = [
     "SHORT_BYTES",
+    "Form",
     "compressed",
     "decode",
     "decode_alike",
@@ -57,13 +58,35 @@ def text_of(described: Mapping[str, Any]) -> bytes:
     return orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
 
 
+class Form:
+    """What the bytes of states have in common that have the same description: they are made with a few copies.
+
+    Args:
+        text: The text of the description.
+        names: The names of the parts.
+
+    Attributes:
+        text: The same text.
+    """
+
+    def __init__(self, text: bytes, names: Iterable[str]) -> None:
+        self.text = text
+        self._head = HEAD.pack(MAGIC, VERSION, len(text)) + text
+        self._names = [(name, NAME.pack(len(name.encode())) + name.encode()) for name in sorted(names)]
+
+    def encode(self, parts: Mapping[str, bytes]) -> bytes:
+        """Return the same bytes for the same text and the same parts."""
+        pieces = [self._head]
+        for name, before in self._names:
+            data = parts[name]
+            pieces += before, LENGTH.pack(len(data)), data
+        body = b"".join(pieces)
+        return body + hashlib.sha256(body).digest()
+
+
 def encode(text: bytes, parts: Mapping[str, bytes]) -> bytes:
     """Return the same bytes for the same text of a description and parts."""
-    pieces = [HEAD.pack(MAGIC, VERSION, len(text)), text]
-    for name, data in sorted(parts.items()):
-        pieces += [NAME.pack(len(name.encode())), name.encode(), LENGTH.pack(len(data)), data]
-    body = b"".join(pieces)
-    return body + hashlib.sha256(body).digest()
+    return Form(text, parts).encode(parts)
 
 
 def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes], int]:

@@ -32,7 +32,7 @@ from lossd.runs.rows.fingerprint import Fingerprint
 from lossd.runs.rows.grouping import MOST_GROUPS
 from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_about_rows, placement_of, slice_input
 from lossd.runs.rows.strata import groups_of
-from lossd.runs.state import Measured, RunState, bytes_of, description_of
+from lossd.runs.state import Measured, RunState, description_of, parts_of
 from lossd.runs.totals import RunTotal
 from lossd.runs.totals.sums import counts_of
 from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
@@ -151,8 +151,8 @@ class _Counting:
         facts, totals = measured(inner, placement, self.definition["limit"])
         facts.clustered = CLUSTER_ID in beside
         by_slot = counts_of(placement, placement.combinations.index)
-        described: list[bytes] = []
-        return [Outcome(facts, *found, described) for found in zip(totals, by_slot, strict=True)]
+        forms: list[encoding.Form] = []
+        return [Outcome(facts, *found, forms) for found in zip(totals, by_slot, strict=True)]
 
     def _firsts(self, numbers: Sequence[Sequence[float]]) -> list[int] | None:
         """Return the key of the first row of each batch."""
@@ -204,16 +204,15 @@ class _Counting:
         sent = (arrays[name].reshape(-1).data for name in self.names)
         digest = identity.digest_of(self._fields(first, numbers), layout, sent)
         found = Measured(outcome.facts, outcome.totals, outcome.by_slot, *prints)
-        if not outcome.described:  # it is the same of all batches that were measured together
-            outcome.described.append(description_of(self.definition, self.versions, found))
         ids = arrays.get(SAMPLE_ID)
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
-        counted = identity.new(self.kind)
-        counted.add(*place)
-        [described], rows_counted = outcome.described, counted.encode()
-        packed = encoding.packed(bytes_of(described, found, rows_counted))
+        counted = identity.bytes_of(self.kind, *place)
+        parts = parts_of(found, counted)
+        if not outcome.forms:  # it is the same of all batches that were measured together
+            outcome.forms.append(encoding.Form(description_of(self.definition, self.versions, found), parts))
+        [form] = outcome.forms
         entries = entries_of(self.recipe, rows, arrays)
-        return BatchReport(digest, rows, entries, described, rows_counted, packed).encode()
+        return BatchReport(digest, rows, entries, form.text, counted, encoding.packed(form.encode(parts))).encode()
 
     def _fields(self, first: int | None, numbers: Sequence[float]) -> bytes:
         """Return what the digest covers beside the inputs."""
@@ -231,13 +230,13 @@ class Outcome(NamedTuple):
         facts: What it has in common with others.
         totals: The total of each contribution, by part and name.
         by_slot: How many rows each slot has.
-        described: The description of its state, once it is known; one list of all batches that were measured together.
+        forms: The form of its state, once it is known; one list of all batches that were measured together.
     """
 
     facts: Facts
     totals: Mapping[str, RunTotal]
     by_slot: IntegerSums
-    described: list[bytes]
+    forms: list[encoding.Form]
 
 
 def _widened(bits: Array) -> Array:

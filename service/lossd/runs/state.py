@@ -20,7 +20,7 @@ from lossd.runs.rows.slots import slots_of
 from lossd.runs.totals import RunTotal
 from lossd_client.errors import InvalidRequest
 
-__all__ = ["Measured", "RunState", "bytes_of", "description_of"]
+__all__ = ["Measured", "RunState", "description_of", "parts_of"]
 
 
 class Measured(NamedTuple):
@@ -193,7 +193,8 @@ class RunState:
     def encode(self) -> bytes:
         """Return the state as bytes: the same for the same rows, however they were counted."""
         measured = Measured(self.facts, self.totals, self.by_slot, self.fingerprint, self.grouping)
-        return bytes_of(description_of(self.definition, self.versions, measured), measured, self.identity.encode())
+        described = description_of(self.definition, self.versions, measured)
+        return encoding.encode(described, parts_of(measured, self.identity.encode()))
 
     @classmethod
     def decode(cls, data: bytes) -> RunState:
@@ -264,11 +265,10 @@ def description_of(definition: Mapping[str, Any], versions: Mapping[str, int], m
     return encoding.text_of(described)
 
 
-def bytes_of(description: bytes, measured: Measured, identity: bytes) -> bytes:
-    """Return the bytes of a state.
+def parts_of(measured: Measured, identity: bytes) -> dict[str, bytes]:
+    """Return the parts of the bytes of a state.
 
     Args:
-        description: What :func:`description_of` returns.
         measured: What its batches contribute.
         identity: The bytes of the rows that are counted.
     """
@@ -279,4 +279,4 @@ def bytes_of(description: bytes, measured: Measured, identity: bytes) -> bytes:
         parts["pairing"] = measured.grouping.encode()
     parts["identity"] = identity
     parts["rows"] = measured.by_slot.encode()
-    return encoding.encode(description, parts)
+    return parts

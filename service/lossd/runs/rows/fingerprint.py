@@ -23,10 +23,9 @@ Version ``t1`` is defined as follows, in unsigned integers of 64 bits that wrap 
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,8 +88,7 @@ class Fingerprint:
         if len(lengths) != 1:
             raise ValueError(f"labels, weights and ids have the lengths {sorted(lengths)}; there is one of each a row")
         rows = lengths.pop()
-        entries = max(map(_entries, tensors.values()))
-        step = max(BLOCK // max(entries, 1), 1)
+        step = _step(tensors.values())
         low = high = 0
         for begin in range(0, rows, step):
             end = min(begin + step, rows)
@@ -126,24 +124,16 @@ class Fingerprint:
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         tensors = {**labels, **({} if sample_weight is None else {WEIGHT: sample_weight})}
-        if max(map(_entries, tensors.values())) * int(starts[-1]) > BLOCK:
-            answer = []
-            for number, (begin, end) in enumerate(itertools.pairwise(starts.tolist())):
-                own = cls()
-                own.add(
-                    {name: tensor[begin:end] for name, tensor in labels.items()},
-                    sample_weight=None if sample_weight is None else sample_weight[begin:end],
-                    first=None if firsts is None else firsts[number],
-                    sample_id=None if sample_id is None else sample_id[begin:end],
-                )
-                answer.append(own)
-            return answer
         if firsts is not None:
             spans = zip(firsts, lengths, strict=True)
             tensors[IDENTITY] = np.concatenate([np.arange(first, first + length) for first, length in spans])
         elif sample_id is not None:
             tensors[IDENTITY] = sample_id
-        hashes = final(_lanes(tensors, int(starts[-1])))
+        rows = int(starts[-1])
+        hashes, step = np.empty((LANES, rows), np.uint64), _step(tensors.values())
+        for begin in range(0, rows, step):
+            block = {name: tensor[begin : begin + step] for name, tensor in tensors.items()}
+            hashes[:, begin : begin + step] = final(_lanes(block, min(step, rows - begin)))
         halves = np.add.reduceat(hashes[0].view(np.uint32).reshape(-1, 2), starts[:-1], 0, np.uint64).tolist()
         high = np.add.reduceat(hashes[1], starts[:-1]).tolist()
         return [cls((upper << 64) + low + (middle << 32)) for (low, middle), upper in zip(halves, high, strict=True)]
@@ -194,9 +184,10 @@ class Fingerprint:
         return hash(self.value)
 
 
-def _entries(tensor: Array) -> int:
-    """Return how many entries a row has."""
-    return math.prod(tensor.shape[1:])
+def _step(tensors: Iterable[Array]) -> int:
+    """Return how many rows are hashed together."""
+    entries = max([math.prod(tensor.shape[1:]) for tensor in tensors])
+    return FEW_ROWS if entries == 1 else max(BLOCK // max(entries, 1), 1)
 
 
 def _lanes(block: Mapping[str, Array], rows: int) -> Array:

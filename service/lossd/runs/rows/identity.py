@@ -24,6 +24,7 @@ __all__ = [
     "Identity",
     "Ids",
     "Positions",
+    "bytes_of",
     "canonical",
     "content_digest",
     "decode",
@@ -58,6 +59,15 @@ def new(kind: str, *, max_bytes: int = MAX_BYTES) -> Identity:
         detail = f"identity is {quoted(kind)}; it is one of {', '.join(_KINDS)}"
         raise InvalidRequest(detail, errors=[Fault(pointer="/identity", detail=detail)])
     return _KINDS[kind](max_bytes=max_bytes)
+
+
+def bytes_of(kind: str, *rows: Any) -> bytes:
+    """Return the bytes of a batch's identity; arguments and errors are those of its ``add``."""
+    if kind == Positions.kind:
+        return Positions.range_of(*rows)
+    found = new(kind)
+    found.add(*rows)
+    return found.encode()
 
 
 def merged(many: Sequence[bytes]) -> Identity:

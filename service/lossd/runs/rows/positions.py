@@ -159,9 +159,16 @@ class Positions:
     def encode(self) -> bytes:
         """Return the canonical bytes: ``P1``, then the starts and the lengths of the ranges as int64."""
         if len(self._starts) == 1:
-            return MAGIC + RANGE.pack(self._starts[0], self._stops[0] - self._starts[0])
+            return self.range_of(self._starts[0], self._stops[0] - self._starts[0])
         starts, stops = (np.asarray(bounds, "<i8") for bounds in (self._starts, self._stops))
         return b"".join((MAGIC, starts.tobytes(), (stops - starts).tobytes()))
+
+    @staticmethod
+    def range_of(first: int, count: int) -> bytes:
+        """Return the canonical bytes of one batch of at least one row; errors are those of :meth:`check`."""
+        if not 0 <= first < first + count <= LAST_POSITION:
+            Positions().check(first, count)
+        return MAGIC + RANGE.pack(first, count)
 
     @classmethod
     def decoded(cls, data: memoryview, max_bytes: int) -> Positions:
