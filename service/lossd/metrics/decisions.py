@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
-from lossd.metrics.parts import Rankings, Scores, Sums
+from lossd.metrics.parts import Amounts, Contribution, Rankings, Scores, Sums
 from lossd.metrics.ranking import Ranking, Steps, scores_of, steps
 from lossd.metrics.registry import Array
 
@@ -31,6 +31,23 @@ class Decision:
     positive: Tensor
     predicted: Tensor
     ignored: Tensor | None = None
+
+
+class Cells(Sums):
+    """The four counts of decisions, (B, K, 4): true and false positives, false and true negatives of each label."""
+
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return the counts of each combination; of single entries without weights, from a number for each decision."""
+        decision: Decision = task.decision
+        rows, labels, positions = decision.predicted.shape
+        if task.view.sample_weight is not None or positions > 1:
+            return super().contributions(task)
+        code = torch.add(decision.positive.view(torch.uint8), decision.predicted.view(torch.uint8), alpha=2)
+        key = (3 - code).reshape(rows, labels).long()
+        if labels > 1:
+            key += torch.arange(0, 4 * labels, 4, device=key.device)
+        keys, times = task.view.placed.tally(key, 4 * labels, task.entries.ignored)
+        return {"sum": Amounts(times, None, (labels, 4), keys // (4 * labels), keys % (4 * labels))}
 
 
 class Decided(Counts):
@@ -58,7 +75,7 @@ class Decided(Counts):
         fn: Array = self.cells[..., 2]
         return fn
 
-    @Sums
+    @Cells
     def cells(self) -> Tensor:
         """True and false positives, false and true negatives, (B, K, 4)."""
         return decisions(self.decision.predicted, self.positive, self.entries.ignored)
