@@ -206,7 +206,7 @@ class LargestTotal:
         """Return the total of each batch of a placement."""
         slots, width = placement.slots, extremes.values.shape[1]
         if slots.strata == 1 and len(extremes.values) == sum(placement.lengths):  # all rows, in their order
-            starts = np.cumsum(placement.lengths) - placement.lengths
+            starts = np.concatenate([[0], np.cumsum(placement.lengths[:-1])]).astype(np.int64)
             return [cls._of(values, slots) for values in np.maximum.reduceat(extremes.values, starts, axis=0)[:, None]]
         largest = np.full((width, placement.batches * slots.strata), -np.inf)
         for of_combination in placement.maps:
