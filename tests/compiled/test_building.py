@@ -20,7 +20,7 @@ from numba import njit
 from lossd.compiled import compile_order, recipes
 from lossd.compiled.arithmetic import jit
 from lossd.compiled.building import Compiler, build, load_kept
-from lossd.compiled.kernels import KERNEL
+from lossd.compiled.kernels import KERNEL, aot, kernel_of
 from lossd.compiled.passes import Passes, Progress
 from lossd.compiled.store import Store
 from lossd.compiled.work import Work
@@ -52,6 +52,16 @@ def compile_one(kernel: Any) -> bytes:
 
 def nothing() -> None:
     pass
+
+
+def test_a_kernel_that_is_loaded_twice_can_be_called() -> None:
+    @aot("float64(float64)")
+    def doubled(x: Any) -> Any:
+        return 2 * x
+
+    kernel = kernel_of(doubled)
+    kernel.load(kernel.compile())
+    assert doubled(3.0) == 6.0
 
 
 @pytest.fixture

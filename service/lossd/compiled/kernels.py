@@ -55,13 +55,18 @@ class Kernel:
         return cast("bytes", serialize.dumps(self.function.overloads[tuple(types)]._reduce()))
 
     def load(self, code: bytes) -> None:
-        """Load code that another process compiled; raise any exception if the bytes are not such code."""
+        """Load code that another process compiled; raise any exception if the bytes are not such code.
+
+        A process that was forked while a thread loaded it loads it again. Numba refuses calls of a function that has
+        two codes for one signature.
+        """
         with global_compiler_lock:
-            target = self.function.targetctx
-            target.refresh()
-            result = CompileResult._rebuild(target, *serialize.loads(code))
-            target.insert_user_function(result.entry_point, result.fndesc, [result.library])
-            self.function.add_overload(result)
+            if not self.function.overloads:
+                target = self.function.targetctx
+                target.refresh()
+                result = CompileResult._rebuild(target, *serialize.loads(code))
+                target.insert_user_function(result.entry_point, result.fndesc, [result.library])
+                self.function.add_overload(result)
             self.function.disable_compile()
         self.ready = True
 
