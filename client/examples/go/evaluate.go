@@ -64,8 +64,9 @@ type result struct {
 	Reduction struct{ Numerator, Denominator float64 }
 }
 
-// decode reads the answer, a safetensors file too: the result is JSON in its metadata, its tensors are the gradients.
-func decode(body []byte) (result result, gradients map[string][]float32, err error) {
+// decode reads the answer, a safetensors file too: the result is JSON in its metadata, its tensors are the gradients,
+// each a []float64 or a []float32.
+func decode(body []byte) (result result, gradients map[string]any, err error) {
 	if len(body) < 8 || uint64(len(body)-8) < binary.LittleEndian.Uint64(body) {
 		return result, nil, fmt.Errorf("the answer is not a safetensors file: %.80q", body)
 	}
@@ -81,16 +82,20 @@ func decode(body []byte) (result result, gradients map[string][]float32, err err
 	if err = json.Unmarshal([]byte(header["__metadata__"].Result), &result); err != nil {
 		return
 	}
-	gradients = map[string][]float32{}
+	gradients = map[string]any{}
 	for name, entry := range header {
-		if entry.Dtype == "F32" { // a gradient has the dtype of its input
-			data := body[start:][entry.Offsets[0]:entry.Offsets[1]]
-			elements := make([]float32, len(data)/4)
-			if err = binary.Read(bytes.NewReader(data), binary.LittleEndian, elements); err != nil {
-				return
-			}
-			gradients[strings.TrimPrefix(name, "gradient.")] = elements
+		if name == "__metadata__" {
+			continue
 		}
+		data := body[start:][entry.Offsets[0]:entry.Offsets[1]]
+		var elements any = make([]float32, len(data)/4)
+		if entry.Dtype == "F64" { // a gradient of float64 inputs
+			elements = make([]float64, len(data)/8)
+		}
+		if err = binary.Read(bytes.NewReader(data), binary.LittleEndian, elements); err != nil {
+			return
+		}
+		gradients[strings.TrimPrefix(name, "gradient.")] = elements
 	}
 	return
 }
@@ -98,7 +103,7 @@ func decode(body []byte) (result result, gradients map[string][]float32, err err
 // #endregion
 
 // #region post
-func evaluate(url, request string, tensors ...tensor) (result, map[string][]float32, error) {
+func evaluate(url, request string, tensors ...tensor) (result, map[string]any, error) {
 	file, err := encode(request, tensors...)
 	if err != nil {
 		return result{}, nil, err
@@ -142,7 +147,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	gradient := gradients["prediction"]
+	gradient, _ := gradients["prediction"].([]float32)
 	fmt.Println("loss", result.Loss)
 	fmt.Println("gradient", gradient)
 
