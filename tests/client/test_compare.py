@@ -125,7 +125,7 @@ def test_an_answer_of_another_program_is_told() -> None:
 
 
 def test_a_name_that_is_none_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(InvalidRequest, match="no name of a run"):
+    with pytest.raises(InvalidRequest, match="not the name of a run"):
         client(lambda _: {}).compare("a", "b/c")
 
 

@@ -414,8 +414,9 @@ def resolve(task_name: str, names: Sequence[str] | None) -> tuple[str, ...]:
             wanted.append(name)
         else:
             near = closest_metrics(name, known)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}GET /v1/metrics lists them all"
+            proposed = f"did you mean {' or '.join(near)}? GET /v1/metrics lists them all"
+            hint = proposed if near else f"there are {', '.join(known)}"
+            detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
     return tuple(dict.fromkeys(wanted))
 
