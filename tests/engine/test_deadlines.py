@@ -76,18 +76,22 @@ def test_ten_thousand_waiting_requests_are_not_walked(monkeypatch: pytest.Monkey
     with_engine(story)
 
 
-def test_each_request_is_refused_at_its_own_deadline() -> None:
+def test_each_request_is_refused_at_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(engine: ProcessEngine) -> None:
         now = time.monotonic()
-        late, early, latest = (engine.submit(JOB, DATA, now + wait) for wait in (0.2, 0.05, 60))
-        sweep(engine)
+
+        def sweep_after(seconds: float) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "monotonic", lambda: now + seconds)
+                sweep(engine)
+
+        late, early, latest = (engine.submit(JOB, DATA, now + wait) for wait in (200, 50, 6000))
+        sweep_after(49)
         assert not early.done()
-        await asyncio.sleep(0.06)
-        sweep(engine)
+        sweep_after(51)
         assert isinstance(early.exception(), DeadlineExceeded)
         assert not late.done()
-        await asyncio.sleep(0.16)
-        sweep(engine)
+        sweep_after(201)
         assert isinstance(late.exception(), DeadlineExceeded)
         assert not latest.done()
         engine.drop(latest)
