@@ -151,7 +151,7 @@ def _form(recipe: Recipe) -> Form | None:
         if label is not None:
             labels = work.inputs[label.name].reshape(-1).astype(np.int64, copy=False)
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
-        sizes = np.diff(starts).astype(np.float64)
+        sizes = (starts[1:] - starts[:-1]).astype(np.float64)
         if found.some:
             of_rows = work.inputs[found.second]
             sizes -= np.add.reduceat(of_rows.max(1) == of_rows.min(1), starts[:-1], dtype=np.int64)
@@ -169,7 +169,7 @@ def _form(recipe: Recipe) -> Form | None:
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts * width * positions, doubtful)
         if found.some:
-            columns[5] = np.diff(starts) - sizes
+            columns[5] = (starts[1:] - starts[:-1]) - sizes
         return Outcome(columns, doubtful, flags=("no_positives",) if found.some else ())
 
     return Form([kernel_of(multivariate.multivariate)], evaluate, shared.nbytes)

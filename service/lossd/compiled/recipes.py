@@ -366,7 +366,7 @@ def _formula(recipe: Recipe) -> Form | None:
         columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
         memory_of = (*inputs, *[nothing] * (formulas.INPUTS - len(inputs)))
         slopes_of = (*memory, *[nothing] * (formulas.SLOPES - len(memory)))
-        upstream = 1 / np.diff(starts) if mean else np.ones(count)
+        upstream = 1 / (starts[1:] - starts[:-1]) if mean else np.ones(count)
         kernel(number, *memory_of, words, starts, *numbers, upstream, *slopes_of, columns, doubtful)
         doubtful |= weighting != 0
         if words == 2:

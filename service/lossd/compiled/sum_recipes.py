@@ -148,7 +148,7 @@ def _vae(recipe: Recipe) -> Form | None:
 
     def evaluate(work: Work) -> Outcome:
         count, rows = len(work.rows), work.starts()
-        beta, one, samples = work.number("beta"), np.ones(count), np.diff(rows).astype(np.float64)
+        beta, one, samples = work.number("beta"), np.ones(count), (rows[1:] - rows[:-1]).astype(np.float64)
         upstream = 1 / samples if mean else one
         prediction, target, centre, spread = (work.inputs[name].reshape(-1) for name in NAMES)
         slopes = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -42,14 +42,9 @@ class Adversarial(Binary):
         fakes = (
             view.segments.rows if len(real) == len(fake) else [len(fake) // view.segments.count] * view.segments.count
         )
-        parts: list[Tensor] = []
-        target: list[Tensor] = []
-        for of_real, of_fake in zip(torch.split(real, view.segments.rows), torch.split(fake, fakes), strict=True):
-            parts += of_real, of_fake
-            target += torch.ones_like(of_real), torch.zeros_like(of_fake)
         rows = [r + f for r, f in zip(view.segments.rows, fakes, strict=True)]
         return view._replace(
-            tensors={"prediction": torch.cat(parts), "target": torch.cat(target)},
+            tensors=_Samples(real, fake, view.segments.rows, fakes),
             segments=Segments(rows, view.segments.device),
             combinations=None if view.combinations is None else _of_both(view.combinations, view.segments, fakes),
             activation=self.activation,
@@ -70,6 +65,36 @@ class Adversarial(Binary):
             given("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
             given("fake", "Its scores of generated samples, as many.", scores, no_labels=cls.no_labels),
         )
+
+
+class _Samples(Mapping[str, Tensor]):
+    """Predictions and targets: each request's real samples, then its fakes.
+
+    They are made at first use, because a compiled pass has counted what most requests ask for.
+    """
+
+    def __init__(self, real: Tensor, fake: Tensor, reals: Sequence[int], fakes: Sequence[int]) -> None:
+        self._scores = real, fake
+        self._rows = list(reals), list(fakes)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: list[Tensor] = []
+        target: list[Tensor] = []
+        real, fake = (torch.split(scores, rows) for scores, rows in zip(self._scores, self._rows, strict=True))
+        for of_real, of_fake in zip(real, fake, strict=True):
+            parts += of_real, of_fake
+            target += torch.ones_like(of_real), torch.zeros_like(of_fake)
+        return {"prediction": torch.cat(parts), "target": torch.cat(target)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("prediction", "target"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 def _of_both(combinations: Combinations, segments: Segments, fakes: Sequence[int]) -> Combinations:
