@@ -168,6 +168,12 @@ def test_these_have_no_pass(loss: dict[str, Any]) -> None:
     assert not uses_a_pass({"loss": loss}, drawn(draw, 3, torch.float32))
 
 
+def test_metrics_alone_need_no_pass() -> None:
+    assert not uses_a_pass(
+        {"loss": {"name": "crps_ensemble"}, "outputs": ["metrics"]}, drawn(several, 3, torch.float32)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "draw"), [("multilabel_soft_margin", labels), ("ranknet", documents)], ids=str)
 def test_targets_of_any_dtype_are_read(

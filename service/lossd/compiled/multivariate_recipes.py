@@ -116,7 +116,9 @@ INPUTS: Mapping[str, Callable[[Recipe], _Inputs | None]] = {
 
 
 def _form(recipe: Recipe) -> Form | None:
-    found = None if recipe.axes or recipe.inputs[0].name != "prediction" else INPUTS[recipe.loss or ""](recipe)
+    if recipe.axes or recipe.inputs[0].name != "prediction" or not recipe.evaluates_loss:  # it counts for no metric
+        return None
+    found = INPUTS[recipe.loss or ""](recipe)
     columns = {column.name: column for column in recipe.inputs}
     if found is None or columns.keys() != {"prediction", found.second, found.label} - {""}:
         return None
