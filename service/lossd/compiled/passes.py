@@ -105,7 +105,7 @@ class Passes:
             threading.Thread(target=build_in_background, name="lossd-compile", daemon=True).start()
 
     def load(self) -> None:
-        """Load the kernels, and compile those whose code is not stored in this process, which takes some 15 s."""
+        """Load the kernels, and compile those whose code is not stored in this process, which takes some 17 s."""
         from lossd.compiled.building import build, pending
         from lossd.compiled.kernels import Kernel
 
