@@ -95,6 +95,11 @@ LOSSES: list[tuple[dict[str, Any], Draw, Mapping[str, tuple[float, float]]]] = [
 """Each loss, its inputs, and two values of each parameter that may differ within a batch."""
 
 
+def named(value: Any) -> str:
+    """A value in the name of a test: a function without its address, which differs from process to process."""
+    return value.__name__ if callable(value) else str(value)
+
+
 def drawn(draw: Draw, rows: int, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
     tensors = draw(rows, torch.Generator().manual_seed(seed))
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
@@ -109,7 +114,7 @@ def both(requests: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=str)
-@pytest.mark.parametrize(("loss", "draw", "varying"), LOSSES, ids=str)
+@pytest.mark.parametrize(("loss", "draw", "varying"), LOSSES, ids=named)
 def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
     loss: dict[str, Any],
     draw: Draw,
@@ -135,7 +140,7 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1.5], ids=str)
-@pytest.mark.parametrize(("loss", "draw", "_"), LOSSES, ids=str)
+@pytest.mark.parametrize(("loss", "draw", "_"), LOSSES, ids=named)
 def test_a_doubtful_request_leaves_the_others_as_they_are(
     loss: dict[str, Any], draw: Draw, _: Any, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +180,7 @@ def test_metrics_alone_need_no_pass() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.float16], ids=str)
-@pytest.mark.parametrize(("name", "draw"), [("multilabel_soft_margin", labels), ("ranknet", documents)], ids=str)
+@pytest.mark.parametrize(("name", "draw"), [("multilabel_soft_margin", labels), ("ranknet", documents)], ids=named)
 def test_targets_of_any_dtype_are_read(
     name: str, draw: Draw, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
