@@ -1,4 +1,4 @@
-"""What to do about each type of problem, and a request that is answered with it."""
+"""How to fix each type of problem, and a request that causes it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Example(NamedTuple):
     """A request, and why it is refused.
 
     Attributes:
-        method: Its method.
-        path: Its path.
-        body: Its body: text, or what is sent as JSON; None for none.
-        detail: The problem's detail; ``…`` stands for what differs from time to time.
-        headers: Its headers, beside those of the body.
+        method: The method.
+        path: The path.
+        body: The body: text, or a value that is sent as JSON; None for no body.
+        detail: The problem's detail; ``…`` stands for parts that vary.
+        headers: Further headers; those of the body are added.
     """
 
     method: str
@@ -27,46 +27,46 @@ class Example(NamedTuple):
 
 
 FIXES: Mapping[str, str] = {
-    "malformed-body": "Check that the body is complete, and that the Content-Type names its format. A JSON library "
-    "writes JSON that parses; in safetensors, the first 8 bytes are the length of the header.",
-    "malformed-request": "Send the request with an HTTP library. If one did, look at what proxies on the way changed.",
+    "malformed-body": "Check that the body is complete, and that the Content-Type names its format. Use a library to "
+    "write JSON. A safetensors file begins with 8 bytes for the length of its header.",
+    "malformed-request": "Send the request with an HTTP library. If you do, check whether a proxy changes the request.",
     "unauthorized": "Send `Authorization: Bearer KEY`, or `X-API-Key: KEY`. The operator makes keys with `lossd key`.",
-    "forbidden": "If it is your page, the operator adds its origin to `LOSSD_CORS_ORIGINS`. If the service is behind a "
-    "proxy, the operator adds the proxy's name to `LOSSD_ALLOWED_HOSTS`.",
+    "forbidden": "For your own page, ask the operator to add its origin to `LOSSD_CORS_ORIGINS`. If the service is "
+    "behind a proxy, ask the operator to add the proxy's name to `LOSSD_ALLOWED_HOSTS`.",
     "quota-exceeded": "Delete runs that you no longer need with `lossd runs delete`, count fewer metrics or slices, or "
     "ask the operator for a higher limit.",
     "not-found": "Compare the path with the [API reference](redoc). Behind a proxy, add the proxy's path.",
-    "unknown-loss": "Use one of the names in the detail, or find the loss with `lossd losses WORD` or "
-    "`GET /v1/losses?q=WORD`. Names of other libraries, such as `MSELoss`, are found too.",
+    "unknown-loss": "Use one of the names in the detail, or find the loss with `lossd losses WORD` or `GET "
+    "/v1/losses?q=WORD`. Names of other libraries, such as `MSELoss`, are found too.",
     "unknown-metric": "Use one of the names in the detail. `GET /v1/metrics` lists the metrics of each task.",
-    "unknown-run": "Compare the name with `lossd runs`. A run of another key must be public to be seen.",
+    "unknown-run": "Compare the name with `lossd runs`. You can read a run of another key only if it is public.",
     "unknown-batch": "Compare the name with the batches of the run, `GET /v1/runs/{run}/batches`.",
-    "method-not-allowed": "Use one of the methods that the header `Allow` names.",
+    "method-not-allowed": "Use one of the methods in the header `Allow`.",
     "request-timeout": "Send the request again. On a slow connection, send safetensors, which is smaller than JSON, or "
     "compress the body.",
-    "conflict": "Read the run's state with `GET /v1/runs/{run}`; the detail names what to do.",
+    "conflict": "Read the run's state with `GET /v1/runs/{run}`. The detail says what to do.",
     "run-differs": "Give the new run another name, or delete the old one.",
     "batch-conflict": "Give each batch of data its own name. Send the same bytes when you repeat a batch.",
-    "duplicate-rows": "Send each row once. If a script was started again, ask for `GET /v1/runs/{run}` and send only "
-    "what is missing; the Python client does that.",
-    "run-sealed": "Count in another run. A sealed run is final.",
+    "duplicate-rows": "Send each row once. If you restart a script, read `GET /v1/runs/{run}` and send only the "
+    "missing rows; the Python client does that.",
+    "run-sealed": "Send the rows to another run. A sealed run is final.",
     "incomplete": "Send the rows that `missing` names, then seal again.",
-    "other-targets": "Compare the labels, the weights and the number of rows with those that the fingerprint was made "
-    "of. Then delete the run and score again.",
-    "definition-changed": "Start another run; the metric is computed differently since the service was upgraded.",
-    "not-comparable": "Score both models with the same definition on the same rows. For different rows, ask for an "
-    "unpaired comparison.",
-    "too-large": "Send less at once, such as half of the batch. If the detail names a setting, the operator may raise "
-    "it.",
+    "other-targets": "Compare the labels, the weights and the number of rows with those of the fingerprint. Then "
+    "delete the run and score again.",
+    "definition-changed": "Start another run. An upgrade of the service changed the definition of the metric.",
+    "not-comparable": "Score both models with the same definition on the same rows. For different rows, set "
+    "`unpaired`.",
+    "too-large": "Send less at once, such as half of the batch. If the detail names a setting, ask the operator to "
+    "raise it.",
     "uri-too-long": "Send the parameters in the body of `POST /v1/evaluate`.",
     "head-too-large": "Send fewer or shorter headers and trailers. Cookies of other pages on the same host count too.",
     "unsupported-media-type": "Send `Content-Type: application/json` or `application/vnd.safetensors`. For curl, add "
     "`-H 'Content-Type: application/json'`.",
     "not-evaluable": "The detail names what is missing: weights, a device, or a value that makes the loss finite.",
-    "invalid-request": "Correct each field that `errors` points at. `lossd losses NAME` lists a loss's parameters.",
+    "invalid-request": "Correct each field in `errors`. `lossd losses NAME` lists a loss's parameters.",
     "missing-input": "Send the tensor under the name that the detail gives.",
-    "unknown-input": "Rename the tensor to one that the loss takes, or leave it out. Names of other libraries, such as "
-    "`pred` or `labels`, get a proposal.",
+    "unknown-input": "Rename the tensor to one that the loss takes, or leave it out. For names of other libraries, "
+    "such as `pred` or `labels`, the detail proposes one.",
     "shape-mismatch": "Change the shape as the detail proposes: add a batch axis, move the class axis, or drop an axis "
     "of length 1.",
     "dtype-mismatch": "Convert the tensor. Class indices are integers: `target.astype('int64')`.",
@@ -74,10 +74,11 @@ FIXES: Mapping[str, str] = {
     "`ignore_index`.",
     "queue-full": "Wait as long as `Retry-After` says. If it happens often, send fewer requests at once, or add a "
     "replica.",
-    "internal-error": "Report the request id to the operator. The log has an entry with it.",
-    "unavailable": "Wait as long as `Retry-After` says; the Python client does. If it lasts, read `/health/ready`.",
+    "internal-error": "Report the request id to the operator. The service's log contains it.",
+    "unavailable": "Wait as long as `Retry-After` says; the Python client does. If the problem lasts, read "
+    "`/health/ready`.",
     "deadline-exceeded": "Set a later deadline in `X-Request-Timeout-Ms`, send less at once, or add a replica.",
-    "storage-full": "The operator makes room on the disk or in the database; then send the batch again.",
+    "storage-full": "Ask the operator to free space on the disk or in the database. Then send the batch again.",
 }
 """How to fix a request of each type, in Markdown of code and links."""
 
@@ -218,4 +219,4 @@ EXAMPLES: Mapping[str, Example] = {
         {**GOOD, "target": [0, 2]},
     ),
 }
-"""A request that is answered with the problem, by its type. Some types need a fault of the network or the service."""
+"""A request that causes the problem, by its type. Some types need a fault of the network or the service."""
