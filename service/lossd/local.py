@@ -33,24 +33,31 @@ def evaluate(
     device: str = "cpu",
     **keywords: Any,
 ) -> Evaluation:
-    """Evaluate a loss, its gradient and metrics; arguments and answer are those of ``LossClient.evaluate``.
+    """Evaluate a loss, its gradient and metrics in this process, without a service.
+
+    The arguments and the result are those of ``LossClient.evaluate``.
 
     Args:
         loss: The loss's name, or an object of its name and parameters.
-        prediction: An array, a tensor or a nested list.
-        target: An array, a tensor or a nested list.
+        prediction: A NumPy array, a torch tensor or a nested list. Lists of floats become float32, lists of integers
+            int64.
+        target: As ``prediction``.
         task: The task whose metrics are computed without a loss.
         inputs: Further inputs by name.
-        outputs: The outputs: loss, gradient, gradient.<input>, metrics, which are the default, and hessian,
-            hessian.<input>, hvp, hvp.<input>.
-        gradient: clip_norm, clip_scope, clip_value, dtype, layout.
-        hessian: form, floor.
-        metrics: Names of metrics, or the options' object.
-        device: Where to compute: cpu, cuda, cuda:0.
+        outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``, ``hessian``,
+            ``hessian.<input>``, ``hvp``, ``hvp.<input>``. The default is loss, gradient and metrics.
+        gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype, layout.
+        hessian: Options of the Hessian: form, floor.
+        metrics: Names of metrics, or an object of options.
+        device: The torch device: cpu, cuda, cuda:0.
         **keywords: Inputs (arrays and tensors, and lists under an input's name) and the loss's parameters.
 
+    Returns:
+        The evaluation. A gradient has the shape and the dtype of its input; for float16, bfloat16 and integers it is
+        float32.
+
     Raises:
-        Problem: The service would answer with this error.
+        Problem: The request is invalid. The service answers with the same error.
     """
     composed = compose(
         loss,

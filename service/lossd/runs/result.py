@@ -21,22 +21,23 @@ class RunResult:
         loss: The loss over all rows; None without a loss.
         metrics: The task's metrics, in the form of an evaluation: ``metrics.f1.macro``.
         level: The level of the intervals.
-        groups: How many groups of rows intervals are made of; 0 if the run has none.
+        groups: The number of groups of rows from which intervals are computed; 0 if the run has none.
         intervals: ``low``, ``high`` and ``standard_error`` of a value by its name, such as ``f1.macro`` or
             ``f1.per_class.3``; values without an interval are left out.
         slices: For each value of a slice and each crossing: ``slice``, and ``counted``, ``loss``, ``metrics``,
             ``intervals``, ``bounds`` and ``warnings`` of its rows.
-        worst: For each number with a better side the slice where it is worst, and the ``value`` there; crossings and
-            slices of fewer than 64 rows are left out.
-        gap: For each of these numbers the largest difference between two values of one slice.
-        counted: ``rows``: how many rows are counted.
-        missing: The first ranges of rows that are not counted, [first, behind the last]; rows by position or id only.
-        bounds: For each metric of a table that had to be cut: how far it may be from the exact value (``within``), and
-            the leading bits of a score that were kept (``bits``).
+        worst: For each number with a better direction, the ``slice`` with the worst value, and its ``value``. Crossings
+            and slices with fewer than 64 rows are left out.
+        gap: For each of these numbers, the largest difference between two values of one slice.
+        counted: ``rows``: the number of counted rows.
+        missing: The first ranges of rows that are not counted, as [first, last + 1]; for identities ``position`` and
+            ``id`` only.
+        bounds: For each metric whose table exceeded the run's ``limit``: the largest possible error (``within``), and
+            the number of leading bits of each score that were kept (``bits``).
         targets: The fingerprint of the targets, ``t1:`` and 32 hexadecimal digits; None for tasks without any.
-        pairing: The fingerprint of which rows are in which group, where the targets' does not tell; else None.
+        pairing: The fingerprint of the assignment of rows to groups; None if the targets' fingerprint determines it.
         digest: ``s2:`` and the digest of the run's state: equal for equal definitions and rows.
-        readable: The metrics of the task that can be computed of what the run has counted.
+        readable: The metrics of the task that can be computed from the counted parts.
         warnings: Warnings, each with ``code`` and ``detail``.
     """
 
@@ -58,7 +59,7 @@ class RunResult:
     warnings: list[Record] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values; NaN and infinities as strings."""
+        """Return the result as JSON values. NaN and infinities are strings."""
         document = {
             **({} if self.loss is None else {"loss": self.loss}),
             "metrics": self.metrics,

@@ -49,7 +49,9 @@ __all__ = ["Run", "RunResult"]
 
 
 class Run:
-    """The metrics and the loss of all rows that batches have brought, exact in any order and any split.
+    """The loss and the metrics of a data set, counted batch by batch.
+
+    The order and the split of the rows do not change the result.
 
     >>> run = Run(task="binary", metrics=["accuracy"])
     >>> run.add([2.0, -1.0], [1, 1]), run.add([3.0, 0.5], [1, 0])
@@ -57,29 +59,29 @@ class Run:
     >>> run.result().metrics.accuracy
     0.5
 
-    Counts, and metrics made of counts, equal those of one evaluation of all rows to the last bit. Means are the sum of
-    the rows' values, rounded once. Areas and quantiles are exact while their table has room for all scores, and else
-    within a bound that the result states. A batch that is refused changes nothing.
+    Counts, and metrics computed from counts, are bit-identical to those of one evaluation of all rows. Means are
+    computed from exact sums and rounded once. Areas and quantiles are exact while their table has room for all scores.
+    Otherwise their error is within the bound in the result's ``bounds``. A refused batch changes nothing.
 
     Args:
-        task: The task whose metrics are computed; None for the loss's own.
+        task: The task whose metrics are computed; None for the loss's task.
         loss: The loss's name, or an object of its name and parameters; None for metrics alone.
-        metrics: Names of metrics, or the options' object, as for :func:`lossd.evaluate`.
-        identity: How rows are told apart, so that none counts twice: ``position`` (each batch says where it begins),
-            ``id`` (each row has an integer), or ``batch`` (each batch may have a name).
-        rows: The number of rows of the data set, to tell which are missing; None if it is not known.
-        scope: ``batch`` allows metrics that compare the rows of a batch with each other: the result is the mean of the
-            batches' values, which depends on the split. ``rows`` refuses them.
-        limit: The most rows of the tables of one metric. A row of scores takes 20 bytes.
-        groups: The groups of rows that are counted apart, of which intervals are made: 64, 32, 16, or 0 for none.
-        slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``; the metrics of the rows of each
-            value are counted too.
-        crossed: Slices whose combinations of values are counted too, such as ``[["site", "sex"]]``.
-        device: Where to compute: cpu, cuda, cuda:0.
+        metrics: Names of metrics, or an object of options, as for :func:`lossd.evaluate`.
+        identity: What identifies the rows, so that no row counts twice: ``position`` (each batch has the position of
+            its first row), ``id`` (each row has an integer), or ``batch`` (each batch may have a name).
+        rows: The number of rows of the data set. The result then lists the missing rows. None if it is unknown.
+        scope: ``batch`` allows metrics that compare the rows of a batch with each other. Their result is the mean of
+            the batches' values, which depends on the split. ``rows`` refuses such metrics.
+        limit: The maximum number of rows in the tables of one metric. A row of scores takes 20 bytes.
+        groups: The number of groups of rows from which intervals are computed: 64, 32 or 16; 0 for no intervals.
+        slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``. The metrics are also computed
+            for the rows of each value.
+        crossed: Slices whose combinations are slices too, such as ``[["site", "sex"]]``.
+        device: The torch device: cpu, cuda, cuda:0.
         **parameters: The loss's parameters.
 
     Raises:
-        Problem: The service would answer such a request with this error.
+        Problem: The definition is invalid. The service answers with the same error.
     """
 
     def __init__(
@@ -140,25 +142,26 @@ class Run:
         """Count a batch of rows.
 
         Args:
-            prediction: An array, a tensor or a nested list.
-            target: An array, a tensor or a nested list.
+            prediction: A NumPy array, a torch tensor or a nested list.
+            target: As ``prediction``.
             inputs: Further inputs by name.
             first: The position of the batch's first row in the data set, for the identity ``position``.
-            sample_id: The rows' ids, (N,) integers, for the identity ``id``.
-            name: The batch's name, for the identity ``batch``. A second batch of that name counts nothing if it has
-                the same content, and is refused otherwise.
-            cluster_id: What the rows belong to, (N,) integers, such as patients or documents: intervals then take these
-                for independent, and not the rows. With every batch, or with none.
-            slices: The rows' value of each declared slice: one text for all, None for none; or N texts, or their N
-                codes among the declared values, -1 for none.
+            sample_id: The ids of the rows, (N,) integers, for the identity ``id``.
+            name: The batch's name, for the identity ``batch``. A second batch with this name is refused if its content
+                differs. With the same content it counts nothing.
+            cluster_id: The cluster of each row, such as a patient or a document, (N,) integers. Intervals then treat
+                clusters as independent, and not rows. Send it with every batch or with none.
+            slices: The values of each declared slice: one text for the whole batch, (N,) texts, or (N,) integers, the
+                indices of the declared values. None and -1 mean that a row has no value.
             **further: Further inputs: ``sample_weight`` (N,), and so on.
 
         Returns:
-            How many rows were counted: N, or 0 for a batch that was counted before.
+            The number of rows that were counted: N, or 0 for a batch that was counted before.
 
         Raises:
+            InvalidRequest: A batch with this name was counted with other content.
             DuplicateRows: A row was counted before.
-            Problem: The batch is wrong.
+            Problem: An input, a shape or a dtype is invalid.
         """
         composed = compose(
             loss="", prediction=prediction, target=target, inputs={**(inputs or {}), **further}, keywords={}
@@ -244,28 +247,28 @@ class Run:
         return rows, name, digest
 
     def merge(self, other: Run) -> None:
-        """Count the rows of another run, which keeps its own.
+        """Add the rows of another run to this one. The other run does not change.
 
         Raises:
-            DuplicateRows: Both counted a row.
-            InvalidRequest: The other run is defined differently.
+            DuplicateRows: A row is in both runs.
+            InvalidRequest: The definitions of the runs differ.
         """
         self._state.merge(other._state)
 
     def state(self) -> bytes:
-        """Return the run as bytes, for another process: the same bytes for the same rows, however they were counted."""
+        """Return the run's state as bytes, for another process: equal for equal definitions and rows."""
         return self._state.encode()
 
     @classmethod
     def from_state(cls, data: bytes, *, device: str = "cpu") -> Run:
-        """Return the run whose :meth:`state` these bytes are.
+        """Return a run with the state that :meth:`state` returned.
 
         Args:
-            data: The bytes, which may come from anybody.
-            device: Where to compute what is added.
+            data: The bytes. They are checked, so they may come from an untrusted source.
+            device: The torch device for further batches: cpu, cuda, cuda:0.
 
         Raises:
-            InvalidRequest: The bytes are damaged, or of a metric whose definition has changed since.
+            InvalidRequest: The bytes are damaged, or the definition of a metric has changed since.
         """
         state = RunState.decode(data)
         run = cls.__new__(cls)
@@ -282,14 +285,16 @@ class Run:
         return {name: METRICS[self._plan.task][name].version for name in names}
 
     def result(self, *, level: float = LEVEL, metrics: Sequence[str] | None = None) -> RunResult:
-        """Return the score of the rows counted so far; it changes nothing.
+        """Return the score of the rows counted so far. The run does not change.
 
         Args:
-            level: The level of the intervals.
-            metrics: The metrics: any of the task whose parts the run has counted; None for those it was made for.
+            level: The level of the intervals, above 0.5 and at most 0.9999.
+            metrics: The metrics to return; None for those of the definition. Other metrics of the task are possible if
+                the run has counted what they need.
 
         Raises:
-            InvalidRequest: No row was counted, or the run has not counted what a metric is made of.
+            InvalidRequest: No row was counted, the level is out of range, or the run has not counted what a metric
+                needs.
         """
         _check_level(level)
         return result_of(self._state, self._plan, level=level, metrics=metrics)
@@ -303,18 +308,19 @@ class Run:
         slices: bool = False,
         unpaired: bool = False,
     ) -> Record:
-        """Return the comparison of other runs with this one, the baseline: each difference, its interval and its p.
+        """Compare other runs with this one, the baseline: each difference, its interval and its p.
 
-        The difference of each pair of runs is taken over the same rows, so that what is difficult for both runs does
-        not hide it.
+        The comparison is paired: it computes the differences on the same rows. This removes the variation that the runs
+        have in common.
 
         Args:
             *others: The other runs, of the same rows.
-            level: The level of the intervals; a verdict is undecided unless p, corrected by Holm, is below 1 - level.
-            metrics: The metrics: any that all runs have counted; None for those that all were made for.
-            classes: Whether the values of single classes are compared.
-            slices: Whether the slices are compared that all runs have.
-            unpaired: Whether the runs may be of different rows.
+            level: The level of the intervals, above 0.5 and at most 0.9999. A verdict is undecided unless p, corrected
+                by Holm, is below 1 - level.
+            metrics: The metrics to compare, which all runs have counted; None for those of all definitions.
+            classes: Whether to compare the values of single classes.
+            slices: Whether to compare the slices that all runs have.
+            unpaired: Whether the runs may have different rows.
 
         Returns:
             ``level``, ``paired``, ``groups``, ``rows``, ``runs`` and, for each of the others, ``comparisons``:
@@ -323,7 +329,8 @@ class Run:
 
         Raises:
             NotComparable: The runs differ in more than their predictions.
-            InvalidRequest: A run has not counted what a metric is made of.
+            InvalidRequest: There is no other run, the level is out of range, or a run has not counted what a metric
+                needs.
         """
         _check_level(level)
         if not others:
