@@ -30,7 +30,7 @@ NAMES: Mapping[str, tuple[str, float]] = {
     "expectile_error": ("expectile", 0.5),
     "squared_log_error": ("squared_log", 1.0),
 }
-"""What boosting libraries call a loss: lossd's name, and the factor that gives the library's numbers."""
+"""Names of losses in boosting libraries: lossd's name, and the factor that gives the library's numbers."""
 
 BOOSTERS = ("xgboost", "lightgbm")
 
@@ -57,13 +57,17 @@ def objective(
 
     Args:
         name: A loss's name, or one of :data:`NAMES`.
-        url: The service's address; by default http://localhost:8000.
+        url: The service's address; the default is http://localhost:8000.
         client: In place of ``url``: a client, or the module ``lossd`` to evaluate in this process.
         api_key: The key for the service at ``url``.
-        form: Which second derivatives: exact, fisher, xgboost or lightgbm. By default those of the library that asks,
-            as far as the data it hands over tell; the exact ones for its scikit-learn estimators.
-        floor: The least second derivative; see ``hessian.floor`` of the service.
+        form: The form of the second derivatives: exact, fisher, xgboost or lightgbm. The default is xgboost for a data
+            set of XGBoost, lightgbm for one of LightGBM, and exact for arrays, as from scikit-learn estimators, and
+            for CatBoost.
+        floor: The minimum of the second derivatives; see ``hessian.floor`` of the service.
         **parameters: Parameters of the loss, such as ``gamma=2.0``.
+
+    Returns:
+        A callable that returns gradients and second derivatives.
 
     Raises:
         TypeError: Both ``url`` and ``client`` are given, or a reduction.
@@ -77,10 +81,10 @@ def objective(
 
 
 class Objective:
-    """A loss as a custom objective: gradient and second derivative of each row's loss by its raw score.
+    """A loss as a custom objective: the gradient and the second derivative of each row's loss by its raw score.
 
     Call it as XGBoost's ``obj(predt, dtrain)``, LightGBM's ``fobj(preds, train_data)``, or as the ``objective`` of
-    either's scikit-learn estimators, ``f(y_true, y_pred, sample_weight)``. :meth:`calc_ders_range` is CatBoost's.
+    either's scikit-learn estimators, ``f(y_true, y_pred, sample_weight)``. CatBoost calls :meth:`calc_ders_range`.
 
     Attributes:
         loss: The loss's name.
@@ -123,11 +127,11 @@ class Objective:
         return self._derivatives(first, second.get_label(), second.get_weight(), form)
 
     def calc_ders_range(self, approxes: Sequence[Any], targets: Any, weights: Any = None) -> list[tuple[float, float]]:
-        """Return CatBoost's pair for each row: it maximises, so both derivatives have the opposite sign.
+        """Return the two derivatives of each row for CatBoost. It maximises, so both have the opposite sign.
 
         Args:
-            approxes: The raw scores of each output; one output.
-            targets: The labels.
+            approxes: The raw scores: one sequence (N,) for the one output.
+            targets: The labels, (N,).
             weights: The weight of each row, or None.
 
         Raises:

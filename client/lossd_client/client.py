@@ -51,29 +51,29 @@ def _check_cacert(cacert: object, http: object) -> None:
 
 
 class LossClient:
-    """A connection to a lossd service. Threads may share it, and a forked process may use it.
+    """A client of a lossd service. Threads may share it, and a forked process may use it.
 
     >>> with LossClient("http://localhost:8000") as lossd:  # doctest: +SKIP
     ...     result = lossd.evaluate("focal", prediction, target, gamma=2.0)
     ...     result.loss, result.gradient, result.metrics.f1.macro
 
     Args:
-        url: The service's address, or several: a sequence, or one text with commas. A Unix socket on this machine is
-            ``unix:///run/lossd.sock``, which can only be the one address. A name with several records (A, AAAA) is
-            several addresses; it is resolved again every 30 seconds. Each call goes to the address with the fewest
-            calls in flight. An address that fails rests for a second, and the call goes to another one.
+        url: The service's address, or several: a sequence, or one text with commas. A Unix socket, such as
+            ``unix:///run/lossd.sock``, must be the only address. A name with several records (A, AAAA) is several
+            addresses; it is resolved again every 30 seconds. Each call goes to the address with the fewest calls in
+            flight. An address that fails is not used for a second, and the call goes to another one.
         api_key: Sent as ``Authorization: Bearer``, for a service that requires a key.
         timeout_s: Seconds a call may take, retries included. The service gets the deadline and drops expired requests.
         retries: How often a call is retried after a failed connection, 429, or a proxy's answer in place of lossd's. A
-            503 is retried until ``timeout_s``, because a starting service answers so. A call that an address refused
-            goes to the other addresses first, which costs no retry. 0 turns all retries off. Retrying is safe: an
-            evaluation is pure.
-        stall_s: Seconds without a byte sent or received after which the service is asked for ``/health/live`` on
-            another connection. Without an answer within a few seconds the call is sent again; with one it waits on.
+            503 is retried until ``timeout_s``, because a starting service answers with 503. If an address refuses the
+            connection, the call first goes to the other addresses; that does not count as a retry. 0 turns all retries
+            off. Retrying is safe: an evaluation is pure.
+        stall_s: If no byte is sent or received for this many seconds, the client requests ``/health/live`` on another
+            connection. If that is answered within a few seconds, the call waits longer; otherwise it is sent again.
             ``math.inf`` turns this off.
-        cacert: A file of certificates, in PEM, that are trusted beside the system's: of a private authority.
+        cacert: A PEM file with the certificates of a private authority. They are trusted in addition to the system's.
         http: An ``httpx`` client to use instead of a new one, for proxies or certificates. Its current headers are sent
-            with every call. ``close`` leaves it open. If its transport is not httpx's own, then that transport resolves
+            with every call. ``close`` leaves it open. If its transport is not httpx's own, that transport resolves
             names, and ``stall_s`` has no effect.
     """
 
@@ -141,8 +141,8 @@ class LossClient:
             task: The task whose metrics are computed without a loss: binary, multiclass, regression, …
             inputs: Inputs by name. Use it for lists under a name of your own, and for an input that has the name of one
                 of these arguments.
-            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``, which are the default,
-                and ``hessian``, ``hessian.<input>``, ``hvp``, ``hvp.<input>``.
+            outputs: What to compute: ``loss``, ``gradient``, ``gradient.<input>``, ``metrics``, ``hessian``,
+                ``hessian.<input>``, ``hvp``, ``hvp.<input>``. The default is loss, gradient and metrics.
             gradient: Options of the gradient: clip_norm, clip_scope, clip_value, dtype, layout.
             hessian: Options of the Hessian: form (exact, fisher, xgboost, lightgbm), floor.
             metrics: Options of the metrics, or only the metrics' names.
@@ -153,10 +153,12 @@ class LossClient:
                 2]``, ``reduction="none"``).
 
         Returns:
-            The evaluation. Each gradient has the library (NumPy or torch) and the device of its input.
+            The evaluation. Each gradient has the shape, the dtype, the library (NumPy or torch) and the device of its
+            input. For float16, bfloat16 and integers its dtype is float32. The gradient's ``dtype`` and ``layout``
+            change dtype and shape.
 
         Raises:
-            Problem: The service answered with an error; the class names it.
+            Problem: The service answered with an error; the class tells its type.
             ConnectionFailed: No answer came.
             UnreadableAnswer: The answer is not lossd's.
             TypeError: Arguments contradict each other, or the wire does not carry a tensor's dtype.
@@ -193,7 +195,7 @@ class LossClient:
         """Compute the metrics of a task, without a loss.
 
         Args:
-            task: binary, multilabel, multiclass, regression, …
+            task: The task: binary, multilabel, multiclass, regression, …
             prediction: As for :meth:`evaluate`.
             target: As for :meth:`evaluate`.
             inputs: As for :meth:`evaluate`.
@@ -201,6 +203,13 @@ class LossClient:
             request_id: As for :meth:`evaluate`.
             **options_and_inputs: Arrays and tensors are inputs, all others are options (``names=["f1"]``,
                 ``threshold=0.5``, ``from_logits=False``).
+
+        Returns:
+            The evaluation; its ``metrics`` are set, and its ``loss`` is None.
+
+        Raises:
+            LossdError: As for :meth:`evaluate`.
+            TypeError: As for :meth:`evaluate`.
         """
         return self._run(
             self._service.metrics(
@@ -232,7 +241,7 @@ class LossClient:
                 advanced while earlier batches are evaluated.
             loss: As for :meth:`evaluate`; None if ``task`` is given.
             outputs: As for :meth:`evaluate`; the default is loss and metrics.
-            in_flight: The most requests in flight at a time.
+            in_flight: The maximum number of requests in flight.
             progress: Whether to draw a progress bar on standard error; the default is only on a terminal.
             **options: Any other argument of :meth:`evaluate`, the same for all batches.
 
@@ -271,33 +280,35 @@ class LossClient:
         owner: str | None = None,
         **parameters: Any,
     ) -> RemoteRun:
-        """Create a run, or open the run of that name and definition; the service counts its rows and keeps its score.
+        """Create a run, or open the run with this name and definition. The service counts its rows and keeps its score.
 
         Args:
-            name: The run's name: 1 to 200 letters, digits and ``. _ ~ -``. Alone, it opens a run that exists.
-            task: The task whose metrics are computed: binary, multiclass, …; with a loss, instead of the loss's own.
+            name: The run's name: 1 to 200 letters, digits and ``. _ ~ -``. Without a definition, an existing run is
+                opened.
+            task: The task whose metrics are computed: binary, multiclass, … The default is the loss's task.
             loss: The loss's name, or an object of its name and parameters; None for metrics alone.
-            metrics: The metrics' names, or an object of names and options; the default is the task's default ones. []
-                counts the loss alone.
+            metrics: The metrics' names, or an object of names and options. The default is the task's default metrics;
+                [] counts the loss alone.
             dataset: The data set's name, ``name@version``, or an object of name, version, rows and targets.
-            rows: The number of rows of the data set, without all of which the run cannot be sealed.
-            targets: The fingerprint that the targets must have, as a result states it: ``t1:`` and 32 digits.
-            identity: How rows are told apart, so that none counts twice: ``position`` (each batch says where it
-                begins), ``id`` (each row has an integer, the input ``sample_id``), or ``batch`` (by batches' names).
+            rows: The number of rows of the data set. The run can be sealed only when all of them are counted.
+            targets: The fingerprint that the targets must have, from a result: ``t1:`` and 32 hexadecimal digits.
+            identity: What identifies the rows, so that no row counts twice: ``position`` (each batch has the position
+                of its first row), ``id`` (each row has an integer, the input ``sample_id``), or ``batch`` (each batch
+                has a name).
             scope: ``batch`` allows metrics that compare the rows of a batch with each other.
-            limit: The most rows of the tables of one metric.
-            groups: The groups of rows that are counted apart, of which intervals are made; 0 for no intervals.
-            slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``, whose scores are kept too.
-            crossed: Slices whose combinations of values are scored too, such as ``[["site", "sex"]]``.
+            limit: The maximum number of rows in the tables of one metric.
+            groups: The number of groups of rows from which intervals are computed; 0 for no intervals.
+            slices: The values of each slice by its name, such as ``{"site": ["A", "B"]}``. Each value has a score too.
+            crossed: Slices whose combinations have scores too, such as ``[["site", "sex"]]``.
             tags: Text by name, such as a commit; not part of the definition.
             public: Whether other keys may read the run; not part of the definition.
             owner: The owner of a public run, to read it.
             **parameters: The loss's parameters.
 
         Raises:
-            RunDiffers: A run of that name has another definition; ``fields`` names what differs.
+            RunDiffers: A run of that name has another definition; ``fields`` lists the differences.
             UnknownRun: There is no run of that name, and no definition was given.
-            LossdError: The definition is wrong, or no answer came.
+            LossdError: The definition is invalid, or no answer came.
             TypeError: Arguments contradict each other.
         """
         conversation = open_run(
@@ -332,10 +343,10 @@ class LossClient:
         sort: str | None = None,
         limit: int | None = None,
     ) -> list[Record]:
-        """Return the runs of this key and the public ones: the leaderboard of a data set.
+        """Return the runs of this key and the public runs.
 
-        ``summary`` has the numbers of a run's result. Those of an open run are of the latest result that somebody read,
-        and ``summary_of`` says which ``rows`` and ``batches`` had been counted by then.
+        ``summary`` has the numbers of a run's result. For an open run they are from the latest result that was read,
+        and ``summary_of`` has the numbers of ``rows`` and ``batches`` counted at that time.
 
         Args:
             dataset: Only runs on the data set of this name, or ``name@version``.
@@ -343,7 +354,7 @@ class LossClient:
             status: Only open runs, or only sealed ones.
             tag: Only runs with this tag: its name and its value, as ``commit:4f1c``.
             sort: The order: a metric such as ``f1.macro``, or ``-f1.macro`` with the highest first.
-            limit: The most runs; None for all.
+            limit: The maximum number of runs; None for all.
         """
         return self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
 
@@ -389,29 +400,30 @@ class LossClient:
         level: float | None = None,
         unpaired: bool = False,
     ) -> Comparison | Comparisons:
-        """Return how runs differ from the first one, the baseline, and whether by more than chance.
+        """Compare runs with a baseline: each difference, its interval and its p.
 
-        The runs have counted the same rows and targets, by the same definition. The comparison is paired: it uses how
-        both models did on the same rows, without the predictions.
+        The runs must have the same definition, rows and targets. The comparison is paired by groups of the same rows.
+        It does not need the predictions.
 
         Args:
             baseline: The name of the run that the others are compared with.
             run: The name of the other run.
             *others: The names of further runs.
             owner: The owner of public runs: one for all, or one for each run, None for your own.
-            metrics: Only these metrics; the default is those that the runs' definition names.
-            classes: Whether the metrics of single classes are compared too.
-            slices: Whether the runs are compared on each slice too.
-            level: The level of the intervals, over 0.5; the default is 0.95.
-            unpaired: Whether runs of different rows are compared too, as independent samples. That is less sensitive.
+            metrics: Only these metrics; the default is those of the runs' definition.
+            classes: Whether to compare the metrics of single classes too.
+            slices: Whether to compare the runs on each slice too.
+            level: The level of the intervals, above 0.5; the default is 0.95.
+            unpaired: Whether runs of different rows are compared as independent samples, which is less sensitive.
 
         Returns:
-            The comparison, or all of them for three runs or more: ``compare("a", "b")["f1.macro"].verdict``.
+            A comparison for two runs: ``compare("a", "b")["f1.macro"].verdict``. Comparisons for three runs or more.
 
         Raises:
-            NotComparable: The runs differ in definition, rows or targets; ``runs`` says which, and in what.
-            UnknownRun: There is no run of a name.
-            InvalidRequest: The runs have not counted what a metric is made of, or an argument is out of range.
+            NotComparable: The runs differ in definition, rows or targets; ``runs`` lists the runs and their
+                differences.
+            UnknownRun: A run does not exist.
+            InvalidRequest: The runs have not counted what a metric needs, or an argument is out of range.
             LossdError: No answer came.
         """
         conversation = self._service.compare(
@@ -536,7 +548,7 @@ class AsyncLossClient:
         timeout_s: Seconds a call may take, retries included.
         retries: How often a call is retried.
         stall_s: Seconds without a byte after which the service must show that it lives.
-        cacert: A file of certificates, in PEM, that are trusted beside the system's: of a private authority.
+        cacert: A PEM file with the certificates of a private authority.
         http: An ``httpx`` client to use instead of a new one.
     """
 

@@ -27,11 +27,11 @@ class Difference:
         low: The lower end of the difference's interval; None without an interval.
         high: The upper end.
         standard_error: The standard error of the difference; None without an interval.
-        p: How probable such a difference is if both models are equally good; None without an interval.
-        p_holm: The same, corrected by Holm's method for the number of metrics in the comparison.
-        better: Which values are better: ``higher`` or ``lower``; None for metrics without a better side.
+        p: The probability of at least this difference if both models are equally good; None without an interval.
+        p_holm: ``p``, corrected by Holm's method for the number of metrics in the comparison.
+        better: Which values are better: ``higher`` or ``lower``; None for metrics without a better direction.
         verdict: ``b`` if the run is better, ``a`` if the baseline is better, ``undecided``, or None for metrics without
-            a better side or without an interval.
+            a better direction or without an interval.
     """
 
     baseline: float | None
@@ -60,7 +60,7 @@ class _Differences:
         """Return the difference of a metric, such as ``f1.macro``.
 
         Raises:
-            KeyError: The metric was not compared; the message names those that were.
+            KeyError: The metric was not compared; the message lists the compared ones.
         """
         if name not in self.metrics:
             raise KeyError(f"{name} was not compared; there are {', '.join(self.metrics) or 'no metrics'}")
@@ -73,7 +73,7 @@ class SliceComparison(_Differences):
 
     Attributes:
         slice: The slice's name and value, such as ``{"site": "A"}``; several of a crossing.
-        rows: How many rows it has.
+        rows: The number of rows in the slice.
         metrics: The differences by the metric's name.
     """
 
@@ -93,9 +93,9 @@ class Comparison(_Differences):
         metrics: The differences by the metric's name: ``accuracy``, ``f1.macro``, ``f1.per_class.3``.
         slices: The comparison on each slice, if it was asked for.
         level: The level of the intervals, such as 0.95.
-        paired: Whether both runs were compared row group by row group, on the same rows.
-        rows: How many rows the baseline has counted.
-        provisional: Whether one of both runs is open, so that the comparison may change.
+        paired: Whether the runs were compared on the same groups of rows.
+        rows: The number of rows that the baseline has counted.
+        provisional: Whether one of the runs is open; the comparison may then change.
         warnings: Warnings, each with ``code`` and ``detail``.
         document: The service's answer.
     """
@@ -116,7 +116,7 @@ class Comparison(_Differences):
         """Return the comparison on a slice: ``comparison.slice(site="A")``.
 
         Raises:
-            KeyError: There is no such slice; the message names those that there are.
+            KeyError: There is no such slice; the message lists the existing ones.
         """
         found: SliceComparison = slice_of(self.slices, values)
         return found
@@ -130,8 +130,8 @@ class Comparisons:
     """Several runs, each compared with the baseline.
 
     Attributes:
-        runs: Each run in the order of the question: ``run``, ``status``, ``rows``, ``values`` and ``intervals``.
-        comparisons: The comparison of each run but the first with the first.
+        runs: Each run in the order of the request: ``run``, ``status``, ``rows``, ``values`` and ``intervals``.
+        comparisons: The comparison of each further run with the first one.
         document: The service's answer.
     """
 

@@ -4,13 +4,13 @@
 
     LossdError
     ├── ConnectionFailed            no answer: nothing listens, the connection broke, or the time-out passed
-    ├── UnreadableAnswer            an answer that is not lossd's: another program's, a proxy's, a broken one
+    ├── UnreadableAnswer            not an answer of lossd: of another program or a proxy, or a broken one
     └── Problem                     an answer with a problem document (RFC 9457)
         ├── MalformedBody           400  the body cannot be read as its content type says
         ├── MalformedRequest        400  the bytes are not an HTTP request
         ├── Unauthorized            401  no key, or an unknown key
         ├── Forbidden               403  the Host or the Origin is not one that the service trusts
-        ├── QuotaExceeded           403  the key has as many runs, or as many bytes of them, as it may
+        ├── QuotaExceeded           403  the key or a run has reached its limit of runs or bytes
         ├── NotFound                404  no such route
         │   ├── UnknownLoss         404  no loss of that name
         │   ├── UnknownMetric       404  no metric of that name
@@ -22,9 +22,9 @@
         │   ├── RunDiffers          409  a run of that name exists with another definition
         │   ├── BatchConflict       409  a batch of that name was counted with other data
         │   ├── DuplicateRows       409  rows were counted before
-        │   ├── RunSealed           409  the run is sealed: it counts nothing more
+        │   ├── RunSealed           409  the run is sealed: it counts no more rows
         │   ├── Incomplete          409  rows are missing, so the run is not sealed
-        │   ├── OtherTargets        409  the targets are not those that the run names
+        │   ├── OtherTargets        409  the targets are not those of the run's definition
         │   ├── DefinitionChanged   409  a metric's definition has changed since the run began
         │   └── NotComparable       409  runs differ in more than their predictions
         ├── TooLarge                413  over one of the service's limits, or its memory
@@ -136,7 +136,7 @@ class Problem(LossdError):
 
     Args:
         detail: One sentence: what, where, expected, found, remedy.
-        errors: The single faults; empty if there is one fault without a place in the request.
+        errors: The separate faults; empty if there is one fault without a place in the request.
         request_id: The request's id: ``X-Request-ID``, and in the service's log.
         retry_after_s: Seconds after which the same request may succeed; None if the answer does not say.
     """
@@ -230,13 +230,13 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The Host is not one of the service's names, or it has no keys and a browser asks for another site's page."""
+    """The Host is not a name of the service, or a page of another origin sent the request to a service without keys."""
 
     slug, title, status = "forbidden", "Forbidden", 403
 
 
 class QuotaExceeded(Problem):
-    """The key has as many runs as it may, or a run as many bytes; delete runs, or ask the operator for more."""
+    """The key or a run has reached its limit of runs or bytes; delete runs, or ask the operator for more."""
 
     slug, title, status = "quota-exceeded", "Quota exceeded", 403
 
@@ -300,7 +300,7 @@ class Conflict(Problem):
 
 
 class RunDiffers(Conflict):
-    """A run of that name exists with another definition; ``fields`` names what differs.
+    """A run of that name exists with another definition; ``fields`` lists the differences.
 
     Attributes:
         fields: Pointers to the fields of the definition that differ.
@@ -321,12 +321,12 @@ class BatchConflict(Conflict):
 
 
 class DuplicateRows(Conflict):
-    """Rows were counted before, or stand twice in a batch; ``rows`` names the first of them.
+    """Rows were counted before, or are in a batch twice; ``rows`` lists the first of them.
 
     Attributes:
         rows: The first of them: positions, ids, or names of batches.
-        count: How many there are.
-        batches: The names of the batches with which they were counted, as far as they are known.
+        count: The number of these rows.
+        batches: The names of the batches that counted them, as far as they are known.
     """
 
     slug, title = "duplicate-rows", "Duplicate rows"
@@ -348,18 +348,18 @@ class DuplicateRows(Conflict):
 
 
 class RunSealed(Conflict):
-    """The run is sealed: its result is final, and it counts nothing more."""
+    """The run is sealed: its result is final, and it counts no more rows."""
 
     slug, title = "run-sealed", "Run sealed"
 
 
 class Incomplete(Conflict):
-    """Rows of the data set were not counted, so the run stays open; ``missing`` names the first ranges.
+    """Rows of the data set were not counted, so the run stays open; ``missing`` lists the first ranges.
 
     Attributes:
-        expected: How many rows the data set has.
-        counted: How many were counted.
-        missing: The first ranges that were not, [first, behind the last]; empty if batches identify the rows.
+        expected: The number of rows of the data set.
+        counted: The number of counted rows.
+        missing: The first ranges of missing rows, as [first, last + 1]; empty if batches identify the rows.
     """
 
     slug, title = "incomplete", "Incomplete"
@@ -375,22 +375,22 @@ class Incomplete(Conflict):
 
 
 class OtherTargets(Conflict):
-    """The targets of the counted rows have another fingerprint than the run names, so the run stays open."""
+    """The fingerprint of the counted targets differs from that of the definition, so the run stays open."""
 
     slug, title = "other-targets", "Other targets"
 
 
 class DefinitionChanged(Conflict):
-    """The definition of a metric has changed since the run began, so it counts nothing more; start another run."""
+    """The definition of a metric has changed since the run began, so it counts no more rows; start another run."""
 
     slug, title = "definition-changed", "Definition changed"
 
 
 class NotComparable(Conflict):
-    """The runs differ in more than their predictions: in definition, rows or targets; ``differs`` names what.
+    """The runs differ in definition, rows or targets; ``differs`` lists the differences.
 
     Attributes:
-        differs: What differs from the baseline: pointers to fields of the definition, ``versions``, ``rows``,
+        differs: The differences from the baseline: pointers to fields of the definition, ``versions``, ``rows``,
             ``targets``, ``pairing``.
         runs: Each run that the baseline cannot be compared with: ``run``, ``owner``, ``differs``, ``detail``.
     """
@@ -413,7 +413,7 @@ class TooLarge(Problem):
 
 
 class UriTooLong(TooLarge):
-    """The request's address is longer than the limit of a head; move what you can into the body."""
+    """The request's URI is longer than the limit of a head; move parameters into the body."""
 
     slug, title, status = "uri-too-long", "URI too long", 414
 
@@ -485,7 +485,7 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """The service cannot accept the request now: it shuts down, or lacks a worker or memory; retry later."""
+    """The service cannot accept the request now: it is shutting down, or has no worker or memory; retry later."""
 
     slug, title, status = "unavailable", "Unavailable", 503
 
@@ -497,7 +497,7 @@ class DeadlineExceeded(Problem):
 
 
 class StorageFull(Problem):
-    """The disk or the database that keeps the runs has no room; what was counted before is safe."""
+    """The disk or the database of the runs is full; the counted rows are safe."""
 
     slug, title, status = "storage-full", "Storage full", 507
 

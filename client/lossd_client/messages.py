@@ -94,7 +94,7 @@ def _shortened(value: Any) -> str:
 
 
 class Reduction(NamedTuple):
-    """Numerator and denominator of a mean: their sums over many batches give the mean over all of them."""
+    """Numerator and denominator of a mean. For the mean over many batches, divide the sums of both."""
 
     numerator: float
     denominator: float
@@ -106,13 +106,14 @@ class Evaluation:
 
     Attributes:
         loss: A number; with reduction ``none`` an array or tensor; None if it was not requested.
-        gradients: The requested gradients by input, each with the library (NumPy or torch) and the device of its input.
-        hessians: The requested diagonals of the Hessian, as the gradients.
+        gradients: The requested gradients by input, each with the shape, the library (NumPy or torch) and the device of
+            its input.
+        hessians: The requested diagonals of the Hessian by input, each in the shape and the dtype of the gradient.
         products: The requested product of the Hessian and a direction, by input.
         reduction: Numerator and denominator of the mean; None if the loss was not requested.
         metrics: The requested metrics: ``metrics.f1.macro``, ``metrics["f1"]["macro"]``. Undefined ones are None.
         diagnostics: Norms, counts, and whether all values are finite.
-        extra: Fields that only this loss returns, such as the terms of a sum.
+        extra: Further fields of this loss, such as the terms of a sum.
         request_id: The request's id in the service's log.
         timing: The ``Server-Timing`` header; :attr:`server_timing` parses it.
     """
@@ -135,7 +136,7 @@ class Evaluation:
 
     @property
     def hessian(self) -> Any:
-        """The diagonal of the Hessian by ``prediction``, or else the first one; None if there is none."""
+        """The diagonal of the Hessian for ``prediction``, or else the first one; None if there is none."""
         return self.hessians.get("prediction", next(iter(self.hessians.values()), None))
 
     @property

@@ -61,14 +61,15 @@ class RunBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class RunScore:
-    """What :meth:`RemoteRun.score` did.
+    """The summary of :meth:`RemoteRun.score`.
 
     Attributes:
-        sent: How many batches were sent.
-        counted_before: How many batches were not sent, because the run had counted them before.
-        rows: How many rows all these batches have.
-        seconds: How long it took.
-        dropped: How many rows were left out, because other batches had them; 0 unless that was asked for.
+        sent: The number of batches that were sent.
+        counted_before: The number of batches that were not sent, because the run had counted them before.
+        rows: The number of rows of all these batches.
+        seconds: The duration in seconds.
+        dropped: The number of rows that were left out, because other batches had them; 0 unless ``on_duplicate`` is
+            ``"drop"``.
     """
 
     sent: int

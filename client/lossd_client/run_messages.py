@@ -38,24 +38,26 @@ class RunResult:
 
     Attributes:
         run: The run's name.
-        provisional: Whether the run is open, so that its result may change.
+        provisional: Whether the run is open; its result may then change.
         loss: The loss over all rows; None without a loss, or if no row was counted.
         metrics: The metrics in the form of an evaluation: ``metrics.f1.macro``. Undefined ones are None.
-        counted: How many ``rows`` and ``batches`` were counted.
-        missing: The first ranges of rows that were not counted, [first, behind the last]; rows by position or id only.
+        counted: The numbers of counted ``rows`` and ``batches``.
+        missing: The first ranges of rows that were not counted, as [first, last + 1]; for identities ``position`` and
+            ``id`` only.
         level: The level of the intervals, such as 0.95; None without intervals.
         intervals: ``low``, ``high`` and ``standard_error`` by the metric's name: ``intervals["f1.macro"].low``,
             ``intervals["f1.per_class.3"].high``.
         slices: Each slice: ``slice`` (its name and value), ``counted.rows``, ``metrics``, ``intervals``; see
             :meth:`slice`.
         worst: The worst slice by the metric's name: ``slice`` and ``value``.
-        gap: How far the best slice is from the worst, by the metric's name.
-        bounds: For each metric that is not exact: how far it may be from the exact value (``within``).
+        gap: The largest difference between two values of one slice, by the metric's name.
+        bounds: For each metric that is not exact: the largest possible error (``within``).
         targets: The fingerprint of the targets, ``t1:`` and 32 hexadecimal digits; None if the task has no targets.
         digest: ``s2:`` and the digest of the run's state: equal for equal definitions and rows.
-        signature: The definition as one line of text, which makes results comparable.
+        signature: One line of text with lossd's version, the definition, the rows and the targets, for a paper or a
+            report.
         warnings: Warnings, each with ``code`` and ``detail``.
-        document: Everything the service says about the run.
+        document: The service's answer.
     """
 
     run: str
@@ -80,13 +82,13 @@ class RunResult:
         """Return the score of a slice: ``result.slice(site="A").metrics.f1.macro``.
 
         Raises:
-            KeyError: There is no such slice; the message names those that there are.
+            KeyError: There is no such slice; the message lists the existing ones.
         """
         found: Record = slice_of(self.slices, values)
         return found
 
     def flat(self, *, lists: bool = False) -> dict[str, float]:
-        """Return the loss and the metrics as numbers by name, for a tracker of experiments; see :func:`flat`."""
+        """Return the loss and the metrics as numbers by name, for an experiment tracker; see :func:`flat`."""
         return flat(self.loss, self.metrics, lists=lists)
 
     def __repr__(self) -> str:
@@ -122,7 +124,7 @@ class RunResult:
 def flat(loss: Any, metrics: Mapping[str, Any], *, lists: bool = False) -> dict[str, float]:
     """Return the finite numbers of a result by name: ``{"loss": 0.3, "accuracy": 0.9, "f1.macro": 0.8}``.
 
-    The names are those that ``mlflow.log_metrics`` accepts: ``recall@1`` becomes ``recall_at_1``. Undefined, infinite
+    ``mlflow.log_metrics`` accepts these names: ``recall@1`` becomes ``recall_at_1``. Undefined, infinite
     and NaN values are left out.
 
     Args:

@@ -72,7 +72,7 @@ class _Run:
 
     Attributes:
         name: The run's name.
-        document: What the service said about the run when it was opened.
+        document: The service's answer when the run was opened.
         identity: How rows are told apart: ``position``, ``id`` or ``batch``.
     """
 
@@ -187,7 +187,7 @@ class _Run:
 class RemoteRun(_Run):
     """The score of a data set, which a service counts batch by batch and keeps.
 
-    :meth:`LossClient.run` makes it. Threads and processes may share the run: each batch counts once, in any order.
+    :meth:`LossClient.run` returns it. Threads and processes may share the run: each batch counts once, in any order.
 
     >>> run = lossd.run("resnet50-v3", task="multiclass", rows=50_000)  # doctest: +SKIP
     >>> run.score(loader)                                             # doctest: +SKIP
@@ -195,7 +195,7 @@ class RemoteRun(_Run):
 
     Attributes:
         name: The run's name.
-        document: What the service said about the run when it was opened.
+        document: The service's answer when the run was opened.
         identity: How rows are told apart: ``position``, ``id`` or ``batch``.
     """
 
@@ -223,14 +223,14 @@ class RemoteRun(_Run):
         Args:
             prediction: The input ``prediction``: a NumPy array, a torch tensor, or a nested list of numbers.
             target: The input ``target``, of the same types.
-            name: The batch's name: 1 to 200 letters, digits and ``. _ ~ -``. The default is made of ``first`` or
+            name: The batch's name: 1 to 200 letters, digits and ``. _ ~ -``. The default is derived from ``first`` or
                 ``sample_id``; a run of identity ``batch`` needs a name.
             first: The position of the batch's first row in the data set, for the identity ``position``.
             sample_id: The rows' ids, (N,) integers, for the identity ``id``.
             cluster_id: The ids of the rows' clusters, (N,) integers: patients, documents, videos. Intervals then treat
                 clusters as independent, and not rows. All batches of a run have it, or none.
-            slices: The value of each slice that the run declares, as ``{"site": "A"}``: a text for the whole batch, or
-                the rows' texts or codes, (N,). None, or the code -1, is a row outside the slices.
+            slices: The values of each declared slice, such as ``{"site": "A"}``: one text for the whole batch, (N,)
+                texts, or (N,) integers, the indices of the declared values. None and -1 mean that a row has no value.
             inputs: Further inputs by name.
             timeout_s: Seconds this call may take, retries included; the default is the client's.
             on_duplicate: ``"drop"`` leaves out the rows that were counted in other batches, and counts the others in
@@ -239,15 +239,15 @@ class RemoteRun(_Run):
             **further: Further inputs: ``sample_weight`` (N,), and so on.
 
         Returns:
-            The batch's name (``batch``), how many rows it has (``counted.rows``), and how many ``rows`` and ``batches``
-            the ``run`` has counted with it. With ``"drop"``, also how many rows were left out (``dropped``); without
-            any other row, there is no ``run``.
+            The batch's name (``batch``), its number of rows (``counted.rows``), and the numbers of ``rows`` and
+            ``batches`` that the ``run`` has counted (``run``). With ``"drop"``, also the number of rows that were left
+            out (``dropped``). If all rows were left out, there is no ``run``.
 
         Raises:
             BatchConflict: A batch of that name was counted with other data.
-            DuplicateRows: One of the rows was counted in another batch, or stands twice in this one.
+            DuplicateRows: One of the rows was counted in another batch, or is in this one twice.
             RunSealed: The run is sealed.
-            LossdError: The batch is wrong, or no answer came.
+            LossdError: The batch is invalid, or no answer came.
             TypeError: The batch has no name, an input is given twice, or the wire does not carry a tensor's dtype.
         """
         conversation = self._add(
@@ -285,14 +285,14 @@ class RemoteRun(_Run):
             batches: The inputs of each batch: (prediction, target), or a mapping of names to tensors, with
                 ``sample_id`` if the run has identity ``id``, and ``cluster_id`` and ``slices`` as in :meth:`add`. The
                 first axis of ``target`` (N, …) counts the rows.
-            in_flight: The most batches that are held and sent at a time.
+            in_flight: The maximum number of batches that are held and sent at a time.
             progress: Whether to draw a progress bar on standard error; the default is only on a terminal.
             timeout_s: Seconds each batch may take, retries included; the default is the client's.
             on_duplicate: As for :meth:`add`.
 
         Returns:
-            How many batches were sent and how many were counted before, their rows, the rows that were left out, and
-            the seconds it took.
+            The numbers of batches that were sent and that were counted before, their rows, the rows that were left
+            out, and the duration in seconds.
 
         Raises:
             BatchConflict: A batch was counted under the same name with other rows or other data.
@@ -318,13 +318,13 @@ class RemoteRun(_Run):
         """Return the score of the rows counted so far.
 
         Args:
-            metrics: Only these metrics; the default is those of the definition. Others are answered too, if they are
-                made of what the run has counted: ``roc_curve`` of a run of ``auroc``.
-            level: The level of the intervals, over 0.5; the default is 0.95.
+            metrics: Only these metrics; the default is those of the definition. Other metrics are possible if the run
+                has counted what they need, such as ``roc_curve`` for a run with ``auroc``.
+            level: The level of the intervals, above 0.5; the default is 0.95.
             slices: Whether the result has the slices.
 
         Raises:
-            InvalidRequest: The run has not counted what a metric is made of, or the level is out of range.
+            InvalidRequest: The run has not counted what a metric needs, or the level is out of range.
         """
         return self._perform(self._result(metrics, level, slices))
 
@@ -332,11 +332,11 @@ class RemoteRun(_Run):
         """Check that the run is complete, freeze its result, and return it. A second call returns the same result.
 
         Args:
-            rows: The number of rows of the data set, if the definition does not say it; None checks no number.
+            rows: The number of rows of the data set, if it is not in the definition; None checks no number.
 
         Raises:
-            Incomplete: Rows are missing; ``missing`` names the first ranges. The run stays open.
-            OtherTargets: The targets are not those that the definition names. The run stays open.
+            Incomplete: Rows are missing; ``missing`` lists the first ranges. The run stays open.
+            OtherTargets: The targets are not those of the definition. The run stays open.
         """
         return self._perform(self._seal(rows))
 
@@ -345,7 +345,7 @@ class RemoteRun(_Run):
         return self._perform(self._batches())
 
     def delete(self) -> None:
-        """Delete the run with all that it has counted."""
+        """Delete the run and all its batches."""
         self._perform(self._service.delete_run(self.name))
 
 
@@ -354,7 +354,7 @@ class AsyncRemoteRun(_Run):
 
     Attributes:
         name: The run's name.
-        document: What the service said about the run when it was opened.
+        document: The service's answer when the run was opened.
         identity: How rows are told apart: ``position``, ``id`` or ``batch``.
     """
 

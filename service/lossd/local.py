@@ -53,8 +53,9 @@ def evaluate(
         **keywords: Inputs (arrays and tensors, and lists under an input's name) and the loss's parameters.
 
     Returns:
-        The evaluation. A gradient has the shape and the dtype of its input; for float16, bfloat16 and integers it is
-        float32.
+        The evaluation. Each gradient has the shape, the dtype, the library (NumPy or torch) and the device of its
+        input. For float16, bfloat16 and integers its dtype is float32. The gradient's ``dtype`` and ``layout`` change
+        dtype and shape.
 
     Raises:
         Problem: The request is invalid. The service answers with the same error.
