@@ -45,7 +45,7 @@ export function codePanel(...beside) {
         copyButton(() => text),
         beside,
         needsFile && [saveButton(), note("The code reads the numbers from this file in its folder.")],
-        !needsFile && language === "python" && note("It needs pip install lossd."),
+        !needsFile && language === "python" && note("Run pip install lossd first."),
       ),
     );
   }

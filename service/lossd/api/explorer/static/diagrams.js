@@ -38,7 +38,7 @@ export const DIAGRAMS = {
     title: "Reliability",
     picture: "reliability",
     x: "mean predicted probability",
-    y: "share that is right",
+    y: "accuracy",
     further: "entries",
     diagonal: true,
     dots: true,
@@ -159,7 +159,7 @@ export function diagram(metric, { plots, signal }, tools = null) {
         ]
           .filter(Boolean)
           .join(", ")
-      : "Point at the curve, or use the arrow keys, to read it.";
+      : "Point at the curve or use the arrow keys to read values.";
     slider.setAttribute("aria-valuenow", index ?? 0);
     slider.setAttribute("aria-valuetext", reading.textContent);
   }

@@ -56,9 +56,9 @@ export function encode(tensors, metadata = {}) {
 
 /** The tensors and metadata of a file, an ArrayBuffer; throws for an invalid file. */
 export function decode(buffer) {
-  if (buffer.byteLength < PREFIX_BYTES) throw new RangeError("a safetensors file starts with 8 bytes of length");
+  if (buffer.byteLength < PREFIX_BYTES) throw new RangeError("it has fewer than 8 bytes");
   const start = PREFIX_BYTES + Number(new DataView(buffer).getBigUint64(0, true));
-  if (start > buffer.byteLength) throw new RangeError("the file ends inside its header");
+  if (start > buffer.byteLength) throw new RangeError("its header is incomplete");
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, PREFIX_BYTES, start - PREFIX_BYTES)));
   const { __metadata__: metadata = {}, ...entries } = header;
   const tensors = {};
@@ -71,9 +71,9 @@ export function decode(buffer) {
     },
   ] of Object.entries(entries)) {
     const Type = ARRAYS[dtype];
-    if (!Type) throw new RangeError(`${name} has the dtype ${dtype}, which is not read here`);
+    if (!Type) throw new RangeError(`${name} has the unsupported dtype ${dtype}`);
     if (end - begin !== elementCount(shape) * Type.BYTES_PER_ELEMENT || start + end > buffer.byteLength) {
-      throw new RangeError(`${name} does not have the bytes that its shape says`);
+      throw new RangeError(`the bytes of ${name} do not match its shape`);
     }
     tensors[name] = { dtype, shape, data: new Type(buffer.slice(start + begin, start + end)) };
   }

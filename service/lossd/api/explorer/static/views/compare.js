@@ -27,7 +27,7 @@ export async function render(root, context) {
   );
   if (names.length < 2) {
     const list = h("a", { href: href("/runs") }, "the list");
-    facts.replaceChildren(h("p", { class: "lead" }, "Choose two runs in ", list, ", and compare them here."));
+    facts.replaceChildren(h("p", { class: "lead" }, "Choose two or more runs in ", list, "."));
     return;
   }
   const overlaid = curves(context);
@@ -46,7 +46,7 @@ export async function render(root, context) {
       facts,
       document.comparisons.map((of) => h("p", { class: "lead sentence", "data-key": of.run }, `${of.sentence}.`)),
       h("p", { class: "small quiet" }, how(document)),
-      provisional(document) && h("p", { class: "small" }, "A run is open, so this may change."),
+      provisional(document) && h("p", { class: "small" }, "A run is open, so the comparison may change."),
       others.length === 1 &&
         h("p", { class: "row" }, h("a", { class: "button plain", href: href("/compare", swapped()) }, "Swap")),
     );
@@ -103,7 +103,7 @@ export async function render(root, context) {
             "p",
             {},
             h("a", { href: href("/compare", [...query, ["unpaired", "true"]]) }, "Compare them as independent samples"),
-            ", which is less sensitive.",
+            ". This comparison is less sensitive.",
           ),
         problem.page && h("p", {}, h("a", { href: problem.page }, "What this error means")),
       ),
@@ -126,6 +126,6 @@ const provisional = ({ runs }) => runs.some((run) => run.provisional);
 function how({ paired, groups, rows, level }) {
   const start = paired
     ? `Paired on the same ${counted(rows ?? 0, "row")}`
-    : "Not paired, because the runs were not judged on the same rows";
+    : "Not paired, because the runs have different rows";
   return `${start}; intervals of ${percent(level)} from ${groups} groups of rows; p is corrected for the number of metrics (Holm).`;
 }

@@ -69,7 +69,7 @@ export async function render(root, context) {
       h(
         "p",
         { class: "lead" },
-        "Fit a line to a few points, and see how each loss shapes the surface that gradient descent walks down.",
+        "Fit a line to a few points. See the surface of each loss and the path of gradient descent.",
       ),
     ),
     h(
@@ -199,7 +199,7 @@ export async function render(root, context) {
     failure = error;
     problem.hidden = !error;
     if (!error) return;
-    const note = error.passing && h("p", { class: "small quiet" }, "It continues when the service is ready.");
+    const note = error.passing && h("p", { class: "small quiet" }, "The descent continues when the service is ready.");
     problem.replaceChildren(...[h("p", {}, error.message), note].filter(Boolean));
   }
 

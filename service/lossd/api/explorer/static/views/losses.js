@@ -247,7 +247,7 @@ async function thumbnail(element, loss, { api, plots, signal }) {
   const none = (text) => element.replaceChildren(h("span", { class: "none" }, text));
   const late = setTimeout(() => none("Waiting for the service"), PATIENCE_MS);
   try {
-    if (!axis) none(loss.available ? "No curve: this loss takes whole images" : "Not available here");
+    if (!axis) none(loss.available ? "No curve: the loss takes whole images" : "Not available here");
     else {
       const { x, values } = await draw(
         { loss, axis, parameters: {} },

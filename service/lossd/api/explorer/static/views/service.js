@@ -18,9 +18,9 @@ export async function render(root, context) {
   const headline = h("p", { class: "lead" });
   const state = h("span", { class: "state big" }, h("span", { class: "dot" }), h("span", {}));
   const tiles = [
-    tile("Requests a second", "rate", (v) => compact(v)),
+    tile("Requests per second", "rate", (v) => compact(v)),
     tile("Median latency", "median", seconds, "p99"),
-    tile("Requests in a batch", "batch", (v) => compact(v)),
+    tile("Requests per batch", "batch", (v) => compact(v)),
     tile("In progress", "queue", (v) => compact(v)),
     tile("Front-end CPU", "cpu", (v) => `${Math.round(100 * v)} %`),
     tile("Front-end memory", "memory", bytes),
@@ -41,8 +41,8 @@ export async function render(root, context) {
     h(
       "div",
       { class: "pair" },
-      h("section", { class: "card" }, h("h2", {}, "Time of a request by stage"), stages),
-      h("section", { class: "card" }, h("h2", {}, "Batches by number of requests"), sizes),
+      h("section", { class: "card" }, h("h2", {}, "Request time by stage"), stages),
+      h("section", { class: "card" }, h("h2", {}, "Batch sizes"), sizes),
     ),
     h(
       "div",

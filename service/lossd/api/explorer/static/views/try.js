@@ -61,7 +61,7 @@ export async function render(root, context) {
       h(
         "p",
         { class: "lead" },
-        "Paste numbers or drop files, and see the service's answer. The page starts with an example.",
+        "Paste numbers or drop files to see the service's answer. The page starts with an example.",
       ),
     ),
     h(
@@ -212,7 +212,8 @@ export async function render(root, context) {
     else {
       const lines = [
         h("p", {}, error.message),
-        error.passing && h("p", { class: "small quiet" }, "It is sent again when the service is ready."),
+        error.passing &&
+          h("p", { class: "small quiet" }, "The page sends the request again when the service is ready."),
         error.page && h("p", {}, h("a", { href: error.page }, "What this error means")),
       ];
       problem.hidden = false;

@@ -39,7 +39,7 @@ export function differences() {
       metrics,
       apart.length > 0 &&
         apart.length < first.length &&
-        h("p", { class: "small quiet" }, `Each of these has an axis of its own: ${apart.join(", ")}.`),
+        h("p", { class: "small quiet" }, `These metrics have separate axes: ${apart.join(", ")}.`),
       second.length > 0 && further,
     );
     patch(
@@ -87,7 +87,7 @@ function byName(title, key) {
       h("label", { class: "row metric" }, h("span", { class: "small quiet" }, "Metric"), select),
     ),
     region,
-    h("p", { class: "small quiet" }, "Here p is corrected for all metrics, slices and classes together."),
+    h("p", { class: "small quiet" }, "In this table p is corrected for all metrics, slices and classes together."),
     h("p", { class: "row" }, all),
   );
   let entries = [];

@@ -34,7 +34,7 @@ export function modelChoice(state, { setModel, setPreset }) {
       state.label = label;
     };
     const options = choice("label", classes, state.label, set, null, "Class of new points");
-    return [h("span", { class: "small quiet" }, "a click adds"), options.group];
+    return [h("span", { class: "small quiet" }, "New points"), options.group];
   }
 
   return { element, build };
@@ -127,7 +127,7 @@ export function lossParameters(state, losses, changed) {
         }),
       )
       .filter(({ kind }) => kind !== "text");
-    const sentence = `The surface shows ${name}${fields.length ? ", with" : ", which has no parameters."}`;
+    const sentence = `The surface shows ${name}${fields.length ? " with these parameters:" : ". This loss has no parameters."}`;
     element.replaceChildren(h("p", { class: "small quiet" }, sentence), ...fields.map((entry) => entry.element));
   }
 

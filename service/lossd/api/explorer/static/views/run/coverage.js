@@ -17,9 +17,9 @@ export function coverage() {
     const whole_ = all !== null && rows === all && !missing.length;
     const sentence =
       all === null
-        ? `${counted(rows, "row")} counted; the definition does not say how many there are.`
+        ? `${counted(rows, "row")} counted. The definition does not state the total.`
         : whole_
-          ? `All ${counted(all, "row")} are counted, each once.`
+          ? `All ${counted(all, "row")} are counted once.`
           : `${whole(rows)} of ${counted(all, "row")} are counted.`;
     patch(
       element,
@@ -34,7 +34,7 @@ export function coverage() {
         ),
       identity === "batch" &&
         !whole_ &&
-        h("p", { class: "small quiet" }, "Batches identify the rows, so it is not known which are missing."),
+        h("p", { class: "small quiet" }, "Batches identify the rows, so the missing rows are unknown."),
       status === "open" && whole_ && h("p", { class: "small quiet" }, "The run can be sealed now."),
     );
   }

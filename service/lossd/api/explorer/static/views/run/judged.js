@@ -16,12 +16,12 @@ export function judged({ announce }) {
     h(
       "p",
       { class: "small quiet" },
-      "The signature states in one line what was computed, and on which rows and targets. Put it beside the numbers in a paper or a report.",
+      "The signature states the definition, the rows and the targets in one line. Publish it with the numbers.",
     ),
     line,
     h("p", { class: "row" }, copy),
   );
-  const element = h("section", { class: "card more" }, h("h2", {}, "How it was judged"), signature, body);
+  const element = h("section", { class: "card more" }, h("h2", {}, "Definition"), signature, body);
 
   async function onclick() {
     await navigator.clipboard.writeText(line.textContent);
@@ -52,7 +52,7 @@ function facts({ loss, metrics, identity, groups, slices, crossed, result, diges
   const { name: _, ...parameters } = loss ?? {};
   const { names, ...options } = metrics ?? {};
   return [
-    ["metrics", names?.join(", ") ?? (names === undefined ? "the default ones" : null)],
+    ["metrics", names?.join(", ") ?? (names === undefined ? "default" : null)],
     ...Object.entries({ ...parameters, ...options }).map(([name, value]) => [
       name.replaceAll("_", " "),
       typeof value === "number" ? figure(value) : typeof value === "string" ? value : JSON.stringify(value),

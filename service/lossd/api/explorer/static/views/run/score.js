@@ -99,11 +99,11 @@ function notes({ groups, intervals, bounds, level, metrics }) {
   const found = [];
   if (!groups)
     found.push(
-      "There are no intervals: the definition sets groups to 0, or the run is from an earlier version of lossd.",
+      "There are no intervals. The definition sets groups to 0, or an earlier version of lossd created the run.",
     );
   else if (Object.keys(intervals ?? {}).length)
     found.push(
-      `An interval of ${percent(level)} is computed from ${groups} groups of rows. A number has none if it is not a mean over rows, is undefined in a group, or has too few rows.`,
+      `An interval of ${percent(level)} is computed from ${groups} groups of rows. A metric has no interval if it is not a mean over rows, is undefined in a group, or has too few rows.`,
     );
   for (const [name, { within }] of Object.entries(bounds ?? {}))
     found.push(`${name} is within ${figure(within)} of the exact value.`);

@@ -98,7 +98,7 @@ export function slices({ better, ...context }) {
           ),
         ),
       ),
-      h("p", { class: "small quiet" }, `The line is at the value of all rows, ${text(whole_)}.`),
+      h("p", { class: "small quiet" }, `The line marks the value of all rows, ${text(whole_)}.`),
     );
   }
 
@@ -109,7 +109,7 @@ export function slices({ better, ...context }) {
     return h(
       "p",
       {},
-      "The worst is ",
+      "The worst slice is ",
       h("strong", {}, sliceName(worst.slice)),
       ` with ${text(worst.value)}`,
       Number.isFinite(gap) && `; the best is ${text(gap)} better`,

@@ -26,7 +26,7 @@ export function noRuns({ announce, api }) {
     "section",
     { class: "card more", "data-key": "empty" },
     h("h2", {}, "No run yet"),
-    h("p", {}, "Three commands make one: define it, count a batch of rows, and seal it. It then appears here."),
+    h("p", {}, "These commands define a run, count a batch of rows, and seal the run. The run then appears here."),
     h(
       "pre",
       { class: "request whole", tabindex: 0, role: "region", "aria-label": "Commands that make a run" },
@@ -61,9 +61,9 @@ export function runsAreOff(problem) {
       h(
         "p",
         { class: "quiet" },
-        "Start it without ",
+        "Start the service without ",
         h("code", {}, "LOSSD_RUNS=off"),
-        ", and it keeps runs in a file of its user.",
+        ". It then keeps runs in a file of its user.",
       ),
     ),
   );

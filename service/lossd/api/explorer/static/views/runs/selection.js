@@ -40,11 +40,11 @@ export class Selection {
     const names = [...this.chosen.values()].map(({ run }) => run);
     this.text.textContent =
       size === 0
-        ? "Choose two runs to compare them; the first one is the baseline."
+        ? "Choose two runs to compare. The first one is the baseline."
         : size === 1
-          ? `${names[0]} is the baseline; choose another.`
+          ? `${names[0]} is the baseline. Choose another run.`
           : size > MOST
-            ? `Choose at most ${MOST}.`
+            ? `Choose at most ${MOST} runs.`
             : `${names.slice(1, 4).join(", ")}${size > 4 ? ` and ${size - 4} more` : ""} against ${names[0]}`;
   }
 

@@ -7,7 +7,7 @@ import { axisOf, intervalCell, scale, whisker } from "../../whiskers.js";
 import { sentence } from "../../words.js";
 import { keyOf } from "./clusters.js";
 
-const WORDS = { a: "worse", b: "better", undecided: "cannot be told from the best" };
+const WORDS = { a: "worse", b: "better", undecided: "no clear difference from the best" };
 
 /**
  * A table of runs.

@@ -26,7 +26,7 @@ export function tile(label, name, format, noted) {
         );
     },
     note(v, quiet) {
-      more.textContent = v === null ? "" : `${noted} ${format(v)}${quiet ? ", so far" : ""}`;
+      more.textContent = v === null ? "" : `${noted} ${format(v)}${quiet ? " since the start" : ""}`;
     },
     aside(text) {
       more.textContent = text;

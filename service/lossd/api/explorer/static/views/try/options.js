@@ -69,7 +69,7 @@ export function readingFields(state, request, { setPredictions, changed }) {
       changed();
     };
     const value = state.metrics.classes ?? found;
-    const about = `The highest class found is ${found - 1}. Enter more if higher classes occur nowhere.`;
+    const about = `The highest class in the data is ${found - 1}. Enter a larger number if there are more classes.`;
     return slider(
       "metrics.classes",
       { label: "Number of classes", min: 1, max: null, value, integer: true },
