@@ -355,6 +355,13 @@ class LossClient:
             tag: Only runs with this tag: its name and its value, as ``commit:4f1c``.
             sort: The order: a metric such as ``f1.macro``, or ``-f1.macro`` with the highest first.
             limit: The maximum number of runs; None for all.
+
+        Returns:
+            An entry for each run, as in the answer of ``GET /v1/runs``.
+
+        Raises:
+            InvalidRequest: An argument is invalid.
+            LossdError: No answer came.
         """
         return self._run(self._service.runs(limit, dataset=dataset, task=task, status=status, tag=tag, sort=sort))
 

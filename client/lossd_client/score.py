@@ -36,7 +36,7 @@ class Score:
 
     @property
     def mean_loss(self) -> float:
-        """The mean over all batches, which may differ in size, rounded once; 0 if no entry counts."""
+        """The mean over all entries of all batches, rounded once; 0 if no entry counts."""
         numerator, denominator = self._sums
         return numerator / denominator if denominator else 0.0
 

@@ -28,9 +28,9 @@ class RemoteLoss(torch.nn.Module):
     Args:
         loss: The loss's name; for composed losses the request's ``loss`` object.
         client: The client to use; it is not closed here.
-        gradient: Options of the gradient: clip_norm, clip_value, …. For reduced losses they apply before the upstream
-            gradient is multiplied.
-        metrics: Options of the metrics, or the names of the metrics, which each forward requests; none by default.
+        gradient: Options of the gradient: clip_norm, clip_value, … For reduced losses they apply before the
+            multiplication by the upstream gradient.
+        metrics: Options of the metrics, or the names of the metrics. Each forward requests them; the default is none.
         timeout_s: Seconds each round trip may take; the default is the client's.
         **parameters: Parameters of the loss.
 
@@ -74,6 +74,7 @@ class RemoteLoss(torch.nn.Module):
 
         Raises:
             LossdError: As for :meth:`LossClient.evaluate`.
+            TypeError: ``cotangent`` is among the inputs.
         """
         named = {"prediction": prediction, "target": target, **inputs}
         tensors = {name: tensor for name, tensor in named.items() if tensor is not None}

@@ -22,10 +22,10 @@ from lossd_client.wire.quoting import quoted
 __all__ = ["describe", "mount"]
 
 RETRY = {
-    429: "Yes, after the seconds that `Retry-After` names.",
-    500: "Perhaps: another try may succeed, and the log says what failed.",
-    503: "Yes, after the seconds that `Retry-After` names.",
-    504: "Yes, with a later deadline, or when the service has less to do.",
+    429: "Yes, after the number of seconds in `Retry-After`.",
+    500: "A retry may succeed. The service's log says what failed.",
+    503: "Yes, after the number of seconds in `Retry-After`.",
+    504: "Yes, with a later deadline or at a lower load.",
 }
 MOST_SHOWN = 400  # characters of a body
 
@@ -39,7 +39,7 @@ def describe(kind: type[Problem]) -> dict[str, str]:
         "title": kind.title,
         "summary": text.partition("\n")[0],
         "text": text,
-        "retry": RETRY.get(kind.status, "No: the same request will be refused again."),
+        "retry": RETRY.get(kind.status, "No. The service refuses the same request again."),
         "fix": FIXES[kind.slug],
     }
 
