@@ -39,6 +39,23 @@ def test_a_long_axis_and_a_long_formula_are_read_whole_on_a_phone(visit) -> None
     page.wait_for_function("region => region.dataset.more === 'left'", arg=formula.element_handle())
 
 
+def test_a_formula_that_fits_has_no_end_that_fades(visit) -> None:
+    page = visit("/nowhere", size=PHONE)
+    page.get_by_text("There is no view at /nowhere").wait_for()
+    fonts = []
+    page.route("**/katex/fonts/**", lambda font: fonts.append(font))  # they arrive late
+    page.evaluate("location.hash = '/losses/focal'")
+    drawn(page)
+    formula = page.get_by_role("region", name="The formula")
+    page.wait_for_function("region => region.dataset.more === 'right'", arg=formula.element_handle())
+    for font in sorted(fonts, key=lambda font: "Main" in font.request.url):  # one after the other
+        font.continue_()
+        page.wait_for_timeout(200)
+    page.evaluate("() => document.fonts.ready")
+    assert formula.evaluate("region => region.scrollWidth === region.clientWidth")
+    page.wait_for_function("region => region.dataset.more === ''", arg=formula.element_handle())
+
+
 def test_what_rounding_leaves_of_zero_is_zero_in_the_code(visit) -> None:
     page = visit("/losses/huber?with=", again=True)
     drawn(page)
@@ -78,6 +95,25 @@ def test_tables_of_the_manual_are_read_on_a_phone(visit, service: Running) -> No
     assert (box["x"], box["x"] + box["width"]) == (pytest.approx(16, abs=8), pytest.approx(374, abs=8))
     page.goto(f"{service.url}/manual/performance")
     page.wait_for_function("() => document.querySelector('main .scroll')?.dataset.more === 'right'")
+
+
+def test_the_shape_of_an_input_is_on_one_line_on_a_phone(visit) -> None:
+    page = visit("/try?loss=dice", again=True, size=PHONE)
+    page.get_by_text("1 × 2 × 12 × 12 · float32").wait_for()
+    pieces = page.locator(".slots .field-head :is(.mono, .number)").evaluate_all(
+        "pieces => pieces.map((piece) => [piece.textContent, piece.getBoundingClientRect().height])"
+    )
+    assert len(pieces) > 4
+    assert [text for text, height in pieces if height > 30] == []
+
+
+def test_a_small_number_below_zero_has_a_minus_in_its_exponent(visit) -> None:
+    page = visit("/nowhere", again=True)
+    short = """async () => {
+      const script = document.querySelector('script[type=module]').src;
+      return (await import(script.replace('app.pack.js', 'plots.js'))).short(-6.57e-4);
+    }"""
+    assert page.evaluate(short) == "−6.57e−4"
 
 
 def test_texts_of_parameters_and_inputs_have_no_markup_of_a_file(service: Running) -> None:

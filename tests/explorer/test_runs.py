@@ -167,7 +167,7 @@ def test_runs_are_ranked_on_their_data_set_and_those_of_other_labels_stand_apart
     assert values == pytest.approx([f1_score(LABELS, each, average="macro") for each in predictions], abs=1e-6)
     apart = group.locator(".ranking", has_text=OTHER)
     assert "targets" in apart.locator(".apart").inner_text()
-    assert "are open" in group.locator(".ranking", has_text=OPEN).locator(".apart").inner_text()
+    assert "This run is open" in group.locator(".ranking", has_text=OPEN).locator(".apart").inner_text()
     assert "300 of 900" in group.locator(".ranking", has_text=OPEN).locator(".rows-cell").inner_text()
 
 

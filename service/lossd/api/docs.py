@@ -20,6 +20,10 @@ STATIC = "/docs/static"
 REDOC = "redoc.standalone.js"
 LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 THEME = (Path(__file__).parent / "explorer" / "static" / "docs-theme.js").read_text()
+# Code in a paragraph does not cover the line above; answers have no links, whose column a phone has no room for.
+STYLE = """html.dark-mode { color-scheme: dark }
+.swagger-ui .renderedMarkdown p code { padding: 0 5px }
+@media (max-width: 40rem) { .swagger-ui .response-col_links { display: none } }"""
 NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 
 
@@ -45,7 +49,7 @@ def mount(app: FastAPI) -> None:
             swagger_favicon_url=icon,
             swagger_ui_parameters={"defaultModelsExpandDepth": 0},  # the list of schemas is long, and folded at first
         ),
-        head=f"<style>html.dark-mode{{color-scheme:dark}}</style><script>{THEME}</script>",
+        head=f"<style>{STYLE}</style><script>{THEME}</script>",
     )
     redoc_page = _page(
         get_redoc_html(

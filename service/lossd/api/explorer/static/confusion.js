@@ -32,7 +32,7 @@ export function confusion(matrix, canvas) {
   const names = matrix.map((_, i) => i);
   const table = heatTable(matrix, {
     label,
-    corner: "true ↓ predicted →",
+    corner: "true\u00a0↓ predicted\u00a0→",
     rowNames: names,
     columnNames: names,
     shade: share,

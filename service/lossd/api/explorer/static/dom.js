@@ -25,7 +25,11 @@ export function faded(region) {
   };
   region.addEventListener("scroll", update, { passive: true });
   new ResizeObserver(update).observe(region);
-  new MutationObserver(update).observe(region, { childList: true, subtree: true });
+  const updateWithFonts = () => {
+    update();
+    document.fonts.ready.then(update); // those of a formula are loaded when it is there, and change its width
+  };
+  new MutationObserver(updateWithFonts).observe(region, { childList: true, subtree: true });
   return region;
 }
 

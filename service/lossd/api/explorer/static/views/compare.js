@@ -44,7 +44,9 @@ export async function render(root, context) {
     for (const { run } of others) if (!parts.has(run)) parts.set(run, differences());
     patch(
       facts,
-      document.comparisons.map((of) => h("p", { class: "lead sentence", "data-key": of.run }, `${of.sentence}.`)),
+      document.comparisons.map((of) =>
+        h("p", { class: "lead sentence", "data-key": of.run }, together(`${of.sentence}.`)),
+      ),
       h("p", { class: "small quiet" }, how(document)),
       provisional(document) && h("p", { class: "small" }, "A run is open, so the comparison may change."),
       others.length === 1 &&
@@ -119,6 +121,10 @@ export async function render(root, context) {
 /** Whether only the rows differ, so that a comparison without pairs is possible. */
 const mayBeUnpaired = ({ further: { differs = [] } }) =>
   differs.length > 0 && differs.every((name) => ["rows", "targets", "pairing"].includes(name));
+
+/** The same sentence, whose numbers stay on the line of their sign of percent or their p. */
+const together = (text) =>
+  text.split(/(\d+ %|p [<=] [^\s,)]+)/).map((piece, i) => (i % 2 ? h("span", { class: "unbroken" }, piece) : piece));
 
 const provisional = ({ runs }) => runs.some((run) => run.provisional);
 

@@ -56,7 +56,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
   const request = example();
   const lists = h(
     "div",
-    {},
+    { class: "groups" },
     groups.map(({ element }) => element),
   );
 

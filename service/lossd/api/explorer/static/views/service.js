@@ -93,7 +93,7 @@ export async function render(root, context) {
     headline.textContent = [
       `${whole(now.requests)} requests answered`,
       now.started && `in ${ago(Date.now() / 1000 - now.started)}`,
-      `· ${whole(restarts)} worker ${restarts === 1 ? "restart" : "restarts"}`,
+      `· ${whole(restarts)}\u00a0worker\u00a0${restarts === 1 ? "restart" : "restarts"}`,
     ]
       .filter(Boolean)
       .join(" ");

@@ -21,7 +21,7 @@ export function documentation(loss) {
         {},
         [...new Set(input.types.map((type) => type.shape))].map((shape) => h("code", { class: "shape" }, shape)),
       ),
-      h("td", {}, inline(input.summary), input.differentiable && h("span", { class: "chip" }, "differentiable")),
+      h("td", {}, inline(input.summary), input.differentiable && [" ", h("span", { class: "chip" }, "differentiable")]),
     ),
   );
   const parameters = settable(loss).map(([name, schema]) =>

@@ -26,8 +26,10 @@ export async function clusters(runs, metric, context) {
   }
   if (rest.length) parts.push({ runs: rest, verdicts: new Map(), reason });
   const incomplete = runs.filter((run) => !isComplete(run));
-  if (incomplete.length)
-    parts.push({ runs: incomplete, verdicts: new Map(), reason: "These runs are open, so more rows may come." });
+  if (incomplete.length) {
+    const which = incomplete.length === 1 ? "This run is" : "These runs are";
+    parts.push({ runs: incomplete, verdicts: new Map(), reason: `${which} open, so more rows may come.` });
+  }
   return parts;
 }
 

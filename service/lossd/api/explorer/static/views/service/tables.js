@@ -65,7 +65,7 @@ export function fillBars(element, entries) {
             h(
               "td",
               { class: "bar-cell", "aria-hidden": "true" },
-              h("span", { style: { "--part": `${(100 * n) / most}%` } }),
+              n > 0 && h("span", { style: { "--part": `${(100 * n) / most}%` } }),
             ),
             h("td", { class: "number" }, whole(n)),
           ),
