@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 import lossd
+from lossd.api.http import number_lists
 from lossd.api.http.texts import INLINE_BYTES
 from lossd.metrics import METRICS
 from lossd.metrics.lists import LISTED_CLASSES
@@ -137,18 +138,18 @@ LONG = INLINE_BYTES // 2
 
 def test_long_texts_are_read_and_written_beside_the_loop(large: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: dict[str, set[str]] = {"read": set(), "written": set()}
-    read, written = json.loads, json.tensor_text
+    read, written = number_lists.read, json.tensor_text
 
-    def reading(text: Any, **keywords: Any) -> Any:
+    def reading(text: bytes) -> Any:
         if len(text) > INLINE_BYTES:
             threads["read"].add(threading.current_thread().name)
-        return read(text, **keywords)
+        return read(text)
 
     def writing(tensor: Tensor, form: json.Form) -> bytes:
         threads["written"].add(threading.current_thread().name)
         return written(tensor, form)
 
-    monkeypatch.setattr(json, "loads", reading)
+    monkeypatch.setattr(number_lists, "read", reading)
     monkeypatch.setattr(json, "tensor_text", writing)
     values = [0.5] * LONG
     document = {"loss": "mse", "inputs": {"prediction": values, "target": values}}

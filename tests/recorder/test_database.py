@@ -135,7 +135,7 @@ def _another(path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize(("make", "words"), [(_text, "no SQLite database"), (_another, "of another program")])
+@pytest.mark.parametrize(("make", "words"), [(_text, "not an SQLite database"), (_another, "of another program")])
 def test_a_file_that_is_not_lossds_is_refused_and_not_touched(
     tmp_path: Path, make: Callable[[Path], None], words: str
 ) -> None:

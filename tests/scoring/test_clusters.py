@@ -141,4 +141,4 @@ def test_a_cluster_that_is_not_there_is_named(on: str, data: Path) -> None:
     said, errors = started.communicate(timeout=LONGEST_S)
     assert (started.returncode, said) == (3, ""), errors
     assert f"cannot be reached at {address}" in errors
-    assert f"no score: 0 of {FILES} files are counted; --resume LEDGER would keep it" in errors
+    assert f"no score: 0 of {FILES} files counted; --resume LEDGER would keep them" in errors

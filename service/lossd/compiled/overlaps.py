@@ -22,6 +22,7 @@ __all__ = ["BOXES", "REGIONS", "boxes_of", "regions_of"]
 Array = npt.NDArray[Any]
 
 BOXES = boxes.LOSSES
+INPUTS = ["prediction", "target"]
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 
 FEW = 8
@@ -35,9 +36,11 @@ EPSILON = {1: float(np.finfo(np.float32).eps), 2: float(np.finfo(np.float64).eps
 
 def boxes_of(recipe: Recipe) -> Form | None:
     """Return the form of a loss of paired boxes; None if the general way evaluates these."""
-    prediction, target, *others = recipe.inputs
+    if [column.name for column in recipe.inputs] != INPUTS:
+        return None
+    prediction, target = recipe.inputs
     words = words_of(prediction.dtype)
-    if others or target.dtype not in FLOATS or words_of(target.dtype) != words or recipe.axes:
+    if target.dtype not in FLOATS or words_of(target.dtype) != words or recipe.axes:
         return None
     kind, form = boxes.LOSSES.index(recipe.loss or ""), boxes.FORMATS.index(recipe.parameters["format"])
     threshold = recipe.metric_options.get("iou_threshold") or 0.0
@@ -84,7 +87,9 @@ class _Layout(NamedTuple):
 
 def _layout_of(recipe: Recipe) -> _Layout | None:
     """Return the layout of a region loss's requests; None if the general way evaluates these."""
-    parameters, (prediction, target, *others) = recipe.parameters, recipe.inputs
+    if [column.name for column in recipe.inputs] != INPUTS:
+        return None
+    parameters, (prediction, target) = recipe.parameters, recipe.inputs
     one, by_image = parameters["mode"] == "multiclass", parameters["per_image"]
     images, *axes = prediction.trailing
     classes = 1 if parameters["mode"] == "binary" else axes.pop(0)
@@ -94,7 +99,7 @@ def _layout_of(recipe: Recipe) -> _Layout | None:
         images, positions = 1, elements
     shape, dtypes = ((prediction.trailing[0], *axes), INTEGERS) if one else (prediction.trailing, FLOATS)
     fits = target.trailing == shape and target.dtype in dtypes
-    fits = fits and (one or words_of(target.dtype) == words_of(prediction.dtype)) and not others and not recipe.axes
+    fits = fits and (one or words_of(target.dtype) == words_of(prediction.dtype)) and not recipe.axes
     ignored = parameters["ignore_index"]
     fits = fits and positions >= FEW and classes <= regions.CLASSES and (ignored is None or abs(ignored) <= MOST_EXACT)
     return _Layout(one, images, classes, positions, elements) if fits else None

@@ -331,7 +331,7 @@ def _describe(recipe: Recipe, at: _Entry) -> str:
             remedy = _classes_remedy(recipe, name, at.tensor) or _into_range(recipe, name, entry)
             return f"probabilities expected in [0, 1], found {value} at {at}{remedy}"
         case "mask":
-            remedy = _signed(name, entry) or _bright(name, entry) or _ignoring(recipe, name, entry)
+            remedy = _signed(name, entry) + (_bright(name, entry) or _ignoring(recipe, name, entry))
             return f"values in [0, 1] expected{_or_ignored(recipe)}, found {value} at {at}{remedy}"
         case "nonnegative" | "positive" | "negative" | "above_minus_one":
             bounds = {"nonnegative": ">= 0", "positive": "> 0", "negative": "< 0", "above_minus_one": "> -1"}
