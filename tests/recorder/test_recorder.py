@@ -20,7 +20,7 @@ import pytest
 from lossd.recorder import recorder as loop
 from lossd.recorder.client import Recorder
 from lossd.recorder.files import StoreError
-from lossd.recorder.protocol import encode, request_bytes
+from lossd.recorder.protocol import FrameBuffer, encode, request_bytes
 from lossd.recorder.recorder import Server
 from lossd.recorder.store import NewBatch
 from lossd_client.errors import InternalError, Problem, StorageFull, Unavailable, UnknownRun
@@ -257,6 +257,28 @@ def test_a_front_that_reads_no_answers_does_not_fill_the_memory() -> None:
                 deaf.settimeout(20)
                 while received < asked * size:
                     received += len(await asyncio.to_thread(deaf.recv, 1 << 20))
+
+    asyncio.run(run())
+
+
+def test_requests_behind_many_answers_are_answered_when_these_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read brings all of them, and the socket takes each answer at once."""
+    monkeypatch.setattr(loop, "UNSENT_BYTES", 1)
+    asked = 5
+
+    async def run() -> None:
+        async with asking(FakeStore) as (recorder, _):
+            await recorder.ask("find", soon(), owner="", name="a")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as front:
+                front.connect(f"\0{recorder._address}")
+                front.settimeout(20)
+                front.sendall(b"".join(encode({"id": n, "op": "merged", "run": "8"}) for n in range(asked)))
+                answers, frames = FrameBuffer(1 << 20), []
+                while len(frames) < asked:
+                    answers.feed(await asyncio.to_thread(front.recv, 1 << 20))
+                    while frame := answers.take():
+                        frames.append(frame.head["id"])
+                assert frames == list(range(asked))
 
     asyncio.run(run())
 

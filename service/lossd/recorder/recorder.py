@@ -299,9 +299,15 @@ class Server:
                 if events & READ:
                     connection.receive()
                 active.append(connection)
-        self._answer(active)
+        unanswered = active
+        while unanswered:
+            self._answer(unanswered)
+            full = [connection for connection in unanswered if connection.full]
+            for connection in unanswered:
+                connection.flush()
+            # Requests may wait behind answers that are sent by now; nothing else would announce them.
+            unanswered = [connection for connection in full if not (connection.full or connection.gone)]
         for connection in active:
-            connection.flush()
             if connection.gone:
                 self._drop(connection)
             elif connection.watched != connection.wanted:
