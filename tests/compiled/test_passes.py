@@ -432,8 +432,16 @@ def test_a_sum_that_no_pass_takes_is_left_to_the_general_way(
     loss, inputs = sums()[1]
     inputs[0]["prediction"].view(-1)[3] = value
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"], **more}
-    for f, w in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
+    found = together([request] * 3, inputs)
+    for f, w in zip(found, general([request] * 3, inputs), strict=True):
         assert_equal(f, w, 2e-6)
+
+
+def test_a_sum_beside_one_that_no_pass_takes_has_the_bits_of_itself_alone() -> None:
+    loss, inputs = sums()[2]
+    inputs[0]["prediction"].view(-1)[3] = torch.nan
+    request = {"loss": loss, "outputs": ["loss", "gradient"]}
+    assert_bits_equal(together([request] * 2, inputs)[1], together([request], inputs[1:])[0])
 
 
 KINKS: list[tuple[dict[str, Any], list[float]]] = [

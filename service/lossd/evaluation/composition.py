@@ -23,7 +23,7 @@ from lossd.job import Recipe
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
 
-__all__ = ["Composed", "add_up", "compose"]
+__all__ = ["Composed", "DoubtfulError", "add_up", "compose"]
 
 Evaluate = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
 EvaluateByPass = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem] | None]
@@ -31,6 +31,10 @@ EvaluateRows = Callable[[TensorBatch], RowValues]
 
 LEAST_NORM = 1e-140
 """Below, squares of entries may have left float64's range."""
+
+
+class DoubtfulError(Exception):
+    """A compiled pass leaves one of several requests to the general way: each is to be answered alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +134,14 @@ def add_up(loss: Loss, batch: TensorBatch, evaluate: EvaluateByPass) -> list[dic
     Args:
         loss: The loss's definition.
         batch: The requests. Their gradients are written.
-        evaluate: Evaluates a batch by a compiled pass; returns None if the general way must evaluate it.
+        evaluate: Evaluates a batch by a compiled pass; returns None if there is none, and may raise DoubtfulError.
 
     Returns:
         None if the general way must evaluate the requests: a term has no pass, an option changes the gradient, or a
-        number is out of range.
+        number of a single request is out of range.
+
+    Raises:
+        DoubtfulError: A number of one of several requests is out of range.
     """
     recipe, count, options = batch.recipe, len(batch.rows), batch.recipe.gradient_options
     changed = recipe.half or any(options.get(name) is not None for name in ("clip_norm", "clip_value"))
@@ -158,6 +165,8 @@ def add_up(loss: Loss, batch: TensorBatch, evaluate: EvaluateByPass) -> list[dic
     norms = [np.sqrt(np.einsum("ij,ij->i", gradient, gradient)) for gradient in gradients.values()]
     columns = np.array([losses, losses, np.ones(count), np.ones(count), *norms])
     if not np.isfinite(columns).all() or any(norm.min() < LEAST_NORM for norm in norms):
+        if count > 1:
+            raise DoubtfulError
         return None
     for name, gradient in gradients.items():
         answer = batch.answers[f"gradient.{name}"]

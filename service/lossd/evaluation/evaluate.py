@@ -22,7 +22,7 @@ from lossd.compiled.passes import Passes
 from lossd.evaluation import gradient, hessian
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.compiled_pass import PassResult, run_pass
-from lossd.evaluation.composition import add_up, compose
+from lossd.evaluation.composition import DoubtfulError, add_up, compose
 from lossd.evaluation.device_errors import is_out_of_memory, release_memory
 from lossd.evaluation.diagnostics import describe, passed_up, warning
 from lossd.evaluation.isolation import isolated
@@ -69,16 +69,26 @@ def _evaluated(batch: TensorBatch, passes: Passes | None) -> list[dict[str, Any]
         return None if True in passed.outcome.doubtful.tolist() else _Evaluation(batch, passes, passed).run()
     if batch.recipe.kind == "composed" and passes is not None and batch.device.type == "cpu":
         assert batch.recipe.loss is not None
-        if (sums := add_up(REGISTRY[batch.recipe.loss], batch, partial(_passed, passes=passes))) is not None:
+        try:
+            sums = add_up(REGISTRY[batch.recipe.loss], batch, partial(_passed, passes=passes))
+        except DoubtfulError:
+            return None
+        if sums is not None:
             return sums
     return _Evaluation(batch, passes).run()
 
 
 def _passed(batch: TensorBatch, passes: Passes) -> list[dict[str, Any] | Problem] | None:
-    """Return the answers by a compiled pass; None if there is none, or if it leaves a request to the general way."""
+    """Return the answers by a compiled pass; None if there is none, or if it does not take the only request.
+
+    Raises:
+        DoubtfulError: It leaves one of several requests to the general way.
+    """
     passed = run_pass(batch, passes)
-    if passed is None or True in passed.outcome.doubtful.tolist():
+    if passed is None:
         return None
+    if True in passed.outcome.doubtful.tolist():
+        raise DoubtfulError
     return _Evaluation(batch, passes, passed).run()
 
 
