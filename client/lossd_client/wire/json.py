@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, ShapeMismatch
-from lossd_client.wire.nested import SPELLED, flatten, numbers, place, singles
+from lossd_client.wire.nested import EXACT_IN_FLOAT32, SPELLED, flatten, numbers, place, singles
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import DTYPES, Tensor, element_count, read_shape
 
@@ -50,7 +50,7 @@ MEDIA_TYPE = "application/json"
 MAX_DEPTH = 32
 Form = Literal["list", "base64"]
 
-_EXACT_IN_FLOAT32, _EXACT_IN_FLOAT64 = 2.0**24, 2.0**53  # each represents every integer up to here
+_EXACT_IN_FLOAT64 = 2.0**53  # float64 represents every integer up to here
 
 # The encoder holds the GIL: so many numbers at a time take a millisecond or two.
 _BLOCK = 1 << 14
@@ -246,7 +246,7 @@ def _keys(value: dict[str, Any]) -> str:
 def _from_array(name: str, value: np.ndarray[Any, Any], *, floats: bool, integers: bool) -> Tensor:
     if value.dtype.kind == "i" and integers:
         return Tensor.of(value)
-    if floats and max(-int(value.min()), int(value.max())) < _EXACT_IN_FLOAT32:
+    if floats and max(-int(value.min()), int(value.max())) < EXACT_IN_FLOAT32:
         return Tensor.of(value.astype(np.float32))
     return _from_list(name, value.tolist(), floats=floats, integers=integers)
 
@@ -276,7 +276,7 @@ def _rounds_integers(name: str, narrow: np.ndarray[Any, Any], array: np.ndarray[
     Raises:
         InvalidValue: Float64 changes one too.
     """
-    large = np.abs(array) > _EXACT_IN_FLOAT32
+    large = np.abs(array) > EXACT_IN_FLOAT32
     if not large.any():
         return False
     far = (np.abs(array) >= _EXACT_IN_FLOAT64).reshape(-1).tolist()

@@ -16,14 +16,16 @@ from lossd_client.errors import DtypeMismatch, InvalidValue, MalformedBody, TooL
 from lossd_client.wire.quoting import quoted
 from lossd_client.wire.tensor import MAX_RANK, element_count
 
-__all__ = ["SPELLED", "flatten", "numbers", "place", "singles"]
+__all__ = ["EXACT_IN_FLOAT32", "SPELLED", "flatten", "numbers", "place", "singles"]
+
+EXACT_IN_FLOAT32 = 2.0**24
+"""Float32 represents every integer up to here."""
 
 SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 """The numbers that JSON lacks, by their strings."""
 
 _NUMBERS = frozenset((int, float, bool))
 _EXACT = 2.0**53  # a float up to here is the integer that its digits say
-_EXACT_IN_SINGLE = 2.0**24  # float32 represents every integer up to here
 _STORAGE = {"q": "<i8", "d": "<f8", "f": "<f4"}
 
 
@@ -103,7 +105,7 @@ def singles(shape: tuple[int, ...], entries: list[Any]) -> np.ndarray[Any, Any] 
         array = _packed("f", entries, shape)
     except (struct.error, OverflowError):  # a word, or a number beyond float32
         return None
-    far = array.size and (array.max() >= _EXACT_IN_SINGLE or array.min() <= -_EXACT_IN_SINGLE)
+    far = array.size and (array.max() >= EXACT_IN_FLOAT32 or array.min() <= -EXACT_IN_FLOAT32)
     return None if far else array
 
 

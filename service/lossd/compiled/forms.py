@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,30 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled.kernels import Kernel
-from lossd.compiled.work import Pass
+from lossd.compiled.work import LEAST_NORM, Pass
+from lossd.job import Column
 
-__all__ = ["FLOATS", "INTEGERS", "Form", "doubt_what_vanished", "words_of"]
+__all__ = [
+    "FLOATS",
+    "INTEGERS",
+    "NOTHING",
+    "Form",
+    "doubt_what_left_range",
+    "doubt_what_vanished",
+    "flat",
+    "words_of",
+    "words_of_all",
+]
 
 Array = npt.NDArray[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
-LEAST_NORM = 1e-140
+
+NOTHING = np.empty(0, np.float32)
+"""What a kernel takes in place of an array that a request does not have."""
+
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,34 @@ class Form:
 def words_of(dtype: str) -> int:
     """Return the float32 words of a number as a pass takes it, see :mod:`lossd.compiled.memory`."""
     return 2 if dtype == "float64" else 1
+
+
+def words_of_all(columns: Iterable[Column]) -> int | None:
+    """Return the float32 words of a number of these inputs; None unless all are floats with the same."""
+    dtypes = {column.dtype for column in columns}
+    words = set(map(words_of, dtypes))
+    return words.pop() if dtypes <= set(FLOATS) and len(words) == 1 else None
+
+
+def flat(numbers: Array) -> Array:
+    """Return numbers as kernels take them: flat, as float32 words."""
+    return numbers.reshape(-1).view(np.float32)
+
+
+def doubt_what_left_range(words: int, norms: Array, gradient: Array, starts: Array, doubtful: Array) -> None:
+    """Doubt norms, computed in float64, of gradients that have left the range of their dtype.
+
+    Args:
+        words: The float32 words of a number of the gradient.
+        norms: As for :func:`doubt_what_vanished`.
+        gradient: As there.
+        starts: As there.
+        doubtful: As there.
+    """
+    if words == 1:
+        doubtful |= norms > LARGEST_FLOAT32
+    else:
+        doubt_what_vanished(norms, gradient, starts, doubtful)
 
 
 def doubt_what_vanished(norms: Array, gradient: Array, starts: Array, doubtful: Array) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import multivariate
-from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
+from lossd.compiled.forms import FLOATS, INTEGERS, NOTHING, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
@@ -26,8 +26,6 @@ EXACT = 1 << 53
 
 MOST_PAIRS = 1 << 22
 """The most pairs of documents of a request: a pass cannot be cancelled, and they take some 50 ms."""
-
-NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
+from lossd.compiled.forms import INTEGERS, Form, doubt_what_left_range, words_of_all
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
 from lossd.metrics.distances import NOISE
@@ -30,8 +30,6 @@ LEAST_LENGTH, MOST_LENGTH = 1e-140, 1e140
 
 MANY = 1 << 10
 """From so many embeddings on, threads that share one request are faster, the general way."""
-
-MOST = float(np.finfo(np.float32).max)
 
 TIE = 1e-12
 """How near two distances are, in units of the largest there is, if rounding decides which is larger."""
@@ -339,8 +337,8 @@ def _form(recipe: Recipe) -> Form | None:
     columns = {column.name: column for column in recipe.inputs}
     if columns.keys() != set(names) or recipe.axes:
         return None
-    words, rows = words_of(columns[loss.names[0]].dtype), columns[loss.names[0]].trailing[0]
-    if any(columns[name].dtype not in FLOATS or words_of(columns[name].dtype) != words for name in loss.names):
+    words, rows = words_of_all(columns[name] for name in loss.names), columns[loss.names[0]].trailing[0]
+    if words is None:
         return None
     if loss.task == LABELLED and columns["label"].dtype not in INTEGERS:
         return None
@@ -374,12 +372,9 @@ def _form(recipe: Recipe) -> Form | None:
 
         counted = list(work.in_parallel(evaluate_part, [slice(first, first + step) for first in range(0, count, step)]))
         doubtful |= ~np.isfinite(columns).all(0)
+        starts = np.arange(count + 1)
         for place, name in enumerate(recipe.gradients, 4):
-            if words == 1:
-                doubtful |= columns[place] > MOST
-            else:
-                starts = np.arange(count + 1)
-                doubt_what_vanished(columns[place], work.answers[f"gradient.{name}"], starts, doubtful)
+            doubt_what_left_range(words, columns[place], work.answers[f"gradient.{name}"], starts, doubtful)
         joined: dict[str, Any] = {name: np.concatenate([each[name] for each in counted]) for name in counted[0]}
         if "distance" in joined:
             joined["distance"] = joined["distance"], np.full(count, rows)

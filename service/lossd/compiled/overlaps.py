@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import boxes, elementwise, regions
-from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
+from lossd.compiled.forms import FLOATS, INTEGERS, NOTHING, Form, doubt_what_vanished, flat, words_of, words_of_all
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
@@ -38,9 +38,7 @@ def boxes_of(recipe: Recipe) -> Form | None:
     """Return the form of a loss of paired boxes; None if the general way evaluates these."""
     if [column.name for column in recipe.inputs] != INPUTS:
         return None
-    prediction, target = recipe.inputs
-    words = words_of(prediction.dtype)
-    if target.dtype not in FLOATS or words_of(target.dtype) != words or recipe.axes:
+    if (words := words_of_all(recipe.inputs)) is None or recipe.axes:
         return None
     kind, form = boxes.LOSSES.index(recipe.loss or ""), boxes.FORMATS.index(recipe.parameters["format"])
     threshold = recipe.metric_options.get("iou_threshold") or 0.0
@@ -49,12 +47,11 @@ def boxes_of(recipe: Recipe) -> Form | None:
 
     def evaluate(work: Work) -> Outcome:
         count, starts = len(work.rows), work.starts()
-        nothing = np.empty(0, np.float32)
-        gradient = work.answers.get("gradient.prediction", nothing)
+        gradient = work.answers.get("gradient.prediction", NOTHING)
         columns, doubtful, counted = np.zeros((5, count)), np.zeros(count, bool), np.zeros((2, count))
         boxes.pairs(
-            kind, form, _flat(work.inputs["prediction"]), _flat(work.inputs["target"]), words, starts,
-            work.number("eps"), mean, _flat(gradient), columns, least, counted, doubtful,
+            kind, form, flat(work.inputs["prediction"]), flat(work.inputs["target"]), words, starts,
+            work.number("eps"), mean, flat(gradient), columns, least, counted, doubtful,
         )  # fmt: skip
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
@@ -128,10 +125,10 @@ def regions_of(recipe: Recipe) -> Form | None:
 
     def evaluate(work: Work) -> Outcome:
         count = len(work.rows)
-        scores, truth = _flat(work.inputs["prediction"]), work.inputs["target"]
-        truth = _flat(truth.astype(np.float32 if words == 1 else np.float64) if one else truth)
-        gradient = work.answers.get("gradient.prediction", np.empty(0, np.float32))
-        slopes = _flat(gradient)
+        scores, truth = flat(work.inputs["prediction"]), work.inputs["target"]
+        truth = flat(truth.astype(np.float32 if words == 1 else np.float64) if one else truth)
+        gradient = work.answers.get("gradient.prediction", NOTHING)
+        slopes = flat(gradient)
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         counted = one and bool(recipe.metrics) and matrices_fit(count, classes, len(scores) // words)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
@@ -171,11 +168,6 @@ def regions_of(recipe: Recipe) -> Form | None:
 
     kernels = (regions.regions, elementwise.decisions) if decides else (regions.regions,)
     return Form([kernel_of(function) for function in kernels], evaluate, weight.nbytes)
-
-
-def _flat(numbers: Array) -> Array:
-    """Return numbers as kernels take them: flat, as float32 words."""
-    return numbers.reshape(-1).view(np.float32)
 
 
 def _numbers(recipe: Recipe, work: Work, tiny: float, ignored: float) -> Array:

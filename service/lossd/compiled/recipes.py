@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled import dense, elementwise, formulas, neighbours, overlaps, softmax, vectors
+from lossd.compiled import dense, elementwise, neighbours, overlaps, softmax, vectors
 from lossd.compiled.forms import FLOATS, INTEGERS, Form, doubt_what_vanished, words_of
+from lossd.compiled.formula_recipes import FORMULA_FORMS
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.multivariate_recipes import MULTIVARIATE_FORMS
 from lossd.compiled.sum_recipes import SUM_FORMS
@@ -311,72 +312,6 @@ def _elements(recipe: Recipe) -> Form | None:
     return Form(kernels, evaluate, least.nbytes)
 
 
-def _is_written_out(recipe: Recipe) -> bool:
-    """Return whether the formula of a loss is that of these parameters."""
-    parameters = recipe.parameters
-    match recipe.loss:
-        case "mape":
-            return parameters["eps"] is None
-        case "bce":
-            return all(parameters[name] is None for name in ("eps", "ignore_index", "label_smoothing"))
-        case "dpo":
-            return bool(parameters["form"] == "sigmoid")
-        case "poisson_nll" | "gamma_nll":
-            return bool(parameters["log_input"] and not parameters["full"])
-        case "tweedie":
-            return bool(parameters["log_input"])
-    return not parameters.get("squared")
-
-
-def _formula(recipe: Recipe) -> Form | None:
-    loss = recipe.loss or ""
-    number, names, parameters = formulas.FORMULAS[loss]
-    if {column.name for column in recipe.inputs} != set(names) or recipe.axes or not _is_written_out(recipe):
-        return None
-    dtypes, widths = {column.dtype for column in recipe.inputs}, {column.trailing for column in recipe.inputs}
-    words = words_of(recipe.inputs[0].dtype)
-    if not dtypes <= set(FLOATS) or len(set(map(words_of, dtypes))) > 1 or len(widths) > 1:
-        return None
-    width, margin = math.prod(recipe.inputs[0].trailing), "margin" in parameters and words == 1
-    full = bool(recipe.parameters.get("full"))
-    fixed = {
-        "words": float(words),
-        "full": float(full),
-        "constant": 0.5 * math.log(2 * math.pi) if full else 0.0,
-        "floor": 1e-12,
-        "sign": -1.0 if recipe.parameters.get("form") == "saturating" else 1.0,
-    }
-    slopes = [f"gradient.{name}" for name in names if name not in formulas.CONSTANT]
-    norms = [4 + slopes.index(f"gradient.{name}") for name in recipe.gradients] or [4]
-    kernel: Callable[..., None] = formulas.formulas
-    mean = recipe.reduction == "mean"
-
-    def evaluate(work: Work) -> Outcome | None:
-        count, starts = len(work.rows), work.starts() * width
-        weighting = work.number("beta" if loss == "gaussian_nll" else "")
-        if weighting.all():
-            return None
-        nothing = np.empty(0, np.float32)
-        inputs = [work.inputs[name].reshape(-1).view(np.float32) for name in names]
-        gradients = [work.answers[name].reshape(-1) if name in work.answers else nothing for name in slopes]
-        memory = [gradient.view(np.float32) for gradient in gradients]
-        numbers = [np.full(count, fixed[name]) if name in fixed else work.number(name) for name in parameters]
-        if margin:  # a score that equals the margin in its own dtype is at the bend
-            numbers[0] = numbers[0].astype(np.float32).astype(np.float64)
-        columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
-        memory_of = (*inputs, *[nothing] * (formulas.INPUTS - len(inputs)))
-        slopes_of = (*memory, *[nothing] * (formulas.SLOPES - len(memory)))
-        upstream = 1 / (starts[1:] - starts[:-1]) if mean else np.ones(count)
-        kernel(number, *memory_of, words, starts, *numbers, upstream, *slopes_of, columns, doubtful)
-        doubtful |= weighting != 0
-        if words == 2:
-            for norm, gradient in zip(columns[4:], gradients, strict=False):
-                doubt_what_vanished(norm, gradient, starts, doubtful)
-        return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful)
-
-    return Form([kernel_of(formulas.formulas)], evaluate)
-
-
 CURVED = ("cross_entropy", "focal", "mse", "bce_with_logits")
 """The losses whose passes write Hessians."""
 
@@ -384,7 +319,7 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     "cross_entropy": _class_scores,
     "focal": _class_scores,
     **dict.fromkeys(elementwise.ELEMENTS, _elements),
-    **dict.fromkeys(formulas.FORMULAS, _formula),
+    **FORMULA_FORMS,
     **vectors.FORMS,
     **neighbours.FORMS,
     **dict.fromkeys(overlaps.BOXES, overlaps.boxes_of),

@@ -271,13 +271,13 @@ def regions(
         while start < end:
             width, at = min(STRIP, end - start), image * classes * positions + start
             if form[ONE]:
-                _read(truth, image * positions + start, words, one, lanes, TRUE + 0 * one, width)
+                _read(truth, image * positions + start, words, 1, lanes, TRUE, width)
                 right &= _keep(numbers[IGNORED, b], classes - 1.0, lanes, width)
                 for c in range(classes):
                     if steps & SUMS:
                         right &= _read(scores, at + c * positions, words, form[SOFT], lanes, FIRST + c, width)
                     elif form[SOFT]:
-                        _read(gradient, at + c * positions, words, one, lanes, FIRST + c, width)
+                        _read(gradient, at + c * positions, words, 1, lanes, FIRST + c, width)
                         _mark(c, lanes, width)
                         _weigh(lanes, FIRST + c, width, pulls[group, 0, c], pulls[group, 1, c])
                 if steps & SUMS:
@@ -287,13 +287,14 @@ def regions(
                     if matrices.shape[0] and right:
                         _count(lanes, width, best, matrices, b)
             for c in range(classes):
-                row, factor, target, place = FIRST + c * one, KEPT + 0 * one, THERE - 1 + one, at + c * positions
+                row, factor, place = FIRST + c * one, KEPT, at + c * positions
+                target = THERE if one else TRUE
                 if form[ONE]:
                     _mark(c, lanes, width)
                     if form[SOFT]:
                         factor = TOTAL if steps & SUMS else row
                 else:
-                    right &= _read(truth, place, words, 1 - one, lanes, TRUE + 0 * one, width)
+                    right &= _read(truth, place, words, 1, lanes, TRUE, width)
                     right &= _keep(numbers[IGNORED, b], 1.0, lanes, width)
                     right &= _read(scores, place, words, form[SOFT], lanes, LOGIT if form[SOFT] else row, width)
                     if form[SOFT]:

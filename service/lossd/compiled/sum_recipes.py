@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import elementwise, formulas
-from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, words_of
+from lossd.compiled.forms import FLOATS, Form, words_of_all
+from lossd.compiled.formula_recipes import evaluate_formula
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
@@ -21,11 +22,8 @@ __all__ = ["SUM_FORMS"]
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-KERNEL: Callable[..., None] = formulas.formulas
 FLOOR = float(np.float32(1e-12))
 """The least product of p and 1 - p by which the slope of torch's binary cross-entropy is divided."""
-
-NOTHING = np.empty(0, np.float32)
 
 
 class _Side(NamedTuple):
@@ -45,52 +43,10 @@ DISCRIMINATORS: Mapping[str, tuple[_Side, _Side]] = {
 """The formulas of real and of fake samples."""
 
 
-class _Sum(NamedTuple):
-    """The sum of a formula's values for each request, (B,), the norms of its gradients, (3, B), and who is doubtful."""
-
-    total: Floats
-    norms: Floats
-    doubtful: Array
-
-
-def _sum_of(
-    formula: str,
-    inputs: Sequence[Array],
-    words: int,
-    starts: Array,
-    a: Floats,
-    upstream: Floats,
-    slopes: Sequence[Array],
-) -> _Sum:
-    """Add up a formula's values, and write its gradients.
-
-    Args:
-        formula: One of ``FORMULAS``.
-        inputs: (E,) each.
-        words: The float32 words of a number.
-        starts: (B + 1,) the first element of each request, and E.
-        a: (B,) the first parameter.
-        upstream: (B,) the factors of the gradients.
-        slopes: (E,) each, written; (0,) where it is not wanted.
-    """
-    count = len(starts) - 1
-    columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
-    memory = [array.view(np.float32) for array in inputs] + [NOTHING] * (formulas.INPUTS - len(inputs))
-    written = [array.view(np.float32) for array in slopes] + [NOTHING] * (formulas.SLOPES - len(slopes))
-    number = formulas.FORMULAS[formula].number
-    KERNEL(number, *memory, words, starts, a, np.zeros(count), upstream, *written, columns, doubtful)
-    if words == 2:
-        for norm, gradient in zip(columns[4:], slopes, strict=False):
-            doubt_what_vanished(norm, gradient, starts, doubtful)
-    return _Sum(columns[1], columns[4:], doubtful)
-
-
 def _discriminator(recipe: Recipe) -> Form | None:
     columns = {column.name: column for column in recipe.inputs}
-    dtypes = {column.dtype for column in recipe.inputs}
-    if columns.keys() != {"real", "fake"} or not dtypes <= set(FLOATS) or len(set(map(words_of, dtypes))) > 1:
+    if columns.keys() != {"real", "fake"} or (words := words_of_all(recipe.inputs)) is None:
         return None
-    words = words_of(recipe.inputs[0].dtype)
     shapes = {name: columns[name].trailing for name in ("real", "fake")}
     together = shapes["real"][0] + shapes["fake"][0]
     width = math.prod(shapes["real"][1:])
@@ -114,13 +70,14 @@ def _discriminator(recipe: Recipe) -> Form | None:
             upstream = np.full(count, 1 / size if mean else weights[name])
             gradient = work.answers.get(f"gradient.{name}", scores[:0]).reshape(-1)
             inputs = (scores, target)[: len(formulas.FORMULAS[side.formula].inputs)]
-            found = _sum_of(side.formula, inputs, words, starts, np.full(count, side.parameter), upstream, (gradient,))
+            numbers = np.full(count, side.parameter), np.zeros(count)
+            found, doubts = evaluate_formula(side.formula, inputs, words, starts, numbers, upstream, (gradient,))
             with np.errstate(all="ignore"):  # of infinities, which are doubtful
-                columns[0] += found.total * upstream
-                columns[1] += found.total * weights[name]
-            doubtful |= found.doubtful
+                columns[0] += found[1] * upstream
+                columns[1] += found[1] * weights[name]
+            doubtful |= doubts
             if name in recipe.gradients:
-                columns[4 + recipe.gradients.index(name)] = found.norms[0]
+                columns[4 + recipe.gradients.index(name)] = found[4]
             if recipe.metrics:
                 target[:] = name == "real"
                 memory = scores.view(np.float32), target.view(np.float32)
@@ -138,10 +95,9 @@ NAMES = ("prediction", "target", "mean", "log_variance")
 
 def _vae(recipe: Recipe) -> Form | None:
     columns = {column.name: column for column in recipe.inputs}
-    dtypes = {column.dtype for column in recipe.inputs}
-    if columns.keys() != set(NAMES) or not dtypes <= set(FLOATS) or len(set(map(words_of, dtypes))) > 1 or recipe.axes:
+    if columns.keys() != set(NAMES) or recipe.axes or (words := words_of_all(recipe.inputs)) is None:
         return None
-    words, mean = words_of(recipe.inputs[0].dtype), recipe.reduction != "sum"
+    mean = recipe.reduction != "sum"
     width, latent = (math.prod(columns[name].trailing) for name in ("prediction", "mean"))
     # An asymmetric square whose two sides weigh the same is a square.
     formula, of_formula = ("bce", FLOOR) if recipe.parameters["reconstruction"] == "bce" else ("asymmetric_mse", 1.0)
@@ -154,24 +110,21 @@ def _vae(recipe: Recipe) -> Form | None:
         slopes = {
             name: work.answers.get(f"gradient.{name}", prediction[:0]).reshape(-1) for name in NAMES if name != "target"
         }
-        error = _sum_of(
-            formula, (prediction, target), words, rows * width, np.full(count, of_formula), upstream,
+        zero = np.zeros(count)
+        error, doubtful = evaluate_formula(
+            formula, (prediction, target), words, rows * width, (np.full(count, of_formula), zero), upstream,
             (slopes["prediction"],),
         )  # fmt: skip
-        divergence = _sum_of(
-            "vae", (centre, spread), words, rows * latent, one, beta * upstream,
+        divergence, doubts = evaluate_formula(
+            "vae", (centre, spread), words, rows * latent, (one, zero), beta * upstream,
             (slopes["mean"], slopes["log_variance"]),
         )  # fmt: skip
         with np.errstate(all="ignore"):  # of infinities, which are doubtful
-            total = error.total + beta * divergence.total
-        doubtful = error.doubtful | divergence.doubtful | ~np.isfinite(total)
-        norms = {
-            "prediction": error.norms[0],
-            "mean": divergence.norms[0],
-            "log_variance": divergence.norms[1],
-        }
+            total = error[1] + beta * divergence[1]
+        doubtful |= doubts | ~np.isfinite(total)
+        norms = {"prediction": error[4], "mean": divergence[4], "log_variance": divergence[5]}
         found = [total * upstream, total, samples, samples, *(norms[name] for name in recipe.gradients)]
-        counted = {"error": np.array([error.total, samples]), "divergence": np.array([divergence.total, samples])}
+        counted = {"error": np.array([error[1], samples]), "divergence": np.array([divergence[1], samples])}
         return Outcome(np.array(found), doubtful, counted)
 
     return Form([kernel_of(formulas.formulas)], evaluate)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, words_of
+from lossd.compiled.forms import Form, doubt_what_left_range, words_of_all
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
 from lossd.metrics.cutoffs import slack
@@ -27,8 +27,6 @@ BLOCK = 1 << 14
 
 LEAST_SQUARE, MOST_SQUARE = 1e-280, 1e280
 """The sums of squares that have not left float64's range."""
-
-MOST = float(np.finfo(np.float32).max)
 
 TIE = {1: 1e-6, 2: 1e-13}
 """By the words of a number: how near a bend, in units of what is compared, rounding decides on which side a row is."""
@@ -203,10 +201,9 @@ def _form(recipe: Recipe) -> Form | None:
     loss = LOSSES[recipe.loss or ""]
     names = (*loss.names, "similar") if loss.no is not None else loss.names
     columns = {column.name: column for column in recipe.inputs}
-    words = words_of(columns[loss.names[0]].dtype)
     if columns.keys() != set(names) or recipe.axes or float(recipe.parameters.get("p", 2)) != 2:
         return None
-    if any(columns[name].dtype not in FLOATS or words_of(columns[name].dtype) != words for name in loss.names):
+    if (words := words_of_all(columns[name] for name in loss.names)) is None:
         return None
     measures, mean = bool(recipe.metrics) and recipe.task == loss.task, recipe.reduction == "mean"
     width = columns[loss.names[0]].trailing[0]
@@ -246,11 +243,8 @@ def _form(recipe: Recipe) -> Form | None:
             columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths])
         doubtful = found.doubtful if valid.all() else found.doubtful | ~valid
         doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)
-        if words == 1:
-            doubts |= (lengths > MOST).any(0)
-        else:
-            for name, length in zip(recipe.gradients, lengths, strict=True):
-                doubt_what_vanished(length, work.answers[f"gradient.{name}"], work.starts(), doubts)
+        for name, length in zip(recipe.gradients, lengths, strict=True):
+            doubt_what_left_range(words, length, work.answers[f"gradient.{name}"], work.starts(), doubts)
         counted: dict[str, Any] = {}
         if measures and loss.no is not None:
             counted["cells"] = _cells(found.measured[0] < cut(numbers["margin"]), similar, firsts, counts)

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outcome", "Pass", "Work"]
+__all__ = ["LEAST_NORM", "Outcome", "Pass", "Work"]
 
 Array = npt.NDArray[Any]
 P = TypeVar("P")
 R = TypeVar("R")
+
+LEAST_NORM = 1e-140
+"""The least norm of a gradient the squares of whose entries have surely not left float64's range."""
 
 
 class Work(NamedTuple):

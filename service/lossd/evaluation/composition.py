@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lossd.compiled.work import LEAST_NORM
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.diagnostics import describe, passed_up, warning
 from lossd.evaluation.row_values import RowValues
@@ -28,9 +29,6 @@ __all__ = ["Composed", "DoubtfulError", "add_up", "compose"]
 Evaluate = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
 EvaluateByPass = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem] | None]
 EvaluateRows = Callable[[TensorBatch], RowValues]
-
-LEAST_NORM = 1e-140
-"""Below, squares of entries may have left float64's range."""
 
 
 class DoubtfulError(Exception):

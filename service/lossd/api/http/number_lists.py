@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from lossd_client.wire.nested import EXACT_IN_FLOAT32
 from lossd_client.wire.tensor import MAX_RANK, MAX_TENSORS, element_count
 
 try:
@@ -25,7 +26,6 @@ __all__ = ["LEAST_BYTES", "read"]
 LEAST_BYTES = 16 << 10
 """The length of a text from which on it is read faster here."""
 
-_EXACT_IN_FLOAT32 = 2.0**24  # float32 represents every integer up to here
 _KINDS = (("i", np.int64), ("d", np.float64))
 
 Array = np.ndarray[Any, Any]
@@ -104,7 +104,7 @@ def _numbers(value: Any) -> Array | None:
             continue
         except ValueError:  # an integer beyond int64
             return None
-        if code == "d" and not (numbers.min() > -_EXACT_IN_FLOAT32 and numbers.max() < _EXACT_IN_FLOAT32):
+        if code == "d" and not (numbers.min() > -EXACT_IN_FLOAT32 and numbers.max() < EXACT_IN_FLOAT32):
             return None
         return numbers
     return None
