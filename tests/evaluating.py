@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,15 @@ def together(
         evaluated.append(document if isinstance(document, Problem) else Evaluated(document, own))
         start = stop
     return evaluated
+
+
+def generally(
+    requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors], device: str = "cpu"
+) -> list[Evaluated | Problem]:
+    """The same as :func:`together`, without compiled passes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "passes", None)
+        return together(requests, inputs, device)
 
 
 def _unwritten(of: Column, rows: int, count: int) -> Tensor:

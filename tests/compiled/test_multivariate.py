@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import evaluating
-from compiled.test_passes import assert_bits_equal, assert_equal, uses_a_pass
-from evaluating import Tensors, together
+from compiled.test_passes import assert_bits_equal, assert_both_ways, assert_equal, uses_a_pass
+from evaluating import Tensors, generally, together
 from lossd.compiled.passes import Passes
 from lossd.evaluation import evaluate as evaluation
 
@@ -105,14 +104,6 @@ def drawn(draw: Draw, rows: int, dtype: torch.dtype, seed: int = 0) -> dict[str,
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 
 
-def both(requests: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The answers by a pass, and the general way."""
-    found = together(requests, inputs)
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluating, "passes", None)
-        return found, together(requests, inputs)
-
-
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=str)
 @pytest.mark.parametrize(("loss", "draw", "varying"), LOSSES, ids=named)
 def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
@@ -132,7 +123,7 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
     found = together(requests, inputs)
     assert general.call_count == 0
     for answer, request, tensors in zip(found, requests, inputs, strict=True):
-        _, (wanted,) = both([request], [tensors], monkeypatch)
+        (wanted,) = generally([request], [tensors])
         assert_equal(answer, wanted, within)
     plain = [{**request, "outputs": ["loss", "gradient"]} for request in requests]  # metrics are not the pass's alone
     for answer, request, tensors in zip(together(plain, inputs), plain, inputs, strict=True):
@@ -142,7 +133,7 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1.5], ids=str)
 @pytest.mark.parametrize(("loss", "draw", "_"), LOSSES, ids=named)
 def test_a_doubtful_request_leaves_the_others_as_they_are(
-    loss: dict[str, Any], draw: Draw, _: Any, value: float, monkeypatch: pytest.MonkeyPatch
+    loss: dict[str, Any], draw: Draw, _: Any, value: float
 ) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     first = drawn(draw, 4, torch.float64)
@@ -150,9 +141,7 @@ def test_a_doubtful_request_leaves_the_others_as_they_are(
         changed = tensor.clone()
         changed.view(-1)[1] = value if tensor.is_floating_point() else 7
         inputs: list[Tensors] = [first, {**first, name: changed}, first]
-        found, wanted = both([request] * 3, inputs, monkeypatch)
-        for f, w in zip(found, wanted, strict=True):
-            assert_equal(f, w, 1e-12)
+        found = assert_both_ways([request] * 3, inputs, 1e-12)
         assert_bits_equal(found[2], *together([request], [first]))
 
 
@@ -181,15 +170,12 @@ def test_metrics_alone_need_no_pass() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "draw"), [("multilabel_soft_margin", labels), ("ranknet", documents)], ids=named)
-def test_targets_of_any_dtype_are_read(
-    name: str, draw: Draw, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_targets_of_any_dtype_are_read(name: str, draw: Draw, dtype: torch.dtype) -> None:
     tensors = drawn(draw, 5, torch.float32)
     sent = {**tensors, "target": tensors["target"].clamp(max=1).to(dtype)}
     request = {"loss": {"name": name}, "outputs": ["loss", "gradient", "metrics"]}
     if dtype != torch.bool or name != "ranknet":  # booleans are no grades
-        (found,), (wanted,) = both([request], [sent], monkeypatch)
-        assert_equal(found, wanted, 2e-6)
+        assert_both_ways([request], [sent], 2e-6)
         assert uses_a_pass(request, sent)
 
 
@@ -221,18 +207,15 @@ def test_ranking_metrics_are_measured_by_a_kernel(
     inputs[1]["prediction"][1, 2] = torch.inf
     kernel = Mock(wraps=passes.counting["queries"])
     monkeypatch.setattr(passes, "counting", {**passes.counting, "queries": kernel})
-    found, wanted = both([request] * 2, inputs, monkeypatch)
+    assert_both_ways([request] * 2, inputs, 1e-13)
     assert kernel.call_count == 1
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 1e-13)
 
 
 @pytest.mark.parametrize("length", [1, 2, 50, 300])
-def test_long_and_short_lists_are_ranked(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_and_short_lists_are_ranked(length: int) -> None:
     random = torch.Generator().manual_seed(length)
     prediction = torch.randint(0, length, (8, length), generator=random).float()
     prediction[7, 0] = torch.nan
     target = torch.randint(0, 3, (8, length), generator=random)
     request = {"task": "queries", "outputs": ["metrics"], "metrics": {"k": 5}}
-    (found,), (wanted,) = both([request], [{"prediction": prediction, "target": target}], monkeypatch)
-    assert_equal(found, wanted, 1e-13)
+    assert_both_ways([request], [{"prediction": prediction, "target": target}], 1e-13)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiled.test_passes import assert_bits_equal, assert_equal, uses_a_pass
-from compiled.test_vectors import Request, both
-from evaluating import Evaluated, together
+from compiled.test_passes import assert_bits_equal, assert_both_ways, assert_equal, uses_a_pass
+from compiled.test_vectors import Request
+from evaluating import Evaluated, generally, together
 from lossd.compiled import neighbours
 from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
@@ -50,21 +50,18 @@ def test_neighbours_answer_as_the_general_way(
     requests = [{"loss": {**loss, number: n}, "outputs": ["loss", "gradient", "metrics"]} for n in (0.3, 0.2, 1.0)]
     inputs = [drawn(loss["name"], 20, dtype, seed) for seed in range(3)]
     assert uses_a_pass(requests[0], inputs[0])
-    found, wanted = both(requests, inputs, monkeypatch)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, within)
+    found = assert_both_ways(requests, inputs, within)
     (alone,) = together(requests[1:2], inputs[1:2])
     assert_bits_equal(found[1], alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["clip", "mined_triplet"])
-def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     request = {"loss": {"name": name}, "outputs": ["loss", "gradient", "metrics"], "gradient": {"dtype": "float32"}}
     inputs = [drawn(name, 12, dtype)]
     assert uses_a_pass(request, inputs[0])
-    (found,), (wanted,) = both([request], inputs, monkeypatch)
-    assert_equal(found, wanted, 3e-6)
+    assert_both_ways([request], inputs, 3e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +75,12 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype, mo
     ids=str,
 )
 @pytest.mark.parametrize("name", ["info_nce", "clip"])
-def test_whatever_is_asked_of_views_is_answered(name: str, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_asked_of_views_is_answered(name: str, request_: Request) -> None:
     request = {"loss": {"name": name}, **request_}
-    found, wanted = both([request] * 2, [drawn(name, 9, seed=seed) for seed in range(2)], monkeypatch)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 3e-6)
+    assert_both_ways([request] * 2, [drawn(name, 9, seed=seed) for seed in range(2)], 3e-6)
 
 
-def test_of_ties_the_first_is_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_ties_the_first_is_the_nearest() -> None:
     """Vectors of few directions, so that cosines are equal or differ by rounding alone."""
     request = {"outputs": ["metrics"]}
     vectors = torch.tensor([[3.0, 4.0], [0.6, 0.8], [4.0, 3.0], [0.1, -0.2], [8.0, 6.0], [0.3, -0.6]])
@@ -94,7 +89,8 @@ def test_of_ties_the_first_is_the_nearest(monkeypatch: pytest.MonkeyPatch) -> No
         ("info_nce", {"first": vectors * 1.3, "second": vectors[[0, 1, 4, 3, 2, 5]]}),
         ("supcon", {"embedding": vectors, "label": torch.tensor([0, 1, 0, 1, 2, 0])}),
     ):
-        (found,), (wanted,) = both([{**request, "loss": {"name": loss}}], [inputs], monkeypatch)
+        asked = [{**request, "loss": {"name": loss}}], [inputs]
+        (found,), (wanted,) = together(*asked), generally(*asked)
         assert isinstance(found, Evaluated)
         assert isinstance(wanted, Evaluated)
         for metric, value in wanted.document["metrics"].items():
@@ -134,13 +130,13 @@ def doubtful(what: str, tensors: dict[str, Tensor]) -> None:
         ("mined_triplet", "at the margin"), ("mined_triplet", "not finite"), ("mined_triplet", "no direction"),
     ],
 )  # fmt: skip
-def test_a_doubtful_request_is_left_to_the_general_way(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_doubtful_request_is_left_to_the_general_way(name: str, what: str) -> None:
     number = {"margin": 0.5} if what == "at the margin" else {}
     request = {"loss": {"name": name, **number}, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [drawn(name, 9, seed=seed) for seed in range(3)]
     doubtful(what, inputs[1])
     found = together([request] * 3, inputs)
-    _, (wanted,) = both([request], [inputs[1]], monkeypatch)
+    (wanted,) = generally([request], [inputs[1]])
     assert_equal(found[1], wanted, 0)
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
@@ -171,8 +167,8 @@ def test_threads_share_the_requests_of_a_batch(name: str, passes: Passes, monkey
         for f, w in zip(together(requests, inputs), wanted, strict=True):
             assert_bits_equal(f, w)
         monkeypatch.setattr(neighbours, "MANY", 9)
-        found, general = both(requests[:1], inputs[:1], monkeypatch)
-    assert_bits_equal(found[0], general[0])
+        (found,), (wanted,) = together(requests[:1], inputs[:1]), generally(requests[:1], inputs[:1])
+    assert_bits_equal(found, wanted)
 
 
 def test_one_pair_has_no_pass() -> None:

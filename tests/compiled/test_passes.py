@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import evaluating
-from evaluating import Evaluated, Tensors, layout, together
+from evaluating import Evaluated, Tensors, generally, layout, together
 from lossd.compiled import averages
 from lossd.compiled.passes import Passes
 from lossd.evaluation import evaluate as evaluation
@@ -38,15 +38,19 @@ pytestmark = pytest.mark.usefixtures("compiled_passes")
 
 
 @pytest.fixture
-def general(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Evaluates the general way."""
+def threads(request: pytest.FixtureRequest, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """How many threads share a large request; a parameter of the test."""
+    with ThreadPoolExecutor(request.param) as pool:
+        monkeypatch.setattr(passes, "threads", pool if request.param > 1 else None)
+        yield request.param
 
-    def evaluate(requests: Sequence[Request], inputs: Sequence[Tensors]) -> list[Evaluated | Problem]:
-        with monkeypatch.context() as patch:
-            patch.setattr(evaluating, "passes", None)
-            return together(requests, inputs)
 
-    return evaluate
+def assert_both_ways(requests: Sequence[Request], inputs: Sequence[Tensors], within: float) -> list[Any]:
+    """Check that requests are answered as the general way answers them, and return the answers."""
+    found = together(requests, inputs)
+    for f, w in zip(found, generally(requests, inputs), strict=True):
+        assert_equal(f, w, within)
+    return found
 
 
 def uses_a_pass(request: Request, tensors: Tensors) -> bool:
@@ -108,12 +112,11 @@ CLASS_SCORES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("loss", CLASS_SCORES, ids=str)
-def test_class_scores_answer_as_the_general_way(loss: dict[str, Any], dtype: torch.dtype, general: Any) -> None:
+def test_class_scores_answer_as_the_general_way(loss: dict[str, Any], dtype: torch.dtype) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [scores(rows, 5, dtype, seed=rows) for rows in (7, 1, 64, 131)]
     assert uses_a_pass(request, inputs[0])
-    for found, wanted in zip(together([request] * 4, inputs), general([request] * 4, inputs), strict=True):
-        assert_equal(found, wanted, TOLERANCE[dtype])
+    assert_both_ways([request] * 4, inputs, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(
@@ -130,44 +133,34 @@ def test_class_scores_answer_as_the_general_way(loss: dict[str, Any], dtype: tor
     ids=str,
 )
 @pytest.mark.parametrize("classes", [1, 2, 9, 49, 300])
-def test_whatever_is_asked_of_class_scores_is_answered(classes: int, request_: Request, general: Any) -> None:
+def test_whatever_is_asked_of_class_scores_is_answered(classes: int, request_: Request) -> None:
     request = {"loss": {"name": "focal", "ignore_index": 0}, **request_}
     names = request_.get("metrics", {}).get("names", [])
     if classes <= 2 and "top_k_accuracy" in names:
         pytest.skip("two classes have no two best")
     inputs = [scores(rows, classes, seed=rows) for rows in (5, 2)]
-    for found, wanted in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
-        assert_equal(found, wanted, 2e-6)
+    assert_both_ways([request] * 2, inputs, 2e-6)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("shape", [(3, 5, 4), (2, 5, 300, 2), (1, 5, 70_001), (1, 5, 1, 1)], ids=str)
 @pytest.mark.parametrize("loss", CLASS_SCORES, ids=str)
 def test_dense_scores_answer_as_the_general_way(
     loss: dict[str, Any],
     shape: tuple[int, ...],
     threads: int,
-    general: Any,
-    passes: Passes,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = ThreadPoolExecutor(threads) if threads > 1 else None
-    monkeypatch.setattr(passes, "threads", pool)
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [dense(shape, seed) for seed in (1, 2)]
     inputs[0]["target"].view(-1)[-1] = loss.get("ignore_index", -100)
     assert uses_a_pass(request, inputs[0])
-    found = together([request] * 2, inputs)
-    for f, w in zip(found, general([request] * 2, inputs), strict=True):
-        assert_equal(f, w, 3e-6)
+    found = assert_both_ways([request] * 2, inputs, 3e-6)
     for f, tensors in zip(found, inputs, strict=True):
         (alone,) = together([request], [tensors])
         if "label_smoothing" in loss and math.prod(shape[2:]) > 1:  # the general way
             assert_equal(f, alone, 1e-7)
         else:
             assert_bits_equal(f, alone)
-    if pool is not None:
-        pool.shutdown()
 
 
 def dense(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -179,11 +172,11 @@ def dense(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32)
 
 @pytest.mark.parametrize(("smoothings", "batches"), [((0.1, 0.1, 0.1), 1), ((0.0, 0.1, 0.1), 2), ((0.1, 0.2, 0.3), 3)])
 def test_dense_scores_smoothed_alike_stay_one_batch(
-    smoothings: tuple[float, ...], batches: int, general: Any, monkeypatch: pytest.MonkeyPatch
+    smoothings: tuple[float, ...], batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [{"loss": {"name": "cross_entropy", "label_smoothing": s}} for s in smoothings]
     inputs = [dense((2, 5, 7), seed) for seed in range(3)]
-    wanted = general(requests, inputs)
+    wanted = generally(requests, inputs)
     the_general_way = Mock(wraps=evaluation.check)
     monkeypatch.setattr(evaluation, "check", the_general_way)
     for f, w in zip(together(requests, inputs), wanted, strict=True):
@@ -192,14 +185,14 @@ def test_dense_scores_smoothed_alike_stay_one_batch(
 
 
 @pytest.mark.parametrize("how", ["class", "nan", "inf", "-inf"])
-def test_a_doubtful_position_is_left_to_the_general_way(how: str, general: Any) -> None:
+def test_a_doubtful_position_is_left_to_the_general_way(how: str) -> None:
     request = {"loss": {"name": "focal"}, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [dense((2, 4, 7), seed, torch.float64) for seed in (1, 2)]
     if how == "class":
         inputs[1]["target"][1, 3] = 4
     else:
         inputs[1]["prediction"][1, 2, 3] = float(how)
-    found, wanted = together([request] * 2, inputs), general([request] * 2, inputs)
+    found, wanted = together([request] * 2, inputs), generally([request] * 2, inputs)
     for f, w in zip(found, wanted, strict=True):
         assert_equal(f, w, 1e-12)
 
@@ -238,13 +231,12 @@ def pairs(loss: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, seed
 @pytest.mark.parametrize("trailing", [(), (5,), (2, 3), (300,)], ids=str)
 @pytest.mark.parametrize("loss", ERRORS + LOGITS, ids=str)
 def test_elements_answer_as_the_general_way(
-    loss: dict[str, Any], trailing: tuple[int, ...], dtype: torch.dtype, general: Any
+    loss: dict[str, Any], trailing: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [pairs(loss, (rows, *trailing), dtype, seed=rows) for rows in (7, 1, 30)]
     assert uses_a_pass(request, inputs[0])
-    for found, wanted in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
-        assert_equal(found, wanted, TOLERANCE[dtype])
+    assert_both_ways([request] * 3, inputs, TOLERANCE[dtype])
 
 
 REGIONS: list[dict[str, Any]] = [
@@ -275,29 +267,23 @@ def regions(loss: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, se
     ("dtype", "shape", "threads"),
     [(torch.float32, (2, 3, 5, 7), 1), (torch.float64, (2, 3, 9), 1), (torch.float32, (2, 3, 66_001), 3)],
     ids=str,
+    indirect=["threads"],
 )
 def test_regions_answer_as_the_general_way(
     loss: dict[str, Any],
     dtype: torch.dtype,
     shape: tuple[int, ...],
     threads: int,
-    general: Any,
     passes: Passes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = ThreadPoolExecutor(threads) if threads > 1 else None
-    monkeypatch.setattr(passes, "threads", pool)
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [regions(loss, shape, dtype, seed) for seed in (1, 2)]
     assert uses_a_pass(request, inputs[0])
-    found = together([request] * 2, inputs)
-    for f, w in zip(found, general([request] * 2, inputs), strict=True):
-        assert_equal(f, w, TOLERANCE[dtype])
+    found = assert_both_ways([request] * 2, inputs, TOLERANCE[dtype])
     monkeypatch.setattr(passes, "threads", None)
     for f, tensors in zip(found, inputs, strict=True):
         assert_bits_equal(f, together([request], [tensors])[0])
-    if pool is not None:
-        pool.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -307,34 +293,28 @@ def test_regions_answer_as_the_general_way(
         (3, "prediction", 1.5), (5, "target", 1.5), (5, "target", torch.nan), (6, "prediction", torch.nan),
     ],
 )  # fmt: skip
-def test_regions_out_of_range_are_left_to_the_general_way(
-    position: int, where: str, value: float, general: Any
-) -> None:
+def test_regions_out_of_range_are_left_to_the_general_way(position: int, where: str, value: float) -> None:
     request = {"loss": REGIONS[position], "outputs": ["loss", "gradient", "metrics"]}
     inputs = [regions(REGIONS[position], (2, 3, 9), torch.float32, seed) for seed in range(3)]
     inputs[1][where].view(-1)[-1] = value
-    for f, w in zip(together([request] * 3, inputs), general([request] * 3, inputs), strict=True):
-        assert_equal(f, w, 2e-6)
+    assert_both_ways([request] * 3, inputs, 2e-6)
 
 
-def test_a_region_whose_value_is_noise_is_left_to_the_general_way(general: Any) -> None:
+def test_a_region_whose_value_is_noise_is_left_to_the_general_way() -> None:
     request = {"loss": {"name": "dice", "smooth": 1e-8}}
     inputs = [regions(REGIONS[0], (2, 3, 9), torch.float32, seed) for seed in range(2)]
     inputs[0]["target"][0, 0] = 2
-    found = together([request] * 2, inputs)
-    for f, w in zip(found, general([request] * 2, inputs), strict=True):
-        assert_equal(f, w, 2e-6)
+    found = assert_both_ways([request] * 2, inputs, 2e-6)
     assert [isinstance(f, Evaluated) and f.warnings for f in found] == [set(), {"tiny_smooth"}]
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 @pytest.mark.parametrize("mode", ["binary", "multilabel"])
-def test_decisions_on_regions_are_counted_as_the_task_says(mode: str, task: str, general: Any) -> None:
+def test_decisions_on_regions_are_counted_as_the_task_says(mode: str, task: str) -> None:
     loss = {"name": "dice", "mode": mode}
     request = {"loss": loss, "metrics": {"task": task, "threshold": 0.4}, "outputs": ["metrics"]}
     inputs = [regions(loss, (2, 3, 4, 5), torch.float32, seed) for seed in range(2)]
-    for f, w in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
-        assert_equal(f, w, 2e-6)
+    assert_both_ways([request] * 2, inputs, 2e-6)
 
 
 def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
@@ -361,9 +341,7 @@ def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
     ],
 )
 @pytest.mark.parametrize("name", ["iou", "giou", "diou", "ciou"])
-def test_boxes_answer_as_the_general_way(
-    name: str, form: str, dtype: torch.dtype, more: dict[str, Any], general: Any
-) -> None:
+def test_boxes_answer_as_the_general_way(name: str, form: str, dtype: torch.dtype, more: dict[str, Any]) -> None:
     names = ["default", "giou", "per_threshold"]
     request = {
         "loss": {"name": name, "format": form, **more},
@@ -374,9 +352,7 @@ def test_boxes_answer_as_the_general_way(
     inputs[2]["prediction"][4, 2] = -torch.inf
     inputs[3]["target"][1, 1] = torch.nan
     assert uses_a_pass(request, inputs[0])
-    found = together([request] * 4, inputs)
-    for f, w in zip(found, general([request] * 4, inputs), strict=True):
-        assert_equal(f, w, TOLERANCE[dtype])
+    found = assert_both_ways([request] * 4, inputs, TOLERANCE[dtype])
     for f, tensors in zip(found[:2], inputs, strict=False):
         assert_bits_equal(f, together([request], [tensors])[0])
 
@@ -404,12 +380,10 @@ def sums() -> list[tuple[dict[str, Any], list[Tensors]]]:
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_a_sum_of_losses_answers_as_the_general_way(
-    position: int, general: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sum_of_losses_answers_as_the_general_way(position: int, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, inputs = sums()[position]
     request = {"loss": loss, "outputs": ["loss", "gradient", *(["metrics"] if position < 2 else [])]}
-    wanted = general([request] * len(inputs), inputs)
+    wanted = generally([request] * len(inputs), inputs)
     composed = Mock(wraps=evaluation.compose)
     monkeypatch.setattr(evaluation, "compose", composed)
     found = together([request] * 2, inputs[:2])
@@ -426,15 +400,11 @@ def test_a_sum_of_losses_answers_as_the_general_way(
     [({"gradient": {"clip_norm": 1e-3}}, 1.0), ({}, torch.nan), ({"gradient": {"dtype": "float16"}}, 1.0)],
     ids=str,
 )
-def test_a_sum_that_no_pass_takes_is_left_to_the_general_way(
-    more: Mapping[str, Any], value: float, general: Any
-) -> None:
+def test_a_sum_that_no_pass_takes_is_left_to_the_general_way(more: Mapping[str, Any], value: float) -> None:
     loss, inputs = sums()[1]
     inputs[0]["prediction"].view(-1)[3] = value
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"], **more}
-    found = together([request] * 3, inputs)
-    for f, w in zip(found, general([request] * 3, inputs), strict=True):
-        assert_equal(f, w, 2e-6)
+    assert_both_ways([request] * 3, inputs, 2e-6)
 
 
 def test_a_sum_beside_one_that_no_pass_takes_has_the_bits_of_itself_alone() -> None:
@@ -454,15 +424,14 @@ KINKS: list[tuple[dict[str, Any], list[float]]] = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("loss", "margins"), KINKS, ids=lambda value: str(value))
 def test_a_score_at_the_margin_has_the_gradient_of_the_general_way(
-    loss: dict[str, Any], margins: list[float], dtype: torch.dtype, general: Any
+    loss: dict[str, Any], margins: list[float], dtype: torch.dtype
 ) -> None:
     prediction = torch.tensor([[m, -m, m + 0.5, m - 0.5] for m in margins], dtype=torch.float64).to(dtype)
     target = torch.tensor([[1, -1, -1, 1], [-1, -1, 1, -1], [-1, 1, -1, -1]]).to(dtype)
     inputs = [{"prediction": prediction, "target": target}] * 3
     requests = [{"loss": {**loss, "margin": margin}} for margin in margins]
     assert uses_a_pass(requests[0], inputs[0])
-    for found, wanted in zip(together(requests, inputs), general(requests, inputs), strict=True):
-        assert_equal(found, wanted, TOLERANCE[dtype])
+    assert_both_ways(requests, inputs, TOLERANCE[dtype])
 
 
 class NoOperation(TorchDispatchMode):
@@ -501,24 +470,21 @@ def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], tr
     ],
     ids=str,
 )
-def test_whatever_is_asked_of_elements_is_answered(loss: str, metrics: dict[str, Any], general: Any) -> None:
+def test_whatever_is_asked_of_elements_is_answered(loss: str, metrics: dict[str, Any]) -> None:
     request = {"loss": {"name": loss}, "outputs": ["metrics"], "metrics": metrics}
     kind = next(known for known in ERRORS + LOGITS if known["name"] == loss)
     inputs = [pairs(kind, (rows, 4), torch.float32, seed=rows) for rows in (9, 3)]
-    for found, wanted in zip(together([request] * 2, inputs), general([request] * 2, inputs), strict=True):
-        assert_equal(found, wanted, 2e-6)
+    assert_both_ways([request] * 2, inputs, 2e-6)
 
 
 @pytest.mark.parametrize("where", ["prediction", "target"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1.5, 80.0, -800.0])
 @pytest.mark.parametrize("loss", [ERRORS[0], ERRORS[5], *LOGITS[:3]], ids=str)
-def test_elements_out_of_range_are_left_to_the_general_way(
-    loss: dict[str, Any], value: float, where: str, general: Any
-) -> None:
+def test_elements_out_of_range_are_left_to_the_general_way(loss: dict[str, Any], value: float, where: str) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [pairs(loss, (4, 3), torch.float32, seed) for seed in range(3)]
     inputs[1][where][2, 1] = value
-    found, wanted = together([request] * 3, inputs), general([request] * 3, inputs)
+    found, wanted = together([request] * 3, inputs), generally([request] * 3, inputs)
     for f, w in zip(found, wanted, strict=True):
         assert_equal(f, w, 2e-6)
     for position in (0, 2):
@@ -546,7 +512,7 @@ COUNTED = {
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_metrics_of_losses_without_a_pass_are_counted_by_kernels(
-    name: str, passes: Passes, monkeypatch: pytest.MonkeyPatch, general: Any
+    name: str, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss, draw = COUNTED[name]
     requests, inputs = [{"loss": loss, "outputs": ["loss", "metrics"]}] * 2, [draw(4, 1), draw(7, 2)]
@@ -555,13 +521,13 @@ def test_metrics_of_losses_without_a_pass_are_counted_by_kernels(
     monkeypatch.setattr(passes, "counting", {**passes.counting, name: kernel})
     found = together(requests, inputs)
     assert kernel.call_count == 1
-    for f, w in zip(found, general(requests, inputs), strict=True):
+    for f, w in zip(found, generally(requests, inputs), strict=True):
         assert_equal(f, w, 1e-12)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30], ids=str)
 @pytest.mark.parametrize("name", COUNTED)
-def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float, general: Any) -> None:
+def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float) -> None:
     _, draw = COUNTED[name]
     request, inputs = {"task": {"errors": "regression", "decisions": "binary", "matrices": "multiclass"}[name]}, []
     for seed in range(2):
@@ -569,13 +535,12 @@ def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float
         drawn["prediction"][1, 1:] = value
         inputs.append(drawn)
     asked = {"outputs": ["metrics"], **request}
-    for f, w in zip(together([asked] * 2, inputs), general([asked] * 2, inputs), strict=True):
-        assert_equal(f, w, 1e-12)
+    assert_both_ways([asked] * 2, inputs, 1e-12)
 
 
 @pytest.mark.parametrize("positions", [(), (3,), (20, 30)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_matrices_are_exact(dtype: torch.dtype, positions: tuple[int, ...], general: Any) -> None:
+def test_matrices_are_exact(dtype: torch.dtype, positions: tuple[int, ...]) -> None:
     """Of ties the first class is predicted, and ignored targets do not count."""
     random = torch.Generator().manual_seed(1)
     prediction = torch.randint(0, 3, (6, 5, *positions), generator=random).to(dtype)
@@ -583,15 +548,14 @@ def test_matrices_are_exact(dtype: torch.dtype, positions: tuple[int, ...], gene
     target[0] = -100
     request = {"loss": {"name": "nll"}, "outputs": ["metrics"], "metrics": {"names": ["confusion_matrix"]}}
     inputs = [{"prediction": prediction, "target": target}]
-    (found,), (wanted,) = together([request], inputs), general([request], inputs)
+    (found,), (wanted,) = together([request], inputs), generally([request], inputs)
     assert found.document == wanted.document
 
 
-def test_gammas_differ_within_a_batch(general: Any) -> None:
+def test_gammas_differ_within_a_batch() -> None:
     requests = [{"loss": {"name": "focal", "gamma": gamma}} for gamma in (0.0, 0.3, 2.0, 5.0)]
     inputs = [scores(6, 4, torch.float64, seed) for seed in range(4)]
-    for found, wanted in zip(together(requests, inputs), general(requests, inputs), strict=True):
-        assert_equal(found, wanted, 1e-12)
+    assert_both_ways(requests, inputs, 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
@@ -668,10 +632,10 @@ POISONS = (
 
 @pytest.mark.parametrize("loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}], ids=str)
 @pytest.mark.parametrize("how", POISONS)
-def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str, general: Any) -> None:
+def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [scores(4, 5, seed=1), poisoned(scores(4, 5, seed=2), how), scores(4, 5, seed=3)]
-    found, wanted = together([request] * 3, inputs), general([request] * 3, inputs)
+    found, wanted = together([request] * 3, inputs), generally([request] * 3, inputs)
     for f, w in zip(found, wanted, strict=True):
         assert_equal(f, w, 2e-6)
     for position in (0, 2):
@@ -723,10 +687,10 @@ def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(anything())
 def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
-    general: Any, asked: tuple[Request, list[dict[str, torch.Tensor]]]
+    asked: tuple[Request, list[dict[str, torch.Tensor]]],
 ) -> None:
     request, inputs = asked
-    found, wanted = together([request] * len(inputs), inputs), general([request] * len(inputs), inputs)
+    found, wanted = together([request] * len(inputs), inputs), generally([request] * len(inputs), inputs)
     for f, w in zip(found, wanted, strict=True):
         assert_equal(f, w, 1e-12)
 

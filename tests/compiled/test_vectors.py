@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import evaluating
-from compiled.test_passes import assert_bits_equal, assert_equal, uses_a_pass
-from evaluating import Evaluated, Tensors, together
+from compiled.test_passes import assert_bits_equal, assert_both_ways, assert_equal, uses_a_pass
+from evaluating import Evaluated, generally, together
 
 pytestmark = pytest.mark.usefixtures("compiled_passes")
 
@@ -26,14 +25,6 @@ LOSSES: list[dict[str, Any]] = [
     {"name": "triplet", "swap": True, "eps": 0.0, "margin": 2.0},
     {"name": "triplet", "swap": True, "squared": True, "reduction": "sum"},
 ]
-
-
-def both(requests: list[Request], inputs: list[Tensors], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The answers by a pass, and the general way."""
-    found = together(requests, inputs)
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluating, "passes", None)
-        return found, together(requests, inputs)
 
 
 def drawn(name: str, rows: int, dtype: torch.dtype = torch.float32, width: int = 7, seed: int = 0) -> dict[str, Tensor]:
@@ -53,15 +44,11 @@ def drawn(name: str, rows: int, dtype: torch.dtype = torch.float32, width: int =
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-13)], ids=str)
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_rows_answer_as_the_general_way(
-    loss: dict[str, Any], dtype: torch.dtype, within: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_answer_as_the_general_way(loss: dict[str, Any], dtype: torch.dtype, within: float) -> None:
     requests = [{"loss": {**loss, "margin": margin}, "outputs": ["loss", "gradient", "metrics"]} for margin in (0.4, 1)]
     inputs = [drawn(loss["name"], rows, dtype, seed=rows) for rows in (40, 3)]
     assert uses_a_pass(requests[0], inputs[0])
-    found, wanted = both([*requests, requests[0]], [*inputs, drawn(loss["name"], 9, dtype)], monkeypatch)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, within)
+    found = assert_both_ways([*requests, requests[0]], [*inputs, drawn(loss["name"], 9, dtype)], within)
     (alone,) = together([requests[1]], [inputs[1]])
     assert_bits_equal(found[1], alone)
 
@@ -76,22 +63,19 @@ def test_rows_answer_as_the_general_way(
     ],
     ids=str,
 )
-def test_whatever_is_asked_of_pairs_is_answered(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_asked_of_pairs_is_answered(request_: Request) -> None:
     request = {"loss": {"name": "contrastive"}, **request_}
     inputs = [drawn("contrastive", rows, seed=rows) for rows in (12, 5)]
-    found, wanted = both([request] * 2, inputs, monkeypatch)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 2e-6)
+    assert_both_ways([request] * 2, inputs, 2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["contrastive", "cosine_embedding", "triplet"])
-def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     request = {"loss": {"name": name}, "outputs": ["loss", "gradient", "metrics"], "gradient": {"dtype": "float32"}}
     inputs = [drawn(name, 12, dtype)]
     assert uses_a_pass(request, inputs[0])
-    (found,), (wanted,) = both([request], inputs, monkeypatch)
-    assert_equal(found, wanted, 2e-6)
+    assert_both_ways([request], inputs, 2e-6)
 
 
 DOUBTFUL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -115,16 +99,14 @@ DOUBTFUL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("what", DOUBTFUL)
-def test_a_doubtful_row_is_left_to_the_general_way(
-    what: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_doubtful_row_is_left_to_the_general_way(what: str, dtype: torch.dtype) -> None:
     loss, changes = DOUBTFUL[what]
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [drawn(loss["name"], 4, dtype, width=1, seed=seed) for seed in range(3)]
     for name, change in changes.items():
         inputs[1][name][2] = inputs[1][change][2] if isinstance(change, str) else change
     found = together([request] * 3, inputs)
-    _, (wanted,) = both([request], [inputs[1]], monkeypatch)
+    (wanted,) = generally([request], [inputs[1]])
     assert_equal(found[1], wanted, 0)
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
@@ -136,7 +118,7 @@ def test_other_norms_have_no_pass(loss: dict[str, Any]) -> None:
     assert not uses_a_pass({"loss": {"name": "triplet", **loss}}, drawn("triplet", 3))
 
 
-def test_similar_of_any_dtype_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_of_any_dtype_is_read() -> None:
     request = {"loss": {"name": "contrastive"}, "outputs": ["loss", "metrics"]}
     tensors = drawn("contrastive", 9)
     (wanted,) = together([request], [tensors])

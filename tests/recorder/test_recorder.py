@@ -119,6 +119,15 @@ async def asking(make_store: Callable[[], Any]) -> AsyncIterator[tuple[Recorder,
             await asyncio.sleep(0.01)
 
 
+@contextmanager
+def connected(recorder: Recorder) -> Iterator[socket.socket]:
+    """A connection of another front, which waits 20 s at most."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as front:
+        front.settimeout(20)
+        front.connect(f"\0{recorder._address}")
+        yield front
+
+
 async def count(recorder: Recorder, name: str, run: str = "r") -> dict[str, Any]:
     outcome, _ = await recorder.ask("count", soon(), b"report", run=run, name=name, device="cpu", build="1")
     return dict(outcome)
@@ -245,8 +254,7 @@ def test_a_front_that_reads_no_answers_does_not_fill_the_memory() -> None:
     async def run() -> None:
         async with asking(FakeStore) as (recorder, server):
             await recorder.ask("find", soon(), owner="", name="a")
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
-                deaf.connect(f"\0{recorder._address}")
+            with connected(recorder) as deaf:
                 deaf.sendall(b"".join(encode({"id": n, "op": "merged", "run": f"{size}"}) for n in range(asked)))
                 await until(lambda: any(c.unsent for c in server._connections))
                 for _ in range(20):
@@ -254,7 +262,6 @@ def test_a_front_that_reads_no_answers_does_not_fill_the_memory() -> None:
                 held = sum(c._unsent_bytes for c in server._connections)
                 assert held <= loop.UNSENT_BYTES + 2 * size
                 received = 0
-                deaf.settimeout(20)
                 while received < asked * size:
                     received += len(await asyncio.to_thread(deaf.recv, 1 << 20))
 
@@ -269,9 +276,7 @@ def test_requests_behind_many_answers_are_answered_when_these_are_sent(monkeypat
     async def run() -> None:
         async with asking(FakeStore) as (recorder, _):
             await recorder.ask("find", soon(), owner="", name="a")
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as front:
-                front.connect(f"\0{recorder._address}")
-                front.settimeout(20)
+            with connected(recorder) as front:
                 front.sendall(b"".join(encode({"id": n, "op": "merged", "run": "8"}) for n in range(asked)))
                 answers, frames = FrameBuffer(1 << 20), []
                 while len(frames) < asked:
@@ -287,9 +292,7 @@ def test_a_frame_over_the_limit_closes_its_connection_alone() -> None:
     async def run() -> None:
         async with asking(FakeStore) as (recorder, _):
             await recorder.ask("find", soon(), owner="", name="a")
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                other.connect(f"\0{recorder._address}")
-                other.settimeout(20)
+            with connected(recorder) as other:
                 other.sendall(struct.pack("<II", request_bytes(RUN_BYTES) + 1, 10))
                 assert other.recv(1) == b"", "it is closed"
             assert await recorder.ask("find", soon(), owner="", name="a") == ({"name": "a"}, b"")
@@ -300,8 +303,7 @@ def test_a_frame_over_the_limit_closes_its_connection_alone() -> None:
 def test_half_a_frame_holds_nobody_up() -> None:
     async def run() -> None:
         async with asking(FakeStore) as (recorder, _):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                other.connect(f"\0{recorder._address}")
+            with connected(recorder) as other:
                 other.sendall(encode({"id": 1, "op": "find", "owner": "", "name": "a"})[:-3])
                 assert await recorder.ask("find", soon(), owner="", name="a") == ({"name": "a"}, b"")
 
