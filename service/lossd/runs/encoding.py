@@ -22,7 +22,7 @@ from lossd_client.errors import InternalError, InvalidRequest
 
 __all__ = [
     "SHORT_BYTES",
-    "Form",
+    "Template",
     "compressed",
     "decode",
     "decode_alike",
@@ -58,8 +58,8 @@ def text_of(described: Mapping[str, Any]) -> bytes:
     return orjson.dumps(described, option=orjson.OPT_SORT_KEYS)
 
 
-class Form:
-    """What the bytes of states have in common that have the same description: they are made with a few copies.
+class Template:
+    """What the bytes of states with the same description have in common. It makes them with a few copies.
 
     Args:
         text: The text of the description.
@@ -86,7 +86,7 @@ class Form:
 
 def encode(text: bytes, parts: Mapping[str, bytes]) -> bytes:
     """Return the same bytes for the same text of a description and parts."""
-    return Form(text, parts).encode(parts)
+    return Template(text, parts).encode(parts)
 
 
 def decode(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes], int]:

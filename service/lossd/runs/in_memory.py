@@ -151,8 +151,8 @@ class _Counting:
         facts, totals = measured(inner, placement, self.definition["limit"])
         facts.clustered = CLUSTER_ID in beside
         by_slot = counts_of(placement, placement.combinations.index)
-        forms: list[encoding.Form] = []
-        return [Outcome(facts, *found, forms) for found in zip(totals, by_slot, strict=True)]
+        templates: list[encoding.Template] = []
+        return [Outcome(facts, *found, templates) for found in zip(totals, by_slot, strict=True)]
 
     def _firsts(self, numbers: Sequence[Sequence[float]]) -> list[int] | None:
         """Return the key of the first row of each batch."""
@@ -208,11 +208,13 @@ class _Counting:
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
         counted = identity.bytes_of(self.kind, *place)
         parts = parts_of(found, counted)
-        if not outcome.forms:  # it is the same of all batches that were measured together
-            outcome.forms.append(encoding.Form(description_of(self.definition, self.versions, found), parts))
-        [form] = outcome.forms
+        if not outcome.templates:  # it is the same of all batches that were measured together
+            outcome.templates.append(encoding.Template(description_of(self.definition, self.versions, found), parts))
+        [template] = outcome.templates
         entries = entries_of(self.recipe, rows, arrays)
-        return BatchReport(digest, rows, entries, form.text, counted, encoding.packed(form.encode(parts))).encode()
+        return BatchReport(
+            digest, rows, entries, template.text, counted, encoding.packed(template.encode(parts))
+        ).encode()
 
     def _fields(self, first: int | None, numbers: Sequence[float]) -> bytes:
         """Return what the digest covers beside the inputs."""
@@ -230,13 +232,13 @@ class Outcome(NamedTuple):
         facts: What it has in common with others.
         totals: The total of each contribution, by part and name.
         by_slot: How many rows each slot has.
-        forms: The form of its state, once it is known; one list of all batches that were measured together.
+        templates: The template of its state, once it is known; one list of all batches that were measured together.
     """
 
     facts: Facts
     totals: Mapping[str, RunTotal]
     by_slot: IntegerSums
-    forms: list[encoding.Form]
+    templates: list[encoding.Template]
 
 
 def _widened(bits: Array) -> Array:
