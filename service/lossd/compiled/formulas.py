@@ -1,7 +1,7 @@
-"""Losses of one to four numbers an element, each declared by its formula, in a kernel of their own, compiled last.
+"""Losses of one to four numbers an element, each declared by its formula, in a kernel of their own.
 
-Their functions take float64 that was read from memory before, and not memory of either dtype as those of
-:mod:`lossd.compiled.elementwise` do: half the code is to be compiled, for a step more.
+Their functions take float64 numbers, which the kernel has read from memory. Those of :mod:`lossd.compiled.elementwise`
+take memory of either dtype. This halves the code to compile, and takes one more step.
 """
 
 from __future__ import annotations
