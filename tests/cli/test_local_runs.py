@@ -40,11 +40,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     path.mkdir()
-    random = np.random.default_rng(5)
-    for number in range(FILES):
+    write(path, range(FILES))
+    return path
+
+
+def write(path: Path, numbers: range) -> None:
+    """Write a file for each number."""
+    random = np.random.default_rng(5 + numbers.start)
+    for number in numbers:
         prediction = random.standard_normal((ROWS, 3)).astype(np.float32)
         files.write(path / f"{number:03}.npz", {"prediction": prediction, "target": random.integers(0, 3, ROWS)})
-    return path
 
 
 def lossd(*arguments: str | Path) -> Result:
@@ -83,9 +88,11 @@ def test_a_run_begins_and_ends_with_nothing_running(store: Path, folder: Path) -
 
 
 def test_ctrl_c_and_again(store: Path, folder: Path) -> None:
+    total = 10 * FILES  # so many that some are left when the signal arrives
+    write(folder, range(FILES, total))
     terminal = Terminal("score", folder, *OPTIONS, "--run", "r", "--in-flight", "1", "--json")
     for shown in terminal.watch():
-        if re.search(r"[1-9]/30 files", shown):
+        if re.search(rf"[1-9]\d*/{total} files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
     status, said = terminal.close()
@@ -93,9 +100,9 @@ def test_ctrl_c_and_again(store: Path, folder: Path) -> None:
     found = json.loads(said)
     counted = found["files"]["counted"]
     assert found["files"]["interrupted"]
-    assert (0 < counted < FILES, found["counted"]["rows"]) == (True, counted * ROWS)
+    assert (0 < counted < total, found["counted"]["rows"]) == (True, counted * ROWS)
     result = lossd("score", folder, *OPTIONS, "--run", "r", "--seal", "--json")
-    assert f"{counted} of 30 files counted before" in result.stderr
+    assert f"{counted} of {total} files counted before" in result.stderr
     check_score(json.loads(result.stdout), folder)
 
 
