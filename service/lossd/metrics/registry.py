@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, torch
+from lossd.losses.lookup import closest
 from lossd.losses.names import meaning
 from lossd.losses.reduction import Segments
-from lossd.losses.registry import Input, closest
+from lossd.losses.registry import Input
 from lossd.metrics.combinations import Combinations
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted

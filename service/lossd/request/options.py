@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from typing_extensions import is_typeddict
 
-from lossd.losses.registry import closest, named
+from lossd.losses.lookup import closest
+from lossd.losses.registry import named
 from lossd.losses.types import FIRST_FAULT, Fraction, Positive
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 import lossd.metrics as metrics
 from lossd.caches import Cache
-from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find_loss
+from lossd.losses.lookup import closest, find_loss
+from lossd.losses.registry import REGISTRY, Input, Loss, Refinement
 from lossd.losses.types import Domain, Kind, TensorType
 from lossd.request.options import (
     Envelope,

@@ -12,7 +12,8 @@ from lossd.api.evaluate import plan_of
 from lossd.api.observability.telemetry import ModelCounts
 from lossd.job import model_name
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Input, Loss, advice, closest
+from lossd.losses.lookup import advice, closest
+from lossd.losses.registry import Input, Loss
 from lossd.losses.types import TensorType
 from lossd.metrics import METRICS, TASKS
 from lossd.request.options import MetricOptions
