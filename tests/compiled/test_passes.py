@@ -107,6 +107,9 @@ CLASS_SCORES: list[dict[str, Any]] = [
     {"name": "focal", "gamma": 0.5, "alpha": 0.25, "alpha_mode": "foreground"},
     {"name": "focal", "gamma": 1.7, "alpha": [0.1, 0.2, 0.3, 0.4, 0.5], "class_weight": [1, 0.5, 2, 0, 1]},
     {"name": "focal", "gamma": 3.0, "alpha": 0.5, "ignore_index": 0, "reduction": "sum"},
+    {"name": "nll"},
+    {"name": "nll", "class_weight": [1, 0.5, 2, 0, 1], "ignore_index": 1},
+    {"name": "nll", "class_weight": [1, 0.5, 2, 0.1, 1], "ignore_index": 3, "reduction": "sum"},
 ]
 
 
@@ -504,8 +507,7 @@ COUNTED = {
     "errors": ({"name": "mape", "eps": 0.1}, lambda n, seed: pairs(ERRORS[0], (n, 3), torch.float32, seed)),
     "decisions": ({"name": "bce", "eps": 0.01}, lambda n, seed: {
         "prediction": torch.rand(n, 3), "target": torch.randint(0, 2, (n, 3)).float()}),
-    "matrices": ({"name": "nll"}, lambda n, seed: {
-        name: t.log_softmax(1) if name == "prediction" else t for name, t in scores(n, 4, seed=seed).items()}),
+    "matrices": ({"name": "cross_entropy", "poly": 0.5}, lambda n, seed: scores(n, 4, seed=seed)),
 }  # fmt: skip
 """By the kernel that counts for the metrics: a loss without a pass, and its inputs."""
 
@@ -572,7 +574,7 @@ def test_targets_of_every_integer_dtype_are_read(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("gradient", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("loss", [CLASS_SCORES[1], CLASS_SCORES[5], ERRORS[0], LOGITS[1]], ids=str)
+@pytest.mark.parametrize("loss", [CLASS_SCORES[1], CLASS_SCORES[5], CLASS_SCORES[-2], ERRORS[0], LOGITS[1]], ids=str)
 def test_half_precision_is_single_precision_of_the_rounded_inputs(
     loss: dict[str, Any], dtype: torch.dtype, gradient: str
 ) -> None:
@@ -630,7 +632,9 @@ POISONS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}, {"name": "nll"}], ids=str
+)
 @pytest.mark.parametrize("how", POISONS)
 def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
@@ -652,7 +656,11 @@ def assert_bits_equal(found: Evaluated | Problem, wanted: Evaluated | Problem) -
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 30), st.sampled_from(CLASS_SCORES[:2]))
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.integers(1, 30),
+    st.sampled_from([*CLASS_SCORES[:2], CLASS_SCORES[-3]]),
+)
 def test_a_batch_never_changes_a_bit_of_an_answer(rows: list[int], classes: int, loss: dict[str, Any]) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [scores(n, classes, seed=position) for position, n in enumerate(rows)]
@@ -667,7 +675,11 @@ NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, 80.0, -800.0, math.nan, mat
 @st.composite
 def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
     """Requests of one recipe, most of them with something in them that nobody can answer."""
-    loss = draw(st.sampled_from([CLASS_SCORES[1], CLASS_SCORES[5], LOGITS[0], LOGITS[1], ERRORS[0], ERRORS[2]]))
+    loss = draw(
+        st.sampled_from(
+            [CLASS_SCORES[1], CLASS_SCORES[5], CLASS_SCORES[-3], LOGITS[0], LOGITS[1], ERRORS[0], ERRORS[2]]
+        )
+    )
     classes, trailing = draw(st.integers(1, 4)), draw(st.sampled_from([(), (), (3,)]))
     inputs = []
     for rows in draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)):
@@ -702,7 +714,8 @@ def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
         ({"loss": {"name": "focal"}, "gradient": {"clip_norm": 1.0}}, {}),
         ({"loss": {"name": "focal"}}, {"sample_weight": torch.ones(8)}),
         ({"loss": {"name": "cross_entropy"}}, {"target": torch.zeros(8, 5)}),
-        ({"loss": {"name": "nll"}}, {}),
+        ({"loss": {"name": "nll"}, "gradient": {"clip_value": 1.0}}, {}),
+        ({"loss": {"name": "cross_entropy", "poly": 0.5}}, {}),
     ],
     ids=str,
 )
