@@ -520,11 +520,11 @@ def test_hessians_of_masked_entries_are_zero(name: str) -> None:
 )
 def test_weights_of_entries_count_alike_where_single_precision_does_not_reach(name: str, reduction: str) -> None:
     tiny = 1e-17
-    values = torch.tensor([[0.25, 0.5], [0.5, 0.125], [0.75, 0.25]])
+    drawn = torch.tensor([[0.25, 0.5], [0.5, 0.125], [0.75, 0.25]])
     tensors = {
-        "kl_div": {"prediction": torch.zeros(3, 2), "target": values * tiny**2},
+        "kl_div": {"prediction": torch.zeros(3, 2), "target": drawn * tiny**2},
         "vae": {
-            "prediction": values * tiny,
+            "prediction": drawn * tiny,
             "target": torch.zeros(3, 2),
             **dict.fromkeys(("mean", "log_variance"), torch.zeros(3, 2)),
         },
@@ -536,5 +536,6 @@ def test_weights_of_entries_count_alike_where_single_precision_does_not_reach(na
     found = alone(request, {**tensors, "element_weight": weight})
     wanted = alone(request, {**{n: t.double() for n, t in tensors.items()}, "element_weight": weight})
     assert found.denominator == wanted.denominator
-    assert torch.as_tensor(found.loss).tolist() == pytest.approx(torch.as_tensor(wanted.loss).tolist(), rel=1e-6)
+    values, expected = (torch.as_tensor(of.loss, dtype=torch.float64) for of in (found, wanted))
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.gradient().double(), wanted.gradient(), rtol=1e-6, atol=0)
