@@ -87,9 +87,12 @@ Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
 
-HessianForm = Callable[..., Tensor | None]
-"""``f(inputs…, parameters…)`` returns the second derivative of the value by each entry of ``prediction``, in its shape;
-None if these parameters have no closed form. Inputs are float64."""
+HessianForm = Callable[..., Tensor]
+"""``f(inputs…, parameters…)`` returns the second derivative of the value by each entry of ``prediction``, in its shape.
+Inputs are float64."""
+
+HasForm = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool]
+"""``f(parameters, shapes)`` returns whether a form of the Hessian is for these parameters and shapes."""
 
 H = TypeVar("H", bound=HessianForm)
 
@@ -231,7 +234,7 @@ class Loss:
     references: tuple[str, ...]
     documentation: str
     closed_forms: list[ClosedForm] = field(default_factory=list)
-    hessian_forms: dict[str, HessianForm] = field(default_factory=dict)
+    hessian_forms: dict[str, tuple[HessianForm, HasForm | None]] = field(default_factory=dict)
 
     def closed_form(self, function: ClosedForm) -> ClosedForm:
         """Register a function that also writes the gradient; it replaces autograd for first derivatives."""
@@ -242,14 +245,32 @@ class Loss:
         """Register a function of the exact second derivatives; it replaces autograd for them."""
         return self.hessian_form("exact")(function)
 
-    def hessian_form(self, *forms: str) -> Callable[[H], H]:
-        """Return a decorator that registers a function for these forms of the Hessian."""
+    def hessian_form(self, *forms: str, when: HasForm | None = None) -> Callable[[H], H]:
+        """Return a decorator that registers a function for these forms of the Hessian.
+
+        Args:
+            *forms: exact, fisher, xgboost, lightgbm.
+            when: Returns whether the function is for a request's parameters and shapes; None if it is for all.
+        """
 
         def register(function: H) -> H:
-            self.hessian_forms.update(dict.fromkeys(forms, function))
+            self.hessian_forms.update(dict.fromkeys(forms, (function, when)))
             return function
 
         return register
+
+    def closed_hessian(
+        self, form: str, parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> HessianForm | None:
+        """Return the function of this form of the Hessian by ``prediction``; None if there is none for these.
+
+        Args:
+            form: exact, fisher, xgboost or lightgbm.
+            parameters: The loss's parameters; those that may differ within a batch are not read.
+            shapes: The shapes of its inputs.
+        """
+        function, when = self.hessian_forms.get(form, (None, None))
+        return function if when is None or when(parameters, shapes) else None
 
     def is_elementwise(self, name: str, parameters: Mapping[str, Any]) -> bool:
         """Return whether each entry of the gradient by an input depends on its own entry of the input alone."""

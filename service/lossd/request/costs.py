@@ -11,7 +11,7 @@ from lossd.request.signature import Signature
 from lossd_client.errors import TooLarge
 from lossd_client.wire.tensor import element_count
 
-__all__ = ["backward_passes", "check_pairs", "evaluation_cost"]
+__all__ = ["backward_passes", "check_pairs", "evaluation_cost", "has_closed_hessian"]
 
 TENSOR_NS = 200_000
 """The cost of each tensor of a term, measured on one core."""
@@ -25,13 +25,19 @@ SECOND = Cost(96, 50)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def backward_passes(signature: Signature, name: str, shapes: Shapes) -> int:
-    """Return how many backward passes the Hessian by an input takes."""
+def backward_passes(signature: Signature, name: str, form: str, shapes: Shapes) -> int:
+    """Return how many backward passes a form of the Hessian by an input takes."""
     loss = signature.loss
     if loss is None or loss.is_elementwise(name, signature.parameters):
         return 1
-    closed = name == "prediction" and "exact" in loss.hessian_forms
-    return 1 if closed else element_count(shapes[name][1:])
+    forms = (form, "exact") if name == "prediction" else ()
+    return 1 if any(has_closed_hessian(signature, each, shapes) for each in forms) else element_count(shapes[name][1:])
+
+
+def has_closed_hessian(signature: Signature, form: str, shapes: Shapes) -> bool:
+    """Return whether a form of the Hessian by ``prediction`` takes no backward pass."""
+    loss = signature.loss
+    return loss is not None and loss.closed_hessian(form, signature.parameters, shapes) is not None
 
 
 def check_pairs(signature: Signature, names: Sequence[str], shapes: Shapes) -> int:

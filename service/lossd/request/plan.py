@@ -17,7 +17,7 @@ from lossd.cost import NOTHING, Cost
 from lossd.job import Column, Job, Recipe, is_wide, model_name
 from lossd.losses.registry import Input
 from lossd.losses.types import TensorType
-from lossd.request.costs import backward_passes, check_pairs, evaluation_cost
+from lossd.request.costs import backward_passes, check_pairs, evaluation_cost, has_closed_hessian
 from lossd.request.options import GradientOptions, HessianOptions
 from lossd.request.outputs import MAX_ROW_ENTRIES
 from lossd.request.recipe_cache import RECIPES, only_rows_lead, shape_key
@@ -26,6 +26,7 @@ from lossd.request.shapes import resolve, show
 from lossd.request.signature import Signature
 from lossd_client.errors import (
     DtypeMismatch,
+    Fault,
     InvalidRequest,
     Problem,
     ShapeMismatch,
@@ -360,8 +361,12 @@ class Plan(Signature):
                 f"direction has shape {show(layout['direction'][1])}, expected {show(layout[self.product][1])} since "
                 f"{self.product} is {show(layout[self.product][1])}"
             )
+        form = self.hessian_options.form
+        if form == "fisher" and self.hessians and not has_closed_hessian(self, form, shapes_of(layout)):
+            detail = f"{self.subject} has no Fisher form with these parameters and targets; use form exact"
+            raise InvalidRequest(detail, errors=[Fault(pointer="/hessian/form", detail=detail)])
         for name in self.hessians:
-            if backward_passes(self, name, shapes_of(layout)) > MAX_ROW_ENTRIES:
+            if backward_passes(self, name, form, shapes_of(layout)) > MAX_ROW_ENTRIES:
                 raise TooLarge(
                     f"the Hessian of {self.subject} by {name} takes a backward pass for each entry of a row, at most "
                     f"{MAX_ROW_ENTRIES}, and {name} is {show(layout[name][1])}; ask for hvp, its product with a "
@@ -411,7 +416,8 @@ class Plan(Signature):
     def _cost(self, layout: Layout, terms: Sequence[Job] = ()) -> Cost:
         """Return the cost of the evaluation, given the terms as jobs of their own."""
         shapes, second = shapes_of(layout), (*self.hessians, *filter(None, [self.product]))
-        passes = [(name, backward_passes(self, name, shapes) if name in self.hessians else 1) for name in second]
+        form = self.hessian_options.form
+        passes = [(name, backward_passes(self, name, form, shapes) if name in self.hessians else 1) for name in second]
         return evaluation_cost(self, shapes, self.metrics, passes, terms)
 
     def _gradient_dtype(self, dtype: str) -> str:
