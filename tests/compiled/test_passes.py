@@ -445,13 +445,35 @@ class NoOperation(TorchDispatchMode):
         return arguments[0]
 
 
+def counted_inputs(
+    loss: dict[str, Any], rows: int, trailing: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Inputs of a loss for whose metrics the pass counts, with scores at margins and thresholds among them."""
+    if loss["name"] in ("cross_entropy", "nll"):
+        return dense((rows, 3, *trailing[1:]), seed, dtype)
+    random, name, shape = torch.Generator().manual_seed(seed), loss["name"], (rows, *trailing)
+    first, second = (torch.randint(-8, 9, shape, generator=random).to(dtype) / 10 for _ in range(2))
+    yes = torch.randint(0, 2, shape, generator=random).to(dtype)
+    if name.endswith("_generator"):
+        return {"fake": first}
+    if name == "margin_ranking":
+        return {"first": first, "second": second, "target": 2 * yes - 1}
+    if name == "hinge_embedding":
+        return {"prediction": first.abs(), "target": 2 * yes - 1}
+    return {"prediction": first.abs() if name == "bce" else first, "target": yes if name == "bce" else second}
+
+
+COUNTING = [
+    CLASS_SCORES[0], {"name": "nll"}, {"name": "bce"}, {"name": "expectile"}, {"name": "hinge_embedding"},
+    {"name": "margin_ranking"}, {"name": "wgan_generator"}, {"name": "lsgan_generator"},
+]  # fmt: skip
+"""Losses whose passes count what the default metrics are made of, one of each task."""
+
+
 @pytest.mark.parametrize("trailing", [(), (5,), (5, 300)], ids=str)
-@pytest.mark.parametrize("loss", [CLASS_SCORES[0], LOGITS[0]], ids=str)
+@pytest.mark.parametrize("loss", [loss for loss in COUNTING if loss["name"] != "expectile"], ids=str)
 def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], trailing: tuple[int, ...]) -> None:
-    if loss in CLASS_SCORES:
-        tensors = {"prediction": torch.randn(7, 3, *trailing[1:]), "target": torch.randint(0, 3, (7, *trailing[1:]))}
-    else:
-        tensors = pairs(loss, (7, *trailing), torch.float32)
+    tensors = counted_inputs(loss, 7, trailing, 1)
     job = make_plan({"loss": loss, "outputs": ["loss", "gradient", "metrics"]}).job(layout(tensors))
     columns = {c.name: np.zeros((7, *c.trailing), c.dtype) for c in job.recipe.answers}
     inputs = Columns({name: tensor.numpy() for name, tensor in tensors.items()}, frozenset())
@@ -460,6 +482,29 @@ def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], tr
         (answer,) = evaluation.evaluate(batch, evaluating.passes)
     assert not isinstance(answer, Problem)
     assert answer["metrics"]["task"] == job.recipe.task
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("position", "metrics", "margins"),
+    [
+        (1, {}, ()), (2, {"threshold": 0.3}, ()), (2, {"task": "multilabel", "threshold": [0.1, 0.3, 0.5]}, ()),
+        (3, {}, ()), (4, {}, (0.2, 0.6, 1.4)), (4, {}, (0.6, 0.6, 0.6)), (4, {"threshold": 0.3}, (1.0, 0.5, 1.0)),
+        (5, {}, (0.0, 0.3, 0.7)), (5, {}, (0.3, 0.3, 0.3)), (6, {}, ()), (6, {"threshold": {"score": 0.3}}, ()),
+        (6, {"threshold": 0.6}, ()), (7, {"threshold": 0.3}, ()),
+    ],
+)  # fmt: skip
+def test_what_a_pass_counts_is_what_metrics_count(
+    position: int, metrics: dict[str, Any], margins: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    loss = COUNTING[position]
+    inputs = [counted_inputs(loss, rows, (3, 2), rows, dtype) for rows in (4, 1, 9)]
+    requests = [
+        {"loss": loss | ({"margin": margins[n]} if margins else {}), "outputs": ["loss", "metrics"], "metrics": metrics}
+        for n in range(3)
+    ]
+    assert uses_a_pass(requests[0], inputs[0])
+    assert_both_ways(requests, inputs, TOLERANCE[torch.float64 if dtype == torch.float64 else torch.float32])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lossd.compiled import elementwise, neighbours, overlaps, vectors
 from lossd.compiled.class_recipes import CLASS_FORMS
+from lossd.compiled.counting import counting_of
 from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, floor_of, own_inputs, words_of
 from lossd.compiled.formula_recipes import FORMULA_FORMS
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
@@ -19,7 +20,6 @@ from lossd.compiled.multivariate_recipes import MULTIVARIATE_FORMS
 from lossd.compiled.sum_recipes import SUM_FORMS
 from lossd.compiled.work import Outcome, Pass, Work
 from lossd.job import Recipe
-from lossd.metrics.activation import least_scores
 
 __all__ = ["Found", "look_up"]
 
@@ -93,10 +93,7 @@ def _elements(recipe: Recipe) -> Form | None:
     floor = floor_of(recipe)
     alpha = parameters.get("alpha")
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
-    labels = prediction.trailing[0] if recipe.task == "multilabel" and prediction.trailing else 1
-    threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
-    decided = domain == "logits"
-    least = least_scores(threshold, domain, prediction.dtype, labels) if decided else np.empty(0)
+    counting = counting_of(recipe)
 
     def evaluate(work: Work) -> Outcome:
         count, starts = len(work.rows), work.starts() * width
@@ -123,21 +120,9 @@ def _elements(recipe: Recipe) -> Form | None:
         )
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
-        counted: dict[str, Array] = {}
-        if recipe.metrics and decided:
-            cells = counted["cells"] = np.zeros((count, labels, 4), np.int64)
-            elementwise.decisions(scores, target, words, starts, width // labels, least, cells)
-        elif recipe.metrics:
-            sums = counted["errors"] = np.empty((count, 5))
-            largest, spread = np.empty((2, count))
-            constant = np.empty(count, bool)
-            elementwise.errors(scores, target, words, starts, sums, largest, spread, constant)
-            counted |= {"largest": largest, "target_spread": spread, "constant_target": constant}
-        return Outcome(columns, doubtful, counted, ("negative_hessian",) if recipe.hessians else ())
+        return Outcome(columns, doubtful, counting.count(work), ("negative_hessian",) if recipe.hessians else ())
 
-    counting = (elementwise.decisions if decided else elementwise.errors,) if recipe.metrics else ()
-    kernels = [kernel_of(function) for function in (elementwise.elements, *counting)]
-    return Form(kernels, evaluate, least.nbytes)
+    return Form([kernel_of(elementwise.elements), *counting.kernels], evaluate, counting.nbytes)
 
 
 CURVED = ("cross_entropy", "focal", "mse", "bce_with_logits")
