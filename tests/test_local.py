@@ -46,6 +46,16 @@ def test_an_unreduced_loss_is_an_array() -> None:
     np.testing.assert_array_equal(result.loss, [1.0, 9.0])
 
 
+def test_a_loss_may_be_named_by_keyword_and_be_a_parameter() -> None:
+    named = lossd.evaluate(loss="mse", prediction=[2.5, 0.0], target=[3.0, -0.5])
+    assert named.loss == lossd.evaluate("mse", [2.5, 0.0], [3.0, -0.5]).loss
+    difficulty = {"difficulty": [0.0]}
+    easy = lossd.evaluate(
+        "curriculum", [[2.5, 0.0]], [0], inputs=difficulty, loss={"name": "cross_entropy"}, progress=1.0
+    )
+    assert easy.loss == lossd.evaluate("cross_entropy", [[2.5, 0.0]], [0]).loss
+
+
 def test_problems_are_raised() -> None:
     with pytest.raises(InvalidValue, match=r"3.2 at prediction\[1\]"):
         lossd.evaluate("bce", [0.1, 3.2], [0, 1])

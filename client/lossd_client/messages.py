@@ -209,7 +209,8 @@ def compose(
         gradient: The gradient's options.
         hessian: The Hessian's options.
         metrics: The metrics' options, or only their names.
-        keywords: Inputs and the loss's parameters: a tensor, or a list under an input's name, is an input.
+        keywords: Inputs and the loss's parameters: a tensor, or a list under an input's name, is an input. ``loss`` is
+            the loss if none is named otherwise; else it is a parameter, as of ``curriculum``.
 
     Raises:
         TypeError: Arguments contradict each other, or the wire does not carry a tensor's dtype.
@@ -217,6 +218,8 @@ def compose(
     by_keyword = {name: value for name, value in keywords.items() if is_tensor(value) or _is_input(name, value)}
     tensors = tensors_by_name(prediction, target, inputs, by_keyword)
     parameters = {name: value for name, value in keywords.items() if name not in by_keyword}
+    if loss is None and task is None:
+        loss = parameters.pop("loss", None)
     request = subject(loss, task, parameters)
     if outputs is not None:
         request["outputs"] = [outputs] if isinstance(outputs, str) else list(outputs)

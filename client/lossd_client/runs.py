@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from lossd_client.calls import Conversation
 from lossd_client.concurrent_calls import call_each, call_each_async
-from lossd_client.errors import DuplicateRows, LossdError
+from lossd_client.errors import DuplicateRows, InvalidRequest, LossdError
 from lossd_client.messages import Record, tensors_by_name
 from lossd_client.run_batches import (
     OnDuplicate,
@@ -111,13 +111,17 @@ class _Run:
         return self._count(batch, timeout_s, on_duplicate)
 
     def _name(self, first: int | None, sample_id: Any) -> str:
-        """Return the name of a batch that was given none."""
+        """Return the name of a batch that was given none.
+
+        Raises:
+            InvalidRequest: The batch has nothing to be named after.
+        """
         if first is not None:
             return name_of_position(first)
         if sample_id is not None:
             return name_of_ids(sample_id)
         needed = {"position": "first", "id": "sample_id", "batch": "name"}[self.identity]
-        raise TypeError(f"a run of identity {self.identity} needs {needed} with every batch")
+        raise InvalidRequest(f"a run of identity {self.identity} needs {needed} with every batch")
 
     def _count(self, batch: RunBatch, timeout_s: float | None, on_duplicate: OnDuplicate) -> Conversation[Record]:
         """Return the conversation that counts a batch, without rows that the run has counted if they are dropped."""
@@ -248,7 +252,7 @@ class RemoteRun(_Run):
             DuplicateRows: One of the rows was counted in another batch, or is in this one twice.
             RunSealed: The run is sealed.
             LossdError: The batch is invalid, or no answer came.
-            TypeError: The batch has no name, an input is given twice, or the wire does not carry a tensor's dtype.
+            TypeError: An input is given twice, or the wire does not carry a tensor's dtype.
         """
         conversation = self._add(
             prediction,

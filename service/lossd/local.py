@@ -23,6 +23,7 @@ def evaluate(
     loss: str | Mapping[str, Any] | None = None,
     prediction: Any = None,
     target: Any = None,
+    /,
     *,
     task: str | None = None,
     inputs: Mapping[str, Any] | None = None,

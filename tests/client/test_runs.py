@@ -184,7 +184,7 @@ def test_ids_name_their_batch(on_run: Runs, fake: FakeRuns, service: FakeService
 
 @pytest.mark.parametrize(("identity", "needed"), [("position", "first"), ("id", "sample_id"), ("batch", "name")])
 def test_a_batch_needs_a_name(identity: str, needed: str, on_run: Runs, fake: FakeRuns) -> None:
-    with pytest.raises(TypeError, match=f"identity {identity} needs {needed} with every batch"):
+    with pytest.raises(InvalidRequest, match=f"identity {identity} needs {needed} with every batch"):
         on_run("add", [1.0], [1], run={"identity": identity})
     on_run("add", [1.0], [1], name="a", first=0, run={"name": "other"})
 

@@ -16,7 +16,7 @@ from lossd.runs.definition import RunDocument
 from lossd.runs.rows.grouping import groups_of_keys
 from lossd.runs.rows.strata import strata_of
 from lossd.runs.state import RunState
-from lossd_client.errors import InvalidRequest, Problem
+from lossd_client.errors import BatchConflict, InvalidRequest, Problem
 from runs.drawing import UNWEIGHTED, Inputs, decomposable, draw, options, splits, tasks
 from runs.test_counting import counted, merged
 from runs.test_counting import rows as rows_of
@@ -263,7 +263,7 @@ def test_what_a_batch_says_of_its_rows_is_checked(
 
 def test_texts_that_are_no_values_and_rows_without_a_slice() -> None:
     run = lossd.Run(task="binary", slices={"site": ["A", "B"]})
-    with pytest.raises(InvalidRequest, match="'C' is not a value of the slice site"):
+    with pytest.raises(InvalidRequest, match="the slice site has no value 'C'"):
         run.add(inputs=GOOD, slices={"site": ["A", "C"]})
     run.add(inputs=GOOD, slices={"site": None})
     run.add(inputs=GOOD, slices={"site": ["B", None]})
@@ -283,7 +283,7 @@ def test_a_batch_is_known_by_its_slices_and_clusters_too() -> None:
     assert run.add(inputs=GOOD, name="a", slices={"site": "A"}, cluster_id=[1, 2]) == 2
     assert run.add(inputs=GOOD, name="a", slices={"site": "A"}, cluster_id=[1, 2]) == 0
     for change in ({"slices": {"site": "B"}}, {"cluster_id": [1, 3]}):
-        with pytest.raises(InvalidRequest, match="counted with other content"):
+        with pytest.raises(BatchConflict, match="counted with other data"):
             run.add(inputs=GOOD, name="a", **{"slices": {"site": "A"}, "cluster_id": [1, 2], **change})  # type: ignore[arg-type]
 
 

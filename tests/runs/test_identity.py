@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lossd.runs.rows.identity import Batches, Ids, Positions, content_digest, decode, new
 from lossd.runs.rows.identity import merged as merged_bytes
-from lossd_client.errors import DuplicateRows, InvalidRequest, Problem, TooLarge
+from lossd_client.errors import BatchConflict, DuplicateRows, InvalidRequest, Problem, TooLarge
 from lossd_client.wire import Tensor
 
 DIGESTS = [bytes([number]) * 32 for number in range(4)]
@@ -296,7 +296,7 @@ def test_a_batch_again_counts_nothing_and_other_content_is_refused() -> None:
     assert counted.add(7, "00010", DIGESTS[0]) == 7
     assert counted.check(7, "00010", DIGESTS[0]) == counted.add(7, "00010", DIGESTS[0]) == 0
     before = counted.encode()
-    with pytest.raises(InvalidRequest, match=f"'00010'.*{DIGESTS[0].hex()}.*{DIGESTS[1].hex()}"):
+    with pytest.raises(BatchConflict, match=f"'00010'.*{DIGESTS[0].hex()}.*{DIGESTS[1].hex()}"):
         counted.add(7, "00010", DIGESTS[1])
     assert (counted.encode(), counted.rows) == (before, 7)
     other = Batches()

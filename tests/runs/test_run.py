@@ -16,7 +16,7 @@ from lossd.losses import REGISTRY
 from lossd.metrics import METRICS, TASKS
 from lossd.runs import encoding
 from lossd.runs.run import Run
-from lossd_client.errors import DuplicateRows, InvalidRequest, Problem
+from lossd_client.errors import BatchConflict, DefinitionChanged, DuplicateRows, InvalidRequest, Problem
 from runs.drawing import NEEDED, UNWEIGHTED, decomposable, differences, draw, evaluated, options, rows, splits, tasks
 
 # The metrics that are functions of counts and of the order of scores, exactly the same without weights.
@@ -129,7 +129,7 @@ def test_a_named_batch_counts_once_and_only_with_the_same_content() -> None:
     assert run.add([1.0, -1.0], [1, 1], name="a") == 2
     before = run.state()
     assert run.add([1.0, -1.0], [1, 1], name="a") == 0
-    with pytest.raises(InvalidRequest, match="'a' was counted with other content"):
+    with pytest.raises(BatchConflict, match="'a' was counted with other data"):
         run.add([1.0, -1.0], [1, 0], name="a")
     assert run.state() == before
     assert run.result().metrics.accuracy == 0.5
@@ -168,7 +168,7 @@ def test_a_metric_that_changed_is_not_merged_with_its_older_numbers(monkeypatch:
     run.add([1.0], [1])
     state = run.state()
     monkeypatch.setitem(METRICS["binary"], "f1", replace(METRICS["binary"]["f1"], version=2))
-    with pytest.raises(InvalidRequest, match="definition of a metric has changed"):
+    with pytest.raises(DefinitionChanged, match="definition of f1 has changed"):
         Run.from_state(state)
 
 

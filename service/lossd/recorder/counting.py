@@ -23,9 +23,9 @@ from lossd.recorder.statements import Statement
 from lossd.runs import encoding
 from lossd.runs.report import BatchReport
 from lossd.runs.rows import identity
+from lossd.runs.rows.batches import check_same
 from lossd.runs.rows.identity import Identity, Ids, Positions
 from lossd_client.errors import (
-    BatchConflict,
     DuplicateRows,
     InternalError,
     InvalidRequest,
@@ -177,7 +177,7 @@ class Counter:
                     counted[batch.run, batch.name] = before
                     outcomes.append(_outcome(before, created=True))
                 else:
-                    _check_same(batch.name, before["digest"], report.digest)
+                    check_same(batch.name, before["digest"], report.digest)
                     outcomes.append(_outcome(before, created=False))
             except Problem as problem:
                 outcomes.append(problem)
@@ -424,19 +424,6 @@ def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[
             for row in _COUNTED.rows(connection, some):
                 found[run, row[1]] = dict(zip(_COUNTED_BEFORE, row, strict=True))
     return found
-
-
-def _check_same(name: str, before: bytes, digest: bytes) -> None:
-    """Check that a batch that was counted before has the same content.
-
-    Raises:
-        BatchConflict: It has another; the detail has both digests.
-    """
-    if before != digest:
-        raise BatchConflict(
-            f"the batch {name} was counted with other data: the digest is {before.hex()}, and now {digest.hex()}; "
-            "give other data another name"
-        )
 
 
 def _outcome(row: Mapping[str, Any], *, created: bool) -> dict[str, Any]:

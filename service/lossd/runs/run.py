@@ -41,8 +41,9 @@ from lossd.runs.rows.places import (
 from lossd.runs.rows.strata import slices_of
 from lossd.runs.state import Measured, RunState
 from lossd.runs.totals.sums import counts_of
-from lossd_client.errors import Fault, InvalidRequest
+from lossd_client.errors import DefinitionChanged, Fault, InvalidRequest
 from lossd_client.messages import Record, compose
+from lossd_client.run_messages import slice_codes
 from lossd_client.wire import Tensor, json, safetensors
 
 __all__ = ["Run", "RunResult"]
@@ -159,7 +160,7 @@ class Run:
             The number of rows that were counted: N, or 0 for a batch that was counted before.
 
         Raises:
-            InvalidRequest: A batch with this name was counted with other content.
+            BatchConflict: A batch with this name was counted with other data.
             DuplicateRows: A row was counted before.
             Problem: An input, a shape or a dtype is invalid.
         """
@@ -214,16 +215,8 @@ class Run:
         for name, value in slices.items():
             if value is None or isinstance(value, str):
                 given[name] = value
-                continue
-            array = np.asarray(value)
-            if array.dtype.kind in "US" or array.dtype == object:
-                values = {text: code for code, text in enumerate(declared.get(name, ()))}
-                values[None] = -1  # type: ignore[index]
-                if wrong := [text for text in array.ravel().tolist() if text not in values]:
-                    detail = f"{wrong[0]!r} is not a value of the slice {name}"
-                    raise InvalidRequest(detail, errors=[Fault(pointer=f"/slices/{name}", detail=detail)])
-                array = np.array([values[text] for text in array.ravel().tolist()], np.int64).reshape(array.shape)
-            codes[name] = array
+            else:
+                codes[name] = slice_codes(name, value, declared.get(name))
         return given, codes
 
     def _place(
@@ -250,6 +243,7 @@ class Run:
         """Add the rows of another run to this one. The other run does not change.
 
         Raises:
+            DefinitionChanged: The definition of a metric has changed between the runs.
             DuplicateRows: A row is in both runs.
             InvalidRequest: The definitions of the runs differ.
         """
@@ -268,15 +262,18 @@ class Run:
             device: The torch device for further batches: cpu, cuda, cuda:0.
 
         Raises:
-            InvalidRequest: The bytes are damaged, or the definition of a metric has changed since.
+            DefinitionChanged: The definition of a metric has changed since.
+            InvalidRequest: The bytes are damaged.
         """
         state = RunState.decode(data)
         run = cls.__new__(cls)
         with encoding.reading():
             run._start(RunDocument.of(state.definition), device)
-            if state.versions != run._versions(tuple(state.versions)):
-                raise InvalidRequest(
-                    "the definition of a metric has changed since these rows were counted; count them again"
+            versions = run._versions(tuple(state.versions))
+            if changed := [name for name, version in state.versions.items() if versions[name] != version]:
+                names = ", ".join(changed)
+                raise DefinitionChanged(
+                    f"the definition of {names} has changed since these rows were counted; count them again"
                 )
         run._state = state
         return run

@@ -18,7 +18,7 @@ from lossd.runs.rows import identity
 from lossd.runs.rows.fingerprint import Fingerprint
 from lossd.runs.rows.slots import slots_of
 from lossd.runs.totals import RunTotal
-from lossd_client.errors import InvalidRequest
+from lossd_client.errors import DefinitionChanged, InvalidRequest
 
 __all__ = ["Measured", "RunState", "description_of", "parts_of"]
 
@@ -144,6 +144,7 @@ class RunState:
         """Count the rows of another state, which keeps its own.
 
         Raises:
+            DefinitionChanged: The definition of a metric has changed between the two.
             DuplicateRows: Both counted a row.
             InvalidRequest: The other one has another definition, or does not fit.
         """
@@ -154,7 +155,7 @@ class RunState:
         if self.facts is not None:
             self.facts.check(other.facts)
             if self.versions != other.versions:
-                raise InvalidRequest(
+                raise DefinitionChanged(
                     "the definition of a metric has changed between the two runs; count the rows again"
                 )
         for key, total in other.totals.items():

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lossd.runs.rows.row_sets import MAX_BYTES, MAX_NAMED, MAX_RANGES, damaged, duplicate
-from lossd_client.errors import Fault, InvalidRequest, TooLarge
+from lossd_client.errors import BatchConflict, Fault, InvalidRequest, TooLarge
 from lossd_client.wire import Tensor
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Batches", "canonical", "content_digest", "digest_of", "text_of_layout"]
+__all__ = ["Batches", "canonical", "check_same", "content_digest", "digest_of", "text_of_layout"]
 
 MAX_NAME_BYTES = 1024
 DIGEST_BYTES = 32
@@ -47,7 +47,8 @@ class Batches:
             digest: What :func:`content_digest` returns; required with a name.
 
         Raises:
-            InvalidRequest: A batch of that name has another digest; the detail names both. Or the name is too long.
+            BatchConflict: A batch of that name was counted with another digest.
+            InvalidRequest: The name is too long.
             TooLarge: Names and digests would take too many bytes.
         """
         if name is None:
@@ -60,14 +61,8 @@ class Batches:
             )
             raise InvalidRequest(detail, errors=[Fault(pointer="/name", detail=detail)])
         if name in self._named:
-            before, _ = self._named[name]
-            if before == digest:
-                return 0
-            detail = (
-                f"the batch {quoted(name)} was counted with other content, of digest {before.hex()}; this one has "
-                f"{digest.hex()}: give it another name"
-            )
-            raise InvalidRequest(detail, errors=[Fault(pointer="/name", detail=detail)])
+            check_same(name, self._named[name][0], digest)
+            return 0
         self._check_bytes(self._bytes + _batch_bytes(name))
         return count
 
@@ -155,6 +150,24 @@ class Batches:
     def _check_bytes(self, nbytes: int) -> None:
         if nbytes > self._max_bytes:
             raise TooLarge(f"the names of the batches need more than {self._max_bytes} bytes; send larger batches")
+
+
+def check_same(name: str, before: bytes, digest: bytes) -> None:
+    """Check that a batch that was counted before has the same content.
+
+    Args:
+        name: The batch's name.
+        before: The digest of the batch that was counted under this name.
+        digest: The digest of this batch.
+
+    Raises:
+        BatchConflict: The digests differ; the detail has both.
+    """
+    if before != digest:
+        raise BatchConflict(
+            f"the batch {quoted(name)} was counted with other data: its digest was {before.hex()}, and is now "
+            f"{digest.hex()}; give other data another name"
+        )
 
 
 def content_digest(inputs: Mapping[str, Tensor], fields: Mapping[str, Any] | None = None) -> bytes:
