@@ -18,19 +18,18 @@ __all__ = ["mount"]
 ASSETS = Path(fastapi_offline.__file__).parent / "static"
 STATIC = "/docs/static"
 REDOC = "redoc.standalone.js"
-LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-THEME = (Path(__file__).parent / "explorer" / "static" / "docs-theme.js").read_text()
-# Code in a paragraph does not cover the line above; answers have no links, whose column a phone has no room for.
-STYLE = """html.dark-mode { color-scheme: dark }
-.swagger-ui .renderedMarkdown p code { padding: 0 5px }
-@media (max-width: 40rem) { .swagger-ui .response-col_links { display: none } }"""
-NO_LOGO = b"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
+EXPLORER = Path(__file__).parent / "explorer" / "static"
+# What ReDoc does not let a page choose: its logo, loaded from another host, which the page's policy forbids, and the
+# colour of patterns, which a dark page cannot have.
+REPLACED = {
+    b"https://cdn.redoc.ly/redoc/logo-mini.svg": b"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E",
+    b"color: #0e7c86": b"color: var(--pattern)",
+}
 
 
 def mount(app: FastAPI) -> None:
     """Add ``/openapi.json``, ``/docs``, ``/redoc`` and their assets."""
-    # ReDoc would load its logo from elsewhere, which the page's policy forbids and a browser complains of.
-    script = Page(lambda: (ASSETS / REDOC).read_bytes().replace(LOGO, NO_LOGO), MEDIA_TYPES[".js"])
+    script = Page(_redoc, MEDIA_TYPES[".js"])
 
     @app.get(f"{STATIC}/{REDOC}", include_in_schema=False)
     async def redoc_script(request: Request) -> Response:
@@ -49,7 +48,7 @@ def mount(app: FastAPI) -> None:
             swagger_favicon_url=icon,
             swagger_ui_parameters={"defaultModelsExpandDepth": 0},  # the list of schemas is long, and folded at first
         ),
-        head=f"<style>{STYLE}</style><script>{THEME}</script>",
+        style="swagger.css",
     )
     redoc_page = _page(
         get_redoc_html(
@@ -58,7 +57,9 @@ def mount(app: FastAPI) -> None:
             redoc_js_url=f"{assets}/{REDOC}",
             redoc_favicon_url=icon,
             with_google_fonts=False,
-        )
+        ),
+        style="redoc.css",
+        colors="redoc-theme.js",
     )
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -74,7 +75,29 @@ def mount(app: FastAPI) -> None:
         return await redoc_page.answer(request.headers)
 
 
-def _page(html: HTMLResponse, head: str = "") -> Page:
+def _redoc() -> bytes:
+    script = (ASSETS / REDOC).read_bytes()
+    for old, new in REPLACED.items():
+        script = script.replace(old, new)
+    return script
+
+
+def _page(html: HTMLResponse, style: str, colors: str | None = None) -> Page:
+    """Return a library's page in the explorer's theme.
+
+    Args:
+        html: The page.
+        style: The file of further styles.
+        colors: The file of a script that sets the colours before ReDoc draws.
+    """
+    text = bytes(html.body).decode().replace("<html>", '<html lang="en">', 1)
+    text = text.replace("</head>", f"<style>{_read(style)}</style><script>{_read('docs-theme.js')}</script></head>", 1)
+    if colors is not None:
+        text = text.replace("</redoc>", f"</redoc><script>{_read(colors)}</script>", 1)
+    html = HTMLResponse(text)
     policy = "content-security-policy"
-    html = HTMLResponse(bytes(html.body).decode().replace("</head>", f"{head}</head>", 1))
     return Page(lambda: bytes(html.body), MEDIA_TYPES[".html"], headers={policy: with_policy(html).headers[policy]})
+
+
+def _read(file: str) -> str:
+    return (EXPLORER / file).read_text(encoding="utf-8")
