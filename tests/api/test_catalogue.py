@@ -11,6 +11,7 @@ from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
 from lossd.metrics import METRICS
 from lossd_client.errors import PROBLEMS, Conflict, StorageFull
+from serving import openapi
 
 
 def test_every_loss_is_listed_with_what_it_takes(http):
@@ -132,6 +133,16 @@ def test_openapi_types_every_losss_parameters(http):
     named = {name for requirement in document["security"] for name in requirement}
     assert {} in document["security"], "a key is needed only where the service has some"
     assert named == set(document["components"]["securitySchemes"])
+
+
+def test_the_openapi_document_says_in_words_what_each_request_does() -> None:
+    verbs = {"Check", "Compare", "Count", "Create", "Delete", "Draw", "Evaluate", "Get", "List", "Register", "Seal",
+             "Train", "Unregister"}  # fmt: skip
+    operations = [o for methods in openapi()["paths"].values() for o in methods.values()]
+    summaries = [operation["summary"] for operation in operations]
+    assert [summary for summary in summaries if summary.split()[0] not in verbs or summary.endswith(".")] == []
+    described = [answer["description"] for operation in operations for answer in operation["responses"].values()]
+    assert "Successful Response" not in described
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])

@@ -16,8 +16,7 @@ from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
 from lossd.losses.guides import Guide, guide
-from lossd.losses.lookup import find_loss
-from lossd.losses.registry import Input, Loss
+from lossd.losses.registry import Input, Loss, find_loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions
@@ -96,10 +95,10 @@ class MetricList(BaseModel):
 
 
 class LossList(BaseModel):
-    """Every loss, or what a search finds, the best first.
+    """Every loss, or the losses that a search found, the best match first.
 
-    Of a search, ``metrics`` are metrics of such a name, and ``note`` says what other libraries mean by it if no loss
-    here gives the same numbers; else it is null.
+    After a search, ``metrics`` has the metrics of that name, and ``note`` says what other libraries mean by the name if
+    no loss here gives the same numbers; else it is null.
     """
 
     losses: list[LossEntry]
@@ -250,25 +249,25 @@ def router() -> APIRouter:
     of_metrics: dict[str, Page] = {}
     names = {name for names in metrics.METRICS.values() for name in names}
 
-    @routes.get("/losses", summary="Every loss", response_model=LossList)
+    @routes.get("/losses", summary="List every loss", response_model=LossList)
     async def losses(request: Request, q: str = "") -> Response:
-        """Return every loss; with ``q`` those that a name or words find, and metrics of such a name."""
+        """Return every loss; with ``q``, the losses that match a name or words, and the metrics of that name."""
         if q.strip():
             return Response(await run_in_threadpool(_found, q), media_type=JSON)
         return await all_losses.answer(request.headers, _availability())
 
-    @routes.get("/losses/{name}", summary="One loss, with a guide to it", **_typed(LossPage))
+    @routes.get("/losses/{name}", summary="Get a loss and its guide", **_typed(LossPage))
     async def loss(request: Request, name: str) -> Response:
         found = find_loss(name)
         if name not in of_losses:
             of_losses[name] = Page(lambda: orjson.dumps(describe_loss_in_full(found)), JSON)
         return await of_losses[name].answer(request.headers, found.unavailable())
 
-    @routes.get("/metrics", summary="Every metric, by task", response_model=MetricCatalogue)
+    @routes.get("/metrics", summary="List every metric by task", response_model=MetricCatalogue)
     async def all_metrics(request: Request) -> Response:
         return await every_metric.answer(request.headers)
 
-    @routes.get("/metrics/{name}", summary="One metric, in each task that has it", **_typed(MetricList))
+    @routes.get("/metrics/{name}", summary="Get a metric in each task that has it", **_typed(MetricList))
     async def one_metric(request: Request, name: str) -> Response:
         if name not in names:
             near = metrics.closest_metrics(name, names)

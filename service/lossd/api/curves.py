@@ -61,7 +61,7 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
 
     @routes.get(
         "/losses/{name}/curve.{form}",
-        summary="A loss and its gradient, drawn",
+        summary="Draw a loss and its gradient",
         response_class=Response,
         responses=content,
     )
@@ -69,15 +69,17 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         request: Request,
         name: str,
         form: Form,
-        x: Annotated[
-            str | None, Query(description="The axis it is drawn along; the loss's first axis by default.")
-        ] = None,
+        x: Annotated[str | None, Query(description="The axis of the curve; by default the loss's first axis.")] = None,
         others: Annotated[list[str], Query(alias="with", description="Losses to draw in the same picture.")] = [],  # noqa: B006  (FastAPI's way)
         low: Annotated[float | None, Query(description="Where the axis begins.")] = None,
         high: Annotated[float | None, Query(description="Where the axis ends.")] = None,
-        points: Annotated[int | None, Query(description="How many points.")] = None,
-        requests: Annotated[bool, Query(description="For JSON: add the first request of each line.")] = False,
-        theme: Annotated[Theme, Query(description="For images; auto follows the reader (PNG: light).")] = "auto",
+        points: Annotated[int | None, Query(description="The number of points.")] = None,
+        requests: Annotated[
+            bool, Query(description="For JSON: whether the first request of each line is added.")
+        ] = False,
+        theme: Annotated[
+            Theme, Query(description="The colours of an image; auto follows the reader's system (PNG: light).")
+        ] = "auto",
     ) -> Response:
         """Draw a loss and its gradient.
 

@@ -31,21 +31,21 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
     queue = BoundedQueue(WAITING_FOR_POINTS, "descents")
 
-    @routes.get("/losses/{name}/descent.json", summary="A linear model, trained by a loss", response_class=Response)
+    @routes.get("/losses/{name}/descent.json", summary="Train a linear model with a loss", response_class=Response)
     async def trained(
         request: Request,
         name: str,
-        features: Annotated[str, Query(description="What the weights are multiplied by: a list for each row.")],
+        features: Annotated[str, Query(description="The features: a list of numbers for each row.")],
         target: Annotated[str, Query(description="The target of each row, as a list.")],
-        start: Annotated[str, Query(description="The weights at first, as a list.")],
+        start: Annotated[str, Query(description="The initial weights, as a list.")],
         rate: Annotated[float, Query(description="The step size.")],
-        steps: Annotated[int, Query(description="How many steps, up to 200.")],
+        steps: Annotated[int, Query(description="The number of steps, up to 200.")],
     ) -> Response:
         """Train a linear model by gradient descent.
 
-        A row's score is the sum of its features, each multiplied by its weight. A loss of classes takes two scores, of
-        which the first is 0. Every other query parameter is a parameter of the loss. The answer has the weights ``at``
-        each step, the ``loss`` there, and whether the descent ``diverged``, where it ends.
+        A row's score is the sum of its features, each multiplied by its weight. A loss of classes takes two scores, and
+        the first is 0. Every other query parameter is a parameter of the loss. The answer has the weights (``at``) and
+        the ``loss`` of each step, and ``diverged``: whether the descent ended early because the weights diverged.
         """
         query = request.url.query
         if len(query) > MAX_QUERY_BYTES:

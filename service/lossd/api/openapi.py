@@ -109,7 +109,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         "anyOf": [reference("Loss"), {"type": "string", "enum": complete}, NULL],
     }
     metrics = {
-        "description": "Options, or only the names of the metrics.",
+        "description": "Options, or only the names of metrics.",
         "anyOf": [
             reference("MetricOptions"),
             {"type": "array", "items": {"type": "string"}},
@@ -123,10 +123,13 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
         "required": ["inputs"],
         "properties": {
             "loss": loss,
-            "task": {"anyOf": [{"type": "string"}, NULL], "description": "In place of a loss: metrics alone."},
+            "task": {
+                "anyOf": [{"type": "string"}, NULL],
+                "description": "A task in place of a loss, for metrics alone.",
+            },
             "inputs": {"type": "object", "additionalProperties": TENSOR},
             "outputs": {
-                "description": "A list, or a single output.",
+                "description": "A list of outputs, or a single output.",
                 "anyOf": [{"type": "array", "items": output}, output, NULL],
             },
             "gradient": {"anyOf": [reference("GradientOptions"), NULL]},
@@ -142,6 +145,7 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
     for path, methods in base["paths"].items():
         for operation in methods.values():
             operation["responses"].pop("422", None)  # FastAPI's form; lossd answers with problems
+            operation["responses"]["200"]["description"] = "The answer"
             if "{" in path:
                 operation["responses"]["404"] = problems([404])["404"]
             elif path == "/health/ready":
@@ -160,13 +164,13 @@ def document(base: dict[str, Any]) -> dict[str, Any]:
             ),
             "parameters": [
                 header("X-Request-ID", "string", "Returned with the answer; generated if absent."),
-                header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped."),
+                header("X-Request-Timeout-Ms", "integer", "The request is dropped after this many milliseconds."),
                 header("Content-Encoding", "string", "zstd, gzip or deflate; limits apply to the decompressed body."),
                 {
                     "name": "request",
                     "in": "query",
                     "schema": {"type": "string"},
-                    "description": "The request's JSON, for safetensors files without it in their metadata.",
+                    "description": "The request as JSON, for a safetensors file whose metadata lack it.",
                 },
             ],
             "requestBody": {

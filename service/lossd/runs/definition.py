@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lossd.exact.table import ROWS
 from lossd.losses.registry import Loss
 from lossd.metrics.registry import METRICS
-from lossd.request.fields import check_entries, validated
-from lossd.request.options import MetricOptions, spelled_out
+from lossd.request.options import MetricOptions, check_entries, spelled_out, validated
 from lossd.request.plan import Plan
 from lossd.request.planning import elsewhere, make_plan
 from lossd.runs.differences import differing
@@ -78,11 +77,11 @@ class RunFields(_Fields):
         "the batches' values, which depends on the split.",
     )
     limit: Annotated[int, Field(ge=LEAST_LIMIT, le=MOST_LIMIT)] = Field(
-        ROWS, description="The most rows of the tables of one metric, 20 bytes each."
+        ROWS, description="The maximum number of rows in the tables of one metric; a row takes 20 bytes."
     )
     groups: Literal[0, 16, 32, 64] = Field(
         GROUPS,
-        description="The groups of rows that are counted apart, of which intervals are made; 0 for no intervals. Each "
+        description="The number of groups in which rows are counted apart, for the intervals; 0 for no intervals. Each "
         "group takes as much room as the run.",
     )
     slices: dict[SliceName, Annotated[list[Text], Len(1)]] = Field(

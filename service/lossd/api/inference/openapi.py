@@ -33,7 +33,7 @@ class InferInput(_Closed):
 
 
 class InferRequestedOutput(_Closed):
-    """An output by name; `parameters.binary_data` says whether as bytes after the JSON."""
+    """An output by name; `parameters.binary_data` says whether it is sent as bytes after the JSON."""
 
     name: str
     parameters: Parameters = {}
@@ -59,8 +59,9 @@ class InferRequest(_Closed):
     inputs: list[InferInput]
     outputs: list[InferRequestedOutput] | None = Field(
         None,
-        description="loss, numerator, denominator, gradient, hessian, hvp, each also as gradient.<input>, any metric, "
-        "<metric>.per_class, diagnostics; loss, gradient and the task's default metrics if none is named.",
+        description="loss, numerator, denominator, gradient, hessian, hvp (the last three also for one input, as "
+        "gradient.<input>), any metric, <metric>.per_class, diagnostics. By default: loss, gradient and the task's "
+        "default metrics.",
     )
 
 
@@ -243,14 +244,14 @@ class SharedMemoryFile(_Closed):
 
 
 GETS: Mapping[str, tuple[str, type[BaseModel]]] = {
-    "/v2": ("The server's name, version and extensions", ServerMetadata),
-    "/v2/health/live": ("The process is up", ServerLive),
-    "/v2/health/ready": ("A worker is ready, and new work is accepted", ServerReady),
-    "/v2/models/stats": ("The requests of every model", Statistics),
-    "/v2/models/{name}": ("A model's inputs and outputs", ModelMetadata),
-    "/v2/models/{name}/ready": ("A model can be evaluated", ModelReady),
-    "/v2/models/{name}/config": ("A model's configuration, with its parameters' defaults", ModelConfig),
-    "/v2/models/{name}/stats": ("The requests of a model", Statistics),
+    "/v2": ("Get the server's name, version and extensions", ServerMetadata),
+    "/v2/health/live": ("Check that the process is running", ServerLive),
+    "/v2/health/ready": ("Check that a worker is ready and new work is accepted", ServerReady),
+    "/v2/models/stats": ("Get the statistics of every model", Statistics),
+    "/v2/models/{name}": ("Get a model's inputs and outputs", ModelMetadata),
+    "/v2/models/{name}/ready": ("Check that a model can be evaluated", ModelReady),
+    "/v2/models/{name}/config": ("Get a model's configuration and its parameters' defaults", ModelConfig),
+    "/v2/models/{name}/stats": ("Get the statistics of a model", Statistics),
 }
 
 MODELS: tuple[type[BaseModel], ...] = (
@@ -275,7 +276,7 @@ def paths() -> dict[str, Any]:
         "name": oip.HEADER_LENGTH,
         "in": "header",
         "schema": {"type": "integer"},
-        "description": "The length of the JSON if binary tensors follow it.",
+        "description": "The length of the JSON in bytes, if binary tensors follow it.",
     }
     infer = {
         "operationId": "infer",
@@ -293,7 +294,7 @@ def paths() -> dict[str, Any]:
     }
     index = {
         "operationId": "index",
-        "summary": "Every model, and whether it is ready",
+        "summary": "List every model and whether it is ready",
         "responses": {"200": _answer({"type": "array", "items": _reference(IndexEntry)})},
     }
     return {
@@ -311,11 +312,16 @@ def _shared_memory() -> dict[str, Any]:
     body = {"required": True, "content": {json.MEDIA_TYPE: {"schema": _reference(SharedMemoryFile)}}}
     found: dict[str, Any] = {}
     for middle, which in (("", "every region"), ("/region/{name}", "a region")):
-        for action, method, answers in (("status", "get", regions), ("unregister", "post", nothing)):
+        for action, words, method, answers in (
+            ("status", "Get the status of", "get", regions),
+            ("unregister", "Unregister", "post", nothing),
+        ):
             path = f"/v2/systemsharedmemory{middle}/{action}"
-            found[path] = {method: _operation(path, f"{action} of {which} of shared memory".capitalize(), answers)}
+            found[path] = {method: _operation(path, f"{words} {which} of shared memory", answers)}
     path = "/v2/systemsharedmemory/region/{name}/register"
-    found[path] = {"post": {**_operation(path, "Name a part of a file in /dev/shm", nothing), "requestBody": body}}
+    found[path] = {
+        "post": {**_operation(path, "Register a part of a file in /dev/shm as a region", nothing), "requestBody": body}
+    }
     return found
 
 

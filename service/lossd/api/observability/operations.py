@@ -42,18 +42,18 @@ def router(engine: Engine, telemetry: Telemetry) -> APIRouter:
     """
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/health/live", summary="The process is up")
+    @routes.get("/health/live", summary="Check that the process is running")
     async def live() -> dict[str, str]:
         return {"status": "live", "version": __version__}
 
-    @routes.get("/health/ready", summary="A worker is ready, and new work is accepted")
+    @routes.get("/health/ready", summary="Check that a worker is ready and new work is accepted")
     async def ready() -> Ready:
         if not engine.ready:
             raise Unavailable(engine.obstacle, retry_after_s=1.0)
         done, failed, total = engine.compiled
         return Ready(status="ready", compiled=Compiled(ready=done, failed=failed, total=total))
 
-    @routes.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+    @routes.get("/metrics", summary="Get the counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(await telemetry.page(), media_type=PROMETHEUS)
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lossd.request.fields import validated
+from lossd.request.options import validated
 from lossd_client.errors import Fault, InvalidRequest, NotFound
 from lossd_client.wire.quoting import quoted
 
@@ -38,10 +38,14 @@ MAX_FIELDS = 2 * MAX_COMPARED + 16
 MAX_PAGE = 1000
 
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
-Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most entries of the answer.")]
-After = Annotated[str, Field(min_length=1, max_length=4096, description="Where to go on: `next` of the answer before.")]
+Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The maximum number of entries in the answer.")]
+After = Annotated[str, Field(min_length=1, max_length=4096, description="The value of `next` in the previous answer.")]
 Owner = Annotated[
-    str, Field(max_length=1024, description="The API key whose public run it is; by default your own run comes first.")
+    str,
+    Field(
+        max_length=1024,
+        description="The name of the API key that owns the public run. Without it, your own run comes first.",
+    ),
 ]
 
 
@@ -66,11 +70,11 @@ class RunQuery(OwnerQuery):
 
     metrics: Text | None = Field(
         None,
-        description="Only these metrics, separated by commas. Metrics that the definition does not name are answered "
-        "too, if they are made of what the run has counted.",
+        description="Only these metrics, separated by commas. A metric that the definition does not name is answered "
+        "too if it can be computed from what the run has counted.",
     )
     level: Level | None = Field(None, description="The confidence of the intervals; 0.95 by default.")
-    slices: bool = Field(True, description="Whether the answer has the slices.")
+    slices: bool = Field(True, description="Whether the answer contains the slices.")
 
     @property
     def names(self) -> list[str] | None:
@@ -84,13 +88,13 @@ class CompareQuery(NoQuery):
     run: list[Text] = Field(
         min_length=2,
         max_length=MAX_COMPARED,
-        description="The runs, of which the first is the baseline: run=a&run=b.",
+        description="The runs, as run=a&run=b. The first is the baseline.",
     )
     owner: list[Owner] = Field(
         [],
         max_length=MAX_COMPARED,
-        description="The API key whose public runs they are: once for all runs, or once for each in their order, "
-        "empty for your own. By default your own runs come first.",
+        description="The name of the API key that owns the public runs: once for all runs, or once for each run in "
+        "their order, empty for your own. Without it, your own runs come first.",
     )
     metrics: Text | None = Field(None, description="Only these metrics, separated by commas.")
     classes: bool = Field(False, description="Whether the metrics of single classes are compared too.")
@@ -137,11 +141,11 @@ class RunsQuery(NoQuery):
     dataset: Text | None = Field(None, description="Only runs on this data set: its name, or name@version.")
     task: Text | None = Field(None, description="Only runs of this task.")
     status: Literal["open", "sealed"] | None = Field(None, description="Only runs of this status.")
-    tag: Text | None = Field(None, description="Only runs with this tag: its name and its value, as commit:4f1c.")
+    tag: Text | None = Field(None, description="Only runs with this tag, as name:value: for example commit:4f1c.")
     sort: Text | None = Field(
         None,
-        description="A metric, or an end of its interval, as f1.macro.low; or created, touched, name. -f1.macro for "
-        "descending order.",
+        description="The order: a metric, such as f1.macro; an end of its interval, such as f1.macro.low; or created, "
+        "touched or name. A minus in front reverses it: -f1.macro.",
     )
     after: After | None = None
     limit: Page = 100

@@ -72,8 +72,8 @@ class RunEntry(BaseModel):
     touched: datetime = Field(description="When it last changed.")
     sealed: datetime | None
     summary: dict[str, float] | None = Field(
-        description="Numbers of its result by name, such as `f1.macro`: final if sealed; of an open run those of the "
-        "latest result that somebody read, null if nobody did."
+        description="Numbers of the result by name, such as `f1.macro`. They are final if the run is sealed. In an "
+        "open run they are from the latest result that was read, null if none was."
     )
     summary_of: Counted | None = Field(
         description="What had been counted when the summary was made; less than `counted` if the summary is old."
@@ -97,7 +97,7 @@ class Interval(BaseModel):
 
 
 class SliceRows(BaseModel):
-    """What a slice has."""
+    """What a slice has counted."""
 
     rows: int
 
@@ -105,7 +105,7 @@ class SliceRows(BaseModel):
 class SliceScore(BaseModel):
     """The score of the rows of a slice."""
 
-    slice: dict[str, str] = Field(description="The name and the value; several of a crossing.")
+    slice: dict[str, str] = Field(description="The slice's name and value; a crossing has several.")
     counted: SliceRows
     loss: Number | None = None
     metrics: dict[str, Any]
@@ -122,11 +122,13 @@ class RunScore(BaseModel):
     loss: Number | None = None
     metrics: dict[str, Any] = Field(description="As in an evaluation.")
     level: float | None = Field(None, description="The level of the intervals.")
-    groups: int | None = Field(None, description="The groups of rows that the intervals are made of.")
+    groups: int | None = Field(None, description="The number of groups of rows that the intervals are computed from.")
     intervals: dict[str, Interval] = Field(description="By the number's name: `f1.macro`, `f1.per_class.3`, `loss`.")
     bounds: dict[str, Any] = Field(description="How far metrics may be from their exact values: `within`, `bits`.")
     targets: str | None = Field(description="The fingerprint of the targets.")
-    pairing: str | None = Field(None, description="The fingerprint of the groups, if the targets' does not fix them.")
+    pairing: str | None = Field(
+        None, description="The fingerprint of the groups, if that of the targets does not fix them."
+    )
     slices: list[SliceScore] = Field([], description="The score of each slice and crossing.")
     worst: dict[str, Any] = Field({}, description="By the number's name: the worst `slice` and its `value`.")
     gap: dict[str, Number] = Field({}, description="By the number's name: the best slice's value minus the worst's.")
@@ -160,7 +162,7 @@ class DifferenceModel(BaseModel):
     low: Number | None
     high: Number | None
     standard_error: Number | None
-    p: float | None = Field(description="How probable such a difference is if both are equally good.")
+    p: float | None = Field(description="The probability of a difference at least as large if both are equally good.")
     p_holm: float | None = Field(description="The same, corrected for the number of differences in the comparison.")
     better: Literal["higher", "lower"] | None = Field(description="Which values are better.")
     verdict: Literal["a", "b", "undecided"] | None = Field(description="b: the run is better; a: the baseline is.")
@@ -192,7 +194,7 @@ class ComparisonAnswer(BaseModel):
 
     level: float = Field(description="The level of the intervals.")
     paired: bool = Field(description="Whether the runs are compared row group by row group.")
-    groups: int = Field(description="The fewest groups of rows that an interval is made of.")
+    groups: int = Field(description="The smallest number of groups of rows that an interval is computed from.")
     rows: int
     runs: list[ComparedRun] = Field(description="In the order asked; the first is the baseline.")
     comparisons: list[ComparisonModel] = Field(description="One for each run but the first.")
@@ -202,9 +204,9 @@ class RunAnswer(RunEntry):
     """A run and its result."""
 
     signature: str | None = Field(description="One line that says how the result was judged.")
-    missing: list[list[int]] = Field(description="The first ranges of rows not counted: [first, behind the last].")
+    missing: list[list[int]] = Field(description="The first ranges of rows not counted, each [first, last + 1].")
     result: RunScore | None = Field(description="The result; null before the first batch.")
-    problem: str | None = Field(None, description="Why an open run counts nothing more and has no result.")
+    problem: str | None = Field(None, description="Why an open run counts no more batches and has no result.")
 
 
 class RunList(BaseModel):
@@ -292,17 +294,17 @@ def schemas(fields: Mapping[str, Any], loss: Mapping[str, Any], metrics: Mapping
                 },
                 "slices": {
                     "anyOf": [{"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, NULL]}}, NULL],
-                    "description": "The value that all rows of the batch have of a slice; null for none. The run's "
-                    "other slices are inputs.",
+                    "description": "The value of a slice for all rows of the batch; null for none. Send the run's "
+                    "other slices as inputs.",
                     "example": {"site": "A"},
                 },
                 "inputs": {
                     "type": "object",
                     "additionalProperties": TENSOR,
-                    "description": "The tensors of an evaluation; sample_id, (N,) integers, for runs of identity id; "
-                    "cluster_id, (N,) integers: what rows belong to, such as a patient, so that intervals take these "
-                    "for independent; slice.NAME, (N,) integers, for each slice that slices does not name: the places "
-                    "of the rows' values among the declared ones, -1 for none.",
+                    "description": "The tensors of an evaluation. For runs of identity id also sample_id, (N,) "
+                    "integers. cluster_id, (N,) integers, says what each row belongs to, such as a patient; intervals "
+                    "then take the patients for independent, not the rows. For each slice that slices does not name, "
+                    "slice.NAME, (N,) integers: the place of each row's value among the declared values, -1 for none.",
                 },
             },
             "example": {"first": 0, "inputs": {"prediction": [2.5, -1.0], "target": [1, 0]}},
@@ -315,8 +317,8 @@ def paths() -> dict[str, Any]:
     run, batch = _name("run", "resnet50-v3"), _name("batch", "00010")
     location = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
     etag = {"ETag": {"schema": {"type": "string"}, "description": "Changes with each batch and with the seal."}}
-    if_none_match = header("If-None-Match", "string", "The ETag of the answer that the client has.")
-    timeout = header("X-Request-Timeout-Ms", "integer", "After this many milliseconds the request is dropped.")
+    if_none_match = header("If-None-Match", "string", "The ETag of the answer that the client already has.")
+    timeout = header("X-Request-Timeout-Ms", "integer", "The request is dropped after this many milliseconds.")
     tensors = {
         json.MEDIA_TYPE: {"schema": reference("BatchRequest")},
         safetensors.MEDIA_TYPE: BINARY,
@@ -325,27 +327,27 @@ def paths() -> dict[str, Any]:
     return {
         RUNS: {
             "get": _operation(
-                "list_runs", "Your runs and public ones", {"200": _answer("RunList")}, parameters=_query(RunsQuery)
+                "list_runs", "List your runs and public runs", {"200": _answer("RunList")}, parameters=_query(RunsQuery)
             )
         },
         f"{RUNS}/{{run}}": {
             "get": _operation(
                 "get_run",
-                "A run and its result",
-                {"200": {**_answer("RunAnswer"), "headers": etag}, "304": {"description": "The client has it"}},
-                "The result of an open run is provisional: it is computed of the batches counted so far, and changes "
-                "nothing.",
+                "Get a run and its result",
+                {"200": {**_answer("RunAnswer"), "headers": etag}, "304": {"description": "Not modified"}},
+                "The result of an open run is provisional: it is computed from the batches counted so far. Reading it "
+                "changes nothing.",
                 parameters=[run, if_none_match, *_query(RunQuery)],
             ),
             "put": _operation(
                 "create_run",
                 "Create or open a run",
                 {
-                    "200": _answer("RunListEntry", "It existed"),
-                    "201": {**_answer("RunListEntry", "Created"), "headers": location},
+                    "200": _answer("RunListEntry", "The run exists already"),
+                    "201": {**_answer("RunListEntry", "The run is created"), "headers": location},
                 },
-                "A run of the name exists with the same definition, or is created. Its tags and `public` become those "
-                "of the request.",
+                "Create the run, or open it if it exists with the same definition. The request's tags and `public` "
+                "replace those of the run.",
                 parameters=[run],
                 requestBody={"required": True, "content": {json.MEDIA_TYPE: {"schema": reference("RunDefinition")}}},
             ),
@@ -354,14 +356,14 @@ def paths() -> dict[str, Any]:
         f"{RUNS}/{{run}}/plot.svg": {
             "get": _operation(
                 "draw_run",
-                "A picture of a run",
+                "Draw a picture of a run",
                 {
                     "200": {
                         "description": "The picture",
                         "content": {"image/svg+xml": {"schema": {"type": "string"}}},
                         "headers": etag,
                     },
-                    "304": {"description": "The client has it"},
+                    "304": {"description": "Not modified"},
                 },
                 parameters=[run, if_none_match, *_query(PlotQuery, kind="confusion")],
             )
@@ -372,10 +374,10 @@ def paths() -> dict[str, Any]:
                 "Compare runs",
                 {
                     "200": {**_answer("ComparisonAnswer"), "headers": etag},
-                    "304": {"description": "The client has it"},
+                    "304": {"description": "Not modified"},
                 },
-                "Each run is compared with the first one on the same rows. Runs of other definitions, rows or targets "
-                "are refused (409 `not-comparable`), and `runs` of the problem names each.",
+                "Compare each run with the first on the same rows. Runs with other definitions, rows or targets are "
+                "refused (409 `not-comparable`), and the problem's `runs` names each.",
                 parameters=[if_none_match, *_query(CompareQuery, run=["resnet50-v3", "resnet50-v4"])],
             )
         },
@@ -384,7 +386,7 @@ def paths() -> dict[str, Any]:
                 "seal_run",
                 "Seal a run",
                 {"200": {**_answer("RunAnswer", "The final result"), "headers": etag}},
-                "Its rows are checked for completeness, and its result is final. It may be repeated.",
+                "Check that all rows are counted, and make the result final. The request may be repeated.",
                 parameters=[run],
                 requestBody={"required": False, "content": {json.MEDIA_TYPE: {"schema": reference("SealFields")}}},
             )
@@ -392,23 +394,29 @@ def paths() -> dict[str, Any]:
         f"{RUNS}/{{run}}/batches": {
             "get": _operation(
                 "list_batches",
-                "The batches of a run",
+                "List the batches of a run",
                 {"200": _answer("BatchList")},
                 parameters=[run, *_query(BatchesQuery)],
             )
         },
         f"{RUNS}/{{run}}/batches/{{batch}}": {
-            "get": _operation("get_batch", "A batch of a run", {"200": _answer("BatchEntry")}, parameters=of_batch),
+            "get": _operation("get_batch", "Get a batch of a run", {"200": _answer("BatchEntry")}, parameters=of_batch),
             "head": _operation(
-                "has_batch", "Whether a batch is counted", {"200": {"description": "It is"}}, parameters=of_batch
+                "has_batch",
+                "Check whether a batch is counted",
+                {"200": {"description": "The batch is counted"}},
+                parameters=of_batch,
             ),
             "put": _operation(
                 "count_batch",
                 "Count a batch of rows",
-                {"200": _answer("BatchAnswer", "It was counted before"), "201": _answer("BatchAnswer", "Counted")},
+                {
+                    "200": _answer("BatchAnswer", "The batch was counted before"),
+                    "201": _answer("BatchAnswer", "The batch is counted"),
+                },
                 "The body is that of an evaluation without loss and options: JSON, or a safetensors file whose "
-                '`__metadata__.request` may hold `{"first": 0}`. 200 and 201 are sent after the batch is stored. '
-                "Without an answer the batch is counted once or not at all: send it again.",
+                '`__metadata__.request` may hold `{"first": 0}`. The service answers after it has stored the batch. If '
+                "no answer arrives, send the batch again: it is counted once.",
                 parameters=[run, batch, timeout],
                 requestBody={"required": True, "content": tensors},
             ),

@@ -24,12 +24,14 @@ SLICES = "slices"
 class PlotQuery(OwnerQuery):
     """The query parameters of a picture of a run."""
 
-    kind: Literal["roc", "pr", "confusion", "reliability", "slices"] = Field(description="What is drawn.")
+    kind: Literal["roc", "pr", "confusion", "reliability", "slices"] = Field(description="The kind of picture.")
     metric: Text | None = Field(
-        None, description="For slices: the number that is drawn, such as f1.macro; by default the first of the run."
+        None, description="For slices: the number to draw, such as f1.macro; by default the first of the run."
     )
     level: Level | None = Field(None, description="For slices: the level of the intervals; 0.95 by default.")
-    theme: Literal["auto", "light", "dark"] = Field("auto", description="The colours; auto follows the reader.")
+    theme: Literal["auto", "light", "dark"] = Field(
+        "auto", description="The colours; auto follows the reader's system."
+    )
 
 
 def needed(asked: PlotQuery, task: str | None) -> RunQuery:

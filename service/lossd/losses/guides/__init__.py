@@ -22,9 +22,9 @@ Text = Annotated[str, StringConstraints(min_length=10, pattern=r"[.!?]$")]
 
 
 class Guide(BaseModel):
-    """What a reader wants to know of a loss beside its formula.
+    """A guide to a loss: the idea, when to use it, when not, and the common mistake.
 
-    ``symbols`` has what each symbol of the formula is, by the symbol in plain text, such as ``p_t`` or ``γ``.
+    ``symbols`` explains each symbol of the formula. Its keys are the symbols in plain text, such as ``p_t`` or ``γ``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
