@@ -6,6 +6,9 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -66,6 +69,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=limit_s, reverse=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Set this process's variables and files before its tests, and fork its processes of lossd from a warm one.
+
+    Fixtures of the session would be looked up again for each of thousands of tests.
+    """
+    cleanup = ExitStack()
+    session.config.add_cleanup(cleanup.close)
+    patch = cleanup.enter_context(pytest.MonkeyPatch.context())
+    _set_variables(Path(cleanup.enter_context(TemporaryDirectory())), patch)
+    warm = cleanup.enter_context(closing(WarmProcess()))
+    for starter in (worker_process, keeper, drawing, service, group):
+        patch.setattr(starter, "subprocess", warm)
+
+
+def _set_variables(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Name files in a folder by variables: narrow random layers of VGG16, runs, and no certificate authority.
+
+    Runs are never kept among the user's. httpx reads all authorities for each client, which takes 40 ms.
+    """
+    weights, runs, authorities = folder / "vgg16.pth", folder / "runs", folder / "authorities"
+    torch.save(WEIGHTS, weights)
+    runs.mkdir()
+    authorities.mkdir()
+    patch.setenv("LOSSD_PERCEPTUAL_WEIGHTS", str(weights))
+    patch.setenv("XDG_DATA_HOME", str(runs))
+    patch.delenv("SSL_CERT_FILE", raising=False)
+    patch.setenv("SSL_CERT_DIR", str(authorities))
+
+
 @pytest.fixture(scope="session")
 def passes() -> Passes:
     """The compiled passes, loaded; compiled first if their code is not stored."""
@@ -86,41 +119,3 @@ def compiled_passes(passes: Passes) -> Iterator[None]:
 def either_way(request: pytest.FixtureRequest, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with compiled passes or the general way, as its parameters from ``both_ways`` say."""
     monkeypatch.setattr(evaluating, "passes", passes if request.param == "compiled" else None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _perceptual_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """VGG16's layers, narrow and random, in a file as the service reads it."""
-    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
-    torch.save(WEIGHTS, path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOSSD_PERCEPTUAL_WEIGHTS", str(path))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep runs in a folder of this process of tests, never among the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Trust no certificate authority: httpx reads all authorities for each client, which takes 40 ms."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SSL_CERT_FILE", raising=False)
-        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _warm_workers() -> Iterator[None]:
-    """Fork services, and the processes of those in this process, from one that has imported torch."""
-    warm = WarmProcess()
-    with pytest.MonkeyPatch.context() as patch:
-        for starter in (worker_process, keeper, drawing, service, group):
-            patch.setattr(starter, "subprocess", warm)
-        yield
-    warm.close()

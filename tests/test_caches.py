@@ -62,6 +62,23 @@ def test_a_function_is_called_once_for_what_is_kept_and_a_failure_is_not_kept() 
     assert called == [7, 7, 60, 60], "60 is too large to be kept"
 
 
+def test_of_a_function_for_repeated_arguments_a_value_is_kept_when_it_is_asked_for_again_soon() -> None:
+    called: list[int] = []
+
+    @memoized("test", lambda number, text: 1, repeated=True)
+    def text_of(number: int) -> str:
+        called.append(number)
+        return str(number)
+
+    assert [text_of(7) for _ in range(4)] == ["7"] * 4
+    assert called == [7, 7]
+    others = range(100, 100 + 4 * caches.NOTED)
+    for number in (8, *others, 8, 8, 8):
+        text_of(number)
+    assert called[2:] == [8, *others, 8, 8]
+    assert len(text_of.cache) == 2
+
+
 def test_look_ups_are_counted_under_the_cache_s_name() -> None:
     cache: Cache[str, int] = Cache("test", 30)
     cache.put("a", 1, 10)

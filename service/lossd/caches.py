@@ -16,6 +16,8 @@ __all__ = ["CACHES", "Cache", "memoized"]
 
 CACHE_BYTES = 8 << 20
 LARGEST_PART = 32
+NOTED = 256
+"""About how many of the latest keys are noted, to find those that are asked for again."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -99,23 +101,36 @@ class Cache(Generic[K, V]):
 class Memoized(Generic[P, V]):
     """A function of hashable arguments whose latest values are cached; see :func:`memoized`."""
 
-    def __init__(self, function: Callable[P, V], name: str, nbytes: Callable[..., int], limit_bytes: int) -> None:
+    def __init__(
+        self, function: Callable[P, V], name: str, nbytes: Callable[..., int], limit_bytes: int, *, repeated: bool
+    ) -> None:
         self.function = function
         self.cache: Cache[Any, V] = Cache(name, limit_bytes)
         self._get = self.cache.get
         self._nbytes = nbytes
+        self._asked = [0] * NOTED if repeated else None
 
     def __call__(self, *key: P.args, **_: P.kwargs) -> V:
         """Return the function's value, from the cache if it is there."""
         value = self._get(key)
         if value is None:
             value = self.function(*key)  # type: ignore[call-arg]  # its arguments are positional
-            self.cache.put(key, value, self._nbytes(*key, value))
+            if self._asked is None or self._was_asked(key, self._asked):
+                self.cache.put(key, value, self._nbytes(*key, value))
         return value
+
+    def _was_asked(self, key: Hashable, asked: list[int]) -> bool:
+        """Return whether a key is among the latest ones, and note it."""
+        mark = hash(key)
+        place = mark % NOTED
+        if asked[place] == mark:
+            return True
+        asked[place] = mark
+        return False
 
 
 def memoized(
-    name: str, nbytes: Callable[..., int], limit_bytes: int = CACHE_BYTES
+    name: str, nbytes: Callable[..., int], limit_bytes: int = CACHE_BYTES, *, repeated: bool = False
 ) -> Callable[[Callable[P, V]], Memoized[P, V]]:
     """Return a decorator that caches what a function returns, which is never None.
 
@@ -123,5 +138,7 @@ def memoized(
         name: The cache's name.
         nbytes: About how many bytes an entry takes in memory, given the function's arguments and its value.
         limit_bytes: As for :class:`Cache`.
+        repeated: Whether to store a value only when it is asked for again soon. To store one and to drop another takes
+            longer than to compute some.
     """
-    return lambda function: Memoized(function, name, nbytes, limit_bytes)
+    return lambda function: Memoized(function, name, nbytes, limit_bytes, repeated=repeated)

@@ -262,9 +262,9 @@ _RECIPE_FIELDS = frozenset(Recipe.__dataclass_fields__)
 _RECIPES: Cache[str, Recipe] = Cache("recipes", 16 << 20)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
-    """One checked request, without its tensors.
+    """One checked request, without its tensors. It is never changed; to freeze it would take two thirds of its time.
 
     Attributes:
         recipe: What the request shares with the others of its batch.
@@ -286,6 +286,6 @@ class Job:
 
     def __post_init__(self) -> None:
         nbytes = self.rows * self.recipe.row_bytes + self.recipe.request_bytes
-        object.__setattr__(self, "nbytes", nbytes)
-        object.__setattr__(self, "held_bytes", nbytes + self.cost.scratch_bytes)
-        object.__setattr__(self, "work_ns", int(self.recipe.byte_ns * nbytes) + self.cost.work_ns)
+        self.nbytes = nbytes
+        self.held_bytes = nbytes + self.cost.scratch_bytes
+        self.work_ns = int(self.recipe.byte_ns * nbytes) + self.cost.work_ns

@@ -318,6 +318,17 @@ def test_what_was_checked_before_heads_were_forgotten_is_not_learned() -> None:
     assert heads.find(line) is not None
 
 
+@pytest.mark.parametrize("length", ["1", "0", "123456789", "1234567890", "", "-1", "1 ", "1x"])
+def test_another_length_on_the_same_connection_is_found_as_on_another_one(length: str) -> None:
+    heads = KnownHeads()
+    heads.learn(request(HEAD + b"x-after: it\r\n\r\n"), None, None)
+    latest = heads.find(HEAD + b"x-after: it\r\n\r\nits body")
+    assert latest is not None
+    other = HEAD.replace(b"gth: 3", b"gth: " + length.encode()) + b"x-after: it\r\n\r\n"
+    assert heads.find(other + b"body", latest) == heads.find(other + b"body")
+    assert heads.find(other.replace(b"after: it", b"after: no"), latest) is None
+
+
 def test_lengths_and_ids_may_differ_and_nothing_else(connection: socket.socket, hits: Callable[[], int]) -> None:
     def of_rows(rows: int) -> bytes:
         tensors = {name: Tensor.of(np.zeros((rows, 3), np.float32)) for name in ("prediction", "target")}

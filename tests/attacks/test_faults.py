@@ -12,7 +12,8 @@ import pytest
 from lossd.api.evaluate import plan_of
 from lossd.api.http.texts import MAX_REQUEST_BYTES
 from lossd.losses import REGISTRY
-from lossd.request.options import MAX_FIELDS, Envelope, MetricOptions
+from lossd.request.fields import MAX_FIELDS
+from lossd.request.options import Envelope, MetricOptions
 from lossd_client.errors import Problem, TooLarge
 
 MIB = 1 << 20

@@ -107,6 +107,9 @@ CLASS_SCORES: list[dict[str, Any]] = [
     {"name": "focal", "gamma": 0.5, "alpha": 0.25, "alpha_mode": "foreground"},
     {"name": "focal", "gamma": 1.7, "alpha": [0.1, 0.2, 0.3, 0.4, 0.5], "class_weight": [1, 0.5, 2, 0, 1]},
     {"name": "focal", "gamma": 3.0, "alpha": 0.5, "ignore_index": 0, "reduction": "sum"},
+    {"name": "nll"},
+    {"name": "nll", "class_weight": [1, 0.5, 2, 0, 1], "ignore_index": 1},
+    {"name": "nll", "class_weight": [1, 0.5, 2, 0.1, 1], "ignore_index": 3, "reduction": "sum"},
 ]
 
 
@@ -442,13 +445,35 @@ class NoOperation(TorchDispatchMode):
         return arguments[0]
 
 
+def counted_inputs(
+    loss: dict[str, Any], rows: int, trailing: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Inputs of a loss for whose metrics the pass counts, with scores at margins and thresholds among them."""
+    if loss["name"] in ("cross_entropy", "nll"):
+        return dense((rows, 3, *trailing[1:]), seed, dtype)
+    random, name, shape = torch.Generator().manual_seed(seed), loss["name"], (rows, *trailing)
+    first, second = (torch.randint(-8, 9, shape, generator=random).to(dtype) / 10 for _ in range(2))
+    yes = torch.randint(0, 2, shape, generator=random).to(dtype)
+    if name.endswith("_generator"):
+        return {"fake": first}
+    if name == "margin_ranking":
+        return {"first": first, "second": second, "target": 2 * yes - 1}
+    if name == "hinge_embedding":
+        return {"prediction": first.abs(), "target": 2 * yes - 1}
+    return {"prediction": first.abs() if name == "bce" else first, "target": yes if name == "bce" else second}
+
+
+COUNTING = [
+    CLASS_SCORES[0], {"name": "nll"}, {"name": "bce"}, {"name": "expectile"}, {"name": "hinge_embedding"},
+    {"name": "margin_ranking"}, {"name": "wgan_generator"}, {"name": "lsgan_generator"},
+]  # fmt: skip
+"""Losses whose passes count what the default metrics are made of, one of each task."""
+
+
 @pytest.mark.parametrize("trailing", [(), (5,), (5, 300)], ids=str)
-@pytest.mark.parametrize("loss", [CLASS_SCORES[0], LOGITS[0]], ids=str)
+@pytest.mark.parametrize("loss", [loss for loss in COUNTING if loss["name"] != "expectile"], ids=str)
 def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], trailing: tuple[int, ...]) -> None:
-    if loss in CLASS_SCORES:
-        tensors = {"prediction": torch.randn(7, 3, *trailing[1:]), "target": torch.randint(0, 3, (7, *trailing[1:]))}
-    else:
-        tensors = pairs(loss, (7, *trailing), torch.float32)
+    tensors = counted_inputs(loss, 7, trailing, 1)
     job = make_plan({"loss": loss, "outputs": ["loss", "gradient", "metrics"]}).job(layout(tensors))
     columns = {c.name: np.zeros((7, *c.trailing), c.dtype) for c in job.recipe.answers}
     inputs = Columns({name: tensor.numpy() for name, tensor in tensors.items()}, frozenset())
@@ -457,6 +482,29 @@ def test_what_a_pass_has_counted_is_not_looked_at_again(loss: dict[str, Any], tr
         (answer,) = evaluation.evaluate(batch, evaluating.passes)
     assert not isinstance(answer, Problem)
     assert answer["metrics"]["task"] == job.recipe.task
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("position", "metrics", "margins"),
+    [
+        (1, {}, ()), (2, {"threshold": 0.3}, ()), (2, {"task": "multilabel", "threshold": [0.1, 0.3, 0.5]}, ()),
+        (3, {}, ()), (4, {}, (0.2, 0.6, 1.4)), (4, {}, (0.6, 0.6, 0.6)), (4, {"threshold": 0.3}, (1.0, 0.5, 1.0)),
+        (5, {}, (0.0, 0.3, 0.7)), (5, {}, (0.3, 0.3, 0.3)), (6, {}, ()), (6, {"threshold": {"score": 0.3}}, ()),
+        (6, {"threshold": 0.6}, ()), (7, {"threshold": 0.3}, ()),
+    ],
+)  # fmt: skip
+def test_what_a_pass_counts_is_what_metrics_count(
+    position: int, metrics: dict[str, Any], margins: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    loss = COUNTING[position]
+    inputs = [counted_inputs(loss, rows, (3, 2), rows, dtype) for rows in (4, 1, 9)]
+    requests = [
+        {"loss": loss | ({"margin": margins[n]} if margins else {}), "outputs": ["loss", "metrics"], "metrics": metrics}
+        for n in range(3)
+    ]
+    assert uses_a_pass(requests[0], inputs[0])
+    assert_both_ways(requests, inputs, TOLERANCE[torch.float64 if dtype == torch.float64 else torch.float32])
 
 
 @pytest.mark.parametrize(
@@ -504,8 +552,7 @@ COUNTED = {
     "errors": ({"name": "mape", "eps": 0.1}, lambda n, seed: pairs(ERRORS[0], (n, 3), torch.float32, seed)),
     "decisions": ({"name": "bce", "eps": 0.01}, lambda n, seed: {
         "prediction": torch.rand(n, 3), "target": torch.randint(0, 2, (n, 3)).float()}),
-    "matrices": ({"name": "nll"}, lambda n, seed: {
-        name: t.log_softmax(1) if name == "prediction" else t for name, t in scores(n, 4, seed=seed).items()}),
+    "matrices": ({"name": "cross_entropy", "poly": 0.5}, lambda n, seed: scores(n, 4, seed=seed)),
 }  # fmt: skip
 """By the kernel that counts for the metrics: a loss without a pass, and its inputs."""
 
@@ -572,7 +619,7 @@ def test_targets_of_every_integer_dtype_are_read(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("gradient", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("loss", [CLASS_SCORES[1], CLASS_SCORES[5], ERRORS[0], LOGITS[1]], ids=str)
+@pytest.mark.parametrize("loss", [CLASS_SCORES[1], CLASS_SCORES[5], CLASS_SCORES[-2], ERRORS[0], LOGITS[1]], ids=str)
 def test_half_precision_is_single_precision_of_the_rounded_inputs(
     loss: dict[str, Any], dtype: torch.dtype, gradient: str
 ) -> None:
@@ -630,7 +677,9 @@ POISONS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "loss", [{"name": "focal"}, {"name": "cross_entropy", "label_smoothing": 0.1}, {"name": "nll"}], ids=str
+)
 @pytest.mark.parametrize("how", POISONS)
 def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
@@ -652,7 +701,11 @@ def assert_bits_equal(found: Evaluated | Problem, wanted: Evaluated | Problem) -
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 30), st.sampled_from(CLASS_SCORES[:2]))
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.integers(1, 30),
+    st.sampled_from([*CLASS_SCORES[:2], CLASS_SCORES[-3]]),
+)
 def test_a_batch_never_changes_a_bit_of_an_answer(rows: list[int], classes: int, loss: dict[str, Any]) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [scores(n, classes, seed=position) for position, n in enumerate(rows)]
@@ -667,7 +720,11 @@ NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, 80.0, -800.0, math.nan, mat
 @st.composite
 def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
     """Requests of one recipe, most of them with something in them that nobody can answer."""
-    loss = draw(st.sampled_from([CLASS_SCORES[1], CLASS_SCORES[5], LOGITS[0], LOGITS[1], ERRORS[0], ERRORS[2]]))
+    loss = draw(
+        st.sampled_from(
+            [CLASS_SCORES[1], CLASS_SCORES[5], CLASS_SCORES[-3], LOGITS[0], LOGITS[1], ERRORS[0], ERRORS[2]]
+        )
+    )
     classes, trailing = draw(st.integers(1, 4)), draw(st.sampled_from([(), (), (3,)]))
     inputs = []
     for rows in draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)):
@@ -702,7 +759,8 @@ def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
         ({"loss": {"name": "focal"}, "gradient": {"clip_norm": 1.0}}, {}),
         ({"loss": {"name": "focal"}}, {"sample_weight": torch.ones(8)}),
         ({"loss": {"name": "cross_entropy"}}, {"target": torch.zeros(8, 5)}),
-        ({"loss": {"name": "nll"}}, {}),
+        ({"loss": {"name": "nll"}, "gradient": {"clip_value": 1.0}}, {}),
+        ({"loss": {"name": "cross_entropy", "poly": 0.5}}, {}),
     ],
     ids=str,
 )

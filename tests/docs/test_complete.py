@@ -15,7 +15,8 @@ from excerpts import excerpt
 from excerpts import filled as cut
 from lossd.api import create_app
 from lossd.configuration.settings import Settings
-from lossd.losses import formula
+from lossd.losses import REGISTRY, formula_parser
+from lossd.metrics import METRICS, TASKS
 from lossd_client.errors import PROBLEMS
 
 MANUAL = "\n".join(path.read_text() for path in documents())
@@ -48,8 +49,8 @@ def test_the_grammar_of_formulas_is_the_parser_s() -> None:
     text = (ROOT / "docs/expression.md").read_text()
     grammar = re.search(r"^formula    = .*?(?=^```)", text, re.DOTALL | re.MULTILINE)
     assert grammar is not None
-    assert grammar[0].strip() in inspect.cleandoc(formula.__doc__ or "").replace("\n    ", "\n")
-    assert {name for name in formula.FUNCTIONS if not re.search(rf"`{name}[`(]", text)} == set()
+    assert grammar[0].strip() in inspect.cleandoc(formula_parser.__doc__ or "").replace("\n    ", "\n")
+    assert {name for name in formula_parser.FUNCTIONS if not re.search(rf"`{name}[`(]", text)} == set()
 
 
 def test_no_setting_stands_below_two_headings() -> None:
@@ -113,9 +114,30 @@ def test_a_changed_program_shows() -> None:
     assert cut(page.replace(shown, shown.replace(" ", "  ", 1), 1)) == page
 
 
-def test_the_map_names_every_module() -> None:
-    text = (ROOT / "service/README.md").read_text()
+def test_the_map_has_a_row_for_every_module() -> None:
+    """Each row stands under its folder. A family of losses or metrics needs no row: its name says what is in it."""
+    functions = [loss.function for loss in REGISTRY.values()]
+    functions += [metric.function for of_task in METRICS.values() for metric in of_task.values()]
+    families = {thing.__module__ for thing in (*functions, *TASKS.values())}
+    modules = {f"service/{name.replace('.', '/')}.py" for name in families}
     for source in (ROOT / "service/lossd", ROOT / "client/lossd_client"):
-        modules = {path.relative_to(source) for path in source.rglob("*.py") if path.name != "__init__.py"}
-        families = {path for path in modules if path.parts[0] in ("losses", "metrics")}
-        assert {str(path) for path in modules - families if f"{path.name}`" not in text} == set()
+        modules ^= {str(path.relative_to(ROOT)) for path in source.rglob("*.py") if path.name != "__init__.py"}
+    rows = _rows_of_the_map()
+    assert {row for row in rows if not (ROOT / row).exists()} == set()
+    assert {module for module in modules if module not in rows and f"{Path(module).parent}/" not in rows} == set()
+
+
+def _rows_of_the_map() -> set[str]:
+    """Return the paths that the tables of the map name; a name after one in a subfolder is in the same subfolder."""
+    found: set[str] = set()
+    for section in (ROOT / "service/README.md").read_text().split("\n### ")[1:]:
+        heading, *lines = section.partition("\n## ")[0].splitlines()
+        name = heading.split("`")[1]
+        folder = ROOT / name if name.startswith("client/") else ROOT / "service" / name
+        for line in lines:
+            place = folder
+            for path in re.findall(r"`([^`]+)`", line.split(" | ")[0]) if line.startswith("| `") else ():
+                place = (place if "/" not in path else folder) / path.rstrip("/")
+                found.add(str(place.relative_to(ROOT)) + "/" * path.endswith("/"))
+                place = place.parent
+    return found

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evaluating import alone
-from lossd.losses import formula as grammar
-from lossd.losses.formula import FormulaError, parse
+from lossd.losses.formula import FormulaError
+from lossd.losses.formula_parser import MAX_STEPS, parse
 from lossd.losses.operations import OPERATIONS
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, MissingInput, NotEvaluable, ShapeMismatch, UnknownInput
@@ -526,7 +526,7 @@ def test_the_deepest_formula_is_read_on_a_deep_stack() -> None:
 
 
 def test_a_long_formula_that_is_within_the_limits_is_evaluated() -> None:
-    terms = (grammar.MAX_STEPS - 1) // 2
+    terms = (MAX_STEPS - 1) // 2
     assert float(value("x" + " + 1" * terms, {"x": torch.zeros(())})) == terms
 
 

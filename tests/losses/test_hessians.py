@@ -425,3 +425,26 @@ def test_a_hessian_that_takes_many_passes_is_refused() -> None:
     inputs = {name: torch.randn(2, 65) for name in ("first", "second")} | {"similar": torch.ones(2)}
     with pytest.raises(TooLarge, match="at most 64, and first is"):
         alone({"loss": "contrastive", "outputs": ["hessian.first"]}, inputs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        ({"name": "cross_entropy", "poly": 1.0}, torch.zeros(2, dtype=torch.int64)),
+        ({"name": "cross_entropy", "z_loss": 0.1}, torch.zeros(2, dtype=torch.int64)),
+        ({"name": "focal", "label_smoothing": 0.1}, torch.zeros(2, dtype=torch.int64)),
+        ({"name": "focal"}, torch.full((2, 65), 1 / 65)),
+    ],
+    ids=["poly", "z_loss", "smoothed", "shares"],
+)
+def test_where_a_closed_form_ends_passes_are_counted_and_there_is_no_information(
+    loss: dict[str, Any], target: Tensor
+) -> None:
+    inputs = {"prediction": torch.randn(2, 65), "target": target}
+    for form in ("exact", "xgboost", "lightgbm"):
+        with pytest.raises(TooLarge, match="at most 64, and prediction is"):
+            alone({"loss": loss, "outputs": ["hessian"], "hessian": {"form": form}}, inputs)
+    with pytest.raises(InvalidRequest, match="has no Fisher form with these parameters and targets; use form exact"):
+        alone({"loss": loss, "outputs": ["hessian"], "hessian": {"form": "fisher"}}, inputs)
+    few = {name: tensor[:, :64] if tensor.ndim == 2 else tensor for name, tensor in inputs.items()}
+    assert alone({"loss": loss, "outputs": ["hessian"]}, few).tensors["hessian.prediction"].shape == (2, 64)

@@ -507,3 +507,35 @@ def test_hessians_of_masked_entries_are_zero(name: str) -> None:
     found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep}).tensors["hessian.prediction"]
     expected = spread(wanted, recipe.axes["prediction"], keep, tensors["prediction"])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        (name, reduction)
+        for name, loss in REGISTRY.items()
+        if "batchmean" in loss.reductions
+        for reduction in loss.reductions
+    ],
+)
+def test_weights_of_entries_count_alike_where_single_precision_does_not_reach(name: str, reduction: str) -> None:
+    tiny = 1e-17
+    drawn = torch.tensor([[0.25, 0.5], [0.5, 0.125], [0.75, 0.25]])
+    tensors = {
+        "kl_div": {"prediction": torch.zeros(3, 2), "target": drawn * tiny**2},
+        "vae": {
+            "prediction": drawn * tiny,
+            "target": torch.zeros(3, 2),
+            **dict.fromkeys(("mean", "log_variance"), torch.zeros(3, 2)),
+        },
+    }[name]
+    loss = {"name": name, "reduction": reduction} | ({"reconstruction": "mse"} if name == "vae" else {})
+    request = {"loss": loss, "outputs": ["loss", "gradient.prediction"]}
+    shape = (3, *recipe_of(request, tensors).value)
+    weight = torch.tensor([0.5, 3.0, 0.0]).reshape(3, *(1,) * (len(shape) - 1)).expand(shape)
+    found = alone(request, {**tensors, "element_weight": weight})
+    wanted = alone(request, {**{n: t.double() for n, t in tensors.items()}, "element_weight": weight})
+    assert found.denominator == wanted.denominator
+    values, expected = (torch.as_tensor(of.loss, dtype=torch.float64) for of in (found, wanted))
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.gradient().double(), wanted.gradient(), rtol=1e-6, atol=0)

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from evaluating import alone
 from lossd.losses import REGISTRY
+from lossd.losses.lookup import find_loss
 from lossd.losses.names import METRICS, NOT_HERE, NOT_QUITE, SYNONYMS, folded, meaning
-from lossd.losses.registry import find_loss
 from lossd.metrics import METRICS as TASK_METRICS
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, UnknownLoss

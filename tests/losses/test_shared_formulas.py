@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evaluating import Evaluated, alone, layout, together
-from lossd.losses.formula import parse
+from lossd.losses.formula_parser import parse
 from lossd.losses.operations import OPERATIONS
 from lossd.request.planning import make_plan
 from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, Problem

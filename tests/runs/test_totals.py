@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lossd.exact.integer_sums import IntegerSums
-from lossd.metrics.parts import Extremes
+from lossd.metrics.contributions import Extremes
 from lossd.runs.rows.slots import placed
 from lossd.runs.totals.sums import LargestTotal
 

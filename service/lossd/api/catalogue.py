@@ -16,7 +16,8 @@ from lossd.api.search import MAX_CHARACTERS, search
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
 from lossd.losses.guides import Guide, guide
-from lossd.losses.registry import Input, Loss, find_loss
+from lossd.losses.lookup import find_loss
+from lossd.losses.registry import Input, Loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions

@@ -145,7 +145,7 @@ def _checked_bytes(text: bytes, query: bytes, checked: CheckedHeader) -> int:
     return 1024 + 8 * (len(text) + len(query)) + checked.job.recipe.nbytes
 
 
-@memoized("headers", _checked_bytes, HEADERS_BYTES)
+@memoized("headers", _checked_bytes, HEADERS_BYTES, repeated=True)
 def _checked(text: bytes, query: bytes) -> CheckedHeader:
     """Return the checked header of a request. Headers are cached, because clients repeat them."""
     found = found_by_form(text)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from lossd.losses import REGISTRY
 from lossd.losses.guides import guide
+from lossd.losses.lookup import closest_losses
 from lossd.losses.names import METRICS as METRIC_NAMES
 from lossd.losses.names import SYNONYMS, folded, meaning, other_names
-from lossd.losses.registry import Loss, closest_losses
+from lossd.losses.registry import Loss
 from lossd.metrics import METRICS
 
 __all__ = ["MAX_CHARACTERS", "Found", "search"]

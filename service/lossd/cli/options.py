@@ -133,7 +133,7 @@ def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
         with connect(Address().convert(url, None, None)) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss_in_full
-    from lossd.losses.registry import find_loss
+    from lossd.losses.lookup import find_loss
 
     return describe_loss_in_full(find_loss(loss, listed_by="lossd losses"))
 

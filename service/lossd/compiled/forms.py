@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lossd.compiled.kernels import Kernel
 from lossd.compiled.work import LEAST_NORM, Pass
-from lossd.job import Column
+from lossd.job import Column, Recipe
 
 __all__ = [
     "FLOATS",
@@ -21,6 +22,8 @@ __all__ = [
     "doubt_what_left_range",
     "doubt_what_vanished",
     "flat",
+    "floor_of",
+    "own_inputs",
     "words_of",
     "words_of_all",
 ]
@@ -29,6 +32,8 @@ Array = npt.NDArray[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+
+OF_MASK = ("mask", "lengths")
 
 NOTHING = np.empty(0, np.float32)
 """What a kernel takes in place of an array that a request does not have."""
@@ -55,6 +60,18 @@ def words_of_all(columns: Iterable[Column]) -> int | None:
     dtypes = {column.dtype for column in columns}
     words = set(map(words_of, dtypes))
     return words.pop() if dtypes <= set(FLOATS) and len(words) == 1 else None
+
+
+def own_inputs(recipe: Recipe) -> tuple[Column, Column] | None:
+    """Return the columns of prediction and target; None if there are further ones than those of a mask."""
+    own = [column for column in recipe.inputs if column.name not in OF_MASK]
+    return (own[0], own[1]) if [column.name for column in own] == ["prediction", "target"] else None
+
+
+def floor_of(recipe: Recipe) -> float:
+    """Return the least second derivative that a request wants; -inf for none."""
+    floor = recipe.hessian_options.get("floor")
+    return -math.inf if floor is None else float(floor)
 
 
 def flat(numbers: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import formulas
+from lossd.compiled.counting import counting_of
 from lossd.compiled.forms import NOTHING, Form, doubt_what_vanished, words_of_all
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
@@ -94,7 +95,7 @@ def _formula(recipe: Recipe) -> Form | None:
     }
     slopes = [f"gradient.{name}" for name in names if name not in formulas.CONSTANT]
     norms = [4 + slopes.index(f"gradient.{name}") for name in recipe.gradients] or [4]
-    mean = recipe.reduction == "mean"
+    mean, counting = recipe.reduction == "mean", counting_of(recipe)
 
     def evaluate(work: Work) -> Outcome | None:
         count, starts = len(work.rows), work.starts() * width
@@ -109,9 +110,9 @@ def _formula(recipe: Recipe) -> Form | None:
         upstream = 1 / (starts[1:] - starts[:-1]) if mean else np.ones(count)
         columns, doubtful = evaluate_formula(loss, inputs, words, starts, numbers, upstream, gradients)
         doubtful |= weighting != 0
-        return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful)
+        return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful, counting.count(work))
 
-    return Form([kernel_of(formulas.formulas)], evaluate)
+    return Form([kernel_of(formulas.formulas), *counting.kernels], evaluate, counting.nbytes)
 
 
 FORMULA_FORMS: Mapping[str, Callable[[Recipe], Form | None]] = dict.fromkeys(formulas.FORMULAS, _formula)

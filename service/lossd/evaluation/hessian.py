@@ -47,12 +47,11 @@ def diagonal(
         parameters: The loss's parameters.
         upstream: The factor of each entry of the value, for losses without a closed form; None for 1.
     """
-    if name == "prediction":
-        closed = loss.hessian_forms.get(form) or loss.hessian_forms.get("exact")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    closed = loss.closed_hessian(form, parameters, shapes) or loss.closed_hessian("exact", parameters, shapes)
+    if closed is not None and name == "prediction":
         with torch.no_grad():
-            found = None if closed is None else closed(**tensors, **parameters)
-        if found is not None:
-            return found.expand_as(tensors[name]).clone()
+            return closed(**tensors, **parameters).expand_as(tensors[name]).clone()
     leaf, value = _valued(value_of, tensors, name)
     factor = torch.ones_like(value) if upstream is None else upstream.to(value.dtype).expand(value.shape)
     gradient = _derivative(value, leaf, factor, twice=True)

@@ -297,7 +297,7 @@ def _sigmoid_focal(
     return weighted(softmax.expected(fade, entropy), kept)
 
 
-@sigmoid_focal.hessian
+@sigmoid_focal.hessian_form("exact", when=lambda parameters, shapes: parameters["from_logits"])
 def _sigmoid_focal_hessian(
     prediction: Tensor,
     target: Tensor,
@@ -309,9 +309,7 @@ def _sigmoid_focal_hessian(
     eps: float | None,
     ignore_index: int | None,
     label_smoothing: float | None,
-) -> Tensor | None:
-    if not from_logits:
-        return None
+) -> Tensor:
     target, kept = _known(target, ignore_index, label_smoothing)
     p, rest, entropy, wrong, factor = _focal_parts(prediction, target, gamma, alpha, alpha_mode, kept)
     variance = p * rest
@@ -334,7 +332,7 @@ def _sigmoid_focal_information(
     eps: float | None,
     ignore_index: int | None,
     label_smoothing: float | None,
-) -> Tensor | None:
+) -> Tensor:
     if not from_logits:
         p = _clipped(prediction, eps)
         prediction = torch.log(p) - torch.log(1 - p)

@@ -152,7 +152,11 @@ def _cross_entropy(
     return _counted(value, target, table, kept)
 
 
-@cross_entropy.hessian_form("exact", "fisher")
+def _without_terms(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return parameters["z_loss"] is None and parameters["poly"] is None
+
+
+@cross_entropy.hessian_form("exact", "fisher", when=_without_terms)
 def _cross_entropy_hessian(
     prediction: Tensor,
     target: Tensor,
@@ -165,9 +169,7 @@ def _cross_entropy_hessian(
     prior: Sequence[float] | None,
     tau: float | None,
     poly: float | None,
-) -> Tensor | None:
-    if z_loss is not None or poly is not None:
-        return None
+) -> Tensor:
     prediction = _adjusted(prediction, prior, tau)
     _, variance = softmax.variances(prediction)
     smoothing = _smoothing(prediction, label_smoothing, smoothing_mode)
@@ -185,17 +187,15 @@ def _cross_entropy_hessian(
     return variance if kept is None else variance.mul_(kept.unsqueeze(1))
 
 
-@cross_entropy.hessian_form("xgboost")
-def _cross_entropy_in_xgboost(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
-    exact = _cross_entropy_hessian(prediction, target, **parameters)
-    return None if exact is None else exact.mul_(2)
+@cross_entropy.hessian_form("xgboost", when=_without_terms)
+def _cross_entropy_in_xgboost(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor:
+    return _cross_entropy_hessian(prediction, target, **parameters).mul_(2)
 
 
-@cross_entropy.hessian_form("lightgbm")
-def _cross_entropy_in_lightgbm(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
+@cross_entropy.hessian_form("lightgbm", when=_without_terms)
+def _cross_entropy_in_lightgbm(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor:
     classes = prediction.shape[1]
-    exact = _cross_entropy_hessian(prediction, target, **parameters)
-    return None if exact is None else exact.mul_(classes / max(1, classes - 1))
+    return _cross_entropy_hessian(prediction, target, **parameters).mul_(classes / max(1, classes - 1))
 
 
 def _adjusted(prediction: Tensor, prior: Sequence[float] | None, tau: float | None) -> Tensor:
@@ -441,7 +441,11 @@ def _focal_weighted(nll: Tensor, rest: Tensor, gamma: float | Tensor, factor: Te
     return fade.mul_(nll), slope.mul_(factor)
 
 
-@focal.hessian
+def _of_classes(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return len(shapes["target"]) < len(shapes["prediction"]) and parameters["label_smoothing"] is None
+
+
+@focal.hessian_form("exact", when=_of_classes)
 def _focal_hessian(
     prediction: Tensor,
     target: Tensor,
@@ -453,9 +457,7 @@ def _focal_hessian(
     ignore_index: int | None,
     label_smoothing: float | None,
     fisher: bool = False,
-) -> Tensor | None:
-    if target.ndim == prediction.ndim or label_smoothing is not None:
-        return None
+) -> Tensor:
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
     scale = _alphas(prediction, target, alpha, alpha_mode)
     p, variance = softmax.variances(prediction)
@@ -479,8 +481,8 @@ def _focal_hessian(
     return second.mul_(factor.unsqueeze(1))
 
 
-@focal.hessian_form("fisher")
-def _focal_information(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor | None:
+@focal.hessian_form("fisher", when=_of_classes)
+def _focal_information(prediction: Tensor, target: Tensor, **parameters: Any) -> Tensor:
     return _focal_hessian(prediction, target, **parameters, fisher=True)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor
-from lossd.losses.formula import Formula, FormulaError, parse
+from lossd.losses.formula import Formula, FormulaError
+from lossd.losses.formula_parser import parse
 from lossd.losses.registry import Refinement, loss
 from lossd.losses.types import Real, TensorType
 

@@ -1,47 +1,25 @@
-"""Formulas a client writes: read into a flat list of steps, given shapes, evaluated on tensors.
+"""Formulas a client writes: a flat list of steps, given shapes, evaluated on tensors.
 
-Nothing of a formula is ever Python: its own grammar names every function there is. A formula becomes a list of steps,
-each on the results of earlier ones, so neither inferring shapes nor evaluating recurses, and only the reading of nested
-parentheses does, to a stated depth.
-
-::
-
-    formula    = { name "=" comparison ";" } comparison
-    comparison = sum [ ( "<" | "<=" | ">" | ">=" | "==" | "!=" ) sum ]
-    sum        = product { ( "+" | "-" ) product }
-    product    = signed { ( "*" | "/" ) signed }
-    signed     = "-" signed | power
-    power      = value [ "**" signed ]
-    value      = number | name | name "(" comparison { "," comparison } [ "," axis ] ")" | "(" comparison ")"
-    axis       = [ "-" ] digits
-
-A comparison is 1 where it holds and 0 elsewhere, so ``a * b`` says and, ``maximum(a, b)`` or, ``1 - a`` not.
+Nothing of a formula is ever Python: its own grammar names every function there is. A formula is a list of steps, each
+on the results of earlier ones, so neither inferring shapes nor evaluating recurses. The module ``formula_parser`` reads
+its text.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import NamedTuple
 
-from lossd.caches import memoized
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, torch
-from lossd.losses.operations import OPERATIONS, Operation, Value
+from lossd.losses.operations import Operation, Value
 from lossd_client.errors import InvalidValue
 
-__all__ = ["Formula", "FormulaError", "parse"]
-
-MAX_CHARACTERS = 4096
-MAX_STEPS = 512
-MAX_STATEMENTS = 64
-MAX_DEPTH = 64
-"""The deepest nesting of parentheses, calls, signs and right operands, each a few Python frames."""
+__all__ = ["Apply", "Formula", "FormulaError", "Name", "Number", "Step", "near", "place"]
 
 MAX_GROWTH = 64
 FREE_ELEMENTS = 1 << 20
@@ -55,19 +33,6 @@ STEP_NS = 500_000
 """As measured: what a step takes, however small, in nanoseconds of one core."""
 
 Shape = tuple[int, ...]
-
-COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
-PRECEDENCE = {**dict.fromkeys(COMPARISONS, 1), "+": 2, "-": 2, "*": 3, "/": 3, "**": 5}
-SIGNED = 4
-FUNCTIONS = tuple(name for name in OPERATIONS if name.isidentifier())
-
-TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+)
-    |(?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
-    |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    |(?P<sign>\*\*|[<>=!]=|[-+*/<>=(),;])""",
-    re.VERBOSE,
-)
 
 
 class FormulaError(ValueError):
@@ -192,8 +157,8 @@ class Formula:
             if name in self.locals:
                 raise FormulaError(f"{name:.40} is a parameter, and the formula gives the name another meaning")
             if name not in self.names:
-                near = _near(name, self.names)
-                raise FormulaError(f"the parameter {name!a:.40} does not appear in the formula{near}")
+                proposed = near(name, self.names)
+                raise FormulaError(f"the parameter {name!a:.40} does not appear in the formula{proposed}")
         inputs = tuple(name for name in self.names if name not in parameters)
         if not inputs:
             raise FormulaError("the formula names no input")
@@ -323,198 +288,16 @@ class Formula:
 
     def _quote(self, step: Apply) -> str:
         text = " ".join(self.text[step.start : step.stop].split())
-        return f"{_place(self.text, step.start)}: {text if len(text) <= 60 else text[:57] + '...'}"
+        return f"{place(self.text, step.start)}: {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-@memoized("formulas", lambda text, formula: 1024 + len(text) + 256 * len(formula.steps), 4 << 20)
-def parse(text: str) -> Formula:
-    """Return the parsed formula.
-
-    Raises:
-        FormulaError: The formula is invalid; the message names the column.
-    """
-    if len(text) > MAX_CHARACTERS:
-        raise FormulaError(f"a formula may have {MAX_CHARACTERS} characters, this one has {len(text)}")
-    return _Reading(text).formula()
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    stop: int
-
-
-class _Part(NamedTuple):
-    """A step, and the range of its expression in the text, parentheses included."""
-
-    step: int
-    start: int
-    stop: int
-
-
-class _Reading:
-    """The parsing of one formula, token by token."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = self._tokens()
-        self.at = 0
-        self.depth = 0
-        self.steps: list[Step] = []
-        self.named: dict[str, int] = {}
-        self.locals: dict[str, int] = {}
-
-    def formula(self) -> Formula:
-        while self.token.kind == "name" and self.tokens[self.at + 1].text == "=":
-            self._statement()
-        value = self._expression()
-        if self.token.kind != "end":
-            raise self._unexpected("an operator" if self.token.text != ";" else "the end: only statements end with ';'")
-        return Formula(self.text, tuple(self.steps), value.step, tuple(self.locals))
-
-    def _statement(self) -> None:
-        name = self._next()
-        self._next()
-        value = self._expression()
-        if self.token.text != ";":
-            raise self._unexpected("an operator, or ';' and the value after the statement")
-        self._next()
-        if name.text in FUNCTIONS or name.text in self.locals or name.text in self.named:
-            raise self._error(name, f"{name.text:.40} has a meaning already; a statement gives a new name")
-        if len(self.locals) == MAX_STATEMENTS:
-            raise self._error(name, f"a formula may have {MAX_STATEMENTS} statements")
-        self.locals[name.text] = value.step
-
-    def _expression(self, lowest: int = 0) -> _Part:
-        """Parse operands and the operators between them that bind at least as tightly as ``lowest``."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self._error(self.token, f"nested more than {MAX_DEPTH} levels deep")
-        left = self._operand()
-        while PRECEDENCE.get(self.token.text, -1) >= lowest:
-            operator = self._next()
-            right = self._expression(SIGNED if operator.text == "**" else PRECEDENCE[operator.text] + 1)
-            if operator.text in COMPARISONS and self.token.text in COMPARISONS:
-                raise self._error(self.token, "comparisons do not chain; write (a < b) * (b < c)")
-            left = self._apply(operator, OPERATIONS[operator.text], (left, right), None, left.start, right.stop)
-        self.depth -= 1
-        return left
-
-    def _operand(self) -> _Part:
-        token = self.token
-        if token.kind == "number":
-            return self._number()
-        if token.kind == "name":
-            return self._call() if self.tokens[self.at + 1].text == "(" else self._name()
-        if token.text == "(":
-            self._next()
-            inner = self._expression()
-            return _Part(inner.step, token.start, self._take(")").stop)
-        if token.text == "-":
-            self._next()
-            inner = self._expression(SIGNED)
-            return self._apply(token, OPERATIONS["-x"], (inner,), None, token.start, inner.stop)
-        raise self._unexpected("a value")
-
-    def _number(self) -> _Part:
-        token = self._next()
-        value = float(token.text)
-        if math.isinf(value):
-            raise self._error(token, f"{token.text[:40]} is beyond float64")
-        return self._step(token, Number(value), token.start, token.stop)
-
-    def _name(self) -> _Part:
-        token = self._next()
-        if token.text in FUNCTIONS:
-            raise self._error(token, f"{token.text} is a function; write {token.text}(...)")
-        if token.text in self.locals:
-            return _Part(self.locals[token.text], token.start, token.stop)
-        if token.text not in self.named:
-            self.named[token.text] = self._step(token, Name(token.text), token.start, token.stop).step
-        return _Part(self.named[token.text], token.start, token.stop)
-
-    def _call(self) -> _Part:
-        name = self._next()
-        if name.text not in FUNCTIONS:
-            raise self._error(name, f"there is no function {name.text:.40}{_near(name.text, FUNCTIONS)}")
-        operation = OPERATIONS[name.text]
-        self._take("(")
-        operands: list[_Part] = []
-        axis = None
-        while len(operands) < operation.operands:
-            if operands:
-                self._take(",", f"{name.text} takes {operation.signature}")
-            operands.append(self._expression())
-        if self.token.text == "," and operation.axis is not None:
-            self._next()
-            axis = self._axis(name.text)
-        stop = self._take(")", f"{name.text} takes {operation.signature}").stop
-        return self._apply(name, operation, operands, axis, name.start, stop)
-
-    def _axis(self, function: str) -> int:
-        token = self._next()
-        sign = ""
-        if token.text == "-":
-            sign, token = "-", self._next()
-        if not token.text.isdigit() or len(token.text) > 2:
-            remedy = f"; of two values, {function}imum is the {function}" if function in ("max", "min") else ""
-            raise self._error(token, f"the axis of {function} is a small integer{remedy}")
-        return int(sign + token.text)
-
-    def _apply(
-        self, token: _Token, operation: Operation, operands: Sequence[_Part], axis: int | None, start: int, stop: int
-    ) -> _Part:
-        return self._step(token, Apply(operation, tuple(o.step for o in operands), axis, start, stop), start, stop)
-
-    def _step(self, token: _Token, step: Step, start: int, stop: int) -> _Part:
-        if len(self.steps) == MAX_STEPS:
-            raise self._error(token, f"a formula may have {MAX_STEPS} numbers, names and operations")
-        self.steps.append(step)
-        return _Part(len(self.steps) - 1, start, stop)
-
-    # Tokens
-
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.at]
-
-    def _next(self) -> _Token:
-        token = self.token
-        self.at += token.kind != "end"
-        return token
-
-    def _take(self, text: str, reason: str = "") -> _Token:
-        if self.token.text != text:
-            raise self._unexpected(f"'{text}'", reason)
-        return self._next()
-
-    def _tokens(self) -> list[_Token]:
-        tokens, at = [], 0
-        while at < len(self.text):
-            found = TOKEN.match(self.text, at)
-            if found is None:
-                hint = "; powers are written **" if self.text[at] == "^" else ""
-                raise FormulaError(f"{_place(self.text, at)}: {self.text[at]!a} has no meaning in a formula{hint}")
-            at = found.end()
-            if found.lastgroup != "space":
-                tokens.append(_Token(str(found.lastgroup), found.group(), found.start(), at))
-        return [*tokens, _Token("end", "", at, at)]
-
-    def _unexpected(self, expected: str, reason: str = "") -> FormulaError:
-        found = f"'{self.token.text[:40]}'" if self.token.text else "the end of the formula"
-        return self._error(self.token, f"expected {expected}, found {found}" + (f"; {reason}" if reason else ""))
-
-    def _error(self, token: _Token, detail: str) -> FormulaError:
-        return FormulaError(f"{_place(self.text, token.start)}: {detail}")
-
-
-def _place(text: str, at: int) -> str:
+def place(text: str, at: int) -> str:
     """Return the column of a character, and its line if there are several; both count from 1."""
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
     return f"line {line}, column {column}" if "\n" in text else f"column {column}"
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def near(name: str, known: Sequence[str]) -> str:
+    """Return the known name that is closest to an unknown one, or all known names, as the end of a sentence."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)[:400]}"

@@ -88,11 +88,11 @@ def _poisson_information(
     return torch.exp(prediction) if log_input else prediction / (prediction + eps).square()
 
 
-@poisson_nll.hessian_form("xgboost", "lightgbm")
+@poisson_nll.hessian_form("xgboost", "lightgbm", when=lambda parameters, shapes: parameters["log_input"])
 def _poisson_in_boosters(
     prediction: Tensor, target: Tensor, *, log_input: bool, full: bool, eps: float | Tensor
-) -> Tensor | None:
-    return torch.exp(prediction + MAX_DELTA_STEP) if log_input else None
+) -> Tensor:
+    return torch.exp(prediction + MAX_DELTA_STEP)
 
 
 @loss(task="regression", kind="rows", differentiable=("prediction", "variance"), elementwise=True)

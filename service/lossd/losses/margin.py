@@ -128,10 +128,8 @@ def hinge(
     return short * short if squared else short
 
 
-@hinge.hessian_form("xgboost")
-def _hinge_in_xgboost(prediction: Tensor, target: Tensor, *, margin: float | Tensor, squared: bool) -> Tensor | None:
-    if squared:
-        return None
+@hinge.hessian_form("xgboost", when=lambda parameters, shapes: not parameters["squared"])
+def _hinge_in_xgboost(prediction: Tensor, target: Tensor, *, margin: float | Tensor, squared: bool) -> Tensor:
     return (target * prediction < margin).to(prediction.dtype)
 
 

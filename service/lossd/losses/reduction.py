@@ -154,11 +154,13 @@ class Reduction:
         self.segments = segments
         self.careful = careful and mode in ("mean", "batchmean")
         # A mean does not depend on the scale of the weights. Divided by the largest, their sums do not overflow.
+        # The denominator of batchmean counts samples: the scale of sample weights alone does not matter.
+        self._scales_entries = self.careful and mode == "mean"
         self.unit = self.sample_unit = torch.ones((), dtype=torch.float64, device=segments.device)
         if self.careful and sample_weight is not None:
             self.sample_unit = self._largest(sample_weight)
             sample_weight = sample_weight / segments.spread(self.sample_unit)
-        if self.careful and entry_weight is not None:
+        if self._scales_entries and entry_weight is not None:
             unit = self._largest(entry_weight)
             entry_weight = entry_weight / segments.spread(unit, entry_weight.ndim)
             self.sample_unit = self.sample_unit * unit
@@ -177,7 +179,7 @@ class Reduction:
         Args:
             weight: What each entry adds to the mean's denominator, in the shape of the value; None for 1.
         """
-        if self.careful and weight is not None:
+        if self._scales_entries and weight is not None:
             self.unit = self._largest(weight)
             weight = weight / self.segments.spread(self.unit, weight.ndim)
         self.denominator = self._denominators(weight)

@@ -6,25 +6,20 @@ on the command line. :data:`REGISTRY` holds every loss by name.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-import textwrap
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from lossd.cost import Cost, Pairs
 from lossd.lazy_torch import Tensor
-from lossd.losses.names import folded, meaning
+from lossd.losses.docstrings import Docstring
 from lossd.losses.types import PerAxis, TensorType
-from lossd_client.errors import UnknownLoss
-from lossd_client.wire.quoting import quoted
 
 __all__ = [
     "REGISTRY",
@@ -37,10 +32,6 @@ __all__ = [
     "Refinement",
     "Unreduced",
     "Upstream",
-    "advice",
-    "closest",
-    "closest_losses",
-    "find_loss",
     "loss",
     "named",
 ]
@@ -54,9 +45,6 @@ MASKS = ("mask", "element_weight")
 
 NAN_TARGETS = 'With "refuse", a target of NaN is an error; with "ignore", it does not count, as if a mask left it out.'
 TARGETS = ("target", "similar")
-
-MOST_NEAR = 3
-"""The most names that an error proposes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +87,12 @@ Terms = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 ClosedForm = Callable[..., Tensor | Unreduced]
 """``f(upstream, gradient, inputs…, parameters…)`` writes ``gradient[name]`` and returns the value, without autograd."""
 
-HessianForm = Callable[..., Tensor | None]
-"""``f(inputs…, parameters…)`` returns the second derivative of the value by each entry of ``prediction``, in its shape;
-None if these parameters have no closed form. Inputs are float64."""
+HessianForm = Callable[..., Tensor]
+"""``f(inputs…, parameters…)`` returns the second derivative of the value by each entry of ``prediction``, in its shape.
+Inputs are float64."""
+
+HasForm = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool]
+"""``f(parameters, shapes)`` returns whether a form of the Hessian is for these parameters and shapes."""
 
 H = TypeVar("H", bound=HessianForm)
 
@@ -243,7 +234,7 @@ class Loss:
     references: tuple[str, ...]
     documentation: str
     closed_forms: list[ClosedForm] = field(default_factory=list)
-    hessian_forms: dict[str, HessianForm] = field(default_factory=dict)
+    hessian_forms: dict[str, tuple[HessianForm, HasForm | None]] = field(default_factory=dict)
 
     def closed_form(self, function: ClosedForm) -> ClosedForm:
         """Register a function that also writes the gradient; it replaces autograd for first derivatives."""
@@ -254,14 +245,32 @@ class Loss:
         """Register a function of the exact second derivatives; it replaces autograd for them."""
         return self.hessian_form("exact")(function)
 
-    def hessian_form(self, *forms: str) -> Callable[[H], H]:
-        """Return a decorator that registers a function for these forms of the Hessian."""
+    def hessian_form(self, *forms: str, when: HasForm | None = None) -> Callable[[H], H]:
+        """Return a decorator that registers a function for these forms of the Hessian.
+
+        Args:
+            *forms: exact, fisher, xgboost, lightgbm.
+            when: Returns whether the function is for a request's parameters and shapes; None if it is for all.
+        """
 
         def register(function: H) -> H:
-            self.hessian_forms.update(dict.fromkeys(forms, function))
+            self.hessian_forms.update(dict.fromkeys(forms, (function, when)))
             return function
 
         return register
+
+    def closed_hessian(
+        self, form: str, parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> HessianForm | None:
+        """Return the function of this form of the Hessian by ``prediction``; None if there is none for these.
+
+        Args:
+            form: exact, fisher, xgboost or lightgbm.
+            parameters: The loss's parameters; those that may differ within a batch are not read.
+            shapes: The shapes of its inputs.
+        """
+        function, when = self.hessian_forms.get(form, (None, None))
+        return function if when is None or when(parameters, shapes) else None
 
     def is_elementwise(self, name: str, parameters: Mapping[str, Any]) -> bool:
         """Return whether each entry of the gradient by an input depends on its own entry of the input alone."""
@@ -377,7 +386,7 @@ def loss(
     def register(function: Callable[..., Tensor | Unreduced]) -> Loss:
         name = function.__name__.rstrip("_")
         hints = get_type_hints(function, include_extras=True)
-        doc = _Docstring(inspect.getdoc(function) or "")
+        doc = Docstring(inspect.getdoc(function) or "")
         inputs, parameters, series, variadic, accepted_reductions = [], [], [], None, reductions
         reads_masks: list[str] = []
         mask: TensorType | None = None
@@ -468,98 +477,6 @@ def _tensor_types(hint: Any) -> tuple[TensorType, ...]:
     return tuple(m for m in getattr(hint, "__metadata__", ()) if isinstance(m, TensorType))
 
 
-class _Docstring:
-    """The parts of a Google-style docstring that the catalogue shows."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.summary = text.partition("\n")[0]
-        sections = self._sections(text)
-        self.arguments = self._arguments(sections.get("Args", ""))
-        self.references = tuple(_paragraphs(sections.get("References", "")))
-        self.formula = self._formula(text)
-
-    @staticmethod
-    def _sections(text: str) -> dict[str, str]:
-        sections: dict[str, str] = {}
-        name = ""
-        for line in text.splitlines():
-            if line.endswith(":") and line[:-1].isalpha() and line[0] != " ":
-                name = line[:-1]
-            elif name:
-                sections[name] = sections.get(name, "") + line + "\n"
-        return {name: textwrap.dedent(body).strip("\n") for name, body in sections.items()}
-
-    @staticmethod
-    def _arguments(section: str) -> dict[str, str]:
-        return {name: rest.strip() for name, _, rest in (item.partition(":") for item in _paragraphs(section)) if rest}
-
-    @staticmethod
-    def _formula(text: str) -> str:
-        _, found, rest = text.partition(".. math::")
-        if not found:
-            return ""
-        lines = rest.splitlines()
-        body = [lines[0].strip()]
-        for line in lines[1:]:
-            if line and not line.startswith(" "):
-                break
-            body.append(line.strip())
-        return " ".join(part for part in body if part)
-
-
-def _paragraphs(section: str) -> list[str]:
-    """Return the items of a section: each starts at the margin, its continuation lines are indented."""
-    items: list[str] = []
-    for line in section.splitlines():
-        if line.startswith(" ") and items:
-            items[-1] += " " + line.strip()
-        elif line.strip():
-            items.append(line.strip())
-    return items
-
-
 def named(fields: Any) -> Any:
     """Return the object of a loss; a bare name stands for the loss with its defaults."""
     return {"name": fields} if isinstance(fields, str) else fields
-
-
-def find_loss(name: str, *, listed_by: str = "GET /v1/losses") -> Loss:
-    """Return the loss of that name.
-
-    Args:
-        name: The loss's name.
-        listed_by: The command or route that lists all names, for the error.
-
-    Raises:
-        UnknownLoss: No loss has that name; the detail names the closest ones.
-    """
-    if name not in REGISTRY:
-        raise UnknownLoss(f"there is no loss named {quoted(name)}; {advice(name, listed_by)}")
-    return REGISTRY[name]
-
-
-def advice(name: str, listed_by: str) -> str:
-    """Return what to use instead of a name that no loss has, as the end of a sentence."""
-    meant = meaning(name)
-    if meant.note:
-        return meant.note
-    near = closest_losses(name)
-    if meant.metric is not None and meant.loss is None and not (near and folded(near[0]) in meant.keys):
-        return f"it is a metric, {meant.metric}: ask for it in metrics.names"
-    return (f"did you mean {' or '.join(near)}? " if near else "") + f"{listed_by} lists them all"
-
-
-def closest_losses(name: str) -> list[str]:
-    """Return the losses that other libraries call by a name that none has, else up to three with a similar name."""
-    meant = meaning(name)
-    exact = [meant.loss] if meant.loss is not None else [ours for ours in REGISTRY if folded(ours) in meant.keys]
-    return exact or closest(name, REGISTRY)
-
-
-def closest(name: str, known: Collection[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """Return up to three known names closest to an unknown one, a synonym's meaning first."""
-    plain = name.lower().replace("-", "_").removesuffix("_loss")
-    near = [synonyms[key] for key in (name.lower(), plain) if key in synonyms]
-    near += difflib.get_close_matches(plain, list(known), n=MOST_NEAR, cutoff=0.6)
-    return list(dict.fromkeys(n for n in near if n in known))[:MOST_NEAR]

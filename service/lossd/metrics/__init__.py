@@ -23,29 +23,11 @@ from lossd.metrics import (
     retrieval,
     triplets,
 )
+from lossd.metrics.checks import check_classes, check_options, check_task, closest_metrics, from_scores, resolve
+from lossd.metrics.costs import byte_ns, cost, costs, pairs
 from lossd.metrics.lists import MAX_TEXT_BYTES, are_listed, class_count, listed_by_default, text_bytes
-from lossd.metrics.registry import (
-    METRICS,
-    TASKS,
-    Metric,
-    Task,
-    View,
-    breakdown,
-    byte_ns,
-    check_classes,
-    check_options,
-    check_task,
-    closest_metrics,
-    cost,
-    costs,
-    describe,
-    from_scores,
-    inputs,
-    metric,
-    pairs,
-    resolve,
-    task,
-)
+from lossd.metrics.registry import METRICS, TASKS, Metric, Task, breakdown, describe, inputs, metric, task
+from lossd.metrics.view import View
 
 __all__ = [
     "MAX_TEXT_BYTES",

@@ -16,8 +16,9 @@ from lossd.metrics.binary import Binary
 from lossd.metrics.combinations import Combinations
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
-from lossd.metrics.registry import Array, Task, View, metric, task
+from lossd.metrics.registry import Array, Task, metric, task
 from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, floats, given
+from lossd.metrics.view import View
 
 __all__ = ["Adversarial", "Generated", "LeastSquares", "LeastSquaresGenerated"]
 

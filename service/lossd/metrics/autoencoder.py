@@ -12,9 +12,10 @@ from lossd.lazy_torch import Tensor, torch
 from lossd.losses.binary import entropy_of_logits
 from lossd.losses.elementary import row_total
 from lossd.losses.registry import Input
+from lossd.metrics.contributions import Products, products
 from lossd.metrics.cutoffs import slack
 from lossd.metrics.entries import Entries, rowwise
-from lossd.metrics.parts import Mean, Moments, Products, Size, products
+from lossd.metrics.parts import Mean, Moments, Size
 from lossd.metrics.registry import Floats, Task, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
 

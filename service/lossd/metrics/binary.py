@@ -16,8 +16,9 @@ from lossd.metrics.decisions import Decision, decisions
 from lossd.metrics.entries import for_kernels
 from lossd.metrics.label_ranking import LabelSetsRanked
 from lossd.metrics.parts import Extreme, RowMean
-from lossd.metrics.registry import Array, Floats, View, metric, task
+from lossd.metrics.registry import Array, Floats, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
+from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import digits
 

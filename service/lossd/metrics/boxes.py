@@ -14,8 +14,9 @@ from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import reached
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean, RowMean
-from lossd.metrics.registry import Array, Floats, Task, View, metric, task
+from lossd.metrics.registry import Array, Floats, Task, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.view import View
 
 __all__ = ["Boxes"]
 

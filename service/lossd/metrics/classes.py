@@ -12,14 +12,16 @@ from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.calibration import ProbableClasses
+from lossd.metrics.contributions import Scores
 from lossd.metrics.counts import CLASSES, others
 from lossd.metrics.entries import Entries, entrywise, for_kernels, most_likely
 from lossd.metrics.odds import log_odds
-from lossd.metrics.parts import Extreme, Rankings, RowMean, Scores, Sums, Tally, part_of
+from lossd.metrics.parts import Extreme, Rankings, RowMean, Sums, Tally, part_of
 from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
 from lossd.metrics.regions import Regions
-from lossd.metrics.registry import Array, Floats, View, metric, spell, task
+from lossd.metrics.registry import Array, Floats, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
+from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["Classes", "matrices_fit"]

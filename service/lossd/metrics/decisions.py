@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from lossd.lazy_torch import Tensor, torch
+from lossd.metrics.contributions import Amounts, Contribution, Scores
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
-from lossd.metrics.parts import Amounts, Contribution, Rankings, Scores, Sums
+from lossd.metrics.parts import Rankings, Sums
 from lossd.metrics.ranking import Ranking, Steps, scores_of, steps
 from lossd.metrics.registry import Array
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import power as power_of
+from lossd.metrics.contributions import Scores
 from lossd.metrics.numbers import Numbers, mean_of
-from lossd.metrics.parts import Mean, Rankings, Scores
+from lossd.metrics.parts import Mean, Rankings
 from lossd.metrics.registry import Array, Floats, metric
 
 __all__ = ["Deviances", "half_least_pinball"]

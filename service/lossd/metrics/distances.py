@@ -11,8 +11,9 @@ from lossd.losses.elementary import row_norm, row_total
 from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.decisions import Decided, Decision
-from lossd.metrics.registry import Floats, View, task
+from lossd.metrics.registry import Floats, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["NOISE", "CosinePairs", "Distances", "Pairs", "unit", "without_noise"]

@@ -13,7 +13,8 @@ import numpy as np
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.reduction import Segments
-from lossd.metrics.registry import Array, Floats, View
+from lossd.metrics.registry import Array, Floats
+from lossd.metrics.view import View
 
 __all__ = ["Entries", "blocks", "entrywise", "for_kernels", "most_likely", "rowwise"]
 

@@ -12,8 +12,9 @@ from lossd.exact.table import between
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.registry import Input
+from lossd.metrics.contributions import Products, Scores, products
 from lossd.metrics.entries import Entries, entrywise, for_kernels, rowwise
-from lossd.metrics.parts import Extreme, Mean, Moments, Products, Rankings, Scores, Size, products
+from lossd.metrics.parts import Extreme, Mean, Moments, Rankings, Size
 from lossd.metrics.registry import Array, Floats, Task, spell
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
 

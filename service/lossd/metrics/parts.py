@@ -2,156 +2,26 @@
 
 A part is an attribute of a task: a sum, a mean, an extreme. A metric is a function of parts. For a batch, a part is
 computed on the device, with one value for each request. For a run, which is a set of batches, each batch contributes
-:class:`Amounts`, :class:`Extremes`, :class:`Scores` or :class:`Products`, numbers that are added up exactly; the task
-is then built of the totals, without tensors. So an evaluation and a run have one definition of every metric.
+numbers that are added up exactly (:mod:`lossd.metrics.contributions`); the task is then built of the totals, without
+tensors. So an evaluation and a run have one definition of every metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from lossd.lazy_torch import Tensor
+from lossd.metrics.contributions import Amounts, Contribution, CountedRows, Exact, Extremes, Total, one_by_one
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Array, Floats, Task
 
-__all__ = [
-    "Amounts",
-    "Contribution",
-    "Extreme",
-    "Extremes",
-    "Mean",
-    "Moments",
-    "Part",
-    "Products",
-    "Rankings",
-    "RowMean",
-    "Scores",
-    "Size",
-    "Sums",
-    "Tally",
-    "Total",
-    "part_of",
-    "products",
-]
+__all__ = ["Extreme", "Mean", "Moments", "Part", "Rankings", "RowMean", "Size", "Sums", "Tally", "part_of"]
 
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """Numbers to be added up.
-
-    Attributes:
-        values: (n, *shape); or (n,) if ``index`` says which sum each belongs to. Integers or float64.
-        weight: The factor of each of the n, (n,) float64, > 0; None for 1.
-        shape: The shape of the sums.
-        place: The combination of each of the n, (n,) int64; None if there is one for each combination, in order.
-        index: The flat index of the sum of each value, (n,) int64.
-    """
-
-    values: Array
-    weight: Floats | None
-    shape: tuple[int, ...]
-    place: Array | None
-    index: Array | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Extremes:
-    """Numbers of which the largest is kept.
-
-    Attributes:
-        values: (n, K) float64.
-        place: The combination of each of the n, (n,) int64.
-    """
-
-    values: Floats
-    place: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores and the truth of n entries for each of several columns.
-
-    Attributes:
-        columns: Yields the scores (n,) float64, whether each is positive (n,) bool or None, the weights (n,) or None,
-            and the combination of each (n,), whose requests rise.
-        count: The number of columns.
-        kinds: 2 for scores of positive and negative entries, 1 for numbers without a truth.
-        weighted: Whether entries have weights.
-    """
-
-    columns: Callable[[], Iterator[tuple[Floats, Array | None, Floats | None, Array]]]
-    count: int
-    kinds: int
-    weighted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Products:
-    """Numbers whose sums, and sums of products of two of them, are kept.
-
-    Attributes:
-        values: (n, K) float64.
-        weight: (n,) float64, > 0; None for 1.
-        pairs: The columns of which products are added up; a column with itself for its squares.
-        place: The combination of each of the n, (n,) int64.
-    """
-
-    values: Floats
-    weight: Floats | None
-    pairs: tuple[tuple[int, int], ...]
-    place: Array
-
-
-Contribution = Amounts | Extremes | Scores | Products
-
-
-class Total(Protocol):
-    """The sums of a run's :class:`Amounts`, as tasks read them: B sets of rows."""
-
-    def numbers(self, exponent: int | None) -> Array:
-        """Return the sums, (B, *shape); times two to minus the exponent if they are of weights."""
-        ...
-
-    def over(self, other: Any) -> Floats:
-        """Return the correctly rounded quotients by other sums, (B, *shape); 0 where that is 0."""
-        ...
-
-
-class Exact(Protocol):
-    """The exact sums of a run's :class:`Products`, as tasks read them: B sets of rows."""
-
-    columns: int
-
-    def means_scaled(self, exponents: Array) -> Floats:
-        """Return the means of the columns and of the products, (B, K), times two to minus the exponent for each factor.
-
-        Args:
-            exponents: (B,) integers.
-        """
-        ...
-
-    def product_scaled(self, first: int, second: int) -> tuple[Floats, Array]:
-        """Return the sums of the products of two columns, (B,), and the exponents of four to go with them."""
-        ...
-
-    def centred_scaled(self, first: int, second: int) -> tuple[Floats, Array]:
-        """Return the sums of the products of two columns' distances from their means, as :meth:`product_scaled`."""
-        ...
-
-    def variances(self) -> Floats:
-        """Return the mean squared distance of each column's numbers from their mean, (B, columns)."""
-        ...
-
-    def correlation(self) -> Floats:
-        """Return the spread of the first two columns and their joint spread, (B, 3), each column in its own unit."""
-        ...
 
 
 class Part(cached_property[V]):
@@ -205,7 +75,7 @@ class Sums(Part[Array]):
         shape = tuple(found.shape[1:])
         if task.view.sample_weight is None and not found.is_floating_point():
             return {"sum": Amounts(task.view.placed.sums(found), None, shape, None)}
-        rows = _Rows(task.entries)
+        rows = CountedRows(task.entries)
         return {"sum": Amounts(found.numpy(force=True)[rows.kept], rows.weight, shape, rows.place)}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Array:
@@ -262,10 +132,10 @@ class Mean(Part[tuple[Floats, Array]]):
         lost = np.isinf(sums)
         if lost.any():
             lost &= np.isfinite(values).all(1)
-        rows = _Rows(entries)
+        rows = CountedRows(entries)
         amounts = Amounts(sums[rows.kept], rows.weight, (), rows.place)
         if lost.any():
-            amounts = _one_by_one(values, sums, lost, task.view.placed.index, task.view.sample_weight)
+            amounts = one_by_one(values, sums, lost, task.view.placed.index, task.view.sample_weight)
         return {"sum": amounts, "size": Amounts(counts[rows.kept], rows.weight, (), rows.place)}
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> tuple[Floats, Array]:
@@ -289,7 +159,7 @@ class RowMean(Part[tuple[Floats, Array]]):
         """Return the values and how many there are."""
         values, defined = self.function(task)
         defined = np.broadcast_to(defined, values.shape)
-        shape, rows = tuple(values.shape[1:]), _Rows(task.entries)
+        shape, rows = tuple(values.shape[1:]), CountedRows(task.entries)
         known, sizes = np.where(defined, values, 0.0)[rows.kept], defined.astype(np.int64)[rows.kept]
         return {
             "sum": Amounts(known, rows.weight, shape, rows.place),
@@ -316,7 +186,7 @@ class Size(Sums):
         counts = np.full(shape[0], shape[1])
         if entries.ignored is not None:
             counts = np.broadcast_to(~entries.ignored.numpy(force=True), shape).sum(1)
-        rows = _Rows(entries)
+        rows = CountedRows(entries)
         return {"sum": Amounts(counts[rows.kept], rows.weight, (), rows.place)}
 
 
@@ -333,7 +203,7 @@ class Extreme(Part[Floats]):
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the numbers of the rows that count."""
-        rows = _Rows(task.entries)
+        rows = CountedRows(task.entries)
         values = np.stack([column.double().numpy(force=True) for column in self.function(task)], 1)
         return {"largest": Extremes(values[rows.kept], rows.place)}
 
@@ -371,61 +241,10 @@ class Rankings(OfRuns[Any]):
     key = "scores"
 
 
-class Moments(OfRuns["Exact | None"]):
+class Moments(OfRuns[Exact | None]):
     """Exact sums of numbers and of their products; a batch subtracts the mean first. Of :class:`Products`."""
 
     key = "products"
-
-
-class _Rows:
-    """The rows of a batch with a weight above 0.
-
-    Attributes:
-        kept: Which rows these are, a slice or (R,) bool.
-        weight: Their weights as they were sent; None for 1.
-        place: Their combinations.
-    """
-
-    def __init__(self, entries: Entries) -> None:
-        index, sent = entries.view.placed.index, entries.view.sample_weight
-        self.kept: Any = slice(None)
-        self.weight: Floats | None = None
-        if sent is not None:
-            weight = sent.numpy(force=True)
-            self.kept = weight > 0
-            self.weight = weight[self.kept]
-        self.place: Array = index[self.kept]
-
-
-def _one_by_one(values: Floats, sums: Floats, lost: Array, place: Array, sent: Tensor | None) -> Amounts:
-    """Return the sums of rows, and the entries of each row whose sum overflows.
-
-    Args:
-        values: The entries, (R, I).
-        sums: The rows' sums, (R,).
-        lost: Which of them overflow, (R,) bool.
-        place: The combination of each row, (R,).
-        sent: The rows' weights, (R,), or None.
-    """
-    weights = np.ones(len(values)) if sent is None else sent.numpy(force=True)
-    rest, entries = np.flatnonzero(~lost), values.shape[1]
-    spread = np.concatenate([rest, np.repeat(np.flatnonzero(lost), entries)])
-    numbers = np.concatenate([sums[rest], values[lost].ravel()])
-    kept = weights[spread] > 0
-    spread = spread[kept]
-    return Amounts(numbers[kept], None if sent is None else weights[spread], (), place[spread])
-
-
-def products(entries: Entries, *columns: Floats, pairs: tuple[tuple[int, int], ...]) -> Products:
-    """Return the elements of columns, (R, I) each, that count."""
-    rows, length = _Rows(entries), columns[0].shape[1]
-    values = np.stack([column[rows.kept].ravel() for column in columns], 1)
-    weight = None if rows.weight is None else np.repeat(rows.weight, length)
-    place = rows.place if length == 1 else np.repeat(rows.place, length)
-    if (masked := entries.view.ignored) is not None:
-        counts = ~np.broadcast_to(masked.numpy(force=True), columns[0].shape)[rows.kept].ravel()
-        values, weight, place = values[counts], None if weight is None else weight[counts], place[counts]
-    return Products(values, weight, pairs, place)
 
 
 def part_of(cls: type[Task], name: str) -> Part[Any]:

@@ -24,8 +24,8 @@ from lossd.exact.steps import (
 )
 from lossd.lazy_torch import Tensor, torch
 from lossd.metrics.averages import average
+from lossd.metrics.contributions import Scores
 from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
-from lossd.metrics.parts import Scores
 from lossd.metrics.registry import Array, Floats, metric, spell
 from lossd_client.errors import InvalidRequest
 

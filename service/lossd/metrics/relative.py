@@ -10,8 +10,9 @@ import numpy as np
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import power, row_total
+from lossd.metrics.contributions import Scores
 from lossd.metrics.numbers import Numbers, mean_of, powers
-from lossd.metrics.parts import Mean, Rankings, Scores, Sums
+from lossd.metrics.parts import Mean, Rankings, Sums
 from lossd.metrics.registry import Array, Floats, metric
 
 __all__ = ["RelativeErrors"]

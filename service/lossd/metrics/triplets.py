@@ -13,8 +13,9 @@ from lossd.losses.margin import margin_ranking
 from lossd.losses.registry import Input, Unreduced
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
-from lossd.metrics.registry import Task, View, metric, task
+from lossd.metrics.registry import Task, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd.metrics.view import View
 
 __all__ = ["Comparison", "Ordered", "Triplets"]
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lossd.losses.registry import Loss, closest, find_loss
+from lossd.losses.lookup import closest, find_loss
+from lossd.losses.registry import Loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import all_axes, axes_of
 from lossd.pictures.axis import Axis, Path, Scene

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lossd.losses.registry import find_loss
+from lossd.losses.lookup import find_loss
 from lossd.pictures.curves import PointAnswer
 from lossd.request.plan import Plan
 from lossd.request.planning import make_plan

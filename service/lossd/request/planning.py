@@ -11,17 +11,11 @@ from pydantic import BaseModel
 
 import lossd.metrics as metrics
 from lossd.caches import Cache
-from lossd.losses.registry import REGISTRY, Input, Loss, Refinement, closest, find_loss
+from lossd.losses.lookup import closest, find_loss
+from lossd.losses.registry import REGISTRY, Input, Loss, Refinement
 from lossd.losses.types import Domain, Kind, TensorType
-from lossd.request.options import (
-    Envelope,
-    GradientOptions,
-    HessianOptions,
-    MetricOptions,
-    check_entries,
-    spelled_out,
-    validated,
-)
+from lossd.request.fields import check_entries, validated
+from lossd.request.options import Envelope, GradientOptions, HessianOptions, MetricOptions, spelled_out
 from lossd.request.outputs import check_second, requested, series
 from lossd.request.plan import Plan, TermPlan
 from lossd.request.terms import common_inputs, composed_inputs, own_masks, plan_term

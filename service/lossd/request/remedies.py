@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
-from lossd.losses.registry import closest
+from lossd.losses.lookup import closest
 from lossd_client.wire import DTYPES
 
 __all__ = ["fitting", "meant"]

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lossd.exact.table import ROWS
 from lossd.losses.registry import Loss
 from lossd.metrics.registry import METRICS
-from lossd.request.options import MetricOptions, check_entries, spelled_out, validated
+from lossd.request.fields import check_entries, validated
+from lossd.request.options import MetricOptions, spelled_out
 from lossd.request.plan import Plan
 from lossd.request.planning import elsewhere, make_plan
 from lossd.runs.differences import differing

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossd.metrics.registry import COARSE
+from lossd.metrics.view import COARSE
 from lossd_client.errors import Fault, InvalidRequest
 
 __all__ = ["Facts"]

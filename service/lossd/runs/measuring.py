@@ -11,7 +11,8 @@ import torch
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate, measure
 from lossd.job import Recipe
-from lossd.metrics.parts import Amounts, Contribution, part_of
+from lossd.metrics.contributions import Amounts, Contribution
+from lossd.metrics.parts import part_of
 from lossd.metrics.registry import METRICS, TASKS, Array, Task
 from lossd.runs import totals
 from lossd.runs.facts import Facts

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lossd.evaluation.diagnostics import warning
-from lossd.metrics.registry import METRICS, Metric, resolve
+from lossd.metrics.checks import resolve
+from lossd.metrics.registry import METRICS, Metric
 from lossd.request.plan import Plan
 from lossd.runs.bounds import bounds_of
 from lossd.runs.measuring import OF_BATCH

@@ -12,7 +12,8 @@ import numpy as np
 
 from lossd.losses.reduction import Segments
 from lossd.metrics.parts import part_of
-from lossd.metrics.registry import METRICS, TASKS, Array, Better, Floats, Metric, Scale, Task, View, breakdown
+from lossd.metrics.registry import METRICS, TASKS, Array, Better, Floats, Metric, Scale, Task, breakdown
+from lossd.metrics.view import View
 from lossd.request.plan import Plan
 from lossd.runs.measuring import LOSS, OF_BATCH, WEIGHT
 from lossd.runs.state import RunState

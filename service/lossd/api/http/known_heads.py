@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
@@ -77,8 +77,7 @@ class KnownHead:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class FoundHead:
+class FoundHead(NamedTuple):
     """A head that was found, with its own values.
 
     Attributes:
@@ -89,6 +88,8 @@ class FoundHead:
         request_id: Its X-Request-ID; empty without one.
         name: The last part of the path of a PUT, undecoded; empty for other methods.
         version: How often heads had been forgotten when it was found.
+        rest: The head without the digits of its only length; empty if it states several.
+        digits: Where these digits begin.
     """
 
     head: bytes
@@ -98,6 +99,8 @@ class FoundHead:
     request_id: bytes
     name: bytes
     version: int
+    rest: bytes = b""
+    digits: int = 0
 
 
 class KnownHeads:
@@ -125,9 +128,10 @@ class KnownHeads:
         """
         if latest is not None and latest.version == self._version:
             head = data[: len(latest.head)]
-            if hash(head) == hash(latest.head) and head == latest.head:  # see above: the latest key may be another's
+            same = latest if _are_equal(head, latest.head) else _with_other_length(data, latest)
+            if same is not None:
                 self._known.hits += 1
-                return latest
+                return same
         head = head_of(data)
         rest, name = _without_name(head)
         if (split := _without_lengths(rest)) is None:
@@ -141,7 +145,9 @@ class KnownHeads:
             if (known := self._known.get(rest[: found.start(1)] + rest[found.end(1) :])) is None:
                 return None
         if len(digits) == 1:
-            return FoundHead(head, known, known.headers, int(digits[0]), request_id, name, self._version)
+            at = head.find(_LENGTH) + len(_LENGTH)
+            rest, length = head[:at] + head[at + len(digits[0]) :], int(digits[0])
+            return FoundHead(head, known, known.headers, length, request_id, name, self._version, rest, at)
         lengths = dict(zip(known.lengths, digits, strict=True))
         length = int(lengths.pop(_BODY_LENGTH))
         return FoundHead(head, known, {**known.headers, **lengths}, length, request_id, name, self._version)
@@ -181,6 +187,24 @@ class KnownHeads:
         self._known.clear()
         self._version += 1
         self._forgot_s = time.monotonic()  # requests that were checked before are not to be learned
+
+
+def _are_equal(head: bytes, other: bytes) -> bool:
+    """Return whether two heads are equal. The time does not tell how much of another client's key is right."""
+    return hash(head) == hash(other) and head == other
+
+
+def _with_other_length(data: bytes, latest: FoundHead) -> FoundHead | None:
+    """Return the latest head with the length that some bytes state; None if they begin with another head."""
+    begin = latest.digits
+    end = data.find(b"\r", begin, begin + _DIGITS + 1)
+    digits = data[begin:end]
+    if not begin or end < 0 or not digits.isdigit():
+        return None
+    last = end + len(latest.rest) - begin
+    if not _are_equal(data[:begin] + data[end:last], latest.rest):
+        return None
+    return latest._replace(head=data[:last], length=int(digits))
 
 
 def head_of(data: bytes) -> bytes:

@@ -12,7 +12,8 @@ from lossd.api.evaluate import plan_of
 from lossd.api.observability.telemetry import ModelCounts
 from lossd.job import model_name
 from lossd.losses import REGISTRY
-from lossd.losses.registry import Input, Loss, advice, closest
+from lossd.losses.lookup import advice, closest
+from lossd.losses.registry import Input, Loss
 from lossd.losses.types import TensorType
 from lossd.metrics import METRICS, TASKS
 from lossd.request.options import MetricOptions
@@ -179,8 +180,11 @@ def _has_hessian(loss: Loss, name: str) -> bool:
     """Return whether there is a Hessian by an input whatever its size, with every parameter at its default."""
     if loss.kind != "rows" or not loss.twice:
         return False
-    closed = name == "prediction" and "exact" in loss.hessian_forms
-    return closed or loss.is_elementwise(name, {p.name: p.default for p in loss.parameters})
+    defaults = {p.name: p.default for p in loss.parameters}
+    if loss.is_elementwise(name, defaults):
+        return True
+    shapes = {entry.name: (1,) * len(entry.types[0].pattern) for entry in loss.inputs}
+    return name == "prediction" and loss.closed_hessian("exact", defaults, shapes) is not None
 
 
 def _inputs(loss: Loss) -> tuple[tuple[Input, ...], str]:

@@ -17,7 +17,7 @@ from lossd.api.evaluate import plan_of
 from lossd.api.inference.models import Model
 from lossd.engine import Result
 from lossd.job import Column, Job
-from lossd.losses.registry import closest
+from lossd.losses.lookup import closest
 from lossd.metrics import METRICS, class_count, listed_by_default
 from lossd.request.options import GradientOptions, HessianOptions, MetricOptions
 from lossd.request.plan import Plan

@@ -27,7 +27,7 @@ from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
 from lossd.caches import Cache
 from lossd.engine import Result
 from lossd.job import Job
-from lossd.request.options import validated
+from lossd.request.fields import validated
 from lossd.request.plan import Layout
 from lossd.runs.counting import counting_job, moved
 from lossd.runs.rows.places import is_about_rows

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lossd.request.options import validated
+from lossd.request.fields import validated
 from lossd_client.errors import Fault, InvalidRequest, NotFound
 from lossd_client.wire.quoting import quoted
 

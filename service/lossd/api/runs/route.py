@@ -22,7 +22,7 @@ from lossd.api.runs.plots import PlotQuery, drawn_document, needed
 from lossd.api.runs.recorded import Record, RecordedRoute, id_header, not_allowed
 from lossd.api.runs.results import Results
 from lossd.api.tensor_route import JSON
-from lossd.request.options import validated
+from lossd.request.fields import validated
 from lossd.runs.definition import RunDocument
 from lossd.runs.price import check_price
 from lossd_client.errors import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, cast
 
-from lossd.metrics.parts import Amounts, Contribution, Extremes, Products, Scores
+from lossd.metrics.contributions import Amounts, Contribution, Extremes, Products, Scores
 from lossd.runs.rows.slots import Placement, Slots
 from lossd.runs.totals.sums import LargestTotal, ProductTotal, SumTotal
 from lossd.runs.totals.tables import TableTotal

@@ -11,7 +11,7 @@ import numpy as np
 
 from lossd.exact.integer_sums import IntegerSums
 from lossd.exact.sums import ExactSums
-from lossd.metrics.parts import Amounts, Extremes, Products
+from lossd.metrics.contributions import Amounts, Extremes, Products
 from lossd.metrics.registry import Array
 from lossd.runs.rows.slots import Placement, Slots
 from lossd.runs.totals.reads import LargestRead, ProductsRead, SumsRead

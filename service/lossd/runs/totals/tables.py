@@ -10,7 +10,7 @@ import numpy as np
 
 from lossd.exact.group_table import GroupTable
 from lossd.exact.table import Table
-from lossd.metrics.parts import Scores
+from lossd.metrics.contributions import Scores
 from lossd.metrics.registry import Array, Floats
 from lossd.runs.rows.slots import Placement, Slots
 from lossd.runs.totals.reads import TablesRead
