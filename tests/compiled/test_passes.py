@@ -580,6 +580,7 @@ def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float
     for seed in range(2):
         drawn = {k: t for k, t in draw(5, seed).items() if k in ("prediction", "target")}
         drawn["prediction"][1, 1:] = value
+        drawn["prediction"][2, 0] = value
         inputs.append(drawn)
     asked = {"outputs": ["metrics"], **request}
     assert_both_ways([asked] * 2, inputs, 1e-12)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import lossd
 from lossd.arrangement import arrange
+from lossd.compiled.passes import Passes
 from lossd.engine.work import answer_in_memory
 from lossd.job import Job
 from lossd.metrics import METRICS
@@ -72,12 +73,13 @@ def counted(
     firsts: Sequence[int | None] | None = None,
     names: Sequence[str | None] | None = None,
     slices: Sequence[Mapping[str, str | None] | None] | None = None,
+    passes: Passes | None = None,
 ) -> list[BatchReport | Problem]:
     """Count batches in one message."""
     none = [None] * len(sent)
     columns = zip(sent, firsts or none, names or none, slices or none, strict=True)
     jobs = [job_of(document, *of_batch) for of_batch in columns]
-    texts, _ = answer_in_memory(*shared(jobs, sent), CPU, None)
+    texts, _ = answer_in_memory(*shared(jobs, sent), CPU, passes)
     return [Problem.from_json(orjson.loads(text)) if failed else BatchReport.decode(text) for failed, text in texts]
 
 
@@ -100,7 +102,7 @@ def same(state: RunState, run: lossd.Run) -> bool:
 @pytest.mark.parametrize("task", tasks())
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, seed: int) -> None:
+def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, passes: Passes, seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, weighted = int(rng.integers(1, 60)), task not in UNWEIGHTED and bool(rng.random() < 0.4)
     inputs = draw(task, rng, n, str(rng.choice(["float32", "float64"])), weighted=weighted)
@@ -130,6 +132,7 @@ def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, seed: int
         for i, (s, f) in enumerate(zip(sent, firsts, strict=True))
     ]
     assert alone == reports
+    assert counted(document, sent, firsts, names, passes=passes) == reports
     job = result_job(whole.state(), document.plan, document.definition)
     [(failed, text)], _ = answer_in_memory(
         *shared([job], [{"state": np.frombuffer(whole.state(), np.uint8)}]), CPU, None

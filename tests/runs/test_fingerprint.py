@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossd.compiled.passes import Passes
+from lossd.runs.rows import fingerprint
 from lossd.runs.rows.fingerprint import BLOCK, Fingerprint, _lanes
 from lossd.runs.rows.fingerprint import final as finals
 from lossd_client.errors import InvalidRequest
@@ -269,10 +271,20 @@ def test_no_rows_change_nothing() -> None:
     assert of(np.empty((2, 0)), first=0) not in (str(Fingerprint()), of(np.empty((2, 0)), first=1))
 
 
+def test_kernels_hash_wide_rows_in_pieces_as_numpy_does(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "COLUMNS", 4)
+    monkeypatch.setattr(fingerprint, "BLOCK", 20)
+    target = np.random.default_rng(0).normal(size=(9, 2, 5))
+    [found] = Fingerprint.each([9], {"target": target}, firsts=[3], kernels=passes.counting)
+    assert str(found) == of(target, first=3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
 @pytest.mark.parametrize("shape", [(), (3,), (1,)])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_batches_together_have_the_fingerprints_of_each(dtype: str, shape: tuple[int, ...], seed: int) -> None:
+def test_batches_together_have_the_fingerprints_of_each(
+    dtype: str, shape: tuple[int, ...], passes: Passes, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 9, rng.integers(1, 6)).tolist()
     n = sum(lengths)
@@ -281,7 +293,12 @@ def test_batches_together_have_the_fingerprints_of_each(dtype: str, shape: tuple
     weight = rng.random(n) if rng.random() < 0.5 else None
     ids = rng.integers(-(2**62), 2**62, n) if rng.random() < 0.5 else None
     firsts = rng.integers(0, 99, len(lengths)).tolist() if ids is None and rng.random() < 0.7 else None
+    if dtype == "int64" and rng.random() < 0.3:
+        labels["target"].flat[0] = rng.choice([2**53, 2**53 + 1, -(2**63)])
     found = Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=ids)
+    assert found == Fingerprint.each(
+        lengths, labels, sample_weight=weight, firsts=firsts, sample_id=ids, kernels=passes.counting
+    )
     stop = 0
     for number, length in enumerate(lengths):
         own = slice(stop, stop := stop + length)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lossd
+from lossd.compiled.passes import Passes
 from lossd.metrics.registry import TASKS
 from lossd.runs.definition import RunDocument
 from lossd.runs.rows.grouping import groups_of_keys
@@ -33,12 +34,17 @@ def splitmix64(key: int) -> int:
     return z ^ (z >> 31)
 
 
-def test_the_group_is_splitmix64_of_the_key() -> None:
+def test_the_group_is_splitmix64_of_the_key(passes: Passes) -> None:
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # the first output of the published generator with seed 0
     keys = [0, 1, 2**63 - 1, 2**31, 77]
     assert groups_of_keys(np.array(keys)).tolist() == [splitmix64(key) % 64 for key in keys]
     assert groups_of_keys(np.array([-1], np.int32)).tolist() == [splitmix64(2**64 - 1) % 64]
     assert groups_of_keys(np.array([2**64 - 5], np.uint64)).tolist() == [splitmix64(2**64 - 5) % 64]
+    for groups in (16, 32, 64):
+        numbers = np.array(keys)[::2]
+        wanted = [splitmix64(key) % groups for key in keys[::2]]
+        assert groups_of_keys(numbers, groups).tolist() == wanted
+        assert groups_of_keys(numbers, groups, passes.counting).tolist() == wanted
 
 
 def numbers(state: RunState, stratum: int, groups: int, position: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_the_largest_of_each_batch(definition: dict[str, object]) -> None:
     rows = np.array([[3.0, -0.0], [math.nan, -1.0], [-math.inf, -math.inf], [-2.0, 5.0]])
     placement = placed(definition, [2, 1, 1], None, {"site": np.array([0, 0, 1, 1])} if definition else {})
     with np.errstate(invalid="ignore"):  # as a worker does
-        found = LargestTotal.each(Extremes(rows, placement.combinations.index), placement, 0)
+        found = LargestTotal.each(Extremes([*rows.T], placement.combinations.index), placement, 0)
     assert [total.values[0].tolist() for total in found[1:]] == [[-math.inf, -math.inf], [-2.0, 5.0]]
     first, nothing, last = (total.encode() for total in found)
     used = 1 + bool(definition)  # the rows of the first batch are those of the site A, too

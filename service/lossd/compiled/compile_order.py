@@ -12,6 +12,7 @@ from lossd.compiled import (
     dense,
     elementwise,
     formulas,
+    hashes,
     multivariate,
     rankings,
     regions,
@@ -38,10 +39,14 @@ KERNELS: Sequence[Kernel] = [
         boxes.pairs,
         multivariate.multivariate,
         rankings.queries,
+        hashes.group_keys,
+        hashes.add_words,
+        hashes.sum_hashes,
     )
 ]
 
 COUNTING: Sequence[Callable[..., Any]] = (
     averages.rates, elementwise.decisions, elementwise.errors, confusion.matrices, rankings.queries,
+    hashes.group_keys, hashes.add_words, hashes.sum_hashes,
 )  # fmt: skip
-"""The kernels that metrics call: what these count for a pass, they count for any other loss too."""
+"""The kernels that metrics and runs call: what these count for a pass, they count for any other loss too."""

@@ -29,23 +29,46 @@ def _find_highest(
             best[j] = c if higher else best[j]
 
 
-@aot("void(float32[::1], int64, int64[:,::1], int64[::1], int64, int64[:,:,::1])")
-def matrices(scores: Any, words: int, target: Any, starts: Any, ignored: int, matrices: Any) -> None:
-    """Count the confusion matrix of each request, target by predicted class.
+@jit
+def _highest(scores: Any, words: int, first: int, classes: int) -> int:
+    """Return the class with the highest of scores that follow one another, as :func:`_find_highest` does."""
+    top, best, numbers = load(scores, first, words), 0, True
+    for c in range(classes):
+        score = load(scores, first + c, words)
+        numbers &= score == score
+        best = c if score > top else best
+        top = max(top, score)
+    if not numbers:
+        for c in range(classes):
+            score = load(scores, first + c, words)
+            if score != score:
+                return c
+    return best
+
+
+@aot("void(float32[::1], int64, int64[:,::1], int64[::1], int64[::1], int64, int64[:,:,::1])")
+def matrices(scores: Any, words: int, target: Any, starts: Any, place: Any, ignored: int, matrices: Any) -> None:
+    """Count confusion matrices, target by predicted class.
 
     Args:
         scores: (R * C * I * words,), see :mod:`lossd.compiled.memory`.
         words: The float32 words of a score.
         target: (R, I) class indices, in range or ignored.
         starts: (B + 1,) the first row of each request, and R.
+        place: (R,) the matrix of each row; (0,) if it is that of its request.
         ignored: The target that does not count.
-        matrices: (B, C, C), counted up.
+        matrices: (M, C, C), counted up.
     """
     classes, positions = matrices.shape[1], target.shape[1]
     top, best = np.empty(STRIP), np.empty(STRIP, np.int64)
     for b in range(starts.shape[0] - 1):
         for i in range(starts[b], starts[b + 1]):
+            own = place[i] if place.shape[0] else b
+            if positions == 1:
+                if target[i, 0] != ignored:
+                    matrices[own, target[i, 0], _highest(scores, words, i * classes, classes)] += 1
+                continue
             for start in range(0, positions, STRIP):
                 width = min(STRIP, positions - start)
                 _find_highest(scores, words, i * classes * positions + start, classes, positions, top, best, width)
-                count(target[i, start : start + width], ignored, best, matrices[b])
+                count(target[i, start : start + width], ignored, best, matrices[own])

@@ -46,7 +46,7 @@ class Passes:
 
     Attributes:
         threads: These threads; None if the calling thread is alone.
-        counting: The kernels that count for metrics, by name; those that are ready.
+        counting: The kernels that metrics and runs call, by name; those that are ready.
     """
 
     def __init__(self, threads: int = 1) -> None:

@@ -41,7 +41,7 @@ def answers_of(
     Args:
         batch: The batch, with its inputs on the device.
         arrays: Its inputs in main memory.
-        passes: The compiled passes to use on a CPU, if any; runs use none.
+        passes: The compiled passes to use on a CPU, if any; runs use only the kernels that count and hash.
 
     Raises:
         RuntimeError: The device is broken.
@@ -50,7 +50,8 @@ def answers_of(
         return evaluate(batch, passes)
     from lossd.runs.in_memory import answer_of
 
-    return answer_of(batch, arrays)
+    kernels = passes.counting if passes is not None and batch.device.type == "cpu" else {}
+    return answer_of(batch, arrays, kernels)
 
 
 def _answers_in_memory(

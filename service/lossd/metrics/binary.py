@@ -99,6 +99,8 @@ class Binary(ProbableDecisions):
         scores = self.scores.flatten(1)
         if (masked := self.view.ignored) is not None:
             return -scores.masked_fill(masked, torch.inf).amin(1), scores.masked_fill(masked, -torch.inf).amax(1)
+        if scores.shape[1] == 1:  # torch takes a call for each row
+            return -scores[:, 0], scores[:, 0]
         low, high = scores.aminmax(dim=1)
         return -low, high
 

@@ -46,6 +46,8 @@ NEARLY = 1e-3
 # The parts with the counts of each class, without the matrix.
 COUNTED = ("hits", "predictions", "targets")
 
+NO_PLACES = np.zeros(0, np.int64)
+
 # Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
 FREE_CELLS = 1 << 16
 
@@ -217,20 +219,35 @@ class Classes(ProbableClasses, Regions):
             self.count, self.classes, self.target_class.numel() * self.classes
         ):
             return None
-        counted = self._by_kernel()
+        counted = self._by_kernel(self.count, NO_PLACES)
         return self.confusion.reshape(-1, self.classes, self.classes) if counted is None else counted
 
-    def _by_kernel(self) -> Array | None:
-        """Return the matrices as a kernel counts them; None if none does."""
+    def placed_by_kernel(self, name: str) -> Array | None:
+        """Return the confusion matrices of a run's combinations, if they are few."""
+        if name != "confusion":
+            return None
+        placed, cells = self.view.placed, self.classes**2
+        if not placed.are_few(cells, self.target_class.numel()):
+            return None
+        counted = self._by_kernel(placed.count, placed.index)
+        return None if counted is None else counted.reshape(-1, cells)
+
+    def _by_kernel(self, matrices: int, place: Array) -> Array | None:
+        """Return matrices as a kernel counts them; None if none does.
+
+        Args:
+            matrices: How many there are.
+            place: The matrix of each row; none if it is that of its request.
+        """
         view, count = self.view, self.view.kernels.get("matrices")
         if count is None or view.activation == "predicted" or (found := for_kernels(view, self.scores)) is None:
             return None
         rows, (scores,), words = found
         hard = not view.tensors["target"].is_floating_point() and view.ignore_index is not None
-        matrices = np.zeros((self.count, self.classes, self.classes), np.int64)
+        counted = np.zeros((matrices, self.classes, self.classes), np.int64)
         target = self.target_class.contiguous().numpy()
-        count(scores, words, target, rows, view.ignore_index if hard else NO_CLASS, matrices)
-        return matrices
+        count(scores, words, target, rows, place, view.ignore_index if hard else NO_CLASS, counted)
+        return counted
 
     @property
     def base(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -38,6 +38,15 @@ class Combinations:
         """The index as a tensor in main memory."""
         return torch.from_numpy(self.index)
 
+    def are_few(self, cells: int, entries: int) -> bool:
+        """Return whether an array of all sums takes less time than a sort of the entries.
+
+        Args:
+            cells: The sums of each combination.
+            entries: How many entries are added up.
+        """
+        return self.count * cells <= max(SPARE * entries, FREE)
+
     def sums(self, rows: Tensor) -> Array:
         """Return the sums of integers over the rows of each combination: (R, ...) to (U, ...) int64."""
         cells = rows[0].numel() if len(rows) else 1
@@ -53,24 +62,36 @@ class Combinations:
             sums = flat.astype(np.int64).reshape(self.count, *rows.shape[1:])
         return sums
 
-    def tally(self, key: Tensor, cells: int, ignored: Tensor | None) -> tuple[Array, Array]:
-        """Return how many entries of each combination have each key, sums of 0 left out.
+    def counts(self, key: Tensor, cells: int, ignored: Tensor | None) -> Array:
+        """Return how many entries of each combination have each key, (U, cells) int64.
 
         Args:
-            key: Keys, (R, I) int64, from 0 to ``cells`` - 1 where the entry counts.
+            key: Keys, (R, I) integers, from 0 to ``cells`` - 1 where the entry counts.
             cells: The number of keys.
             ignored: The entries that do not count, (R, I) or (R, 1) bool; None if all count.
+        """
+        size = self.count * cells
+        counts: Array
+        if key.is_cuda:
+            counts = torch.bincount(self._keys(key.long(), cells, ignored), minlength=size).numpy(force=True)
+        else:
+            place = (self.index * cells)[:, None]
+            keys = place + key.numpy()
+            flat = keys.ravel() if ignored is None else keys[~ignored.expand(key.shape).numpy()]
+            counts = np.bincount(flat, minlength=size)
+        return counts.reshape(self.count, cells)
+
+    def tally(self, key: Tensor, cells: int, ignored: Tensor | None) -> tuple[Array, Array]:
+        """Return what :meth:`counts` does, sums of 0 left out; for many cells.
 
         Returns:
             The combination times ``cells`` plus the key of each sum, rising, and the sum; (m,) int64 each.
         """
+        keys, times = np.unique(self._keys(key, cells, ignored).numpy(force=True), return_counts=True)
+        return keys, times.astype(np.int64)
+
+    def _keys(self, key: Tensor, cells: int, ignored: Tensor | None) -> Tensor:
+        """Return the combination times ``cells`` plus the key of each entry that counts."""
         if self.count > 1:
             key = torch.add(key, self.tensor.to(key.device).unsqueeze(1), alpha=cells)
-        flat = key.reshape(-1) if ignored is None else key[~ignored.expand(key.shape)]
-        size = self.count * cells
-        if size <= max(SPARE * len(flat), FREE):
-            counts: Array = torch.bincount(flat, minlength=size).numpy(force=True)
-            found = np.flatnonzero(counts)
-            return found, counts[found]
-        keys, times = np.unique(flat.numpy(force=True), return_counts=True)
-        return keys, times.astype(np.int64)
+        return key.reshape(-1) if ignored is None else key[~ignored.expand(key.shape)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,11 +50,11 @@ class Extremes:
     """Numbers of which the largest is kept.
 
     Attributes:
-        values: (n, K) float64.
+        columns: K columns, (n,) floats each.
         place: The combination of each of the n, (n,) int64.
     """
 
-    values: Floats
+    columns: Sequence[Array]
     place: Array
 
 

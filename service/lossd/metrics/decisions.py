@@ -44,10 +44,13 @@ class Cells(Sums):
         if task.view.sample_weight is not None or positions > 1:
             return super().contributions(task)
         code = torch.add(decision.positive.view(torch.uint8), decision.predicted.view(torch.uint8), alpha=2)
-        key = (3 - code).reshape(rows, labels).long()
+        key, placed = (3 - code).reshape(rows, labels), task.view.placed
         if labels > 1:
-            key += torch.arange(0, 4 * labels, 4, device=key.device)
-        keys, times = task.view.placed.tally(key, 4 * labels, task.entries.ignored)
+            key = key.long() + torch.arange(0, 4 * labels, 4, device=key.device)
+        if placed.are_few(4 * labels, key.numel()):
+            counts = placed.counts(key, 4 * labels, task.entries.ignored)
+            return {"sum": Amounts(counts, None, (labels, 4), None)}
+        keys, times = placed.tally(key.long(), 4 * labels, task.entries.ignored)
         return {"sum": Amounts(times, None, (labels, 4), keys // (4 * labels), keys % (4 * labels))}
 
 

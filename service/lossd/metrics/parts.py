@@ -96,10 +96,17 @@ class Tally(Sums):
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the entries, each with its sum; without weights and values, how many each combination has."""
+        assert self.attrname is not None
+        counted = task.placed_by_kernel(self.attrname)
+        if counted is not None:
+            return {"sum": Amounts(counted, None, counted.shape[1:], None)}
         tensor, cells, *values = self.function(task)
         entries: Entries = task.entries.repeated(tensor.shape[1])
         if not values and task.view.sample_weight is None:
-            keys, times = task.view.placed.tally(tensor, cells, entries.ignored)
+            placed = task.view.placed
+            if placed.are_few(cells, tensor.numel()):
+                return {"sum": Amounts(placed.counts(tensor, cells, entries.ignored), None, (cells,), None)}
+            keys, times = placed.tally(tensor, cells, entries.ignored)
             return {"sum": Amounts(times, None, (cells,), keys // cells, keys % cells)}
         key = tensor.numpy(force=True)
         kept = np.ones(key.shape, bool) if entries.ignored is None else ~entries.ignored.numpy(force=True)
@@ -204,8 +211,8 @@ class Extreme(Part[Floats]):
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the numbers of the rows that count."""
         rows = CountedRows(task.entries)
-        values = np.stack([column.double().numpy(force=True) for column in self.function(task)], 1)
-        return {"largest": Extremes(values[rows.kept], rows.place)}
+        columns = [column.numpy(force=True)[rows.kept] for column in self.function(task)]
+        return {"largest": Extremes(columns, rows.place)}
 
     def of_totals(self, totals: Mapping[str, Total], exponent: int | None) -> Floats:
         """Return the largest of the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from lossd.runs.measuring import COVERED, entries_of, fingerprints, measured
 from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
 from lossd.runs.rows import identity
-from lossd.runs.rows.fingerprint import Fingerprint
+from lossd.runs.rows.fingerprint import NO_KERNELS, Fingerprint, Kernels
 from lossd.runs.rows.grouping import MOST_GROUPS
 from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_about_rows, placement_of, slice_input
 from lossd.runs.rows.strata import groups_of
@@ -45,12 +45,13 @@ BASELINE_BYTES = 32 << 20
 """A baseline with a longer state is not kept for the next comparison."""
 
 
-def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
+def answer_of(batch: TensorBatch, arrays: Mapping[str, Array], kernels: Kernels = NO_KERNELS) -> list[bytes | Problem]:
     """Return the answer of each request of a run: the report of a batch, or the JSON of a result or a comparison.
 
     Args:
         batch: The requests, with their inputs on the device.
         arrays: The inputs as they were sent, in main memory; bfloat16 as the bits.
+        kernels: The compiled functions that count and hash, by name; those at hand.
 
     Raises:
         RuntimeError: The device is broken.
@@ -63,7 +64,7 @@ def answer_of(batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | P
         states = [arrays[f"{STATE}{number}"].tobytes() for number in range(len(run["compare"]["definitions"]))]
         return [_protected(lambda: _comparison(**run["compare"], data=states))]
     counting = _counting_of(batch.recipe)
-    return counting.reports(batch, arrays)
+    return counting.reports(batch, arrays, kernels)
 
 
 class _Counting:
@@ -104,16 +105,17 @@ class _Counting:
         known = METRICS.get(str(self.recipe.task), {})
         return {name: known[name].version for name in self.recipe.metrics}
 
-    def reports(self, batch: TensorBatch, arrays: Mapping[str, Array]) -> list[bytes | Problem]:
+    def reports(self, batch: TensorBatch, arrays: Mapping[str, Array], kernels: Kernels) -> list[bytes | Problem]:
         """Return the report of each batch of the run."""
-        outcomes = isolated(batch, self._measured)
+        outcomes = isolated(batch, partial(self._measured, kernels=kernels))
         stops = accumulate(batch.rows)
         sent = [self._arrays_of(arrays, position, stop, batch.rows) for position, stop in enumerate(stops)]
         if self.recipe.kind == "rows":
-            prints = self._fingerprints(batch.rows, arrays, batch.numbers)
+            prints = self._fingerprints(batch.rows, arrays, batch.numbers, kernels)
         else:
             prints = [
-                self._fingerprints([rows], sent[i], batch.numbers[i : i + 1])[0] for i, rows in enumerate(batch.rows)
+                self._fingerprints([rows], sent[i], batch.numbers[i : i + 1], kernels)[0]
+                for i, rows in enumerate(batch.rows)
             ]
         layouts: dict[int, bytes] = {}
         return [
@@ -131,12 +133,12 @@ class _Counting:
             for i, outcome in enumerate(outcomes)
         ]
 
-    def _measured(self, batch: TensorBatch) -> Sequence[Outcome | Problem] | None:
+    def _measured(self, batch: TensorBatch, kernels: Kernels) -> Sequence[Outcome | Problem] | None:
         """Return what each batch contributes; None for several that do not share tensors."""
         if self.recipe.kind != "rows" and len(batch.rows) > 1:
             return None
         beside = {name: batch.inputs[name].numpy(force=True) for name in self.beside}
-        groups = groups_of_rows(self.definition, batch.rows, self._firsts(batch.numbers), beside)
+        groups = groups_of_rows(self.definition, batch.rows, self._firsts(batch.numbers), beside, kernels)
         codes = {
             name.removeprefix(slice_input("")): [int(numbers[at]) for numbers in batch.numbers]
             for name, at in self.codes.items()
@@ -148,7 +150,7 @@ class _Counting:
             inputs={name: tensor for name, tensor in batch.inputs.items() if name not in beside},
             answers={},
         )
-        facts, totals = measured(inner, placement, self.definition["limit"])
+        facts, totals = measured(inner, placement, self.definition["limit"], kernels)
         facts.clustered = CLUSTER_ID in beside
         by_slot = counts_of(placement, placement.combinations.index)
         templates: list[encoding.Template] = []
@@ -166,7 +168,11 @@ class _Counting:
         return {c.name: arrays[c.name][own] if c.per_row else arrays[c.name][position] for c in self.recipe.inputs}
 
     def _fingerprints(
-        self, lengths: Sequence[int], arrays: Mapping[str, Array], numbers: Sequence[Sequence[float]]
+        self,
+        lengths: Sequence[int],
+        arrays: Mapping[str, Array],
+        numbers: Sequence[Sequence[float]],
+        kernels: Kernels,
     ) -> Sequence[tuple[Fingerprint | None, Fingerprint | None]]:
         """Return the fingerprints of batches whose rows lie one after the other: of targets, and with their groups."""
         covered = {
@@ -176,11 +182,12 @@ class _Counting:
         }
         firsts, ids = self._firsts(numbers), arrays.get(SAMPLE_ID)
         positions = firsts if self.kind == "position" else None
-        targets = fingerprints(lengths, covered, firsts=positions, sample_id=ids)
+        targets = fingerprints(lengths, covered, firsts=positions, sample_id=ids, kernels=kernels)
         if not self.paired:
             return [(own, None) for own in targets]
-        groups = groups_of_rows({"groups": MOST_GROUPS}, lengths, firsts, {name: arrays[name] for name in self.beside})
-        pairings = fingerprints(lengths, covered, firsts=positions, sample_id=ids, groups=groups)
+        beside = {name: arrays[name] for name in self.beside}
+        groups = groups_of_rows({"groups": MOST_GROUPS}, lengths, firsts, beside, kernels)
+        pairings = fingerprints(lengths, covered, firsts=positions, sample_id=ids, groups=groups, kernels=kernels)
         return list(zip(targets, pairings, strict=True))
 
     def _report(

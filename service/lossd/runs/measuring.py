@@ -16,7 +16,7 @@ from lossd.metrics.parts import part_of
 from lossd.metrics.registry import METRICS, TASKS, Array, Task
 from lossd.runs import totals
 from lossd.runs.facts import Facts
-from lossd.runs.rows.fingerprint import Fingerprint
+from lossd.runs.rows.fingerprint import NO_KERNELS, Fingerprint, Kernels
 from lossd.runs.rows.slots import Placement
 from lossd.runs.totals import RunTotal
 from lossd_client.errors import Problem
@@ -35,19 +35,26 @@ MASKS = ("mask", "element_weight", "lengths")
 COVERED = (*LABELS, *MASKS, "sample_weight")
 """The inputs that the fingerprint of the targets covers."""
 
+COUNTING = ("matrices",)
+"""The kernels that count integers for parts of metrics."""
+
 LOSS, WEIGHT, OF_BATCH = "loss", "weight", "batch."
 
 GROUP = "group"
 """The name under which a fingerprint covers the rows' groups."""
 
 
-def measured(batch: TensorBatch, placement: Placement, limit: int) -> tuple[Facts, list[dict[str, RunTotal]]]:
+def measured(
+    batch: TensorBatch, placement: Placement, limit: int, kernels: Kernels = NO_KERNELS
+) -> tuple[Facts, list[dict[str, RunTotal]]]:
     """Return what the requests of a batch have in common, and the totals that each contributes.
 
     Args:
         batch: The batch; one request unless its recipe is of the kind rows. Its definition is checked.
         placement: Where the rows of each request are counted.
         limit: The most rows of the tables of one part.
+        kernels: The compiled functions that count, by name; those at hand. Only integers are counted with them, so that
+            no bit of a sum depends on whether they are.
 
     Raises:
         Problem: A request is wrong.
@@ -71,7 +78,8 @@ def measured(batch: TensorBatch, placement: Placement, limit: int) -> tuple[Fact
             of_rows[WEIGHT] = Amounts(weights, None, (), place)
         task = None
         if view is not None:
-            task = TASKS[str(recipe.task)](view._replace(combinations=placement.combinations))
+            counting = {name: kernels[name] for name in COUNTING if name in kernels}
+            task = TASKS[str(recipe.task)](view._replace(combinations=placement.combinations, kernels=counting))
             of_rows |= _contributions(task, recipe)
             of_requests |= _of_whole_batches(task, recipe)
         found: list[dict[str, RunTotal]] = [{} for _ in batch.rows]
@@ -133,6 +141,7 @@ def fingerprints(
     firsts: Sequence[int] | None,
     sample_id: Array | None,
     groups: Array | None = None,
+    kernels: Kernels = NO_KERNELS,
 ) -> Sequence[Fingerprint | None]:
     """Return the fingerprint of each batch's targets; None if they have none.
 
@@ -142,6 +151,7 @@ def fingerprints(
         firsts: The position of the first row of each batch, if rows are identified by position.
         sample_id: Integers, one a row, if rows are identified by id.
         groups: The group of each row, if the fingerprint is to cover it.
+        kernels: The compiled functions, by name; those at hand.
     """
     labels = {name: inputs[name] for name in LABELS if name in inputs}
     if not labels:
@@ -152,7 +162,7 @@ def fingerprints(
     if groups is not None:
         labels[GROUP] = groups
     weight = inputs.get("sample_weight")
-    return Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=sample_id)
+    return Fingerprint.each(lengths, labels, sample_weight=weight, firsts=firsts, sample_id=sample_id, kernels=kernels)
 
 
 def _contributions(task: Task, recipe: Recipe) -> dict[str, Contribution]:

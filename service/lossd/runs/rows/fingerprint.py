@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,14 @@ from lossd.caches import memoized
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["GOLDEN", "Fingerprint", "final"]
+__all__ = ["GOLDEN", "NO_KERNELS", "Fingerprint", "Kernels", "final"]
 
 Array = np.ndarray[Any, Any]
+
+Kernels = Mapping[str, Callable[..., Any]]
+"""Compiled functions by name, those that are ready: they compute the same as NumPy in a fraction of the time."""
+
+NO_KERNELS: Kernels = MappingProxyType({})
 
 VERSION = "t1"
 NBYTES = 16
@@ -112,6 +118,7 @@ class Fingerprint:
         sample_weight: Array | None = None,
         firsts: Sequence[int] | None = None,
         sample_id: Array | None = None,
+        kernels: Kernels = NO_KERNELS,
     ) -> list[Fingerprint]:
         """Return the fingerprint of each of several batches, whose rows lie one after the other.
 
@@ -121,6 +128,7 @@ class Fingerprint:
             sample_weight: As for :meth:`add`, of all rows.
             firsts: The position of the first row of each batch, if rows are identified by position.
             sample_id: As for :meth:`add`, of all rows.
+            kernels: The compiled functions, by name; those at hand.
         """
         starts = np.concatenate([[0], np.cumsum(lengths)])
         tensors = {**labels, **({} if sample_weight is None else {WEIGHT: sample_weight})}
@@ -129,6 +137,8 @@ class Fingerprint:
             tensors[IDENTITY] = np.concatenate([np.arange(first, first + length) for first, length in spans])
         elif sample_id is not None:
             tensors[IDENTITY] = sample_id
+        if (found := _by_kernels(tensors, starts, kernels)) is not None:
+            return [cls((high << 64) + low) for low, high in found]
         rows = int(starts[-1])
         hashes, step = np.empty((LANES, rows), np.uint64), _step(tensors.values())
         for begin in range(0, rows, step):
@@ -182,6 +192,35 @@ class Fingerprint:
 
     def __hash__(self) -> int:
         return hash(self.value)
+
+
+def _by_kernels(tensors: Mapping[str, Array], starts: Array, kernels: Kernels) -> list[list[int]] | None:
+    """Return the halves of each batch's fingerprint, the low one first.
+
+    None if a kernel is not at hand, or if float64 does not represent an integer.
+    """
+    add_words, sum_hashes = kernels.get("add_words"), kernels.get("sum_hashes")
+    if add_words is None or sum_hashes is None or any(tensor.dtype.kind not in "biuf" for tensor in tensors.values()):
+        return None
+    rows = int(starts[-1])
+    lanes = np.zeros((rows, LANES), np.uint64)
+    for name, tensor in tensors.items():
+        shape, whole = tensor.shape[1:], tensor.dtype.kind in "iu" and tensor.dtype.itemsize == 8
+        entries = math.prod(shape)
+        flat, step = tensor.reshape(rows, entries), max(BLOCK // max(entries, 1), 1)
+        for begin in range(0, entries, COLUMNS):
+            columns = slice(begin, min(begin + COLUMNS, entries))
+            keys = _keys(name, shape, begin, columns.stop)
+            for first in range(0, rows, step):
+                some = slice(first, first + step)
+                bits = flat[some, columns].astype(np.float64, order="C").view(np.uint64)
+                if not add_words(bits, whole, keys, lanes[some]):
+                    return None
+    sums = np.empty((len(starts) - 1, LANES), np.uint64)
+    seeds = [_seeds(name, tensor.shape[1:]) for name, tensor in tensors.items()]
+    sum_hashes(lanes, np.sum(seeds if WEIGHT in tensors else [*seeds, _weight_of_one()], 0)[:, 0], starts, sums)
+    halves: list[list[int]] = sums.tolist()
+    return halves
 
 
 def _step(tensors: Iterable[Array]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.runs.rows.fingerprint import GOLDEN, final
+from lossd.runs.rows.fingerprint import GOLDEN, NO_KERNELS, Kernels, final
 
 __all__ = ["MOST_GROUPS", "groups_of_keys", "key_of_name", "keys_from"]
 
@@ -40,11 +40,18 @@ def keys_from(firsts: Sequence[int], lengths: Sequence[int]) -> Array:
     return keys
 
 
-def groups_of_keys(keys: Array) -> Array:
-    """Return the group of each key among 64, (R,) int64.
+def groups_of_keys(keys: Array, groups: int = MOST_GROUPS, kernels: Kernels = NO_KERNELS) -> Array:
+    """Return the group of each key, (R,) int64.
 
     Args:
         keys: (R,) integers of any dtype; negative ones as their two's complement.
+        groups: How many groups there are: 64, 32 or 16.
+        kernels: The compiled functions, by name; those at hand.
     """
-    wide = keys.astype(np.int64).view(np.uint64) if keys.dtype.kind == "i" else keys.astype(np.uint64)
-    return (final(wide + np.uint64(GOLDEN)) % np.uint64(MOST_GROUPS)).astype(np.int64)
+    wide = np.ascontiguousarray(keys.astype(np.int64, copy=False) if keys.dtype.kind == "i" else keys)
+    wide = wide.view(np.uint64) if keys.dtype.kind == "i" else wide.astype(np.uint64, copy=False)
+    if (group := kernels.get("group_keys")) is not None:
+        found = np.empty(len(wide), np.int64)
+        group(wide, np.uint64(groups), found)
+        return found
+    return (final(wide + np.uint64(GOLDEN)) & np.uint64(groups - 1)).astype(np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.runs.rows import identity
+from lossd.runs.rows.fingerprint import NO_KERNELS, Kernels
 from lossd.runs.rows.grouping import groups_of_keys, keys_from
 from lossd.runs.rows.slots import Placement, placed
 from lossd.runs.rows.strata import groups_of, slices_of
@@ -130,6 +131,7 @@ def groups_of_rows(
     lengths: Sequence[int],
     firsts: Sequence[int] | None,
     inputs: Mapping[str, Array],
+    kernels: Kernels = NO_KERNELS,
 ) -> Array | None:
     """Return the group of each row, (R,) int64; None without groups.
 
@@ -138,6 +140,7 @@ def groups_of_rows(
         lengths: The rows of each batch.
         firsts: The key of the first row of each batch; None if rows have ids.
         inputs: The inputs about rows, of all batches one after the other.
+        kernels: The compiled functions, by name; those at hand.
     """
     if not (groups := groups_of(definition)):
         return None
@@ -145,7 +148,7 @@ def groups_of_rows(
     if keys is None:
         assert firsts is not None
         keys = keys_from(firsts, lengths)
-    return groups_of_keys(keys.ravel()) % groups
+    return groups_of_keys(keys.ravel(), groups, kernels)
 
 
 def placement_of(

@@ -83,20 +83,20 @@ class Placement:
         together = Combinations(np.arange(self.batches), self.batches)
         return Placement(self.slots, [1] * self.batches, together, tuple(maps), simple=False)
 
-    def moved(self, place: Array, index: Array, values: Array, cells: int) -> tuple[Array, Array]:
+    def moved(self, key: Array, values: Array, cells: int) -> tuple[Array, Array]:
         """Return sums of combinations as sums of slots.
 
         Args:
-            place: The combination of each sum, (m,).
-            index: The cell of each, (m,).
-            values: The sums, (m,) integers; each combination and cell stands once, rising.
+            key: The combination of each sum times ``cells`` plus its cell, (m,), rising, each once.
+            values: The sums, (m,) integers.
             cells: The number of cells of a slot.
 
         Returns:
             The slot times ``cells`` plus the cell, rising, each once, and the sums.
         """
         if self.simple:
-            return place * cells + index, values
+            return key, values
+        place, index = np.divmod(key, cells)
         keys, numbers = [], []
         for of_combination in self.maps:
             slot = of_combination[place]

@@ -33,7 +33,7 @@ def counts_of(placement: Placement, index: Array) -> list[IntegerSums]:
     """
     counts = np.bincount(index, minlength=placement.combinations.count)
     used = np.flatnonzero(counts)
-    return _each(placement, *placement.moved(used, np.zeros(len(used), np.int64), counts[used], 1), 1)
+    return _each(placement, *placement.moved(used, counts[used], 1), 1)
 
 
 def _each(placement: Placement, key: Array, values: Array, cells: int) -> list[IntegerSums]:
@@ -46,8 +46,8 @@ def _keys(place: Array, cells: int) -> Array:
     return place if cells == 1 else (place[:, None] * cells + np.arange(cells)).ravel()
 
 
-def _added(rows: Array, place: Array | None, count: int) -> tuple[Array, Array, Array]:
-    """Return the combination, the cell and the sum of each sum that is not 0.
+def _added(rows: Array, place: Array | None, count: int) -> tuple[Array, Array]:
+    """Return the sums that are not 0: their numbers, which are the combination times the cells plus the cell; and they.
 
     Args:
         rows: Integers, (n, cells).
@@ -59,8 +59,8 @@ def _added(rows: Array, place: Array | None, count: int) -> tuple[Array, Array, 
     if place is not None:
         # Each sum is exact in float64 below 2**53.
         sums = np.bincount(_keys(place, cells), sums, count * cells).astype(np.int64)
-    found = np.flatnonzero(sums)
-    return found // cells, found % cells, sums[found].astype(np.int64)
+    found = np.flatnonzero(sums != 0)  # of bool, which takes a sixth of the time
+    return found, sums[found].astype(np.int64)
 
 
 def without_groups(sums: IntegerSums, slots: Slots, stratum: int, cells: int, groups: int) -> Array:
@@ -106,8 +106,10 @@ class SumTotal:
         count = placement.combinations.count
         if amounts.weight is None and values.dtype.kind in "bi":
             if index is None or place is None:
-                place, index, values = _added(values.reshape(-1, cells), place, count)
-            moved = placement.moved(place, index, values, cells)
+                key, values = _added(values.reshape(-1, cells), place, count)
+            else:
+                key = place * cells + index
+            moved = placement.moved(key, values, cells)
             for total, whole in zip(totals, _each(placement, *moved, cells), strict=True):
                 total.whole = whole
             return totals
@@ -204,17 +206,18 @@ class LargestTotal:
     @classmethod
     def each(cls, extremes: Extremes, placement: Placement, limit: int) -> list[LargestTotal]:
         """Return the total of each batch of a placement."""
-        slots, width = placement.slots, extremes.values.shape[1]
-        if slots.strata == 1 and len(extremes.values) == sum(placement.lengths):  # all rows, in their order
+        slots, width = placement.slots, len(extremes.columns)
+        if slots.strata == 1 and len(extremes.place) == sum(placement.lengths):  # all rows, in their order
             starts = np.concatenate([[0], np.cumsum(placement.lengths[:-1])]).astype(np.int64)
-            return [cls._of(values, slots) for values in np.maximum.reduceat(extremes.values, starts, axis=0)[:, None]]
+            found = [np.maximum.reduceat(column, starts).astype(np.float64) for column in extremes.columns]
+            return [cls._of(values, slots) for values in np.stack(found, 1)[:, None]]
         largest = np.full((width, placement.batches * slots.strata), -np.inf)
         for of_combination in placement.maps:
             slot = of_combination[extremes.place]
             inside = slice(None) if placement.simple else slot >= 0
             stratum = slot[inside] // slots.groups
-            for k in range(width):
-                np.maximum.at(largest[k], stratum, extremes.values[inside, k])
+            for of_column, column in zip(largest, extremes.columns, strict=True):
+                np.maximum.at(of_column, stratum, column[inside].astype(np.float64))
         return [cls._of(values, slots) for values in largest.T.reshape(placement.batches, slots.strata, width)]
 
     @classmethod
