@@ -13,7 +13,7 @@ from torch import Tensor
 from compiled.test_passes import assert_bits_equal, assert_both_ways, assert_equal, uses_a_pass
 from evaluating import Tensors, generally, together
 from lossd.compiled.passes import Passes
-from lossd.evaluation import evaluate as evaluation
+from lossd.evaluation import inputs as device_inputs
 
 pytestmark = pytest.mark.usefixtures("compiled_passes")
 
@@ -118,8 +118,8 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
     requests = [{"loss": {**loss, **own}, "outputs": ["loss", "gradient", "metrics"]} for own in numbers]
     inputs = [drawn(draw, rows, dtype, seed=rows) for rows in (ROWS, 3)]
     assert uses_a_pass(requests[0], inputs[0])
-    general = Mock(wraps=evaluation.check)
-    monkeypatch.setattr(evaluation, "check", general)
+    general = Mock(wraps=device_inputs.check)
+    monkeypatch.setattr(device_inputs, "check", general)
     found = together(requests, inputs)
     assert general.call_count == 0
     for answer, request, tensors in zip(found, requests, inputs, strict=True):

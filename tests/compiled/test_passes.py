@@ -20,6 +20,7 @@ from evaluating import Evaluated, Tensors, generally, layout, together
 from lossd.compiled import averages
 from lossd.compiled.passes import Passes
 from lossd.evaluation import evaluate as evaluation
+from lossd.evaluation import inputs as device_inputs
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import Columns
 from lossd.job import Recipe
@@ -180,8 +181,8 @@ def test_dense_scores_smoothed_alike_stay_one_batch(
     requests = [{"loss": {"name": "cross_entropy", "label_smoothing": s}} for s in smoothings]
     inputs = [dense((2, 5, 7), seed) for seed in range(3)]
     wanted = generally(requests, inputs)
-    the_general_way = Mock(wraps=evaluation.check)
-    monkeypatch.setattr(evaluation, "check", the_general_way)
+    the_general_way = Mock(wraps=device_inputs.check)
+    monkeypatch.setattr(device_inputs, "check", the_general_way)
     for f, w in zip(together(requests, inputs), wanted, strict=True):
         assert_equal(f, w, 2e-6)
     assert the_general_way.call_count == batches

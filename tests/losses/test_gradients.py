@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossd.evaluation.evaluate import INDICES
+from lossd.evaluation.validation import INDICES
 from lossd.losses import REGISTRY, softmax
 from lossd.losses.registry import Loss, Unreduced
 from losses.case import Case, Parameters

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,12 +24,13 @@ from lossd.evaluation.compiled_pass import PassResult, run_pass
 from lossd.evaluation.composition import DoubtfulError, add_up, compose
 from lossd.evaluation.device_errors import is_out_of_memory, release_memory
 from lossd.evaluation.diagnostics import describe, passed_up, warning
+from lossd.evaluation.differentiation import LossOfBatch, varying_numbers
+from lossd.evaluation.inputs import SOFTMAX, DeviceInputs, prepared
 from lossd.evaluation.isolation import isolated
-from lossd.evaluation.masking import Masking, masking_of
+from lossd.evaluation.masking import masking_of
+from lossd.evaluation.ranges import out_of_range, rows_out_of_range
 from lossd.evaluation.row_values import RowValues
-from lossd.evaluation.validation import INDICES, check, dropped_rows, without_dropped
-from lossd.job import MASKING, UNIVERSAL
-from lossd.losses import REGISTRY, softmax
+from lossd.losses import REGISTRY
 from lossd.losses.reduction import Reduction, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
@@ -38,10 +38,6 @@ from lossd_client.errors import Problem
 __all__ = ["evaluate", "evaluate_rows", "measure"]
 
 T = TypeVar("T")
-
-SOFTMAX = ("multiclass", "segmentation")  # tasks of class scores, whose differences alone matter
-SMALL, LARGE = 1e-30, 1e30
-"""Float32 computes well with numbers in between. Beyond, a square or a product may have left its range."""
 
 
 def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str, Any] | Problem]:
@@ -107,7 +103,7 @@ def measure(batch: TensorBatch) -> tuple[metrics.View | None, RowValues | None]:
     """
     recipe = batch.recipe
     evaluation = _Evaluation(batch, None)
-    for problem in evaluation._prepare().values():
+    for problem in evaluation.prepare().values():
         raise problem
     view = evaluation.view() if recipe.metrics and recipe.task is not None else None
     if recipe.loss is None or not recipe.want_loss or not evaluation.rowwise:
@@ -167,6 +163,10 @@ class _Measured(NamedTuple):
     extras: Sequence[Mapping[str, Any]]
     rounded: frozenset[str]
 
+    def up_to_norms(self) -> Tensor:
+        """Return the columns without those of the flags."""
+        return self.columns[: 4 + len(self.norms)]
+
 
 class _Evaluation:
     """The evaluation of one batch.
@@ -192,7 +192,7 @@ class _Evaluation:
         # A loss of another kind that has rows is a formula, no bit of whose answer depends on the batch.
         alike = self.rowwise and self.recipe.loss is not None and REGISTRY[self.recipe.loss].kind != "rows"
         self.segments = Segments(batch.rows if self.rowwise else [1] * self.count, batch.device, alike=alike)
-        self.masking: Masking | None = None
+        self.inputs: DeviceInputs  # after prepare(); a compiled pass has its own
         self.answers: list[dict[str, Any]] = []
         self.terms: Sequence[Mapping[str, Any]] = ()
         self.warnings_of_terms: Sequence[list[dict[str, str]]] = ()
@@ -201,8 +201,6 @@ class _Evaluation:
         recipe = self.recipe
         problems: dict[int, Problem] = {}
         if self.passed is not None:
-            self.tensors: Mapping[str, Tensor] = self.passed.inputs
-            self.sample_weight: Tensor | None = None
             described = recipe.evaluates_loss
             columns = self.passed.outcome.columns.tolist()
             flags = self.passed.outcome.flags
@@ -229,7 +227,7 @@ class _Evaluation:
         Raises:
             Problem: Of the first row that has one.
         """
-        if problems := self._prepare():
+        if problems := self.prepare():
             raise problems[min(problems)]
         return self._row_values()
 
@@ -250,7 +248,7 @@ class _Evaluation:
         for code, times in zip(measured.flags, measured.columns[4 + len(measured.norms) :], strict=True):
             values.warned[code] = times != 0
         if not self.careful:
-            positions = self._rows_out_of_range(measured)
+            positions = rows_out_of_range(measured.up_to_norms().numpy(), self.inputs.dtype)
             if positions and (again := self._carefully(positions, _Evaluation.run_rows)) is not None:
                 values.replace(positions, again)
         return values
@@ -259,78 +257,28 @@ class _Evaluation:
         """Compute loss and gradient, with a tensor operation for each step, and return the problems."""
         recipe = self.recipe
         self.answers = self._empty_answers()
-        problems = self._prepare()
+        problems = self.prepare()
         if recipe.loss is not None and recipe.evaluates_loss:
             columns = self._evaluate_loss(REGISTRY[recipe.loss])
             if not self.careful and recipe.kind != "composed":  # its terms were already evaluated again
-                self._evaluate_again([i for i in self._out_of_range(columns) if i not in problems])
+                again = out_of_range(columns, self.inputs.dtype, self._floats_of)
+                self._evaluate_again([i for i in again if i not in problems])
         return problems
 
     def _empty_answers(self) -> list[dict[str, Any]]:
         return [{} for _ in range(self.count)]
 
-    def _prepare(self) -> dict[int, Problem]:
+    def prepare(self) -> dict[int, Problem]:
         """Check the inputs, put them on the device, and return the problems."""
-        recipe, device = self.recipe, self.batch.device
-        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in self.batch.inputs.items()}
-        # A composed loss has no samples of its own; its terms use the sample weights.
-        weight = on_device.get("sample_weight") if recipe.kind != "composed" else None
-        self.dropped = dropped_rows(weight)
-        own = without_dropped(recipe, on_device, self.dropped)
-        of_masks: dict[int, Problem] = {}
-        if recipe.axes:
-            self.masking, of_masks = masking_of(recipe, own, self.segments)
-            own = self.masking.filled({name: t for name, t in own.items() if recipe.domains[name] not in MASKING})
-        safe, problems = check(recipe, own, self.segments)
-        problems |= of_masks
-        self.dtype = torch.float64 if recipe.wide or self.careful else torch.float32
-        tensors = {
-            name: tensor if recipe.domains[name] in INDICES else tensor.to(self.dtype)
-            for name, tensor in safe.items()
-            if name not in UNIVERSAL
-        }
-        shifts = recipe.parameters.get("z_loss") is None  # else the scores count, and not their differences alone
-        if self.careful and shifts and recipe.task in SOFTMAX and recipe.domains.get("prediction") == "logits":
-            axis = 1 if self.rowwise else 2
-            tensors["prediction"] = softmax.settled(tensors["prediction"], axis)
-        self.tensors = tensors
-        self.cotangent = safe.get("cotangent")
-        self.direction = safe.get("direction")
-        self.sample_weight = None if weight is None else safe["sample_weight"].to(torch.float64)
+        self.inputs, problems = prepared(self.batch, self.segments, careful=self.careful)
         return problems
 
     # What float32 cannot compute
 
-    def _out_of_range(self, columns: Sequence[Sequence[float]]) -> Iterable[int]:
-        """Yield the requests whose loss or gradient may have left float32's range."""
-        for position, (loss, numerator, denominator, _, *norms) in enumerate(zip(*columns, strict=True)):
-            if not all(map(math.isfinite, (loss, numerator, denominator, *norms))):
-                if not any(bool(tensor.isnan().any()) for tensor in self._floats_of(position)):
-                    yield position
-            elif self.dtype == torch.float32:
-                # All zero counts as exact, unless there is no gradient to confirm it.
-                sizes = (abs(numerator), *norms)
-                if not all(SMALL < size < LARGE for size in sizes) and (any(sizes) or not norms):
-                    yield position
-
-    def _rows_out_of_range(self, measured: _Measured) -> list[int]:
-        """Return the same as :meth:`_out_of_range` for many requests; those with NaN are among them."""
-        columns = measured.columns[: 4 + len(measured.norms)].numpy()  # on the host, where NumPy has less overhead
-        loss, numerator, denominator, _, *norms = columns
-        sizes = [np.abs(numerator), *norms]
-        if np.isfinite(columns[:3]).all() and all(size.min() > SMALL and size.max() < LARGE for size in sizes):
-            return []
-        beyond = ~np.isfinite([loss, numerator, denominator, *norms]).all(0)
-        if self.dtype == torch.float32:
-            ordinary = np.all([(size > SMALL) & (size < LARGE) for size in sizes], 0)
-            beyond |= ~ordinary & (np.any([size != 0 for size in sizes], 0) | (not norms))
-        positions: list[int] = np.flatnonzero(beyond).tolist()
-        return positions
-
     def _floats_of(self, position: int) -> Iterable[Tensor]:
         """Yield a request's floating-point inputs, in the dtype of the computation."""
         per_row = {column.name: column.per_row for column in self.recipe.inputs}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self.inputs.tensors.items():
             if tensor.is_floating_point():
                 yield self.segments.split(tensor)[position] if per_row[name] else tensor[position]
 
@@ -392,28 +340,32 @@ class _Evaluation:
         """Compute loss and gradient, write the tensors of the answers, and return the numbers."""
         recipe, segments = self.recipe, self.segments
         shape = (segments.total, *recipe.value)
-        masking = self.masking
+        inputs = self.inputs
+        masking, sample_weight = inputs.masking, inputs.sample_weight
         entry_weight = (
-            None if masking is None or loss.mask is not None or not self.rowwise else masking.factor(self.dtype)
+            None if masking is None or loss.mask is not None or not self.rowwise else masking.factor(inputs.dtype)
         )
         reduction = Reduction(
             recipe.reduction,
             segments,
             shape,
-            self.dtype,
-            self.sample_weight,
-            self.cotangent,
+            inputs.dtype,
+            sample_weight,
+            inputs.cotangent,
             entry_weight,
             careful=self.careful,
         )
-        unreduced, gradients = self._differentiate(loss, reduction)
+        of_batch = LossOfBatch(loss, self.batch, inputs, segments)
+        unreduced, gradients = (
+            self._compose(loss, reduction) if recipe.kind == "composed" else of_batch.differentiate(reduction)
+        )
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         total, numerator, denominator, value = reduction.reduce(value)
         if self.rowwise:
-            gradients = {name: gradient.mask(g, value, weight, self.sample_weight) for name, g in gradients.items()}
+            gradients = {name: gradient.mask(g, value, weight, sample_weight) for name, g in gradients.items()}
         if masking is not None:
             gradients = {name: masking.cleared(name, g) for name, g in gradients.items()}
-        seconds = self._differentiate_twice(loss, reduction, value, weight)
+        seconds = of_batch.differentiate_twice(reduction, value, weight)
         norms = {name: gradient.norms(g, segments) for name, g in gradients.items()}
         gradient.clip(gradients, norms, recipe.gradient_options, segments)
         for name, of_input in {**{f"gradient.{name}": g for name, g in gradients.items()}, **seconds}.items():
@@ -449,95 +401,13 @@ class _Evaluation:
 
     def _times(self, flag: Tensor) -> Tensor:
         """Return how often a flag was raised in each request's rows that count, (B,) float64."""
-        if self.masking is not None and self.rowwise:
-            flag = self.masking.counted(flag)
+        masking, dropped = self.inputs.masking, self.inputs.dropped
+        if masking is not None and self.rowwise:
+            flag = masking.counted(flag)
         row_counts = flag.long().reshape(self.segments.total, -1).sum(1)
-        if self.dropped is not None:
-            row_counts = row_counts.masked_fill(self.dropped, 0)
+        if dropped is not None:
+            row_counts = row_counts.masked_fill(dropped, 0)
         return self.segments.sum(row_counts).double()
-
-    def _differentiate(self, loss: Loss, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
-        """Return the unreduced loss, and the gradient of each request's answer by the requested inputs."""
-        wanted = self.recipe.gradients
-        if self.recipe.kind == "composed":
-            return self._compose(loss, reduction)
-        parameters = self._parameters(loss)
-        tensors = self._arguments(loss)
-        if not wanted:
-            with torch.no_grad():
-                unreduced = self._call(loss, tensors, parameters)
-            reduction.upstream(unreduced.weight if isinstance(unreduced, Unreduced) else None)
-            return unreduced, {}
-        if loss.closed_forms and self.rowwise and set(wanted) == set(loss.differentiable):
-            buffers = {name: self._buffer(name) for name in wanted}
-            with torch.no_grad():
-                unreduced = loss.closed_forms[0](reduction.upstream, buffers, **tensors, **parameters)
-            return unreduced, buffers
-        leaves = {name: self.tensors[name].detach().requires_grad_() for name in wanted}
-        with torch.enable_grad():
-            unreduced = self._call(loss, {**tensors, **leaves}, parameters)
-        value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
-        upstream = reduction.upstream(weight).expand(value.shape)
-        gradients = (
-            torch.autograd.grad(value, list(leaves.values()), upstream.to(value.dtype), materialize_grads=True)
-            if value.requires_grad
-            else [torch.zeros_like(leaf) for leaf in leaves.values()]
-        )
-        value = value.detach()
-        detached = replace(unreduced, value=value) if isinstance(unreduced, Unreduced) else value
-        # Autograd may return one number for a whole row, which nothing could write into.
-        return detached, {name: g.contiguous() for name, g in zip(leaves, gradients, strict=True)}
-
-    def _differentiate_twice(
-        self, loss: Loss, reduction: Reduction, value: Tensor, weight: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Return Hessians and products by the names of their columns, in the columns' dtypes.
-
-        Args:
-            loss: The loss.
-            reduction: The reduction, which knows the factor of each entry of the value.
-            value: The unreduced loss with all weights.
-            weight: What each entry adds to the mean's denominator; None for 1.
-        """
-        recipe, upstream = self.recipe, reduction.factor
-        if not recipe.hessians and recipe.product is None:
-            return {}
-        tensors, parameters = hessian.wide(self._arguments(loss)), self._parameters(loss)
-
-        def value_of(tensors: Mapping[str, Tensor]) -> Tensor | Unreduced:
-            return self._call(loss, tensors, parameters)
-
-        floor, seconds = recipe.hessian_options.get("floor"), {}
-        for name in recipe.hessians:
-            within = None if self.rowwise else upstream  # axes of a formula's value and input may differ in any way
-            second = hessian.diagonal(loss, name, recipe.hessian_options["form"], value_of, tensors, parameters, within)
-            if floor is not None:
-                second.clamp_(min=floor if within is None else floor * float(upstream.max()))
-            seconds[f"hessian.{name}"] = second if within is upstream else hessian.scale(second, upstream, value.ndim)
-        if recipe.product is not None:
-            assert self.direction is not None
-            name, direction = recipe.product, self.direction
-            if self.masking is not None:
-                direction = self.masking.cleared(name, direction.clone())
-            seconds[f"hvp.{name}"] = hessian.product(value_of, tensors, name, direction, upstream)
-        if self.rowwise:
-            seconds = {name: gradient.mask(s, value, weight, self.sample_weight) for name, s in seconds.items()}
-        if self.masking is not None:
-            seconds = {column: self.masking.cleared(column.partition(".")[2], s) for column, s in seconds.items()}
-        return {name: second.to(self.batch.answers[name].dtype) for name, second in seconds.items()}
-
-    def _arguments(self, loss: Loss) -> Mapping[str, Tensor]:
-        """Return the tensors that the loss function takes."""
-        if loss.reads_masks and self.masking is not None:
-            return {**self.tensors, **self.masking.arguments(loss.reads_masks, self.dtype)}
-        return self.tensors
-
-    def _parameters(self, loss: Loss) -> dict[str, Any]:
-        """Return the loss's parameters, those that may differ among them."""
-        parameters = {**self.recipe.parameters, **self._numbers()}
-        if loss.reads_reduction:
-            parameters["reduction"] = self.recipe.reduction
-        return parameters
 
     def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
         composed = compose(
@@ -551,61 +421,20 @@ class _Evaluation:
         self.terms = [{"terms": of_request} for of_request in composed.terms]
         return Unreduced(composed.value, composed.weight), gradients
 
-    def _call(self, loss: Loss, tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> Tensor | Unreduced:
-        """Return the loss of the batch: of all rows at once, of stacked requests, or of one request."""
-        if self.rowwise:
-            return loss.function(**tensors, **parameters)
-        if self.count == 1:
-            unreduced = loss.function(**{name: t[0] for name, t in tensors.items()}, **parameters)
-            if not isinstance(unreduced, Unreduced):
-                return unreduced[None]
-            flags = {code: flag[None] for code, flag in unreduced.flags.items()}
-            return replace(unreduced, value=unreduced.value[None], weight=unreduced.weight[None], flags=flags)
-        varying = {name: p for name, p in parameters.items() if isinstance(p, Tensor)}
-        fixed = {name: p for name, p in parameters.items() if name not in varying}
-
-        def one(tensors: dict[str, Tensor], numbers: dict[str, Tensor]) -> tuple[Any, ...]:
-            unreduced = loss.function(**tensors, **numbers, **fixed)
-            if isinstance(unreduced, Unreduced):
-                return unreduced.value, unreduced.weight, dict(unreduced.flags)
-            return (unreduced,)
-
-        stacked = torch.vmap(one)(dict(tensors), varying)
-        return Unreduced(*stacked) if len(stacked) > 1 else stacked[0]
-
-    def _values(self) -> dict[str, list[float]]:
-        """Return each request's value of every parameter that may vary."""
-        numbers, names = self.batch.numbers, self.recipe.numbers
-        if len(numbers) > 1 and names and numbers.count(numbers[0]) == len(numbers):  # as those of a run's rows
-            return {name: [value] * len(numbers) for name, value in zip(names, numbers[0], strict=True)}
-        return {name: [values[position] for values in numbers] for position, name in enumerate(names)}
-
-    def _numbers(self) -> dict[str, Any]:
-        """Return these parameters as floats if all requests agree, else as tensors that broadcast against the value."""
-        numbers: dict[str, Any] = {}
-        for name, values in self._values().items():
-            if values.count(values[0]) == len(values):
-                numbers[name] = values[0]
-            else:
-                tensor = torch.tensor(values, dtype=torch.float64, device=self.batch.device).to(self.dtype)
-                numbers[name] = self.segments.spread(tensor, 1 + len(self.recipe.value)) if self.rowwise else tensor
-        return numbers
-
-    def _buffer(self, name: str) -> Tensor:
-        """Return the buffer for a closed form: the answer itself if dtype and device match."""
-        answer = self.batch.answers[f"gradient.{name}"]
-        fits = answer.dtype == self.dtype and answer.device == self.batch.device
-        return answer if fits else torch.empty(answer.shape, dtype=self.dtype, device=self.batch.device)
-
     def _left_out(self) -> Tensor:
         """Return the entries that metrics leave out."""
-        masking = self.masking or masking_of(self.recipe, self.tensors, self.segments)[0]
+        if self.passed is None:
+            masking = self.inputs.masking
+            assert masking is not None
+        else:
+            masking, _ = masking_of(self.recipe, self.passed.inputs, self.segments)
         axes = self.recipe.axes.get("prediction", ())
         return masking.ignored(positions=self.recipe.task in SOFTMAX and 1 in axes and -1 not in axes)
 
     def view(self) -> metrics.View:
         """Return the batch as metrics read it: stacked requests become rows, one after the other."""
-        recipe, segments, tensors = self.recipe, self.segments, self.tensors
+        recipe, segments = self.recipe, self.segments
+        tensors = self.inputs.tensors if self.passed is None else self.passed.inputs
         if not self.rowwise:
             segments = Segments(self.batch.rows, self.batch.device)
             tensors = {name: t.flatten(0, 1) if t.ndim > 1 else t for name, t in tensors.items()}
@@ -613,11 +442,11 @@ class _Evaluation:
             tensors=tensors,
             segments=segments,
             activation=recipe.domains.get("prediction", "real"),
-            sample_weight=self.sample_weight,
+            sample_weight=self.inputs.sample_weight if self.passed is None else None,
             left_out=cache(self._left_out) if recipe.axes else None,
             ignore_index=recipe.parameters.get("ignore_index"),
             parameters=recipe.parameters,
-            numbers=self._values(),
+            numbers=varying_numbers(self.batch),
             alone=recipe.loss is None,
             options=recipe.metric_options,
             counted={} if self.passed is None else self.passed.outcome.counted,
