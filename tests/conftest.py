@@ -117,5 +117,5 @@ def compiled_passes(passes: Passes) -> Iterator[None]:
 
 @pytest.fixture
 def either_way(request: pytest.FixtureRequest, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test with compiled passes or the general way, as its parameters from ``both_ways`` say."""
+    """Run a test with compiled passes or the general way, as its parameter says."""
     monkeypatch.setattr(evaluating, "passes", passes if request.param == "compiled" else None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from lossd.compiled.passes import Passes
@@ -36,20 +35,6 @@ COMPILED = frozenset(
      "lsgan_discriminator", "hinge_gan_discriminator", "vae", "nll"}
 )  # fmt: skip
 """The losses that have compiled passes."""
-
-
-def both_ways(rows: Iterable[ParameterSet]) -> list[ParameterSet]:
-    """Return rows for ``either_way``: each row the general way, and with compiled passes if its loss has them.
-
-    Args:
-        rows: The first value of each is a loss's name, or has it as an attribute.
-    """
-    both = []
-    for row in rows:
-        name = getattr(row.values[0], "name", row.values[0])
-        ways = ("compiled", "general") if name in COMPILED else ("general",)
-        both += [pytest.param(way, *row.values, id=f"{way}-{row.id}") for way in ways]
-    return both
 
 
 @dataclass(frozen=True)

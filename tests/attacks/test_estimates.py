@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from lossd.request.planning import make_plan
 from losses.cases import CASES
 from metrics.measuring import NEEDED
 from metrics.tables import TABLES
+from rows import each_row
 
 from .test_work import peak_bytes
 
@@ -63,8 +63,7 @@ def timed(request: dict[str, Any], inputs: Tensors) -> float:
 PERCEPTUAL_ROWS = (1, 4)
 
 
-@pytest.mark.parametrize("larger", [False, True], ids=["small", "large"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_row(pytest.param(case, larger, id=f"{case}-{larger}") for case in CASES for larger in (False, True))
 def test_a_loss_takes_what_it_says(case: Any, larger: bool) -> None:
     kind, pairs = REGISTRY[case.name].kind, REGISTRY[case.name].pairs
     parameters = case.parameters[0]
@@ -78,12 +77,14 @@ def test_a_loss_takes_what_it_says(case: Any, larger: bool) -> None:
     check({"loss": {"name": case.name, **parameters}, "outputs": ["loss", "gradient"]}, inputs)
 
 
-def metrics_of_tasks() -> Iterator[tuple[str, str | None]]:
-    for task in dict.fromkeys(table.task for table in TABLES):
-        yield from ((task, name) for name in (None, *METRICS[task]))
+METRICS_OF_TASKS = [
+    pytest.param(task, name, id=f"{task}-{name}")
+    for task in dict.fromkeys(table.task for table in TABLES)
+    for name in (None, *METRICS[task])
+]
 
 
-@pytest.mark.parametrize(("task", "name"), list(metrics_of_tasks()))
+@each_row(METRICS_OF_TASKS)
 def test_a_metric_takes_what_it_says(task: str, name: str | None) -> None:
     request = next(iter(next(table for table in TABLES if table.task == task).requests(0)))[1]
     size = sum(np.asarray(of).nbytes for of in request.values())

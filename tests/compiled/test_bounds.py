@@ -16,11 +16,12 @@ TESTS = ("tests/compiled/test_passes.py", "tests/compiled/test_multivariate.py")
 def test_no_pass_reads_or_writes_beyond_its_arrays(tmp_path: Path) -> None:
     """The tests of the passes once more, compiled so that an index out of bounds is an error.
 
-    Without LLVM's optimisation, which changes no index, the passes are compiled in half the time.
+    Without LLVM's optimisation, which changes no index, the passes are compiled in half the time. Indices are the same
+    in both dtypes, so that float32 shows them all.
     """
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "0", "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("LOSSD_CACHE_DIR", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
-    command += ["-k", "not exact_to_two_units and not bounded_in_bytes"]  # these call no pass
+    command += ["-k", "not float64 and not exact_to_two_units and not bounded_in_bytes"]  # the last two call no pass
     run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:]

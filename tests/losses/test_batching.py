@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluating import Evaluated, alone, both_ways, together
+from evaluating import Evaluated, alone, together
 from lossd.losses import REGISTRY
 from lossd_client.errors import InvalidValue, Problem
 from losses.case import Case, Parameters
 from losses.cases import CASES
 from losses.test_values import ROWS, request
+from rows import each_row
 
 # What a request may differ by when it is evaluated among strangers: sums are taken in another order.
 WITHIN = {torch.float64: 1e-13, torch.float32: 1e-6}
@@ -53,10 +54,7 @@ IN_BOTH_DTYPES = [
 """Each row of the table in float64, in which another row's trace shows best, and each loss in float32."""
 
 
-@pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize(
-    ("either_way", "case", "parameters", "dtype"), both_ways(IN_BOTH_DTYPES), indirect=["either_way"]
-)
+@each_row(IN_BOTH_DTYPES, both_ways=True)
 def test_among_strangers_equals_alone(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:
     asked = requests(case, parameters)
     inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
@@ -94,7 +92,7 @@ def test_a_poisoned_neighbour_changes_nothing(case: Case) -> None:
             assert neighbour.document["diagnostics"]["finite"] is False, name
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_the_order_of_the_samples_does_not_matter(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
     order = torch.tensor([3, 0, 4, 1, 2])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from evaluating import Evaluated, alone
+from rows import each_row
 
 LOSSES = ("iou", "giou", "diou", "ciou")
 FORMATS = ("xyxy", "xywh", "cxcywh")
@@ -27,16 +33,19 @@ def evaluated(loss: str, form: str, prediction: torch.Tensor, target: torch.Tens
     return alone(request, {"prediction": prediction, "target": target})
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    ("x", "size"),
-    [(0.5, 1e-3), (0.0, 1.0), (3.0, 100.0), (0.0, 1e-30), (1e-30, 1e-30), (0.0, 1e30), (-1e30, 1e30), (0.5, 1e-9)],
-)
-def test_a_box_is_itself(loss: str, form: str, x: float, size: float, dtype: torch.dtype) -> None:
-    if dtype == torch.float16 and not 1e-3 <= size <= 100:
-        pytest.skip("beyond half precision")
+PLACES = ((0.5, 1e-3), (0.0, 1.0), (3.0, 100.0), (0.0, 1e-30), (1e-30, 1e-30), (0.0, 1e30), (-1e30, 1e30), (0.5, 1e-9))
+
+
+def crossed(*values: Sequence[Any]) -> list[ParameterSet]:
+    """Rows of every loss with every combination of the values."""
+    return [pytest.param(*row, id="-".join(map(str, row))) for row in product(LOSSES, *values)]
+
+
+@each_row(crossed(FORMATS, PLACES, (torch.float16, torch.float32, torch.float64)))
+def test_a_box_is_itself(loss: str, form: str, place: tuple[float, float], dtype: torch.dtype) -> None:
+    x, size = place
+    if dtype == torch.float16 and not 1e-3 <= size <= 100:  # beyond half precision
+        return
     box = boxes(form, x, x, size, dtype)
     answer = evaluated(loss, form, box, box)
     assert answer.loss == 0
@@ -46,9 +55,7 @@ def test_a_box_is_itself(loss: str, form: str, x: float, size: float, dtype: tor
     assert answer.document["metrics"]["per_threshold"]["mean"] == 1
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e-3, 1.0, 1e6, 1e30, 1e200])
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("loss", LOSSES)
+@each_row(crossed(FORMATS, [1e-200, 1e-30, 1e-3, 1.0, 1e6, 1e30, 1e200]))
 def test_the_scale_does_not_matter(loss: str, form: str, scale: float) -> None:
     def at(scale: float) -> Evaluated:
         prediction, target = (boxes(form, x * scale, 0.0, scale, torch.float64) for x in (0.5, 0.0))

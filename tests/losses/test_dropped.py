@@ -13,11 +13,12 @@ from evaluating import Evaluated, alone, together
 from lossd.losses import REGISTRY
 from lossd_client.errors import InvalidValue
 from losses.case import Case, Parameters
-from losses.cases import CASES
+from losses.test_values import ROWS
+from rows import each_row
 
 KEPT = [0, 2, 4]
 DROPPED = [1, 3]
-OF_ROWS = [(case, p) for case in CASES if REGISTRY[case.name].kind == "rows" for p in case.parameters]
+OF_ROWS = [row for row in ROWS if REGISTRY[row.values[0].name].kind == "rows"]
 NAN = math.nan
 
 
@@ -55,7 +56,7 @@ def compare(found: Any, wanted: Any) -> None:
         assert found == (pytest.approx(wanted, rel=1e-9, abs=1e-12) if isinstance(wanted, float) else wanted)
 
 
-@pytest.mark.parametrize(("case", "parameters"), OF_ROWS, ids=lambda value: str(value))
+@each_row(OF_ROWS)
 def test_a_dropped_sample_changes_nothing(case: Case, parameters: Parameters) -> None:
     tensors = case.inputs(parameters, n=5)
     request = {"loss": {"name": case.name, **parameters}, "outputs": ["loss", "gradient", "metrics"]}

@@ -12,6 +12,7 @@ from lossd.losses.registry import Loss, Unreduced
 from losses.case import Case, Parameters
 from losses.cases import CASES
 from losses.test_values import ROWS
+from rows import each_row
 
 
 def arguments(loss: Loss, parameters: Parameters) -> dict[str, object]:
@@ -27,7 +28,7 @@ def computed(loss: Loss, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t if n in target_like or t.is_floating_point() else t.double() for n, t in inputs.items()}
 
 
-@pytest.mark.parametrize(("case", "parameters"), [row for row in ROWS if not row.values[0].held_constant])
+@each_row(row for row in ROWS if not row.values[0].held_constant)
 def test_autograd_equals_finite_differences(case: Case, parameters: Parameters) -> None:
     loss = REGISTRY[case.name]
     inputs = computed(loss, case.inputs(parameters, n=3, seed=1))
@@ -73,8 +74,8 @@ def both(
 CLOSED = [row for row in ROWS if REGISTRY[row.values[0].name].closed_forms]
 
 
-@pytest.mark.parametrize(("case", "parameters"), CLOSED)
 @pytest.mark.parametrize("blocked", [False, True], ids=["whole", "blocked"])
+@each_row(CLOSED)
 def test_what_is_written_out_equals_autograd(
     case: Case, parameters: Parameters, blocked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

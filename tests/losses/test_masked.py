@@ -19,7 +19,9 @@ from lossd_client.errors import DtypeMismatch, InvalidRequest, InvalidValue, Pro
 from losses.case import Case, Parameters
 from losses.cases import CASES
 from losses.test_dropped import compare
+from losses.test_values import ROWS
 from metrics.measuring import NEEDED
+from rows import each_row
 
 NAN = math.nan
 
@@ -37,9 +39,7 @@ def _gathers(case: Case, parameters: Parameters) -> bool:
     return not isinstance(parameters.get("pos_weight"), list) and REGISTRY[case.name].mask is None
 
 
-OF_ROWS = [
-    (case, p) for case in CASES if REGISTRY[case.name].kind == "rows" for p in case.parameters if _gathers(case, p)
-]
+OF_ROWS = [row for row in ROWS if REGISTRY[row.values[0].name].kind == "rows" and _gathers(*row.values)]
 
 
 def request_of(case: Case, parameters: Parameters, **further: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def same(found: Evaluated, wanted: Evaluated) -> None:
     compare(left, right)
 
 
-@pytest.mark.parametrize(("case", "parameters"), OF_ROWS, ids=lambda value: str(value))
+@each_row(OF_ROWS)
 def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> None:
     tensors = case.inputs(parameters, n=5)
     request = request_of(case, parameters)
@@ -124,8 +124,9 @@ def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> No
     for name, gradient in found.gradients.items():
         expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-300)
-    # A weight of 0 is a mask of 0, and so are integers.
-    for other in ({"element_weight": keep.double()}, {"element_weight": keep.long()}, {"mask": keep.to(torch.int8)}):
+    # A weight of 0 is a mask of 0, and so are integers; no parameter reads them.
+    others = ({"element_weight": keep.double()}, {"element_weight": keep.long()}, {"mask": keep.to(torch.int8)})
+    for other in others if parameters is case.parameters[0] else others[:1]:
         again = alone(request, {**poisoned(tensors, recipe, keep), **other})
         same(again, found)
         for name, gradient in again.gradients.items():
@@ -145,9 +146,7 @@ def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> No
 
 
 @pytest.mark.usefixtures("compiled_passes")
-@pytest.mark.parametrize(
-    ("case", "parameters"), [(c, p) for c, p in OF_ROWS if c.name in COMPILED], ids=lambda value: str(value)
-)
+@each_row(row for row in OF_ROWS if row.values[0].name in COMPILED)
 def test_compiled_passes_too(case: Case, parameters: Parameters) -> None:
     request = {**request_of(case, parameters), "metrics": {"names": ["default"]}}
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
@@ -162,19 +161,13 @@ def test_compiled_passes_too(case: Case, parameters: Parameters) -> None:
             torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
-# The weights of "perceptual" are there once a test runs; its value has no axis 1.
-LONG = [
-    (c, p)
-    for c, p in OF_ROWS
-    if c.name != "perceptual" and len(recipe_of({"loss": {"name": c.name, **p}}, c.inputs(p, n=5)).value) > 0
-]
-
-
-@pytest.mark.parametrize(("case", "parameters"), LONG, ids=lambda value: str(value))
+@each_row(OF_ROWS)
 def test_lengths_are_masks(case: Case, parameters: Parameters) -> None:
     tensors = case.inputs(parameters, n=5)
     request = request_of(case, parameters)
     value = recipe_of(request, tensors).value
+    if not value:  # one number a sample
+        return
     lengths = torch.tensor([value[0], 0, 1, value[0] - 1, value[0]])
     keep = torch.arange(value[0]) < lengths.unsqueeze(1)
     keep = keep.reshape(*keep.shape, *(1,) * (len(value) - 1)).expand(5, *value)
@@ -186,7 +179,7 @@ def test_lengths_are_masks(case: Case, parameters: Parameters) -> None:
         assert torch.equal(gradient, wanted.gradients[name])
 
 
-@pytest.mark.parametrize(("case", "parameters"), OF_ROWS, ids=lambda value: str(value))
+@each_row(OF_ROWS)
 def test_weights_of_entries_multiply_value_and_denominator(case: Case, parameters: Parameters) -> None:
     tensors = case.inputs(parameters, n=5)
     request = {**request_of(case, parameters), "outputs": ["loss", "gradient"]}
@@ -323,10 +316,12 @@ def test_requests_with_masks_share_a_recipe() -> None:
 
 
 REGIONS = [
-    (c, p)
-    for c in CASES
-    if REGISTRY[c.name].kind == "stack" and "element_weight" in REGISTRY[c.name].reads_masks and c.variant != "soft"
-    for p in c.parameters
+    row
+    for row in ROWS
+    for case in row.values[:1]
+    if REGISTRY[case.name].kind == "stack"
+    and "element_weight" in REGISTRY[case.name].reads_masks
+    and case.variant != "soft"
 ]
 
 
@@ -337,7 +332,7 @@ def of_regions(case: Case, parameters: Parameters) -> tuple[dict[str, Tensor], T
     return tensors, keep, recipe_of(request, {**tensors, "mask": keep}), request
 
 
-@pytest.mark.parametrize(("case", "parameters"), REGIONS, ids=lambda value: str(value))
+@each_row(REGIONS)
 def test_a_mask_of_positions_is_an_ignored_target(case: Case, parameters: Parameters) -> None:
     """Ignored targets are compared with other libraries elsewhere."""
     tensors, keep, recipe, request = of_regions(case, parameters)
@@ -396,14 +391,14 @@ def test_positions_of_class_probabilities(name: str) -> None:
 
 
 IN_BATCH = [
-    (c, p)
-    for c in CASES
-    if REGISTRY[c.name].kind == "stack" and REGISTRY[c.name].reads_masks == ("mask",)
-    for p in c.parameters
+    row
+    for row in ROWS
+    for loss in [REGISTRY[row.values[0].name]]
+    if loss.kind == "stack" and loss.reads_masks == ("mask",)
 ]
 
 
-@pytest.mark.parametrize(("case", "parameters"), IN_BATCH, ids=lambda value: str(value))
+@each_row(IN_BATCH)
 def test_masked_samples_are_no_negatives(case: Case, parameters: Parameters) -> None:
     tensors = case.inputs(parameters, n=7)
     keep = torch.tensor([1, 1, 0, 1, 1, 0, 1], dtype=torch.bool)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import product
 
 import numpy as np
 import pytest
@@ -17,11 +16,12 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from evaluating import COMPILED, Evaluated, Tensors, alone, both_ways, together
+from evaluating import COMPILED, Evaluated, Tensors, alone, together
 from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from losses.case import Array, Case, Parameters
 from losses.cases import CASES
+from rows import each_row
 
 
 def features(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
@@ -115,7 +115,7 @@ def test_every_loss_of_rows_is_split() -> None:
     assert {case.name for case in OF_ROWS} == {name for name, loss in REGISTRY.items() if loss.kind == "rows"}
 
 
-@pytest.mark.parametrize(("case", "parameters", "outputs"), and_value(EVERY))
+@each_row(and_value(EVERY))
 def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     request = asked(case, parameters, "none", outputs)
     rows = ROWS if case.name != "perceptual" else 5
@@ -123,16 +123,15 @@ def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters, ou
     for dtype in (*FLOATS, torch.bfloat16) if parameters is case.parameters[0] else FLOATS:
         inputs = case.inputs(parameters, rows, dtype=dtype)
         wanted = one_by_one(request, inputs, cut(rows))
-        for groups in (cut(rows, 1, 2), cut(rows, *([1] * rows)) if rows < 9 else cut(rows, 16, 33), [shuffled(rows)]):
-            assert_same_bits(one_by_one(request, inputs, groups), wanted, f"in {len(groups)} requests, {dtype}")
+        groups = cut(rows, 1, 1) if rows < 9 else cut(rows, 1, 2, 16, 31)
+        assert_same_bits(one_by_one(request, inputs, groups), wanted, f"in {len(groups)} requests, {dtype}")
         groups = list(shuffled(rows).split([2, rows - 3, 1]))
         batch = together([request] * 3, [{name: t[own] for name, t in inputs.items()} for own in groups])
         answers = [answer for answer in batch if isinstance(answer, Evaluated)]
         assert_same_bits(by_row(answers, groups), wanted, f"in a batch, {dtype}")
 
 
-@pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize(("either_way", "case", "parameters"), both_ways(EVERY), indirect=["either_way"])
+@each_row(EVERY, both_ways=True)
 def test_a_request_of_one_row_is_the_same_in_any_batch(case: Case, parameters: Parameters) -> None:
     """Numerator and denominator too: these sum up to a data set's."""
     rows = 9 if case.name != "perceptual" else 3
@@ -150,13 +149,14 @@ def test_a_request_of_one_row_is_the_same_in_any_batch(case: Case, parameters: P
 
 
 @pytest.mark.usefixtures("compiled_passes")
-@pytest.mark.parametrize(("case", "parameters"), [row for row in EVERY if row.values[0].name in COMPILED])
+@each_row(row for row in EVERY if row.values[0].name in COMPILED)
 def test_a_compiled_pass_gives_a_row_one_gradient(
     case: Case, parameters: Parameters, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any request, and on any number of threads."""
     request = {"loss": {"name": case.name, **parameters, "reduction": "sum"}, "outputs": ["gradient"]}
-    for dtype, rows in product(FLOATS, (ROWS, 3 * SHARED // 8)):
+    rows = 3 * SHARED // 8
+    for dtype in FLOATS:
         inputs = case.inputs(parameters, rows, dtype=dtype)
         wanted = one_by_one(request, inputs, cut(rows))
         for groups in (cut(rows, 1, 2, rows // 2), [shuffled(rows)]):
@@ -167,7 +167,7 @@ def test_a_compiled_pass_gives_a_row_one_gradient(
             assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"three threads, {dtype}")
 
 
-@pytest.mark.parametrize(("case", "parameters"), FIRST)
+@each_row(FIRST)
 def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters: Parameters) -> None:
     request = asked(case, parameters, "sum")
     inputs = case.inputs(parameters, 5, dtype=torch.float32)
@@ -184,7 +184,7 @@ def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters
         assert_same_bits(batched.tensors, wanted.tensors, "beside tiny and huge numbers")
 
 
-@pytest.mark.parametrize(("case", "parameters", "outputs"), and_value(FIRST))
+@each_row(and_value(FIRST))
 def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
     request = asked(case, parameters, "none", outputs)
     width = min(t[:1].numel() for t in case.inputs(parameters, 2).values())
@@ -199,7 +199,7 @@ def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters,
             assert_same_bits(one_by_one(request, inputs, cut(rows)), wanted, f"{count} threads, {dtype}")
 
 
-@pytest.mark.parametrize(("case", "parameters"), FIRST)
+@each_row(FIRST)
 def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
     """Rows so long that threads share one of them: a sum over it must not depend on how many rows there are."""
     for dtype in FLOATS:
@@ -211,9 +211,8 @@ def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters)
             with threads(1):
                 wanted = one_by_one(request, inputs, cut(3))
             with threads(3):
-                for groups in (cut(3), cut(3, 1)):
-                    found = one_by_one(request, inputs, groups)
-                    assert_same_bits(found, wanted, f"{outputs}, {len(groups)} requests, three threads, {dtype}")
+                found = one_by_one(request, inputs, cut(3, 1))
+                assert_same_bits(found, wanted, f"{outputs}, two requests, three threads, {dtype}")
 
 
 def longer(case: Case, parameters: Parameters, rows: int, dtype: torch.dtype) -> dict[str, Tensor] | None:

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from evaluating import alone, both_ways
+from evaluating import alone
 from lossd.request.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
+from rows import each_row
 
 STATED = [pytest.param(c, s, id=f"{c}-{s.title}") for c in CASES for s in c.stated]
 
 
-@pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize(("either_way", "case", "stated"), both_ways(STATED), indirect=["either_way"])
+@each_row(STATED, both_ways=True)
 def test_comes_out_as_stated(case: Case, stated: Stated) -> None:
     inputs = tensors(stated.inputs, stated.dtype)
     request: dict[str, Any] = {"loss": {"name": case.name, **stated.parameters}}
@@ -57,13 +57,8 @@ CERTAIN = [
 ]
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    ("either_way", "name", "prediction", "target", "value", "slope"),
-    both_ways(pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in CERTAIN),
-    indirect=["either_way"],
-)
+@each_row((pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in CERTAIN), both_ways=True)
 def test_what_is_all_but_certain_and_right_keeps_its_digits(
     name: str, prediction: list[list[float]], target: Any, value: float, slope: float, dtype: torch.dtype
 ) -> None:
@@ -75,9 +70,7 @@ def test_what_is_all_but_certain_and_right_keeps_its_digits(
     assert both.gradient().flatten()[-1].item() == pytest.approx(slope, rel=within, abs=0)
 
 
-@pytest.mark.parametrize(
-    ("case", "refused"), [pytest.param(c, r, id=f"{c}-{i}") for c in CASES for i, r in enumerate(c.refused)]
-)
+@each_row(pytest.param(c, r, id=f"{c}-{i}") for c in CASES for i, r in enumerate(c.refused))
 def test_is_refused_with_a_message_that_says_what_to_do(case: Case, refused: Refused) -> None:
     parameters = {n: v for n, v in refused.parameters.items() if n in {k for p in case.parameters for k in p}}
     drawn = {n: t for n, t in case.inputs(parameters).items() if refused.inputs.get(n, t) is not None}

@@ -13,6 +13,7 @@ from evaluating import alone
 from lossd.losses import REGISTRY
 from losses.case import Case, Parameters
 from losses.cases import CASES
+from rows import each_row
 
 ROWS = [
     pytest.param(case, parameters, id=f"{case}-{position}")
@@ -71,7 +72,7 @@ def over_rows(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_value_and_gradient_equal_the_reference(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
     of = expected(case, inputs, parameters)
@@ -87,7 +88,7 @@ def test_value_and_gradient_equal_the_reference(case: Case, parameters: Paramete
         assert norm == pytest.approx(float(gradient.norm()), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_sum_and_none_equal_the_reference(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
     of = expected(case, inputs, parameters, "sum")
@@ -102,7 +103,7 @@ def test_sum_and_none_equal_the_reference(case: Case, parameters: Parameters) ->
             torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_cotangent_makes_the_gradient_a_vector_jacobian_product(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
     of = expected(case, inputs, parameters, "none")
@@ -116,7 +117,7 @@ def test_cotangent_makes_the_gradient_a_vector_jacobian_product(case: Case, para
         torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
 
 
-@pytest.mark.parametrize(("case", "parameters"), [r for r in ROWS if REGISTRY[r.values[0].name].kind == "rows"])
+@each_row(r for r in ROWS if REGISTRY[r.values[0].name].kind == "rows")
 def test_sample_weights_weigh_numerator_and_denominator(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters)
     of = expected(case, inputs, parameters)
@@ -132,7 +133,7 @@ def test_sample_weights_weigh_numerator_and_denominator(case: Case, parameters: 
     torch.testing.assert_close(unreduced.loss, (weights * of.value).detach(), **EXACT)
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_single_precision_is_close(case: Case, parameters: Parameters) -> None:
     inputs = case.inputs(parameters, dtype=torch.float32)
     of = expected(case, inputs, parameters)
@@ -145,7 +146,7 @@ def test_single_precision_is_close(case: Case, parameters: Parameters) -> None:
         torch.testing.assert_close(answer.gradient(name).double(), gradient, rtol=1e-5, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize(("case", "parameters"), ROWS)
+@each_row(ROWS)
 def test_half_precision_equals_single_precision_of_the_rounded_inputs(case: Case, parameters: Parameters) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         rounded = case.inputs(parameters, dtype=dtype)

@@ -15,7 +15,7 @@ from scipy.special import expit
 import evaluating
 from lossd.metrics.activation import least_score, probabilities, threshold_between
 from lossd_client.errors import InvalidRequest
-from metrics.measuring import measure
+from metrics.measuring import Request, measure
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -158,6 +158,7 @@ def test_the_best_threshold_sent_back_keeps_its_promise(kind: str, dtype: Any) -
     task = "distances" if kind == "distances" else "binary"
     activation = {"decimals": "probability", "distances": "real"}.get(kind, kind if "prob" in kind else "logits")
     rng = np.random.default_rng(0)
+    requests: dict[bool, list[Request]] = {False: [], True: []}
     for _ in range(250):
         n = int(rng.integers(1, 9))
         with np.errstate(under="ignore"):
@@ -165,12 +166,15 @@ def test_the_best_threshold_sent_back_keeps_its_promise(kind: str, dtype: Any) -
         target = rng.choice([0.0, 1.0] if task == "binary" else [-1.0, 1.0], size=n)
         target[0] = 1
         request = {"prediction": prediction, "target": target}
-        if rng.random() < 0.3:
+        weighted = bool(rng.random() < 0.3)
+        if weighted:
             request["sample_weight"] = rng.integers(1, 4, n).astype(float)
-        (answer,) = measure(task, [request], ["best_threshold"], activation=activation)
-        best = answer["best_threshold"]
-        (again,) = measure(task, [request], ["f1"], activation=activation, threshold=best)
-        assert again["f1"] == pytest.approx(promised(task, request), abs=1e-12), (prediction, target, best)
+        requests[weighted].append(request)
+    for sent in requests.values():
+        for request, answer in zip(sent, measure(task, sent, ["best_threshold"], activation=activation), strict=True):
+            best = answer["best_threshold"]
+            (again,) = measure(task, [request], ["f1"], activation=activation, threshold=best)
+            assert again["f1"] == pytest.approx(promised(task, request), abs=1e-12), (request, best)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

@@ -100,7 +100,7 @@ def same(state: RunState, run: lossd.Run) -> bool:
 
 
 @pytest.mark.parametrize("task", tasks())
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, passes: Passes, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -71,7 +71,7 @@ def picked(inputs: Inputs, these: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", tasks())
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_what_is_left_of_a_stratum_without_a_group_is_a_run_of_those_rows(task: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_what_is_left_of_a_stratum_without_a_group_is_a_run_of_those_rows(task: 
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "gan"])
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_tables_that_are_cut_are_the_same_however_rows_are_split(task: str, seed: int) -> None:
     """The limit of 64 is below the number of values, so tables of points and by group are cut at different times."""

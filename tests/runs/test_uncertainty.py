@@ -21,20 +21,20 @@ from runs.drawing import decomposable, draw, options, rows, splits, tasks
 GROUPS = 64
 
 
-def group_of(positions: np.ndarray) -> np.ndarray:
-    """splitmix64 of each position, modulo 64 (Steele, Lea, Flood, 2014)."""
+def group_of(positions: np.ndarray, groups: int) -> np.ndarray:
+    """splitmix64 of each position, modulo the number of groups (Steele, Lea, Flood, 2014)."""
     mask = (1 << 64) - 1
     found = []
     for position in positions.tolist():
         z = (position + 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        found.append((z ^ (z >> 31)) % GROUPS)
+        found.append((z ^ (z >> 31)) % groups)
     return np.array(found)
 
 
-def counted(task: str, metrics: Any, inputs: dict[str, Any], **further: Any) -> lossd.Run:
-    run = lossd.Run(task=task, metrics=metrics, identity="position", groups=GROUPS, **further)
+def counted(task: str, metrics: Any, inputs: dict[str, Any], groups: int = GROUPS, **further: Any) -> lossd.Run:
+    run = lossd.Run(task=task, metrics=metrics, identity="position", groups=groups, **further)
     run.add(inputs=inputs, first=0)
     return run
 
@@ -58,8 +58,9 @@ def test_an_error_is_that_of_an_evaluation_without_each_group(task: str, weighte
         pytest.skip("no metric of the task has an interval")
     inputs = draw(task, rng, count, "float64", weighted=weighted)
     metrics = {**options(task, rng), "names": names}
-    result = counted(task, metrics, inputs).result()
-    groups = group_of(np.arange(count))
+    number = GROUPS if weighted else 16  # an evaluation each
+    result = counted(task, metrics, inputs, number).result()
+    groups = group_of(np.arange(count), number)
     without: dict[str, list[float]] = {}
     for group in sorted(set(groups.tolist())):
         kept = {name: values[groups != group] for name, values in inputs.items()}
