@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from client.fake import Asked, FakeService, evaluation
+from client.remote import remote_loss
 from lossd_client import LossClient
 from lossd_client.errors import InvalidRequest, UnknownLoss
-from lossd_client.torch import RemoteLoss
 from serving import running
 
 
@@ -30,7 +30,7 @@ def logits(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_value_and_gradient_are_those_of_the_local_loss(reduction: str, lossd: LossClient) -> None:
     prediction, target = logits()
-    remote = RemoteLoss("cross_entropy", client=lossd, reduction=reduction)(prediction, target)
+    remote = remote_loss("cross_entropy", client=lossd, reduction=reduction)(prediction, target)
     local = functional.cross_entropy(prediction, target, reduction=reduction)
     torch.testing.assert_close(remote, local)
     # What follows the loss differs from entry to entry, so that a forgotten cotangent shows.
@@ -43,7 +43,7 @@ def test_value_and_gradient_are_those_of_the_local_loss(reduction: str, lossd: L
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_gradcheck_agrees(reduction: str, lossd: LossClient) -> None:
     prediction, target = logits()
-    criterion = RemoteLoss("cross_entropy", client=lossd, reduction=reduction, label_smoothing=0.1)
+    criterion = remote_loss("cross_entropy", client=lossd, reduction=reduction, label_smoothing=0.1)
     assert torch.autograd.gradcheck(lambda p: criterion(p, target[:3]), prediction[:3].detach().requires_grad_())
 
 
@@ -53,13 +53,13 @@ def test_many_inputs_get_their_gradients(lossd: LossClient) -> None:
     prediction.requires_grad_()
     variance.requires_grad_()
     for reduction in ("mean", "none"):
-        remote = RemoteLoss("gaussian_nll", client=lossd, reduction=reduction)(prediction, target, variance=variance)
+        remote = remote_loss("gaussian_nll", client=lossd, reduction=reduction)(prediction, target, variance=variance)
         local = functional.gaussian_nll_loss(prediction, target, variance, reduction=reduction)
         torch.testing.assert_close(remote, local)
         found = torch.autograd.grad(remote.sum(), [prediction, variance])
         torch.testing.assert_close(found, torch.autograd.grad(local.sum(), [prediction, variance]))
         (only,) = torch.autograd.grad(
-            RemoteLoss("gaussian_nll", client=lossd, reduction=reduction)(
+            remote_loss("gaussian_nll", client=lossd, reduction=reduction)(
                 prediction.detach(), target, variance=variance
             ).sum(),
             [variance],
@@ -71,7 +71,7 @@ def test_many_inputs_get_their_gradients(lossd: LossClient) -> None:
 def test_gradients_have_the_dtype_of_their_input(dtype: torch.dtype, lossd: LossClient) -> None:
     prediction, target = logits(dtype)
     for reduction in ("mean", "none"):
-        loss = RemoteLoss("cross_entropy", client=lossd, reduction=reduction)(prediction, target)
+        loss = remote_loss("cross_entropy", client=lossd, reduction=reduction)(prediction, target)
         assert loss.dtype == torch.float32
         (gradient,) = torch.autograd.grad(loss.mean(), prediction)
         assert gradient.dtype == dtype
@@ -88,7 +88,7 @@ def test_mixed_precision_trains(lossd: LossClient) -> None:
     twin.load_state_dict(model.state_dict())
     data, target = torch.randn(8, 6), torch.randint(0, 3, (8,))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    criterion = RemoteLoss("cross_entropy", client=lossd)
+    criterion = remote_loss("cross_entropy", client=lossd)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(data)
         assert output.dtype == torch.bfloat16
@@ -105,7 +105,7 @@ def test_a_model_learns(lossd: LossClient) -> None:
     data = torch.randn(64, 2)
     target = (data[:, 0] > data[:, 1]).long()
     model = torch.nn.Linear(2, 2)
-    criterion = RemoteLoss("focal", client=lossd, gamma=1.0)
+    criterion = remote_loss("focal", client=lossd, gamma=1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
     losses = []
     for _ in range(30):
@@ -131,14 +131,14 @@ def test_no_gradient_is_asked_for_where_none_is_needed(service: FakeService) -> 
     service.default = answer  # type: ignore[assignment]
     leaf, plain = torch.ones(2, requires_grad=True), torch.ones(2)
     with LossClient(service.url) as client:
-        criterion = RemoteLoss("mse", client=client)
+        criterion = remote_loss("mse", client=client)
         assert criterion(leaf, plain).requires_grad
         assert not criterion(plain, plain).requires_grad
         with torch.no_grad():
             assert not criterion(leaf, plain).requires_grad
-        measured = RemoteLoss("mse", client=client, metrics=["accuracy"])
+        measured = remote_loss("mse", client=client, metrics=["accuracy"])
         measured(plain, plain)
-        unreduced = RemoteLoss({"name": "mse", "reduction": "none"}, client=client)
+        unreduced = remote_loss({"name": "mse", "reduction": "none"}, client=client)
         unreduced(leaf, plain)
     assert asked == [["loss", "gradient.prediction"], ["loss"], ["loss"], ["loss", "metrics"], ["loss"]]
     assert measured.evaluation is not None
@@ -147,7 +147,7 @@ def test_no_gradient_is_asked_for_where_none_is_needed(service: FakeService) -> 
 
 
 def test_the_answer_is_kept_without_its_tensors(lossd: LossClient) -> None:
-    criterion = RemoteLoss("cross_entropy", client=lossd)
+    criterion = remote_loss("cross_entropy", client=lossd)
     assert criterion.evaluation is None
     loss = criterion(*logits())
     assert criterion.evaluation.loss == pytest.approx(loss.item())
@@ -157,7 +157,7 @@ def test_the_answer_is_kept_without_its_tensors(lossd: LossClient) -> None:
 
 def test_gradient_options_are_obeyed(lossd: LossClient) -> None:
     prediction, target = logits()
-    RemoteLoss("cross_entropy", client=lossd, gradient={"clip_norm": 1e-3})(prediction, target).backward()
+    remote_loss("cross_entropy", client=lossd, gradient={"clip_norm": 1e-3})(prediction, target).backward()
     assert prediction.grad is not None
     assert prediction.grad.norm().item() == pytest.approx(1e-3)
 
@@ -165,27 +165,27 @@ def test_gradient_options_are_obeyed(lossd: LossClient) -> None:
 def test_mistakes_are_raised_where_they_are_made(lossd: LossClient) -> None:
     prediction, target = logits()
     with pytest.raises(UnknownLoss, match="did you mean"):
-        RemoteLoss("cros_entropy", client=lossd)(prediction, target)
+        remote_loss("cros_entropy", client=lossd)(prediction, target)
     with pytest.raises(InvalidRequest, match="not for 'target'"):
-        RemoteLoss("mse", client=lossd)(prediction, prediction.detach().clone().requires_grad_())
+        remote_loss("mse", client=lossd)(prediction, prediction.detach().clone().requires_grad_())
     with pytest.raises(TypeError, match="cotangent is not an input of a RemoteLoss: backward supplies it"):
-        RemoteLoss("cross_entropy", client=lossd)(prediction, target, cotangent=torch.ones(()))
-    loss = RemoteLoss("cross_entropy", client=lossd)(prediction, target)
+        remote_loss("cross_entropy", client=lossd)(prediction, target, cotangent=torch.ones(()))
+    loss = remote_loss("cross_entropy", client=lossd)(prediction, target)
     (gradient,) = torch.autograd.grad(loss**2, prediction, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
 
 def test_it_shows_what_it_computes(lossd: LossClient) -> None:
-    assert repr(RemoteLoss("focal", client=lossd, gamma=2.0)) == "RemoteLoss('focal', gamma=2.0)"
-    assert RemoteLoss("focal", client=lossd).state_dict() == {}
+    assert repr(remote_loss("focal", client=lossd, gamma=2.0)) == "RemoteLoss('focal', gamma=2.0)"
+    assert remote_loss("focal", client=lossd).state_dict() == {}
 
 
 # The compiler looks at what every tensor has for .grad when it goes on after the loss.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_goes_around_it(lossd: LossClient) -> None:
     prediction, target = logits()
-    criterion = RemoteLoss("cross_entropy", client=lossd)
+    criterion = remote_loss("cross_entropy", client=lossd)
     compiled = torch.compile(lambda p: criterion(p * 2, target) + 1, backend="eager")
     loss = compiled(prediction)
     loss.backward()

@@ -11,8 +11,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
+from client.remote import remote_loss
 from lossd_client import LossClient
-from lossd_client.torch import RemoteLoss
 from serving import running
 
 STEPS = 50
@@ -103,7 +103,7 @@ def test_fifty_steps_lead_to_the_same_weights(
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
     untrained, twin = copy.deepcopy(model), copy.deepcopy(model)
 
-    remote_losses = train(model, images, target, RemoteLoss(name, client=lossd, **parameters))
+    remote_losses = train(model, images, target, remote_loss(name, client=lossd, **parameters))
     local_losses = train(twin, images, target, local)
 
     assert remote_losses == pytest.approx(local_losses, rel=1e-4, abs=1e-6)
