@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -72,23 +73,38 @@ PROGRAMS = {
     "rust/evaluate.rs": ("", "cargo run --manifest-path client/examples/rust/Cargo.toml --"),
 }
 """The commands to build and to run each, as its head names them."""
+BUILT = {
+    "java/Evaluate.java": (
+        "javac -cp /usr/share/java/gson.jar -d . client/examples/java/Evaluate.java",
+        "java -cp /usr/share/java/gson.jar:. Evaluate",
+    ),
+    "go/evaluate.go": ("go build -o evaluate client/examples/go/evaluate.go", "./evaluate"),
+}
+"""The commands to build and to run those that are otherwise compiled each time."""
 WARNINGS_ARE_ERRORS = "-Wall -Wextra -Wpedantic -Werror"
 GSON, CRATES = Path("/usr/share/java/gson.jar"), Path("/usr/share/cargo/registry")
 
 OFFLINE = f"""
 build.rustflags = ["-D", "warnings"]
 net.offline = true
+profile.dev.debug = false
 source.crates-io.replace-with = "debian"
 source.debian.directory = "{CRATES}"
 """
 """Cargo's configuration: crates of Debian's packages, and warnings are errors."""
 
-Program = Callable[[str], subprocess.CompletedProcess[str]]
+Run = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+class Program(NamedTuple):
+    """A program that is run with the service's address: as its head says, and as it is run once it is compiled."""
+
+    run: Run
+    compiled: Callable[[], Run]
 
 
 @pytest.fixture(scope="module", params=PROGRAMS)
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """A program, built, to be run with the service's address."""
     build, start = PROGRAMS[request.param]
     head = (EXAMPLES / request.param).read_text()
     assert build in head
@@ -119,11 +135,18 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             start = start.replace("client/examples/", "")
             done = shell(start.replace("run", "build").removesuffix(" --"))
             assert done.returncode == 0, done.stderr
-    return lambda url: shell(f"{start} {url}")
+
+    def compiled() -> Run:
+        build, again = BUILT.get(request.param, ("true", start))
+        done = shell(build)
+        assert done.returncode == 0, done.stderr
+        return lambda url: shell(f"{again} {url}")
+
+    return Program(lambda url: shell(f"{start} {url}"), compiled)
 
 
 def test_a_program_prints_the_python_client_s_loss_to_the_last_digit(program: Program, service: Running) -> None:
-    done = program(service.url)
+    done = program.run(service.url)
     assert done.returncode == 0, done.stderr
     loss, gradient = re.fullmatch(r"loss (\S+)\ngradient \[?(.*?)\]?\n", done.stdout).groups()
     assert float(loss) == remote_loss(service)
@@ -133,7 +156,7 @@ def test_a_program_prints_the_python_client_s_loss_to_the_last_digit(program: Pr
 
 def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_answer(program: Program) -> None:
     loss, gradient = focal()
-    right = gradient.float().numpy()
+    right, run = gradient.float().numpy(), program.compiled()
     service = FakeService()
     try:
         service.replies += [
@@ -142,11 +165,11 @@ def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_
             evaluation({"loss": loss}, gradient__prediction=-right),
             problem(422, "shape-mismatch", "the target has too many rows"),
         ]
-        done = [program(service.url) for _ in range(len(service.replies))]
+        done = [run(service.url) for _ in range(len(service.replies))]
     finally:
         service.stop()
-    assert [run.returncode for run in done] == [0, 1, 1, 1], [run.stderr for run in done]
-    assert all("this is not the focal loss" in run.stderr for run in done[1:3])
+    assert [each.returncode for each in done] == [0, 1, 1, 1], [each.stderr for each in done]
+    assert all("this is not the focal loss" in each.stderr for each in done[1:3])
     assert "the target has too many rows" in done[3].stderr
     for asked in service.asked:
         assert asked.request == {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}
