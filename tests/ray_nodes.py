@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from unittest.mock import patch
 
-__all__ = ["FIRST", "PATIENT", "compiled", "with_small_agents"]
+__all__ = ["FIRST", "PATIENT", "compiled", "small_agents"]
 
 FIRST = ("nice", "-n", "-10")
 """Begins the command of a process that comes before those of other tests, if this user may have it so."""
@@ -37,8 +40,10 @@ def compiled() -> None:
     subprocess.run([*FIRST, sys.executable, "-c", MODULES], capture_output=True, check=False)
 
 
-def with_small_agents() -> None:
-    """Start the nodes of this process with agents that serve no figures, which load a tenth of the modules."""
+@contextmanager
+def small_agents() -> Iterator[None]:
+    """Start this process's nodes in the block with agents that serve no figures, which load a tenth of the modules."""
     import ray._private.utils
 
-    ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("tests need no dashboard")
+    with patch.object(ray._private.utils, "get_dashboard_dependency_error", lambda: ImportError("it is not needed")):
+        yield

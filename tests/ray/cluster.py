@@ -1,23 +1,27 @@
-"""Three Ray nodes on this machine: a second replica under load, an update, and the death of a node.
+"""Nodes of Ray on this machine: ``serve run``, then a second replica under load, an update, and the death of a node.
 
-Run it in a network and a process namespace of its own: Ray takes ports, and leaves processes.
+Run it in a network and a process namespace of its own, with the path of the command's log as argument: Ray takes ports,
+and leaves processes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
+from command import serve_run
 from load import Load, slow
 from ray import serve
 from ray.cluster_utils import Cluster
 from reporting import cpu_s, ray_starts, report, say
 
 from lossd.ray import app, url
-from ray_nodes import with_small_agents
+from ray_nodes import small_agents
 
 CONNECTIONS = 8
 STORE = {"object_store_memory": 80 << 20}
@@ -26,15 +30,19 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def main() -> None:
+def main(log: Path) -> None:
     """Run the scenarios one after the other."""
-    with_small_agents()
     with ray_starts():
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE})
-        nodes = [cluster.add_node(num_cpus=1, **STORE) for _ in range(2)]
+        with small_agents():
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE})
+        nodes = [cluster.add_node(num_cpus=1, **STORE)]  # its agent serves figures
         ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
         # Every node is on this machine, whose port 8000 one HAProxy can have.
         serve.start(proxy_location="HeadOnly", http_options={"host": "0.0.0.0", "port": 8000})
+    serve_run(log, cluster.address)
+
+    with ray_starts(), small_agents():
+        nodes.append(cluster.add_node(num_cpus=1, **STORE))
     begin = time.monotonic()
     serve.run(app(ARGUMENTS))
     say("started", seconds=time.monotonic() - begin, url=url())
@@ -71,5 +79,5 @@ def running() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
     os._exit(0)  # what is left ends with its namespace

@@ -1,14 +1,10 @@
-"""``serve run lossd.ray:app`` on this machine: when it answers, and which way requests take.
-
-Run it in a network and a process namespace of its own, with the log's path as argument.
-"""
+"""``serve run lossd.ray:app``: what it answers, and which way requests take."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import suppress
@@ -17,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import ray
 from load import mean_of_squares
-from reporting import cpu_s, ray_starts, request_ids, say
+from reporting import request_ids, say
 
 from lossd.ray import url
 from lossd.ray.replica import OWN, PROXIED
 from lossd_client import LossClient
+
+__all__ = ["serve_run"]
 
 LOCAL = "http://127.0.0.1:8000"
 REPLICA = ("127.0.0.1", 30000)
@@ -30,29 +28,30 @@ SAID = {"own": OWN, "proxied": PROXIED}
 LARGE = (1500, 2000)  # 24 MB of tensors, and 12 MB of gradient
 
 
-def main(log: Path) -> None:
-    """Start the command, and print what it does."""
+def serve_run(log: Path, cluster: str) -> None:
+    """Run the command on a cluster, print what it does, and kill it; what it has started stays."""
     arguments = ["replicas=1", "cpus=1", "compiled=false", "log_format=text"]
-    begin = time.monotonic()
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
     with log.open("w") as output:
-        process = subprocess.Popen(["serve", "run", "lossd.ray:app", *arguments], stdout=output, stderr=output)
-    random = np.random.default_rng(0)
-    client = LossClient(LOCAL, retries=0)
-    right = False
-    while not right and time.monotonic() - begin < 150:
-        with suppress(Exception):
-            right = mean_of_squares(client, random)
-        with ray_starts():
-            assert process.poll() is None or "timed out during startup" not in log.read_text()
-        time.sleep(0.1)
-    say("started", seconds=time.monotonic() - begin, cpu_s=cpu_s(), right=right)
-    end = time.monotonic() + 30
-    while not (said := [name for name, line in SAID.items() if line in log.read_text()]) and time.monotonic() < end:
-        time.sleep(0.2)
-    say("way", ids=request_ids(LOCAL), refusal=refusal(), said=said)
-    say("large", right=[mean_of_squares(client, random, LARGE) for _ in range(3)])
-    ray.init(address="auto", log_to_driver=False)
+        process = subprocess.Popen(
+            ["serve", "run", "lossd.ray:app", *arguments], stdout=output, stderr=output, env=environment
+        )
+    begin, random = time.monotonic(), np.random.default_rng(0)
+    with LossClient(LOCAL, retries=0) as client:
+        right = False
+        while not right and process.poll() is None and time.monotonic() - begin < 150:
+            with suppress(Exception):
+                right = mean_of_squares(client, random)
+            time.sleep(0.1)
+        say("answered", seconds=time.monotonic() - begin, right=right)
+        end = time.monotonic() + 30
+        while not (said := [name for name, line in SAID.items() if line in log.read_text()]) and time.monotonic() < end:
+            time.sleep(0.2)
+        say("way", ids=request_ids(LOCAL), refusal=refusal(), said=said)
+        say("large", right=[mean_of_squares(client, random, LARGE) for _ in range(3)])
     say("published", url=url(), figures=published())
+    process.kill()
+    process.wait()
 
 
 def refusal() -> str:
@@ -63,8 +62,8 @@ def refusal() -> str:
 
 
 def published() -> list[str]:
-    """The names of lossd's figures among those of the node."""
-    port = ray.nodes()[0]["MetricsExportPort"]
+    """The names of lossd's figures among those of the replica's node."""
+    port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Resources"].get("CPU"))
     end = time.monotonic() + 30
     names: set[str] = set()
     while WORKER not in names and time.monotonic() < end:
@@ -73,8 +72,3 @@ def published() -> list[str]:
             names = {line.partition("{")[0] for line in lines if line.startswith("ray_lossd_")}
         time.sleep(0.2)
     return sorted(names)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    os._exit(0)  # what is left ends with its namespace

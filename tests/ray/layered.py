@@ -19,15 +19,14 @@ from reporting import ray_starts, request_ids, say
 from lossd.ray import app, url
 from lossd.ray.replica import OWN, PROXIED
 from lossd_client import LossClient
-from ray_nodes import with_small_agents
+from ray_nodes import small_agents
 
 LARGE = (1500, 2000)
 
 
 def main(output: Path) -> None:
     """Start the service, ask it, and wait until its log says which way requests take."""
-    with_small_agents()
-    with ray_starts():
+    with ray_starts(), small_agents():
         ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, namespace="serve")
         serve.start(http_options={"port": 8000})
     serve.run(app({"cpus": 1, "compiled": False, "log_format": "text"}))

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ray_nodes import with_small_agents
+from ray_nodes import small_agents
 
 __all__ = ["dask_cluster", "ray_cluster"]
 
@@ -25,9 +25,9 @@ def ray_cluster() -> None:
     """Three nodes, of which the head has no cores. A process that works is killed, and then a node with all of its."""
     from ray.cluster_utils import Cluster
 
-    with_small_agents()
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
+    with small_agents():
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
     _say(address=cluster.address)
     for _ in sys.stdin:
         _kill_a_worker()
