@@ -31,6 +31,8 @@ def test_every_loss_is_listed_with_what_it_takes(http):
 def test_a_loss_is_described_by_its_signature(http):
     huber = http.get("/v1/losses/huber").json()
     assert huber["task"] == "regression"
+    assert huber["hessian"]
+    assert not http.get("/v1/losses/dice").json()["hessian"]
     assert "delta" in huber["formula"]
     assert huber["parameters"]["delta"]["default"] == 1.0
     assert huber["parameters"]["delta"]["exclusiveMinimum"] == 0

@@ -292,7 +292,7 @@ async () => {
 
 
 def test_every_loss_has_an_example_that_is_answered(visit) -> None:
-    page = opened(visit)
+    page = opened(visit, "?outputs=loss,gradient,hessian,metrics")
     answered, refused = page.evaluate(CHOOSE_EVERY)
     assert len(answered) > 55
     assert refused == []
@@ -414,6 +414,46 @@ def test_a_copied_command_runs_and_has_the_shown_loss(visit, tmp_path: Path, lan
             page.get_by_role("button", name="Save request.safetensors").click()
         saved.value.save_as(tmp_path / "request.safetensors")
     assert ran(language, commands(page, language)[language], tmp_path) == loss
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+def test_a_hessian_and_a_mask_are_asked_for_and_are_in_the_commands(visit, tmp_path: Path, form: str) -> None:
+    page = opened(visit, f"?loss=mse&as={form}")
+    whole = shown(page)
+    after(page, lambda: page.get_by_label("hessian", exact=True).check())
+    assert after(page, lambda: page.get_by_label("Add an input").select_option("mask")) == pytest.approx(whole)
+    mask = page.get_by_label(re.compile("^mask"))
+    kept = json.loads(mask.input_value())
+    assert set(kept) == {1}
+    masked = after(page, lambda: mask.fill(json.dumps([0, *kept[1:]])))
+    assert masked != pytest.approx(whole)
+    page.get_by_role("heading", name="Hessian diagonal of prediction").wait_for()
+    page.get_by_text("Metrics, clipping, Hessian").click()
+    after(page, lambda: page.get_by_label("hessian.floor, as digits").fill("5"))
+    if form == "safetensors":
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save request.safetensors").click()
+        saved.value.save_as(tmp_path / "request.safetensors")
+    found = commands(page, *LANGUAGES)
+    answer = json.loads(printed("curl", found["curl"], tmp_path))
+    expected = [0, *[5 / (len(kept) - 1)] * (len(kept) - 1)]
+    assert answer["loss"] == pytest.approx(masked)
+    assert answer["hessian"]["prediction"] == pytest.approx(expected)
+    assert ran("JavaScript", found["JavaScript"], tmp_path) == pytest.approx(masked)
+    out = printed("Python", found["Python"], tmp_path)
+    assert float(out.splitlines()[0]) == pytest.approx(masked)
+    assert out.count("{'prediction': array(") == 2  # the gradients and the Hessians
+    page.reload()
+    page.wait_for_selector("[data-answers]")
+    assert shown(page) == pytest.approx(masked)
+
+
+def test_the_box_of_a_hessian_that_a_loss_lacks_is_closed(visit) -> None:
+    page = opened(visit, "?loss=dice")
+    box = page.get_by_label("hessian", exact=True)
+    assert box.is_disabled()
+    page.get_by_label("hessian").hover()
+    assert "not diagonal" in page.locator("label:has(:disabled)", has_text="hessian").get_attribute("title")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -21,6 +21,7 @@ from lossd.losses.registry import Input, Loss
 from lossd.losses.types import TensorType
 from lossd.pictures.axes import describe_axes
 from lossd.request.options import MetricOptions
+from lossd.request.outputs import has_hessian
 from lossd.request.planning import listed_inputs
 from lossd_client.errors import Fault, InvalidRequest, UnknownMetric
 from lossd_client.wire.quoting import quoted
@@ -47,7 +48,10 @@ class LossInput(BaseModel):
 
 
 class LossEntry(BaseModel):
-    """A loss: its formula in LaTeX, its inputs, the JSON Schema of each parameter, and the axes of its curves."""
+    """A loss: its formula in LaTeX, its inputs, the JSON Schema of each parameter, and the axes of its curves.
+
+    ``hessian`` says whether it has the output of that name, the diagonal of the Hessian, with its default parameters.
+    """
 
     name: str
     task: str
@@ -60,6 +64,7 @@ class LossEntry(BaseModel):
     references: list[str]
     documentation: str
     axes: list[dict[str, Any]]
+    hessian: bool
     batching: Literal["rows", "stack", "alone", "composed"]
     available: bool
     unavailable_because: str | None
@@ -147,6 +152,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "parameters": parameters,
         "references": list(loss.references),
         "documentation": loss.documentation,
+        "hessian": has_hessian(loss),
         "batching": loss.kind,
         "axes": describe_axes(loss),
         "available": loss.unavailable() is None,

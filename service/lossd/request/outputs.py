@@ -10,7 +10,7 @@ from lossd.request.options import HessianOptions
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["MAX_ROW_ENTRIES", "Derivatives", "check_second", "requested", "series"]
+__all__ = ["MAX_ROW_ENTRIES", "Derivatives", "check_second", "has_hessian", "requested", "series"]
 
 MAX_ROW_ENTRIES = 64
 """The most entries of a row by which a Hessian is computed entry by entry: each takes a backward pass."""
@@ -89,7 +89,7 @@ def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives,
     if not wanted.hessians:
         return
     for name in wanted.hessians:
-        if loss.kind != "rows" and not loss.is_elementwise(name, parameters):
+        if not _is_diagonal(loss, name, parameters):
             raise InvalidRequest(
                 f"the Hessian of {loss.name} by {name} is not diagonal: the gradient of an entry depends on others; "
                 "ask for hvp, its product with a direction"
@@ -97,6 +97,17 @@ def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives,
         if options.form == "fisher" and (name != "prediction" or "fisher" not in loss.hessian_forms):
             detail = f"{loss.name} has no Fisher form by {name}: it is not a likelihood of a target; use form exact"
             raise InvalidRequest(detail, errors=[Fault(pointer="/hessian/form", detail=detail)])
+
+
+def has_hessian(loss: Loss) -> bool:
+    """Return whether the loss has the output ``hessian``, with its parameters' defaults."""
+    parameters = {parameter.name: parameter.default for parameter in loss.parameters}
+    wanted = requested(loss.name, loss.differentiable, ["hessian"]).hessians
+    return loss.kind != "composed" and loss.twice and all(_is_diagonal(loss, name, parameters) for name in wanted)
+
+
+def _is_diagonal(loss: Loss, name: str, parameters: Mapping[str, Any]) -> bool:
+    return loss.kind == "rows" or loss.is_elementwise(name, parameters)
 
 
 def _refusal(position: int, detail: str) -> InvalidRequest:

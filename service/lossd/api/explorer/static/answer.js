@@ -1,4 +1,4 @@
-/** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients. */
+/** An answer of POST /v1/evaluate as sections: loss, diagnostics, metrics, gradients, Hessians. */
 
 import { confusion, isMatrix } from "./confusion.js";
 import { aligned } from "./decimals.js";
@@ -45,18 +45,22 @@ export function answered(answer, { rated = null, ...canvas }) {
         h("h2", {}, "Loss, unreduced ", shapeOf(answer.loss)),
         picture(answer.loss, { label: "The unreduced loss", ...canvas }),
       ),
-    Object.entries(answer.gradients).map(([input, of]) =>
-      h(
-        "section",
-        { class: "card more" },
-        h("h2", {}, "Gradient of ", h("code", {}, input), " ", shapeOf(of)),
-        picture(of, { label: `The gradient of ${input}`, ...canvas, classes: canvas.hasClasses(input) }),
-      ),
-    ),
+    derivatives(answer.gradients, "Gradient", canvas),
+    derivatives(answer.hessians, "Hessian diagonal", canvas),
   ]
     .flat()
     .filter(Boolean);
 }
+
+const derivatives = (byInput, what, canvas) =>
+  Object.entries(byInput).map(([input, of]) =>
+    h(
+      "section",
+      { class: "card more" },
+      h("h2", {}, `${what} of `, h("code", {}, input), " ", shapeOf(of)),
+      picture(of, { label: `The ${what.toLowerCase()} of ${input}`, ...canvas, classes: canvas.hasClasses(input) }),
+    ),
+  );
 
 /** The metrics that are one number, or no number because they are undefined. */
 const plainOf = (metrics) =>
@@ -65,7 +69,7 @@ const plainOf = (metrics) =>
 const shapeOf = ({ shape }) => h("span", { class: "quiet small number" }, shape.join(" × ") || "a number");
 
 /** The loss or a metric in seven digits, with all digits as its title, the other metrics `others`, and the diagnostics. */
-function summary({ loss, reduction, diagnostics, metrics, gradients, ...extra }, { name, value, others }) {
+function summary({ loss, reduction, diagnostics, metrics, gradients, hessians, ...extra }, { name, value, others }) {
   const number = typeof value === "number";
   const about = Object.entries(diagnostics ?? {})
     .filter(([fact]) => fact !== "warnings")

@@ -71,21 +71,30 @@ export const body = ({ inputs, ...rest }) => ({
 export const asFile = ({ inputs, ...rest }) =>
   new Blob([encode(inputs, { request: JSON.stringify(rest) })], { type: MEDIA_TYPE });
 
-/** The answer of either format: `{ loss, gradients: { name: { shape, values } }, … }`; loss is a number or a tensor. */
+/**
+ * The answer of either format: `{ loss, gradients: { name: { shape, values } }, hessians, … }`; loss is a number or a
+ * tensor, and hessians are as gradients.
+ */
 export async function ask(api, request, form, signal) {
   if (form === "safetensors") {
     const { tensors, result } = await api.evaluateTensors(request, signal);
     const plain = Object.fromEntries(
       Object.entries(tensors).map(([name, of]) => [name, { shape: of.shape, values: numbers(of) }]),
     );
-    const gradients = Object.entries(plain)
-      .filter(([name]) => name.startsWith("gradient."))
-      .map(([name, of]) => [name.slice(9), of]);
-    return { ...result, ...(plain.loss && { loss: plain.loss }), gradients: Object.fromEntries(gradients) };
+    const of = (output) =>
+      Object.fromEntries(
+        Object.entries(plain)
+          .filter(([name]) => name.startsWith(`${output}.`))
+          .map(([name, found]) => [name.slice(output.length + 1), found]),
+      );
+    const derivatives = { gradients: of("gradient"), hessians: of("hessian") };
+    return { ...result, ...(plain.loss && { loss: plain.loss }), ...derivatives };
   }
-  const { gradient = {}, ...result } = await api.evaluate(body(request), signal);
-  const gradients = Object.fromEntries(Object.entries(gradient).map(([name, of]) => [name, flat(of)]));
-  return { ...result, ...(typeof result.loss === "object" && { loss: flat(result.loss) }), gradients };
+  const { gradient = {}, hessian = {}, ...result } = await api.evaluate(body(request), signal);
+  const [gradients, hessians] = [gradient, hessian].map((found) =>
+    Object.fromEntries(Object.entries(found).map(([name, of]) => [name, flat(of)])),
+  );
+  return { ...result, ...(typeof result.loss === "object" && { loss: flat(result.loss) }), gradients, hessians };
 }
 
 function flat(value) {

@@ -194,7 +194,7 @@ with LossClient(${JSON.stringify(url)}${keyed ? ', api_key=os.environ["LOSSD_API
         ${loss ? lossAlone(loss) : `task=${literal(task)}`},
         inputs=inputs,
 ${options}    )
-${loss ? "print(result.loss)\nprint(result.gradients)\n" : ""}print(result.metrics)
+${loss ? "print(result.loss)\nprint(result.gradients)\n" : ""}${rest.outputs?.includes("hessian") ? "print(result.hessians)\n" : ""}print(result.metrics)
 `;
 }
 

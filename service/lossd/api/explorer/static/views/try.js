@@ -36,12 +36,11 @@ export async function render(root, context) {
   const options = metricOptions(state, request, metrics, { api, changed: refresh });
   const inputs = inputFields(state, request, arrays, refresh);
   const files = fileZone(state, request, arrays, { signal, announce, changed: takeFiles });
-  const outputs = h(
-    "div",
-    { class: "field" },
-    h("span", { class: "field-title" }, "Outputs"),
-    outputBoxes(state, refresh),
-  );
+  const boxes = outputBoxes(state, request, () => {
+    options.build();
+    refresh();
+  });
+  const outputs = h("div", { class: "field" }, h("span", { class: "field-title" }, "Outputs"), boxes.element);
   const code = codePanel();
   const form = h("div", {});
   const problem = h("div", { class: "notice", role: "alert", hidden: true });
@@ -102,7 +101,7 @@ export async function render(root, context) {
 
   function rebuild() {
     outputs.hidden = state.kind === "task";
-    for (const part of [picker, readings, inputs, parameters, options]) part.build();
+    for (const part of [picker, readings, inputs, parameters, boxes, options]) part.build();
     refresh();
   }
 

@@ -28,7 +28,7 @@ export function inputFields(state, request, arrays, changed) {
 
   function add(name) {
     edit(() => {
-      state.texts[name] = "";
+      state.texts[name] = request.ones(name);
     });
     self.fields[name]?.focus();
   }

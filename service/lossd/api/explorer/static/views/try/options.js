@@ -7,6 +7,8 @@ import { breakable, h } from "../../dom.js";
 import { byTask, FAMILY_NAMES } from "../../words.js";
 import { OUTPUTS } from "./state.js";
 
+const TITLES = { hessian: "The diagonal of the Hessian: the second derivative by each entry." };
+const HESSIAN_OPTIONS = ["form", "floor"];
 const GRADIENT_OPTIONS = ["clip_norm", "clip_value", "clip_scope"];
 const METRICS_ALONE = new Set(["from_logits", "format", "ignore_index", "classes"]);
 const KINDS = [
@@ -79,19 +81,24 @@ export function readingFields(state, request, { setPredictions, changed }) {
   }
 }
 
-/** The boxes of the outputs. */
-export function outputBoxes(state, changed) {
-  const box = (name) => {
+/** The boxes of the outputs: `{ element, build() }`. */
+export function outputBoxes(state, request, changed) {
+  const element = h("div", { class: "row" });
+  return { element, build: () => element.replaceChildren(...OUTPUTS.map(box)) };
+
+  function box(name) {
     const onchange = (event) => {
       state.outputs = OUTPUTS.filter((output) =>
         output === name ? event.target.checked : state.outputs.includes(output),
       );
       changed();
     };
-    const input = h("input", { type: "checkbox", checked: state.outputs.includes(name), onchange });
-    return h("label", { class: "none-box" }, input, name);
-  };
-  return h("div", { class: "row" }, OUTPUTS.map(box));
+    const disabled = !request.has(name);
+    const checked = state.outputs.includes(name) && !disabled;
+    const input = h("input", { type: "checkbox", checked, disabled, onchange });
+    const title = disabled ? "The Hessian of this loss is not diagonal, or not known." : TITLES[name];
+    return h("label", { class: "none-box", title }, input, name);
+  }
 }
 
 /** The fields of the loss's parameters: `{ element, build() }`. */
@@ -122,7 +129,7 @@ export function parameterFields(state, request, changed) {
   return { element, build };
 }
 
-/** The metrics, their options and the clipping of the gradient in a fold: `{ element, build() }`. */
+/** The metrics, their options, the clipping of the gradient and the form of the Hessian in a fold: `{ element, build() }`. */
 export function metricOptions(state, request, metrics, { api, changed }) {
   const fields = h("div", { class: "fields" });
   const title = h("summary", {});
@@ -131,7 +138,8 @@ export function metricOptions(state, request, metrics, { api, changed }) {
 
   async function build() {
     const alone = state.kind === "task";
-    title.textContent = alone ? "Metrics and their options" : "Metrics, clipping";
+    const withHessian = !alone && request.outputs().includes("hessian");
+    title.textContent = alone ? "Metrics and their options" : `Metrics, clipping${withHessian ? ", Hessian" : ""}`;
     if (!element.open) return;
     let schemas;
     try {
@@ -150,12 +158,14 @@ export function metricOptions(state, request, metrics, { api, changed }) {
       ofMetrics.hidden = !names.length;
     };
     const boxes = metricBoxes(known, showOptions);
-    const { properties } = schemas.GradientOptions;
+    const ofGradient = schemas.GradientOptions.properties;
+    const ofHessian = schemas.HessianOptions.properties;
     fields.replaceChildren(
       ...(boxes.length
         ? [h("fieldset", { class: "checks" }, h("legend", { class: "field-title" }, "Metrics"), boxes), ofMetrics]
         : []),
-      ...(alone ? [] : GRADIENT_OPTIONS.map((name) => option(state.gradient, name, properties[name], "gradient"))),
+      ...(alone ? [] : GRADIENT_OPTIONS.map((name) => option(state.gradient, name, ofGradient[name], "gradient"))),
+      ...(withHessian ? HESSIAN_OPTIONS.map((name) => option(state.hessian, name, ofHessian[name], "hessian")) : []),
     );
   }
 

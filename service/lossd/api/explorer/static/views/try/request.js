@@ -1,9 +1,12 @@
 /** The request that the state describes: a loss or a task, its inputs and the options. */
 
-import { typed } from "../../asking.js";
+import { nest, typed } from "../../asking.js";
 import { exampleOf, guess, guessTask, highestClass, readingsOf } from "../../examples.js";
 import { parse, role, Unreadable } from "../../files.js";
+import { elementCount } from "../../safetensors.js";
 
+const OF_ONES = new Set(["mask", "element_weight", "sample_weight"]);
+const MOST_ONES = 2000; // longer texts are no help to edit
 const LARGE = 100_000; // numbers; as JSON they take megabytes of text
 
 /**
@@ -24,6 +27,9 @@ export function requestOf(state, subjects, arrays) {
     compose,
     formOf,
     hasClasses,
+    has,
+    outputs,
+    ones,
     fillIn,
   };
 
@@ -111,8 +117,9 @@ export function requestOf(state, subjects, arrays) {
     const metrics = metricsOptions();
     const options = Object.keys(metrics).length ? { metrics } : {};
     if (state.kind === "task") return { request: { task: subject().name, inputs, ...options }, faults };
-    const request = { loss: { name: subject().name, ...state.parameters }, inputs, outputs: state.outputs };
-    if (state.outputs.includes("gradient") && Object.keys(state.gradient).length) request.gradient = state.gradient;
+    const request = { loss: { name: subject().name, ...state.parameters }, inputs, outputs: outputs() };
+    for (const name of ["gradient", "hessian"])
+      if (outputs().includes(name) && Object.keys(state[name]).length) request[name] = state[name];
     return { request: { ...request, ...(state.outputs.includes("metrics") && options) }, faults };
   }
 
@@ -135,6 +142,32 @@ export function requestOf(state, subjects, arrays) {
   function hasClasses(name) {
     const mode = state.parameters.mode ?? subject().parameters.mode?.default;
     return mode !== "binary" && Boolean(declared(name)?.types.some(({ shape }) => /^\(?N,? C\b/.test(shape)));
+  }
+
+  /** Whether the loss has an output. */
+  function has(output) {
+    return output !== "hessian" || subject().hessian;
+  }
+
+  /** The outputs that are asked for, of those that the loss has. */
+  function outputs() {
+    return state.outputs.filter(has);
+  }
+
+  /** The text of a mask or of weights that change nothing, in the shape that fits the inputs; empty if it is unknown. */
+  function ones(name) {
+    const shapes = spec(name).types.map(({ shape }) => shape);
+    const alike = subject().inputs.find(({ optional, types: [{ shape }] }) => !optional && shapes.includes(shape));
+    if (!OF_ONES.has(name) || !(alike || shapes.includes("(N,)"))) return "";
+    try {
+      const { shape } = arrayOf((alike ?? subject().inputs[0]).name);
+      const own = alike ? shape : shape.slice(0, 1);
+      const count = elementCount(own);
+      return own.length && count <= MOST_ONES ? JSON.stringify(nest(new Array(count).fill(1), own)) : "";
+    } catch (error) {
+      if (!(error instanceof Unreadable || error instanceof RangeError)) throw error;
+      return "";
+    }
   }
 
   /** Replace the inputs by an example. Does nothing if something else is chosen before the example arrives. */

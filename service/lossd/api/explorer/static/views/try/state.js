@@ -1,7 +1,8 @@
 /** The state of a request, and its address. */
 
 export const PREDICTIONS = ["logits", "probabilities", "classes"];
-export const OUTPUTS = ["loss", "gradient", "metrics"];
+export const OUTPUTS = ["loss", "gradient", "hessian", "metrics"];
+const DEFAULT_OUTPUTS = OUTPUTS.filter((name) => name !== "hessian");
 const SHARED_LENGTH = 1500; // characters of numbers that an address may have
 
 /**
@@ -22,9 +23,10 @@ export function fromQuery(query, { loss: losses, task: tasks }) {
     parameters: {},
     metrics: {},
     gradient: {},
+    hessian: {},
     texts: {},
     files: {},
-    outputs: OUTPUTS,
+    outputs: DEFAULT_OUTPUTS,
     form: null,
     pristine: false,
   };
@@ -34,7 +36,7 @@ export function fromQuery(query, { loss: losses, task: tasks }) {
   if (PREDICTIONS.includes(query.get("predictions"))) state.predictions = query.get("predictions");
   if (["json", "safetensors"].includes(query.get("as"))) state.form = query.get("as");
   if (query.has("outputs")) state.outputs = OUTPUTS.filter((name) => query.get("outputs").split(",").includes(name));
-  const options = { p: state.parameters, m: state.metrics, g: state.gradient };
+  const options = { p: state.parameters, m: state.metrics, g: state.gradient, h: state.hessian };
   for (const [key, text] of query) {
     const [prefix, name] = [key.slice(0, key.indexOf(".")), key.slice(key.indexOf(".") + 1)];
     if (prefix === "in") state.texts[name] = text;
@@ -55,8 +57,8 @@ export function toQuery(state) {
   else if (state.loss) query.set("loss", state.loss);
   if (state.kind === "task" && state.predictions) query.set("predictions", state.predictions);
   if (state.form) query.set("as", state.form);
-  if (state.outputs.length < OUTPUTS.length) query.set("outputs", state.outputs.join(","));
-  const options = { p: state.parameters, m: state.metrics, g: state.gradient };
+  if (String(state.outputs) !== String(DEFAULT_OUTPUTS)) query.set("outputs", state.outputs.join(","));
+  const options = { p: state.parameters, m: state.metrics, g: state.gradient, h: state.hessian };
   for (const [prefix, values] of Object.entries(options))
     for (const [name, value] of Object.entries(values)) query.set(`${prefix}.${name}`, JSON.stringify(value));
   const texts = Object.entries(state.texts).filter(([name]) => !(name in state.files));
