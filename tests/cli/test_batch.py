@@ -246,7 +246,10 @@ def test_a_service_that_goes_away_ends_it_and_what_was_done_is_shown(
 
 def test_an_empty_directory_is_wrong_usage(tmp_path: Path) -> None:
     result = lossd("evaluate", "--batch", tmp_path, "--loss", "mse")
-    assert (result.exit_code, "holds no .safetensors, .npz, .npy or .csv file of inputs" in result.stderr) == (2, True)
+    assert (result.exit_code, "holds no .safetensors, .npz, .npy, .csv or .png file of inputs" in result.stderr) == (
+        2,
+        True,
+    )
 
 
 # On a terminal

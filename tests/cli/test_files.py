@@ -8,8 +8,10 @@ import json
 import os
 import pickle
 import re
+import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +23,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 import lossd.files.sources as files
 from lossd.cli import main
@@ -103,7 +106,11 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "data.json": (lambda: b'{"prediction": [1, 2]}', "it is JSON.*json.load"),
     "data.npy": (lambda: b"[[1, 2], [3, 4]]", "it is JSON.*json.load"),
     "page.csv.html": (lambda: b"<html></html>", "it is XML or HTML"),
-    "image.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG image.*pixels"),
+    "image.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG image whose header is damaged"),
+    "colours.png": (lambda: png(np.zeros((2, 3, 3), np.uint8)), "PNG image of RGB colours.*write the classes"),
+    "cut.png": (lambda: png(np.arange(4096, dtype=np.uint8).reshape(64, 64) * 7)[:60], "truncated"),
+    "huge.png": (lambda: huge_png(), "bytes do not hold its 99999 × 99999 pixels"),
+    "image.png.gz": (lambda: gzip.compress(png(np.zeros((2, 3), np.uint8))), "PNG image, packed with gzip"),
     "image.npy": (lambda: b"\xff\xd8\xff\xe0" + bytes(40), "JPEG image.*pixels"),
     "table.parquet": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table that is damaged.*pandas"),
     "table.csv": (lambda: b"PAR1" + bytes(40) + b"PAR1", "Parquet table that is damaged.*pandas"),
@@ -135,6 +142,16 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "header.npy": (lambda: claims("(3,)", version=2, padding=20_000), "its header is damaged"),
     "nested.npy": (lambda: claims("(" * 90), "its header is damaged"),
 }
+
+
+def png(pixels: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", **options)
+    return file.getvalue()
+
+
+def huge_png() -> bytes:
+    return png(np.zeros((2, 3), np.uint8)).replace(struct.pack(">II", 3, 2), struct.pack(">II", 99999, 99999))
 
 
 def object_array() -> bytes:
@@ -371,7 +388,7 @@ def test_an_input_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
     assert result.exit_code == 1
     row, _ = map(json.loads, result.stdout.splitlines())
-    assert row["error"]["detail"] == "1_prediction is there as .npy and as .csv; remove one of them"
+    assert row["error"]["detail"] == "1_prediction.npy is a second file of one input; remove one of them"
 
 
 @pytest.mark.parametrize("batch", [False, True])
@@ -401,3 +418,83 @@ def test_the_command_line_says_which_command_lists_the_losses(command: list[str]
     assert result.exit_code == 1
     assert "lossd losses lists them all" in result.stderr
     assert "GET" not in result.stderr
+
+
+CLASSES = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 3, 3]])
+
+
+def gray(bits: int) -> bytes:
+    """A gray image of so many bits, as no colours need Pillow to write it."""
+    if bits == 16:
+        return png(CLASSES.astype(np.uint16) * 300)
+    if bits == 1:
+        return png(CLASSES > 1)
+    return png(CLASSES.astype(np.uint8))
+
+
+def packed(bits: int, kind: int) -> bytes:
+    """A PNG image of ``CLASSES`` in 2 or 4 bits a pixel, written by hand; ``kind`` is 0, gray, or 3, of a palette."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def row(classes: np.ndarray) -> bytes:
+        number = 0
+        for of in classes.tolist():
+            number = number << bits | of
+        return b"\0" + number.to_bytes(len(classes) * bits // 8, "big")
+
+    height, width = CLASSES.shape
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(3 << bits)) if kind == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(map(row, CLASSES))))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + pixels + chunk(b"IEND", b"")
+
+
+def of_palette() -> bytes:
+    image = Image.fromarray(CLASSES.astype(np.uint8), "L")
+    image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200, 90, 90, 90])
+    file = io.BytesIO()
+    image.save(file, "png", bits=8)
+    return file.getvalue()
+
+
+LABEL_MAPS: dict[str, tuple[Callable[[], bytes], np.ndarray, type]] = {
+    "8 bits": (lambda: gray(8), CLASSES, np.uint8),
+    "16 bits": (lambda: gray(16), CLASSES * 300, np.int32),
+    "1 bit": (lambda: gray(1), CLASSES > 1, np.uint8),
+    "2 bits": (lambda: packed(2, 0), CLASSES, np.uint8),
+    "4 bits": (lambda: packed(4, 0), CLASSES, np.uint8),
+    "palette": (of_palette, CLASSES, np.uint8),
+    "palette of 2 bits": (lambda: packed(2, 3), CLASSES, np.uint8),
+    "palette of 4 bits": (lambda: packed(4, 3), CLASSES, np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", LABEL_MAPS)
+def test_a_label_map_has_the_classes_of_its_pixels(tmp_path: Path, name: str) -> None:
+    make, classes, dtype = LABEL_MAPS[name]
+    (tmp_path / "target.png").write_bytes(make())
+    found = files.read(tmp_path / "target.png")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, classes[None])
+
+
+def test_label_maps_are_scored_as_arrays_are(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder in ("images", "arrays"):
+        (tmp_path / folder).mkdir()
+    for index in range(3):
+        maps = {name: random.integers(0, 4, (1, 5, 6)).astype(np.uint8) for name in ("prediction", "target")}
+        for name, classes in maps.items():
+            (tmp_path / "images" / f"{index}_{name}.png").write_bytes(png(classes[0]))
+            np.save(tmp_path / "arrays" / f"{index}_{name}.npy", classes)
+    (tmp_path / "images" / "figure.png").write_bytes(png(np.zeros((2, 3, 3), np.uint8)))
+    scores = []
+    for folder in ("images", "arrays"):
+        line = ["score", str(tmp_path / folder), "--task", "segmentation", "--metric-option", "classes=4", "--json"]
+        result = CliRunner().invoke(main, line)
+        assert result.exit_code == 0, result.stderr
+        scores.append(json.loads(result.stdout))
+    assert scores[0]["metrics"] == scores[1]["metrics"]
+    assert scores[0]["digest"] == scores[1]["digest"]

@@ -45,13 +45,13 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     shell_complete=known.tasks,
     help="Instead of a loss: the task whose metrics are computed, such as multiclass.",
 )
-@click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy or .csv file for that input.")
+@click.option("--input", "named", metavar="NAME=FILE", multiple=True, help="A .npy, .csv or .png file for that input.")
 @click.option(
     "--batch",
     "directory",
     type=_DIRECTORY,
-    help="Instead of FILES: evaluate every file in a directory, .safetensors, .npz, or .npy and .csv files whose "
-    "names differ only in the input's name, as in 7_prediction.npy and 7_target.csv.",
+    help="Instead of FILES: evaluate every file in a directory, .safetensors, .npz, or .npy, .csv and .png files "
+    "whose names differ only in the input's name, as in 7_prediction.npy and 7_target.png.",
 )
 @click.option(
     "--metrics",
@@ -117,8 +117,8 @@ def evaluate(
 ) -> None:
     """Evaluate a loss on tensors in files.
 
-    FILES are .npy arrays (or tables of numbers, .csv) in the order of the loss's inputs, prediction first, or a .npz or
-    .safetensors that holds them by name. A loss's parameters are options too.
+    FILES are .npy arrays (or tables of numbers, .csv, or label maps, .png) in the order of the loss's inputs,
+    prediction first, or a .npz or .safetensors that holds them by name. A loss's parameters are options too.
 
     Exit status: 0 all is evaluated, 1 a file or the request was refused, 2 wrong usage, 3 no answer from the service,
     130 interrupted; results so far are reported.

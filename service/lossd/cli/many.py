@@ -53,7 +53,7 @@ def evaluate_all(
     if not found:
         only = f", only {other_names}" if others else ""
         raise click.UsageError(
-            f"{files.printable(directory)} holds no .safetensors, .npz, .npy or .csv file of inputs{only}"
+            f"{files.printable(directory)} holds no .safetensors, .npz, .npy, .csv or .png file of inputs{only}"
         )
     if others:
         say(f"left out, as their kind or name is not that of an input: {other_names}")

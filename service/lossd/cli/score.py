@@ -191,9 +191,9 @@ def score(
     """Score files as one data set.
 
     The score is exact: neither the order of the files nor the split of the rows changes a bit. The files are
-    .safetensors, .npz and .parquet (if pyarrow is installed), which hold the inputs by name, or .npy and .csv files
-    whose names differ only in the input's name, as in 7_prediction.npy and 7_target.npy. The parameters of a loss are
-    options too. Memory is bounded, whatever the size of the files.
+    .safetensors, .npz and .parquet (if pyarrow is installed), which hold the inputs by name, or .npy, .csv and .png
+    files whose names differ only in the input's name, as in 7_prediction.npy and 7_target.png. The parameters of a loss
+    are options too. Memory is bounded, whatever the size of the files.
 
     The files are those of directories, files, patterns such as 'runs/*/*.npz', and URLs that fsspec reads, such as
     s3://bucket/predictions. Rows have positions in the order of the files' directories and names.

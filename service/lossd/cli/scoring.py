@@ -81,7 +81,7 @@ def sources_in(paths: Sequence[str], plan: Plan, about_rows: Sequence[str]) -> l
     if not found:
         only = f", only {names}" if others else ""
         named = files.names_of([files.printable(path) for path in paths])
-        raise click.UsageError(f"{named}: no .safetensors, .npz, .npy, .csv or .parquet file{only}")
+        raise click.UsageError(f"{named}: no .safetensors, .npz, .npy, .csv, .png or .parquet file{only}")
     if others:
         say(f"left out, as they hold no inputs: {names}")
     return found

@@ -30,10 +30,11 @@ from lossd_client.wire.quoting import quoted
 
 __all__ = ["NAMELESS", "SUFFIXES", "UnreadableFile", "opened", "printable"]
 
-NPY, ZIP, PARQUET = b"\x93NUMPY", b"PK", b"PAR1"
+NPY, ZIP, PARQUET, PNG = b"\x93NUMPY", b"PK", b"PAR1", b"\x89PNG\r\n\x1a\n"
 ENCRYPTED = 1
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError)
 SUFFIXES = (".npy", ".npz", ".safetensors")
+READ = ".npy, .npz, .safetensors, .csv, .png"
 NAMELESS = ""
 """The name of an array in a file that does not name it."""
 
@@ -122,16 +123,18 @@ def _opened(path: Place, stack: ExitStack, begin: int) -> dict[str, Column]:
         from lossd.files.parquet import columns
 
         return columns(file, begin)
+    if head.startswith(PNG):
+        from lossd.files.png import label_map
+
+        return {NAMELESS: label_map(file, size, begin)}
     if (found := foreign.kind(head, suffix)) is not None:
         what, remedy = found
-        raise Unreadable(f"it is {what}, not one of the files that are read (.npy, .npz, .safetensors, .csv); {remedy}")
+        raise Unreadable(f"it is {what}, not one of the files that are read ({READ}); {remedy}")
     if suffix == ".csv":
         table = _table(file)
         return {NAMELESS: Column.held(table.shape, table.itemsize, lambda: table, begin)}
     claimed = f"not {suffix} as its name says" if suffix in SUFFIXES else "of no known kind"
-    raise Unreadable(
-        f"it is damaged or of another kind, {claimed}, by its first bytes; write .npy, .npz, .safetensors or .csv"
-    )
+    raise Unreadable(f"it is damaged or of another kind, {claimed}, by its first bytes; write one of {READ}")
 
 
 def _npy(file: IO[bytes], size: int, name: str, begin: int) -> Column:

@@ -1,4 +1,4 @@
-"""Tensors in files: .npy and .csv hold one, .npz, .safetensors and Parquet tables hold several by name."""
+"""Tensors in files: .npy, .csv and .png hold one, .npz, .safetensors and Parquet tables hold several by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMING = (".npz", ".safetensors")
 
 
 def read(path: Place) -> Array | dict[str, Array]:
-    """Return the array of a .npy or .csv file, or all arrays of another kind of file by name.
+    """Return the array of a .npy, .csv or .png file, or all arrays of another kind of file by name.
 
     Raises:
         UnreadableFile: The file is of another kind or damaged, or cannot be opened.
@@ -100,8 +100,7 @@ class Source:
             UnreadableFile, DtypeMismatch: As for :func:`read`; or an array has no name, or an input has two files.
         """
         if self.twice is not None:
-            named = printable(self.twice.stem)
-            raise UnreadableFile(f"{named} is there as .npy and as .csv; remove one of them")
+            raise UnreadableFile(f"{printable(self.twice.name)} is a second file of one input; remove one of them")
         inputs: dict[str, Column] = {}
         for name, path in self.paths.items():
             columns = opened(path, stack, begin)
@@ -122,11 +121,12 @@ class Source:
 
 
 def sources(places: Collection[Place], inputs: Sequence[str], *, tables: bool = False) -> list[Source]:
-    """Return the sources that files make: .safetensors, .npz, and groups of .npy and .csv files.
+    """Return the sources that files make: .safetensors, .npz, and groups of .npy, .csv and .png files.
 
-    Names of a group differ only in the input's name: ``7_prediction.npy`` and ``7_target.csv``. A .csv file whose name
-    has no input is no source: it may be a table of results. Each file counts once, however often it is given. The order
-    is that of the files' directories and names. A source's name begins where the places of the files differ.
+    Names of a group differ only in the input's name: ``7_prediction.npy`` and ``7_target.csv``. A .csv or .png file
+    whose name has no input is no source: it may be a table of results, or a picture. Each file counts once, however
+    often it is given. The order is that of the files' directories and names. A source's name begins where the places of
+    the files differ.
 
     Args:
         places: The files.
@@ -140,7 +140,7 @@ def sources(places: Collection[Place], inputs: Sequence[str], *, tables: bool = 
         name, folder = _input(path, inputs), of_place[:-1]
         if path.suffix in NAMING or (tables and path.suffix == ".parquet"):
             found[of_place] = {NAMELESS: path}
-        elif path.suffix == ".npy" or (path.suffix == ".csv" and name):
+        elif path.suffix == ".npy" or (path.suffix in (".csv", ".png") and name):
             stem = path.stem.removesuffix(name).rstrip("._-") if name else path.name
             group = found.setdefault((*folder, stem), {})
             if name in group:
