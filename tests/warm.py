@@ -134,7 +134,7 @@ class _Forked(subprocess.Popen[Any]):
         request = {
             "command": given["args"][1:],
             "environment": dict(os.environ if given["env"] is None else given["env"]),
-            "directory": given["cwd"] or os.getcwd(),
+            "directory": os.fspath(given["cwd"] or os.getcwd()),
             "mask": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
             "files": list(files),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 
 import lossd
-from benchmarks import beside_inline, comparison, every_loss, first_start, gpu, page, same_host
+from benchmarks import beside_inline, comparison, every_loss, first_start, gpu, load, page, same_host, targets
 from benchmarks.answers import WrongAnswerError, compare, expected
 from benchmarks.dialects import Json, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, NotInstalledError
 from benchmarks.goals import Verdict, of_comparison
+from benchmarks.targets import TARGETS
 from benchmarks.workloads import WORKLOADS, Workload, focal
+from lossd.engine import worker_process
 from lossd.losses import REGISTRY
 from lossd.metrics import TASKS
 from lossd_client.wire import Tensor, oip, safetensors
@@ -127,6 +130,21 @@ def test_numbers_in_json_are_understood() -> None:
 
 
 @pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start lossd by a fork, and send requests for parts of a second, of which wrk takes whole ones."""
+    plain = TARGETS["lossd"]
+
+    def command(programs: Path, port: int) -> list[str]:
+        return [sys.executable, "-m", "lossd.cli", *plain.command(programs, port)[1:]]
+
+    monkeypatch.setitem(TARGETS, "lossd", replace(plain, command=command))
+    monkeypatch.setattr(targets, "subprocess", worker_process.subprocess)
+    monkeypatch.setattr(load, "have_wrk", lambda: False)
+    for module in (comparison, beside_inline):
+        monkeypatch.setattr(module, "WARM_UP_S", 0.1)
+
+
+@pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No peer can be installed."""
 
@@ -139,7 +157,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(comparison, "CACHE", tmp_path)
 
 
-def test_the_same_host_is_measured_three_ways(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_host_is_measured_three_ways(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(same_host, "focal", lambda _: focal((1, 21, 256, 256)))
     found = same_host.measure(1, 0.1, lambda _: None)
     assert [row[0] for row in found.rows] == ["TCP", "a Unix socket", "shared memory"]
@@ -148,7 +166,7 @@ def test_the_same_host_is_measured_three_ways(alone: None, monkeypatch: pytest.M
     assert found.verdicts == []
 
 
-def test_a_device_is_measured(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_measured(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"S": WORKLOADS["S"], "L": lambda: Workload("L", [focal((1, 21, 256, 256))], (1,))}
     monkeypatch.setattr(gpu, "WORKLOADS", few)
     found = gpu.measure("cpu", 1, 0.2, lambda _: None)
@@ -199,8 +217,8 @@ def test_every_loss_is_measured_or_said_to_be_left_out() -> None:
     assert set(beside_inline.LEFT_OUT) <= set(every_loss.INPUTS)
 
 
-def test_losses_are_compared_and_timed() -> None:
-    rows, verdicts = beside_inline.measure(["dice"], 1, 0.1, lambda _: None)
+def test_losses_are_compared_and_timed(brief: None) -> None:
+    rows, verdicts = beside_inline.measure(["dice"], 1, 0.5, lambda _: None)
     assert [row[0] for row in rows] == ["dice"]
     assert len(rows[0]) == len(beside_inline.HEADINGS)
     assert all(figure > 0 for figure in rows[0][1:])
