@@ -1,13 +1,14 @@
-"""Nodes of Ray on this machine: ``serve run``, then a second replica under load, an update, and the death of a node.
+"""Nodes of Ray on this machine: Serve without HAProxy, ``serve run``, scaling, an update, and the death of a node.
 
-Run it in a network and a process namespace of its own, with the path of the command's log as argument: Ray takes ports,
-and leaves processes.
+Run it in a network and a process namespace of its own, with a folder for logs as argument: Ray takes ports, and leaves
+processes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import ray
 from command import serve_run
+from layered import WITHOUT_HAPROXY
 from load import Load, slow
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -30,16 +32,19 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def main(log: Path) -> None:
+def main(folder: Path) -> None:
     """Run the scenarios one after the other."""
     with ray_starts():
         with small_agents():
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE})
         nodes = [cluster.add_node(num_cpus=1, **STORE)]  # its agent serves figures
+    without_haproxy(cluster.address, folder / "layered")
+
+    with ray_starts():
         ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
         # Every node is on this machine, whose port 8000 one HAProxy can have.
         serve.start(proxy_location="HeadOnly", http_options={"host": "0.0.0.0", "port": 8000})
-    serve_run(log, cluster.address)
+    serve_run(folder / "log", cluster.address)
 
     with ray_starts(), small_agents():
         nodes.append(cluster.add_node(num_cpus=1, **STORE))
@@ -71,6 +76,16 @@ def main(log: Path) -> None:
         killed_s = time.monotonic() - begin
     report("node killed", load, killed_s)
     say("cost", cpu_s=cpu_s())
+
+
+def without_haproxy(cluster: str, output: Path) -> None:
+    """Run that scenario in a process of its own, whose Serve reads other variables, and print what it reports."""
+    environment = os.environ | WITHOUT_HAPROXY
+    with output.open("w") as file:
+        script = [sys.executable, str(Path(__file__).parent / "layered.py"), cluster, str(output)]
+        done = subprocess.run(script, stdout=file, stderr=file, env=environment)
+    print(output.read_text(), flush=True)
+    done.check_returncode()
 
 
 def running() -> int:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ CANNOT = (
 pytestmark = [pytest.mark.skipif(bool(CANNOT), reason=CANNOT), pytest.mark.timeout(1200)]
 
 
-def environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """What Ray is started with: the variables of docs/scaling.md, and what keeps two Rays of one machine apart."""
     documented = re.findall(
         r"^export (RAY_SERVE_\w+)=\"?([^\"\n]*)\"?$", (HERE.parents[1] / "docs/scaling.md").read_text(), re.MULTILINE
@@ -48,7 +47,7 @@ def environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
     }  # fmt: skip
     return {
         **os.environ,
-        **(dict(documented) if haproxy else {}),
+        **dict(documented),
         **{f"RAY_SERVE_HAPROXY_{name}": str(folder / "ha" / file) for name, file in files.items()},
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,17 +59,15 @@ def environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
     }
 
 
-def outcome(folder: Path, script: str, *arguments: str, haproxy: bool = True) -> dict[str, Any]:
-    """Run a script in namespaces of its own, and return what it reported, by scenario."""
-    inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, str(HERE / script), *arguments]
+def outcome(folder: Path) -> dict[str, Any]:
+    """Run the scenarios in namespaces of their own, and return what each reported."""
+    inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, str(HERE / "cluster.py"), str(folder)]
     command = [*FIRST, *NAMESPACES, *inside]
     output = folder / "output"
     compiled()
     for _ in range(ATTEMPTS):
         with output.open("w") as file:
-            process = subprocess.Popen(
-                command, env=environment(folder, haproxy=haproxy), cwd=folder, stdout=file, stderr=file
-            )
+            process = subprocess.Popen(command, env=environment(folder), cwd=folder, stdout=file, stderr=file)
             try:
                 process.wait(MOST_S)
             finally:
@@ -84,27 +81,14 @@ def outcome(folder: Path, script: str, *arguments: str, haproxy: bool = True) ->
     return {line["scenario"]: line for line in lines}
 
 
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder with a short name: it holds Unix sockets, whose paths have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="lossd-ray-", dir="/tmp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
-
-
 @pytest.fixture(scope="module")
-def seen() -> dict[str, Any]:
-    """What a cluster of three nodes has shown: its start takes more time than all that is asked of it."""
-    with short_folder() as path:
-        return outcome(path, "cluster.py", str(path / "log"))
+def seen() -> Iterator[dict[str, Any]]:
+    """What a cluster has shown: its start takes more time than all that is asked of it."""
+    folder = Path(tempfile.mkdtemp(prefix="lossd-ray-", dir="/tmp"))  # short: a socket's path has at most 107 bytes
+    try:
+        yield outcome(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_serve_run_answers_from_lossds_own_connections(seen: dict[str, Any]) -> None:
@@ -125,10 +109,9 @@ def test_serve_run_answers_from_lossds_own_connections(seen: dict[str, Any]) -> 
     }
 
 
-def test_without_haproxy_answers_are_right_and_a_warning_says_what_it_costs(folder: Path) -> None:
+def test_without_haproxy_answers_are_right_and_a_warning_says_what_it_costs(seen: dict[str, Any]) -> None:
     """Large answers too: Serve's proxy pickles what it passes on."""
-    seen = outcome(folder, "layered.py", str(folder / "output"), haproxy=False)["layered"]
-    assert seen == {"scenario": "layered", "right": [True, True], "ids": 2, "warned": True, "own": False}
+    assert seen["layered"] == {"scenario": "layered", "right": [True, True], "ids": 2, "warned": True, "own": False}
 
 
 def test_scaling_an_update_and_the_death_of_a_node_lose_nothing(seen: dict[str, Any]) -> None:
