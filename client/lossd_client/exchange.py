@@ -202,11 +202,11 @@ def _pause_s(pauses: int, failures: Collection[LossdError], *, unavailable: bool
 def _name_all(failure: LossdError, failures: Mapping[Address, LossdError]) -> None:
     """Let an error tell what happened at each address, if several were tried."""
     if len(failures) > 1:
-        told = (
+        words = (
             each.detail if isinstance(each, ConnectionFailed) else f"{address} answers: {each.detail}"
             for address, each in failures.items()
         )
-        failure.detail = "; ".join(told)
+        failure.detail = "; ".join(words)
 
 
 def _connection_failed(call: Call, address: Address, error: httpx.RequestError) -> ConnectionFailed:
@@ -238,15 +238,15 @@ def _failure(call: Call, address: Address, response: HttpResponse) -> LossdError
             document = json.loads(response.body)
     documented = response.media_type == PROBLEM and isinstance(document, dict)
     text = " ".join(response.body[:200].decode("utf-8", "replace").split())
-    told = f"{url} answers with status {response.status} but no problem document; is it lossd? It says: {text!r}"
+    detail = f"{url} answers with status {response.status} but no problem document; is it lossd? It says: {text!r}"
     failure = Problem.from_json(
-        document if isinstance(document, dict) else {"detail": told},
+        document if isinstance(document, dict) else {"detail": detail},
         status=response.status,
         request_id=request_id,
         retry_after_s=_retry_after_s(response.headers.get("retry-after", "")),
     )
     if not documented:
-        failure.__cause__ = UnreadableAnswer(told, request_id=request_id)
+        failure.__cause__ = UnreadableAnswer(detail, request_id=request_id)
     return failure
 
 

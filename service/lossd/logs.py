@@ -49,9 +49,9 @@ class JsonFormatter(logging.Formatter):
         """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         document: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
-        document |= record.msg if isinstance(record.msg, Line) else {"message": _told(record.getMessage())}
+        document |= record.msg if isinstance(record.msg, Line) else {"message": _escaped(record.getMessage())}
         if record.exc_info:
-            document["traceback"] = _told(self.formatException(record.exc_info))
+            document["traceback"] = _escaped(self.formatException(record.exc_info))
         return orjson.dumps(document, default=str).decode()
 
 
@@ -60,10 +60,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the traceback below it."""
-        return _told(super().format(record))
+        return _escaped(super().format(record))
 
 
-def _told(text: str) -> str:
+def _escaped(text: str) -> str:
     """Return a text that may repeat a request as a log prints it: printable, and cut where it is long."""
     cut = text if len(text) <= 2 * HALF else f"{text[:HALF]} ... {text[-HALF:]}"
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cut)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from cli.terminal import Terminal
 from lossd.cli import main
-from lossd.cli.batch import FileOutcome, Tally
+from lossd.cli.batch import FileOutcome, FileTotals
 from lossd_client import Evaluation, Reduction
 from lossd_client.wire import Tensor, safetensors
 from serving import running
@@ -274,7 +274,7 @@ def test_the_mean_of_many_files_is_rounded_once() -> None:
     huge = [(1e308, 1.0), (1e308, 1.0), (1e308, 1.0)]
     source: Any = None  # is not read
     for of_files, mean in ((parts, float(exact)), (parts[::-1], float(exact)), (huge, 1e308)):
-        tally = Tally()
+        tally = FileTotals()
         for reduction in of_files:
             tally.add(FileOutcome(source, 0, 0.0, Evaluation(reduction=Reduction(*reduction))))
         assert tally.mean_loss == mean
@@ -285,13 +285,13 @@ def test_ctrl_c_while_an_outcome_is_recorded_loses_no_row(tmp_path: Path, monkey
     for index in range(3):
         (tmp_path / f"{index}.safetensors").write_bytes(packed(index))
     path = tmp_path / "rows.csv"
-    counted = Tally.add
+    counted = FileTotals.add
 
-    def interrupted(tally: Tally, outcome: FileOutcome) -> None:
+    def interrupted(tally: FileTotals, outcome: FileOutcome) -> None:
         counted(tally, outcome)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Tally, "add", interrupted)
+    monkeypatch.setattr(FileTotals, "add", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--output", path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossd.scoring.chunks import Chunk
-from lossd.scoring.work import Outcome, Scorer
+from lossd.scoring.work import ChunkResult, Scorer
 
 __all__ = ["Dying"]
 
@@ -29,7 +29,7 @@ class Dying:
     ids: frozenset[str]
     times: int
 
-    def __call__(self, chunk: Chunk) -> Outcome:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         before = len([*self.folder.glob(f"{chunk.id}.*")])
         (self.folder / f"{chunk.id}.{before}").touch()
         if chunk.id in self.ids and before < self.times:

@@ -24,7 +24,7 @@ from lossd.engine import worker_process
 from lossd.scoring import blocks, chunks, executors, work
 from lossd.scoring.chunks import Chunk
 from lossd.scoring.executors import Here, Processes
-from lossd.scoring.work import Outcome
+from lossd.scoring.work import ChunkResult
 from scoring.dying import Dying
 
 ROWS, SMALL = 400, 2500
@@ -85,7 +85,9 @@ class Shuffled(Here):
         self._random = random.Random(seed)
         self.scored: list[Chunk] = []
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         order = [*chunks, *chunks[::3]]
         self._random.shuffle(order)
         for chunk in order:
@@ -202,7 +204,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, folder: Path, numbers: set[int], time
     """Two processes, and chunks of which some kill theirs."""
 
     class Killed(Processes):
-        def map(self, function: Any, chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+        def map(self, function: Any, chunks: Sequence[Chunk]) -> Generator[ChunkResult, None, None]:
             ids = frozenset(chunk.id for number, chunk in enumerate(chunks) if number in numbers)
             return super().map(Dying(function, folder, ids, times), chunks)
 
@@ -380,7 +382,7 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
     data: Path, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(Shuffled):
-        def map(self, function: Any, chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+        def map(self, function: Any, chunks: Sequence[Chunk]) -> Generator[ChunkResult, None, None]:
             for chunk in chunks[:4]:
                 yield function(chunk)
             signal.raise_signal(signal.SIGINT)

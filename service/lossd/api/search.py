@@ -75,12 +75,12 @@ def search(query: str) -> Found:
 
 def _rank(name: str, keys: list[str], meant: str | None, table: Mapping[str, str]) -> int | None:
     """Return how well a name, or one that a table has for it, fits the folded names that a query may mean."""
-    own = folded(name)
-    if own in keys:
+    whole_name = folded(name)
+    if whole_name in keys:
         return NAME
     if name == meant:
         return OTHER_NAME
-    if keys and own.startswith(keys[0]):
+    if keys and whole_name.startswith(keys[0]):
         return PREFIX
     if keys and any(other.startswith(keys[0]) for other in other_names(name, table)):
         return OTHER_PREFIX
@@ -102,12 +102,12 @@ def _mentioned(note: str) -> list[str]:
 @cache
 def _texts() -> Mapping[str, str]:
     """Return what each loss's page says, in lower case."""
-    return {loss.name: " ".join(_said(loss)).lower() for loss in REGISTRY.values()}
+    return {loss.name: " ".join(_texts_of(loss)).lower() for loss in REGISTRY.values()}
 
 
-def _said(loss: Loss) -> list[str]:
-    said = guide(loss)
+def _texts_of(loss: Loss) -> list[str]:
+    texts = guide(loss)
     return [
         *(loss.name, loss.task, loss.documentation, *(parameter.name for parameter in loss.parameters)),
-        *(said.idea, said.use),  # and not what it is not for
+        *(texts.idea, texts.use),  # and not what it is not for
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lossd.files.sources import Source
     from lossd_client import Evaluation
 
-__all__ = ["Evaluate", "FileOutcome", "Tally", "outcomes"]
+__all__ = ["Evaluate", "FileOutcome", "FileTotals", "outcomes"]
 
 Evaluate = Callable[[Mapping[str, Any]], "Evaluation"]
 
@@ -41,7 +41,7 @@ class FileOutcome:
 
 
 @dataclass(slots=True)
-class Tally:
+class FileTotals:
     """The sums over all outcomes so far."""
 
     files: int = 0

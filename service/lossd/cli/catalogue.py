@@ -59,8 +59,8 @@ def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) 
             notes += [f"the metric {metric}: lossd metrics --name {metric}" for metric in found.metrics]
             if not (found.losses or notes):
                 notes = [f"nothing is found for {query!r}; lossd losses lists all losses"]
-        listed = {heading: [described(loss) for loss in of] for heading, of in families.items()}
-        descriptions = [description for of in listed.values() for description in of]
+        listed = {heading: [described(loss) for loss in losses] for heading, losses in families.items()}
+        descriptions = [description for texts in listed.values() for description in texts]
         pages = map(report.loss, descriptions) if long_form else [report.catalogue(listed)] if descriptions else []
         if not query:
             descriptions.sort(key=lambda description: order[description["name"]])
@@ -98,8 +98,8 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
         names = {entry["name"] for entry in known_metrics.describe() if task in (None, entry["task"])}
         near = known_metrics.closest_metrics(name or "", names)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        of = f"the task {task} has" if task else "there is"
-        raise UnknownMetric(f"{of} no metric named {name!r}; {hint}lossd metrics lists them all")
+        known = f"the task {task} has" if task else "there is"
+        raise UnknownMetric(f"{known} no metric named {name!r}; {hint}lossd metrics lists them all")
     if as_json:
         click.echo(json.dumps({"metrics": found}))
     else:

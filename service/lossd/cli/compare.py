@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 import lossd.cli.known as known
-from lossd.cli.gates import Gate, Margin, Outcome, judged
+from lossd.cli.gates import Gate, GateResult, Margin, judged
 from lossd.cli.help import Command
 from lossd.cli.options import CACERT, Address, Level
 
@@ -122,7 +122,7 @@ def compare(
         ctx.exit(NOT_PROVEN)
 
 
-def _show(comparisons: list[Comparison], outcomes: list[list[Outcome]], *, as_json: bool) -> None:
+def _show(comparisons: list[Comparison], outcomes: list[list[GateResult]], *, as_json: bool) -> None:
     """Print comparisons with what became of their gates."""
     if as_json:
         from lossd.cli.results import text

@@ -13,7 +13,7 @@ from rich.text import Text
 from lossd_client.comparisons import interval_digits
 
 if TYPE_CHECKING:
-    from lossd.cli.gates import Outcome
+    from lossd.cli.gates import GateResult
     from lossd_client import Comparison, Difference
 
 __all__ = ["comparison"]
@@ -21,7 +21,7 @@ __all__ = ["comparison"]
 WORDS = {"b": ("better", "green"), "a": ("worse", "red"), "undecided": ("undecided", "yellow"), None: ("–", "dim")}
 
 
-def comparison(found: Comparison, outcomes: Sequence[Outcome]) -> RenderableType:
+def comparison(found: Comparison, outcomes: Sequence[GateResult]) -> RenderableType:
     """Return a comparison as tables: all rows, then each slice, then the verdict and the gates.
 
     Args:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lossd_client import Comparison, Difference
 
-__all__ = ["Gate", "Margin", "Outcome", "judged"]
+__all__ = ["Gate", "GateResult", "Margin", "judged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class GateResult:
     """What became of a gate.
 
     Attributes:
@@ -82,7 +82,7 @@ class Margin(click.ParamType[Gate]):
         return Gate(metric, margin)
 
 
-def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[Outcome]:
+def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[GateResult]:
     """Return what becomes of gates.
 
     Raises:
@@ -91,7 +91,7 @@ def judged(comparison: Comparison, gates: Sequence[Gate]) -> list[Outcome]:
     return [_judged(comparison, gate) for gate in gates]
 
 
-def _judged(comparison: Comparison, gate: Gate) -> Outcome:
+def _judged(comparison: Comparison, gate: Gate) -> GateResult:
     difference = comparison.metrics.get(gate.metric)
     if difference is None:
         known = ", ".join(name for name, each in comparison.metrics.items() if each.better)
@@ -101,7 +101,7 @@ def _judged(comparison: Comparison, gate: Gate) -> Outcome:
     if difference.better is None:
         raise click.UsageError(f"{gate.name}: neither more nor less of {gate.metric} is better")
     proven, reason = _proof(difference, gate)
-    return Outcome(comparison.run, gate, proven, reason)
+    return GateResult(comparison.run, gate, proven, reason)
 
 
 def _proof(difference: Difference, gate: Gate) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 import lossd.cli.report as report
 import lossd.files.sources as files
-from lossd.cli.batch import Evaluate, FileOutcome, Tally, outcomes
+from lossd.cli.batch import Evaluate, FileOutcome, FileTotals, outcomes
 from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
 from lossd.cli.wording import counted, in_commands, say
@@ -57,7 +57,7 @@ def evaluate_all(
         )
     if others:
         say(f"left out, as their kind or name is not that of an input: {other_names}")
-    tally, rows, interrupted = Tally(), _Rows(as_json=as_json), False
+    tally, rows, interrupted = FileTotals(), _Rows(as_json=as_json), False
     show_progress = not (as_json and sys.stdout.isatty())  # JSON lines on a terminal already show progress
     try:
         with results_file(output) as results, progress(len(found), shown=show_progress) as advance:
@@ -94,7 +94,7 @@ class _Rows:
             return
         self._rows.append((outcome.source.name, dict(figures(evaluation.loss, evaluation.metrics))))
 
-    def finish(self, tally: Tally, total: int, title: str) -> None:
+    def finish(self, tally: FileTotals, total: int, title: str) -> None:
         """Print the table, or the last line of JSON."""
         if self._as_json:
             click.echo(text(tally.document(total)))

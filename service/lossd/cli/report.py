@@ -111,8 +111,9 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         dataset = run.get("dataset") or {}
         version = f"@{dataset['version']}" if dataset.get("version") else ""
         cells = [_number(numbers.get(name)) for name in names[:MAX_COLUMNS]]
-        of = run.get("summary_of") or run["counted"]
-        status = run["status"] + ("" if of["rows"] == run["counted"]["rows"] else f" (numbers of {of['rows']:,} rows)")
+        counted = run.get("summary_of") or run["counted"]
+        behind = counted["rows"] != run["counted"]["rows"]
+        status = run["status"] + (f" (numbers of {counted['rows']:,} rows)" if behind else "")
         table.add_row(run["run"], f"{dataset.get('name', '')}{version}", status, f"{run['counted']['rows']:,}", *cells)
     return table
 
@@ -185,9 +186,9 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
     lists = {n: v for n, v in metrics.items() if isinstance(v, list) and n not in COUNTS and _is_short(v)}
     plain |= {
         f"{n}.{field}": v
-        for n, of in metrics.items()
-        if isinstance(of, Mapping) and n not in averaged
-        for field, v in of.items()
+        for n, fields in metrics.items()
+        if isinstance(fields, Mapping) and n not in averaged
+        for field, v in fields.items()
         if isinstance(v, int | float | None)
     }
     if plain or lists:

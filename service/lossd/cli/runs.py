@@ -148,8 +148,8 @@ def delete(ctx: click.Context, name: str, url: str | None, yes: bool) -> None:
         if not yes:
             if not _asks():
                 raise click.UsageError("there is no terminal to ask; delete with --yes")
-            of = run.document.counted
-            held = f"{counted(of.rows, None, 'row')} in {counted(of.batches, None, 'batch')}"
+            counts = run.document.counted
+            held = f"{counted(counts.rows, None, 'row')} in {counted(counts.batches, None, 'batch')}"
             click.confirm(f"delete {name}, with {held}?", abort=True)
         run.delete()
     say(f"{name} is deleted")

@@ -258,7 +258,7 @@ def score(
 
         found = [source.absolute() for source in found]
         extents = measured(found, inputs, rows=None if by_row(plan) else 1)
-        rows, bad = _told(found, extents)
+        rows, bad = _stated_rows(found, extents)
     else:
         rows, bad = _rows(found, inputs)
     if bad and not skip_bad:
@@ -342,7 +342,7 @@ def _rows(found: Sequence[Source], inputs: Sequence[str]) -> tuple[dict[str, int
     return rows, bad
 
 
-def _told(
+def _stated_rows(
     found: Sequence[Source], extents: Sequence[Extent]
 ) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:
     """Return what :func:`_rows` does, given how much each source holds."""

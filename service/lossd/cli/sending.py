@@ -29,7 +29,7 @@ from lossd_client.errors import (
     TooLarge,
 )
 
-__all__ = ["Batch", "Measured", "Sending", "measure"]
+__all__ = ["FileRows", "Measured", "Sending", "measure"]
 
 CHARACTERS = frozenset(f"{string.ascii_letters}{string.digits}._-")
 MOST_CHARACTERS = 150
@@ -40,7 +40,7 @@ _REFUSED = (BatchConflict, DuplicateRows, MalformedBody, NotEvaluable, TooLarge)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FileRows:
     """Rows of a file that one request sends.
 
     Attributes:
@@ -81,13 +81,13 @@ class Measured:
     rows: int
     step: int | None
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[FileRows]:
         """Return its batches, of which nothing is read."""
         name = batch_name(self.source.name)
         if self.step is None:
-            return [Batch(self.source, name, self.first, self.rows)]
+            return [FileRows(self.source, name, self.first, self.rows)]
         return [
-            Batch(self.source, f"{name}~{number}", self.first + begin, min(self.step, self.rows - begin))
+            FileRows(self.source, f"{name}~{number}", self.first + begin, min(self.step, self.rows - begin))
             for number, begin in enumerate(range(0, self.rows, self.step))
         ]
 
@@ -212,13 +212,13 @@ class Sending:
             "interrupted": interrupted,
         }
 
-    def to_send(self) -> Generator[Batch, None, None]:
+    def to_send(self) -> Generator[FileRows, None, None]:
         """Yield the batches that the run has not counted, with their arrays or the problem of reading them."""
         for name, batches in self._batches.items():
             if self._left[name]:
                 yield from self._read(batches)
 
-    def send(self, batch: Batch) -> Problem | None:
+    def send(self, batch: FileRows) -> Problem | None:
         """Send a batch; return the problem of its file, or None.
 
         Raises:
@@ -233,7 +233,7 @@ class Sending:
             return problem
         return None
 
-    def received(self, batch: Batch, problem: Problem | None) -> None:
+    def received(self, batch: FileRows, problem: Problem | None) -> None:
         """Take what :meth:`send` returned."""
         name = batch.source.name
         self._ended = time.monotonic()
@@ -249,7 +249,7 @@ class Sending:
         text = f"{self.files:,}/{self.total:,} files  {self._rows:,} rows  {rate:>6.1f} MB/s"
         self.advance(batch.source.nbytes if single else batch.nbytes, text, f"{len(self._bad)} bad" * bool(self._bad))
 
-    def _read(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+    def _read(self, batches: Sequence[FileRows]) -> Iterator[FileRows]:
         """Yield the batches of a file that are not counted, with their arrays."""
         first, *others = batches
         try:
@@ -262,7 +262,7 @@ class Sending:
         except Problem as problem:
             yield _filled(first, {}, problem)
 
-    def _check(self, batch: Batch) -> bool:
+    def _check(self, batch: FileRows) -> bool:
         """Return whether a batch is counted.
 
         Raises:
@@ -280,5 +280,5 @@ class Sending:
         return True
 
 
-def _filled(batch: Batch, arrays: Mapping[str, Array], problem: Problem | None = None) -> Batch:
-    return Batch(batch.source, batch.name, batch.first, batch.rows, arrays, problem)
+def _filled(batch: FileRows, arrays: Mapping[str, Array], problem: Problem | None = None) -> FileRows:
+    return FileRows(batch.source, batch.name, batch.first, batch.rows, arrays, problem)

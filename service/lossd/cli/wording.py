@@ -54,16 +54,16 @@ def say(text: str) -> None:
     click.echo(on_terminal(in_commands(text)), err=True)
 
 
-def counted(number: int, of: int | None, what: str) -> str:
+def counted(number: int, total: int | None, what: str) -> str:
     """Return a number of things: ``1 file``, ``2 of 6 files``.
 
     Args:
         number: How many.
-        of: How many there are in all; None to leave that out.
+        total: How many there are in all; None to leave that out.
         what: What they are, in the singular.
     """
-    ending = "" if (number if of is None else of) == 1 else "es" if what.endswith("ch") else "s"
-    return f"{number:,}{'' if of is None else f' of {of:,}'} {what}{ending}"
+    ending = "" if (number if total is None else total) == 1 else "es" if what.endswith("ch") else "s"
+    return f"{number:,}{'' if total is None else f' of {total:,}'} {what}{ending}"
 
 
 def fitted(error: click.ClickException) -> click.ClickException:

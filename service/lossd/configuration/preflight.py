@@ -91,8 +91,8 @@ def sentence(fault: Any, source: Callable[[str], str]) -> str:
     if not fault["loc"]:  # a fault of several settings together
         return str(message)
     name = str(fault["loc"][0])
-    told = name in SECRETS or repr(fault["input"]) in message
-    return f"{source(name)}: {message}" if told else f"{source(name)}: {message}, found {fault['input']!r}"
+    complete = name in SECRETS or repr(fault["input"]) in message
+    return f"{source(name)}: {message}" if complete else f"{source(name)}: {message}, found {fault['input']!r}"
 
 
 def check_needs(settings: Settings) -> None:

@@ -128,8 +128,8 @@ def _along(keep: Tensor, axes: tuple[int, ...], lead: int) -> Tensor:
 def _across(flags: Tensor, axes: tuple[int, ...], recipe: Recipe) -> Tensor:
     """Return the entries of the mask that a flag of an input touches, broadcasting against the mask."""
     lead = 0 if recipe.kind == "rows" else 1
-    own = [place + lead for place, axis in enumerate(axes) if axis < 0]
-    touched = flags.any(own) if own else flags
+    mask_axes = [place + lead for place, axis in enumerate(axes) if axis < 0]
+    touched = flags.any(mask_axes) if mask_axes else flags
     count = len(recipe.entries) + (1 if recipe.kind == "rows" else 0)
     for axis in range(count):
         if axis not in axes:

@@ -328,8 +328,8 @@ def _spellings(name: str) -> list[str]:
     words = [word for word in re.split(r"[^A-Za-z0-9@]+", last) if word.lower() not in LIBRARIES]
     found = [folded(last)]
     found += [found[0].removesuffix(end) for end in ("loss", "error", "metric")]
-    own = folded("".join(words))
-    found += [own, own.removesuffix("loss")]
+    joined = folded("".join(words))
+    found += [joined, joined.removesuffix("loss")]
     return list(dict.fromkeys(key for key in found if key))
 
 
@@ -349,5 +349,5 @@ def other_names(ours: str, table: Mapping[str, str]) -> list[str]:
 
 
 _TABLES: Final = tuple(
-    {folded(name): of for name, of in table.items()} for table in (SYNONYMS, NOT_QUITE, NOT_HERE, METRICS)
+    {folded(name): meant for name, meant in table.items()} for table in (SYNONYMS, NOT_QUITE, NOT_HERE, METRICS)
 )

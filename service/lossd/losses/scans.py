@@ -36,32 +36,32 @@ class _LogCumulativeSum(torch.autograd.Function):
         return _scan(gradient, -y, x, ctx.axis, reverse=True), None
 
 
-def _scan(a: Tensor, of: Tensor, to: Tensor, axis: int, *, reverse: bool) -> Tensor:
-    result: Tensor = _Scan.apply(a, of, to, axis, reverse)  # type: ignore[no-untyped-call]  # as torch left it
+def _scan(a: Tensor, inner: Tensor, outer: Tensor, axis: int, *, reverse: bool) -> Tensor:
+    result: Tensor = _Scan.apply(a, inner, outer, axis, reverse)  # type: ignore[no-untyped-call]  # as torch left it
     return result
 
 
 class _Scan(torch.autograd.Function):
-    """s_i = e^to_i times the sum of a_j e^of_j over j <= i, or over j >= i if reversed.
+    """s_i = e^outer_i times the sum of a_j e^inner_j over j <= i, or over j >= i if reversed.
 
     The exponents may be large if only their sums are not. The function is linear in ``a``, and its transpose is the
     same function in the other direction, with the exponents exchanged.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, of: Tensor, to: Tensor, axis: int, reverse: bool) -> Tensor:
+    def forward(ctx: Any, a: Tensor, inner: Tensor, outer: Tensor, axis: int, reverse: bool) -> Tensor:
         def scanned(sizes: Tensor) -> Tensor:
-            exponents = (of + sizes.log()).masked_fill((sizes == 0) | (of == math.inf), -math.inf)
+            exponents = (inner + sizes.log()).masked_fill((sizes == 0) | (inner == math.inf), -math.inf)
             total = exponents.flip(axis).logcumsumexp(axis).flip(axis) if reverse else exponents.logcumsumexp(axis)
-            return (to + total).exp().masked_fill(total == -math.inf, 0)
+            return (outer + total).exp().masked_fill(total == -math.inf, 0)
 
         result = scanned(a.clamp(min=0)) - scanned((-a).clamp(min=0))
-        ctx.save_for_backward(a, of, to, result)
+        ctx.save_for_backward(a, inner, outer, result)
         ctx.axis, ctx.reverse = axis, reverse
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        a, of, to, result = ctx.saved_tensors
-        by_a = _scan(gradient, to, of, ctx.axis, reverse=not ctx.reverse)
+        a, inner, outer, result = ctx.saved_tensors
+        by_a = _scan(gradient, outer, inner, ctx.axis, reverse=not ctx.reverse)
         return by_a, a * by_a, gradient * result, None, None

@@ -158,7 +158,7 @@ class Counts(Task):
         counts = np.array((self.tp, self.predicted, self.actual), np.float64)
         if rates(TERMS, counts, filler, self.absent_count, values, defined):
             return complete(TOGETHER, values, listed=self.listed)
-        macro, micro, weighted = (values[..., classes + of] for of in range(3))
+        macro, micro, weighted = (values[..., classes + average] for average in range(3))
         means = defined[..., classes], defined[..., classes + 1]
         averages = Averages(values[..., :classes], defined[..., :classes], macro, weighted, means[0], micro, means[1])
         return averages.answers(self, TOGETHER)

@@ -86,6 +86,6 @@ def stepped(x: ArrayLike, values: ArrayLike, found: Sequence[Jump]) -> tuple[Arr
     places, sides = np.repeat([jump.at for jump in found], 2), [side for jump in found for side in jump[1:]]
     kept = ~np.isin(np.asarray(x, float), places)
     at = np.concatenate([np.asarray(x, float)[kept], places])
-    of = np.concatenate([np.asarray(values, float)[kept], sides])
+    drawn = np.concatenate([np.asarray(values, float)[kept], sides])
     order = np.argsort(at, kind="stable")
-    return at[order], of[order]
+    return at[order], drawn[order]

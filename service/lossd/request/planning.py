@@ -263,16 +263,16 @@ def universal_inputs(loss: Loss, refinement: Refinement = Refinement()) -> tuple
 
 def _masks(loss: Loss, refinement: Refinement) -> Iterator[Input]:
     """Yield the inputs that say which entries count."""
-    own = refinement.inputs.get("mask") or loss.mask
-    pattern = (own or refinement.returns or loss.returns).pattern
-    what = "the unreduced loss" if own is None else f"({', '.join(pattern)})"
+    mask = refinement.inputs.get("mask") or loss.mask
+    pattern = (mask or refinement.returns or loss.returns).pattern
+    what = "the unreduced loss" if mask is None else f"({', '.join(pattern)})"
 
     def given(name: str, summary: str, domain: Domain, kinds: tuple[Kind, ...], axes: tuple[str, ...]) -> Input:
         return Input(name, (TensorType(domain, kinds, axes),), differentiable=False, optional=True, summary=summary)
 
     summary = f"1 for each entry that counts and 0 for the others, which may be NaN, in the shape of {what}."
     yield given("mask", summary, "kept", ("integer",), pattern)
-    if own is None or "element_weight" in loss.reads_masks:
+    if mask is None or "element_weight" in loss.reads_masks:
         summary = f"The weight of each entry, >= 0, in the shape of {what}; 0 leaves the entry out, as a mask does."
         yield given("element_weight", summary, "weight", ("float", "integer"), pattern)
     if len(pattern) > 1:

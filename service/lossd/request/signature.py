@@ -238,14 +238,14 @@ class Signature:
     def masking_fields(self, layout: Layout, dims: Mapping[str, Any], domains: Mapping[str, str]) -> dict[str, Any]:
         """Return the recipe's fields about entries that do not count; empty if every entry counts."""
         sent = [name for name in layout if domains[name] in MASKING]
-        own = [
+        counted = [
             entry
             for entry in self.inputs
             if entry.name in layout and entry.name not in UNIVERSAL and domains[entry.name] not in MASKING
         ]
         nan_inputs = [
             entry.name
-            for entry in own
+            for entry in counted
             if self.ignores_nan
             and entry.name.partition(".")[0] in TARGETS
             and DTYPES[layout[entry.name][0]].kind == "float"
@@ -276,7 +276,7 @@ class Signature:
 
         return {
             "entries": shape[1:] if self.kind == "rows" else shape,
-            "axes": {entry.name: axes(entry) for entry in own},
+            "axes": {entry.name: axes(entry) for entry in counted},
             "nan_inputs": tuple(nan_inputs),
         }
 

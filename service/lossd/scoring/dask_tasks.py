@@ -23,7 +23,7 @@ except ModuleNotFoundError as missing:
     raise Failed(f"--on dask needs the package {missing.name}: pip install 'lossd[dask]'") from None
 
 if TYPE_CHECKING:
-    from lossd.scoring.work import Outcome
+    from lossd.scoring.work import ChunkResult
 
 __all__ = ["DaskTasks"]
 
@@ -44,7 +44,9 @@ class DaskTasks:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         """Yield the outcome of each chunk, as they come.
 
         Raises:
@@ -59,7 +61,7 @@ class DaskTasks:
             yield from _mapped(client, function, chunks)
 
 
-def _mapped(client: Client, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+def _mapped(client: Client, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]) -> Iterator[ChunkResult]:
     name, waiting = f"lossd-score-{uuid4().hex}", iter(chunks)
     ahead = AHEAD * max(sum(client.nthreads().values()), 1)
     chunk_of = {chunk.id: chunk for chunk in chunks}
@@ -74,7 +76,7 @@ def _mapped(client: Client, function: Callable[[Chunk], Outcome], chunks: Sequen
     for future in finished:
         chunk = chunk_of[future.key.rpartition("-")[2]]
         try:
-            outcome: Outcome = future.result()
+            outcome: ChunkResult = future.result()
         except KilledWorker as error:
             raise died(chunk, error.allowed_failures + 1) from error
         except Exception as error:
@@ -83,5 +85,5 @@ def _mapped(client: Client, function: Callable[[Chunk], Outcome], chunks: Sequen
         yield outcome
 
 
-def _run(function: Callable[[Chunk], Outcome], chunk: Chunk) -> Outcome:
+def _run(function: Callable[[Chunk], ChunkResult], chunk: Chunk) -> ChunkResult:
     return function(chunk)

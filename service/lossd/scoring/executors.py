@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from lossd.scoring.chunks import Chunk
 
 if TYPE_CHECKING:
-    from lossd.scoring.work import Outcome
+    from lossd.scoring.work import ChunkResult
 
 __all__ = ["TRIES", "Executor", "Failed", "Here", "Processes", "died", "failed"]
 
@@ -31,7 +31,9 @@ class Failed(Exception):  # noqa: N818  (as in lossd_client.errors)
 class Executor(Protocol):
     """Evaluates chunks somewhere."""
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         """Yield the outcome of each chunk, in any order; what runs is ended when the iterator is closed.
 
         Raises:
@@ -43,7 +45,9 @@ class Executor(Protocol):
 class Here:
     """Evaluates chunks in this process, one after the other."""
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         """Yield the outcome of each chunk."""
         for chunk in chunks:
             yield function(chunk)
@@ -63,7 +67,9 @@ class Processes:
         self._context = get_context("forkserver")  # which has imported torch: processes start in milliseconds
         self._context.set_forkserver_preload(["lossd.scoring.work"])
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         """Yield the outcome of each chunk, as they come.
 
         Raises:
@@ -72,7 +78,7 @@ class Processes:
         ends, open_while_needed = Pipe(duplex=False)
         pools = [self._pool(ends) for _ in range(min(self._count, len(chunks)))]
         waiting, tries, free = deque(chunks), Counter[str](), [*range(len(pools))]
-        running: dict[Future[Outcome], tuple[int, Chunk]] = {}
+        running: dict[Future[ChunkResult], tuple[int, Chunk]] = {}
         try:
             while waiting or running:
                 while waiting and free:

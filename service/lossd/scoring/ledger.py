@@ -20,7 +20,7 @@ from typing import Any
 
 from lossd.runs import encoding
 from lossd.runs.differences import differing
-from lossd.scoring.work import Outcome, Part
+from lossd.scoring.work import ChunkResult, Part
 
 __all__ = ["Ledger", "Refused"]
 
@@ -68,7 +68,7 @@ class Ledger:
     ) -> None:
         os.close(self._file)
 
-    def finished(self, chunks: Container[str]) -> Iterator[Outcome]:
+    def finished(self, chunks: Container[str]) -> Iterator[ChunkResult]:
         """Yield the outcomes of chunks that it holds; one of files that were changed since is no longer of use.
 
         Args:
@@ -78,7 +78,7 @@ class Ledger:
             if chunk in chunks:
                 yield self._outcome(number, os.pread(self._file, length, begin))
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: ChunkResult) -> None:
         """Keep the outcome of a chunk, unless a file in it is bad; it is on the disk when this returns."""
         if outcome.bad:
             return
@@ -117,23 +117,23 @@ class Ledger:
     def _check(self, line: bytes, head: Mapping[str, Any]) -> None:
         try:
             found = json.loads(line)
-            form, digest, of = found["ledger"], found["digest"], found["of"]
+            form, digest, definition = found["ledger"], found["digest"], found["of"]
         except (ValueError, KeyError, TypeError):
             raise self._foreign() from None
         if form != FORMAT:
             raise Refused(f"{self._path} has format {form}; this lossd reads format {FORMAT}: begin another ledger")
         if digest != head["digest"]:
-            places = ", ".join(differing(json.loads(json.dumps(head["of"])), of)) or "/"
+            places = ", ".join(differing(json.loads(json.dumps(head["of"])), definition)) or "/"
             raise Refused(
                 f"{self._path} is of another score: {places} differ; give the same options and files as before, or "
                 "begin another ledger"
             )
 
-    def _outcome(self, number: int, line: bytes) -> Outcome:
+    def _outcome(self, number: int, line: bytes) -> ChunkResult:
         try:
             entry = json.loads(line)
             parts = [Part(tuple(part["files"]), part["rows"], _bytes(part["state"])) for part in entry["parts"]]
-            return Outcome(entry["chunk"], tuple(parts), (), entry["bytes"])
+            return ChunkResult(entry["chunk"], tuple(parts), (), entry["bytes"])
         except (ValueError, KeyError, TypeError, zlib.error):
             raise Refused(
                 f"line {number} of {self._path} is damaged; remove it, and its chunk is scored again"

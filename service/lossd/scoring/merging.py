@@ -16,7 +16,7 @@ from lossd_client.errors import InvalidRequest, Problem
 
 if TYPE_CHECKING:
     from lossd import Run
-    from lossd.scoring.work import Outcome, Part
+    from lossd.scoring.work import ChunkResult, Part
 
 __all__ = ["Merging"]
 
@@ -97,7 +97,7 @@ class Merging:
         """Return whether the outcome of a chunk has not been added."""
         return chunk in self._waiting
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: ChunkResult) -> None:
         """Count the outcome of a chunk, unless it was counted before."""
         chunk = self._waiting.pop(outcome.chunk, None)
         if chunk is None:

@@ -22,7 +22,7 @@ except ModuleNotFoundError as missing:
     raise Failed(f"--on ray needs the package {missing.name}: pip install 'lossd[ray]'") from None
 
 if TYPE_CHECKING:
-    from lossd.scoring.work import Outcome
+    from lossd.scoring.work import ChunkResult
 
 __all__ = ["RayTasks"]
 
@@ -50,7 +50,9 @@ class RayTasks:
     def __init__(self, address: str | None) -> None:
         self._address = address
 
-    def map(self, function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Generator[Outcome, None, None]:
+    def map(
+        self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
+    ) -> Generator[ChunkResult, None, None]:
         """Yield the outcome of each chunk, as they come.
 
         Raises:
@@ -81,7 +83,7 @@ def _check_port(address: str | None) -> None:
         socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
-def _mapped(function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+def _mapped(function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]) -> Iterator[ChunkResult]:
     task = ray.remote(_run).options(num_cpus=1, max_retries=RETRIES)
     shared, waiting = ray.put(function), iter(chunks)
     running: dict[Any, Chunk] = {}
@@ -95,7 +97,7 @@ def _mapped(function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> It
             for reference in finished:
                 chunk = running.pop(reference)
                 try:
-                    outcome: Outcome = ray.get(reference)
+                    outcome: ChunkResult = ray.get(reference)
                 except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
                     raise died(chunk, RETRIES + 1) from error
                 except Exception as error:  # what the task raised, or why it could not be run
@@ -106,5 +108,5 @@ def _mapped(function: Callable[[Chunk], Outcome], chunks: Sequence[Chunk]) -> It
             ray.cancel(reference, force=True)
 
 
-def _run(function: Callable[[Chunk], Outcome], chunk: Chunk) -> Outcome:
+def _run(function: Callable[[Chunk], ChunkResult], chunk: Chunk) -> ChunkResult:
     return function(chunk)

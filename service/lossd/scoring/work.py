@@ -16,7 +16,7 @@ from lossd.scoring.chunks import Chunk
 from lossd.scoring.counting import Counting
 from lossd_client.errors import Problem
 
-__all__ = ["OtherVersion", "Outcome", "Part", "Scorer", "versions"]
+__all__ = ["ChunkResult", "OtherVersion", "Part", "Scorer", "versions"]
 
 _ONE = Lock()
 """One evaluation at a time: the threads of a process would share torch's, and wait for each other."""
@@ -42,7 +42,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChunkResult:
     """What became of a chunk.
 
     Attributes:
@@ -81,7 +81,7 @@ class Scorer:
     slices: Mapping[str, str]
     versions: Mapping[str, str]
 
-    def __call__(self, chunk: Chunk) -> Outcome:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         """Return what became of a chunk.
 
         Raises:
@@ -102,7 +102,7 @@ class Scorer:
                     parts += [part] if part.files else []
                     bad += alone.bad
                 first += rows or 0
-        return Outcome(chunk.id, tuple(parts), tuple(bad), counted.nbytes)
+        return ChunkResult(chunk.id, tuple(parts), tuple(bad), counted.nbytes)
 
     def _counted(self, pieces: Sequence[Piece], rows: Sequence[int | None], first: int) -> tuple[Counting, Part]:
         named = {piece.source.name: count for piece, count in zip(pieces, rows, strict=True)}
@@ -112,6 +112,8 @@ class Scorer:
             for block in ahead:
                 counting.add(block)
         files = tuple(name for name in named if name not in dict(counting.bad))
-        if counting.counted_rows != (told := sum(named[name] or 0 for name in files)):
-            raise RuntimeError(f"{counting.counted_rows} rows of {', '.join(files)} were counted, headers tell {told}")
+        if counting.counted_rows != (announced := sum(named[name] or 0 for name in files)):
+            raise RuntimeError(
+                f"{counting.counted_rows} rows of {', '.join(files)} were counted, headers tell {announced}"
+            )
         return counting, Part(files, counting.counted_rows, counting.run.state() if files else b"")

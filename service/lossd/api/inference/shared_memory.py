@@ -177,13 +177,13 @@ class Regions:
             raise MalformedBody(f"the name of a region has 1 to {MAX_NAME} printable characters")
         key, offset, byte_size = _read(document)
         with self._locked():
-            own = self._of(client)
+            records = self._records_of(client)
             if (client, name) in self._records:
                 raise Conflict(f"shared memory region {quoted(name)} already in manager; unregister it first")
             most, most_bytes = self._settings.shared_memory_regions, int(self._settings.shared_memory_bytes)
-            if len(own) >= most:
+            if len(records) >= most:
                 raise TooLarge(f"{most} regions are registered (setting shared_memory_regions); unregister some")
-            if sum(record.byte_size for record in own) + byte_size > most_bytes:
+            if sum(record.byte_size for record in records) + byte_size > most_bytes:
                 raise TooLarge(
                     f"the regions would have more than {most_bytes} bytes together (setting shared_memory_bytes)"
                 )
@@ -200,8 +200,8 @@ class Regions:
     def unregister(self, client: str, name: str | None) -> None:
         """Unregister a client's region of this name, if there is one; without a name, all of them."""
         with self._locked():
-            gone = {record.name for record in self._of(client) if name in (None, record.name)}
-            self._write([r for r in self._records.values() if r.client != client or r.name not in gone])
+            removed = {record.name for record in self._records_of(client) if name in (None, record.name)}
+            self._write([r for r in self._records.values() if r.client != client or r.name not in removed])
 
     def status(self, client: str, name: str | None) -> list[dict[str, Any]]:
         """Return what the protocol tells of a client's region; without a name, of all of them.
@@ -212,7 +212,7 @@ class Regions:
         self._refresh()
         if name is not None:
             return [self._record(client, name).status]
-        return [record.status for record in self._of(client)]
+        return [record.status for record in self._records_of(client)]
 
     def find(self, client: str, name: str) -> Region:
         """Return a client's region.
@@ -233,7 +233,7 @@ class Regions:
             self._open[record] = region
         return region
 
-    def _of(self, client: str) -> list[Record]:
+    def _records_of(self, client: str) -> list[Record]:
         return [record for record in self._records.values() if record.client == client]
 
     def _record(self, client: str, name: str) -> Record:

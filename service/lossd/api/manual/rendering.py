@@ -84,8 +84,8 @@ def render(name: str, text: str, root: str, pages: frozenset[str]) -> Rendered:
         elif token.type in ("th_open", "td_open"):
             _align(token)
         elif token.type in ("inline", "fence") and sections and tokens[i - 1].type != "heading_open":
-            heading, said = sections[-1]
-            sections[-1] = Section(heading, " ".join(f"{said} {_plain(token)}".split()))
+            heading, text = sections[-1]
+            sections[-1] = Section(heading, " ".join(f"{text} {_plain(token)}".split()))
         if token.type == "inline":
             token.children = _linked(token.children or [], name, root, pages)
     html = parser.renderer.render(tokens, parser.options, {})
