@@ -32,7 +32,8 @@ COMPILED = frozenset(
      "cosine_embedding", "triplet", "iou", "giou", "diou", "ciou", "dice", "jaccard", "tversky", "focal_tversky",
      "info_nce", "nt_xent", "clip", "supcon", "mined_triplet", "distillation", "list_net", "ranknet", "kl_div",
      "quantiles", "crps_ensemble", "multi_margin", "multilabel_soft_margin", "gan_discriminator", "wgan_discriminator",
-     "lsgan_discriminator", "hinge_gan_discriminator", "vae", "nll"}
+     "lsgan_discriminator", "hinge_gan_discriminator", "vae", "nll",
+     "lovasz"}
 )  # fmt: skip
 """The losses that have compiled passes."""
 

@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
         "lossd.cost", "lossd.exact", "lossd.lazy_torch", "lossd.losses", "lossd_client",
     },
     "lossd.request": {"lossd.cost", "lossd.job", "lossd.losses", "lossd.caches", "lossd.metrics", "lossd_client"},
-    "lossd.compiled": {"lossd.caches", "lossd.configuration", "lossd.job", "lossd.metrics"},
+    "lossd.compiled": {"lossd.caches", "lossd.configuration", "lossd.job", "lossd.lazy_torch", "lossd.metrics"},
     "lossd.evaluation": {"lossd.compiled", "lossd.job", "lossd.losses", "lossd.metrics", "lossd_client"},
     "lossd.local": {"lossd.arrangement", "lossd.evaluation", "lossd.request", "lossd_client"},
     "lossd.runs": {

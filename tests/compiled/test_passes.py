@@ -325,6 +325,48 @@ def test_decisions_on_regions_are_counted_as_the_task_says(mode: str, task: str)
     assert_both_ways([request] * 2, inputs, 2e-6)
 
 
+@pytest.mark.parametrize("step", [0.0, 0.5, 8.0], ids=["any", "equal errors", "certain"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [
+        ((2, 4, 16, 16), {}), ((3, 5, 33), {"per_image": True}), ((1, 3, 7), {"reduction": "sum"}), ((2, 1, 9), {}),
+        ((1, 21, 65, 33), {}), ((2, 2, 101, 3), {"per_image": True, "reduction": "sum"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_lovasz_answers_as_the_general_way(
+    shape: tuple[int, ...], more: dict[str, Any], dtype: torch.dtype, step: float
+) -> None:
+    """Errors are sorted as the general way sorts them, also equal ones."""
+    request = {"loss": {"name": "lovasz", **more}, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [dense(shape, seed, dtype) for seed in range(12)]
+    for tensors in inputs if step else ():
+        tensors["prediction"] = (tensors["prediction"] / step).round() * step
+    inputs[1]["target"][:] = 0
+    assert uses_a_pass(request, inputs[0])
+    found = assert_both_ways([request] * 12, inputs, TOLERANCE[torch.float32])
+    for f, tensors in zip(found[:3], inputs, strict=False):
+        assert_bits_equal(f, together([request], [tensors])[0])
+
+
+@pytest.mark.parametrize(
+    ("where", "value"), [("prediction", torch.nan), ("prediction", torch.inf), ("prediction", -torch.inf),
+                         ("prediction", 1e30), ("target", 3), ("target", -1)],
+)  # fmt: skip
+def test_lovasz_out_of_range_is_left_to_the_general_way(where: str, value: float) -> None:
+    request = {"loss": {"name": "lovasz"}, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [dense((2, 3, 9), seed) for seed in range(3)]
+    inputs[1][where].view(-1)[-1] = value
+    assert_both_ways([request] * 3, inputs, 2e-6)
+
+
+@pytest.mark.parametrize("more", [{"mode": "binary"}, {"ignore_index": 0}, {"from_logits": False}], ids=str)
+def test_lovasz_of_other_regions_goes_the_general_way(more: dict[str, Any]) -> None:
+    loss = {"name": "lovasz", **more}
+    assert not uses_a_pass({"loss": loss}, regions(loss, (2, 3, 4), torch.float32, 1))
+
+
 def boxes(form: str, dtype: torch.dtype, seed: int) -> dict[str, torch.Tensor]:
     """Pairs that overlap, that are far apart, that are equal, that touch, points, equal points, and lines."""
     random = torch.Generator().manual_seed(seed)

@@ -440,6 +440,14 @@ CASES = (
                 {"mode": "binary"},
                 gradient=[[-1.0, 0.0]],
             ),
+            # All errors are 1. Of 10 positions to find, j others leave the Jaccard loss at j / (10 + j).
+            Stated(
+                "equal errors in the order of the positions",
+                {"prediction": np.zeros((1, 20)), "target": [[0] * 10 + [1] * 10]},
+                1,
+                {"mode": "binary"},
+                gradient=[[j / (10 + j) - (j - 1) / (9 + j) for j in range(1, 11)] + [-1 / 20] * 10],
+            ),
             Stated(
                 "nothing left",
                 {"prediction": [[1.0]], "target": [[255]]},

@@ -16,6 +16,7 @@ from lossd.compiled.counting import counting_of
 from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, floor_of, own_inputs, words_of
 from lossd.compiled.formula_recipes import FORMULA_FORMS
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
+from lossd.compiled.lovasz import LOVASZ_FORMS
 from lossd.compiled.multivariate_recipes import MULTIVARIATE_FORMS
 from lossd.compiled.sum_recipes import SUM_FORMS
 from lossd.compiled.work import Outcome, Pass, Work
@@ -136,6 +137,7 @@ FORMS: Mapping[str, Callable[[Recipe], Form | None]] = {
     **neighbours.FORMS,
     **dict.fromkeys(overlaps.BOXES, overlaps.boxes_of),
     **dict.fromkeys(overlaps.REGIONS, overlaps.regions_of),
+    **LOVASZ_FORMS,
     **MULTIVARIATE_FORMS,
     **SUM_FORMS,
 }

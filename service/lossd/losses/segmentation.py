@@ -372,7 +372,7 @@ def lovasz(
     if not per_image:
         tensors = (present, errors, counted, share)
         present, errors, counted, share = (t.transpose(0, 1).flatten(1).unsqueeze(0) for t in tensors)
-    errors, order = torch.sort(errors, dim=-1, descending=True)
+    errors, order = torch.sort(errors, dim=-1, descending=True, stable=True)
     steps = _jaccard_steps(present.gather(-1, order), share.gather(-1, order))
     value = (torch.relu(errors) * steps).sum(-1).double()
     weight = (counted if hinge else present > 0).any(-1).double()
