@@ -224,7 +224,7 @@ class Recipe:
 
     @cached_property
     def dtypes(self) -> Mapping[str, str]:
-        """Of each input."""
+        """The dtype of each input."""
         return {c.name: c.dtype for c in self.inputs}
 
     @cached_property

@@ -36,13 +36,13 @@ else:
             return isinstance(instance, torch.Tensor)
 
     class Tensor(metaclass=_Tensors):
-        """Stands for ``torch.Tensor`` in signatures and ``isinstance``."""
+        """A placeholder of ``torch.Tensor`` in signatures and ``isinstance``."""
 
     torch, nn, functional = _Module("torch"), _Module("torch.nn"), _Module("torch.nn.functional")
     _stand_ins = {"torch": torch, "nn": nn, "functional": functional, "Tensor": Tensor}
 
     def _load() -> None:
-        """Replace the stand-ins by torch's own objects, in this module and in all modules that imported them."""
+        """Replace the placeholders by torch's own objects, in this module and in all modules that imported them."""
         from torch.nn import functional
 
         real = {"torch": sys.modules["torch"], "nn": sys.modules["torch.nn"], "functional": functional}

@@ -73,7 +73,7 @@ def draw(curves: Sequence[Curve], *, width: int, height: int) -> Text:
 
 
 def _number(value: float, span: float) -> str:
-    """Return a number of an axis; one that no dot could tell from 0 is 0."""
+    """Return the text of a number of an axis; 0 if it is less than a dot from 0."""
     return "0" if abs(value) < span / 1000 else f"{value:.3g}"
 
 

@@ -47,7 +47,7 @@ class On(click.ParamType[tuple[str, str | None]]):
 
 
 def _executor(on: tuple[str, str | None] | None) -> Executor:
-    """Return what evaluates chunks; None stands for this process.
+    """Return the executor of chunks; None for this process.
 
     Raises:
         Failed: A package is missing.
@@ -83,7 +83,7 @@ def score_chunks(
     resume: Path | None,
     shown: bool,
 ) -> tuple[Merging, bool]:
-    """Return what is counted of the sources, and whether Ctrl-C ended it.
+    """Return the counted sources, and whether Ctrl-C ended the count.
 
     Args:
         sources: The sources, with absolute paths.

@@ -16,7 +16,7 @@ ENOUGH = 12
 """The width to which a name may be cut, if not even one column of numbers fits beside it."""
 
 READABLE, INDENT = 32, 4
-"""The least width of a text beside its names; else it stands below them, so far to the right."""
+"""The least width of a text beside its names. A narrower text is printed below them, indented by as much."""
 
 
 class Columns:

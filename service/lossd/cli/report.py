@@ -119,7 +119,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is known about a score beside its metrics."""
+    """Yield the facts of a score beside its metrics: a name and a text each."""
     if "run" in document:
         yield "run", f"{document['run']} ({document['status']})"
     if "files" in document:

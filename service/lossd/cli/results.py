@@ -99,7 +99,7 @@ class ResultsFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining rows, and close the file."""
         if self._as_csv and self._table is None:
             self._begin([])
         self._file.close()

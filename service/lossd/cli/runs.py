@@ -183,7 +183,7 @@ def _asks() -> bool:
 
 
 def _client(ctx: click.Context, url: str | None) -> Any:
-    """Return the context of a client; the address may stand before the subcommand too."""
+    """Return the context of a client; the address may be given before the subcommand too."""
     from lossd.cli.local_service import connected
 
     assert ctx.parent is not None

@@ -11,7 +11,7 @@ from lossd_client.errors import TooLarge
 
 __all__ = ["is_broken_device", "is_out_of_memory", "release_memory", "too_large", "unusable"]
 
-# torch has an exception class for a device's memory; for main memory only the message tells.
+# torch has an exception class for a device's memory. An error of main memory is recognized by its message.
 _OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 _BROKEN_DEVICE = re.compile(r"CUDA error|device-side assert", re.IGNORECASE)
 _ATTEMPT = re.compile(r"tried to allocate ([\d.]+ [KMGT]?i?B(?:ytes)?)", re.IGNORECASE)

@@ -109,7 +109,7 @@ class LossOfBatch:
         return self.inputs.tensors
 
     def _parameters(self) -> dict[str, Any]:
-        """Return the loss's parameters, those that may differ among them."""
+        """Return the loss's parameters, with those that may differ between requests."""
         parameters = {**self.batch.recipe.parameters, **self._numbers()}
         if self.loss.reads_reduction:
             parameters["reduction"] = self.batch.recipe.reduction

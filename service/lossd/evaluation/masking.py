@@ -62,11 +62,11 @@ class Masking:
         return ~kept.reshape(len(kept), -1)
 
     def of_input(self, name: str) -> Tensor:
-        """Return which entries of an input count, broadcasting against it: those that an entry that counts reads."""
+        """Return which entries of an input count: those that a counted entry of the loss reads; it broadcasts to it."""
         return _along(self.keep, self.recipe.axes[name], self._lead)
 
     def filled(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the inputs with harmless entries in place of those that do not count."""
+        """Return the inputs with a harmless entry in place of each one that does not count."""
         return {
             name: tensor.masked_fill(~self.of_input(name), harmless(self.recipe, name, tensor))
             if name in self.recipe.axes

@@ -16,7 +16,7 @@ __all__ = ["RowValues"]
 
 @dataclass(slots=True)
 class RowValues:
-    """The loss of each row, and what is said of it; tensors are on the host.
+    """The loss of each row, and its warnings; tensors are on the host.
 
     Attributes:
         losses: Each row's loss, (N,) float64.

@@ -190,7 +190,7 @@ def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _within(recipe: Recipe, name: str, tensor: Tensor, low: float, high: float) -> bool:
-    """Return whether all entries are in their domain; False where the smallest and the largest do not tell."""
+    """Return whether the smallest and the largest entry prove that all are in their domain."""
     match recipe.domains[name]:
         case "probability" | "mask":
             return low >= 0 and high <= 1

@@ -96,7 +96,7 @@ def listed(text: str) -> list[Place]:
 
 
 def parts(place: Place) -> tuple[str, ...]:
-    """Return the directories of a file and its name: what files are sorted by, and what tells them apart."""
+    """Return the directories of a file and its name: files are sorted and distinguished by these."""
     return Path(os.path.abspath(place)).parts if isinstance(place, Path) else tuple(place.url.split("/"))
 
 

@@ -57,7 +57,7 @@ class Member:
             self._task.cancel()
 
     def report(self, state: Literal["listening", "ready"]) -> None:
-        """Tell the parent that this front accepts connections, or that a worker is ready."""
+        """Report to the parent that this front accepts connections, or that a worker is ready."""
         self._send({state: True})
 
     async def totals(self) -> list[Family]:

@@ -63,7 +63,7 @@ def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
 
 
 def take(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Bind as :func:`bind` does, and make sure that no other program has the port.
+    """Bind as :func:`bind` does, and check that no other program has the port.
 
     Raises:
         StartError: Why the port cannot be bound.

@@ -346,7 +346,7 @@ def _sigmoid_focal_information(
 def _focal_parts(
     z: Tensor, target: Tensor, gamma: float | Tensor, alpha: float | None, mode: str, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return σ(z), σ(−z), the entropy, the probability of what is wrong, and the factor of the entropy."""
+    """Return σ(z), σ(−z), the entropy, the probability of the wrong answer, and the factor of the entropy."""
     p, rest = sigmoid(z), sigmoid(-z)
     limits = torch.finfo(z.dtype)
     wrong = p * (1 - target) + rest * target

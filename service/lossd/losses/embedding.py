@@ -512,7 +512,7 @@ def _active(
 
 
 def _among(score: Tensor, mask: Tensor | None, others: Tensor | None) -> Tensor:
-    """Return scores (A, B) without those that samples that count (A,) have with others that do not (B,).
+    """Return the scores (A, B) with -inf for pairs of a sample that counts (A,) and one that does not (B,).
 
     A sample that does not count keeps its scores, so that its value, which is thrown away, stays a number.
     """

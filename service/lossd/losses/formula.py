@@ -24,7 +24,7 @@ __all__ = ["Apply", "Formula", "FormulaError", "Name", "Number", "Step", "near",
 MAX_GROWTH = 64
 FREE_ELEMENTS = 1 << 20
 """A result may have this many elements, or ``MAX_GROWTH`` times those of the largest input: axes of length 1 make
-tables, and a small request is not to become a large one."""
+tables, which must not make a small request large."""
 
 MAX_ELEMENTS = 1 << 29
 """The most elements of all results of a formula together; autograd keeps each result."""
@@ -132,7 +132,7 @@ class Formula:
 
     @cached_property
     def indices(self) -> frozenset[str]:
-        """The names that are nothing but indices of ``gather``."""
+        """The names that are used only as indices of ``gather``."""
         found, others = set[str](), set[str]()
         for step in self.steps:
             if isinstance(step, Apply):

@@ -36,7 +36,7 @@ STEP_BYTES, STEP_NS = 73, 75
 
 
 def gains(target: Tensor, form: str) -> Tensor:
-    """Return the gain of each document, relative to what is at least half the query's largest: (N, L) float64.
+    """Return the gain of each document over a number that is at least half the query's largest gain: (N, L) float64.
 
     A ratio of gains is the same, and no gain overflows.
 
@@ -75,7 +75,7 @@ def _better(target: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _ahead(prediction: Tensor, pairs: Tensor, sigma: float | Tensor) -> Tensor:
-    """Return σ(s_i − s_j) of each pair; 0 of what is no pair, whatever its scores are."""
+    """Return σ(s_i − s_j) of each pair, and 0 for every other two documents."""
     difference = prediction.unsqueeze(2) - prediction.unsqueeze(1)
     return _of_query(sigma) * torch.where(pairs, difference, torch.zeros_like(difference))
 

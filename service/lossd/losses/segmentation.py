@@ -365,7 +365,7 @@ def lovasz(
         present = (target == classes).to(scores.dtype)
         errors = (present - scores).abs()
     counted = torch.ones_like(target, dtype=torch.bool) if ignored is None else ~ignored
-    # What is ignored comes last, where it changes no other's share, and has no error of its own.
+    # Ignored entries come last and have no error: they change no other entry's share.
     present, errors = present * counted, errors.masked_fill(~counted, -torch.inf)
     share = counted if element_weight is None else element_weight.reshape(counted.shape)
     share = share.double().expand(errors.shape)

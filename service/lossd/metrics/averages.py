@@ -101,7 +101,7 @@ def _filled(values: Floats, defined: Array, filler: float | None) -> list[list[A
 
 
 def _missing(defined: list[bool]) -> list[int]:
-    """Return the indices of what is undefined."""
+    """Return the indices of the undefined values."""
     return [index for index, known in enumerate(defined) if not known] if False in defined else []
 
 

@@ -168,7 +168,7 @@ class LabelSets(Multilabel):
         """Return the view with targets of 0 and 1."""
         indices = view.tensors["target"].long()
         listed = (indices < 0).cumsum(1) == 0
-        # One column more, for what is not an index.
+        # One column more, for entries that are no index.
         several = torch.zeros(indices.shape[0], indices.shape[1] + 1, device=indices.device)
         several.scatter_(1, torch.where(listed, indices, indices.shape[1]), 1)
         tensors = {**view.tensors, "target": several[:, :-1]}

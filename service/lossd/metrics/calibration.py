@@ -34,13 +34,13 @@ class Probable(Counts):
     """Entries that are predicted with a probability.
 
     Attributes:
-        confidences: The probability of what is predicted, (R, I) float64.
+        confidences: The probability of the predicted class, (R, I) float64.
         came_true: Whether it came true, (R, I) bool.
     """
 
     @cached_property
     def confidences(self) -> Tensor:
-        """The probability of what is predicted, (R, I) float64."""
+        """The probability of the predicted class, (R, I) float64."""
         raise NotImplementedError
 
     @property

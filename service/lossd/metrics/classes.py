@@ -174,7 +174,7 @@ class Classes(ProbableClasses, Regions):
         return [["probabilities_as_logits"] if 0 <= far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
 
     def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the parts that tell whether to warn: none where no metric makes probabilities of what was sent."""
+        """Return the parts that the warnings read; none if no metric makes probabilities of the scores."""
         read = self.view.alone and self.view.activation == "logits" and not PROBABLE.isdisjoint(names)
         return ("farthest",) if read else ()
 
@@ -281,7 +281,7 @@ class Classes(ProbableClasses, Regions):
 
     @Tally
     def hits(self) -> tuple[Tensor, int]:
-        """Hits of each class, (B, C + 1); the last cell has what is wrong."""
+        """Hits of each class, (B, C + 1); the last cell counts the wrong predictions."""
         right = self.predicted_class == self.target_class
         return torch.where(right, self.target_class, self.classes), self.classes + 1
 

@@ -138,7 +138,7 @@ class Counts(Task):
 
     @cached_property
     def together(self) -> dict[str, list[Any]]:
-        """Precision, recall, F1 and IoU, computed together because requests nearly always ask for all."""
+        """Precision, recall, F1 and IoU, computed together because nearly all requests name all."""
         if self.averaged and (rates := self.view.kernels.get("rates")) is not None:
             return self._rates(rates)
         numerators = np.empty((4, *self.tp.shape), self.tp.dtype)

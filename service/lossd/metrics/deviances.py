@@ -107,7 +107,7 @@ class Deviances(Numbers):
             lengths, means = self.scale(of_target=True)
             mean = np.ldexp(means, lengths)
             return self.totals(lambda _, t, mean: [unit_deviance(t, mean, exponent)], mean)[:, 0] / self.some
-        # A run knows the mean only in the end. The difference loses digits where the spread is small beside the mean.
+        # A run has the mean only in the end. The difference loses digits if the spread is small beside the mean.
         mean = self.target_moments.means_scaled(np.zeros(self.count, int))[:, 0]
         transform = mean_of(self.target_transforms)
         with np.errstate(all="ignore"):

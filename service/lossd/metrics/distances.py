@@ -126,7 +126,7 @@ class CosinePairs(Pairs):
         return limit - slack(self.view.computed("first", "second"))
 
     def boundary(self, view: View) -> Tensor | float:
-        """Return the mean of the two distances that the loss wants, for each row if requests differ: (R, 1, 1)."""
+        """Return the mean of the loss's two target distances; (R, 1, 1), one for each row, if requests differ."""
         return (1 - view.number("margin", 0.0, 3)) / 2
 
     @classmethod

@@ -234,7 +234,7 @@ class OfRuns(Part[V]):
         return {self.key: self.function(task)}
 
     def of_totals(self, totals: Mapping[str, Any], exponent: int | None) -> V:
-        """Return the total."""
+        """Return the run's total as it is."""
         total: V = totals[self.key]
         return total
 

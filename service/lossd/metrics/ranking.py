@@ -259,7 +259,7 @@ def best_threshold(task: Ranked) -> Sequence[Any]:
 
 
 def _curves(task: Any, name: str, curve: Callable[[Steps], Any]) -> list[Any]:
-    """One answer per request, or a list of one per label; those that are None are recorded."""
+    """Return one answer per request, or a list of one per label; each None is recorded."""
     answers = []
     for b in range(task.count):
         of_request = [curve(task.steps(b, k)) for k in range(task.columns)]

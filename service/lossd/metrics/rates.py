@@ -1,4 +1,4 @@
-"""Rates of decisions beside precision, recall and specificity, and what is made of them."""
+"""Rates of decisions beside precision, recall and specificity, and metrics computed from them."""
 
 from __future__ import annotations
 

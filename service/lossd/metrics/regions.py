@@ -96,13 +96,13 @@ def _kept(region: Tensor, kept: Tensor | None) -> Tensor:
 
 
 def _boundary(region: Tensor, distance: int) -> Tensor:
-    """Return the part of regions (R, H, W) bool within so many steps, diagonal ones too, of what is outside."""
+    """Return the positions of regions, (R, H, W) bool, within so many steps of the outside, diagonal steps too."""
     # A square is the product of two lines.
     return region & _near(_near(~region, distance, 2), distance, 1)
 
 
 def _near(outside: Tensor, distance: int, axis: int) -> Tensor:
-    """Return what lies within so many steps along an axis of what is outside; beyond the ends all is outside."""
+    """Return the positions within so many steps of the outside along an axis; beyond the ends all is outside."""
     length = outside.shape[axis]
     sums = torch.cat(
         [torch.zeros_like(outside.narrow(axis, 0, 1), dtype=torch.int32), outside.cumsum(axis, dtype=torch.int32)], axis

@@ -46,7 +46,7 @@ class RelativeErrors(Numbers):
 
     @Mean
     def half_errors(self) -> Tensor:
-        """Half the size of each error, which is finite wherever prediction and target are."""
+        """Half the size of each error: finite if prediction and target are."""
         return self.of_each(lambda p, t: (p / 2 - t / 2).abs())
 
     @Mean

@@ -122,7 +122,7 @@ class Neighbours(Task):
         yield from zip(*(torch.split(t, max(1, BLOCK // rows**2)) for t in stacked), strict=True)
 
     def fraction(self, name: str, found: Array, asked: Array | None = None) -> list[Any]:
-        """The mean of (R,) numbers over each request's rows, those that are asked."""
+        """Return the mean of (R,) numbers over the queries among each request's rows."""
         starts = self.view.segments.starts
         asked = np.ones(len(found)) if asked is None else asked.astype(float)
         if self.view.ignored is not None:

@@ -169,7 +169,7 @@ def _curve(document: Mapping[str, Any], palette: _Palette) -> _Picture:
 
 
 def _styles(palette: _Palette) -> Iterator[tuple[str, str]]:
-    """A colour and dashes for each line: dashes tell lines apart without colours, and show the one below."""
+    """A colour and dashes for each line. Dashes distinguish lines without colours, and show the line below."""
     return zip(cycle(palette.lines), cycle(DASHES))
 
 

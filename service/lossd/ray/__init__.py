@@ -16,7 +16,7 @@ __all__ = ["app", "url"]
 
 
 def __getattr__(name: str) -> Any:
-    # A training loop asks for the address alone, and must not load the server.
+    # A training loop reads the address alone, and must not load the server.
     try:
         if name == "app":
             from lossd.ray.application import app

@@ -123,7 +123,7 @@ def _one_each(fields: Any, errors: Sequence[Mapping[str, Any]]) -> list[tuple[Pl
 
 
 def _place(fields: Any, location: Sequence[int | str]) -> Place:
-    """Return the location without the names of a union's arms, which only Pydantic knows."""
+    """Return the location without the names of a union's arms: Pydantic's own, and in no request."""
     place: list[int | str] = []
     for position, part in enumerate(location):
         if isinstance(fields, dict):  # the last part may be a field that is missing

@@ -1,4 +1,4 @@
-"""Which derivatives a request asks for, by which inputs, and whether the loss has them."""
+"""The derivatives that a request names, and whether the loss has them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = "loss, gradient, gradient.<input>, hessian, hessian.<input>, hvp, hvp.<i
 
 
 class Derivatives(NamedTuple):
-    """The derivatives that a request asks for.
+    """The derivatives that a request names.
 
     Attributes:
         gradients: The inputs by which there is a gradient.

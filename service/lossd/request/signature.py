@@ -78,7 +78,7 @@ class Signature:
         return frozenset(("float", "integer") if entry is None else (k for t in self.types(entry) for k in t.kinds))
 
     def check_names(self, layout: Layout) -> None:
-        """Check that every required input was sent, and nothing but inputs.
+        """Check that every required input was sent, and that every tensor is an input.
 
         Raises:
             MissingInput, UnknownInput: An input is missing, or unknown; the detail names it.

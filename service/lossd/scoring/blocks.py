@@ -60,7 +60,7 @@ class Block:
 
 
 def rows_of(source: Source, by_row: Sequence[str]) -> int | None:
-    """Return how many rows a source has by its headers; None if only its content tells, or nothing does.
+    """Return how many rows a source has by its headers; None if the headers do not state it.
 
     Args:
         source: The source.

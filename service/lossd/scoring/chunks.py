@@ -1,4 +1,4 @@
-"""Divide files into chunks: the same ones for the same files, whoever evaluates them and in whatever order.
+"""Divide files into chunks: the same ones for the same files, in any process and any order.
 
 A chunk is some whole files, or some rows of a large one. It states what to read and the position of its first row.
 """

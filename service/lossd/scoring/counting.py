@@ -66,7 +66,7 @@ class Counting:
 
     @property
     def text(self) -> str:
-        """What is counted so far, for a person."""
+        """The number of files and rows counted so far, as text."""
         return progress_text(self.files, self.total, self.counted_rows, self.nbytes, self.seconds)
 
     @property

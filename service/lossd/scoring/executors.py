@@ -29,7 +29,7 @@ class Failed(Exception):  # noqa: N818  (as in lossd_client.errors)
 
 
 class Executor(Protocol):
-    """Evaluates chunks somewhere."""
+    """The interface of the places that evaluate chunks."""
 
     def map(
         self, function: Callable[[Chunk], ChunkResult], chunks: Sequence[Chunk]
@@ -125,7 +125,7 @@ def died(chunk: Chunk, tries: int) -> Failed:
 
 
 def failed(chunk: Chunk, error: BaseException) -> Failed:
-    """Return the error of a chunk whose evaluation raised what is no problem of a file."""
+    """Return the error of a chunk whose evaluation failed for another reason than a bad file."""
     return Failed(f"{chunk.text} cannot be scored: {type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""A file of what is finished: a line of JSON for each chunk, so that a score goes on where it was interrupted.
+"""A file of the finished chunks: a line of JSON for each, so that an interrupted score continues.
 
 The first line says what is computed. Each further line is written at once and synced, and holds the states of a chunk.
 A line that is cut off, because the machine stopped, is dropped. Chunks with bad files are not kept: the files may be

@@ -83,7 +83,7 @@ class Merging:
 
     @property
     def text(self) -> str:
-        """What is counted so far, for a person."""
+        """The number of files and rows counted so far, as text."""
         return progress_text(self.files, self.total, self.counted_rows, self.nbytes, self.seconds)
 
     @property
@@ -129,7 +129,7 @@ class Merging:
                 self._merge(of_file.state, [name])
 
     def _merge(self, state: RunState, files: Sequence[str]) -> None:
-        """Count files with those that they fit."""
+        """Add the state of files to the state that it fits."""
         self.counted_rows += state.rows
         for total in self._totals:
             try:
