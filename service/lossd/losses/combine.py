@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import power
-from lossd.losses.registry import Unreduced, loss, named
+from lossd.losses.registry import Terms, Unreduced, loss, named
 from lossd.losses.types import FIRST_FAULT, Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
 MAX_TERMS = 64
@@ -105,21 +105,25 @@ def uncertainty(
     return (halves * precision * weighted + 0.5 * log_variance).sum(-1)
 
 
-def _bce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return (
-        {"loss": {"name": "bce_with_logits", "ignore_index": parameters["ignore_index"]}},
-        {
-            "loss": {
-                "name": "dice",
-                "mode": "binary",
-                "smooth": parameters["smooth"],
-                "ignore_index": parameters["ignore_index"],
-            }
-        },
-    )
+def _with_dice(name: str, mode: str) -> Terms:
+    """Return a function that returns the terms: a loss of that name, and dice in that mode."""
+
+    def terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        ignored = {"ignore_index": parameters["ignore_index"]}
+        dice = {"name": "dice", "mode": mode, "smooth": parameters["smooth"], **ignored}
+        return ({"loss": {"name": name, **ignored}}, {"loss": dice})
+
+    return terms
 
 
-@loss(task="binary", kind="composed", reductions=("mean",), differentiable=(), terms=_bce_dice_terms, linear=True)
+@loss(
+    task="binary",
+    kind="composed",
+    reductions=("mean",),
+    differentiable=(),
+    terms=_with_dice("bce_with_logits", "binary"),
+    linear=True,
+)
 def bce_dice(
     losses: Real[Tensor, "2"],
     *,
@@ -151,21 +155,14 @@ def bce_dice(
     return bce_weight * losses[:, 0] + dice_weight * losses[:, 1]
 
 
-def _ce_dice_terms(parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return (
-        {"loss": {"name": "cross_entropy", "ignore_index": parameters["ignore_index"]}},
-        {
-            "loss": {
-                "name": "dice",
-                "mode": "multiclass",
-                "smooth": parameters["smooth"],
-                "ignore_index": parameters["ignore_index"],
-            }
-        },
-    )
-
-
-@loss(task="segmentation", kind="composed", reductions=("mean",), differentiable=(), terms=_ce_dice_terms, linear=True)
+@loss(
+    task="segmentation",
+    kind="composed",
+    reductions=("mean",),
+    differentiable=(),
+    terms=_with_dice("cross_entropy", "multiclass"),
+    linear=True,
+)
 def ce_dice(
     losses: Real[Tensor, "2"],
     *,
