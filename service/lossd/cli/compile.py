@@ -28,7 +28,7 @@ lossd compile --cache-dir /var/cache/lossd
 def compile_(cache_dir: Path | None) -> None:
     """Compile the most used losses once, so that the service is fast from its start.
 
-    Otherwise a CPU worker compiles them while it works, in about 15 s of CPU time. The code is for this version and
+    Otherwise a CPU worker compiles them while it works, in about 17 s of CPU time. The code is for this version and
     this processor; the command prints its folder at the end. Existing code is not compiled again.
 
     Exit status: 0 all passes are compiled, 1 a pass could not be compiled or stored.
