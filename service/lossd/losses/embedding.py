@@ -6,7 +6,7 @@ computed from differences, so a row is at distance 0 of itself exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 import lossd.losses.softmax as softmax
 from lossd.cost import Pairs
 from lossd.lazy_torch import Tensor, torch
-from lossd.losses.elementary import row_norm, row_total, spread
+from lossd.losses.distances import in_own_dtype, one_less_cosine, row_direction, row_distance, zero_with_slopes
 from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Indicator, Integer, Kept, NonNegative, Positive, Real, Sign
 
@@ -74,8 +74,8 @@ def contrastive(
         R. Hadsell, S. Chopra, Y. LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006,
             doi:10.1109/CVPR.2006.100.
     """
-    distance, same = _distance(first, second, eps=eps)
-    short = _in_own_dtype(lambda d: margin - d, first.dtype, distance)
+    distance, same = row_distance(first, second, eps=eps)
+    short = in_own_dtype(lambda d: margin - d, first.dtype, distance)
     value = factor * (similar * distance.square() + (1 - similar) * torch.relu(short).square())
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
@@ -107,7 +107,7 @@ def cosine_embedding(
     References:
         torch.nn.functional.cosine_embedding_loss.
     """
-    apart, zero = _one_less_cosine(first, second)
+    apart, zero = one_less_cosine(first, second)
     value = torch.where(similar > 0, apart, (1 - apart - margin).clamp(min=0))
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": zero})
 
@@ -150,13 +150,13 @@ def triplet(
         torch.nn.functional.triplet_margin_loss.
     """
     order = float(p)
-    near, same = _distance(anchor, positive, order, eps, squared)
-    far, also_same = _distance(anchor, negative, order, eps, squared)
+    near, same = row_distance(anchor, positive, order, eps, squared)
+    far, also_same = row_distance(anchor, negative, order, eps, squared)
     same = same | also_same
     if swap:
-        between, also_same = _distance(positive, negative, order, eps, squared)
+        between, also_same = row_distance(positive, negative, order, eps, squared)
         far, same = torch.minimum(far, between), same | also_same
-    value = _in_own_dtype(lambda near, far: near - far + margin, anchor.dtype, near, far).clamp(min=0)
+    value = in_own_dtype(lambda near, far: near - far + margin, anchor.dtype, near, far).clamp(min=0)
     return Unreduced(value, torch.ones_like(value), flags={"zero_vector": same})
 
 
@@ -208,7 +208,7 @@ def mined_triplet(
         value, active, valid, zero, has_positive, has_negative = (
             torch.cat(parts) for parts in zip(*blocks, strict=True)
         )
-    value = value + _pull(wide, table)
+    value = value + zero_with_slopes(wide, table)
     flags = {"zero_vector": zero, "no_positives": ~has_positive.any(), "no_negatives": ~has_negative.any()}
     return Unreduced(value, active if active_only else valid, flags)
 
@@ -342,7 +342,7 @@ def clip(
         A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
             arXiv:2103.00020.
     """
-    (a, no_a), (b, no_b) = _direction(first), _direction(second)
+    (a, no_a), (b, no_b) = row_direction(first), row_direction(second)
     score = a @ b.mT / temperature
     forth, back = _among(score, mask, mask), _among(score.mT, mask, mask).mT
     value = (softmax.surprise(forth, -1) + softmax.surprise(back, -2)).diagonal() / 2
@@ -377,7 +377,7 @@ def supcon(
     References:
         P. Khosla et al., Supervised Contrastive Learning, 2020, arXiv:2004.11362, equation 2.
     """
-    direction, zero = _direction(embedding)
+    direction, zero = row_direction(embedding)
     positive, negative = _relations(label)
     if mask is not None:
         both = mask.unsqueeze(-1) & mask
@@ -388,82 +388,6 @@ def supcon(
     value = softmax.surprise(score, -1).masked_fill(~positive, 0).sum(-1) / count.clamp(min=1)
     flags = {"zero_vector": zero, "no_positives": ~positive.any(), "no_negatives": ~negative.any()}
     return Unreduced(value, (count > 0).to(value.dtype), flags)
-
-
-def _distance(
-    first: Tensor, second: Tensor, order: float = 2.0, eps: float | Tensor = 0.0, squared: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the distance of each row to its counterpart, (N,), and whether they are equal, which has no gradient."""
-    shift = torch.zeros_like(first[:, :1]) if squared else torch.as_tensor(eps, dtype=first.dtype, device=first.device)
-    shift = shift.reshape(-1, 1)
-    difference = first - second
-    shifted = difference + shift
-    if order == 2:
-        narrow = row_norm(shifted)
-        # What may be no difference but the shift, and what float32's squares may not hold, is looked at again.
-        doubtful = ~_in_range(narrow, above=4 * shift.squeeze(-1) * difference.shape[-1])
-        distance = (narrow.square() if squared else narrow).double()  # whatever the other rows are
-        if not bool(doubtful.any()):
-            return distance, doubtful
-    same = (difference == 0).all(-1)
-    wide = row_norm(shifted.double(), order)
-    wide = torch.where(same, wide.detach(), wide)
-    wide = wide.square() if squared else wide
-    return (torch.where(doubtful, wide, distance), same & doubtful) if order == 2 else (wide, same)
-
-
-def _in_own_dtype(function: Callable[..., Tensor], dtype: torch.dtype, *distances: Tensor) -> Tensor:
-    """Return a function of distances, computed in the embeddings' dtype for rows whose distances it holds.
-
-    A margin is then rounded alike whether requests of a batch share it or not, and decimals cancel: in float32,
-    0.2 − 0.5 + 0.3 is 0.
-    """
-    wide = function(*distances)
-    if dtype == torch.float64:
-        return wide
-    narrow = [distance.to(dtype) for distance in distances]
-    held = torch.stack([n.double() == d for n, d in zip(narrow, distances, strict=True)]).all(0)
-    return torch.where(held, function(*narrow).double(), wide)
-
-
-def _one_less_cosine(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - the cosine of each row and its counterpart, (N,) in [0, 2], and whether one of them has no direction.
-
-    It is then 1, without gradient. Where the two are close to one line, it is taken from their difference or their sum:
-    of one direction it is exactly 0, of opposite ones 2.
-    """
-    (a, no_a), (b, no_b) = _direction(first.double()), _direction(second.double())
-    cosine = row_total(a * b)
-    along, against = (row_total((a - b).square()) / 2, row_total((a + b).square()) / 2)
-    apart = torch.where(cosine > 0.5, along, torch.where(cosine < -0.5, 2 - against, 1 - cosine))
-    return apart, no_a | no_b
-
-
-def _in_range(length: Tensor, above: float | Tensor) -> Tensor:
-    """Return whether each length is far enough from 0 and from overflow for exact squares and products."""
-    return (length > above + 1e-12) & (length < 1e12)
-
-
-def _pull(embedding: Tensor, slope: Tensor) -> Tensor:
-    """0 for each anchor (N,), with the gradient of half its squared distances weighted by ``slope`` (N, N).
-
-    By matrix products: the distances' own gradient would visit every pair's every coordinate again, and the product of
-    entries would take a table more.
-    """
-    centred = embedding - embedding.detach().mean(0)
-    square = centred.square().sum(-1)
-    pull = (square * slope.sum(-1) + slope @ square) / 2 - (centred * (slope @ centred)).sum(-1)
-    return pull - pull.detach()
-
-
-def _direction(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row at length 1, (N, D), and whether it has length 0, (N,): it stays 0, without gradient."""
-    # Directions do not depend on the scale; at that of the largest entry squares neither overflow nor vanish.
-    scale = vector.detach().abs().amax(-1, keepdim=True)
-    zero = scale == 0
-    scaled = vector / scale.masked_fill(zero, 1)
-    length = row_norm(scaled, keepdim=True).masked_fill(zero, 1)
-    return torch.where(zero, torch.zeros_like(vector), scaled / spread(length, vector.shape[1])), zero.squeeze(-1)
 
 
 def _diagonal(like: Tensor) -> Tensor:
@@ -525,7 +449,7 @@ def _info_nce(
     first: Tensor, second: Tensor, mask: Tensor | None, temperature: float | Tensor, variant: str
 ) -> Unreduced:
     n = first.shape[0]
-    (a, no_a), (b, no_b) = _direction(first), _direction(second)
+    (a, no_a), (b, no_b) = row_direction(first), row_direction(second)
     both = torch.cat([a, b])
     picking = both if variant == "symmetric" else a
     score = picking @ both.mT / temperature
