@@ -15,6 +15,7 @@ from lossd.compiled.passes import Passes
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate
 from lossd.job import Column
+from lossd.request.plan import Plan
 from lossd.request.planning import make_plan
 from lossd_client.errors import Problem
 
@@ -36,6 +37,10 @@ COMPILED = frozenset(
      "lovasz"}
 )  # fmt: skip
 """The losses that have compiled passes."""
+
+
+plans: dict[str, Plan] = {}
+"""The latest plans, by their requests."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,22 @@ def layout(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
 
 
+def plan_of(request: Mapping[str, Any]) -> Plan:
+    """Return the request's plan; plans are kept, as fronts do, and with them the recipes of known shapes."""
+    text = repr(request)
+    if text not in plans:
+        if len(plans) >= 64:
+            plans.clear()
+        plans[text] = make_plan(request)
+    return plans[text]
+
+
 def together(
     requests: Sequence[Mapping[str, Any]], inputs: Sequence[Tensors], device: str = "cpu"
 ) -> list[Evaluated | Problem]:
     """Requests that share a recipe, evaluated as one batch."""
-    plans = [make_plan({"outputs": ["loss", "gradient"], **request}) for request in requests]
-    jobs = [plan.job(layout(tensors)) for plan, tensors in zip(plans, inputs, strict=True)]
+    planned = [plan_of({"outputs": ["loss", "gradient"], **request}) for request in requests]
+    jobs = [plan.job(layout(tensors)) for plan, tensors in zip(planned, inputs, strict=True)]
     recipe, rows = jobs[0].recipe, [job.rows for job in jobs]
     assert all(job.recipe.text == recipe.text for job in jobs), "requests of one batch share their recipe"
 

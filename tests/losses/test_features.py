@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import evaluating
 from evaluating import Evaluated, alone, together
 from lossd.api.catalogue import describe_loss
 from lossd.losses import REGISTRY, perceptual
@@ -141,6 +142,7 @@ def test_weights_are_read_from_safetensors_as_from_a_pickle(tmp_path: Path, monk
 def test_without_weights_the_loss_says_how_to_enable_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request, inputs = looked_at()
     assert describe_loss(REGISTRY["perceptual"])["available"] is True
+    monkeypatch.setattr(evaluating, "plans", {})  # those kept know the weights
     monkeypatch.setenv(perceptual.WEIGHTS, str(tmp_path / "gone.pth"))
     with pytest.raises(NotEvaluable, match=r"gone.pth, which is not a file: .*--perceptual-weights"):
         alone(request, inputs)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluating import COMPILED, Evaluated, alone, layout, together
+from evaluating import COMPILED, Evaluated, alone, layout, plan_of, together
 from lossd.job import Recipe
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
@@ -56,7 +56,7 @@ def request_of(case: Case, parameters: Parameters, **further: Any) -> dict[str, 
 
 
 def recipe_of(request: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Recipe:
-    return make_plan(request).job(layout(tensors)).recipe
+    return plan_of(request).job(layout(tensors)).recipe
 
 
 def some_of(request: Mapping[str, Any], tensors: Mapping[str, Tensor], seed: int = 5) -> Tensor:

@@ -42,20 +42,16 @@ def quietly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
 # Several classes
 
 
-def _averaged(function: Callable[..., Any], **named: Any) -> Oracle:
+def _averaged(score: int) -> Oracle:
     """A scikit-learn score with its averages, over the classes that occur."""
-
-    def oracle(s: Sample) -> Any:
-        common = {"sample_weight": s.weight, "zero_division": UNDEFINED, **named}
-        answer = {a: function(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
-        per_class = function(s.true, s.said, average=None, labels=range(s.classes), **common)
-        return {**answer, "per_class": per_class}
-
-    return oracle
+    return lambda s: {"per_class" if a is None else a: scores[score] for a, scores in s.scores.items()}
 
 
 def _f_beta(s: Sample) -> Any:
-    return _averaged(sk.fbeta_score, beta=s.options.get("beta", 1.0))(s)
+    common = {"beta": s.options.get("beta", 1.0), "sample_weight": s.weight, "zero_division": UNDEFINED}
+    answer = {a: sk.fbeta_score(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
+    per_class = sk.fbeta_score(s.true, s.said, average=None, labels=range(s.classes), **common)
+    return {**answer, "per_class": per_class}
 
 
 def _jaccard(s: Sample) -> Any:
@@ -73,7 +69,7 @@ def _mean_over(values: Array, weights: Array) -> float:
 
 
 def _specificity_of_classes(s: Sample) -> Any:
-    matrix = sk.confusion_matrix(s.true, s.said, labels=range(s.classes), sample_weight=s.weight)
+    matrix = s.matrix
     values, negatives, rejected = [], [], []
     for k in range(s.classes):
         others = np.arange(s.classes) != k
@@ -98,9 +94,8 @@ def _weighted(values: Array, support: Array) -> float:
 
 def _count(which: str) -> Oracle:
     def oracle(s: Sample) -> Any:
-        cells = sk.multilabel_confusion_matrix(s.true, s.said, labels=range(s.classes), sample_weight=s.weight)
         place = {"tn": (0, 0), "fp": (0, 1), "fn": (1, 0), "tp": (1, 1)}[which]
-        return cells[:, *place]
+        return s.cells[:, *place]
 
     return oracle
 
@@ -224,19 +219,17 @@ CLASSES: dict[str, Oracle] = {
     "fn": _count("fn"),
     "tn": _count("tn"),
     "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
-    "precision": _averaged(sk.precision_score),
-    "recall": _averaged(sk.recall_score),
+    "precision": _averaged(0),
+    "recall": _averaged(1),
     "specificity": _specificity_of_classes,
-    "f1": _averaged(sk.f1_score),
+    "f1": _averaged(2),
     "iou": _jaccard,
     "support": _support_of_classes,
     "f_beta": _f_beta,
     "balanced_accuracy": _balanced,
     "mcc": _mcc,
     "cohen_kappa": _kappa,
-    "confusion_matrix": lambda s: sk.confusion_matrix(
-        s.true, s.said, labels=range(s.classes), sample_weight=s.weight
-    ).tolist(),
+    "confusion_matrix": lambda s: s.matrix.tolist(),
     "top_k_accuracy": _top_k,
     "per_image_iou": _per_image(1, 1),
     "per_image_dice": _per_image(2, 0),
@@ -250,20 +243,16 @@ CLASSES: dict[str, Oracle] = {
 # One positive class
 
 
-def _plain(function: Callable[..., Any]) -> Oracle:
-    return lambda s: function(s.true, s.said, sample_weight=s.weight, zero_division=UNDEFINED)
-
-
-def _cells(s: Sample) -> Array:
-    return sk.confusion_matrix(s.true, s.said, labels=[False, True], sample_weight=s.weight)
+def _plain(score: int) -> Oracle:
+    return lambda s: s.scores["binary"][score]
 
 
 def _cell(row: int, column: int) -> Oracle:
-    return lambda s: _cells(s)[row, column]
+    return lambda s: s.matrix[row, column]
 
 
 def _iou(s: Sample) -> Any:
-    cells = _cells(s)
+    cells = s.matrix
     beneath = cells.sum() - cells[0, 0]
     return sk.jaccard_score(s.true, s.said, sample_weight=s.weight) if beneath else UNDEFINED
 
@@ -322,10 +311,10 @@ DECISIONS: dict[str, Oracle] = {
     "fn": _cell(1, 0),
     "tn": _cell(0, 0),
     "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
-    "precision": _plain(sk.precision_score),
-    "recall": _plain(sk.recall_score),
+    "precision": _plain(0),
+    "recall": _plain(1),
     "specificity": lambda s: sk.recall_score(~s.true, ~s.said, sample_weight=s.weight, zero_division=UNDEFINED),
-    "f1": _plain(sk.f1_score),
+    "f1": _plain(2),
     "iou": _iou,
     "support": lambda s: s.weight[s.true].sum(),
     "f_beta": lambda s: sk.fbeta_score(
@@ -334,7 +323,7 @@ DECISIONS: dict[str, Oracle] = {
     "balanced_accuracy": _balanced,
     "mcc": _mcc,
     "cohen_kappa": _kappa,
-    "confusion_matrix": lambda s: _cells(s).tolist(),
+    "confusion_matrix": lambda s: s.matrix.tolist(),
     "auroc": _auroc,
     "average_precision": _average_precision,
 }
@@ -362,7 +351,7 @@ def _of_labels(function: Oracle) -> Oracle:
         actual = (s.true * weight).sum(0)
         return {
             "macro": _mean_over(per_class, np.ones(s.classes)),
-            "micro": function(s.pooled()),
+            "micro": function(s.pooled),
             "weighted": _weighted(per_class, actual),
             "per_class": per_class,
         }
@@ -387,9 +376,9 @@ MULTILABEL: dict[str, Oracle] = {
             *("auroc", "average_precision"),
         )
     },
-    **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in CALIBRATED},
+    **{name: lambda s, of=BINARY[name]: of(s.pooled) for name in CALIBRATED},
     "best_threshold": lambda s: {
-        "micro": _best_threshold(s.pooled()),
+        "micro": _best_threshold(s.pooled),
         "per_class": [_best_threshold(s.label(k)) for k in range(s.classes)],
     },
 }

@@ -16,7 +16,6 @@ from metrics.measuring import Array
 from metrics.oracles import (
     UNDEFINED,
     Oracle,
-    _cells,
     _ece,
     _mean_over,
     _of_labels,
@@ -207,7 +206,7 @@ REGRESSION: dict[str, Oracle] = {
 
 def _share(above: Callable[..., float], below: Callable[..., float]) -> Oracle:
     def oracle(s: Sample) -> Any:
-        (tn, fp), (fn, tp) = _cells(s).tolist()
+        (tn, fp), (fn, tp) = s.matrix.tolist()
         beneath = below(tp, fp, fn, tn)
         return above(tp, fp, fn, tn) / beneath if beneath else UNDEFINED
 
@@ -221,7 +220,7 @@ def _informedness(s: Sample) -> Any:
 
 
 def _markedness(s: Sample) -> Any:
-    (tn, fp), (fn, tp) = _cells(s).tolist()
+    (tn, fp), (fn, tp) = s.matrix.tolist()
     return tp / (tp + fp) + tn / (tn + fn) - 1 if tp + fp and tn + fn else UNDEFINED
 
 
@@ -337,7 +336,7 @@ def _fractions(matrix: Array, normalize: str) -> list[list[float]]:
 
 
 def _normalized(s: Sample) -> Any:
-    return _fractions(_cells(s), s.options.get("normalize", "true"))
+    return _fractions(s.matrix, s.options.get("normalize", "true"))
 
 
 DECISIONS: dict[str, Oracle] = {**RATES, **BEST, "normalized_confusion_matrix": _normalized}
@@ -452,10 +451,10 @@ def _ndcg(s: Sample) -> Any:
 MULTILABEL: dict[str, Oracle] = {
     **{name: _of_labels(oracle) for name, oracle in RATES.items()},
     **{
-        name: lambda s, of=oracle: {"micro": of(s.pooled()), "per_class": [of(s.label(k)) for k in range(s.classes)]}
+        name: lambda s, of=oracle: {"micro": of(s.pooled), "per_class": [of(s.label(k)) for k in range(s.classes)]}
         for name, oracle in BEST.items()
     },
-    **{name: lambda s, of=BINARY[name]: of(s.pooled()) for name in ("hinge", "mce", "ece_l2")},
+    **{name: lambda s, of=BINARY[name]: of(s.pooled) for name in ("hinge", "mce", "ece_l2")},
     "normalized_confusion_matrix": lambda s: [_normalized(s.label(k)) for k in range(s.classes)],
     "ace": _ace_of_labels,
     "exact_match": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
@@ -471,15 +470,11 @@ MULTILABEL: dict[str, Oracle] = {
 # Several classes
 
 
-def _matrix(s: Sample) -> Array:
-    return sk.confusion_matrix(s.true, s.said, labels=range(s.classes), sample_weight=s.weight)
-
-
 def _of_matrix(function: Callable[[float, float, float, float], tuple[float, float]]) -> Oracle:
     """A quotient of the cells of each class against the rest, averaged over the classes that occur."""
 
     def oracle(s: Sample) -> Any:
-        matrix, parts = _matrix(s), []
+        matrix, parts = s.matrix, []
         for k in range(s.classes):
             rest = np.arange(s.classes) != k
             parts.append(
@@ -505,7 +500,7 @@ def _adjusted(s: Sample) -> Any:
 
 
 def _fw_iou(s: Sample) -> Any:
-    matrix = _matrix(s)
+    matrix = s.matrix
     iou = [matrix[k, k] / max(matrix[k].sum() + matrix[:, k].sum() - matrix[k, k], 1e-300) for k in range(s.classes)]
     return np.average(iou, weights=matrix.sum(1))
 
@@ -562,7 +557,7 @@ def _boundary_iou(s: Sample) -> Any:
             both[k] += weight * (first & second).sum()
             either[k] += weight * (first | second).sum()
     values = np.array([b / e if e else UNDEFINED for b, e in zip(both, either, strict=True)])
-    matrix = _matrix(s)
+    matrix = s.matrix
     present = (matrix.sum(0) + matrix.sum(1)) > 0
     return {
         "macro": _mean_over(values[present], np.ones(present.sum())),
@@ -577,7 +572,7 @@ CLASSES: dict[str, Oracle] = {
     "fpr": _of_matrix(lambda tp, fp, fn, tn: (fp, fp + tn)),
     "fnr": _of_matrix(lambda tp, fp, fn, tn: (fn, fn + tp)),
     "adjusted_balanced_accuracy": _adjusted,
-    "normalized_confusion_matrix": lambda s: _fractions(_matrix(s), s.options.get("normalize", "true")),
+    "normalized_confusion_matrix": lambda s: _fractions(s.matrix, s.options.get("normalize", "true")),
     "mce": MCE[1],
     "ece_l2": ECE_L2[1],
     "classwise_ece": _classwise,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
+from sklearn import metrics as sk
 
 from metrics.measuring import Array, Request
 
@@ -37,9 +39,42 @@ class Sample:
 
     def label(self, k: int) -> Sample:
         """One label of several."""
-        arrays = (self.said[:, k], self.true[:, k], self.score[:, k])
-        return Sample(*arrays, self.weight, 1, self.image, self.image_weight, self.options)
+        return self.labels[k]
 
+    @cached_property
+    def labels(self) -> list[Sample]:
+        """Each label of several."""
+        rest = (self.weight, 1, self.image, self.image_weight, self.options)
+        return [Sample(self.said[:, k], self.true[:, k], self.score[:, k], *rest) for k in range(self.classes)]
+
+    # What several oracles read: scikit-learn checks its arguments at each call, longer than it counts.
+
+    @cached_property
+    def matrix(self) -> Array:
+        """scikit-learn's confusion matrix of classes, or of no and yes."""
+        labels = [False, True] if self.said.dtype == bool else range(self.classes)
+        return sk.confusion_matrix(self.true, self.said, labels=labels, sample_weight=self.weight)
+
+    @cached_property
+    def cells(self) -> Array:
+        """scikit-learn's confusion matrix of each class against the others, (C, 2, 2)."""
+        return sk.multilabel_confusion_matrix(
+            self.true, self.said, labels=range(self.classes), sample_weight=self.weight
+        )
+
+    @cached_property
+    def scores(self) -> dict[str | None, Any]:
+        """scikit-learn's precision, recall, F1 and support by the kind of average; NaN for what is undefined."""
+        averages = ("binary",) if self.said.dtype == bool else ("macro", "micro", "weighted", None)
+        return {
+            average: sk.precision_recall_fscore_support(
+                self.true, self.said, average=average, sample_weight=self.weight, zero_division=np.nan,
+                labels=range(self.classes) if average is None else None,
+            )
+            for average in averages
+        }  # fmt: skip
+
+    @cached_property
     def pooled(self) -> Sample:
         """Every label of every entry as an entry."""
         spread = np.repeat(self.weight, self.classes)

@@ -342,14 +342,15 @@ class Table:
     weighted: bool = True
     within: float = 0
 
-    def expected(self, name: str, request: Request, ignore_index: int | None, **options: Any) -> Any:
-        """What the oracle says; it gets what scikit-learn takes, whose checks would take longer than its scores."""
+    def expected(self, request: Request, ignore_index: int | None, **options: Any) -> dict[str, Any]:
+        """What each oracle says; it gets what scikit-learn takes, whose checks would take longer than its scores."""
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
             if self.sample is not None:
-                return oracles.null(self.oracles[name](self.sample(request, ignore_index, **options)))
+                sample = self.sample(request, ignore_index, **options)
+                return {name: oracles.null(oracle(sample)) for name, oracle in self.oracles.items()}
             weight = request.get("sample_weight")
             kept = request if weight is None else {key: value[weight > 0] for key, value in request.items()}
-            return oracles.null(self.oracles[name](kept, **options))
+            return {name: oracles.null(oracle(kept, **options)) for name, oracle in self.oracles.items()}
 
 
 TABLES = (
