@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 import uvicorn
 
 from lossd.api import create_app
 from lossd.api.http.connection import http_for
 from lossd.api.server import Forwarded, known_heads
+from lossd.configuration.keys import fresh_key, key_line
 from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine, worker_process
@@ -83,6 +85,33 @@ def running(*, ready: bool = True, mortal: bool = False, **settings: Any) -> Ite
         thread.join(timeout=20)
         assert not thread.is_alive(), "the server did not stop"
     assert mortal or engine.stats.restarts == 0, "a worker died"
+
+
+ALICE, BOB = fresh_key(), fresh_key()
+"""The keys of two people who have runs."""
+
+
+@contextmanager
+def keeping_runs(folder: Path, *, of_two: bool = False, **settings: Any) -> Iterator[Running]:
+    """Serve with a recorder, in this process and without compiled passes.
+
+    Args:
+        folder: Where the runs are kept.
+        of_two: Only Alice and Bob may ask.
+        settings: Of the service.
+    """
+    if of_two:
+        settings["api_keys_file"] = folder / "keys"
+        settings["api_keys_file"].write_text(f"{key_line('alice', ALICE)}\n{key_line('bob', BOB)}\n")
+    with running(engine="inline", compiled=False, runs=str(folder / "runs.db"), **settings) as service:
+        yield service
+
+
+@contextmanager
+def asking(service: Running, key: str | None = None) -> Iterator[httpx.Client]:
+    """Ask a service for a minute at most, with a key if one is given."""
+    with httpx.Client(base_url=service.url, headers={"X-API-Key": key} if key else None, timeout=60) as http:
+        yield http
 
 
 @contextmanager

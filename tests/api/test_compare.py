@@ -15,12 +15,10 @@ import pytest
 
 from lossd.api import create_app
 from lossd.caches import CACHES
-from lossd.configuration.keys import fresh_key, key_line
 from lossd.configuration.settings import Settings
 from lossd.metrics.registry import METRICS
-from serving import Running, running
+from serving import ALICE, BOB, Running, asking, keeping_runs
 
-ALICE, BOB = fresh_key(), fresh_key()
 DEFINITION = {"task": "binary", "metrics": ["accuracy", "f1", "auroc"], "identity": "position"}
 ROWS = 2000
 
@@ -29,22 +27,19 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("runs")
-    keys = folder / "keys"
-    keys.write_text(f"{key_line('alice', ALICE)}\n{key_line('bob', BOB)}\n")
-    with running(engine="inline", compiled=False, api_keys_file=keys, runs=str(folder / "runs.db")) as service:
+    with keeping_runs(tmp_path_factory.mktemp("runs"), of_two=True) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def http(service: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, headers={"X-API-Key": ALICE}, timeout=60) as http:
+    with asking(service, ALICE) as http:
         yield http
 
 
 @pytest.fixture(scope="module")
 def bob(service: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, headers={"X-API-Key": BOB}, timeout=60) as http:
+    with asking(service, BOB) as http:
         yield http
 
 

@@ -11,18 +11,14 @@ import httpx
 import numpy as np
 import pytest
 
-from serving import running
+from serving import asking, keeping_runs
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("runs")
-    with (
-        running(engine="inline", compiled=False, runs=str(folder / "runs.db")) as service,
-        httpx.Client(base_url=service.url, timeout=60) as http,
-    ):
+    with keeping_runs(tmp_path_factory.mktemp("runs")) as service, asking(service) as http:
         yield http
 
 

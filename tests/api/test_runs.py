@@ -23,16 +23,14 @@ import lossd
 from lossd.api import create_app
 from lossd.api.runs.entrance import Entrance
 from lossd.caches import CACHES
-from lossd.configuration.keys import fresh_key, key_line
 from lossd.configuration.settings import Settings
 from lossd.metrics.registry import METRICS
 from lossd.recorder.client import Recorder
 from lossd.runs.definition import RunDocument
 from lossd_client.errors import DeadlineExceeded, Problem, StorageFull, Unavailable
 from lossd_client.wire import Tensor, safetensors
-from serving import Running, running
+from serving import ALICE, BOB, Running, asking, keeping_runs, running
 
-ALICE, BOB = fresh_key(), fresh_key()
 BINARY = {"task": "binary", "metrics": ["accuracy", "f1", "auroc"], "identity": "position"}
 SEED = 20240601
 
@@ -41,15 +39,10 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("runs")
-    keys = folder / "keys"
-    keys.write_text(f"{key_line('alice', ALICE)}\n{key_line('bob', BOB)}\n")
-    with running(
-        engine="inline",
-        compiled=False,
-        api_keys_file=keys,
+    with keeping_runs(
+        tmp_path_factory.mktemp("runs"),
+        of_two=True,
         metrics_public=True,
-        runs=str(folder / "runs.db"),
         runs_per_key=300,
         run_bytes=200_000,
         stream_bytes=4096,
@@ -60,13 +53,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def http(service: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, headers={"X-API-Key": ALICE}, timeout=60) as http:
+    with asking(service, ALICE) as http:
         yield http
 
 
 @pytest.fixture(scope="module")
 def bob(service: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, headers={"X-API-Key": BOB}, timeout=60) as http:
+    with asking(service, BOB) as http:
         yield http
 
 
