@@ -132,8 +132,9 @@ def generally(
 
 
 def _unwritten(of: Column, rows: int, count: int) -> Tensor:
+    """A number that no answer has: of NaN, a pass would doubt its answer, and the general way would correct it."""
     shape = (rows if of.per_row else count, *of.trailing)
-    return torch.full(shape, torch.nan, dtype=getattr(torch, of.dtype))
+    return torch.full(shape, -12345.0, dtype=getattr(torch, of.dtype))
 
 
 def alone(request: Mapping[str, Any], tensors: Tensors, device: str = "cpu") -> Evaluated:
