@@ -61,6 +61,17 @@ def test_problems_are_raised() -> None:
         lossd.evaluate("bce", [0.1, 3.2], [0, 1])
 
 
+def test_a_device_that_cannot_be_used_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="'gpu' is not a device; write cpu, cuda, or cuda:0"):
+        lossd.evaluate("mse", [1.0], [2.0], device="gpu")
+    for start in (
+        lambda: lossd.evaluate("mse", [1.0], [2.0], device="cuda:99"),
+        lambda: lossd.Run("binary", device="cuda:99"),
+    ):
+        with pytest.raises(ValueError, match="cuda:99"):
+            start()
+
+
 @pytest.mark.parametrize("missing", ["orjson", "torch", "pydantic"])
 def test_without_the_service_s_packages_it_says_what_to_install(missing: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; import lossd; print(lossd.__version__); lossd.evaluate"

@@ -214,7 +214,10 @@ def _connection_failed(call: Call, address: Address, error: httpx.RequestError) 
     at = f" at {httpx.URL(address.url).host}" if address.name else ""
     url = f"{address.given}{call.path}{at}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        detail = f"cannot connect to {url} ({reason}); is the service running there? Start one with: lossd serve"
+        remedy = "is the service running there? Start one with: lossd serve"
+        if "WRONG_VERSION_NUMBER" in reason or "record layer" in reason:
+            remedy = "what runs there does not speak TLS: is its address http://?"
+        detail = f"cannot connect to {url} ({reason}); {remedy}"
     elif isinstance(error, httpx.PoolTimeout):
         detail = f"no connection to {url} became free within {digits(call.timeout_s)} s; send fewer at once"
     elif isinstance(error, httpx.TimeoutException):

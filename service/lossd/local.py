@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-import torch
 
 from lossd.arrangement import arrange_one
+from lossd.evaluation.device_errors import usable
 from lossd.evaluation.in_memory import evaluate_in_memory
 from lossd.request.planning import make_plan
 from lossd_client.calls import HttpResponse
@@ -60,6 +60,7 @@ def evaluate(
 
     Raises:
         Problem: The request is invalid. The service answers with the same error.
+        ValueError: The device cannot be used.
     """
     composed = compose(
         loss,
@@ -81,7 +82,7 @@ def evaluate(
         arrange_one(job, {name: tensor.data for name, tensor in tensors.items()}),
     )
     manifest = {"recipe": recipe.text, "rows": [job.rows], "numbers": [job.numbers], "offsets": arrangement.offsets}
-    [(failed, text)], _ = evaluate_in_memory(manifest, memory, torch.device(device))
+    [(failed, text)], _ = evaluate_in_memory(manifest, memory, usable(device))
     if failed:
         raise Problem.from_json(orjson.loads(text))
     view = memoryview(memory)

@@ -212,6 +212,7 @@ def test_the_service_is_told_the_time_that_is_left() -> None:
     ("error", "detail"),
     [
         (REFUSED, f"cannot connect to {URL} ([Errno 111] Connection refused); is the service running there? "),
+        (httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number"), "what runs there does not speak TLS"),
         (httpx.ReadTimeout(""), f"{URL} did not answer within 60 s; raise timeout_s"),
         (httpx.PoolTimeout(""), f"no connection to {URL} became free within 60 s"),
         (httpx.RemoteProtocolError("bye"), f"the connection to {URL} broke before the answer was complete (bye)"),

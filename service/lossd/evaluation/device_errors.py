@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import cache
 
 import torch
 
 from lossd_client.errors import TooLarge
 
-__all__ = ["is_broken_device", "is_out_of_memory", "release_memory", "too_large", "unusable"]
+__all__ = ["is_broken_device", "is_out_of_memory", "release_memory", "too_large", "unusable", "usable"]
 
 # torch has an exception class for a device's memory. An error of main memory is recognized by its message.
 _OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
@@ -48,6 +49,22 @@ def unusable(device: torch.device) -> str | None:
     except RuntimeError as error:
         return f"{device} cannot be used: {str(error).splitlines()[0]}"
     return None
+
+
+@cache
+def usable(name: str) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        ValueError: There is no such device, or it cannot be used; the sentence says why.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{name!r} is not a device; write cpu, cuda, or cuda:0") from None
+    if (why := unusable(device)) is not None:
+        raise ValueError(why)
+    return device
 
 
 def release_memory(device: torch.device) -> None:

@@ -16,6 +16,7 @@ import torch
 from lossd.arrangement import arrange_one
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import columns_in
+from lossd.evaluation.device_errors import usable
 from lossd.exact.table import ROWS
 from lossd.job import Job
 from lossd.metrics.registry import METRICS, Array
@@ -83,6 +84,7 @@ class Run:
 
     Raises:
         Problem: The definition is invalid. The service answers with the same error.
+        ValueError: The device cannot be used.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Run:
 
     def _start(self, document: RunDocument, device: str) -> None:
         self._state = RunState(document.definition)
-        self._device = torch.device(device)
+        self._device = usable(device)
         self._plan = document.plan
 
     # Counting
