@@ -91,7 +91,7 @@ def clip(
     Args:
         gradients: The gradient by each input: (R, ...) or (B, ...), like the segments.
         lengths: The norms before clipping, (B,) each.
-        options: ``clip_value``, ``clip_norm`` and ``clip_scope`` as in :class:`lossd.request.plan.GradientOptions`.
+        options: ``clip_value``, ``clip_norm`` and ``clip_scope`` as in :class:`lossd.request.options.GradientOptions`.
         segments: The rows of each request.
     """
     limit, value = options.get("clip_norm"), options.get("clip_value")
