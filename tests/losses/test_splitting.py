@@ -156,7 +156,8 @@ def test_a_compiled_pass_gives_a_row_one_gradient(
     """In any request, and on any number of threads."""
     request = {"loss": {"name": case.name, **parameters, "reduction": "sum"}, "outputs": ["gradient"]}
     rows = 3 * SHARED // 8
-    for dtype in FLOATS:
+    # In both dtypes a pass reads parameters alike.
+    for dtype in FLOATS if parameters is case.parameters[0] else FLOATS[:1]:
         inputs = case.inputs(parameters, rows, dtype=dtype)
         wanted = one_by_one(request, inputs, cut(rows))
         for groups in (cut(rows, 1, 2, rows // 2), [shuffled(rows)]):
