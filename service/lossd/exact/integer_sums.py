@@ -53,8 +53,9 @@ class IntegerSums:
             size: The number of sums of a part.
             parts: The number of parts.
         """
-        bounds = np.searchsorted(index, np.arange(parts + 1) * size)
-        local = index % max(size, 1)
+        firsts = np.arange(parts + 1) * size
+        bounds = np.searchsorted(index, firsts)
+        local = index - np.repeat(firsts[:-1], np.diff(bounds))
         gaps = np.empty_like(index)
         np.subtract(index[1:], index[:-1], out=gaps[1:])
         gaps -= 1
@@ -153,7 +154,7 @@ class IntegerSums:
             ValueError: The bytes are not those of so many sums.
         """
         count, gap_width, width = _header(data)
-        gaps = np.frombuffer(data, f"<u{gap_width}", count, HEADER.size).astype(np.int64)
+        gaps = np.frombuffer(data, f"<u{gap_width}", count, HEADER.size)
         values = np.frombuffer(data, f"<i{width}", count, HEADER.size + count * gap_width).astype(np.int64)
         index = _indices(gaps, np.array([count]), size)
         if not values.all():
@@ -175,7 +176,7 @@ class IntegerSums:
             gaps = np.frombuffer(
                 b"".join([data[HEADER.size : HEADER.size + count * gap_width] for count, data in encoded]),
                 f"<u{gap_width}",
-            ).astype(np.int64)
+            )
             values = np.frombuffer(
                 b"".join([data[HEADER.size + count * gap_width :] for count, data in encoded]), f"<i{width}"
             ).astype(np.int64)
@@ -185,7 +186,9 @@ class IntegerSums:
                 raise ValueError(WRONG)
             columns.append((index, values))
         if columns:
-            index, values = (np.concatenate(column) for column in zip(*columns, strict=True))
+            [index, values], *others = columns
+            if others:
+                index, values = (np.concatenate(column) for column in zip(*columns, strict=True))
             if size <= 2 * len(index):
                 sums = np.zeros(size, np.int64)
                 np.add.at(sums, index, values)
@@ -237,16 +240,25 @@ def _header(data: bytes) -> tuple[int, int, int]:
 def _indices(gaps: Array, counts: Array, size: int) -> Array:
     """Return the indices that gaps say, of as many sums as ``counts`` one after the other.
 
+    Args:
+        gaps: How far each index is behind the one before, unsigned.
+        counts: How many gaps each of several sums has, at least 1.
+        size: The number of sums that there are.
+
     Raises:
         ValueError: One is none of those that there are.
     """
     if not len(gaps):
-        return gaps
-    if int(gaps.min()) < 0 or int(gaps.max()) >= size:
+        return NONE
+    if (gaps.itemsize == 8 or len(gaps) >= 1 << 31) and int(gaps.max()) >= size:  # shorter ones cannot overflow
         raise ValueError(WRONG)
-    reached = np.cumsum(gaps + 1)
-    before = np.concatenate([[0], reached[np.cumsum(counts)[:-1] - 1]])
-    index: Array = reached - np.repeat(before, counts) - 1
-    if int(index.max()) >= size:
+    index: Array = gaps.astype(np.int64)
+    index += 1
+    ends = np.cumsum(counts)
+    # One sum over all: the first gap of each part goes back to its start.
+    index[ends[:-1]] -= np.add.reduceat(index, np.concatenate([[0], ends[:-1]]))[:-1]
+    index[0] -= 1
+    np.cumsum(index, out=index)
+    if int(index[ends - 1].max()) >= size:  # they rise in each part
         raise ValueError(WRONG)
     return index
