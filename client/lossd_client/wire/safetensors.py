@@ -161,7 +161,7 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[b
 
 def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
     """Return prefix and header for tensors (name, dtype, shape, bytes) that follow in this order."""
-    return header_of(encode_entries(tensors), metadata)
+    return header_of(encode_entries(tensors), json.dumps(dict(metadata)) if metadata else b"")
 
 
 def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> bytes:
@@ -180,9 +180,9 @@ def encode_entries(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> 
     return json.dumps(document)[1:-1]
 
 
-def header_of(entries: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return prefix and header, made of encoded entries and metadata."""
-    parts = [b'"%b":%b' % (_METADATA.encode(), json.dumps(dict(metadata)))] if metadata else []
+def header_of(entries: bytes, metadata: bytes) -> bytes:
+    """Return prefix and header, made of encoded entries and the JSON object of the metadata; either may be empty."""
+    parts = [b'"__metadata__":%b' % metadata] if metadata else []
     text = b"{%b}" % b",".join((*parts, entries) if entries else parts)
     padding = -(len(text) + PREFIX_BYTES) % ALIGNMENT
     return b"".join((_LENGTH.pack(len(text) + padding), text, b" " * padding))

@@ -109,7 +109,7 @@ class Evaluate(TensorRoute[AnswerFormat], DirectEvaluation[AnswerFormat]):
         if answer.media == "json":
             return [_json(result, answer)], [(b"content-type", JSON)], False
         names, entries = _layout(result.job.recipe, result.job.rows)
-        head = safetensors.header_of(entries, {"result": result.text.decode()})
+        head = safetensors.header_of(entries, b'{"result":%b}' % json.escaped(result.text))
         pieces: Pieces = [head, *(result.tensors[name] for name in names)]
         return pieces, [(b"content-type", SAFETENSORS)], True
 

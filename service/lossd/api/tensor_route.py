@@ -9,8 +9,9 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from lossd.api.http import number_lists
 from lossd.api.http.request import HttpRequest
@@ -61,7 +62,8 @@ class JobMaker(Protocol):
         """
 
 
-class CheckedHeader(NamedTuple):
+@dataclass(slots=True)
+class CheckedHeader:
     """A checked safetensors header: its job, the name, begin and end of its tensors, and their bytes."""
 
     job: Job

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.types import Scope
 
@@ -77,7 +77,8 @@ class KnownHead:
     timeout_s: float
 
 
-class FoundHead(NamedTuple):
+@dataclass(slots=True)
+class FoundHead:
     """A head that was found, with its own values.
 
     Attributes:
@@ -128,10 +129,12 @@ class KnownHeads:
         """
         if latest is not None and latest.version == self._version:
             head = data[: len(latest.head)]
-            same = latest if _are_equal(head, latest.head) else _with_other_length(data, latest)
-            if same is not None:
+            if hash(head) == hash(latest.head) and head == latest.head:  # see above: the latest key may be another's
                 self._known.hits += 1
-                return same
+                return latest
+            if (other := _with_other_length(data, latest)) is not None:
+                self._known.hits += 1
+                return other
         head = head_of(data)
         rest, name = _without_name(head)
         if (split := _without_lengths(rest)) is None:
@@ -189,11 +192,6 @@ class KnownHeads:
         self._forgot_s = time.monotonic()  # requests that were checked before are not to be learned
 
 
-def _are_equal(head: bytes, other: bytes) -> bool:
-    """Return whether two heads are equal. The time does not tell how much of another client's key is right."""
-    return hash(head) == hash(other) and head == other
-
-
 def _with_other_length(data: bytes, latest: FoundHead) -> FoundHead | None:
     """Return the latest head with the length that some bytes state; None if they begin with another head."""
     begin = latest.digits
@@ -202,9 +200,20 @@ def _with_other_length(data: bytes, latest: FoundHead) -> FoundHead | None:
     if not begin or end < 0 or not digits.isdigit():
         return None
     last = end + len(latest.rest) - begin
-    if not _are_equal(data[:begin] + data[end:last], latest.rest):
+    rest = data[:begin] + data[end:last]
+    if hash(rest) != hash(latest.rest) or rest != latest.rest:
         return None
-    return latest._replace(head=data[:last], length=int(digits))
+    return FoundHead(
+        data[:last],
+        latest.known,
+        latest.headers,
+        int(digits),
+        latest.request_id,
+        latest.name,
+        latest.version,
+        rest,
+        begin,
+    )
 
 
 def head_of(data: bytes) -> bytes:
