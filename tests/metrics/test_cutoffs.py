@@ -148,6 +148,7 @@ KINDS: dict[str, Any] = {
     "probability": lambda rng, n: rng.random(n) ** rng.choice([1, 9]),
     "log_probability": lambda rng, n: -(rng.random(n) ** rng.choice([1, 9, 90])) * rng.choice([1, 1e3]),
     "distances": lambda rng, n: rng.random(n) * rng.choice([1, 1e-6, 1e6]),
+    "far distances": lambda rng, n: rng.choice([-np.inf, -0.9, -0.6, 0, 0.6, 0.9], size=n) * np.finfo(float).max,
     "decimals": lambda rng, n: rng.integers(0, 11, n) / 10,
 }
 
@@ -155,14 +156,18 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_best_threshold_sent_back_keeps_its_promise(kind: str, dtype: Any) -> None:
-    task = "distances" if kind == "distances" else "binary"
-    activation = {"decimals": "probability", "distances": "real"}.get(kind, kind if "prob" in kind else "logits")
+    task = "distances" if "distances" in kind else "binary"
+    activation = {"decimals": "probability", "distances": "real", "far distances": "real"}.get(
+        kind, kind if "prob" in kind else "logits"
+    )
     rng = np.random.default_rng(0)
     requests: dict[bool, list[Request]] = {False: [], True: []}
     for _ in range(250):
         n = int(rng.integers(1, 9))
-        with np.errstate(under="ignore"):
+        with np.errstate(under="ignore", over="ignore"):
             prediction = KINDS[kind](rng, n).astype(dtype)
+        if dtype == np.float32 and kind == "far distances":
+            prediction[prediction == np.inf] = np.finfo(np.float32).max  # nothing is below a threshold of infinity
         target = rng.choice([0.0, 1.0] if task == "binary" else [-1.0, 1.0], size=n)
         target[0] = 1
         request = {"prediction": prediction, "target": target}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,11 @@ class Distances(Decided):
         """Return the mean of two neighbouring distances, or another threshold that separates them."""
         last = -float(scores[step])
         following = -float(scores[step + 1]) if step + 1 < len(scores) else math.inf
+        if math.isinf(last):  # JSON has no number for infinity
+            return sys.float_info.max if last > 0 else following if following < math.inf else 0.0
         middle = math.nextafter(last, math.inf) if following == math.inf else (last + following) / 2
+        if math.isinf(middle):  # the sum alone
+            middle = last / 2 + following / 2
         for limit in (middle, 2 * middle - float(self.cut(middle))):
             if last < float(self.cut(limit)) <= following:
                 return limit
