@@ -157,6 +157,7 @@ def test_metrics_lists_them_by_task() -> None:
     shown = lossd("metrics", "regression").stdout
     assert all(name in shown for name in METRICS["regression"])
     only = json.loads(lossd("metrics", "--name", "auroc", "--json").stdout)["metrics"]
+    assert json.loads(lossd("metrics", "auroc", "--json").stdout)["metrics"] == only  # the name of no task
     assert {entry["name"] for entry in only} == {"auroc"}
 
 

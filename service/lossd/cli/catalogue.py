@@ -80,12 +80,14 @@ def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) 
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of a table.")
 def metrics(task: str | None, name: str | None, as_json: bool) -> None:
-    """List the metrics of every task, or of TASK."""
+    """List the metrics of every task, or of TASK; or show a metric in each task that has it."""
     import lossd.cli.report as report
     import lossd.metrics as known_metrics
     from lossd.api.catalogue import describe_options
     from lossd_client.errors import UnknownMetric
 
+    if name is None and task not in known_metrics.METRICS and any(task in of for of in known_metrics.METRICS.values()):
+        task, name = None, task
     if task is not None:
         known_metrics.check_task(task)
     tasks = list(known_metrics.METRICS)
