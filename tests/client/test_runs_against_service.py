@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import lossd
+from lossd.engine import worker_process
 from lossd_client import AsyncLossClient, LossClient, RunResult
 from lossd_client.errors import (
     BatchConflict,
@@ -120,7 +121,8 @@ def test_a_script_that_is_killed_goes_on(service: Running, client: LossClient, n
 
 def _script(script: Path, url: str, name: str) -> subprocess.Popen[str]:
     paths = [str(Path(__file__).parents[1]), *sys.path]
-    return subprocess.Popen([sys.executable, script, url, name, *paths], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(script), url, name, *paths]
+    return worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # forked: see warm.py
 
 
 def _wait_for_batches(client: LossClient, name: str, wanted: int) -> None:

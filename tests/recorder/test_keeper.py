@@ -138,7 +138,8 @@ asyncio.run(main())
 def test_it_ends_with_a_keeper_that_dies(tmp_path: Path) -> None:
     """Else it would hold the lock of the database, and the next service could not count."""
     root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", KEEPER, str(tmp_path)], stdout=subprocess.PIPE, cwd=root) as process:
+    command = [sys.executable, "-c", KEEPER, str(tmp_path)]
+    with worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         assert alive(pid)
