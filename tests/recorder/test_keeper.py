@@ -43,8 +43,9 @@ async def main():
         mine = f"@lossd-runs-{os.getpid()}-"
         tasks = Path("/proc/self/task").iterdir()
         children = [(task / "children").read_text().split() for task in tasks]
-        modules = [name for name in sys.modules if name.partition(".")[0] in ("sqlalchemy", "alembic", "psycopg")]
-        modules += [name for name in sys.modules if name.startswith("lossd.recorder.")]
+        loaded = list(sys.modules)  # a thread may import
+        modules = [name for name in loaded if name.partition(".")[0] in ("sqlalchemy", "alembic", "psycopg")]
+        modules += [name for name in loaded if name.startswith("lossd.recorder.")]
         print(json.dumps([sum(children, []), modules, mine in Path("/proc/net/unix").read_text()]))
 
 asyncio.run(main())
