@@ -92,7 +92,13 @@ def _errors(recipe: Recipe) -> Counting | None:
         elementwise.errors(flat(prediction), flat(target), words, starts, sums, largest, spread, constant)
         if not np.isfinite(sums).all():
             return {}
-        return {"errors": sums, "largest": largest, "target_spread": spread, "constant_target": constant}
+        return {
+            "size": np.diff(starts),
+            "errors": sums,
+            "largest": largest,
+            "target_spread": spread,
+            "constant_target": constant,
+        }
 
     return Counting(count, (kernel_of(elementwise.errors),))
 

@@ -109,6 +109,8 @@ def _lovasz(recipe: Recipe) -> Form | None:
     own, parameters = own_inputs(recipe), recipe.parameters
     if own is None or len(recipe.inputs) > 2 or recipe.axes or parameters["ignore_index"] is not None:
         return None
+    if not recipe.evaluates_loss:  # the metrics alone are counted as fast without it
+        return None
     prediction, target = own
     if parameters["mode"] != "multiclass" or not parameters["from_logits"] or words_of(prediction.dtype) != 1:
         return None

@@ -51,7 +51,13 @@ class Numbers(Task):
     @cached_property
     def some(self) -> Array:
         """The same, 1 instead of 0."""
-        return np.where(self.size > 0, self.size, 1)
+        return np.where(self.size > 0, self.size, 1) if True in self.empty.tolist() else self.size
+
+    @cached_property
+    def empty(self) -> Array:
+        """(B,) bool: whether no element counts."""
+        empty: Array = self.size == 0
+        return empty
 
     @cached_property
     def ignored(self) -> Tensor | None:
@@ -110,7 +116,7 @@ class Numbers(Task):
 
     def mean(self, name: str, means: Floats, exponents: Array | int = 0) -> list[Any]:
         """Return means times two to the ``exponents`` as answers."""
-        return self.numbers(name, np.ldexp(means, exponents), self.size == 0)
+        return self.numbers(name, np.ldexp(means, exponents), self.empty)
 
     def weights(self, sums: Floats) -> Floats:
         """Return sums of weights, (B,), in the scale in which weights were sent."""
@@ -194,7 +200,7 @@ class Numbers(Task):
         """
         plain = self._plain[:, :3]
         exponents = np.zeros(self.count, int)
-        if (np.isfinite(plain).all(1) & _safe(plain[:, 2], self.largest == 0)).all():
+        if _all_safe(plain[:, 2]) or (np.isfinite(plain).all(1) & _safe(plain[:, 2], self.largest == 0)).all():
             return plain, exponents
         halves = np.isinf(self.largest)  # differences of numbers of opposite sign may be twice as large as any number
         largest = np.where(halves, self._most(lambda p, t: (p / 2 - t / 2).abs()), self.largest)
@@ -249,7 +255,7 @@ class Numbers(Task):
         if plain is None:
             mean = self._plain[:, 4] / self.some
             plain = self.totals(lambda _, t, mean: [(t - mean).square()], mean)[:, 0]
-        if _safe(plain, self.constant_target).all():
+        if _all_safe(plain) or _safe(plain, self.constant_target).all():
             return plain, np.zeros(self.count, int)
         exponents, mean = self.scale(of_target=True)
 
@@ -434,6 +440,11 @@ def is_constant(limits: Floats) -> Array:
     Asked of the numbers, not of their spread, which rounding keeps from being 0.
     """
     return -limits[:, 0] >= limits[:, 1]
+
+
+def _all_safe(squares: Floats) -> bool:
+    """Return whether all sums of squares are within float64's range; then what is squared has finite sums too."""
+    return all(SAFE[0] < square < SAFE[1] for square in squares.tolist())
 
 
 def _safe(squares: Floats, zero: Array) -> Array:

@@ -132,7 +132,7 @@ class Task:
             classes: The classes to record.
         """
         answer = spell(values)
-        if undefined is not None and undefined.any():
+        if undefined is not None and True in undefined.tolist():
             for position in np.flatnonzero(undefined).tolist():
                 answer[position] = self.zero_division
                 self.undefined[position][name] = list(classes)
@@ -151,9 +151,15 @@ class Task:
         return answer
 
 
+FEW = 64
+"""Up to so many numbers, Python takes less time for them than NumPy."""
+
+
 def spell(values: Array) -> list[Any]:
     """Return the array as nested lists, with the strings NaN, Infinity and -Infinity for non-finite numbers."""
     answer: list[Any] = values.tolist()
+    if values.ndim == 1 and len(answer) <= FEW:
+        return answer if all(map(math.isfinite, answer)) else list(map(_spelled, answer))
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return answer
     for index in np.argwhere(~np.isfinite(values)).tolist():

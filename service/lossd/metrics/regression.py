@@ -52,7 +52,7 @@ def bias(task: Numbers) -> Sequence[Any]:
 @metric("regression", default=True, reads=("largest_error",), better="lower", interval=None)
 def max_error(task: Numbers) -> Sequence[Any]:
     """The largest absolute error. Equals sklearn.metrics.max_error."""
-    return task.numbers("max_error", task.largest, task.size == 0)
+    return task.numbers("max_error", task.largest, task.empty)
 
 
 @metric(
