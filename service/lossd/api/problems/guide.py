@@ -138,7 +138,7 @@ EXAMPLES: Mapping[str, Example] = {
         "00000",
         0,
         [0, 0],
-        "the batch 00000 was counted with other data: the digest is …, and now …; give other data another name",
+        "the batch '00000' was counted with other data: its digest was …, and is now …; give other data another name",
     ),
     "duplicate-rows": _batch(
         "00001",
