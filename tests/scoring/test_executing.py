@@ -21,11 +21,13 @@ from click.testing import CliRunner, Result
 import lossd.files.sources as files
 from lossd.cli import executing, main
 from lossd.engine import worker_process
+from lossd.files.sources import Source
 from lossd.scoring import blocks, chunks, executors, work
+from lossd.scoring.blocks import Piece
 from lossd.scoring.chunks import Chunk
-from lossd.scoring.executors import Here, Processes
+from lossd.scoring.executors import Failed, Here, Processes
 from lossd.scoring.work import ChunkResult
-from scoring.dying import Dying
+from scoring.dying import CutOff, Dying
 
 ROWS, SMALL = 400, 2500
 LOSS = ("--loss", "cross_entropy", "--metrics", "accuracy,auroc,log_loss,confusion_matrix")
@@ -229,6 +231,14 @@ def test_a_chunk_that_kills_every_process_is_named(data: Path, tmp_path: Path, m
     assert (result.exit_code, result.stdout) == (3, ""), result.output
     assert "the process that scored 04.npz to 07.npz died 3 times" in result.stderr
     assert f"files counted; they are in {ledger}: the same command continues" in result.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_dies_while_it_sends_is_noticed() -> None:
+    """The rest of what it sent is not awaited."""
+    chunk = Chunk("a", (Piece(Source("a.npz", {})),), (1,), 0, 8)
+    with pytest.raises(Failed, match="died 3 times"):
+        next(Processes(2).map(CutOff(), [chunk]))
 
 
 @pytest.fixture

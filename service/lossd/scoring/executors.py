@@ -6,12 +6,12 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from lossd.scoring.chunks import Chunk
 
@@ -54,9 +54,10 @@ class Here:
 
 
 class Processes:
-    """Evaluates chunks in processes of this machine, of which each has a pool of its own.
+    """Evaluates chunks in processes of this machine, of which each has a connection of its own.
 
-    So if one dies, it is known which chunk it had. That chunk is tried again in a new process.
+    So if one dies, it is known which chunk it had, even if it died while it sent the outcome. That chunk is tried
+    again in a new process.
 
     Args:
         count: How many processes.
@@ -76,44 +77,53 @@ class Processes:
             Failed: A chunk has ended three processes.
         """
         ends, open_while_needed = Pipe(duplex=False)
-        pools = [self._pool(ends) for _ in range(min(self._count, len(chunks)))]
-        waiting, tries, free = deque(chunks), Counter[str](), [*range(len(pools))]
-        running: dict[Future[ChunkResult], tuple[int, Chunk]] = {}
+        waiting, tries = deque(chunks), Counter[str]()
+        free, running, processes = list[Connection](), dict[Connection, Chunk](), list[BaseProcess]()
+
+        def start() -> None:
+            ours, theirs = Pipe()
+            process = self._context.Process(target=_serve, args=(function, theirs, ends))
+            process.start()
+            theirs.close()  # only the process has it now: when the process dies, reading from ours ends
+            processes.append(process)
+            free.append(ours)
+
         try:
+            for _ in range(min(self._count, len(chunks))):
+                start()
             while waiting or running:
                 while waiting and free:
-                    number, chunk = free.pop(), waiting.popleft()
+                    connection, chunk = free.pop(), waiting.popleft()
                     try:
-                        running[pools[number].submit(function, chunk)] = number, chunk
-                    except BrokenProcessPool:  # its process died while it had nothing to do
-                        pools[number] = self._pool(ends)
-                        free.append(number)
+                        connection.send(chunk)
+                    except OSError:  # its process died while it had nothing to do
+                        connection.close()
+                        start()
                         waiting.appendleft(chunk)
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    number, chunk = running.pop(future)
-                    free.append(number)
+                    else:
+                        running[connection] = chunk
+                for connection in cast("list[Connection]", wait(list(running))):
+                    chunk = running.pop(connection)
                     try:
-                        outcome = future.result()
-                    except BrokenProcessPool:
+                        outcome = connection.recv()
+                    except (EOFError, OSError):
+                        connection.close()
                         tries[chunk.id] += 1
                         if tries[chunk.id] == TRIES:
                             raise died(chunk, TRIES) from None
-                        pools[number].shutdown(wait=False)
-                        pools[number] = self._pool(ends)
+                        start()
                         waiting.appendleft(chunk)
                         continue
-                    except Exception as error:
-                        raise failed(chunk, error) from error
+                    free.append(connection)
+                    if isinstance(outcome, Failed):
+                        raise outcome
                     yield outcome
         finally:
             open_while_needed.close()  # which ends the processes, whatever they do
-            for pool in pools:
-                pool.shutdown(cancel_futures=True)
-            ends.close()
-
-    def _pool(self, ends: Connection) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self._context, _begin, (ends,))
+            for process in processes:
+                process.join()
+            for connection in (ends, *free, *running):
+                connection.close()
 
 
 def died(chunk: Chunk, tries: int) -> Failed:
@@ -129,10 +139,18 @@ def failed(chunk: Chunk, error: BaseException) -> Failed:
     return Failed(f"{chunk.text} cannot be scored: {type(error).__name__}: {error}")
 
 
-def _begin(ends: Connection) -> None:
-    """Let a new process leave Ctrl-C to its parent, and end with it."""
+def _serve(function: Callable[[Chunk], ChunkResult], connection: Connection, ends: Connection) -> None:
+    """Evaluate the chunks that the parent sends, leave Ctrl-C to it, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with, args=(ends,), daemon=True).start()
+    with suppress(EOFError, BrokenPipeError):  # the parent has ended
+        while True:
+            chunk = connection.recv()
+            try:
+                outcome: ChunkResult | Failed = function(chunk)
+            except Exception as error:
+                outcome = failed(chunk, error)
+            connection.send(outcome)
 
 
 def _end_with(ends: Connection) -> None:
