@@ -3,7 +3,7 @@
 import { codePanel } from "../../code.js";
 import { h, icon } from "../../dom.js";
 import { fewPoints, textOf } from "../../examples.js";
-import { OUTPUTS, toQuery } from "../try/state.js";
+import { initial, toQuery } from "../try/state.js";
 
 const POINTS = 3;
 const COMPUTED = ["loss", "gradient"];
@@ -22,17 +22,7 @@ export function requestCode({ api, href, ...context }) {
       panel.show({ loss, inputs, outputs: COMPUTED }, "json", api.keyIsSet());
       const { name, ...parameters } = loss;
       const texts = Object.fromEntries(Object.entries(inputs).map(([input, value]) => [input, textOf(value)]));
-      const tried = {
-        kind: "loss",
-        loss: name,
-        parameters,
-        texts,
-        files: {},
-        metrics: {},
-        gradient: {},
-        outputs: OUTPUTS,
-      };
-      link.href = href("/try", toQuery(tried));
+      link.href = href("/try", toQuery({ ...initial(), loss: name, parameters, texts }));
     } catch (error) {
       if (!(error instanceof api.Problem) && error.name !== "AbortError") throw error; // the plot says what is wrong
     }

@@ -6,16 +6,16 @@ const DEFAULT_OUTPUTS = OUTPUTS.filter((name) => name !== "hessian");
 const SHARED_LENGTH = 1500; // characters of numbers that an address may have
 
 /**
- * The state that an address describes.
+ * A state without inputs.
  *
  * `kind` says what is computed: a loss, or the metrics of a task. `loss`, `task` and `predictions` (logits, probabilities
  * or classes) are null while they are guessed from the inputs. `texts` has the inputs as text, `files` the indices of
  * arrays from files. `form` is json, safetensors, or null for a choice by size. `pristine` says that the inputs are an
  * example.
  */
-export function fromQuery(query, { loss: losses, task: tasks }) {
-  const state = {
-    kind: query.has("task") ? "task" : "loss",
+export function initial(kind = "loss") {
+  return {
+    kind,
     loss: null,
     task: null,
     predictions: null,
@@ -30,6 +30,11 @@ export function fromQuery(query, { loss: losses, task: tasks }) {
     form: null,
     pristine: false,
   };
+}
+
+/** The state that an address describes. */
+export function fromQuery(query, { loss: losses, task: tasks }) {
+  const state = initial(query.has("task") ? "task" : "loss");
   const given = (key, entries) => (entries.some(({ name }) => name === query.get(key)) ? query.get(key) : null);
   state.loss = given("loss", losses);
   state.task = given("task", tasks);
