@@ -23,7 +23,8 @@ __all__ = ["serve_run"]
 
 LOCAL = "http://127.0.0.1:8000"
 REPLICA = ("127.0.0.1", 30000)
-WORKER = "ray_lossd_worker_busy_seconds_total"
+LEVELS = ("ray_lossd_backlog_seconds", "ray_lossd_queue_requests", "ray_lossd_queue_bytes")
+TIMES = ("ray_lossd_front_busy_seconds_total", "ray_lossd_worker_busy_seconds_total")
 SAID = {"own": OWN, "proxied": PROXIED}
 LARGE = (1500, 2000)  # 24 MB of tensors, and 12 MB of gradient
 
@@ -66,7 +67,7 @@ def published() -> list[str]:
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Resources"].get("CPU"))
     end = time.monotonic() + 30
     names: set[str] = set()
-    while WORKER not in names and time.monotonic() < end:
+    while not names >= {*LEVELS, *TIMES} and time.monotonic() < end:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
             lines = page.read().decode().splitlines()
             names = {line.partition("{")[0] for line in lines if line.startswith("ray_lossd_")}

@@ -251,7 +251,7 @@ def lovasz(t: Inputs) -> Tensor:
     values = []
     for c, scores in enumerate(p):
         present = (target == c).float()
-        errors, order = torch.sort((present - scores).abs(), descending=True)
+        errors, order = torch.sort((present - scores).abs(), descending=True, stable=True)  # as lossd orders equal ones
         present = present[order]
         total = present.sum()
         jaccard_of = 1 - (total - present.cumsum(0)) / (total + (1 - present).cumsum(0))
