@@ -350,6 +350,18 @@ def test_lovasz_answers_as_the_general_way(
         assert_bits_equal(f, together([request], [tensors])[0])
 
 
+def test_lovasz_has_the_same_bits_in_any_batch_on_several_threads() -> None:
+    """With two threads, torch's softmax of these shapes depends on the number of images."""
+    request, threads = {"loss": {"name": "lovasz"}}, torch.get_num_threads()
+    inputs = [dense((1, 5, 4, 4), seed) for seed in range(6)]
+    torch.set_num_threads(2)
+    try:
+        for f, tensors in zip(together([request] * 6, inputs), inputs, strict=True):
+            assert_bits_equal(f, together([request], [tensors])[0])
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(
     ("where", "value"), [("prediction", torch.nan), ("prediction", torch.inf), ("prediction", -torch.inf),
                          ("prediction", 1e30), ("target", 3), ("target", -1)],

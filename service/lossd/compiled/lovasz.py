@@ -75,7 +75,9 @@ def _evaluate(scores: Array, target: Array, by_image: bool, mean: bool, gradient
         gradient: (b, N, C, P) float32, written; None if it is not wanted.
     """
     count, images, classes, positions = scores.shape
-    p: Array = torch.from_numpy(scores.reshape(-1, classes, positions)).softmax(1).numpy().reshape(scores.shape)
+    p = np.empty_like(scores)
+    for one, its in zip(torch.from_numpy(scores), torch.from_numpy(p), strict=True):
+        torch.softmax(one, 1, out=its)  # of each request: last bits depend on how many images are given at once
     present: Array = target[:, :, None] == np.arange(classes)[:, None]
     error = p - present
     if not by_image:  # a region is of all images of a request
