@@ -350,6 +350,18 @@ def test_lovasz_answers_as_the_general_way(
         assert_bits_equal(f, together([request], [tensors])[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8], ids=str)
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "nll"])
+def test_masked_class_scores_have_a_pass(loss: str, dtype: torch.dtype) -> None:
+    """Inputs are in the order of their names: the mask comes before the scores."""
+    request = {"loss": {"name": loss}, "outputs": ["loss", "gradient", "metrics"]}
+    inputs = [{**scores(40, 5, seed=seed), "mask": (torch.arange(40) % 3 > 0).to(dtype)} for seed in range(3)]
+    for tensors in inputs if loss == "nll" else ():
+        tensors["prediction"] = tensors["prediction"].log_softmax(1)
+    assert uses_a_pass(request, inputs[0])
+    assert_both_ways([request] * 3, inputs, TOLERANCE[torch.float32])
+
+
 def test_lovasz_has_the_same_bits_in_any_batch_on_several_threads() -> None:
     """With two threads, torch's softmax of these shapes depends on the number of images."""
     request, threads = {"loss": {"name": "lovasz"}}, torch.get_num_threads()

@@ -61,12 +61,14 @@ def look_up(recipe: Recipe) -> Found:
 
 
 def _form_of(recipe: Recipe) -> Form | None:
-    options = recipe.gradient_options
+    options, first = recipe.gradient_options, recipe.inputs[0].dtype
+    if recipe.loss in CLASS_FORMS:  # which take masks; inputs are in the order of their names
+        first = recipe.dtypes["prediction"]
     plain = (
         recipe.kind in ("rows", "stack")
         and recipe.reduction in ("mean", "batchmean", "sum")
-        and recipe.inputs[0].dtype in FLOATS
-        and all(words_of(answer.dtype) == words_of(recipe.inputs[0].dtype) for answer in recipe.answers)
+        and first in FLOATS
+        and all(words_of(answer.dtype) == words_of(first) for answer in recipe.answers)
         and options.get("clip_norm") is None
         and options.get("clip_value") is None
     )
