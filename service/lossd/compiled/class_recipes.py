@@ -12,12 +12,13 @@ import numpy.typing as npt
 from lossd.compiled import confusion, dense, softmax
 from lossd.compiled.forms import (
     INTEGERS,
+    OF_MASK,
     Form,
     doubt_what_left_range,
     doubt_what_vanished,
     flat,
     floor_of,
-    own_inputs,
+    prediction_and_target,
     words_of,
 )
 from lossd.compiled.kernels import all_ready, kernel_of
@@ -64,7 +65,7 @@ class _Classes(NamedTuple):
 
 
 def _classes_of(recipe: Recipe) -> _Classes | None:
-    own = own_inputs(recipe)
+    own = prediction_and_target(recipe, OF_MASK)
     if own is None:
         return None
     prediction, target = own

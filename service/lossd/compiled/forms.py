@@ -18,12 +18,13 @@ __all__ = [
     "FLOATS",
     "INTEGERS",
     "NOTHING",
+    "OF_MASK",
     "Form",
     "doubt_what_left_range",
     "doubt_what_vanished",
     "flat",
     "floor_of",
-    "own_inputs",
+    "prediction_and_target",
     "words_of",
     "words_of_all",
 ]
@@ -34,6 +35,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 
 OF_MASK = ("mask", "lengths")
+"""The inputs that say what counts."""
 
 NOTHING = np.empty(0, np.float32)
 """What a kernel takes in place of an array that a request does not have."""
@@ -62,9 +64,9 @@ def words_of_all(columns: Iterable[Column]) -> int | None:
     return words.pop() if dtypes <= set(FLOATS) and len(words) == 1 else None
 
 
-def own_inputs(recipe: Recipe) -> tuple[Column, Column] | None:
-    """Return the columns of prediction and target; None if there are further ones than those of a mask."""
-    own = [column for column in recipe.inputs if column.name not in OF_MASK]
+def prediction_and_target(recipe: Recipe, besides: Sequence[str] = ()) -> tuple[Column, Column] | None:
+    """Return the columns of prediction and target; None if there are other inputs than these and ``besides``."""
+    own = [column for column in recipe.inputs if column.name not in besides]
     return (own[0], own[1]) if [column.name for column in own] == ["prediction", "target"] else None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import confusion
-from lossd.compiled.forms import INTEGERS, NOTHING, Form, flat, own_inputs, words_of
+from lossd.compiled.forms import INTEGERS, NOTHING, Form, flat, prediction_and_target, words_of
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
@@ -108,8 +108,8 @@ def _evaluate(scores: Array, target: Array, by_image: bool, mean: bool, gradient
 
 
 def _lovasz(recipe: Recipe) -> Form | None:
-    own, parameters = own_inputs(recipe), recipe.parameters
-    if own is None or len(recipe.inputs) > 2 or recipe.axes or parameters["ignore_index"] is not None:
+    own, parameters = prediction_and_target(recipe), recipe.parameters
+    if own is None or recipe.axes or parameters["ignore_index"] is not None:
         return None
     if not recipe.evaluates_loss:  # the metrics alone are counted as fast without it
         return None

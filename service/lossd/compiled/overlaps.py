@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled import boxes, elementwise, regions
-from lossd.compiled.forms import FLOATS, INTEGERS, NOTHING, Form, doubt_what_vanished, flat, words_of, words_of_all
+from lossd.compiled.forms import (
+    FLOATS,
+    INTEGERS,
+    NOTHING,
+    Form,
+    doubt_what_vanished,
+    flat,
+    prediction_and_target,
+    words_of,
+    words_of_all,
+)
 from lossd.compiled.kernels import kernel_of
 from lossd.compiled.work import Outcome, Work
 from lossd.job import Recipe
@@ -22,7 +32,6 @@ __all__ = ["BOXES", "REGIONS", "boxes_of", "regions_of"]
 Array = npt.NDArray[Any]
 
 BOXES = boxes.LOSSES
-INPUTS = ["prediction", "target"]
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 
 FEW = 8
@@ -36,7 +45,7 @@ EPSILON = {1: float(np.finfo(np.float32).eps), 2: float(np.finfo(np.float64).eps
 
 def boxes_of(recipe: Recipe) -> Form | None:
     """Return the form of a loss of paired boxes; None if the general way evaluates these."""
-    if [column.name for column in recipe.inputs] != INPUTS:
+    if prediction_and_target(recipe) is None:
         return None
     if (words := words_of_all(recipe.inputs)) is None or recipe.axes:
         return None
@@ -84,9 +93,10 @@ class _Layout(NamedTuple):
 
 def _layout_of(recipe: Recipe) -> _Layout | None:
     """Return the layout of a region loss's requests; None if the general way evaluates these."""
-    if [column.name for column in recipe.inputs] != INPUTS:
+    own, parameters = prediction_and_target(recipe), recipe.parameters
+    if own is None:
         return None
-    parameters, (prediction, target) = recipe.parameters, recipe.inputs
+    prediction, target = own
     one, by_image = parameters["mode"] == "multiclass", parameters["per_image"]
     images, *axes = prediction.trailing
     classes = 1 if parameters["mode"] == "binary" else axes.pop(0)

@@ -13,7 +13,15 @@ import numpy.typing as npt
 from lossd.compiled import elementwise, neighbours, overlaps, vectors
 from lossd.compiled.class_recipes import CLASS_FORMS
 from lossd.compiled.counting import counting_of
-from lossd.compiled.forms import FLOATS, Form, doubt_what_vanished, floor_of, own_inputs, words_of
+from lossd.compiled.forms import (
+    FLOATS,
+    OF_MASK,
+    Form,
+    doubt_what_vanished,
+    floor_of,
+    prediction_and_target,
+    words_of,
+)
 from lossd.compiled.formula_recipes import FORMULA_FORMS
 from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.lovasz import LOVASZ_FORMS
@@ -61,9 +69,8 @@ def look_up(recipe: Recipe) -> Found:
 
 
 def _form_of(recipe: Recipe) -> Form | None:
-    options, first = recipe.gradient_options, recipe.inputs[0].dtype
-    if recipe.loss in CLASS_FORMS:  # which take masks; inputs are in the order of their names
-        first = recipe.dtypes["prediction"]
+    options = recipe.gradient_options
+    first = next(column.dtype for column in recipe.inputs if column.name not in OF_MASK)  # in the order of their names
     plain = (
         recipe.kind in ("rows", "stack")
         and recipe.reduction in ("mean", "batchmean", "sum")
@@ -79,7 +86,7 @@ def _form_of(recipe: Recipe) -> Form | None:
 
 
 def _elements(recipe: Recipe) -> Form | None:
-    own = own_inputs(recipe)
+    own = prediction_and_target(recipe)
     if recipe.axes or own is None:
         return None
     prediction, target = own
