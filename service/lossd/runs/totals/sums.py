@@ -47,7 +47,9 @@ def _keys(place: Array, cells: int) -> Array:
 
 
 def _added(rows: Array, place: Array | None, count: int) -> tuple[Array, Array]:
-    """Return the sums that are not 0: their numbers, which are the combination times the cells plus the cell; and they.
+    """Return the keys of the sums that are not 0, and these sums.
+
+    A key is the combination times the cells plus the cell.
 
     Args:
         rows: Integers, (n, cells).
