@@ -89,6 +89,7 @@ class Bench:
         for who, why in found.absent.items():
             self.console.print(f"not measured: {who}: {why}", style="red")
         part = {"headings": found.headings, "rows": found.rows, "absent": found.absent}
+        part |= {"generator": found.generator} if found.generator else {}
         return self.conclude(name, part, found.verdicts)
 
     def conclude(self, name: str, part: dict[str, Any], verdicts: list[goals.Verdict]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import beside_inline, first_start, load, same_host
+from benchmarks import beside_inline, first_start, load, run_batches, same_host
 from benchmarks import runs as costs
 from benchmarks.comparison import OURS, Cell, Step, cells, median, one_round, peers, put, ratios, started
 from benchmarks.findings import Finding
@@ -309,4 +309,5 @@ CHECKS = {
     "first-start": Check("A first start", first_start.measure, lambda rounds: rounds),
     "losses": losses_of(beside_inline.names()),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
+    "run-batches": Check("Batches of runs", run_batches.measure, lambda rounds: 1 + len(run_batches.SIZES)),
 }

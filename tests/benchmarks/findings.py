@@ -12,9 +12,18 @@ __all__ = ["Finding"]
 
 @dataclass
 class Finding:
-    """What a check measured, as a table, what it says of it, and who was not measured for what reason."""
+    """What a check measured.
+
+    Attributes:
+        headings: Those of the table.
+        rows: The table's rows.
+        verdicts: What it says of what is required.
+        absent: Who was not measured, and why.
+        generator: What made the load; empty for wrk where it is installed.
+    """
 
     headings: tuple[str, ...]
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    generator: str = ""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,19 @@ class Post:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
     def head(self, address: Address) -> bytes:
         """Everything before the body."""
         host = "localhost" if isinstance(address, str) else "{}:{}".format(*address)
         fixed = {"Host": host, **self.headers, "Content-Length": str(len(self.body))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
-        return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode()
+        return f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one round gave; failures are answers other than 200 and broken connections."""
+    """What one round gave; failures are answers other than 200 and 201, and broken connections."""
 
     requests: int
     seconds: float
@@ -84,10 +85,14 @@ def wrk(address: Address, posts: Sequence[Post], connections: int, seconds: floa
 
 
 def sockets(
-    address: Address, posts: Sequence[Post], connections: int, seconds: float, at_least: int = 1
+    address: Address, posts: Iterable[Post], connections: int, seconds: float, at_least: int = 1
 ) -> Measurement:
-    """A round over raw sockets in one thread: for large bodies, and for small ones where wrk is missing."""
-    requests = itertools.cycle([(post.head(address), memoryview(post.body)) for post in posts])
+    """A round over raw sockets in one thread: for large bodies, and for small ones where wrk is missing.
+
+    A sequence of requests is sent again and again, and an iterator's are sent once.
+    """
+    made = ((post.head(address), memoryview(post.body)) for post in posts)
+    requests = itertools.cycle(list(made)) if isinstance(posts, Sequence) else made
     scratch = memoryview(bytearray(SCRATCH_BYTES))
     selector = selectors.DefaultSelector()
     open_connections = [_Connection(address, scratch) for _ in range(connections)]
@@ -107,7 +112,7 @@ def sockets(
             if not events & selectors.EVENT_READ or not connection.read():
                 continue
             latencies_s.append(time.monotonic() - connection.began_s)
-            failures += connection.status != 200
+            failures += connection.status not in (200, 201)
             more = time.monotonic() - begin < seconds or len(latencies_s) < at_least
             if connection.status and more:
                 connection.begin(requests)

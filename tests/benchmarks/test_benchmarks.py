@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 import lossd
-from benchmarks import beside_inline, comparison, every_loss, first_start, gpu, load, page, same_host, targets
+from benchmarks import (
+    beside_inline,
+    comparison,
+    every_loss,
+    first_start,
+    gpu,
+    load,
+    page,
+    run_batches,
+    same_host,
+    targets,
+)
 from benchmarks.answers import WrongAnswerError, compare, expected
 from benchmarks.dialects import Json, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, NotInstalledError
@@ -229,6 +240,17 @@ def test_losses_are_compared_and_timed(brief: None) -> None:
         beside_inline.compare(right, ({"loss": 1.0, "metrics": {"f1": 0.6}}, right[1]), "other")
     with pytest.raises(WrongAnswerError, match="gradients"):
         beside_inline.compare(right, ({"loss": 1.0, "metrics": {}}, {}), "none")
+
+
+def test_batches_of_a_run_are_measured_by_process(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [run_batches.Size("small", "multiclass", (64, 10)), run_batches.Size("binary", "binary", (256,), 2)]
+    monkeypatch.setattr(run_batches, "SIZES", sizes)
+    found = run_batches.measure(1, 0.2, lambda _: None)
+    assert [row[0] for row in found.rows] == ["small", "binary"]
+    for _, *by_process, in_all, evaluated, ratio in found.rows:
+        assert all(figure > 0 for figure in by_process)
+        assert in_all == pytest.approx(sum(by_process))
+        assert ratio == pytest.approx(in_all / evaluated)
 
 
 # What the figures come to
