@@ -93,6 +93,12 @@ def test_what_orjson_may_read_differently_is_left_to_it(inputs):
     assert number_lists.read(f'{{"inputs": {inputs}}}'.encode()) is None
 
 
+def test_a_request_of_many_fields_is_left_to_orjson():
+    """simdjson looks for each field from the first one on: 100,000 of them would take minutes."""
+    fields = "".join(f', "field_{number}": 1' for number in range(number_lists.MAX_FIELDS))
+    assert number_lists.read(f'{{"inputs": {{"a": [1]}}{fields}}}'.encode()) is None
+
+
 def test_a_long_body_gets_the_same_answer_either_way(http, monkeypatch):
     prediction = np.random.default_rng(0).standard_normal((600, 4)).astype(np.float32)
     request = {"loss": {"name": "focal"}, "inputs": {"prediction": prediction.tolist(), "target": [0, 1, 2, 3] * 150}}

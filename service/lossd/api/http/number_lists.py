@@ -26,6 +26,9 @@ __all__ = ["LEAST_BYTES", "read"]
 LEAST_BYTES = 16 << 10
 """The length of a text from which on it is read faster here."""
 
+MAX_FIELDS = 64
+"""The most fields of a request: simdjson looks for each from the first one on."""
+
 _KINDS = (("i", np.int64), ("d", np.float64))
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +51,9 @@ def read(text: bytes | bytearray | memoryview) -> dict[str, Any] | None:
         document: Any = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError):
         return None
-    names = list(document.keys()) if isinstance(document, simdjson.Object) else []
+    if not isinstance(document, simdjson.Object) or len(document) > MAX_FIELDS:
+        return None
+    names = list(document.keys())
     inputs = document["inputs"] if "inputs" in names else None
     if not isinstance(inputs, simdjson.Object) or len(inputs) > MAX_TENSORS:
         return None
