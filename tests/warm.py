@@ -162,7 +162,7 @@ def serve(connection: socket.socket) -> list[str] | None:
                 importlib.import_module(module)
                 gc.freeze()
         if "--compiled" in request["command"] and pending(KERNELS):
-            load_kept(KERNELS, Store())  # it takes a second
+            load_kept(KERNELS, CodeStore())  # it takes a second
             gc.freeze()
         told, telling = os.pipe()
         if not (between := os.fork()):
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     from lossd.api import drawing
     from lossd.compiled.building import load_kept, pending
     from lossd.compiled.compile_order import KERNELS
-    from lossd.compiled.store import Store
+    from lossd.compiled.store import CodeStore
     from lossd.engine import worker, worker_process  # noqa: F401
     from lossd.fronts import FrontConfig, parent
     from lossd.recorder import keeper

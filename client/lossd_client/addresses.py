@@ -16,7 +16,7 @@ from ipaddress import ip_address
 
 import httpx
 
-__all__ = ["LOCAL", "Address", "Addresses", "Name", "Outcome", "socket_path", "split_urls"]
+__all__ = ["LOCAL", "Address", "Addresses", "AttemptOutcome", "Name", "socket_path", "split_urls"]
 
 UNIX = "unix://"
 
@@ -36,7 +36,7 @@ NEVER = -math.inf
 """When a name that was never resolved is resolved."""
 
 
-class Outcome(Enum):
+class AttemptOutcome(Enum):
     """What an attempt says about its address."""
 
     ANSWERED = "it works"
@@ -155,14 +155,14 @@ class Addresses:
             chosen.in_flight += 1
             return chosen
 
-    def release(self, address: Address, outcome: Outcome, now: float) -> None:
+    def release(self, address: Address, outcome: AttemptOutcome, now: float) -> None:
         """Note how an attempt ended."""
         with self._lock:
             address.in_flight = max(0, address.in_flight - 1)
-            if outcome is Outcome.ANSWERED:
+            if outcome is AttemptOutcome.ANSWERED:
                 address.rests_until, address.silences = 0.0, 0
-            elif outcome is not Outcome.UNKNOWN:
-                silent = outcome is Outcome.SILENT
+            elif outcome is not AttemptOutcome.UNKNOWN:
+                silent = outcome is AttemptOutcome.SILENT
                 rest_s = min(LONGEST_REST_S, REST_S * 2.0 ** min(address.silences, 10)) if silent else REST_S
                 address.rests_until = now + rest_s
                 address.silences = address.silences + 1 if silent else 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from lossd_client.addresses import Address, Addresses, Outcome
+from lossd_client.addresses import Address, Addresses, AttemptOutcome
 from lossd_client.calls import Call, Conversation, HttpResponse, Resolve, Send, Stalled, Wait
 from lossd_client.errors import (
     ConnectionFailed,
@@ -41,7 +41,7 @@ BAD_GATEWAY = 502
 PROBLEM = "application/problem+json"
 
 
-class Verdict(NamedTuple):
+class FailedAttempt(NamedTuple):
     """What a failed attempt means.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
         refused: Whether the request was surely not carried out.
     """
 
-    outcome: Outcome
+    outcome: AttemptOutcome
     repeat: bool = False
     refused: bool = False
 
@@ -121,7 +121,7 @@ def attempt(call: Call, address: Address, timeout_s: float) -> Conversation[Http
     Raises:
         LossdError: The call failed.
     """
-    outcome = Outcome.UNKNOWN
+    outcome = AttemptOutcome.UNKNOWN
     try:
         try:
             response = yield Send(call, address, max(timeout_s, 0.001))
@@ -130,17 +130,17 @@ def attempt(call: Call, address: Address, timeout_s: float) -> Conversation[Http
         assert isinstance(response, HttpResponse)
         if not 200 <= response.status < 300:
             raise _failure(call, address, response)
-        outcome = Outcome.ANSWERED
+        outcome = AttemptOutcome.ANSWERED
         return response
     except LossdError as failure:
         outcome = judge(failure).outcome
         raise
     finally:
-        if outcome is not Outcome.ANSWERED or call.addresses.several:
+        if outcome is not AttemptOutcome.ANSWERED or call.addresses.several:
             call.addresses.release(address, outcome, time.monotonic())
 
 
-def judge(failure: LossdError) -> Verdict:
+def judge(failure: LossdError) -> FailedAttempt:
     """Return what a failed attempt means.
 
     A call is repeated after a connection that failed, broke or stalled, after 429, 502 and 503, and after any status
@@ -148,27 +148,27 @@ def judge(failure: LossdError) -> Verdict:
     """
     if isinstance(failure, Problem):
         if failure.status == QueueFull.status:
-            return Verdict(Outcome.ANSWERED, repeat=True, refused=True)
+            return FailedAttempt(AttemptOutcome.ANSWERED, repeat=True, refused=True)
         if failure.status == Unavailable.status:
-            return Verdict(Outcome.FAILED, repeat=True, refused=True)
+            return FailedAttempt(AttemptOutcome.FAILED, repeat=True, refused=True)
         if failure.status == BAD_GATEWAY or (failure.status >= 500 and isinstance(failure.__cause__, UnreadableAnswer)):
-            return Verdict(Outcome.FAILED, repeat=True)
-        return Verdict(Outcome.ANSWERED)
+            return FailedAttempt(AttemptOutcome.FAILED, repeat=True)
+        return FailedAttempt(AttemptOutcome.ANSWERED)
     match failure.__cause__:
         case Stalled():
-            return Verdict(Outcome.SILENT, repeat=True)
+            return FailedAttempt(AttemptOutcome.SILENT, repeat=True)
         case httpx.ConnectTimeout():
-            return Verdict(Outcome.SILENT, repeat=True, refused=True)
+            return FailedAttempt(AttemptOutcome.SILENT, repeat=True, refused=True)
         case httpx.ConnectError():
-            return Verdict(Outcome.FAILED, repeat=True, refused=True)
+            return FailedAttempt(AttemptOutcome.FAILED, repeat=True, refused=True)
         case httpx.PoolTimeout():
-            return Verdict(Outcome.UNKNOWN, repeat=True)
+            return FailedAttempt(AttemptOutcome.UNKNOWN, repeat=True)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
-            return Verdict(Outcome.FAILED, repeat=True)
+            return FailedAttempt(AttemptOutcome.FAILED, repeat=True)
         case httpx.TimeoutException():
-            return Verdict(Outcome.FAILED)
+            return FailedAttempt(AttemptOutcome.FAILED)
         case _:
-            return Verdict(Outcome.UNKNOWN)
+            return FailedAttempt(AttemptOutcome.UNKNOWN)
 
 
 def may_pass(failure: LossdError) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["NOTHING", "Cost", "Pairs", "together"]
+__all__ = ["NOTHING", "Cost", "PairCost", "together"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,7 +40,7 @@ def together(costs: Iterable[Cost]) -> Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairCost:
     """How many pairs of entries a loss compares, and what each pair takes.
 
     Attributes:

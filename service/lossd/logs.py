@@ -13,7 +13,7 @@ import orjson
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
 
-__all__ = ["JsonFormatter", "Line", "TextFormatter", "configure", "handler", "start"]
+__all__ = ["JsonFormatter", "LogLine", "TextFormatter", "configure", "handler", "start"]
 
 HALF = 4096  # of the characters of a message or a traceback
 
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         document: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
-        document |= record.msg if isinstance(record.msg, Line) else {"message": _escaped(record.getMessage())}
+        document |= record.msg if isinstance(record.msg, LogLine) else {"message": _escaped(record.getMessage())}
         if record.exc_info:
             document["traceback"] = _escaped(self.formatException(record.exc_info))
         return orjson.dumps(document, default=str).decode()
@@ -69,7 +69,7 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cut)
 
 
-class Line(dict[str, Any]):
+class LogLine(dict[str, Any]):
     """The fields of a line, which text logs print as name=value."""
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from lossd.api.observability import access_log as log
 from lossd.api.observability.access_log import Allowance
 from lossd.configuration.keys import fresh_key
 from lossd.configuration.settings import Settings
-from lossd.logs import JsonFormatter, Line, configure
+from lossd.logs import JsonFormatter, LogLine, configure
 from lossd_client import LossClient
 from serving import Running, running
 
@@ -226,7 +226,9 @@ def test_every_other_message_is_json_too() -> None:
 
 
 def test_a_line_for_reading_cannot_draw_on_the_terminal() -> None:
-    line = Line(path="/v1/\x1b[2Jx\n2026 INFO fake", shapes={"prediction": (64, 10), "target": ()}, ms={"total": 1.5})
+    line = LogLine(
+        path="/v1/\x1b[2Jx\n2026 INFO fake", shapes={"prediction": (64, 10), "target": ()}, ms={"total": 1.5}
+    )
     text = logging.Formatter("%(message)s").format(record(line))
     assert text == "path=/v1/\ufffd[2Jx\ufffd2026 INFO fake shapes=prediction:64x10,target: ms=total:1.5"
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load
 
 from chaos.bodies import safetensors_body
 from lossd.api import create_app
-from lossd.api.app import Service
+from lossd.api.app import ServiceApp
 from lossd.api.explorer import STATIC
 from lossd.configuration.settings import Settings
 from lossd_client.wire import safetensors
@@ -62,7 +62,7 @@ class StrictServer:
         root_path: The proxy's path before each path.
     """
 
-    def __init__(self, app: Service, root_path: str = "") -> None:
+    def __init__(self, app: ServiceApp, root_path: str = "") -> None:
         self.app = app
         self.root_path = root_path
         self.visited: set[str] = set()

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, shared_memory, triton_t
 
 import lossd
 from fronts.group import eventually, group
-from lossd.api.inference.shared_memory import Region, Regions, check_local
+from lossd.api.inference.shared_memory import Region, SharedRegions, check_local
 from lossd.configuration.keys import key_line
 from lossd.configuration.settings import Settings
 from lossd_client.errors import Forbidden, InvalidRequest
@@ -467,7 +467,7 @@ def test_fronts_share_the_regions(tmp_path: Path, opened: Open) -> None:
 def test_another_file_of_the_same_key_is_not_taken_for_it(opened: Open) -> None:
     settings = Settings(shared_memory=True)
     table = os.memfd_create("regions")
-    here, there = Regions(settings, table), Regions(settings, os.dup(table))
+    here, there = SharedRegions(settings, table), SharedRegions(settings, os.dup(table))
     key, _ = opened(64)
     here.register("", "r", {"key": key, "byte_size": 64})
     os.rename(f"/dev/shm{key}", f"/dev/shm{key}-old")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from lossd.api.runs.comparisons import Comparisons
+from lossd.api.runs.comparisons import ComparisonCache
 from lossd.runs.definition import RunDocument
 
 DOCUMENT = RunDocument.parse({"task": "binary", "metrics": ["accuracy"]})
@@ -48,7 +48,7 @@ def test_simultaneous_comparisons_hold_two_states_in_all() -> None:
         yield
 
     async def scenario() -> int:
-        comparisons = Comparisons(Recorder(), Engine(), SimpleNamespace(recording=recording))  # type: ignore[arg-type]
+        comparisons = ComparisonCache(Recorder(), Engine(), SimpleNamespace(recording=recording))  # type: ignore[arg-type]
         request = SimpleNamespace(deadline=0.0, client="", identify=lambda *_: None, in_time=in_time)
         asked = [
             comparisons.of_runs(request, [record(RUNS * n + i) for i in range(RUNS)], {}, wait)  # type: ignore[arg-type]

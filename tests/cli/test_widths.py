@@ -15,8 +15,8 @@ from rich.console import Console
 
 from lossd import cli
 from lossd.cli import canvas, report, serve, wording
-from lossd.cli.canvas import Curve, draw
-from lossd.cli.fitting import Columns, Listing
+from lossd.cli.canvas import CanvasCurve, draw
+from lossd.cli.fitting import FittedTable, Listing
 from lossd.cli.progress import progress
 from lossd.losses import REGISTRY
 from lossd.losses.families import by_family
@@ -31,8 +31,8 @@ def printed(shown: object, width: int) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def table() -> Columns:
-    columns = Columns("file", "loss", "accuracy", "f1.macro", "iou.macro")
+def table() -> FittedTable:
+    columns = FittedTable("file", "loss", "accuracy", "f1.macro", "iou.macro")
     columns.add_row("a-name-of-a-file-that-is-quite-long", "1064.12", "0.125", "0.122594", "0.0682566")
     columns.add_row("b", "–", "–", "–", "–")
     return columns
@@ -109,7 +109,7 @@ def dots(picture: str, width: int, height: int) -> set[tuple[int, int]]:
 
 def test_a_line_is_drawn_from_its_first_point_to_its_last() -> None:
     width, height = 30, 5
-    drawn = draw([Curve([0.0, 1.0], [0.0, 1.0], "blue")], width=width, height=height).plain
+    drawn = draw([CanvasCurve([0.0, 1.0], [0.0, 1.0], "blue")], width=width, height=height).plain
     found = dots(drawn, width, height)
     assert {column for column, _ in found} == set(range(2 * (width - canvas.MARGIN)))
     assert {row for _, row in found} == set(range(4 * height))
@@ -120,7 +120,7 @@ def test_a_line_is_drawn_from_its_first_point_to_its_last() -> None:
 
 
 def test_gaps_stay_gaps() -> None:
-    curve = Curve([0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 1.0, None, 2.0, 2.0], "blue")
+    curve = CanvasCurve([0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 1.0, None, 2.0, 2.0], "blue")
     found = dots(draw([curve], width=50, height=4).plain, 50, 4)
     columns = {column for column, _ in found}
     assert not columns & set(range(22, 58))
@@ -128,8 +128,8 @@ def test_gaps_stay_gaps() -> None:
 
 
 def test_a_curve_without_a_value_says_so() -> None:
-    assert "no finite value" in draw([Curve([0.0, 1.0], [math.nan, None], "blue")], width=40, height=4).plain
-    assert draw([Curve([0.0, 1.0], [2.0, 2.0], "blue")], width=40, height=4).plain
+    assert "no finite value" in draw([CanvasCurve([0.0, 1.0], [math.nan, None], "blue")], width=40, height=4).plain
+    assert draw([CanvasCurve([0.0, 1.0], [2.0, 2.0], "blue")], width=40, height=4).plain
 
 
 def test_on_a_terminal_a_curve_is_a_picture_with_a_legend() -> None:

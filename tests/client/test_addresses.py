@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from lossd_client import AsyncLossClient, LossClient, addresses, exchange
-from lossd_client.addresses import Address, Addresses, Name, Outcome, split_urls
+from lossd_client.addresses import Address, Addresses, AttemptOutcome, Name, split_urls
 from lossd_client.calls import Call, HttpResponse, Resolve, Send, Stalled, Wait
 from lossd_client.errors import ConnectionFailed, QueueFull, Unavailable
 
@@ -27,7 +27,7 @@ def by_url(group: Addresses) -> dict[str, Address]:
     return {address.url: address for name in group._names for address in name.addresses}
 
 
-def fail(group: Addresses, url: str, now: float, outcome: Outcome = Outcome.FAILED) -> None:
+def fail(group: Addresses, url: str, now: float, outcome: AttemptOutcome = AttemptOutcome.FAILED) -> None:
     """One attempt at an address that fails."""
     others = [address for key, address in by_url(group).items() if key != url]
     chosen = group.choose(now, others)
@@ -50,7 +50,7 @@ def test_the_one_with_fewest_in_flight_is_chosen() -> None:
     group = of(A, B, C)
     taken = [group.choose(0.0) for _ in range(6)]
     assert set(Counter(address.url for address in taken).values()) == {2}
-    group.release(taken[3], Outcome.ANSWERED, 0.0)
+    group.release(taken[3], AttemptOutcome.ANSWERED, 0.0)
     assert group.choose(0.0) is taken[3]
 
 
@@ -59,7 +59,7 @@ def test_one_call_after_the_other_visits_all_in_turn() -> None:
     seen = []
     for _ in range(9):
         seen.append(group.choose(0.0))
-        group.release(seen[-1], Outcome.ANSWERED, 0.0)
+        group.release(seen[-1], AttemptOutcome.ANSWERED, 0.0)
     assert seen[:3] == seen[3:6] == seen[6:]
     assert {address.url for address in seen} == {A, B, C}
 
@@ -83,7 +83,7 @@ def test_one_attempt_finds_out_whether_it_is_back() -> None:
     assert [group.choose(1.6).url for _ in range(5)] == [B] * 5, "the first one has not ended"
     again = group.choose(2.6)
     assert again.url == A, "and may hang"
-    group.release(again, Outcome.ANSWERED, 2.7)
+    group.release(again, AttemptOutcome.ANSWERED, 2.7)
     assert [group.choose(2.8).url for _ in range(3)] == [A] * 3
 
 
@@ -96,7 +96,7 @@ def test_if_all_rest_the_one_whose_rest_ends_first_is_chosen() -> None:
 
 def test_what_says_nothing_of_an_address_gives_it_no_rest() -> None:
     group = of(A, B)
-    fail(group, A, 0.0, Outcome.UNKNOWN)
+    fail(group, A, 0.0, AttemptOutcome.UNKNOWN)
     assert {group.choose(0.0).url, group.choose(0.0).url} == {A, B}
 
 
@@ -104,14 +104,14 @@ def test_rests_double_while_an_address_is_silent() -> None:
     group = of(A, B)
     address, now = by_url(group)[A], 0.0
     for rest_s in (1.0, 2.0, 4.0, 8.0, 16.0, 16.0):
-        fail(group, A, now, Outcome.SILENT)
+        fail(group, A, now, AttemptOutcome.SILENT)
         assert address.rests_until == now + rest_s
         now = address.rests_until
     fail(group, A, now)
     assert address.rests_until == now + 1.0, "what refuses costs no time"
-    fail(group, A, now, Outcome.SILENT)
+    fail(group, A, now, AttemptOutcome.SILENT)
     assert address.rests_until == now + 1.0
-    fail(group, A, now, Outcome.ANSWERED)
+    fail(group, A, now, AttemptOutcome.ANSWERED)
     assert address.rests_until == 0.0
 
 

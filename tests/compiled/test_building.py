@@ -21,8 +21,8 @@ from lossd.compiled import compile_order, recipes
 from lossd.compiled.arithmetic import jit
 from lossd.compiled.building import Compiler, build, load_kept
 from lossd.compiled.kernels import KERNEL, aot, kernel_of
-from lossd.compiled.passes import Passes, Progress
-from lossd.compiled.store import Store
+from lossd.compiled.passes import CompileProgress, Passes
+from lossd.compiled.store import CodeStore
 from lossd.compiled.work import Work
 from lossd.job import Recipe
 from lossd.request.planning import make_plan
@@ -65,8 +65,8 @@ def test_a_kernel_that_is_loaded_twice_can_be_called() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "kept")
+def store(tmp_path: Path) -> CodeStore:
+    return CodeStore(tmp_path / "kept")
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def recipe(loss: str, dtype: str = "float32", target: str = "int64") -> Recipe:
     return plan.job({"prediction": (dtype, trailing), "target": (target, (2,))}).recipe
 
 
-def test_the_hottest_are_compiled_first_and_each_is_used_as_soon_as_it_is_there(store: Store) -> None:
+def test_the_hottest_are_compiled_first_and_each_is_used_as_soon_as_it_is_there(store: CodeStore) -> None:
     kernels, seen = made_of("a", "b", "c"), []
     build(kernels, store, compile_one, lambda: seen.append([kernel.ready for kernel in kernels]))
     assert seen == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-def test_what_requests_ask_for_goes_before_what_is_hot_by_default(store: Store) -> None:
+def test_what_requests_ask_for_goes_before_what_is_hot_by_default(store: CodeStore) -> None:
     kernels, made = made_of("a", "b", "c", "d", c=1), []
 
     def compile_and_ask(kernel: Any) -> bytes:
@@ -102,7 +102,7 @@ def test_what_requests_ask_for_goes_before_what_is_hot_by_default(store: Store) 
     assert made == ["c", "d", "a", "b"]
 
 
-def test_what_cannot_be_compiled_keeps_nobody_else_from_it(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_compiled_keeps_nobody_else_from_it(store: CodeStore, caplog: pytest.LogCaptureFixture) -> None:
     kernels = made_of("a", "b", "c")
 
     def fail_once(kernel: Any) -> bytes:
@@ -116,7 +116,7 @@ def test_what_cannot_be_compiled_keeps_nobody_else_from_it(store: Store, caplog:
 
 
 def test_a_process_that_cannot_be_started_is_tried_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: CodeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernels = made_of("a", "b")
     waits: list[float] = []
@@ -137,7 +137,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(
     assert caplog.text.count("nothing can be compiled now") == 3
 
 
-def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
+def test_several_processes_do_not_compile_the_same_twice(store: CodeStore) -> None:
     made: list[str] = []
     names = ("a", "b", "c", "d")
 
@@ -147,7 +147,9 @@ def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
         return compile_one(kernel)
 
     groups = [made_of(*names) for _ in range(3)]
-    threads = [threading.Thread(target=build, args=(group, Store(store.folder), slowly, nothing)) for group in groups]
+    threads = [
+        threading.Thread(target=build, args=(group, CodeStore(store.folder), slowly, nothing)) for group in groups
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -173,7 +175,7 @@ def test_several_processes_do_not_compile_the_same_twice(store: Store) -> None:
     ids=["empty", "cut", "checksum only", "changed", "others", "group", "folder", "endless", "pipe", "loop"],
 )
 def test_a_file_that_is_no_code_is_compiled_again(
-    store: Store, harm: Callable[[Path], object], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    store: CodeStore, harm: Callable[[Path], object], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     assert store.write("a", b"a")
     assert store.read("a") == b"a"
@@ -187,14 +189,16 @@ def test_a_file_that_is_no_code_is_compiled_again(
     assert kernel.ready
 
 
-def test_code_that_another_user_wrote_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_another_user_wrote_is_not_read(store: CodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("a", b"a")
     os.chown(store._path("a"), 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert store.read("a") is None
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
-def test_a_folder_that_others_can_write_is_not_used(store: Store, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_others_can_write_is_not_used(
+    store: CodeStore, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
     assert store.write("a", b"b")
     assert store.folder is not None
     store.folder.chmod(mode)  # in which anybody could have renamed b's code
@@ -208,7 +212,7 @@ def test_a_folder_that_others_can_write_is_not_used(store: Store, mode: int, cap
     assert store.read("a") == b"b"
 
 
-def test_a_folder_that_another_user_made_is_not_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_another_user_made_is_not_used(store: CodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.write("a", b"a")
     assert store.folder is not None
     if os.geteuid() == 0:
@@ -220,7 +224,7 @@ def test_a_folder_that_another_user_made_is_not_used(store: Store, monkeypatch: 
 
 
 def test_the_folder_is_the_user_s_alone_to_write_whatever_the_umask(tmp_path: Path) -> None:
-    store = Store(tmp_path / "new" / "folder")
+    store = CodeStore(tmp_path / "new" / "folder")
     before = os.umask(0)
     try:
         assert store.write("a", b"a")
@@ -230,7 +234,7 @@ def test_the_folder_is_the_user_s_alone_to_write_whatever_the_umask(tmp_path: Pa
 
 
 def test_code_that_is_whole_and_cannot_be_loaded_is_compiled_again(
-    store: Store, caplog: pytest.LogCaptureFixture
+    store: CodeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write("a", b"of another time")
     kernels = made_of("a")
@@ -243,19 +247,19 @@ def test_code_that_is_whole_and_cannot_be_loaded_is_compiled_again(
 
 
 @pytest.fixture(params=["a file", "full", "none"])
-def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> CodeStore:
     """Where nothing can be kept, root or not."""
     if request.param == "a file":
         (tmp_path / "file").write_text("")
-        return Store(tmp_path / "file" / "kept")
+        return CodeStore(tmp_path / "file" / "kept")
     if request.param == "full":
-        return Store(Path("/proc/self/kept"))
-    store = Store()
+        return CodeStore(Path("/proc/self/kept"))
+    store = CodeStore()
     store.folder = None
     return store
 
 
-def test_without_a_place_it_is_compiled_all_the_same(nowhere: Store) -> None:
+def test_without_a_place_it_is_compiled_all_the_same(nowhere: CodeStore) -> None:
     kernels = made_of("a", "b")
     build(kernels, nowhere, compile_one, nothing)
     assert all(kernel.ready for kernel in kernels)
@@ -271,10 +275,10 @@ def test_nobody_needs_a_home(home: str | None, tmp_path: Path) -> None:
 import os, pwd
 def no_entry(uid): raise KeyError(uid)
 pwd.getpwuid = no_entry
-from lossd.compiled.passes import Passes, Progress
-from lossd.compiled.store import Store
+from lossd.compiled.passes import Passes, CompileProgress
+from lossd.compiled.store import CodeStore
 from lossd.compiled.work import Work
-store = Store()
+store = CodeStore()
 assert store.read("a") is None
 print(store, store.write("a", b"a"))
 with store.reserved() as mine:
@@ -307,11 +311,11 @@ def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPa
     import llvmlite.binding as llvm
 
     monkeypatch.setenv("LOSSD_CACHE_DIR", str(tmp_path))
-    folders = {Store().folder}
+    folders = {CodeStore().folder}
     monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
-    folders.add(Store().folder)
+    folders.add(CodeStore().folder)
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "i486")
-    folders.add(Store().folder)
+    folders.add(CodeStore().folder)
     assert len(folders) == 3
     assert {folder.parent for folder in folders if folder is not None} == {tmp_path}
 
@@ -344,7 +348,7 @@ def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(new_passes: Passe
 def test_without_numba_everything_goes_the_general_way(
     new_passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> Store:
+    def fail() -> CodeStore:
         raise ImportError("Numba needs NumPy 2.3 or less")
 
     monkeypatch.setattr(new_passes, "_open", fail)
@@ -360,7 +364,7 @@ def test_a_compiler_that_dies_is_no_reason_to_end(
     monkeypatch.setattr(Compiler, "COMMAND", (sys.executable, "-c", "import sys; input(); sys.exit(3)"))
     kernels = compile_order.KERNELS[:2]
     monkeypatch.setattr(compile_order, "KERNELS", kernels)
-    progress: list[Progress] = []
+    progress: list[CompileProgress] = []
     new_passes.prepare(progress.append)
     finished()
     assert progress[-1] == (0, 2, 2)
@@ -397,16 +401,16 @@ def test_a_second_process_compiles_kernels_for_this_one(
 import sys
 import numpy as np
 from lossd.compiled import compile_order, dense
-from lossd.compiled.passes import Passes, Progress
-from lossd.compiled.store import Store
+from lossd.compiled.passes import Passes, CompileProgress
+from lossd.compiled.store import CodeStore
 from lossd.compiled.work import Work
 (kernel,) = (kernel for kernel in compile_order.KERNELS if kernel.name == "weigh")
-kernel.load(Store(__import__("pathlib").Path(sys.argv[1])).read("weigh"))
+kernel.load(CodeStore(__import__("pathlib").Path(sys.argv[1])).read("weigh"))
 columns, doubtful = np.zeros((5, 1)), np.zeros(1, bool)
 dense.weigh(np.array([[0, 2]]), np.array([0, 1]), np.array([1.0, 1.0, 4.0]), -1, columns, doubtful)
 assert columns[2:4, 0].tolist() == [5.0, 2.0]
 """
-    store = Store(tmp_path)
+    store = CodeStore(tmp_path)
     assert store.write("weigh", code)
     run = subprocess.run([sys.executable, "-c", fresh, str(tmp_path)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

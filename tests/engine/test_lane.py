@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from chaos.bodies import HEADERS, safetensors_body
-from lossd.cost import Cost, Pairs, Shapes
+from lossd.cost import Cost, PairCost, Shapes
 from lossd.engine import remote_worker
 from lossd.engine.process import ProcessEngine
 from serving import Running, running
@@ -96,13 +96,13 @@ def test_two_long_requests_are_evaluated_one_after_the_other(service: Running, c
 def test_what_took_long_has_a_lane_the_next_time_though_its_estimate_is_short(
     service: Running, clients: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stated = Pairs.cost
+    stated = PairCost.cost
 
-    def too_low(pairs: Pairs, shapes: Shapes) -> Cost:
+    def too_low(pairs: PairCost, shapes: Shapes) -> Cost:
         scratch_bytes, work_ns = stated(pairs, shapes)
         return Cost(scratch_bytes, work_ns // 20)
 
-    monkeypatch.setattr(Pairs, "cost", too_low)
+    monkeypatch.setattr(PairCost, "cost", too_low)
     body = triplets(ROWS + 1)  # no estimate of it is kept
     assert long(service, clients, body).result().status_code == 200
     assert worker_of(service).lane is None

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from lossd.configuration.preflight import StartError
-from lossd.ray.arguments import Arguments, Placement
+from lossd.ray.arguments import Arguments, ReplicaPlacement
 
 
 def test_arguments_of_the_command_line_are_texts() -> None:
     found = Arguments.of({"replicas": "4", "device": "cuda", "gpus": "1", "per_node": "1", "queue_bytes": "8GiB"})
-    assert found.placement == Placement(replicas=4, gpus=1, per_node=1)
+    assert found.placement == ReplicaPlacement(replicas=4, gpus=1, per_node=1)
     assert found.settings == {"device": "cuda", "queue_bytes": "8GiB"}
 
 

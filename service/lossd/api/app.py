@@ -23,7 +23,7 @@ from lossd.api.catalogue import router as catalogue_router
 from lossd.api.curves import router as curves_router
 from lossd.api.descents import router as descents_router
 from lossd.api.docs import mount as mount_docs
-from lossd.api.evaluate import Evaluate
+from lossd.api.evaluate import EvaluateRoute
 from lossd.api.explorer import mount as mount_explorer
 from lossd.api.headers import PageHeaders
 from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
@@ -62,7 +62,7 @@ log = logging.getLogger("lossd.api")
 EVALUATE = "/v1/evaluate"
 
 
-class Service(FastAPI):
+class ServiceApp(FastAPI):
     """FastAPI, with routes that evaluate before its routing.
 
     Attributes:
@@ -75,7 +75,7 @@ class Service(FastAPI):
         access: The check of keys; None if the service has no keys.
     """
 
-    evaluate: Evaluate
+    evaluate: EvaluateRoute
     inference: Inference
     documents: ASGIApp
     pages: ASGIApp
@@ -120,7 +120,7 @@ def create_app(
     member: Member | None = None,
     *,
     wait_ready: bool = False,
-) -> Service:
+) -> ServiceApp:
     """Return the service as an ASGI application.
 
     By default the lifespan's startup returns before a worker is ready. Requests then wait for one, and
@@ -168,7 +168,7 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.stop)
 
-    app = Service(
+    app = ServiceApp(
         title="lossd",
         version=__version__,
         summary="Loss as a service: losses, gradients and metrics over HTTP.",
@@ -180,7 +180,7 @@ def create_app(
         license_info={"name": "MIT License", "identifier": "MIT"},
     )
     telemetry, fair_share = Telemetry(engine, member, keeper), FairShare(settings.requests_per_key)
-    app.evaluate = Evaluate(settings, engine, telemetry, fair_share)
+    app.evaluate = EvaluateRoute(settings, engine, telemetry, fair_share)
     app.inference = Inference(settings, engine, telemetry, fair_share, member.config.regions if member else None)
     access_log = AccessLog(settings)
     telemetry.observers.append(access_log)

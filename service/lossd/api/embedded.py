@@ -17,7 +17,7 @@ from lossd.api.http.timeouts import Timeouts
 from lossd.api.server import Forwarded, known_heads
 
 if TYPE_CHECKING:
-    from lossd.api.app import Service
+    from lossd.api.app import ServiceApp
     from lossd.configuration.settings import Settings
 
 __all__ = ["Embedded"]
@@ -35,7 +35,7 @@ class Embedded:
         passed_on: The number of requests on lossd's connections that the program answered.
     """
 
-    def __init__(self, service: Service, settings: Settings, kept: str) -> None:
+    def __init__(self, service: ServiceApp, settings: Settings, kept: str) -> None:
         self.passed_on = 0
         self._routes = Forwarded(service)
         self._service = service

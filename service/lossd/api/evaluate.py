@@ -28,7 +28,7 @@ from lossd.request.planning import make_plan, plan_bytes
 from lossd_client.errors import InvalidRequest, MethodNotAllowed, TooLarge
 from lossd_client.wire import DTYPES, Tensor, json, safetensors
 
-__all__ = ["Evaluate", "plan_of"]
+__all__ = ["EvaluateRoute", "plan_of"]
 
 SURELY_SHORT_BYTES = INLINE_BYTES >> 5  # a number takes less than 32 times its bytes
 HEADERS_BYTES = 6 << 20
@@ -53,7 +53,7 @@ class AnswerFormat:
         return self.forms.get(column.partition(".")[2], self.forms.get("prediction", "list"))
 
 
-class Evaluate(TensorRoute[AnswerFormat], DirectEvaluation[AnswerFormat]):
+class EvaluateRoute(TensorRoute[AnswerFormat], DirectEvaluation[AnswerFormat]):
     """The route ``/v1/evaluate``."""
 
     fields = "loss and inputs"

@@ -15,7 +15,7 @@ from lossd.losses.names import SYNONYMS, folded, meaning, other_names
 from lossd.losses.registry import Loss
 from lossd.metrics import METRICS
 
-__all__ = ["MAX_CHARACTERS", "Found", "search"]
+__all__ = ["MAX_CHARACTERS", "SearchResult", "search"]
 
 MAX_CHARACTERS = 200
 """The longest query."""
@@ -27,7 +27,7 @@ LEAST_PREFIX = 3
 """The shortest query that is the beginning of a metric's name."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a query finds, the best first.
 
     Attributes:
@@ -41,7 +41,7 @@ class Found(NamedTuple):
     note: str
 
 
-def search(query: str) -> Found:
+def search(query: str) -> SearchResult:
     """Return the losses and metrics that a query finds.
 
     A query is a name, however it is spelled, the beginning of one, or words that a loss's documentation has. A name
@@ -52,7 +52,7 @@ def search(query: str) -> Found:
     """
     meant = meaning(query)
     if not meant.here:
-        return Found([], [], meant.note)
+        return SearchResult([], [], meant.note)
     keys, mentioned = meant.keys, _mentioned(meant.note)
     ranks: dict[str, tuple[int, int]] = {}
     for name in REGISTRY:
@@ -70,7 +70,9 @@ def search(query: str) -> Found:
     }
     if not losses and not of_metrics and keys:
         losses = closest_losses(query)
-    return Found([REGISTRY[name] for name in losses], sorted(of_metrics, key=lambda n: of_metrics[n]), meant.note)
+    return SearchResult(
+        [REGISTRY[name] for name in losses], sorted(of_metrics, key=lambda n: of_metrics[n]), meant.note
+    )
 
 
 def _rank(name: str, keys: list[str], meant: str | None, table: Mapping[str, str]) -> int | None:

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lossd.api import tls
-from lossd.api.app import Service, create_app
+from lossd.api.app import ServiceApp, create_app
 from lossd.api.http.connection import Http, http_for
 from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.refusing import OverLimit
@@ -137,7 +137,7 @@ class Forwarded(ProxyHeadersMiddleware):
         service: The application.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceApp) -> None:
         super().__init__(service.entrance, _trusted_proxies())  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
@@ -169,7 +169,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        service: Service,
+        service: ServiceApp,
         engine: Engine,
         settings: Settings,
         announce: Callable[[int], None],

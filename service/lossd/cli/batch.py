@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from lossd.files.sources import Source
     from lossd_client import Evaluation
 
-__all__ = ["Evaluate", "FileOutcome", "FileTotals", "outcomes"]
+__all__ = ["EvaluateFile", "FileOutcome", "FileTotals", "outcomes"]
 
-Evaluate = Callable[[Mapping[str, Any]], "Evaluation"]
+EvaluateFile = Callable[[Mapping[str, Any]], "Evaluation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class FileTotals:
         }
 
 
-def outcomes(sources: Sequence[Source], evaluate: Evaluate, *, in_flight: int) -> Iterator[FileOutcome]:
+def outcomes(sources: Sequence[Source], evaluate: EvaluateFile, *, in_flight: int) -> Iterator[FileOutcome]:
     """Yield the outcome of each source, in their order.
 
     Args:
@@ -119,7 +119,7 @@ def outcomes(sources: Sequence[Source], evaluate: Evaluate, *, in_flight: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _outcome(source: Source, inputs: Future[dict[str, Any]], evaluate: Evaluate) -> FileOutcome:
+def _outcome(source: Source, inputs: Future[dict[str, Any]], evaluate: EvaluateFile) -> FileOutcome:
     nbytes, started = source.nbytes, time.monotonic()
     try:
         read = inputs.result()

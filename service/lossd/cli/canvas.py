@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-__all__ = ["COLOURS", "Curve", "draw"]
+__all__ = ["COLOURS", "CanvasCurve", "draw"]
 
 COLOURS = ("blue", "dark_orange3", "green4", "magenta", "cyan", "yellow4")
 BLANK = 0x2800
@@ -19,7 +19,7 @@ MARGIN = 10
 """The characters beside the picture, for the numbers of its axis."""
 
 
-class Curve(NamedTuple):
+class CanvasCurve(NamedTuple):
     """The points of a curve, and its colour; None is a point without a value."""
 
     x: Sequence[float]
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
     colour: str
 
 
-def draw(curves: Sequence[Curve], *, width: int, height: int) -> Text:
+def draw(curves: Sequence[CanvasCurve], *, width: int, height: int) -> Text:
     """Return a picture of curves with the numbers at the ends of both axes.
 
     Args:
@@ -77,7 +77,7 @@ def _number(value: float, span: float) -> str:
     return "0" if abs(value) < span / 1000 else f"{value:.3g}"
 
 
-def _at(curve: Curve, x: float) -> float | None:
+def _at(curve: CanvasCurve, x: float) -> float | None:
     """Return the curve's value at x, between its two nearest points; None if one of them has no value."""
     after = bisect.bisect_left(curve.x, x)
     if after >= len(curve.x) or (after == 0 and x < curve.x[0]):

@@ -9,7 +9,7 @@ import click
 import lossd.cli.known as known
 from lossd.cli.gates import Gate, GateResult, Margin, judged
 from lossd.cli.help import Command
-from lossd.cli.options import CACERT, Address, Level
+from lossd.cli.options import CACERT, AddressType, LevelType
 
 if TYPE_CHECKING:
     from lossd_client import Comparison
@@ -38,7 +38,7 @@ OF_A_CLASS = ".per_class."
 )
 @click.option("--classes", is_flag=True, help="Compare the metrics of single classes too.")
 @click.option("--slices", is_flag=True, help="Compare the runs on each slice too.")
-@click.option("--level", type=Level(), help="The level of the intervals. [default: 0.95]")
+@click.option("--level", type=LevelType(), help="The level of the intervals. [default: 0.95]")
 @click.option(
     "--unpaired",
     is_flag=True,
@@ -64,7 +64,7 @@ OF_A_CLASS = ".per_class."
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option(
     "--url",
-    type=Address(),
+    type=AddressType(),
     help="The service that keeps the runs, with the key in LOSSD_API_KEY if it is set. [default: this user's store]",
 )
 @CACERT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lossd.cli.known as known
-from lossd.cli.options import CACERT, METRIC_OPTION, Address, LossCommand, as_text, connect, metric_options
+from lossd.cli.options import CACERT, METRIC_OPTION, AddressType, LossCommand, as_text, connect, metric_options
 from lossd.cli.plot import KINDS, Image
 from lossd.cli.progress import load_torch
 from lossd.cli.wording import counted
@@ -80,7 +80,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--output", type=_NEW_FILE, help="File for the results, a row for each evaluation: .csv or .jsonl.")
 @click.option(
     "--url",
-    type=Address(),
+    type=AddressType(),
     help="Use the service at this address instead of evaluating here, with the key in LOSSD_API_KEY if it is set.",
 )
 @CACERT

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Columns", "Listing"]
+__all__ = ["FittedTable", "Listing"]
 
 GAP = 2
 ENOUGH = 12
@@ -19,7 +19,7 @@ READABLE, INDENT = 32, 4
 """The least width of a text beside its names. A narrower text is printed below them, indented by as much."""
 
 
-class Columns:
+class FittedTable:
     """A table of names and numbers. Columns that do not fit are left out from the right, and named below it.
 
     Args:

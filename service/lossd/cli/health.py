@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lossd.cli.help import Command
-from lossd.cli.options import CACERT, CACERT_KEY, Address
+from lossd.cli.options import CACERT, CACERT_KEY, AddressType
 from lossd.cli.wording import say
 from lossd_client.errors import LossdError
 
@@ -34,7 +34,10 @@ class _NoAnswerError(LossdError):
 @click.command(cls=Command, examples=EXAMPLES, short_help="Ask whether a service is ready.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="The port of a service on this machine.")
 @click.option(
-    "--url", type=Address(), metavar="URL", help="The address of a service elsewhere, with the proxy's path, if any."
+    "--url",
+    type=AddressType(),
+    metavar="URL",
+    help="The address of a service elsewhere, with the proxy's path, if any.",
 )
 @CACERT
 @click.option("--live", is_flag=True, help="Ask whether the service is alive, not whether it is ready.")

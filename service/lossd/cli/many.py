@@ -11,7 +11,7 @@ from rich.text import Text
 
 import lossd.cli.report as report
 import lossd.files.sources as files
-from lossd.cli.batch import Evaluate, FileOutcome, FileTotals, outcomes
+from lossd.cli.batch import EvaluateFile, FileOutcome, FileTotals, outcomes
 from lossd.cli.progress import progress, uninterrupted
 from lossd.cli.results import document, figures, results_file, text
 from lossd.cli.wording import counted, in_commands, say
@@ -25,7 +25,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 def evaluate_all(
     directory: Path,
     inputs: Sequence[str],
-    evaluate: Evaluate,
+    evaluate: EvaluateFile,
     *,
     in_flight: int,
     output: Path | None,

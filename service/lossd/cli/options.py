@@ -22,11 +22,11 @@ __all__ = [
     "CACERT",
     "CACERT_KEY",
     "METRIC_OPTION",
-    "Address",
-    "Level",
+    "AddressType",
+    "LevelType",
     "LossCommand",
-    "Tag",
-    "Values",
+    "SliceValuesType",
+    "TagType",
     "api_key",
     "as_text",
     "connect",
@@ -130,7 +130,7 @@ def option_name(name: str) -> str:
 def describe(loss: str, url: str | None = None) -> Mapping[str, Any]:
     """Return the catalogue's entry of a loss, from the service at ``url`` if there is one."""
     if url is not None:
-        with connect(Address().convert(url, None, None)) as service:
+        with connect(AddressType().convert(url, None, None)) as service:
             return service.loss(loss)
     from lossd.api.catalogue import describe_loss_in_full
     from lossd.losses.lookup import find_loss
@@ -161,7 +161,7 @@ def metric_options(names: str | None, options: tuple[str, ...]) -> dict[str, Any
     return options_object or None
 
 
-class Tag(click.ParamType[tuple[str, str]]):
+class TagType(click.ParamType[tuple[str, str]]):
     """A tag of a run: NAME=VALUE."""
 
     name = "tag"
@@ -174,7 +174,7 @@ class Tag(click.ParamType[tuple[str, str]]):
         return name, text
 
 
-class Values(click.ParamType[tuple[str, list[str]]]):
+class SliceValuesType(click.ParamType[tuple[str, list[str]]]):
     """A slice and its values: site=A,B."""
 
     name = "values"
@@ -188,14 +188,14 @@ class Values(click.ParamType[tuple[str, list[str]]]):
         return name, values
 
 
-class Level(click.FloatRange):
+class LevelType(click.FloatRange):
     """The level of intervals."""
 
     def __init__(self) -> None:
         super().__init__(0.5, 0.9999, min_open=True)
 
 
-class Address(click.ParamType[str]):
+class AddressType(click.ParamType[str]):
     """The address of a service: http://host:port, host:port alone, or unix:///path; several are separated by commas."""
 
     name = "url"

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lossd.cli.canvas import COLOURS, Curve, draw
-from lossd.cli.fitting import Columns, Listing
+from lossd.cli.canvas import COLOURS, CanvasCurve, draw
+from lossd.cli.fitting import FittedTable, Listing
 from lossd.cli.wording import in_commands
 from lossd_client import Evaluation
 from lossd_client.comparisons import interval_digits
@@ -106,7 +106,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     figures = [run.get("summary") or {} for run in found]
     names = list(dict.fromkeys(name for each in figures for name in each if not name.endswith((".micro", ".weighted"))))
     names.sort(key=lambda name: -sum(name in each for each in figures))
-    table = Columns("run", "data set", "status", "rows", *names[:MAX_COLUMNS])
+    table = FittedTable("run", "data set", "status", "rows", *names[:MAX_COLUMNS])
     for run, numbers in zip(found, figures, strict=True):
         dataset = run.get("dataset") or {}
         version = f"@{dataset['version']}" if dataset.get("version") else ""
@@ -155,7 +155,7 @@ def _slices(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a table of the slices, and which is the worst by each number of the table."""
     every = flat(document.get("loss"), document["metrics"])
     names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_SLICE_COLUMNS]
-    table = Columns("slice", "rows", *names)
+    table = FittedTable("slice", "rows", *names)
     for each in document["slices"]:
         numbers = flat(each.get("loss"), each["metrics"])
         cells = (_with_interval(name, numbers.get(name), each["intervals"]) for name in names)
@@ -195,7 +195,7 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
         rows = [(name, _with_interval(name, value, intervals)) for name, value in plain.items()]
         yield _pairs(iter([*rows, *((name, ", ".join(map(_number, values))) for name, values in lists.items())]))
     if averaged:
-        table = Columns("", *AVERAGES)
+        table = FittedTable("", *AVERAGES)
         for name, value in averaged.items():
             cells = (_with_interval(f"{name}.{average}", value[average], intervals) for average in AVERAGES)
             table.add_row(name, *cells)
@@ -203,7 +203,7 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
     support, matrix = metrics.get("support"), metrics.get("confusion_matrix")
     listed = {name: value["per_class"] for name, value in averaged.items() if "per_class" in value}
     if isinstance(support, Sequence) and listed and len(support) <= MAX_CLASSES:
-        table = Columns("class", *listed, "support")
+        table = FittedTable("class", *listed, "support")
         for index, count in enumerate(support):
             table.add_row(str(index), *(_number(values[index]) for values in listed.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
@@ -217,9 +217,9 @@ def _is_short(values: Sequence[Any]) -> bool:
     return len(values) <= MAX_LIST and all(isinstance(value, int | float | None) for value in values)
 
 
-def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> Columns:
+def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> FittedTable:
     """Return the four counts of each label's matrix."""
-    table = Columns("label", "tn", "fp", "fn", "tp")
+    table = FittedTable("label", "tn", "fp", "fn", "tp")
     for index, matrix in enumerate(matrices):
         table.add_row(str(index), *(_number(count) for row in matrix for count in row))
     return table
@@ -250,7 +250,7 @@ class _Confusion:
             yield table
             return
         wrong = [(n, i, j) for i, row in enumerate(self.matrix) for j, n in enumerate(row) if n and i != j]
-        listed = Columns("true", "predicted", "count")
+        listed = FittedTable("true", "predicted", "count")
         for count, true, predicted in sorted(wrong, key=lambda entry: -entry[0])[:MOST_CONFUSIONS]:
             listed.add_row(str(true), str(predicted), _number(count))
         yield Text(f"the most frequent of {len(wrong)} confusions; --json has the matrix", style="dim")
@@ -350,7 +350,7 @@ def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> Re
     """
     every = next((list(figures) for _, figures in rows if not isinstance(figures, str)), [])
     names = [name for name in every if not name.endswith((".micro", ".weighted"))][:MAX_COLUMNS]
-    table = Columns("file", *names)
+    table = FittedTable("file", *names)
     hidden = range(MAX_ROWS // 2, len(rows) - MAX_ROWS // 2) if len(rows) > MAX_ROWS else range(0)
     for index, (name, figures) in enumerate(rows):
         if index in hidden:
@@ -383,7 +383,7 @@ def curve(document: Mapping[str, Any], *, drawn: bool) -> RenderableType:
 
 
 def _points(document: Mapping[str, Any], what: str, labels: Sequence[str]) -> RenderableType:
-    table = Columns(document["axis"], *labels)
+    table = FittedTable(document["axis"], *labels)
     last = len(document["x"]) - 1
     for point in np.linspace(0, last, min(SHOWN_POINTS, last + 1)).round().astype(int):
         numbers = (float(line[what][point]) if line[what] else math.nan for line in document["series"])
@@ -396,7 +396,7 @@ class _Picture:
 
     def __init__(self, document: Mapping[str, Any], what: str, labels: Sequence[str]) -> None:
         self.curves = [
-            Curve(document["x"], line[what] or (), COLOURS[i % len(COLOURS)])
+            CanvasCurve(document["x"], line[what] or (), COLOURS[i % len(COLOURS)])
             for i, line in enumerate(document["series"])
         ]
         self.labels = labels

@@ -27,7 +27,7 @@ from lossd.cli.scoring import (
     sources_in,
     write_table,
 )
-from lossd.cli.sending import Measured, Sending, measure
+from lossd.cli.sending import MeasuredFile, Sending, measure
 from lossd.cli.wording import counted, say
 from lossd.scoring.blocks import BLOCK_BYTES, read_ahead
 from lossd_client import LossClient, RemoteRun
@@ -135,7 +135,7 @@ def _opened(client: LossClient, name: str, definition: Mapping[str, Any]) -> Rem
     return client.run(name, **fields, **parameters)
 
 
-def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[Measured] | None:
+def _measured(paths: Sequence[str], plan: Plan, beside: Sequence[str]) -> list[MeasuredFile] | None:
     """Return the files with the positions of their rows; None if one cannot be read, which is said."""
     found = sources_in(paths, plan, beside)
     whole = plan.loss is not None and plan.loss.kind != "rows"

@@ -11,7 +11,7 @@ import click
 
 import lossd.cli.known as known
 from lossd.cli.help import Group
-from lossd.cli.options import CACERT, Address, Level, Tag
+from lossd.cli.options import CACERT, AddressType, LevelType, TagType
 from lossd.cli.wording import counted, say
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ lossd runs copy ~/.local/share/lossd/runs.db postgresql://lossd@db.example/lossd
 
 _URL = click.option(
     "--url",
-    type=Address(),
+    type=AddressType(),
     help="The service that keeps the runs, with the key in LOSSD_API_KEY if it is set. [default: this user's store]",
 )
 
@@ -60,7 +60,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set, as name@version or name.")
 @click.option("--task", metavar="NAME", shell_complete=known.tasks, help="Only runs of this task.")
 @click.option("--status", type=click.Choice(["open", "sealed"]), help="Only runs of this status.")
-@click.option("--tag", type=Tag(), metavar="NAME=VALUE", help="Only runs with this tag.")
+@click.option("--tag", type=TagType(), metavar="NAME=VALUE", help="Only runs with this tag.")
 @click.option("--sort", metavar="METRIC", help="Order by a metric, such as f1.macro; -f1.macro for the highest first.")
 @AS_JSON
 @click.pass_context
@@ -95,7 +95,7 @@ def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as
 @click.argument("name")
 @URL
 @click.option("--metrics", metavar="NAMES", shell_complete=known.metrics, help="Only these metrics, comma-separated.")
-@click.option("--level", type=Level(), help="The level of the intervals. [default: 0.95]")
+@click.option("--level", type=LevelType(), help="The level of the intervals. [default: 0.95]")
 @click.option("--owner", metavar="NAME", help="The owner of a public run.")
 @AS_JSON
 @click.pass_context

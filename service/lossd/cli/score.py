@@ -14,10 +14,10 @@ from lossd.cli.executing import On
 from lossd.cli.options import (
     CACERT,
     METRIC_OPTION,
-    Address,
+    AddressType,
     LossCommand,
-    Tag,
-    Values,
+    SliceValuesType,
+    TagType,
     as_text,
     metric_options,
     option_name,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lossd import Run
     from lossd.files.sources import Source
     from lossd.scoring.chunks import Extent
-    from lossd.scoring.counting import Counting
+    from lossd.scoring.counting import FileCounting
     from lossd.scoring.merging import Merging
     from lossd_client.errors import Problem
 
@@ -101,7 +101,7 @@ class _Table(click.Path):
 @click.option(
     "--slices",
     "declared",
-    type=Values(),
+    type=SliceValuesType(),
     metavar="NAME=VALUE,...",
     multiple=True,
     help="A slice and its values, which are scored too: site=A,B. Files may hold the rows' codes as slice.site.",
@@ -109,7 +109,7 @@ class _Table(click.Path):
 @click.option(
     "--slice",
     "of_all",
-    type=Tag(),
+    type=TagType(),
     metavar="NAME=VALUE",
     multiple=True,
     help="The value of a slice that the rows of all files have.",
@@ -146,7 +146,7 @@ class _Table(click.Path):
 )
 @click.option(
     "--url",
-    type=Address(),
+    type=AddressType(),
     help="With --run: the service that keeps the run, with the key in LOSSD_API_KEY if it is set. [default: this "
     "user's store]",
 )
@@ -155,7 +155,7 @@ class _Table(click.Path):
 @click.option("--rows", type=click.IntRange(0), help="With --run: the number of rows of the data set.")
 @click.option("--targets", metavar="t1:HEX", help="With --run: the fingerprint that the targets must have.")
 @click.option(
-    "--tag", "tags", type=Tag(), metavar="NAME=VALUE", multiple=True, help="With --run: a tag, such as a commit."
+    "--tag", "tags", type=TagType(), metavar="NAME=VALUE", multiple=True, help="With --run: a tag, such as a commit."
 )
 @click.option("--public", is_flag=True, help="With --run: let other keys read the run.")
 @click.option("--seal", is_flag=True, help="With --run: check that no row is missing, and freeze the score.")
@@ -275,7 +275,7 @@ def score(
         return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **given, **chosen)
 
     show_progress = not (as_json and sys.stdout.isatty())
-    counting: Counting | Merging
+    counting: FileCounting | Merging
     if elsewhere:
         from lossd.cli.executing import score_chunks
 
@@ -284,9 +284,9 @@ def score(
             shown=show_progress,
         )  # fmt: skip
     else:
-        from lossd.scoring.counting import Counting
+        from lossd.scoring.counting import FileCounting
 
-        counting = Counting(start, len(found), rows, dict(of_all))
+        counting = FileCounting(start, len(found), rows, dict(of_all))
         interrupted = not _count(counting, found, inputs, splits=splits, shown=show_progress)
     if not counting.files or (counting.bad and not skip_bad and not interrupted):
         status = refuse(counting.bad, len(found))
@@ -351,7 +351,9 @@ def _stated_rows(
     return {source.name: extent.rows if extent.stated else None for source, extent in pairs}, bad
 
 
-def _count(counting: Counting, found: Sequence[Source], inputs: Sequence[str], *, splits: bool, shown: bool) -> bool:
+def _count(
+    counting: FileCounting, found: Sequence[Source], inputs: Sequence[str], *, splits: bool, shown: bool
+) -> bool:
     """Count the sources in a run, with progress; return False if Ctrl-C ended it.
 
     Args:
@@ -377,7 +379,7 @@ def _count(counting: Counting, found: Sequence[Source], inputs: Sequence[str], *
 
 
 def _document(
-    result: Mapping[str, Any], counting: Counting | Merging, drawn: Sequence[str], *, interrupted: bool
+    result: Mapping[str, Any], counting: FileCounting | Merging, drawn: Sequence[str], *, interrupted: bool
 ) -> dict[str, Any]:
     """Return the result with what became of the files, without the metrics that were computed to be drawn."""
     shown = {name: value for name, value in result["metrics"].items() if name not in drawn}

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from lossd.files.column import Array
+from lossd.files.array_reader import Array
 from lossd.files.sources import Source
 from lossd.scoring.blocks import rows_in, rows_of_block
 from lossd.scoring.counting import slices_of_batch
@@ -29,7 +29,7 @@ from lossd_client.errors import (
     TooLarge,
 )
 
-__all__ = ["FileRows", "Measured", "Sending", "measure"]
+__all__ = ["FileRows", "MeasuredFile", "Sending", "measure"]
 
 CHARACTERS = frozenset(f"{string.ascii_letters}{string.digits}._-")
 MOST_CHARACTERS = 150
@@ -66,7 +66,7 @@ class FileRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredFile:
     """A file whose headers were read.
 
     Attributes:
@@ -105,7 +105,7 @@ def batch_name(file_name: str) -> str:
 
 def measure(
     sources: Sequence[Source], by_row: Sequence[str], *, whole: bool, block_bytes: int
-) -> tuple[list[Measured], list[tuple[str, Problem]]]:
+) -> tuple[list[MeasuredFile], list[tuple[str, Problem]]]:
     """Return the positions of the files' rows, and the name and problem of each file that cannot be read.
 
     Of .csv files, whose rows no header tells, the content is read.
@@ -116,7 +116,7 @@ def measure(
         whole: Whether each file is one batch, because its rows belong together.
         block_bytes: The most bytes of a batch, unless a row has more.
     """
-    found: list[Measured] = []
+    found: list[MeasuredFile] = []
     bad: list[tuple[str, Problem]] = []
     first = 0
     for source in sources:
@@ -130,7 +130,7 @@ def measure(
         except Problem as problem:
             bad.append((source.name, problem))
             continue
-        found.append(Measured(source, first, rows, step))
+        found.append(MeasuredFile(source, first, rows, step))
         first += rows
     return found, bad
 
@@ -154,7 +154,7 @@ class Sending:
     def __init__(
         self,
         run: RemoteRun,
-        files: Sequence[Measured],
+        files: Sequence[MeasuredFile],
         counted: Iterable[Record],
         slices: Mapping[str, str] = NO_SLICES,
     ) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from lossd.compiled import compile_order
 from lossd.compiled.compiler_process import LENGTH
 from lossd.compiled.kernels import Kernel
-from lossd.compiled.store import Store
+from lossd.compiled.store import CodeStore
 
 __all__ = ["Compiler", "build", "compile_and_keep", "load_kept", "pending"]
 
@@ -37,7 +37,7 @@ def pending(kernels: Sequence[Kernel]) -> list[Kernel]:
     return [kernel for kernel in kernels if not kernel.ready and not kernel.failed]
 
 
-def load_kept(kernels: Sequence[Kernel], store: Store) -> None:
+def load_kept(kernels: Sequence[Kernel], store: CodeStore) -> None:
     """Load the kernels whose code is stored."""
     for kernel in pending(kernels):
         if (code := store.read(kernel.name)) is not None:
@@ -45,7 +45,7 @@ def load_kept(kernels: Sequence[Kernel], store: Store) -> None:
 
 
 def build(
-    kernels: Sequence[Kernel], store: Store, compile_one: Callable[[Kernel], bytes], changed: Callable[[], None]
+    kernels: Sequence[Kernel], store: CodeStore, compile_one: Callable[[Kernel], bytes], changed: Callable[[], None]
 ) -> None:
     """Make all kernels ready that can be.
 
@@ -82,7 +82,9 @@ def build(
     log.info("%d of %d passes are ready after %.1f s", ready, len(kernels), time.monotonic() - begin)
 
 
-def _compile(kernel: Kernel, kernels: Sequence[Kernel], store: Store, compile_one: Callable[[Kernel], bytes]) -> None:
+def _compile(
+    kernel: Kernel, kernels: Sequence[Kernel], store: CodeStore, compile_one: Callable[[Kernel], bytes]
+) -> None:
     begin = time.monotonic()
     try:
         code = compile_one(kernel)
@@ -160,7 +162,7 @@ class Compiler:
 
 def compile_and_keep() -> bool:
     """Compile the kernels whose code is not stored, for this machine's processor; return whether all are stored now."""
-    store, kernels = Store(), compile_order.KERNELS
+    store, kernels = CodeStore(), compile_order.KERNELS
     load_kept(kernels, store)
     if pending(kernels):
         gc.disable()  # see lossd.compiled.compiler_process

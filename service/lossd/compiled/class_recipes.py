@@ -22,7 +22,7 @@ from lossd.compiled.forms import (
     words_of,
 )
 from lossd.compiled.kernels import all_ready, kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.metrics.classes import matrices_fit
 
@@ -120,7 +120,7 @@ def _class_scores(recipe: Recipe) -> Form | None:
         return None
     form = _form_of_hessian(recipe, classes)
 
-    def evaluate(work: Work) -> Outcome | None:
+    def evaluate(work: Work) -> PassOutput | None:
         smooths = any(work.numbers.get("label_smoothing", ()))
         if positions == 1 and few and smooths and (curved or not all_ready(smoothed)):
             return None
@@ -129,11 +129,11 @@ def _class_scores(recipe: Recipe) -> Form | None:
         columns, doubtful = np.zeros((5 + curved, count)), np.zeros(count, bool)
         if positions > 1 and smoothing.any():
             # No pass smooths these. Numbers that differ are rounded the general way: each request keeps its own alone.
-            return None if (smoothing == smoothing[0]).all() else Outcome(columns, ~doubtful)
+            return None if (smoothing == smoothing[0]).all() else PassOutput(columns, ~doubtful)
         scores = work.inputs["prediction"]
         labels = found.labels(work.inputs)
         if labels is None:
-            return Outcome(columns, ~doubtful)
+            return PassOutput(columns, ~doubtful)
         gradient = work.answers.get("gradient.prediction", scores[:0])
         counted = bool(recipe.metrics) and matrices_fit(count, classes, scores.size)
         matrices = np.zeros((count if counted else 0, classes, classes), np.int64)
@@ -153,7 +153,7 @@ def _class_scores(recipe: Recipe) -> Form | None:
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
         flags = ("negative_hessian",) if curved else ()
-        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {}, flags)
+        return PassOutput(columns, doubtful, {"matrices": matrices} if counted else {}, flags)
 
     functions = (usual,) if positions == 1 else (dense.weigh, dense.part)
     return Form([kernel_of(function) for function in functions], evaluate, weight.nbytes + scale.nbytes)
@@ -235,12 +235,12 @@ def _log_probabilities(recipe: Recipe) -> Form | None:
         return None
     classes, positions, weight, ignored, _, words, mean = found
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count, starts = len(work.rows), work.starts()
         columns, doubtful = np.zeros((5, count)), np.zeros(count, bool)
         labels = found.labels(work.inputs)
         if labels is None:
-            return Outcome(columns, ~doubtful)
+            return PassOutput(columns, ~doubtful)
         dense.weigh(labels, starts, weight, ignored, columns, doubtful)
         if doubtful.any():
             labels = np.where(np.repeat(doubtful, work.rows)[:, None], 0, labels)
@@ -264,10 +264,10 @@ def _log_probabilities(recipe: Recipe) -> Form | None:
         doubtful |= ~np.isfinite(columns).all(0)
         doubt_what_left_range(words, columns[4], gradient, starts, doubtful)
         if not (recipe.metrics and matrices_fit(count, classes, scores.size)):
-            return Outcome(columns, doubtful)
+            return PassOutput(columns, doubtful)
         matrices = np.zeros((count, classes, classes), np.int64)
         confusion.matrices(flat(scores), words, labels, starts, np.empty(0, np.int64), ignored, matrices)
-        return Outcome(columns, doubtful, {"matrices": matrices})
+        return PassOutput(columns, doubtful, {"matrices": matrices})
 
     counting = (confusion.matrices,) if recipe.metrics else ()
     return Form([kernel_of(function) for function in (dense.weigh, *counting)], evaluate, weight.nbytes)

@@ -13,7 +13,7 @@ from lossd.compiled import formulas
 from lossd.compiled.counting import counting_of
 from lossd.compiled.forms import NOTHING, Form, doubt_what_vanished, words_of_all
 from lossd.compiled.kernels import kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 
 __all__ = ["FORMULA_FORMS", "evaluate_formula"]
@@ -97,7 +97,7 @@ def _formula(recipe: Recipe) -> Form | None:
     norms = [4 + slopes.index(f"gradient.{name}") for name in recipe.gradients] or [4]
     mean, counting = recipe.reduction == "mean", counting_of(recipe)
 
-    def evaluate(work: Work) -> Outcome | None:
+    def evaluate(work: Work) -> PassOutput | None:
         count, starts = len(work.rows), work.starts() * width
         weighting = work.number("beta" if loss == "gaussian_nll" else "")
         if weighting.all():
@@ -110,7 +110,7 @@ def _formula(recipe: Recipe) -> Form | None:
         upstream = 1 / (starts[1:] - starts[:-1]) if mean else np.ones(count)
         columns, doubtful = evaluate_formula(loss, inputs, words, starts, numbers, upstream, gradients)
         doubtful |= weighting != 0
-        return Outcome(columns[[0, 1, 2, 3, *norms]], doubtful, counting.count(work))
+        return PassOutput(columns[[0, 1, 2, 3, *norms]], doubtful, counting.count(work))
 
     return Form([kernel_of(formulas.formulas), *counting.kernels], evaluate, counting.nbytes)
 

@@ -18,7 +18,7 @@ from lossd.compiled.gamma import digamma
 from lossd.compiled.kernels import aot
 from lossd.compiled.memory import read, squares_at, store
 
-__all__ = ["CONSTANT", "FORMULAS", "INPUTS", "SLOPES", "Formula", "formulas"]
+__all__ = ["CONSTANT", "FORMULAS", "INPUTS", "SLOPES", "ElementLoss", "formulas"]
 
 INPUTS, SLOPES = 4, 3
 """The most numbers that a loss is of, and the most of them that have a gradient."""
@@ -31,7 +31,7 @@ CONSTANT = ("target", "reference_chosen", "reference_rejected")
 """The inputs that have no gradient."""
 
 
-class Formula(NamedTuple):
+class ElementLoss(NamedTuple):
     """A loss with one value per element.
 
     Attributes:
@@ -45,7 +45,7 @@ class Formula(NamedTuple):
     parameters: tuple[str, str]
 
 
-FORMULAS: dict[str, Formula] = {}
+FORMULAS: dict[str, ElementLoss] = {}
 """Every loss of this module, by name."""
 
 _strips: list[Any] = []
@@ -68,7 +68,7 @@ def formula(name: str, parameter: str = "") -> Callable[[Any], Any]:
                 within &= right
             return within
 
-        FORMULAS[name] = Formula(len(_strips), PAIR, (parameter, ""))
+        FORMULAS[name] = ElementLoss(len(_strips), PAIR, (parameter, ""))
         _strips.append(strip)
         return of_one
 
@@ -97,7 +97,7 @@ def joint(*names: str, inputs: tuple[str, ...], parameters: tuple[str, str] = ("
                 within &= right
             return within
 
-        FORMULAS.update(dict.fromkeys(names, Formula(len(_strips), inputs, parameters)))
+        FORMULAS.update(dict.fromkeys(names, ElementLoss(len(_strips), inputs, parameters)))
         _strips.append(strip)
         return of_one
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lossd.compiled import confusion
 from lossd.compiled.forms import INTEGERS, NOTHING, Form, flat, prediction_and_target, words_of
 from lossd.compiled.kernels import kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.lazy_torch import torch
 from lossd.metrics.classes import matrices_fit
@@ -122,7 +122,7 @@ def _lovasz(recipe: Recipe) -> Form | None:
         return None
     by_image, mean, step = parameters["per_image"], recipe.reduction == "mean", max(1, BLOCK // size)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count = len(work.rows)
         scores = work.inputs["prediction"].reshape(count, images, classes, positions)
         labels = work.inputs["target"].astype(np.int64, copy=False).reshape(count, images, positions)
@@ -143,12 +143,12 @@ def _lovasz(recipe: Recipe) -> Form | None:
             if slopes is not None:
                 doubtful |= ~((columns[4] > SMALL) & (columns[4] < LARGE))
         if not (recipe.metrics and matrices_fit(count, classes, scores.size)):
-            return Outcome(columns, doubtful)
+            return PassOutput(columns, doubtful)
         matrices, starts = np.zeros((count, classes, classes), np.int64), np.arange(count + 1) * images
         confusion.matrices(
             flat(scores), 1, labels.reshape(-1, positions), starts, np.empty(0, np.int64), NO_CLASS, matrices
         )
-        return Outcome(columns, doubtful, {"matrices": matrices})
+        return PassOutput(columns, doubtful, {"matrices": matrices})
 
     return Form([kernel_of(confusion.matrices)] if recipe.metrics else (), evaluate)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lossd.compiled import multivariate
 from lossd.compiled.forms import FLOATS, INTEGERS, NOTHING, Form, doubt_what_vanished, words_of
 from lossd.compiled.kernels import kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 
 __all__ = ["MULTIVARIATE_FORMS"]
@@ -136,7 +136,7 @@ def _form(recipe: Recipe) -> Form | None:
     entries = positions * (width if recipe.loss == "kl_div" else 1)
     shared, mean = found.shared, recipe.reduction != "sum"
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count, starts = len(work.rows), work.starts()
         scores = work.inputs["prediction"].reshape(-1)
         other, doubtful = NOTHING, np.zeros(count, bool)
@@ -144,7 +144,7 @@ def _form(recipe: Recipe) -> Form | None:
             other = work.inputs[second.name].reshape(-1)
             if second.dtype not in FLOATS:
                 if second.dtype == "int64" and (other.min() < -EXACT or other.max() > EXACT):
-                    return Outcome(np.zeros((5, count)), ~doubtful)
+                    return PassOutput(np.zeros((5, count)), ~doubtful)
                 other = other.astype(np.float64)
             other = other.view(np.float32)
         labels = np.empty(0, np.int64)
@@ -170,7 +170,7 @@ def _form(recipe: Recipe) -> Form | None:
             doubt_what_vanished(columns[4], gradient, starts * width * positions, doubtful)
         if found.some:
             columns[5] = (starts[1:] - starts[:-1]) - sizes
-        return Outcome(columns, doubtful, flags=("no_positives",) if found.some else ())
+        return PassOutput(columns, doubtful, flags=("no_positives",) if found.some else ())
 
     return Form([kernel_of(multivariate.multivariate)], evaluate, shared.nbytes)
 

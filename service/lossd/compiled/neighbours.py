@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled.forms import INTEGERS, Form, doubt_what_left_range, words_of_all
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.metrics.distances import NOISE
 
@@ -53,7 +53,7 @@ class Requests(NamedTuple):
     metrics: frozenset[str]
 
 
-class Found(NamedTuple):
+class NeighbourLosses(NamedTuple):
     """What is found of b requests.
 
     Attributes:
@@ -97,7 +97,7 @@ class _Directions:
 # Two views
 
 
-def _contrast_of_all(requests: Requests) -> Found:
+def _contrast_of_all(requests: Requests) -> NeighbourLosses:
     """As the symmetric :func:`lossd.losses.embedding.info_nce`."""
     first, second = (_Directions(vectors) for vectors in requests.vectors)
     both = np.concatenate([first.units, second.units], 1)
@@ -112,10 +112,10 @@ def _contrast_of_all(requests: Requests) -> Found:
     pulls /= 2 * requests.numbers["temperature"]
     value = (entropy[:, :count] + entropy[:, count:]) / 2
     gradients = first.gradient(pulls[:, :count]), second.gradient(pulls[:, count:])
-    return Found(value, np.ones(value.shape, bool), gradients, first.doubtful | second.doubtful, counted)
+    return NeighbourLosses(value, np.ones(value.shape, bool), gradients, first.doubtful | second.doubtful, counted)
 
 
-def _contrast_of_views(requests: Requests) -> Found:
+def _contrast_of_views(requests: Requests) -> NeighbourLosses:
     """As :func:`lossd.losses.embedding.clip`."""
     first, second = (_Directions(vectors) for vectors in requests.vectors)
     cosine = first.units @ second.units.swapaxes(1, 2)
@@ -127,7 +127,7 @@ def _contrast_of_views(requests: Requests) -> Found:
     slopes += cosine
     slopes /= 2 * requests.numbers["temperature"]
     gradients = first.gradient(slopes @ second.units), second.gradient(slopes.swapaxes(1, 2) @ first.units)
-    return Found(value, np.ones(value.shape, bool), gradients, first.doubtful | second.doubtful, counted)
+    return NeighbourLosses(value, np.ones(value.shape, bool), gradients, first.doubtful | second.doubtful, counted)
 
 
 def _entropies(score: Array, own: Array, axis: int) -> Array:
@@ -192,7 +192,7 @@ def _uniformity(cosine: Array) -> Array:
 # Labels
 
 
-def _contrast_of_labels(requests: Requests) -> Found:
+def _contrast_of_labels(requests: Requests) -> NeighbourLosses:
     """As :func:`lossd.losses.embedding.supcon`."""
     (vectors,), label = requests.vectors, requests.label
     view = _Directions(vectors)
@@ -217,10 +217,10 @@ def _contrast_of_labels(requests: Requests) -> Found:
     score *= (count > 0)[..., None]
     pulls = (score + score.swapaxes(1, 2)) @ view.units
     pulls /= requests.numbers["temperature"]
-    return Found(value, count > 0, (view.gradient(pulls),), doubtful | view.doubtful, counted)
+    return NeighbourLosses(value, count > 0, (view.gradient(pulls),), doubtful | view.doubtful, counted)
 
 
-def _hardest_triplets(requests: Requests) -> Found:
+def _hardest_triplets(requests: Requests) -> NeighbourLosses:
     """As :func:`lossd.losses.embedding.mined_triplet` of the hardest: found by matrix products, then measured."""
     (vectors,), label, squared = requests.vectors, requests.label, requests.parameters["squared"]
     positive, doubtful = _positives(label)
@@ -263,7 +263,7 @@ def _hardest_triplets(requests: Requests) -> Found:
         doubtful |= view.doubtful
         counted = _count_labels(requests.metrics, view.units @ view.units.swapaxes(1, 2), label, positive)
     counts = active if requests.parameters["active_only"] else valid
-    return Found(np.where(active, behind, 0), counts, (gradient,), doubtful, counted)
+    return NeighbourLosses(np.where(active, behind, 0), counts, (gradient,), doubtful, counted)
 
 
 def _largest(table: Array, near_enough: Array) -> tuple[Array, Array, Array]:
@@ -309,7 +309,7 @@ class _Loss(NamedTuple):
 
     task: str
     names: tuple[str, ...]
-    evaluate: Callable[[Requests], Found]
+    evaluate: Callable[[Requests], NeighbourLosses]
     number: str = "temperature"
     fixed: Mapping[str, Any] = {}
 
@@ -347,7 +347,7 @@ def _form(recipe: Recipe) -> Form | None:
     metrics = COUNTED[loss.task].intersection(recipe.metrics) if recipe.task == loss.task else frozenset[str]()
     step, mean = max(1, BLOCK // (rows * len(loss.names)) ** 2), recipe.reduction == "mean"
 
-    def evaluate(work: Work) -> Outcome | None:
+    def evaluate(work: Work) -> PassOutput | None:
         count, numbers = len(work.rows), work.number(loss.number)
         if work.threads is not None and rows * len(loss.names) >= MANY:
             return None
@@ -378,7 +378,7 @@ def _form(recipe: Recipe) -> Form | None:
         joined: dict[str, Any] = {name: np.concatenate([each[name] for each in counted]) for name in counted[0]}
         if "distance" in joined:
             joined["distance"] = joined["distance"], np.full(count, rows)
-        return Outcome(columns, doubtful, joined)
+        return PassOutput(columns, doubtful, joined)
 
     return Form((), evaluate)
 

@@ -21,7 +21,7 @@ from lossd.compiled.forms import (
     words_of_all,
 )
 from lossd.compiled.kernels import kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.metrics.activation import least_scores
 from lossd.metrics.classes import matrices_fit
@@ -54,7 +54,7 @@ def boxes_of(recipe: Recipe) -> Form | None:
     least = threshold * (1 - slack("float32" if words == 1 else "float64"))
     mean = recipe.reduction == "mean"
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count, starts = len(work.rows), work.starts()
         gradient = work.answers.get("gradient.prediction", NOTHING)
         columns, doubtful, counted = np.zeros((5, count)), np.zeros(count, bool), np.zeros((2, count))
@@ -65,10 +65,10 @@ def boxes_of(recipe: Recipe) -> Form | None:
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
         if not recipe.metrics:
-            return Outcome(columns, doubtful)
+            return PassOutput(columns, doubtful)
         sizes = columns[2]
         means = {"overlap": np.array((counted[0], sizes)), "hits": np.array((counted[1], sizes))}
-        return Outcome(columns, doubtful, means)
+        return PassOutput(columns, doubtful, means)
 
     return Form([kernel_of(boxes.pairs)], evaluate)
 
@@ -133,7 +133,7 @@ def regions_of(recipe: Recipe) -> Form | None:
     threshold, domain = recipe.metric_options.get("threshold"), recipe.domains["prediction"]
     least = least_scores(threshold, domain, recipe.inputs[0].dtype, labels) if decides else np.empty(0)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count = len(work.rows)
         scores, truth = flat(work.inputs["prediction"]), work.inputs["target"]
         truth = flat(truth.astype(np.float32 if words == 1 else np.float64) if one else truth)
@@ -173,8 +173,8 @@ def regions_of(recipe: Recipe) -> Form | None:
             cells, width = np.zeros((count, labels, 4), np.int64), math.prod(recipe.inputs[0].trailing)
             following = width // recipe.inputs[0].trailing[0] // labels
             elementwise.decisions(scores, truth, words, np.arange(count + 1) * width, following, least, cells)
-            return Outcome(columns, doubtful, {"cells": cells})
-        return Outcome(columns, doubtful, {"matrices": matrices} if counted else {})
+            return PassOutput(columns, doubtful, {"cells": cells})
+        return PassOutput(columns, doubtful, {"matrices": matrices} if counted else {})
 
     kernels = (regions.regions, elementwise.decisions) if decides else (regions.regions,)
     return Form([kernel_of(function) for function in kernels], evaluate, weight.nbytes)

@@ -18,17 +18,17 @@ from lossd.caches import Cache
 
 if TYPE_CHECKING:
     from lossd.compiled.kernels import Kernel
-    from lossd.compiled.recipes import Found
-    from lossd.compiled.store import Store
+    from lossd.compiled.recipes import RecipePass
+    from lossd.compiled.store import CodeStore
     from lossd.compiled.work import Pass
     from lossd.job import Recipe
 
-__all__ = ["Passes", "Progress"]
+__all__ = ["CompileProgress", "Passes"]
 
 log = logging.getLogger("lossd.compiled")
 
 
-class Progress(NamedTuple):
+class CompileProgress(NamedTuple):
     """How many kernels are ready, how many cannot be compiled, and how many there are; all 0 until they are loaded."""
 
     ready: int = 0
@@ -53,14 +53,14 @@ class Passes:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
         self.counting: Mapping[str, Callable[..., Any]] = {}
         self._kernels: Sequence[Kernel] = ()
-        self._look_up: Callable[[Recipe], Found] | None = None
-        self._found: Cache[str, Found] = Cache("passes")
+        self._look_up: Callable[[Recipe], RecipePass] | None = None
+        self._found: Cache[str, RecipePass] = Cache("passes")
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> CompileProgress:
         """How far compilation is."""
         kernels = self._kernels
-        return Progress(sum(k.ready for k in kernels), sum(k.failed for k in kernels), len(kernels))
+        return CompileProgress(sum(k.ready for k in kernels), sum(k.failed for k in kernels), len(kernels))
 
     def find(self, recipe: Recipe) -> Pass | None:
         """Return the pass of a recipe; None if it has none, or if a kernel is not ready. Such a kernel is asked for."""
@@ -72,7 +72,7 @@ class Passes:
             self._found.put(recipe.text, found, found.nbytes)
         return found.run if found.is_ready() else None
 
-    def prepare(self, changed: Callable[[Progress], None] = lambda _: None) -> None:
+    def prepare(self, changed: Callable[[CompileProgress], None] = lambda _: None) -> None:
         """Load the kernels whose code is stored, and start a process that compiles the others.
 
         Requests that need a kernel go the general way until it is ready.
@@ -120,14 +120,14 @@ class Passes:
         passes.counting, passes._kernels, passes._look_up = self.counting, self._kernels, self._look_up
         return passes
 
-    def _open(self) -> Store:
+    def _open(self) -> CodeStore:
         """Load what is stored, and use each kernel that becomes ready from now on."""
         begin = time.monotonic()
         from lossd.compiled import compile_order, recipes
         from lossd.compiled.building import load_kept
-        from lossd.compiled.store import Store
+        from lossd.compiled.store import CodeStore
 
-        store = Store()
+        store = CodeStore()
         load_kept(compile_order.KERNELS, store)
         self._kernels, self._look_up = compile_order.KERNELS, recipes.look_up
         now = self.progress

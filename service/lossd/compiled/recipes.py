@@ -27,10 +27,10 @@ from lossd.compiled.kernels import Kernel, all_ready, kernel_of
 from lossd.compiled.lovasz import LOVASZ_FORMS
 from lossd.compiled.multivariate_recipes import MULTIVARIATE_FORMS
 from lossd.compiled.sum_recipes import SUM_FORMS
-from lossd.compiled.work import Outcome, Pass, Work
+from lossd.compiled.work import Pass, PassOutput, Work
 from lossd.job import Recipe
 
-__all__ = ["Found", "look_up"]
+__all__ = ["RecipePass", "look_up"]
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ FOUND_BYTES = 2048
 
 
 @dataclass(slots=True, eq=False)
-class Found:
+class RecipePass:
     """What is known of a recipe: its pass, and the kernels that must be ready before the pass can run.
 
     Attributes:
@@ -60,12 +60,12 @@ class Found:
         return True
 
 
-def look_up(recipe: Recipe) -> Found:
+def look_up(recipe: Recipe) -> RecipePass:
     """Return what is known of a recipe."""
     form = _form_of(recipe)
     run, kernels = (None, ()) if form is None else (form.evaluate, form.kernels)
     arrays = 0 if form is None else form.array_bytes
-    return Found(run, kernels, FOUND_BYTES + recipe.nbytes + arrays)
+    return RecipePass(run, kernels, FOUND_BYTES + recipe.nbytes + arrays)
 
 
 def _form_of(recipe: Recipe) -> Form | None:
@@ -105,7 +105,7 @@ def _elements(recipe: Recipe) -> Form | None:
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha if parameters["alpha_mode"] == "balance" else alpha)
     counting = counting_of(recipe)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count, starts = len(work.rows), work.starts() * width
         scores, target = work.inputs["prediction"].reshape(-1), work.inputs["target"].reshape(-1)
         gradient = work.answers.get("gradient.prediction", scores[:0]).reshape(-1)
@@ -130,7 +130,7 @@ def _elements(recipe: Recipe) -> Form | None:
         )
         if words == 2:
             doubt_what_vanished(columns[4], gradient, starts, doubtful)
-        return Outcome(columns, doubtful, counting.count(work), ("negative_hessian",) if recipe.hessians else ())
+        return PassOutput(columns, doubtful, counting.count(work), ("negative_hessian",) if recipe.hessians else ())
 
     return Form([kernel_of(elementwise.elements), *counting.kernels], evaluate, counting.nbytes)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lossd.configuration.folders import user_cache
 
-__all__ = ["Store"]
+__all__ = ["CodeStore"]
 
 log = logging.getLogger("lossd.compiled")
 
@@ -28,7 +28,7 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 OTHERS_WRITE = 0o022
 
 
-class Store:
+class CodeStore:
     """The folder of the compiled code.
 
     Args:

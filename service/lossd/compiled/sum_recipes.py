@@ -13,7 +13,7 @@ from lossd.compiled import elementwise, formulas
 from lossd.compiled.forms import FLOATS, Form, words_of_all
 from lossd.compiled.formula_recipes import evaluate_formula
 from lossd.compiled.kernels import kernel_of
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.metrics.activation import least_scores
 
@@ -58,7 +58,7 @@ def _discriminator(recipe: Recipe) -> Form | None:
     activation = "score" if recipe.task == "lsgan" else "logits"
     least = least_scores(recipe.metric_options.get("threshold"), activation, sent, 1) if recipe.metrics else np.empty(0)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count = len(work.rows)
         columns, doubtful = np.zeros((4 + len(recipe.gradients), count)), np.zeros(count, bool)
         cells = np.zeros((count, 1, 4), np.int64)
@@ -84,7 +84,7 @@ def _discriminator(recipe: Recipe) -> Form | None:
                 elementwise.decisions(*memory, words, starts, size, least, cells)
         doubtful |= ~np.isfinite(columns).all(0)
         columns[2], columns[3] = entries / 2, entries
-        return Outcome(columns, doubtful, {"cells": cells} if recipe.metrics else {})
+        return PassOutput(columns, doubtful, {"cells": cells} if recipe.metrics else {})
 
     counting = (elementwise.decisions,) if recipe.metrics else ()
     return Form([kernel_of(function) for function in (formulas.formulas, *counting)], evaluate, least.nbytes)
@@ -102,7 +102,7 @@ def _vae(recipe: Recipe) -> Form | None:
     # An asymmetric square whose two sides weigh the same is a square.
     formula, of_formula = ("bce", FLOOR) if recipe.parameters["reconstruction"] == "bce" else ("asymmetric_mse", 1.0)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         count, rows = len(work.rows), work.starts()
         beta, one, samples = work.number("beta"), np.ones(count), (rows[1:] - rows[:-1]).astype(np.float64)
         upstream = 1 / samples if mean else one
@@ -125,7 +125,7 @@ def _vae(recipe: Recipe) -> Form | None:
         norms = {"prediction": error[4], "mean": divergence[4], "log_variance": divergence[5]}
         found = [total * upstream, total, samples, samples, *(norms[name] for name in recipe.gradients)]
         counted = {"error": np.array([error[1], samples]), "divergence": np.array([divergence[1], samples])}
-        return Outcome(np.array(found), doubtful, counted)
+        return PassOutput(np.array(found), doubtful, counted)
 
     return Form([kernel_of(formulas.formulas)], evaluate)
 

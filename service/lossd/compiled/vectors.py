@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossd.compiled.forms import Form, doubt_what_left_range, words_of_all
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.job import Recipe
 from lossd.metrics.cutoffs import slack
 from lossd.metrics.distances import NOISE
@@ -32,7 +32,7 @@ TIE = {1: 1e-6, 2: 1e-13}
 """By the words of a number: how near a bend, in units of what is compared, rounding decides on which side a row is."""
 
 
-class Found(NamedTuple):
+class RowLosses(NamedTuple):
     """What is found of r rows.
 
     Attributes:
@@ -70,7 +70,7 @@ class Rows(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-def _contrastive(rows: Rows) -> Found:
+def _contrastive(rows: Rows) -> RowLosses:
     margin, factor = rows.numbers["margin"], rows.numbers["factor"]
     apart, squares, doubtful = _apart([rows.vectors], rows.numbers["eps"], rows.words)
     square, distances = squares[0], np.sqrt(squares)
@@ -81,10 +81,10 @@ def _contrastive(rows: Rows) -> Found:
         if gradient is not None:
             np.multiply(sign[:, None], apart[0], out=gradient)
     length = slope * slope * square
-    return Found(value, np.array((length, length)), doubtful, distances)
+    return RowLosses(value, np.array((length, length)), doubtful, distances)
 
 
-def _cosine_embedding(rows: Rows) -> Found:
+def _cosine_embedding(rows: Rows) -> RowLosses:
     """As :func:`lossd.losses.embedding.cosine_embedding`: near one line by the difference or the sum of the two."""
     margin = rows.numbers["margin"]
     squares = [_square(vector) for vector in rows.vectors]
@@ -108,10 +108,10 @@ def _cosine_embedding(rows: Rows) -> Found:
         if gradient is not None:
             gradient[...] = turn
         found.append(_square(turn))
-    return Found(value, np.array(found), doubtful, 1 - np.rint(cosine * NOISE)[None] / NOISE)
+    return RowLosses(value, np.array(found), doubtful, 1 - np.rint(cosine * NOISE)[None] / NOISE)
 
 
-def _triplet(rows: Rows) -> Found:
+def _triplet(rows: Rows) -> RowLosses:
     anchor, positive, negative = rows.vectors
     squared, swap, tie = rows.parameters["squared"], rows.parameters["swap"], TIE[rows.words]
     margin, eps = rows.numbers["margin"], 0.0 if squared else rows.numbers["eps"]
@@ -140,7 +140,7 @@ def _triplet(rows: Rows) -> Found:
         if gradient is not None:
             gradient[...] = slope
     lengths = np.array([_square(slope) for slope in found])
-    return Found(value, lengths, doubtful, np.array((far > near, value <= 0, near, far)))
+    return RowLosses(value, lengths, doubtful, np.array((far > near, value <= 0, near, far)))
 
 
 def _square(vectors: Array) -> Array:
@@ -182,7 +182,7 @@ class _Loss(NamedTuple):
     task: str
     names: tuple[str, ...]
     no: int | None
-    evaluate: Callable[[Rows], Found]
+    evaluate: Callable[[Rows], RowLosses]
     numbers: tuple[str, ...] = ()
 
 
@@ -210,7 +210,7 @@ def _form(recipe: Recipe) -> Form | None:
 
     wanted, step = [loss.names.index(name) for name in recipe.gradients], max(1, BLOCK // width)
 
-    def evaluate(work: Work) -> Outcome:
+    def evaluate(work: Work) -> PassOutput:
         counts, firsts, total = np.array(work.rows), work.starts()[:-1], sum(work.rows)
         numbers = {name: _spread(work.numbers[name], counts) for name in ("margin", *loss.numbers)}
         upstream = _spread([1 / rows for rows in work.rows], counts) if mean else 1.0
@@ -222,7 +222,7 @@ def _form(recipe: Recipe) -> Form | None:
         vectors = [work.inputs[name] for name in loss.names]
         gradients = [work.answers.get(f"gradient.{name}") for name in loss.names]
 
-        def evaluate_part(part: slice) -> Found:
+        def evaluate_part(part: slice) -> RowLosses:
             return loss.evaluate(
                 Rows(
                     [vector[part].astype(float) for vector in vectors],
@@ -237,7 +237,7 @@ def _form(recipe: Recipe) -> Form | None:
 
         with np.errstate(all="ignore"):  # what is not finite is doubtful
             blocks = [evaluate_part(slice(first, first + step)) for first in range(0, total, step)]
-            found = blocks[0] if len(blocks) == 1 else Found(*map(_joined, zip(*blocks, strict=True)))
+            found = blocks[0] if len(blocks) == 1 else RowLosses(*map(_joined, zip(*blocks, strict=True)))
             sums = np.add.reduceat(found.value, firsts)
             lengths = np.sqrt(np.add.reduceat(found.squares, firsts, axis=1))[wanted]
             columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths])
@@ -251,7 +251,7 @@ def _form(recipe: Recipe) -> Form | None:
         elif measures:
             sums = np.add.reduceat(found.measured, firsts, axis=1)
             counted = {name: (s, counts) for name, s in zip(MEANS, sums, strict=True)}
-        return Outcome(columns, doubts, counted)
+        return PassOutput(columns, doubts, counted)
 
     relative, threshold = slack("float64" if words == 2 else "float32"), recipe.metric_options.get("threshold")
 

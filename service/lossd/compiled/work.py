@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEAST_NORM", "Outcome", "Pass", "Work"]
+__all__ = ["LEAST_NORM", "Pass", "PassOutput", "Work"]
 
 Array = npt.NDArray[Any]
 P = TypeVar("P")
@@ -51,7 +51,7 @@ class Work(NamedTuple):
         return map(function, parts) if self.threads is None or len(parts) == 1 else self.threads.map(function, parts)
 
 
-class Outcome(NamedTuple):
+class PassOutput(NamedTuple):
     """What a pass returns; it writes the gradient into the answers.
 
     Attributes:
@@ -68,5 +68,5 @@ class Outcome(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-Pass = Callable[[Work], Outcome | None]
+Pass = Callable[[Work], PassOutput | None]
 """A function that evaluates requests of one recipe; None if the general way must evaluate all of them."""

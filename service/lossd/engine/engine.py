@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
 from lossd.caches import Cache
-from lossd.compiled.passes import Progress
+from lossd.compiled.passes import CompileProgress
 from lossd.configuration.preflight import StartError
 from lossd.engine.admission import Budget
 from lossd.engine.backlog import Backlog
@@ -185,9 +185,11 @@ class Engine(ABC):
         return Load(front_busy_s, self._worker_busy_s, backlog_s)
 
     @property
-    def compiled(self) -> Progress:
+    def compiled(self) -> CompileProgress:
         """The progress of the compiled passes, summed over the workers."""
-        return Progress(*map(sum, zip(Progress(), *(vitals.compiled for vitals in self.vitals), strict=True)))
+        return CompileProgress(
+            *map(sum, zip(CompileProgress(), *(vitals.compiled for vitals in self.vitals), strict=True))
+        )
 
     @property
     def in_progress(self) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from lossd.compiled.passes import Progress
+from lossd.compiled.passes import CompileProgress
 from lossd.engine.batcher import Batch, Batcher
 from lossd.engine.heartbeat import PROBE, Heartbeat
 from lossd.engine.liveness import Liveness, Observation
@@ -35,7 +35,7 @@ LINGER_S = 10.0
 """How long an unused lane is kept: long batches often follow one another."""
 
 
-class Owner(Protocol):
+class WorkerOwner(Protocol):
     """The engine, as a worker's front end calls it."""
 
     settings: Settings
@@ -81,7 +81,7 @@ class RemoteWorker:
         pid: The id of its process; None if there is none.
     """
 
-    def __init__(self, engine: Owner, device: str, address: str | None = None) -> None:
+    def __init__(self, engine: WorkerOwner, device: str, address: str | None = None) -> None:
         self.engine = engine
         self.device = device
         self.address = address
@@ -140,9 +140,9 @@ class RemoteWorker:
         return None if self._process is None else self._process.busy.seconds
 
     @property
-    def compiled(self) -> Progress:
+    def compiled(self) -> CompileProgress:
         """The progress of its compiled passes."""
-        return Progress() if self._heartbeat is None else Progress(*self._heartbeat.compiled)
+        return CompileProgress() if self._heartbeat is None else CompileProgress(*self._heartbeat.compiled)
 
     def connect(self) -> None:
         """Start the worker's process, or connect to it. It is ready when it says hello."""

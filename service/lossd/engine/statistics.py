@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lossd.compiled.passes import Progress
+from lossd.compiled.passes import CompileProgress
 from lossd.engine.batcher import Batch
 
 __all__ = ["BATCH_BYTES", "BATCH_SIZES", "Load", "Stats", "Vitals"]
@@ -29,7 +29,7 @@ class Vitals(NamedTuple):
     device: str
     pid: int | None
     device_memory: tuple[int, int, int] | None
-    compiled: Progress
+    compiled: CompileProgress
 
 
 class Load(NamedTuple):

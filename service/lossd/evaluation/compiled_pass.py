@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossd.compiled.passes import Passes
-from lossd.compiled.work import Outcome, Work
+from lossd.compiled.work import PassOutput, Work
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import arrays_of
 
@@ -21,7 +21,7 @@ HALF = (torch.float16, torch.bfloat16)
 class PassResult(NamedTuple):
     """A compiled pass's outcome for a batch, and the inputs as it read them: in float32 at least."""
 
-    outcome: Outcome
+    outcome: PassOutput
     inputs: Mapping[str, Tensor]
 
 
@@ -46,7 +46,7 @@ def run_pass(batch: TensorBatch, passes: Passes | None) -> PassResult | None:
     return PassResult(outcome, inputs)
 
 
-def _doubt_what_overflowed(outcome: Outcome, rounded: Tensor, rows: Sequence[int]) -> None:
+def _doubt_what_overflowed(outcome: PassOutput, rounded: Tensor, rows: Sequence[int]) -> None:
     """Mark the requests whose answers overflow half precision as doubtful: the general way describes them."""
     if not bool(rounded.isfinite().all()):
         for position, request_part in enumerate(torch.split(rounded, list(rows))):

@@ -26,7 +26,7 @@ from lossd_client.errors import Problem
 
 __all__ = ["Composed", "DoubtfulError", "add_up", "compose"]
 
-Evaluate = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
+EvaluateBatch = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem]]
 EvaluateByPass = Callable[[TensorBatch], Sequence[dict[str, Any] | Problem] | None]
 EvaluateRows = Callable[[TensorBatch], RowValues]
 
@@ -58,7 +58,7 @@ class Composed:
     warnings: list[list[tuple[str, list[dict[str, str]]]]]
 
 
-def compose(loss: Loss, batch: TensorBatch, evaluate: Evaluate, evaluate_rows: EvaluateRows) -> Composed:
+def compose(loss: Loss, batch: TensorBatch, evaluate: EvaluateBatch, evaluate_rows: EvaluateRows) -> Composed:
     """Evaluate a composed loss.
 
     Args:
@@ -194,7 +194,7 @@ class _TermEvaluation:
         self.buffers: dict[str, Tensor] = {}
         self.weights: Tensor
 
-    def evaluate(self, evaluate: Evaluate) -> None:
+    def evaluate(self, evaluate: EvaluateBatch) -> None:
         """Evaluate the term of all requests.
 
         Raises:
@@ -207,7 +207,7 @@ class _TermEvaluation:
         """Return a batch of the term of all requests."""
         return self._batch(self._inputs(), [self.record["rows"]] * len(self.whole.rows))
 
-    def evaluate_rows(self, evaluate: Evaluate, evaluate_rows: EvaluateRows) -> None:
+    def evaluate_rows(self, evaluate: EvaluateBatch, evaluate_rows: EvaluateRows) -> None:
         """Evaluate the term as a batch in which each row is a request, and its metrics over all rows.
 
         Raises:
@@ -229,7 +229,7 @@ class _TermEvaluation:
         except Problem as problem:
             raise self._named(problem) from None
 
-    def _evaluate_whole(self, evaluate: Evaluate, batch: TensorBatch) -> None:
+    def _evaluate_whole(self, evaluate: EvaluateBatch, batch: TensorBatch) -> None:
         for answer in evaluate(batch):
             if isinstance(answer, Problem):
                 raise self._named(answer)

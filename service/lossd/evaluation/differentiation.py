@@ -12,7 +12,7 @@ from torch import Tensor
 from lossd.evaluation import gradient, hessian
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.inputs import DeviceInputs
-from lossd.losses.reduction import Reduction, Segments
+from lossd.losses.reduction import Reducer, Segments
 from lossd.losses.registry import Loss, Unreduced
 
 __all__ = ["LossOfBatch", "varying_numbers"]
@@ -35,7 +35,7 @@ class LossOfBatch:
         self.segments = segments
         self.rowwise = batch.recipe.kind == "rows"
 
-    def differentiate(self, reduction: Reduction) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
+    def differentiate(self, reduction: Reducer) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
         """Return the unreduced loss, and the gradient of each request's answer by the requested inputs."""
         wanted = self.batch.recipe.gradients
         parameters = self._parameters()
@@ -65,7 +65,7 @@ class LossOfBatch:
         # Autograd may return one number for a whole row, which nothing could write into.
         return detached, {name: g.contiguous() for name, g in zip(leaves, gradients, strict=True)}
 
-    def differentiate_twice(self, reduction: Reduction, value: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
+    def differentiate_twice(self, reduction: Reducer, value: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
         """Return Hessians and products by the names of their columns, in the columns' dtypes.
 
         Args:

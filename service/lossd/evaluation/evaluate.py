@@ -31,7 +31,7 @@ from lossd.evaluation.masking import masking_of
 from lossd.evaluation.ranges import out_of_range, rows_out_of_range
 from lossd.evaluation.row_values import RowValues
 from lossd.losses import REGISTRY
-from lossd.losses.reduction import Reduction, Segments
+from lossd.losses.reduction import Reducer, Segments
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
 
@@ -345,7 +345,7 @@ class _Evaluation:
         entry_weight = (
             None if masking is None or loss.mask is not None or not self.rowwise else masking.factor(inputs.dtype)
         )
-        reduction = Reduction(
+        reduction = Reducer(
             recipe.reduction,
             segments,
             shape,
@@ -409,7 +409,7 @@ class _Evaluation:
             row_counts = row_counts.masked_fill(dropped, 0)
         return self.segments.sum(row_counts).double()
 
-    def _compose(self, loss: Loss, reduction: Reduction) -> tuple[Unreduced, dict[str, Tensor]]:
+    def _compose(self, loss: Loss, reduction: Reducer) -> tuple[Unreduced, dict[str, Tensor]]:
         composed = compose(
             loss, self.batch, partial(evaluate, passes=self.passes), partial(evaluate_rows, passes=self.passes)
         )

@@ -21,7 +21,7 @@ __all__ = ["Text", "evaluate_in_memory", "texts_of"]
 Text = tuple[bool, bytes]
 """Whether a request failed, and the JSON of its answer or of its problem; the report of a run's batch is no JSON."""
 
-Answer = Callable[[TensorBatch, Passes | None], Iterable[dict[str, Any] | bytes | Problem]]
+AnswerBatch = Callable[[TensorBatch, Passes | None], Iterable[dict[str, Any] | bytes | Problem]]
 
 
 def evaluate_in_memory(
@@ -29,7 +29,7 @@ def evaluate_in_memory(
     memory: Any,
     device: torch.device,
     passes: Passes | None = None,
-    answer: Answer = evaluate,
+    answer: AnswerBatch = evaluate,
 ) -> tuple[list[Text], int]:
     """Return the text of each request's answer in order, and the evaluation's time in ns.
 

@@ -36,7 +36,7 @@ MAGIC, VERSION = b"gtab", 1
 WIDTHS = (1, 2, 4, 8)
 
 
-class Entries(NamedTuple):
+class TableEntries(NamedTuple):
     """Entries of a table, rising by key and label.
 
     Attributes:
@@ -67,8 +67,8 @@ class GroupTable:
         self.labels, self.weighted, self.limit = labels, weighted, limit
         none = np.zeros(0, np.int64)
         counts, nan = (ExactSums(0), ExactSums(labels)) if weighted else (none, np.zeros(labels, np.int64))
-        self._entries = Entries(BITS, np.zeros(0, np.uint64), np.zeros(0, np.uint8), counts, nan)
-        self._waiting: list[Entries] = []
+        self._entries = TableEntries(BITS, np.zeros(0, np.uint64), np.zeros(0, np.uint8), counts, nan)
+        self._waiting: list[TableEntries] = []
         self._held = 0
 
     @classmethod
@@ -102,7 +102,7 @@ class GroupTable:
             counts = ExactSums(len(starts))
             if len(starts):
                 counts.add(weights[order], np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys))))
-        table._entries = Entries(BITS, keys[starts], labels[starts].astype(np.uint8), counts, table._entries.nan)
+        table._entries = TableEntries(BITS, keys[starts], labels[starts].astype(np.uint8), counts, table._entries.nan)
         return table
 
     def fitted(self) -> GroupTable:
@@ -284,7 +284,7 @@ class GroupTable:
             counts, nan = used[:count], used[count:] if len(used) > count else nan
         if (used < 0).any() or not used[:count].all() or times.sum() != count or not times.all():
             raise ValueError("a table of groups has an entry of nothing, or a cell without entries")
-        answer._entries = Entries(bits, np.repeat(keys, times), found, counts, nan)
+        answer._entries = TableEntries(bits, np.repeat(keys, times), found, counts, nan)
         answer._check(keys)
         if answer.encode() != bytes(data):
             raise ValueError("a table of groups is in another form than the shortest")
@@ -302,19 +302,19 @@ class GroupTable:
 
     # Entries
 
-    def _settled(self) -> Entries:
+    def _settled(self) -> TableEntries:
         """Return the entries with all that waits."""
         if self._waiting:
             waiting, self._waiting, self._held = self._waiting, [], 0
             self._entries = self._fitted(self._united([self._entries, *waiting]))
         return self._entries
 
-    def _fitted(self, entries: Entries) -> Entries:
+    def _fitted(self, entries: TableEntries) -> TableEntries:
         """Return the entries with no more bits than fit the limit."""
         bits = fitting(entries.keys[starts_of(entries.keys)], entries.bits, self.limit)
         return entries if bits == entries.bits else self._united([entries], bits)
 
-    def _united(self, parts: Sequence[Entries], bits: int = BITS) -> Entries:
+    def _united(self, parts: Sequence[TableEntries], bits: int = BITS) -> TableEntries:
         """Return the entries of all parts, cut to the fewest bits."""
         bits = min(bits, *(part.bits for part in parts))
         keys = np.concatenate([cut(part.keys, bits) for part in parts])
@@ -337,7 +337,7 @@ class GroupTable:
             numbers = np.concatenate([part.counts for part in parts])[order]
             counts = np.add.reduceat(numbers, starts) if len(starts) else numbers
             nan = np.sum([part.nan for part in parts], 0)
-        return Entries(bits, keys[starts], labels[starts], counts, nan)
+        return TableEntries(bits, keys[starts], labels[starts], counts, nan)
 
 
 def _together(keys: Array, labels: Array) -> Array | None:

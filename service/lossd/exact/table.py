@@ -45,7 +45,7 @@ __all__ = ["ROWS", "Bounded", "Table", "between"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-Cells = tuple[int, Array, Any]
+CellBatch = tuple[int, Array, Any]
 Waiting = list[tuple[Array, Array | None, Floats | None]]
 
 ROWS = 1 << 20
@@ -104,7 +104,7 @@ class Table:
         self._cells: Any = ExactSums(kinds) if weighted else np.zeros((kinds, 1), np.int64)
         self._waiting: Waiting = []
         # The cells of other tables, which wait until they are as many as these.
-        self._merging: list[Cells] = []
+        self._merging: list[CellBatch] = []
         self._held = 0
         self._steps: Steps | None = None
 
@@ -442,7 +442,7 @@ class Table:
         else:
             self._absorb(self._counted(waiting))
 
-    def _counted(self, waiting: Waiting) -> list[Cells]:
+    def _counted(self, waiting: Waiting) -> list[CellBatch]:
         """Return the cells of values that wait, kind by kind; the list of these is emptied."""
         keys = [[keys for keys, of, _ in waiting if of is None or of == kind] for kind in range(self.kinds)]
         waiting.clear()
@@ -474,7 +474,7 @@ class Table:
             table._settle()
         self._absorb([(table._bits, table._keys, table._cells) for table in tables])
 
-    def _absorb(self, parts: list[Cells]) -> None:
+    def _absorb(self, parts: list[CellBatch]) -> None:
         """Add cells to these, and keep as many bits as fit."""
         parts = [(self._bits, self._keys, self._cells), *parts]
         bits = min(bits for bits, _, _ in parts)

@@ -22,7 +22,7 @@ from typing import IO
 import numpy as np
 
 import lossd.files.foreign as foreign
-from lossd.files.column import Array, Column, Unreadable
+from lossd.files.array_reader import Array, ArrayReader, Unreadable
 from lossd.files.places import Place, Remote
 from lossd_client.errors import DtypeMismatch, MalformedBody, Problem
 from lossd_client.wire import DTYPES, Tensor, safetensors
@@ -45,7 +45,7 @@ class UnreadableFile(MalformedBody):
     title = "Unreadable file"
 
 
-def opened(path: Place, stack: ExitStack, begin: int = 0) -> dict[str, Column]:
+def opened(path: Place, stack: ExitStack, begin: int = 0) -> dict[str, ArrayReader]:
     """Return the arrays of a file by name, or one under :data:`NAMELESS`; ``stack`` closes the file.
 
     Args:
@@ -84,14 +84,14 @@ def _file(path: Place) -> Iterator[None]:
     raise UnreadableFile(f"{named} cannot be read: {reason}")
 
 
-def _within(context: Callable[[], AbstractContextManager[None]], column: Column) -> Column:
+def _within(context: Callable[[], AbstractContextManager[None]], column: ArrayReader) -> ArrayReader:
     """Return the column that is read within a context."""
 
     def read(rows: int) -> Array:
         with context():
             return column.take(rows)
 
-    return Column(column.shape, column.itemsize, read, seeks=column.seeks, ends=column.ends)
+    return ArrayReader(column.shape, column.itemsize, read, seeks=column.seeks, ends=column.ends)
 
 
 def _started(path: Place, stack: ExitStack) -> tuple[IO[bytes], int]:
@@ -106,7 +106,7 @@ def _started(path: Place, stack: ExitStack) -> tuple[IO[bytes], int]:
     return stack.enter_context(path.open("rb")), path.stat().st_size
 
 
-def _opened(path: Place, stack: ExitStack, begin: int) -> dict[str, Column]:
+def _opened(path: Place, stack: ExitStack, begin: int) -> dict[str, ArrayReader]:
     suffix = path.suffix.lower()
     file, size = _started(path, stack)
     head = file.read(foreign.HEAD_BYTES)
@@ -132,12 +132,12 @@ def _opened(path: Place, stack: ExitStack, begin: int) -> dict[str, Column]:
         raise Unreadable(f"it is {what}, not one of the files that are read ({READ}); {remedy}")
     if suffix == ".csv":
         table = _table(file)
-        return {NAMELESS: Column.held(table.shape, table.itemsize, lambda: table, begin)}
+        return {NAMELESS: ArrayReader.held(table.shape, table.itemsize, lambda: table, begin)}
     claimed = f"not {suffix} as its name says" if suffix in SUFFIXES else "of no known kind"
     raise Unreadable(f"it is damaged or of another kind, {claimed}, by its first bytes; write one of {READ}")
 
 
-def _npy(file: IO[bytes], size: int, name: str, begin: int) -> Column:
+def _npy(file: IO[bytes], size: int, name: str, begin: int) -> ArrayReader:
     """Return the array of a .npy file of that many bytes, to be read from a row on."""
     try:
         version = np.lib.format.read_magic(file)
@@ -169,13 +169,13 @@ def _npy(file: IO[bytes], size: int, name: str, begin: int) -> Column:
         return np.frombuffer(content, dtype).reshape(shape, order="F" if columns_first else "C")
 
     if columns_first or not shape:
-        return Column.held(shape, dtype.itemsize, lambda: read(shape), begin)
+        return ArrayReader.held(shape, dtype.itemsize, lambda: read(shape), begin)
     if begin:
         file.seek(begin * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR)
-    return Column(shape, dtype.itemsize, lambda rows: read((rows, *shape[1:])))
+    return ArrayReader(shape, dtype.itemsize, lambda rows: read((rows, *shape[1:])))
 
 
-def _npz(file: IO[bytes], size: int, stack: ExitStack, begin: int) -> dict[str, Column]:
+def _npz(file: IO[bytes], size: int, stack: ExitStack, begin: int) -> dict[str, ArrayReader]:
     """Return the arrays of a .npz file of that many bytes, to be read from a row on."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(file))
@@ -185,7 +185,7 @@ def _npz(file: IO[bytes], size: int, stack: ExitStack, begin: int) -> dict[str, 
     if not members:
         what, remedy = foreign.archive_kind(archive.namelist())
         raise Unreadable(f"it is {what}; {remedy}")
-    columns: dict[str, Column] = {}
+    columns: dict[str, ArrayReader] = {}
     for member in members:
         name = member.filename.removesuffix(".npy")
         if member.flag_bits & ENCRYPTED:
@@ -212,7 +212,7 @@ def _member(name: str) -> Iterator[None]:
         raise Unreadable(f"{quoted(name)} in it is cut off or damaged") from None
 
 
-def _safetensors(file: IO[bytes], size: int, begin: int) -> dict[str, Column]:
+def _safetensors(file: IO[bytes], size: int, begin: int) -> dict[str, ArrayReader]:
     """Return the arrays of a .safetensors file of that many bytes, to be read from a row on."""
     length = safetensors.header_bytes(file.read(safetensors.PREFIX_BYTES))
     start = safetensors.PREFIX_BYTES + length
@@ -224,7 +224,7 @@ def _safetensors(file: IO[bytes], size: int, begin: int) -> dict[str, Column]:
     return {entry.name: _tensor(file, start, entry, begin) for entry in header.entries}
 
 
-def _tensor(file: IO[bytes], start: int, entry: safetensors.Entry, begin: int) -> Column:
+def _tensor(file: IO[bytes], start: int, entry: safetensors.Entry, begin: int) -> ArrayReader:
     itemsize = DTYPES[entry.dtype].itemsize
     row_bytes = math.prod(entry.shape[1:]) * itemsize
     position = start + entry.begin + (begin * row_bytes if entry.shape else 0)
@@ -238,7 +238,7 @@ def _tensor(file: IO[bytes], start: int, entry: safetensors.Entry, begin: int) -
         position += len(content)
         return Tensor(entry.dtype, (rows, *entry.shape[1:])[: len(entry.shape)], memoryview(content)).numpy()
 
-    return Column(entry.shape, itemsize, read)
+    return ArrayReader(entry.shape, itemsize, read)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

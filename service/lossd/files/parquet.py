@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet
 
-from lossd.files.column import Array, Column, Unreadable
+from lossd.files.array_reader import Array, ArrayReader, Unreadable
 from lossd_client.errors import DtypeMismatch
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
@@ -21,7 +21,7 @@ __all__ = ["columns"]
 BATCH_ROWS = 8192
 
 
-def columns(file: IO[bytes], begin: int) -> dict[str, Column]:
+def columns(file: IO[bytes], begin: int) -> dict[str, ArrayReader]:
     """Return a table's columns by name: (rows,) of numbers, (rows, n) of lists of n numbers, and so on.
 
     Args:
@@ -37,7 +37,7 @@ def columns(file: IO[bytes], begin: int) -> dict[str, Column]:
         ) from None
 
 
-def _column(table: Any, field: Any, begin: int) -> Column:
+def _column(table: Any, field: Any, begin: int) -> ArrayReader:
     name, groups = field.name, range(table.num_row_groups)
     ends = [*accumulate(table.metadata.row_group(group).num_rows for group in groups)]
     first = bisect_right(ends, begin)
@@ -61,7 +61,7 @@ def _column(table: Any, field: Any, begin: int) -> Column:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     read(begin - (ends[first - 1] if first else 0))
-    return Column(shape, ahead.itemsize, read, ends=ends)
+    return ArrayReader(shape, ahead.itemsize, read, ends=ends)
 
 
 def _arrays(table: Any, name: str, groups: Sequence[int]) -> Iterator[Array]:

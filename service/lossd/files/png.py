@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
-from lossd.files.column import Array, Column, Unreadable
+from lossd.files.array_reader import Array, ArrayReader, Unreadable
 
 __all__ = ["label_map"]
 
@@ -21,7 +21,7 @@ MOST_PACKED = 1032
 """How many bytes zlib unpacks of one, at most."""
 
 
-def label_map(file: IO[bytes], size: int, begin: int) -> Column:
+def label_map(file: IO[bytes], size: int, begin: int) -> ArrayReader:
     """Return the classes of an image's pixels, (1, H, W): uint8, or int32 of an image of 16 bits.
 
     Args:
@@ -51,4 +51,4 @@ def label_map(file: IO[bytes], size: int, begin: int) -> Column:
             pixels = pixels // SCALES.get(bits, 1)
         return pixels.astype(np.int32 if bits == 16 else np.uint8)[None]
 
-    return Column.held((1, height, width), 4 if bits == 16 else 1, load, begin)
+    return ArrayReader.held((1, height, width), 4 if bits == 16 else 1, load, begin)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lossd.files.column import Array, Column
+from lossd.files.array_reader import Array, ArrayReader
 from lossd.files.opening import NAMELESS, UnreadableFile, opened, printable
 from lossd.files.places import Place, Remote, parts, version
 from lossd_client.wire import Tensor, safetensors
@@ -89,7 +89,7 @@ class Source:
         paths = {name: path if isinstance(path, Remote) else path.absolute() for name, path in self.paths.items()}
         return replace(self, paths=paths)
 
-    def open(self, stack: ExitStack, begin: int = 0) -> dict[str, Column]:
+    def open(self, stack: ExitStack, begin: int = 0) -> dict[str, ArrayReader]:
         """Return the inputs by name, of which nothing is read yet; ``stack`` closes the files.
 
         Args:
@@ -101,7 +101,7 @@ class Source:
         """
         if self.twice is not None:
             raise UnreadableFile(f"{printable(self.twice.name)} is a second file of one input; remove one of them")
-        inputs: dict[str, Column] = {}
+        inputs: dict[str, ArrayReader] = {}
         for name, path in self.paths.items():
             columns = opened(path, stack, begin)
             if name and NAMELESS in columns:

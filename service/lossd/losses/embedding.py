@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 import lossd.losses.softmax as softmax
-from lossd.cost import Pairs
+from lossd.cost import PairCost
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.distances import in_own_dtype, one_less_cosine, row_direction, row_distance, zero_with_slopes
 from lossd.losses.registry import Unreduced, loss
@@ -36,10 +36,10 @@ def _of_both_views(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 # Bytes as measured in float64, and times of one core: tables are walked over a few times, and sorted to mine triplets.
-MINED = Pairs(_of_one, 48, 300, 1.0)
-LABELLED = Pairs(_of_one, 31, 60, 0.5)
-VIEWS = Pairs(_of_both_views, 45, 60, 0.5)
-SCORED = Pairs(_of_both_views, 13, 20, 0.2)
+MINED = PairCost(_of_one, 48, 300, 1.0)
+LABELLED = PairCost(_of_one, 31, 60, 0.5)
+VIEWS = PairCost(_of_both_views, 45, 60, 0.5)
+SCORED = PairCost(_of_both_views, 13, 20, 0.2)
 
 
 @loss(task="pairs", kind="rows", differentiable=("first", "second"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import lossd.losses.softmax as softmax
-from lossd.cost import Pairs
+from lossd.cost import PairCost
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.binary import entropy_of_logits, logistic_variance
 from lossd.losses.elementary import row_total, spread
@@ -178,7 +178,7 @@ def multi_margin(
     return value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)[target.squeeze(1)]
 
 
-@loss(task="sets", kind="rows", pairs=Pairs(_of_classes, 0, 130), twice=False)
+@loss(task="sets", kind="rows", pairs=PairCost(_of_classes, 0, 130), twice=False)
 def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor, "N C"]) -> Real[Tensor, "N"]:
     r"""Hinge loss of the score of each class that applies against each that does not.
 

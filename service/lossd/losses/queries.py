@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 import lossd.losses.softmax as softmax
-from lossd.cost import Cost, Pairs
+from lossd.cost import Cost, PairCost
 from lossd.lazy_torch import Tensor, functional, torch
 from lossd.losses.elementary import row_total, sigmoid
 from lossd.losses.registry import Unreduced, loss
@@ -29,9 +29,9 @@ def _documents(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 # Measured in float64, on one core: bytes with a product of the Hessian and a direction, times with the gradient.
-COMPARED = Pairs(_documents, 88, 130)
-WEIGHED = Pairs(_documents, 97, 200)
-APPROXIMATED = Pairs(_documents, 79, 100)
+COMPARED = PairCost(_documents, 88, 130)
+WEIGHED = PairCost(_documents, 97, 200)
+APPROXIMATED = PairCost(_documents, 79, 100)
 STEP_BYTES, STEP_NS = 73, 75
 
 

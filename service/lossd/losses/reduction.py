@@ -15,7 +15,7 @@ from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 from lossd.losses.registry import Unreduced
 
-__all__ = ["Reduction", "Segments", "class_weights", "ratio", "times", "weighted", "without_ignored"]
+__all__ = ["Reducer", "Segments", "class_weights", "ratio", "times", "weighted", "without_ignored"]
 
 
 LONG, PARTIAL = 1 << 16, 1024
@@ -122,7 +122,7 @@ def row_sums(value: Tensor) -> Tensor:
     return row_total(partial, dtype=torch.float64) + row_total(flat[:, whole:], dtype=torch.float64)
 
 
-class Reduction:
+class Reducer:
     """Reduces one value per entry to one loss per request, and computes the gradient's factors.
 
     Call :meth:`upstream` once the weights are known, then :meth:`reduce` once the values are.

@@ -10,14 +10,14 @@ from lossd.losses.elementary import row_total, sigmoid
 from lossd.losses.registry import Unreduced
 from lossd_client.errors import ShapeMismatch
 
-__all__ = ["UNCERTAIN", "Regions", "by_class", "class_table", "masked", "ratio", "sums", "weighted"]
+__all__ = ["UNCERTAIN", "RegionSums", "by_class", "class_table", "masked", "ratio", "sums", "weighted"]
 
 UNCERTAIN = 0.01
 """What rounding may add to probabilities that sum to 1, or take from a divergence, in any dtype."""
 
 
 @dataclass(frozen=True, slots=True)
-class Regions:
+class RegionSums:
     """Sums over each region, float64, (C,) over the whole batch or (N, C) over each image.
 
     Attributes:
@@ -75,7 +75,7 @@ def sums(
     ignore_index: int | None,
     mask: Tensor | None,
     element_weight: Tensor | None,
-) -> Regions:
+) -> RegionSums:
     """Return the sums over each region; the parameters are those of ``dice``.
 
     ``mask`` and ``element_weight`` have the shape of the target: which positions count, and how much in each sum.
@@ -105,7 +105,7 @@ def sums(
     stacked = torch.stack([overlap, predicted, count, counted])[:, :, 0 if include_background else 1 :]
     elements = prediction.shape[2] * (1 if per_image else prediction.shape[0])
     overlap, predicted, count, counted = (stacked if per_image else stacked.sum(1)).unbind()
-    return Regions(overlap, predicted, count, counted > 0, elements * torch.finfo(prediction.dtype).eps, flags)
+    return RegionSums(overlap, predicted, count, counted > 0, elements * torch.finfo(prediction.dtype).eps, flags)
 
 
 def by_class(
@@ -141,7 +141,7 @@ def class_table(value: Tensor, class_weight: Sequence[float], include_background
 
 def weighted(
     value: Tensor,
-    region: Regions,
+    region: RegionSums,
     smooth: float | Tensor,
     class_weight: Sequence[float] | None,
     include_background: bool,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, 
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from lossd.cost import Cost, Pairs
+from lossd.cost import Cost, PairCost
 from lossd.lazy_torch import Tensor
 from lossd.losses.docstrings import Docstring
 from lossd.losses.types import PerAxis, TensorType
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Kind = Literal["rows", "stack", "alone", "composed"]
-Reduction = Literal["mean", "sum", "none"]
+ReductionName = Literal["mean", "sum", "none"]
 NanTargets = Literal["refuse", "ignore"]
 
 MASKS = ("mask", "element_weight")
@@ -220,7 +220,7 @@ class Loss:
     refine: Callable[[Mapping[str, Any]], Refinement]
     shape: Shape | None
     keeps_rows: KeepsRows
-    pairs: Pairs | None
+    pairs: PairCost | None
     cost: CostOf | None
     byte_ns: float
     terms: Terms | None
@@ -344,7 +344,7 @@ def loss(
     refine: Callable[[Mapping[str, Any]], Refinement] | None = None,
     shape: Shape | None = None,
     keeps_rows: KeepsRows = lambda *_: False,
-    pairs: Pairs | None = None,
+    pairs: PairCost | None = None,
     cost: CostOf | None = None,
     byte_ns: float = 4,
     terms: Terms | None = None,

@@ -238,7 +238,7 @@ def focal_tversky(
 
 
 def _tversky_index(
-    region: regions.Regions, alpha: float | Tensor, beta: float | Tensor, smooth: float | Tensor
+    region: regions.RegionSums, alpha: float | Tensor, beta: float | Tensor, smooth: float | Tensor
 ) -> Tensor:
     false_positive = region.prediction - region.overlap
     false_negative = region.target - region.overlap

@@ -17,11 +17,11 @@ __all__ = ["distributed", "expected", "settled", "surprise", "sweep", "target_ke
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: 2 MiB of float32 with their gradient, about the size of a core's own cache."""
 
-Kernel = Callable[..., Tensor]
+BlockKernel = Callable[..., Tensor]
 Slope = Callable[..., tuple[Tensor, Tensor]]
 
 
-def sweep(kernel: Kernel, gradient: Tensor, prediction: Tensor, *parts: Any) -> Tensor:
+def sweep(kernel: BlockKernel, gradient: Tensor, prediction: Tensor, *parts: Any) -> Tensor:
     """The value (N, *) of each position of ``prediction`` (N, C, *), its gradient written into ``gradient``.
 
     Args:

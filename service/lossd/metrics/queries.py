@@ -32,7 +32,7 @@ MOST_TIED = 1 << 24
 """The most pairs of documents with equal scores that ``err`` goes through."""
 
 
-class Ranking(NamedTuple):
+class QueryRanking(NamedTuple):
     """The documents of each query by their scores, (R, L) each; those that do not count come last.
 
     Attributes:
@@ -122,14 +122,14 @@ class Queries(Task):
         return *self.entries.row_means(values, defined), empty
 
     @cached_property
-    def ranking(self) -> Ranking:
+    def ranking(self) -> QueryRanking:
         """The documents by their scores."""
         scores = self.view.tensors["prediction"]
         order = by_score(scores, self.kept)
         target = self.target.gather(1, order)
         place = torch.arange(order.shape[1], device=order.device).expand_as(order)
         if self.view.options["ties"] == "stable":
-            return Ranking(target, place, torch.zeros_like(place), torch.ones_like(target))
+            return QueryRanking(target, place, torch.zeros_like(place), torch.ones_like(target))
         ordered = scores.gather(1, order)
         begins = torch.ones_like(order, dtype=torch.bool)
         begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -137,7 +137,7 @@ class Queries(Task):
             begins |= ~self.kept.gather(1, order)
         group = begins.cumsum(1) - 1
         size = torch.zeros_like(target).scatter_add_(1, group, torch.ones_like(target)).gather(1, group)
-        return Ranking(target, group, place - torch.where(begins, place, 0).cummax(1).values, size)
+        return QueryRanking(target, group, place - torch.where(begins, place, 0).cummax(1).values, size)
 
     @cached_property
     def relevant(self) -> Tensor:
@@ -262,7 +262,7 @@ class Queries(Task):
         )  # fmt: skip
 
 
-def _passed_together(ranking: Ranking, goes_on: Tensor, several: Tensor) -> Tensor:
+def _passed_together(ranking: QueryRanking, goes_on: Tensor, several: Tensor) -> Tensor:
     """Return the probability that a user has passed the documents of groups of several, up to each place.
 
     Within a group it is the mean over the orders of its documents: after j of m, the mean product of j of their

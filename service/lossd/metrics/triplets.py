@@ -17,10 +17,10 @@ from lossd.metrics.registry import Task, metric, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
 from lossd.metrics.view import View
 
-__all__ = ["Comparison", "Ordered", "Triplets"]
+__all__ = ["MarginTask", "Ordered", "Triplets"]
 
 
-class Comparison(Task):
+class MarginTask(Task):
     """The margin by which each comparison comes out right."""
 
     @cached_property
@@ -55,7 +55,7 @@ class Comparison(Task):
 
 
 @task("triplets")
-class Triplets(Comparison):
+class Triplets(MarginTask):
     """Distances as in the loss: its norm, squared or not; with ``swap`` the smaller of the negative's two distances."""
 
     @cached_property
@@ -104,7 +104,7 @@ class Triplets(Comparison):
 
 
 @task("ranking")
-class Ordered(Comparison):
+class Ordered(MarginTask):
     """Two scores, one of which should be higher."""
 
     @cached_property
@@ -145,13 +145,13 @@ def _distance(view: View, first: Tensor, second: Tensor) -> Tensor:
 
 
 @metric("triplets", "ranking", default=True, reads=("right",), better="higher", interval="unit")
-def correct(task: Comparison) -> Sequence[Any]:
+def correct(task: MarginTask) -> Sequence[Any]:
     """The fraction in the right order: the positive nearer, or the higher score higher. Ties count as wrong."""
     return task.quotients("correct", *task.right)
 
 
 @metric("triplets", "ranking", default=True, reads=("without_loss",), better="higher", interval="unit")
-def satisfied(task: Comparison) -> Sequence[Any]:
+def satisfied(task: MarginTask) -> Sequence[Any]:
     """The fraction in the right order by at least the loss's margin, so with a loss of 0."""
     return task.quotients("satisfied", *task.without_loss)
 

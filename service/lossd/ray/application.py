@@ -28,7 +28,7 @@ def app(arguments: dict[str, Any]) -> serve.Application:
 
     Args:
         arguments: ``replicas``, ``max_replicas``, ``cpus``, ``gpus`` and ``per_node``, see
-            :class:`lossd.ray.arguments.Placement`; all others are lossd's settings.
+            :class:`lossd.ray.arguments.ReplicaPlacement`; all others are lossd's settings.
 
     Raises:
         StartError: An argument is unknown or invalid.

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from lossd.configuration.preflight import StartError, sentence, variable
 from lossd.configuration.settings import Settings
 
-__all__ = ["Arguments", "Placement"]
+__all__ = ["Arguments", "ReplicaPlacement"]
 
 SERVES = {
     "host": "http_options of Serve",
@@ -28,7 +28,7 @@ SERVES = {
 """Settings that do nothing here, and what does it."""
 
 
-class Placement(BaseModel):
+class ReplicaPlacement(BaseModel):
     """Where Ray puts replicas, and how many.
 
     Attributes:
@@ -63,7 +63,7 @@ class Arguments:
         settings: lossd's settings that differ from the environment of the replica's node.
     """
 
-    placement: Placement
+    placement: ReplicaPlacement
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +75,7 @@ class Arguments:
         Raises:
             StartError: A name is unknown or a value is invalid; the sentence says what is expected.
         """
-        known = [*Placement.model_fields, *(name for name in Settings.model_fields if name not in SERVES)]
+        known = [*ReplicaPlacement.model_fields, *(name for name in Settings.model_fields if name not in SERVES)]
         faults = []
         for name in given:
             if name in SERVES:
@@ -85,21 +85,21 @@ class Arguments:
                 faults.append(f"{name} is not an argument" + (f", did you mean {near[0]}?" if near else ""))
         if faults:
             raise StartError(
-                f"{'; '.join(faults)} (arguments: {', '.join(Placement.model_fields)}, and lossd's settings)"
+                f"{'; '.join(faults)} (arguments: {', '.join(ReplicaPlacement.model_fields)}, and lossd's settings)"
             )
-        values = {name: value for name, value in given.items() if name in Placement.model_fields}
-        settings = {name: value for name, value in given.items() if name not in Placement.model_fields}
+        values = {name: value for name, value in given.items() if name in ReplicaPlacement.model_fields}
+        settings = {name: value for name, value in given.items() if name not in ReplicaPlacement.model_fields}
         try:
             checked = _Given(**{name: value for name, value in settings.items() if not _is_file(name)})
             devices = checked.device.split(",")
-            placement = Placement(**({"gpus": len(devices)} if devices != ["cpu"] else {}) | values)
+            placement = ReplicaPlacement(**({"gpus": len(devices)} if devices != ["cpu"] else {}) | values)
         except ValidationError as error:
             raise StartError("; ".join(sentence(fault, str) for fault in error.errors())) from None
         cls._check(placement, checked, settings)
         return cls(placement, settings)
 
     @staticmethod
-    def _check(placement: Placement, checked: Settings, settings: Mapping[str, Any]) -> None:
+    def _check(placement: ReplicaPlacement, checked: Settings, settings: Mapping[str, Any]) -> None:
         """Check what depends on several arguments."""
         if (checked.device != "cpu") != (placement.gpus > 0):
             has = f"gpus={placement.gpus:g}"

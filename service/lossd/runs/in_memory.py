@@ -133,7 +133,7 @@ class _Counting:
             for i, outcome in enumerate(outcomes)
         ]
 
-    def _measured(self, batch: TensorBatch, kernels: Kernels) -> Sequence[Outcome | Problem] | None:
+    def _measured(self, batch: TensorBatch, kernels: Kernels) -> Sequence[BatchContribution | Problem] | None:
         """Return what each batch contributes; None for several that do not share tensors."""
         if self.recipe.kind != "rows" and len(batch.rows) > 1:
             return None
@@ -154,7 +154,7 @@ class _Counting:
         facts.clustered = CLUSTER_ID in beside
         by_slot = counts_of(placement, placement.combinations.index)
         templates: list[encoding.Template] = []
-        return [Outcome(facts, *found, templates) for found in zip(totals, by_slot, strict=True)]
+        return [BatchContribution(facts, *found, templates) for found in zip(totals, by_slot, strict=True)]
 
     def _firsts(self, numbers: Sequence[Sequence[float]]) -> list[int] | None:
         """Return the key of the first row of each batch."""
@@ -192,7 +192,7 @@ class _Counting:
 
     def _report(
         self,
-        outcome: Outcome,
+        outcome: BatchContribution,
         prints: tuple[Fingerprint | None, Fingerprint | None],
         arrays: Mapping[str, Array],
         rows: int,
@@ -232,7 +232,7 @@ class _Counting:
         return identity.canonical(fields)
 
 
-class Outcome(NamedTuple):
+class BatchContribution(NamedTuple):
     """What a batch contributes.
 
     Attributes:

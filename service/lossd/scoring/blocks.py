@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lossd.files.column import Array, Column
+from lossd.files.array_reader import Array, ArrayReader
 from lossd.files.sources import Source
 from lossd_client.errors import Problem, ShapeMismatch
 
@@ -75,7 +75,7 @@ def rows_of(source: Source, by_row: Sequence[str]) -> int | None:
         return rows_in(source.open(stack), by_row)
 
 
-def rows_in(columns: Mapping[str, Column], by_row: Sequence[str]) -> int | None:
+def rows_in(columns: Mapping[str, ArrayReader], by_row: Sequence[str]) -> int | None:
     """Return how many rows the arrays of a source have; None if none of them has a row for each sample."""
     return next((columns[name].shape[0] for name in by_row if name in columns and columns[name].shape), None)
 
@@ -110,7 +110,7 @@ def blocks(
             yield Block(source, nbytes=source.nbytes if piece.end is None else 0, problem=problem)
 
 
-def rows_of_block(columns: Mapping[str, Column], by_row: Sequence[str], block_bytes: int) -> int | None:
+def rows_of_block(columns: Mapping[str, ArrayReader], by_row: Sequence[str], block_bytes: int) -> int | None:
     """Return how many rows of a source are read at a time; None if it is read whole.
 
     Args:
@@ -132,7 +132,7 @@ def rows_of_block(columns: Mapping[str, Column], by_row: Sequence[str], block_by
     return max(block_bytes // max(nbytes // rows, 1), 1)
 
 
-def _split(piece: Piece, columns: Mapping[str, Column], stop: int, step: int) -> Iterator[Block]:
+def _split(piece: Piece, columns: Mapping[str, ArrayReader], stop: int, step: int) -> Iterator[Block]:
     total = max(next(column.shape[0] for column in columns.values()), 1)
     for begin in range(piece.begin, stop, step):
         end = min(begin + step, stop)

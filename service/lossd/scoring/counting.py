@@ -13,7 +13,7 @@ from lossd_client.errors import Problem
 if TYPE_CHECKING:
     from lossd import Run
 
-__all__ = ["SLICE", "Counting", "progress_text", "slices_of_batch"]
+__all__ = ["SLICE", "FileCounting", "progress_text", "slices_of_batch"]
 
 SLICE = "slice."
 
@@ -29,7 +29,7 @@ def progress_text(files: int, total: int, rows: int, nbytes: int, seconds: float
 
 
 @dataclass(slots=True)
-class Counting:
+class FileCounting:
     """The files counted so far.
 
     Attributes:

@@ -13,7 +13,7 @@ from lossd import __version__
 from lossd.runs.run import Run
 from lossd.scoring.blocks import Piece
 from lossd.scoring.chunks import Chunk
-from lossd.scoring.counting import Counting
+from lossd.scoring.counting import FileCounting
 from lossd_client.errors import Problem
 
 __all__ = ["ChunkResult", "OtherVersion", "Part", "Scorer", "versions"]
@@ -104,9 +104,9 @@ class Scorer:
                 first += rows or 0
         return ChunkResult(chunk.id, tuple(parts), tuple(bad), counted.nbytes)
 
-    def _counted(self, pieces: Sequence[Piece], rows: Sequence[int | None], first: int) -> tuple[Counting, Part]:
+    def _counted(self, pieces: Sequence[Piece], rows: Sequence[int | None], first: int) -> tuple[FileCounting, Part]:
         named = {piece.source.name: count for piece, count in zip(pieces, rows, strict=True)}
-        counting = Counting(lambda: Run.from_state(self.definition), len(pieces), named, self.slices, first)
+        counting = FileCounting(lambda: Run.from_state(self.definition), len(pieces), named, self.slices, first)
         found = reading.blocks(pieces, self.by_row, splits=self.splits, block_bytes=reading.BLOCK_BYTES)
         with reading.read_ahead(found) as ahead:
             for block in ahead:

@@ -19,7 +19,7 @@ from lossd.api.http.sending import Headers, Pieces, send_whole
 from lossd.api.http.texts import INLINE_BYTES, in_thread, small_document
 from lossd.api.inference import models
 from lossd.api.inference.outputs import ParsedRequest, check_size, output_values, parse_request
-from lossd.api.inference.shared_memory import Region, Regions, check_local
+from lossd.api.inference.shared_memory import Region, SharedRegions, check_local
 from lossd.caches import memoized
 from lossd.engine import Result
 from lossd_client.errors import (
@@ -81,7 +81,7 @@ class Inference(DirectEvaluation[Asked]):
         self, settings: Settings, engine: Engine, telemetry: Telemetry, fair_share: FairShare, table: int | None = None
     ) -> None:
         super().__init__(settings, engine, telemetry, fair_share)
-        self._regions = Regions(settings, table) if settings.shared_memory else None
+        self._regions = SharedRegions(settings, table) if settings.shared_memory else None
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         method = request.scope["method"]
@@ -277,7 +277,7 @@ class Inference(DirectEvaluation[Asked]):
             raise
         return result
 
-    def _regions_for(self, request: HttpRequest) -> Regions:
+    def _regions_for(self, request: HttpRequest) -> SharedRegions:
         """Return the registered regions, if this client may use them.
 
         Raises:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
     from lossd_client.wire.oip import Place
 
-__all__ = ["Region", "Regions", "check_local"]
+__all__ = ["Region", "SharedRegions", "check_local"]
 
 FOLDER = "/dev/shm"
 LARGEST = 2**62
@@ -61,7 +61,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RegisteredRegion:
     """A registered region.
 
     Attributes:
@@ -96,7 +96,7 @@ class Region:
         descriptor: The open file, which belongs to the region from now on.
     """
 
-    def __init__(self, record: Record, descriptor: int) -> None:
+    def __init__(self, record: RegisteredRegion, descriptor: int) -> None:
         self._record = record
         self._descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)
@@ -146,7 +146,7 @@ class Region:
         return InvalidRequest(f"the file of shared memory region {quoted(place.region)} was cut; register it again")
 
 
-class Regions:
+class SharedRegions:
     """The registered regions, of all clients.
 
     Args:
@@ -158,8 +158,8 @@ class Regions:
         self._settings = settings
         self._table = os.memfd_create("lossd-regions", os.MFD_CLOEXEC) if table is None else table
         self._version = b""
-        self._records: Mapping[tuple[str, str], Record] = {}
-        self._open: dict[Record, Region] = {}
+        self._records: Mapping[tuple[str, str], RegisteredRegion] = {}
+        self._open: dict[RegisteredRegion, Region] = {}
 
     def register(self, client: str, name: str, document: Any) -> None:
         """Register a region.
@@ -189,7 +189,7 @@ class Regions:
                 )
             descriptor = _opened(key)
             found = os.fstat(descriptor)
-            record = Record(client, name, key, offset, byte_size, found.st_dev, found.st_ino)
+            record = RegisteredRegion(client, name, key, offset, byte_size, found.st_dev, found.st_ino)
             region = Region(record, descriptor)
             if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
                 size = f"; {quoted(key)} has {found.st_size} bytes" if stat.S_ISREG(found.st_mode) else ""
@@ -233,10 +233,10 @@ class Regions:
             self._open[record] = region
         return region
 
-    def _records_of(self, client: str) -> list[Record]:
+    def _records_of(self, client: str) -> list[RegisteredRegion]:
         return [record for record in self._records.values() if record.client == client]
 
-    def _record(self, client: str, name: str) -> Record:
+    def _record(self, client: str, name: str) -> RegisteredRegion:
         record = self._records.get((client, name))
         if record is None:
             raise NotFound(f"Unable to find system shared memory region: {quoted(name)}; register it first")
@@ -258,18 +258,18 @@ class Regions:
             text = os.pread(self._table, os.fstat(self._table).st_size, 0)
             version, text = text[:VERSION_BYTES], text[VERSION_BYTES:].partition(b"\n")[0]
             if version != self._version:
-                self._take(version, [Record(**values) for values in orjson.loads(text)])
+                self._take(version, [RegisteredRegion(**values) for values in orjson.loads(text)])
             yield
         finally:
             fcntl.lockf(self._table, fcntl.LOCK_UN)
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def _write(self, records: Sequence[RegisteredRegion]) -> None:
         number = int.from_bytes(self._version, "little") + 1
         version, text = number.to_bytes(VERSION_BYTES, "little"), orjson.dumps([asdict(record) for record in records])
         os.pwrite(self._table, version + text + b"\n", 0)
         self._take(version, records)
 
-    def _take(self, version: bytes, records: Sequence[Record]) -> None:
+    def _take(self, version: bytes, records: Sequence[RegisteredRegion]) -> None:
         self._version = version
         self._records = {(record.client, record.name): record for record in records}
         kept = set(records)

@@ -14,7 +14,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 
 from lossd.api.explorer import GUARDS
-from lossd.api.manual.contents import CONTENTS, FOLDER, Entry, entries, read, sections
+from lossd.api.manual.contents import CONTENTS, FOLDER, ManualPage, entries, read, sections
 from lossd.api.manual.frame import frame
 from lossd.api.pages import JSON, MEDIA_TYPES, Files, Page
 from lossd.losses import REGISTRY
@@ -74,7 +74,7 @@ def aside(root: str, current: str = "") -> str:
     )
 
 
-def _link(entry: Entry, root: str, current: str) -> str:
+def _link(entry: ManualPage, root: str, current: str) -> str:
     mark = ' aria-current="page"' if entry.name == current else ""
     return f'<li><a href="{root}manual/{entry.name}"{mark}>{escape(entry.title)}</a></li>'
 

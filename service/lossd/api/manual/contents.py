@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONTENTS", "FOLDER", "Entry", "entries", "read", "sections"]
+__all__ = ["CONTENTS", "FOLDER", "ManualPage", "entries", "read", "sections"]
 
 _PACKAGE = Path(__file__).parents[2]
 # A wheel brings the pages beside the package's folders. In a clone they are in the folder docs.
@@ -20,7 +20,7 @@ _HEADING = re.compile(r"^## (.+)$")
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([\w-]+)\.md\)")
 
 
-class Entry(NamedTuple):
+class ManualPage(NamedTuple):
     """A page of the manual: its name in addresses, and its title in the contents."""
 
     name: str
@@ -35,17 +35,17 @@ def read(name: str) -> str:
 
 
 @cache
-def sections() -> dict[str, list[Entry]]:
+def sections() -> dict[str, list[ManualPage]]:
     """Return the pages in order, by the headings of the contents."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[ManualPage]] = {}
     for line in read(CONTENTS).splitlines() if FOLDER else ():
         if heading := _HEADING.match(line):
             found[heading[1]] = here = []
         elif entry := _ENTRY.match(line):
-            here.append(Entry(entry[2], entry[1]))
+            here.append(ManualPage(entry[2], entry[1]))
     return found
 
 
-def entries() -> list[Entry]:
+def entries() -> list[ManualPage]:
     """Return all pages in order."""
     return [entry for listed in sections().values() for entry in listed]

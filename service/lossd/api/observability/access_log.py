@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossd.api.http.asgi import BATCH, CLIENT, RUN
 from lossd.api.observability.telemetry import OK, STAGES
-from lossd.logs import Line
+from lossd.logs import LogLine
 
 if TYPE_CHECKING:
     from lossd.api.http.request import HttpRequest
@@ -67,7 +67,9 @@ class AccessLog:
         allowance = self._problems if failed else self._answers
         if (failed or not scope["path"].startswith(PROBES)) and allowance and allowance.take(time.monotonic()):
             line = _identity(scope, request_id, scope.get(CLIENT, ""))
-            log.log(logging.WARNING if failed else logging.INFO, Line(line, status=status, ms={"total": _ms(total_s)}))
+            log.log(
+                logging.WARNING if failed else logging.INFO, LogLine(line, status=status, ms={"total": _ms(total_s)})
+            )
 
 
 class Allowance:
@@ -88,24 +90,24 @@ class Allowance:
         """Count a line, and return whether it may be logged at this time of the monotonic clock."""
         if now >= self._window_end_s:
             if self._lines > self.limit:
-                log.info(Line(left_out=self._lines - self.limit, of=self.kind))
+                log.info(LogLine(left_out=self._lines - self.limit, of=self.kind))
             self._window_end_s = now + WINDOW_S
             self._lines = 0
         self._lines += 1
         return self._lines <= self.limit
 
 
-def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -> Line:
+def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -> LogLine:
     """Return the line of a request, without fields that have no value."""
     line = _identity(request.scope, request.request_id, request.client)
     line |= {"status": status, "outcome": outcome, "loss": request.model, "bytes_in": request.length}
     if (job := request.job) is not None:
         line["shapes"] = {printable(name): shape for name, shape in first_shapes(job)}
-    return Line(((name, value) for name, value in line.items() if value not in (None, "")), **more)
+    return LogLine(((name, value) for name, value in line.items() if value not in (None, "")), **more)
 
 
-def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> Line:
-    line = Line(request_id=request_id, method=scope["method"], path=short_path(scope["path"]))
+def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> LogLine:
+    line = LogLine(request_id=request_id, method=scope["method"], path=short_path(scope["path"]))
     for key, name in named(scope):
         line[key] = name
     if client:

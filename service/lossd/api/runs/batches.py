@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.recorder.client import Recorder
 
-__all__ = ["BatchFields", "Batches"]
+__all__ = ["BatchFields", "BatchRoute"]
 
 ATTEMPTS = 3
 AGAIN_S = 1.0
 
 HEADERS_BYTES = 2 << 20
 
-Outcome = Mapping[str, Any]
+CountResult = Mapping[str, Any]
 """The recorder's answer to a batch."""
 
 
@@ -68,7 +68,7 @@ class BatchFields(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
+class CountingRequest:
     """Makes the job that counts a batch of a run."""
 
     definition: Definition
@@ -93,7 +93,7 @@ class Counting:
 
 
 @dataclass(slots=True)
-class Batch:
+class IncomingBatch:
     """A batch whose body is still to be read.
 
     Attributes:
@@ -113,7 +113,7 @@ class Batch:
     evaluated: float = 0.0
 
 
-class Batches(TensorRoute[Batch], DirectRoute[Batch]):
+class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
     """The route that counts batches.
 
     Args:
@@ -152,11 +152,11 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
             await self.fair_share.acquire(request)
         cached = self.definitions.cached(request.client, run)
         definition = cached or await self.definitions.look_up(request.client, run, request.deadline)
-        batch = Batch(run, name, definition, current=cached is None)
+        batch = IncomingBatch(run, name, definition, current=cached is None)
         await self._judged(request, batch, self._read_and_count(request, format_in, batch, send))
         self._learn(request, send, format_in)
 
-    async def _judged(self, request: HttpRequest, batch: Batch, counting: Awaitable[None]) -> None:
+    async def _judged(self, request: HttpRequest, batch: IncomingBatch, counting: Awaitable[None]) -> None:
         """Await the answer to a batch. A refusal must be by the run's present definition."""
         try:
             await counting
@@ -165,7 +165,7 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
                 await self._check_current(request, batch)
             raise
 
-    async def _check_current(self, request: HttpRequest, batch: Batch) -> None:
+    async def _check_current(self, request: HttpRequest, batch: IncomingBatch) -> None:
         """Check that a refused batch was judged by the run's present definition.
 
         Raises:
@@ -177,16 +177,16 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
 
     # Request
 
-    def _maker(self, text: bytes, request: HttpRequest, context: Batch) -> Counting:
+    def _maker(self, text: bytes, request: HttpRequest, context: IncomingBatch) -> CountingRequest:
         if len(text) > MAX_REQUEST_BYTES:
             raise TooLarge(f"the batch has {len(text)} bytes beside its tensors; at most {MAX_REQUEST_BYTES} are read")
         document = small_document(text, "the batch")
         if not isinstance(document, dict):
             raise InvalidRequest('the request in the safetensors metadata must be a JSON object, such as {"first": 0}')
         fields = validated(BatchFields, document, "", _elsewhere)
-        return Counting(context.definition, context.name, fields)
+        return CountingRequest(context.definition, context.name, fields)
 
-    def _header(self, text: bytes, request: HttpRequest, context: Batch) -> CheckedHeader:
+    def _header(self, text: bytes, request: HttpRequest, context: IncomingBatch) -> CheckedHeader:
         definition = context.definition
         before, first, behind = _split_at_first(text)
         key = definition.digest, before, behind
@@ -206,33 +206,37 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
             _HEADERS.put(key, checked, 1024 + 8 * len(text) + checked.job.recipe.nbytes)
         return checked
 
-    def _parsed(self, text: bytes, request: HttpRequest, context: Batch) -> tuple[safetensors.Header, Counting]:
+    def _parsed(
+        self, text: bytes, request: HttpRequest, context: IncomingBatch
+    ) -> tuple[safetensors.Header, CountingRequest]:
         """Return a header and what makes the batch's job."""
         header = safetensors.read_header(text)
         return header, self._maker(header.metadata.get("request", "{}").encode(), request, context)
 
-    def _accept(self, job: Job, context: Batch, forms: Mapping[str, json.Form]) -> None:
+    def _accept(self, job: Job, context: IncomingBatch, forms: Mapping[str, json.Form]) -> None:
         """Accept every job: the answer is short."""
 
-    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[Batch, asyncio.Future[Result]] | None:
+    def _submit_whole(
+        self, request: DirectRequest, body: memoryview
+    ) -> tuple[IncomingBatch, asyncio.Future[Result]] | None:
         run, _, name = segments(request.scope["path"])
         request.scope[BATCH] = checked_name(name, "batch")
         definition = self.definitions.cached(request.client, run)
         if definition is None:
             return None
-        batch = Batch(run, name, definition, current=False)
+        batch = IncomingBatch(run, name, definition, current=False)
         submit = self._submit_json if request.known.format == "json" else self._submit_safetensors
         return batch, submit(request, body, batch)
 
     # Answer
 
-    async def _read_and_count(self, request: HttpRequest, format_in: str, batch: Batch, send: Send) -> None:
+    async def _read_and_count(self, request: HttpRequest, format_in: str, batch: IncomingBatch, send: Send) -> None:
         read = self._read_json if format_in == "json" else self._read_safetensors
         future = await read(request, batch)
         await self._count(request, batch, future, time.monotonic(), send)
 
     async def _count(
-        self, request: HttpRequest, batch: Batch, future: asyncio.Future[Result], parsed: float, send: Send
+        self, request: HttpRequest, batch: IncomingBatch, future: asyncio.Future[Result], parsed: float, send: Send
     ) -> None:
         """Wait for the worker's report on a batch, have it counted, and answer."""
         result = await self._result(request, future)
@@ -247,7 +251,13 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
         await self._answer(request, batch, result, outcome, parsed, send)
 
     async def _answer(
-        self, request: HttpRequest, batch: Batch, result: Result, outcome: Outcome, parsed: float, send: Send
+        self,
+        request: HttpRequest,
+        batch: IncomingBatch,
+        result: Result,
+        outcome: CountResult,
+        parsed: float,
+        send: Send,
     ) -> None:
         status, headers, body, stages = self._encoded(request, batch, result, outcome, parsed)
         await send_whole(send, headers, body, status)
@@ -255,7 +265,7 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
 
     def complete(self, request: DirectRequest, outcome: Any) -> bool:
         """Have a batch counted once it is evaluated, and answer once it is counted."""
-        batch: Batch = request.answer
+        batch: IncomingBatch = request.answer
         if batch.result is None:
             result: Result = outcome
             if len(result.text) > INLINE_BYTES:
@@ -277,7 +287,9 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
     async def _finish(self, request: DirectRequest, future: asyncio.Future[Any], send: Send) -> None:
         await self._judged(request, request.answer, self._go_on(request, request.answer, future, send))
 
-    async def _go_on(self, request: DirectRequest, batch: Batch, future: asyncio.Future[Any], send: Send) -> None:
+    async def _go_on(
+        self, request: DirectRequest, batch: IncomingBatch, future: asyncio.Future[Any], send: Send
+    ) -> None:
         if (result := batch.result) is None:
             await self._count(request, batch, future, request.parsed, send)
         else:
@@ -294,7 +306,7 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
         finishing.add_done_callback(self._finishing.discard)
 
     def _encoded(
-        self, request: HttpRequest, batch: Batch, result: Result, outcome: Outcome, parsed: float
+        self, request: HttpRequest, batch: IncomingBatch, result: Result, outcome: CountResult, parsed: float
     ) -> tuple[int, Headers, bytes, tuple[float, ...]]:
         """Return an answer's status, headers and body, and the durations of its stages but the total."""
         body = json.dumps({name: value for name, value in outcome.items() if name != "created"})
@@ -313,7 +325,9 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
         self.telemetry.batches["counted" if status == 201 else "again"] += 1
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size, status)
 
-    def _asked(self, request: HttpRequest, batch: Batch, result: Result) -> asyncio.Future[tuple[Outcome, bytes]]:
+    def _asked(
+        self, request: HttpRequest, batch: IncomingBatch, result: Result
+    ) -> asyncio.Future[tuple[CountResult, bytes]]:
         """Ask the recorder to count a batch, and return the future of its answer."""
         return self.recorder.begin(
             "count",
@@ -326,8 +340,8 @@ class Batches(TensorRoute[Batch], DirectRoute[Batch]):
         )
 
     async def _recorded(
-        self, request: HttpRequest, batch: Batch, asked: asyncio.Future[tuple[Outcome, bytes]]
-    ) -> Outcome:
+        self, request: HttpRequest, batch: IncomingBatch, asked: asyncio.Future[tuple[CountResult, bytes]]
+    ) -> CountResult:
         """Return the recorder's answer to a batch's report: it is committed.
 
         Args:

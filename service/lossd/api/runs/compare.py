@@ -10,7 +10,7 @@ from starlette.types import Send
 
 from lossd import __version__
 from lossd.api.http.request import HttpRequest
-from lossd.api.runs.comparisons import Comparisons
+from lossd.api.runs.comparisons import ComparisonCache
 from lossd.api.runs.documents import etag, signature
 from lossd.api.runs.names import CompareQuery, checked_name, query
 from lossd.api.runs.recorded import Record, RecordedRoute, not_allowed
@@ -44,7 +44,7 @@ class Compare(RecordedRoute):
         self, settings: Settings, engine: Engine, telemetry: Telemetry, fair_share: FairShare, recorder: Recorder
     ) -> None:
         super().__init__(settings, engine, telemetry, fair_share, recorder)
-        self.comparisons = Comparisons(recorder, engine, telemetry)
+        self.comparisons = ComparisonCache(recorder, engine, telemetry)
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         if request.scope["method"] not in ("GET", "HEAD"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.recorder.client import Recorder
 
-__all__ = ["Comparisons"]
+__all__ = ["ComparisonCache"]
 
 AT_ONCE = 1
 """How many requests compare states at once: each has two of them in memory."""
@@ -33,7 +33,7 @@ CACHED_BYTES = 8 << 20
 Key = tuple[str, tuple[int, float], str, tuple[int, float], bytes]
 
 
-class Comparisons:
+class ComparisonCache:
     """Comparisons of two runs, by their ids and revisions and by what is asked. The most recently used are cached.
 
     Args:

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from lossd.api.observability.access_log import AccessLog, PageLog
 from lossd.api.route import Route
-from lossd.api.runs.batches import Batches
+from lossd.api.runs.batches import BatchRoute
 from lossd.api.runs.compare import Compare
 from lossd.api.runs.definitions import Definitions
 from lossd.api.runs.names import COMPARE
@@ -54,7 +54,7 @@ class Entrance:
     ) -> None:
         self.recorder = recorder
         definitions = Definitions(recorder)
-        self._batches = Batches(settings, engine, telemetry, fair_share, recorder, definitions)
+        self._batches = BatchRoute(settings, engine, telemetry, fair_share, recorder, definitions)
         self._runs = PageLog(Runs(settings, engine, telemetry, fair_share, recorder, definitions), access_log)
         self._compare = PageLog(Compare(settings, engine, telemetry, fair_share, recorder), access_log)
 

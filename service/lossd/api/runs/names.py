@@ -38,7 +38,7 @@ MAX_FIELDS = 2 * MAX_COMPARED + 16
 MAX_PAGE = 1000
 
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
-Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The maximum number of entries in the answer.")]
+PageLimit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The maximum number of entries in the answer.")]
 After = Annotated[str, Field(min_length=1, max_length=4096, description="The value of `next` in the previous answer.")]
 Owner = Annotated[
     str,
@@ -132,7 +132,7 @@ class BatchesQuery(OwnerQuery):
     """The query parameters of a run's batches."""
 
     after: After | None = None
-    limit: Page = 100
+    limit: PageLimit = 100
 
 
 class RunsQuery(NoQuery):
@@ -148,7 +148,7 @@ class RunsQuery(NoQuery):
         "touched or name. A minus in front reverses it: -f1.macro.",
     )
     after: After | None = None
-    limit: Page = 100
+    limit: PageLimit = 100
 
 
 Q = TypeVar("Q", bound=NoQuery)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.recorder.client import Recorder
 
-__all__ = ["Header", "Record", "RecordedRoute", "id_header", "not_allowed"]
+__all__ = ["HttpHeader", "Record", "RecordedRoute", "id_header", "not_allowed"]
 
 Record = Mapping[str, Any]
-Header = tuple[bytes, bytes]
+HttpHeader = tuple[bytes, bytes]
 
 
 class RecordedRoute(Route):
@@ -76,7 +76,7 @@ class RecordedRoute(Route):
         request: HttpRequest,
         send: Send,
         document: Any,
-        headers: Sequence[Header] = (),
+        headers: Sequence[HttpHeader] = (),
         status: int = 200,
         media_type: bytes = JSON,
     ) -> None:
@@ -92,7 +92,7 @@ class RecordedRoute(Route):
         await send_whole(send, headers, body, status)
 
 
-def id_header(request: HttpRequest) -> Header:
+def id_header(request: HttpRequest) -> HttpHeader:
     """Return the header with the request's id."""
     return b"x-request-id", request.request_id.encode("latin-1")
 

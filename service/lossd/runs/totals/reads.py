@@ -79,7 +79,7 @@ class LargestRead:
         return self.values
 
 
-class Column(Protocol):
+class ScoreTables(Protocol):
     """The tables of one column of scores."""
 
     def table(self, left_out: int | None) -> Table:
@@ -100,7 +100,7 @@ class TablesRead:
         limit: The most rows of a table of all columns together.
     """
 
-    def __init__(self, columns: Sequence[Column], groups: int, limit: int) -> None:
+    def __init__(self, columns: Sequence[ScoreTables], groups: int, limit: int) -> None:
         self.columns = columns
         self.groups = groups
         self.limit = limit

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Array", "Column", "Unreadable"]
+__all__ = ["Array", "ArrayReader", "Unreadable"]
 
 Array = np.ndarray[Any, Any]
 
@@ -17,7 +17,7 @@ class Unreadable(Exception):  # noqa: N818  (as in lossd_client.errors)
     """Why a file cannot be read."""
 
 
-class Column:
+class ArrayReader:
     """An array in a file, read from its first row on, or from the row at which the file was opened.
 
     Args:
@@ -45,7 +45,7 @@ class Column:
         self._read = read
 
     @classmethod
-    def held(cls, shape: tuple[int, ...], itemsize: int, load: Callable[[], Array], begin: int) -> Column:
+    def held(cls, shape: tuple[int, ...], itemsize: int, load: Callable[[], Array], begin: int) -> ArrayReader:
         """Return the column of an array that can only be read whole.
 
         Args:
