@@ -16,7 +16,7 @@ from hatchling.builders.wheel import WheelBuilder
 from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
 from lossd.recorder.store import Store
 from lossd_client.errors import BatchConflict, DuplicateRows, RunSealed
-from recorder.reports import batch, count_one, state
+from recorder.reports import batch, count_one, document, state
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = sorted((Path(__file__).parent / "schemas").glob("*.db"))
@@ -60,6 +60,7 @@ def test_a_database_of_each_schema_opens_and_goes_on(path: Path, tmp_path: Path)
         run = store.find("ann", f"open-{identity}")
         assert (run["rows"], run["batches"], run["created"]) == (12, 3, 1_800_000_000.0)
         assert run["entries"] == (None if first else 12)
+        assert run["content_hash"] == ("blake3" if path.stem >= "0003" else "sha256")
         assert store.merged(run["id"])[1] == state(identity, tuple(range(12)), **how)
         assert not count_one(store, batch(run["id"], "b1", range(4, 8), identity, **how))["created"]
         with pytest.raises(BatchConflict):
@@ -76,6 +77,7 @@ def test_a_database_of_each_schema_opens_and_goes_on(path: Path, tmp_path: Path)
         assert done["summary"] == {"accuracy": 0.5}
         with pytest.raises(RunSealed):
             count_one(store, batch(done["id"], "b3", range(12, 16), identity, **how))
+    assert store.create("ann", "new", document(), "d")[0]["content_hash"] == "blake3"
     assert not store.tidy()
     store.close()
     again = Store(str(copy))

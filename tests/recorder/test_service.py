@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import httpx
 import pytest
 
 from fronts.group import group
-from serving import running
+from serving import asking, keeping_runs, running
 
 RUN = {"task": "binary", "metrics": ["accuracy"], "identity": "position"}
 
@@ -35,6 +36,32 @@ def test_without_a_place_for_runs_the_service_works(monkeypatch: pytest.MonkeyPa
         assert http.post("/v1/evaluate", json=mse).json()["loss"] == 1.0
         assert http.get("/health/ready").status_code == 200
         assert "lossd_recorder_restarts_total 0.0" in http.get("/metrics").text
+
+
+def test_a_run_keeps_the_hash_of_the_version_that_began_it(tmp_path: Path) -> None:
+    """A batch that was counted by SHA-256 and is sent again is the same batch; other data under its name is refused."""
+    with keeping_runs(tmp_path) as service, asking(service) as http:
+        assert http.put("/v1/runs/old", json=RUN).status_code == 201
+    with sqlite3.connect(tmp_path / "runs.db") as database:  # as of a run of before there was another
+        database.execute("UPDATE runs SET content_hash = NULL")
+    sha256 = "fb6ba0140fa820f068fb32acf26f1d8e5327be381b1279312e8e74c42f035a03"  # what that version told
+    with keeping_runs(tmp_path) as service, asking(service) as http:
+        assert http.put("/v1/runs/new", json=RUN).status_code == 201
+        for run in ("old", "new"):
+            path = f"/v1/runs/{run}/batches/a"
+            assert [http.put(path, json=batch(0)).status_code for _ in range(3)] == [201, 200, 200]
+            assert http.put(path, json=batch(1)).status_code == 409
+            assert (http.get(path).json()["digest"] == sha256) == (run == "old")
+    with keeping_runs(tmp_path) as service, asking(service) as http:
+        for run in ("old", "new"):
+            assert http.put(f"/v1/runs/{run}", json=RUN).status_code == 200
+            assert http.put(f"/v1/runs/{run}/batches/a", json=batch(0)).status_code == 200
+            assert http.put(f"/v1/runs/{run}/batches/a", json=batch(1)).status_code == 409
+            assert http.put(f"/v1/runs/{run}/batches/b", json=batch(1)).status_code == 201
+        http.delete("/v1/runs/old")
+        assert http.put("/v1/runs/old", json=RUN).status_code == 201
+        assert http.put("/v1/runs/old/batches/a", json=batch(0)).status_code == 201
+        assert http.get("/v1/runs/old/batches/a").json()["digest"] != sha256, "it is a new run"
 
 
 def test_several_fronts_share_a_recorder_that_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

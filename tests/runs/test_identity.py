@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossd.runs.rows.identity import Batches, Ids, Positions, content_digest, decode, new
+from lossd.runs.rows.content import content_digest
+from lossd.runs.rows.identity import Batches, Ids, Positions, decode, new
 from lossd.runs.rows.identity import merged as merged_bytes
 from lossd_client.errors import BatchConflict, DuplicateRows, InvalidRequest, Problem, TooLarge
 from lossd_client.wire import Tensor
@@ -408,6 +409,18 @@ def test_the_digest_covers_all_that_a_batch_says() -> None:
     assert {len(value) for value in digests} == {32}
     both = {"b": Tensor.of(array), "a": Tensor.of(array)}
     assert content_digest(both, {"y": 1, "x": 2}) == content_digest(dict(sorted(both.items())), {"x": 2, "y": 1})
+
+
+def test_the_digest_of_each_hash_stays_as_it_is() -> None:
+    """Batches that were counted before are known by it."""
+    inputs = {"prediction": Tensor.of(np.arange(3, dtype=np.float32)), "target": Tensor.of(np.array([0, 1, 2]))}
+    assert (
+        content_digest(inputs, {"first": 8}).hex() == "6dfb72dad0fd08f0e76a872ca610f01e485927bad31781f52a4d95c452232bdf"
+    )
+    assert (
+        content_digest(inputs, {"first": 8}, "blake3").hex()
+        == "f6707cd891d8b046af3d0749f4c1cc30deea0eab425852185bb7c98bacb56711"
+    )
 
 
 # A batch as an identity of its own

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED
+from lossd.runs.rows.content import SHA256
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
@@ -141,6 +142,7 @@ def record(row: Mapping[Any, Any]) -> dict[str, Any]:
     names = ("id", "owner", "name", "digest", "task", "status", "tags", "public", "created", "touched", "sealed")
     counts = ("rows", "batches", "bytes", "revision")
     document: dict[str, Any] = {name: row[name] for name in names + counts}
+    document["content_hash"] = row["content_hash"] or SHA256
     document["entries"] = row["entries"] if row["batches"] else 0
     kept = row["summary"]
     document["summary"] = None if kept is None else {name: value for name, value in kept.items() if name not in OF}

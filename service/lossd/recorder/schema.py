@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 __all__ = ["BATCHES", "DELETED", "METADATA", "OPEN", "RUNS", "SEALED", "STATES", "VERSION", "VERSION_TABLE"]
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest migration. With it in the database, Alembic need not be imported."""
 
 VERSION_TABLE = "lossd_schema"
@@ -66,6 +66,7 @@ RUNS = Table(
     Column("common", Text),  # JSON: what the state of every batch has in common; NULL before the first
     Column("document", Text, nullable=False),
     Column("result", Text),
+    Column("content_hash", String),  # of its batches; NULL of a run that an earlier version began: sha256
     PrimaryKeyConstraint("id"),
     UniqueConstraint("owner", "name"),
 )
@@ -78,7 +79,7 @@ BATCHES = Table(
     Column("run", _name, nullable=False),
     Column("name", _name, nullable=False),
     Column("ordinal", BigInteger, nullable=False),
-    Column("digest", LargeBinary, nullable=False),  # the SHA-256 of the content
+    Column("digest", LargeBinary, nullable=False),  # of the content, by the run's content_hash
     Column("rows", BigInteger, nullable=False),
     Column("total_rows", BigInteger, nullable=False),  # of the run, with this batch
     Column("entries", BigInteger),  # NULL of a batch that an earlier version counted

@@ -27,6 +27,7 @@ from lossd.recorder.definitions import check_complete, check_same, check_targets
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED, STATES
 from lossd.recorder.states import Fold, Reading, States, replace, replace_all, to_fold
 from lossd.runs import encoding
+from lossd.runs.rows.content import NEWEST
 from lossd_client.errors import Conflict, InternalError, Problem, QuotaExceeded, RunSealed, UnknownBatch, UnknownRun
 
 __all__ = ["Limits", "NewBatch", "Store", "StoreError"]
@@ -136,7 +137,7 @@ class Store:
                 self._check_runs(connection, owner)
                 now = self._clock()
                 new = {**values, "id": uuid.uuid4().hex, "owner": owner, "name": name, "digest": digest}
-                new |= {"created": now, "touched": now}
+                new |= {"content_hash": NEWEST, "created": now, "touched": now}
                 if connection.execute(self._insert_run(), new).rowcount:
                     return listing.record(self._find(connection, owner, name) or {}), True
             raise Conflict(f"the run {name} is created and deleted by others at this time; send it again")

@@ -12,6 +12,7 @@ from lossd.caches import Cache
 from lossd.job import Column, Job, Recipe
 from lossd.request.plan import Layout, Plan
 from lossd.runs.rows import identity
+from lossd.runs.rows.content import NEWEST
 from lossd.runs.rows.grouping import key_of_name
 from lossd.runs.rows.places import SAMPLE_ID, check_integers, check_place, codes_of_batch, is_about_rows, slice_input
 from lossd.runs.rows.strata import groups_of
@@ -39,6 +40,7 @@ def counting_job(
     first: int | None = None,
     name: str | None = None,
     slices: Mapping[str, str | None] | None = None,
+    content_hash: str = NEWEST,
 ) -> Job:
     """Return the job of a batch of a run.
 
@@ -49,6 +51,7 @@ def counting_job(
         first: The position of the batch's first row, if the run identifies rows by position.
         name: The batch's name, which says the groups of its rows if the run does not identify these.
         slices: The slices of which the batch's rows have one value.
+        content_hash: The name of the hash function by which the run tells batches apart.
 
     Raises:
         InvalidRequest: ``first``, ``sample_id`` or a slice is missing, wrong or belongs to another run.
@@ -72,7 +75,7 @@ def counting_job(
         numbers.append(key_of_name(name or ""))
     for of_input, (dtype, shape) in beside.items():
         check_integers(of_input, dtype, shape, job.rows)
-    recipe = _counting(job.recipe, definition, beside, tuple(codes))
+    recipe = _counting(job.recipe, definition, beside, tuple(codes), content_hash)
     return Job(recipe, job.rows, (*numbers, *codes.values()), job.cost)
 
 
@@ -104,10 +107,12 @@ def by_name(definition: Mapping[str, Any]) -> bool:
 
 
 _COUNTING: Cache[tuple[Any, ...], Recipe] = Cache("run_recipes")
-"""The recipes of batches, by the recipe of their evaluation, the definition and what they say beside."""
+"""The recipes of batches, by the recipe of their evaluation, the definition, the hash and what they say beside."""
 
 
-def _counting(recipe: Recipe, definition: Mapping[str, Any], beside: Layout, codes: Sequence[str]) -> Recipe:
+def _counting(
+    recipe: Recipe, definition: Mapping[str, Any], beside: Layout, codes: Sequence[str], content_hash: str
+) -> Recipe:
     """Return the recipe of a batch, given that of its evaluation.
 
     Args:
@@ -115,18 +120,19 @@ def _counting(recipe: Recipe, definition: Mapping[str, Any], beside: Layout, cod
         definition: The run's definition.
         beside: The inputs about rows.
         codes: The slices of which a batch has one value, which are numbers of it.
+        content_hash: The name of the hash function by which the run tells batches apart.
     """
     by_row = recipe.kind == "rows"
     columns = tuple(
         Column(name, dtype, () if by_row else tuple(shape), by_row) for name, (dtype, shape) in sorted(beside.items())
     )
-    key = recipe.text, orjson.dumps(definition, option=orjson.OPT_SORT_KEYS), columns, codes
+    key = recipe.text, orjson.dumps(definition, option=orjson.OPT_SORT_KEYS), columns, codes, content_hash
     found = _COUNTING.get(key)
     if found is None:
         first = (FIRST,) if definition["identity"] == "position" or by_name(definition) else ()
         found = replace(
             recipe,
-            run={"count": definition},
+            run={"count": definition, "hash": content_hash},
             numbers=(*recipe.numbers, *first, *(slice_input(name) for name in codes)),
             inputs=(*recipe.inputs, *columns),
             domains={**recipe.domains, **{column.name: "integer" for column in columns}},

@@ -28,6 +28,7 @@ from lossd.runs.measuring import COVERED, entries_of, fingerprints, measured
 from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
 from lossd.runs.rows import identity
+from lossd.runs.rows.content import canonical, digest_of, text_of_layout
 from lossd.runs.rows.fingerprint import NO_KERNELS, Fingerprint, Kernels
 from lossd.runs.rows.grouping import MOST_GROUPS
 from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_about_rows, placement_of, slice_input
@@ -78,6 +79,7 @@ class _Counting:
         assert recipe.run is not None
         self.recipe = recipe
         self.definition: Mapping[str, Any] = recipe.run["count"]
+        self.content_hash: str = recipe.run["hash"]
         self.kind: str = self.definition["identity"]
         self.names = sorted(recipe.dtypes)
         self.beside = [column.name for column in recipe.inputs if is_about_rows(column.name)]
@@ -206,10 +208,10 @@ class _Counting:
         """
         if (layout := layouts.get(rows)) is None:
             shapes = {name: (dtype, arrays[name].shape) for name, dtype in self.recipe.dtypes.items()}
-            layout = layouts[rows] = identity.text_of_layout(shapes)
+            layout = layouts[rows] = text_of_layout(shapes)
         first = int(numbers[self.first]) if self.kind == "position" and self.first is not None else None
-        sent = (arrays[name].reshape(-1).data for name in self.names)
-        digest = identity.digest_of(self._fields(first, numbers), layout, sent)
+        sent = (arrays[name].reshape(-1).view(np.uint8) for name in self.names)
+        digest = digest_of(self._fields(first, numbers), layout, sent, self.content_hash)
         found = Measured(outcome.facts, outcome.totals, outcome.by_slot, *prints)
         ids = arrays.get(SAMPLE_ID)
         place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
@@ -229,7 +231,7 @@ class _Counting:
             return b"{}" if first is None else b'{"%b":%d}' % (FIRST.encode(), first)
         fields: dict[str, Any] = {} if first is None else {FIRST: first}
         fields["slices"] = {name.removeprefix(slice_input("")): int(numbers[at]) for name, at in self.codes.items()}
-        return identity.canonical(fields)
+        return canonical(fields)
 
 
 class BatchContribution(NamedTuple):

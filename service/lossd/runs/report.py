@@ -15,7 +15,7 @@ class BatchReport(NamedTuple):
     """A batch as a worker evaluated it.
 
     Attributes:
-        digest: The SHA-256 of the batch's content, 32 bytes.
+        digest: The digest of the batch's content, 32 bytes.
         rows: The batch's rows.
         entries: How many entries of its rows are judged.
         described: The description in its state, which says what other batches must have in common with it.

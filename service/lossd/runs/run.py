@@ -26,7 +26,7 @@ from lossd.runs.definition import GROUPS, RunDocument
 from lossd.runs.measuring import COVERED, fingerprints, measured
 from lossd.runs.reading import LEVEL, result_of
 from lossd.runs.result import RunResult
-from lossd.runs.rows import identity
+from lossd.runs.rows.content import content_digest
 from lossd.runs.rows.grouping import MOST_GROUPS, key_of_name
 from lossd.runs.rows.places import (
     CLUSTER_ID,
@@ -183,7 +183,7 @@ class Run:
             check_integers(of_input, tensor.dtype, tensor.shape, job.rows)
         digest = None
         if name is not None:
-            digest = identity.content_digest({**tensors, **beside}, {"slices": codes} if codes else {})
+            digest = content_digest({**tensors, **beside}, {"slices": codes} if codes else {})
         place = self._place(job.rows, first, ids, name, digest)
         if state.identity.check(*place) == 0:
             return 0

@@ -85,10 +85,15 @@ class CountingRequest:
         Raises:
             Problem: A tensor does not fit, or the rows are not identified as the run's definition says.
         """
-        document = self.definition.document
-        fields = self.fields
+        document, fields = self.definition.document, self.fields
         return counting_job(
-            document.plan, document.definition, layout, first=fields.first, name=self.name, slices=fields.slices
+            document.plan,
+            document.definition,
+            layout,
+            first=fields.first,
+            name=self.name,
+            slices=fields.slices,
+            content_hash=self.definition.content_hash,
         )
 
 
@@ -172,7 +177,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
             Unavailable: The run was deleted and created again; the batch may fit its new definition.
         """
         now = await self.definitions.look_up(request.client, batch.run, request.deadline)
-        if now.digest != batch.definition.digest:
+        if now.key != batch.definition.key:
             raise _replaced()
 
     # Request
@@ -189,7 +194,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
     def _header(self, text: bytes, request: HttpRequest, context: IncomingBatch) -> CheckedHeader:
         definition = context.definition
         before, first, behind = _split_at_first(text)
-        key = definition.digest, before, behind
+        key = definition.key, before, behind
         if (known := _HEADERS.get(key)) is not None:
             job = moved(known.job, definition.document.definition, first=first, name=context.name)
             request.identify(job.recipe.model, job)
@@ -359,7 +364,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
                 outcome, _ = await self.telemetry.recording(asked)
             except UnknownRun:  # it was deleted; there may be another of that name
                 now = await self.definitions.look_up(request.client, batch.run, request.deadline)
-                if now.digest != batch.definition.digest:
+                if now.key != batch.definition.key:
                     raise _replaced() from None
                 batch.definition = now
                 if attempt < ATTEMPTS:
@@ -378,8 +383,8 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         super()._refused(request, outcome, status)
 
 
-_HEADERS: Cache[tuple[str, bytes, bytes], CheckedHeader] = Cache("batch_headers", HEADERS_BYTES)
-"""The checked headers of batches by the definition's digest and their text without ``first``, which they differ in."""
+_HEADERS: Cache[tuple[tuple[str, str], bytes, bytes], CheckedHeader] = Cache("batch_headers", HEADERS_BYTES)
+"""The checked headers of batches by the definition's key and their text without ``first``, which they differ in."""
 
 _FIRST = re.compile(rb'\\"first\\": ?(0|[1-9][0-9]{0,17})(?=[,}])')
 """The position of a batch in the text of a safetensors header, where the request is a JSON text in a JSON text."""

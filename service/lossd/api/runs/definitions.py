@@ -27,12 +27,19 @@ class Definition:
     Attributes:
         run: The run's id.
         digest: The definition's digest.
+        content_hash: The hash function by which the run tells batches apart.
         document: The checked definition.
     """
 
     run: str
     digest: str
+    content_hash: str
     document: RunDocument
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the report of a batch depends on: runs with the same one count the same reports."""
+        return self.digest, self.content_hash
 
 
 class Definitions:
@@ -64,7 +71,7 @@ class Definitions:
         """
         record, _ = await self._recorder.ask("find", deadline, owner=owner, name=name, owner_of_run=owner)
         document = current_document(record)
-        found = Definition(record["id"], record["digest"], document)
+        found = Definition(record["id"], record["digest"], record["content_hash"], document)
         self._cache.put((owner, name), found, 4096 + 16 * len(str(record["document"])))
         return found
 

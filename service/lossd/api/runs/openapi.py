@@ -235,7 +235,9 @@ class BatchEntry(BatchAnswer):
     """A batch of a run."""
 
     first: int | None = Field(description="The lowest position or id of its rows; null if the batch identifies them.")
-    digest: str = Field(description="The SHA-256 of its inputs.")
+    digest: str = Field(
+        description="The digest of its content: BLAKE3, or SHA-256 if an earlier version of lossd began the run."
+    )
     counted_at: datetime
 
 

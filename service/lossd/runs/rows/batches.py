@@ -1,23 +1,18 @@
-"""Rows by batch, each named batch once, and the digest of a batch's content."""
+"""Rows by batch, each named batch once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from lossd.runs.rows.content import DIGEST_BYTES
 from lossd.runs.rows.row_sets import MAX_BYTES, MAX_NAMED, MAX_RANGES, damaged, duplicate
 from lossd_client.errors import BatchConflict, Fault, InvalidRequest, TooLarge
-from lossd_client.wire import Tensor
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["Batches", "canonical", "check_same", "content_digest", "digest_of", "text_of_layout"]
+__all__ = ["Batches", "check_same"]
 
 MAX_NAME_BYTES = 1024
-DIGEST_BYTES = 32
-CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Batches:
@@ -44,7 +39,7 @@ class Batches:
         Args:
             count: The batch's rows.
             name: The batch's name, 1 to 1024 bytes; None for a batch without a name.
-            digest: What :func:`content_digest` returns; required with a name.
+            digest: What :func:`~lossd.runs.rows.content.content_digest` returns; required with a name.
 
         Raises:
             BatchConflict: A batch of that name was counted with another digest.
@@ -168,45 +163,6 @@ def check_same(name: str, before: bytes, digest: bytes) -> None:
             f"the batch {quoted(name)} was counted with other data: its digest was {before.hex()}, and is now "
             f"{digest.hex()}; give other data another name"
         )
-
-
-def content_digest(inputs: Mapping[str, Tensor], fields: Mapping[str, Any] | None = None) -> bytes:
-    """Return the SHA-256 digest of a batch: 32 bytes.
-
-    It covers the fields, and each input's name, dtype, shape and bytes. It does not depend on the order of either, nor
-    on the wire format, because the inputs are decoded.
-
-    Args:
-        inputs: The inputs by name.
-        fields: The batch's other fields, of JSON's types.
-    """
-    layout = text_of_layout({name: (tensor.dtype, tensor.shape) for name, tensor in inputs.items()})
-    return digest_of(canonical(fields or {}), layout, [inputs[name].data for name in sorted(inputs)])
-
-
-def text_of_layout(layout: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
-    """Return what the digest covers of the dtypes and the shapes of inputs."""
-    return canonical({name: [dtype, *shape] for name, (dtype, shape) in layout.items()})
-
-
-def canonical(values: Mapping[str, Any]) -> bytes:
-    """Return the same JSON for the same values."""
-    return CANONICAL.encode(values).encode()
-
-
-def digest_of(fields: bytes, layout: bytes, data: Iterable[memoryview]) -> bytes:
-    """Return what :func:`content_digest` does.
-
-    Args:
-        fields: The canonical JSON of the batch's other fields.
-        layout: What :func:`text_of_layout` returns.
-        data: The numbers of each input, of one axis, in the order of the inputs' names.
-    """
-    head = b"[%b,%b]" % (fields, layout)
-    digest = hashlib.sha256(struct.pack("<Q", len(head)) + head)
-    for numbers in data:
-        digest.update(numbers)
-    return digest.digest()
 
 
 def _batch_bytes(name: str) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from lossd.runs.rows.batches import Batches, canonical, content_digest, digest_of, text_of_layout
+from lossd.runs.rows.batches import Batches
 from lossd.runs.rows.ids import IDS, Ids
 from lossd.runs.rows.positions import Positions
 from lossd.runs.rows.row_sets import MAX_BYTES, damaged
@@ -25,13 +25,9 @@ __all__ = [
     "Ids",
     "Positions",
     "bytes_of",
-    "canonical",
-    "content_digest",
     "decode",
-    "digest_of",
     "merged",
     "new",
-    "text_of_layout",
 ]
 
 Identity = Positions | Ids | Batches
