@@ -311,6 +311,9 @@ class Meaning(NamedTuple):
     keys: list[str]
 
 
+MAX_NAME = 256
+"""The length of a name in characters from which on it means nothing: the patterns here take quadratic time."""
+
 _PATH = re.compile(r"(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_]\w*(?:\(.*\))?$)")
 
 
@@ -335,7 +338,7 @@ def _spellings(name: str) -> list[str]:
 
 def meaning(name: str) -> Meaning:
     """Return what other libraries mean by a name, however it is spelled."""
-    keys = _spellings(name)
+    keys = _spellings(name) if len(name) < MAX_NAME else []
     for position, key in enumerate(keys):
         loss, note, absent, metric = (table.get(key) for table in _TABLES)
         if loss or note or absent or metric:
