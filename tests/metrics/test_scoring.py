@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import mpmath
@@ -151,6 +155,44 @@ def test_zeros_where_a_relative_error_divides_by_them() -> None:
     assert (found["smape"], found["wape"], found["undefined"]) == (1.0, None, {"wape": []})
     large = {"prediction": np.array([1.5e308, np.inf]), "target": np.array([-1.5e308, 1.0])}
     assert regression(large, ["smape"])["smape"] == 2.0
+
+
+def exact_correlations(first: list[int], second: list[int], weight: list[float]) -> dict[str, float]:
+    """Spearman's and Kendall's correlation, from their definitions: a weight is so many equal elements."""
+    w = [Fraction(each) for each in weight]
+
+    def order(a: int, b: int) -> int:
+        return (a > b) - (a < b)
+
+    def centred(of: list[int]) -> list[Fraction]:
+        return [sum((v * order(own, other) for other, v in zip(of, w, strict=True)), Fraction(0)) for own in of]
+
+    def spread(a: Sequence[Fraction | int], b: Sequence[Fraction | int], by: Sequence[Fraction]) -> Fraction:
+        return sum((v * x * y for x, y, v in zip(a, b, by, strict=True)), Fraction(0))
+
+    pairs = list(itertools.product(range(len(w)), repeat=2))
+    signs = [[order(of[i], of[j]) for i, j in pairs] for of in (first, second)]
+    found = {}
+    for name, (one, other), by in (
+        ("spearman", (centred(first), centred(second)), w),
+        ("kendall", signs, [w[i] * w[j] for i, j in pairs]),
+    ):
+        joint, of_first, of_second = spread(one, other, by), spread(one, one, by), spread(other, other, by)
+        found[name] = math.copysign(math.sqrt(joint / of_first * (joint / of_second)), joint)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_correlations_of_ranks_with_weights_of_any_size(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 9))
+    first, second = ([0, 1, *rng.integers(0, 4, n - 2).tolist()] for _ in range(2))
+    second = rng.permutation(second)
+    weight = 10.0 ** rng.choice([0, 0, 12, -12, 100, -100], n) * (1 + rng.random(n))
+    inputs = {"prediction": np.array(first, float), "target": np.array(second, float), "sample_weight": weight}
+    found = regression(inputs, ["spearman", "kendall"])
+    for name, expected in exact_correlations(first, second.tolist(), weight.tolist()).items():
+        assert found[name] == pytest.approx(expected, rel=1e-9, abs=1e-9), name
 
 
 @pytest.mark.parametrize("name", ["spearman", "kendall"])

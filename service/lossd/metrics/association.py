@@ -116,14 +116,22 @@ def kendall(task: Association) -> Sequence[Any]:
 
 
 def _spearman(first: Array, second: Array, weight: Floats) -> float:
-    centred = []
-    for rank in (first, second):
-        size = np.bincount(rank, weight)
-        # Twice the rank's distance from the mean rank, which is half the weight; whole numbers without weights.
-        centred.append((2 * np.cumsum(size) - size - size.sum())[rank])
-    one, other = centred
+    one, other = (_centred(rank, weight) for rank in (first, second))
     joint, of_first, of_second = ((weight * a * b).sum() for a, b in ((one, other), (one, one), (other, other)))
     return _correlation(float(joint), float(of_first), float(of_second))
+
+
+def _centred(rank: Array, weight: Floats) -> Floats:
+    """Return twice the distance of each rank from the mean rank; whole numbers without weights."""
+    size = np.bincount(rank, weight)
+    # The sums begin at either end: a difference of sums that hold a large weight would lose the small ones.
+    distances: Floats = _before(size) - _before(size[::-1])[::-1]
+    return distances[rank]
+
+
+def _before(size: Array) -> Floats:
+    """Return the sum of the sizes before each."""
+    return np.concatenate([[0.0], np.cumsum(size)[:-1]])
 
 
 def _correlation(joint: float, first: float, second: float) -> float:
@@ -132,35 +140,34 @@ def _correlation(joint: float, first: float, second: float) -> float:
 
 
 def _kendall(first: Array, second: Array, weight: Floats) -> float:
-    together = np.unique(first * (second.max() + 1) + second, return_inverse=True)[1]
-    apart_first, apart_second, apart = (_apart(rank, weight) for rank in (first, second, together))
-    order = np.lexsort((second, first))
-    discordant = _inversions(second[order], weight[order])
-    # Pairs that tie in neither are those apart in the first and those in the second, less those apart in any.
-    balance = apart_first + apart_second - apart - 2 * discordant
-    return _correlation(balance, apart_first, apart_second)
+    apart_first, apart_second = (_apart(rank, weight) for rank in (first, second))
+    discordant, concordant = (_inversions(first, rank, weight) for rank in (second, second.max() - second))
+    return _correlation(concordant - discordant, apart_first, apart_second)
 
 
 def _apart(rank: Array, weight: Floats) -> float:
     """Return the weight of the pairs with different ranks."""
     size = np.bincount(rank, weight)
-    return float((size * (np.cumsum(size) - size)).sum())
+    return float((size * _before(size)).sum())
 
 
-def _inversions(rank: Array, weight: Floats) -> float:
-    """Return the weight of the pairs whose first has the higher rank.
+def _inversions(first: Array, second: Array, weight: Floats) -> float:
+    """Return the weight of the pairs of which one has the higher rank in the first, the other in the second.
 
-    Blocks that are sorted are merged two by two, as in a merge sort: in the order of ranks, each element of the left
-    block follows the elements of the right one that it is inverted with.
+    Blocks that are sorted by the second are merged two by two, as in a merge sort: in the order of ranks, each element
+    of the left block follows the elements of the right one that it is inverted with.
     """
-    index, width, total, cells = np.arange(len(rank)), 1, 0.0, int(rank.max()) + 1
-    while width < len(rank):
-        block, right = index // (2 * width), index // width % 2
-        order = np.argsort(block * cells + rank, kind="stable")
-        rank, weight, right = rank[order], weight[order], right[order]
-        of_right = np.where(right == 1, weight, 0)
-        before = np.cumsum(of_right) - of_right
-        first = before[block * 2 * width]
-        total += float((weight * (before - first))[right == 0].sum())
+    order = np.lexsort((second, first))
+    length = 1 << (len(order) - 1).bit_length()
+    padding = 0, length - len(order)
+    rank, weight = np.pad(second[order], padding), np.pad(weight[order], padding)
+    total, width = 0.0, 1
+    while width < length:
+        pairs = rank.reshape(-1, 2 * width)
+        order = np.argsort(pairs, axis=1, kind="stable")
+        left = np.take_along_axis(weight.reshape(pairs.shape), order, 1)
+        right = np.where(order >= width, left, 0)
+        total += float(((left - right) * np.cumsum(right, 1)).sum())
+        rank, weight = np.take_along_axis(pairs, order, 1).ravel(), left.ravel()
         width *= 2
     return total
