@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lossd.recorder.client import Recorder
-from lossd.recorder.protocol import REPLY_BYTES, Frame, FrameBuffer, encode, encode_problem
+from lossd.recorder.client import TOGETHER_BYTES, Recorder
+from lossd.recorder.protocol import REPLY_BYTES, Frame, FrameBuffer, batches_of, encode, encode_problem, reply_of
 from lossd_client.errors import DeadlineExceeded, InternalError, QuotaExceeded, Unavailable, UnknownRun
 from recorder.harness import soon, until
 
@@ -78,7 +78,19 @@ async def answering(answer: Answer, run_bytes: int = 1 << 20) -> AsyncIterator[t
 
 
 async def echo(peer: Peer, frame: Frame) -> None:
-    peer.send(frame.head["id"], frame.head.get("value"), frame.payload)
+    counted = frame.head["op"] == "count"
+    value = [{"batch": batch.name} for batch in batches_of(frame)] if counted else frame.head.get("value")
+    peer.send(frame.head["id"], value, frame.payload)
+
+
+BATCH = {"run": "r", "name": "b", "device": "cpu", "build": "1"}
+
+
+async def count_odd(peer: Peer, frame: Frame) -> None:
+    """Answer with the names of batches, and refuse those that are even numbers."""
+    names = [batch.name for batch in batches_of(frame)]
+    refused = {name: reply_of(Unavailable(f"{name} is even", retry_after_s=2.0)) for name in names if not int(name) % 2}
+    peer.send(frame.head["id"], [refused.get(name, {"batch": name}) for name in names])
 
 
 def test_many_callers_share_one_connection_and_get_their_own_answers() -> None:
@@ -227,9 +239,95 @@ def test_a_report_over_a_run_s_bytes_is_refused_and_not_sent() -> None:
     async def run() -> None:
         async with answering(echo, run_bytes=1000) as (recorder, other):
             with pytest.raises(QuotaExceeded, match=r"1001 bytes.*1000"):
-                await recorder.ask("count", soon(), bytes(1001))
+                await recorder.ask("count", soon(), bytes(1001), **BATCH)
             assert not other.received
-            await recorder.ask("count", soon(), bytes(1000))
+            await recorder.ask("count", soon(), bytes(1000), **BATCH)
+
+    asyncio.run(run())
+
+
+def test_batches_asked_in_one_turn_are_sent_together_and_each_gets_its_own_outcome() -> None:
+    """One frame has those whose reports are short, and a problem is that of one batch alone."""
+    sizes = [100, 100, TOGETHER_BYTES, 1, 2, 3]
+
+    async def run() -> None:
+        async with answering(count_odd) as (recorder, other):
+            named = [{**BATCH, "name": str(number)} for number in range(len(sizes))]
+            asked = [recorder.ask("count", soon(), bytes(size), **of) for size, of in zip(sizes, named, strict=True)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert outcomes[1::2] == [({"batch": str(number)}, b"") for number in (1, 3, 5)]
+            assert [str(outcome) for outcome in outcomes[::2]] == ["0 is even", "2 is even", "4 is even"]
+            assert [outcome.retry_after_s for outcome in outcomes[::2]] == [2.0] * 3
+            groups = [[batch.name for batch in batches_of(frame)] for frame in other.received]
+            assert groups == [["0", "1"], ["2"], ["3", "4", "5"]]
+            assert [len(batch.report) for frame in other.received for batch in batches_of(frame)] == sizes
+
+    asyncio.run(run())
+
+
+def test_batches_whose_reply_was_lost_are_counted_over_the_next_connection() -> None:
+    seen = 0
+
+    async def break_first(peer: Peer, frame: Frame) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            peer.writer.transport.abort()
+        else:
+            await count_odd(peer, frame)
+
+    async def run() -> None:
+        async with answering(break_first) as (recorder, other):
+            asked = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in ("1", "3"))
+            assert await asyncio.gather(*asked) == [({"batch": "1"}, b""), ({"batch": "3"}, b"")]
+            assert other.connections == 2
+            assert not recorder._questions
+
+    asyncio.run(run())
+
+
+def test_a_problem_of_all_batches_is_raised_for_each() -> None:
+    async def refuse(peer: Peer, frame: Frame) -> None:
+        peer.writer.write(encode_problem(frame.head["id"], Unavailable("the disk is away")))
+
+    async def run() -> None:
+        async with answering(refuse) as (recorder, _):
+            asked = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in "ab")
+            first, second = await asyncio.gather(*asked, return_exceptions=True)
+            assert isinstance(first, Unavailable)
+            assert isinstance(second, Unavailable)
+            assert first is not second, "an exception holds the traceback of one caller"
+
+    asyncio.run(run())
+
+
+def test_a_reply_about_other_batches_breaks_the_connection() -> None:
+    seen = 0
+
+    async def too_few_first(peer: Peer, frame: Frame) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            peer.send(frame.head["id"], [])
+        else:
+            await count_odd(peer, frame)
+
+    async def run() -> None:
+        async with answering(too_few_first) as (recorder, other):
+            assert await recorder.ask("count", soon(), b"r", **{**BATCH, "name": "1"}) == ({"batch": "1"}, b"")
+            assert other.connections == 2
+
+    asyncio.run(run())
+
+
+def test_a_batch_whose_caller_left_in_the_same_turn_is_not_sent() -> None:
+    async def run() -> None:
+        async with answering(count_odd) as (recorder, other):
+            await recorder.ask("count", soon(), b"r", **{**BATCH, "name": "1"})
+            left, kept = (recorder.begin("count", soon(), b"r", **{**BATCH, "name": name}) for name in ("3", "5"))
+            left.cancel()
+            assert await kept == ({"batch": "5"}, b"")
+            assert [batch.name for frame in other.received for batch in batches_of(frame)] == ["1", "5"]
 
     asyncio.run(run())
 

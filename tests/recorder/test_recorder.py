@@ -222,10 +222,9 @@ def test_a_full_disk_is_said_to_all_of_a_group() -> None:
         {"op": "__init__"},
         {"op": "find"},
         {"op": "find", "owner": "", "name": "a", "further": 1},
-        {"op": "count"},
         {"op": "close"},
     ],
-    ids=["unknown", "private", "too-few", "too-many", "count-of-nothing", "no-operation"],
+    ids=["unknown", "private", "too-few", "too-many", "no-operation"],
 )
 def test_a_wrong_question_is_answered_and_ends_nothing(arguments: dict[str, Any]) -> None:
     async def run() -> None:
@@ -296,6 +295,25 @@ def test_a_frame_over_the_limit_closes_its_connection_alone() -> None:
                 other.sendall(struct.pack("<II", request_bytes(RUN_BYTES) + 1, 10))
                 assert other.recv(1) == b"", "it is closed"
             assert await recorder.ask("find", soon(), owner="", name="a") == ({"name": "a"}, b"")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [None, 3, [["r", "b"]], [["r", "b", "cpu", "1", 4]], [["r", "b", "cpu", "1", 2]], [["r", "b", "cpu", "1", "3"]]],
+    ids=["none", "a-number", "too-few", "more-bytes", "fewer-bytes", "no-length"],
+)
+def test_a_request_to_count_that_describes_no_batches_closes_its_connection_alone(batches: Any) -> None:
+    async def run() -> None:
+        store = FakeStore()
+        async with asking(lambda: store) as (recorder, _):
+            assert await count(recorder, "a") == {"batch": "a"}
+            with connected(recorder) as other:
+                other.sendall(encode({"id": 1, "op": "count", "batches": batches}, b"abc"))
+                assert other.recv(1) == b"", "it is closed"
+            assert await count(recorder, "b") == {"batch": "b"}
+            assert store.groups == [["a"], ["b"]]
 
     asyncio.run(run())
 

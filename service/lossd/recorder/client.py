@@ -7,12 +7,21 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from lossd.recorder.peer import is_own
-from lossd.recorder.protocol import REPLY_BYTES, FrameBuffer, FrameError, encode, problem_of
+from lossd.recorder.protocol import (
+    COUNT,
+    REPLY_BYTES,
+    FrameBuffer,
+    FrameError,
+    NewBatch,
+    encode,
+    encode_batches,
+    problem_of,
+)
 from lossd_client.errors import DeadlineExceeded, Problem, QuotaExceeded, Unavailable, UnknownRun
 
 __all__ = ["Recorder"]
@@ -25,6 +34,9 @@ LEAST_DELAY_S = 0.001
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.02, 1.0
 
+TOGETHER_BYTES = 1 << 18
+"""So many bytes of reports, but at least one report, are sent in one frame."""
+
 
 @dataclass(slots=True)
 class _Question:
@@ -32,14 +44,14 @@ class _Question:
 
     Attributes:
         number: Its number, which the reply has too.
-        frame: Its bytes, kept for asking again.
+        asked: Its frame, or the batch to count; kept for asking again.
         deadline: When the answer is no longer wanted, on the monotonic clock.
         answer: Resolves with the reply's outcome and payload.
         sent: How often it was sent.
     """
 
     number: int
-    frame: bytes
+    asked: bytes | NewBatch
     deadline: float
     answer: asyncio.Future[tuple[Any, bytes]]
     sent: int = 0
@@ -126,9 +138,13 @@ class Recorder:
             )
         if self._closed:
             raise _ends()
-        loop, number = asyncio.get_running_loop(), next(self._numbers)
-        frame = encode({"id": number, "op": op, **arguments}, payload)
-        question = self._questions[number] = _Question(number, frame, deadline, loop.create_future())
+        loop, number = asyncio.get_running_loop(), self.next_number()
+        asked: bytes | NewBatch
+        if op == COUNT:
+            asked = NewBatch(report=payload, **arguments)
+        else:
+            asked = encode({"id": number, "op": op, **arguments}, payload)
+        question = self._questions[number] = _Question(number, asked, deadline, loop.create_future())
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
         if self._connection is not None:
@@ -136,6 +152,10 @@ class Recorder:
         else:
             self._connect()
         return question
+
+    def next_number(self) -> int:
+        """Return the number of a new request."""
+        return next(self._numbers)
 
     def _set_timer(self, deadline: float) -> None:
         """Look for questions past their deadlines at this time, and not at another."""
@@ -210,15 +230,14 @@ class Recorder:
         finally:
             self._connecting = None
 
-    def answered(self, head: dict[str, Any], payload: bytes) -> None:
-        """Give a reply to its caller. A reply whose caller has left is dropped."""
+    def answered(self, number: int, problem: Problem | None, outcome: Any, payload: bytes = b"") -> None:
+        """Give a problem, or an outcome, to its caller. It is dropped if the caller has left."""
         self._delays.failures = 0
-        question = self._questions.pop(head["id"], None)
+        question = self._questions.pop(number, None)
         if question is None or question.answer.done():
             return
-        problem = problem_of(head)
         if problem is None:
-            question.answer.set_result((head.get("ok"), payload))
+            question.answer.set_result((outcome, payload))
         else:
             question.answer.set_exception(problem)
 
@@ -247,6 +266,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._waiting: dict[int, _Question] = {}
+        self._to_count: list[_Question] = []  # they are sent together when the event loop has done what is due
+        self._counted: dict[int, Sequence[int]] = {}  # the questions of each request to count
 
     @staticmethod
     async def open(address: str, recorder: Recorder) -> _Connection:
@@ -273,12 +294,44 @@ class _Connection(asyncio.Protocol):
         """Send a question, or keep it until the socket takes more."""
         if self._paused:
             self._waiting[question.number] = question
+        elif isinstance(question.asked, bytes):
+            self._write(question.asked, [question])
+        else:
+            if not self._to_count:
+                asyncio.get_running_loop().call_soon(self._send_batches)
+            self._to_count.append(question)
+
+    def _send_batches(self) -> None:
+        """Send the batches that were asked to be counted in this turn of the event loop."""
+        questions, self._to_count = self._to_count, []
+        together: list[_Question] = []
+        nbytes = 0
+        for question in questions:
+            if question.answer.done():  # its caller left
+                continue
+            nbytes += len(cast("NewBatch", question.asked).report)
+            if together and nbytes > TOGETHER_BYTES:
+                self._send_together(together)
+                together, nbytes = [], len(cast("NewBatch", question.asked).report)
+            together.append(question)
+        if together:
+            self._send_together(together)
+
+    def _send_together(self, questions: Sequence[_Question]) -> None:
+        if self._paused:
+            self._waiting |= {question.number: question for question in questions}
             return
+        number = self._recorder.next_number()
+        self._counted[number] = [question.number for question in questions]
+        self._write(encode_batches(number, [cast("NewBatch", question.asked) for question in questions]), questions)
+
+    def _write(self, frame: bytes, questions: Sequence[_Question]) -> None:
         assert self._transport is not None
-        if self._transport.is_closing():  # it is sent over the next connection
+        if self._transport.is_closing():  # they are sent over the next connection
             return
-        question.sent += 1
-        self._transport.write(question.frame)
+        for question in questions:
+            question.sent += 1
+        self._transport.write(frame)
 
     def forget(self, question: _Question) -> None:
         """Do not send a question that waits: its caller left."""
@@ -307,10 +360,29 @@ class _Connection(asyncio.Protocol):
         self._incoming.feed(data)
         try:
             while (frame := self._incoming.take()) is not None:
-                self._recorder.answered(*frame)
+                self._answered(*frame)
         except FrameError as error:
             log.error("the connection to the recorder is closed: %s", error)
             self.close()
+
+    def _answered(self, head: dict[str, Any], payload: bytes) -> None:
+        """Pass a reply on.
+
+        Raises:
+            FrameError: It is about other batches than those of its request.
+        """
+        outcome = head.get("ok")
+        numbers = self._counted.pop(head["id"], None)
+        if numbers is None:
+            self._recorder.answered(head["id"], problem_of(head), outcome, payload)
+        elif "problem" in head:
+            for number in numbers:
+                self._recorder.answered(number, problem_of(head), None)  # each caller gets an exception of its own
+        elif isinstance(outcome, list) and len(outcome) == len(numbers):
+            for number, each in zip(numbers, outcome, strict=True):
+                self._recorder.answered(number, problem_of(each), each)
+        else:
+            raise FrameError(f"a reply about {len(numbers)} batches has another form")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()

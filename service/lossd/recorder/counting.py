@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from lossd.recorder import faults, folding
 from lossd.recorder.definitions import in_common
+from lossd.recorder.protocol import NewBatch
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, STATES
 from lossd.recorder.statements import Statement
 from lossd.runs import encoding
@@ -35,7 +36,7 @@ from lossd_client.errors import (
     UnknownRun,
 )
 
-__all__ = ["Counter", "NewBatch", "lock", "quota_exceeded"]
+__all__ = ["Counter", "lock", "quota_exceeded"]
 
 BATCH_BYTES = 256
 """What a batch takes beside its name, its ids and its state: about that much of the table and its indices."""
@@ -57,24 +58,6 @@ NAMED, CANDIDATES = 10, 64
 
 CHANGING = -1
 """The revision of an identity that is ahead of the database until the transaction is committed."""
-
-
-class NewBatch(NamedTuple):
-    """A batch to be counted.
-
-    Attributes:
-        run: The run's id.
-        name: The batch's name.
-        report: The bytes of a :class:`~lossd.runs.report.BatchReport`.
-        device: The kind of device that evaluated it.
-        build: The version of lossd that evaluated it.
-    """
-
-    run: str
-    name: str
-    report: bytes
-    device: str
-    build: str
 
 
 @dataclass

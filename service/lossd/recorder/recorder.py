@@ -18,16 +18,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lossd.recorder import faults
 from lossd.recorder.files import StoreError
 from lossd.recorder.peer import is_own
-from lossd.recorder.protocol import REPLY_BYTES, Frame, FrameBuffer, FrameError, encode, encode_problem
+from lossd.recorder.protocol import (
+    COUNT,
+    REPLY_BYTES,
+    Frame,
+    FrameBuffer,
+    FrameError,
+    NewBatch,
+    batches_of,
+    encode,
+    encode_problem,
+    reply_of,
+)
 from lossd_client.errors import InternalError, Problem, StorageFull, TooLarge, Unavailable
-
-if TYPE_CHECKING:
-    from lossd.recorder.store import NewBatch
 
 __all__ = ["Server"]
 
@@ -353,22 +361,26 @@ class Server:
     # Requests
 
     def _answer(self, active: list[_Connection]) -> None:
-        to_count: list[tuple[_Connection, Frame]] = []
+        waiting: list[tuple[_Connection, int, list[NewBatch]]] = []
         for connection in active:
             try:
                 while not (connection.gone or connection.full) and (frame := connection.incoming.take()):
-                    if frame.head.get("op") == "count":
-                        faults.reach(faults.RECEIVED)
-                        to_count.append((connection, frame))
-                    else:
+                    if frame.head.get("op") != COUNT:
                         connection.send(self._reply(frame))
+                        continue
+                    batches = batches_of(frame)
+                    for _ in batches:
+                        faults.reach(faults.RECEIVED)
+                    waiting.append((connection, frame.head["id"], batches))
             except FrameError as error:
                 log.error("a front's connection is closed: %s", error)
                 connection.gone = True
-        if to_count:
-            outcomes = self._count([frame for _, frame in to_count])
-            for (connection, frame), outcome in zip(to_count, outcomes, strict=True):
-                connection.send(_encode(frame.head["id"], outcome))
+        if waiting:
+            outcomes = iter(self._count([batch for *_, batches in waiting for batch in batches]))
+            for connection, number, batches in waiting:
+                each = [next(outcomes) for _ in batches]
+                found = [reply_of(outcome) if isinstance(outcome, Problem) else outcome for outcome in each]
+                connection.send(_encode(number, found))
 
     def _reply(self, frame: Frame) -> bytes:
         """Return the answer to a request other than ``count``."""
@@ -385,18 +397,10 @@ class Server:
             outcome, payload = outcome
         return _encode(number, outcome, payload)
 
-    def _count(self, frames: list[Frame]) -> list[dict[str, Any] | Problem]:
+    def _count(self, batches: Sequence[NewBatch]) -> list[dict[str, Any] | Problem]:
         """Count batches in one transaction, and return what came of each."""
 
         def count(store: StoreLike) -> list[dict[str, Any] | Problem]:
-            from lossd.recorder.store import NewBatch
-
-            batches = [
-                NewBatch(
-                    frame.head["run"], frame.head["name"], frame.payload, frame.head["device"], frame.head["build"]
-                )
-                for frame in frames
-            ]
             faults.reach(faults.WAITING)
             outcomes = list(store.count(batches))
             faults.reach(faults.COMMITTED)
@@ -405,12 +409,12 @@ class Server:
         try:
             return self._call(count)
         except InternalError as problem:
-            if len(frames) == 1:
+            if len(batches) == 1:
                 return [problem]
         except Problem as problem:
-            return [problem] * len(frames)
+            return [problem] * len(batches)
         # One batch may be at fault. Nothing of the group was committed, so each is counted alone.
-        return [self._count([frame])[0] for frame in frames]
+        return [self._count([batch])[0] for batch in batches]
 
     def _call(self, work: Callable[[StoreLike], T]) -> T:
         """Return what the store answers.

@@ -21,9 +21,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from lossd.recorder import faults, folding, listing
-from lossd.recorder.counting import Counter, NewBatch, lock
+from lossd.recorder.counting import Counter, lock
 from lossd.recorder.database import Database, StoreError
 from lossd.recorder.definitions import check_complete, check_same, check_targets, columns, compact
+from lossd.recorder.protocol import NewBatch
 from lossd.recorder.schema import BATCHES, DELETED, OPEN, RUNS, SEALED, STATES
 from lossd.recorder.states import Fold, Reading, States, replace, replace_all, to_fold
 from lossd.runs import encoding
