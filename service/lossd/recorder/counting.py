@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -81,6 +81,46 @@ class _Known:
     described: bytes | None = None
 
 
+class _Batch(NamedTuple):
+    """A row of ``batches``."""
+
+    run: str
+    name: str
+    ordinal: int
+    digest: bytes
+    rows: int
+    total_rows: int
+    entries: int | None
+    total_entries: int | None
+    first: int | None
+    last: int | None
+    identity: bytes | None
+    device: str
+    build: str
+    counted_at: float
+
+
+class _State(NamedTuple):
+    """A row of ``states``."""
+
+    run: str
+    ordinal: int
+    batches: int
+    nbytes: int
+    state: bytes
+
+
+class _Counted(NamedTuple):
+    """What an answer says of a batch that was counted."""
+
+    name: str
+    digest: bytes
+    rows: int
+    entries: int | None
+    total_rows: int
+    ordinal: int
+
+
 @dataclass
 class _Open:
     """A run during a transaction: its row as it was and as it will be, and its new rows of other tables."""
@@ -88,8 +128,8 @@ class _Open:
     row: dict[str, Any]
     known: _Known
     common: dict[str, Any] | None
-    batches: list[dict[str, Any]] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[_Batch] = field(default_factory=list)
+    states: list[_State] = field(default_factory=list)
 
 
 @dataclass
@@ -160,7 +200,7 @@ class Counter:
                     counted[batch.run, batch.name] = before
                     outcomes.append(_outcome(before, created=True))
                 else:
-                    check_same(batch.name, before["digest"], report.digest)
+                    check_same(batch.name, before.digest, report.digest)
                     outcomes.append(_outcome(before, created=False))
             except Problem as problem:
                 outcomes.append(problem)
@@ -197,53 +237,56 @@ class Counter:
 
     def _add(
         self, connection: Connection, run: _Open, batch: NewBatch, report: BatchReport, used: dict[str, int]
-    ) -> dict[str, Any]:
-        """Count a new batch in memory; return its row.
+    ) -> _Counted:
+        """Count a new batch in memory; return what an answer says of it.
 
         Raises:
             Problem: It is refused; nothing has changed.
         """
-        common = run.known.common
-        if report.described != run.known.described:
+        known, row, packed = run.known, run.row, report.packed
+        common = known.common
+        if report.described != known.described:
             common = in_common(common, encoding.description(report.described))
         rows = _identity(report)
-        if rows.kind != run.known.identity.kind or rows.rows != report.rows:
+        if rows.kind != known.identity.kind or rows.rows != report.rows:
             raise InternalError("the worker's report of the batch contradicts itself")
         stored = encoding.compressed(report.identity) if isinstance(rows, Ids) else None
-        nbytes = len(report.packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
-        self._check_quota(run.row, nbytes, used)
+        nbytes = len(packed) + len(stored or b"") + len(batch.name) + BATCH_BYTES
+        self._check_quota(row, nbytes, used)
         try:
-            run.known.identity.extend(cast("Any", rows))
+            known.identity.extend(cast("Any", rows))
         except DuplicateRows as problem:
             raise _with_batches(connection, run, problem) from None
-        run.known.revision, run.known.common, run.known.described = CHANGING, common, report.described
-        row = run.row
-        at = {"run": batch.run, "ordinal": row["batches"]}
-        lowest, highest = rows.bounds or (None, None)
-        counted = {
-            **at,
-            "name": batch.name,
-            "digest": report.digest,
-            "rows": report.rows,
-            "total_rows": row["rows"] + report.rows,
-            "entries": report.entries,
-            "total_entries": None if run.known.entries is None else run.known.entries + report.entries,
-            "first": lowest,
-            "last": highest,
-            "identity": stored,
-            "device": batch.device,
-            "build": batch.build,
-            "counted_at": self._clock(),
-        }
-        run.known.entries = counted["total_entries"]
-        run.batches.append(counted)
-        run.states.append({**at, "batches": 1, "nbytes": len(report.packed), "state": report.packed})
+        known.revision, known.common, known.described = CHANGING, common, report.described
+        known.entries = None if known.entries is None else known.entries + report.entries
         row["rows"] += report.rows
+        ordinal = row["batches"]
+        counted = _Counted(batch.name, report.digest, report.rows, report.entries, row["rows"], ordinal)
+        first, last = rows.bounds or (None, None)
+        run.batches.append(
+            _Batch(
+                batch.run,
+                batch.name,
+                ordinal,
+                report.digest,
+                report.rows,
+                row["rows"],
+                report.entries,
+                known.entries,
+                first,
+                last,
+                stored,
+                batch.device,
+                batch.build,
+                self._clock(),
+            )
+        )
+        run.states.append(_State(batch.run, ordinal, 1, len(packed), packed))
         row["batches"] += 1
         row["bytes"] += nbytes
         row["grown"] = row.get("grown", 0) + nbytes
         row["pending"] += 1
-        row["pending_bytes"] += len(report.packed)
+        row["pending_bytes"] += len(packed)
         used[row["owner"]] = used.get(row["owner"], 0) + nbytes
         return counted
 
@@ -282,7 +325,6 @@ class Counter:
 
 _CHANGING = ("rows", "batches", "bytes", "pending", "pending_bytes", "touched", "revision")
 _LOCKED = ("id", "owner", "name", "status", *_CHANGING)
-_COUNTED_BEFORE = ("run", "name", "digest", "rows", "entries", "total_rows", "ordinal")
 
 
 def _update(*names: str) -> Statement:
@@ -291,7 +333,8 @@ def _update(*names: str) -> Statement:
     return Statement(sa.update(RUNS).where(RUNS.c.id == sa.bindparam("id_")).values(values))
 
 
-_INSERT_BATCHES, _INSERT_STATES = Statement(sa.insert(BATCHES)), Statement(sa.insert(STATES))
+_INSERT_BATCHES = Statement(sa.insert(BATCHES), order=_Batch._fields)
+_INSERT_STATES = Statement(sa.insert(STATES), order=_State._fields)
 _UPDATE_RUN, _UPDATE_COMMON = _update(*_CHANGING), _update("common")
 _ROWS = (
     sa.select(*(RUNS.c[name] for name in _LOCKED))
@@ -301,7 +344,7 @@ _ROWS = (
 _LOCK = Statement(_ROWS.with_for_update(), among="ids")
 _LOCK_FREE = Statement(_ROWS.with_for_update(skip_locked=True), among="ids")
 _COUNTED = Statement(
-    sa.select(*(BATCHES.c[name] for name in _COUNTED_BEFORE)).where(
+    sa.select(*(BATCHES.c[name] for name in _Counted._fields)).where(
         BATCHES.c.run == sa.bindparam("which"), BATCHES.c.name.in_(sa.bindparam("names", expanding=True))
     ),
     among="names",
@@ -391,30 +434,30 @@ def _identity(report: BatchReport) -> Identity:
         raise InternalError("the worker's report of the batch names no rows") from error
 
 
-def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the rows of the batches that were counted before.
+def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[str, str], _Counted]:
+    """Return the batches that were counted before, by run and name.
 
     There is a query for each run: SQLite reads the whole table for pairs of a run and a name.
     """
     wanted: dict[str, dict[str, None]] = {}
     for batch in batches:
         wanted.setdefault(batch.run, {})[batch.name] = None
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], _Counted] = {}
     for run, names in wanted.items():
         ordered = list(names)
         for first in range(0, len(ordered), LOOKED_UP):
             some = {"which": run, "names": ordered[first : first + LOOKED_UP]}
             for row in _COUNTED.rows(connection, some):
-                found[run, row[1]] = dict(zip(_COUNTED_BEFORE, row, strict=True))
+                found[run, row[0]] = _Counted(*row)
     return found
 
 
-def _outcome(row: Mapping[str, Any], *, created: bool) -> dict[str, Any]:
+def _outcome(counted: _Counted, *, created: bool) -> dict[str, Any]:
     return {
-        "batch": row["name"],
+        "batch": counted.name,
         "created": created,
-        "counted": {"rows": row["rows"], "entries": row["entries"]},
-        "run": {"rows": row["total_rows"], "batches": row["ordinal"] + 1},
+        "counted": {"rows": counted.rows, "entries": counted.entries},
+        "run": {"rows": counted.total_rows, "batches": counted.ordinal + 1},
     }
 
 
@@ -423,7 +466,7 @@ def _with_batches(connection: Connection, run: _Open, problem: DuplicateRows) ->
     names: dict[str, None] = {}
     read: dict[str, Ids] = {}
     stored = [BATCHES.c[name] for name in ("name", "first", "last", "identity")]
-    waiting = [[row[column.name] for column in stored] for row in run.batches if row["first"] is not None]
+    waiting = [(row.name, row.first, row.last, row.identity) for row in run.batches if row.first is not None]
     for number in problem.rows[:NAMED]:
         query = (
             sa.select(*stored)

@@ -43,11 +43,13 @@ class Statement:
     Args:
         clause: The statement.
         among: The name of the parameter that is a list, of ``column.in_(bindparam(among, expanding=True))``.
+        order: The names of its parameters in their order, for :meth:`execute_each`.
     """
 
-    def __init__(self, clause: ClauseElement, among: str | None = None) -> None:
+    def __init__(self, clause: ClauseElement, among: str | None = None, order: Sequence[str] = ()) -> None:
         self._clause = clause
         self._among = among
+        self._order = tuple(order)
         self._texts: dict[tuple[str, int], _Text] = {}
 
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -76,13 +78,19 @@ class Statement:
         text = self._text(connection, 0)
         cursor_of(connection).execute(text.text, _in_order(text, parameters))
 
-    def execute_each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> None:
+    def execute_each(self, connection: Connection, many: Sequence[Sequence[Any]]) -> None:
         """Execute the statement for each of several sets of parameters, without waiting for the answer to each.
 
         It must not be the last statement of a transaction: PostgreSQL then lets a client that is stopped idle for ever.
+
+        Args:
+            connection: The connection, in a transaction.
+            many: Sets of parameters, each in the statement's ``order``.
         """
         text = self._text(connection, 0)
-        cursor_of(connection).executemany(text.text, [_in_order(text, parameters) for parameters in many])
+        if tuple(text.names) != self._order:
+            raise ValueError(f"the parameters are {text.names}, and {self._order} are given")
+        cursor_of(connection).executemany(text.text, many)
 
     def _text(self, connection: Connection, length: int) -> _Text:
         name = connection.dialect.name
