@@ -196,3 +196,11 @@ def test_a_failure_is_not_kept_and_old_answers_make_room(monkeypatch: pytest.Mon
 
     asyncio.run(ask())
     assert made == ["fails", "fails", "a", "b", "fails"], "the oldest of three was let go"
+
+
+def test_a_parameter_of_the_query_that_is_refused_is_named(service: Running) -> None:
+    problem = get(service, "mse/curve.json?points=many").json()
+    assert problem["detail"].startswith("points: input should be a valid integer")
+    assert problem["errors"] == [{"pointer": "/points", "detail": problem["detail"]}]
+    missing = get(service, "mse/descent.json?features=[[1]]&target=[1]&rate=1&steps=1").json()
+    assert missing["detail"] == "start is required"

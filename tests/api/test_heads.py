@@ -55,3 +55,10 @@ def test_of_http_1_0_is_answered(path: str, service: Running) -> None:
 def test_where_there_is_no_get_is_405(path: str, service: Running) -> None:
     head, body = answer(service, "HEAD", path)
     assert (head[0].split()[1], body) == (b"405", b"")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_is_among_the_methods_that_a_path_takes(path: str, service: Running) -> None:
+    head, _ = answer(service, "PATCH", path)
+    [allowed] = [line.removeprefix(b"allow: ").split(b", ") for line in head if line.startswith(b"allow: ")]
+    assert (head[0].split()[1], {b"get", b"head"} - {*allowed}) == (b"405", set())

@@ -589,7 +589,14 @@ def test_every_error_has_the_protocol_s_form_and_nothing_more(http, method: str,
     assert response.headers["x-request-id"] == "mine-1"
     assert list(response.json()) == ["error"]
     if status == 405:
-        assert response.headers["allow"] == ("GET" if method == "POST" else "POST")
+        assert response.headers["allow"] == ("GET, HEAD" if method == "POST" else "POST")
+
+
+@pytest.mark.parametrize("path", ["repository/index", "systemsharedmemory/region/a/register"])
+def test_a_body_without_tensors_has_a_limit_of_its_own(path: str) -> None:
+    with running(engine="inline", shared_memory=True) as service:
+        answer = httpx.post(f"{service.url}/v2/{path}", content=b"[" + b"1," * 300_000 + b"1]")
+    assert (answer.status_code, "at most 524288 are read" in answer.text) == (413, True)
 
 
 def test_a_service_that_is_not_ready_says_so() -> None:

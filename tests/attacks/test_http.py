@@ -38,6 +38,8 @@ def answers(service: Running, request: bytes) -> bytes:
         b"Content-Length: 99999999999999999999999999\r\n",
         b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY)),
         b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
         b"Transfer-Encoding: chunked, identity\r\n",
         b"Transfer-Encoding : chunked\r\n",
         b"Content-Length: %d\r\n folded\r\n" % len(BODY),

@@ -26,7 +26,7 @@ from lossd.api.docs import mount as mount_docs
 from lossd.api.evaluate import EvaluateRoute
 from lossd.api.explorer import mount as mount_explorer
 from lossd.api.headers import PageHeaders
-from lossd.api.http.asgi import TELEMETRY, problem_body, request_id
+from lossd.api.http.asgi import TELEMETRY, not_allowed, problem_body, request_id
 from lossd.api.http.compression import MIN_BYTES, CompressedPages
 from lossd.api.http.fairness import FairShare
 from lossd.api.http.sending import AnswerHead
@@ -49,7 +49,7 @@ from lossd.fronts.member import Member
 from lossd.recorder.client import Recorder
 from lossd.recorder.keeper import Keeper
 from lossd.recorder.place import kept
-from lossd_client.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from lossd_client.errors import Fault, InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from lossd_client.wire.quoting import quoted
 
 if TYPE_CHECKING:
@@ -259,9 +259,22 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if problem.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(problem.retry_after_s)))
     if isinstance(error, HTTPException) and error.headers:
-        headers |= error.headers
+        headers |= {name.lower(): value for name, value in error.headers.items()}
+    if isinstance(problem, MethodNotAllowed):
+        headers["allow"] = problem.allow
     media_type, content = problem_body(request.scope, problem)
     return Response(content, problem.status, headers, media_type=media_type.decode())
+
+
+def _invalid(error: RequestValidationError) -> InvalidRequest:
+    """Return the problem of query parameters, which names each one."""
+    faults = []
+    for found in error.errors():
+        name, message = str(found["loc"][-1]), found["msg"]
+        stated = f"{name}: {message[0].lower()}{message[1:]}, found {quoted(found.get('input'))}"
+        detail = f"{name} is required" if found["type"] == "missing" else stated
+        faults.append(Fault(pointer=f"/{name}", detail=detail))
+    return InvalidRequest("; ".join(fault["detail"] for fault in faults), errors=faults)
 
 
 def _as_problem(request: Request, error: Exception) -> Problem:
@@ -274,9 +287,9 @@ def _as_problem(request: Request, error: Exception) -> Problem:
         case HTTPException(status_code=404):
             return NotFound(f"nothing is served at {quoted(path)}; /openapi.json lists all paths")
         case HTTPException(status_code=405):
-            return MethodNotAllowed(f"{quoted(path)} does not take {request.method}")
+            return not_allowed(request.method, ((error.headers or {}).get("Allow") or "GET").split(", "))
         case RequestValidationError():
-            return InvalidRequest("; ".join(e["msg"] for e in error.errors()))
+            return _invalid(error)
         case HTTPException():
             return Problem.from_json({"detail": error.detail, "status": error.status_code})
     return InternalError("the service failed on this request; the log has the details under its request id")

@@ -18,6 +18,7 @@ from fastapi.responses import Response
 
 from lossd.api.drawing import POLICY, BoundedQueue, Drawer
 from lossd.api.http.asgi import cancel_on_disconnect
+from lossd.api.http.negotiation import is_current
 from lossd.api.http.request import HttpRequest
 from lossd.caches import Cache
 from lossd.configuration.settings import Settings
@@ -117,9 +118,9 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         )
         if found is None:
             return Response(status_code=CLIENT_LEFT)
-        tag = f'"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
+        tag = f'W/"{hashlib.blake2b(found, digest_size=12).hexdigest()}"'
         headers = {"cache-control": CACHE_CONTROL, "etag": tag, "content-security-policy": POLICY}
-        if tag in request.headers.get("if-none-match", ""):
+        if is_current(received.headers.get(b"if-none-match", b""), tag):
             return Response(status_code=304, headers=headers)
         return Response(found, headers=headers, media_type=MEDIA_TYPES[form])
 

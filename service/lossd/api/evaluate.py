@@ -14,6 +14,7 @@ from starlette.types import Send
 
 from lossd.api.direct_route import DirectEvaluation
 from lossd.api.header_forms import found_by_form, learn_form
+from lossd.api.http.asgi import not_allowed
 from lossd.api.http.direct import DirectRequest
 from lossd.api.http.negotiation import media_weight, parse_weights
 from lossd.api.http.request import HttpRequest
@@ -25,7 +26,7 @@ from lossd.engine import Result
 from lossd.job import Job, Recipe
 from lossd.request.plan import Plan
 from lossd.request.planning import make_plan, plan_bytes
-from lossd_client.errors import InvalidRequest, MethodNotAllowed, TooLarge
+from lossd_client.errors import InvalidRequest, TooLarge
 from lossd_client.wire import DTYPES, Tensor, json, safetensors
 
 __all__ = ["EvaluateRoute", "plan_of"]
@@ -60,7 +61,7 @@ class EvaluateRoute(TensorRoute[AnswerFormat], DirectEvaluation[AnswerFormat]):
 
     async def _serve(self, request: HttpRequest, send: Send) -> None:
         if request.scope["method"] != "POST":
-            raise MethodNotAllowed("/v1/evaluate takes POST", allow="POST")
+            raise not_allowed(request.scope["method"], ["POST"])
         format_in = self._read_headers(request)
         if request.client:
             await self.fair_share.acquire(request)

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from lossd.api.http.compression import MIN_BYTES, choose_encoding
+from lossd.api.http.negotiation import combined, is_current
 
 __all__ = ["ASK_AGAIN", "FOREVER", "JSON", "MEDIA_TYPES", "Files", "Page"]
 
@@ -29,6 +30,8 @@ MEDIA_TYPES = {
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 INCOMPRESSIBLE = frozenset(("font/woff2", "image/png"))
+
+_HEADERS = frozenset((b"accept-encoding", b"if-none-match"))
 
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
@@ -66,7 +69,8 @@ class Page:
             request_headers: The request's headers.
             version: The page is made again if this changes.
         """
-        encoding = choose_encoding(request_headers.get("accept-encoding", "").encode("latin-1"), (b"gzip",))
+        given = combined(request_headers.raw, _HEADERS)
+        encoding = choose_encoding(given.get(b"accept-encoding"), (b"gzip",))
         form = self._forms.get(encoding) if version == self._version else None
         if form is None:
             async with self._making:
@@ -76,7 +80,7 @@ class Page:
                     self._forms[encoding] = await run_in_threadpool(self._form, encoding)
                 form = self._forms[encoding]
         body, stated = form
-        if stated["etag"] in request_headers.get("if-none-match", ""):
+        if is_current(given.get(b"if-none-match", b""), stated["etag"]):
             return Response(status_code=304, headers=stated)
         return Response(body, headers=stated, media_type=self._media_type)
 

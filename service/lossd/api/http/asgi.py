@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from starlette.types import Receive
 
-from lossd_client.errors import Problem
+from lossd_client.errors import MethodNotAllowed, Problem
 from lossd_client.wire import json
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "DisconnectedError",
     "cancel_on_disconnect",
     "new_request_id",
+    "not_allowed",
     "problem_body",
     "request_id",
 ]
@@ -79,6 +80,12 @@ async def cancel_on_disconnect(receive: Receive, future: asyncio.Future[Any]) ->
     while (await receive())["type"] != "http.disconnect":
         pass
     future.cancel()
+
+
+def not_allowed(method: str, taken: Collection[str]) -> MethodNotAllowed:
+    """Return the problem of a path that takes other methods; HEAD goes with GET."""
+    allow = ", ".join(sorted({*taken, *(["HEAD"] if "GET" in taken else [])}))
+    return MethodNotAllowed(f"this path takes {allow}, not {method}", allow=allow)
 
 
 def problem_body(scope: Mapping[str, Any], problem: Problem) -> tuple[bytes, bytes]:

@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
-from lossd.api.http.negotiation import parse_weights
+from lossd.api.http.negotiation import combined, parse_weights
 from lossd_client.errors import MalformedBody, UnsupportedMediaType
 from lossd_client.wire.quoting import quoted
 
@@ -187,6 +187,9 @@ def choose_encoding(header: bytes | None, offered: tuple[bytes, ...] = ENCODINGS
     return best if weights[best] > 0 and weights[best] >= stated.get(b"identity", 0.0) else None
 
 
+_ACCEPT_ENCODING = frozenset((b"accept-encoding",))
+
+
 class CompressedPages(GZipMiddleware):
     """Starlette's middleware, with the weights in Accept-Encoding. It looks for the word gzip only."""
 
@@ -194,7 +197,7 @@ class CompressedPages(GZipMiddleware):
         """Answer one request, compressed if the client accepts gzip."""
         if scope["type"] == "http":
             headers = MutableHeaders(raw=list(scope["headers"]))
-            accept_encoding = headers.get("accept-encoding", "").encode("latin-1")
+            accept_encoding = combined(scope["headers"], _ACCEPT_ENCODING).get(b"accept-encoding")
             headers["accept-encoding"] = "gzip" if choose_encoding(accept_encoding, (b"gzip",)) else "identity"
             scope = {**scope, "headers": headers.raw}
         await super().__call__(scope, receive, send)

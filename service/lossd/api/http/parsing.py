@@ -20,6 +20,7 @@ from lossd.api.http.asgi import CONNECTION, RAW_HEAD, WHOLE
 from lossd.api.http.refusing import BODY, HEAD, IDLE, RefusingProtocol
 from lossd.api.http.uvicorn_internals import HIGH_WATER_LIMIT
 from lossd_client.errors import HeadTooLarge, MalformedRequest, Problem, UriTooLong
+from lossd_client.wire.quoting import quoted
 
 __all__ = ["ParsingProtocol"]
 
@@ -32,7 +33,7 @@ SHORT_BYTES = 4 << 10
 SLICE_BYTES = 1 << 10
 CHUNKED_BYTES = 4 << 10
 
-_FRAMING = frozenset((b"content-length", b"expect", b"host"))
+_FRAMING = frozenset((b"content-length", b"expect", b"host", b"transfer-encoding"))
 
 
 class ParsingProtocol(RefusingProtocol):
@@ -136,6 +137,12 @@ class ParsingProtocol(RefusingProtocol):
                 self._host_fields += 1
             elif name == b"content-length":
                 self._content_length = value
+            elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":  # the parser ignores codings before it
+                    raise MalformedRequest(
+                        f"Transfer-Encoding {quoted(value.decode('latin-1'))} is not read; chunked is, and "
+                        "Content-Encoding says how a body is compressed"
+                    )
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True
         self.headers.append((name, value))

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope
 from lossd.api.http.asgi import CLIENT, CONNECTION, FAULT, WHOLE, DisconnectedError, new_request_id, request_id
 from lossd.api.http.body_buffer import BodyBuffer
 from lossd.api.http.compression import Decompressor, content_encoding
+from lossd.api.http.negotiation import combined
 from lossd.api.http.uvicorn_internals import own_cycle, take_body
 from lossd.configuration.settings import Settings
 from lossd.engine import Result, Upload
@@ -94,7 +95,7 @@ class HttpRequest:
         self.begin = time.monotonic()
         self.client: str = scope.get(CLIENT, "")
         self.receive = receive
-        self.headers: Mapping[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        self.headers: Mapping[bytes, bytes] = combined(scope["headers"], _HEADERS)
         given = self.headers.get(b"x-request-id")
         self.request_id = new_request_id() if given is None else request_id(given.decode("latin-1"))
         self.query: bytes = scope["query_string"]

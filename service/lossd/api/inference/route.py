@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.types import Send
 
 from lossd.api.direct_route import DirectEvaluation
+from lossd.api.http.asgi import not_allowed
 from lossd.api.http.direct import DirectRequest
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, Pieces, send_whole
-from lossd.api.http.texts import INLINE_BYTES, in_thread, small_document
+from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, in_thread, small_document
 from lossd.api.inference import models
 from lossd.api.inference.outputs import ParsedRequest, check_size, output_values, parse_request
 from lossd.api.inference.shared_memory import Region, SharedRegions, check_local
@@ -25,7 +26,6 @@ from lossd.engine import Result
 from lossd_client.errors import (
     InvalidRequest,
     MalformedBody,
-    MethodNotAllowed,
     NotEvaluable,
     NotFound,
     Problem,
@@ -302,11 +302,10 @@ class Inference(DirectEvaluation[Asked]):
         if action == "unregister":
             regions.unregister(request.client, name)
             return {}
-        request.limit_json(self.settings.max_json_bytes)
-        body = await request.body(self.engine.budget)
+        document = await self._document_of(request, "the region")
         if name is None:
             raise MalformedBody("a region is registered by its name: POST /v2/systemsharedmemory/region/NAME/register")
-        regions.register(request.client, name, small_document(body, "the region"))
+        regions.register(request.client, name, document)
         return {}
 
     async def _stream(
@@ -375,8 +374,7 @@ class Inference(DirectEvaluation[Asked]):
             case ["repository", "index"]:
                 expected = "POST"
                 _check_method(method, expected)
-                request.limit_json(self.settings.max_json_bytes)
-                only_ready = _only_ready(await request.body(self.engine.budget))
+                only_ready = _only_ready(await self._document_of(request, "the index request"))
                 document = models.index(self.engine.obstacle, only_ready=only_ready)
             case ["systemsharedmemory", ("status" | "register" | "unregister") as action]:
                 expected = "GET" if action == "status" else "POST"
@@ -407,6 +405,13 @@ class Inference(DirectEvaluation[Asked]):
         ]
         await send_whole(send, headers, body)
 
+    async def _document_of(self, request: HttpRequest, what: str) -> Any:
+        """Return the JSON document in a request's body; {} for an empty body."""
+        request.read_headers()
+        request.limit_body(MAX_REQUEST_BYTES, f"the limit of {what}")
+        body = await request.body(self.engine.budget)
+        return small_document(body, what) if body else {}
+
     def _check_ready(self) -> None:
         if not self.engine.ready:
             raise Unavailable(self.engine.obstacle, retry_after_s=1.0)
@@ -420,11 +425,10 @@ class Inference(DirectEvaluation[Asked]):
 
 def _check_method(method: str, expected: str) -> None:
     if method != expected:
-        raise MethodNotAllowed(f"this path takes {expected}, not {method}", allow=expected)
+        raise not_allowed(method, [expected])
 
 
-def _only_ready(body: bytes | bytearray) -> bool:
-    document = json.loads(body) if body else {}
+def _only_ready(document: Any) -> bool:
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
         raise MalformedBody('the body of an index request is empty or {"ready": true or false}')
     return bool(document.get("ready", False))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Send
 
 from lossd import __version__
+from lossd.api.http.asgi import not_allowed
 from lossd.api.http.request import HttpRequest
 from lossd.api.runs.comparisons import ComparisonCache
 from lossd.api.runs.documents import etag, signature
 from lossd.api.runs.names import CompareQuery, checked_name, query
-from lossd.api.runs.recorded import Record, RecordedRoute, not_allowed
+from lossd.api.runs.recorded import Record, RecordedRoute
 from lossd.runs.statistics.sentence import sentence
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire import json

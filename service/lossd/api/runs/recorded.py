@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Send
 
 from lossd.api.http.compression import compress
+from lossd.api.http.negotiation import is_current
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Pieces, send_whole
 from lossd.api.route import Route
 from lossd.api.tensor_route import JSON
-from lossd_client.errors import MethodNotAllowed
 from lossd_client.wire import json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lossd.engine import Engine
     from lossd.recorder.client import Recorder
 
-__all__ = ["HttpHeader", "Record", "RecordedRoute", "id_header", "not_allowed"]
+__all__ = ["HttpHeader", "Record", "RecordedRoute", "id_header"]
 
 Record = Mapping[str, Any]
 HttpHeader = tuple[bytes, bytes]
@@ -64,9 +64,7 @@ class RecordedRoute(Route):
 
     async def _unchanged(self, request: HttpRequest, send: Send, tag: str) -> bool:
         """Answer 304 if the client has the answer of this tag, and return whether it has."""
-        stated = request.headers.get(b"if-none-match", b"").decode("latin-1")
-        opaque = tag.removeprefix("W/")
-        if not any(part.strip().removeprefix("W/") in (opaque, "*") for part in stated.split(",")):
+        if not is_current(request.headers.get(b"if-none-match", b""), tag):
             return False
         await send_whole(send, [(b"etag", tag.encode()), id_header(request)], b"", 304)
         return True
@@ -95,9 +93,3 @@ class RecordedRoute(Route):
 def id_header(request: HttpRequest) -> HttpHeader:
     """Return the header with the request's id."""
     return b"x-request-id", request.request_id.encode("latin-1")
-
-
-def not_allowed(method: str, taken: Sequence[str]) -> MethodNotAllowed:
-    """Return the problem of a path that takes other methods; HEAD goes with GET."""
-    allow = ", ".join(sorted({*taken, *(["HEAD"] if "GET" in taken else [])}))
-    return MethodNotAllowed(f"this path takes {allow}, not {method}", allow=allow)

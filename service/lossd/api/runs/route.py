@@ -11,7 +11,7 @@ from starlette.types import Send
 
 from lossd import __version__
 from lossd.api.drawing import POLICY, Drawer
-from lossd.api.http.asgi import BATCH, ROOT, RUN
+from lossd.api.http.asgi import BATCH, ROOT, RUN, not_allowed
 from lossd.api.http.request import HttpRequest
 from lossd.api.http.sending import Headers, send_whole
 from lossd.api.http.texts import INLINE_BYTES, MAX_REQUEST_BYTES, in_thread, small_document
@@ -19,7 +19,7 @@ from lossd.api.runs.definitions import Definitions, current_document
 from lossd.api.runs.documents import batch_answer, entry, etag, run_answer, summary_of
 from lossd.api.runs.names import BatchesQuery, NoQuery, OwnerQuery, RunQuery, RunsQuery, checked_name, query, segments
 from lossd.api.runs.plots import PlotQuery, drawn_document, needed
-from lossd.api.runs.recorded import Record, RecordedRoute, id_header, not_allowed
+from lossd.api.runs.recorded import Record, RecordedRoute, id_header
 from lossd.api.runs.results import Results
 from lossd.api.tensor_route import JSON
 from lossd.request.fields import validated
