@@ -50,7 +50,7 @@ demo: service
 
 # The passes are compiled first: answers are compared to the last digit, which changes when a worker begins to use a pass.
 # The bytecode is compiled too, before processes that start at once would each compile it.
-# Tests run in one process more than there are cores, because many wait. A process takes neighbouring tests, and then half
+# Tests run in two processes more than there are cores, because many wait. A process takes neighbouring tests, and then half
 # of the tests another has left.
 # Threads of torch that wait for each other sleep: those of two processes would keep both cores busy.
 test: export OMP_WAIT_POLICY := passive

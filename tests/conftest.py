@@ -37,8 +37,8 @@ for _logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: many tests wait, for a process to start or end, or for a limit of time."""
-    return (os.cpu_count() or 1) + 1
+    """Two processes more than cores: many tests wait, for a process to start or end, or for a limit of time."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(wrapper=True)
