@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -145,25 +145,40 @@ ONCE = [
 ]
 
 
-def serious_faults(page) -> list[tuple[str, str, list[str]]]:
-    """What axe finds on a page in each theme: every fault in the light, in the dark only those of colours.
+Fault = tuple[str, str, list[str]]
 
-    All else is the same in both. The page keeps what it shows and only changes its theme.
-    """
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
-    quick = {"resultTypes": ["violations"], "selectors": False}  # no list of all that is right: half of axe's time
-    page.evaluate(axe.axe_script)
-    page.evaluate("rules => axe.configure({ rules })", ONCE)
+
+def serious_faults(page) -> list[Fault]:
+    """What axe finds on a page in each theme. The page keeps what it shows and only changes its theme."""
     faults = []
-    for theme, rules in (("dark", {"runOnly": [rule["id"] for rule in ONCE]}), ("light", {})):
+    for theme in ("dark", "light"):
         page.emulate_media(color_scheme=theme)
         page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-        page.evaluate(MARK_REPEATED)
-        found = page.evaluate("options => axe.run(options)", quick | rules)["violations"]
-        faults += [
-            (theme, v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
-        ]
+        faults += serious_faults_of(page, theme)
     return faults
+
+
+def serious_faults_of(page, theme: str, *, left_out: Sequence[str] = ()) -> list[Fault]:
+    """What axe finds on a page in the theme that it has: every fault in the light, in the dark only those of colours.
+
+    All else is the same in both.
+
+    Args:
+        page: The page.
+        theme: The page's theme.
+        left_out: The rules that are left out.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe.axe_script)
+        page.evaluate("rules => axe.configure({ rules })", ONCE)
+    page.evaluate(MARK_REPEATED)
+    rules = {rule: {"enabled": False} for rule in left_out}
+    chosen = {"dark": {"runOnly": [rule["id"] for rule in ONCE]}, "light": {"rules": rules}}[theme]
+    quick = {"resultTypes": ["violations"], "selectors": False}  # no list of all that is right: half of axe's time
+    found = page.evaluate("options => axe.run(options)", quick | chosen)["violations"]
+    serious = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+    return [(theme, violation["id"], [node["html"] for node in violation["nodes"]]) for violation in serious]
 
 
 def drawn(page) -> None:

@@ -127,31 +127,3 @@ def test_texts_of_parameters_and_inputs_have_no_markup_of_a_file(service: Runnin
         ]
     }
     assert [name for name, text in texts.items() if "\\" in text] == []
-
-
-def test_the_api_s_documents_have_the_theme_that_was_chosen_in_the_explorer(visit, service: Running) -> None:
-    page = visit("/nowhere", theme="dark")
-    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
-    background = "() => getComputedStyle(document.documentElement).backgroundColor"
-    dark, light = "rgb(28, 32, 34)", "rgba(0, 0, 0, 0)"
-    page.goto(f"{service.url}/docs")
-    assert page.evaluate(background) == dark  # the system's
-    page.emulate_media(color_scheme="light")
-    page.wait_for_function("() => !document.documentElement.classList.contains('dark-mode')")
-    assert page.evaluate(background) == light
-    page.evaluate("localStorage.setItem('lossd-theme', 'dark')")
-    page.reload()
-    assert page.evaluate(background) == dark
-    page.get_by_text("/v1/evaluate").first.wait_for()
-    page.wait_for_load_state("networkidle")
-
-
-@pytest.mark.parametrize("path", ["docs", "redoc"])
-def test_the_api_s_documents_load_nothing_from_elsewhere_and_complain_of_nothing(
-    visit, service: Running, path: str
-) -> None:
-    page = visit("/nowhere")
-    page.get_by_text("There is no view at /nowhere").wait_for()  # nothing is being loaded any more
-    page.goto(f"{service.url}/{path}")
-    page.get_by_text("/v1/evaluate").first.wait_for()
-    page.wait_for_load_state("networkidle")  # what it complains of is found by ``visit``
