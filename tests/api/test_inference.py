@@ -464,6 +464,7 @@ FAULTS: list[tuple[str, str, dict[str, np.ndarray], dict[str, Any], str, list[st
     ("parameter out of range", "focal", logits(), {"parameters": {"gamma": -1}}, "400", ["gamma", "greater than"]),
     ("parameter is no JSON", "focal", logits(), {"parameters": {"alpha": "[0.1,"}}, "400", ["alpha"]),
     ("unknown option", "focal", logits(), {"parameters": {"metrics.bin": 3}}, "400", ["bins"]),
+    ("the model as a parameter", "focal", logits(), {"parameters": {"name": "mse"}}, "400", ["name", "path"]),
     ("names as an option", "focal", logits(), {"parameters": {"metrics.names": '["f1"]'}}, "400", ["outputs"]),
     ("unknown output", "focal", logits(), {"outputs": outputs("los")}, "400", ["'los'", "loss"]),
     ("unknown gradient", "focal", logits(), {"outputs": outputs("gradient.target")}, "400", ["gradients for"]),

@@ -255,6 +255,7 @@ FAULTS: list[tuple[str, bytes, bytes, str]] = [
     ("a parameter is a list", document(X, parameters={"alpha": [1]}), b"", "JSON text"),
     ("a parameter is NaN", document(X, parameters={"alpha": math.nan}), b"", "finite"),
     ("binary_data_output is no boolean", document(X, parameters={"binary_data_output": 1}), b"", "true or false"),
+    ("outputs is an object", document(X, outputs={}), b"", "outputs must be a list"),
     ("an output is a string", document(X, outputs=["loss"]), b"", "object"),
     ("an output twice", document(X, outputs=[{"name": "a"}] * 2), b"", "twice"),
     ("classification", document(X, outputs=[{"name": "a", "parameters": {"classification": 1}}]), b"", "classif"),

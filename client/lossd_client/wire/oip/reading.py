@@ -75,12 +75,11 @@ def read_request(text: bytes | bytearray | memoryview) -> Request:
             )
     binary = _flag(parameters, "binary_data_output", default=False, what="the request")
     inputs, data_bytes = _entries(document.get("inputs"), "input")
-    outputs = document.get("outputs") or None
-    if outputs is not None:
-        check_tensor_count(len(_list(outputs, "outputs")))
-        outputs = tuple(_output(entry, binary) for entry in outputs)
-        _unique([output.name for output in outputs], "output")
-    return Request(_id(document), parameters, inputs, outputs, binary, data_bytes)
+    listed = [] if document.get("outputs") is None else _list(document["outputs"], "outputs")
+    check_tensor_count(len(listed))
+    outputs = tuple(_output(entry, binary) for entry in listed)
+    _unique([output.name for output in outputs], "output")
+    return Request(_id(document), parameters, inputs, outputs or None, binary, data_bytes)
 
 
 def decode_request(body: bytes | bytearray | memoryview, length: int | None) -> tuple[Request, dict[str, Value]]:

@@ -173,6 +173,8 @@ def _request(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
         group, _, option = name.partition(".")
         if name in RESERVED or name.startswith(RESERVED_PREFIX):
             continue
+        if name == "name":
+            raise InvalidRequest(f"name is not a parameter here: the path names the model, {model.name}")
         if name == "metrics.names":
             raise InvalidRequest("metrics.names is not a parameter here: name the metrics as outputs")
         if option and group in OPTIONS:
