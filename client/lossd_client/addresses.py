@@ -68,12 +68,12 @@ class Address:
     socket: str | None = None
 
     @property
-    def given(self) -> str:
+    def caller_url(self) -> str:
         """The URL that the caller gave."""
         return UNIX + self.socket if self.socket is not None else self.name or self.url
 
     def __str__(self) -> str:
-        return self.given if self.name is None else f"{self.name} at {httpx.URL(self.url).host}"
+        return self.caller_url if self.name is None else f"{self.name} at {httpx.URL(self.url).host}"
 
 
 @dataclass(eq=False, slots=True)
@@ -200,15 +200,15 @@ class Addresses:
         if not records:
             return
         url = httpx.URL(name.url)
-        wanted = (
+        urls = (
             {str(url.copy_with(host=record)).rstrip("/"): name.url for record in dict.fromkeys(records)}
             if len(set(records)) > 1
             else {name.url: None}
         )
         with self._lock:
             known = {address.url: address for address in name.addresses}
-            if known.keys() != wanted.keys():
-                name.addresses = [known.get(url) or Address(url, given) for url, given in wanted.items()]
+            if known.keys() != urls.keys():
+                name.addresses = [known.get(url) or Address(url, name_url) for url, name_url in urls.items()]
                 self._renew()
 
     def _resolve_at_again(self, name: Name, now: float) -> None:

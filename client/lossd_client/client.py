@@ -251,11 +251,11 @@ class LossClient:
         Raises:
             LossdError: The error of the first request that failed; later batches are cancelled.
         """
-        wanted = default_outputs(loss) if outputs is None else outputs
+        requested = default_outputs(loss) if outputs is None else outputs
 
         def evaluate(batch: BatchInputs) -> Evaluation:
             positional, inputs = arguments(batch)
-            return self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
+            return self.evaluate(loss, *positional, inputs=inputs, outputs=requested, **options)
 
         return score(evaluate, batches, in_flight=in_flight, progress=progress)
 
@@ -653,11 +653,11 @@ class AsyncLossClient:
         **options: Any,
     ) -> Score:
         """As :meth:`LossClient.score`."""
-        wanted = default_outputs(loss) if outputs is None else outputs
+        requested = default_outputs(loss) if outputs is None else outputs
 
         async def evaluate(batch: BatchInputs) -> Evaluation:
             positional, inputs = arguments(batch)
-            return await self.evaluate(loss, *positional, inputs=inputs, outputs=wanted, **options)
+            return await self.evaluate(loss, *positional, inputs=inputs, outputs=requested, **options)
 
         return await score_async(evaluate, batches, in_flight=in_flight, progress=progress)
 

@@ -212,7 +212,7 @@ def _name_all(failure: LossdError, failures: Mapping[Address, LossdError]) -> No
 def _connection_failed(call: Call, address: Address, error: httpx.RequestError) -> ConnectionFailed:
     reason = str(error) or type(error).__name__
     at = f" at {httpx.URL(address.url).host}" if address.name else ""
-    url = f"{address.given}{call.path}{at}"
+    url = f"{address.caller_url}{call.path}{at}"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         remedy = "is the service running there? Start one with: lossd serve"
         if "WRONG_VERSION_NUMBER" in reason or "record layer" in reason:
@@ -230,7 +230,7 @@ def _connection_failed(call: Call, address: Address, error: httpx.RequestError) 
 def _failure(call: Call, address: Address, response: HttpResponse) -> LossdError:
     """Return the error of an answer; its cause is an :class:`UnreadableAnswer` if it is no problem document."""
     request_id = response.headers.get("x-request-id") or call.request_id
-    url = f"{address.given}{call.path}"
+    url = f"{address.caller_url}{call.path}"
     if response.status < 400:
         location = response.headers.get("location")
         remedy = f" to {location}; connect to that address instead" if location else ""

@@ -221,9 +221,9 @@ def name_of_ids(sample_id: Any) -> str:
     return f"ids-{hashlib.sha256(row_ids(sample_id).astype('<i8').tobytes()).hexdigest()[:32]}"
 
 
-def _batch(index: int, given: BatchInputs, identity: Identity, first: int) -> RunBatch:
+def _batch(index: int, batch: BatchInputs, identity: Identity, first: int) -> RunBatch:
     """Return a batch of a loader."""
-    positional, named = arguments(given)
+    positional, named = arguments(batch)
     if len(positional) > MOST_POSITIONAL:
         raise TypeError(
             f"{len(positional)} inputs without names; give prediction and target, or a mapping of names to tensors"

@@ -285,15 +285,15 @@ def compose_batch(
         InvalidRequest: A slice or a value is not declared.
         TypeError: An input is given twice, or the wire does not carry a tensor's dtype.
     """
-    given = {"sample_id": sample_id, "cluster_id": cluster_id}
+    ids = {"sample_id": sample_id, "cluster_id": cluster_id}
     request: dict[str, Any] = {} if first is None else {"first": first}
     for name, value in (slices or {}).items():
         if value is None or isinstance(value, str):
             request.setdefault("slices", {})[name] = value
         else:
-            given[f"{SLICE}{name}"] = value
+            ids[f"{SLICE}{name}"] = value
     tensors = tensors_by_name(
-        prediction, target, *others, {name: value for name, value in given.items() if value is not None}
+        prediction, target, *others, {name: value for name, value in ids.items() if value is not None}
     )
     for name, value in tensors.items():
         if name in ("sample_id", "cluster_id"):

@@ -234,8 +234,10 @@ class Service:
         query: Mapping[str, str | None] | None = None,
         fields: Mapping[str, type] | None = None,
     ) -> Conversation[Record]:
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._ask(self._call("GET", f"{path}?{urlencode(given)}" if given else path, json.MEDIA_TYPE), fields)
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._ask(
+            self._call("GET", f"{path}?{urlencode(parameters)}" if parameters else path, json.MEDIA_TYPE), fields
+        )
 
     def _ask(self, call: Call, fields: Mapping[str, type] | None = None) -> Conversation[Record]:
         """Return the conversation of a call whose answer is a JSON object that has these fields, of these types."""

@@ -105,14 +105,14 @@ class _Remote(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: RemoteLoss, differentiate: bool, names: tuple[str, ...], *tensors: Tensor) -> Tensor:
         inputs = dict(zip(names, tensors, strict=True))
-        wanted = [n for n, needed in zip(names, ctx.needs_input_grad[3:], strict=True) if needed and differentiate]
+        requested = [n for n, needed in zip(names, ctx.needs_input_grad[3:], strict=True) if needed and differentiate]
         one_trip = module.loss.get("reduction") != "none"
-        outputs = ["loss", *(f"gradient.{name}" for name in wanted if one_trip)]
+        outputs = ["loss", *(f"gradient.{name}" for name in requested if one_trip)]
         evaluation = module.ask(inputs, outputs, metrics=module.metrics is not None)
         scalar = not isinstance(evaluation.loss, Tensor)
         module.evaluation = replace(evaluation, loss=evaluation.loss if scalar else None, gradients={})
-        ctx.module, ctx.names, ctx.wanted, ctx.one_trip = module, names, wanted, one_trip
-        ctx.save_for_backward(*((evaluation.gradients[name] for name in wanted) if one_trip else tensors))
+        ctx.module, ctx.names, ctx.requested, ctx.one_trip = module, names, requested, one_trip
+        ctx.save_for_backward(*((evaluation.gradients[name] for name in requested) if one_trip else tensors))
         if isinstance(evaluation.loss, Tensor):
             return evaluation.loss
         double = any(tensor.dtype == torch.float64 for tensor in tensors)
@@ -122,9 +122,9 @@ class _Remote(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.one_trip:
-            gradients = {n: upstream * gradient for n, gradient in zip(ctx.wanted, ctx.saved_tensors, strict=True)}
+            gradients = {n: upstream * gradient for n, gradient in zip(ctx.requested, ctx.saved_tensors, strict=True)}
         else:
             inputs = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-            outputs = [f"gradient.{name}" for name in ctx.wanted]
+            outputs = [f"gradient.{name}" for name in ctx.requested]
             gradients = dict(ctx.module.ask({**inputs, "cotangent": upstream}, outputs).gradients)
         return None, None, None, *(gradients.get(name) for name in ctx.names)

@@ -108,24 +108,24 @@ class Memoized(Generic[P, V]):
         self.cache: Cache[Any, V] = Cache(name, limit_bytes)
         self._get = self.cache.get
         self._nbytes = nbytes
-        self._asked = [0] * NOTED if repeated else None
+        self._marks = [0] * NOTED if repeated else None
 
     def __call__(self, *key: P.args, **_: P.kwargs) -> V:
         """Return the function's value, from the cache if it is there."""
         value = self._get(key)
         if value is None:
             value = self.function(*key)  # type: ignore[call-arg]  # its arguments are positional
-            if self._asked is None or self._was_asked(key, self._asked):
+            if self._marks is None or self._was_asked(key, self._marks):
                 self.cache.put(key, value, self._nbytes(*key, value))
         return value
 
-    def _was_asked(self, key: Hashable, asked: list[int]) -> bool:
+    def _was_asked(self, key: Hashable, marks: list[int]) -> bool:
         """Return whether a key is among the latest ones, and note it."""
         mark = hash(key)
         place = mark % NOTED
-        if asked[place] == mark:
+        if marks[place] == mark:
             return True
-        asked[place] = mark
+        marks[place] = mark
         return False
 
 

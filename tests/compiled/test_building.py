@@ -34,7 +34,7 @@ class Compiled:
     """A kernel that is made of its name."""
 
     def __init__(self, name: str, asked: int = 0) -> None:
-        self.name, self.asked, self.ready, self.failed = name, asked, False, False
+        self.name, self.demand, self.ready, self.failed = name, asked, False, False
 
     def load(self, code: bytes) -> None:
         if code != self.name.encode():
@@ -74,7 +74,7 @@ def new_passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
     """Passes of whose kernels none is ready in this process."""
     for kernel in compile_order.KERNELS:
         monkeypatch.setattr(kernel, "ready", False)
-        monkeypatch.setattr(kernel, "asked", 0)
+        monkeypatch.setattr(kernel, "demand", 0)
     return Passes()
 
 
@@ -95,7 +95,7 @@ def test_what_requests_ask_for_goes_before_what_is_hot_by_default(store: CodeSto
 
     def compile_and_ask(kernel: Any) -> bytes:
         made.append(kernel.name)
-        kernels[3].asked += 5  # somebody asks while the first is compiled
+        kernels[3].demand += 5  # somebody asks while the first is compiled
         return compile_one(kernel)
 
     build(kernels, store, compile_and_ask, nothing)
@@ -327,7 +327,10 @@ def test_a_recipe_gets_its_pass_when_its_kernels_are_ready(new_passes: Passes) -
     assert new_passes.find(ours) is None
     assert new_passes.find(ours) is None
     assert new_passes.find(other) is None
-    assert {name: kernel.asked for name, kernel in by_name.items() if kernel.asked} == {ROWS: 2, "elements": 1}
+    assert {name: kernel.demand for name, kernel in by_name.items() if kernel.demand} == {
+        ROWS: 2,
+        "elements": 1,
+    }
     by_name[ROWS].ready = True
     assert new_passes.find(ours) is not None
     assert new_passes.find(recipe("cross_entropy", "float64")) is not None, "one kernel takes both dtypes"
@@ -342,7 +345,7 @@ def test_smoothed_rows_wait_for_their_kernel_and_others_do_not(new_passes: Passe
     assert found is not None
     inputs = {"prediction": np.zeros((2, 3), np.float32), "target": np.zeros(2, np.int64)}
     assert found(Work([1, 1], {"label_smoothing": [0.0, 0.1]}, inputs, {})) is None
-    assert {name for name, kernel in by_name.items() if kernel.asked} == {"single_rows"}
+    assert {name for name, kernel in by_name.items() if kernel.demand} == {"single_rows"}
 
 
 def test_without_numba_everything_goes_the_general_way(

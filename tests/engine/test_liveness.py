@@ -14,13 +14,13 @@ from lossd.engine.heartbeat import Heartbeat, Unwanted
 from lossd.engine.liveness import Liveness, Observation
 from lossd.engine.remote_worker import RemoteWorker
 
-IDLE = Observation(steps=4, probes_answered=0, busy=False, wanted=True)
+IDLE = Observation(steps=4, probes_answered=0, busy=False, awaited=True)
 
 
 def evaluating(
-    *, steps: int = 5, probes_answered: int = 0, wanted: bool = True, others_wait: bool = False
+    *, steps: int = 5, probes_answered: int = 0, awaited: bool = True, others_wait: bool = False
 ) -> Observation:
-    return Observation(steps, probes_answered, busy=True, wanted=wanted, others_wait=others_wait)
+    return Observation(steps, probes_answered, busy=True, awaited=awaited, others_wait=others_wait)
 
 
 def verdict(sights: list[Observation], every_s: float = 1.0) -> str | None:
@@ -55,13 +55,13 @@ def test_idle_time_does_not_count_as_silence():
 
 
 def test_a_worker_with_unwanted_work_is_killed_after_the_timeout():
-    busy = [evaluating(probes_answered=look, wanted=False) for look in range(11)]
+    busy = [evaluating(probes_answered=look, awaited=False) for look in range(11)]
     assert verdict(busy) == "has been evaluating for 10.0 s what nobody waits for"
-    assert verdict([*busy[:10], evaluating(steps=7, probes_answered=10, wanted=False)]) is None
+    assert verdict([*busy[:10], evaluating(steps=7, probes_answered=10, awaited=False)]) is None
 
 
 def test_a_worker_with_unwanted_work_is_killed_after_two_seconds_if_others_wait():
-    busy = [evaluating(probes_answered=look, wanted=False, others_wait=True) for look in range(3)]
+    busy = [evaluating(probes_answered=look, awaited=False, others_wait=True) for look in range(3)]
     assert verdict(busy) == "has been evaluating for 2.0 s what nobody waits for"
     assert verdict(busy[:2]) is None
     assert verdict([evaluating(probes_answered=look, others_wait=True) for look in range(100)]) is None

@@ -50,9 +50,9 @@ def router(engine: Engine, settings: Settings) -> APIRouter:
         query = request.url.query
         if len(query) > MAX_QUERY_BYTES:
             raise TooLarge(f"the query has {len(query)} bytes; the query of a descent may have {MAX_QUERY_BYTES}")
-        given = {key: literal(text) for key, text in request.query_params.items()}
-        options = {key: given.pop(key) for key in OWN}
-        walk = descent(name, given, options, rate=rate, steps=steps)
+        values = {key: literal(text) for key, text in request.query_params.items()}
+        options = {key: values.pop(key) for key in OWN}
+        walk = descent(name, values, options, rate=rate, steps=steps)
 
         async def document() -> bytes:
             async with queue.wait():

@@ -86,7 +86,11 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     from lossd.api.catalogue import describe_options
     from lossd_client.errors import UnknownMetric
 
-    if name is None and task not in known_metrics.METRICS and any(task in of for of in known_metrics.METRICS.values()):
+    if (
+        name is None
+        and task not in known_metrics.METRICS
+        and any(task in names for names in known_metrics.METRICS.values())
+    ):
         task, name = None, task
     if task is not None:
         known_metrics.check_task(task)

@@ -97,9 +97,9 @@ def compare(
     from lossd.cli.local_service import connected
     from lossd_client import Comparison
 
-    asked = [*gates, *(Gate(name, None) for name in better)]
+    all_gates = [*gates, *(Gate(name, None) for name in better)]
     if metrics is not None:  # a gate's metric is compared in any case
-        metrics = ",".join(dict.fromkeys([*metrics.split(","), *(gate.metric.partition(".")[0] for gate in asked)]))
+        metrics = ",".join(dict.fromkeys([*metrics.split(","), *(gate.metric.partition(".")[0] for gate in all_gates)]))
     with connected(url) as client:
         first, *others = runs
         found = client.compare(
@@ -108,13 +108,13 @@ def compare(
             *others,
             owner=(owners[0] if len(owners) == 1 else list(owners)) if owners else None,
             metrics=metrics,
-            classes=classes or any(OF_A_CLASS in gate.metric for gate in asked),
+            classes=classes or any(OF_A_CLASS in gate.metric for gate in all_gates),
             slices=slices,
             level=level,
             unpaired=unpaired,
         )
     comparisons: list[Comparison] = [found] if isinstance(found, Comparison) else found.comparisons
-    outcomes = [judged(each, asked) for each in comparisons]
+    outcomes = [judged(each, all_gates) for each in comparisons]
     _show(comparisons, outcomes, as_json=as_json)
     if failed := [outcome for every in outcomes for outcome in every if not outcome.proven]:
         for outcome in failed if as_json else ():

@@ -34,17 +34,17 @@ class Image(click.Path):
         return path
 
 
-def kind_for(task: str, wanted: str | None, *, loss: str | None) -> str:
+def kind_for(task: str, requested: str | None, *, loss: str | None) -> str:
     """Return the requested kind, or the first whose metric the task has, or the loss's curve.
 
     Raises:
         click.UsageError: The task has no picture of that kind.
     """
     fitting = [kind for kind in KINDS if metrics_of(kind, task)] + (["curve"] if loss else [])
-    if not fitting or (wanted is not None and wanted not in fitting):
+    if not fitting or (requested is not None and requested not in fitting):
         choices = f"; its kinds are {', '.join(fitting)}" if fitting else ""
-        raise click.UsageError(f"the task {task} has no picture{f' of kind {wanted}' if wanted else ''}{choices}")
-    return wanted or fitting[0]
+        raise click.UsageError(f"the task {task} has no picture{f' of kind {requested}' if requested else ''}{choices}")
+    return requested or fitting[0]
 
 
 def metrics_of(kind: str, task: str) -> list[str]:
@@ -65,11 +65,11 @@ def curve_document(name: str, parameters: Mapping[str, Sequence[Any]], **options
     from lossd.pictures.curves import Line, PointAnswer, curve
 
     def answers(line: Line) -> list[PointAnswer]:
-        wanted = (
+        evaluations = (
             evaluate(request["loss"], inputs=each, outputs=request["outputs"])
             for request, each in zip(line.requests, line.inputs, strict=True)
         )
-        return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in wanted]
+        return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
 
     drawing = curve(name, parameters, **options)
     return drawing.document([answers(line) for line in drawing.lines])

@@ -208,8 +208,8 @@ def score(
     of_run = {name: further.pop(name) for name in ("dataset", "rows", "targets", "tags", "public")}
     chosen = {name: value for name, value in further.items() if value is not None}
     if run is None:
-        given = {**of_run, "url": url, "seal": seal, "in_flight": in_flight}
-        _check_alone({"tag" if name == "tags" else name: value for name, value in given.items()})
+        run_options = {**of_run, "url": url, "seal": seal, "in_flight": in_flight}
+        _check_alone({"tag" if name == "tags" else name: value for name, value in run_options.items()})
     strata: dict[str, Any] = {
         "slices": dict(declared) or None,
         "crossed": [names.split(",") for names in crossed] or None,
@@ -244,8 +244,8 @@ def score(
             as_json=as_json,
         )
         ctx.exit(status)
-    wanted = metric_options(metrics, options) or {}
-    plan = plan_of(task, loss, chosen, wanted)
+    requested = metric_options(metrics, options) or {}
+    plan = plan_of(task, loss, chosen, requested)
     kind, drawn = drawn_metrics(plot, plot_kind, plan)
     check_slices(dict(declared), dict(of_all))
     beside = about_rows(name for name, _ in declared)
@@ -270,9 +270,9 @@ def score(
         load_torch()
         from lossd import Run
 
-        all_metrics = {**wanted, "names": [*wanted.get("names", ["default"]), *drawn]}
-        given = {name: value for name, value in strata.items() if value is not None}
-        return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **given, **chosen)
+        all_metrics = {**requested, "names": [*requested.get("names", ["default"]), *drawn]}
+        declared = {name: value for name, value in strata.items() if value is not None}
+        return Run(task=task, loss=loss, metrics=all_metrics, identity="position", rows=expected, **declared, **chosen)
 
     show_progress = not (as_json and sys.stdout.isatty())
     counting: FileCounting | Merging
@@ -322,9 +322,9 @@ def _check_alone(options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: One is given.
     """
-    given = [option_name(name) for name, value in options.items() if value not in (None, ()) and value is not False]
-    if given:
-        raise click.UsageError(f"{', '.join(given)}: only with a run; name it with --run")
+    names = [option_name(name) for name, value in options.items() if value not in (None, ()) and value is not False]
+    if names:
+        raise click.UsageError(f"{', '.join(names)}: only with a run; name it with --run")
 
 
 def _rows(found: Sequence[Source], inputs: Sequence[str]) -> tuple[dict[str, int | None], list[tuple[str, Problem]]]:

@@ -43,7 +43,7 @@ class _Serve(Command):
 
 
 @click.command(cls=_Serve, examples=EXAMPLES, short_help="Start the service.")
-def serve(**given: Any) -> None:
+def serve(**options: Any) -> None:
     """Start the service; it runs until SIGTERM or Ctrl-C.
 
     Every option overrides an environment variable: --port is LOSSD_PORT. Secrets are variables only, such as
@@ -54,7 +54,7 @@ def serve(**given: Any) -> None:
     from lossd.configuration.preflight import StartError
 
     try:
-        status = _serve({name: value for name, value in given.items() if value is not None})
+        status = _serve({name: value for name, value in options.items() if value is not None})
     except StartError as error:
         raise _CannotStart(str(error)) from None
     if status:
@@ -67,7 +67,7 @@ class _CannotStart(click.ClickException):
     exit_code = WRONG
 
 
-def _serve(given: dict[str, Any]) -> int:
+def _serve(options: dict[str, Any]) -> int:
     """Check the settings, serve, and return the exit status."""
     from lossd.configuration.preflight import check_needs, variable
     from lossd.fronts import FrontConfig
@@ -75,7 +75,7 @@ def _serve(given: dict[str, Any]) -> int:
     from lossd.fronts.unix_socket import UnixSocket
     from lossd.recorder.place import check
 
-    settings, links = read_settings(given)
+    settings, links = read_settings(options)
     if not FrontConfig.in_environment():
         check_needs(settings)
         check(settings)
@@ -96,7 +96,7 @@ def _serve(given: dict[str, Any]) -> int:
         network = f"from the network, {'with' if settings.has_keys else 'without'} a key"
         reach = "from this machine only" if settings.is_local else network
         url = f"{'http' if settings.tls_cert is None else 'https'}://{_bracketed(settings.host)}:{port}"
-        if variable("port") in links and "port" not in given:
+        if variable("port") in links and "port" not in options:
             log.warning("%s is a Service's address, which Kubernetes set (enableServiceLinks: false prevents it); "
                         "it is ignored, and the port is %d", variable("port"), port)  # fmt: skip
         beside = "" if settings.uds is None else f", and on unix://{settings.uds.absolute()}"
@@ -113,7 +113,7 @@ def _serve(given: dict[str, Any]) -> int:
         return 0
 
 
-def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+def read_settings(options: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     """Return the settings of the environment and of a command, and variables of Kubernetes that look like settings.
 
     Raises:
@@ -126,9 +126,9 @@ def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
 
     links = check_variables(os.environ)
     try:
-        return Settings(**given), links
+        return Settings(**options), links
     except ValidationError as error:
-        source = lambda name: option_name(name) if name in given else variable(name)  # noqa: E731
+        source = lambda name: option_name(name) if name in options else variable(name)  # noqa: E731
         raise StartError("; ".join(sentence(fault, source) for fault in error.errors())) from None
 
 

@@ -59,24 +59,24 @@ def build(
         changed: Called after each kernel that became ready or failed.
     """
     begin = time.monotonic()
-    wanted, wait_s = pending(kernels), 0.0
-    log.info("compiling %d of %d passes; their code is kept in %s", len(wanted), len(kernels), store)
-    while wanted:
+    uncompiled, wait_s = pending(kernels), 0.0
+    log.info("compiling %d of %d passes; their code is kept in %s", len(uncompiled), len(kernels), store)
+    while uncompiled:
         time.sleep(wait_s)
         with store.reserved() as mine:
-            before = len(wanted)
-            load_kept(wanted, store)
+            before = len(uncompiled)
+            load_kept(uncompiled, store)
             if not mine:
                 wait_s = LOOK_AGAIN_S
-            elif wanted := pending(wanted):
+            elif uncompiled := pending(uncompiled):
                 try:
-                    _compile(max(wanted, key=lambda kernel: kernel.asked), kernels, store, compile_one)
+                    _compile(max(uncompiled, key=lambda kernel: kernel.demand), kernels, store, compile_one)
                     wait_s = 0.0
                 except OSError as error:
                     wait_s = min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, 2 * wait_s))
                     log.warning("nothing can be compiled now, which is tried again in %g s: %s", wait_s, error)
-        wanted = pending(wanted)
-        if len(wanted) < before:
+        uncompiled = pending(uncompiled)
+        if len(uncompiled) < before:
             changed()
     ready = sum(kernel.ready for kernel in kernels)
     log.info("%d of %d passes are ready after %.1f s", ready, len(kernels), time.monotonic() - begin)

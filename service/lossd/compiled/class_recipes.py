@@ -65,10 +65,10 @@ class _Classes(NamedTuple):
 
 
 def _classes_of(recipe: Recipe) -> _Classes | None:
-    own = prediction_and_target(recipe, OF_MASK)
-    if own is None:
+    columns = prediction_and_target(recipe, OF_MASK)
+    if columns is None:
         return None
-    prediction, target = own
+    prediction, target = columns
     if target.trailing != prediction.trailing[1:] or target.dtype not in INTEGERS:
         return None
     classes, ignored = prediction.trailing[0], recipe.parameters["ignore_index"]

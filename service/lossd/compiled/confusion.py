@@ -63,12 +63,12 @@ def matrices(scores: Any, words: int, target: Any, starts: Any, place: Any, igno
     top, best = np.empty(STRIP), np.empty(STRIP, np.int64)
     for b in range(starts.shape[0] - 1):
         for i in range(starts[b], starts[b + 1]):
-            own = place[i] if place.shape[0] else b
+            matrix = place[i] if place.shape[0] else b
             if positions == 1:
                 if target[i, 0] != ignored:
-                    matrices[own, target[i, 0], _highest(scores, words, i * classes, classes)] += 1
+                    matrices[matrix, target[i, 0], _highest(scores, words, i * classes, classes)] += 1
                 continue
             for start in range(0, positions, STRIP):
                 width = min(STRIP, positions - start)
                 _find_highest(scores, words, i * classes * positions + start, classes, positions, top, best, width)
-                count(target[i, start : start + width], ignored, best, matrices[own])
+                count(target[i, start : start + width], ignored, best, matrices[matrix])

@@ -66,8 +66,8 @@ def words_of_all(columns: Iterable[Column]) -> int | None:
 
 def prediction_and_target(recipe: Recipe, besides: Sequence[str] = ()) -> tuple[Column, Column] | None:
     """Return the columns of prediction and target; None if there are other inputs than these and ``besides``."""
-    own = [column for column in recipe.inputs if column.name not in besides]
-    return (own[0], own[1]) if [column.name for column in own] == ["prediction", "target"] else None
+    columns = [column for column in recipe.inputs if column.name not in besides]
+    return (columns[0], columns[1]) if [column.name for column in columns] == ["prediction", "target"] else None
 
 
 def floor_of(recipe: Recipe) -> float:

@@ -35,7 +35,7 @@ class Kernel:
         signature: The types of the arguments and of the result.
         ready: Whether it can be called.
         failed: Whether it cannot be compiled on this machine.
-        asked: How many batches needed it before it was ready.
+        demand: How many batches needed it before it was ready.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kernel:
     signature: str
     ready: bool = False
     failed: bool = False
-    asked: int = 0
+    demand: int = 0
 
     def compile(self) -> bytes:
         """Compile the kernel, and return its code for :meth:`load` in a process on the same processor."""
@@ -91,5 +91,5 @@ def all_ready(kernels: Sequence[Kernel]) -> bool:
     """Return whether all kernels are ready; request those that are not."""
     missing = [kernel for kernel in kernels if not kernel.ready]
     for kernel in missing:
-        kernel.asked += 1
+        kernel.demand += 1
     return not missing

@@ -108,12 +108,12 @@ def _evaluate(scores: Array, target: Array, by_image: bool, mean: bool, gradient
 
 
 def _lovasz(recipe: Recipe) -> Form | None:
-    own, parameters = prediction_and_target(recipe), recipe.parameters
-    if own is None or recipe.axes or parameters["ignore_index"] is not None:
+    inputs, parameters = prediction_and_target(recipe), recipe.parameters
+    if inputs is None or recipe.axes or parameters["ignore_index"] is not None:
         return None
     if not recipe.evaluates_loss:  # the metrics alone are counted as fast without it
         return None
-    prediction, target = own
+    prediction, target = inputs
     if parameters["mode"] != "multiclass" or not parameters["from_logits"] or words_of(prediction.dtype) != 1:
         return None
     images, classes, *axes = prediction.trailing

@@ -272,7 +272,7 @@ def multivariate(
     width = first.shape[0] // (words * positions * starts[-1])
     memory, of_second = np.empty((3, width)), np.empty(second_width)
     x, slopes, spare = borrowed(memory[0]), borrowed(memory[1]), borrowed(memory[2])
-    y, given = borrowed(of_second), borrowed(shared)
+    y, shared_second = borrowed(of_second), borrowed(shared)
     for r in range(starts.shape[0] - 1):
         numerator, square = 0.0, 0.0
         for i in range(starts[r], starts[r + 1]):
@@ -281,7 +281,7 @@ def multivariate(
                 _gather(first, at, positions, words, x)
                 _gather(second, i * second_width * positions + p, positions, second_words, y)
                 label = labels[i * positions + p] if labels.shape[0] else -1
-                numerator += _row(kind, x, y, label, given, a[r], b[r], words, slopes, spare)
+                numerator += _row(kind, x, y, label, shared_second, a[r], b[r], words, slopes, spare)
                 if gradient.shape[0]:
                     _scatter(slopes, upstream[r], at, positions, words, gradient)
         if gradient.shape[0]:

@@ -122,24 +122,24 @@ def _contrast_of_views(requests: Requests) -> NeighbourLosses:
     within = [view.units @ view.units.swapaxes(1, 2) for view in (first, second) if "uniformity" in requests.metrics]
     counted = _count_views(requests.metrics, first.units, second.units, cosine, within)
     cosine /= requests.numbers["temperature"]
-    own, slopes = np.arange(cosine.shape[1]), cosine.copy()
-    value = (_entropies(slopes, own, 2) + _entropies(cosine, own, 1)) / 2
+    counterpart, slopes = np.arange(cosine.shape[1]), cosine.copy()
+    value = (_entropies(slopes, counterpart, 2) + _entropies(cosine, counterpart, 1)) / 2
     slopes += cosine
     slopes /= 2 * requests.numbers["temperature"]
     gradients = first.gradient(slopes @ second.units), second.gradient(slopes.swapaxes(1, 2) @ first.units)
     return NeighbourLosses(value, np.ones(value.shape, bool), gradients, first.doubtful | second.doubtful, counted)
 
 
-def _entropies(score: Array, own: Array, axis: int) -> Array:
+def _entropies(score: Array, counterpart: Array, axis: int) -> Array:
     """Return the cross-entropy of each embedding's counterpart, (b, T), and replace the scores by its slopes.
 
     Args:
         score: (b, T, T), -inf for what an embedding does not choose among.
-        own: The counterpart of each, (T,).
+        counterpart: The counterpart of each, (T,).
         axis: 2 if rows choose among columns, 1 if columns choose among rows.
     """
     count = score.shape[1]
-    flat, place = score.reshape(len(score), -1), np.arange(count) * count + own
+    flat, place = score.reshape(len(score), -1), np.arange(count) * count + counterpart
     top = score.max(axis, keepdims=True)
     behind = top.squeeze(axis) - flat[:, place]
     score -= top
@@ -287,7 +287,7 @@ def _count_labels(metrics: frozenset[str], cosine: Array, label: Array, positive
     near = np.rint(cosine * NOISE)
     _diagonal(near)[...] = -np.inf
     nearest = np.take_along_axis(label, near.argmax(2), 1) == label
-    return {"nearest": nearest.ravel(), "asked": positive.any(2).ravel()}
+    return {"nearest": nearest.ravel(), "has_positive": positive.any(2).ravel()}
 
 
 def _diagonal(table: Array) -> Array:

@@ -93,10 +93,10 @@ class _Layout(NamedTuple):
 
 def _layout_of(recipe: Recipe) -> _Layout | None:
     """Return the layout of a region loss's requests; None if the general way evaluates these."""
-    own, parameters = prediction_and_target(recipe), recipe.parameters
-    if own is None:
+    columns, parameters = prediction_and_target(recipe), recipe.parameters
+    if columns is None:
         return None
-    prediction, target = own
+    prediction, target = columns
     one, by_image = parameters["mode"] == "multiclass", parameters["per_image"]
     images, *axes = prediction.trailing
     classes = 1 if parameters["mode"] == "binary" else axes.pop(0)
@@ -161,8 +161,8 @@ def regions_of(recipe: Recipe) -> Form | None:
             each = range(parts)
             blank = np.zeros_like(matrices)
             # Threads that count in one matrix lose counts.
-            for own in work.in_parallel(lambda n: take(regions.SUMS, n, n + 1, blank.copy()), each):
-                matrices += own
+            for part_matrices in work.in_parallel(lambda n: take(regions.SUMS, n, n + 1, blank.copy()), each):
+                matrices += part_matrices
             take(regions.VALUES, 0, 0)
             list(work.in_parallel(lambda n: take(regions.SLOPES, n, n + 1), each[:last]))
         columns[4] = np.sqrt(sums[:, regions.SQUARE, 0].reshape(count, -1).sum(1)) if last else 0.0

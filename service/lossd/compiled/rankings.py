@@ -24,14 +24,14 @@ def _by_score(scores: Any, order: Any) -> None:
         gap = 3 * gap + 1
     while gap > 0:
         for i in range(gap, scores.shape[0]):
-            own, j = order[i], i
+            moved, j = order[i], i
             while j >= gap:
                 other = order[j - gap]
-                if scores[other] > scores[own] or (scores[other] == scores[own] and other < own):
+                if scores[other] > scores[moved] or (scores[other] == scores[moved] and other < moved):
                     break
                 order[j] = other
                 j -= gap
-            order[j] = own
+            order[j] = moved
         gap //= 3
 
 
@@ -94,24 +94,24 @@ def queries(
             end = begin + 1
             while end < length and not stable and row[order[end]] == row[order[begin]]:
                 end += 1
-            size, own, gain = end - begin, 0, 0.0
+            size, positives, gain = end - begin, 0, 0.0
             for place in range(begin, end):
                 y = grades[order[place]]
-                own += y > 0
+                positives += y > 0
                 gain += _gain(y, highest, exponential)
             for place in range(begin, end):
                 within = place - begin
                 left = size - within
-                first = none_yet * (own / left if own < left else 1.0)
-                none_yet *= (left - own) / left if own < left else 0.0
+                first = none_yet * (positives / left if positives < left else 1.0)
+                none_yet *= (left - positives) / left if positives < left else 0.0
                 reciprocal += first / (place + 1)
                 if place < k:
                     found += discount[place] * gain / size
-                    hits = 1 + before + within * (own - 1) / (size - 1 if size > 1 else 1)
-                    precision += own / size * hits / (place + 1)
+                    hits = 1 + before + within * (positives - 1) / (size - 1 if size > 1 else 1)
+                    precision += positives / size * hits / (place + 1)
                     among += first
-                    share += own / size
-            before += own
+                    share += positives / size
+            before += positives
             begin = end
         share /= some
         values[i, 0] = found / best if found < best else 1.0

@@ -86,10 +86,10 @@ def _form_of(recipe: Recipe) -> Form | None:
 
 
 def _elements(recipe: Recipe) -> Form | None:
-    own = prediction_and_target(recipe)
-    if recipe.axes or own is None:
+    inputs = prediction_and_target(recipe)
+    if recipe.axes or inputs is None:
         return None
-    prediction, target = own
+    prediction, target = inputs
     parameters = recipe.parameters
     if prediction.trailing != target.trailing or target.dtype not in FLOATS:
         return None

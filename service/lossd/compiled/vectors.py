@@ -208,7 +208,7 @@ def _form(recipe: Recipe) -> Form | None:
     measures, mean = bool(recipe.metrics) and recipe.task == loss.task, recipe.reduction == "mean"
     width = columns[loss.names[0]].trailing[0]
 
-    wanted, step = [loss.names.index(name) for name in recipe.gradients], max(1, BLOCK // width)
+    requested, step = [loss.names.index(name) for name in recipe.gradients], max(1, BLOCK // width)
 
     def evaluate(work: Work) -> PassOutput:
         counts, firsts, total = np.array(work.rows), work.starts()[:-1], sum(work.rows)
@@ -239,7 +239,7 @@ def _form(recipe: Recipe) -> Form | None:
             blocks = [evaluate_part(slice(first, first + step)) for first in range(0, total, step)]
             found = blocks[0] if len(blocks) == 1 else RowLosses(*map(_joined, zip(*blocks, strict=True)))
             sums = np.add.reduceat(found.value, firsts)
-            lengths = np.sqrt(np.add.reduceat(found.squares, firsts, axis=1))[wanted]
+            lengths = np.sqrt(np.add.reduceat(found.squares, firsts, axis=1))[requested]
             columns = np.array([sums / counts if mean else sums, sums, counts, counts, *lengths])
         doubtful = found.doubtful if valid.all() else found.doubtful | ~valid
         doubts = np.logical_or.reduceat(doubtful, firsts) | ~np.isfinite(columns).all(0)

@@ -118,7 +118,7 @@ class Batch:
         return self.rows * self.recipe.row_bytes + len(self.tickets) * self.recipe.request_bytes
 
     @property
-    def wanted(self) -> bool:
+    def awaited(self) -> bool:
         """Whether a client waits for any of its requests."""
         return not all(ticket.future.done() for ticket in self.tickets)
 

@@ -21,14 +21,14 @@ class Observation:
         steps: See :class:`lossd.engine.heartbeat.Heartbeat`.
         probes_answered: See :class:`lossd.engine.heartbeat.Heartbeat`.
         busy: Whether it has batches of this front, or one that is unwanted.
-        wanted: Whether a client waits for the batch that it evaluates; True for a batch of another front that runs.
+        awaited: Whether a client waits for the batch that it evaluates; True for a batch of another front that runs.
         others_wait: Whether a client waits, or may wait, for a later batch.
     """
 
     steps: int
     probes_answered: int
     busy: bool
-    wanted: bool
+    awaited: bool
     others_wait: bool = False
 
 
@@ -69,7 +69,7 @@ class Liveness:
             if still and seen and seen.probes_answered == observation.probes_answered
             else 0.0
         )
-        self._unwanted_s = self._unwanted_s + elapsed_s if still and not observation.wanted else 0.0
+        self._unwanted_s = self._unwanted_s + elapsed_s if still and not observation.awaited else 0.0
         if self._silent_s >= self.timeout_s:
             return f"has work and gave no sign of life for {self._silent_s:.1f} s"
         if self._unwanted_s >= (min(self.timeout_s, UNWANTED_S) if observation.others_wait else self.timeout_s):

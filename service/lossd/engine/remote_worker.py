@@ -372,22 +372,22 @@ class RemoteWorker:
             return
         front, number = heartbeat.evaluating or (0, 0)  # read once: the worker may end the batch meanwhile
         batch = self.batches.get(number) if front == self._number else None
-        wanted = not (front and heartbeat.abandoned) if batch is None else batch.wanted
-        others_wait = not wanted and self._others_wait
-        busy = bool(self.batches) or not wanted
-        observation = Observation(heartbeat.steps, heartbeat.probes_answered, busy, wanted, others_wait)
+        awaited = not (front and heartbeat.abandoned) if batch is None else batch.awaited
+        others_wait = not awaited and self._others_wait
+        busy = bool(self.batches) or not awaited
+        observation = Observation(heartbeat.steps, heartbeat.probes_answered, busy, awaited, others_wait)
         why = self._liveness.check(observation, time.monotonic())
         if why is not None:
             self._kill(why)
-        elif self._handle is not None and (self._liveness.silent or not wanted):
-            if not wanted:
+        elif self._handle is not None and (self._liveness.silent or not awaited):
+            if not awaited:
                 heartbeat.mark_unwanted(front, number)
             self._handle.send(PROBE)
 
     @property
     def _others_wait(self) -> bool:
         """Whether a client waits for another batch. Clients of other fronts may, so with several fronts it is True."""
-        if self.engine.settings.fronts > 1 or any(batch.wanted for batch in self.batches.values()):
+        if self.engine.settings.fronts > 1 or any(batch.awaited for batch in self.batches.values()):
             return True
         return any(not ticket.future.done() for ticket in self.engine.batcher.waiting())
 

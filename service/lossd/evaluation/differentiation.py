@@ -37,20 +37,20 @@ class LossOfBatch:
 
     def differentiate(self, reduction: Reducer) -> tuple[Tensor | Unreduced, dict[str, Tensor]]:
         """Return the unreduced loss, and the gradient of each request's answer by the requested inputs."""
-        wanted = self.batch.recipe.gradients
+        names = self.batch.recipe.gradients
         parameters = self._parameters()
         tensors = self._arguments()
-        if not wanted:
+        if not names:
             with torch.no_grad():
                 unreduced = self._call(tensors, parameters)
             reduction.upstream(unreduced.weight if isinstance(unreduced, Unreduced) else None)
             return unreduced, {}
-        if self.loss.closed_forms and self.rowwise and set(wanted) == set(self.loss.differentiable):
-            buffers = {name: self._buffer(name) for name in wanted}
+        if self.loss.closed_forms and self.rowwise and set(names) == set(self.loss.differentiable):
+            buffers = {name: self._buffer(name) for name in names}
             with torch.no_grad():
                 unreduced = self.loss.closed_forms[0](reduction.upstream, buffers, **tensors, **parameters)
             return unreduced, buffers
-        leaves = {name: self.inputs.tensors[name].detach().requires_grad_() for name in wanted}
+        leaves = {name: self.inputs.tensors[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
             unreduced = self._call({**tensors, **leaves}, parameters)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)

@@ -86,12 +86,12 @@ def by_place(places: Array, index: Array, digits: Array, count: int) -> dict[int
     found = {}
     for place in np.flatnonzero(np.bincount(places)).tolist():
         here = places == place
-        of, part = index[here], digits[here]
-        if 4 * len(of) < count:
-            found[place] = [grouped(of, part)]
+        indices, part = index[here], digits[here]
+        if 4 * len(indices) < count:
+            found[place] = [grouped(indices, part)]
             continue
         totals = np.zeros(count, np.int64)
-        np.add.at(totals, of, part)
+        np.add.at(totals, indices, part)
         used = np.flatnonzero(totals)
         found[place] = [(used, totals[used])]
     return found
@@ -111,12 +111,12 @@ def united(parts: list[Part], count: int) -> Part:
     """Return the sums of the digits of equal indices, below ``count``; each part's indices rise."""
     index, digits = parts[0]
     others = parts[1:]
-    if all(np.array_equal(index, of) for of, _ in others):
+    if all(np.array_equal(index, indices) for indices, _ in others):
         return index, sum((part for _, part in others), digits)
-    if 4 * sum(len(of) for of, _ in parts) < count:
+    if 4 * sum(len(indices) for indices, _ in parts) < count:
         return grouped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     totals = np.zeros(count, np.int64)
-    for of, part in parts:
-        totals[of] += part
+    for indices, part in parts:
+        totals[indices] += part
     index = np.flatnonzero(totals)
     return index, totals[index]

@@ -108,7 +108,7 @@ class PartialArea:
         """Return the area, and whether it is defined."""
         if s.unranked or not (s.positives > 0 and s.negatives > 0):
             return area_under_roc(s)
-        fpr, tpr = (_divided(np.append(0, found), of) for found, of in ((s.fp, s.negatives), (s.tp, s.positives)))
+        fpr, tpr = (_divided(np.append(0, found), size) for found, size in ((s.fp, s.negatives), (s.tp, s.positives)))
         return float(self.standardised(total(self.parts(fpr, tpr)))), True
 
     def parts(self, fpr: Floats, tpr: Floats) -> Floats:
@@ -145,7 +145,7 @@ def equal_error_rate(s: Steps) -> float | None:
         return None
     if s.unranked:
         return np.nan
-    fpr, tpr = (np.append(0, _divided(found, of)) for found, of in ((s.fp, s.negatives), (s.tp, s.positives)))
+    fpr, tpr = (np.append(0, _divided(found, size)) for found, size in ((s.fp, s.negatives), (s.tp, s.positives)))
     balance = fpr + tpr - 1  # rises from -1 to 1
     after = int(np.searchsorted(balance, 0))
     before = after - 1
@@ -300,8 +300,8 @@ def areas_without(counts: Array, area: Area) -> tuple[Floats, Array]:
     if isinstance(area, PartialArea):
         defined = (positives > 0) & (negatives > 0)
         curves = (
-            np.concatenate([np.zeros((1, sums.shape[1])), sums / np.where(defined, of, 1)])
-            for sums, of in ((fp, negatives), (tp, positives))
+            np.concatenate([np.zeros((1, sums.shape[1])), sums / np.where(defined, size, 1)])
+            for sums, size in ((fp, negatives), (tp, positives))
         )
         return area.standardised(np.add.reduce(area.parts(*curves), axis=0)), defined
     found = np.add.reduce(kept[1] * (tp / np.where(tp + fp > 0, tp + fp, 1)), axis=0)

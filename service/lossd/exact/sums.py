@@ -142,13 +142,13 @@ class ExactSums:
         self._encoded = None
         arrays = np.broadcast_arrays(*(np.asarray(factor, np.float64) for factor in factors))
         flat = [np.ravel(array) for array in arrays]
-        of = self._checked(index, flat[0].size)
+        indices = self._checked(index, flat[0].size)
         for first in range(0, flat[0].size, BLOCK):
             part = slice(first, first + BLOCK)
             pieces = [factor[part] for factor in flat]
             if factors[1] is factors[0]:
                 pieces[1] = pieces[0]  # of a square, the factor is split once
-            self._enter_products(pieces, _at(of, part))
+            self._enter_products(pieces, _at(indices, part))
 
     def merge(self, other: ExactSums) -> None:
         """Add each sum of ``other`` to the sum of the same index.
@@ -181,14 +181,14 @@ class ExactSums:
         answer = ExactSums(count)
         self._settle()
         parts: dict[int, list[Part]] = {}
-        for given in maps:
-            to = np.asarray(given)
+        for sequence in maps:
+            to = np.asarray(sequence)
             if len(to) * cells != self.count or (len(to) and not -1 <= to.min() <= to.max() < count / cells):
                 raise ValueError(f"a map has {self.count // cells} integers from -1 to {count // cells - 1}")
-            for place, (of, digits) in self._placed().items():
-                target = to[of // cells]
+            for place, (index, digits) in self._placed().items():
+                target = to[index // cells]
                 kept = target >= 0
-                parts.setdefault(place, []).append(grouped((target * cells + of % cells)[kept], digits[kept]))
+                parts.setdefault(place, []).append(grouped((target * cells + index % cells)[kept], digits[kept]))
         answer._deposit(parts)
         return answer
 
@@ -200,11 +200,11 @@ class ExactSums:
         placed = sorted(self._placed().items())
         if not placed:
             return answers
-        index = np.concatenate([of for _, (of, _) in placed])
+        index = np.concatenate([indices for _, (indices, _) in placed])
         part = index // count
         index = index - part * count
-        digits = np.concatenate([of for _, (_, of) in placed])
-        places = np.repeat([place for place, _ in placed], [len(of) for _, (of, _) in placed])
+        digits = np.concatenate([digits for _, (_, digits) in placed])
+        places = np.repeat([place for place, _ in placed], [len(indices) for _, (indices, _) in placed])
         order = np.argsort(part, kind="stable")
         index, digits, places = index[order], digits[order], places[order]
         columns = places.astype(np.uint8), index.astype("<u4"), digits.astype("<i4")
@@ -345,9 +345,9 @@ class ExactSums:
             return self._encoded
         self._settle()
         if not self._digits:
-            own = list(digits_of(self._number))
-            head = HEADER.pack(MAGIC, VERSION, self.count, len(own)) + bytes(place for place, _ in own)
-            return head + bytes(4 * len(own)) + struct.pack(f"<{len(own)}i", *(digit for _, digit in own))
+            placed = list(digits_of(self._number))
+            head = HEADER.pack(MAGIC, VERSION, self.count, len(placed)) + bytes(place for place, _ in placed)
+            return head + bytes(4 * len(placed)) + struct.pack(f"<{len(placed)}i", *(digit for _, digit in placed))
         parts = sorted(self._placed().items())
         none = np.zeros(0, np.int64)
         places = np.concatenate([none, *(np.full(len(index), place) for place, (index, _) in parts)])
@@ -459,7 +459,7 @@ class ExactSums:
         values = np.concatenate([values for _, values in self._waiting])
         index: Index = 0
         if self.count > 1:
-            index = np.concatenate([np.broadcast_to(of, len(values)) for of, values in self._waiting])
+            index = np.concatenate([np.broadcast_to(indices, len(values)) for indices, values in self._waiting])
         self._waiting, self._held = [], 0
         if self.count == 1 and len(values) < HELD:
             finite = np.isfinite(values)
@@ -479,12 +479,12 @@ class ExactSums:
         parts: dict[int, list[Part]] = {}
         for first in range(0, len(order), MANY_SUMS):
             these = order[first : first + MANY_SUMS]
-            used, own = np.unique(index[these], return_inverse=True)
+            used, group = np.unique(index[these], return_inverse=True)
             few = ExactSums(len(used))
-            few._spread(values[these], own if len(used) > 1 else 0)
+            few._spread(values[these], group if len(used) > 1 else 0)
             few._settle()
-            for place, (of, digits) in few._placed().items():
-                parts.setdefault(place, []).append((used[of], digits))
+            for place, (indices, digits) in few._placed().items():
+                parts.setdefault(place, []).append((used[indices], digits))
         self._deposit(parts)
 
     def _spread(self, values: Floats, index: Index, exponent: int = 0) -> None:
@@ -546,12 +546,12 @@ class ExactSums:
             self._settle_totals()
 
     def _count_non_finite(self, values: Floats, index: Index) -> None:
-        of = np.broadcast_to(index, len(values))
+        indices = np.broadcast_to(index, len(values))
         kinds = (np.isnan(values), values == np.inf, values == -np.inf)
         parts = {}
         for first, kind in zip(NON_FINITE, kinds, strict=True):
             if kind.any():
-                parts[first] = [grouped(of[kind], np.ones(np.count_nonzero(kind), np.int64))]
+                parts[first] = [grouped(indices[kind], np.ones(np.count_nonzero(kind), np.int64))]
         self._deposit(parts)
 
     def _enter_products(self, factors: list[Floats], index: Index) -> None:
@@ -637,8 +637,8 @@ class ExactSums:
     def _placed(self) -> dict[int, Part]:
         """Return all digits by place, those of a single sum among them."""
         one = np.zeros(1, np.int64)
-        own = {place: (one, np.array([digit])) for place, digit in digits_of(self._number)}
-        return {**own, **self._digits}
+        digits = {place: (one, np.array([digit])) for place, digit in digits_of(self._number)}
+        return {**digits, **self._digits}
 
     def _signs(self, first: int) -> Array:
         """Return the sign of the numbers whose lowest place is ``first``: that of their highest digit."""

@@ -279,11 +279,11 @@ class Table:
             return np.full(len(levels), np.nan), np.full(len(levels), np.nan)
         if not len(self._keys):
             return None
-        ends, wanted, reached = self._ends(), np.array(levels, np.float64), np.cumsum(counts[:-1])
+        ends, fractions, reached = self._ends(), np.array(levels, np.float64), np.cumsum(counts[:-1])
         if self.weighted:
-            row = np.searchsorted(np.asarray(reached / reached[-1], np.float64), wanted)
+            row = np.searchsorted(np.asarray(reached / reached[-1], np.float64), fractions)
             return ends[0][row], ends[1][row]
-        place = wanted * (int(reached[-1]) - 1)
+        place = fractions * (int(reached[-1]) - 1)
         first, second = (np.searchsorted(reached, to(place).astype(np.int64), "right") for to in (np.floor, np.ceil))
         low, high = (between(values[first], values[second], place % 1) for values in ends)
         if self._bits == BITS:
@@ -444,7 +444,7 @@ class Table:
 
     def _counted(self, waiting: Waiting) -> list[CellBatch]:
         """Return the cells of values that wait, kind by kind; the list of these is emptied."""
-        keys = [[keys for keys, of, _ in waiting if of is None or of == kind] for kind in range(self.kinds)]
+        keys = [[keys for keys, k, _ in waiting if k is None or k == kind] for kind in range(self.kinds)]
         waiting.clear()
         parts = []
         for kind in range(self.kinds):

@@ -162,10 +162,10 @@ def _npy(file: IO[bytes], size: int, name: str, begin: int) -> ArrayReader:
         )
 
     def read(shape: tuple[int, ...]) -> Array:
-        wanted = math.prod(shape) * dtype.itemsize
-        content = file.read(wanted)  # takes memory as it reads, because the size may be wrong too
-        if len(content) != wanted:
-            raise Unreadable(f"{name} is cut off: {len(content)} bytes of {wanted} are left")
+        nbytes = math.prod(shape) * dtype.itemsize
+        content = file.read(nbytes)  # takes memory as it reads, because the size may be wrong too
+        if len(content) != nbytes:
+            raise Unreadable(f"{name} is cut off: {len(content)} bytes of {nbytes} are left")
         return np.frombuffer(content, dtype).reshape(shape, order="F" if columns_first else "C")
 
     if columns_first or not shape:

@@ -48,16 +48,16 @@ def _column(table: Any, field: Any, begin: int) -> ArrayReader:
 
     def read(rows: int) -> Array:
         nonlocal ahead
-        parts, wanted = [], rows
-        while wanted > len(ahead):
+        parts, missing = [], rows
+        while missing > len(ahead):
             parts.append(ahead)
-            wanted -= len(ahead)
+            missing -= len(ahead)
             following = next(arrays, None)
             if following is None or following.shape[1:] != shape[1:]:
                 raise Unreadable(f"the lists of column {quoted(name)} differ in length, or it ends early")
             ahead = following
-        parts.append(ahead[:wanted])
-        ahead = ahead[wanted:]
+        parts.append(ahead[:missing])
+        ahead = ahead[missing:]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     read(begin - (ends[first - 1] if first else 0))

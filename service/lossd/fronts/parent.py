@@ -205,7 +205,10 @@ class _Parent:
             with _sighup_blocked():  # the front inherits the mask, and unblocks the signal when it is ready
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    pass_fds=[front_end.fileno(), *(given for given in (uds, self.regions) if given is not None)],
+                    pass_fds=[
+                        front_end.fileno(),
+                        *(fd for fd in (uds, self.regions) if fd is not None),
+                    ],
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, **config.environment()},
                     start_new_session=True,

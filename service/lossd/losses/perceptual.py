@@ -159,10 +159,10 @@ def perceptual(
     features = _features(os.environ.get(WEIGHTS, ""), prediction.dtype, prediction.device)
     taps = [_index(layer) + (tap == "pool") for layer in layers]
 
-    def compared(found: Tensor, wanted: Tensor) -> Tensor:
+    def compared(predicted_image: Tensor, target_image: Tensor) -> Tensor:
         with torch.no_grad():
-            of_target = dict(_tapped(features, _normalized(wanted) if normalize else wanted, taps))
-        of_prediction = dict(_tapped(features, _normalized(found) if normalize else found, taps))
+            of_target = dict(_tapped(features, _normalized(target_image) if normalize else target_image, taps))
+        of_prediction = dict(_tapped(features, _normalized(predicted_image) if normalize else predicted_image, taps))
         return _average([_squared_error(of_prediction[i], of_target[i]) for i in taps], layer_weights)
 
     # A CPU's convolutions round an image differently beside others.

@@ -183,8 +183,8 @@ class Reducer:
             self.unit = self._largest(weight)
             weight = weight / self.segments.spread(self.unit, weight.ndim)
         self.denominator = self._denominators(weight)
-        given = self._given_as(len(self.shape))
-        self._positive = weight is None and given is None
+        weights = self._combined_weight(len(self.shape))
+        self._positive = weight is None and weights is None
         ndim = len(self.shape)
         factor = self.cotangent
         if self.mode in ("mean", "batchmean"):
@@ -194,15 +194,15 @@ class Reducer:
             factor = self.segments.spread(factor, ndim)
         if factor is None:
             factor = torch.ones((), dtype=self.dtype, device=self.segments.device)
-        if given is not None:  # a factor may be NaN where an entry does not count
-            factor = factor * given if self.entry_weight is None else torch.where(given == 0, 0, factor * given)
+        if weights is not None:  # a factor may be NaN where an entry does not count
+            factor = factor * weights if self.entry_weight is None else torch.where(weights == 0, 0, factor * weights)
         self.factor = factor.to(self.dtype)
         return self.factor
 
     def reduce(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return loss, numerator and denominator, each (B,) float64, and the value with its sample weights."""
         assert self.denominator is not None, "upstream() comes first: it learns the weights"
-        if (weight := self._given_as(value.ndim)) is not None:
+        if (weight := self._combined_weight(value.ndim)) is not None:
             value = torch.where(weight == 0, torch.zeros_like(value), value * weight)
         numerator, denominator = self.segments.sum(row_sums(value)), self.denominator
         total = self._over_denominator(numerator) if self.mode in ("mean", "batchmean") else numerator
@@ -215,14 +215,14 @@ class Reducer:
 
     def count(self, weight: Tensor | None) -> Tensor:
         """Return how many entries have a weight other than 0, (B,) float64."""
-        given = self._given_as(len(self.shape) if weight is None else weight.ndim)
-        if weight is None and given is None:
+        weights = self._combined_weight(len(self.shape) if weight is None else weight.ndim)
+        if weight is None and weights is None:
             return self.segments.sizes(self._entries)
         counted = (
             torch.ones(self.shape, dtype=torch.bool, device=self.segments.device) if weight is None else weight != 0
         )
-        if given is not None:
-            counted = counted & (given != 0)
+        if weights is not None:
+            counted = counted & (weights != 0)
         return self.segments.sum(counted.reshape(counted.shape[0], -1).sum(1)).double()
 
     @property
@@ -244,7 +244,7 @@ class Reducer:
         assert self.denominator is not None
         return numerator / self.denominator if self._positive else ratio(numerator, self.denominator)
 
-    def _given_as(self, ndim: int) -> Tensor | None:
+    def _combined_weight(self, ndim: int) -> Tensor | None:
         """Return the caller's weight of each entry, which broadcasts against a value of ``ndim`` axes; None for 1."""
         if self.sample_weight is None:
             return self.entry_weight
@@ -260,8 +260,8 @@ class Reducer:
                 return self.segments.sizes(1)
             return self.segments.sum(self.sample_weight)
         if weight is not None or self.entry_weight is not None:
-            given = self._given_as(len(self.shape) if weight is None else weight.ndim)
-            weight = given if weight is None else weight if given is None else weight * given
+            weights = self._combined_weight(len(self.shape) if weight is None else weight.ndim)
+            weight = weights if weight is None else weight if weights is None else weight * weights
             assert weight is not None
             return self.segments.sum(row_sums(weight.expand(self.shape)))
         if self.sample_weight is not None:

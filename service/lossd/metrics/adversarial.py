@@ -17,7 +17,7 @@ from lossd.metrics.combinations import Combinations
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Array, Task, metric, task
-from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import NO_SCORES, SAMPLE_WEIGHT, constant_input, floats
 from lossd.metrics.view import View
 
 __all__ = ["Adversarial", "Generated", "LeastSquares", "LeastSquaresGenerated"]
@@ -63,8 +63,8 @@ class Adversarial(Binary):
         """Return the inputs: scores of as many real as generated samples."""
         scores = floats("real", "N *")
         return (
-            given("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
-            given("fake", "Its scores of generated samples, as many.", scores, no_labels=cls.no_labels),
+            constant_input("real", "The discriminator's scores of real samples.", scores, no_labels=cls.no_labels),
+            constant_input("fake", "Its scores of generated samples, as many.", scores, no_labels=cls.no_labels),
         )
 
 
@@ -150,7 +150,7 @@ class Generated(Task):
         """Return the inputs: scores of generated samples."""
         scores = floats("real", "N *")
         return (
-            given("fake", "The discriminator's scores of generated samples.", scores, no_labels=cls.no_labels),
+            constant_input("fake", "The discriminator's scores of generated samples.", scores, no_labels=cls.no_labels),
             SAMPLE_WEIGHT,
         )
 

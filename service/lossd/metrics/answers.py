@@ -15,7 +15,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Task, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats
 
 __all__ = ["Policies", "Preferences"]
 
@@ -68,8 +68,8 @@ class Preferences(Task):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: two rewards a row."""
         return (
-            given("chosen", "Rewards of the preferred answers.", floats("real", "N")),
-            given("rejected", "Rewards of the other answers.", floats("real", "N")),
+            constant_input("chosen", "Rewards of the preferred answers.", floats("real", "N")),
+            constant_input("rejected", "Rewards of the other answers.", floats("real", "N")),
             SAMPLE_WEIGHT,
         )
 
@@ -158,10 +158,12 @@ class Policies(Task):
         """Return the inputs: log-probabilities and advantages of tokens."""
         tokens = floats("finite", "N T")
         return (
-            given("prediction", "Log-probability of each token under the model.", floats("real", "N T")),
-            given("sampled", "Log-probability of each token when it was sampled.", tokens, optional=True),
-            given("advantage", "Advantage of each token or sequence.", tokens, floats("finite", "N"), optional=True),
-            given("reference", "Log-probability of each token under the reference.", tokens, optional=True),
+            constant_input("prediction", "Log-probability of each token under the model.", floats("real", "N T")),
+            constant_input("sampled", "Log-probability of each token when it was sampled.", tokens, optional=True),
+            constant_input(
+                "advantage", "Advantage of each token or sequence.", tokens, floats("finite", "N"), optional=True
+            ),
+            constant_input("reference", "Log-probability of each token under the reference.", tokens, optional=True),
             SAMPLE_WEIGHT,
         )
 

@@ -17,7 +17,7 @@ from lossd.metrics.cutoffs import slack
 from lossd.metrics.entries import Entries, rowwise
 from lossd.metrics.parts import Mean, Moments, Size
 from lossd.metrics.registry import Floats, Task, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers, prediction
 
 __all__ = ["Autoencoder"]
 
@@ -87,9 +87,9 @@ class Autoencoder(Task):
         """Return the inputs: reconstructions, their targets, and the latent's posterior."""
         return (
             prediction(options, "N *"),
-            given("target", "What was to be reconstructed, in [0, 1].", numbers("mask", "N *")),
-            given("mean", "Mean of the latent's posterior.", floats("real", "N D")),
-            given("log_variance", "Logarithm of its variance.", floats("real", "N D")),
+            constant_input("target", "What was to be reconstructed, in [0, 1].", numbers("mask", "N *")),
+            constant_input("mean", "Mean of the latent's posterior.", floats("real", "N D")),
+            constant_input("log_variance", "Logarithm of its variance.", floats("real", "N D")),
             SAMPLE_WEIGHT,
         )
 

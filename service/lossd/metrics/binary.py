@@ -17,7 +17,7 @@ from lossd.metrics.entries import for_kernels
 from lossd.metrics.label_ranking import LabelSetsRanked
 from lossd.metrics.parts import Extreme, RowMean
 from lossd.metrics.registry import Array, Floats, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, given, numbers, prediction
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, numbers, prediction
 from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import digits
@@ -83,7 +83,7 @@ class Binary(ProbableDecisions):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: scores and targets of the same shape."""
         summary = "Same shape; positive from 0.5 on."
-        return prediction(options, "N *"), given("target", summary, numbers("mask", "N *")), SAMPLE_WEIGHT
+        return prediction(options, "N *"), constant_input("target", summary, numbers("mask", "N *")), SAMPLE_WEIGHT
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
         """Whether what was read as logits looks like probabilities or decisions: in [0, 1], and not all the same."""
@@ -177,7 +177,7 @@ class LabelSets(Multilabel):
     @classmethod
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: scores of classes, and the indices of the classes that apply."""
-        target = given("target", "Class indices, then -1.", numbers("class_set", "N C", "integer"))
+        target = constant_input("target", "Class indices, then -1.", numbers("class_set", "N C", "integer"))
         return prediction(options, "N C"), target, SAMPLE_WEIGHT
 
 

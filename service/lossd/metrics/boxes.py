@@ -15,7 +15,7 @@ from lossd.metrics.cutoffs import reached
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean, RowMean
 from lossd.metrics.registry import Array, Floats, Task, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats
 from lossd.metrics.view import View
 
 __all__ = ["Boxes"]
@@ -107,8 +107,8 @@ class Boxes(Task):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: two boxes a row."""
         return (
-            given("prediction", "Boxes, each paired with the target of its row.", floats("box", "N 4")),
-            given("target", "Boxes.", floats("box", "N 4")),
+            constant_input("prediction", "Boxes, each paired with the target of its row.", floats("box", "N 4")),
+            constant_input("target", "Boxes.", floats("box", "N 4")),
             SAMPLE_WEIGHT,
         )
 

@@ -41,19 +41,19 @@ def resolve(task_name: str, names: Sequence[str] | None) -> tuple[str, ...]:
     """
     known = METRICS.get(task_name, {})
     defaults = [m.name for m in known.values() if m.default]
-    wanted: list[str] = []
+    resolved: list[str] = []
     for position, name in enumerate(defaults if names is None else names):
         if name == "default":
-            wanted.extend(defaults)
+            resolved.extend(defaults)
         elif name in known:
-            wanted.append(name)
+            resolved.append(name)
         else:
             near = closest_metrics(name, known)
             proposed = f"did you mean {' or '.join(near)}? GET /v1/metrics lists them all"
             hint = proposed if near else f"there are {', '.join(known)}"
             detail = f"the task {task_name} has no metric named {quoted(name)}; {hint}"
             raise InvalidRequest(detail, errors=[Fault(pointer=f"/metrics/names/{position}", detail=detail)])
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(resolved))
 
 
 def closest_metrics(name: str, known: Collection[str]) -> list[str]:

@@ -20,7 +20,7 @@ from lossd.metrics.parts import Extreme, Rankings, RowMean, Sums, Tally, part_of
 from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
 from lossd.metrics.regions import Regions
 from lossd.metrics.registry import Array, Floats, metric, spell, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers, prediction
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers, prediction
 from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 
@@ -146,9 +146,11 @@ class Classes(ProbableClasses, Regions):
         """Return the inputs: scores of classes, and classes or their probabilities; or classes for both."""
         indices = numbers("class", "N *", "integer")
         if options.get("classes") is not None:
-            predicted = given("prediction", "Class indices.", numbers("predicted", "N *", "integer"))
-            return predicted, given("target", "Class indices.", indices), SAMPLE_WEIGHT
-        target = given("target", "Class indices, or class probabilities.", indices, floats("probability", "N C *"))
+            predicted = constant_input("prediction", "Class indices.", numbers("predicted", "N *", "integer"))
+            return predicted, constant_input("target", "Class indices.", indices), SAMPLE_WEIGHT
+        target = constant_input(
+            "target", "Class indices, or class probabilities.", indices, floats("probability", "N C *")
+        )
         return prediction(options, "N C *", decides=False), target, SAMPLE_WEIGHT
 
     @classmethod

@@ -13,7 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.cutoffs import rounded, slack
 from lossd.metrics.decisions import Decided, Decision
 from lossd.metrics.registry import Floats, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers
 from lossd.metrics.view import View
 from lossd_client.errors import Fault, InvalidRequest
 
@@ -80,8 +80,8 @@ class Distances(Decided):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: distances, and whether they are of similar pairs."""
         return (
-            given("prediction", "Distances.", floats("real", "N *")),
-            given("target", "Same shape; 1 for similar, -1 for dissimilar.", numbers("sign", "N *")),
+            constant_input("prediction", "Distances.", floats("real", "N *")),
+            constant_input("target", "Same shape; 1 for similar, -1 for dissimilar.", numbers("sign", "N *")),
             SAMPLE_WEIGHT,
         )
 
@@ -107,9 +107,9 @@ class Pairs(Distances):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: two embeddings a row, and whether they are similar."""
         return (
-            given("first", "Embeddings.", floats("real", "N D")),
-            given("second", "Embeddings, each paired with the row of the first.", floats("real", "N D")),
-            given("similar", "1 for a similar pair, 0 for another.", numbers("indicator", "N")),
+            constant_input("first", "Embeddings.", floats("real", "N D")),
+            constant_input("second", "Embeddings, each paired with the row of the first.", floats("real", "N D")),
+            constant_input("similar", "1 for a similar pair, 0 for another.", numbers("indicator", "N")),
             SAMPLE_WEIGHT,
         )
 
@@ -138,7 +138,12 @@ class CosinePairs(Pairs):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: two embeddings a row, and whether they are similar."""
         first, second, _, weight = super().inputs(options)
-        return first, second, given("similar", "1 for a similar pair, -1 for another.", numbers("sign", "N")), weight
+        return (
+            first,
+            second,
+            constant_input("similar", "1 for a similar pair, -1 for another.", numbers("sign", "N")),
+            weight,
+        )
 
 
 def unit(vectors: Tensor) -> Tensor:

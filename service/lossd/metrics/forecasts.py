@@ -11,11 +11,11 @@ from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Task, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats
 
 __all__ = ["Ensembles", "Intervals", "Quantiles"]
 
-TARGET = given("target", "Targets.", floats("finite", "N *"))
+TARGET = constant_input("target", "Targets.", floats("finite", "N *"))
 
 
 class Forecasts(Task):
@@ -81,7 +81,7 @@ class Quantiles(Forecasts):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: several quantiles for each target."""
         return (
-            given("prediction", "Quantiles along axis 1, of ascending levels.", floats("real", "N Q *")),
+            constant_input("prediction", "Quantiles along axis 1, of ascending levels.", floats("real", "N Q *")),
             TARGET,
             SAMPLE_WEIGHT,
         )
@@ -101,7 +101,7 @@ class Ensembles(Forecasts):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: several members for each target."""
         return (
-            given("prediction", "Members along axis 1, in any order.", floats("real", "N M *")),
+            constant_input("prediction", "Members along axis 1, in any order.", floats("real", "N M *")),
             TARGET,
             SAMPLE_WEIGHT,
         )
@@ -120,8 +120,8 @@ class Intervals(Forecasts):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: two bounds for each target."""
         return (
-            given("lower", "Lower bounds.", floats("real", "N *")),
-            given("upper", "Upper bounds, same shape.", floats("real", "N *")),
+            constant_input("lower", "Lower bounds.", floats("real", "N *")),
+            constant_input("upper", "Upper bounds, same shape.", floats("real", "N *")),
             TARGET,
             SAMPLE_WEIGHT,
         )

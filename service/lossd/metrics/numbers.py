@@ -16,7 +16,7 @@ from lossd.metrics.contributions import Products, Scores, products
 from lossd.metrics.entries import Entries, entrywise, for_kernels, rowwise
 from lossd.metrics.parts import Extreme, Mean, Moments, Rankings, Size
 from lossd.metrics.registry import Array, Floats, Task, spell
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats
 
 __all__ = ["Numbers", "is_constant", "mean_of", "powers"]
 
@@ -84,8 +84,8 @@ class Numbers(Task):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: numbers, and their targets."""
         return (
-            given("prediction", "Predictions, any real.", floats("real", "N *")),
-            given("target", "Same shape; never broadcast.", floats("finite", "N *")),
+            constant_input("prediction", "Predictions, any real.", floats("real", "N *")),
+            constant_input("target", "Same shape; never broadcast.", floats("finite", "N *")),
             SAMPLE_WEIGHT,
         )
 

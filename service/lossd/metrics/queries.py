@@ -23,7 +23,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.entries import Entries, for_kernels
 from lossd.metrics.parts import RowMean, Sums
 from lossd.metrics.registry import Array, Floats, Task, metric, spell, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers
 from lossd_client.errors import InvalidRequest
 
 __all__ = ["Queries"]
@@ -251,14 +251,15 @@ class Queries(Task):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Return the inputs: the scores and the relevance of each query's documents."""
         return (
-            given("prediction", "Scores of documents; the higher, the earlier in the list.", floats("real", "N L")),
-            given("target", "Relevance of documents, >= 0, such as grades; 0 is not relevant.",
-                  numbers("nonnegative", "N L")),
+            constant_input("prediction", "Scores of documents; the higher, the earlier in the list.",
+                           floats("real", "N L")),
+            constant_input("target", "Relevance of documents, >= 0, such as grades; 0 is not relevant.",
+                           numbers("nonnegative", "N L")),
             SAMPLE_WEIGHT,
-            given("mask", "1 for each document that counts and 0 for the others, which may be NaN.",
-                  numbers("kept", "N L", "integer"), optional=True),
-            given("lengths", "How many documents of each query count, from the first; in place of a mask.",
-                  numbers("length", "N", "integer"), optional=True),
+            constant_input("mask", "1 for each document that counts and 0 for the others, which may be NaN.",
+                           numbers("kept", "N L", "integer"), optional=True),
+            constant_input("lengths", "How many documents of each query count, from the first; in place of a mask.",
+                           numbers("length", "N", "integer"), optional=True),
         )  # fmt: skip
 
 

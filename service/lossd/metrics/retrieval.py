@@ -20,7 +20,7 @@ from lossd.metrics.distances import unit, without_noise
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Array, Floats, Task, metric, task
-from lossd.metrics.signature import floats, given, numbers
+from lossd.metrics.signature import constant_input, floats, numbers
 
 __all__ = ["Labelled", "Views"]
 
@@ -28,12 +28,12 @@ __all__ = ["Labelled", "Views"]
 BLOCK = 1 << 17
 
 
-def rank_of_nearest(near: Tensor, wanted: Tensor) -> Tensor:
+def rank_of_nearest(near: Tensor, relevant: Tensor) -> Tensor:
     """Return how many neighbours are nearer than the nearest wanted one: (..., N) to (...); N if none is wanted."""
     column = torch.arange(near.shape[-1], dtype=torch.int32, device=near.device)
-    best = near.masked_fill(~wanted, -torch.inf).amax(-1, keepdim=True)
+    best = near.masked_fill(~relevant, -torch.inf).amax(-1, keepdim=True)
     as_near = near == best
-    index = torch.where(as_near & wanted, column, len(column)).amin(-1, keepdim=True)
+    index = torch.where(as_near & relevant, column, len(column)).amin(-1, keepdim=True)
     nearer = (near > best).logical_or_(as_near.logical_and_(column < index))
     return torch.where(index.squeeze(-1) < len(column), nearer.sum(-1), len(column))
 
@@ -121,13 +121,13 @@ class Neighbours(Task):
         stacked = [t.reshape(segments.count, rows, *t.shape[1:]) for t in tensors]
         yield from zip(*(torch.split(t, max(1, BLOCK // rows**2)) for t in stacked), strict=True)
 
-    def fraction(self, name: str, found: Array, asked: Array | None = None) -> list[Any]:
+    def fraction(self, name: str, found: Array, queries: Array | None = None) -> list[Any]:
         """Return the mean of (R,) numbers over the queries among each request's rows."""
         starts = self.view.segments.starts
-        asked = np.ones(len(found)) if asked is None else asked.astype(float)
+        queries = np.ones(len(found)) if queries is None else queries.astype(float)
         if self.view.ignored is not None:
-            asked = asked * ~self.view.ignored[:, 0].numpy(force=True)
-        return self.quotients(name, np.add.reduceat(found * asked, starts), np.add.reduceat(asked, starts))
+            queries = queries * ~self.view.ignored[:, 0].numpy(force=True)
+        return self.quotients(name, np.add.reduceat(found * queries, starts), np.add.reduceat(queries, starts))
 
 
 @task("labelled_embeddings")
@@ -150,8 +150,8 @@ class Labelled(Neighbours):
             parts = []
             for rows, cosine in row_blocks(units, units):
                 is_query = index[rows].unsqueeze(1) == index
-                wanted = (label[:, rows].unsqueeze(2) == label.unsqueeze(1)) & ~is_query
-                parts.append(function((cosine - half).masked_fill(is_query, -torch.inf), wanted))
+                relevant = (label[:, rows].unsqueeze(2) == label.unsqueeze(1)) & ~is_query
+                parts.append(function((cosine - half).masked_fill(is_query, -torch.inf), relevant))
             answers.append(torch.cat(parts, 1).flatten())
         return self.in_rows(torch.cat(answers).double().numpy(force=True))
 
@@ -166,9 +166,9 @@ class Labelled(Neighbours):
         return self.found("nearest", lambda: self.ranks < 1)
 
     @cached_property
-    def asked(self) -> Array:
+    def has_positive(self) -> Array:
         """(R,) bool: whether another has the same label."""
-        return self.found("asked", self._have_positives)
+        return self.found("has_positive", self._have_positives)
 
     def _have_positives(self) -> Array:
         labels, dense = torch.unique(self.view.tensors["label"], return_inverse=True)
@@ -185,8 +185,8 @@ class Labelled(Neighbours):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Embeddings, and what they are of."""
         return (
-            given("embedding", "Embeddings.", floats("real", "N D")),
-            given("label", "What each is an embedding of; any integers.", numbers("integer", "N", "integer")),
+            constant_input("embedding", "Embeddings.", floats("real", "N D")),
+            constant_input("label", "What each is an embedding of; any integers.", numbers("integer", "N", "integer")),
         )
 
 
@@ -196,13 +196,13 @@ def recall_at_1(task: Labelled) -> Sequence[Any]:
 
     Nearest by cosine.
     """
-    return task.fraction("recall@1", task.nearest, task.asked)
+    return task.fraction("recall@1", task.nearest, task.has_positive)
 
 
 @metric("labelled_embeddings", default=True, name="precision@1", reads=None, better="higher", interval=None)
 def precision_at_1(task: Labelled) -> Sequence[Any]:
     """The fraction of nearest neighbours by cosine that have the embedding's label; equal to recall@1."""
-    return task.fraction("precision@1", task.nearest, task.asked)
+    return task.fraction("precision@1", task.nearest, task.has_positive)
 
 
 @metric("labelled_embeddings", name="recall@k", options=("k",), reads=None, better="higher", interval=None)
@@ -214,7 +214,7 @@ def recall_at_k(task: Labelled) -> Sequence[Any]:
     References:
         H. Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, 2016, arXiv:1511.06452.
     """
-    return task.fraction("recall@k", task.ranks < task.view.options["k"], task.asked)
+    return task.fraction("recall@k", task.ranks < task.view.options["k"], task.has_positive)
 
 
 @metric("labelled_embeddings", name="map@r", reads=None, better="higher", interval=None)
@@ -225,15 +225,15 @@ def map_at_r(task: Labelled) -> Sequence[Any]:
         K. Musgrave, S. Belongie, S.-N. Lim, A Metric Learning Reality Check, 2020, arXiv:2003.08505.
     """
 
-    def average_precision(near: Tensor, wanted: Tensor) -> Tensor:
-        found = wanted.gather(-1, near.sort(stable=True, dim=-1, descending=True).indices)
+    def average_precision(near: Tensor, relevant: Tensor) -> Tensor:
+        found = relevant.gather(-1, near.sort(stable=True, dim=-1, descending=True).indices)
         place = torch.arange(1, found.shape[-1] + 1, device=found.device)
-        share = wanted.sum(-1)
+        share = relevant.sum(-1)
         precision = found.cumsum(-1) / place
         within = found & (place <= share.unsqueeze(-1))
         return (precision * within).sum(-1) / share.clamp(min=1)
 
-    return task.fraction("map@r", task.walk(average_precision), task.asked)
+    return task.fraction("map@r", task.walk(average_precision), task.has_positive)
 
 
 @task("paired_views")
@@ -303,8 +303,8 @@ class Views(Neighbours):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """The embeddings of both views."""
         return (
-            given("first", "One view's embeddings.", floats("real", "N D")),
-            given("second", "The other view's; row i is the counterpart of row i.", floats("real", "N D")),
+            constant_input("first", "One view's embeddings.", floats("real", "N D")),
+            constant_input("second", "The other view's; row i is the counterpart of row i.", floats("real", "N D")),
         )
 
 

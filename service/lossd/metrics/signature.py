@@ -8,7 +8,7 @@ from typing import Any
 from lossd.losses.registry import Input
 from lossd.losses.types import Domain, Kind, TensorType
 
-__all__ = ["NO_SCORES", "SAMPLE_WEIGHT", "floats", "given", "prediction"]
+__all__ = ["NO_SCORES", "SAMPLE_WEIGHT", "constant_input", "floats", "prediction"]
 
 
 def floats(domain: Domain, pattern: str) -> TensorType:
@@ -21,7 +21,7 @@ def numbers(domain: Domain, pattern: str, *kinds: Kind) -> TensorType:
     return TensorType(domain, kinds or ("float", "integer"), tuple(pattern.split()))
 
 
-def given(name: str, summary: str, *types: TensorType, optional: bool = False, no_labels: str = "") -> Input:
+def constant_input(name: str, summary: str, *types: TensorType, optional: bool = False, no_labels: str = "") -> Input:
     """Return an input without gradient."""
     return Input(name, types, differentiable=False, optional=optional, summary=summary, no_labels=no_labels)
 
@@ -43,10 +43,10 @@ def prediction(options: Mapping[str, Any], pattern: str, *, decides: bool = True
     """
     if options.get("from_logits", True):
         unless = AS_LOGITS if decides else ""
-        return given("prediction", "Logits, any real.", floats("logits", pattern), no_labels=unless)
-    return given("prediction", "Probabilities, in [0, 1].", floats("probability", pattern))
+        return constant_input("prediction", "Logits, any real.", floats("logits", pattern), no_labels=unless)
+    return constant_input("prediction", "Probabilities, in [0, 1].", floats("probability", pattern))
 
 
-SAMPLE_WEIGHT = given(
+SAMPLE_WEIGHT = constant_input(
     "sample_weight", "The weight of each sample, >= 0; 0 drops it.", numbers("nonnegative", "N"), optional=True
 )

@@ -14,7 +14,7 @@ from lossd.losses.registry import Input, Unreduced
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Mean
 from lossd.metrics.registry import Task, metric, task
-from lossd.metrics.signature import SAMPLE_WEIGHT, floats, given, numbers
+from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers
 from lossd.metrics.view import View
 
 __all__ = ["MarginTask", "Ordered", "Triplets"]
@@ -96,9 +96,9 @@ class Triplets(MarginTask):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Three embeddings a row."""
         return (
-            given("anchor", "Embeddings.", floats("real", "N D")),
-            given("positive", "Embeddings of the same kind as the anchors.", floats("real", "N D")),
-            given("negative", "Embeddings of another kind.", floats("real", "N D")),
+            constant_input("anchor", "Embeddings.", floats("real", "N D")),
+            constant_input("positive", "Embeddings of the same kind as the anchors.", floats("real", "N D")),
+            constant_input("negative", "Embeddings of another kind.", floats("real", "N D")),
             SAMPLE_WEIGHT,
         )
 
@@ -125,9 +125,9 @@ class Ordered(MarginTask):
     def inputs(cls, options: Mapping[str, Any]) -> tuple[Input, ...]:
         """Two scores, and which should be higher."""
         return (
-            given("first", "Scores.", floats("real", "N *")),
-            given("second", "Scores, same shape.", floats("real", "N *")),
-            given("target", "Same shape; 1 where the first should be higher, -1 where the second.",
+            constant_input("first", "Scores.", floats("real", "N *")),
+            constant_input("second", "Scores, same shape.", floats("real", "N *")),
+            constant_input("target", "Same shape; 1 where the first should be higher, -1 where the second.",
                   numbers("sign", "N *")),
             SAMPLE_WEIGHT,
         )  # fmt: skip

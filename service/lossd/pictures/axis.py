@@ -131,7 +131,7 @@ class Axis:
         if unknown:
             names = f"it has {', '.join(f'at.{name}' for name in self.given)}" if self.given else "it has none"
             raise InvalidRequest(f"the axis {self.name} has no number at.{quoted(unknown[0])}; {names}")
-        values = {name: given.check(name, at.get(name, given.value)) for name, given in self.given.items()}
+        values = {name: number.check(name, at.get(name, number.value)) for name, number in self.given.items()}
         if not self.cases or self.cases in at:
             return [("", values)]
         return [(case, {**values, self.cases: value}) for value, case in self.given[self.cases].choices.items()]
@@ -144,19 +144,19 @@ class Axis:
         """Return the axis as JSON has it."""
         return {
             "name": self.name,
-            "label": self.labelled({name: given.value for name, given in self.given.items()}),
+            "label": self.labelled({name: number.value for name, number in self.given.items()}),
             "low": self.low,
             "high": self.high,
             "given": {
                 name: {
-                    "label": given.label,
-                    "value": given.value,
-                    "min": given.low,
-                    "max": given.high,
-                    "step": given.step,
-                    "choices": {str(value): meaning for value, meaning in given.choices.items()} or None,
+                    "label": number.label,
+                    "value": number.value,
+                    "min": number.low,
+                    "max": number.high,
+                    "step": number.step,
+                    "choices": {str(value): meaning for value, meaning in number.choices.items()} or None,
                 }
-                for name, given in self.given.items()
+                for name, number in self.given.items()
             },
             "start": dict(self.start),
             "sets": list(self.sets),

@@ -193,25 +193,25 @@ def curve(
     values = axis.settings(at)[0][1]
     _check_names(loss, parameters)
     _check_lines(axis, parameters, others, at)
-    wanted = [
+    objects = [
         {"name": name, **dict(zip(parameters, values, strict=True))}
         for values in itertools.product(*parameters.values())
     ]
-    wanted += [{"name": other} for other in others]
-    along_each = [axis if fields["name"] == name else _axis(find_loss(fields["name"]), axis.name) for fields in wanted]
+    objects += [{"name": other} for other in others]
+    along_each = [axis if fields["name"] == name else _axis(find_loss(fields["name"]), axis.name) for fields in objects]
     combinations = [
-        (fields, own_axis, case, given)
-        for fields, own_axis in zip(wanted, along_each, strict=True)
-        for case, given in _settings(own_axis, at)
+        (fields, own_axis, case, numbers)
+        for fields, own_axis in zip(objects, along_each, strict=True)
+        for case, numbers in _settings(own_axis, at)
     ]
-    by_rows = all(_by_rows(find_loss(fields["name"])) for fields in wanted)
+    by_rows = all(_by_rows(find_loss(fields["name"])) for fields in objects)
     along = _points(axis, low, high, points or (POINTS_OF_ROWS if by_rows else POINTS_OF_REQUESTS))
     if not by_rows and len(combinations) * len(along) > MAX_REQUESTS:
         raise InvalidRequest(
             f"these would be {len(combinations)} times {len(along)} requests, each point being one; "
             f"there may be {MAX_REQUESTS}: ask for fewer lines or points"
         )
-    lines = [_line(own_axis, case, given, fields, along) for fields, own_axis, case, given in combinations]
+    lines = [_line(own_axis, case, numbers, fields, along) for fields, own_axis, case, numbers in combinations]
     return Curve(axis, axis.labelled(values), names, along, lines)
 
 
@@ -276,7 +276,7 @@ def _by_rows(loss: Loss) -> bool:
     return loss.kind == "rows" and "none" in loss.reductions
 
 
-def _line(axis: Axis, case: str, given: Mapping[str, float], fields: Mapping[str, Any], x: Array) -> Line:
+def _line(axis: Axis, case: str, numbers: Mapping[str, float], fields: Mapping[str, Any], x: Array) -> Line:
     loss = find_loss(fields["name"])
     rows = _by_rows(loss)
     start = {name: float(x[0]) for name in axis.sets}
@@ -290,7 +290,7 @@ def _line(axis: Axis, case: str, given: Mapping[str, float], fields: Mapping[str
         raise NotEvaluable(
             f"a formula is drawn along its error, so its inputs must be prediction and target; found {', '.join(types)}"
         )
-    path = axis.path(x, Scene(types, plan.parameters, given))
+    path = axis.path(x, Scene(types, plan.parameters, numbers))
     request["outputs"] = ["loss", *(f"gradient.{name}" for name in path.toward)]
     requests = [request] if rows else [request] * len(x)
     if path.parameters:

@@ -67,7 +67,7 @@ class Arguments:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
         """Return the arguments of ``serve run`` or of a file.
 
         Files that settings name are looked for by each replica on its own node.
@@ -77,7 +77,7 @@ class Arguments:
         """
         known = [*ReplicaPlacement.model_fields, *(name for name in Settings.model_fields if name not in SERVES)]
         faults = []
-        for name in given:
+        for name in arguments:
             if name in SERVES:
                 faults.append(f"{name} is not lossd's to set under Ray: use {SERVES[name]}")
             elif name not in known:
@@ -87,8 +87,8 @@ class Arguments:
             raise StartError(
                 f"{'; '.join(faults)} (arguments: {', '.join(ReplicaPlacement.model_fields)}, and lossd's settings)"
             )
-        values = {name: value for name, value in given.items() if name in ReplicaPlacement.model_fields}
-        settings = {name: value for name, value in given.items() if name not in ReplicaPlacement.model_fields}
+        values = {name: value for name, value in arguments.items() if name in ReplicaPlacement.model_fields}
+        settings = {name: value for name, value in arguments.items() if name not in ReplicaPlacement.model_fields}
         try:
             checked = _Given(**{name: value for name, value in settings.items() if not _is_file(name)})
             devices = checked.device.split(",")

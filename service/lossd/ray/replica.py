@@ -150,11 +150,11 @@ def _log_to_ray(settings: Settings) -> None:
     lossd.setLevel(settings.log_level.upper())
 
 
-def settings_of(given: dict[str, Any], cpus: float) -> Settings:
+def settings_of(values: dict[str, Any], cpus: float) -> Settings:
     """Return a replica's settings, checked on its node.
 
     Args:
-        given: The settings among the application's arguments. Three defaults differ from ``lossd serve``: a worker has
+        values: The settings among the application's arguments. Three defaults differ from ``lossd serve``: a worker has
             a thread for each core of its replica, less one; there are no runs, because replicas share no file; and
             only problems are logged, because Ray copies every line of the log to the driver.
         cpus: The cores of the replica.
@@ -167,7 +167,7 @@ def settings_of(given: dict[str, Any], cpus: float) -> Settings:
     chosen = {name: value for name, value in defaults.items() if variable(name) not in os.environ}
     fixed = {"host": "0.0.0.0", "port": 0, "fronts": 1}
     try:
-        settings = Settings(**{**chosen, **given, **fixed})
+        settings = Settings(**{**chosen, **values, **fixed})
     except ValidationError as error:
         raise StartError("; ".join(sentence(fault, str) for fault in error.errors())) from None
     check_needs(settings)

@@ -224,11 +224,11 @@ def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
         options = {"names": options}
     if isinstance(options, dict) and isinstance(options.get("names"), str):
         options = {**options, "names": [options["names"]]}
-    for name, given, model in (
+    for name, fields, model in (
         ("metrics", options, MetricOptions),
         ("gradient", request.get("gradient"), GradientOptions),
         ("hessian", request.get("hessian"), HessianOptions),
     ):
-        if given is not None:
-            whole[name] = without_nulls(model, given) if isinstance(given, dict) else given
+        if fields is not None:
+            whole[name] = without_nulls(model, fields) if isinstance(fields, dict) else fields
     return whole

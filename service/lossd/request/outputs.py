@@ -71,13 +71,13 @@ def requested(loss: str, differentiable: Sequence[str], outputs: Sequence[str]) 
     )
 
 
-def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives, options: HessianOptions) -> None:
+def check_second(loss: Loss, parameters: Mapping[str, Any], derivatives: Derivatives, options: HessianOptions) -> None:
     """Check that the loss has the second derivatives that are asked for.
 
     Raises:
         InvalidRequest: It has not; the detail says why, and what to ask for.
     """
-    if not wanted.hessians and wanted.product is None:
+    if not derivatives.hessians and derivatives.product is None:
         return
     if loss.kind == "composed":
         raise InvalidRequest(
@@ -86,9 +86,9 @@ def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives,
         )
     if not loss.twice:
         raise InvalidRequest(f"{loss.name} has no second derivatives here: only its value and its gradient are known")
-    if not wanted.hessians:
+    if not derivatives.hessians:
         return
-    for name in wanted.hessians:
+    for name in derivatives.hessians:
         if not _is_diagonal(loss, name, parameters):
             raise InvalidRequest(
                 f"the Hessian of {loss.name} by {name} is not diagonal: the gradient of an entry depends on others; "
@@ -102,8 +102,8 @@ def check_second(loss: Loss, parameters: Mapping[str, Any], wanted: Derivatives,
 def has_hessian(loss: Loss) -> bool:
     """Return whether the loss has the output ``hessian``, with its parameters' defaults."""
     parameters = {parameter.name: parameter.default for parameter in loss.parameters}
-    wanted = requested(loss.name, loss.differentiable, ["hessian"]).hessians
-    return loss.kind != "composed" and loss.twice and all(_is_diagonal(loss, name, parameters) for name in wanted)
+    names = requested(loss.name, loss.differentiable, ["hessian"]).hessians
+    return loss.kind != "composed" and loss.twice and all(_is_diagonal(loss, name, parameters) for name in names)
 
 
 def _is_diagonal(loss: Loss, name: str, parameters: Mapping[str, Any]) -> bool:

@@ -66,10 +66,10 @@ class TermPlan:
         """Return whether the term's loss has an input of that name."""
         return any(entry.name == name for entry in self.plan.inputs)
 
-    def with_outputs(self, gradients: Sequence[str], wanted: tuple[str, ...]) -> TermPlan:
+    def with_outputs(self, gradients: Sequence[str], metrics: tuple[str, ...]) -> TermPlan:
         """Return the term with these outputs: its value, its gradients by these tensors, these metrics."""
         names = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in gradients)
-        return replace(self, plan=replace(self.plan, want_loss=True, gradients=names, metrics=wanted))
+        return replace(self, plan=replace(self.plan, want_loss=True, gradients=names, metrics=metrics))
 
     def job(self, position: int, layout: Layout) -> Job:
         """Return the term as a job of its own, given the request's tensors.

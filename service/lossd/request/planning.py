@@ -162,10 +162,10 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
             _check_per_sample(name, terms[0])
         inputs = composed_inputs(inputs, terms)
     outputs = envelope.outputs if envelope.outputs is not None else ["loss", "gradient", "metrics"]
-    wanted = requested(name, [entry.name for entry in inputs if entry.differentiable], outputs)
-    check_second(loss, parameters, wanted, envelope.hessian)
-    if wanted.product is not None:
-        names = (wanted.product, series(wanted.product))
+    derivatives = requested(name, [entry.name for entry in inputs if entry.differentiable], outputs)
+    check_second(loss, parameters, derivatives, envelope.hessian)
+    if derivatives.product is not None:
+        names = (derivatives.product, series(derivatives.product))
         inputs = (*inputs, direction(next(entry for entry in inputs if entry.name in names), refinement))
     task = envelope.metrics.task or refinement.task or (terms[0].plan.task if terms else loss.task)
     if envelope.metrics.task and not terms:
@@ -186,15 +186,15 @@ def _loss_plan(envelope: Envelope, fields: dict[str, Any]) -> Plan:
         parameters=parameters,
         reduction=getattr(values, "reduction"),  # noqa: B009  (a field every model has, its base lacks)
         want_loss="loss" in outputs,
-        gradients=wanted.gradients,
+        gradients=derivatives.gradients,
         gradient_options=envelope.gradient,
-        hessians=wanted.hessians,
+        hessians=derivatives.hessians,
         hessian_options=envelope.hessian,
-        product=wanted.product,
+        product=derivatives.product,
         metrics=() if terms else wanted_metrics,
         metric_options=envelope.metrics,
         terms=tuple(
-            term.with_outputs(wanted.gradients, wanted_metrics if i == 0 else ()) for i, term in enumerate(terms)
+            term.with_outputs(derivatives.gradients, wanted_metrics if i == 0 else ()) for i, term in enumerate(terms)
         ),
         ignores_nan=getattr(values, "nan_targets", "refuse") == "ignore",
     )
@@ -267,17 +267,17 @@ def _masks(loss: Loss, refinement: Refinement) -> Iterator[Input]:
     pattern = (mask or refinement.returns or loss.returns).pattern
     what = "the unreduced loss" if mask is None else f"({', '.join(pattern)})"
 
-    def given(name: str, summary: str, domain: Domain, kinds: tuple[Kind, ...], axes: tuple[str, ...]) -> Input:
+    def constant(name: str, summary: str, domain: Domain, kinds: tuple[Kind, ...], axes: tuple[str, ...]) -> Input:
         return Input(name, (TensorType(domain, kinds, axes),), differentiable=False, optional=True, summary=summary)
 
     summary = f"1 for each entry that counts and 0 for the others, which may be NaN, in the shape of {what}."
-    yield given("mask", summary, "kept", ("integer",), pattern)
+    yield constant("mask", summary, "kept", ("integer",), pattern)
     if mask is None or "element_weight" in loss.reads_masks:
         summary = f"The weight of each entry, >= 0, in the shape of {what}; 0 leaves the entry out, as a mask does."
-        yield given("element_weight", summary, "weight", ("float", "integer"), pattern)
+        yield constant("element_weight", summary, "weight", ("float", "integer"), pattern)
     if len(pattern) > 1:
         summary = "How many entries of each sample count along axis 1, from its start; in place of a mask."
-        yield given("lengths", summary, "length", ("integer",), ("N",))
+        yield constant("lengths", summary, "length", ("integer",), ("N",))
 
 
 def direction(entry: Input, refinement: Refinement) -> Input:

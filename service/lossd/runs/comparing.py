@@ -164,12 +164,13 @@ def compared(
     else:
         names, *_ = [names_read(state, plan, metrics) for state in states]
     groups = min(groups_of(state.definition) for state in states)
-    asked = _Asked(plan, names, groups, level, classes, unpaired)
+    request = _ComparisonRequest(plan, names, groups, level, classes, unpaired)
     numbers = [{_key(labels): number for number, labels in enumerate(strata_of(s.definition))} for s in states]
-    wanted = [labels for labels in strata_of(baseline.definition) if all(_key(labels) in known for known in numbers)]
-    wanted = wanted if slices else wanted[:1]
+    strata = [labels for labels in strata_of(baseline.definition) if all(_key(labels) in known for known in numbers)]
+    strata = strata if slices else strata[:1]
     read = [
-        [asked.read(side, known[_key(labels)]) for labels in wanted] for side, known in zip(sides, numbers, strict=True)
+        [request.read(side, known[_key(labels)]) for labels in strata]
+        for side, known in zip(sides, numbers, strict=True)
     ]
     document = {
         "level": level,
@@ -181,14 +182,14 @@ def compared(
                 "rows": side.state.rows,
                 "digest": side.digest,
                 "targets": side.state.targets,
-                "values": asked.numbers(strata[0]),
+                "values": request.numbers(strata[0]),
                 "intervals": {
                     name: found._asdict() for name, found in strata[0].intervals.items() if classes or CLASS not in name
                 },
             }
             for side, strata in zip(sides, read, strict=True)
         ],
-        "comparisons": [asked.comparison(wanted, read[0], strata) for strata in read[1:]],
+        "comparisons": [request.comparison(strata, read[0], other) for other in read[1:]],
     }
     finite: dict[str, Any] = json.finite(document)
     return finite
@@ -199,7 +200,7 @@ def _key(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _ComparisonRequest:
     """What a comparison asks for.
 
     Attributes:
@@ -231,7 +232,7 @@ class _Asked:
         return {name: None if value != value else value for name, value in found.items()}
 
     def comparison(
-        self, wanted: Sequence[Mapping[str, str]], baseline: Sequence[Read], other: Sequence[Read]
+        self, strata: Sequence[Mapping[str, str]], baseline: Sequence[Read], other: Sequence[Read]
     ) -> dict[str, Any]:
         """Return the comparison of a run with the baseline, stratum by stratum; all rows come first."""
         tables = [self._table(first, second) for first, second in zip(baseline, other, strict=True)]
@@ -246,7 +247,7 @@ class _Asked:
             "metrics": metrics,
             "slices": [
                 {"slice": dict(labels), "rows": read.rows, "metrics": table, "warnings": _warnings(read, without)}
-                for labels, read, (table, without) in zip(wanted[1:], other[1:], rest, strict=True)
+                for labels, read, (table, without) in zip(strata[1:], other[1:], rest, strict=True)
             ],
             "warnings": _warnings(other[0], lacking),
         }
@@ -291,11 +292,14 @@ class _Asked:
         enough = all(told_apart(read.rows, read.left_out.groups, self.groups) for read in (baseline, other))
         if not known or not enough:
             return known, {}, []
-        own = {value.name: place for place, value in enumerate(first.values)}
-        told = [name for name, value in known.items() if value.enough and second.values[places[name]].enough]
-        columns = (_columns(first.numbers, own, told), _columns(second.numbers, places, told))
+        places_of_first = {value.name: place for place, value in enumerate(first.values)}
+        compared_names = [name for name, value in known.items() if value.enough and second.values[places[name]].enough]
+        columns = (
+            _columns(first.numbers, places_of_first, compared_names),
+            _columns(second.numbers, places, compared_names),
+        )
         found = (unpaired if self.unpaired else paired)(*columns, self.level)
-        differences = {name: each for name, each in zip(told, found, strict=True) if each is not None}
+        differences = {name: each for name, each in zip(compared_names, found, strict=True) if each is not None}
         lacking = [value for name, value in known.items() if name not in differences or value.few]
         return known, differences, lacking
 

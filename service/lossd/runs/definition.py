@@ -289,8 +289,8 @@ def _belongs(loss: Any, name: str) -> str:
 
 
 def _subject(fields: RunFields) -> dict[str, Any]:
-    given = {"loss": fields.loss, "task": fields.task}
-    return {name: value for name, value in given.items() if value is not None}
+    subject = {"loss": fields.loss, "task": fields.task}
+    return {name: value for name, value in subject.items() if value is not None}
 
 
 def _request(subject: Mapping[str, Any], options: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
@@ -312,10 +312,10 @@ def _by_batch(plan: Plan) -> Plan:
 
 def _without_defaults(plan: Plan, loss: Loss) -> dict[str, Any]:
     """Return the object of a loss with the parameters that differ from their defaults."""
-    given = {p.name: plan.parameters[p.name] for p in loss.parameters if plan.parameters[p.name] != p.default}
+    parameters = {p.name: plan.parameters[p.name] for p in loss.parameters if plan.parameters[p.name] != p.default}
     reduction = {} if plan.reduction == loss.reductions[0] else {"reduction": plan.reduction}
     missing = {"nan_targets": "ignore"} if plan.ignores_nan else {}
-    return {"name": loss.name, **given, **reduction, **missing}
+    return {"name": loss.name, **parameters, **reduction, **missing}
 
 
 def _check_targets(targets: str | None) -> None:

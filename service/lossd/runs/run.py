@@ -171,13 +171,13 @@ class Run:
         )
         tensors, _ = safetensors.decode(b"".join(composed.body.pieces))
         definition, state = self._state.definition, self._state
-        given, by_row = self._slices(slices or {})
+        batch_values, by_row = self._slices(slices or {})
         beside = {name: tensors.pop(name) for name in list(tensors) if is_about_rows(name)}
         beside |= {slice_input(of_slice): Tensor.of(codes) for of_slice, codes in by_row.items()}
         if cluster_id is not None:
             beside[CLUSTER_ID] = Tensor.of(np.asarray(cluster_id))
         ids = beside.pop(SAMPLE_ID).numpy() if SAMPLE_ID in beside else sample_id
-        codes = codes_of_batch(definition, given, list(beside))
+        codes = codes_of_batch(definition, batch_values, list(beside))
         job = self._plan.job({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
         for of_input, tensor in beside.items():
             check_integers(of_input, tensor.dtype, tensor.shape, job.rows)
@@ -212,14 +212,14 @@ class Run:
     def _slices(self, slices: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Array]]:
         """Return the slices of which the batch has one value, and the codes of those that have one a row."""
         declared = slices_of(self._state.definition)
-        given: dict[str, str | None] = {}
+        batch_values: dict[str, str | None] = {}
         codes: dict[str, Array] = {}
         for name, value in slices.items():
             if value is None or isinstance(value, str):
-                given[name] = value
+                batch_values[name] = value
             else:
                 codes[name] = slice_codes(name, value, declared.get(name))
-        return given, codes
+        return batch_values, codes
 
     def _place(
         self, rows: int, first: int | None, sample_id: Any, name: str | None, digest: bytes | None

@@ -34,8 +34,8 @@ def pack(static: Path, name: str) -> bytes:
         return f"export const modules = {{}};\n{_functions(static, shell)}".encode()
     view = f"views/{name.replace(SUFFIX, '.js')}"
     start = f'import {{ modules }} from "./{SHELL_PACK}";\n'
-    own = _functions(static, [module for module in _imported(static, view) if module not in shell])
-    return f'{start}{own}export const {{ render }} = modules["{view}"];\n'.encode()
+    modules_of_view = _functions(static, [module for module in _imported(static, view) if module not in shell])
+    return f'{start}{modules_of_view}export const {{ render }} = modules["{view}"];\n'.encode()
 
 
 def _imported(static: Path, module: str) -> list[str]:

@@ -70,9 +70,9 @@ def new_request_id() -> str:
     return f"{_id_prefix}-{next(_ids):x}"
 
 
-def request_id(given: str) -> str:
+def request_id(sent: str) -> str:
     """Return the client's id, cut to 128 characters, or a new one if the client's could be mistaken in a log."""
-    return given[:MAX_ID] if given and given.isascii() and given.isprintable() else new_request_id()
+    return sent[:MAX_ID] if sent and sent.isascii() and sent.isprintable() else new_request_id()
 
 
 async def cancel_on_disconnect(receive: Receive, future: asyncio.Future[Any]) -> None:

@@ -173,16 +173,16 @@ class KnownHeads:
         rest, _ = split
         if (found := _REQUEST_ID.search(rest)) is not None:
             rest = rest[: found.start(1)] + rest[found.end(1) :]
-        own = {name: value for name, value in scope.items() if name not in _OWN}
+        common = {name: value for name, value in scope.items() if name not in _OWN}
         if name:
             if not scope["path"].endswith(f"/{name.decode('latin-1')}"):  # it is encoded, or followed by a query
                 return
-            own["path"], own["raw_path"] = scope["path"][: -len(name)], scope["raw_path"][: -len(name)]
-        own["headers"] = [header for header in scope["headers"] if header[0] not in _VALUES]
+            common["path"], common["raw_path"] = scope["path"][: -len(name)], scope["raw_path"][: -len(name)]
+        common["headers"] = [header for header in scope["headers"] if header[0] not in _VALUES]
         headers = {name: value for name, value in request.headers.items() if name not in _VALUES}
         lengths = tuple(name for name, _ in scope["headers"] if name in _LENGTHS)
         timeout_s = request.deadline - request.begin
-        known = KnownHead(route, form, own, headers, lengths, request.client, request.max_body_bytes, timeout_s)
+        known = KnownHead(route, form, common, headers, lengths, request.client, request.max_body_bytes, timeout_s)
         self._known.put(rest, known, ENTRY_BYTES + 4 * len(rest))
 
     def forget(self) -> None:

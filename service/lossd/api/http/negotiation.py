@@ -46,9 +46,9 @@ def parse_weights(header: bytes) -> Mapping[bytes, float]:
     found: dict[bytes, float] = {}
     for item in _ITEM.findall(header.lower()):
         name, *parameters = (part.strip() for part in item.split(b";"))
-        given = [value.strip() for key, _, value in (p.partition(b"=") for p in parameters) if key.strip() == b"q"]
-        if name and all(map(_WEIGHT.fullmatch, given)):
-            found[name] = float(given[0]) if given else 1.0
+        qualities = [value.strip() for key, _, value in (p.partition(b"=") for p in parameters) if key.strip() == b"q"]
+        if name and all(map(_WEIGHT.fullmatch, qualities)):
+            found[name] = float(qualities[0]) if qualities else 1.0
     return found
 
 

@@ -96,8 +96,8 @@ class HttpRequest:
         self.client: str = scope.get(CLIENT, "")
         self.receive = receive
         self.headers: Mapping[bytes, bytes] = combined(scope["headers"], _HEADERS)
-        given = self.headers.get(b"x-request-id")
-        self.request_id = new_request_id() if given is None else request_id(given.decode("latin-1"))
+        sent_id = self.headers.get(b"x-request-id")
+        self.request_id = new_request_id() if sent_id is None else request_id(sent_id.decode("latin-1"))
         self.query: bytes = scope["query_string"]
         self.scope = scope
         self.model = ""

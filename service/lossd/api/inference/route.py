@@ -57,7 +57,7 @@ class NotOfferedError(Problem):
     slug, title, status = "not-offered", "Not offered", 501
 
 
-class Asked(NamedTuple):
+class IdentifiedRequest(NamedTuple):
     """A request.
 
     Attributes:
@@ -69,7 +69,11 @@ class Asked(NamedTuple):
     id: str | None
 
 
-class Inference(DirectEvaluation[Asked]):
+Submitted = tuple[IdentifiedRequest, asyncio.Future[Result]]
+"""A request, and the future of its result."""
+
+
+class Inference(DirectEvaluation[IdentifiedRequest]):
     """Everything under ``/v2``.
 
     Args:
@@ -110,12 +114,12 @@ class Inference(DirectEvaluation[Asked]):
         request.read_headers()
         if request.client:
             await self.fair_share.acquire(request)
-        asked, future = await self._submit(request, model)
-        await self._answer(request, asked, future, send)
-        if not asked.parsed.shares_memory:
+        identified, future = await self._submit(request, model)
+        await self._answer(request, identified, future, send)
+        if not identified.parsed.shares_memory:
             self._learn(request, send, model)
 
-    def _encode(self, request: HttpRequest, answer: Asked, result: Result) -> tuple[Pieces, Headers, bool]:
+    def _encode(self, request: HttpRequest, answer: IdentifiedRequest, result: Result) -> tuple[Pieces, Headers, bool]:
         parsed = answer.parsed
         pieces, length = oip.encode_response(
             request.model,
@@ -128,22 +132,22 @@ class Inference(DirectEvaluation[Asked]):
             return pieces, [(b"content-type", _JSON)], False
         return pieces, [(b"content-type", _BINARY), (_LENGTH, b"%d" % length)], True
 
-    def _text_bytes(self, answer: Asked, result: Result) -> int:
+    def _text_bytes(self, answer: IdentifiedRequest, result: Result) -> int:
         return answer.parsed.text_bytes + len(result.text)
 
-    async def _submit(self, request: HttpRequest, model: models.Model) -> tuple[Asked, asyncio.Future[Result]]:
-        given = request.headers.get(_LENGTH)
+    async def _submit(self, request: HttpRequest, model: models.Model) -> Submitted:
+        json_length = request.headers.get(_LENGTH)
         streamed = request.decompressor is not None or (request.length or 0) >= self.settings.stream_bytes
-        if streamed and given is not None:
+        if streamed and json_length is not None:
             async with request.in_time():
-                return await self._stream(request, model, given)
-        if given is None:
+                return await self._stream(request, model, json_length)
+        if json_length is None:
             request.limit_json(self.settings.max_json_bytes)
         body = await request.body(self.engine.budget)
-        return await self._submit_body(request, model, memoryview(body), self._json_bytes(given, len(body)))
+        return await self._submit_body(request, model, memoryview(body), self._json_bytes(json_length, len(body)))
 
-    def _json_bytes(self, given: bytes | None, size: int | None) -> int | None:
-        length = oip.header_length(given, size)
+    def _json_bytes(self, json_length: bytes | None, size: int | None) -> int | None:
+        length = oip.header_length(json_length, size)
         if length is not None and length > self.settings.max_json_bytes:
             raise TooLarge(
                 f"the JSON text has {length} bytes, at most {int(self.settings.max_json_bytes)} are read (setting "
@@ -153,16 +157,16 @@ class Inference(DirectEvaluation[Asked]):
 
     async def _submit_body(
         self, request: HttpRequest, model: models.Model, body: memoryview, length: int | None
-    ) -> tuple[Asked, asyncio.Future[Result]]:
+    ) -> Submitted:
         text, data = _split(body, length)
         if len(text) <= INLINE_BYTES:
-            asked, tensors = _decoded(text, data, model)
+            identified, tensors = _decoded(text, data, model)
         else:
             with request.holding(self.engine.budget, len(body)):
-                asked, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
-        parsed = asked.parsed
+                identified, tensors = await in_thread(len(text), lambda: _decoded(text, data, model))
+        parsed = identified.parsed
         if not parsed.shares_memory:
-            return asked, self._submit_tensors(request, parsed, tensors)
+            return identified, self._submit_tensors(request, parsed, tensors)
         self._accept(request, parsed)
         targets = self._targets(request, parsed)
         if len(tensors) == len(parsed.request.inputs):
@@ -170,14 +174,14 @@ class Inference(DirectEvaluation[Asked]):
         else:
             shared = {entry.name: entry.place for entry in parsed.request.inputs if entry.place is not None}
             future = await self._fetch(request, parsed, tensors, shared)
-        return asked, self._delivered(parsed, targets, future)
+        return identified, self._delivered(parsed, targets, future)
 
-    def _submit_whole(self, request: DirectRequest, body: memoryview) -> tuple[Asked, asyncio.Future[Result]] | None:
+    def _submit_whole(self, request: DirectRequest, body: memoryview) -> Submitted | None:
         text, data = _split(body, self._json_bytes(request.headers.get(_LENGTH), len(body)))
-        asked, tensors = _decoded(text, data, request.known.format)
-        if asked.parsed.shares_memory:
+        identified, tensors = _decoded(text, data, request.known.format)
+        if identified.parsed.shares_memory:
             return None
-        return asked, self._submit_tensors(request, asked.parsed, tensors)
+        return identified, self._submit_tensors(request, identified.parsed, tensors)
 
     def _submit_tensors(
         self, request: HttpRequest, parsed: ParsedRequest, tensors: Mapping[str, memoryview]
@@ -308,11 +312,9 @@ class Inference(DirectEvaluation[Asked]):
         regions.register(request.client, name, document)
         return {}
 
-    async def _stream(
-        self, request: HttpRequest, model: models.Model, given: bytes
-    ) -> tuple[Asked, asyncio.Future[Result]]:
+    async def _stream(self, request: HttpRequest, model: models.Model, json_length: bytes) -> Submitted:
         """Write the tensors into their slab as they arrive. If they must be converted, collect the body first."""
-        length = self._json_bytes(given, request.length if request.decompressor is None else None)
+        length = self._json_bytes(json_length, request.length if request.decompressor is None else None)
         assert length is not None
         received = bytearray()
         with request.gathering(self.engine.budget) as count:
@@ -321,8 +323,8 @@ class Inference(DirectEvaluation[Asked]):
                     raise MalformedBody(f"the body ends inside its JSON text: {len(received)} of {length} bytes")
                 received += await request.chunk()
                 count(len(received))
-            asked = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
-            parsed = asked.parsed
+            identified = await in_thread(length, lambda: _read(memoryview(received)[:length], model))
+            parsed = identified.parsed
             request.identify(parsed.model, parsed.job)
             size = length + parsed.request.data_bytes
             if request.decompressor is None:
@@ -344,7 +346,7 @@ class Inference(DirectEvaluation[Asked]):
             [(entry.name, entry.begin, entry.end) for entry in parsed.request.inputs],
             lambda found: _wrong_length(parsed, found),
         )
-        return asked, self._delivered(parsed, targets, future)
+        return identified, self._delivered(parsed, targets, future)
 
     # Other paths
 
@@ -439,26 +441,28 @@ def _split(body: memoryview, length: int | None) -> tuple[memoryview, memoryview
     return (body, body[:0]) if length is None else (body[:length], body[length:])
 
 
-def _decoded(text: memoryview, data: memoryview, model: models.Model) -> tuple[Asked, dict[str, memoryview]]:
-    asked = _read(text, model)
-    parsed = asked.parsed
+def _decoded(
+    text: memoryview, data: memoryview, model: models.Model
+) -> tuple[IdentifiedRequest, dict[str, memoryview]]:
+    identified = _read(text, model)
+    parsed = identified.parsed
     if len(data) != parsed.request.data_bytes:
         raise _wrong_length(parsed, len(data))
     if parsed.streamable:
-        return asked, {entry.name: data[entry.begin : entry.end] for entry in parsed.request.inputs}
+        return identified, {entry.name: data[entry.begin : entry.end] for entry in parsed.request.inputs}
     inside = (entry for entry in parsed.request.inputs if entry.place is None)
-    return asked, {entry.name: oip.read_tensor(entry, data).data for entry in inside}
+    return identified, {entry.name: oip.read_tensor(entry, data).data for entry in inside}
 
 
-def _read(text: memoryview, model: models.Model) -> Asked:
+def _read(text: memoryview, model: models.Model) -> IdentifiedRequest:
     """Return the parsed request. Requests are cached without their ids, because clients repeat everything else."""
     whole = bytes(text)
     found = _ID.match(whole)
     if found is not None and b'"id"' not in (rest := b"{" + whole[found.end() :]) and b"\\" not in rest:
         with suppress(Problem):  # it is found again in the whole text
-            return Asked(_parsed(rest, model), found[1].decode())
+            return IdentifiedRequest(_parsed(rest, model), found[1].decode())
     parsed = _parsed(whole, model)
-    return Asked(parsed, parsed.request.id)
+    return IdentifiedRequest(parsed, parsed.request.id)
 
 
 _ID = re.compile(rb'\{"id":"([ !#-\[\]-~]{0,128})",')

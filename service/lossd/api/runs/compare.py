@@ -51,21 +51,21 @@ class Compare(RecordedRoute):
         if request.scope["method"] not in ("GET", "HEAD"):
             raise not_allowed(request.scope["method"], ["GET"])
         request.read_headers()
-        asked = query(request.query, CompareQuery)
-        names = [checked_name(name, "run") for name in asked.run]
-        records = [await self._found(request, *named) for named in zip(names, asked.owners, strict=True)]
+        parameters = query(request.query, CompareQuery)
+        names = [checked_name(name, "run") for name in parameters.run]
+        records = [await self._found(request, *named) for named in zip(names, parameters.owners, strict=True)]
         _check_different(records)
-        if await self._unchanged(request, send, _tag(records, asked)):
+        if await self._unchanged(request, send, _tag(records, parameters)):
             return
-        records, pairs = await self.comparisons.of_runs(request, records, _options(asked), self._result)
+        records, pairs = await self.comparisons.of_runs(request, records, _options(parameters), self._result)
         document = _document(records, pairs)
-        await self._send(request, send, document, [(b"etag", _tag(records, asked).encode())])
+        await self._send(request, send, document, [(b"etag", _tag(records, parameters).encode())])
 
 
-def _options(asked: CompareQuery) -> dict[str, Any]:
+def _options(parameters: CompareQuery) -> dict[str, Any]:
     """Return the options of the comparison that are no defaults."""
-    options = asked.model_dump(exclude={"run", "owner", "metrics"}, exclude_defaults=True)
-    return options if asked.names is None else {**options, "metrics": asked.names}
+    options = parameters.model_dump(exclude={"run", "owner", "metrics"}, exclude_defaults=True)
+    return options if parameters.names is None else {**options, "metrics": parameters.names}
 
 
 def _check_different(records: list[Record]) -> None:
@@ -82,9 +82,9 @@ def _check_different(records: list[Record]) -> None:
         known.add(record["id"])
 
 
-def _tag(records: list[Record], asked: CompareQuery) -> str:
+def _tag(records: list[Record], parameters: CompareQuery) -> str:
     """Return the entity tag of a comparison: it changes with each of the runs."""
-    parts = [[etag(record) for record in records], _options(asked), __version__]
+    parts = [[etag(record) for record in records], _options(parameters), __version__]
     return f'W/"{hashlib.blake2b(json.dumps(parts), digest_size=12).hexdigest()}"'
 
 

@@ -65,9 +65,9 @@ class ComparisonCache:
             InvalidRequest: The runs have not counted what a metric is made of.
             Problem: A state cannot be read or compared now.
         """
-        asked = json.dumps(options)
+        options_text = json.dumps(options)
         first, *others = records
-        texts = [self._cache.get(_key(first, other, asked)) for other in others]
+        texts = [self._cache.get(_key(first, other, options_text)) for other in others]
         found = [text for text in texts if text is not None]
         if len(found) < len(others):
             await take_turn(request, self._turns)
@@ -89,13 +89,13 @@ class ComparisonCache:
         """Return the present records, and the JSON of each comparison. One state is read after the other."""
         _check_readable(first, first)
         first, baseline = await merged(self._recorder, self._telemetry, request, first)
-        asked = json.dumps(options)
+        options_text = json.dumps(options)
         present: list[Record] = []
         found: list[bytes] = []
         apart: list[tuple[Record, NotComparable]] = []
         for other in others:
             record = other
-            text = self._cache.get(_key(first, record, asked))
+            text = self._cache.get(_key(first, record, options_text))
             try:
                 if text is None:
                     _check_readable(record, first)
@@ -105,7 +105,7 @@ class ComparisonCache:
                     job = compare_job(states, documents[0].plan, [each.definition for each in documents], options)
                     data = {f"{STATE}{number}": each for number, each in enumerate(states)}
                     text = await evaluated(self._engine, request, job, data, wait)
-                    self._cache.put(_key(first, record, asked), text, 1024 + len(text))
+                    self._cache.put(_key(first, record, options_text), text, 1024 + len(text))
             except NotComparable as problem:
                 apart.append((record, problem))
                 continue
@@ -116,8 +116,8 @@ class ComparisonCache:
         return first, present, found
 
 
-def _key(first: Record, other: Record, asked: bytes) -> Key:
-    return first["id"], version(first), other["id"], version(other), asked
+def _key(first: Record, other: Record, options: bytes) -> Key:
+    return first["id"], version(first), other["id"], version(other), options
 
 
 def _check_readable(record: Record, first: Record) -> None:

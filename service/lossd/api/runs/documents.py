@@ -118,15 +118,15 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"summary": numbers, "summary_of": record["summarized"], "intervals": intervals}
 
 
-def filtered(result: Mapping[str, Any], asked: RunQuery) -> dict[str, Any]:
+def filtered(result: Mapping[str, Any], parameters: RunQuery) -> dict[str, Any]:
     """Return the part of a result that a request asks for.
 
     Raises:
         InvalidRequest: The result has no metric of a name.
     """
-    if not asked.slices:
+    if not parameters.slices:
         result = {name: value for name, value in result.items() if name not in OF_SLICES}
-    if (names := asked.names) is None:
+    if (names := parameters.names) is None:
         return dict(result)
     known = [name for name in result["metrics"] if name not in BESIDE]
     for name in names:
@@ -169,14 +169,14 @@ def signature(record: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
 
 
 def run_answer(
-    record: Mapping[str, Any], result: Mapping[str, Any] | None, asked: RunQuery | None = None
+    record: Mapping[str, Any], result: Mapping[str, Any] | None, parameters: RunQuery | None = None
 ) -> dict[str, Any]:
     """Return the answer about one run.
 
     Args:
         record: The run's record.
         result: Its result; None if it has counted nothing.
-        asked: What is asked for; None for everything.
+        parameters: What is asked for; None for everything.
 
     Raises:
         InvalidRequest: The result has no metric of a name.
@@ -191,7 +191,7 @@ def run_answer(
         return answer if problem is None else {**answer, "problem": problem}
     answer["signature"] = result.get("signature") or signature(record, result)
     found = {"intervals": {}, "slices": [], **result}  # a result of an earlier version has none
-    found = filtered(found, asked) if asked is not None else found
+    found = filtered(found, parameters) if parameters is not None else found
     names = [name for name in RESULT if name in found]
     answer["result"] = {"provisional": record["status"] == "open", **{name: found[name] for name in names}}
     return answer

@@ -34,22 +34,22 @@ class PlotQuery(OwnerQuery):
     )
 
 
-def needed(asked: PlotQuery, task: str | None) -> RunQuery:
+def needed(parameters: PlotQuery, task: str | None) -> RunQuery:
     """Return the question for the result that a picture shows.
 
     Raises:
         InvalidRequest: The task has no picture of that kind, or a parameter belongs to another kind.
     """
-    if asked.kind == SLICES:
-        metric = None if asked.metric is None else asked.metric.partition(".")[0]
-        return RunQuery(metrics=None if metric == "loss" else metric, level=asked.level)
-    if asked.metric is not None or asked.level is not None:
-        name = "metric" if asked.metric is not None else "level"
-        raise _wrong(name, f"{name} belongs to pictures of slices, not to kind {asked.kind}; leave it out")
-    names = of_kind(asked.kind, task)
+    if parameters.kind == SLICES:
+        metric = None if parameters.metric is None else parameters.metric.partition(".")[0]
+        return RunQuery(metrics=None if metric == "loss" else metric, level=parameters.level)
+    if parameters.metric is not None or parameters.level is not None:
+        name = "metric" if parameters.metric is not None else "level"
+        raise _wrong(name, f"{name} belongs to pictures of slices, not to kind {parameters.kind}; leave it out")
+    names = of_kind(parameters.kind, task)
     if not names:
         fitting = [*(kind for kind in KINDS if of_kind(kind, task)), SLICES]
-        raise _wrong("kind", f"kind is {asked.kind}; pictures of a run of {task} are {', '.join(fitting)}")
+        raise _wrong("kind", f"kind is {parameters.kind}; pictures of a run of {task} are {', '.join(fitting)}")
     return RunQuery(metrics=",".join(names), slices=False)
 
 
@@ -61,7 +61,7 @@ def of_kind(kind: str, task: str | None) -> list[str]:
     return [name for name in KINDS[kind] if name in has] if KINDS[kind][0] in has else []
 
 
-def drawn_document(asked: PlotQuery, result: Mapping[str, Any] | None) -> bytes:
+def drawn_document(parameters: PlotQuery, result: Mapping[str, Any] | None) -> bytes:
     """Return the JSON of what is drawn of a result.
 
     Raises:
@@ -71,16 +71,16 @@ def drawn_document(asked: PlotQuery, result: Mapping[str, Any] | None) -> bytes:
     if result is None:
         raise NotEvaluable("the run has counted no rows, so there is nothing to draw")
     result = json.numeric(result)
-    document = _slices(asked, result) if asked.kind == SLICES else result["metrics"]
+    document = _slices(parameters, result) if parameters.kind == SLICES else result["metrics"]
     return lines.dumps(document).encode()
 
 
-def _slices(asked: PlotQuery, result: Mapping[str, Any]) -> dict[str, Any]:
+def _slices(parameters: PlotQuery, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the number of each slice with its interval, the worst first."""
     if not result.get("slices"):
         raise NotEvaluable("the run has no slices; declare them when the run is created")
     every = flat(result.get("loss"), result["metrics"], lists=True)
-    metric = asked.metric or next(iter(flat(None, result["metrics"]) or every))
+    metric = parameters.metric or next(iter(flat(None, result["metrics"]) or every))
     if metric not in every:
         raise _wrong("metric", f"the run has no number {metric}; it has {', '.join(every)}")
     better = METRICS[result["metrics"]["task"]].get(metric.partition(".")[0]) if "task" in result["metrics"] else None

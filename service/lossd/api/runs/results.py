@@ -55,7 +55,7 @@ class Results:
         self._cache: Cache[tuple[str, tuple[int, float], bytes], bytes] = Cache("run_results", CACHED_BYTES)
 
     async def of_run(
-        self, request: HttpRequest, record: Record, wait: Wait, asked: RunQuery = ALL
+        self, request: HttpRequest, record: Record, wait: Wait, parameters: RunQuery = ALL
     ) -> tuple[Record, dict[str, Any] | None]:
         """Return a run's present record, and its result; None if there is none.
 
@@ -66,7 +66,7 @@ class Results:
             request: The request.
             record: The run's record, which may be a little older.
             wait: Waits for the engine's result, as :meth:`lossd.api.route.Route._result`.
-            asked: What is asked for.
+            parameters: What is asked for.
 
         Raises:
             DefinitionChanged: The run is sealed, and another version of lossd defined its metrics.
@@ -74,11 +74,11 @@ class Results:
             Problem: The state cannot be read or evaluated now.
         """
         sealed = record["status"] == "sealed"
-        if sealed and not _beyond(asked, record["result"]["metrics"], record["result"].get("level")):
+        if sealed and not _beyond(parameters, record["result"]["metrics"], record["result"].get("level")):
             return record, record["result"]
         if not record["batches"] or (not sealed and problem_of(record) is not None):
             return record, None
-        options = _beyond(asked, readable_document(record).plan.metrics, LEVEL)
+        options = _beyond(parameters, readable_document(record).plan.metrics, LEVEL)
         asked_for = json.dumps(options)
         text = self._cache.get((record["id"], version(record), asked_for))
         if text is None:
@@ -99,22 +99,22 @@ class Results:
         return record, await in_thread(len(text), partial(json.loads, text))
 
 
-def _beyond(asked: RunQuery, metrics: Container[str], level: float | None) -> dict[str, Any]:
+def _beyond(parameters: RunQuery, metrics: Container[str], level: float | None) -> dict[str, Any]:
     """Return the options of a result that is more than a part of another one; {} if that one has all.
 
     Args:
-        asked: What is asked for.
+        parameters: What is asked for.
         metrics: The names of the other result's metrics.
         level: Its level.
     """
-    names = asked.names
+    names = parameters.names
     more = names is not None and any(name not in metrics for name in names)
-    if not more and asked.level in (None, level):
+    if not more and parameters.level in (None, level):
         return {}
     return {
         **({} if names is None else {"metrics": names}),
-        **({} if asked.level is None else {"level": asked.level}),
-        **({} if asked.slices else {"slices": False}),
+        **({} if parameters.level is None else {"level": parameters.level}),
+        **({} if parameters.slices else {"slices": False}),
     }
 
 

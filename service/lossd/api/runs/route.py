@@ -153,14 +153,14 @@ class Runs(RecordedRoute):
         await self._send(request, send, entry(record), headers, status=201 if created else 200)
 
     async def _get(self, run: str, request: HttpRequest, send: Send) -> None:
-        asked = query(request.query, RunQuery)
-        record = await self._found(request, run, asked.owner)
+        parameters = query(request.query, RunQuery)
+        record = await self._found(request, run, parameters.owner)
         if await self._unchanged(request, send, etag(record)):
             return
-        record, result = await self.results.of_run(request, record, self._result, asked)
-        if result is not None and asked.names is None and asked.level is None:
+        record, result = await self.results.of_run(request, record, self._result, parameters)
+        if result is not None and parameters.names is None and parameters.level is None:
             record = await self._summarized(request, record, result)
-        await self._send_run(request, send, record, result, asked)
+        await self._send_run(request, send, record, result, parameters)
 
     async def _summarized(self, request: HttpRequest, record: Record, result: Record) -> Record:
         """Return the record of a run with the summary of its result, which is kept for lists if the run is open."""
@@ -174,14 +174,14 @@ class Runs(RecordedRoute):
         return {**record, "summary": kept["summary"], "summarized": kept["summarized"]}
 
     async def _plot(self, run: str, request: HttpRequest, send: Send) -> None:
-        asked = query(request.query, PlotQuery)
-        record = await self._found(request, run, asked.owner)
+        parameters = query(request.query, PlotQuery)
+        record = await self._found(request, run, parameters.owner)
         if await self._unchanged(request, send, etag(record)):
             return
-        question = needed(asked, record["task"])
+        question = needed(parameters, record["task"])
         record, result = await self.results.of_run(request, record, self._result, question)
-        document = await in_thread(INLINE_BYTES + 1, lambda: drawn_document(asked, result))
-        picture = await self.drawer.draw(asked.kind, document, "svg", asked.theme)
+        document = await in_thread(INLINE_BYTES + 1, lambda: drawn_document(parameters, result))
+        picture = await self.drawer.draw(parameters.kind, document, "svg", parameters.theme)
         headers = [(b"etag", etag(record).encode()), (b"content-security-policy", POLICY.encode())]
         await self._send(request, send, picture, headers, media_type=b"image/svg+xml")
 
@@ -194,22 +194,22 @@ class Runs(RecordedRoute):
         await send_whole(send, [id_header(request)], b"", 204)
 
     async def _list(self, request: HttpRequest, send: Send) -> None:
-        asked = query(request.query, RunsQuery)
-        page = await self._ask(request, "list", owner=request.client, **asked.model_dump())
+        parameters = query(request.query, RunsQuery)
+        page = await self._ask(request, "list", owner=request.client, **parameters.model_dump())
         await self._send(request, send, {"runs": [entry(record) for record in page["runs"]], "next": page["next"]})
 
     # Batches
 
     async def _batch(self, run: str, batch: str, request: HttpRequest, send: Send) -> None:
-        asked = query(request.query, OwnerQuery)
-        record = await self._found(request, run, asked.owner)
+        parameters = query(request.query, OwnerQuery)
+        record = await self._found(request, run, parameters.owner)
         found = await self._ask(request, "batch", run=record["id"], name=batch)
         await self._send(request, send, batch_answer(found))
 
     async def _batches(self, run: str, request: HttpRequest, send: Send) -> None:
-        asked = query(request.query, BatchesQuery)
-        record = await self._found(request, run, asked.owner)
-        page = await self._ask(request, "batches", run=record["id"], after=asked.after, limit=asked.limit)
+        parameters = query(request.query, BatchesQuery)
+        record = await self._found(request, run, parameters.owner)
+        page = await self._ask(request, "batches", run=record["id"], after=parameters.after, limit=parameters.limit)
         await self._send(request, send, {"batches": [batch_answer(b) for b in page["batches"]], "next": page["next"]})
 
     # Sealing
@@ -264,9 +264,9 @@ class Runs(RecordedRoute):
 
     async def _body(self, request: HttpRequest, what: str, *, needed: bool) -> Any:
         """Return the JSON document in a request's body; {} for an empty body that is not needed."""
-        given = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if given != JSON and (given or needed):
-            found = quoted(given.decode("latin-1")) if given else "none"
+        media_type = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media_type != JSON and (media_type or needed):
+            found = quoted(media_type.decode("latin-1")) if media_type else "none"
             raise UnsupportedMediaType(
                 f"the Content-Type is {found}; send application/json (with curl: -H 'Content-Type: application/json')"
             )
@@ -274,16 +274,21 @@ class Runs(RecordedRoute):
         body = await request.body(self.engine.budget)
         if not body and not needed:
             return {}
-        if not given:
+        if not media_type:
             raise UnsupportedMediaType("the body has no Content-Type; send application/json")
         return small_document(body, what)
 
     async def _send_run(
-        self, request: HttpRequest, send: Send, record: Record, result: Record | None, asked: RunQuery | None = None
+        self,
+        request: HttpRequest,
+        send: Send,
+        record: Record,
+        result: Record | None,
+        parameters: RunQuery | None = None,
     ) -> None:
         """Send the answer about one run."""
         nbytes = 0 if result is None else INLINE_BYTES + 1  # the values of a thousand classes take a while
-        text = await in_thread(nbytes, lambda: json.dumps(run_answer(record, result, asked)))
+        text = await in_thread(nbytes, lambda: json.dumps(run_answer(record, result, parameters)))
         await self._send(request, send, text, [(b"etag", etag(record).encode())])
 
 

@@ -220,10 +220,10 @@ def _words(ids: Array) -> tuple[Array, Array]:
     return keys[begins], np.bitwise_or.reduceat(bits, begins)
 
 
-def _find(own: Array, keys: Array) -> tuple[Array, Array]:
-    """Return where in ``own`` each key would stand, and whether it stands there; both increase."""
-    at = np.searchsorted(own, keys)
-    return at, own[np.minimum(at, len(own) - 1)] == keys
+def _find(held: Array, keys: Array) -> tuple[Array, Array]:
+    """Return where in ``held`` each key would stand, and whether it stands there; both increase."""
+    at = np.searchsorted(held, keys)
+    return at, held[np.minimum(at, len(held) - 1)] == keys
 
 
 def _ids(keys: Array, words: Array) -> Array:

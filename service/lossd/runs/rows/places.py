@@ -47,21 +47,21 @@ def is_about_rows(name: str) -> bool:
     return name in (SAMPLE_ID, CLUSTER_ID) or name.startswith(SLICE)
 
 
-def check_place(kind: str, given: Mapping[str, Any]) -> None:
+def check_place(kind: str, fields: Mapping[str, Any]) -> None:
     """Check that a batch says what its run's identity needs, and nothing that belongs to another identity.
 
     Args:
         kind: The identity: position, id or batch.
-        given: ``first``, ``sample_id`` and ``name``, as far as they were sent; None stands for not sent.
+        fields: ``first``, ``sample_id`` and ``name``, as far as they were sent; None stands for not sent.
 
     Raises:
         InvalidRequest: One is missing, or belongs to another identity.
     """
     for other, word in _NEEDED.items():
-        if other != kind and given.get(word) is not None:
+        if other != kind and fields.get(word) is not None:
             raise _refused(f"{word} belongs to runs of identity {other}; this one has identity {kind}", _POINTERS[word])
     word = _NEEDED[kind]
-    if kind != "batch" and given.get(word) is None:
+    if kind != "batch" and fields.get(word) is None:
         raise _refused(f"a run of identity {kind} needs {word} with every batch", _POINTERS[word])
 
 
@@ -80,22 +80,22 @@ def check_integers(name: str, dtype: str, shape: Sequence[int], rows: int) -> No
 
 
 def codes_of_batch(
-    definition: Mapping[str, Any], given: Mapping[str, str | None] | None, inputs: Sequence[str]
+    definition: Mapping[str, Any], values: Mapping[str, str | None] | None, inputs: Sequence[str]
 ) -> dict[str, int]:
     """Return the code of each slice that has one value for the whole batch, in the order of the names.
 
     Args:
         definition: The run's definition.
-        given: The batch's value of slices by name; None for a batch whose rows have none.
+        values: The batch's value of slices by name; None for a batch whose rows have none.
         inputs: The names of the batch's inputs, which say the values of the other slices row by row.
 
     Raises:
         InvalidRequest: A slice is said twice or not at all, or it or its value is not declared.
     """
-    declared, given = slices_of(definition), given or {}
+    declared, values = slices_of(definition), values or {}
     known = ", ".join(sorted(declared)) or "none"
     remedy = f"the run's slices are {known}"
-    for name in given:
+    for name in values:
         if name not in declared:
             raise _refused(f"slices names {quoted(name)}, which is not a slice of the run; {remedy}", f"/slices/{name}")
     for name in inputs:
@@ -103,11 +103,11 @@ def codes_of_batch(
             raise _refused(f"the input {quoted(name)} is of no slice of the run; {remedy}", f"/inputs/{name}")
     codes = {}
     for name in sorted(declared):
-        if name in given and slice_input(name) in inputs:
+        if name in values and slice_input(name) in inputs:
             detail = f"the slice {name} is said twice, by slices and by the input {slice_input(name)}; send one of them"
             raise _refused(detail, f"/slices/{name}")
-        if name in given:
-            codes[name] = _code(name, given[name], declared[name])
+        if name in values:
+            codes[name] = _code(name, values[name], declared[name])
         elif slice_input(name) not in inputs:
             detail = (
                 f'the batch does not say the slice {name} of its rows: send "slices": {{"{name}": value}} for all of '

@@ -144,8 +144,8 @@ def placed(definition: Mapping[str, Any], lengths: Sequence[int], groups: Array 
     for crossing in [*([name] for name in names), *crossed_of(definition)]:
         code, inside, values = np.zeros(len(rows), np.int64), np.ones(len(rows), bool), 1
         for name in crossing:
-            own = codes[name][rows]
-            code, inside = code * len(slices[name]) + own, inside & (own >= 0)
+            slice_codes = codes[name][rows]
+            code, inside = code * len(slices[name]) + slice_codes, inside & (slice_codes >= 0)
             values *= len(slices[name])
         maps.append(np.where(inside, first + (stratum + code) * slots.groups, -1))
         stratum += values
