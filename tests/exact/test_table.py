@@ -115,6 +115,7 @@ def test_average_precision_is_within_its_bound(rows: Any, limit: int) -> None:
 
 @given(rows=WEIGHTED, limit=LIMITS)
 @example(rows=[(0.0, False, 1e300), (1.0, True, 1e-300)], limit=1)
+@example(rows=[(0.0, True, 1.0), (1.0, False, 2.225073858507203e-309)], limit=1)
 def test_weighted_areas_are_within_their_bounds(rows: Any, limit: int) -> None:
     """Weights of 1e300 beside weights of 1e-300 too: their sums are exact."""
     table = table_of(rows, limit, weighted=True)

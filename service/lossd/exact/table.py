@@ -256,6 +256,7 @@ class Table:
         # The sum of (before + j) / (before + j + most) for j = 1 to found is at least the integral from 1/2 to
         # found + 1/2, because this is concave in j. The sum for any weights is at least the integral from 0 to found.
         start = before + (0.0 if self.weighted else 0.5) + most
+        start = np.maximum(start, found * 2.0**-1000)  # so that no quotient overflows
         worst = found - most * np.log1p(found / np.where(start > 0, start, 1))
         positives = s.positives / scale
         if positives == 0:  # beside the negatives' weight they vanish in float64
