@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
@@ -16,18 +17,23 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.sigutils import normalize_signature
 
 from lossd.compiled import compile_order, recipes
 from lossd.compiled.arithmetic import jit
 from lossd.compiled.building import Compiler, build, load_kept
-from lossd.compiled.kernels import KERNEL, aot, kernel_of
+from lossd.compiled.kernels import KERNEL, Kernel, aot, kernel_of
 from lossd.compiled.passes import CompileProgress, Passes
 from lossd.compiled.store import CodeStore
 from lossd.compiled.work import Work
+from lossd.counting_kernels import CountingKernels
 from lossd.job import Recipe
 from lossd.request.planning import make_plan
 
 ROWS = "rows"
+
+ANNOTATIONS = {"int64": "int", "float64": "float", "bool": "bool", "none": "None"}
+"""How kernels annotate the types of Numba that are no arrays."""
 
 
 class Compiled:
@@ -52,6 +58,19 @@ def compile_one(kernel: Any) -> bytes:
 
 def nothing() -> None:
     pass
+
+
+@pytest.mark.parametrize("kernel", compile_order.KERNELS, ids=lambda kernel: kernel.name)
+def test_a_kernel_s_types_are_as_many_as_its_arguments(kernel: Kernel) -> None:
+    """What mypy compares calls with is the function; what Numba compiles is the text of types."""
+    types, result = normalize_signature(kernel.signature)
+    annotations = inspect.signature(kernel.function.py_func).parameters.values()
+    assert [parameter.annotation for parameter in annotations] == [ANNOTATIONS.get(str(t), "Any") for t in types]
+    assert inspect.signature(kernel.function.py_func).return_annotation == ANNOTATIONS[str(result)]
+
+
+def test_what_metrics_and_runs_call_is_all_there() -> None:
+    assert compile_order.COUNTING.keys() == CountingKernels.__annotations__.keys()
 
 
 def test_a_kernel_that_is_loaded_twice_can_be_called() -> None:

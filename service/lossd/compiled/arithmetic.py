@@ -102,8 +102,7 @@ def jit_reordering(function: F) -> F:
     return cast("F", numba.njit(**INNER | {"fastmath": {"nnan", "nsz", "contract"}})(function))
 
 
-@intrinsic
-def _power_of_two(_: Any, shifted: Any) -> Any:
+def _emit_power_of_two(_: Any, shifted: Any) -> Any:
     """2 to the power of n, given n + SHIFT: n is in that float64's lowest bits, where the exponent's belong."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
@@ -114,8 +113,7 @@ def _power_of_two(_: Any, shifted: Any) -> Any:
     return types.float64(types.float64), generate
 
 
-@intrinsic
-def _split(_: Any, x: Any) -> Any:
+def _emit_split(_: Any, x: Any) -> Any:
     """The significand of a positive float64, in [1, 2), and its exponent, as float64 both."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -130,6 +128,9 @@ def _split(_: Any, x: Any) -> Any:
 
     return types.UniTuple(types.float64, 2)(types.float64), generate
 
+
+_power_of_two: Callable[[float], float] = cast("Any", intrinsic(_emit_power_of_two))
+_split: Callable[[float], tuple[float, float]] = cast("Any", intrinsic(_emit_split))
 
 LOG2_E = 1.4426950408889634
 SHIFT = 1.5 * 2.0**52
@@ -192,8 +193,7 @@ def log1p(x: float) -> float:
 @jit_inline
 def log_of_one_and(x: float) -> float:
     """log(1 + x) of x >= 0 in float64, as exact as :func:`log1p`; what is not finite as it is."""
-    parts: Any = _split(1.0 + x)
-    significand, exponent = parts
+    significand, exponent = _split(1.0 + x)
     near = x <= 1
     m = x if near else significand - 1.0
     n = 0.0 if near else exponent

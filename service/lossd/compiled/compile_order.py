@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lossd.compiled import (
     averages,
@@ -19,6 +18,7 @@ from lossd.compiled import (
     softmax,
 )
 from lossd.compiled.kernels import Kernel, kernel_of
+from lossd.counting_kernels import CountingKernels
 
 __all__ = ["COUNTING", "KERNELS"]
 
@@ -45,8 +45,14 @@ KERNELS: Sequence[Kernel] = [
     )
 ]
 
-COUNTING: Sequence[Callable[..., Any]] = (
-    averages.rates, elementwise.decisions, elementwise.errors, confusion.matrices, rankings.queries,
-    hashes.group_keys, hashes.add_words, hashes.sum_hashes,
-)  # fmt: skip
+COUNTING: CountingKernels = {
+    "rates": averages.rates,
+    "decisions": elementwise.decisions,
+    "errors": elementwise.errors,
+    "matrices": confusion.matrices,
+    "queries": rankings.queries,
+    "group_keys": hashes.group_keys,
+    "add_words": hashes.add_words,
+    "sum_hashes": hashes.sum_hashes,
+}
 """The kernels that metrics and runs call: what these count for a pass, they count for any other loss too."""

@@ -21,8 +21,6 @@ __all__ = ["FORMULA_FORMS", "evaluate_formula"]
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-KERNEL: Callable[..., None] = formulas.formulas
-
 
 def evaluate_formula(
     name: str,
@@ -49,10 +47,14 @@ def evaluate_formula(
     """
     count = len(starts) - 1
     columns, doubtful = np.zeros((4 + formulas.SLOPES, count)), np.zeros(count, bool)
-    memory = [array.view(np.float32) for array in inputs] + [NOTHING] * (formulas.INPUTS - len(inputs))
-    written = [array.view(np.float32) for array in slopes] + [NOTHING] * (formulas.SLOPES - len(slopes))
-    number = formulas.FORMULAS[name].number
-    KERNEL(number, *memory, words, starts, *parameters, upstream, *written, columns, doubtful)
+    missing_inputs, missing_slopes = formulas.INPUTS - len(inputs), formulas.SLOPES - len(slopes)
+    first, second, third, fourth = [array.view(np.float32) for array in inputs] + [NOTHING] * missing_inputs
+    by_first, by_second, by_third = [array.view(np.float32) for array in slopes] + [NOTHING] * missing_slopes
+    a, b = parameters
+    formulas.formulas(
+        formulas.FORMULAS[name].number, first, second, third, fourth, words, starts, a, b,
+        upstream, by_first, by_second, by_third, columns, doubtful,
+    )  # fmt: skip
     if words == 2:
         for norm, gradient in zip(columns[4:], slopes, strict=False):
             doubt_what_vanished(norm, gradient, starts, doubtful)

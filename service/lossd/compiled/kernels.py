@@ -82,7 +82,7 @@ def aot(signature: str) -> Callable[[F], F]:
     return make
 
 
-def kernel_of(function: Callable[..., Any]) -> Kernel:
+def kernel_of(function: object) -> Kernel:
     """Return the kernel of a function that :func:`aot` decorated."""
     return _known[function]
 

@@ -10,9 +10,9 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lossd.caches import Cache
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lossd.compiled.recipes import RecipePass
     from lossd.compiled.store import CodeStore
     from lossd.compiled.work import Pass
+    from lossd.counting_kernels import CountingKernels
     from lossd.job import Recipe
 
 __all__ = ["CompileProgress", "Passes"]
@@ -51,7 +52,7 @@ class Passes:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="lossd-compiled") if threads > 1 else None
-        self.counting: Mapping[str, Callable[..., Any]] = {}
+        self.counting: CountingKernels = {}
         self._kernels: Sequence[Kernel] = ()
         self._look_up: Callable[[Recipe], RecipePass] | None = None
         self._found: Cache[str, RecipePass] = Cache("passes")
@@ -138,5 +139,5 @@ class Passes:
         from lossd.compiled.compile_order import COUNTING
         from lossd.compiled.kernels import kernel_of
 
-        kernels = map(kernel_of, COUNTING)
-        self.counting = {kernel.name: kernel.function for kernel in kernels if kernel.ready}
+        ready = {name: function for name, function in COUNTING.items() if kernel_of(function).ready}
+        self.counting = cast("CountingKernels", ready)

@@ -245,10 +245,11 @@ class Classes(ProbableClasses, Regions):
         if count is None or view.activation == "predicted" or (found := for_kernels(view, self.scores)) is None:
             return None
         rows, (scores,), words = found
-        hard = not view.tensors["target"].is_floating_point() and view.ignore_index is not None
+        distributed = view.tensors["target"].is_floating_point()
+        ignored = NO_CLASS if distributed or view.ignore_index is None else view.ignore_index
         counted = np.zeros((matrices, self.classes, self.classes), np.int64)
         target = self.target_class.contiguous().numpy()
-        count(scores, words, target, rows, place, view.ignore_index if hard else NO_CLASS, counted)
+        count(scores, words, target, rows, place, ignored, counted)
         return counted
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.reduction import Segments
 from lossd.metrics.combinations import Combinations
@@ -53,7 +54,7 @@ class View(NamedTuple):
     numbers: Mapping[str, Sequence[float]] = MappingProxyType({})
     counted: Mapping[str, Array] = MappingProxyType({})
     alone: bool = False
-    kernels: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+    kernels: CountingKernels = NO_KERNELS
     dtypes: Mapping[str, str] = MappingProxyType({})
     classes: int | None = None
     exponent: int | None = None

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from lossd.caches import memoized
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.isolation import isolated
 from lossd.exact.integer_sums import IntegerSums
@@ -29,7 +30,7 @@ from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
 from lossd.runs.rows import identity
 from lossd.runs.rows.content import canonical, digest_of, text_of_layout
-from lossd.runs.rows.fingerprint import NO_KERNELS, Fingerprint, Kernels
+from lossd.runs.rows.fingerprint import Fingerprint
 from lossd.runs.rows.grouping import MOST_GROUPS
 from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_about_rows, placement_of, slice_input
 from lossd.runs.rows.strata import groups_of
@@ -46,7 +47,9 @@ BASELINE_BYTES = 32 << 20
 """A baseline with a longer state is not kept for the next comparison."""
 
 
-def answer_of(batch: TensorBatch, arrays: Mapping[str, Array], kernels: Kernels = NO_KERNELS) -> list[bytes | Problem]:
+def answer_of(
+    batch: TensorBatch, arrays: Mapping[str, Array], kernels: CountingKernels = NO_KERNELS
+) -> list[bytes | Problem]:
     """Return the answer of each request of a run: the report of a batch, or the JSON of a result or a comparison.
 
     Args:
@@ -107,7 +110,9 @@ class _Counting:
         known = METRICS.get(str(self.recipe.task), {})
         return {name: known[name].version for name in self.recipe.metrics}
 
-    def reports(self, batch: TensorBatch, arrays: Mapping[str, Array], kernels: Kernels) -> list[bytes | Problem]:
+    def reports(
+        self, batch: TensorBatch, arrays: Mapping[str, Array], kernels: CountingKernels
+    ) -> list[bytes | Problem]:
         """Return the report of each batch of the run."""
         outcomes = isolated(batch, partial(self._measured, kernels=kernels))
         stops = accumulate(batch.rows)
@@ -135,7 +140,7 @@ class _Counting:
             for i, outcome in enumerate(outcomes)
         ]
 
-    def _measured(self, batch: TensorBatch, kernels: Kernels) -> Sequence[BatchContribution | Problem] | None:
+    def _measured(self, batch: TensorBatch, kernels: CountingKernels) -> Sequence[BatchContribution | Problem] | None:
         """Return what each batch contributes; None for several that do not share tensors."""
         if self.recipe.kind != "rows" and len(batch.rows) > 1:
             return None
@@ -174,7 +179,7 @@ class _Counting:
         lengths: Sequence[int],
         arrays: Mapping[str, Array],
         numbers: Sequence[Sequence[float]],
-        kernels: Kernels,
+        kernels: CountingKernels,
     ) -> Sequence[tuple[Fingerprint | None, Fingerprint | None]]:
         """Return the fingerprints of batches whose rows lie one after the other: of targets, and with their groups."""
         covered = {

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.evaluate import evaluate, measure
 from lossd.job import Recipe
@@ -16,7 +17,7 @@ from lossd.metrics.parts import part_of
 from lossd.metrics.registry import METRICS, TASKS, Array, Task
 from lossd.runs import totals
 from lossd.runs.facts import Facts
-from lossd.runs.rows.fingerprint import NO_KERNELS, Fingerprint, Kernels
+from lossd.runs.rows.fingerprint import Fingerprint
 from lossd.runs.rows.slots import Placement
 from lossd.runs.totals import RunTotal
 from lossd_client.errors import Problem
@@ -35,9 +36,6 @@ MASKS = ("mask", "element_weight", "lengths")
 COVERED = (*LABELS, *MASKS, "sample_weight")
 """The inputs that the fingerprint of the targets covers."""
 
-COUNTING = ("matrices",)
-"""The kernels that count integers for parts of metrics."""
-
 LOSS, WEIGHT, OF_BATCH = "loss", "weight", "batch."
 
 GROUP = "group"
@@ -45,7 +43,7 @@ GROUP = "group"
 
 
 def measured(
-    batch: TensorBatch, placement: Placement, limit: int, kernels: Kernels = NO_KERNELS
+    batch: TensorBatch, placement: Placement, limit: int, kernels: CountingKernels = NO_KERNELS
 ) -> tuple[Facts, list[dict[str, RunTotal]]]:
     """Return what the requests of a batch have in common, and the totals that each contributes.
 
@@ -78,7 +76,7 @@ def measured(
             of_rows[WEIGHT] = Amounts(weights, None, (), place)
         task = None
         if view is not None:
-            counting = {name: kernels[name] for name in COUNTING if name in kernels}
+            counting: CountingKernels = {"matrices": kernels["matrices"]} if "matrices" in kernels else {}
             task = TASKS[str(recipe.task)](view._replace(combinations=placement.combinations, kernels=counting))
             of_rows |= _contributions(task, recipe)
             of_requests |= _of_whole_batches(task, recipe)
@@ -141,7 +139,7 @@ def fingerprints(
     firsts: Sequence[int] | None,
     sample_id: Array | None,
     groups: Array | None = None,
-    kernels: Kernels = NO_KERNELS,
+    kernels: CountingKernels = NO_KERNELS,
 ) -> Sequence[Fingerprint | None]:
     """Return the fingerprint of each batch's targets; None if they have none.
 

@@ -25,24 +25,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lossd.caches import memoized
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["GOLDEN", "NO_KERNELS", "Fingerprint", "Kernels", "final"]
+__all__ = ["GOLDEN", "Fingerprint", "final"]
 
 Array = np.ndarray[Any, Any]
-
-Kernels = Mapping[str, Callable[..., Any]]
-"""Compiled functions by name, those that are ready: they compute the same as NumPy in a fraction of the time."""
-
-NO_KERNELS: Kernels = MappingProxyType({})
 
 VERSION = "t1"
 NBYTES = 16
@@ -118,7 +113,7 @@ class Fingerprint:
         sample_weight: Array | None = None,
         firsts: Sequence[int] | None = None,
         sample_id: Array | None = None,
-        kernels: Kernels = NO_KERNELS,
+        kernels: CountingKernels = NO_KERNELS,
     ) -> list[Fingerprint]:
         """Return the fingerprint of each of several batches, whose rows lie one after the other.
 
@@ -194,7 +189,7 @@ class Fingerprint:
         return hash(self.value)
 
 
-def _by_kernels(tensors: Mapping[str, Array], starts: Array, kernels: Kernels) -> list[list[int]] | None:
+def _by_kernels(tensors: Mapping[str, Array], starts: Array, kernels: CountingKernels) -> list[list[int]] | None:
     """Return the halves of each batch's fingerprint, the low one first.
 
     None if a kernel is not at hand, or if float64 does not represent an integer.

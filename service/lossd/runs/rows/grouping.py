@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossd.runs.rows.fingerprint import GOLDEN, NO_KERNELS, Kernels, final
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
+from lossd.runs.rows.fingerprint import GOLDEN, final
 
 __all__ = ["MOST_GROUPS", "groups_of_keys", "key_of_name", "keys_from"]
 
@@ -40,7 +41,7 @@ def keys_from(firsts: Sequence[int], lengths: Sequence[int]) -> Array:
     return keys
 
 
-def groups_of_keys(keys: Array, groups: int = MOST_GROUPS, kernels: Kernels = NO_KERNELS) -> Array:
+def groups_of_keys(keys: Array, groups: int = MOST_GROUPS, kernels: CountingKernels = NO_KERNELS) -> Array:
     """Return the group of each key, (R,) int64.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.runs.rows import identity
-from lossd.runs.rows.fingerprint import NO_KERNELS, Kernels
 from lossd.runs.rows.grouping import groups_of_keys, keys_from
 from lossd.runs.rows.slots import Placement, placed
 from lossd.runs.rows.strata import groups_of, slices_of
@@ -131,7 +131,7 @@ def groups_of_rows(
     lengths: Sequence[int],
     firsts: Sequence[int] | None,
     inputs: Mapping[str, Array],
-    kernels: Kernels = NO_KERNELS,
+    kernels: CountingKernels = NO_KERNELS,
 ) -> Array | None:
     """Return the group of each row, (R,) int64; None without groups.
 
