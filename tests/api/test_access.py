@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,15 @@ def test_any_other_is_refused_before_the_request_is_looked_at(http: httpx.Client
     assert ("needs an API key" in problem["detail"]) == (
         headers.get("Authorization", "Basic").startswith("Basic") and "X-API-Key" not in headers
     )
+
+
+@pytest.mark.parametrize("key", ["X-API-Key:%b \t", "X-API-Key: \t%b", "Authorization: Bearer %b  "])
+def test_white_space_around_a_key_belongs_to_the_field(guarded: Running, key: str) -> None:
+    """RFC 9110, section 5.5."""
+    head = f"GET /v1/losses/mse HTTP/1.1\r\nHost: localhost \r\n{key}\r\nConnection: close\t\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=30) as connection:
+        connection.sendall(head % ALICE.encode())
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("path", ["/v2/models/mse/infer", "/v2/models/mse", "/v2/nowhere", "/v2"])

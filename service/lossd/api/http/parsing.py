@@ -131,14 +131,14 @@ class ParsingProtocol(RefusingProtocol):
         """Note a field of the head or of the trailers. Trailers are counted and dropped."""
         if len(self.headers) == MAX_FIELDS:
             raise HeadTooLarge(f"the request has more than {MAX_FIELDS} header fields")
-        name = name.lower()
+        name, value = name.lower(), value.strip(b" \t")  # the parser leaves the white space behind a value
         if name in _FRAMING:
             if name == b"host":
                 self._host_fields += 1
             elif name == b"content-length":
                 self._content_length = value
             elif name == b"transfer-encoding":
-                if value.strip().lower() != b"chunked":  # the parser ignores codings before it
+                if value.lower() != b"chunked":  # the parser ignores codings before it
                     raise MalformedRequest(
                         f"Transfer-Encoding {quoted(value.decode('latin-1'))} is not read; chunked is, and "
                         "Content-Encoding says how a body is compressed"
