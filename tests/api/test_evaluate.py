@@ -124,6 +124,9 @@ def test_a_file_without_metadata_is_posted_with_the_request_in_the_query(http):
     )
     answer, _ = answer_of(response)
     assert answer["loss"] == pytest.approx(focal_reference(**tensors, gamma=1.5)[0], rel=1e-5)
+    two = [("request", '{"loss":"focal"}'), ("request", '{"loss":"cross_entropy"}')]
+    refused = http.post("/v1/evaluate", content=save(tensors), headers={"Content-Type": BINARY}, params=two)
+    check_problem(refused, 422, "invalid-request", ["twice"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -77,3 +78,13 @@ def test_wrong_groups_and_slices_are_refused_where_they_stand(
     with pytest.raises(InvalidRequest, match=message) as refused:
         RunDocument.parse({**SLICED, **change})
     assert any(fault["pointer"].startswith(pointer) for fault in refused.value.errors), refused.value.errors
+
+
+def test_a_definition_of_many_values_is_refused_quickly() -> None:
+    """A definition may have 512 KiB of them; to compare each with each takes quarter of a minute."""
+    values = [f"v{number}" for number in range(30_000)]
+    begin = time.process_time()
+    with pytest.raises(InvalidRequest, match="at most 1000 are counted") as refused:
+        RunDocument.parse({**SLICED, "slices": {"site": [*values, "v7"]}, "crossed": []})
+    assert "the slice site has 'v7' twice" in str(refused.value)
+    assert time.process_time() - begin < 2.0

@@ -155,7 +155,9 @@ def _checked(text: bytes, query: bytes) -> CheckedHeader:
     header = safetensors.read_header(text)
     request = header.metadata.get("request")
     if request is None:
-        values = parse_qs(query.decode("latin-1")).get("request")
+        values = parse_qs(query.decode("latin-1")).get("request", [])
+        if len(values) > 1:
+            raise InvalidRequest("the query has 'request' twice")
         if not values:
             raise InvalidRequest(
                 "the safetensors metadata holds no request; put the JSON object with the loss there, or in the query "

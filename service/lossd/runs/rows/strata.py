@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def check_strata(slices: Mapping[str, Sequence[str]], crossed: Sequence[Sequence
     """
     faults: list[Fault] = []
     for name, values in slices.items():
-        if twice := [value for value, times in _times(values) if times > 1]:
+        if twice := [value for value, times in Counter(values).items() if times > 1]:
             faults.append(Fault(pointer=f"/slices/{name}", detail=f"the slice {name} has {quoted(twice[0])} twice"))
     sizes = [len(values) for values in slices.values()]
     seen: set[frozenset[str]] = set()
@@ -83,7 +84,3 @@ def check_strata(slices: Mapping[str, Sequence[str]], crossed: Sequence[Sequence
         faults.append(Fault(pointer="/slices", detail=detail))
     if faults:
         raise InvalidRequest("; ".join(fault["detail"] for fault in faults), errors=faults)
-
-
-def _times(values: Sequence[str]) -> list[tuple[str, int]]:
-    return [(value, list(values).count(value)) for value in dict.fromkeys(values)]
