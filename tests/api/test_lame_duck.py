@@ -64,6 +64,7 @@ def test_requests_of_new_connections_are_answered_until_the_period_ends(fronts: 
                 await connection.ask("POST", PATH, HEADERS, focal())
             await connection.close()
             late += 1
+            await asyncio.sleep(0.05)
         return late
 
     async def run(service: Service) -> list[int]:

@@ -198,14 +198,14 @@ def peak_bytes(request: dict[str, Any], inputs: dict[str, torch.Tensor]) -> int:
 )
 def test_memory_is_what_was_stated(loss: dict[str, Any], dtype: torch.dtype) -> None:
     """The estimate holds to a fifth, and a block of mined triplets or a few times the tensors beside it."""
-    rows = 1500
+    rows = 1500 if loss["name"] == "mined_triplet" else 600  # of triplets, a block is held beside what is stated
     draw = torch.Generator().manual_seed(0)
     views = {name: torch.rand(rows, 2, dtype=dtype, generator=draw) + 0.5 for name in ("first", "second")}
     inputs = views
     if loss["name"] in ("mined_triplet", "supcon"):
         inputs = {"embedding": views["first"], "label": torch.arange(rows) % 7}
     elif loss["name"] == "expression":
-        inputs = {name: torch.rand(400_000, dtype=dtype, generator=draw) + 0.5 for name in views}
+        inputs = {name: torch.rand(80_000, dtype=dtype, generator=draw) + 0.5 for name in views}
     request = {"loss": loss, "outputs": ["loss", "gradient"]}
     stated = make_plan(request).job(layout(inputs)).cost.scratch_bytes
     assert stated > 20 * sum(tensor.nbytes for tensor in inputs.values())

@@ -86,7 +86,7 @@ def test_a_killed_worker_loses_no_accepted_request(tmp_path: Path, monkeypatch: 
         thread = threading.Thread(target=lambda: asyncio.run(load()))
         thread.start()
         for kill in range(3):
-            time.sleep(0.3)
+            time.sleep(0.1)
             before = len(outcomes)
             gate.shut()
             os.kill(service.engine.workers[0].pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_a_killed_worker_loses_no_accepted_request(tmp_path: Path, monkeypatch: 
             gate.open()
             service.wait_until(lambda e, n=kill: e.ready and e.stats.restarts == n + 1)
             end = time.monotonic() + 20
-            while len(outcomes) < before + 50 and time.monotonic() < end:
+            while len(outcomes) < before + 20 and time.monotonic() < end:
                 time.sleep(0.01)
         stop.set()
         thread.join(timeout=60)
@@ -104,7 +104,7 @@ def test_a_killed_worker_loses_no_accepted_request(tmp_path: Path, monkeypatch: 
         assert httpx.get(f"{service.url}/health/ready").status_code == 200
         assert "lossd_worker_restarts_total 3.0" in httpx.get(f"{service.url}/metrics").text
         assert refused == []
-        assert len(outcomes) > 150
+        assert len(outcomes) > 3 * 20
         for _, loss, expected in outcomes:
             assert loss == pytest.approx(expected, rel=1e-5)
         assert service.engine.in_progress == 0
