@@ -121,29 +121,31 @@ def redrawn(page) -> Iterator[None]:
     page.wait_for_function("before => document.querySelector('.plots').dataset.drawn !== before", arg=before)
 
 
-# Marks each element that is like two before it in its parent: the same tags in the same colours and sizes.
+# Marks each element that looks like two before it: of the same kind, in the same colours and size, on the same ground.
 MARK_REPEATED = """
 () => {
-  const look = (element) => {
-    const { color, backgroundColor, opacity, fontSize, fontWeight } = getComputedStyle(element);
-    const seen = {};
-    const within = [...element.children].map((child) => {
-      const of = look(child);
-      seen[of] = (seen[of] ?? 0) + 1;
-      child.toggleAttribute("data-repeated", seen[of] > 2);
-      return of;
-    });
-    return `${[element.tagName, color, backgroundColor, opacity, fontSize, fontWeight]}(${within})`;
+  const seen = {};
+  const mark = (element, parent) => {
+    const style = getComputedStyle(element);
+    const { color, fontSize, fontWeight, textDecorationLine } = style;
+    const own = [style.backgroundColor, style.backgroundImage, style.opacity, style.position];
+    const isPlain = `${own}` === "rgba(0, 0, 0, 0),none,1,static";
+    const ground = isPlain ? parent.ground : `${parent.ground}/${own}`;
+    const kind = [element.tagName, element.getAttribute("class"), element.parentElement?.tagName];
+    const look = [...kind, color, parent.color, fontSize, fontWeight, textDecorationLine, ground].join();
+    seen[look] ??= 0;
+    if (element.checkVisibility({ visibilityProperty: true, opacityProperty: true })) seen[look] += 1;
+    element.toggleAttribute("data-repeated", seen[look] > 2);
+    for (const child of element.children) mark(child, { ground, color });
   };
-  look(document.body);
+  mark(document.documentElement, { ground: "", color: "" });
 }
 """
-# Most of axe's time is that of colours, text by text: it takes two rows of a table for all that look the same.
+# Most of axe's time is that of colours, text by text: it takes two texts of all that look the same.
 ONCE = [
-    {"id": "color-contrast", "selector": "*:not([data-repeated], [data-repeated] *)"},
-    {"id": "link-in-text-block", "selector": "a[href]:not([data-repeated], [data-repeated] *)"},
+    {"id": "color-contrast", "selector": "*:not([data-repeated])"},
+    {"id": "link-in-text-block", "selector": "a[href]:not([data-repeated])"},
 ]
-
 
 Fault = tuple[str, str, list[str]]
 

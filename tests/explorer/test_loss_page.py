@@ -111,7 +111,7 @@ async (names) => {
 def test_the_python_code_of_every_loss_runs(visit) -> None:
     names = [name for name, loss in REGISTRY.items() if loss.unavailable() is None and describe_axes(loss)]
     assert len(names) > 55
-    for name, (curl, python) in visit("/losses", again=True).evaluate(CODE_OF_EVERY, names).items():
+    for name, (curl, python) in visit("/losses", again=True, size=(390, 200)).evaluate(CODE_OF_EVERY, names).items():
         request = json.loads(re.findall(r"-d '(.*)'", curl)[0])
         scope: dict = {}
         exec(compile(python.replace("print(", "str("), name, "exec"), scope)
