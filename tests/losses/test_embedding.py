@@ -139,3 +139,17 @@ def test_losses_of_certain_embeddings_keep_their_digits(name: str, temperature: 
     for of, gradient in answer.gradients.items():
         scale = float(doubled.gradients[of].abs().max())
         torch.testing.assert_close(gradient.double(), doubled.gradients[of], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("far", [1e12, 1e19, 3e38])
+@pytest.mark.parametrize("mining", MINING)
+def test_an_embedding_far_from_all_others_takes_no_digit_of_their_gradient(mining: str, far: float) -> None:
+    """It is a negative of all, too far to count."""
+    near = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    label = torch.tensor([0, 0, 1, 1, 0, 1])
+    request = {"loss": {"name": "mined_triplet", "mining": mining, "reduction": "sum"}}
+    expected = alone(request, {"embedding": near, "label": label}).gradient("embedding")
+    embedding = torch.cat([near, torch.tensor([[0.0, far, 0.0]])])
+    found = alone(request, {"embedding": embedding, "label": torch.tensor([*label.tolist(), 2])}).gradient("embedding")
+    torch.testing.assert_close(found[:-1], expected, rtol=1e-6, atol=1e-7)
+    assert not found[-1].any()

@@ -68,9 +68,10 @@ def zero_with_slopes(embedding: Tensor, slope: Tensor) -> Tensor:
     """Return 0 for each anchor, (N,), with the gradient of half its squared distances weighted by ``slope`` (N, N).
 
     Matrix products compute it: the distances' own gradient would read every coordinate of every pair again, and the
-    product of entries would need one more table.
+    product of entries would need one more table. What is near the centre keeps its digits. The centre is the median,
+    because a mean is far from all embeddings if one of them is.
     """
-    centred = embedding - embedding.detach().mean(0)
+    centred = embedding - embedding.detach().median(0).values
     square = centred.square().sum(-1)
     pull = (square * slope.sum(-1) + slope @ square) / 2 - (centred * (slope @ centred)).sum(-1)
     return pull - pull.detach()
