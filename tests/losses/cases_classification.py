@@ -563,6 +563,18 @@ CASES = (
             ALL_IGNORED,
             ALL_DROPPED,
             Stated("another class masked", {"prediction": [[0.0, -INF]], "target": [0]}, 0, gradient=[[-1.0, 0.0]]),
+            Stated(
+                "scores that are no log-probabilities",
+                {"prediction": [[2.0, -1.0], [3.0, -1.0]], "target": [0, 1]},
+                -0.5,
+                warnings={"positive_log_probability"},
+            ),
+            Stated(
+                "scores that are none where they do not count",
+                {"prediction": [[2.0, -1.0], [3.0, -1.0], [4.0, -1.0]], "target": [-100, 1, 1]},
+                1.0,
+                warnings=set(),
+            ),
         ),
         refused=BAD_CLASS,
     ),

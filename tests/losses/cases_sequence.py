@@ -91,6 +91,12 @@ CASES = (
             Stated("one label in two steps", ONE, -float(np.log(0.75)), gradient=[[[1 / 6, -1 / 6]]] * 2),
             Stated("too short for its labels", TOO_SHORT, "Infinity"),
             Stated("too short, and forgiven", TOO_SHORT, 0, {"zero_infinity": True}, gradient=[[[0.0, 0.0]]] * 2),
+            Stated(
+                "scores that are no log-probabilities",
+                {**ONE, "prediction": [[[2.0, 2.0]]] * 2},
+                -4 - float(np.log(3)),
+                warnings={"positive_log_probability"},
+            ),
             # The same label twice needs a blank in between: one path of eight.
             Stated("sum", LONG_ENOUGH, 3 * float(np.log(2)), {"reduction": "sum"}),
             Stated("mean over the labels", LONG_ENOUGH, 1.5 * float(np.log(2))),

@@ -125,10 +125,67 @@ def test_probabilities_of_classes_bring_a_warning_where_it_matters(name):
     assert ask("multiclass", {**inputs, "prediction": torch.tensor([[0.2, 0.9], [0.5, 0.5]])}).warnings == set()
 
 
-def test_a_loss_says_itself_what_its_prediction_is():
-    inputs = {"prediction": torch.tensor([0.0, 1.0]), "target": torch.tensor([0.0, 1.0])}
-    answer = evaluating.alone({"loss": {"name": "bce_with_logits"}, "outputs": ["loss", "metrics"]}, inputs)
-    assert answer.warnings == set()
+EVEN = [[0.25, 0.75], [0.5, 0.5]]
+ROWS: dict[str, Any] = {"prediction": torch.tensor(EVEN), "target": torch.tensor([0, 1])}
+SAME: dict[str, Any] = {"prediction": torch.tensor([0.25, 0.75]), "target": torch.tensor([0.0, 1.0])}
+IMAGES: dict[str, Any] = {"prediction": torch.tensor(EVEN)[..., None], "target": torch.tensor([[0], [1]])}
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("either_way", ["compiled", "general"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("loss", "inputs"),
+    [
+        ({"name": "bce_with_logits"}, SAME), ({"name": "sigmoid_focal"}, SAME),
+        ({"name": "dice", "mode": "binary"}, SAME),
+        ({"name": "soft_margin"}, SAME | {"target": torch.tensor([-1, 1])}),
+        ({"name": "cross_entropy"}, ROWS), ({"name": "focal"}, ROWS), ({"name": "soft_f1"}, ROWS),
+        ({"name": "cross_entropy"}, IMAGES), ({"name": "dice"}, IMAGES), ({"name": "lovasz"}, IMAGES),
+    ],
+    ids=lambda of: of.get("name", "-".join(map(str, of["prediction"].shape)) if "prediction" in of else ""),
+)  # fmt: skip
+def test_probabilities_in_place_of_a_loss_s_logits_bring_a_warning(loss, inputs, dtype):
+    """Among others that look like logits, or are dropped; with metrics and without."""
+    inputs = {**inputs, "prediction": inputs["prediction"].to(dtype)}
+    logits = {**inputs, "prediction": inputs["prediction"] + 1}
+    for outputs in (["loss"], ["loss", "gradient", "metrics"]):
+        request = {"loss": loss, "outputs": outputs}
+        answers = evaluating.together([request] * 3, [logits, inputs, logits])
+        assert [SUSPECT in answer.warnings for answer in answers if not isinstance(answer, Problem)] == [
+            False,
+            True,
+            False,
+        ]
+        assert SUSPECT in evaluating.alone(request, inputs).warnings
+        assert SUSPECT not in evaluating.alone(request, logits).warnings
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("either_way", ["compiled", "general"], indirect=True)
+def test_scores_in_place_of_log_probabilities_bring_a_warning():
+    """Among others that are log-probabilities, and unless they do not count."""
+    request = {"loss": {"name": "nll"}, "outputs": ["loss", "gradient", "metrics"]}
+    scores = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
+    sound = {"prediction": scores.log_softmax(1), "target": torch.tensor([0, 1])}
+    answers = evaluating.together([request] * 3, [sound, {**sound, "prediction": scores}, sound])
+    warned = [answer.warnings for answer in answers if not isinstance(answer, Problem)]
+    assert warned == [set(), {"positive_log_probability"}, set()]
+    ignored = {"prediction": torch.tensor([[2.0, -1.0], [-0.5, -3.0]]), "target": torch.tensor([-100, 1])}
+    assert evaluating.alone(request, ignored).warnings == set()
+
+
+def test_a_dropped_sample_does_not_matter_to_a_loss_either():
+    inputs = {**SAME, "sample_weight": torch.tensor([1.0, 1.0, 0.0])}
+    inputs |= {"prediction": torch.tensor([0.25, 0.75, 9.0]), "target": torch.tensor([0.0, 1.0, 0.0])}
+    request = {"loss": {"name": "bce_with_logits"}, "outputs": ["loss"]}
+    assert evaluating.alone(request, inputs).warnings == {SUSPECT}
+    assert evaluating.alone(request, {**inputs, "sample_weight": torch.ones(3)}).warnings == set()
+
+
+@pytest.mark.parametrize("loss", [{"name": "bce"}, {"name": "sigmoid_focal", "from_logits": False}])
+def test_a_loss_of_probabilities_wants_them(loss):
+    assert evaluating.alone({"loss": loss, "outputs": ["loss", "metrics"]}, SAME).warnings == set()
 
 
 @pytest.mark.parametrize("options", [{}, {"k": 3}, {"k": 7}])

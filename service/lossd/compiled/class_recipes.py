@@ -31,6 +31,9 @@ __all__ = ["CLASS_FORMS"]
 Array = npt.NDArray[Any]
 
 NO_CLASS = -1 - (1 << 62)
+ROUNDED = 1e-3
+"""What rounding may add to a log-probability of 0."""
+
 GENERAL = ("z_loss", "prior", "poly", "label_smoothing")
 """The parameters of losses of class scores that only the general way has; a smoothing that varies is a number."""
 
@@ -251,7 +254,8 @@ def _log_probabilities(recipe: Recipe) -> Form | None:
         row = np.arange(0, scores.size, classes * positions)[:, None]
         place = (target * positions + row + np.arange(positions)).reshape(-1)  # of the target's score in memory
         with np.errstate(all="ignore"):  # of what is not finite, which is doubtful
-            value = np.where(share == 0, 0.0, -share * scores[place].reshape(share.shape))
+            log_p = scores[place].reshape(share.shape)
+            value = np.where(share == 0, 0.0, -share * log_p)
             columns[1] = np.add.reduceat(value.reshape(-1), firsts)
             upstream = 1 / np.where(columns[2] > 0, columns[2], np.inf) if mean else np.ones(count)
             columns[0] = columns[1] * upstream
@@ -262,6 +266,8 @@ def _log_probabilities(recipe: Recipe) -> Form | None:
                 gradient[...] = 0
                 gradient.reshape(-1)[place] = slopes.reshape(-1)
         doubtful |= ~np.isfinite(columns).all(0)
+        # The general way warns of scores that are no log-probabilities.
+        doubtful |= np.logical_or.reduceat(((log_p > ROUNDED) & (share != 0)).reshape(-1), firsts)
         doubt_what_left_range(words, columns[4], gradient, starts, doubtful)
         if not (recipe.metrics and matrices_fit(count, classes, scores.size)):
             return PassOutput(columns, doubtful)

@@ -25,9 +25,12 @@ WARNINGS: Mapping[str, str] = {
     "no_negatives": "there is no negative pair",
     "not_a_distribution": "a target's class probabilities do not sum to 1 along axis 1, as those of several classes",
     "negative_divergence": "a divergence is below 0: prediction or target are not probabilities along axis 1",
+    "positive_log_probability": "a log-probability is above 0; send the log_softmax of the scores, or use a loss of "
+    "logits",
     "tiny_smooth": "smooth is so small that rounding decides the loss of a region without a target",
     "probabilities_as_logits": "predictions are all within [0, 1] and were read as logits, 0 as a probability of 1/2; "
-    "set metrics.from_logits to false if they are probabilities or decisions",
+    "if they are probabilities or decisions, send the scores before the sigmoid or softmax to a loss, and set "
+    "metrics.from_logits to false for metrics alone",
     "classes_not_listed": "there are too many classes to list them by default; set metrics.per_class to true, or name "
     "the metrics that are lists in metrics.names",
     "k_is_all": "metrics.k is at least the number of those to choose from: a metric @k is 1 whatever is predicted",

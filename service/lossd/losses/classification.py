@@ -546,7 +546,8 @@ def nll(
             for none.
 
     Returns:
-        One value per position, unreduced.
+        One value per position, unreduced, >= 0. Where a log-probability of a target is above 0,
+        ``positive_log_probability`` is warned.
 
     Gradient:
         With respect to ``prediction``: −w at the target class, 0 elsewhere.
@@ -555,7 +556,14 @@ def nll(
         torch.nn.functional.nll_loss.
     """
     target, weight = class_weights(target, prediction, class_weight, ignore_index)
-    return weighted(-prediction.gather(1, target.unsqueeze(1)).squeeze(1), weight)
+    log_p = prediction.gather(1, target.unsqueeze(1)).squeeze(1)
+    positive = log_p > regions.UNCERTAIN
+    if weight is not None:
+        positive &= weight != 0
+    unreduced = weighted(-log_p, weight)
+    if not isinstance(unreduced, Unreduced):
+        unreduced = Unreduced(unreduced, torch.ones_like(unreduced))
+    return replace(unreduced, flags={**unreduced.flags, "positive_log_probability": positive})
 
 
 def _kl_inputs(parameters: Mapping[str, Any]) -> Refinement:

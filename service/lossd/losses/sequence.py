@@ -9,7 +9,8 @@ from annotated_types import Ge
 
 from lossd.cost import Cost
 from lossd.lazy_torch import Tensor, functional, torch
-from lossd.losses.registry import loss
+from lossd.losses.regions import UNCERTAIN
+from lossd.losses.registry import Unreduced, loss
 from lossd.losses.types import Integer, LogProbability, Real
 from lossd_client.errors import InvalidRequest, InvalidValue
 
@@ -37,7 +38,7 @@ def ctc(
     blank: Blank = 0,
     zero_infinity: bool = False,
     reduction: Literal["mean", "sum", "none"] = "mean",
-) -> Real[Tensor, "N"]:
+) -> Real[Tensor, "N"] | Unreduced:
     r"""Connectionist temporal classification: a label sequence's negative log-probability over all its alignments.
 
     .. math:: -\log \sum_{\pi \in B^{-1}(y)} \prod_t p_t(\pi_t)
@@ -54,7 +55,7 @@ def ctc(
         reduction: As in torch, "mean" first divides each sequence's loss by the number of its labels (at least 1).
 
     Returns:
-        One value per sequence, >= 0, unreduced.
+        One value per sequence, >= 0, unreduced. Where it is below 0, ``positive_log_probability`` is warned.
 
     Gradient:
         With respect to ``prediction``, as torch has it: the probability less the posterior of each class at each step.
@@ -76,7 +77,9 @@ def ctc(
         reduction="none",
         zero_infinity=zero_infinity,
     )
-    return value / target_lengths.clamp(min=1) if reduction == "mean" else value
+    flags = {"positive_log_probability": value < -UNCERTAIN}  # no probability of a sequence is above 1
+    value = value / target_lengths.clamp(min=1) if reduction == "mean" else value
+    return Unreduced(value, torch.ones_like(value), flags)
 
 
 def _labels(prediction: Tensor, target: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int) -> Tensor:

@@ -86,12 +86,16 @@ class Binary(ProbableDecisions):
         return prediction(options, "N *"), constant_input("target", summary, numbers("mask", "N *")), SAMPLE_WEIGHT
 
     def warnings(self, names: Sequence[str]) -> list[list[str]]:
-        """Whether what was read as logits looks like probabilities or decisions: in [0, 1], and not all the same."""
+        """Whether what was read as logits looks like probabilities or decisions."""
         if not self.view.alone or self.view.activation != "logits" or ORDERED.issuperset(names):
             return super().warnings(names)
+        return [["probabilities_as_logits"] if one else [] for one in self.resemble_probabilities()]
+
+    def resemble_probabilities(self) -> list[bool]:
+        """Return whether each request's scores are in [0, 1], and not all the same."""
         lowest, highest = -self.score_range[:, 0], self.score_range[:, 1]
-        suspect = (lowest >= 0) & (highest <= 1) & (lowest < highest)
-        return [["probabilities_as_logits"] if one else [] for one in suspect.tolist()]
+        suspect: list[bool] = ((lowest >= 0) & (highest <= 1) & (lowest < highest)).tolist()
+        return suspect
 
     @Extreme
     def score_range(self) -> tuple[Tensor, Tensor]:

@@ -173,7 +173,11 @@ class Classes(ProbableClasses, Regions):
         """Whether what was read as logits looks like probabilities, where a metric makes some of it."""
         if not self.warning_parts(names):
             return super().warnings(names)
-        return [["probabilities_as_logits"] if 0 <= far < NEARLY else [] for far in self.farthest[:, 0].tolist()]
+        return [["probabilities_as_logits"] if one else [] for one in self.resemble_probabilities()]
+
+    def resemble_probabilities(self) -> list[bool]:
+        """Return whether each request's scores are in [0, 1] and add up to 1 at every position."""
+        return [0 <= far < NEARLY for far in self.farthest[:, 0].tolist()]
 
     def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the parts that the warnings read; none if no metric makes probabilities of the scores."""

@@ -120,6 +120,10 @@ class Task:
         """Return the warning codes of each request, given the requested metrics."""
         return [[] for _ in range(self.count)]
 
+    def resemble_probabilities(self) -> list[bool]:
+        """Return whether each request's scores look like probabilities; False if the task has no such scores."""
+        return [False] * self.count
+
     def numbers(
         self, name: str, values: Array, undefined: Array | None = None, classes: Sequence[int] = ()
     ) -> list[Any]:
