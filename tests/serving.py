@@ -23,7 +23,6 @@ from lossd.api import create_app
 from lossd.api.http.connection import http_for
 from lossd.api.server import Forwarded, known_heads
 from lossd.configuration.keys import fresh_key, key_line
-from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine, worker_process
 
@@ -125,7 +124,7 @@ def command(
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
     if files is not None:
         line = ["prlimit", f"--nofile={files}:{files}", *line]
-    settings = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1", **environment}  # with them, Python starts once
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     process = worker_process.subprocess.Popen(
         line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     )

@@ -18,7 +18,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lossd.configuration.machine import ALLOCATOR
 from lossd.engine import worker_process
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
@@ -78,7 +77,7 @@ def free_port() -> int:
 def serving(place: Path, *options: str) -> Iterator[Serving]:
     (place / "sitecustomize.py").write_text(SITE)
     port, errors = free_port(), place / "errors"
-    environment = os.environ | ALLOCATOR | {"WORKERS_GATE": str(place / "gate")}
+    environment = os.environ | {"WORKERS_GATE": str(place / "gate")}
     environment["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "lossd.cli", "serve", f"--port={port}", "--threads=1", "--compiled=false"]
     with errors.open("w") as log:
@@ -163,6 +162,6 @@ main(["serve", "--port=0", "--engine=inline", "--compiled=false", "--lame-duck-m
 
 def test_a_signal_before_its_loop_runs_counts() -> None:
     line = [sys.executable, "-c", STOPPED_BEFORE_ITS_LOOP_RUNS]
-    done = subprocess.run(line, env={**os.environ, **ALLOCATOR}, capture_output=True, timeout=90)
+    done = subprocess.run(line, env=os.environ, capture_output=True, timeout=90)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr

@@ -19,7 +19,6 @@ from click.testing import CliRunner
 
 from lossd.api import create_app
 from lossd.cli import main
-from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError, check_variables
 from lossd.configuration.settings import Settings
 from lossd.engine import worker_process
@@ -302,8 +301,7 @@ def test_a_worker_that_never_was_ready_is_not_tried_for_ever(monkeypatch: pytest
 @pytest.mark.parametrize("fronts", [1, 2])
 def test_a_service_without_its_device_ends(fronts: int) -> None:
     command = [*SERVE, "--device=cuda", f"--fronts={fronts}"]
-    environment = os.environ | ALLOCATOR
-    run = worker_process.subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
+    run = worker_process.subprocess.run(command, capture_output=True, text=True, timeout=110)
     assert run.returncode == 2
     assert "cuda cannot be used" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
@@ -333,7 +331,7 @@ def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(are_closed
     else:
         with open("/dev/full", "w") as full:
             process = worker_process.subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=full, stderr=full, env=os.environ | ALLOCATOR
+                command, stdin=subprocess.DEVNULL, stdout=full, stderr=full, env=os.environ
             )
     try:
         with LossClient(f"http://127.0.0.1:{port}") as client:
@@ -352,8 +350,8 @@ def test_a_reload_while_it_starts_is_a_reload_and_not_its_end(fronts: int, tmp_p
     keys.write_text("one:" + "0" * 64)
     command = [*SERVE, f"--api-keys-file={keys}", f"--fronts={fronts}"]
     starter = subprocess if fronts == 1 else worker_process.subprocess  # one is new, one forked, as in ``warm``
-    pipe, environment = subprocess.PIPE, os.environ | ({} if fronts == 1 else ALLOCATOR)
-    with starter.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    pipe = subprocess.PIPE
+    with starter.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         blocked = f"{1 << (signal.SIGHUP - 1):016x}"
         status = Path(f"/proc/{process.pid}/status")
         while f"SigBlk:\t{blocked}" not in status.read_text():

@@ -23,7 +23,6 @@ from lossd.api import create_app
 from lossd.api.access import FOLDERS, PAGES
 from lossd.cli import main
 from lossd.configuration.keys import Keys, fresh_key, key_line
-from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.settings import Settings
 from lossd.engine import worker_process
 from lossd_client import LossClient
@@ -247,7 +246,7 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false"]
     process = worker_process.subprocess.Popen(
         [*command, "--api-keys-file", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
         assert process.stdout is not None

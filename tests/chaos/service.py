@@ -18,7 +18,6 @@ from typing import IO
 import httpx
 
 from lossd.configuration.keys import key_line
-from lossd.configuration.machine import ALLOCATOR
 from lossd.engine import worker_process
 
 START_S = 120.0
@@ -144,7 +143,7 @@ def served(
     chosen = {"threads": 1, "compiled": False, "access_log": "none"} | settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOSSD_")}
     environment |= {f"LOSSD_{name.upper()}": str(value) for name, value in chosen.items()}
-    environment |= {"OMP_NUM_THREADS": "1"} | ALLOCATOR  # with the allocator's variables, Python starts once
+    environment |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder:
         if keys is not None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,3 +100,33 @@ def test_the_smallest_memory_limit_counts(
 ) -> None:
     groups(own, files)
     assert machine.memory_bytes() == limit
+
+
+FAULTS = """
+import resource
+from lossd.configuration.machine import tune_allocator
+
+tune_allocator()
+block = b"x" * (40 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    block = None
+    block = b"x" * (40 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+@pytest.mark.parametrize("threshold", [None, "131072"])
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(threshold: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    if threshold is not None:
+        environment["MALLOC_MMAP_THRESHOLD_"] = threshold
+    run = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    pages = 4 * (40 << 20) // resource.getpagesize()
+    assert int(run.stdout) < pages // 8 if threshold is None else int(run.stdout) > pages // 2
+
+
+def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: SimpleNamespace())
+    machine.tune_allocator()

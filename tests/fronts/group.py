@@ -15,8 +15,6 @@ from pathlib import Path
 
 import httpx
 
-from lossd.configuration.machine import ALLOCATOR
-
 
 class Group:
     """Fronts that answer at ``url``."""
@@ -119,7 +117,6 @@ def group(place: Path, fronts: int = 2, *options: str) -> Iterator[Group]:
         parent = subprocess.Popen(
             [*command, "--compiled=false", *options],
             stdout=subprocess.PIPE, stderr=errors, text=True,
-            env=os.environ | ALLOCATOR,  # with them, Python starts once
         )  # fmt: skip
     assert parent.stdout is not None
     kept: list[int] = []

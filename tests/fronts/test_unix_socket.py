@@ -21,7 +21,6 @@ from click.testing import CliRunner
 
 from fronts.group import eventually, group
 from lossd.cli import main
-from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError
 from lossd.engine import worker_process
 from lossd.fronts.unix_socket import UnixSocket
@@ -184,8 +183,7 @@ def test_what_cannot_be_listened_on_is_refused_with_the_reason(path: Path, tmp_p
 def test_the_command_says_so_in_one_line(path: Path) -> None:
     path.write_text("precious")
     line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--uds", str(path)]
-    environment = os.environ | ALLOCATOR
-    run = worker_process.subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment)
+    run = worker_process.subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "Error: " in run.stderr
     assert "is not a socket (setting uds)" in run.stderr

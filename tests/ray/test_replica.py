@@ -37,7 +37,6 @@ def test_serve_is_told_where_replicas_go(facts: dict[str, Any]) -> None:
     assert (plain["actor"]["num_cpus"], plain["actor"]["num_gpus"]) == (4, 1)
     variables = plain["actor"]["runtime_env"]["env_vars"]
     assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1", "else a node that lacks it has replicas without requests"
-    assert variables["MALLOC_MMAP_THRESHOLD_"] == "268435456"
     assert facts["scaled"]["scaling"] == [2, 8]
 
 

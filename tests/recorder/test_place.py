@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lossd.configuration.machine import ALLOCATOR
 from lossd.configuration.preflight import StartError, check_needs
 from lossd.configuration.settings import SECRETS, Settings
 from lossd.engine import worker_process
@@ -135,7 +134,7 @@ def test_postgresql_without_its_driver_is_refused(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_the_command_ends_with_one_sentence(place: str, words: str) -> None:
-    environment = {**os.environ, **ALLOCATOR, "LOSSD_RUNS": place}  # with them, Python starts once
+    environment = {**os.environ, "LOSSD_RUNS": place}
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
     ended = worker_process.subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
@@ -145,7 +144,7 @@ def test_the_command_ends_with_one_sentence(place: str, words: str) -> None:
 
 
 def test_help_shows_no_password_and_no_option_for_one() -> None:
-    environment = {**os.environ, **ALLOCATOR, "LOSSD_RUNS": f"postgresql://user:{PASSWORD}@host/runs"}
+    environment = {**os.environ, "LOSSD_RUNS": f"postgresql://user:{PASSWORD}@host/runs"}
     command = [sys.executable, "-m", "lossd.cli", "serve", "--help"]
     shown = worker_process.subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
     assert "--runs-per-key" in shown

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -17,7 +17,7 @@ from lossd import __version__
 from lossd.cli.help import Command
 from lossd.cli.options import option_name
 from lossd.cli.wording import on_terminal
-from lossd.configuration.machine import ALLOCATOR
+from lossd.configuration.machine import tune_allocator
 
 if TYPE_CHECKING:
     from lossd.configuration.settings import Settings
@@ -82,7 +82,7 @@ def _serve(options: dict[str, Any]) -> int:
         sockets = take(settings.host, settings.port, shared=settings.fronts > 1)
     else:
         sockets = []
-    _tune_allocator()
+    tune_allocator()
     front = FrontConfig.from_environment()
     if front is None:
         _say(f"lossd {__version__} is starting …", err=True)
@@ -180,14 +180,6 @@ def _setting_options() -> tuple[click.Parameter, ...]:
             )
         )
     return tuple(options)
-
-
-def _tune_allocator() -> None:
-    """Start this command again with the allocator's variables, unless the environment already has them."""
-    if not ALLOCATOR.keys() <= os.environ.keys():
-        sys.stdout.flush()
-        with suppress(OSError):  # large bodies are then slower, but the service works
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ALLOCATOR | os.environ)
 
 
 def _bracketed(host: str) -> str:

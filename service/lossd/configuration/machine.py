@@ -6,6 +6,7 @@ its part. So each limit is looked for in every group on the path up to the root,
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import resource
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-__all__ = ["ALLOCATOR", "cores", "files", "memory_bytes", "raise_file_limit"]
+__all__ = ["cores", "files", "memory_bytes", "raise_file_limit", "tune_allocator"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNIFIED = Path("unified")
@@ -22,13 +23,12 @@ UNIFIED = Path("unified")
 NO_LIMIT = 1 << 60
 """Version 1 states no limit of memory as a number close to 2**63."""
 
-# A body arrives in chunks over glibc's mmap threshold of 128 KiB, so each chunk would be mapped anew and its pages
-# faulted in one by one. glibc reads these variables before Python starts, so they need a new process.
 ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "536870912",
-    "MALLOC_TOP_PAD_": "16777216",
+    "MALLOC_MMAP_THRESHOLD_": (-3, 256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 512 << 20),
+    "MALLOC_TOP_PAD_": (-2, 16 << 20),
 }
+"""The variables that set glibc's allocator: the number of each in ``mallopt``, and the value set here, in bytes."""
 
 
 def cores() -> float:
@@ -60,6 +60,18 @@ def raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def tune_allocator() -> None:
+    """Let glibc's allocator keep the memory that is freed, as far as the environment does not set it.
+
+    A body arrives in chunks over glibc's mmap threshold of 128 KiB, so each chunk would be mapped anew and its pages
+    faulted in one by one. Other C libraries do not have ``mallopt``, and keep their own ways.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, (parameter, value) in ALLOCATOR.items():
+        if mallopt is not None and name not in os.environ:
+            mallopt(parameter, value)
 
 
 def memory_bytes() -> float:

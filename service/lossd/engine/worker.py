@@ -24,7 +24,7 @@ import torch
 
 from lossd import logs
 from lossd.compiled.passes import Passes
-from lossd.configuration.machine import raise_file_limit
+from lossd.configuration.machine import raise_file_limit, tune_allocator
 from lossd.engine.busy_time import BusyTime
 from lossd.engine.heartbeat import PROBE, Heartbeat, Unwanted
 from lossd.engine.lane import Lane
@@ -254,6 +254,7 @@ def main() -> None:
         refusal = [(True, orjson.dumps(InternalError(why).to_json()))]
         connection.sendall(encode_reply(Reply(HELLO, 0, 0, refusal)))
         raise SystemExit(UNUSABLE)
+    tune_allocator()
     raise_file_limit()  # each slab is one
     torch.set_num_threads(arguments.threads)
     heartbeat = Heartbeat()

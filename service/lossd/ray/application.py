@@ -6,7 +6,6 @@ from typing import Any
 
 from ray import serve
 
-from lossd.configuration.machine import ALLOCATOR
 from lossd.ray.arguments import Arguments
 from lossd.ray.replica import HAPROXY, Replica
 from lossd.ray.scaling import policy
@@ -54,7 +53,6 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         HAPROXY: "1",
         # One thread for Serve and for lossd: engine and connections share an event loop.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        **ALLOCATOR,
     }
     deployment = serve.deployment(
         name="lossd",

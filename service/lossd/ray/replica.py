@@ -23,6 +23,7 @@ from lossd.api import create_app
 from lossd.api.embedded import Embedded
 from lossd.api.http.uvicorn_internals import replace_default_protocol
 from lossd.api.server import within_files
+from lossd.configuration.machine import tune_allocator
 from lossd.configuration.preflight import StartError, check_needs, check_variables, sentence, variable
 from lossd.configuration.settings import Settings
 from lossd.engine import Engine, create_engine
@@ -65,6 +66,7 @@ class Replica:
     """
 
     def __init__(self, settings: dict[str, Any], cpus: float) -> None:
+        tune_allocator()
         self._settings = settings_of(settings, cpus)
         _log_to_ray(self._settings)
         self._settings = within_files(self._settings)
