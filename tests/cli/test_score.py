@@ -461,7 +461,7 @@ def test_the_whole_data_set_is_drawn(kind: str, binary: Path, tmp_path: Path) ->
 
 
 def test_a_bound_is_told() -> None:
-    from lossd.cli import report
+    from lossd.cli import fitting, report
 
     answer = {
         "metrics": {"task": "binary", "auroc": 0.75},
@@ -472,7 +472,7 @@ def test_a_bound_is_told() -> None:
         "missing": [],
         "files": {"counted": 1, "of": 2},
     }
-    console = report.console()
+    console = fitting.console()
     with console.capture() as capture:
         console.print(report.score(answer, title="binary"))
     said = capture.get()

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from lossd import cli
-from lossd.cli import canvas, report, serve, wording
+from lossd.cli import canvas, curve_tables, fitting, report, serve, wording
 from lossd.cli.canvas import CanvasCurve, draw
 from lossd.cli.fitting import FittedTable, Listing
 from lossd.cli.progress import progress
@@ -137,11 +137,11 @@ def test_on_a_terminal_a_curve_is_a_picture_with_a_legend() -> None:
 
     document = curve_document("focal", {"gamma": [0.0, 2.0]}, others=(), x=None, low=None, high=None, points=None)
     for width in (60, 200):
-        lines = printed(report.curve(document, drawn=True), width)
+        lines = printed(curve_tables.curve(document, drawn=True), width)
         assert max(map(len, lines)) <= width
         assert any("gamma 0" in line and "gamma 2" in line for line in lines)
         assert any(any(0x2800 < ord(sign) <= 0x28FF for sign in line) for line in lines)
-    assert not any(sign >= "⠁" for line in printed(report.curve(document, drawn=False), 80) for sign in line)
+    assert not any(sign >= "⠁" for line in printed(curve_tables.curve(document, drawn=False), 80) for sign in line)
 
 
 @pytest.mark.parametrize("route", ["GET /v1/losses", "GET /v1/metrics", "GET /v1/runs"])
@@ -218,7 +218,7 @@ def test_a_message_on_a_terminal_ends_its_lines_between_words(monkeypatch: pytes
 )
 def test_lists_fit_and_keep_every_word(width: int, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def listed(width: int) -> list[str]:
-        monkeypatch.setattr(report, "console", lambda: Console(width=width))
+        monkeypatch.setattr(fitting, "console", lambda: Console(width=width))
         return CliRunner().invoke(cli.main, command).output.splitlines()
 
     lines = listed(width)

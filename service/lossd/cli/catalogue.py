@@ -36,7 +36,8 @@ lossd metrics --json
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of tables.")
 def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) -> None:
     """List the losses by family, or show the loss NAME in full."""
-    import lossd.cli.report as report
+    import lossd.cli.catalogue_tables as tables
+    import lossd.cli.fitting as fitting
     from lossd.api.catalogue import describe_loss, describe_loss_in_full
     from lossd.api.search import search
     from lossd.losses import REGISTRY
@@ -47,7 +48,7 @@ def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) 
     notes: list[str] = []
     if name:
         description = describe(name)
-        document, shown = description, [report.loss(description)]
+        document, shown = description, [tables.loss(description)]
     else:
         described = describe_loss_in_full if long_form and not as_json else describe_loss
         families = by_family()
@@ -61,14 +62,14 @@ def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) 
                 notes = [f"nothing is found for {query!r}; lossd losses lists all losses"]
         listed = {heading: [described(loss) for loss in losses] for heading, losses in families.items()}
         descriptions = [description for texts in listed.values() for description in texts]
-        pages = map(report.loss, descriptions) if long_form else [report.catalogue(listed)] if descriptions else []
+        pages = map(tables.loss, descriptions) if long_form else [tables.catalogue(listed)] if descriptions else []
         if not query:
             descriptions.sort(key=lambda description: order[description["name"]])
         document, shown = {"losses": descriptions}, [*pages, *notes]
     if as_json:
         click.echo(json.dumps(document))
     else:
-        console = report.console()
+        console = fitting.console()
         for page in shown:
             console.print(page)
 
@@ -81,7 +82,8 @@ def losses(name: str | None, long_form: bool, query: str | None, as_json: bool) 
 @click.option("--json", "as_json", is_flag=True, help="Print the catalogue's JSON instead of a table.")
 def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     """List the metrics of every task, or of TASK; or show a metric in each task that has it."""
-    import lossd.cli.report as report
+    import lossd.cli.catalogue_tables as tables
+    import lossd.cli.fitting as fitting
     import lossd.metrics as known_metrics
     from lossd.api.catalogue import describe_options
     from lossd_client.errors import UnknownMetric
@@ -109,12 +111,12 @@ def metrics(task: str | None, name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"metrics": found}))
     else:
-        console = report.console()
-        console.print(report.metrics(found))
+        console = fitting.console()
+        console.print(tables.metrics(found))
         read = {option for entry in found for option in entry["options"]}
         fields = {name: field for name, field in describe_options().items() if name in read}
         console.print()
-        console.print(report.metric_options(fields))
+        console.print(tables.metric_options(fields))
 
 
 COMMANDS = (losses, metrics)

@@ -133,9 +133,9 @@ def _show(comparisons: list[Comparison], outcomes: list[list[GateResult]], *, as
         click.echo(text(document))
         return
     import lossd.cli.comparison as tables
-    import lossd.cli.report as report
+    import lossd.cli.fitting as fitting
 
-    console = report.console()
+    console = fitting.console()
     for position, (each, every) in enumerate(zip(comparisons, outcomes, strict=True)):
         if position:
             console.print()

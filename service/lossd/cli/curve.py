@@ -71,10 +71,11 @@ def curve(
 
         click.echo(text(document))
     elif output is None:
-        import lossd.cli.report as report
+        import lossd.cli.curve_tables as curve_tables
+        import lossd.cli.fitting as fitting
 
-        console = report.console()
-        console.print(report.curve(document, drawn=console.is_terminal))
+        console = fitting.console()
+        console.print(curve_tables.curve(document, drawn=console.is_terminal))
 
 
 COMMANDS = (curve,)

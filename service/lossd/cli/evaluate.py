@@ -225,6 +225,7 @@ def _write(path: Path, tensors: Mapping[str, Any], option: str) -> None:
 
 
 def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: bool) -> None:
+    import lossd.cli.fitting as fitting
     import lossd.cli.report as report
     from lossd.cli.results import results_file, text
 
@@ -237,7 +238,7 @@ def _report(answer: Evaluation, title: str, output: Path | None, *, as_json: boo
     if as_json:
         click.echo(text(report.document(answer)))
     else:
-        report.console().print(report.render(answer, title=title))
+        fitting.console().print(report.render(answer, title=title))
 
 
 def _inputs(paths: tuple[Path, ...], named: tuple[str, ...], order: list[str]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["FittedTable", "Listing"]
+__all__ = ["FittedTable", "Listing", "console", "number_text"]
 
 GAP = 2
 ENOUGH = 12
@@ -97,3 +97,14 @@ class Listing:
         for heading in self.headings:
             table.add_column(heading, no_wrap=True)
         return table
+
+
+def number_text(value: float | None) -> str:
+    """Return six digits of a number; a dash for None."""
+    return "–" if value is None else f"{value:.6g}"
+
+
+def console() -> Console:
+    """Return the console: as wide as the terminal, or 120 columns without one."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=120)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+import lossd.cli.fitting as fitting
 import lossd.cli.report as report
 import lossd.files.sources as files
 from lossd.cli.batch import EvaluateFile, FileOutcome, FileTotals, outcomes
@@ -99,7 +100,7 @@ class _Rows:
         if self._as_json:
             click.echo(text(tally.document(total)))
             return
-        console = report.console()
+        console = fitting.console()
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(report.outcomes(self._rows))
         for index, failure in enumerate(report.failures(self._rows)):

@@ -1,9 +1,8 @@
-"""Tables of evaluations and of the catalogue, for a terminal."""
+"""Tables of evaluations, scores and runs, for a terminal."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,21 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lossd.cli.canvas import COLOURS, CanvasCurve, draw
-from lossd.cli.fitting import FittedTable, Listing
+from lossd.cli.fitting import FittedTable, number_text
 from lossd.cli.wording import in_commands
 from lossd_client import Evaluation
 from lossd_client.comparisons import interval_digits
 from lossd_client.run_messages import flat
 from lossd_client.wire import json
 
-__all__ = [
-    "catalogue",
-    "console",
-    "curve",
-    "document",
-    "failures",
-    "loss",
-    "metrics",
-    "outcomes",
-    "render",
-    "runs",
-    "score",
-]
+__all__ = ["document", "failures", "outcomes", "render", "runs", "score"]
 
 MAX_CLASSES = 32
 MAX_ROWS, MAX_COLUMNS = 40, 6
 MAX_RANGES = 5
-SHOWN_POINTS = 11
 MAX_SLICE_COLUMNS = 3
 MAX_LIST = 12
 MOST_CONFUSIONS = 12
-PICTURE_LINES, MAX_PICTURE = 12, 100
 AVERAGES = ("macro", "micro", "weighted")
 COUNTS = ("tp", "fp", "fn", "tn", "support")
 NO_INTERVALS: Mapping[str, Any] = {}
@@ -89,7 +73,7 @@ def score(document: Mapping[str, Any], *, title: str) -> RenderableType:
     if document.get("slices"):
         parts += ["", Text("slices", style="bold"), *_slices(document)]
     for name, bound in document["bounds"].items():
-        parts.append(Text(f"{name} is within {_number(bound['within'])} of the exact value", style="dim"))
+        parts.append(Text(f"{name} is within {number_text(bound['within'])} of the exact value", style="dim"))
     for warning in document["warnings"]:
         parts.append(_warning(warning))
     if document.get("signature"):
@@ -110,7 +94,7 @@ def runs(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     for run, numbers in zip(found, figures, strict=True):
         dataset = run.get("dataset") or {}
         version = f"@{dataset['version']}" if dataset.get("version") else ""
-        cells = [_number(numbers.get(name)) for name in names[:MAX_COLUMNS]]
+        cells = [number_text(numbers.get(name)) for name in names[:MAX_COLUMNS]]
         counted = run.get("summary_of") or run["counted"]
         behind = counted["rows"] != run["counted"]["rows"]
         status = run["status"] + (f" (numbers of {counted['rows']:,} rows)" if behind else "")
@@ -138,15 +122,15 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
     reduction, diagnostics = evaluation.reduction, evaluation.diagnostics
     if isinstance(evaluation.loss, int | float):
-        yield "loss", _number(evaluation.loss)
+        yield "loss", number_text(evaluation.loss)
     elif evaluation.loss is not None:
         yield "loss", f"unreduced, of shape {tuple(evaluation.loss.shape)}"
     if reduction is not None:
-        yield "numerator / denominator", f"{_number(reduction.numerator)} / {_number(reduction.denominator)}"
+        yield "numerator / denominator", f"{number_text(reduction.numerator)} / {number_text(reduction.denominator)}"
     for name, norm in diagnostics.get("gradient_norm", {}).items():
-        yield f"gradient norm, {name}", _number(norm)
+        yield f"gradient norm, {name}", number_text(norm)
     if "chance_level" in diagnostics:
-        yield "chance level", _number(diagnostics.chance_level)
+        yield "chance level", number_text(diagnostics.chance_level)
     for name, value in evaluation.extra.items():
         yield name, json.dumps(value).decode()
 
@@ -163,8 +147,8 @@ def _slices(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield table
     for name in names:
         if worst := document["worst"].get(name):
-            text = f"worst {name}: {_slice_name(worst['slice'])}, {_number(worst['value'])}"
-            yield Text(f"{text}; gap {_number(document['gap'].get(name))}", style="dim")
+            text = f"worst {name}: {_slice_name(worst['slice'])}, {number_text(worst['value'])}"
+            yield Text(f"{text}; gap {number_text(document['gap'].get(name))}", style="dim")
 
 
 def _slice_name(values: Mapping[str, str]) -> str:
@@ -175,9 +159,9 @@ def _with_interval(name: str, value: float | None, intervals: Mapping[str, Any])
     """Return a number with its interval, if it has one."""
     interval = intervals.get(name)
     if value is None or interval is None:
-        return _number(value)
+        return number_text(value)
     digits = interval_digits(interval["low"], interval["high"])
-    return f"{_number(value)} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    return f"{number_text(value)} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
 
 
 def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTERVALS) -> Iterator[RenderableType]:
@@ -193,7 +177,7 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
     }
     if plain or lists:
         rows = [(name, _with_interval(name, value, intervals)) for name, value in plain.items()]
-        yield _pairs(iter([*rows, *((name, ", ".join(map(_number, values))) for name, values in lists.items())]))
+        yield _pairs(iter([*rows, *((name, ", ".join(map(number_text, values))) for name, values in lists.items())]))
     if averaged:
         table = FittedTable("", *AVERAGES)
         for name, value in averaged.items():
@@ -205,7 +189,7 @@ def _metrics(metrics: Mapping[str, Any], intervals: Mapping[str, Any] = NO_INTER
     if isinstance(support, Sequence) and listed and len(support) <= MAX_CLASSES:
         table = FittedTable("class", *listed, "support")
         for index, count in enumerate(support):
-            table.add_row(str(index), *(_number(values[index]) for values in listed.values()), str(count))
+            table.add_row(str(index), *(number_text(values[index]) for values in listed.values()), str(count))
         yield Padding(table, (1, 0, 0, 0), expand=False)
     if matrix and isinstance(matrix, Sequence) and len(matrix) <= MAX_CLASSES:
         several = isinstance(matrix[0][0], Sequence)
@@ -221,7 +205,7 @@ def _label_counts(matrices: Sequence[Sequence[Sequence[float]]]) -> FittedTable:
     """Return the four counts of each label's matrix."""
     table = FittedTable("label", "tn", "fp", "fn", "tp")
     for index, matrix in enumerate(matrices):
-        table.add_row(str(index), *(_number(count) for row in matrix for count in row))
+        table.add_row(str(index), *(number_text(count) for row in matrix for count in row))
     return table
 
 
@@ -242,7 +226,7 @@ class _Confusion:
             table.add_column(str(column), justify="right", no_wrap=True)
         for index, row in enumerate(self.matrix):
             cells = [
-                Text(_number(n), style="bold green" if column == index else "red") if n else Text("·", style="dim")
+                Text(number_text(n), style="bold green" if column == index else "red") if n else Text("·", style="dim")
                 for column, n in enumerate(row)
             ]
             table.add_row(str(index), *cells)
@@ -252,7 +236,7 @@ class _Confusion:
         wrong = [(n, i, j) for i, row in enumerate(self.matrix) for j, n in enumerate(row) if n and i != j]
         listed = FittedTable("true", "predicted", "count")
         for count, true, predicted in sorted(wrong, key=lambda entry: -entry[0])[:MOST_CONFUSIONS]:
-            listed.add_row(str(true), str(predicted), _number(count))
+            listed.add_row(str(true), str(predicted), number_text(count))
         yield Text(f"the most frequent of {len(wrong)} confusions; --json has the matrix", style="dim")
         yield listed
 
@@ -262,83 +246,6 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     for name, value in pairs:
         table.add_row(name, value)
-    return table
-
-
-def catalogue(families: Mapping[str, Iterable[Mapping[str, Any]]]) -> RenderableType:
-    """Return a table of losses, a line each, below the headings of their families."""
-    table = Listing("loss", "task")
-    for index, (heading, losses) in enumerate(families.items()):
-        if heading:
-            if index:
-                table.add_row()
-            table.add_row(Text(heading, style="bold"))
-        for description in losses:
-            notes = "" if description["available"] else " (not available here)"
-            table.add_row(description["name"], description["task"], text=_prose(description["summary"] + notes))
-    return table
-
-
-def loss(description: Mapping[str, Any]) -> RenderableType:
-    """Return a loss's formula, guide, inputs, parameters and references."""
-    inputs = Listing("inputs", "shape")
-    for entry in description["inputs"]:
-        marks = [mark for mark in ("differentiable", "optional") if entry[mark]]
-        notes = f" ({', '.join(marks)})" if marks else ""
-        shapes = " or ".join(t["shape"] for t in entry["types"])
-        inputs.add_row(entry["name"], shapes, text=_prose(entry["summary"] + notes))
-    if description["inputs_of_terms"]:
-        inputs.add_row("those of the terms", text="Under the names that the terms' inputs give them.")
-    parameters = Listing("parameters", "default")
-    for name, schema in description["parameters"].items():
-        default = json.dumps(schema["default"]).decode() if "default" in schema else "required"
-        parameters.add_row(name, default, text=_prose(schema.get("description", "")))
-    parts: list[RenderableType] = [
-        Text(description["name"], style="bold") + Text(f"  {description['task']}", style="dim not bold"),
-        _prose(description["summary"]),
-        *([] if description["available"] else [Text(description["unavailable_because"], style="yellow")]),
-        Padding(Text(description["formula"], style="cyan"), (1, 0), expand=False),
-        *_guide(description["guide"]),
-        inputs,
-        Padding(parameters, (1, 0), expand=False),
-        *map(_prose, description["references"]),
-    ]
-    return Group(*parts)
-
-
-def _guide(guide: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what a guide says, and a table of the formula's symbols."""
-    texts = Table.grid(padding=(0, 2))
-    texts.add_column(style="dim", no_wrap=True)
-    named = ("in short", "idea"), ("when", "use"), ("when not", "avoid"), ("mistake", "mistake")
-    for heading, name in named:
-        texts.add_row(heading, _prose(guide[name]))
-    yield Padding(texts, (0, 0, 1, 0), expand=False)
-    symbols = Listing("symbol")
-    for symbol, text in guide["symbols"].items():
-        symbols.add_row(symbol, text=_prose(text))
-    yield Padding(symbols, (0, 0, 1, 0), expand=False)
-
-
-def metrics(found: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Return a table of metrics, a line each, below the headings of their tasks."""
-    table = Listing("metric", "by default")
-    last = ""
-    for entry in found:
-        if entry["task"] != last:
-            if last:
-                table.add_row()
-            table.add_row(Text(entry["task"], style="bold"))
-        table.add_row(entry["name"], "yes" if entry["default"] else "", text=_prose(entry["summary"]))
-        last = entry["task"]
-    return table
-
-
-def metric_options(fields: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Return a table of the metrics' options, given their names and JSON Schemas."""
-    table = Listing("option", "default")
-    for name, field in fields.items():
-        table.add_row(name, json.dumps(field["default"]).decode(), text=_prose(field["description"]))
     return table
 
 
@@ -359,7 +266,7 @@ def outcomes(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> Re
         elif isinstance(figures, str):
             table.add_row(name, *("–" for _ in names), style="red")
         else:
-            table.add_row(name, *(_number(figures.get(column)) for column in names))
+            table.add_row(name, *(number_text(figures.get(column)) for column in names))
     return table
 
 
@@ -368,60 +275,3 @@ def failures(rows: Sequence[tuple[str, Mapping[str, float | None] | str]]) -> li
     wrong = [Text(f"{name}: {error}", style="red") for name, error in rows if isinstance(error, str)]
     more = [Text(f"… {len(wrong) - MAX_ROWS} more", style="red")] if len(wrong) > MAX_ROWS else []
     return [*wrong[:MAX_ROWS], *more]
-
-
-def curve(document: Mapping[str, Any], *, drawn: bool) -> RenderableType:
-    """Return a curve: the loss of each line, then the gradient; drawn, or tables of some points."""
-    series = document["series"]
-    shared = f"{series[0]['name']}, " if len({line["name"] for line in series}) == 1 else ""
-    labels = [line["label"].removeprefix(shared) for line in series]
-    parts: list[RenderableType] = []
-    for what, title in (("loss", "loss"), ("gradient", f"gradient, with respect to {series[0]['gradient_of']}")):
-        show = _Picture(document, what, labels) if drawn else _points(document, what, labels)
-        parts += ["", Text(title, style="bold"), show]
-    return Group(Text(f"{shared}along the {document['label']}"), *parts)
-
-
-def _points(document: Mapping[str, Any], what: str, labels: Sequence[str]) -> RenderableType:
-    table = FittedTable(document["axis"], *labels)
-    last = len(document["x"]) - 1
-    for point in np.linspace(0, last, min(SHOWN_POINTS, last + 1)).round().astype(int):
-        numbers = (float(line[what][point]) if line[what] else math.nan for line in document["series"])
-        table.add_row(_number(document["x"][point]), *map(_number, numbers))
-    return table
-
-
-class _Picture:
-    """The curves as characters, as wide as the terminal, with a legend."""
-
-    def __init__(self, document: Mapping[str, Any], what: str, labels: Sequence[str]) -> None:
-        self.curves = [
-            CanvasCurve(document["x"], line[what] or (), COLOURS[i % len(COLOURS)])
-            for i, line in enumerate(document["series"])
-        ]
-        self.labels = labels
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the picture and the legend."""
-        curves = [curve for curve in self.curves if curve.y]
-        yield draw(curves, width=min(options.max_width, MAX_PICTURE), height=PICTURE_LINES)
-        legend = Text("   ").join(
-            Text.assemble(("━━ ", curve.colour), label)
-            for curve, label in zip(self.curves, self.labels, strict=True)
-            if curve.y
-        )
-        yield legend
-
-
-def _prose(text: str) -> Text:
-    return Text(text.replace("`", ""))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"
-
-
-def console() -> Console:
-    """Return the console: as wide as the terminal, or 120 columns without one."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=120)

@@ -110,10 +110,11 @@ def score_run(
     if as_json:
         click.echo(text(document))
     else:
+        import lossd.cli.fitting as fitting
         import lossd.cli.report as report
 
         title = f"{subject.get('loss') or subject['task']} {as_text(subject['parameters'])}".strip()
-        report.console().print(report.score(document, title=title), crop=False)
+        fitting.console().print(report.score(document, title=title), crop=False)
     if plot is not None:
         from lossd.cli.plot import write
 

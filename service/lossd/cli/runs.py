@@ -83,9 +83,10 @@ def runs(ctx: click.Context, /, url: str | None, tag: tuple[str, str] | None, as
         none = "there are no runs; lossd score --run NAME keeps one"
         say("no run matches; lossd runs lists all runs" if filtered else none)
         return
+    import lossd.cli.fitting as fitting
     import lossd.cli.report as report
 
-    report.console().print(report.runs(found))
+    fitting.console().print(report.runs(found))
     sort = (filters["sort"] or "").removeprefix("-")
     if sort and not any(sort in (run.get("summary") or {}) for run in found):
         say(f"no run has the metric {sort}; these are not sorted")
@@ -191,6 +192,7 @@ def _client(ctx: click.Context, url: str | None) -> Any:
 
 
 def _report(result: RunResult, *, as_json: bool) -> None:
+    import lossd.cli.fitting as fitting
     import lossd.cli.report as report
     from lossd.cli.results import run_document, text
 
@@ -199,7 +201,7 @@ def _report(result: RunResult, *, as_json: bool) -> None:
         return
     document = result.document
     title = document.loss.name if document.get("loss") else document.task
-    report.console().print(report.score(run_document(result), title=title), crop=False)
+    fitting.console().print(report.score(run_document(result), title=title), crop=False)
 
 
 COMMANDS = (runs,)

@@ -308,9 +308,10 @@ def score(
     if as_json:
         click.echo(text(document))
     else:
+        import lossd.cli.fitting as fitting
         import lossd.cli.report as report
 
-        report.console().print(report.score(document, title=f"{loss or task} {as_text(chosen)}".strip()))
+        fitting.console().print(report.score(document, title=f"{loss or task} {as_text(chosen)}".strip()))
     if plot is not None:
         write(plot, kind, result.metrics)
     ctx.exit(INTERRUPTED if interrupted else REFUSED if counting.bad else DONE)
