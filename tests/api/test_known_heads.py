@@ -535,6 +535,27 @@ def test_batches_whose_heads_differ_in_their_name_are_counted_the_same_way(runs:
     assert counts['lossd_requests_total{loss="metrics.binary",outcome="ok"}'] == 5
 
 
+def test_names_of_any_length_are_told_from_the_latest_one(runs: Running) -> None:
+    """Heads without an id are compared with the latest one of their connection, without their names and lengths."""
+    heads = CACHES["heads"]
+    with closing(connected(runs)) as connection:
+        created(connection)
+        assert asked(connection, put("/batches/latest", rows(0)))[0] == 201
+        before = heads.hits
+        names = ["b", "batch-0001", "batch-0002", "x" * 200, "c"]
+        for number, name in enumerate(names, 1):
+            body = rows(2 * 10**number)  # the length of the text differs, and so does that of the body
+            status, _, text = asked(connection, put(f"/batches/{name}", body))
+            assert (status, json.loads(text)["batch"]) == (201, name)
+            assert head_of(connection, name) == 200
+        assert heads.hits == before + len(names)
+        for target, status in (("/batches/c/d", 404), ("/batches/", 422), ("/batches/c?first=2", 422), ("/c", 404)):
+            assert asked(connection, put(target, rows(2)))[0] == status
+        other = put("/batches/d", rows(2)).replace(b"/runs/a/", b"/runs/b/")
+        assert asked(connection, other)[0] == 404
+        assert asked(connection, put("/batches/d", rows(2)))[0] == 201
+
+
 def test_a_refused_batch_is_refused_as_the_first_time(runs: Running) -> None:
     with closing(connected(runs)) as connection:
         created(connection)

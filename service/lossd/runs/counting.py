@@ -69,7 +69,7 @@ def counting_job(
         if type(first) is not int:
             detail = f"first is {first!r}; it is the position of the batch's first row, an integer"
             raise InvalidRequest(detail, errors=[Fault(pointer="/first", detail=detail)])
-        identity.Positions().check(first, job.rows)
+        identity.Positions.check_range(first, job.rows)
         numbers.append(first)
     elif by_name(definition):
         numbers.append(key_of_name(name or ""))
@@ -92,7 +92,7 @@ def moved(job: Job, definition: Mapping[str, Any], *, first: int | None, name: s
         InvalidRequest: There are no such positions.
     """
     if first is not None:
-        identity.Positions().check(first, job.rows)
+        identity.Positions.check_range(first, job.rows)
     elif by_name(definition):
         first = key_of_name(name)
     else:

@@ -14,7 +14,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lossd.api.http.asgi import CONNECTION, WHOLE, new_request_id
+from lossd.api.http.asgi import BATCH, CONNECTION, WHOLE, new_request_id
 from lossd.api.http.known_heads import FoundHead, KnownHeads, head_of
 from lossd.api.http.refusing import IDLE
 from lossd.api.http.request import HttpRequest
@@ -45,6 +45,7 @@ class DirectRequest(HttpRequest):
     Attributes:
         connection: The connection.
         known: What is known of its head.
+        name: The last part of the path of a PUT, which names what is put; empty for other methods.
         answer: The answer's format, as the route keeps it.
         future: What it waits for, such as the result; None before the request is submitted, and after it was answered,
             given up or handed over.
@@ -54,13 +55,13 @@ class DirectRequest(HttpRequest):
     """
 
     __slots__ = (
-        "_name",
         "_scope",
         "answer",
         "connection",
         "disconnected",
         "future",
         "known",
+        "name",
         "parsed",
         "response_complete",
     )
@@ -77,7 +78,7 @@ class DirectRequest(HttpRequest):
         self.deadline = self.begin + known.timeout_s
         self.request_id = found.request_id.decode("ascii") or new_request_id()
         self._scope: Scope | None = None
-        self._name = found.name
+        self.name = found.name.decode("latin-1")
         self.headers, self.client, self.length = found.headers, known.client, found.length
         self.query = known.scope["query_string"]
         self.max_body_bytes, self._limit = known.max_body_bytes, "setting max_body_bytes"
@@ -102,9 +103,10 @@ class DirectRequest(HttpRequest):
                 CONNECTION: connection,
                 WHOLE: True,
             }
-            if self._name:
-                self._scope["path"] += self._name.decode("latin-1")
-                self._scope["raw_path"] += self._name
+            if self.name:
+                self._scope["path"] += self.name
+                self._scope["raw_path"] += self.name.encode("latin-1")
+                self._scope[BATCH] = self.name
         return self._scope
 
     def submitted(self, answer: Any, future: asyncio.Future[Result]) -> None:

@@ -89,8 +89,9 @@ class FoundHead:
         request_id: Its X-Request-ID; empty without one.
         name: The last part of the path of a PUT, undecoded; empty for other methods.
         version: How often heads had been forgotten when it was found.
-        rest: The head without the digits of its only length; empty if it states several.
+        rest: The head without ``name`` and without the digits of its only length; empty if it states several.
         digits: Where these digits begin.
+        named: Where the name begins; 0 without one.
     """
 
     head: bytes
@@ -102,6 +103,7 @@ class FoundHead:
     version: int
     rest: bytes = b""
     digits: int = 0
+    named: int = 0
 
 
 class KnownHeads:
@@ -132,7 +134,7 @@ class KnownHeads:
             if hash(head) == hash(latest.head) and head == latest.head:  # see above: the latest key may be another's
                 self._known.hits += 1
                 return latest
-            if (other := _with_other_length(data, latest)) is not None:
+            if (other := _with_other_values(data, latest)) is not None:
                 self._known.hits += 1
                 return other
         head = head_of(data)
@@ -148,9 +150,11 @@ class KnownHeads:
             if (known := self._known.get(rest[: found.start(1)] + rest[found.end(1) :])) is None:
                 return None
         if len(digits) == 1:
-            at = head.find(_LENGTH) + len(_LENGTH)
-            rest, length = head[:at] + head[at + len(digits[0]) :], int(digits[0])
-            return FoundHead(head, known, known.headers, length, request_id, name, self._version, rest, at)
+            named = head.find(b" ", len(_PUT)) - len(name) if name else 0
+            at = head.find(_LENGTH, named + len(name)) + len(_LENGTH)
+            rest = head[:named] + head[named + len(name) : at] + head[at + len(digits[0]) :]
+            length = int(digits[0])
+            return FoundHead(head, known, known.headers, length, request_id, name, self._version, rest, at, named)
         lengths = dict(zip(known.lengths, digits, strict=True))
         length = int(lengths.pop(_BODY_LENGTH))
         return FoundHead(head, known, {**known.headers, **lengths}, length, request_id, name, self._version)
@@ -192,15 +196,26 @@ class KnownHeads:
         self._forgot_s = time.monotonic()  # requests that were checked before are not to be learned
 
 
-def _with_other_length(data: bytes, latest: FoundHead) -> FoundHead | None:
-    """Return the latest head with the length that some bytes state; None if they begin with another head."""
-    begin = latest.digits
+def _with_other_values(data: bytes, latest: FoundHead) -> FoundHead | None:
+    """Return the latest head with the length, and the name, that some bytes state.
+
+    None if they begin with another head.
+    """
+    if not latest.digits:
+        return None
+    begin, named, behind, name = latest.digits, latest.named, latest.named, b""
+    if named:
+        behind = data.find(b" ", named, HEAD_BYTES)
+        name = data[named:behind]
+        if behind < 0 or not name or b"/" in name:
+            return None
+        begin += len(name) - len(latest.name)
     end = data.find(b"\r", begin, begin + _DIGITS + 1)
     digits = data[begin:end]
-    if not begin or end < 0 or not digits.isdigit():
+    if end < 0 or not digits.isdigit():
         return None
-    last = end + len(latest.rest) - begin
-    rest = data[:begin] + data[end:last]
+    last = end + len(latest.rest) + len(latest.name) - latest.digits
+    rest = data[:named] + data[behind:begin] + data[end:last]
     if hash(rest) != hash(latest.rest) or rest != latest.rest:
         return None
     return FoundHead(
@@ -209,10 +224,11 @@ def _with_other_length(data: bytes, latest: FoundHead) -> FoundHead | None:
         latest.headers,
         int(digits),
         latest.request_id,
-        latest.name,
+        name,
         latest.version,
         rest,
         begin,
+        named,
     )
 
 

@@ -159,7 +159,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         definition = cached or await self.definitions.look_up(request.client, run, request.deadline)
         batch = IncomingBatch(run, name, definition, current=cached is None)
         await self._judged(request, batch, self._read_and_count(request, format_in, batch, send))
-        self._learn(request, send, format_in)
+        self._learn(request, send, (format_in, run))
 
     async def _judged(self, request: HttpRequest, batch: IncomingBatch, counting: Awaitable[None]) -> None:
         """Await the answer to a batch. A refusal must be by the run's present definition."""

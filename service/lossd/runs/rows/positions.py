@@ -74,9 +74,7 @@ class Positions:
             InvalidRequest: A position is negative, or beyond 64 bits.
             TooLarge: The batch leaves a gap, and the ranges would take too many bytes.
         """
-        if first < 0 or count < 0 or first + count > LAST_POSITION:
-            detail = f"first is {first} for {count} rows; positions are 0 to 2^63 - 2"
-            raise InvalidRequest(detail, errors=[Fault(pointer="/first", detail=detail)])
+        self.check_range(first, count)
         index = bisect_right(self._stops, first)
         overlaps = []
         while count and index < len(self._starts) and self._starts[index] < first + count:
@@ -169,10 +167,20 @@ class Positions:
 
     @staticmethod
     def range_of(first: int, count: int) -> bytes:
-        """Return the canonical bytes of one batch of at least one row; errors are those of :meth:`check`."""
-        if not 0 <= first < first + count <= LAST_POSITION:
-            Positions().check(first, count)
+        """Return the canonical bytes of one batch of at least one row; errors are those of :meth:`check_range`."""
+        Positions.check_range(first, count)
         return MAGIC + RANGE.pack(first, count)
+
+    @staticmethod
+    def check_range(first: int, count: int) -> None:
+        """Check that there are the positions first to first + count - 1.
+
+        Raises:
+            InvalidRequest: A position is negative, or beyond 64 bits.
+        """
+        if first < 0 or count < 0 or first + count > LAST_POSITION:
+            detail = f"first is {first} for {count} rows; positions are 0 to 2^63 - 2"
+            raise InvalidRequest(detail, errors=[Fault(pointer="/first", detail=detail)])
 
     @classmethod
     def decoded(cls, data: memoryview, max_bytes: int) -> Positions:
