@@ -29,7 +29,7 @@ def test_a_run_has_few_states_and_rewrites_few_bytes(growth: float) -> None:
         states.append(Covered(ordinal, 1, 1000))
         new += 1000
         if is_due(sum(state.batches == 1 for state in states), 0):
-            start = oldest_to_fold(states)
+            start = oldest_to_fold(states, sum(state.batches for state in states if state.batches > 1))
             covered = ordinal + 1 - start
             states = [state for state in states if state.ordinal < start]
             states.append(Covered(start, covered, int(1000 * covered**growth)))
@@ -49,9 +49,35 @@ def test_what_is_due() -> None:
 
 def test_a_large_fold_stays_and_a_small_one_is_merged() -> None:
     singles = [Covered(500 + k, 1, 10) for k in range(4)]
-    assert oldest_to_fold([Covered(0, 500, 80), *singles]) == 500
-    assert oldest_to_fold([Covered(0, 500, 79), *singles]) == 0
-    assert oldest_to_fold([Covered(0, 400, 10_000), Covered(400, 100, 70), *singles]) == 400
+    assert oldest_to_fold([Covered(0, 500, 80), *singles], 500) == 500
+    assert oldest_to_fold([Covered(0, 500, 79), *singles], 500) == 0
+    assert oldest_to_fold([Covered(0, 400, 10_000), Covered(400, 100, 70), *singles], 500) == 400
+
+
+def test_states_of_commits_of_all_sizes_are_folded() -> None:
+    """A row of many batches before one of few is no fold that stays."""
+    rows = [Covered(500, 20, 2000), Covered(520, 1, 100), Covered(521, 3, 300)]
+    assert oldest_to_fold([Covered(0, 500, 4800), *rows], 500) == 500
+    assert oldest_to_fold([Covered(0, 500, 4799), *rows], 500) == 0
+
+
+@pytest.mark.parametrize("identity", ["position", "id"])
+def test_short_states_are_stored_joined_where_they_are_alike(identity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [tuple(range(3 * k, 3 * k + 3)) for k in range(12)]
+    alike = [encoding.packed(state(identity, block)) for block in blocks]
+    long = encoding.compressed(state(identity, tuple(range(100, 110))))
+    other = encoding.packed(state(identity, (200, 201), task="multiclass"))
+    given = [*alike[:5], long, *alike[5:7], other, other, *alike[7:]]
+    monkeypatch.setattr(encoding, "MOST_JOINED", 4)
+    found = list(encoding.joined(given))
+    assert [len(some) for some, _ in found] == [4, 1, 1, 2, 2, 4, 1]
+    assert [data for some, _ in found for data in some] == given
+    for some, stored in found:
+        assert encoding.each_unpacked(stored) == [encoding.unpacked(data) for data in some]
+        assert len(stored) < sum(map(len, some)) or len(some) == 1
+    whole = merged(stored for _, stored in encoding.joined(alike))
+    assert whole.encode() == state(identity, tuple(range(36)))
+    assert list(encoding.joined([])) == []
 
 
 @pytest.mark.parametrize(("row", "row_bytes"), [(64, 1), (64, 1500), (3, 1 << 20), (64, 1 << 20)])
@@ -112,7 +138,18 @@ def test_states_that_are_read_together_are_those_that_are_merged_one_by_one(
 
 def test_damaged_bytes_are_an_internal_error() -> None:
     stored = encoding.packed(state("position", (0, 1)))
-    assert folding.read([stored]).rows == 2
+    assert merged([stored]).rows == 2
     for damaged in (b"", stored[:-1], encoding.packed(b"lossdrun"), encoding.packed(state("position", (0, 1))[:-1])):
         with pytest.raises(InternalError, match="damaged"):
-            folding.read([damaged])
+            merged([damaged])
+
+
+def test_damaged_joined_states_are_an_internal_error() -> None:
+    [(_, stored)] = encoding.joined([encoding.packed(state("position", (2 * k, 2 * k + 1))) for k in range(3)])
+    assert merged([stored]).rows == 6
+    for at in range(len(stored)):
+        with pytest.raises(InternalError, match=r"damaged|is not the state of a run"):
+            merged([stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]])
+    for cut in (stored[:-1], stored[:9], stored + b"x"):
+        with pytest.raises(InternalError, match="damaged"):
+            merged([cut])

@@ -314,7 +314,8 @@ def test_a_damaged_state_does_not_keep_others_from_being_folded(store: Store, mo
     monkeypatch.setattr(folding, "PENDING", 2)
     runs = [store.create("", name, document(), "d")[0]["id"] for name in "ab"]
     for run in runs:
-        store.count([batch(run, f"b{k}", range(4 * k, 4 * k + 4)) for k in range(2)])
+        for k in range(2):
+            store.count([batch(run, f"b{k}", range(4 * k, 4 * k + 4))])
     damage = f"UPDATE states SET state = batches.digest FROM batches WHERE states.run = '{runs[0]}'"
     store._run(lambda c: c.exec_driver_sql(damage).close())
     with pytest.raises(InternalError, match="damaged"):

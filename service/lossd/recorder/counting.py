@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -129,7 +129,14 @@ class _Open:
     known: _Known
     common: dict[str, Any] | None
     batches: list[_Batch] = field(default_factory=list)
-    states: list[_State] = field(default_factory=list)
+    states: list[bytes] = field(default_factory=list)
+
+    def rows_of_states(self) -> Iterator[_State]:
+        """Yield the new rows of ``states``: short states of neighbouring batches are one row."""
+        ordinal = self.row["batches"] - len(self.states)
+        for some, stored in encoding.joined(self.states):
+            yield _State(self.row["id"], ordinal, len(some), sum(map(len, some)), stored)
+            ordinal += len(some)
 
 
 @dataclass
@@ -281,7 +288,7 @@ class Counter:
                 self._clock(),
             )
         )
-        run.states.append(_State(batch.run, ordinal, 1, len(packed), packed))
+        run.states.append(packed)
         row["batches"] += 1
         row["bytes"] += nbytes
         row["grown"] = row.get("grown", 0) + nbytes
@@ -306,7 +313,7 @@ class Counter:
 
     def _write(self, connection: Connection, runs: Sequence[_Open]) -> None:
         _INSERT_BATCHES.execute_each(connection, [row for run in runs for row in run.batches])
-        _INSERT_STATES.execute_each(connection, [row for run in runs for row in run.states])
+        _INSERT_STATES.execute_each(connection, [row for run in runs for row in run.rows_of_states()])
         now = self._clock()
         for run in runs:
             row = run.row
@@ -385,8 +392,9 @@ def _read_all(connection: Connection, row: Mapping[str, Any]) -> _Known:
     known = _Known(identity.new(kind), common, row["revision"], row["batches"], _entries(connection, row))
     if kind != "batch":
         for (stored,) in connection.execute(_STATES, {"which": row["id"]}):
-            _, parts = folding.described(stored)
-            known.identity.merge(cast("Any", identity.decode(parts["identity"])))
+            for data in encoding.each_unpacked(stored):
+                _, parts = folding.described(data)
+                known.identity.merge(cast("Any", identity.decode(parts["identity"])))
     return known
 
 

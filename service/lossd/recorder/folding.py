@@ -1,9 +1,10 @@
 """Merges the states of a run's batches, so that a few states hold what thousands of batches contributed.
 
-The states of a run cover its batches in their order. A new one covers one batch. Once there are enough of these, they
-become one state, a fold. An older fold is merged into the new one while it is less than twice as long, so each fold is
-at least twice as long as the next. States whose length does not grow thus end in one fold, and states that grow with
-their rows in a few, and a byte is rewritten as often as a logarithm of their number.
+The states of a run cover its batches in their order. New ones are of one batch each; short ones are stored together,
+those of a commit in one row. Once there are enough of these, they become one state, a fold. An older fold is merged
+into the new one while it is less than twice as long, so each fold is at least twice as long as the next. States whose
+length does not grow thus end in one fold, and states that grow with their rows in a few, and a byte is rewritten as
+often as a logarithm of their number.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ __all__ = [
     "PENDING_BYTES",
     "Covered",
     "described",
-    "described_of",
     "is_due",
     "merged",
     "oldest_to_fold",
-    "read",
     "state_of",
 ]
 
@@ -37,7 +36,7 @@ ROW, ROW_BYTES = 256, 512 << 10
 
 
 class Covered(NamedTuple):
-    """A stored state: ``batches`` batches from ``ordinal`` on, and its bytes."""
+    """A row of states: ``batches`` batches from ``ordinal`` on, and for how many bytes it counts."""
 
     ordinal: int
     batches: int
@@ -49,14 +48,15 @@ def is_due(pending: int, pending_bytes: int) -> bool:
     return pending >= PENDING or (pending > 1 and pending_bytes >= PENDING_BYTES)
 
 
-def oldest_to_fold(states: Sequence[Covered]) -> int:
+def oldest_to_fold(states: Sequence[Covered], pending: int) -> int:
     """Return the ordinal from which states become one fold.
 
     Args:
         states: The states of a run, in the order of their batches.
+        pending: The ordinal of the first batch that no fold covers.
     """
     nbytes, start = 0, len(states)
-    while start and (states[start - 1].batches == 1 or states[start - 1].nbytes < 2 * nbytes):
+    while start and (states[start - 1].ordinal >= pending or states[start - 1].nbytes < 2 * nbytes):
         start -= 1
         nbytes += states[start].nbytes
     return states[start].ordinal if start < len(states) else 0
@@ -69,7 +69,7 @@ def merged(stored: Iterable[bytes]) -> RunState:
     at a time: what grows with the rows is copied as often as a logarithm of their number.
 
     Args:
-        stored: States as :func:`packed` makes them.
+        stored: States as they are stored: packed, or several joined.
 
     Raises:
         ValueError: There is none.
@@ -97,40 +97,26 @@ def _in_rows(stored: Iterable[bytes]) -> Iterator[tuple[int, RunState]]:
     row: list[bytes] = []
     nbytes = 0
     for data in stored:
-        row.append(data)
+        row += encoding.each_unpacked(data)
         nbytes += len(data)
-        if len(row) == ROW or nbytes >= ROW_BYTES:
-            yield len(row), read(row)
+        if len(row) >= ROW or nbytes >= ROW_BYTES:
+            yield len(row), state_of(row)
             row, nbytes = [], 0
     if row:
-        yield len(row), read(row)
+        yield len(row), state_of(row)
 
 
-def described(stored: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
-    """Return the description and the parts of a stored state.
+def described(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
+    """Return the description and the parts of the bytes of a state.
 
     Raises:
-        InternalError: It is damaged.
+        InternalError: They are damaged.
     """
-    return described_of(encoding.unpacked(stored))
-
-
-def described_of(data: bytes) -> tuple[Mapping[str, Any], dict[str, bytes]]:
-    """Return the same of the bytes of a state."""
     try:
         found, parts, _ = encoding.decode(data)
     except InvalidRequest as problem:
         raise InternalError(problem.detail) from problem
     return found, parts
-
-
-def read(stored: Sequence[bytes]) -> RunState:
-    """Return the state of the rows of stored states.
-
-    Raises:
-        InternalError: One is damaged.
-    """
-    return state_of([encoding.unpacked(data) for data in stored])
 
 
 def state_of(many: Sequence[bytes]) -> RunState:

@@ -100,8 +100,8 @@ STATES = Table(
     METADATA,
     Column("run", _name, nullable=False),
     Column("ordinal", BigInteger, nullable=False),  # of the first batch
-    Column("batches", BigInteger, nullable=False),  # how many: 1, or more for a fold
-    Column("nbytes", BigInteger, nullable=False),
-    Column("state", LargeBinary, nullable=False),
+    Column("batches", BigInteger, nullable=False),  # how many
+    Column("nbytes", BigInteger, nullable=False),  # what they count for: the bytes of each state as it was sent
+    Column("state", LargeBinary, nullable=False),  # one state of all of them, or theirs joined
     PrimaryKeyConstraint("run", "ordinal"),
 )

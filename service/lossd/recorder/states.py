@@ -129,9 +129,9 @@ def _merged(known: Merged | None, stored: Sequence[bytes], batches: int, revisio
     if not stored:
         return Merged(b"", 0, revision) if known is None else Merged(known.data, batches, revision, known.state)
     if known is None and len(stored) == 1:
-        data = encoding.unpacked(stored[0])
-        if encoding.is_current(data):
-            folding.described_of(data)  # checks the checksum
+        data, *others = encoding.each_unpacked(stored[0])
+        if not others and encoding.is_current(data):
+            folding.described(data)  # checks the checksum
             return Merged(data, batches, revision)  # merging would give the same bytes
     state = None if known is None else known.state
     rest = folding.merged(stored)
@@ -145,7 +145,7 @@ def _merged(known: Merged | None, stored: Sequence[bytes], batches: int, revisio
 def to_fold(connection: Connection, row: Mapping[str, Any]) -> Fold:
     """Return a run's latest states, which are to become one; its row is locked."""
     covered = _covered(connection, row["id"])
-    ordinal = folding.oldest_to_fold(covered)
+    ordinal = folding.oldest_to_fold(covered, row["batches"] - row["pending"])
     chosen = [state for state in covered if state.ordinal >= ordinal]
     return Fold(chosen, _states(connection, row["id"], ordinal))
 
@@ -167,7 +167,8 @@ def replace(connection: Connection, row: Mapping[str, Any], fold: Fold, state: b
     if present[: len(fold.covered)] != list(fold.covered):
         return False
     later = present[len(fold.covered) :]
-    _replace(connection, row, range(first, row["batches"] - len(later)), state, sum(each.nbytes for each in later))
+    stop = first + sum(each.batches for each in fold.covered)
+    _replace(connection, row, range(first, stop), state, sum(each.nbytes for each in later))
     return True
 
 

@@ -4,6 +4,10 @@
 the parts in the order of their names, each after the length of its name (uint16), its name and its length (uint64).
 The SHA-256 of all of it, 32 bytes, comes last: it finds damage, and does not prove who wrote the bytes. All numbers
 are little-endian. What is stored or sent of it is packed: a stream of zlib's format, compressed if it is long.
+
+Short states that begin with the same description are stored joined: ``ST``, the length of what they begin with, which
+is all up to the end of the description, and their number (uint32 each), these bytes, the length of the rest of each
+state (uint32 each), and the rests.
 """
 
 from __future__ import annotations
@@ -28,8 +32,10 @@ __all__ = [
     "decode_alike",
     "description",
     "digest",
+    "each_unpacked",
     "encode",
     "is_current",
+    "joined",
     "packed",
     "reading",
     "text_of",
@@ -51,6 +57,14 @@ SHORT_BYTES = 16 << 10
 
 BEFORE, BEHIND = struct.Struct("<3sHH"), struct.Struct(">I")
 """What zlib has around bytes that it does not compress: one block (RFC 1951), and their checksum (RFC 1950)."""
+
+PLAIN = b"\x78\x01\x01"
+"""What packed bytes begin with that are not compressed."""
+
+JOINED, JOINED_HEAD = b"ST", struct.Struct("<2sII")
+"""What joined states begin with; zlib's streams do not."""
+
+MOST_JOINED = 256
 
 
 def text_of(described: Mapping[str, Any]) -> bytes:
@@ -161,7 +175,7 @@ def packed(data: bytes) -> bytes:
     """Return the bytes of a few batches as they are sent to the recorder and stored."""
     if len(data) >= SHORT_BYTES:
         return compressed(data)
-    head = BEFORE.pack(b"\x78\x01\x01", len(data), len(data) ^ 0xFFFF)
+    head = BEFORE.pack(PLAIN, len(data), len(data) ^ 0xFFFF)
     return b"".join((head, data, BEHIND.pack(zlib.adler32(data))))
 
 
@@ -180,6 +194,65 @@ def unpacked(stored: bytes) -> bytes:
         return zlib.decompress(stored)
     except zlib.error as error:
         raise InternalError(f"the state of a batch is damaged: {error}") from error
+
+
+def joined(states: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], bytes]]:
+    """Yield neighbouring states of those given, and the bytes in which they are stored.
+
+    Args:
+        states: States as :func:`packed` makes them.
+    """
+    start = 0
+    while start < len(states):
+        head = _head(states[start])
+        stop = start + 1
+        while head and stop < min(len(states), start + MOST_JOINED) and states[stop].startswith(head, BEFORE.size):
+            if not states[stop].startswith(PLAIN):
+                break
+            stop += 1
+        some = states[start:stop]
+        yield some, _join(some, head) if len(some) > 1 else some[0]
+        start = stop
+
+
+def _head(packed: bytes) -> bytes:
+    """Return what the bytes of a packed state begin with, up to the end of the description; empty if they are long."""
+    if not packed.startswith(PLAIN) or packed[BEFORE.size : BEFORE.size + len(MAGIC)] != MAGIC:
+        return b""
+    _, _, length = HEAD.unpack_from(packed, BEFORE.size)
+    return packed[BEFORE.size : BEFORE.size + HEAD.size + length]
+
+
+def _join(states: Sequence[bytes], head: bytes) -> bytes:
+    behind = BEFORE.size + len(head)
+    rests = [data[behind : -BEHIND.size] for data in states]
+    lengths = struct.pack(f"<{len(rests)}I", *map(len, rests))
+    return b"".join((JOINED_HEAD.pack(JOINED, len(head), len(rests)), head, lengths, *rests))
+
+
+def each_unpacked(stored: bytes) -> list[bytes]:
+    """Return the bytes of each state that is stored in some bytes: one, or several that were joined.
+
+    Raises:
+        InternalError: They are damaged.
+    """
+    if not stored.startswith(JOINED):
+        return [unpacked(stored)]
+    try:
+        _, length, count = JOINED_HEAD.unpack_from(stored)
+        at = JOINED_HEAD.size + length
+        head = stored[JOINED_HEAD.size : at]
+        lengths = struct.unpack_from(f"<{count}I", stored, at)
+    except struct.error as error:
+        raise InternalError(f"the states of some batches are damaged: {error}") from error
+    at += 4 * count
+    states = []
+    for length in lengths:
+        states.append(head + stored[at : at + length])
+        at += length
+    if at != len(stored):
+        raise InternalError("the states of some batches are damaged: they have another length than their head says")
+    return states
 
 
 @contextmanager
