@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lossd.recorder import listing
 from lossd.recorder.store import Store
 from lossd_client.errors import InvalidRequest
 from recorder.conftest import Clock
@@ -155,3 +156,17 @@ def test_runs_that_come_and_go_between_pages_do_not_move_others(store: Store, cl
     second = store.list("", sort="created", limit=10, after=first["next"])
     assert [entry["name"] for entry in second["runs"]] == ["r3", "r4", "r6", "r7", "new"]
     assert second["next"] is None
+
+
+def test_a_page_of_long_definitions_has_fewer_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcdefg":
+        run(store, name, tags={"why": name * (4000 if name in "be" else 1000)})
+    monkeypatch.setattr(listing, "MOST_BYTES", 3500)
+    pages: list[str] = []
+    after = None
+    while not pages or after:
+        page = store.list("", sort="name", after=after)
+        pages.append("".join(entry["name"] for entry in page["runs"]))
+        after = page["next"]
+    assert pages == ["a", "b", "cd", "e", "fg"], "as many as have room, and one that has none alone"
+    assert names(store, sort="name", limit=1) == list("abcdefg")

@@ -25,6 +25,9 @@ __all__ = ["ENTRIES", "OF", "batch_document", "batches", "record", "runs"]
 PLACES = {"created": RUNS.c.created, "touched": RUNS.c.touched, "name": RUNS.c.name}
 LATEST_FIRST = "-created"
 MOST = 1000
+MOST_BYTES = 8 << 20
+"""The definitions of a page of runs; one may have 512 KiB."""
+
 TEXT = re.compile(r"[!-~]+")
 """Ids and names of runs."""
 
@@ -69,7 +72,7 @@ def runs(
         sort: created, touched, name, or a metric of the summary, as ``f1.macro``; with ``-``, the highest or latest
             first. Runs without that metric come last.
         after: The ``next`` of the page before.
-        limit: The most runs of the page.
+        limit: The most runs of the page. It has fewer if their definitions have more than 8 MiB.
 
     Returns:
         ``runs``, records without results; ``next``, to be passed as ``after``, or None after the last page.
@@ -106,10 +109,17 @@ def runs(
     if after is not None:
         query = query.where(_behind(place, *_cursor(after, sort, text=key == "name"), falling=falling))
     order = place.desc() if falling else place.asc()
-    query = query.order_by(place.is_(None), order, RUNS.c.id).limit(min(max(limit, 1), MOST) + 1)
-    found = connection.execute(query).mappings().all()
-    page = found[: min(max(limit, 1), MOST)]
-    more = _written([sort, page[-1]["place"], page[-1]["id"]]) if len(found) > len(page) else None
+    limit = min(max(limit, 1), MOST)
+    query = query.order_by(place.is_(None), order, RUNS.c.id).limit(limit + 1)
+    page: list[sa.RowMapping] = []
+    nbytes, more = 0, None
+    with connection.execute(query) as found:
+        for row in found.mappings():
+            nbytes += len(row["document"])
+            if len(page) == limit or (page and nbytes > MOST_BYTES):
+                more = _written([sort, page[-1]["place"], page[-1]["id"]])
+                break
+            page.append(row)
     return {"runs": [record(row) for row in page], "next": more}
 
 
