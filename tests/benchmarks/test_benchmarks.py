@@ -152,7 +152,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "subprocess", worker_process.subprocess)
     monkeypatch.setattr(load, "have_wrk", lambda: False)
     for module in (comparison, beside_inline):
-        monkeypatch.setattr(module, "WARM_UP_S", 0.1)
+        monkeypatch.setattr(module, "WARM_UP_S", 0.02)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_same_host_is_measured_three_ways(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(same_host, "focal", lambda _: focal((1, 21, 256, 256)))
-    found = same_host.measure(1, 0.1, lambda _: None)
+    found = same_host.measure(1, 0.05, lambda _: None)
     assert [row[0] for row in found.rows] == ["TCP", "a Unix socket", "shared memory"]
     assert all(figure > 0 for row in found.rows for figure in row[1:4])
     assert found.absent == {"fastapi": "no such wheel"}
@@ -180,7 +180,8 @@ def test_the_same_host_is_measured_three_ways(alone: None, brief: None, monkeypa
 def test_a_device_is_measured(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"S": WORKLOADS["S"], "L": lambda: Workload("L", [focal((1, 21, 256, 256))], (1,))}
     monkeypatch.setattr(gpu, "WORKLOADS", few)
-    found = gpu.measure("cpu", 1, 0.2, lambda _: None)
+    monkeypatch.setattr(gpu, "COPIED_BYTES", 1 << 20)
+    found = gpu.measure("cpu", 1, 0.05, lambda _: None)
     *measured, (copying, per_s, *_) = found.rows
     assert [row[0] for row in measured] == ["S, 1 at a time", "S, 16 at a time", "S, 64 at a time", "L, 1 at a time"]
     assert all(0 <= row[5] <= 1 for row in measured)
@@ -229,7 +230,7 @@ def test_every_loss_is_measured_or_said_to_be_left_out() -> None:
 
 
 def test_losses_are_compared_and_timed(brief: None) -> None:
-    rows, verdicts = beside_inline.measure(["dice"], 1, 0.5, lambda _: None)
+    rows, verdicts = beside_inline.measure(["dice"], 1, 0.1, lambda _: None)
     assert [row[0] for row in rows] == ["dice"]
     assert len(rows[0]) == len(beside_inline.HEADINGS)
     assert all(figure > 0 for figure in rows[0][1:])

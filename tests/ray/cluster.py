@@ -26,6 +26,8 @@ from lossd.ray import app, url
 from ray_nodes import small_agents
 
 CONNECTIONS = 8
+LONG_PAUSE_S = 0.03
+"""While replicas start one after the other, which takes most of a minute: thousands of requests are enough."""
 STORE = {"object_store_memory": 80 << 20}
 ARGUMENTS: dict[str, Any] = {
     "replicas": 1, "max_replicas": 2, "cpus": 1, "per_node": 1, "compiled": False, "poll_us": 0
@@ -60,7 +62,7 @@ def main(folder: Path) -> None:
     report("scaled", load, scaled_s)
     say("replicas", running=running())
 
-    with Load(url(), CONNECTIONS) as load:
+    with Load(url(), CONNECTIONS, pause_s=LONG_PAUSE_S) as load:
         load.wait_for(200)
         begin = time.monotonic()
         serve.run(app({**ARGUMENTS, "queue_requests": 4000}))

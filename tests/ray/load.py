@@ -19,7 +19,7 @@ Ask = Callable[[LossClient, np.random.Generator], bool]
 
 ROWS, COLUMNS = 64, 10
 PAIRS = 1024
-PAUSE_S = 0.01  # between two requests of a client: what is started meanwhile needs the processor too
+PAUSE_S = 0.01
 
 
 def mean_of_squares(client: LossClient, random: np.random.Generator, shape: tuple[int, ...] = (ROWS, COLUMNS)) -> bool:
@@ -50,6 +50,7 @@ class Load:
         url: The service's address.
         connections: How many clients.
         ask: What each asks again and again.
+        pause_s: Between two requests of a client: what is started meanwhile needs the processor too.
         answered: The right answers.
         slowest_s: The longest time to an answer, in seconds.
         wrong: The wrong answers.
@@ -59,6 +60,7 @@ class Load:
     url: str
     connections: int
     ask: Ask = mean_of_squares
+    pause_s: float = PAUSE_S
     answered: int = 0
     wrong: int = 0
     slowest_s: float = 0.0
@@ -85,7 +87,7 @@ class Load:
     def _client(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         with LossClient(self.url, retries=0) as client:
-            while not self._over.wait(PAUSE_S):
+            while not self._over.wait(self.pause_s):
                 begin = time.monotonic()
                 try:
                     right = self.ask(client, random)
