@@ -1,0 +1,51 @@
+"""How tests are shared among processes: how many there are, which tests begin, and which ones may run again."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what tests need where they run; the process that only hands them out would take seconds for it."""
+    hands_out = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not hands_out:
+        config.pluginmanager.register(importlib.import_module("process"))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes more than cores: many tests wait, for a process to start or end, or for a limit of time."""
+    return (os.cpu_count() or 1) + 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would walk over thousands of tests again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # tests live as long as the process
+        gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that measures time runs again when it fails; every other failure is final.
+
+    Tests that may take longer than others begin first: at the end, the other processes would wait for them.
+    """
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+    usual_s = float(config.getini("timeout"))
+
+    def limit_s(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return usual_s if limit is None else max(usual_s, limit.args[0])
+
+    items.sort(key=limit_s, reverse=True)
