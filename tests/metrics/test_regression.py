@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,14 @@ def test_a_perfect_correlation_is_1():
             )
             assert -1 <= answer["pearson"] <= 1
             assert answer["pearson"] == pytest.approx(expected)
+
+
+def test_predicted_logarithms_are_exponentiated_in_float64():
+    """exp(2) and exp(-3) of float32 have seven digits, exp(89) is infinite."""
+    prediction, target = torch.tensor([2.0, -3.0, 89.0]), torch.tensor([7.0, 1.0, 0.0])
+    expected = [abs(math.exp(p) - t) for p, t in zip(prediction.tolist(), target.tolist(), strict=True)]
+    request = {"loss": {"name": "poisson_nll"}, "outputs": ["metrics"], "metrics": {"names": ["mae", "max_error"]}}
+    for kept in (slice(2), slice(3)):
+        answer = evaluating.alone(request, {"prediction": prediction[kept], "target": target[kept]})
+        assert answer.document["metrics"]["mae"] == pytest.approx(np.mean(expected[kept]), rel=1e-15)
+        assert answer.document["metrics"]["max_error"] == pytest.approx(max(expected[kept]), rel=1e-15)

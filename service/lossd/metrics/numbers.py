@@ -76,7 +76,7 @@ class Numbers(Task):
         """The predictions, (R, I); 0 where a mask leaves them out."""
         prediction = self.view.tensors["prediction"]
         if self.view.parameters.get("log_input"):
-            prediction = prediction.exp()
+            prediction = prediction.double().exp()  # in float32 it would be infinite from 89 on
         prediction = prediction.reshape(prediction.shape[0], -1)
         return prediction if self.view.ignored is None else prediction.masked_fill(self.view.ignored, 0)
 
