@@ -81,7 +81,7 @@ STEPS = 5
 
 
 class Patience(float):
-    """A time-out in seconds, of which the silent part is waited for in steps.
+    """A time-out in seconds. A silent peer is waited for in steps.
 
     Args:
         seconds: The time-out of a read or a write.
@@ -116,7 +116,7 @@ class Interruptible(float):
 
 
 class _Ahead:
-    """What was read of a stream while a write blocked. The next reads return it.
+    """The bytes that were read from a stream while a write blocked. The next reads return it.
 
     A stream of TLS is readable without an answer, for example because of session tickets. Only reading tells.
     """
@@ -207,7 +207,7 @@ class _Stream(httpcore.NetworkStream):
 
     def start_tls(self, *arguments: Any, **keywords: Any) -> httpcore.NetworkStream:
         stream = self._stream.start_tls(*arguments, **keywords)
-        # Inside another layer of TLS, to a proxy, the socket is not what this layer's bytes are sent to.
+        # To a proxy with TLS, this layer's bytes go to the outer layer, not to the socket.
         return stream if self._stream.get_extra_info("ssl_object") else _Stream(stream)
 
     def get_extra_info(self, info: str) -> Any:

@@ -1,6 +1,6 @@
 """Draws pictures in processes of their own, one at a time.
 
-Drawing so neither blocks the event loop nor leaves its libraries in this process's memory.
+Drawing thus does not block the event loop, and its libraries take no memory of this process.
 """
 
 from __future__ import annotations

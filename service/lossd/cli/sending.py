@@ -82,7 +82,7 @@ class MeasuredFile:
     step: int | None
 
     def batches(self) -> list[FileRows]:
-        """Return its batches, of which nothing is read."""
+        """Return its batches without reading them."""
         name = batch_name(self.source.name)
         if self.step is None:
             return [FileRows(self.source, name, self.first, self.rows)]

@@ -70,7 +70,7 @@ def jit_exact(function: F) -> F:
 
 
 def jit_apart(function: F) -> F:
-    """Compile a function that LLVM never copies into its caller; for long ones, of which a kernel calls one of many."""
+    """Compile a function that LLVM never inlines; for long functions from which a kernel chooses one."""
     return cast("F", numba.njit(**APART)(function))
 
 
@@ -80,9 +80,9 @@ def jit_apart_reassociating(function: F) -> F:
 
 
 def one_of(functions: Sequence[Any], arguments: str) -> Any:
-    """Return a function of a number and these arguments, which calls the function of that number.
+    """Return a function that takes a number and arguments, and calls the function with that number.
 
-    Numba calls functions of a tuple by their addresses, which these do not have. A chain of functions, each of which
+    Numba calls functions of a tuple by their addresses. These functions have none. A chain of functions, each of which
     calls the next, takes seconds to compile. So the code of the choice is written here.
     """
     cases = [f"    if number == {n}:\n        return function_{n}({arguments})" for n in range(len(functions))]

@@ -30,7 +30,7 @@ MOST_PAIRS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What a loss reads of a recipe.
+    """The parts of a recipe that a loss reads.
 
     Attributes:
         second: The name of the second input; "" for none.

@@ -136,6 +136,6 @@ class InnerPipeline(KernelPipeline):
 
 
 class ApartPipeline(KernelPipeline):
-    """Compiles a function that only kernels call, and of which they hold no copies."""
+    """Compiles a function that only kernels call, and that is not inlined into them."""
 
     library = _ApartLibrary

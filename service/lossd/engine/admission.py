@@ -41,7 +41,7 @@ class Budget:
         self.limit_requests = limit_requests
         self.held = Held()
         self._clients: dict[str, Held] = {}
-        # Sums over the evaluated batches, in which each weighs less than the next.
+        # Sums over the evaluated batches; later batches have larger weights.
         self._bytes = self._requests = self._busy_s = 0.0
         self._last_s = 0.0
 

@@ -18,7 +18,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        # Sums over the evaluated batches, in which each weighs less than the next.
+        # Sums over the evaluated batches; later batches have larger weights.
         self._took_s = self._estimated_s = 0.0
 
     def observe(self, batch: Batch, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 Requests of one recipe join the open batch of that recipe until it is full. A batch is sent when a worker is free, with
 the requests that have arrived by then: no request waits for others. A batch worth sending may go to a busy worker,
-which then has its next batch at hand.
+which then needs not wait for its next batch.
 
 Clients take turns (start-time fair queueing). A request's turn is the time at which its client's earlier requests have
 had theirs, in a virtual time that counts nanoseconds of a worker. An estimate is counted when a request arrives, and
@@ -299,7 +299,7 @@ class Batcher:
         return None
 
     def purge(self) -> None:
-        """Drop requests whose clients left, from batches of which they are half or more: few others are then moved."""
+        """Drop requests whose clients left from batches with at least half of such requests: few others move."""
         for batch in list(self._queued.values()):
             if 2 * sum(ticket.future.done() for ticket in batch.tickets) < len(batch.tickets):
                 continue

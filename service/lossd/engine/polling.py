@@ -11,7 +11,7 @@ __all__ = ["Polling"]
 
 
 class Polling:
-    """Keeps the event loop running while the one expected answer is due soon, as the last one was.
+    """Keeps the event loop running while one answer is expected soon, because the last one came soon.
 
     The loop handles all other events meanwhile.
 

@@ -208,7 +208,7 @@ class _TermEvaluation:
         return self._batch(self._inputs(), [self.record["rows"]] * len(self.whole.rows))
 
     def evaluate_rows(self, evaluate: EvaluateBatch, evaluate_rows: EvaluateRows) -> None:
-        """Evaluate the term as a batch in which each row is a request, and its metrics over all rows.
+        """Evaluate the term with each row as a request, and its metrics over all rows.
 
         Raises:
             Problem: The term has a problem; the detail names its place.

@@ -60,7 +60,7 @@ def evaluate(batch: TensorBatch, passes: Passes | None = None) -> list[dict[str,
 
 
 def _evaluated(batch: TensorBatch, passes: Passes | None) -> list[dict[str, Any] | Problem] | None:
-    """Return the answers; None for several requests of which a compiled pass leaves one to the general way."""
+    """Return the answers; None if there are several requests and a compiled pass cannot evaluate one of them."""
     passed = run_pass(batch, passes)
     if passed is not None:
         return None if True in passed.outcome.doubtful.tolist() else _Evaluation(batch, passes, passed).run()

@@ -116,7 +116,7 @@ def masking_of(recipe: Recipe, tensors: Mapping[str, Tensor], segments: Segments
 
 
 def _along(keep: Tensor, axes: tuple[int, ...], lead: int) -> Tensor:
-    """Return the entries that count along the axes of an input, of which -1 is none of the mask's."""
+    """Return the entries that count along the axes of an input; -1 stands for an axis that the mask lacks."""
     absent = [axis + lead for axis in range(keep.ndim - lead) if axis not in axes]
     kept = keep.any(absent) if absent else keep  # the input's entry belongs to several of the mask's
     for place, axis in enumerate(axes):

@@ -1,4 +1,4 @@
-"""Sums of integers, of which few differ from 0."""
+"""Sparse sums of integers: few differ from 0."""
 
 from __future__ import annotations
 

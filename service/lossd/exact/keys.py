@@ -1,4 +1,4 @@
-"""Numbers as unsigned integers of 64 bits of the same order, of which leading bits are kept."""
+"""Numbers as unsigned 64-bit integers of the same order; their leading bits are kept."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def starts_of(ordered: Array) -> Array:
 
 
 def fitting(keys: Array, bits: int, limit: int) -> int:
-    """Return the most leading bits, at most ``bits``, of which the keys, rising, have no more than ``limit``."""
+    """Return the most leading bits, at most ``bits``, with which rising keys have at most ``limit`` distinct values."""
     if len(keys) <= limit:
         return bits
     differing = keys[1:] ^ keys[:-1]

@@ -268,7 +268,7 @@ class ExactSums:
         self._settle()
         parts = {place: part for place, part in self._placed().items() if place < NON_FINITE[0]}
         lowest = min([UNIT // DIGIT, *parts])
-        # The bytes of each integer, of which the highest digit is the sign, a block of sums at a time.
+        # The bytes of each integer, a block of sums at a time. The highest digit is the sign.
         width = max([lowest, *parts]) - lowest + 2
         rows = max(1, MOST_HELD // width)
         answer: list[int] = []

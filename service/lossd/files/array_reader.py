@@ -1,4 +1,4 @@
-"""An array in a file, of which rows are read in their order."""
+"""Reads the rows of an array in a file, in order."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def columns(file: IO[bytes], begin: int) -> dict[str, ArrayReader]:
 
     Args:
         file: The table.
-        begin: The first row to read. Its row group is the first of which anything is read.
+        begin: The first row to read. Reading starts with its row group.
     """
     try:
         table = arrow.parquet.ParquetFile(file)

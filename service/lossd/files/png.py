@@ -30,7 +30,7 @@ def label_map(file: IO[bytes], size: int, begin: int) -> ArrayReader:
         begin: The first row to read: 0, or 1 for none.
 
     Raises:
-        Unreadable: The image is damaged, or has colours of which no number is the class.
+        Unreadable: The image is damaged, or its colours do not stand for classes.
     """
     head = file.read(HEAD.size)
     file.seek(0)

@@ -90,7 +90,7 @@ class Source:
         return replace(self, paths=paths)
 
     def open(self, stack: ExitStack, begin: int = 0) -> dict[str, ArrayReader]:
-        """Return the inputs by name, of which nothing is read yet; ``stack`` closes the files.
+        """Return the inputs by name, unread; ``stack`` closes the files.
 
         Args:
             stack: Closes the files.

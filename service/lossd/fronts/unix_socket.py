@@ -21,7 +21,7 @@ LONGEST = 107
 class UnixSocket:
     """A listening Unix socket, and the file by which clients find it.
 
-    The file of a service that was killed stays behind. It is replaced if nobody listens behind it.
+    A killed service leaves its file. The file is replaced if nobody listens on it.
 
     Args:
         path: The file.
@@ -84,7 +84,7 @@ class UnixSocket:
         if not stat.S_ISSOCK(found.st_mode):
             raise StartError(f"{self._path} is not a socket (setting uds); remove it, or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # a backlog that is full is in use, too
+            probe.setblocking(False)  # a full backlog is in use too
             number = probe.connect_ex(str(self._path))
         if number != errno.ECONNREFUSED:
             if number in (errno.EACCES, errno.EPERM):

@@ -116,7 +116,7 @@ def in_whole_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tenso
 
 
 def _in_whole_vectors(count: int) -> int:
-    """Return the least number of entries, from ``count`` on, of which each thread's share is whole vectors."""
+    """Return the least number of entries, at least ``count``, that gives each thread whole vectors."""
     threads = torch.get_num_threads()
     while True:
         shares = max(1, min(threads, -(-count // SHARED)))

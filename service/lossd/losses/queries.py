@@ -239,7 +239,7 @@ def _weighed(
 
 
 def _among(documents: Tensor) -> Tensor:
-    """Return the pairs of which both are among the documents: (N, L) to (N, L, L)."""
+    """Return the pairs whose two documents count: (N, L) to (N, L, L)."""
     return documents.unsqueeze(2) & documents.unsqueeze(1)
 
 

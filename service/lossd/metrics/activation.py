@@ -82,7 +82,7 @@ def least_scores(threshold: Any, activation: str, dtype: str, labels: int) -> Fl
 
 
 def threshold_between(score: float, below: float | None, activation: str, dtype: str) -> Any:
-    """Return the option ``threshold`` that decides for a score and against lower ones.
+    """Return the option ``threshold`` for which a score is positive and lower ones are not.
 
     Args:
         score: The lowest score to decide for.

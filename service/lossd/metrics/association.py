@@ -1,4 +1,4 @@
-"""How predictions and targets go together: correlations of ranks, concordance, the angle between them."""
+"""The association of predictions and targets: rank correlations, concordance, cosine similarity."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _apart(rank: Array, weight: Floats) -> float:
 
 
 def _inversions(first: Array, second: Array, weight: Floats) -> float:
-    """Return the weight of the pairs of which one has the higher rank in the first, the other in the second.
+    """Return the weight of the discordant pairs: the two rankings have them in opposite orders.
 
     Blocks that are sorted by the second are merged two by two, as in a merge sort: in the order of ranks, each element
     of the left block follows the elements of the right one that it is inverted with.

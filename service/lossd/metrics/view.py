@@ -39,7 +39,7 @@ class View(NamedTuple):
         alone: Whether no loss is evaluated, so that only the options say what predictions are.
         kernels: Compiled functions that count in one call what takes many tensor operations, by name; those at hand.
         dtypes: The dtypes in which tensors were sent, by name; a missing name has the tensor's own dtype.
-        classes: The number of classes of a run, which has no tensors to tell it.
+        classes: The number of classes of a run, because a run has no tensors.
         exponent: Sums of weights in a run's ``counted`` are divided by two to this; None if no sample is weighted.
         combinations: Which rows a run counts together; None of an evaluation.
     """

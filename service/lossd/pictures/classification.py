@@ -54,7 +54,7 @@ def _classified(margin: Array, scene: Scene) -> Path:
 
 
 def _scored(margin: Array, scene: Scene, subject: str) -> Path:
-    """Return a score for each label of a sample, of which the first applies, or one score of a binary sample."""
+    """Return a score for each label of a sample whose first label applies, or one score of a binary sample."""
     prediction, target = scene.types["prediction"], scene.types["target"].domain
     positive, labels = scene.given.get("target", 1), int(scene.given.get("labels", 1))
     sides = np.array([1.0 if positive else -1.0, *[-1.0] * (labels - 1)])
@@ -164,7 +164,7 @@ def _ranked(x: Array, scene: Scene) -> Path:
 
 
 def _queried(x: Array, scene: Scene) -> Path:
-    """Return queries of two documents, of which the relevant one has the score x and the other 0."""
+    """Return queries of two documents: the relevant one has the score x, the other 0."""
     scores = np.stack([x, np.zeros_like(x)], axis=1)[:, None, :]
     inputs = {"prediction": scores, "target": everywhere(np.array([[1.0, 0.0]]), x)}
     return Path(inputs, {"prediction": np.eye(2)[0]}, "the relevant document's score")

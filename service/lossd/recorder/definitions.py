@@ -53,7 +53,7 @@ def check_same(found: Mapping[Any, Any], document: Mapping[str, Any], digest: st
 
     Raises:
         RunDiffers: It has another one.
-        DefinitionChanged: It has the same one, of which a metric is defined differently by now.
+        DefinitionChanged: It has the same one, but a metric's definition has changed.
     """
     if found["digest"] == digest:
         return

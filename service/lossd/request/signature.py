@@ -131,7 +131,7 @@ class Signature:
 
     @property
     def predicted_classes(self) -> int | None:
-        """The number of classes of which predictions are indices; None if predictions are no class indices."""
+        """The number of classes if predictions are class indices; else None."""
         return self.metric_options.classes if self.loss is None else None
 
     def _fits(self, layout: Layout) -> bool:

@@ -89,10 +89,10 @@ def measured(
 
 
 def entries_of(recipe: Recipe, rows: int, inputs: Mapping[str, Array]) -> int:
-    """Return how many entries of a batch are judged: those of the input that says what is true.
+    """Return the number of labels in a batch.
 
-    An entry that ``ignore_index`` leaves out is none, and a distribution over the classes is one. Without such an
-    input, each row is one.
+    Labels equal to ``ignore_index`` do not count. A distribution over the classes is one label. Without labels, each
+    row counts as one.
 
     Args:
         recipe: The recipe of the batch.

@@ -1,4 +1,4 @@
-"""What the slices of a run cost, as far as the definition tells."""
+"""Estimates from the definition how much the slices of a run cost."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class RegisteredRegion:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the protocol tells of it."""
+        """The fields that the protocol has for it."""
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
 
 

@@ -1,7 +1,7 @@
 """Logs a line for each request.
 
-A line has neither a tensor's values nor a key. The lines a second are limited; a further line says how many were left
-out, and the metrics count all requests. Problems and answers have limits of their own, so that neither hides the other.
+A line contains no key and no value of a tensor. The lines a second are limited; a further line says how many were left
+out, and the metrics count all requests. Problems and answers have separate limits.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ CACHED_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a batch of a run is evaluated by.
+    """The definition by which the batches of a run are evaluated.
 
     Attributes:
         run: The run's id.

@@ -38,7 +38,7 @@ RESULT = (
     "gap", "readable", "warnings",
 )  # fmt: skip
 """The fields of a result, in the order of an answer."""
-APART = ("tags", "public")  # beside the definition, of which they are no part
+APART = ("tags", "public")  # kept beside the definition, not in it
 
 
 def time_text(seconds: float | None) -> str | None:

@@ -1,4 +1,4 @@
-"""``GET /v1/runs/{run}/plot.svg``: what is drawn of a run's result."""
+"""``GET /v1/runs/{run}/plot.svg``: pictures of a run's result."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def of_kind(kind: str, task: str | None) -> list[str]:
 
 
 def drawn_document(parameters: PlotQuery, result: Mapping[str, Any] | None) -> bytes:
-    """Return the JSON of what is drawn of a result.
+    """Return the JSON of the part of a result that a picture shows.
 
     Raises:
         NotEvaluable: There is nothing to draw.
