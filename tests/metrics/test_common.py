@@ -70,6 +70,21 @@ def test_the_metrics_of_a_batch_equal_their_oracles_request_by_request(table):
                 alike(answer[name], expected, within=1e-7, place=f"{title}, {weighted=}, {ignoring=}: {name}")
 
 
+WITH_THRESHOLDS = ("best_threshold", "roc_curve", "pr_curve")
+"""Metrics that answer with scores; so do those named after what they are at."""
+
+
+@of_every_table
+def test_numbers_sent_as_float32_lose_no_digit(table):
+    """Thresholds are in the dtype of the scores; of distances, the next number of that dtype."""
+    names = [name for name in table.oracles if name not in WITH_THRESHOLDS and "_at_" not in name]
+    for _, request in table.requests(7):
+        narrow = {name: of.astype(np.float32) if of.dtype == np.float64 else of for name, of in request.items()}
+        wide = {name: of.astype(np.float64) if of.dtype == np.float32 else of for name, of in narrow.items()}
+        found, expected = (measure(table.task, [r], names, activation=table.activation)[0] for r in (narrow, wide))
+        alike(found, expected, within=1e-14)
+
+
 OF_REALS = (
     *("log_loss", "brier", "ece", "reliability", "mce", "ece_l2", "classwise_ece", "ace", "hinge", "generalized_dice"),
     *("lrap", "ranking_loss", "precision@k", "ndcg@k", "relative_volume_difference"),

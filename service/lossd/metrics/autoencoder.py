@@ -45,8 +45,9 @@ class Autoencoder(Task):
         view = self.view
 
         def error(p: Tensor, t: Tensor) -> Tensor:
+            p, t = p.double(), t.double()
             if view.parameters.get("reconstruction") == "mse":
-                value = (p.double() - t.double()).square()
+                value = (p - t).square()
             elif view.activation == "logits":
                 value = entropy_of_logits(p, t)
             else:
