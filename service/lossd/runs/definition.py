@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lossd.exact.table import ROWS
 from lossd.losses.registry import Loss
+from lossd.losses.types import FIRST_FAULT
 from lossd.metrics.registry import METRICS
 from lossd.request.fields import check_entries, validated
 from lossd.request.options import MetricOptions, spelled_out
@@ -85,12 +86,12 @@ class RunFields(_Fields):
         description="The number of groups in which rows are counted apart, for the intervals; 0 for no intervals. Each "
         "group takes as much room as the run.",
     )
-    slices: dict[SliceName, Annotated[list[Text], Len(1)]] = Field(
+    slices: dict[SliceName, Annotated[list[Text], Len(1), FIRST_FAULT]] = Field(
         default_factory=dict,
         description='The values of each slice by its name, such as {"site": ["A", "B"]}; the metrics of the rows of '
         "each value are counted too.",
     )
-    crossed: list[list[str]] = Field(
+    crossed: Annotated[list[Annotated[list[str], FIRST_FAULT]], FIRST_FAULT] = Field(
         default_factory=list,
         description='Slices whose combinations of values are counted too, such as [["site", "sex"]].',
     )

@@ -16,6 +16,12 @@ __all__ = ["check_strata", "crossed_of", "groups_of", "slices_of", "strata_of"]
 MOST_STRATA = 1000
 """The most values of all slices and crossings together."""
 
+MOST_SHOWN = 10
+"""The most faults in an error, and the most names in a fault: a definition may have thousands of either."""
+
+MOST_LETTERS = 64
+"""The most letters of a slice's name."""
+
 
 def groups_of(definition: Mapping[str, Any]) -> int:
     """Return the number of groups that rows are counted in; 0 for none. Definitions of before have none."""
@@ -65,14 +71,14 @@ def check_strata(slices: Mapping[str, Sequence[str]], crossed: Sequence[Sequence
     for position, names in enumerate(crossed):
         pointer = f"/crossed/{position}"
         if unknown := [name for name in names if name not in slices]:
-            known = ", ".join(slices) or "none"
+            known = _listed([*slices])
             detail = f"crossed names {quoted(unknown[0])}, which is not a slice; the slices are {known}"
             faults.append(Fault(pointer=pointer, detail=detail))
         elif len(set(names)) < max(2, len(names)):
-            detail = f"a crossing has two different slices or more; this one has {', '.join(names) or 'none'}"
+            detail = f"a crossing has two different slices or more; this one has {_listed(names)}"
             faults.append(Fault(pointer=pointer, detail=detail))
         elif frozenset(names) in seen:
-            faults.append(Fault(pointer=pointer, detail=f"the slices {', '.join(names)} are crossed twice"))
+            faults.append(Fault(pointer=pointer, detail=f"the slices {_listed(names)} are crossed twice"))
         else:
             seen.add(frozenset(names))
             sizes.append(math.prod(len(slices[name]) for name in names))
@@ -83,4 +89,12 @@ def check_strata(slices: Mapping[str, Sequence[str]], crossed: Sequence[Sequence
         )
         faults.append(Fault(pointer="/slices", detail=detail))
     if faults:
-        raise InvalidRequest("; ".join(fault["detail"] for fault in faults), errors=faults)
+        shown = faults[:MOST_SHOWN]
+        more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
+        raise InvalidRequest("; ".join(fault["detail"] for fault in shown) + more, errors=shown)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, for an error."""
+    shown = [name if len(name) <= MOST_LETTERS else quoted(name) for name in names[:MOST_SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(names) > MOST_SHOWN else [])]) or "none"
