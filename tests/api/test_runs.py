@@ -428,6 +428,13 @@ def test_limits_of_bodies_hold(http: httpx.Client, path: str) -> None:
         http.put(f"{path}/batches/a", content=b"a", headers={"content-type": "text/csv"}), 415, "unsupported-media-type"
     )
     refused(http.put(f"{path}/batches/a?request=1", json=batch(0, [1.0], [1])), 422, "invalid-request")
+    fields = {f"field{number}": 1 for number in range(1025)}
+    for answer in (
+        http.put(f"{path}/batches/a", json={**batch(0, [1.0], [1]), "slices": fields}),
+        http.post(f"{path}/seal", json=fields),
+    ):
+        refused(answer, 422, "invalid-request")
+        assert "may have 1024 fields" in answer.json()["detail"]
     sent = binary(0, *drawn(10))
     refused(http.put(f"{path}/batches/a", content=sent["content"][:-1], headers=sent["headers"]), 400, "malformed-body")
 

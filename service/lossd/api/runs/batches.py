@@ -27,7 +27,7 @@ from lossd.api.tensor_route import JSON, CheckedHeader, TensorRoute
 from lossd.caches import Cache
 from lossd.engine import Result
 from lossd.job import Job
-from lossd.request.fields import validated
+from lossd.request.fields import check_entries, validated
 from lossd.request.plan import Layout
 from lossd.runs.counting import counting_job, moved
 from lossd.runs.rows.places import is_about_rows
@@ -188,6 +188,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         document = small_document(text, "the batch")
         if not isinstance(document, dict):
             raise InvalidRequest('the request in the safetensors metadata must be a JSON object, such as {"first": 0}')
+        check_entries(document)
         fields = validated(BatchFields, document, "", _elsewhere)
         return CountingRequest(context.definition, context.name, fields)
 

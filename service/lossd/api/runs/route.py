@@ -22,7 +22,7 @@ from lossd.api.runs.plots import PlotQuery, drawn_document, needed
 from lossd.api.runs.recorded import Record, RecordedRoute, id_header
 from lossd.api.runs.results import Results
 from lossd.api.tensor_route import JSON
-from lossd.request.fields import validated
+from lossd.request.fields import check_entries, validated
 from lossd.runs.definition import RunDocument
 from lossd.runs.price import check_price
 from lossd_client.errors import (
@@ -219,6 +219,7 @@ class Runs(RecordedRoute):
         document = await self._body(request, "the seal", needed=False)
         if not isinstance(document, dict):
             raise InvalidRequest('the body of a seal is empty or a JSON object, such as {"rows": 50000}')
+        check_entries(document)
         rows = validated(SealFields, document, "").rows
         record = await self._found(request, run, request.client)
         for _ in range(ATTEMPTS):
