@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lossd_client.errors import ConnectionFailed, LossdError, Problem, UnreadableAnswer
 
 if TYPE_CHECKING:
-    from lossd_client.client import AsyncLossClient, LossClient
+    from lossd_client.async_client import AsyncLossClient
+    from lossd_client.client import LossClient
     from lossd_client.comparisons import Comparison, Comparisons, Difference
     from lossd_client.messages import Evaluation, Record, Reduction
     from lossd_client.run_batches import RunScore
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncLossClient": "client",
+    "AsyncLossClient": "async_client",
     "AsyncRemoteRun": "runs",
     "LossClient": "client",
     "Comparison": "comparisons",
