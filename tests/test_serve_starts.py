@@ -162,6 +162,6 @@ main(["serve", "--port=0", "--engine=inline", "--compiled=false", "--lame-duck-m
 
 def test_a_signal_before_its_loop_runs_counts() -> None:
     line = [sys.executable, "-c", STOPPED_BEFORE_ITS_LOOP_RUNS]
-    done = subprocess.run(line, env=os.environ, capture_output=True, timeout=90)
+    done = worker_process.subprocess.run(line, env=os.environ, capture_output=True, timeout=90)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
