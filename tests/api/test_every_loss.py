@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import httpx
@@ -110,17 +111,27 @@ def gradients(answer: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_a_loss_gives_one_answer_in_every_form(http, name: str) -> None:
-    request, tensors = REQUESTS[name]
-    answers = []
-    for form in ("safetensors", "base64", "list"):
-        response = http.post("/v1/evaluate", **body(form, request, tensors))
+@pytest.fixture(scope="module")
+def answer(http: httpx.Client) -> Callable[[str], dict[str, Any]]:
+    """The answer to a request of the tables, sent as safetensors, which is asked for once."""
+
+    @cache
+    def ask(name: str) -> dict[str, Any]:
+        response = http.post("/v1/evaluate", **body("safetensors", *REQUESTS[name]))
         assert response.status_code == 200, response.text
-        answers.append(response.json())
-    binary, object_, listed_ = answers
+        return response.json()
+
+    return ask
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_loss_gives_one_answer_in_every_form(http, answer, name: str) -> None:
+    binary = answer(name)
     assert binary["diagnostics"]["finite"] is True
-    for other in (object_, listed_):
+    for form in ("base64", "list"):
+        response = http.post("/v1/evaluate", **body(form, *REQUESTS[name]))
+        assert response.status_code == 200, response.text
+        other = response.json()
         for field in binary.keys() - {"gradient"}:
             assert other[field] == binary[field], field
         for of_input, gradient in gradients(binary).items():
@@ -128,29 +139,29 @@ def test_a_loss_gives_one_answer_in_every_form(http, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_open_inference_protocol_gives_the_same_answer(http, triton, name: str) -> None:
+def test_the_open_inference_protocol_gives_the_same_answer(answer, triton, name: str) -> None:
     request, tensors = REQUESTS[name]
     loss = dict(request["loss"])
     model = loss.pop("name")
     parameters = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in loss.items()}
-    answer = http.post("/v1/evaluate", **body("safetensors", request, tensors)).json()
+    expected = answer(name)
     plain = triton.infer(model, infer_inputs(**tensors), parameters=parameters)
-    of_inputs = gradients(answer)
+    of_inputs = gradients(expected)
     names = ["loss", "numerator", "denominator", *(f"gradient.{name}" for name in of_inputs), "diagnostics"]
     outputs = [InferRequestedOutput(name) for name in names]
     named = triton.infer(model, infer_inputs(**tensors), parameters=parameters, outputs=outputs)
-    assert plain.as_numpy("loss") == named.as_numpy("loss") == answer["loss"]
-    for name, value in answer["reduction"].items():
+    assert plain.as_numpy("loss") == named.as_numpy("loss") == expected["loss"]
+    for name, value in expected["reduction"].items():
         assert named.as_numpy(name) == value
     for name, gradient in of_inputs.items():
         np.testing.assert_array_equal(named.as_numpy(f"gradient.{name}"), gradient)
     if of_inputs:
         np.testing.assert_array_equal(plain.as_numpy("gradient"), next(iter(of_inputs.values())))
-    measured = {k: v for k, v in answer.get("metrics", {}).items() if k not in ("task", "undefined")}
+    measured = {k: v for k, v in expected.get("metrics", {}).items() if k not in ("task", "undefined")}
     for name, value in measured.items():
-        expected = np.array(value["macro"] if isinstance(value, dict) else value, plain.as_numpy(name).dtype)
-        np.testing.assert_array_equal(plain.as_numpy(name), expected, strict=True)
-    assert json.loads(named.as_numpy("diagnostics")[0]).items() >= answer["diagnostics"].items()
+        number = np.array(value["macro"] if isinstance(value, dict) else value, plain.as_numpy(name).dtype)
+        np.testing.assert_array_equal(plain.as_numpy(name), number, strict=True)
+    assert json.loads(named.as_numpy("diagnostics")[0]).items() >= expected["diagnostics"].items()
     answered = [output["name"] for output in plain.get_response()["outputs"]]
     assert answered == ["loss", *(["gradient"] if of_inputs else []), *measured]
 
@@ -180,7 +191,7 @@ def test_the_tables_name_every_loss_that_is_available() -> None:
 
 @given(names=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=16, max_size=48))
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, http, names: list[str]) -> None:
+def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, answer, names: list[str]) -> None:
     async def at_once() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
             return await asyncio.gather(
@@ -188,7 +199,7 @@ def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, http, name
             )
 
     for name, response in zip(names, asyncio.run(at_once()), strict=True):
-        alone = http.post("/v1/evaluate", **body("safetensors", *REQUESTS[name])).json()
+        alone = answer(name)
         mixed = response.json()
         assert response.status_code == 200, mixed
         assert mixed["loss"] == pytest.approx(alone["loss"], rel=1e-5, abs=1e-6), name
@@ -202,9 +213,9 @@ def wanted(*names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, name: str) -> None:
+def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer, name: str) -> None:
     request, tensors = REQUESTS[name]
-    plain = http.post("/v1/evaluate", **body("safetensors", request, tensors)).json()
+    plain = answer(name)
     if "metrics" not in plain:
         assert REGISTRY[request["loss"]["name"]].task not in METRICS
         return
@@ -212,9 +223,9 @@ def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, name: str) ->
     if "boundary_iou" in every and tensors["prediction"].ndim != 4:
         every.remove("boundary_iou")  # of images
     asked = {**request, "metrics": wanted(*every)}
-    answer = http.post("/v1/evaluate", **body("safetensors", asked, tensors))
-    assert answer.status_code == 200, answer.text
-    metrics = answer.json()["metrics"]
+    response = http.post("/v1/evaluate", **body("safetensors", asked, tensors))
+    assert response.status_code == 200, response.text
+    metrics = response.json()["metrics"]
     assert metrics.keys() - {"undefined", "task"} == set(every)
     for default, value in plain["metrics"].items():
         if default != "undefined":
