@@ -139,7 +139,7 @@ def test_pages_and_what_they_refer_to_stay_below_the_path(public: Public, page: 
     if "html" in answer.headers["content-type"]:
         sources = re.findall(r'(?:src|href)="([^"#]+)"', answer.text) + re.findall(r"url: '([^']+)'", answer.text)
         assert sources
-        for source in sources:
+        for source in dict.fromkeys(sources):
             assert public.follow(urljoin(at, source))[1].status_code == 200, source
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from lossd.configuration.keys import fresh_key
+from lossd.engine import worker_process
 from serving import Running, command, running
 
 KEY = fresh_key()
@@ -158,8 +158,9 @@ def test_without_the_setting_it_is_not_even_loaded() -> None:
     script += (
         "create_app(Settings(engine='inline')); print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    command = [sys.executable, "-c", script]
+    run = worker_process.subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.stdout.strip(), run.stderr) == ("[]", "")
 
 
 def test_spans_are_exported_where_opentelemetry_s_variables_say() -> None:
