@@ -130,3 +130,19 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(threshold: s
 def test_a_c_library_without_mallopt_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: SimpleNamespace())
     machine.tune_allocator()
+
+
+def test_an_older_glibc_gets_the_highest_threshold_that_it_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted: dict[int, int] = {}
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > 32 << 20:
+            return 0
+        accepted[parameter] = value
+        return 1
+
+    for name in machine.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    machine.tune_allocator()
+    assert accepted == {-3: 32 << 20, -1: 512 << 20, -2: 16 << 20}

@@ -30,6 +30,9 @@ ALLOCATOR = {
 }
 """The variables that set glibc's allocator: the number of each in ``mallopt``, and the value set here, in bytes."""
 
+HIGHEST_THRESHOLD = 32 << 20
+"""The highest mmap threshold that glibc before 2.35 accepts, in bytes: ``mallopt(3)``."""
+
 
 def cores() -> float:
     """Return how many cores this process may use: those of its affinity, or its groups' quota if that is less.
@@ -70,8 +73,8 @@ def tune_allocator() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for name, (parameter, value) in ALLOCATOR.items():
-        if mallopt is not None and name not in os.environ:
-            mallopt(parameter, value)
+        if mallopt is not None and name not in os.environ and not mallopt(parameter, value):
+            mallopt(parameter, min(value, HIGHEST_THRESHOLD))
 
 
 def memory_bytes() -> float:
