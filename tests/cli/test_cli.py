@@ -396,7 +396,7 @@ def test_the_command_line_overrides_the_environment() -> None:
     settings = {"LOSSD_PORT": "1", "LOSSD_ENGINE": "inline", "LOSSD_LOG_LEVEL": "error", "LOSSD_COMPILED": "false"}
     environment = os.environ | settings
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with worker_process.subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         listens = re.fullmatch(
