@@ -16,7 +16,7 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from evaluating import COMPILED, Evaluated, Tensors, alone, together
+from evaluating import COMPILED, Evaluated, Tensors, alone, layout, plan_of, together
 from lossd.compiled.passes import Passes
 from lossd.losses import REGISTRY
 from losses.case import Array, Case, Parameters
@@ -159,6 +159,8 @@ def test_a_compiled_pass_gives_a_row_one_gradient(
     # In both dtypes a pass reads parameters alike.
     for dtype in FLOATS if parameters is case.parameters[0] else FLOATS[:1]:
         inputs = case.inputs(parameters, rows, dtype=dtype)
+        if passes.find(plan_of(request).job(layout(inputs)).recipe) is None:  # the general way, as above
+            continue
         wanted = one_by_one(request, inputs, cut(rows))
         for groups in (cut(rows, 1, 2, rows // 2), [shuffled(rows)]):
             found = one_by_one(request, inputs, groups)
